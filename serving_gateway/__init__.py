@@ -1,0 +1,1 @@
+"""The serving sidecar: routes, proves and switches what NVIDIA Triton serves."""

@@ -1,0 +1,29 @@
+"""`python -m serving_gateway`: run the gateway with the settings of the environment."""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import ValidationError
+
+from serving_gateway import logs
+from serving_gateway.server import serve
+from serving_gateway.settings import Settings
+
+
+def main() -> int:
+    """Run until asked to stop; exit code 2 when a setting is wrong."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = "_".join(map(str, problem["loc"])).upper()
+            sys.stderr.write(f"GATEWAY_{name}: {problem['msg']}\n")
+        return 2
+    logs.configure(settings.log_level)
+    serve(settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The outermost application: predictions go straight to their endpoint, the rest to FastAPI."""
+
+from __future__ import annotations
+
+import logging
+import re
+from time import perf_counter
+from typing import Final
+
+from prometheus_client import Counter
+
+from serving_gateway.api.oip import OipEndpoint
+from serving_gateway.api.oip import template as protocol_template
+from serving_gateway.api.predict import PredictEndpoint
+from serving_gateway.api.raw import (
+    JSON,
+    ASGIApp,
+    ClientGone,
+    Header,
+    Message,
+    Receive,
+    RequestIds,
+    Scope,
+    Send,
+    answer,
+    error_body,
+    header,
+    read_body,
+)
+from serving_gateway.errors import GatewayError, MethodNotAllowed
+from serving_gateway.metrics import Metrics
+from serving_gateway.serving import Serving
+from serving_gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_VARIANT_PATH: Final = re.compile(r"/variant/[^/]*/(reload|rollback)")
+_PATHS: Final = frozenset(
+    ["/health", "/ready", "/models", "/shadow", "/metrics", "/traffic", "/docs", "/openapi.json"]
+)
+
+
+class Gateway:
+    """The ASGI application.
+
+    Attributes:
+        serving: the state of this replica, for whoever runs the application.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        predict: PredictEndpoint,
+        protocol: OipEndpoint,
+        control: ASGIApp,
+        metrics: Metrics,
+    ) -> None:
+        self.serving = serving
+        self.in_flight = 0
+        self._predict = predict
+        self._protocol = protocol
+        self._control = control
+        self._requests = metrics.http_requests
+        self._predicted: Counter = metrics.http_requests.labels("POST", "/predict", "200")
+        self._max_body = settings.max_body_bytes
+        self._access_log = settings.access_log
+        self._ids = RequestIds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the application's lifespan."""
+        if scope["type"] != "http":
+            await self._control(scope, receive, send)
+            return
+        self.in_flight += 1
+        try:
+            if scope["path"] == "/predict":
+                await self._answer_predict(scope, receive, send)
+            elif scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+                await self._answer_protocol(scope, receive, send)
+            else:
+                await self._answer_other(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer_predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        content_type: bytes | None = None
+        given_id: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                content_type = value
+            elif name == b"x-request-id":
+                given_id = value
+        request_id = self._ids.of(given_id)
+        started = perf_counter()
+        status = 200
+        headers: list[Header] = [JSON]
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("/predict takes POST.")  # noqa: TRY301 -- one handler below
+            request = await read_body(receive, scope["headers"], self._max_body)
+            body = await self._predict(request, content_type)
+            self._predicted.inc()
+        except ClientGone:
+            return
+        except GatewayError as error:
+            status = error.status
+            body, headers = self._refused(scope, "/predict", error, request_id)
+        except Exception:
+            status = 500
+            body, headers = self._failed(scope, "/predict", request_id)
+        await self._send(send, status, body, headers, request_id)
+        if self._access_log:
+            self._log(scope, status, request_id, started)
+
+    async def _answer_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
+        started = perf_counter()
+        path = protocol_template(scope["path"])
+        try:
+            status, body, headers = await self._protocol(scope, receive)
+            self._requests.labels(_method(scope), path, str(status)).inc()
+        except ClientGone:
+            return
+        except GatewayError as error:
+            status = error.status
+            body, headers = self._refused(scope, path, error, request_id)
+        except Exception:
+            status = 500
+            body, headers = self._failed(scope, path, request_id)
+        await self._send(send, status, body, headers, request_id)
+        if self._access_log:
+            self._log(scope, status, request_id, started)
+
+    async def _send(
+        self, send: Send, status: int, body: bytes, headers: list[Header], request_id: bytes
+    ) -> None:
+        headers.append((b"x-request-id", request_id))
+        if self.serving.draining:
+            headers.append((b"connection", b"close"))
+        await answer(send, status, body, headers)
+
+    def _failed(self, scope: Scope, path: str, request_id: bytes) -> tuple[bytes, list[Header]]:
+        log.exception("a request failed on a bug", extra={"request_id": request_id.decode()})
+        return self._refused(scope, path, GatewayError(_BUG), request_id)
+
+    def _refused(
+        self, scope: Scope, path: str, error: GatewayError, request_id: bytes
+    ) -> tuple[bytes, list[Header]]:
+        self._requests.labels(_method(scope), path, str(error.status)).inc()
+        # A caller's mistake tells nothing about the state; what cannot be done now does.
+        still = self.serving.still_served() if error.status >= 500 else None
+        body, headers = error_body(error, request_id, still)
+        if error.status == 405:
+            headers.append((b"allow", b"GET" if _method(scope) == "POST" else b"POST"))
+        if error.status == 413:
+            # What the client still sends of the body is not worth reading.
+            headers.append((b"connection", b"close"))
+        if error.status >= 500:
+            log.warning(
+                "a request was not answered",
+                extra={
+                    "request_id": request_id.decode(),
+                    "code": error.code,
+                    "reason": error.message,
+                },
+            )
+        return body, headers
+
+    async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
+        scope["request_id"] = request_id
+        started = perf_counter()
+        status = 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                if self.serving.draining:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            await self._control(scope, receive, counted)
+        except ClientGone:
+            return
+        finally:
+            self._requests.labels(_method(scope), _template(scope["path"]), str(status)).inc()
+        if self._access_log:
+            self._log(scope, status, request_id, started)
+
+    def _log(self, scope: Scope, status: int, request_id: bytes, started: float) -> None:
+        log.info(
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "request_id": request_id.decode(),
+                "seconds": round(perf_counter() - started, 6),
+            },
+        )
+
+
+_BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
+_METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+
+
+def _method(scope: Scope) -> str:
+    """The method, such that nobody can fill the metrics with invented ones."""
+    method: str = scope["method"]
+    return method if method in _METHODS else "other"
+
+
+def _template(path: str) -> str:
+    """The route of a path, such that nobody can fill the metrics with invented ones."""
+    if path in _PATHS:
+        return path
+    match = _VARIANT_PATH.fullmatch(path)
+    return "other" if match is None else f"/variant/{{alias}}/{match[1]}"

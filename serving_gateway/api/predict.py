@@ -1,0 +1,122 @@
+"""`POST /predict`, as raw ASGI: the path that every client's time goes through."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+import msgspec
+
+from serving_gateway.api.raw import check_json, encode
+from serving_gateway.data_plane import DataPlane, FloatRequest, PredictRequest, float_rows
+from serving_gateway.errors import InvalidInput, MalformedRequest
+from serving_gateway.serving import Serving
+
+_PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]*)`")
+
+_floats: Final = msgspec.json.Decoder(FloatRequest)
+_anything: Final = msgspec.json.Decoder(PredictRequest)
+
+
+class PredictEndpoint:
+    """Bytes of a request to bytes of an answer."""
+
+    def __init__(self, serving: Serving, data_plane: DataPlane) -> None:
+        self._serving = serving
+        self._data_plane = data_plane
+
+    async def __call__(self, body: bytes, content_type: bytes | None) -> bytes:
+        """Answer one request.
+
+        Raises:
+            GatewayError: see `DataPlane.predict` and `decode`.
+        """
+        check_json(content_type)
+        return encode(await self._data_plane.predict(self._decode(body)))
+
+    def _decode(self, body: bytes) -> PredictRequest | FloatRequest:
+        if float_rows(self._serving.table):
+            try:
+                return _floats.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # named instances, or an error that the careful way describes better
+        return decode(body)
+
+
+def decode(body: bytes) -> PredictRequest:
+    """Read the body of a prediction with whatever values in its rows.
+
+    Raises:
+        MalformedRequest: it is no JSON; a NaN or infinity in it is named by its place.
+        InvalidInput: it is JSON of another form; `field` says where.
+    """
+    try:
+        return _anything.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _malformed(body, str(error)) from error
+    except RecursionError as error:
+        raise MalformedRequest("The body is nested too deeply.") from error
+
+
+def invalid(error: msgspec.ValidationError) -> InvalidInput:
+    """The error of a JSON body that has another form than the endpoint reads."""
+    match = _PLACE.match(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    for pattern, code in ((_UNKNOWN, "unknown_field"), (_MISSING, "missing_field")):
+        named = pattern.search(what)
+        if named is not None:
+            field = f"{path}.{named['name']}".lstrip(".")
+            return InvalidInput(f"{what}.", field=field, code=code)
+    if "out of range" in what:
+        return InvalidInput(f"{path}: {what}.", field=path or None, code="out_of_range")
+    return InvalidInput(f"{path or 'The body'}: {what}.", field=path or None, code="wrong_type")
+
+
+def _malformed(body: bytes, why: str) -> MalformedRequest | InvalidInput:
+    """Look for the NaN or infinity that some encoders write though JSON has none."""
+    strange: list[str] = []
+
+    def note(text: str) -> Any:
+        strange.append(text)
+        return _Strange(text)
+
+    try:
+        found = json.loads(body, parse_constant=note)
+    except (ValueError, RecursionError):
+        return MalformedRequest(f"The body is no JSON: {why}.")
+    if not strange:
+        return MalformedRequest(f"The body is no JSON: {why}.")
+    place = _find(found, "")
+    return InvalidInput(
+        f"{place} is {strange[0]}; rows must be finite numbers, and JSON has no {strange[0]}.",
+        field=place,
+        code="not_finite",
+    )
+
+
+class _Strange:
+    """Stands for a NaN or infinity."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _find(value: Any, path: str) -> str | None:
+    """Path of the first NaN or infinity."""
+    if isinstance(value, _Strange):
+        return path
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, list):
+        items = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+    elif isinstance(value, dict):
+        items = [(f"{path}.{key}".lstrip("."), item) for key, item in value.items()]
+    for place, item in items:
+        found = _find(item, place)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,281 @@
+"""The use case that clients come for: a prediction by the version that is effective.
+
+No HTTP in here, and on this path no call to MLflow, Dagster or the routing store (I8): all
+that it reads is the table in memory, all that it calls is Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Protocol
+
+import msgspec
+
+from serving_gateway.contract import Signature
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    DeadlineExceeded,
+    GatewayError,
+    InferenceRefused,
+    InvalidInput,
+    TooLarge,
+    TritonUnavailable,
+    Unavailable,
+    VariantUnavailable,
+)
+from serving_gateway.metrics import Metrics
+from serving_gateway.routing import A, B
+from serving_gateway.serving import Serving, Table, Target, production
+from serving_gateway.settings import Settings
+from serving_gateway.tensors import Answers, Codec, Tensors
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /predict`: rows as `data` or as named `instances`."""
+
+    data: list[list[Any]] | None = None
+    instances: list[dict[str, Any]] | None = None
+    client_id: str | None = None
+
+
+class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The same for rows of plain numbers, which the JSON decoder checks as it reads them."""
+
+    data: list[list[float]]
+    client_id: str | None = None
+
+
+class PredictAnswer(msgspec.Struct):
+    """Body of a prediction: the answers, and which version gave them."""
+
+    predictions: list[Any]
+    probabilities: list[list[float]] | None
+    model_name: str
+    variant: str
+    version: int
+    run_id: str
+    generation: int
+    fallback: str | None = None
+    """Why A answered although the client belongs to B's share."""
+
+
+class Mirrored(msgspec.Struct, frozen=True):
+    """An answered request, to be repeated on B."""
+
+    signature: Signature
+    tensors: Tensors
+    count: int
+    rows: list[list[Any]] | None
+    instances: list[dict[str, Any]] | None
+    answers: Answers
+    seconds: float
+
+
+class MirrorSink(Protocol):
+    """Takes copies of answered requests, at once and without failing."""
+
+    def offer(self, source: Target, target: Target | None, mirrored: Mirrored) -> None:
+        """Take a copy of what `source` answered, for `target`."""
+
+
+class DataPlane:
+    """Answers predictions.
+
+    Args:
+        settings: limits.
+        serving: the table to route by.
+        mirror: gets copies under the mirror policy.
+        kick: called when Triton seems to have changed, to have it looked at now.
+        metrics: counts.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        mirror: MirrorSink,
+        kick: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
+        self._serving = serving
+        self._mirror = mirror
+        self._kick = kick
+        self._max_rows = settings.max_rows
+        self._max_client_id = settings.max_client_id_chars
+        self._probe_seconds = settings.probe_seconds
+        self._fallbacks = metrics.fallbacks
+
+    async def predict(self, request: PredictRequest | FloatRequest) -> PredictAnswer:
+        """Predict for the rows of one request.
+
+        Raises:
+            InvalidInput, TooLarge: the request is wrong; `field` says where.
+            VariantUnavailable, TritonUnavailable, Overloaded: no answer now (503).
+            DeadlineExceeded: no answer in time.
+            BadUpstreamAnswer: Triton's answer must not be passed on.
+        """
+        client_id = request.client_id
+        if client_id is not None and len(client_id) > self._max_client_id:
+            raise InvalidInput(
+                f"client_id has {len(client_id)} characters; at most {self._max_client_id} "
+                "are taken.",
+                field="client_id",
+                code="too_long",
+            )
+        table = self._serving.table
+        router = table.router
+        if router.split and router.answers(client_id) == B:
+            return await self._by_b(request)
+        return await self._by_a(request, copy=router.mirror and router.mirrors(client_id))
+
+    async def _by_a(
+        self, request: PredictRequest | FloatRequest, *, copy: bool = False
+    ) -> PredictAnswer:
+        """Answer by production, and hand a copy to the mirror when that is wanted.
+
+        A request that meets its version being retired, because the replica was switched while
+        it was under way, is answered by the version that is effective now.
+        """
+        table = self._serving.table
+        try:
+            return await self._ask(table, production(table), request, copy=copy)
+        except VariantUnavailable:
+            fresh = self._serving.table
+            if fresh is table or A not in fresh.targets:
+                raise
+            return await self._ask(fresh, fresh.targets[A], request, copy=copy)
+
+    async def _by_b(self, request: PredictRequest | FloatRequest) -> PredictAnswer:
+        """Answer by B; by A when B cannot, saying so."""
+        table = self._serving.table
+        target = table.targets.get(B)
+        try:
+            if target is None:
+                raise VariantUnavailable("Variant B has no version.")
+            return await self._ask(table, target, request)
+        except (Unavailable, DeadlineExceeded, BadUpstreamAnswer) as error:
+            self._fallbacks.inc()
+            answer = await self._by_a(request)
+            answer.fallback = f"variant B could not answer: {error.message}"
+            return answer
+
+    async def _ask(
+        self,
+        table: Table,
+        target: Target,
+        request: PredictRequest | FloatRequest,
+        *,
+        copy: bool = False,
+    ) -> PredictAnswer:
+        """Answer by exactly this target."""
+        lane = target.lane
+        coalescer = lane.coalescer
+        if coalescer is None or not lane.ready:
+            raise VariantUnavailable(
+                f"Variant {target.variant} routes to version {lane.version}, which cannot answer "
+                f"now: {lane.reason} It heals by itself once Triton has that version READY."
+            )
+        tensors, rows = self._encode(coalescer.codec, request)
+        started = perf_counter()
+        try:
+            answers = await coalescer.submit(tensors, rows)
+        except GatewayError as error:
+            target.stats.failed += 1
+            raise await self._explained(target, error) from error
+        seconds = perf_counter() - started
+        target.stats.answer(seconds, rows)
+        if copy:
+            self._copy(table, target, coalescer.codec, request, tensors, answers, seconds)
+        slot = target.slot
+        return PredictAnswer(
+            answers.predictions,
+            answers.probabilities,
+            target.model_name,
+            target.variant,
+            slot.version,
+            slot.run_id,
+            table.record.generation,
+        )
+
+    def _encode(self, codec: Codec, request: PredictRequest | FloatRequest) -> tuple[Tensors, int]:
+        """Check and pack the rows: (tensors, number of rows)."""
+        data = request.data
+        if isinstance(request, FloatRequest):
+            self._check_count("data", request.data)
+            return codec.encode_floats(request.data), len(request.data)
+        instances = request.instances
+        if data is not None and instances is None:
+            self._check_count("data", data)
+            return codec.encode(data), len(data)
+        if instances is not None and data is None:
+            self._check_count("instances", instances)
+            return codec.encode_instances(instances), len(instances)
+        raise InvalidInput(
+            "Send the rows either as data or as instances.", field="data", code="missing_field"
+        )
+
+    def _check_count(self, field: str, rows: Sequence[object]) -> None:
+        if len(rows) > self._max_rows:
+            raise TooLarge(
+                f"{field} has {len(rows)} rows; at most {self._max_rows} are taken in one request.",
+                field=field,
+                code="too_many_rows",
+            )
+
+    async def _explained(self, target: Target, error: GatewayError) -> GatewayError:
+        """Tell a bad row from a version that is gone, when Triton refused or was lost."""
+        if isinstance(error, TritonUnavailable):
+            self._kick()
+            return error
+        if not isinstance(error, InferenceRefused):
+            return error
+        lane = target.lane
+        try:
+            ready = await lane.triton.version_ready(
+                lane.model_name, lane.version, self._probe_seconds
+            )
+        except GatewayError as unreachable:
+            self._kick()
+            return TritonUnavailable(unreachable.message)
+        if ready and error.upstream_status < 500:
+            return error
+        if ready:
+            return BadUpstreamAnswer(error.message, code="model_failed")
+        lane.deny(f"Triton does not have {lane.model_name} version {lane.version} READY.")
+        self._kick()
+        return VariantUnavailable(
+            f"Variant {target.variant} routes to version {lane.version}, which Triton no longer "
+            "has READY."
+        )
+
+    def _copy(
+        self,
+        table: Table,
+        source: Target,
+        codec: Codec,
+        request: PredictRequest | FloatRequest,
+        tensors: Tensors,
+        answers: Answers,
+        seconds: float,
+    ) -> None:
+        """Hand a copy to the mirror; whatever happens to it is not this request's matter."""
+        mirrored = Mirrored(
+            codec.signature,
+            tensors,
+            len(answers.predictions),
+            request.data,
+            None if isinstance(request, FloatRequest) else request.instances,
+            answers,
+            seconds,
+        )
+        self._mirror.offer(source, table.targets.get(B), mirrored)
+
+
+def float_rows(table: Table) -> bool:
+    """Whether all variants read rows of plain numbers, so that the fast decoder applies."""
+    for target in table.targets.values():
+        coalescer = target.lane.coalescer
+        if coalescer is None or not coalescer.codec.float_rows:
+            return False
+    return bool(table.targets)

@@ -1,0 +1,278 @@
+"""The Open Inference Protocol for clients that speak it to Triton: routed, otherwise untouched.
+
+The tensors go through as they came, so every type and both encodings work. What the gateway
+adds is the version: the effective one of the client's variant, checked in the answer (I2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final
+
+import msgspec
+
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    DeadlineExceeded,
+    GatewayError,
+    InvalidInput,
+    MalformedRequest,
+    NotFound,
+    Unavailable,
+    VariantUnavailable,
+)
+from serving_gateway.http1 import Answer
+from serving_gateway.metrics import Metrics
+from serving_gateway.routing import A, B
+from serving_gateway.serving import Serving, Table, Target, production
+from serving_gateway.settings import Settings
+
+NAME: Final = "serving-gateway"
+EXTENSIONS: Final = ("binary_tensor_data", "statistics")
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Tensor]
+    outputs: list[_Tensor] = []
+    parameters: dict[str, Any] = {}
+
+
+class _AnswerHead(msgspec.Struct):
+    model_version: str
+
+
+class ServerMetadata(msgspec.Struct, frozen=True):
+    """Body of `GET /v2`."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...] = EXTENSIONS
+
+
+class Forwarded(msgspec.Struct, frozen=True):
+    """Triton's answer to an inference, and who was asked."""
+
+    answer: Answer
+    variant: str
+    version: int
+
+
+_requests = msgspec.json.Decoder(_Request)
+_heads = msgspec.json.Decoder(_AnswerHead)
+
+
+class OpenInference:
+    """Answers the protocol's questions by the effective versions.
+
+    Args:
+        settings: limits.
+        serving: the table to route by.
+        kick: called when Triton seems to have changed, to have it looked at now.
+        metrics: counts.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        kick: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._serving = serving
+        self._kick = kick
+        self._fallbacks = metrics.fallbacks
+
+    def target(self, model_name: str, version: int | None) -> Target:
+        """The variant that serves a model, or exactly a version of it.
+
+        Raises:
+            NotFound: no variant routes to it.
+        """
+        for target in self._serving.table.targets.values():
+            if target.model_name == model_name and version in {None, target.slot.version}:
+                return target
+        wanted = model_name if version is None else f"{model_name} version {version}"
+        raise NotFound(
+            f"The gateway does not route to {wanted}.",
+            code="unknown_model" if version is None else "unknown_version",
+        )
+
+    async def metadata(self, model_name: str, version: int | None) -> dict[str, Any]:
+        """Triton's description of the effective version; `versions` are the effective ones.
+
+        Raises:
+            NotFound: no variant routes to it.
+            Unavailable: Triton cannot be asked, or does not have it READY.
+        """
+        target = self.target(model_name, version)
+        lane = target.lane
+        found = await lane.triton.metadata(
+            model_name, self._settings.probe_seconds, target.slot.version
+        )
+        if found is None:
+            raise VariantUnavailable(
+                f"Triton does not have {model_name} version {target.slot.version} READY."
+            )
+        effective = {
+            other.slot.version
+            for other in self._serving.table.targets.values()
+            if other.model_name == model_name
+        }
+        return {
+            "name": model_name,
+            "versions": [str(number) for number in sorted(effective)],
+            "platform": found.platform,
+            "inputs": found.inputs,
+            "outputs": found.outputs,
+        }
+
+    async def ask(self, model_name: str, version: int | None, what: str) -> Answer:
+        """Triton's answer to `config` or `stats` of the effective version, as it is.
+
+        Raises:
+            NotFound: no variant routes to it.
+            Unavailable, DeadlineExceeded: Triton cannot be asked.
+        """
+        target = self.target(model_name, version)
+        path = f"/v2/models/{model_name}/versions/{target.slot.version}/{what}"
+        return await target.lane.triton.ask(path, self._settings.probe_seconds)
+
+    async def infer(
+        self,
+        model_name: str,
+        version: int | None,
+        client_id: str | None,
+        body: bytes,
+        header_length: int | None,
+    ) -> Forwarded:
+        """Have the effective version answer a request of the protocol.
+
+        Args:
+            model_name: the model asked for.
+            version: the version asked for; None leaves it to the routing rules.
+            client_id: who asks; one in the request's parameters is taken otherwise.
+            body: JSON, followed by binary tensors when `header_length` is given.
+            header_length: bytes of the JSON part.
+
+        Raises:
+            NotFound: no variant routes to the model or version.
+            MalformedRequest, InvalidInput: the JSON part is wrong.
+            Unavailable, DeadlineExceeded, BadUpstreamAnswer: no answer to pass on.
+        """
+        request = read_request(body, header_length)
+        if client_id is None:
+            given = request.parameters.get("client_id")
+            client_id = given if isinstance(given, str) else None
+        table = self._serving.table
+        asked = self.target(model_name, version)
+        if version is not None:
+            return await self._forward(asked, body, header_length)
+        shadow = table.targets.get(B)
+        if (
+            shadow is not None
+            and shadow.model_name == model_name
+            and table.router.answers(client_id) == B
+        ):
+            try:
+                return await self._forward(shadow, body, header_length)
+            except (Unavailable, DeadlineExceeded, BadUpstreamAnswer):
+                self._fallbacks.inc()
+        return await self._by_a(table, body, header_length)
+
+    async def _by_a(self, table: Table, body: bytes, header_length: int | None) -> Forwarded:
+        """Answer by production, also when it is switched while the request is under way."""
+        try:
+            return await self._forward(production(table), body, header_length)
+        except VariantUnavailable:
+            fresh = self._serving.table
+            if fresh is table or A not in fresh.targets:
+                raise
+            return await self._forward(fresh.targets[A], body, header_length)
+
+    async def _forward(self, target: Target, body: bytes, header_length: int | None) -> Forwarded:
+        lane = target.lane
+        if not lane.ready:
+            raise VariantUnavailable(
+                f"Variant {target.variant} routes to version {lane.version}, which cannot answer "
+                f"now: {lane.reason} It heals by itself once Triton has that version READY."
+            )
+        started = perf_counter()
+        try:
+            answer = await lane.triton.forward(
+                lane.model_name, lane.version, body, header_length, self._settings.request_seconds
+            )
+        except GatewayError:
+            target.stats.failed += 1
+            self._kick()
+            raise
+        if answer.status == 200:
+            check_version(answer, lane.version)
+            target.stats.answer(perf_counter() - started, 1)
+            lane.confirm()
+            return Forwarded(answer, target.variant, lane.version)
+        target.stats.failed += 1
+        if not await lane.triton.version_ready(
+            lane.model_name, lane.version, self._settings.probe_seconds
+        ):
+            lane.deny(f"Triton does not have {lane.model_name} version {lane.version} READY.")
+            self._kick()
+            raise VariantUnavailable(
+                f"Variant {target.variant} routes to version {lane.version}, which Triton no "
+                "longer has READY."
+            )
+        return Forwarded(answer, target.variant, lane.version)
+
+
+def read_request(body: bytes, header_length: int | None) -> _Request:
+    """The JSON part of an inference request.
+
+    Raises:
+        MalformedRequest: it is no JSON, or shorter than announced.
+        InvalidInput: it is no inference request, or wants shared memory.
+    """
+    if header_length is not None and header_length > len(body):
+        raise MalformedRequest(
+            f"The JSON part is announced with {header_length} bytes; the body has {len(body)}."
+        )
+    text = body if header_length is None else body[:header_length]
+    try:
+        request = _requests.decode(text)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"No inference request: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"The JSON part is no JSON: {error}.") from error
+    for tensor in (*request.inputs, *request.outputs):
+        if "shared_memory_region" in tensor.parameters:
+            raise InvalidInput(
+                f"{tensor.name} lies in shared memory, which is not reachable through the "
+                "gateway; send the tensor itself.",
+                field=tensor.name,
+                code="shared_memory",
+            )
+    return request
+
+
+def check_version(answer: Answer, version: int) -> None:
+    """Make sure that the version that was asked for has answered.
+
+    Raises:
+        BadUpstreamAnswer: another one has, or nobody can tell.
+    """
+    size = answer.inference_header_length
+    try:
+        head = _heads.decode(answer.body if size is None else answer.body[:size])
+    except msgspec.DecodeError as error:
+        raise BadUpstreamAnswer(f"Triton's inference answer is unreadable: {error}.") from error
+    if head.model_version != str(version):
+        raise BadUpstreamAnswer(
+            f"Triton answered by version {head.model_version} when asked for version {version}; "
+            "the answer was dropped.",
+            code="version_mismatch",
+        )

@@ -1,0 +1,251 @@
+"""The routing record in Redis: shared by replicas on any host, announced when it changes.
+
+A Redis that hangs is given up after a short limit, and for a moment after a failure nobody waits
+for it again. A change that was given up must not happen later, when a Redis that was stopped
+goes on with what stands in its buffers: so the write carries a deadline by Redis's own clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import SecretStr
+
+from serving_gateway.contract import RoutingRecord
+from serving_gateway.errors import GenerationConflict, StoreUnavailable
+from serving_gateway.replicas import LiveReplica, Replica, decode_replica, live
+from serving_gateway.store import decode_record
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_SILENCE_SECONDS: Final = 5.0
+"""After which a subscription that hears nothing asks whether anybody is there."""
+
+_WRITTEN: Final = 1
+_LATE: Final = -1
+_WRITE: Final = """
+local now = redis.call('TIME')
+if now[1] * 1000000 + now[2] > tonumber(ARGV[3]) then return -1 end
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('PUBLISH', KEYS[2], '')
+return 1
+"""
+"""Compares byte by byte, so that nothing has to be decoded in there."""
+
+_BEAT: Final = """
+local now = redis.call('TIME')
+local at = now[1] * 1000 + math.floor(now[2] / 1000)
+local noted = redis.call('HGETALL', KEYS[1])
+for i = 1, #noted, 2 do
+  local told = tonumber(string.match(noted[i + 1], '^%d+'))
+  if told and told < at - tonumber(ARGV[3]) then redis.call('HDEL', KEYS[1], noted[i]) end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', at) .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+"""Notes a replica with the time by Redis's clock, which all share, and forgets the dead."""
+
+
+class RedisStore:
+    """The record under one key of a Redis, version 5 or later, and the replicas under another.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`, with credentials where they are needed.
+        model_name: whose record it is.
+        limit_seconds: longest wait for one answer.
+        pause_seconds: after a failure, how long others are refused without asking.
+    """
+
+    def __init__(
+        self,
+        url: SecretStr,
+        model_name: str,
+        *,
+        limit_seconds: float = 0.5,
+        pause_seconds: float = 1.0,
+    ) -> None:
+        # Not needed by a gateway that keeps its record in a file.
+        from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        self._model_name = model_name
+        self._key = f"gateway:{{{model_name}}}:routing"
+        self._channel = f"gateway:{{{model_name}}}:changed"
+        self._replicas_key = f"gateway:{{{model_name}}}:replicas"
+        self._limit = limit_seconds
+        self._pause = pause_seconds
+        address = urlsplit(url.get_secret_value())
+        place = f"{address.hostname}:{address.port or 6379}" if address.hostname else "its socket"
+        self._where = f"Redis at {place}"
+        self._client: Redis = Redis.from_url(
+            url.get_secret_value(),
+            socket_timeout=limit_seconds,
+            socket_connect_timeout=limit_seconds,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._refused_until = 0.0
+        self._refusal = ""
+        self._seen: tuple[bytes, RoutingRecord] | None = None
+
+    async def read(self) -> RoutingRecord:
+        """The newest record; generation 0 when none was ever written.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+            RecordRefused: it is corrupt, of a newer schema, or of another model.
+        """
+        async with self._asking() as redis:
+            data: bytes | None = await redis.get(self._key)
+        return self._decoded(data)
+
+    async def compare_and_set(self, expected: int, record: RoutingRecord) -> None:
+        """Write `record` if the stored generation is `expected`, and tell the other replicas.
+
+        Raises:
+            GenerationConflict: it is not; nothing was written.
+            StoreUnavailable: it cannot be written, or what is there cannot be read.
+        """
+        async with self._asking() as redis:
+            question = redis.pipeline(transaction=False)
+            question.time()
+            question.get(self._key)
+            (seconds, micros), data = await question.execute()
+        stored = self._decoded(data).generation
+        if stored != expected:
+            raise _changed_meanwhile(f"is at generation {stored}, not at {expected}")
+        deadline = seconds * 1_000_000 + micros + int(self._limit * 800_000)
+        outcome = await self._write(data or b"", msgspec.json.encode(record), deadline)
+        if outcome == _LATE:
+            raise StoreUnavailable(f"{self._where} was too slow; nothing was written.")
+        if outcome != _WRITTEN:
+            raise _changed_meanwhile(f"is no longer at generation {expected}")
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Call `changed` when a replica announces a change, until cancelled.
+
+        What is announced while the subscription is down is found by reading.
+        """
+        while True:
+            with contextlib.suppress(*_failures()):
+                await self._listen(changed)
+            await asyncio.sleep(self._pause)
+
+    async def beat(self, replica: Replica, keep_seconds: float) -> None:
+        """Note that a replica lives; to be repeated before `keep_seconds` have passed.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        told = msgspec.json.encode(replica)
+        keep_ms = str(int(keep_seconds * 1000))
+        async with self._asking() as redis:
+            beaten: Any = redis.eval(_BEAT, 1, self._replicas_key, replica.id, told, keep_ms)
+            await beaten
+
+    async def leave(self, replica_id: str) -> None:
+        """Forget a replica that ends.
+
+        Raises:
+            StoreUnavailable: Redis does not answer; the replica expires.
+        """
+        async with self._asking() as redis:
+            left: Any = redis.hdel(self._replicas_key, replica_id)
+            await left
+
+    async def replicas(self, keep_seconds: float) -> list[LiveReplica]:
+        """The replicas noted within the last `keep_seconds`, by Redis's clock.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, or not all of them can be read.
+        """
+        async with self._asking() as redis:
+            question = redis.pipeline(transaction=False)
+            question.time()
+            question.hgetall(self._replicas_key)
+            (seconds, micros), noted = await question.execute()
+        found: list[LiveReplica] = []
+        for told in noted.values():
+            at, _, data = told.partition(b" ")
+            replica = decode_replica(data, f"{self._where} (key {self._replicas_key})")
+            age = seconds + micros / 1e6 - int(at) / 1e3
+            if age <= keep_seconds:
+                found.append(live(replica, max(0.0, age)))
+        return found
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        with contextlib.suppress(*_failures()):
+            async with asyncio.timeout(self._limit):
+                await self._client.aclose()
+
+    def _decoded(self, data: bytes | None) -> RoutingRecord:
+        if data is None:
+            return RoutingRecord(model_name=self._model_name)
+        if self._seen is None or self._seen[0] != data:
+            where = f"{self._where} (key {self._key})"
+            self._seen = (data, decode_record(data, self._model_name, where))
+        return self._seen[1]
+
+    async def _write(self, old: bytes, new: bytes, deadline: int) -> int:
+        keys = (self._key, self._channel)
+        try:
+            async with self._asking() as redis:
+                # redis-py's type of eval covers its blocking client too.
+                answer: Any = redis.eval(_WRITE, len(keys), *keys, old, new, str(deadline))
+                return int(await answer)
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"{error.message} Unless that happened just after the change was taken, nothing "
+                "was written: look at /models before trying again."
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def _asking(self) -> AsyncIterator[Redis]:
+        """The client, for one exchange within the limit; foreign errors end here."""
+        if time.monotonic() < self._refused_until:
+            raise StoreUnavailable(self._refusal)
+        try:
+            async with asyncio.timeout(self._limit):
+                yield self._client
+        except _failures() as error:
+            why = str(error) or f"no answer within {self._limit:g} s"
+            self._refusal = f"{self._where} cannot be used: {why.rstrip('.')}."
+            self._refused_until = time.monotonic() + self._pause
+            raise StoreUnavailable(self._refusal) from error
+
+    async def _listen(self, changed: Callable[[], None]) -> None:
+        async with self._client.pubsub() as subscription:
+            async with asyncio.timeout(self._limit):
+                await subscription.subscribe(self._channel)
+            asked = False
+            while True:
+                message = await subscription.get_message(timeout=_SILENCE_SECONDS)
+                if message is not None:
+                    asked = False
+                    changed()
+                elif asked:
+                    return
+                else:
+                    asked = True
+                    await subscription.ping()
+
+
+def _changed_meanwhile(how: str) -> GenerationConflict:
+    return GenerationConflict(f"The routing record {how}: somebody changed it meanwhile.")
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Redis's client raises when Redis cannot be used."""
+    from redis.exceptions import RedisError
+
+    return (RedisError, OSError, TimeoutError)

@@ -1,0 +1,162 @@
+"""What MLflow knows about a version, asked over its REST API at a reload and never otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from serving_gateway.contract import RUN_ID_TAG, SIGNATURE_TAG, Signature
+from serving_gateway.errors import Conflict, RegistryUnavailable
+from serving_gateway.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A registered version: the run that made it, and its signature when one was recorded."""
+
+    run_id: str
+    signature: Signature | None
+
+
+class Registry(Protocol):
+    """Where versions are recorded."""
+
+    async def version(self, model_name: str, version: int) -> Registered | None:
+        """The registered version; None when the registry has no such version.
+
+        Raises:
+            RegistryUnavailable: it cannot be asked.
+            Conflict: what it holds for this version is unusable.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+
+
+class _Tag(msgspec.Struct):
+    key: str
+    value: str = ""
+
+
+class _ModelVersion(msgspec.Struct):
+    run_id: str = ""
+    tags: list[_Tag] = []
+
+
+class _VersionAnswer(msgspec.Struct):
+    model_version: _ModelVersion
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error_code: str = ""
+    message: str = ""
+
+
+class MlflowRegistry:
+    """MLflow's model registry.
+
+    Args:
+        url: address of the MLflow server.
+        token: bearer token, if it wants one.
+        limit_seconds: limit for one question.
+        transport: another way to reach it, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        limit_seconds: float = 3.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        # A quarter of the gateway's start would go into this import without need, were it above.
+        import httpx
+
+        self.url = url
+        self._failures = httpx.HTTPError
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            timeout=limit_seconds,
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            trust_env=False,
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        await self._client.aclose()
+
+    async def version(self, model_name: str, version: int) -> Registered | None:
+        """The registered version; None when MLflow has no such model or version.
+
+        Raises:
+            RegistryUnavailable: MLflow is down, slow, or answers with an error of its own.
+            Conflict: the version's tags cannot be read, so that it cannot be vouched for.
+        """
+        try:
+            answer = await self._client.get(
+                "/api/2.0/mlflow/model-versions/get",
+                params={"name": model_name, "version": str(version)},
+            )
+        except self._failures as error:
+            why = str(error) or type(error).__name__
+            raise RegistryUnavailable(f"MLflow at {self.url} cannot be asked: {why}.") from error
+        if answer.status_code == 200:
+            return self._registered(answer.content, model_name, version)
+        problem = self._problem(answer.content)
+        if problem.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise RegistryUnavailable(
+            f"MLflow at {self.url} answered {answer.status_code}: "
+            f"{problem.error_code} {problem.message}".rstrip()
+            + "."
+        )
+
+    def _registered(self, body: bytes, model_name: str, version: int) -> Registered:
+        try:
+            found = msgspec.json.decode(body, type=_VersionAnswer).model_version
+        except msgspec.DecodeError as error:
+            raise RegistryUnavailable(
+                f"MLflow at {self.url} gave an unreadable answer: {error}."
+            ) from error
+        tags = {tag.key: tag.value for tag in found.tags}
+        run_id = found.run_id or tags.get(RUN_ID_TAG, "")
+        if not run_id:
+            raise Conflict(
+                f"MLflow has {model_name} version {version} without the run that made it; "
+                "register it from a run.",
+                code="run_id_unknown",
+            )
+        text = tags.get(SIGNATURE_TAG)
+        try:
+            signature = None if text is None else msgspec.json.decode(text, type=Signature)
+        except msgspec.DecodeError as error:
+            raise Conflict(
+                f"MLflow's tag {SIGNATURE_TAG} of {model_name} version {version} is no signature: "
+                f"{error}.",
+                code="signature_unreadable",
+            ) from error
+        return Registered(run_id, signature)
+
+    @staticmethod
+    def _problem(body: bytes) -> _ErrorAnswer:
+        try:
+            return msgspec.json.decode(body, type=_ErrorAnswer)
+        except msgspec.DecodeError:
+            return _ErrorAnswer()
+
+
+def registry_from(settings: Settings) -> Registry | None:
+    """The registry that the settings name, if any."""
+    if settings.mlflow_url is None:
+        return None
+    token = settings.mlflow_token
+    return MlflowRegistry(
+        settings.mlflow_url,
+        token=None if token is None else token.get_secret_value(),
+        limit_seconds=settings.mlflow_seconds,
+    )

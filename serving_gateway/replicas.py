@@ -1,0 +1,137 @@
+"""Who else serves: each replica tells the store that it lives, and lists those that do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from serving_gateway.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from serving_gateway.serving import Serving
+    from serving_gateway.store import RoutingStore
+
+log = logging.getLogger(__name__)
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """One gateway process."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: str
+    generation: int
+    """The one that it routes by."""
+    ready: bool
+    reasons: tuple[str, ...]
+    """Why it is not ready."""
+
+
+class LiveReplica(Replica, frozen=True):
+    """A replica that told of itself a moment ago."""
+
+    age_seconds: float
+    """Time since it did."""
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """All live replicas, as far as the store can tell."""
+
+    replicas: tuple[LiveReplica, ...]
+    in_sync: bool
+    """Whether all of them route by the newest generation; false where nobody can tell."""
+    problem: str | None
+    """Why others than this replica may be missing."""
+
+
+def now() -> str:
+    """This moment in UTC, as RFC 3339."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def live(replica: Replica, age_seconds: float) -> LiveReplica:
+    """The replica with its age."""
+    return LiveReplica(**msgspec.structs.asdict(replica), age_seconds=round(age_seconds, 3))
+
+
+def decode_replica(data: bytes, where: str) -> Replica:
+    """Read what a replica told of itself.
+
+    Raises:
+        StoreUnavailable: it cannot be read; to leave it out would hide a replica.
+    """
+    try:
+        return msgspec.json.decode(data, type=Replica)
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(f"A replica in {where} cannot be read: {error}.") from error
+
+
+def roster(own: Replica, found: Iterable[LiveReplica], stored_generation: int) -> Roster:
+    """Put together what the store knows and what this replica knows better: itself."""
+    others = [replica for replica in found if replica.id != own.id]
+    replicas = sorted([live(own, 0.0), *others], key=lambda replica: replica.id)
+    newest = max(stored_generation, *(replica.generation for replica in replicas), 0)
+    in_sync = all(replica.generation == newest for replica in replicas)
+    return Roster(tuple(replicas), in_sync, None)
+
+
+class Presence:
+    """This process among the replicas.
+
+    Args:
+        serving: what it routes by.
+        store: where the replicas meet.
+        keep_seconds: for how long a replica that tells nothing more counts as live.
+    """
+
+    def __init__(self, serving: Serving, store: RoutingStore, *, keep_seconds: float) -> None:
+        self._serving = serving
+        self._store = store
+        self._keep_seconds = keep_seconds
+        self._host = socket.gethostname()
+        self._started_at = now()
+        self._id = f"{self._host}-{os.getpid()}-{os.urandom(3).hex()}"
+
+    def own(self) -> Replica:
+        """This process at this moment."""
+        found = self._serving.readiness()
+        return Replica(
+            id=self._id,
+            host=self._host,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            generation=self._serving.table.record.generation,
+            ready=found.ready,
+            reasons=found.reasons,
+        )
+
+    async def beat(self) -> None:
+        """Tell that this process lives.
+
+        Raises:
+            StoreUnavailable: nobody can be told.
+        """
+        await self._store.beat(self.own(), self._keep_seconds)
+
+    async def leave(self) -> None:
+        """Tell that it ends; where nobody can be told, it expires."""
+        try:
+            await self._store.leave(self._id)
+        except StoreUnavailable as error:
+            log.warning("the end was not told", extra={"reason": error.message})
+
+    async def roster(self) -> Roster:
+        """All live replicas, asked now."""
+        try:
+            record = await self._store.read()
+            found = await self._store.replicas(self._keep_seconds)
+        except StoreUnavailable as error:
+            return Roster((live(self.own(), 0.0),), in_sync=False, problem=error.message)
+        return roster(self.own(), found, record.generation)

@@ -1,0 +1,57 @@
+"""Which variant answers a client: pure, deterministic and sticky.
+
+Every client id has one of 10,000 buckets. With h = int(sha256(client_id).hexdigest(), 16), the
+bucket is (h % 100) * 100 + h // 100 % 100. So for a whole percent p, `bucket < 100 * p` is the
+same as the documented rule `h % 100 < p`, and any ramp keeps the ids of the smaller share.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+from serving_gateway.contract import Strategy, Traffic
+
+BUCKETS: Final = 10_000
+A: Final = "A"
+B: Final = "B"
+
+
+def bucket(client_id: str, salt: str | None = None) -> int:
+    """Bucket of a client, 0 to 9,999.
+
+    A salt makes the buckets independent of those without it and of those of other salts.
+    """
+    text = client_id if salt is None else f"{len(salt)}:{salt}:{client_id}"
+    low = int.from_bytes(sha256(text.encode()).digest(), "big") % BUCKETS
+    fine, coarse = divmod(low, 100)
+    return coarse * 100 + fine
+
+
+def threshold(percent: float) -> int:
+    """How many buckets a share of `percent` (0-100, steps of 0.01) covers."""
+    return round(percent * 100)
+
+
+class Router:
+    """The traffic policy of one generation, ready for many clients."""
+
+    __slots__ = ("mirror", "salt", "split", "threshold")
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.threshold = threshold(traffic.percent)
+        self.salt = traffic.salt
+        active = self.threshold > 0
+        self.split = active and traffic.strategy is Strategy.SPLIT
+        self.mirror = active and traffic.strategy is Strategy.MIRROR
+
+    def _chosen(self, client_id: str | None) -> bool:
+        return client_id is not None and bucket(client_id, self.salt) < self.threshold
+
+    def answers(self, client_id: str | None) -> str:
+        """The variant that answers: without a client id always A."""
+        return B if self.split and self._chosen(client_id) else A
+
+    def mirrors(self, client_id: str | None) -> bool:
+        """Whether B gets a copy. At 100 % that holds for requests without a client id too."""
+        return self.mirror and (self.threshold >= BUCKETS or self._chosen(client_id))

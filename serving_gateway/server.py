@@ -1,0 +1,60 @@
+"""Runs the application under uvicorn, with an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import FrameType
+
+import uvicorn
+
+from serving_gateway.serving import Serving
+from serving_gateway.settings import Settings
+
+APPLICATION = "serving_gateway.main:app_from_environment"
+
+
+def serve(settings: Settings) -> None:
+    """Run until asked to stop. Raises SystemExit when the server cannot start."""
+    uvicorn.run(
+        APPLICATION,
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        backlog=4096,
+    )
+
+
+def begin_lame_duck_on_signal(serving: Serving, drain_seconds: float) -> None:
+    """Put a pause between SIGTERM and the server's own handling of it.
+
+    For `drain_seconds` the replica says that it is not ready while it still answers: the time
+    that a load balancer needs to see it, without which it would send requests to a closed port.
+    A second signal ends the pause. To be called within the running server, whose handler is
+    then in place.
+    """
+    servers_own = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if callable(servers_own):
+            servers_own(signal.SIGTERM, None)
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        again = serving.draining
+        serving.draining = True
+        # Python runs this between bytecodes of the main thread, so the loop must be woken.
+        loop.call_soon_threadsafe(loop.call_later, 0 if again else drain_seconds, end)
+
+    signal.signal(signal.SIGTERM, handle)

@@ -1,0 +1,304 @@
+"""What this replica routes to at this moment: the table that the request path reads.
+
+A table is replaced as a whole, never changed, so that a request sees one generation. A lane is
+one version on one Triton; it outlives tables, and alone knows whether Triton has it READY.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from serving_gateway.coalesce import Coalescer
+from serving_gateway.contract import VARIANTS, RoutingRecord, Signature, Slot
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    DeadlineExceeded,
+    GatewayError,
+    InferenceRefused,
+    VariantUnavailable,
+    VersionNotReady,
+)
+from serving_gateway.metrics import Metrics, VariantStats
+from serving_gateway.protocol import signature_from_metadata
+from serving_gateway.routing import A, Router
+from serving_gateway.settings import Settings
+from serving_gateway.shadow import Side
+from serving_gateway.state import Effective, Observation, Readiness, effective, readiness
+from serving_gateway.tensors import Answers, Codec
+from serving_gateway.triton import Triton
+
+_FRESH_SECONDS: Final = 1.0
+"""How old a confirmed READY may be for a switch to rely on it without asking again."""
+
+
+class Lane:
+    """One version on one Triton, with what is known about it.
+
+    Attributes:
+        ready: whether Triton has the version READY, as last seen.
+        reason: why it is not.
+        coalescer: the way to it; None until its signature is known.
+    """
+
+    def __init__(
+        self,
+        triton: Triton,
+        model_name: str,
+        version: int,
+        signature: Signature | None,
+        settings: Settings,
+    ) -> None:
+        self.triton = triton
+        self.model_name = model_name
+        self.version = version
+        self.ready = False
+        self.reason: str | None = "not yet confirmed with Triton"
+        self.coalescer: Coalescer | None = None
+        self._settings = settings
+        self._confirmed_at: float | None = None
+        if signature is not None:
+            self._open(signature)
+
+    def _open(self, signature: Signature) -> None:
+        settings = self._settings
+        self.coalescer = Coalescer(
+            self.triton,
+            self.model_name,
+            self.version,
+            Codec(signature),
+            max_rows=settings.max_batch_rows,
+            max_in_flight=settings.max_in_flight,
+            max_queued=settings.max_queued,
+            request_seconds=settings.request_seconds,
+            on_answer=self.confirm,
+        )
+
+    def confirm(self) -> None:
+        """Note that the version is there: Triton said so, or it answered."""
+        self._confirmed_at = time.monotonic()
+        if not self.ready and self.coalescer is not None:
+            self.ready = True
+            self.reason = None
+
+    def deny(self, reason: str) -> None:
+        """Note that the version cannot answer."""
+        self.ready = False
+        self.reason = reason
+
+    def observation(self) -> Observation:
+        """What is known, for the pure rules."""
+        at = self._confirmed_at
+        return Observation(self.ready, self.reason, None if at is None else time.monotonic() - at)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether Triton confirmed the version a moment ago."""
+        age = self.observation().age_seconds
+        return self.ready and age is not None and age < _FRESH_SECONDS
+
+    async def require_ready(self) -> None:
+        """Ask Triton now, and learn the signature when none is recorded.
+
+        Raises:
+            VersionNotReady: Triton says that the version is not READY.
+            TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: it cannot tell.
+            VariantUnavailable: rows cannot be mapped to the version's inputs.
+        """
+        limit = self._settings.probe_seconds
+        if not await self.triton.version_ready(self.model_name, self.version, limit):
+            raise VersionNotReady(
+                f"Triton at {self.triton.url} does not have {self.model_name} version "
+                f"{self.version} READY."
+            )
+        if self.coalescer is None:
+            found = await self.triton.metadata(self.model_name, limit, self.version)
+            if found is None:
+                raise VersionNotReady(
+                    f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
+                    "while it was asked about it."
+                )
+            self._open(signature_from_metadata(found, self.version))
+
+    async def look(self) -> None:
+        """Ask Triton now and note the answer.
+
+        A question that got no answer counts only once no inference was answered for a while
+        either: a busy Triton may be slow to say that it is ready.
+        """
+        try:
+            await self.require_ready()
+        except (DeadlineExceeded, BadUpstreamAnswer) as error:
+            age = self.observation().age_seconds
+            if age is None or age > self._settings.staleness_seconds:
+                self.deny(error.message)
+        except GatewayError as error:
+            self.deny(error.message)
+        else:
+            self.confirm()
+
+    async def warm_up(self) -> Answers:
+        """Run one harmless row through exactly this version.
+
+        Raises:
+            VersionNotReady: the inference was refused, or its answer cannot be used.
+            TritonUnavailable, DeadlineExceeded: Triton is gone.
+        """
+        if self.coalescer is None:
+            raise VersionNotReady(f"Version {self.version} was not prepared.")
+        tensors = self.coalescer.codec.warm_up_rows()
+        try:
+            return await self.coalescer.submit(tensors, 1, self._settings.warm_up_seconds)
+        except (InferenceRefused, BadUpstreamAnswer) as error:
+            raise VersionNotReady(
+                f"A trial inference through {self.model_name} version {self.version} failed: "
+                f"{error.message}",
+                code="warm_up_failed",
+            ) from error
+
+
+class Target:
+    """A variant's slot, its lane, and its counts."""
+
+    __slots__ = ("lane", "model_name", "side", "slot", "stats", "variant")
+
+    def __init__(
+        self, variant: str, slot: Slot, model_name: str, lane: Lane, stats: VariantStats
+    ) -> None:
+        self.variant = variant
+        self.slot = slot
+        self.model_name = model_name
+        self.side = Side(model_name, slot.version, slot.run_id)
+        self.lane = lane
+        self.stats = stats
+
+
+class Table:
+    """One generation, ready to route by."""
+
+    __slots__ = ("record", "router", "targets")
+
+    def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
+        self.record = record
+        self.router = Router(record.traffic)
+        self.targets = targets
+
+
+class Serving:
+    """The table of this replica, and all that it takes to build the next one."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._tritons: dict[str, Triton] = {}
+        # A lane lives as long as a table, a request or a change under way holds it.
+        self._lanes: WeakValueDictionary[Any, Lane] = WeakValueDictionary()
+        self.table = Table(RoutingRecord(model_name=settings.model_name), {})
+        self.draining = False
+        self.on_adopt: Callable[[], None] = _nobody
+        """Called after each record that was adopted."""
+        self.record_problem: str | None = "the routing store was not read yet"
+
+    def triton(self, url: str | None) -> Triton:
+        """The client of a Triton; None means the default one."""
+        address = url or self._settings.triton_url
+        if address not in self._tritons:
+            self._tritons[address] = Triton(
+                address,
+                connections=self._settings.triton_connections,
+                connect_seconds=self._settings.triton_connect_seconds,
+            )
+        return self._tritons[address]
+
+    def lane(self, slot: Slot) -> Lane:
+        """The lane of a slot; the same one for the same version and signature."""
+        triton = self.triton(slot.triton_url)
+        model_name = slot.model_name or self._settings.model_name
+        key = (triton.url, model_name, slot.version, slot.signature)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = Lane(triton, model_name, slot.version, slot.signature, self._settings)
+            self._lanes[key] = lane
+        return lane
+
+    async def follow(self, record: RoutingRecord) -> None:
+        """Ask Triton about what `record` newly routes to, then route by it.
+
+        Asked first, so that no request meets a version about which nothing is known. Routed by
+        whatever the answer was: a replica that cannot confirm its version is not ready (I7).
+        """
+        if record.generation <= self.table.record.generation:
+            return
+        present = {target.lane for target in self.table.targets.values()}
+        wanted = {self.lane(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
+        await asyncio.gather(*(lane.look() for lane in wanted - present if not lane.fresh))
+        self.adopt(record)
+
+    def adopt(self, record: RoutingRecord) -> None:
+        """Route by `record` from now on, when it is newer than the present one."""
+        if record.generation <= self.table.record.generation:
+            return
+        targets = {
+            alias: Target(
+                alias,
+                slot,
+                slot.model_name or record.model_name,
+                self.lane(slot),
+                self._metrics.variant(alias, slot.version),
+            )
+            for alias, slot in record.variants.items()
+            if alias in VARIANTS
+        }
+        self.table = Table(record, targets)
+        self.on_adopt()
+
+    async def look(self) -> None:
+        """Ask Triton about every version that is routed to."""
+        lanes = {target.lane for target in self.table.targets.values()}
+        await asyncio.gather(*(lane.look() for lane in lanes))
+
+    def effective(self) -> dict[str, Effective]:
+        """What each variant routes to."""
+        table = self.table
+        seen = {alias: target.lane.observation() for alias, target in table.targets.items()}
+        return effective(table.record, seen, self._settings.triton_url)
+
+    def readiness(self) -> Readiness:
+        """Whether this replica should get traffic."""
+        return readiness(
+            self.effective(),
+            staleness_seconds=self._settings.staleness_seconds,
+            draining=self.draining,
+            record_problem=self.record_problem,
+        )
+
+    def still_served(self) -> dict[str, int]:
+        """Versions by variant that this replica routes to, for error answers."""
+        return {alias: slot.version for alias, slot in self.table.record.variants.items()}
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for triton in self._tritons.values():
+            await triton.aclose()
+
+
+def _nobody() -> None:
+    """Stands where nobody wants to be told."""
+
+
+def production(table: Table) -> Target:
+    """Variant A's target.
+
+    Raises:
+        VariantUnavailable: nothing was ever reloaded onto A.
+    """
+    target = table.targets.get(A)
+    if target is None:
+        raise VariantUnavailable(
+            "Variant A has no version yet: nothing was ever reloaded onto it.",
+            code="no_effective_version",
+        )
+    return target

@@ -1,0 +1,167 @@
+"""All settings of the gateway: read once, by the process that starts it, never at import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE, check_model_name
+
+_HTTP_URL = TypeAdapter(HttpUrl)
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+def _http_url(value: str) -> str:
+    """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
+    return str(_HTTP_URL.validate_python(value)).rstrip("/")
+
+
+class Settings(BaseSettings):
+    """Settings of one gateway process, from environment variables named GATEWAY_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe log line that is written."
+    )
+    access_log: bool = Field(
+        default=False, description="Log each request; errors and control calls are logged anyway."
+    )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="After SIGTERM, how long /ready answers 503 while new requests are still "
+        "accepted: the time a load balancer needs to notice.",
+    )
+    shutdown_seconds: Seconds = Field(
+        default=30.0, description="After that, how long requests in flight may take to finish."
+    )
+
+    model_name: str = Field(default=DEFAULT_MODEL, description="The model that the gateway serves.")
+    state_dir: Path = Field(
+        default=Path(".local/gateway"),
+        description="Where the file store keeps the routing record, and every replica a snapshot "
+        "of the last record that it routed by.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis that keeps the routing record of replicas on several hosts: "
+        "redis://, rediss:// or unix://. Unset: the file store, for one host.",
+    )
+    store_seconds: Seconds = Field(
+        default=0.5, description="Limit for one answer of the Redis that keeps the record."
+    )
+
+    replica_seconds: float = Field(
+        default=5.0,
+        ge=1,
+        le=3600,
+        description="How long a replica that tells nothing more counts as live.",
+    )
+
+    triton_url: str = Field(default="http://127.0.0.1:8000", description="Triton's HTTP address.")
+    shadow_triton_url: str | None = Field(
+        default=None, description="Triton for variant B when it is another one."
+    )
+    shadow_model_name: str | None = Field(
+        default=None, description="Model name of variant B when it is another one."
+    )
+    triton_connections: int = Field(
+        default=16, ge=2, le=1024, description="Most connections kept to one Triton."
+    )
+    triton_connect_seconds: Seconds = Field(
+        default=1.0, description="Limit for opening a connection."
+    )
+    probe_seconds: Seconds = Field(
+        default=1.0, description="Limit for a readiness or metadata question."
+    )
+    watch_seconds: Seconds = Field(
+        default=0.5, description="How often the routing store and Triton are looked at."
+    )
+    staleness_seconds: Seconds = Field(
+        default=3.0, description="How long a confirmed READY counts while Triton does not answer."
+    )
+    warm_up_seconds: Seconds = Field(
+        default=30.0, description="Limit for the inference that proves a version before a switch."
+    )
+
+    mlflow_url: str | None = Field(
+        default=None, description="MLflow's address. Unset: no registry, callers name the run_id."
+    )
+    mlflow_token: SecretStr | None = Field(default=None, description="Bearer token for MLflow.")
+    mlflow_seconds: Seconds = Field(default=10.0, description="Limit for one question to MLflow.")
+
+    control_token: SecretStr | None = Field(
+        default=None,
+        description="Bearer token of the control endpoints. Unset: loopback peers only.",
+    )
+
+    request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
+    max_body_bytes: int = Field(
+        default=1_048_576, ge=256, description="Largest body of a prediction."
+    )
+    max_control_body_bytes: int = Field(default=65_536, ge=256, description="Largest control body.")
+    max_rows: int = Field(
+        default=MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most rows in one prediction."
+    )
+    max_client_id_chars: int = Field(default=256, ge=1, description="Longest client_id.")
+    max_batch_rows: int = Field(
+        default=64,
+        ge=1,
+        le=MAX_BATCH_SIZE,
+        description="Rows up to which concurrent requests are put into one Triton inference.",
+    )
+    max_in_flight: int = Field(
+        default=2,
+        ge=1,
+        le=256,
+        description="Most inferences under way per version at one time: one that Triton works on "
+        "and one that waits there. More only helps a model with several instances.",
+    )
+    max_queued: int = Field(
+        default=1024, ge=1, description="Most requests waiting per version; beyond it 503."
+    )
+    mirror_queue: int = Field(
+        default=256,
+        ge=1,
+        description="Most answers waiting to be mirrored; beyond it they are dropped.",
+    )
+    mirror_in_flight: int = Field(
+        default=2, ge=1, le=64, description="Most mirrored requests under way."
+    )
+    shadow_examples: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="Rows that both variants label differently, kept for GET /shadow; they hold "
+        "clients' data and are shown to callers that may change what is served. 0 keeps none.",
+    )
+
+    @field_validator("model_name", "shadow_model_name")
+    @classmethod
+    def _check_model_name(cls, value: str | None) -> str | None:
+        return None if value is None else check_model_name(value)
+
+    @field_validator("triton_url", "shadow_triton_url", "mlflow_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        return None if value is None else _http_url(value)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        # The message must not repeat the address: it may hold a password.
+        if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
+            raise ValueError(f"must start with one of {', '.join(_REDIS_SCHEMES)}")
+        return value

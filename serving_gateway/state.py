@@ -1,0 +1,102 @@
+"""What a replica may say about itself: pure, from the routing record and what Triton said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from serving_gateway.contract import RoutingRecord
+from serving_gateway.routing import A
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What Triton last said about a variant's version."""
+
+    ready: bool
+    reason: str | None = None
+    """Why it is not ready."""
+    age_seconds: float | None = None
+    """Time since READY was last confirmed; None when it never was."""
+
+
+class Effective(msgspec.Struct, frozen=True):
+    """What a variant routes to, and whether requests to it can be answered."""
+
+    model_name: str
+    version: int
+    run_id: str
+    run_id_source: str
+    mode: str
+    ready: bool
+    reason: str | None
+    confirmed_seconds_ago: float | None
+    triton_url: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether this replica should get traffic, and if not, why."""
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+
+
+def effective(
+    record: RoutingRecord, observed: Mapping[str, Observation], default_triton_url: str
+) -> dict[str, Effective]:
+    """What each variant of the record routes to.
+
+    A variant that Triton was never asked about is not ready: absence of bad news is no news.
+    """
+    unknown = Observation(ready=False, reason="not yet confirmed with Triton")
+    found: dict[str, Effective] = {}
+    for alias, slot in sorted(record.variants.items()):
+        seen = observed.get(alias, unknown)
+        found[alias] = Effective(
+            model_name=slot.model_name or record.model_name,
+            version=slot.version,
+            run_id=slot.run_id,
+            run_id_source=slot.run_id_source,
+            mode=slot.mode.value,
+            ready=seen.ready,
+            reason=seen.reason,
+            confirmed_seconds_ago=None if seen.age_seconds is None else round(seen.age_seconds, 3),
+            triton_url=slot.triton_url or default_triton_url,
+        )
+    return found
+
+
+def readiness(
+    variants: Mapping[str, Effective],
+    *,
+    staleness_seconds: float,
+    draining: bool,
+    record_problem: str | None,
+) -> Readiness:
+    """Judge readiness by variant A and this process alone (I12).
+
+    Args:
+        variants: the answer of `effective`.
+        staleness_seconds: how old a confirmed READY may be.
+        draining: whether the process is about to end.
+        record_problem: why no routing record was ever read; it explains an empty A, and is
+            no reason by itself once A is effective (I9).
+    """
+    reasons: list[str] = []
+    if draining:
+        reasons.append("the gateway is shutting down")
+    production = variants.get(A)
+    if production is None:
+        why = record_problem or "nothing was ever reloaded onto it"
+        reasons.append(f"variant A has no version: {why}")
+    elif not production.ready:
+        reasons.append(f"variant A, version {production.version}: {production.reason}")
+    elif (
+        production.confirmed_seconds_ago is None
+        or production.confirmed_seconds_ago > staleness_seconds
+    ):
+        reasons.append(
+            f"variant A, version {production.version}: READY was not confirmed in the last "
+            f"{staleness_seconds:g} s"
+        )
+    return Readiness(ready=not reasons, reasons=tuple(reasons))

@@ -1,0 +1,199 @@
+"""The changes that a routing record can go through: pure, each from one record to the next."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from serving_gateway.contract import (
+    Mode,
+    ReloadRequest,
+    RoutingRecord,
+    Slot,
+    Strategy,
+    Traffic,
+    TrafficRequest,
+)
+from serving_gateway.errors import Conflict, InvalidInput, VariantUnavailable, VersionNotReady
+from serving_gateway.routing import B
+
+KEPT_PREVIOUS: Final = 10
+"""How many slots a variant's history keeps."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The version that a reload is about, before anything was verified."""
+
+    version: int
+    mode: Mode
+    others: tuple[int, ...]
+    """READY beside the chosen one."""
+
+
+def choose(
+    record: RoutingRecord, alias: str, request: ReloadRequest, ready: tuple[int, ...]
+) -> Choice:
+    """Decide which version a reload moves `alias` to.
+
+    Args:
+        record: the record at this moment.
+        alias: the variant.
+        request: the caller's wishes.
+        ready: the versions that Triton, asked now, has READY.
+
+    Raises:
+        VariantUnavailable: no version was named and none is READY.
+        Conflict: several are READY and none is the variant's own, or the variant is pinned.
+    """
+    current = record.variants.get(alias)
+    version = request.version
+    if version is None:
+        version = _follow(alias, current, ready)
+    mode = _mode(alias, current, request, version)
+    return Choice(version, mode, tuple(v for v in ready if v != version))
+
+
+def _follow(alias: str, current: Slot | None, ready: tuple[int, ...]) -> int:
+    """The version that Triton's answer alone leads to."""
+    if not ready:
+        raise VariantUnavailable(
+            "Triton has no version READY, so there is none to reload onto. Load one, then reload.",
+            code="nothing_ready",
+        )
+    if len(ready) == 1:
+        return ready[0]
+    if current is not None and current.version in ready:
+        return current.version
+    listed = ", ".join(map(str, ready))
+    own = "no version yet" if current is None else f"version {current.version}, which is not READY"
+    raise Conflict(
+        f"Versions {listed} are READY and variant {alias} has {own}: name the version to take.",
+        code="ambiguous_versions",
+    )
+
+
+def _mode(alias: str, current: Slot | None, request: ReloadRequest, version: int) -> Mode:
+    """The mode after the reload; refuses automation that would override a pin."""
+    if request.mode is not None:
+        wanted = request.mode
+    elif request.version is not None:
+        return Mode.PINNED
+    elif current is not None and current.version == version and not request.unpin:
+        return current.mode
+    else:
+        wanted = Mode.SSOT
+    pinned = current is not None and current.mode is Mode.PINNED
+    if pinned and wanted is Mode.SSOT and not request.unpin:
+        held = current.version if current is not None else 0
+        raise Conflict(
+            f"Variant {alias} is pinned to version {held} by an operator or a rollback; "
+            f'moving it to version {version} by automation needs {{"unpin": true}}.',
+            code="variant_pinned",
+        )
+    return wanted
+
+
+def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
+    """The record with `slot` in `alias`; the same record when that changes nothing."""
+    current = record.variants.get(alias)
+    if current is not None and _same(current, slot):
+        return record
+    previous = dict(record.previous)
+    if current is not None and current.version != slot.version:
+        older = [s for s in previous.get(alias, ()) if s.version not in {current.version}]
+        previous[alias] = (current, *older)[:KEPT_PREVIOUS]
+    return msgspec.structs.replace(
+        record, variants={**record.variants, alias: slot}, previous=previous
+    )
+
+
+def _same(current: Slot, slot: Slot) -> bool:
+    """Whether routing to `slot` would differ from routing to `current` in nothing."""
+    if slot.signature is None and current.signature is not None:
+        slot = msgspec.structs.replace(slot, signature=current.signature)
+    return msgspec.structs.replace(slot, run_id_source=current.run_id_source) == current
+
+
+def previous_slot(record: RoutingRecord, alias: str) -> Slot:
+    """Where a rollback of `alias` goes.
+
+    Raises:
+        Conflict: the variant never had another version.
+    """
+    current = record.variants.get(alias)
+    for slot in record.previous.get(alias, ()):
+        if current is None or slot.version != current.version:
+            return slot
+    raise Conflict(
+        f"Variant {alias} has no earlier version to go back to. A version that was rolled back "
+        "from is not one: name it in a reload instead.",
+        code="nothing_to_roll_back_to",
+    )
+
+
+def rolled_back(record: RoutingRecord, alias: str) -> RoutingRecord:
+    """The record with `alias` on its previous version, pinned.
+
+    The version left is not kept as a place to roll back to: a second rollback goes further
+    back, never forward onto what was just left.
+
+    Raises:
+        Conflict: the variant never had another version.
+    """
+    target = previous_slot(record, alias)
+    history = record.previous[alias]
+    rest = history[history.index(target) + 1 :]
+    return msgspec.structs.replace(
+        record,
+        variants={
+            **record.variants,
+            alias: msgspec.structs.replace(target, mode=Mode.PINNED),
+        },
+        previous={**record.previous, alias: rest},
+    )
+
+
+def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecord:
+    """The record with another traffic policy; the same record when nothing changes.
+
+    Raises:
+        InvalidInput: a share outside 0-100 or finer than 0.01.
+        VersionNotReady: traffic for B while B has no version.
+    """
+    percent = request.percent
+    if not 0 <= percent <= 100:
+        raise InvalidInput(
+            f"percent is {percent:g}; it must be from 0 to 100.",
+            field="percent",
+            code="out_of_range",
+        )
+    if abs(percent * 100 - round(percent * 100)) > 1e-6:
+        raise InvalidInput(
+            f"percent is {percent:g}; its smallest step is 0.01.",
+            field="percent",
+            code="out_of_range",
+        )
+    if request.strategy is not Strategy.OFF and percent > 0 and B not in record.variants:
+        raise VersionNotReady(
+            "Variant B has no version, so it can have no traffic. Reload B first.",
+            code="variant_without_version",
+        )
+    traffic = Traffic(request.strategy, percent, request.salt)
+    if traffic == record.traffic:
+        return record
+    return msgspec.structs.replace(record, traffic=traffic)
+
+
+def next_generation(
+    record: RoutingRecord, *, now: datetime, by: str, reason: str | None
+) -> RoutingRecord:
+    """The changed `record` as the generation after the one it came from."""
+    return msgspec.structs.replace(
+        record,
+        generation=record.generation + 1,
+        changed_at=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        changed_by=by,
+        reason=reason,
+    )
