@@ -1,0 +1,1 @@
+"""From a source file to features that training and serving share."""

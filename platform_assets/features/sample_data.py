@@ -1,0 +1,45 @@
+"""The iris source that a fresh state directory starts from."""
+
+from __future__ import annotations
+
+import csv
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from platform_assets.features.spec import IRIS
+
+FIRST_OBSERVATION: Final = datetime(2024, 3, 1, tzinfo=UTC)
+OBSERVATION_EVERY: Final = timedelta(days=14)
+GROWTH: Final = (0.94, 0.97, 1.0)
+"""Size of a flower at each observation, relative to scikit-learn's measurement."""
+
+
+def write_iris_source(path: Path) -> None:
+    """Write scikit-learn's built-in iris as a source file, in one atomic step.
+
+    450 rows: each of the 150 flowers (`entity_id` 1..150) is observed three times, two weeks
+    apart, and grows; the last observation is the measurement of the data set. So the newest
+    row of a flower differs from what was known at the earlier times, which is what a
+    point-in-time join has to respect. Values in centimetres; the same bytes on every call.
+    """
+    from sklearn.datasets import load_iris
+
+    data = load_iris()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with staged.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(IRIS.columns)
+            for number, growth in enumerate(GROWTH):
+                for row, (values, target) in enumerate(zip(data.data, data.target, strict=True)):
+                    at = FIRST_OBSERVATION + number * OBSERVATION_EVERY + timedelta(minutes=row)
+                    sizes = (f"{value * growth:.2f}" for value in values)
+                    writer.writerow((row + 1, at.isoformat(), *sizes, int(target)))
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

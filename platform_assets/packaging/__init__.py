@@ -1,0 +1,1 @@
+"""From a registered version to an entry of the Triton model repository."""

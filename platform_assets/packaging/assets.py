@@ -1,0 +1,203 @@
+"""onnx_model -> triton_model_entry."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from platform_assets.packaging.onnx_export import (
+    ExportError,
+    GraphSummary,
+    export,
+    inspect_graph,
+    sha256,
+)
+from platform_assets.packaging.records import OnnxModel, PackagedVersion
+from platform_assets.packaging.triton_config import (
+    ConfigError,
+    ServingOptions,
+    model_config,
+    to_text,
+)
+from platform_assets.resources.failures import failure
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.model_repository import (
+    ModelRepository,
+    Provenance,
+    RepositoryError,
+    VersionConflict,
+)
+from platform_assets.resources.records import RegisteredVersion
+from platform_assets.training.records import TrainedModel
+from serving_gateway.contract import ONNX_DIGEST_TAG
+
+ONNX_ARTIFACT = "onnx/model.onnx"
+"""Where a run keeps its graph; publishing copies these bytes by digest."""
+
+_OWNERS = ["team:ml-platform"]
+
+
+@dg.asset(
+    group_name="packaging",
+    owners=_OWNERS,
+    kinds={"onnx", "scikitlearn"},
+    description="The registered version as an ONNX graph, kept with its run under its digest.",
+)
+def onnx_model(
+    context: dg.AssetExecutionContext,
+    mlflow: MlflowResource,
+    trained_model: TrainedModel,
+    registered_model: RegisteredVersion,
+) -> dg.MaterializeResult[OnnxModel]:
+    """Export the estimator and record the graph and its digest in MLflow."""
+    registered = registered_model
+    if trained_model.run_id != registered.run_id:
+        raise failure(
+            f"trained_model is of run {trained_model.run_id}, but registered version "
+            f"{registered.version} is of run {registered.run_id}",
+            "materialize registered_model, then onnx_model.",
+        )
+    try:
+        graph = export(trained_model.estimator, registered.signature, registered.model_name)
+        summary = inspect_graph(graph)
+    except ExportError as error:
+        raise failure(f"the model was not exported: {error}", "see the reason above.") from error
+    digest = sha256(graph)
+    _record_graph(registered, graph, digest, mlflow)
+    context.log.info(f"version {registered.version}: {len(graph)} bytes, sha256 {digest}")
+    return dg.MaterializeResult(
+        value=OnnxModel(
+            model_name=registered.model_name,
+            version=registered.version,
+            run_id=registered.run_id,
+            sha256=digest,
+            size_bytes=len(graph),
+            signature=registered.signature,
+            data_fingerprint=registered.data_fingerprint,
+        ),
+        metadata={
+            "version": registered.version,
+            "run_id": registered.run_id,
+            "sha256": digest,
+            "size_bytes": len(graph),
+            **_graph_metadata(summary),
+            "mlflow_run": dg.MetadataValue.url(mlflow.run_url(registered.run_id)),
+        },
+    )
+
+
+def _record_graph(
+    registered: RegisteredVersion, graph: bytes, digest: str, mlflow: MlflowResource
+) -> None:
+    name, version = registered.model_name, registered.version
+    try:
+        recorded = mlflow.version_tags(name, version).get(ONNX_DIGEST_TAG)
+        if recorded not in (None, digest):
+            raise failure(
+                f"version {version} was exported before as digest {recorded}; this environment "
+                f"makes {digest} of the same estimator",
+                "a version never changes: train and register a new one.",
+            )
+        # The bytes before the digest: a tag is only there when what it names is.
+        mlflow.log_artifact_bytes(registered.run_id, ONNX_ARTIFACT, graph)
+        mlflow.set_version_tags(name, version, {ONNX_DIGEST_TAG: digest})
+    except RegistryError as error:
+        raise failure(
+            f"the graph of version {version} was not recorded: {error}",
+            "bring MLflow back (`make status` tells), then retry this run from here.",
+            allow_retries=True,
+        ) from error
+
+
+def _graph_metadata(summary: GraphSummary) -> dict[str, Any]:
+    tensors = [("input", tensor) for tensor in summary.inputs]
+    tensors += [("output", tensor) for tensor in summary.outputs]
+    return {
+        "opset": summary.opset,
+        "ai_onnx_ml_opset": summary.ml_opset,
+        "ir_version": summary.ir_version,
+        "tensors": dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "role": role,
+                        "name": tensor.name,
+                        "dtype": tensor.dtype.value,
+                        "shape": str([-1 if size is None else size for size in tensor.shape]),
+                    }
+                )
+                for role, tensor in tensors
+            ]
+        ),
+    }
+
+
+class EntryConfig(dg.Config):
+    """How Triton shall run the model; a change rebuilds every loaded version of it."""
+
+    enable_dynamic_batching: bool = Field(
+        default=False, description="Let Triton gather requests into batches of 8 or 16 rows."
+    )
+    triton_instance_group_count: int = Field(
+        default=1, ge=1, le=64, description="Instances of the model on the CPU."
+    )
+
+
+@dg.asset(
+    group_name="packaging",
+    owners=_OWNERS,
+    kinds={"triton", "onnx"},
+    description=(
+        "The version as an entry of Triton's model repository: written whole, once, and not "
+        "loaded. The configuration comes from the graph's own inputs and outputs."
+    ),
+)
+def triton_model_entry(
+    context: dg.AssetExecutionContext,
+    config: EntryConfig,
+    mlflow: MlflowResource,
+    model_repository: ModelRepository,
+    onnx_model: OnnxModel,
+) -> dg.MaterializeResult[PackagedVersion]:
+    """Copy the graph out of MLflow by its digest into a version directory."""
+    name, version = onnx_model.model_name, onnx_model.version
+    provenance = Provenance(
+        model_name=name,
+        version=version,
+        run_id=onnx_model.run_id,
+        onnx_sha256=onnx_model.sha256,
+        data_fingerprint=onnx_model.data_fingerprint,
+        packaged_by=context.run.run_id,
+    )
+    options = ServingOptions(config.enable_dynamic_batching, config.triton_instance_group_count)
+    try:
+        graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
+        summary = inspect_graph(graph)
+        text = to_text(model_config(name, summary.inputs, summary.outputs, [version], options))
+        created = model_repository.package(graph, provenance)
+    except RegistryError as error:
+        raise failure(
+            f"version {version} was not packaged: {error}",
+            "bring MLflow back (`make status` tells), then retry this run from here.",
+            allow_retries=True,
+        ) from error
+    except (ExportError, ConfigError, RepositoryError) as error:
+        todo = (
+            "train a new version, or move that directory away if no Triton serves it."
+            if isinstance(error, VersionConflict)
+            else "mend the cause, then retry this run from here."
+        )
+        raise failure(f"version {version} was not packaged: {error}", todo) from error
+    return dg.MaterializeResult(
+        value=PackagedVersion(name, version, onnx_model.run_id, onnx_model.sha256, text),
+        metadata={
+            "version": version,
+            "run_id": onnx_model.run_id,
+            "sha256": onnx_model.sha256,
+            "created": created,
+            "directory": dg.MetadataValue.path(str(model_repository.path(name, version))),
+            "enable_dynamic_batching": options.dynamic_batching,
+            "triton_instance_group_count": options.instance_count,
+            "config.pbtxt": dg.MetadataValue.md(f"```\n{text}\n```"),
+        },
+    )

@@ -1,0 +1,52 @@
+"""The shape of every failure that a person meets in the Dagster UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from dagster import Failure
+
+from platform_assets.resources.mlflow_client import RegistryError, RegistryUnavailable
+
+STILL_TRUE: Final = (
+    "Nothing changed in serving: production still is what GET /models of the gateway says."
+)
+
+
+def failure(
+    what: str,
+    todo: str,
+    *,
+    metadata: Mapping[str, str | int | float] | None = None,
+    still_true: str = STILL_TRUE,
+    allow_retries: bool = False,
+) -> Failure:
+    """Build the failure of a step: what happened, what is still served, what to do.
+
+    `allow_retries` is for causes that may pass by themselves, such as a server that is down.
+    """
+    what = what[:1].upper() + what[1:].rstrip(". ")
+    todo = todo.rstrip(". ")
+    return Failure(
+        description=f"{what}. {still_true} What to do: {todo.rstrip('. ')}.",
+        metadata={"what_to_do": todo, "still_served": still_true, **(metadata or {})},
+        allow_retries=allow_retries,
+    )
+
+
+@contextmanager
+def mlflow_failures(step: str) -> Iterator[None]:
+    """Turn a `RegistryError` in the block into the failure of the asset `step`."""
+    try:
+        yield
+    except RegistryUnavailable as exc:
+        raise failure(
+            str(exc),
+            f"start MLflow (or wait until it answers), then run again from {step}: what was "
+            "materialized before it is kept",
+            allow_retries=True,
+        ) from exc
+    except RegistryError as exc:
+        raise failure(str(exc), f"solve that in MLflow, then run again from {step}") from exc

@@ -1,0 +1,309 @@
+"""MLflow as the pipeline uses it: runs, artifacts, versions. It records; it never decides.
+
+No method here opens a pickled model (I11): what is published are bytes, found by path.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import msgspec
+from dagster import ConfigurableResource
+from pydantic import Field, PrivateAttr
+
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, read_evaluation
+from platform_assets.resources.mlflow_client import (
+    RegistryError,
+    RegistryNotFound,
+    RegistryUnavailable,
+    open_client,
+    probe,
+    translated,
+)
+from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from serving_gateway.contract import (
+    DATA_FINGERPRINT_TAG,
+    RUN_ID_TAG,
+    SIGNATURE_TAG,
+    Signature,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+__all__ = ["MlflowResource", "RegistryError", "RegistryNotFound", "RegistryUnavailable", "RunLog"]
+
+PRODUCTION_ALIAS: Final = "production"
+MODEL_TAG: Final = "serving.model_name"
+DAGSTER_RUN_TAG: Final = "dagster.run_id"
+"""The Dagster run that started an MLflow run; how an abandoned one is recognised."""
+
+
+class MlflowResource(ConfigurableResource["MlflowResource"]):
+    """Typed access to one MLflow server.
+
+    Every method raises `RegistryUnavailable` when the server does not answer (within about
+    ten seconds, not minutes), `RegistryNotFound` for what it does not know, and
+    `RegistryError`, the root of both, for any other refusal.
+    """
+
+    tracking_uri: str = Field(description="Address of the MLflow server, as steps reach it.")
+    ui_url: str = Field(default="", description="Address for people's browsers; default: same.")
+    experiment: str = Field(default="", description="Experiment name; default: the model's name.")
+
+    _opened: Any = PrivateAttr(default=None)
+
+    def _client(self) -> Any:
+        # Asked each time: a server that is down is known in seconds, whereas the client in
+        # the midst of a call would try again for minutes.
+        probe(self.tracking_uri)
+        if self._opened is None:
+            self._opened = open_client(self.tracking_uri)
+        return self._opened
+
+    # Runs
+
+    @contextmanager
+    def run(
+        self,
+        model_name: str,
+        name: str,
+        *,
+        parent: RunLog | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[RunLog]:
+        """Open a run and close it as FINISHED, or as FAILED when the block raises anything."""
+        client = self._client()
+        all_tags = dict(tags or {})
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = parent.run_id
+        with translated(f"start run {name}"):
+            run = client.create_run(self._experiment_id(model_name), run_name=name, tags=all_tags)
+        log = RunLog(run.info.run_id, run.info.experiment_id, client)
+        try:
+            yield log
+        except BaseException:
+            self._mark_failed(log.run_id)
+            raise
+        with translated(f"finish run {log.run_id}"):
+            client.set_terminated(log.run_id, "FINISHED")
+
+    def _mark_failed(self, run_id: str) -> None:
+        # When MLflow itself went away this cannot work; the error on its way out is the one
+        # to show, and `close_abandoned_runs` of the next attempt marks the run.
+        with suppress(RegistryError), translated(f"mark run {run_id} as failed"):
+            self._client().set_terminated(run_id, "FAILED")
+
+    def owner_tags(self, model_name: str, dagster_run_id: str) -> dict[str, str]:
+        """Return the tags by which `close_abandoned_runs` knows whose a run is."""
+        return {MODEL_TAG: model_name, DAGSTER_RUN_TAG: dagster_run_id}
+
+    def close_abandoned_runs(
+        self, model_name: str, is_abandoned: Callable[[str], bool]
+    ) -> list[str]:
+        """Mark as FAILED the runs that still are RUNNING although nobody works on them.
+
+        Args:
+            model_name: whose experiment is looked at.
+            is_abandoned: gets the Dagster run id that started an MLflow run; says whether
+                that run is over.
+
+        Returns:
+            The ids of the runs that were marked.
+        """
+        client = self._client()
+        with translated(f"look for abandoned runs of {model_name}"):
+            running = client.search_runs(
+                [self._experiment_id(model_name)],
+                f"attributes.status = 'RUNNING' and tags.`{MODEL_TAG}` = '{model_name}'",
+            )
+            closed = []
+            for run in running:
+                owner = run.data.tags.get(DAGSTER_RUN_TAG)
+                if owner is not None and is_abandoned(owner):
+                    client.set_terminated(run.info.run_id, "FAILED")
+                    closed.append(run.info.run_id)
+        return closed
+
+    def _experiment_id(self, model_name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        client = self._client()
+        name = self.experiment or model_name
+        with translated(f"open experiment {name}"):
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                try:
+                    return str(client.create_experiment(name))
+                except MlflowException as exc:
+                    if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    # Somebody was quicker; theirs is as good.
+                    found = client.get_experiment_by_name(name)
+            if found.lifecycle_stage == "deleted":
+                raise RegistryError(
+                    f"MLflow experiment {name} was deleted: restore it in MLflow, or name "
+                    "another experiment"
+                )
+        return str(found.experiment_id)
+
+    # Artifacts
+
+    def log_artifact_bytes(self, run_id: str, path: str, data: bytes) -> None:
+        """Store `data` as the run's artifact `path` (with forward slashes)."""
+        store_artifact(self._client(), run_id, path, data)
+
+    def artifact_bytes(self, run_id: str, path: str) -> bytes:
+        """Return the bytes of the run's artifact `path`; they are not interpreted."""
+        client = self._client()
+        with tempfile.TemporaryDirectory() as directory:
+            with translated(f"fetch {path} of run {run_id}"):
+                fetched = Path(client.download_artifacts(run_id, path, directory))
+            if not fetched.is_file():
+                raise RegistryNotFound(f"MLflow has no file {path} with run {run_id}")
+            return fetched.read_bytes()
+
+    def evaluation_set(self, run_id: str) -> EvaluationSet:
+        """Return the held-out rows of a run and what scikit-learn answered for them."""
+        data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
+        try:
+            return read_evaluation(data)
+        except (ValueError, KeyError, OSError) as exc:
+            raise RegistryError(
+                f"{EVALUATION_ARTIFACT} of run {run_id} is no evaluation set ({exc}): train again"
+            ) from exc
+
+    # Versions
+
+    def register(
+        self,
+        model_name: str,
+        run_id: str,
+        *,
+        signature: Signature,
+        data_fingerprint: str,
+        metrics: Mapping[str, float],
+    ) -> RegisteredVersion:
+        """Return the version of `run_id`, registering it unless that was done already.
+
+        Tags are part of the creating call, so no version ever stands there without them.
+        """
+        existing = self.version_of_run(model_name, run_id)
+        if existing is not None:
+            return existing
+        client = self._client()
+        source = self._model_uri(run_id)
+        self._ensure_model(model_name)
+        tags = {
+            RUN_ID_TAG: run_id,
+            DATA_FINGERPRINT_TAG: data_fingerprint,
+            SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
+            **{f"metric.{key}": f"{value:.6f}" for key, value in metrics.items()},
+        }
+        with translated(f"register a version of {model_name} for run {run_id}"):
+            created = client.create_model_version(
+                model_name,
+                source,
+                run_id=run_id,
+                tags=tags,
+                model_id=source.removeprefix("models:/"),
+            )
+        return _registered(created)
+
+    def _model_uri(self, run_id: str) -> str:
+        with translated(f"look up run {run_id}"):
+            run = self._client().get_run(run_id)
+        uri = run.data.tags.get(MODEL_URI_TAG)
+        if uri is None:
+            raise RegistryNotFound(
+                f"run {run_id} has no {MODEL_URI_TAG} tag, so it kept no model: train again"
+            )
+        return str(uri)
+
+    def _ensure_model(self, model_name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        with translated(f"create the registered model {model_name}"):
+            try:
+                self._client().create_registered_model(model_name)
+            except MlflowException as exc:
+                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+
+    def version_of_run(self, model_name: str, run_id: str) -> RegisteredVersion | None:
+        """Return the lowest version registered for a run, or None."""
+        client = self._client()
+        with translated(f"look for the version of run {run_id}"):
+            found = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
+        if not found:
+            return None
+        return _registered(min(found, key=lambda version: int(version.version)))
+
+    def version(self, model_name: str, version: int) -> RegisteredVersion:
+        """Return what MLflow records about a version, asked now."""
+        client = self._client()
+        with translated(f"look up version {version} of {model_name}"):
+            return _registered(client.get_model_version(model_name, str(version)))
+
+    def set_version_tags(self, model_name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version; others stay."""
+        client = self._client()
+        with translated(f"tag version {version} of {model_name}"):
+            for key, value in tags.items():
+                client.set_model_version_tag(model_name, str(version), key, value)
+
+    def version_tags(self, model_name: str, version: int) -> dict[str, str]:
+        """Return all tags of a version."""
+        client = self._client()
+        with translated(f"look up version {version} of {model_name}"):
+            return dict(client.get_model_version(model_name, str(version)).tags)
+
+    def set_alias(self, model_name: str, alias: str, version: int) -> None:
+        """Point an alias at a version. A record for people: nothing is served by it."""
+        client = self._client()
+        with translated(f"point alias {alias} of {model_name} at version {version}"):
+            client.set_registered_model_alias(model_name, alias, str(version))
+
+    def alias_version(self, model_name: str, alias: str) -> int | None:
+        """Return the version that an alias points at, or None."""
+        client = self._client()
+        try:
+            with translated(f"look up alias {alias} of {model_name}"):
+                found = client.get_registered_model(model_name).aliases.get(alias)
+        except RegistryNotFound:
+            return None
+        return None if found is None else int(found)
+
+    # Pages for people
+
+    def run_url(self, run_id: str) -> str:
+        """Address of a run's page."""
+        return f"{self._pages()}/#/runs/{quote(run_id, safe='')}"
+
+    def version_url(self, model_name: str, version: int) -> str:
+        """Address of a version's page."""
+        return f"{self._pages()}/#/models/{quote(model_name, safe='')}/versions/{version}"
+
+    def _pages(self) -> str:
+        return (self.ui_url or self.tracking_uri).rstrip("/")
+
+
+def _registered(found: ModelVersion) -> RegisteredVersion:
+    tags = found.tags
+    name, version = str(found.name), int(found.version)
+    try:
+        signature = msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature)
+        fingerprint = tags[DATA_FINGERPRINT_TAG]
+    except (KeyError, msgspec.MsgspecError) as exc:
+        raise RegistryError(
+            f"version {version} of {name} carries no usable {SIGNATURE_TAG} and "
+            f"{DATA_FINGERPRINT_TAG} tags ({exc}): it was not registered by this pipeline; "
+            "run the chain to register one that was"
+        ) from exc
+    return RegisteredVersion(name, version, str(found.run_id), fingerprint, signature)

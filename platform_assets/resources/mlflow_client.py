@@ -1,0 +1,142 @@
+"""MLflow's client, tamed: quiet, quick to fail, its exceptions translated at one point.
+
+Importing MLflow takes seconds, so everything here imports it when it is first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+PROBE_TIMEOUT: Final = 3.0
+"""Seconds that the server has to answer its health page before a call is tried at all."""
+RETRIES: Final = 2
+BACKOFF: Final = 1
+REQUEST_TIMEOUT: Final = 30
+"""Seconds without a byte in one request; an upload that makes progress may take longer."""
+
+_UNAVAILABLE_STATUS: Final = frozenset({429, 502, 503, 504})
+_import_lock = threading.Lock()
+
+
+class RegistryError(Exception):
+    """MLflow did not do what was asked; the message says what was asked and why not."""
+
+
+class RegistryUnavailable(RegistryError):
+    """MLflow does not answer; the same call may succeed later."""
+
+
+class RegistryNotFound(RegistryError):
+    """MLflow answered that the run, version or artifact does not exist."""
+
+
+def open_client(tracking_uri: str) -> Any:
+    """Return an `MlflowClient`; ask `probe` first whether anybody is there."""
+    mlflow = import_mlflow()
+    return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def import_mlflow() -> Any:
+    """Import MLflow with telemetry off, no progress bars and retries that end in seconds.
+
+    Our values become MLflow's defaults, in this process alone: the environment stays as it
+    was, and a variable that the user did set still wins.
+    """
+    with _import_lock:
+        with _without_telemetry():
+            import mlflow
+        from mlflow import environment_variables as variables
+
+        variables.MLFLOW_DISABLE_TELEMETRY.default = True
+        variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.default = False
+        variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.default = RETRIES
+        variables.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.default = BACKOFF
+        variables.MLFLOW_HTTP_REQUEST_TIMEOUT.default = REQUEST_TIMEOUT
+        # "Run X at: URL" lines on stdout say less than the links in our metadata.
+        variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True
+        for chatty in ("mlflow.store.model_registry", "mlflow.utils.requirements_utils"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+    return mlflow
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    # MLflow decides at import whether to start its telemetry thread, by the environment alone.
+    name = "MLFLOW_DISABLE_TELEMETRY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def probe(tracking_uri: str) -> None:
+    """Return when the server answers its health page.
+
+    Raises:
+        RegistryUnavailable: no answer within `PROBE_TIMEOUT` seconds, or an error page.
+        RegistryError: the address is no http(s) address.
+    """
+    if urlsplit(tracking_uri).scheme not in {"http", "https"}:
+        raise RegistryError(
+            f"the MLflow address {tracking_uri!r} is no http(s) address: give the address of "
+            "an MLflow server"
+        )
+    url = f"{tracking_uri.rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT):  # noqa: S310 # the scheme was checked above
+            return
+    except urllib.error.HTTPError as exc:
+        # Anything that is not the server's own trouble means: somebody is there. A proxy
+        # that wants credentials, for one, is asked again by the client that has them.
+        if exc.code >= 500:
+            raise RegistryUnavailable(
+                f"MLflow at {tracking_uri} answers {exc.code} {exc.reason}"
+            ) from exc
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", exc)
+        raise RegistryUnavailable(f"MLflow at {tracking_uri} does not answer: {reason}") from exc
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what MLflow and its HTTP client raise into `RegistryError`, naming what was done.
+
+    Args:
+        doing: the call in words, such as "register version of best_model".
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except MlflowException as exc:
+        raise _translate(exc, doing) from exc
+    except RequestException as exc:
+        raise RegistryUnavailable(f"MLflow stopped answering while it was to {doing}") from exc
+
+
+def _translate(exc: Any, doing: str) -> RegistryError:
+    from requests.exceptions import RequestException
+
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, RequestException):
+            return RegistryUnavailable(f"MLflow stopped answering while it was to {doing}")
+        cause = cause.__cause__ or cause.__context__
+    if exc.get_http_status_code() in _UNAVAILABLE_STATUS:
+        return RegistryUnavailable(f"MLflow is not available to {doing}: {exc.message}")
+    if exc.error_code in {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}:
+        return RegistryNotFound(f"MLflow cannot {doing}: {exc.message}")
+    return RegistryError(f"MLflow refused to {doing}: {exc.message}")

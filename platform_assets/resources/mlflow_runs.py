@@ -1,0 +1,153 @@
+"""What can be logged to an open MLflow run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from platform_assets.resources.mlflow_client import RegistryError, translated
+from serving_gateway.contract import DType, Signature
+
+MODEL_URI_TAG: Final = "serving.model_uri"
+"""Tag of a run: where the scikit-learn model that it kept is."""
+
+_MLFLOW_TYPES: Final = {
+    DType.FP32: "float",
+    DType.FP64: "double",
+    DType.INT64: "long",
+    DType.BOOL: "boolean",
+    DType.BYTES: "string",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """An MLflow run that is open; what is logged through it belongs to that run.
+
+    Every method raises `RegistryError` or one of its kinds.
+    """
+
+    run_id: str
+    experiment_id: str
+    _client: Any
+
+    def record(
+        self,
+        *,
+        params: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log parameters (as text), metrics (at step 0) and tags in one call."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        with translated(f"log to run {self.run_id}"):
+            self._client.log_batch(
+                self.run_id,
+                params=[Param(key, str(value)) for key, value in (params or {}).items()],
+                metrics=[Metric(k, float(value), now, 0) for k, value in (metrics or {}).items()],
+                tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+            )
+
+    def artifact(self, path: str, data: bytes) -> None:
+        """Store `data` as the run's artifact `path` (with forward slashes)."""
+        store_artifact(self._client, self.run_id, path, data)
+
+    def sklearn_model(self, estimator: Any, name: str, signature: Signature) -> str:
+        """Keep a fitted estimator as a logged model of this run.
+
+        Stored in the skops format, which loads without unpickling. The requirements are given,
+        because inferring them would start a process that imports everything again.
+
+        Returns:
+            The model's address, `models:/m-...`; the run's `MODEL_URI_TAG` has it too.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        with translated(f"keep the model of run {self.run_id}"):
+            logged = self._client.create_logged_model(
+                self.experiment_id, name=name, source_run_id=self.run_id, model_type="sklearn"
+            )
+            try:
+                with tempfile.TemporaryDirectory() as directory:
+                    target = Path(directory) / "model"
+                    _save_sklearn(estimator, target, signature, self.run_id, logged)
+                    self._client.log_model_artifacts(logged.model_id, str(target))
+            except BaseException:
+                self._client.finalize_logged_model(logged.model_id, "FAILED")
+                raise
+            self._client.finalize_logged_model(logged.model_id, "READY")
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, 0)])
+        uri = f"models:/{logged.model_id}"
+        self.record(tags={MODEL_URI_TAG: uri})
+        return uri
+
+
+def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:
+    """Store `data` as a run's artifact `path`, relative and with forward slashes.
+
+    Raises:
+        RegistryError: the path leaves the run's artifacts, or MLflow did not take it.
+    """
+    target = PurePosixPath(path)
+    if target.is_absolute() or ".." in target.parts or not target.name:
+        raise RegistryError(f"artifact path {path!r} is not a relative path below the run")
+    folder = None if len(target.parts) == 1 else str(target.parent)
+    with tempfile.TemporaryDirectory() as directory:
+        staged = Path(directory) / target.name
+        staged.write_bytes(data)
+        with translated(f"store {path} with run {run_id}"):
+            client.log_artifact(run_id, str(staged), folder)
+
+
+def _save_sklearn(
+    estimator: Any, target: Path, signature: Signature, run_id: str, logged: Any
+) -> None:
+    from mlflow.models import Model
+    from mlflow.sklearn import save_model
+
+    with warnings.catch_warnings():
+        # MLflow warns about type hints of its own, once, where nobody can do anything about it.
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        import mlflow.pyfunc  # noqa: F401
+    described = Model(
+        artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
+    )
+    save_model(
+        estimator,
+        str(target),
+        mlflow_model=described,
+        serialization_format="skops",
+        skops_trusted_types=_own_types(estimator),
+        signature=_mlflow_signature(signature),
+        pip_requirements=[
+            f"{name}=={importlib.metadata.version(name)}"
+            for name in ("scikit-learn", "skops", "numpy")
+        ],
+    )
+
+
+def _own_types(estimator: Any) -> list[str]:
+    # We made the estimator a moment ago: its scikit-learn types (trees are compiled classes
+    # that skops does not know by itself) are trusted; anything else would be a surprise.
+    import skops.io  # type: ignore[import-untyped] # ships no stubs
+
+    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(estimator))
+    return [name for name in unknown if name.startswith("sklearn.")]
+
+
+def _mlflow_signature(signature: Signature) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(_MLFLOW_TYPES[f.dtype], f.name) for f in signature.features
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("long")]))

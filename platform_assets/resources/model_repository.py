@@ -1,0 +1,156 @@
+"""Triton's model repository on disk: whole versions, written once, and the verified policy."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+import msgspec
+
+from platform_assets.resources.version_files import (
+    DigestMismatch,
+    Provenance,
+    RepositoryError,
+    verify_version,
+)
+from serving_gateway.contract import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    PROVENANCE_FILE,
+    check_model_name,
+    version_directory,
+)
+
+# Triton reads a directory's leading digits as a version, so what is being written starts
+# with a letter.
+_STAGING_PREFIX: Final = "staging-"
+
+
+__all__ = ["DigestMismatch", "ModelRepository", "Provenance", "RepositoryError", "VersionConflict"]
+
+
+class VersionConflict(RepositoryError):
+    """The version stands in the repository already, with other content."""
+
+
+class ModelRepository(dg.ConfigurableResource[None]):
+    """The one writer of Triton's model repository.
+
+    A version directory is staged beside its place, fsynced, renamed, and never touched again.
+    `config.pbtxt` names the versions that were seen READY: what a restarted Triton loads.
+    """
+
+    root: str
+
+    def path(self, model_name: str, version: int) -> Path:
+        """Directory of a version, whether it is there or not."""
+        return Path(self.root) / version_directory(model_name, version)
+
+    def package(self, onnx_bytes: bytes, provenance: Provenance) -> bool:
+        """Write a version directory; return False when it was there with the same content.
+
+        Raises:
+            VersionConflict: the directory holds another model or comes from another run.
+            RepositoryError: the bytes are not those that `provenance` names.
+        """
+        digest = hashlib.sha256(onnx_bytes).hexdigest()
+        if digest != provenance.onnx_sha256:
+            raise RepositoryError(
+                f"refusing to package {provenance.model_name} {provenance.version}: the bytes "
+                f"have digest {digest}, the registry recorded {provenance.onnx_sha256}"
+            )
+        target = self.path(provenance.model_name, provenance.version)
+        staging = target.with_name(f"{_STAGING_PREFIX}{provenance.version}-{uuid.uuid4().hex}")
+        staging.mkdir(parents=True)
+        try:
+            _write_durably(staging / MODEL_FILE, onnx_bytes)
+            _write_durably(staging / PROVENANCE_FILE, msgspec.json.encode(provenance))
+            _fsync_directory(staging)
+            try:
+                staging.rename(target)
+            except OSError as error:
+                # It is there already: what it holds decides.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                self._same_or_conflict(target, provenance)
+                return False
+            _fsync_directory(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return True
+
+    def _same_or_conflict(self, target: Path, provenance: Provenance) -> None:
+        try:
+            there = self.verify(provenance.model_name, provenance.version)
+            same = (there.run_id, there.onnx_sha256) == (provenance.run_id, provenance.onnx_sha256)
+            found = f"digest {there.onnx_sha256} of run {there.run_id}"
+        except RepositoryError as error:
+            same, found = False, str(error)
+        if not same:
+            raise VersionConflict(
+                f"{target} exists already and holds something else ({found}), not digest "
+                f"{provenance.onnx_sha256} of run {provenance.run_id}. A version is written once "
+                "and stays as it is, so nothing was changed and what was served is still served. "
+                "Register a new version, or move that directory away if nobody serves it."
+            )
+
+    def verify(self, model_name: str, version: int) -> Provenance:
+        """Re-check a version's bytes against its provenance.
+
+        Raises:
+            RepositoryError: the version, its model or its provenance is missing or unreadable.
+            DigestMismatch: `model.onnx` was changed or truncated after it was packaged.
+        """
+        return verify_version(self.path(model_name, version))
+
+    def broken(self, model_name: str, versions: Collection[int]) -> dict[int, str]:
+        """Return those of `versions` that do not verify, each with the reason."""
+        reasons: dict[int, str] = {}
+        for version in versions:
+            try:
+                self.verify(model_name, version)
+            except RepositoryError as error:
+                reasons[version] = str(error)
+        return reasons
+
+    def persisted_config(self, model_name: str) -> str | None:
+        """Text of `config.pbtxt`, None while no version was ever seen READY."""
+        path = self._config_path(model_name)
+        return path.read_text() if path.exists() else None
+
+    def persist_config(self, model_name: str, text: str) -> None:
+        """Replace `config.pbtxt` atomically; a restarted Triton loads what it names."""
+        path = self._config_path(model_name)
+        # A leading letter, since Triton looks at this folder.
+        staging = path.with_name(f"{_STAGING_PREFIX}{CONFIG_FILE}-{uuid.uuid4().hex}")
+        try:
+            _write_durably(staging, text.encode())
+            staging.replace(path)
+            _fsync_directory(path.parent)
+        finally:
+            staging.unlink(missing_ok=True)
+
+    def _config_path(self, model_name: str) -> Path:
+        return Path(self.root) / check_model_name(model_name) / CONFIG_FILE
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

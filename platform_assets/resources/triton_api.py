@@ -1,0 +1,101 @@
+"""The vocabulary of talking to a Triton: locked APIs, records, errors.
+
+Standard library only: whoever starts a Triton reads it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+CONTROL_HEADER: Final = "triton-control-key"
+"""HTTP header that opens Triton's locked APIs; gRPC metadata calls it
+`triton-grpc-protocol-triton-control-key`."""
+
+LOCKED_APIS: Final = ("model-repository", "model-config", "shared-memory", "logging", "trace")
+"""APIs that change what is served, or let a client read or write beside it. Health, metadata,
+inference and statistics stay open: the gateway needs them and never holds the key."""
+
+READY: Final = "READY"
+UNAVAILABLE: Final = "UNAVAILABLE"
+
+
+class TritonError(Exception):
+    """Root of everything that can go wrong between us and a Triton."""
+
+
+class TritonUnavailable(TritonError):
+    """No answer: nothing listens, the connection broke, or time ran out."""
+
+
+class TritonRefused(TritonError):
+    """Triton answered no; `status` is its HTTP status, `reason` its own words."""
+
+    def __init__(self, message: str, *, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class TritonLocked(TritonRefused):
+    """The control key is missing or not the one this Triton was started with."""
+
+
+class TritonAnswerError(TritonError):
+    """The answer is not what was asked for, or not Triton's."""
+
+
+class VersionMismatch(TritonAnswerError):
+    """Another version answered than the one that was asked."""
+
+
+class TritonNotReady(TritonError):
+    """The version did not become READY in time; the message holds Triton's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One line of the repository index."""
+
+    name: str
+    version: int | None
+    """None for a model that was never loaded."""
+    state: str
+    """`READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or empty for a model never loaded."""
+    reason: str
+    """Why it is not READY, in Triton's words; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """An input or output: `shape` counts the batch dimension, -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What one READY version reads and answers."""
+
+    name: str
+    version: int
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceAnswer:
+    """The outputs of one inference, and the version that Triton says made them.
+
+    Text tensors are object arrays of `str`.
+    """
+
+    outputs: dict[str, npt.NDArray[np.generic]]
+    model_version: int

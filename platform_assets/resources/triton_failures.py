@@ -1,0 +1,93 @@
+"""The one place where foreign exceptions of a Triton call are translated."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+from platform_assets.resources.triton_api import (
+    TritonAnswerError,
+    TritonError,
+    TritonLocked,
+    TritonRefused,
+    TritonUnavailable,
+)
+
+# gRPC's words for what HTTP says in numbers; anything else is Triton's own failure.
+_GRPC_STATUS: Final = {
+    "StatusCode.INVALID_ARGUMENT": 400,
+    "StatusCode.PERMISSION_DENIED": 403,
+    "StatusCode.UNAUTHENTICATED": 403,
+    "StatusCode.NOT_FOUND": 404,
+    "StatusCode.ALREADY_EXISTS": 409,
+    "StatusCode.CANCELLED": 503,
+    "StatusCode.UNAVAILABLE": 503,
+    "StatusCode.DEADLINE_EXCEEDED": 504,
+}
+_DOWN: Final = "is it running? Whatever it served before it serves again when it is back"
+_STRANGER: Final = "check that the address is Triton's HTTP port"
+
+
+@contextlib.contextmanager
+def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
+    """Turn whatever the client libraries raise inside into a `TritonError`.
+
+    Args:
+        url: the address that was asked, for the message.
+        doing: what was tried, after "could not".
+        timeout_s: seconds that were given, for the message.
+    """
+    from geventhttpclient.response import HTTPParseError
+    from tritonclient.utils import InferenceServerException
+
+    failed = f"could not {doing}: Triton at {url}"
+    try:
+        yield
+    except TritonError:
+        raise
+    except TimeoutError as error:
+        message = f"{failed} gave no answer within {timeout_s:g} s; {_DOWN}"
+        raise TritonUnavailable(message) from error
+    except HTTPParseError as error:
+        # The library tells a broken connection and an answer that is no HTTP by one kind.
+        raise TritonUnavailable(
+            f"{failed} broke off its answer or does not speak HTTP ({error}); {_DOWN}, and "
+            f"{_STRANGER}"
+        ) from error
+    # The HTTP pool tells by RuntimeError that a name does not resolve or a proxy refused.
+    except (OSError, RuntimeError) as error:
+        raise TritonUnavailable(f"{failed} cannot be reached ({error}); {_DOWN}") from error
+    except InferenceServerException as error:
+        raise _refusal(failed, error) from error
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        raise TritonAnswerError(
+            f"{failed} gave an answer that is not Triton's ({error!r}); {_STRANGER}"
+        ) from error
+
+
+def _refusal(failed: str, error: Any) -> TritonError:
+    reason = str(error.message())
+    status = error.status()
+    if status is None:
+        # Raised by the client library itself, before anything was sent.
+        return TritonAnswerError(f"{failed} was not asked: {reason}")
+    # gRPC locks a protocol by UNAVAILABLE and says only in words that a header is missing.
+    locked = "protocol is restricted" in reason
+    if locked:
+        code = 403
+    elif status.startswith("StatusCode."):
+        code = _GRPC_STATUS.get(status, 500)
+    else:
+        code = int(status)
+    if code == 403:
+        return TritonLocked(
+            f"{failed} wants its control key ({reason}): give the key that this Triton was "
+            "started with as TRITON_CONTROL_KEY",
+            status=code,
+            reason=reason,
+        )
+    if code in (502, 503, 504):
+        return TritonUnavailable(f"{failed} is not available ({code}: {reason}); {_DOWN}")
+    return TritonRefused(f"{failed} refused ({code}): {reason}", status=code, reason=reason)

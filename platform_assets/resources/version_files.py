@@ -1,0 +1,53 @@
+"""A version directory as it was packaged, and whether it still is. Light: no Dagster in here."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from serving_gateway.contract import MODEL_FILE, PROVENANCE_FILE
+
+
+class RepositoryError(Exception):
+    """The repository is not what it should be; nothing that serves was changed."""
+
+
+class DigestMismatch(RepositoryError):
+    """A version's bytes are not those that were packaged."""
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """Where a version came from; stands beside the model as `provenance.json`."""
+
+    model_name: str
+    version: int
+    run_id: str
+    onnx_sha256: str
+    data_fingerprint: str
+    packaged_by: str
+    """Dagster run that packaged it."""
+
+
+def verify_version(directory: Path) -> Provenance:
+    """Re-check a version's bytes against its provenance.
+
+    Raises:
+        RepositoryError: the version, its model or its provenance is missing or unreadable.
+        DigestMismatch: `model.onnx` was changed or truncated after it was packaged.
+    """
+    try:
+        provenance = msgspec.json.decode(
+            (directory / PROVENANCE_FILE).read_bytes(), type=Provenance
+        )
+        with (directory / MODEL_FILE).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RepositoryError(f"{directory} is not a whole version: {error}") from error
+    if digest != provenance.onnx_sha256:
+        raise DigestMismatch(
+            f"{directory / MODEL_FILE} has digest {digest}, packaged was "
+            f"{provenance.onnx_sha256}: it was changed or truncated after packaging"
+        )
+    return provenance

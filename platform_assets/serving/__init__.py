@@ -1,0 +1,1 @@
+"""From a packaged version to production: load, prove, switch, keep the evidence."""

@@ -1,0 +1,65 @@
+"""Which versions Triton should have READY: pure decisions, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How Triton differs from the versions that were verified and persisted."""
+
+    lost: tuple[int, ...]
+    """Verified, and not READY any more."""
+    gained: tuple[int, ...]
+    """READY, and never verified by the pipeline."""
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.gained)
+
+
+def drift(verified: Collection[int], ready: Collection[int]) -> Drift:
+    """Compare the persisted policy with what is READY now."""
+    return Drift(
+        lost=tuple(sorted(set(verified) - set(ready))),
+        gained=tuple(sorted(set(ready) - set(verified))),
+    )
+
+
+def versions_beside(
+    candidate: int,
+    *,
+    ready: Collection[int],
+    verified: Collection[int],
+    broken: Collection[int],
+) -> tuple[int, ...]:
+    """Versions that the load of a candidate names: it, and all that must go on serving.
+
+    A verified version that Triton lost meanwhile comes back with it, unless its files are
+    broken: one version that does not load would keep out every other that is not READY yet.
+    """
+    lost = set(verified) - set(broken)
+    return tuple(sorted({candidate, *ready, *lost}))
+
+
+def versions_to_keep(
+    *,
+    production: int,
+    previous: Collection[int],
+    routed: Collection[int],
+    ready: Collection[int],
+    retention: int,
+) -> tuple[int, ...]:
+    """Versions that stay READY after a switch.
+
+    Args:
+        production: the version that A routes to.
+        previous: versions that A routed to before, newest first.
+        routed: versions that a variant of any gateway routes to; they stay whatever they are.
+        ready: versions READY now; nothing else can stay.
+        retention: how many of production and its predecessors to keep, so that a rollback is
+            instant; what B routes to does not count.
+    """
+    line = [version for version in dict.fromkeys((production, *previous)) if version in ready]
+    return tuple(sorted({*line[:retention], *(set(routed) & set(ready))}))

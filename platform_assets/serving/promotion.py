@@ -1,0 +1,151 @@
+"""The parts of a switch: what refuses it, and what follows it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import dagster as dg
+
+from platform_assets.packaging.triton_config import ConfigError
+from platform_assets.resources.failures import failure
+from platform_assets.resources.gateway import GatewayError, GatewayResource, routed_versions
+from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
+from platform_assets.resources.model_repository import ModelRepository, RepositoryError
+from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.loading import retire
+from platform_assets.serving.policy import versions_to_keep
+from platform_assets.serving.records import ServingState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Metadata = Mapping[str, dg.MetadataValue | str | int]
+
+PRODUCTION: Final = "A"
+SERVING_STATE: Final = dg.AssetKey("triton_serving_state")
+GATES: Final = ("triton_ready", "triton_parity")
+"""Blocking checks of the serving state without which no version reaches production."""
+LOAD_ID: Final = "load_id"
+"""Metadata key by which a gate says which load it judged."""
+
+_EVALUATED: Final = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+_HISTORY: Final = 100
+
+
+def refuse_unless_ready(state: ServingState, triton: TritonResource) -> None:
+    """Ask Triton now whether the version is READY: a blocking check stops only its own run.
+
+    Raises:
+        dagster.Failure: it is not, or Triton does not answer.
+    """
+    name, version = state.model_name, state.version
+    try:
+        ready = version in triton.ready_versions(name) and triton.version_ready(name, version)
+    except TritonError as error:
+        raise failure(
+            f"production was not switched to version {version}: Triton could not be asked "
+            f"whether it is READY ({error})",
+            "bring Triton back (`make status` tells), then materialize gateway_reload again.",
+            allow_retries=True,
+        ) from error
+    if not ready:
+        reason = f" ({state.reason})" if state.reason else ""
+        raise failure(
+            f"production was not switched: Triton does not report version {version} of {name} "
+            f"READY now{reason}",
+            "materialize triton_serving_state to load it, or train a version that loads.",
+        )
+
+
+def refuse_unless_gated(state: ServingState, instance: dg.DagsterInstance) -> None:
+    """Refuse a load that its blocking checks failed or never judged, in whatever run they stood.
+
+    Raises:
+        dagster.Failure: naming those checks.
+    """
+    open_gates = _open_gates(state, instance)
+    if open_gates:
+        raise failure(
+            "production was not switched: the loaded version has not passed its gates ("
+            + ", ".join(f"{name}: {why}" for name, why in sorted(open_gates.items()))
+            + ")",
+            "materialize triton_serving_state with its checks and read what they say.",
+        )
+
+
+def _open_gates(state: ServingState, instance: dg.DagsterInstance) -> dict[str, str]:
+    verdicts: dict[str, str] = {}
+    for gate in GATES:
+        passed = _verdict(state, dg.AssetCheckKey(SERVING_STATE, gate), instance)
+        if passed is None:
+            verdicts[gate] = "did not run on this load"
+        elif not passed:
+            verdicts[gate] = "failed"
+    return verdicts
+
+
+def _verdict(
+    state: ServingState, key: dg.AssetCheckKey, instance: dg.DagsterInstance
+) -> bool | None:
+    # Not simply the latest record: a run that is only queued has one already, without a verdict,
+    # and a verdict on another load says nothing about this one.
+    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_HISTORY)
+    for record in history:
+        event = record.event
+        if event is None or event.dagster_event_type is not _EVALUATED:
+            continue
+        evaluation = event.asset_check_evaluation
+        judged = evaluation.metadata.get(LOAD_ID) if evaluation else None
+        if evaluation is not None and judged is not None and judged.value == state.load_id:
+            return bool(evaluation.passed)
+    return None
+
+
+def retire_surplus(
+    model_name: str,
+    production: int,
+    *,
+    retention: int,
+    gateway: GatewayResource,
+    triton: TritonResource,
+    repository: ModelRepository,
+    log: logging.Logger,
+) -> Metadata:
+    """Unload what is beyond retention; a failure here leaves more READY, never less.
+
+    Returns:
+        Metadata that says which versions were kept and which retired.
+    """
+    try:
+        pages = [gateway.models(replica) for replica in gateway.replicas]
+        previous = [
+            int(slot["version"])
+            for page in pages
+            for slot in page["routing"]["previous"].get(PRODUCTION, ())
+        ]
+        keep = versions_to_keep(
+            production=production,
+            routed=routed_versions(pages),
+            previous=previous,
+            ready=triton.ready_versions(model_name),
+            retention=retention,
+        )
+        retired = retire(model_name, keep, triton=triton, repository=repository)
+    except (GatewayError, TritonError, RepositoryError, ConfigError) as error:
+        log.warning("The switch stands, but no version was retired: %s", error)
+        return {"retired": f"none: {error}"}
+    return {
+        "kept_ready": ", ".join(map(str, keep)),
+        "retired": ", ".join(map(str, retired)) or "none",
+    }
+
+
+def tell_registry(state: ServingState, mlflow: MlflowResource, log: logging.Logger) -> Metadata:
+    """Record the switch in MLflow; the switch stands whether or not MLflow hears of it."""
+    try:
+        mlflow.set_alias(state.model_name, PRODUCTION_ALIAS, state.version)
+    except RegistryError as error:
+        log.warning("The switch stands, but MLflow was not told: %s", error)
+        return {"registry_told": f"no: {error}"}
+    return {"registry_told": f"alias {PRODUCTION_ALIAS} -> {state.version}"}

@@ -1,0 +1,33 @@
+"""What the serving assets hand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving_gateway.contract import ReloadAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class ServingState:
+    """What Triton said after it was asked to load a version."""
+
+    model_name: str
+    version: int
+    run_id: str
+    ready: bool
+    reason: str
+    """Why it is not READY; empty when it is."""
+    ready_versions: tuple[int, ...]
+    """All READY versions of the model at that moment, ascending."""
+    load_id: str
+    """Of this load alone: what ties a check's verdict to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A switch that was carried out and confirmed by every replica."""
+
+    model_name: str
+    version: int
+    run_id: str
+    answer: ReloadAnswer
