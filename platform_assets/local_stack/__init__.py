@@ -1,0 +1,1 @@
+"""The embedded stack of one machine: the real Triton, MLflow, gateway and Dagster."""

@@ -1,0 +1,161 @@
+"""`python -m platform_assets.local_stack up|demo|down|status`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from platform_assets.local_stack import report
+from platform_assets.local_stack.chain import ChainEvent, run_chain
+from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
+from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+
+CHAIN_JOB: Final = "full_chain"
+_STOP_DEADLINE_S: Final = 90.0
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM; not an Exception, so that nothing but the way out catches it."""
+
+
+def _up(settings: StackSettings, console: Console) -> int:
+    with _running(settings, console) as stack:
+        if report.production(settings).version is None:
+            _chain(settings, console)
+        else:
+            console.print("Something is in production already; the chain was not run again.")
+        report.print_addresses(settings, console)
+        _watch(stack, console)
+
+
+def _demo(settings: StackSettings, console: Console) -> int:
+    with _running(settings, console):
+        if not _chain(settings, console):
+            return 1
+        report.print_proof(settings, console)
+    return 0
+
+
+def _down(settings: StackSettings, console: Console) -> int:
+    pid = owner_pid(settings)
+    if pid is None:
+        console.print(f"Nothing runs with state in {settings.state_dir}.")
+        return 0
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_DEADLINE_S
+    while owner_pid(settings) is not None:
+        if time.monotonic() > deadline:
+            raise StackError(f"process {pid} did not stop within {_STOP_DEADLINE_S:.0f} s")
+        time.sleep(0.2)
+    console.print("Stopped. The state is kept; `make up` resumes it.")
+    return 0
+
+
+def _status(settings: StackSettings, console: Console) -> int:
+    return report.print_status(settings, owner_pid(settings), console)
+
+
+@contextmanager
+def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
+    with sole_owner(settings):
+        stack = Stack(settings, os.environ)
+        with console.status("starting") as spinner:
+
+            def progress(name: str, doing: str) -> None:
+                spinner.update(f"{name}: {doing}")
+                if doing.startswith("ready"):
+                    console.print(f"[green]✓[/] {name:18} {doing}")
+
+            stack.start(progress)
+        try:
+            yield stack
+        finally:
+            # Stopping is not interrupted by a second Ctrl-C: nothing may be left behind.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            console.print("stopping")
+            stack.stop()
+
+
+def _chain(settings: StackSettings, console: Console) -> bool:
+    began = time.monotonic()
+    with console.status("raw data to production") as spinner:
+
+        def show(event: ChainEvent) -> None:
+            if event.kind == "asset":
+                console.print(f"[green]✓[/] {event.name:24} materialized")
+                spinner.update(f"after {event.name}")
+            elif event.kind == "check":
+                console.print(f"  [dim]✓ {event.name}[/]")
+            else:
+                colour = "yellow" if event.kind == "warning" else "red"
+                detail = escape(event.detail)
+                console.print(f"[{colour}]✗ {event.name}[/] {detail}", highlight=False)
+
+        result = run_chain(settings.dagster_url, CHAIN_JOB, show)
+    page = f"{settings.dagster_url}/runs/{result.run_id}"
+    if result.succeeded:
+        console.print(f"The chain took {time.monotonic() - began:.0f} s: {page}")
+    else:
+        console.print(f"[red]The chain failed[/]: {page}. What was served before is still served.")
+    return result.succeeded
+
+
+def _watch(stack: Stack, console: Console) -> NoReturn:
+    """Tell of restarts until the user stops the stack."""
+    seen = {name: state.pid for name, state in stack.states().items()}
+    given_up: set[str] = set()
+    while stack.alive:
+        time.sleep(1)
+        for name, state in stack.states().items():
+            if state.state == "FATAL" and name not in given_up:
+                # The others go on: losing one service must not stop what is served.
+                given_up.add(name)
+                console.print(f"[red]{name} keeps failing[/] and is not restarted any more; see")
+                console.print(f"  {stack.log_of(name)}", markup=False, highlight=False)
+            if state.pid and state.pid != seen.get(name):
+                console.print(f"[yellow]{name} ended and was restarted[/] (pid {state.pid})")
+                seen[name] = state.pid
+    raise StackError("supervisord ended; every service was stopped with it")
+
+
+_COMMANDS: Final[dict[str, Callable[[StackSettings, Console], int]]] = {
+    "up": _up,
+    "demo": _demo,
+    "down": _down,
+    "status": _status,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; 0 when it did what it should, 1 with the reason otherwise."""
+    console = Console(soft_wrap=True)
+    if len(arguments) != 1 or arguments[0] not in _COMMANDS:
+        console.print(f"usage: python -m platform_assets.local_stack {'|'.join(_COMMANDS)}")
+        return 2
+
+    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise _Stopped
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        return _COMMANDS[arguments[0]](stack_settings(os.environ), console)
+    except StackError as error:
+        console.print(f"[red]{arguments[0]}:[/] {escape(str(error))}", highlight=False)
+        return 1
+    except _Stopped:
+        return 0 if arguments[0] == "up" else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""What a killed process or a bad disk left behind, put right before a service starts again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from platform_assets.resources.version_files import RepositoryError, verify_version
+from serving_gateway.contract import CONFIG_FILE, PROVENANCE_FILE
+
+
+def leave_out_broken_versions(repository: Path) -> Iterator[tuple[str, str]]:
+    """Take versions that changed after packaging out of the policies on disk.
+
+    Triton loads all versions that a policy names or none of them, so one broken file would
+    keep the healthy ones from coming back. A policy of which nothing would be left stays as it
+    is: there is nothing to serve, and the reconcile job says why.
+
+    Args:
+        repository: Triton's model repository.
+
+    Yields:
+        (model name, what was left out and why) for each broken version.
+    """
+    for config_file in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        broken = _broken(config_file.parent)
+        if broken:
+            _rewrite(config_file, frozenset(broken))
+            for reason in broken.values():
+                yield config_file.parent.name, reason
+
+
+def _broken(model: Path) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    for directory in model.iterdir():
+        # Without provenance nobody packaged it here, so there is nothing to hold it against.
+        if not directory.name.isdecimal() or not (directory / PROVENANCE_FILE).exists():
+            continue
+        try:
+            verify_version(directory)
+        except RepositoryError as error:
+            reasons[int(directory.name)] = str(error)
+    return reasons
+
+
+def _rewrite(config_file: Path, broken: frozenset[int]) -> None:
+    from platform_assets.packaging.triton_config import (
+        from_text,
+        served_versions,
+        to_text,
+        with_versions,
+    )
+    from platform_assets.resources.model_repository import ModelRepository
+
+    config = from_text(config_file.read_text())
+    named = served_versions(config)
+    whole = [version for version in named if version not in broken]
+    if whole and len(whole) < len(named):
+        repository = ModelRepository(root=str(config_file.parents[1]))
+        repository.persist_config(config_file.parent.name, to_text(with_versions(config, whole)))
+
+
+def fail_abandoned_runs() -> list[str]:
+    """Report every unfinished run of this Dagster instance as failed; return their ids.
+
+    Run workers are children of the daemon and never outlive it, so what stands as started when
+    a daemon starts has no process any more. Left alone it would hold its pool for ever.
+    """
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    unfinished = [
+        DagsterRunStatus.STARTING,
+        DagsterRunStatus.STARTED,
+        DagsterRunStatus.CANCELING,
+    ]
+    with DagsterInstance.get() as instance:
+        runs = instance.get_runs(filters=RunsFilter(statuses=unfinished))
+        for run in runs:
+            instance.report_run_failed(
+                run,
+                "The process of this run was killed, or the machine went down. What was served "
+                "is still served; launch the run again.",
+            )
+    return [run.run_id for run in runs]

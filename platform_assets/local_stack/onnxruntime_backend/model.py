@@ -1,0 +1,247 @@
+"""ONNX Runtime as a python-based Triton backend that stands in for NVIDIA's C++ one.
+
+A repository entry with `backend: "onnxruntime"` loads here and in NVIDIA's container alike. The
+rules of the C++ backend that decide whether an entry loads and what it answers are kept: which
+graphs fit which configuration, what is completed when inputs or outputs are left out, and the
+options `optimization.graph.level` and the parameters `intra_op_thread_count`,
+`inter_op_thread_count`, `execution_mode`, `enable_mem_arena`, `enable_mem_pattern`. What it
+cannot keep (GPUs, sequences, ragged batches, accelerators) it refuses to load, with the reason.
+
+Runs inside Triton's own environment (numpy and ONNX Runtime) and imports nothing of this
+project. Triton starts a process per instance and calls it from one thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import onnxruntime as ort
+
+    from platform_assets.local_stack.onnxruntime_backend import graph_config
+else:
+    # Triton loads this file by its path alone, outside of any package.
+    sys.path.append(str(Path(__file__).parent))
+    import graph_config
+
+_MODEL_FILE = "model.onnx"
+
+
+class TritonPythonModel:
+    """One instance of one version."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Fill in inputs and outputs that the configuration leaves out, from the graph."""
+        config = auto_complete_model_config.as_dict()
+        if not (config.get("input") and config.get("output")):
+            session = _session(_path_of_this_worker(), config)
+            graph_config.complete(
+                config,
+                [graph_config.Tensor(node) for node in session.get_inputs()],
+                [graph_config.Tensor(node) for node in session.get_outputs()],
+            )
+        return auto_complete_model_config
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the graph, or refuse with the reason that Triton shows."""
+        config = json.loads(args["model_config"])
+        graph_config.refuse_unsupported(config, args["model_instance_kind"])
+        name = config.get("default_model_filename") or _MODEL_FILE
+        path = Path(args["model_repository"]) / args["model_version"] / name
+        self._session = _session(path, config)
+        inputs = [graph_config.Tensor(node) for node in self._session.get_inputs()]
+        overridable = [
+            graph_config.Tensor(node) for node in self._session.get_overridable_initializers()
+        ]
+        outputs = [graph_config.Tensor(node) for node in self._session.get_outputs()]
+        graph_config.check_inputs(config, inputs, overridable)
+        graph_config.check_outputs(config, outputs)
+        known = inputs + overridable
+        self._text = frozenset(t.name for t in known if t.data_type == "TYPE_STRING")
+        self._scalar_inputs = frozenset(t.name for t in known if not t.shape)
+        self._scalar_outputs = {
+            t.name: graph_config.shape_of(entry)
+            for entry in config["output"]
+            for t in outputs
+            if t.name == entry["name"] and not t.shape
+        }
+        self._plain = not (self._text or self._scalar_inputs)
+        self._batching = int(config.get("max_batch_size", 0)) > 0
+        # The wrapper's own run() checks what Triton has checked already.
+        self._run = getattr(self._session, "_sess", self._session).run
+        self._run_options = _run_options(config)
+        # All that was imported stays; the collector need not walk it again between requests.
+        gc.collect()
+        gc.freeze()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer every request; an error of one stays its own."""
+        if len(requests) == 1 or not self._batching:
+            return [self._alone(request) for request in requests]
+        return self._merged(requests)
+
+    def _alone(self, request: Any) -> Any:
+        names = request.requested_output_names()
+        # Whatever goes wrong is the answer to this request and to no other.
+        try:
+            arrays = self._run(names, self._feeds(request), self._run_options)
+            return self._response(names, arrays)
+        except Exception as error:
+            return pb.InferenceResponse(error=_error(error))
+
+    def _merged(self, requests: Sequence[Any]) -> list[Any]:
+        """Run requests of one shape together, all others by themselves."""
+        answers: list[Any] = [None] * len(requests)
+        groups: dict[Any, list[tuple[int, Any, dict[str, Any]]]] = {}
+        for index, request in enumerate(requests):
+            try:
+                feeds = self._feeds(request)
+            except Exception as error:
+                answers[index] = pb.InferenceResponse(error=_error(error))
+                continue
+            key = tuple(sorted((name, array.shape[1:]) for name, array in feeds.items()))
+            groups.setdefault(key, []).append((index, request, feeds))
+        for group in groups.values():
+            together = self._together(group) if len(group) > 1 else None
+            for place, (index, request, _) in enumerate(group):
+                answers[index] = together[place] if together else self._alone(request)
+        return answers
+
+    def _together(self, group: Sequence[tuple[int, Any, dict[str, Any]]]) -> list[Any] | None:
+        """Answers of one merged run; None when it failed or cannot be taken apart."""
+        wanted = [request.requested_output_names() for _, request, _ in group]
+        names = list(dict.fromkeys(name for some in wanted for name in some))
+        first = group[0][2]
+        counts = [len(next(iter(feeds.values()))) for _, _, feeds in group]
+        merged = {name: np.concatenate([feeds[name] for _, _, feeds in group]) for name in first}
+        try:
+            arrays = self._run(names, merged, self._run_options)
+        except Exception:
+            # One of them is at fault; each by itself shows which.
+            return None
+        total = sum(counts)
+        if any(np.ndim(array) == 0 or len(array) != total for array in arrays):
+            return None
+        by_name = dict(zip(names, arrays, strict=True))
+        answers = []
+        start = 0
+        for some, count in zip(wanted, counts, strict=True):
+            stop = start + count
+            parts = [by_name[name][start:stop] for name in some]
+            answers.append(self._response(some, parts))
+            start = stop
+        return answers
+
+    def _feeds(self, request: Any) -> dict[str, Any]:
+        feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if self._plain:
+            return feeds
+        for name in self._text.intersection(feeds):
+            feeds[name] = _decoded(name, feeds[name])
+        for name in self._scalar_inputs.intersection(feeds):
+            feeds[name] = feeds[name].reshape(())
+        return feeds
+
+    def _response(self, names: Iterable[str], arrays: Iterable[Any]) -> Any:
+        if self._scalar_outputs:
+            arrays = [
+                np.asarray(array).reshape(self._scalar_outputs[name])
+                if name in self._scalar_outputs
+                else array
+                for name, array in zip(names, arrays, strict=True)
+            ]
+        return pb.InferenceResponse(
+            [pb.Tensor(n, array) for n, array in zip(names, arrays, strict=True)]
+        )
+
+
+def _error(error: Exception) -> Any:
+    if isinstance(error, graph_config.Refused):
+        return pb.TritonError(str(error), pb.TritonError.INVALID_ARG)
+    return pb.TritonError(f"onnx runtime: {error}", pb.TritonError.INTERNAL)
+
+
+def _decoded(name: str, array: Any) -> Any:
+    """BYTES as ONNX Runtime takes them from Python: objects of `str`."""
+    text = np.empty(array.size, dtype=np.object_)
+    try:
+        text[:] = [item.decode("utf-8") for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise graph_config.Refused(f"input '{name}' is not UTF-8 text: {error}") from error
+    return text.reshape(array.shape)
+
+
+def _session(path: Path, config: Mapping[str, Any]) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    if path.is_dir():
+        path = path / _MODEL_FILE
+    if not path.is_file():
+        raise graph_config.Refused(f"there is no model file {path}")
+    options = _session_options(config)
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise graph_config.Refused(f"ONNX Runtime cannot load {path}: {error}") from error
+
+
+def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    levels = {
+        -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    options.graph_optimization_level = levels.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    mode = graph_config.integer(config, "execution_mode")
+    if mode not in (0, 1):
+        raise graph_config.Refused(f"parameter execution_mode is {mode}: give 0 or 1")
+    if mode == 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.intra_op_num_threads = max(graph_config.integer(config, "intra_op_thread_count"), 0)
+    options.inter_op_num_threads = max(graph_config.integer(config, "inter_op_thread_count"), 0)
+    # The pool's threads would spin between requests and take the cores from Triton, the
+    # gateway and the other instances, which share this machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = graph_config.boolean(config, "enable_mem_arena", default=True)
+    options.enable_mem_pattern = graph_config.boolean(config, "enable_mem_pattern", default=True)
+    initializers = graph_config.parameter(config, "session.use_device_allocator_for_initializers")
+    if initializers is not None:
+        options.add_session_config_entry(
+            "session.use_device_allocator_for_initializers", initializers
+        )
+    for library in config.get("model_operations", {}).get("op_library_filename", []):
+        options.register_custom_ops_library(library)
+    return options
+
+
+def _run_options(config: Mapping[str, Any]) -> ort.RunOptions | None:
+    import onnxruntime as ort
+
+    shrinkage = graph_config.parameter(config, "memory.enable_memory_arena_shrinkage")
+    if shrinkage is None:
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
+    return options
+
+
+def _path_of_this_worker() -> Path:
+    """The model file, which Triton tells a completing worker only by its command line."""
+    return Path(os.fsdecode(Path("/proc/self/cmdline").read_bytes().split(b"\0")[1]))

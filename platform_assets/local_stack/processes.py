@@ -1,0 +1,178 @@
+"""The services of the stack: what each runs, and how one knows that it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from platform_assets.local_stack.http import answers_ok, post_json
+from platform_assets.local_stack.settings import LOOPBACK, ROOT, StackSettings
+
+TRITON: Final = "triton"
+MLFLOW: Final = "mlflow"
+GATEWAY: Final = "gateway"
+WEBSERVER: Final = "dagster-webserver"
+DAEMON: Final = "dagster-daemon"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One supervised process.
+
+    `wave` orders the start: services of one wave start together, the next wave follows when
+    all of them are ready. `ready` asks the service itself; `address` is for people.
+    """
+
+    name: str
+    wave: int
+    argv: tuple[str, ...]
+    address: str
+    ready: Callable[[], bool]
+    grace_s: int = 15
+
+
+def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]:
+    """Return the services that the stack starts, in start order.
+
+    `since` (Unix time in seconds) keeps the heartbeat of an earlier start from counting.
+    """
+    ports = settings.ports
+    python = str(settings.python)
+    workspace = str(ROOT / "workspace.yaml")
+    embedded_triton = (
+        Service(
+            TRITON,
+            0,
+            (
+                *(python, "-m", "platform_assets.local_stack.triton_server"),
+                *("--env", str(settings.triton_env)),
+                *("--repository", str(settings.model_repository)),
+                *("--state-dir", str(settings.state_dir)),
+                *("--http-port", str(ports.triton_http)),
+                *("--grpc-port", str(ports.triton_grpc)),
+                *("--metrics-port", str(ports.triton_metrics)),
+            ),
+            settings.triton_url,
+            partial(answers_ok, f"{settings.triton_url}/v2/health/ready"),
+        ),
+    )
+    return (
+        *(embedded_triton if settings.external_triton is None else ()),
+        Service(
+            MLFLOW,
+            0,
+            (
+                python,
+                *("-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(ports.mlflow)),
+                *("--backend-store-uri", f"sqlite:///{settings.state_dir}/mlflow/mlflow.db"),
+                *("--artifacts-destination", str(settings.state_dir / "mlflow" / "artifacts")),
+                *("--serve-artifacts", "--workers", "1"),
+            ),
+            settings.mlflow_url,
+            partial(answers_ok, f"{settings.mlflow_url}/health"),
+        ),
+        Service(
+            GATEWAY,
+            1,
+            (python, "-m", "serving_gateway"),
+            settings.gateway_url,
+            partial(answers_ok, f"{settings.gateway_url}/health"),
+        ),
+        Service(
+            WEBSERVER,
+            1,
+            (
+                python,
+                *("-m", "dagster_webserver", "--host", LOOPBACK, "--port", str(ports.dagster)),
+                *("--workspace", workspace),
+            ),
+            settings.dagster_url,
+            partial(definitions_loaded, settings.dagster_url),
+        ),
+        Service(
+            DAEMON,
+            2,
+            (
+                python,
+                *("-m", "platform_assets.local_stack.daemon", "run", "--workspace", workspace),
+            ),
+            "heartbeats, told by the webserver",
+            partial(daemon_healthy, settings.dagster_url, since),
+        ),
+    )
+
+
+def definitions_loaded(dagster_url: str) -> bool:
+    """Whether the webserver answers and has the code location without an error."""
+    query = (
+        "{workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename}}}}}"
+    )
+    answer = _asked(dagster_url, query)
+    entries = (answer.get("workspaceOrError") or {}).get("locationEntries") or []
+    kinds = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
+    return kinds == ["RepositoryLocation"]
+
+
+def daemon_healthy(dagster_url: str, since: float) -> bool:
+    """Whether every required Dagster daemon had a heartbeat of late, by the webserver's word."""
+    query = "{instance {daemonHealth {allDaemonStatuses {required healthy lastHeartbeatTime}}}}"
+    answer = _asked(dagster_url, query)
+    if not answer:
+        return False
+    statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+    required = [status for status in statuses if status["required"]]
+    return bool(required) and all(
+        status["healthy"] and (status["lastHeartbeatTime"] or 0.0) >= since for status in required
+    )
+
+
+def _asked(dagster_url: str, query: str) -> dict[str, Any]:
+    try:
+        return dict(post_json(f"{dagster_url}/graphql", {"query": query}, timeout_s=5)["data"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def environment(
+    settings: StackSettings, inherited: Mapping[str, str], secrets: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment of every service.
+
+    The names are those that the Dagster resources and the gateway's settings document.
+    `secrets` are added last; they reach the services by environment, never by argument.
+    """
+    return {
+        **inherited,
+        # A proxy of the user's environment must not stand between our own services.
+        **{name: _with_loopback(inherited.get(name, "")) for name in ("NO_PROXY", "no_proxy")},
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "MLFLOW_TRACKING_URI": settings.mlflow_url,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Nothing here submits jobs to MLflow; their runners would cost half a minute of start.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "FEAST_USAGE": "False",
+        "FEAST_REPO": str(ROOT / "feature_repo"),
+        "FEAST_STATE_DIR": str(settings.state_dir / "feast"),
+        "FEAST_ONLINE_STORE": inherited.get("FEAST_ONLINE_STORE", "sqlite"),
+        "FEAST_REDIS": inherited.get("FEAST_REDIS", ""),
+        "SOURCE_PATH": str(settings.source_path),
+        "TRITON_URL": settings.triton_url,
+        "TRITON_GRPC_URL": settings.triton_grpc_url,
+        "MODEL_REPOSITORY": str(settings.model_repository),
+        "PROOF_DIR": str(settings.proof_dir),
+        "GATEWAY_URLS": settings.gateway_url,
+        "GATEWAY_HOST": LOOPBACK,
+        "GATEWAY_PORT": str(settings.ports.gateway),
+        "GATEWAY_TRITON_URL": settings.triton_url,
+        "GATEWAY_MLFLOW_URL": settings.mlflow_url,
+        "GATEWAY_STATE_DIR": str(settings.state_dir / "gateway"),
+        **secrets,
+    }
+
+
+def _with_loopback(exceptions: str) -> str:
+    return ",".join(filter(None, (exceptions, LOOPBACK, "localhost")))

@@ -1,0 +1,117 @@
+"""What a person wants to see on a terminal: addresses, status, proof."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from platform_assets.local_stack.http import get_json, post_json
+from platform_assets.local_stack.processes import services
+from platform_assets.local_stack.settings import StackError, StackSettings
+
+SAMPLE_ROW: Final = (5.1, 3.5, 1.4, 0.2)
+_PROOF_FILES: Final = ("triton_ready_and_repo_index.txt", "reload_variant_A.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Production:
+    """What the gateway says of variant A; `version` is None unless Triton confirms it READY."""
+
+    version: int | None
+    pinned: bool = False
+    reasons: tuple[str, ...] = ()
+    """Why nothing is in production."""
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"version {self.version}" + (" (pinned)" if self.pinned else "")
+        return "; ".join(("nothing", *self.reasons))
+
+
+def production(settings: StackSettings) -> Production:
+    """Ask the gateway what is in production now."""
+    try:
+        page = get_json(f"{settings.gateway_url}/models")
+    except OSError as error:
+        return Production(None, reasons=(f"the gateway does not answer: {error}",))
+    slot = page["effective"].get("A")
+    if slot is not None and slot["ready"]:
+        return Production(int(slot["version"]), pinned=slot["mode"] == "pinned")
+    return Production(None, reasons=tuple(page["replica"]["reasons"]))
+
+
+def print_addresses(settings: StackSettings, console: Console) -> None:
+    """Print where everything is, and a call that works."""
+    console.print()
+    for name, url in (
+        ("Dagster", settings.dagster_url),
+        ("MLflow", settings.mlflow_url),
+        ("gateway", settings.gateway_url),
+        ("API page", f"{settings.gateway_url}/docs"),
+        ("Triton", settings.triton_url),
+    ):
+        console.print(f"  {name:9} {url}")
+    console.print(f"\nIn production: {escape(str(production(settings)))}")
+    console.print("Ask it:")
+    console.print(f"  {sample_call(settings)}", markup=False, highlight=False)
+    console.print("\nCtrl-C stops everything; the state stays.")
+
+
+def sample_call(settings: StackSettings) -> str:
+    """Return a shell command that asks for a prediction."""
+    body = json.dumps({"data": [SAMPLE_ROW], "client_id": "me"})
+    return f"curl -s {settings.gateway_url}/predict -H 'content-type: application/json' -d '{body}'"
+
+
+def print_proof(settings: StackSettings, console: Console) -> None:
+    """Print the newest proof and a fresh prediction.
+
+    Raises:
+        StackError: there is no proof, or the gateway does not answer.
+    """
+    folder = settings.proof_dir / "latest"
+    for name in _PROOF_FILES:
+        path = folder / name
+        if not path.is_file():
+            raise StackError(f"the chain left no {name} in {folder}")
+        _print_block(console, name, path.read_text())
+    try:
+        for path_ in ("/health", "/models"):
+            page = get_json(settings.gateway_url + path_)
+            _print_block(console, f"GET {path_}", json.dumps(page, indent=2))
+        answer = post_json(
+            f"{settings.gateway_url}/predict", {"data": [SAMPLE_ROW], "client_id": "me"}
+        )
+    except OSError as error:
+        raise StackError(f"the gateway did not answer: {error}") from error
+    _print_block(console, "POST /predict", json.dumps(answer, indent=2))
+    console.print(
+        f"[green]Proved:[/] version {answer['version']} (run {answer['run_id']}) is READY in "
+        "Triton, routed to by every gateway replica, and answers."
+    )
+
+
+def print_status(settings: StackSettings, owner: int | None, console: Console) -> int:
+    """Print what runs and what is in production; return 0 when all of it runs and serves."""
+    table = Table("service", "runs", "address")
+    all_ready = True
+    for service in services(settings):
+        ready = service.ready()
+        all_ready &= ready
+        table.add_row(service.name, "[green]yes[/]" if ready else "[red]no[/]", service.address)
+    console.print(table)
+    holder = "nobody" if owner is None else f"pid {owner}"
+    console.print(f"state: {settings.state_dir}, held by {holder}")
+    served = production(settings)
+    console.print(f"in production: {escape(str(served))}")
+    return 0 if all_ready and served.version is not None else 1
+
+
+def _print_block(console: Console, title: str, text: str) -> None:
+    console.rule(title, align="left")
+    console.print(text.rstrip(), markup=False, highlight=False)

@@ -1,0 +1,159 @@
+"""Where the stack of one machine listens and where it keeps its state."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""The checkout: workspace.yaml, feature_repo and the environments stand here."""
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+class StackError(Exception):
+    """The stack cannot do what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports on loopback, one per listener."""
+
+    dagster: int = 3000
+    mlflow: int = 5000
+    gateway: int = 8080
+    triton_http: int = 8000
+    triton_grpc: int = 8001
+    triton_metrics: int = 8002
+
+    def named(self) -> dict[str, int]:
+        """Environment variable that sets each port -> the port."""
+        return {f"{field.name.upper()}_PORT": getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """Everything that distinguishes one running stack from another on the same machine."""
+
+    state_dir: Path
+    ports: Ports
+    triton_env: Path
+    """Virtual environment that holds the server binary; it plays NVIDIA's container."""
+    python: Path
+    """Interpreter of the pipeline, the gateway, MLflow and Dagster."""
+    external_triton: str | None = None
+    """Address of a Triton that runs elsewhere, such as in a container, with this state
+    directory's model repository mounted; None starts the embedded one."""
+    external_triton_grpc: str = ""
+    """HOST:PORT of that Triton's gRPC; empty: models are loaded over HTTP."""
+
+    @property
+    def triton_url(self) -> str:
+        """HTTP address of Triton."""
+        return self.external_triton or f"http://{LOOPBACK}:{self.ports.triton_http}"
+
+    @property
+    def triton_grpc_url(self) -> str:
+        """HOST:PORT of Triton's gRPC, over which models are loaded; empty when not known."""
+        if self.external_triton is None:
+            return f"{LOOPBACK}:{self.ports.triton_grpc}"
+        return self.external_triton_grpc
+
+    @property
+    def listening(self) -> dict[str, int]:
+        """Environment variable -> port, for every port that the stack itself will take."""
+        named = self.ports.named()
+        if self.external_triton is None:
+            return named
+        return {name: port for name, port in named.items() if not name.startswith("TRITON_")}
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of the MLflow server and its pages."""
+        return f"http://{LOOPBACK}:{self.ports.mlflow}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Address of the gateway."""
+        return f"http://{LOOPBACK}:{self.ports.gateway}"
+
+    @property
+    def dagster_url(self) -> str:
+        """Address of the Dagster webserver."""
+        return f"http://{LOOPBACK}:{self.ports.dagster}"
+
+    @property
+    def model_repository(self) -> Path:
+        """Triton's model repository."""
+        return self.state_dir / "model-repository"
+
+    @property
+    def source_path(self) -> Path:
+        """The CSV file that the chain starts from."""
+        return self.state_dir / "source" / "iris.csv"
+
+    @property
+    def proof_dir(self) -> Path:
+        """Where `serving_proof` keeps its evidence."""
+        return self.state_dir / "proof"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance directory."""
+        return self.state_dir / "dagster"
+
+    @property
+    def logs(self) -> Path:
+        """One log file per service."""
+        return self.state_dir / "logs"
+
+    @property
+    def run_dir(self) -> Path:
+        """Process ids, locks and rendered configuration of the running stack."""
+        return self.state_dir / "run"
+
+
+def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSettings:
+    """Read the documented variables (`DAGSTER_PORT`, ..., `STATE_DIR`, `TRITON_URL`).
+
+    Raises:
+        StackError: a port that is no port, or one that two services claim.
+    """
+    ports = Ports(
+        **{
+            field.name: _port(environ, f"{field.name.upper()}_PORT", int(field.default))  # type: ignore[arg-type] # every field of Ports has an int default
+            for field in fields(Ports)
+        }
+    )
+    _no_port_twice(ports)
+    return StackSettings(
+        state_dir=_path(environ, "STATE_DIR", root / ".local"),
+        ports=ports,
+        triton_env=_path(environ, "TRITON_ENV", root / ".venv-triton"),
+        python=Path(sys.executable),
+        external_triton=environ.get("TRITON_URL") or None,
+        external_triton_grpc=environ.get("TRITON_GRPC_URL", ""),
+    )
+
+
+def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
+    value = environ.get(name)
+    return Path(value).expanduser().absolute() if value else default
+
+
+def _port(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise StackError(f"{name}={text!r} is no port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _no_port_twice(ports: Ports) -> None:
+    claimed: dict[int, str] = {}
+    for name, port in ports.named().items():
+        if port in claimed:
+            raise StackError(f"{name} and {claimed[port]} are both {port}: give each its own port")
+        claimed[port] = name

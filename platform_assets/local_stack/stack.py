@@ -1,0 +1,297 @@
+"""Start, watch and stop the services of one state directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from platform_assets.local_stack.processes import (
+    Service,
+    environment,
+    services,
+)
+from platform_assets.local_stack.settings import LOOPBACK, StackError, StackSettings
+from platform_assets.local_stack.supervision import ProcessState, Supervisor, socket_path
+
+_START_DEADLINE_S: Final = 120.0
+_HOPELESS_AFTER_STARTS: Final = 4
+_POLL_S: Final = 0.2
+
+_AWKWARD: Final = re.compile(r"""[\s'"\\$`&|;<>()*?\[\]{}!#~%]""")
+
+Progress = Callable[[str, str], None]
+"""Called with (service, what it is doing) on each change."""
+
+
+class Stack:
+    """The services of one state directory, owned by this process."""
+
+    def __init__(
+        self,
+        settings: StackSettings,
+        environ: Mapping[str, str],
+        parts: Sequence[Service] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._services = services(settings, time.time()) if parts is None else parts
+        self._supervisor = Supervisor(settings)
+        self._environ = environ
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, progress: Progress) -> None:
+        """Start every service in order and return when all are ready.
+
+        Raises:
+            StackError: a port is taken, or a service did not become ready in time; the message
+                names it and ends with its last log lines. What was started is stopped again.
+        """
+        refuse_awkward_path(self._settings)
+        refuse_ports_in_use(self._settings)
+        prepare_state(self._settings)
+        environ = environment(
+            self._settings, self._environ, stack_secrets(self._settings, self._environ)
+        )
+        socket_path(self._settings.state_dir).unlink(missing_ok=True)
+        self._process = self._supervisor.launch(self._services, environ)
+        try:
+            self._wait(self._supervisor.alive, "supervisord", time.monotonic() + 20)
+            for wave in sorted({service.wave for service in self._services}):
+                self._start_wave([s for s in self._services if s.wave == wave], progress)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_wave(self, wave: Sequence[Service], progress: Progress) -> None:
+        deadline = time.monotonic() + _START_DEADLINE_S
+        for service in wave:
+            self._supervisor.start(service.name)
+            progress(service.name, "starting")
+        for service in wave:
+            began = time.monotonic()
+            self._wait(service.ready, service.name, deadline)
+            progress(service.name, f"ready after {time.monotonic() - began:.1f} s")
+
+    def _wait(self, ready: Callable[[], bool], name: str, deadline: float) -> None:
+        starts: set[int] = set()
+        while not ready():
+            state = self._supervisor.states().get(name)
+            starts |= {state.started_at} if state and state.started_at else set()
+            if len(starts) >= _HOPELESS_AFTER_STARTS:
+                raise StackError(
+                    f"{name} ended {len(starts) - 1} times while it was starting. "
+                    f"The end of its log:\n{tail(self.log_of(name))}"
+                )
+            if self._process is not None and self._process.poll() is not None:
+                raise StackError(
+                    "supervisord ended while the stack was starting:\n"
+                    + tail(self._settings.logs / "supervisord.out")
+                )
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"{name} did not become ready within {_START_DEADLINE_S:.0f} s. "
+                    f"The end of its log:\n{tail(self.log_of(name))}"
+                )
+            time.sleep(_POLL_S)
+
+    def states(self) -> dict[str, ProcessState]:
+        """What supervisord says of each service."""
+        return self._supervisor.states()
+
+    def log_of(self, name: str) -> Path:
+        """Log file of a service."""
+        return self._settings.logs / f"{name}.log"
+
+    @property
+    def alive(self) -> bool:
+        """Whether supervisord still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """Stop every service in reverse order, killing what does not end in its grace time."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
+        self._process = None
+        socket_path(self._settings.state_dir).unlink(missing_ok=True)
+
+
+def prepare_state(settings: StackSettings) -> None:
+    """Create the folders and files that the services expect; keep what is there."""
+    from platform_assets.features.sample_data import write_iris_source
+
+    for folder in (
+        settings.model_repository,
+        settings.proof_dir,
+        settings.dagster_home,
+        settings.logs,
+        settings.run_dir,
+        settings.state_dir / "mlflow" / "artifacts",
+        settings.state_dir / "gateway",
+        settings.state_dir / "feast",
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    # A start begins with empty logs, so that what they end with is of this start.
+    for log in settings.logs.glob("*.log"):
+        log.replace(log.with_suffix(".log.previous"))
+    instance = Path(__file__).with_name("dagster.yaml").read_text()
+    (settings.dagster_home / "dagster.yaml").write_text(instance)
+    if not settings.source_path.exists():
+        write_iris_source(settings.source_path)
+
+
+def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return this state directory's secrets, made on first use and readable by the owner alone.
+
+    A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`.
+
+    Whoever may read the arguments of the server's process (this user and root) can read
+    Triton's control key there.
+    """
+    from platform_assets.local_stack.triton_server import control_key
+
+    token = _kept_secret(settings.state_dir / "secrets" / "gateway-control-token")
+    key = control_key(settings.state_dir)
+    if settings.external_triton is not None:
+        key = environ.get("TRITON_CONTROL_KEY") or key
+    return {
+        "TRITON_CONTROL_KEY": key,
+        "GATEWAY_CONTROL_TOKEN": token,
+    }
+
+
+def _kept_secret(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+def refuse_awkward_path(settings: StackSettings) -> None:
+    """Refuse a state directory whose path a server could not use.
+
+    Triton starts its Python worker by an unquoted shell command, and supervisord expands `%`.
+
+    Raises:
+        StackError: naming the path and the character.
+    """
+    awkward = _AWKWARD.search(str(settings.state_dir))
+    if awkward is not None:
+        raise StackError(
+            f"the state directory {settings.state_dir} has {awkward.group()!r} in its path, which "
+            "Triton's Python backend or supervisord cannot use. Nothing was started. Choose "
+            "another one: make up STATE_DIR=/a/plain/path"
+        )
+
+
+def refuse_ports_in_use(settings: StackSettings) -> None:
+    """Refuse to start when a port is taken.
+
+    Raises:
+        StackError: naming each taken port, its variable, and who holds it where that can be told.
+    """
+    taken = [
+        f"{name}={port} is in use by {_holder(port)}"
+        for name, port in settings.listening.items()
+        if not _free(port)
+    ]
+    if taken:
+        first = taken[0].partition("=")[0]
+        raise StackError(
+            "; ".join(taken)
+            + f". Nothing was started. Stop it, or choose another port: make up {first}=NUMBER"
+        )
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a connection that lingers after its server's end holds nothing up.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    import psutil
+
+    pids = [
+        connection.pid
+        for connection in psutil.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr
+        and connection.laddr.port == port
+        and connection.pid
+    ]
+    if not pids:
+        return "a process of another user"
+    try:
+        return f"{psutil.Process(pids[0]).name()} (pid {pids[0]})"
+    except psutil.Error:
+        return f"pid {pids[0]}"
+
+
+@contextmanager
+def sole_owner(settings: StackSettings) -> Iterator[None]:
+    """Hold the state directory; two stacks never share one.
+
+    Raises:
+        StackError: another process holds it; the message names the process.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.run_dir / "stack.pid"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise StackError(
+                f"a stack with this state directory runs already (pid {file.read().strip()}). "
+                "Look at it with `make status`, stop it with `make down`, or start another one "
+                "with its own STATE_DIR and ports."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def owner_pid(settings: StackSettings) -> int | None:
+    """Process that holds the state directory, None when nobody does."""
+    path = settings.run_dir / "stack.pid"
+    if not path.exists():
+        return None
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = file.read().strip()
+            return int(text) if text.isdecimal() else None
+    return None
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """Return the last lines of a log; says so when there is none."""
+    if not path.exists():
+        return f"(no log at {path})"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

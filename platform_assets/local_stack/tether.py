@@ -1,0 +1,185 @@
+"""Run one command so that nothing of it outlives the process that started this one.
+
+`python -m platform_assets.local_stack.tether [--grace SECONDS] [--parent PID] -- CMD ARGS...`
+
+The tether notices the death of its parent (also by `kill -9`), asks the command to stop and
+kills what is left after the grace period: children, grandchildren and daemons that left their
+session alike, since the kernel hands every orphan among its descendants to the tether. It ends
+with the command's own exit code, 128 + n when signal n ended it. Linux only.
+
+Kept to the standard library, because it stands before every server that the stack starts;
+psutil is imported only when something has to be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+# The kernel also sends the parent-death signal when only the parent's *thread* that started
+# us ends. A signal of its own lets us tell that from a request to stop: we look at the parent.
+_PARENT_GONE: Final = signal.SIGRTMIN
+_PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_AWAITED: Final = frozenset({*_PASSED_ON, _PARENT_GONE, signal.SIGCHLD})
+
+_DEFAULT_GRACE_S: Final = 10.0
+_KILL_DEADLINE_S: Final = 5.0
+_NOT_STARTED: Final = 127
+_PARENT_LOST: Final = 128 + signal.SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command of `arguments` to its end and return the exit code described above."""
+    options = _parse(arguments)
+    parent = os.getppid() if options.parent is None else options.parent
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    _prctl(_PR_SET_PDEATHSIG, _PARENT_GONE)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # A parent that died before the first prctl sends no signal, so look once after it.
+    if os.getppid() != parent:
+        return _PARENT_LOST
+    child = _start(options.command)
+    code = _watch(child, parent, options.grace)
+    _kill_descendants()
+    return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tether", description="Run a command; leave nothing of it behind."
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=_DEFAULT_GRACE_S,
+        metavar="SECONDS",
+        help="time between the request to stop and SIGKILL (default %(default)s)",
+    )
+    parser.add_argument(
+        "--parent",
+        type=int,
+        metavar="PID",
+        help="process to die with; given by a caller that may die before this one has started",
+    )
+    parser.add_argument("command", nargs="+", metavar="CMD")
+    return parser.parse_args(arguments)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def _start(command: Sequence[str]) -> int:
+    tether = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _become(command, tether)
+    return child
+
+
+def _become(command: Sequence[str], tether: int) -> NoReturn:
+    """In the forked child: die with the tether, then turn into the command."""
+    try:
+        # Its own process group: Ctrl-C in a terminal must reach it once, through us.
+        os.setpgid(0, 0)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != tether:
+            os._exit(_PARENT_LOST)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        # Python ignores these; a server expects the system's defaults.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        os.execvp(command[0], list(command))  # noqa: S606  # no shell is wanted
+    except OSError as error:
+        print(f"tether: cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(_NOT_STARTED)
+
+
+def _watch(child: int, parent: int, grace_s: float) -> int:
+    """Pass signals on until the child has ended; return its exit code."""
+    kill_at: float | None = None
+    while True:
+        code = _reap(child)
+        if code is not None:
+            return code
+        wait_s = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
+        received = signal.sigtimedwait(_AWAITED, wait_s)
+        if received is None:
+            if kill_at is not None and time.monotonic() >= kill_at:
+                _signal(child, signal.SIGKILL)
+                kill_at = time.monotonic() + _KILL_DEADLINE_S
+            continue
+        if received.si_signo == _PARENT_GONE:
+            if os.getppid() == parent:
+                continue
+            _signal(child, signal.SIGTERM)
+        elif received.si_signo in _PASSED_ON:
+            _signal(child, received.si_signo)
+        else:
+            continue
+        if kill_at is None:
+            kill_at = time.monotonic() + grace_s
+
+
+def _reap(child: int) -> int | None:
+    """Collect all ended descendants that are ours to collect; the child's exit code if it ended."""
+    found: int | None = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            found = code if code >= 0 else 128 - code
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _kill_descendants() -> None:
+    """SIGKILL every descendant, again and again until no fork slipped through."""
+    deadline = time.monotonic() + _KILL_DEADLINE_S
+    while not _childless():
+        import psutil
+
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            _signal(process.pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(process.pid) for process in left)
+            print(f"tether: could not kill processes {pids}", file=sys.stderr, flush=True)
+            return
+        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+
+def _childless() -> bool:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

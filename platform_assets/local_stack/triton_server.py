@@ -1,0 +1,265 @@
+"""Start the real Triton Inference Server out of a Python environment, without a container.
+
+`python -m platform_assets.local_stack.triton_server --env DIR --repository DIR --state-dir DIR
+--http-port N --grpc-port N --metrics-port N [--control-key-file FILE]`
+
+turns into `tritonserver` (exec), so that whoever supervises it holds the server itself and each
+restart computes anew which models are to come back. The environment plays the part of NVIDIA's
+container: it holds the package `nvidia-pytriton` (server binary and python backend) and ONNX
+Runtime, and nothing of this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Final
+
+from platform_assets.local_stack.healing import leave_out_broken_versions
+from platform_assets.local_stack.settings import LOOPBACK, StackError
+from platform_assets.local_stack.triton_package import (
+    TritonPackage,
+    locate_package,
+    prepare_backends,
+)
+from platform_assets.resources.triton_api import CONTROL_HEADER, LOCKED_APIS
+
+CONFIG_FILE: Final = "config.pbtxt"
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # where the kernel puts it, not a choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where Triton listens: one address, three TCP ports."""
+
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    address: str = LOOPBACK
+
+
+def triton_arguments(
+    *,
+    repository: PurePath,
+    models: Sequence[str],
+    control_key: str,
+    listen: Listen,
+    backends: PurePath | None = None,
+    shared_memory_prefix: str | None = None,
+    exit_timeout_s: int = 10,
+) -> tuple[str, ...]:
+    """Return the options of `tritonserver` (without the program itself).
+
+    Args:
+        repository: the model repository.
+        models: names to load at start. Never `*`: what is not named was not verified.
+        control_key: secret that opens the locked APIs. It stands in the process arguments,
+            readable by every local user who may see the process.
+        listen: address and ports.
+        backends: folder of backends; None keeps the server's own.
+        shared_memory_prefix: how the python backend names its shared memory; None where the
+            C++ backend runs.
+        exit_timeout_s: how long a stopping server waits for requests in flight.
+    """
+    locked = ",".join(LOCKED_APIS)
+    options = [
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        # One candidate that failed must not make a server unready that serves all the others.
+        "--strict-readiness=false",
+        "--exit-on-error=false",
+        f"--exit-timeout-secs={exit_timeout_s}",
+        f"--http-address={listen.address}",
+        f"--http-port={listen.http_port}",
+        f"--grpc-address={listen.address}",
+        f"--grpc-port={listen.grpc_port}",
+        "--allow-metrics=true",
+        "--allow-gpu-metrics=false",
+        f"--metrics-address={listen.address}",
+        f"--metrics-port={listen.metrics_port}",
+        f"--http-restricted-api={locked}:{CONTROL_HEADER}={control_key}",
+        f"--grpc-restricted-protocol={locked}:{CONTROL_HEADER}={control_key}",
+        "--log-format=ISO8601",
+    ]
+    if backends is not None:
+        options.append(f"--backend-directory={backends}")
+    if shared_memory_prefix is not None:
+        options += [
+            f"--backend-config={backend},shm-region-prefix-name={shared_memory_prefix}"
+            for backend in ("python", "onnxruntime")
+        ]
+    return tuple(options)
+
+
+def triton_environment(
+    package: TritonPackage, env: Path, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment variables of the server.
+
+    `env/bin` leads the PATH: that is how an embedded Python finds its own environment.
+    """
+    kept = {k: v for k, v in inherited.items() if k not in {"PYTHONHOME", "PYTHONPATH"}}
+    libraries = [str(package.libraries), str(package.libpython)]
+    if inherited.get("LD_LIBRARY_PATH"):
+        libraries.append(inherited["LD_LIBRARY_PATH"])
+    return {
+        **kept,
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "PATH": f"{env / 'bin'}:{inherited.get('PATH', os.defpath)}",
+        "VIRTUAL_ENV": str(env),
+        "PYTHONNOUSERSITE": "1",
+    }
+
+
+def models_to_load(repository: Path) -> tuple[str, ...]:
+    """Names of the models whose configuration was persisted, that is, verified."""
+    if not repository.is_dir():
+        return ()
+    return tuple(
+        sorted(
+            entry.name
+            for entry in repository.iterdir()
+            if not entry.name.startswith(".") and (entry / CONFIG_FILE).is_file()
+        )
+    )
+
+
+def control_key_file(state_dir: Path) -> Path:
+    """Where the secret of a state directory is kept."""
+    return state_dir / "secrets" / "triton-control-key"
+
+
+def control_key(state_dir: Path) -> str:
+    """Return the secret that opens Triton's locked APIs, making it (mode 0600) the first time.
+
+    Raises:
+        StackError: the file is there but holds no key.
+    """
+    file = control_key_file(state_dir)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not file.exists():
+        descriptor, staged = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(secrets.token_urlsafe(32) + "\n")
+        # A link makes the file whole at once, or leaves the one that somebody else made first.
+        with contextlib.suppress(FileExistsError):
+            os.link(staged, file)
+        Path(staged).unlink()
+    return _read_key(file)
+
+
+def _read_key(file: Path) -> str:
+    try:
+        key = file.read_text().strip()
+    except OSError as error:
+        raise StackError(f"Triton's control key {file} cannot be read: {error}") from error
+    # Triton's option splits at these characters and would lock nothing with such a key.
+    if len(key) < 16 or any(character in key for character in " :=,\n"):
+        raise StackError(
+            f"{file} holds no control key (16 characters or more, none of ' :=,'): remove the "
+            "file, a new key is made at the next start"
+        )
+    return key
+
+
+def shared_memory_prefix(state_dir: Path) -> str:
+    """How the python backend of this state directory names its shared memory regions."""
+    digest = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()
+    return f"triton_{digest[:16]}_"
+
+
+def remove_stale_shared_memory(state_dir: Path) -> int:
+    """Delete the regions that a killed server of `state_dir` left; return how many.
+
+    Only one server runs on a state directory at a time, so none of them is in use.
+    """
+    count = 0
+    for region in _SHARED_MEMORY.glob(f"{shared_memory_prefix(state_dir)}*"):
+        region.unlink(missing_ok=True)
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonCommand:
+    """A program to execute: `argv` (the program first) and its whole environment."""
+
+    argv: tuple[str, ...]
+    environ: dict[str, str]
+
+
+def prepare(
+    *,
+    env: Path,
+    repository: Path,
+    state_dir: Path,
+    listen: Listen,
+    key_file: Path | None = None,
+    inherited: Mapping[str, str],
+) -> TritonCommand:
+    """Make everything ready for a start and return the command.
+
+    Raises:
+        StackError: something is missing; the message says what to do.
+    """
+    package = locate_package(env)
+    key = control_key(state_dir) if key_file is None else _read_key(key_file)
+    repository.mkdir(parents=True, exist_ok=True)
+    backends = prepare_backends(package, state_dir)
+    remove_stale_shared_memory(state_dir)
+    for model_name, reason in leave_out_broken_versions(repository):
+        print(f"{model_name}: left out, since {reason}", file=sys.stderr, flush=True)
+    options = triton_arguments(
+        repository=repository,
+        models=models_to_load(repository),
+        control_key=key,
+        listen=listen,
+        backends=backends,
+        shared_memory_prefix=shared_memory_prefix(state_dir),
+    )
+    return TritonCommand(
+        argv=(str(package.binary), *options),
+        environ=triton_environment(package, env, inherited),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare and become `tritonserver`; returns only when that is impossible."""
+    parser = argparse.ArgumentParser(prog="triton_server", description="Become tritonserver.")
+    parser.add_argument("--env", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
+    for port in ("http", "grpc", "metrics"):
+        parser.add_argument(f"--{port}-port", type=int, required=True, metavar="N")
+    parser.add_argument("--control-key-file", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    try:
+        command = prepare(
+            env=options.env.absolute(),
+            repository=options.repository.absolute(),
+            state_dir=options.state_dir.absolute(),
+            listen=Listen(
+                http_port=options.http_port,
+                grpc_port=options.grpc_port,
+                metrics_port=options.metrics_port,
+            ),
+            key_file=options.control_key_file,
+            inherited=os.environ,
+        )
+        os.execve(command.argv[0], list(command.argv), command.environ)  # noqa: S606
+    except (StackError, OSError) as error:
+        print(f"Triton was not started: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
