@@ -1,0 +1,126 @@
+"""The first half of the chain, for tests: from a source file to a registered version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from platform_assets.features.assets import feature_assets
+from platform_assets.features.checks import feature_checks
+from platform_assets.features.sample_data import write_iris_source
+from platform_assets.features.spec import IRIS, ModelSpec
+from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.source import SourceResource
+from platform_assets.training.assets import training_assets
+from platform_assets.training.checks import training_checks
+from tests.servers import ROOT
+
+NOBODY = "http://127.0.0.1:9"
+FEATURE_ASSETS = ("features", "online_features")
+TRAINING_ASSETS = ("trained_model", "registered_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run did: values by asset, checks by "asset.check", failures by step."""
+
+    success: bool
+    values: dict[str, Any]
+    checks: dict[str, dg.AssetCheckEvaluation]
+    failures: dict[str, str]
+    metadata: dict[str, dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Chain:
+    """One state directory with a source file, and the resources that belong to it."""
+
+    home: Path
+    feast: FeastResource
+    mlflow: MlflowResource
+    spec: ModelSpec
+    instance: dg.DagsterInstance
+
+    @property
+    def source(self) -> Path:
+        """The source file."""
+        return self.home / "iris.csv"
+
+    def run(
+        self, *assets: str, run_config: dict[str, Any] | None = None, checks: bool = True
+    ) -> Outcome:
+        """Materialize these assets (default: all) with their checks, in this process."""
+        definitions: Sequence[Any] = [
+            *feature_assets(self.spec),
+            *training_assets(self.spec),
+            *(feature_checks(self.spec) if checks else []),
+            *(training_checks(self.spec) if checks else []),
+        ]
+        selection = dg.AssetSelection.assets(*(assets or FEATURE_ASSETS + TRAINING_ASSETS))
+        result = dg.materialize(
+            definitions,
+            selection=selection,
+            resources={
+                "source": SourceResource(path=str(self.source)),
+                "feast": self.feast,
+                "mlflow": self.mlflow,
+                # Values of an earlier run, kept where the next one finds them.
+                "io_manager": dg.FilesystemIOManager(base_dir=str(self.home / "values")),
+            },
+            instance=self.instance,
+            run_config=run_config,
+            raise_on_error=False,
+        )
+        return outcome_of(result)
+
+
+def new_chain(
+    home: Path, *, mlflow_url: str = NOBODY, redis: str = "", spec: ModelSpec = IRIS
+) -> Chain:
+    """Return a chain on a fresh state directory with the sample source."""
+    write_iris_source(home / "iris.csv")
+    return Chain(
+        home=home,
+        feast=FeastResource(
+            repo_path=str(ROOT / "feature_repo"),
+            state_dir=str(home / "feast"),
+            online_store="redis" if redis else "sqlite",
+            redis=redis,
+        ),
+        mlflow=MlflowResource(tracking_uri=mlflow_url),
+        spec=spec,
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+
+
+def outcome_of(result: dg.ExecuteInProcessResult) -> Outcome:
+    """What a person would see of a run."""
+    values: dict[str, Any] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    for event in result.all_events:
+        if event.is_step_materialization:
+            made = event.step_materialization_data.materialization
+            name = made.asset_key.to_user_string()
+            values[name] = result.output_for_node(name)
+            metadata[name] = dict(made.metadata)
+    checks = {
+        f"{one.asset_key.to_user_string()}.{one.check_name}": one
+        for one in result.get_asset_check_evaluations()
+    }
+    return Outcome(result.success, values, checks, failures_of(result), metadata)
+
+
+def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """What each failed step said."""
+    failures: dict[str, str] = {}
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            said = data.user_failure_data and data.user_failure_data.description
+            failures[str(event.step_key)] = said or data.error_display_string
+    return failures

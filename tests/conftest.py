@@ -1,0 +1,67 @@
+"""Servers that many tests share; tests that break a server run their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.full_platform import Platform, run_platform
+from tests.onnx_models import telltale, write_entry
+from tests.servers import (
+    RunningMlflow,
+    RunningRedis,
+    RunningTriton,
+    run_mlflow,
+    run_redis,
+    run_triton,
+)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """An empty Triton model repository of the test's own."""
+    path = tmp_path / "repository"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RunningRedis]:
+    """A Redis of the test's own: it may be stopped, killed and filled with anything."""
+    with run_redis(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    """A Triton that serves versions 1 and 2 of the default model; leave it as you found it."""
+    home = tmp_path_factory.mktemp("triton")
+    write_entry(home / "repository", DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})
+    with run_triton(home / "repository", home) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def shared_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMlflow]:
+    """An MLflow server; use names of your own in it."""
+    with run_mlflow(tmp_path_factory.mktemp("mlflow")) as mlflow:
+        yield mlflow
+
+
+@pytest.fixture(scope="session")
+def shared_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """Every server of the platform on one state directory; leave all of them running."""
+    with run_platform(tmp_path_factory.mktemp("platform")) as platform:
+        yield platform
+
+
+@pytest.fixture
+def platform(shared_platform: Platform) -> Platform:
+    """A platform with a version in production."""
+    if shared_platform.production() is None:
+        outcome = shared_platform.run()
+        assert outcome.failures == {}
+    return shared_platform

@@ -1,0 +1,70 @@
+"""The gateway is light, touches nothing at import, and describes itself truly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from serving_gateway.main import create_app
+from serving_gateway.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    *("dagster", "mlflow", "sklearn", "pandas", "numpy", "pyarrow", "onnx", "tritonclient"),
+    *("platform_assets", "feast"),
+)
+IMPORTS = """
+import os, sys
+environment = dict(os.environ)
+os.environ.clear()
+import serving_gateway.main, serving_gateway.server, serving_gateway.__main__
+serving_gateway.main.create_app(serving_gateway.main.Settings())
+print(*[name for name in {heavy!r} if name in sys.modules])
+"""
+
+
+def test_a_fresh_interpreter_loads_nothing_heavy() -> None:
+    code = IMPORTS.format(heavy=HEAVY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_every_setting_is_documented() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_a_wrong_setting_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving_gateway"],
+        env={"GATEWAY_PORT": "http", "GATEWAY_TRITON_URL": "triton"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "GATEWAY_PORT:" in done.stderr
+    assert "GATEWAY_TRITON_URL:" in done.stderr
+
+
+def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
+    from fastapi import FastAPI
+
+    app = create_app(Settings(state_dir=tmp_path))
+    control = app._control
+    assert isinstance(control, FastAPI)
+    page = control.openapi()
+    assert set(page["paths"]) == {
+        *("/health", "/ready", "/models", "/shadow", "/metrics", "/predict", "/traffic"),
+        *("/variant/{alias}/reload", "/variant/{alias}/rollback"),
+    }
+    schemas = page["components"]["schemas"]
+    text = str(page)
+    for name in ("PredictRequest", "PredictAnswer", "ErrorAnswer", "ReloadRequest", "Models"):
+        assert name in schemas
+    for reference in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert reference in schemas

@@ -1,0 +1,266 @@
+"""The platform as a person on one machine has it: up, a browser, a crash, down, demo."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from platform_assets.local_stack.http import answers_ok, post_json
+from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
+from platform_assets.local_stack.supervision import Supervisor
+from platform_assets.resources.triton import TritonResource
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.servers import free_port, wait_until
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CHAIN_DEADLINE_S = 300
+ROW = {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "a client"}
+
+
+@dataclass(slots=True)
+class Laptop:
+    """A running `make up`, and what a person can see of it."""
+
+    settings: StackSettings
+    environ: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    def predict(self) -> dict[str, Any]:
+        return post_json(f"{self.settings.gateway_url}/predict", ROW)
+
+    def version(self) -> int:
+        return int(self.predict()["version"])
+
+    def ready(self) -> bool:
+        return answers_ok(f"{self.settings.gateway_url}/ready")
+
+    def triton(self) -> TritonResource:
+        key = (self.settings.state_dir / "secrets" / "triton-control-key").read_text()
+        return TritonResource(url=self.settings.triton_url, control_key=key.strip())
+
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.settings)
+
+    def graphql(self, query: str) -> dict[str, Any]:
+        answer = post_json(f"{self.settings.dagster_url}/graphql", {"query": query}, 30)
+        return dict(answer["data"])
+
+
+@dataclass(slots=True)
+class Client:
+    """Asks for predictions at a steady rate and writes down what it got."""
+
+    url: str
+    per_second: int = 50
+    versions: list[int] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def ask() -> None:
+            with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as client:
+                while not over.wait(1 / self.per_second):
+                    try:
+                        answer = client.post("/predict", json=ROW)
+                        answer.raise_for_status()
+                        self.versions.append(answer.json()["version"])
+                    except httpx.HTTPError as error:
+                        self.failures.append(repr(error))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def run_stack(command: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "platform_assets.local_stack.tether", "--grace", "60"),
+                *("--", sys.executable, "-m", "platform_assets.local_stack", command),
+            ],
+            env=environ,
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    names = ("DAGSTER", "MLFLOW", "GATEWAY", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "STATE_DIR": str(tmp_path_factory.mktemp("laptop") / "state"),
+        **{f"{name}_PORT": str(free_port()) for name in names},
+    }
+
+
+@pytest.fixture(scope="module")
+def laptop(environ: dict[str, str]) -> Iterator[Laptop]:
+    settings = stack_settings(environ)
+    log = settings.state_dir.with_name("up.log")
+    process = run_stack("up", environ, log)
+
+    def up() -> bool:
+        assert process.poll() is None, log.read_text()
+        return "Ctrl-C stops everything" in log.read_text()
+
+    try:
+        wait_until(up, CHAIN_DEADLINE_S, "the stack to be up and something in production")
+        yield Laptop(settings, environ, process)
+    finally:
+        process.terminate()
+        process.wait(90)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def test_up_takes_raw_data_to_production(laptop: Laptop) -> None:
+    assert laptop.version() == 1
+    assert laptop.ready()
+    log = laptop.settings.state_dir.with_name("up.log").read_text()
+    assert "In production: version 1" in log
+    assert laptop.settings.dagster_url in log
+
+
+def test_status_tells_what_runs_and_what_is_in_production(laptop: Laptop) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "platform_assets.local_stack", "status"],
+        env=laptop.environ,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "in production: version 1" in done.stdout
+
+
+def test_the_control_apis_of_triton_are_locked(laptop: Laptop) -> None:
+    index = f"{laptop.settings.triton_url}/v2/repository/index"
+    assert httpx.post(index, trust_env=False).status_code == 403
+    secret = laptop.settings.state_dir / "secrets" / "triton-control-key"
+    assert secret.stat().st_mode & 0o077 == 0
+
+
+def test_the_chain_launched_in_the_browser_moves_production_without_a_failed_request(
+    laptop: Laptop, page: Page
+) -> None:
+    before = laptop.version()
+    client = Client(laptop.settings.gateway_url)
+    with client.asking():
+        page.goto(f"{laptop.settings.dagster_url}/locations/platform/jobs/full_chain")
+        page.get_by_role("button", name="Materialize all").click()
+        page.get_by_text("Launched run").wait_for()
+        wait_until(lambda: newest_run(laptop) == "SUCCESS", CHAIN_DEADLINE_S, "the run to succeed")
+        answered = len(client.versions)
+        wait_until(lambda: len(client.versions) > answered + 50, 30, "answers after the switch")
+
+    assert client.failures == []
+    assert set(client.versions) == {before, before + 1}
+    assert client.versions == sorted(client.versions)
+    assert client.versions[-1] == before + 1
+    assert laptop.triton().ready_versions(DEFAULT_MODEL) == (before, before + 1)
+    page.goto(f"{laptop.settings.dagster_url}/assets/triton_serving_state?view=checks")
+    for check in ("triton_ready", "triton_parity", "triton_latency"):
+        page.get_by_text(check, exact=True).first.wait_for()
+    assert page.get_by_text("Succeeded", exact=True).count() == 3
+
+
+def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> None:
+    before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
+    server = process_of(laptop, "triton", "tritonserver")
+    server.kill()
+    wait_until(lambda: not laptop.ready(), 10, "/ready to tell that Triton is gone")
+    answer = httpx.post(f"{laptop.settings.gateway_url}/predict", json=ROW, trust_env=False)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    wait_until(laptop.ready, 60, "/ready again")
+    assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready
+    assert laptop.version() == before
+
+
+def test_the_drift_sensor_gives_back_a_version_that_somebody_unloaded(laptop: Laptop) -> None:
+    before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
+    laptop.triton().unload(DEFAULT_MODEL)
+    wait_until(lambda: not laptop.ready(), 10, "/ready to tell that the version is gone")
+    wait_until(laptop.ready, 150, "the sensor's run to reconcile Triton")
+    assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready
+    assert laptop.version() == before
+
+
+@pytest.mark.timeout(600)
+def test_demo_resumes_the_state_proves_the_next_version_and_leaves_nothing_running(
+    laptop: Laptop,
+) -> None:
+    before = laptop.version()
+    family = psutil.Process(laptop.process.pid).children(recursive=True)
+    subprocess.run(
+        [sys.executable, "-m", "platform_assets.local_stack", "down"],
+        env=laptop.environ,
+        cwd=ROOT,
+        check=True,
+    )
+    assert laptop.process.wait(60) == 0
+    assert [process for process in family if process.is_running()] == []
+
+    log = laptop.settings.state_dir.with_name("demo.log")
+    demo = run_stack("demo", laptop.environ, log)
+    assert demo.wait(CHAIN_DEADLINE_S) == 0, log.read_text()
+    proof = log.read_text()
+    for version in (before, before + 1):
+        assert f'{{"name":"best_model","version":"{version}","state":"READY"}}' in proof
+    assert re.search(rf"Proved: version {before + 1} \(run [0-9a-f]{{32}}\)", proof)
+    for part in ("reload_variant_A.json", "GET /health", "GET /models", "POST /predict"):
+        assert part in proof
+    assert not any(map(answers_ok, (laptop.settings.gateway_url, laptop.settings.mlflow_url)))
+
+
+def newest_run(laptop: Laptop) -> str:
+    found = laptop.graphql("{runsOrError(limit: 1) {... on Runs {results {status}}}}")
+    status = str(found["runsOrError"]["results"][0]["status"])
+    assert status not in {"FAILURE", "CANCELED"}
+    return status
+
+
+def process_of(laptop: Laptop, service: str, name: str) -> psutil.Process:
+    tether = psutil.Process(laptop.supervisor().states()[service].pid)
+    return next(p for p in tether.children(recursive=True) if p.name() == name)

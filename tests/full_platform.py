@@ -1,0 +1,170 @@
+"""The whole platform for tests: every real server, and the code location run in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from platform_assets.definitions import defs
+from platform_assets.features.sample_data import write_iris_source
+from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.proof import ProofFolder
+from platform_assets.resources.source import SourceResource
+from platform_assets.resources.triton import TritonResource
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.chain import Outcome, failures_of, outcome_of
+from tests.integration.gateway_harness import RunningGateway, run_gateway
+from tests.servers import ROOT, RunningMlflow, RunningTriton, run_mlflow, run_triton
+
+TOKEN = "control-token-of-the-tests"
+TO_ENTRY = (
+    "features",
+    "online_features",
+    "trained_model",
+    "registered_model",
+    "onnx_model",
+    "triton_model_entry",
+)
+SERVING = ("triton_serving_state", "gateway_reload", "serving_proof")
+
+
+@dataclass(slots=True)
+class Platform:
+    """One state directory, its servers and the resources that reach them."""
+
+    home: Path
+    triton: RunningTriton
+    mlflow: RunningMlflow
+    gateway: RunningGateway
+    instance: dg.DagsterInstance
+    resources: dict[str, Any]
+
+    @property
+    def repository(self) -> ModelRepository:
+        """Triton's repository."""
+        found = self.resources["model_repository"]
+        assert isinstance(found, ModelRepository)
+        return found
+
+    @property
+    def triton_client(self) -> TritonResource:
+        """Triton as the assets see it."""
+        found = self.resources["triton"]
+        assert isinstance(found, TritonResource)
+        return found
+
+    def run(
+        self,
+        *assets: str,
+        run_config: dict[str, Any] | None = None,
+        checks: bool = True,
+        **resources: Any,
+    ) -> Outcome:
+        """Materialize these assets (default: the whole chain) with their checks.
+
+        `resources` stand in for those of the platform.
+        """
+        chosen = dg.AssetSelection.assets(*(assets or TO_ENTRY + SERVING))
+        selection = chosen if checks else chosen.without_checks()
+        return self._materialize(selection, run_config, resources)
+
+    def check(self, asset: str, name: str, **resources: Any) -> dg.AssetCheckEvaluation:
+        """Evaluate one check of what was materialized last, as the UI's Execute does."""
+        key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+        outcome = self._materialize(dg.AssetSelection.checks(key), None, resources)
+        return outcome.checks[f"{asset}.{name}"]
+
+    def job(self, name: str) -> dg.JobDefinition:
+        """A job of the code location with the platform's resources."""
+        own = dg.Definitions(
+            assets=defs.assets,
+            asset_checks=defs.asset_checks,
+            jobs=defs.jobs,
+            resources=self.resources,
+        )
+        return own.resolve_job_def(name)
+
+    def reconcile(self) -> dict[str, str]:
+        """Run the reconcile job; return its failures by step."""
+        job = self.job("reconcile_serving_job")
+        result = job.execute_in_process(instance=self.instance, raise_on_error=False)
+        return failures_of(result)
+
+    def _materialize(
+        self, selection: dg.AssetSelection, run_config: Any, resources: dict[str, Any]
+    ) -> Outcome:
+        result = dg.materialize(
+            [*(defs.assets or []), *(defs.asset_checks or [])],  # type: ignore[list-item] # what defs holds is what materialize takes
+            selection=selection,
+            resources={**self.resources, **resources},
+            instance=self.instance,
+            run_config=run_config,
+            raise_on_error=False,
+        )
+        return outcome_of(result)
+
+    def production(self) -> int | None:
+        """Version that the gateway routes A to and Triton has READY."""
+        slot = self.gateway.models()["effective"].get("A")
+        return None if slot is None or not slot["ready"] else int(slot["version"])
+
+    def generation(self) -> int:
+        """Generation of the routing record."""
+        return int(self.gateway.models()["routing"]["generation"])
+
+    def ready(self) -> tuple[int, ...]:
+        """READY versions by Triton's index."""
+        return self.triton_client.ready_versions(DEFAULT_MODEL)
+
+    def answering_version(self) -> int:
+        """Version that answers a prediction now."""
+        answer = self.gateway.predict()
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["version"])
+
+
+@contextlib.contextmanager
+def run_platform(home: Path) -> Iterator[Platform]:
+    """Run Triton, MLflow and a gateway on a fresh state directory with the sample source."""
+    (home / "repository").mkdir(parents=True)
+    write_iris_source(home / "iris.csv")
+    with (
+        run_triton(home / "repository", home / "triton") as triton,
+        run_mlflow(home) as mlflow,
+        run_gateway(
+            home,
+            triton.http_url,
+            env={"GATEWAY_MLFLOW_URL": mlflow.url, "GATEWAY_CONTROL_TOKEN": TOKEN},
+        ) as gateway,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        gateway.client.headers["authorization"] = f"Bearer {TOKEN}"
+        yield Platform(
+            home=home,
+            triton=triton,
+            mlflow=mlflow,
+            gateway=gateway,
+            instance=instance,
+            resources={
+                "source": SourceResource(path=str(home / "iris.csv")),
+                "feast": FeastResource(
+                    repo_path=str(ROOT / "feature_repo"), state_dir=str(home / "feast")
+                ),
+                "mlflow": MlflowResource(tracking_uri=mlflow.url),
+                "triton": TritonResource(
+                    url=triton.http_url, grpc_url=triton.grpc_url, control_key=triton.control_key
+                ),
+                "model_repository": ModelRepository(root=str(home / "repository")),
+                "gateway": GatewayResource(urls=gateway.url, control_token=TOKEN),
+                "proof_folder": ProofFolder(root=str(home / "proof")),
+                "io_manager": dg.FilesystemIOManager(base_dir=str(home / "values")),
+            },
+        )

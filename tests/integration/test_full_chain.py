@@ -1,0 +1,254 @@
+"""From raw data to production, and everything that must keep a version out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.serving.loading import persisted_versions
+from platform_assets.serving.promotion import GATES, SERVING_STATE
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.full_platform import SERVING, TO_ENTRY, Platform
+
+CHECKS = 15
+
+
+@pytest.fixture
+def candidate(platform: Platform) -> int:
+    """A version that is packaged and not loaded."""
+    outcome = platform.run(*TO_ENTRY)
+    assert outcome.success, outcome.failures
+    version = outcome.values["triton_model_entry"].version
+    assert version not in platform.ready()
+    return int(version)
+
+
+def test_raw_data_becomes_a_proved_production_version(shared_platform: Platform) -> None:
+    shared = shared_platform
+    before = shared.production()
+    outcome = shared.run()
+
+    assert outcome.failures == {}
+    assert len(outcome.checks) == CHECKS
+    assert all(check.passed for check in outcome.checks.values())
+    assert [name for name, check in outcome.checks.items() if not check.blocking] == [
+        "triton_serving_state.triton_latency"
+    ]
+    version = outcome.values["gateway_reload"].version
+    assert version == (before or 0) + 1
+    assert shared.answering_version() == shared.production() == version
+    assert shared.resources["mlflow"].alias_version(DEFAULT_MODEL, "production") == version
+    assert persisted_versions(shared.repository, DEFAULT_MODEL) == shared.ready()
+    proof = shared.home / "proof" / "latest"
+    reload = json.loads((proof / "reload_variant_A.json").read_text())
+    assert (reload["status"], reload["version"]) == ("success", version)
+    index = (proof / "triton_ready_and_repo_index.txt").read_text()
+    assert f'{{"name":"best_model","version":"{version}","state":"READY"}}' in index
+    assert "holds: True" in (proof / "prediction_parity.txt").read_text()
+    assert "http_requests_total" in (proof / "gateway_health_models_metrics.txt").read_text()
+
+
+def test_the_former_production_stays_ready_and_the_one_before_is_retired(
+    platform: Platform,
+) -> None:
+    versions = [platform.run().values["gateway_reload"].version for _ in range(2)]
+    assert platform.ready() == tuple(versions)
+    assert persisted_versions(platform.repository, DEFAULT_MODEL) == tuple(versions)
+    rolled_back = platform.gateway.client.post("/variant/A/rollback")
+    assert rolled_back.status_code == 200, rolled_back.text
+    assert platform.answering_version() == versions[0]
+    # A rollback pins; the pipeline says so instead of moving production silently.
+    refused = platform.run("gateway_reload")
+    assert "pinned" in refused.failures["gateway_reload"]
+    assert "with unpin: true" in refused.failures["gateway_reload"]
+    assert platform.answering_version() == versions[0]
+    config = {"ops": {"gateway_reload": {"config": {"unpin": True}}}}
+    assert platform.run("gateway_reload", run_config=config).success
+    assert platform.answering_version() == versions[1]
+
+
+def test_a_retried_switch_changes_nothing(platform: Platform) -> None:
+    generation = platform.generation()
+    outcome = platform.run(*SERVING)
+    assert outcome.success, outcome.failures
+    assert not outcome.values["gateway_reload"].answer.changed
+    assert platform.generation() == generation
+
+
+def test_a_model_damaged_between_entry_and_load_never_reaches_production(
+    platform: Platform, candidate: int
+) -> None:
+    before = platform.production()
+    config = platform.repository.persisted_config(DEFAULT_MODEL)
+    path = platform.repository.path(DEFAULT_MODEL, candidate) / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+
+    outcome = platform.run(*SERVING)
+
+    ready = outcome.checks["triton_serving_state.triton_ready"]
+    assert not ready.passed
+    assert "changed or truncated" in (ready.description or "")
+    assert not outcome.success
+    assert "gateway_reload" not in outcome.values
+    assert platform.answering_version() == platform.production() == before
+    assert platform.repository.persisted_config(DEFAULT_MODEL) == config
+    # Launched alone, the switch asks for itself.
+    alone = platform.run("gateway_reload")
+    assert f"does not report version {candidate}" in alone.failures["gateway_reload"]
+    assert platform.answering_version() == before
+    platform.triton.restart()
+    platform.gateway.wait_ready()
+    assert platform.answering_version() == before
+
+
+def test_a_version_that_answers_otherwise_than_trained_never_reaches_production(
+    platform: Platform, candidate: int
+) -> None:
+    before = platform.production()
+    mlflow = platform.resources["mlflow"]
+    run_id = mlflow.version(DEFAULT_MODEL, candidate).run_id
+    evaluation = mlflow.evaluation_set(run_id)
+    other = write_evaluation(
+        evaluation.features,
+        evaluation.label_true,
+        (evaluation.labels + 1) % 3,
+        evaluation.probabilities,
+    )
+    mlflow.log_artifact_bytes(run_id, EVALUATION_ARTIFACT, other)
+
+    outcome = platform.run(*SERVING)
+
+    assert outcome.checks["triton_serving_state.triton_ready"].passed
+    assert not outcome.checks["triton_serving_state.triton_parity"].passed
+    assert "gateway_reload" not in outcome.values
+    assert candidate in platform.ready()
+    assert platform.answering_version() == before
+    # The version is READY, so only the gates' own record can stop a run of the switch alone.
+    alone = platform.run("gateway_reload")
+    assert "triton_parity: failed" in alone.failures["gateway_reload"]
+    assert platform.answering_version() == before
+
+
+def test_a_version_whose_gates_never_ran_is_not_switched_to(
+    platform: Platform, candidate: int
+) -> None:
+    before = platform.production()
+    assert platform.run("triton_serving_state", checks=False).success
+    alone = platform.run("gateway_reload")
+    assert "did not run on this load" in alone.failures["gateway_reload"]
+    assert candidate in platform.ready()
+    assert platform.answering_version() == before
+
+
+def test_a_run_that_is_only_queued_does_not_hide_the_verdicts(platform: Platform) -> None:
+    """Dagster plans the checks of a run when it is created, long before they are evaluated."""
+    assert platform.run("triton_serving_state").success
+    planned = platform.job("serving_chain")
+    platform.instance.create_run_for_job(planned)
+    latest = platform.instance.get_latest_asset_check_evaluation_record(
+        dg.AssetCheckKey(SERVING_STATE, GATES[0])
+    )
+    assert latest is not None
+    assert latest.status.value == "PLANNED"
+    assert platform.run("gateway_reload").success
+
+
+def test_the_switch_without_triton_fails_clearly_and_changes_nothing(platform: Platform) -> None:
+    generation, before = platform.generation(), platform.production()
+    platform.triton.kill()
+    try:
+        outcome = platform.run("gateway_reload")
+    finally:
+        platform.triton.restart()
+    message = outcome.failures["gateway_reload"]
+    assert "roduction was not switched" in message
+    assert "bring Triton back" in message
+    assert platform.generation() == generation
+    platform.gateway.wait_ready()
+    assert platform.answering_version() == before
+
+
+def test_loading_without_triton_fails_and_a_retry_continues(
+    platform: Platform, candidate: int
+) -> None:
+    platform.triton.kill()
+    try:
+        outcome = platform.run(*SERVING)
+    finally:
+        platform.triton.restart()
+    assert f"ersion {candidate} was not loaded" in outcome.failures["triton_serving_state"]
+    assert "production still is" in outcome.failures["triton_serving_state"]
+    platform.gateway.wait_ready()
+    assert platform.run(*SERVING).success
+    assert platform.answering_version() == candidate
+
+
+def test_the_switch_without_a_gateway_fails_and_a_retry_continues(
+    platform: Platform, candidate: int
+) -> None:
+    platform.gateway.process.kill()
+    try:
+        outcome = platform.run(*SERVING)
+    finally:
+        platform.gateway.process.restart()
+    assert "does not answer" in outcome.failures["gateway_reload"]
+    assert platform.run("gateway_reload", "serving_proof").success
+    assert platform.answering_version() == candidate
+
+
+def test_packaging_without_mlflow_fails_and_a_retry_continues(platform: Platform) -> None:
+    assert platform.run(*TO_ENTRY[:4]).success
+    platform.mlflow.process.stop()
+    try:
+        outcome = platform.run("onnx_model", "triton_model_entry")
+    finally:
+        platform.mlflow.process.start()
+    assert "was not recorded" in outcome.failures["onnx_model"]
+    assert "bring MLflow back" in outcome.failures["onnx_model"]
+    assert platform.run("onnx_model", "triton_model_entry").success
+
+
+def test_a_version_directory_with_other_content_is_never_overwritten(platform: Platform) -> None:
+    outcome = platform.run(*TO_ENTRY[:5])
+    version = outcome.values["onnx_model"].version
+    folder = platform.repository.path(DEFAULT_MODEL, version)
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"somebody else's")
+    refused = platform.run("triton_model_entry")
+    assert "exists already and holds something else" in refused.failures["triton_model_entry"]
+    assert [entry.name for entry in folder.iterdir()] == ["model.onnx"]
+    assert (folder / "model.onnx").read_bytes() == b"somebody else's"
+
+
+def test_registered_and_trained_of_different_runs_are_not_mixed(platform: Platform) -> None:
+    assert platform.run("features", "online_features", "trained_model").success
+    outcome = platform.run("onnx_model")
+    assert "materialize registered_model" in outcome.failures["onnx_model"]
+
+
+def test_launch_options_reach_the_configuration_on_disk(platform: Platform) -> None:
+    config = {
+        "ops": {
+            "triton_model_entry": {
+                "config": {"enable_dynamic_batching": True, "triton_instance_group_count": 2}
+            }
+        }
+    }
+    assert platform.run(*TO_ENTRY, run_config=config).success
+    assert platform.run(*SERVING).success
+    text = platform.repository.persisted_config(DEFAULT_MODEL) or ""
+    assert "dynamic_batching" in text
+    assert "count: 2" in text
+
+
+def test_the_proof_of_each_run_is_kept(platform: Platform) -> None:
+    folder = platform.home / "proof"
+    first = Path(platform.run(*SERVING).values["serving_proof"])
+    second = Path(platform.run(*SERVING).values["serving_proof"])
+    assert first != second
+    assert first.is_dir()
+    assert (folder / "latest").resolve() == second.resolve()

@@ -1,0 +1,206 @@
+"""The gateway while the Redis that keeps its record is lost, hangs or lies: I8, I9, I12."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from serving_gateway.contract import DEFAULT_MODEL, RoutingRecord
+from tests.integration.gateway_harness import Client, RunningGateway, run_gateway, serve_versions
+from tests.onnx_models import telltale, write_entry
+from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until
+
+KEY = f"gateway:{{{DEFAULT_MODEL}}}:routing"
+
+
+@pytest.fixture
+def gateway(
+    tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
+) -> Iterator[RunningGateway]:
+    """A gateway on Redis that routes A to version 1."""
+    with on_redis(tmp_path, shared_triton, redis) as running:
+        running.routed(1)
+        yield running
+
+
+@contextlib.contextmanager
+def on_redis(
+    state_dir: Path, triton: RunningTriton, redis: RunningRedis, **settings: str
+) -> Iterator[RunningGateway]:
+    env = {"GATEWAY_REDIS_URL": redis.url, **settings}
+    with run_gateway(state_dir, triton.http_url, env=env) as running:
+        yield running
+
+
+def stored(redis: RunningRedis) -> RoutingRecord:
+    from redis import Redis
+
+    with Redis.from_url(redis.url) as client:
+        return msgspec.json.decode(client.get(KEY) or b"", type=RoutingRecord)
+
+
+def put(redis: RunningRedis, content: bytes) -> None:
+    from redis import Redis
+
+    with Redis.from_url(redis.url) as client:
+        client.set(KEY, content)
+
+
+def assert_refused_for_the_store(answer: httpx.Response, version: int) -> None:
+    body = answer.json()
+    assert (answer.status_code, body["code"]) == (503, "store_unavailable"), answer.text
+    assert "Redis at 127.0.0.1" in body["error"]
+    assert body["still_served"] == {"A": version}
+    assert answer.headers["retry-after"]
+
+
+def test_a_killed_redis_fails_no_request_and_gets_back_what_it_lost(
+    gateway: RunningGateway, redis: RunningRedis
+) -> None:
+    with Client(gateway.url) as client:
+        client.waits_for(lambda answer: answer == (200, 1))
+        redis.process.kill()
+        assert_refused_for_the_store(gateway.reload(version=2, run_id="run-2"), 1)
+        assert_refused_for_the_store(gateway.traffic("off", 0), 1)
+        wait_until(lambda: gateway.models()["routing"]["store_problem"], 5, "the problem is seen")
+        assert gateway.ready()
+        redis.process.start()  # as empty as a cache without persistence starts
+        wait_until(lambda: not gateway.models()["routing"]["store_problem"], 5, "Redis is back")
+        assert stored(redis).generation == 1
+        gateway.routed(2)
+        client.waits_for(lambda answer: answer == (200, 2))
+    assert {status for status, _ in client.answers} == {200}
+
+
+def test_a_stopped_redis_delays_no_request_and_no_refused_change_happens_later(
+    gateway: RunningGateway, redis: RunningRedis
+) -> None:
+    redis.process.signal(signal.SIGSTOP)
+    try:
+        with Client(gateway.url, pause_s=0.002) as client:
+            for _ in range(3):
+                started = time.monotonic()
+                assert_refused_for_the_store(gateway.reload(version=2, run_id="run-2"), 1)
+                assert time.monotonic() - started < 1.5
+            client.waits_for(lambda answer: answer == (200, 1))
+        assert {status for status, _ in client.answers} == {200}
+        assert max(client.seconds) < 0.3
+    finally:
+        redis.process.signal(signal.SIGCONT)
+    wait_until(lambda: not gateway.models()["routing"]["store_problem"], 5, "Redis is back")
+    # None of the refused reloads happened after all.
+    assert stored(redis).generation == 1
+    gateway.routed(2)
+
+
+def test_a_stopped_redis_does_not_delay_the_look_at_triton(
+    tmp_path: Path, repository: Path, redis: RunningRedis
+) -> None:
+    write_entry(repository, DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})
+    with (
+        run_triton(repository, tmp_path) as triton,
+        on_redis(tmp_path, triton, redis, GATEWAY_STORE_SECONDS="5") as gateway,
+    ):
+        gateway.routed(1)
+        redis.process.signal(signal.SIGSTOP)
+        try:
+            # Nobody asks the gateway for a prediction: only its own look can notice.
+            assert serve_versions(triton, 2).status_code == 200
+            started = time.monotonic()
+            wait_until(lambda: not gateway.ready(), 5, "the retired version is noticed")
+            assert time.monotonic() - started < 1.2
+            assert serve_versions(triton, 1, 2).status_code == 200
+            wait_until(gateway.ready, 5, "the version that is back is noticed")
+        finally:
+            redis.process.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"schema":99}', b'{"model_name":"other","schema":1}'])
+def test_a_record_that_cannot_be_trusted_is_refused_and_the_last_good_one_kept(
+    gateway: RunningGateway, redis: RunningRedis, content: bytes
+) -> None:
+    put(redis, content)
+    wait_until(lambda: gateway.models()["routing"]["store_problem"], 5, "the problem is seen")
+    assert gateway.ready()
+    assert gateway.predict().json()["version"] == 1
+    refused = gateway.reload(version=2, run_id="run-2")
+    assert (refused.status_code, refused.json()["code"]) == (503, "record_refused")
+
+
+def test_a_start_without_the_store_and_without_a_snapshot_is_not_ready(
+    tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
+) -> None:
+    redis.process.kill()
+    with on_redis(tmp_path, shared_triton, redis) as gateway:
+        answer = gateway.client.get("/ready")
+        assert answer.status_code == 503
+        assert "Redis at 127.0.0.1" in answer.text
+        assert gateway.predict().status_code == 503
+        redis.process.start()
+        wait_until(lambda: "nothing was ever reloaded" in gateway.client.get("/ready").text, 5, "")
+        gateway.routed(1)
+        assert gateway.ready()
+
+
+def test_a_start_without_the_store_resumes_what_triton_still_confirms(
+    tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
+) -> None:
+    with on_redis(tmp_path, shared_triton, redis) as gateway:
+        gateway.routed(2)
+        snapshot = gateway.state_dir / f"snapshot-{DEFAULT_MODEL}.json"
+        wait_until(snapshot.exists, 5, "the snapshot is kept")
+    redis.process.signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with on_redis(tmp_path, shared_triton, redis) as gateway:
+            assert time.monotonic() - started < 8
+            assert gateway.ready()
+            assert gateway.predict().json()["version"] == 2
+            assert gateway.models()["routing"]["store_problem"]
+    finally:
+        redis.process.signal(signal.SIGCONT)
+
+
+def test_a_start_without_the_store_is_not_ready_where_triton_disagrees_with_the_snapshot(
+    tmp_path: Path, repository: Path, redis: RunningRedis
+) -> None:
+    write_entry(repository, DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})
+    with run_triton(repository, tmp_path) as triton:
+        with on_redis(tmp_path, triton, redis) as gateway:
+            gateway.routed(1)
+            snapshot = gateway.state_dir / f"snapshot-{DEFAULT_MODEL}.json"
+            wait_until(snapshot.exists, 5, "the snapshot is kept")
+        redis.process.kill()
+        assert serve_versions(triton, 2).status_code == 200
+        with on_redis(tmp_path, triton, redis) as gateway:
+            answer = gateway.client.get("/ready")
+            assert answer.status_code == 503
+            assert "version 1" in answer.text
+            assert gateway.predict().status_code == 503
+            assert serve_versions(triton, 1, 2).status_code == 200
+            wait_until(gateway.ready, 5, "Triton agrees again")
+
+
+def test_a_snapshot_never_overrides_a_store_that_answers(
+    tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
+) -> None:
+    with on_redis(tmp_path, shared_triton, redis) as gateway:
+        gateway.routed(1)
+        gateway.routed(2)
+        snapshot = gateway.state_dir / f"snapshot-{DEFAULT_MODEL}.json"
+        wait_until(snapshot.exists, 5, "the snapshot is kept")
+    # Of another life of the store, in which more had happened.
+    kept = stored(redis)
+    variants = {"A": kept.previous["A"][0]}
+    old = msgspec.structs.replace(kept, generation=50, variants=variants)
+    snapshot.write_bytes(msgspec.json.encode(old))
+    with on_redis(tmp_path, shared_triton, redis) as gateway:
+        assert gateway.predict().json()["version"] == 2
+        assert stored(redis).generation == 2

@@ -1,0 +1,177 @@
+"""The keeper of the services: order, restart, clean stop, no orphan. Real supervisord."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from platform_assets.local_stack.http import answers_ok
+from platform_assets.local_stack.processes import Service
+from platform_assets.local_stack.settings import ROOT, StackError, StackSettings, stack_settings
+from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+from platform_assets.local_stack.supervision import socket_path
+from tests.servers import free_port, wait_until
+
+OWNER = """
+import os, signal, sys
+from tests.integration.test_local_stack import service
+from platform_assets.local_stack.settings import stack_settings
+from platform_assets.local_stack.stack import Stack
+stack = Stack(stack_settings(os.environ), os.environ, [service("only", 0, int(sys.argv[1]))])
+stack.start(lambda name, doing: None)
+print("started", flush=True)
+signal.pause()
+"""
+
+
+def service(name: str, wave: int, port: int) -> Service:
+    argv = (sys.executable, str(Path(__file__).with_name("leaving_server.py")), str(port))
+    url = f"http://127.0.0.1:{port}/"
+    return Service(name, wave, argv, url, partial(answers_ok, url), grace_s=2)
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    names = ("DAGSTER", "MLFLOW", "GATEWAY", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
+    return {
+        **os.environ,
+        "STATE_DIR": str(tmp_path / "state"),
+        **{f"{name}_PORT": str(free_port()) for name in names},
+    }
+
+
+@pytest.fixture
+def settings(environ: dict[str, str]) -> StackSettings:
+    return stack_settings(environ)
+
+
+@pytest.fixture
+def stack(
+    settings: StackSettings, environ: dict[str, str]
+) -> Iterator[tuple[Stack, list[Service]]]:
+    parts = [service("late", 1, free_port()), service("early", 0, free_port())]
+    stack = Stack(settings, environ, parts)
+    try:
+        yield stack, parts
+    finally:
+        stack.stop()
+
+
+def test_services_start_wave_by_wave_each_when_the_former_is_ready(
+    stack: tuple[Stack, list[Service]],
+) -> None:
+    running, _ = stack
+    events: list[tuple[str, str]] = []
+    running.start(lambda name, doing: events.append((name, doing.split()[0])))
+    assert events == [
+        ("early", "starting"),
+        ("early", "ready"),
+        ("late", "starting"),
+        ("late", "ready"),
+    ]
+
+
+def test_a_service_that_dies_is_restarted_and_what_it_left_is_gone(
+    stack: tuple[Stack, list[Service]],
+) -> None:
+    running, parts = stack
+    running.start(lambda name, doing: None)
+    tether = psutil.Process(running.states()["late"].pid)
+    server = tether.children()[0]
+    (left,) = server.children()
+    server.kill()
+    wait_until(lambda: not alive(left), 10, "the grandchild to be gone")
+    wait_until(parts[0].ready, 30, "the service to be back")
+    assert running.states()["late"].pid != tether.pid
+
+
+def test_stop_leaves_no_process_and_no_socket(
+    stack: tuple[Stack, list[Service]], settings: StackSettings
+) -> None:
+    running, parts = stack
+    running.start(lambda name, doing: None)
+    family = family_of(settings)
+    assert len(family) > len(parts)
+    running.stop()
+    assert [process for process in family if alive(process)] == []
+    assert not socket_path(settings.state_dir).exists()
+
+
+def test_killing_the_owner_outright_leaves_no_orphan(environ: dict[str, str]) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", OWNER, str(port)]
+    environ |= {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"started\n"
+        family = psutil.Process(owner.pid).children(recursive=True)
+        assert len(family) >= 4  # tether, supervisord, tether, service, grandchild
+        owner.kill()
+    wait_until(lambda: not any(map(alive, family)), 60, "all descendants to be gone")
+    assert not answers_ok(f"http://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["tether", "supervisord"])
+def test_killing_what_keeps_the_services_leaves_no_orphan(
+    stack: tuple[Stack, list[Service]], settings: StackSettings, victim: int
+) -> None:
+    running, _ = stack
+    running.start(lambda name, doing: None)
+    family = family_of(settings)
+    family[victim].kill()
+    wait_until(lambda: not any(map(alive, family)), 60, "all descendants to be gone")
+    assert not running.alive
+
+
+def test_a_port_in_use_is_refused_by_its_name_and_holder(
+    settings: StackSettings, stack: tuple[Stack, list[Service]]
+) -> None:
+    taken = socket.create_server(("127.0.0.1", settings.ports.mlflow))
+    with taken, pytest.raises(StackError) as refused:
+        stack[0].start(lambda name, doing: None)
+    message = str(refused.value)
+    assert f"MLFLOW_PORT={settings.ports.mlflow} is in use by" in message
+    assert str(os.getpid()) in message
+    assert not settings.run_dir.exists()
+
+
+def test_a_service_that_keeps_ending_is_named_with_its_log(
+    settings: StackSettings, environ: dict[str, str]
+) -> None:
+    argv = (sys.executable, "-c", "import sys; sys.exit('no licence')")
+    broken = Service("broken", 0, argv, "nowhere", lambda: False)
+    stack = Stack(settings, environ, [broken])
+    with pytest.raises(StackError, match=r"(?s)broken ended 3 times.*no licence"):
+        stack.start(lambda name, doing: None)
+    assert not stack.alive
+
+
+def test_one_state_directory_has_one_stack(settings: StackSettings) -> None:
+    with sole_owner(settings):
+        assert owner_pid(settings) == os.getpid()
+        with pytest.raises(StackError, match=f"pid {os.getpid()}"), sole_owner(settings):
+            pass
+    assert owner_pid(settings) is None
+
+
+def family_of(settings: StackSettings) -> list[psutil.Process]:
+    """The stack's tether, its supervisord, and all that they started."""
+    mine = str(settings.run_dir)
+    tether = next(p for p in psutil.Process().children() if mine in " ".join(p.cmdline()))
+    (supervisord,) = tether.children()
+    return [tether, supervisord, *supervisord.children(recursive=True)]
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

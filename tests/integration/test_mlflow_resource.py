@@ -1,0 +1,245 @@
+"""The registry on a real MLflow server: idempotent, quick to fail, never unpickling."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from platform_assets.features.spec import IRIS
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT
+from platform_assets.resources.mlflow import (
+    MlflowResource,
+    RegistryError,
+    RegistryNotFound,
+    RegistryUnavailable,
+)
+from platform_assets.resources.mlflow_client import open_client
+from platform_assets.resources.mlflow_runs import MODEL_URI_TAG
+from platform_assets.resources.records import RegisteredVersion
+from serving_gateway.contract import DATA_FINGERPRINT_TAG, RUN_ID_TAG, SIGNATURE_TAG, Signature
+from tests.servers import RunningMlflow, run_mlflow
+
+FINGERPRINT = "ab" * 32
+ROWS = np.eye(4, dtype=np.float32) * 10
+
+
+@pytest.fixture
+def mlflow(shared_mlflow: RunningMlflow) -> MlflowResource:
+    return MlflowResource(tracking_uri=shared_mlflow.url)
+
+
+@pytest.fixture
+def name() -> str:
+    """A model name that no other test uses."""
+    return f"model_{uuid.uuid4().hex[:8]}"
+
+
+def _trained_run(mlflow: MlflowResource, name: str) -> str:
+    from sklearn.linear_model import LogisticRegression
+
+    estimator = LogisticRegression().fit(ROWS, [0, 1, 2, 0])
+    with mlflow.run(name, "train") as run:
+        run.sklearn_model(estimator, name, IRIS.signature)
+    return run.run_id
+
+
+def _register(mlflow: MlflowResource, name: str, run_id: str) -> RegisteredVersion:
+    return mlflow.register(
+        name,
+        run_id,
+        signature=IRIS.signature,
+        data_fingerprint=FINGERPRINT,
+        metrics={"accuracy": 0.975},
+    )
+
+
+def test_a_run_is_registered_once_however_often_it_is_asked(
+    mlflow: MlflowResource, name: str
+) -> None:
+    run_id = _trained_run(mlflow, name)
+    first = _register(mlflow, name, run_id)
+    assert first == RegisteredVersion(name, 1, run_id, FINGERPRINT, IRIS.signature)
+    assert [_register(mlflow, name, run_id) for _ in range(2)] == [first, first]
+    assert _register(mlflow, name, _trained_run(mlflow, name)).version == 2
+    assert mlflow.version(name, 1) == first
+
+
+def test_a_version_carries_what_serving_needs_from_its_first_moment(
+    mlflow: MlflowResource, name: str
+) -> None:
+    run_id = _trained_run(mlflow, name)
+    version = _register(mlflow, name, run_id).version
+    tags = mlflow.version_tags(name, version)
+    assert tags[RUN_ID_TAG] == run_id
+    assert tags[DATA_FINGERPRINT_TAG] == FINGERPRINT
+    assert msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature) == IRIS.signature
+    assert tags["metric.accuracy"] == "0.975000"
+
+
+def test_the_kept_model_loads_again_and_answers_alike(mlflow: MlflowResource, name: str) -> None:
+    from mlflow.sklearn import load_model
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    run_id = _trained_run(mlflow, name)
+    client = open_client(mlflow.tracking_uri)
+    uri = client.get_run(run_id).data.tags[MODEL_URI_TAG]
+    found = client.get_logged_model(uri.removeprefix("models:/"))
+    assert found.source_run_id == run_id
+    files: Any = get_artifact_repository(found.artifact_location, mlflow.tracking_uri)
+    folder = files.download_artifacts("")
+    load: Any = load_model
+    assert load(folder).predict(ROWS).tolist() == [0, 1, 2, 0]
+    assert not list(Path(folder).rglob("*.pkl"))
+
+
+def test_tags_and_aliases_are_recorded_and_nothing_else_changes(
+    mlflow: MlflowResource, name: str
+) -> None:
+    version = _register(mlflow, name, _trained_run(mlflow, name))
+    mlflow.set_version_tags(name, 1, {"serving.onnx_sha256": "cd" * 32})
+    mlflow.set_alias(name, "production", 1)
+    assert mlflow.alias_version(name, "production") == 1
+    assert mlflow.alias_version(name, "other") is None
+    assert mlflow.version_tags(name, 1)["serving.onnx_sha256"] == "cd" * 32
+    assert mlflow.version(name, 1) == version
+
+
+def test_artifacts_come_back_byte_for_byte(mlflow: MlflowResource, name: str) -> None:
+    data = bytes(range(256)) * 1000
+    with mlflow.run(name, "run") as run:
+        run.artifact("deep/er/model.onnx", data)
+    mlflow.log_artifact_bytes(run.run_id, "top.bin", b"")
+    assert mlflow.artifact_bytes(run.run_id, "deep/er/model.onnx") == data
+    assert mlflow.artifact_bytes(run.run_id, "top.bin") == b""
+
+
+@pytest.mark.parametrize("path", ["../up.bin", "/etc/x", "", "a/../../b"])
+def test_an_artifact_path_cannot_leave_its_run(
+    mlflow: MlflowResource, name: str, path: str
+) -> None:
+    with mlflow.run(name, "run") as run, pytest.raises(RegistryError, match="not a relative path"):
+        run.artifact(path, b"x")
+
+
+def test_what_is_not_there_is_said_to_be_not_there(mlflow: MlflowResource, name: str) -> None:
+    with mlflow.run(name, "run") as run:
+        run.artifact("folder/file", b"x")
+    for ask in (
+        lambda: mlflow.version(name, 1),
+        lambda: mlflow.artifact_bytes(run.run_id, "none"),
+        lambda: mlflow.artifact_bytes(run.run_id, "folder"),
+        lambda: mlflow.artifact_bytes("0" * 32, "none"),
+        lambda: mlflow.set_alias(name, "production", 4),
+        lambda: _register(mlflow, name, "0" * 32),
+        lambda: _register(mlflow, name, run.run_id),
+    ):
+        with pytest.raises(RegistryNotFound):
+            ask()
+    assert mlflow.alias_version(name, "production") is None
+
+
+def test_a_version_that_others_registered_without_our_tags_is_refused_with_words(
+    mlflow: MlflowResource, name: str
+) -> None:
+    client = open_client(mlflow.tracking_uri)
+    run_id = _trained_run(mlflow, name)
+    client.create_registered_model(name)
+    uri = client.get_run(run_id).data.tags[MODEL_URI_TAG]
+    client.create_model_version(name, uri, run_id, model_id=uri.removeprefix("models:/"))
+    with pytest.raises(RegistryError, match="was not registered by this pipeline"):
+        mlflow.version(name, 1)
+
+
+class Hostile:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_hostile_pickle_in_the_registry_is_never_opened(
+    mlflow: MlflowResource, name: str, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    hostile = pickle.dumps(Hostile(trace))
+    run_id = _trained_run(mlflow, name)
+    for path in ("model/model.pkl", "model.onnx", EVALUATION_ARTIFACT):
+        mlflow.log_artifact_bytes(run_id, path, hostile)
+    _register(mlflow, name, run_id)
+    mlflow.version(name, 1)
+    assert mlflow.artifact_bytes(run_id, "model.onnx") == hostile
+    with pytest.raises(RegistryError, match="no evaluation set"):
+        mlflow.evaluation_set(run_id)
+    assert not trace.exists()
+    pickle.loads(hostile)
+    assert trace.exists(), "the trap would have worked"
+
+
+def test_a_run_ends_as_finished_or_as_failed(mlflow: MlflowResource, name: str) -> None:
+    client = open_client(mlflow.tracking_uri)
+    with mlflow.run(name, "good") as good:
+        pass
+    runs = []
+
+    def interrupted() -> None:
+        with mlflow.run(name, "parent") as parent:
+            runs.append(parent)
+            with mlflow.run(name, "child", parent=parent) as child:
+                runs.append(child)
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    status = [client.get_run(run.run_id).info.status for run in (good, *runs)]
+    assert status == ["FINISHED", "FAILED", "FAILED"]
+
+
+def test_only_abandoned_runs_of_the_model_are_closed(mlflow: MlflowResource, name: str) -> None:
+    client = open_client(mlflow.tracking_uri)
+    with mlflow.run(name, "first") as made:
+        experiment = made.experiment_id
+    ids = {
+        owner: client.create_run(experiment, tags=mlflow.owner_tags(model, owner)).info.run_id
+        for model, owner in ((name, "dead"), (name, "alive"), ("other", "dead too"))
+    }
+    assert mlflow.close_abandoned_runs(name, lambda owner: "dead" in owner) == [ids["dead"]]
+    status = {owner: client.get_run(run_id).info.status for owner, run_id in ids.items()}
+    assert status == {"dead": "FAILED", "alive": "RUNNING", "dead too": "RUNNING"}
+
+
+def test_a_server_that_dies_or_hangs_between_two_calls_is_known_within_seconds(
+    tmp_path: Path, name: str
+) -> None:
+    with run_mlflow(tmp_path) as server:
+        mlflow = MlflowResource(tracking_uri=server.url)
+        run_id = _trained_run(mlflow, name)
+        server.process.signal(signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(RegistryUnavailable):
+            mlflow.version_of_run(name, run_id)
+        assert time.monotonic() - started < 10
+        server.process.signal(signal.SIGCONT)
+
+        def cut_off() -> None:
+            with mlflow.run(name, "cut off") as run:
+                server.process.kill()
+                run.record(metrics={"accuracy": 1.0})
+
+        started = time.monotonic()
+        with pytest.raises(RegistryUnavailable):
+            cut_off()
+        assert time.monotonic() - started < 20
+        server.process.restart()
+        assert _register(mlflow, name, run_id).version == 1

@@ -1,0 +1,83 @@
+"""Giving back to Triton what it lost behind our back, on the real servers."""
+
+from __future__ import annotations
+
+from platform_assets.serving.loading import persisted_versions
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.full_platform import Platform
+from tests.onnx_models import telltale, write_version
+
+
+def test_nothing_to_do_is_no_failure(platform: Platform) -> None:
+    ready = platform.ready()
+    assert platform.reconcile() == {}
+    assert platform.ready() == ready
+
+
+def test_a_lost_version_is_given_back(platform: Platform) -> None:
+    before, ready = platform.production(), platform.ready()
+    platform.triton_client.unload(DEFAULT_MODEL)
+    assert platform.ready() == ()
+    assert platform.reconcile() == {}
+    assert platform.ready() == ready
+    platform.gateway.wait_ready()
+    assert platform.answering_version() == before
+
+
+def test_a_version_that_somebody_else_loaded_is_taken_away(platform: Platform) -> None:
+    ready, stranger = platform.ready(), 900
+    write_version(platform.triton.repository, DEFAULT_MODEL, stranger, telltale(stranger))
+    config = platform.triton_client.loaded_config(DEFAULT_MODEL, ready[0])
+    config["version_policy"] = {"specific": {"versions": [*ready, stranger]}}
+    platform.triton_client.load(DEFAULT_MODEL, config)
+    assert stranger in platform.ready()
+    assert platform.reconcile() == {}
+    assert platform.ready() == ready
+
+
+def test_one_damaged_version_does_not_keep_the_others_out(platform: Platform) -> None:
+    before, (damaged, production) = two_versions(platform)
+    damage(platform, damaged)
+    platform.triton_client.unload(DEFAULT_MODEL)
+
+    failures = platform.reconcile()
+
+    assert f"These versions cannot be given back: {damaged}" in failures["reconcile_serving"]
+    assert platform.ready() == persisted_versions(platform.repository, DEFAULT_MODEL)
+    assert platform.ready() == (production,)
+    platform.gateway.wait_ready()
+    assert platform.answering_version() == before == production
+    assert platform.reconcile() == {}
+
+
+def test_a_restart_with_one_damaged_version_brings_the_others_back(platform: Platform) -> None:
+    """Triton itself loads all versions that a policy names, or none of them."""
+    before, (damaged, production) = two_versions(platform)
+    damage(platform, damaged)
+    platform.triton.restart()
+    assert platform.ready() == (production,)
+    assert persisted_versions(platform.repository, DEFAULT_MODEL) == (production,)
+    platform.gateway.wait_ready()
+    assert platform.answering_version() == before
+
+
+def two_versions(platform: Platform) -> tuple[int | None, tuple[int, ...]]:
+    """Production, and it with its predecessor, both READY."""
+    outcome = platform.run()
+    assert outcome.success, outcome.failures
+    return platform.production(), platform.ready()
+
+
+def damage(platform: Platform, version: int) -> None:
+    path = platform.repository.path(DEFAULT_MODEL, version) / "model.onnx"
+    path.write_bytes(b"damaged")
+
+
+def test_without_triton_it_fails_and_says_what_to_do(platform: Platform) -> None:
+    platform.triton.kill()
+    try:
+        failures = platform.reconcile()
+    finally:
+        platform.triton.restart()
+    assert "bring Triton back" in failures["reconcile_serving"]
+    platform.gateway.wait_ready()

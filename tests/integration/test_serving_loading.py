@@ -1,0 +1,206 @@
+"""Loading a version beside those that serve, on a real Triton and a real repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from platform_assets.packaging.onnx_export import inspect_graph, sha256
+from platform_assets.packaging.records import PackagedVersion
+from platform_assets.packaging.triton_config import (
+    ServingOptions,
+    from_text,
+    model_config,
+    served_versions,
+    to_text,
+)
+from platform_assets.resources.model_repository import ModelRepository, Provenance
+from platform_assets.resources.triton import TritonResource, TritonUnavailable
+from platform_assets.serving.loading import load_beside, persisted_versions, retire
+from platform_assets.serving.reconcile import observed_drift
+from platform_assets.serving.records import ServingState
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.onnx_models import telltale
+from tests.servers import RunningTriton, run_triton
+
+ROW = {"features": np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)}
+
+
+class Serving:
+    """A Triton of the test's own with the resources that the assets use."""
+
+    def __init__(self, running: RunningTriton) -> None:
+        self.running = running
+        self.triton = TritonResource(url=running.http_url, control_key=running.control_key)
+        self.repository = ModelRepository(root=str(running.repository))
+
+    def package(self, version: int, options: ServingOptions | None = None) -> PackagedVersion:
+        graph = telltale(version)
+        summary = inspect_graph(graph)
+        digest = sha256(graph)
+        self.repository.package(
+            graph, Provenance(DEFAULT_MODEL, version, f"run-{version}", digest, "f", "test")
+        )
+        config = model_config(
+            DEFAULT_MODEL, summary.inputs, summary.outputs, [version], options or ServingOptions()
+        )
+        return PackagedVersion(DEFAULT_MODEL, version, f"run-{version}", digest, to_text(config))
+
+    def load(self, packaged: PackagedVersion) -> ServingState:
+        return load_beside(
+            packaged,
+            triton=self.triton,
+            repository=self.repository,
+            timeout_s=60,
+            log=lambda line: None,
+        )
+
+    def answer(self, version: int) -> int:
+        answer = self.triton.infer(DEFAULT_MODEL, version, ROW, ["label"])
+        return int(answer.outputs["label"].ravel()[0])
+
+    @property
+    def persisted(self) -> tuple[int, ...]:
+        return persisted_versions(self.repository, DEFAULT_MODEL)
+
+    @property
+    def ready(self) -> tuple[int, ...]:
+        return self.triton.ready_versions(DEFAULT_MODEL)
+
+
+@pytest.fixture
+def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
+    with run_triton(repository, tmp_path / "triton") as running:
+        yield Serving(running)
+
+
+def test_the_first_version_becomes_ready_and_is_persisted(serving: Serving) -> None:
+    state = serving.load(serving.package(1))
+    assert state.ready
+    assert (serving.ready, serving.persisted) == ((1,), (1,))
+    assert serving.answer(1) == 1
+
+
+def test_a_candidate_becomes_ready_beside_production(serving: Serving) -> None:
+    serving.load(serving.package(1))
+    state = serving.load(serving.package(2))
+    assert state.ready
+    assert state.ready_versions == (1, 2)
+    assert serving.persisted == (1, 2)
+    assert (serving.answer(1), serving.answer(2)) == (1, 2)
+
+
+def test_a_restarted_triton_serves_exactly_what_served(serving: Serving) -> None:
+    for version in (1, 2):
+        serving.load(serving.package(version))
+    serving.package(3)  # packaged, never loaded: it must not come up
+    serving.running.kill()
+    serving.running.restart()
+    assert serving.ready == (1, 2)
+
+
+def test_a_publisher_that_dies_before_ready_leaves_a_disk_that_restarts_well(
+    serving: Serving,
+) -> None:
+    serving.package(1)
+    serving.running.restart()
+    assert serving.ready == ()  # no config.pbtxt: nothing was verified
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a graph", None])
+def test_a_version_damaged_after_packaging_is_not_loaded(
+    serving: Serving, damage: bytes | None
+) -> None:
+    serving.load(serving.package(1))
+    config = serving.repository.persisted_config(DEFAULT_MODEL)
+    packaged = serving.package(2)
+    path = serving.repository.path(DEFAULT_MODEL, 2) / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+
+    state = serving.load(packaged)
+
+    assert not state.ready
+    assert "changed or truncated after packaging" in state.reason
+    assert (state.ready_versions, serving.ready) == ((1,), (1,))
+    assert serving.repository.persisted_config(DEFAULT_MODEL) == config
+    serving.running.restart()
+    assert serving.ready == (1,)
+    assert serving.answer(1) == 1
+
+
+def test_a_load_that_triton_refuses_leaves_everything_as_it_was(serving: Serving) -> None:
+    serving.load(serving.package(1))
+    config = serving.repository.persisted_config(DEFAULT_MODEL)
+    packaged = serving.package(2)
+    wrong = from_text(packaged.config_text)
+    wrong.output[0].name = "no_such_output"
+    refused = PackagedVersion(DEFAULT_MODEL, 2, "run-2", packaged.sha256, to_text(wrong))
+
+    state = serving.load(refused)
+
+    assert not state.ready
+    assert "no_such_output" in state.reason
+    assert serving.ready == (1,)
+    assert serving.answer(1) == 1
+    assert serving.repository.persisted_config(DEFAULT_MODEL) == config
+
+
+def test_a_broken_neighbour_does_not_keep_a_good_candidate_out(serving: Serving) -> None:
+    for version in (1, 2):
+        serving.load(serving.package(version))
+    serving.running.process.stop()
+    (serving.repository.path(DEFAULT_MODEL, 1) / "model.onnx").write_bytes(b"damaged")
+    serving.running.process.start()
+
+    state = serving.load(serving.package(3))
+
+    assert state.ready
+    assert serving.ready == (2, 3)
+    assert serving.persisted == (2, 3)
+
+
+def test_launch_options_reach_triton(serving: Serving) -> None:
+    state = serving.load(serving.package(1, ServingOptions(True, 2)))
+    assert state.ready
+    loaded = serving.triton.loaded_config(DEFAULT_MODEL, 1)
+    assert loaded["dynamic_batching"]["preferred_batch_size"] == [8, 16]
+    assert loaded["instance_group"][0]["count"] == 2
+
+
+def test_retiring_unloads_the_rest_and_persists_what_stays(serving: Serving) -> None:
+    for version in (1, 2, 3):
+        serving.load(serving.package(version))
+    retired = retire(DEFAULT_MODEL, [2, 3], triton=serving.triton, repository=serving.repository)
+    assert retired == (1,)
+    assert (serving.ready, serving.persisted) == ((2, 3), (2, 3))
+    assert serving.answer(2) == 2
+
+
+def test_drift_is_what_somebody_else_loaded_or_unloaded(serving: Serving) -> None:
+    assert observed_drift(DEFAULT_MODEL, serving.triton, serving.repository) is None
+    serving.load(serving.package(1))
+    assert not observed_drift(DEFAULT_MODEL, serving.triton, serving.repository)
+    serving.triton.unload(DEFAULT_MODEL)
+    found = observed_drift(DEFAULT_MODEL, serving.triton, serving.repository)
+    assert found is not None
+    assert found.lost == (1,)
+
+
+def test_triton_down_changes_nothing_on_disk(serving: Serving) -> None:
+    serving.load(serving.package(1))
+    config = serving.repository.persisted_config(DEFAULT_MODEL)
+    packaged = serving.package(2)
+    serving.running.kill()
+    with pytest.raises(TritonUnavailable):
+        serving.load(packaged)
+    assert serving.repository.persisted_config(DEFAULT_MODEL) == config
+
+
+def test_the_configuration_names_what_it_serves(serving: Serving) -> None:
+    serving.load(serving.package(5))
+    text = serving.repository.persisted_config(DEFAULT_MODEL)
+    assert text is not None
+    assert served_versions(from_text(text)) == (5,)

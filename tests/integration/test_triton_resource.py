@@ -1,0 +1,364 @@
+"""The Triton resource against a real Triton, and every foreign exception against its own kind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from geventhttpclient.response import (
+    HTTPConnectionClosed,
+    HTTPParseError,
+    HTTPProtocolViolationError,
+)
+from tritonclient.utils import InferenceServerException
+
+from platform_assets.resources.triton import (
+    TritonAnswerError,
+    TritonError,
+    TritonLocked,
+    TritonNotReady,
+    TritonRefused,
+    TritonResource,
+    TritonUnavailable,
+    VersionMismatch,
+)
+from platform_assets.resources.triton_failures import translated
+from serving_gateway.contract import DEFAULT_MODEL as MODEL
+from tests.onnx_models import string_echo, telltale, write_entry, write_version
+from tests.servers import LOOPBACK, RunningTriton, free_port, run_triton
+
+ROWS = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], dtype=np.float32)
+
+
+def resource(server: RunningTriton, *, grpc: bool = True) -> TritonResource:
+    return TritonResource(
+        url=server.http_url,
+        grpc_url=server.grpc_url if grpc else "",
+        control_key=server.control_key,
+    )
+
+
+@pytest.fixture
+def shared(shared_triton: RunningTriton) -> TritonResource:
+    return resource(shared_triton)
+
+
+@pytest.fixture
+def own(repository: Path, tmp_path: Path) -> Iterator[RunningTriton]:
+    """A Triton whose loaded versions the test may change."""
+    write_entry(repository, MODEL, {1: telltale(1)})
+    with run_triton(repository, tmp_path) as server:
+        yield server
+
+
+def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonResource) -> None:
+    assert shared.live()
+    assert shared.ready_versions(MODEL) == (1, 2)
+    assert [shared.version_ready(MODEL, version) for version in (1, 2, 3)] == [True, True, False]
+    assert [(e.name, e.version, e.state) for e in shared.index(MODEL)] == [
+        (MODEL, 1, "READY"),
+        (MODEL, 2, "READY"),
+    ]
+    assert shared.ready_versions("unknown") == ()
+
+
+def test_metadata_is_that_of_the_version(shared: TritonResource) -> None:
+    metadata = shared.metadata(MODEL, 2)
+    assert (metadata.name, metadata.version) == (MODEL, 2)
+    assert [(t.name, t.datatype, t.shape) for t in metadata.inputs] == [
+        ("features", "FP32", (-1, 4))
+    ]
+    assert {t.name for t in metadata.outputs} == {"label", "probabilities"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_inference_is_answered_by_the_version_that_was_asked(
+    shared: TritonResource, version: int
+) -> None:
+    answer = shared.infer(MODEL, version, {"features": ROWS}, ["label"])
+    assert answer.model_version == version
+    assert list(answer.outputs) == ["label"]
+    assert answer.outputs["label"].ravel().tolist() == [version, version]
+
+
+def test_without_named_outputs_all_come(shared: TritonResource) -> None:
+    assert set(shared.infer(MODEL, 1, {"features": ROWS}).outputs) == {"label", "probabilities"}
+
+
+def test_an_array_that_is_no_contiguous_row_order_is_sent_as_it_reads(
+    shared: TritonResource,
+) -> None:
+    columns = np.asfortranarray(ROWS)
+    expected = shared.infer(MODEL, 1, {"features": ROWS}).outputs["probabilities"]
+    got = shared.infer(MODEL, 1, {"features": columns}).outputs["probabilities"]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_another_version_in_the_answer_is_an_error_not_a_guess(
+    shared: TritonResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tritonclient.http import InferenceServerClient
+
+    real = InferenceServerClient.infer
+
+    def astray(self: InferenceServerClient, name: str, inputs: object, **options: object) -> object:
+        return real(self, name, inputs, **{**options, "model_version": "2"})
+
+    monkeypatch.setattr(InferenceServerClient, "infer", astray)
+    with pytest.raises(VersionMismatch, match=r"asked best_model version 1 .* version 2 answered"):
+        shared.infer(MODEL, 1, {"features": ROWS})
+
+
+@pytest.mark.parametrize("dtype", ["U8", "S8", "O"])
+def test_text_goes_out_and_comes_back_as_text(own: RunningTriton, dtype: str) -> None:
+    triton = resource(own)
+    write_entry(own.repository, "echo", {1: string_echo()})
+    triton.load("echo")
+    words = np.array([["a"], ["longer"]], dtype=dtype)
+    if dtype == "O":
+        words = np.array([["ä, ö\x00"], [""]], dtype=object)
+    answer = triton.infer("echo", 1, {"text": words})
+    expected = [[w.decode() if isinstance(w, bytes) else str(w) for w in row] for row in words]
+    assert answer.outputs["echo"].tolist() == expected
+
+
+def test_a_candidate_is_loaded_beside_production_and_retired_again(own: RunningTriton) -> None:
+    triton = resource(own)
+    write_version(own.repository, MODEL, 2, telltale(2))
+    config = triton.loaded_config(MODEL, 1)
+    config["version_policy"] = {"specific": {"versions": [1, 2]}}
+    triton.load(MODEL, config)
+    triton.wait_until_ready(MODEL, 2, timeout_s=20)
+    assert triton.ready_versions(MODEL) == (1, 2)
+    config["version_policy"] = {"specific": {"versions": [2]}}
+    triton.load(MODEL, config)
+    assert triton.ready_versions(MODEL) == (2,)
+    triton.unload(MODEL)
+    with pytest.raises(TritonNotReady, match="unloaded"):
+        triton.wait_until_ready(MODEL, 2, timeout_s=20)
+
+
+@pytest.mark.parametrize("grpc", [True, False], ids=["grpc", "http"])
+def test_a_failed_load_tells_tritons_reason_and_what_still_serves(
+    own: RunningTriton, grpc: bool
+) -> None:
+    triton = resource(own, grpc=grpc)
+    write_version(own.repository, MODEL, 2, b"not a model")
+    config = triton.loaded_config(MODEL, 1)
+    config["version_policy"] = {"specific": {"versions": [1, 2]}}
+    with pytest.raises(TritonRefused) as refused:
+        triton.load(MODEL, config)
+    assert refused.value.status in (400, 500)
+    assert "version 2" in refused.value.reason
+    assert triton.ready_versions(MODEL) == (1,)
+    with pytest.raises(TritonNotReady, match="Still READY: 1"):
+        triton.wait_until_ready(MODEL, 2, timeout_s=20)
+
+
+def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonResource) -> None:
+    with pytest.raises(TritonNotReady, match=r"version 9 is not READY.*Still READY: 1, 2"):
+        shared.wait_until_ready(MODEL, 9, timeout_s=0.2)
+
+
+@pytest.mark.parametrize("grpc", [True, False], ids=["grpc", "http"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda triton: triton.index(),
+        lambda triton: triton.load(MODEL),
+        lambda triton: triton.unload(MODEL),
+        lambda triton: triton.loaded_config(MODEL, 1),
+    ],
+)
+def test_a_wrong_control_key_opens_nothing(
+    shared_triton: RunningTriton, call: Callable[[TritonResource], object], grpc: bool
+) -> None:
+    address = shared_triton.grpc_url if grpc else ""
+    stranger = TritonResource(url=shared_triton.http_url, grpc_url=address, control_key="wrong")
+    with pytest.raises(TritonLocked, match="TRITON_CONTROL_KEY"):
+        call(stranger)
+    assert stranger.version_ready(MODEL, 1)
+    assert stranger.infer(MODEL, 1, {"features": ROWS}).model_version == 1
+
+
+def test_the_control_key_is_not_shown() -> None:
+    assert "hidden-secret" not in repr(TritonResource(url="http://x", control_key="hidden-secret"))
+
+
+def test_a_request_that_triton_refuses_keeps_its_own_words(shared: TritonResource) -> None:
+    with pytest.raises(TritonRefused, match="version 9 is not found"):
+        shared.infer(MODEL, 9, {"features": ROWS})
+    with pytest.raises(TritonRefused, match="wrong_name"):
+        shared.infer(MODEL, 1, {"wrong_name": ROWS})
+
+
+def test_use_from_several_threads_at_once(shared: TritonResource) -> None:
+    wrong: list[object] = []
+
+    def ask(version: int) -> None:
+        for _ in range(10):
+            answer = shared.infer(MODEL, version, {"features": ROWS})
+            if answer.outputs["label"].ravel().tolist() != [version, version]:
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=ask, args=(version,)) for version in (1, 2, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_nothing_listening_is_unavailable() -> None:
+    triton = TritonResource(url=f"http://{LOOPBACK}:{free_port()}", control_key="k")
+    assert not triton.live()
+    with pytest.raises(TritonUnavailable, match=r"Triton at http://127.0.0.1:\d+ cannot be reach"):
+        triton.version_ready(MODEL, 1)
+    with pytest.raises(TritonUnavailable):
+        triton.wait_until_ready(MODEL, 1, timeout_s=0.1)
+
+
+@pytest.mark.parametrize("address", [None, "triton.invalid:8001"])
+def test_a_load_with_nobody_at_the_grpc_address_is_unavailable(address: str | None) -> None:
+    address = address or f"{LOOPBACK}:{free_port()}"
+    triton = TritonResource(url="http://unused", grpc_url=address, control_key="k")
+    with pytest.raises(TritonUnavailable, match=address):
+        triton.load(MODEL)
+
+
+def test_a_load_that_takes_too_long_is_unavailable(shared_triton: RunningTriton) -> None:
+    with pytest.raises(TritonUnavailable, match="Deadline"):
+        resource(shared_triton).model_copy(update={"load_timeout_s": 1e-6}).load(MODEL)
+
+
+def test_an_unknown_host_is_unavailable() -> None:
+    triton = TritonResource(url="http://triton.invalid:8000", control_key="k")
+    with pytest.raises(TritonUnavailable, match=r"triton\.invalid"):
+        triton.version_ready(MODEL, 1)
+
+
+@contextlib.contextmanager
+def peer(answer: bytes | None) -> Iterator[str]:
+    """A server that answers one request with these bytes and hangs up; None: never answers."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        done = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                if answer is None:
+                    done.wait(30)
+                else:
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+        finally:
+            done.set()
+            thread.join()
+
+
+def http(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (None, TritonUnavailable),
+        (b"", TritonUnavailable),
+        (b"HTTP/1.1 200 OK\r\nConte", TritonUnavailable),
+        (http(b"[1,2,3,4,5]")[:-3], TritonUnavailable),
+        (http(b'{"error":"busy"}', b"503 Service Unavailable"), TritonUnavailable),
+        (http(b"<html>", b"502 Bad Gateway"), TritonUnavailable),
+        (http(b'{"error":"no"}', b"403 Forbidden"), TritonLocked),
+        (http(b'{"error":"no"}', b"400 Bad Request"), TritonRefused),
+        (b"SSH-2.0-OpenSSH_9\r\n", TritonUnavailable),
+        (http(b"<html>"), TritonAnswerError),
+        (http(b'[{"nme":"x"}]'), TritonAnswerError),
+        (http(b'[{"name":"x","version":"one"}]'), TritonAnswerError),
+        (http(b"7"), TritonAnswerError),
+    ],
+)
+def test_every_way_to_answer_wrongly_has_its_own_kind(
+    answer: bytes | None, kind: type[TritonError]
+) -> None:
+    with peer(answer) as url, pytest.raises(TritonError) as failure:
+        TritonResource(url=url, control_key="k", timeout_s=0.5).index()
+    assert type(failure.value) is kind
+    assert url in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "kind"),
+    [
+        (TimeoutError("timed out"), TritonUnavailable),
+        (ConnectionRefusedError(111, "refused"), TritonUnavailable),
+        (ConnectionResetError(104, "reset"), TritonUnavailable),
+        (BrokenPipeError(32, "pipe"), TritonUnavailable),
+        (socket.gaierror(-2, "unknown name"), TritonUnavailable),
+        (OSError(113, "no route"), TritonUnavailable),
+        (RuntimeError("Cannot resolve x:1"), TritonUnavailable),
+        (HTTPConnectionClosed("connection closed."), TritonUnavailable),
+        (HTTPProtocolViolationError("two answers"), TritonUnavailable),
+        (HTTPParseError("bad"), TritonUnavailable),
+        (InferenceServerException("not sent"), TritonAnswerError),
+        (InferenceServerException("no", status="400"), TritonRefused),
+        (InferenceServerException("no", status="404"), TritonRefused),
+        (InferenceServerException("no", status="403"), TritonLocked),
+        (InferenceServerException("broke", status="500"), TritonRefused),
+        (InferenceServerException("busy", status="503"), TritonUnavailable),
+        (InferenceServerException("bad", status="StatusCode.INVALID_ARGUMENT"), TritonRefused),
+        (InferenceServerException("broke", status="StatusCode.INTERNAL"), TritonRefused),
+        (InferenceServerException("what", status="StatusCode.UNKNOWN"), TritonRefused),
+        (InferenceServerException("gone", status="StatusCode.UNAVAILABLE"), TritonUnavailable),
+        (
+            InferenceServerException("late", status="StatusCode.DEADLINE_EXCEEDED"),
+            TritonUnavailable,
+        ),
+        (
+            InferenceServerException(
+                "This protocol is restricted, expecting header 'x'", status="StatusCode.UNAVAILABLE"
+            ),
+            TritonLocked,
+        ),
+        (ValueError("not JSON"), TritonAnswerError),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), TritonAnswerError),
+        (KeyError("outputs"), TritonAnswerError),
+        (TypeError("'int'"), TritonAnswerError),
+        (struct.error("short"), TritonAnswerError),
+    ],
+)
+def test_every_foreign_exception_is_translated_once(
+    foreign: Exception, kind: type[TritonError]
+) -> None:
+    with pytest.raises(TritonError) as failure, translated("http://t", "ask", 1):
+        raise foreign
+    assert type(failure.value) is kind
+    assert failure.value.__cause__ is foreign
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "grpc://x:8001", "https://x", "http://", ""])
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(TritonError, match="use http://HOST:PORT"):
+        TritonResource(url=url, control_key="k").index()
+
+
+def test_importing_the_resource_loads_no_client_library() -> None:
+    code = (
+        "import sys, platform_assets.resources.triton\n"
+        "print([m for m in ('tritonclient', 'gevent', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

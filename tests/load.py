@@ -1,0 +1,164 @@
+"""A bounded load on `POST /predict` that keeps, of every answer, what proves it right or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+ROW = [5.1, 3.5, 1.4, 0.2]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request: when it was sent, when its answer had come, and what that said."""
+
+    sent: float
+    received: float
+    status: int
+    """0 when the connection failed."""
+    version: int | None
+    generation: int | None
+    predictions: Any
+    text: str
+    """The body of an answer that is no success."""
+
+    @property
+    def seconds(self) -> float:
+        """What the client waited."""
+        return self.received - self.sent
+
+
+class Load:
+    """`connections` clients that ask one after another, each on a connection that is kept.
+
+    Args:
+        url: of the gateway, or of the balancer before it.
+        connections: clients at one time.
+        pause_seconds: between an answer and the next question of a client.
+        body: the question.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        connections: int,
+        *,
+        pause_seconds: float = 0.0,
+        body: dict[str, Any] | None = None,
+    ) -> None:
+        self.answers: list[Answer] = []
+        address = urlsplit(url)
+        assert address.hostname is not None
+        self._host, self._port = address.hostname, address.port or 80
+        self._connections = connections
+        self._pause = pause_seconds
+        content = json.dumps(body or {"data": [ROW]}).encode()
+        self._request = (
+            f"POST /predict HTTP/1.1\r\nhost: {address.netloc}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        ).encode() + content
+        self._stop = asyncio.Event()
+        self._clients: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Load:
+        """Start all clients."""
+        self._clients = [asyncio.create_task(self._ask()) for _ in range(self._connections)]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let every client finish its question."""
+        self._stop.set()
+        await asyncio.gather(*self._clients)
+
+    @property
+    def failed(self) -> list[Answer]:
+        """All that is no success."""
+        return [answer for answer in self.answers if answer.status != 200]
+
+    async def _ask(self) -> None:
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while not self._stop.is_set():
+            sent = time.monotonic()
+            try:
+                async with asyncio.timeout(20):
+                    if streams is None:
+                        streams = await asyncio.open_connection(self._host, self._port)
+                    status, body, kept = await self._exchange(*streams)
+            except (OSError, EOFError, TimeoutError, ValueError) as error:
+                status, body, kept = 0, repr(error).encode(), False
+            self.answers.append(_answer(sent, status, body))
+            if not kept and streams is not None:
+                await _close(streams[1])
+                streams = None
+            if self._pause:
+                await asyncio.sleep(self._pause)
+        if streams is not None:
+            await _close(streams[1])
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[int, bytes, bool]:
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        body = await reader.readexactly(length)
+        return int(head.split(b" ", 2)[1]), body, b"connection: close" not in head
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+def _answer(sent: float, status: int, body: bytes) -> Answer:
+    received = time.monotonic()
+    if status != 200:
+        return Answer(sent, received, status, None, None, None, body.decode(errors="replace"))
+    found = json.loads(body)
+    return Answer(
+        sent, received, status, found["version"], found["generation"], found["predictions"], ""
+    )
+
+
+@dataclass(slots=True)
+class Reign:
+    """When a generation may answer: from the request that made it until all replicas left it."""
+
+    version: int
+    began: float
+    ended: float = float("inf")
+
+
+def usurped(answers: Sequence[Answer], reigns: dict[int, Reign]) -> list[Answer]:
+    """Answers of a version that was not effective at any moment between send and receive.
+
+    Also those whose model (a telltale, see `tests.onnx_models`) says that another version
+    computed them than the answer names.
+    """
+    found: list[Answer] = []
+    for answer in answers:
+        if answer.status != 200:
+            continue
+        reign = reigns.get(answer.generation or 0)
+        if (
+            reign is None
+            or reign.version != answer.version
+            or answer.predictions != [answer.version]
+            or answer.received < reign.began
+            or answer.sent > reign.ended
+        ):
+            found.append(answer)
+    return found

@@ -1,0 +1,371 @@
+"""The real servers, for tests: on free loopback ports, dying with the test process.
+
+Each `run_...` is a context manager that yields when the server answers and stops it at the end.
+A server that does not come up fails the test with the end of its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from platform_assets.local_stack.triton_server import control_key, remove_stale_shared_memory
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOPBACK = "127.0.0.1"
+TRITON_ENV = Path(os.environ.get("TRITON_ENV") or ROOT / ".venv-triton")
+_LOG_TAIL_LINES = 60
+_handed_out: set[int] = set()
+
+
+class ServerError(Exception):
+    """A server did not start, or did not stop."""
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nothing listens on; never the same twice."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port: int = probe.getsockname()[1]
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Return once `condition` holds; TimeoutError naming `what` after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.02)
+
+
+def answers_ok(url: str) -> bool:
+    """Whether a GET of `url` answers 200 at this moment; proxies are never asked."""
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def accepts(port: int) -> bool:
+    """Whether something accepts TCP connections on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+@dataclass(slots=True)
+class RunningProcess:
+    """A server under a tether: its whole family ends with it, and with the test process."""
+
+    argv: Sequence[str]
+    ready: Callable[[], bool]
+    timeout_s: float
+    env: Mapping[str, str]
+    log: Path
+    grace_s: float = 10
+    cwd: Path = ROOT
+    tether: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start and wait until ready; ServerError with the log's end otherwise."""
+        # The tether finds its own code whatever the working directory and path of the server.
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy; "
+        code += "runpy.run_module('platform_assets.local_stack.tether', run_name='__main__')"
+        tether = [sys.executable, "-c", code]
+        tether += ["--grace", str(self.grace_s), "--parent", str(os.getpid()), "--"]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.tether = subprocess.Popen(
+                [*tether, *self.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(self.env),
+                cwd=self.cwd,
+                start_new_session=True,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        assert self.tether is not None
+        deadline = time.monotonic() + self.timeout_s
+        while not self.ready():
+            if self.tether.poll() is not None:
+                raise ServerError(f"ended with {self.tether.returncode}: {self._describe()}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ServerError(f"not ready within {self.timeout_s} s: {self._describe()}")
+            time.sleep(0.03)
+        # Another process may listen on the port while ours has failed to.
+        if self.tether.poll() is not None:
+            raise ServerError(f"ended with {self.tether.returncode}: {self._describe()}")
+
+    def _describe(self) -> str:
+        return f"{' '.join(self.argv)}\n--- end of {self.log} ---\n{self.log_tail()}"
+
+    def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
+        """The last lines that the server wrote."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process lives."""
+        return self.tether is not None and self.tether.poll() is None
+
+    @property
+    def server(self) -> psutil.Process:
+        """The server process itself, below the tether."""
+        assert self.tether is not None
+        children = psutil.Process(self.tether.pid).children()
+        if not children:
+            raise ServerError(f"not running: {self._describe()}")
+        return children[0]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server itself (SIGSTOP and SIGCONT: to all that it started)."""
+        server = self.server
+        family = [server]
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            family += server.children(recursive=True)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """Wait for the end; the server's exit code, 128 + n for signal n."""
+        assert self.tether is not None
+        return self.tether.wait(timeout=timeout_s)
+
+    def kill(self) -> None:
+        """`kill -9` of the server, as a crash would; returns when all of it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """Ask to stop (SIGTERM), kill after the grace period; the exit code."""
+        assert self.tether is not None
+        if self.tether.poll() is None:
+            self.tether.terminate()
+        return self.wait(self.grace_s + 15)
+
+    def restart(self) -> None:
+        """Stop what still runs, start anew on the same ports, wait until ready."""
+        if self.running:
+            self.stop()
+        self.start()
+
+
+@contextlib.contextmanager
+def run_process(
+    argv: Sequence[str],
+    *,
+    ready: Callable[[], bool],
+    log: Path,
+    timeout_s: float = 60,
+    env: Mapping[str, str] | None = None,
+    grace_s: float = 10,
+    cwd: Path = ROOT,
+) -> Iterator[RunningProcess]:
+    """Run any server, for example `[sys.executable, "-m", "uvicorn", ...]`.
+
+    `env` is added to this process's environment; the project is importable in it.
+    """
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+    process = RunningProcess(
+        argv=argv, ready=ready, timeout_s=timeout_s, env=environ, log=log, grace_s=grace_s, cwd=cwd
+    )
+    try:
+        process.start()
+        yield process
+    finally:
+        if process.tether is not None:
+            process.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTriton:
+    """A real Triton in explicit mode, its control APIs locked by `control_key`."""
+
+    http_url: str
+    grpc_url: str
+    metrics_url: str
+    control_key: str
+    repository: Path
+    state_dir: Path
+    process: RunningProcess
+
+    def restart(self) -> None:
+        """Start again as a supervisor would: with what the repository holds now."""
+        self.process.restart()
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self.process.kill()
+
+    def version_ready(self, model_name: str, version: int) -> bool:
+        """What the versioned ready endpoint says at this moment."""
+        return answers_ok(f"{self.http_url}/v2/models/{model_name}/versions/{version}/ready")
+
+
+@contextlib.contextmanager
+def run_triton(
+    repository: Path,
+    state_dir: Path,
+    *,
+    env: Path = TRITON_ENV,
+    timeout_s: float = 60,
+    grace_s: float = 15,
+) -> Iterator[RunningTriton]:
+    """Run Triton on `repository` the way the local stack does.
+
+    Every model with a persisted configuration is loaded; "ready" means that the server is,
+    a model that failed to load does not hold it up.
+    """
+    http, grpc, metrics = free_port(), free_port(), free_port()
+    argv = [
+        *(sys.executable, "-m", "platform_assets.local_stack.triton_server"),
+        *("--env", str(env), "--repository", str(repository), "--state-dir", str(state_dir)),
+        *("--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)),
+    ]
+    url = f"http://{LOOPBACK}:{http}"
+    with contextlib.ExitStack() as stack:
+        # A server that was killed leaves its regions; the next start would remove them.
+        stack.callback(remove_stale_shared_memory, state_dir)
+        process = stack.enter_context(
+            run_process(
+                argv,
+                ready=lambda: answers_ok(f"{url}/v2/health/ready"),
+                log=state_dir / "logs" / "triton.log",
+                timeout_s=timeout_s,
+                grace_s=grace_s,
+            )
+        )
+        yield RunningTriton(
+            http_url=url,
+            grpc_url=f"{LOOPBACK}:{grpc}",
+            metrics_url=f"http://{LOOPBACK}:{metrics}/metrics",
+            control_key=control_key(state_dir),
+            repository=repository,
+            state_dir=state_dir,
+            process=process,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMlflow:
+    """A real MLflow server: SQLite and local artifacts, served by the server itself."""
+
+    url: str
+    process: RunningProcess
+
+
+@contextlib.contextmanager
+def run_mlflow(state_dir: Path, *, timeout_s: float = 120) -> Iterator[RunningMlflow]:
+    """Run an MLflow server whose whole state is below `state_dir`."""
+    port = free_port()
+    home = state_dir / "mlflow"
+    home.mkdir(parents=True, exist_ok=True)
+    url = f"http://{LOOPBACK}:{port}"
+    argv = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{home}/mlflow.db"),
+        *("--artifacts-destination", str(home / "artifacts"), "--serve-artifacts"),
+        *("--workers", "1"),
+    ]
+    with run_process(
+        argv,
+        ready=lambda: answers_ok(f"{url}/health"),
+        log=state_dir / "logs" / "mlflow.log",
+        timeout_s=timeout_s,
+        env={
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
+    ) as process:
+        yield RunningMlflow(url=url, process=process)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRedis:
+    """A real Redis without persistence."""
+
+    url: str
+    port: int
+    process: RunningProcess
+
+
+@contextlib.contextmanager
+def run_redis(state_dir: Path, *, timeout_s: float = 20) -> Iterator[RunningRedis]:
+    """Run a Redis on loopback; it keeps nothing over a restart."""
+    port = free_port()
+    state_dir.mkdir(parents=True, exist_ok=True)
+    argv = [
+        *("redis-server", "--port", str(port), "--bind", LOOPBACK, "--save", ""),
+        *("--appendonly", "no", "--dir", str(state_dir)),
+    ]
+    with run_process(
+        argv,
+        ready=lambda: accepts(port),
+        log=state_dir / "logs" / "redis.log",
+        timeout_s=timeout_s,
+    ) as process:
+        yield RunningRedis(url=f"redis://{LOOPBACK}:{port}/0", port=port, process=process)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBalancer:
+    """A real HAProxy before some servers."""
+
+    url: str
+    process: RunningProcess
+
+
+@contextlib.contextmanager
+def run_haproxy(
+    state_dir: Path, urls: Sequence[str], *, timeout_s: float = 20
+) -> Iterator[RunningBalancer]:
+    """Balance over servers in turn, as long as their /ready says so; nothing is tried twice."""
+    port = free_port()
+    state_dir.mkdir(parents=True, exist_ok=True)
+    servers = [
+        f"  server r{number} {url.removeprefix('http://')} check" for number, url in enumerate(urls)
+    ]
+    config = state_dir / "haproxy.cfg"
+    config.write_text(
+        "\n".join(
+            [
+                "global\n  maxconn 1000",
+                "defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s",
+                "  timeout server 30s\n  retries 0",
+                f"frontend clients\n  bind {LOOPBACK}:{port}\n  default_backend replicas",
+                "backend replicas\n  balance roundrobin\n  option httpchk GET /ready",
+                "  default-server inter 200ms fastinter 50ms fall 2 rise 1",
+                *servers,
+                "",
+            ]
+        )
+    )
+    url = f"http://{LOOPBACK}:{port}"
+    with run_process(
+        ["haproxy", "-db", "-f", str(config)],
+        ready=lambda: answers_ok(f"{url}/health"),
+        log=state_dir / "logs" / "haproxy.log",
+        timeout_s=timeout_s,
+    ) as process:
+        yield RunningBalancer(url, process)

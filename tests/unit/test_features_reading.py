@@ -1,0 +1,158 @@
+"""The source file: what is accepted, and what is said about what is not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from platform_assets.features import reading
+from platform_assets.features.reading import read_source
+from platform_assets.features.sample_data import write_iris_source
+from platform_assets.features.source import SourceError, source_fingerprint
+from platform_assets.features.spec import IRIS, ModelSpec
+
+Lines = list[str]
+HEADER = "entity_id,event_timestamp,sepal_length,sepal_width,petal_length,petal_width,species"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "iris.csv"
+    write_iris_source(path)
+    return path
+
+
+def _edit(path: Path, change: Callable[[Lines], Lines]) -> None:
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+
+
+def _cell(row: int, column: int, text: str) -> Callable[[Lines], Lines]:
+    def change(lines: Lines) -> Lines:
+        cells = lines[row].split(",")
+        cells[column] = text
+        return [*lines[:row], ",".join(cells), *lines[row + 1 :]]
+
+    return change
+
+
+def _without_column(lines: Lines) -> Lines:
+    return [line.rsplit(",", 2)[0] + "," + line.rsplit(",", 1)[1] for line in lines]
+
+
+def _last_class(keep: int) -> Callable[[Lines], Lines]:
+    def change(lines: Lines) -> Lines:
+        others = [line for line in lines if not line.endswith(",2")]
+        return others + [line for line in lines if line.endswith(",2")][:keep]
+
+    return change
+
+
+def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: Path) -> None:
+    table, fingerprint = read_source(source, IRIS)
+    assert tuple(table.column_names) == IRIS.columns
+    assert table.num_rows == 450
+    assert [str(table.schema.field(name).type) for name in IRIS.columns] == [
+        "int64",
+        "timestamp[us, tz=UTC]",
+        *["float"] * 4,
+        "int64",
+    ]
+    assert fingerprint == source_fingerprint(source)
+
+
+def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
+    source: Path,
+) -> None:
+    expected, _ = read_source(source, IRIS)
+    order = random.Random(3).sample(range(7), 7)
+    rows = [line.split(",") for line in source.read_text().splitlines()]
+    text = "\n".join(",".join(row[index] for index in order) for row in rows)
+    source.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_source(source, IRIS)[0].equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without_column, r"lacks \['petal_width'\] in its header"),
+        (
+            lambda lines: [f"{lines[0]},colour", *(f"{line},red" for line in lines[1:])],
+            r"has unknown \['colour'\] in its header",
+        ),
+        (lambda lines: [f"{line},{line.split(',')[2]}" for line in lines], "repeats"),
+        (_cell(7, 2, "wide"), r"row 7 \(line 8\), sepal_length: 'wide' is not a number"),
+        (_cell(450, 6, "1.5"), r"row 450 \(line 451\), species: '1.5' is not a whole number"),
+        (_cell(3, 1, "yesterday"), r"row 3 .* event_timestamp: 'yesterday' is not a time"),
+        (_cell(3, 1, "2024-03-01T00:00:00"), "is not a time with its offset"),
+        (_cell(9, 6, "2,1"), r"row 9 \(line 10\) has 8 values, not 7"),
+        (_cell(12, 4, ""), r"empty values \(petal_length: 1, first in row 12\)"),
+        (_cell(12, 4, "NaN"), r"empty values \(petal_length: 1, first in row 12\)"),
+        (_cell(5, 6, "7"), r"unknown classes \[7\] in species"),
+        (lambda lines: [*lines, lines[-1]], "entity_id 150 stands there 2 times"),
+        (lambda lines: lines[:1], "has a header and no rows"),
+        (lambda _: [], "is empty"),
+        (_last_class(1), r"class 2: 1 row of 1 entity"),
+        (_last_class(0), r"class 2: 0 rows of 0 entities"),
+    ],
+)
+def test_what_is_wrong_is_named(source: Path, change: Callable[[Lines], Lines], said: str) -> None:
+    _edit(source, change)
+    with pytest.raises(SourceError, match=said) as caught:
+        read_source(source, IRIS)
+    assert str(source) in str(caught.value)
+    assert "run again" in caught.value.todo
+
+
+def test_many_wrong_values_are_listed_up_to_a_limit(source: Path) -> None:
+    _edit(source, lambda lines: [lines[0], *(line.replace(".", "x") for line in lines[1:])])
+    with pytest.raises(SourceError, match=r"row 1 .*; row 1 .*; and more"):
+        read_source(source, IRIS)
+
+
+def test_a_wrong_value_in_row_900000_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    stamp = "2024-03-01T00:00:00Z"
+    with path.open("w") as file:
+        file.write(HEADER + "\n")
+        file.writelines(f"{n},{stamp},5.1,3.5,1.4,0.2,{n % 3}\n" for n in range(1, 900_000))
+        file.write(f"900000,{stamp},5.1,3.5,?,0.2,0\n")
+    with pytest.raises(SourceError, match=r"row 900000 \(line 900001\), petal_length: '\?'"):
+        read_source(path, IRIS)
+
+
+def test_bytes_that_are_no_utf8_are_named_by_line(source: Path) -> None:
+    lines = source.read_bytes().splitlines(keepends=True)
+    lines[20] = lines[20].replace(b".", b"\xff", 1)
+    source.write_bytes(b"".join(lines))
+    with pytest.raises(SourceError, match="not UTF-8 text: line 21"):
+        read_source(source, IRIS)
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = reading._parse
+
+    def appended_meanwhile(path: Path, spec: ModelSpec) -> pa.Table:
+        table = parse(path, spec)
+        with path.open("a") as file:
+            file.write("1,2024-05-01T00:00:00Z,5,3,1,0.2,0\n")
+        return table
+
+    monkeypatch.setattr(reading, "_parse", appended_meanwhile)
+    with pytest.raises(SourceError, match="changed while it was read"):
+        read_source(source, IRIS)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.csv does not exist"):
+        read_source(tmp_path / "nowhere.csv", IRIS)
+
+
+def test_a_directory_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_source(tmp_path, IRIS)

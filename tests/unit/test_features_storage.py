@@ -1,0 +1,100 @@
+"""Feature files: whole, marked with their source, and measured by the checks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from pyarrow import parquet
+
+from platform_assets.features.reading import read_source
+from platform_assets.features.records import FeatureData
+from platform_assets.features.sample_data import write_iris_source
+from platform_assets.features.spec import IRIS
+from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
+from platform_assets.features.validation import null_counts, range_report, schema_differences
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> FeatureData:
+    source = tmp_path / "iris.csv"
+    write_iris_source(source)
+    table, fingerprint = read_source(source, IRIS)
+    return write_feature_data(
+        table, IRIS, tmp_path / "data", source=source, fingerprint=fingerprint
+    )
+
+
+def _change(path: str, column: str, values: pa.Array) -> None:
+    table = parquet.read_table(path)
+    index = table.column_names.index(column)
+    parquet.write_table(table.set_column(index, column, values), path)
+
+
+def test_features_and_labels_are_written_apart_and_nothing_else(data: FeatureData) -> None:
+    assert (data.rows, data.entities) == (450, 150)
+    names = ["entity_id", "event_timestamp"]
+    assert parquet.read_schema(data.labels_path).names == [*names, "species"]
+    assert parquet.read_schema(data.features_path).names == [*names, *IRIS.feature_names]
+    assert len(list(Path(data.features_path).parent.iterdir())) == 2
+    check_current(data)
+
+
+def test_files_of_another_source_are_noticed(data: FeatureData, tmp_path: Path) -> None:
+    table = parquet.read_table(data.labels_path).replace_schema_metadata(None)
+    parquet.write_table(table, data.labels_path)
+    with pytest.raises(StaleDataError, match=r"labels\.parquet holds other data"):
+        check_current(data)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and then nothing", None])
+def test_files_that_are_damaged_or_gone_are_noticed(
+    data: FeatureData, damage: bytes | None
+) -> None:
+    path = Path(data.features_path)
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(StaleDataError, match=r"features\.parquet cannot be read"):
+        check_current(data)
+
+
+def test_sound_data_passes_all_measurements(data: FeatureData) -> None:
+    assert schema_differences(data, IRIS) == {}
+    assert set(null_counts(data).values()) == {0}
+    assert [line.outside for line in range_report(data, IRIS)] == [0] * 5
+
+
+def test_a_column_of_another_type_is_a_difference(data: FeatureData) -> None:
+    _change(data.features_path, "petal_width", pa.array(["wide"] * 450))
+    assert schema_differences(data, IRIS) == {
+        "petal_width": "expected float, found string",
+    }
+
+
+def test_nulls_and_nan_both_count_as_empty(data: FeatureData) -> None:
+    values = parquet.read_table(data.features_path)["petal_width"].to_pylist()
+    values[0], values[1] = None, float("nan")
+    _change(data.features_path, "petal_width", pa.array(values, pa.float32()))
+    assert {k: v for k, v in null_counts(data).items() if v} == {"petal_width": 2}
+
+
+@pytest.mark.parametrize("bad", [-1.0, 100.0, float("inf"), float("nan")])
+def test_a_value_outside_its_range_is_counted(data: FeatureData, bad: float) -> None:
+    values = parquet.read_table(data.features_path)["sepal_width"].to_pylist()
+    values[5] = bad
+    _change(data.features_path, "sepal_width", pa.array(values, pa.float32()))
+    outside = {line.column: line.outside for line in range_report(data, IRIS)}
+    assert outside["sepal_width"] == 1
+    assert sum(outside.values()) == 1
+
+
+def test_an_event_in_the_future_is_counted(data: FeatureData) -> None:
+    times = parquet.read_table(data.features_path)["event_timestamp"]
+    last = pc.max(times).as_py()
+    line = range_report(data, IRIS, now=datetime(2024, 3, 20, tzinfo=UTC))[-1]
+    assert (line.column, line.outside) == ("event_timestamp", 150)
+    assert range_report(data, IRIS, now=last)[-1].outside == 0

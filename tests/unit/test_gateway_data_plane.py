@@ -1,0 +1,199 @@
+"""What the data plane does when the table changes under a request.
+
+The moment cannot be hit on purpose with real servers; that switches and retirements under load
+fail no request is tested on them in test_gateway_faults.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from serving_gateway.contract import (
+    DType,
+    Feature,
+    Mode,
+    RoutingRecord,
+    Signature,
+    Slot,
+    Strategy,
+    Traffic,
+)
+from serving_gateway.data_plane import DataPlane, FloatRequest, PredictAnswer, PredictRequest
+from serving_gateway.errors import TritonUnavailable, VariantUnavailable
+from serving_gateway.metrics import Metrics
+from serving_gateway.mirror import Mirror
+from serving_gateway.serving import Serving, Table, Target
+from serving_gateway.settings import Settings
+from serving_gateway.shadow import Ledger, Side
+from serving_gateway.tensors import Answers, Tensors
+
+SIGNATURE = Signature((Feature("x", DType.FP32),), packed_input="features")
+
+
+def record(version: int) -> RoutingRecord:
+    slot = Slot(version, f"run-{version}", "registry", Mode.SSOT, SIGNATURE)
+    return RoutingRecord(model_name="m", generation=version, variants={"A": slot})
+
+
+class Switching(DataPlane):
+    """Version 1 is retired while it is asked; the table moves on to version 2, or does not."""
+
+    moves_on = True
+    serving: Serving
+
+    async def _ask(
+        self,
+        table: Table,
+        target: Target,
+        request: PredictRequest | FloatRequest,
+        *,
+        copy: bool = False,
+    ) -> PredictAnswer:
+        version = target.slot.version
+        if version == 1:
+            if self.moves_on:
+                self.serving.adopt(record(2))
+            raise VariantUnavailable("retired")
+        return PredictAnswer([version], None, "m", "A", version, "run", table.record.generation)
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> Switching:
+    settings = Settings(state_dir=tmp_path, model_name="m")
+    metrics = Metrics()
+    serving = Serving(settings, metrics)
+    serving.adopt(record(1))
+    mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1)
+    plane = Switching(settings, serving, mirror, lambda: None, metrics)
+    plane.serving = serving
+    return plane
+
+
+async def test_a_request_whose_version_is_retired_meanwhile_gets_the_next(
+    plane: Switching,
+) -> None:
+    answer = await plane.predict(FloatRequest([[1.0]]))
+    assert (answer.version, answer.generation) == (2, 2)
+
+
+async def test_a_version_that_is_gone_without_a_successor_is_told(plane: Switching) -> None:
+    plane.moves_on = False
+    with pytest.raises(VariantUnavailable, match="retired"):
+        await plane.predict(FloatRequest([[1.0]]))
+
+
+class Mirroring:
+    """A data plane that mirrors everything from version 1 to version 2; nobody is asked."""
+
+    def __init__(self, home: Path) -> None:
+        settings = Settings(state_dir=home, model_name="m")
+        metrics, self.ledger = Metrics(), Ledger(5)
+        serving = Serving(settings, metrics)
+        self.mirror = Mirror(metrics, self.ledger, queue=1, in_flight=1)
+        self.plane = DataPlane(settings, serving, self.mirror, lambda: None, metrics)
+        slots = {
+            alias: Slot(version, "run", "registry", Mode.SSOT, SIGNATURE)
+            for alias, version in (("A", 1), ("B", 2))
+        }
+        serving.adopt(
+            RoutingRecord(
+                model_name="m",
+                generation=1,
+                variants=slots,
+                traffic=Traffic(Strategy.MIRROR, 100),
+            )
+        )
+        self.targets = serving.table.targets
+        for target in self.targets.values():
+            target.lane.confirm()
+
+
+@pytest.fixture
+async def mirroring(tmp_path: Path) -> Mirroring:
+    return Mirroring(tmp_path)
+
+
+def has_failed(mirroring: Mirroring, count: int) -> bool:
+    return mirroring.ledger.page.failed == count
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 -- plain numbers tell nobody
+            await asyncio.sleep(0)
+
+
+async def test_a_mirrored_request_is_encoded_once(
+    mirroring: Mirroring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[object] = []
+
+    async def answered(tensors: Tensors, *_: object) -> Answers:
+        encoded.append(tensors)
+        return Answers([7], None)
+
+    for target in mirroring.targets.values():
+        monkeypatch.setattr(target.lane.coalescer, "submit", answered)
+    working = asyncio.create_task(mirroring.mirror.run())
+    await mirroring.plane.predict(FloatRequest([[1.0]]))
+    await settled(lambda: mirroring.ledger.page.comparison.requests == 1)
+    working.cancel()
+    ours, theirs = encoded
+    assert ours is theirs
+    assert mirroring.ledger.page.comparison.agreed == 1
+
+
+@pytest.mark.parametrize("problem", [TritonUnavailable("gone"), RuntimeError("a bug")])
+async def test_a_copy_that_fails_is_told_and_the_next_one_is_made(
+    mirroring: Mirroring, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    async def at_once(*_: object) -> Answers:
+        return Answers([7], None)
+
+    async def fails(*_: object) -> Answers:
+        raise problem
+
+    monkeypatch.setattr(mirroring.targets["A"].lane.coalescer, "submit", at_once)
+    monkeypatch.setattr(mirroring.targets["B"].lane.coalescer, "submit", fails)
+    working = asyncio.create_task(mirroring.mirror.run())
+    for count in (1, 2):
+        answer = await mirroring.plane.predict(FloatRequest([[1.0]]))
+        assert answer.predictions == [7]
+        await settled(partial(has_failed, mirroring, count))
+    working.cancel()
+    assert mirroring.ledger.page.comparison.requests == 0
+
+
+async def test_an_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next(
+    mirroring: Mirroring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncio.Event()
+
+    async def at_once(*_: object) -> Answers:
+        return Answers([7], None)
+
+    async def late(*_: object) -> Answers:
+        await release.wait()
+        return Answers([7], None)
+
+    monkeypatch.setattr(mirroring.targets["A"].lane.coalescer, "submit", at_once)
+    monkeypatch.setattr(mirroring.targets["B"].lane.coalescer, "submit", late)
+    working = asyncio.create_task(mirroring.mirror.run())
+    await mirroring.plane.predict(FloatRequest([[1.0]]))
+    former = mirroring.ledger.page
+    page = mirroring.ledger.open((Side("m", 1, "run"), Side("m", 3, "run")), lambda: "now")
+    release.set()
+    await settled(lambda: former.comparison.requests == 1)
+    working.cancel()
+    assert page.comparison.requests == 0
+
+
+async def test_an_older_record_is_never_adopted(plane: Switching) -> None:
+    plane.serving.adopt(record(5))
+    plane.serving.adopt(record(4))
+    assert plane.serving.still_served() == {"A": 5}

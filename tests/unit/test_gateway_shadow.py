@@ -1,0 +1,129 @@
+"""The shadow ledger: agreement with its bounds, differences, examples, one page per pairing."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving_gateway.metrics import Metrics, ReplicaState
+from serving_gateway.shadow import Ledger, Side, largest_difference, note, same, wilson
+from serving_gateway.tensors import Answers
+
+A = Side("m", 1, "run-1")
+B = Side("m", 2, "run-2")
+C = Side("m", 3, "run-3")
+
+
+def clock() -> str:
+    return "2026-01-01T00:00:00.000Z"
+
+
+def test_the_bounds_are_wilsons() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
+    found = wilson(81, 263)
+    assert found is not None
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    none = wilson(0, 20)
+    assert none is not None
+    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
+    assert wilson(0, 0) is None
+
+
+@given(st.integers(1, 10**9), st.data())
+def test_the_share_lies_within_its_bounds(trials: int, data: st.DataObject) -> None:
+    found = wilson(data.draw(st.integers(0, trials)), trials)
+    assert found is not None
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [(1, 1, True), (1, 2, False), ("a", "a", True), (0.1 + 0.2, 0.3, True), (0.3, 0.31, False)],
+)
+def test_predictions_agree_when_they_differ_by_rounding_only(
+    one: object, other: object, alike: bool
+) -> None:
+    assert same(one, other) is alike
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        ([0.2, 0.8], [0.5, 0.5], 0.3),
+        ([1.0], [1.0], 0.0),
+        ([0.5, 0.5], [1.0], 1.0),
+        ([math.nan, 0.5], [0.5, 0.5], 1.0),
+    ],
+)
+def test_the_largest_difference_counts(
+    one: list[float], other: list[float], difference: float
+) -> None:
+    assert largest_difference(one, other) == pytest.approx(difference)
+
+
+def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -> None:
+    ledger = Ledger(2)
+    page = ledger.open((A, B), clock)
+    ours = Answers([1, 1, 1], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    theirs = Answers([1, 2, 2], [[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
+    rows = [[1.0], [2.0], [3.0]]
+    assert not note(page, ours, theirs, 0.004, rows)
+    assert not note(page, ours, theirs, -0.002, rows)
+    assert note(page, ours, ours, 0.001, rows)
+    found = ledger.summary("r", A, B, examples=True)
+    assert (found.requests, found.rows, found.rows_agreed, found.since) == (3, 9, 5, clock())
+    assert found.agreement == wilson(5, 9)
+    assert found.probability_difference is not None
+    assert found.probability_difference.value == pytest.approx(2 * (0 + 0.3 + 0.6) / 9)
+    assert found.probability_difference.largest == pytest.approx(0.6)
+    delay = found.latency_difference_seconds
+    assert delay is not None
+    assert delay.low < delay.value < delay.high
+    assert delay.value == pytest.approx(0.001)
+    assert delay.largest == 0.004
+    assert [example.row for example in found.examples] == [[2.0], [3.0]]
+    example = found.examples[1]
+    assert (example.prediction_a, example.prediction_b) == (1, 2)
+    assert (example.probabilities_a, example.probabilities_b) == ([0.7, 0.3], [0.1, 0.9])
+    hidden = ledger.summary("r", A, B, examples=False)
+    assert (hidden.examples, hidden.examples_withheld) == ((), True)
+
+
+def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it() -> None:
+    ledger = Ledger(2)
+    former = ledger.open((A, B), clock)
+    answers = Answers([1], None)
+    note(former, answers, answers, 0.0, [[1.0]])
+    assert ledger.open((A, B), clock) is former
+    assert ledger.summary("r", A, C, examples=True).requests == 0
+    page = ledger.open((A, C), clock)
+    note(former, answers, answers, 0.0, [[1.0]])
+    assert page.comparison.requests == 0
+    assert ledger.summary("r", A, C, examples=True).agreement is None
+    assert ledger.summary("r", A, None, examples=True).b is None
+
+
+def test_the_histograms_are_cumulative_and_whole() -> None:
+    ledger = Ledger(0)
+    metrics = Metrics()
+    metrics.watch(lambda: ReplicaState(ready=True, generation=1, in_flight=0), ledger)
+    assert b"gateway_shadow" not in metrics.render()
+    page = ledger.open((A, B), clock)
+    for number in range(10):
+        ours = Answers([1], [[0.9, 0.1]])
+        theirs = Answers([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
+        note(page, ours, theirs, (number - 5) / 1000, [[1.0]])
+    families = {f.name: f for f in text_string_to_metric_families(metrics.render().decode())}
+    rows = {s.labels["outcome"]: s.value for s in families["gateway_shadow_rows"].samples}
+    assert rows == {"agreed": 5, "disagreed": 5}
+    for name in ("probability_difference", "latency_difference_seconds"):
+        samples = families[f"gateway_shadow_{name}"].samples
+        buckets = [s.value for s in samples if s.name.endswith("_bucket")]
+        assert all(low <= high for low, high in pairwise(buckets))
+        assert buckets[-1] == 10
+        assert all(s.labels["version_b"] == "2" for s in samples)

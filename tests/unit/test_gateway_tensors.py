@@ -1,0 +1,170 @@
+"""Rows to tensors and back."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.errors import BadUpstreamAnswer, InvalidInput, VariantUnavailable
+from serving_gateway.protocol import ModelMetadata, TensorMetadata, signature_from_metadata
+from serving_gateway.tensors import Codec, OutputTensor, values
+
+FLOATS = Signature(tuple(Feature(n, DType.FP32) for n in "abc"), packed_input="x")
+MIXED = Signature(
+    (
+        Feature("n", DType.INT64),
+        Feature("f", DType.FP64),
+        Feature("b", DType.BOOL),
+        Feature("t", DType.BYTES),
+    ),
+    packed_input=None,
+)
+
+
+def output(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> OutputTensor:
+    return OutputTensor(name, datatype, shape, memoryview(data))
+
+
+def refusal(signature: Signature, rows: list[Any]) -> tuple[str, str | None]:
+    with pytest.raises(InvalidInput) as caught:
+        Codec(signature).encode(rows)
+    return caught.value.code, caught.value.field
+
+
+FP32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(st.lists(FP32, min_size=3, max_size=3), min_size=1, max_size=20))
+def test_both_ways_of_packing_floats_agree(rows: list[list[float]]) -> None:
+    codec = Codec(FLOATS)
+    (fast,) = codec.encode_floats(rows)
+    assert (fast,) == codec.encode(rows)
+    assert list(struct.unpack(f"<{3 * len(rows)}f", fast)) == [v for row in rows for v in row]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_float_is_packed_exactly_when_fp32_can_hold_it(number: float) -> None:
+    codec = Codec(FLOATS)
+    try:
+        (packed,) = codec.encode([[number, 0, 0]])
+    except InvalidInput:
+        with pytest.raises(OverflowError):
+            struct.pack("<f", number)
+    else:
+        assert math.isfinite(struct.unpack("<3f", packed)[0])
+
+
+def test_mixed_columns_become_one_tensor_each() -> None:
+    codec = Codec(MIXED)
+    tensors = codec.encode([[1, 2.5, True, "ä"], [-(2**63), 3, False, ""]])
+    assert tensors == (
+        struct.pack("<2q", 1, -(2**63)),
+        struct.pack("<2d", 2.5, 3),
+        b"\x01\x00",
+        b"\x02\x00\x00\x00\xc3\xa4\x00\x00\x00\x00",
+    )
+    named = [{"t": "ä", "n": 1, "b": True, "f": 2.5}, {"n": -(2**63), "f": 3, "b": False, "t": ""}]
+    assert codec.encode_instances(named) == tensors
+    assert [len(t) for t in codec.warm_up_rows()] == [8, 8, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "field"),
+    [
+        ([1.5, 0, True, ""], "wrong_type", "data[0][0]"),
+        ([True, 0, True, ""], "wrong_type", "data[0][0]"),
+        ([2**63, 0, True, ""], "out_of_range", "data[0][0]"),
+        ([1, "0", True, ""], "wrong_type", "data[0][1]"),
+        ([1, False, True, ""], "wrong_type", "data[0][1]"),
+        ([1, 10**400, True, ""], "out_of_range", "data[0][1]"),
+        ([1, 0, 1, ""], "wrong_type", "data[0][2]"),
+        ([1, 0, True, None], "wrong_type", "data[0][3]"),
+        ([1, 0, True, ["x"]], "wrong_type", "data[0][3]"),
+        ([1, 0, True], "wrong_width", "data[0]"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_place(row: list[Any], code: str, field: str) -> None:
+    assert refusal(MIXED, [row]) == (code, field)
+
+
+def test_no_rows_and_wrong_rows_of_floats_are_refused() -> None:
+    assert refusal(FLOATS, []) == ("empty", "data")
+    assert refusal(FLOATS, [[1, 2, 3], [1, 2]]) == ("wrong_width", "data[1]")
+    assert refusal(FLOATS, [[1, 2, 3], [1, True, 3]]) == ("wrong_type", "data[1][1]")
+    for rows in ([], [[1.0, 2.0]], [[1e39, 0.0, 0.0]]):
+        with pytest.raises(InvalidInput):
+            Codec(FLOATS).encode_floats(rows)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_labels_come_with_or_without_a_column(shape: tuple[int, ...]) -> None:
+    answers = Codec(FLOATS).decode(
+        [
+            output("label", "INT64", shape, struct.pack("<2q", 7, 8)),
+            output("probabilities", "FP32", (2, 2), struct.pack("<4f", 0, 1, 0.5, 0.5)),
+        ],
+        2,
+    )
+    assert answers.predictions == [7, 8]
+    assert answers.probabilities == [[0, 1], [0.5, 0.5]]
+    assert answers.part(1, 2).predictions == [8]
+
+
+def test_text_and_boolean_labels_and_regressions_are_understood() -> None:
+    text = Signature(FLOATS.features, "x", probabilities_output=None)
+    two = b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xa4"
+    assert Codec(text).decode([output("label", "BYTES", (2,), two)], 2).predictions == ["a", "ä"]
+    flags = Signature(FLOATS.features, "x", classes=(False, True), probabilities_output=None)
+    ones = struct.pack("<2q", 0, 1)
+    decoded = Codec(flags).decode([output("label", "INT64", (2,), ones)], 2)
+    assert decoded.predictions == [False, True]
+    assert decoded.probabilities is None
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        output("label", "INT64", (3,), bytes(24)),
+        output("label", "INT64", (2,), bytes(15)),
+        output("label", "BF16", (2,), bytes(4)),
+        output("label", "BYTES", (2,), b"\x09\x00\x00\x00a"),
+        output("label", "BYTES", (2,), b"\x01\x00\x00\x00\xff"),
+        output("other", "INT64", (2,), bytes(16)),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_not_passed_on(tensor: OutputTensor) -> None:
+    signature = Signature(FLOATS.features, "x", probabilities_output=None)
+    with pytest.raises(BadUpstreamAnswer):
+        Codec(signature).decode([tensor], 2)
+
+
+@pytest.mark.parametrize(("datatype", "code"), [("UINT8", "B"), ("INT32", "i"), ("FP64", "d")])
+def test_other_types_of_answers_are_read(datatype: str, code: str) -> None:
+    assert values(output("y", datatype, (2,), struct.pack(f"<2{code}", 1, 2))) == [1, 2]
+
+
+def metadata(*inputs: tuple[str, str, tuple[int, ...]]) -> ModelMetadata:
+    outputs = (TensorMetadata("label", "INT64", (-1, 1)),)
+    return ModelMetadata("m", ("1",), tuple(TensorMetadata(*i) for i in inputs), outputs)
+
+
+def test_triton_s_metadata_stand_in_for_a_signature() -> None:
+    packed = signature_from_metadata(metadata(("x", "FP32", (-1, 4))), 1)
+    assert (packed.packed_input, len(packed.features)) == ("x", 4)
+    assert packed.probabilities_output is None
+    columns = signature_from_metadata(metadata(("a", "INT64", (-1, 1)), ("t", "BYTES", (-1, 1))), 1)
+    assert [feature.name for feature in columns.features] == ["a", "t"]
+    for unknown in (
+        (("x", "FP32", (-1, -1)),),
+        (("x", "FP16", (-1, 4)),),
+        (),
+        (("x", "FP32", (-1,)),),
+    ):
+        with pytest.raises(VariantUnavailable):
+            signature_from_metadata(metadata(*unknown), 1)

@@ -1,0 +1,166 @@
+"""From one routing record to the next, and what a replica may say about itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from serving_gateway.contract import (
+    Mode,
+    ReloadRequest,
+    RoutingRecord,
+    Slot,
+    Strategy,
+    TrafficRequest,
+)
+from serving_gateway.errors import Conflict, GatewayError, InvalidInput, VariantUnavailable
+from serving_gateway.state import Observation, effective, readiness
+from serving_gateway.transitions import (
+    KEPT_PREVIOUS,
+    choose,
+    next_generation,
+    rolled_back,
+    with_slot,
+    with_traffic,
+)
+
+EMPTY = RoutingRecord(model_name="m")
+
+
+def slot(version: int, mode: Mode = Mode.SSOT, run_id: str | None = None) -> Slot:
+    return Slot(version, run_id or f"run-{version}", "registry", mode)
+
+
+def on(version: int, mode: Mode = Mode.SSOT) -> RoutingRecord:
+    return with_slot(EMPTY, "A", slot(version, mode))
+
+
+@pytest.mark.parametrize(
+    ("record", "request_", "ready", "version", "mode"),
+    [
+        (EMPTY, ReloadRequest(), (3,), 3, Mode.SSOT),
+        (EMPTY, ReloadRequest(version=2), (2, 3), 2, Mode.PINNED),
+        (EMPTY, ReloadRequest(version=2, mode=Mode.SSOT), (2, 3), 2, Mode.SSOT),
+        (on(2), ReloadRequest(), (2, 3), 2, Mode.SSOT),
+        (on(2), ReloadRequest(), (3,), 3, Mode.SSOT),
+        (on(2, Mode.PINNED), ReloadRequest(), (2, 3), 2, Mode.PINNED),
+        (on(2, Mode.PINNED), ReloadRequest(version=3), (2, 3), 3, Mode.PINNED),
+        (on(2, Mode.PINNED), ReloadRequest(unpin=True), (2, 3), 2, Mode.SSOT),
+        (on(2, Mode.PINNED), ReloadRequest(unpin=True), (3,), 3, Mode.SSOT),
+    ],
+)
+def test_a_reload_chooses(
+    record: RoutingRecord,
+    request_: ReloadRequest,
+    ready: tuple[int, ...],
+    version: int,
+    mode: Mode,
+) -> None:
+    choice = choose(record, "A", request_, ready)
+    assert (choice.version, choice.mode) == (version, mode)
+    assert choice.others == tuple(v for v in ready if v != version)
+
+
+@pytest.mark.parametrize(
+    ("record", "request_", "ready", "error", "code"),
+    [
+        (EMPTY, ReloadRequest(), (), VariantUnavailable, "nothing_ready"),
+        (EMPTY, ReloadRequest(), (2, 3), Conflict, "ambiguous_versions"),
+        (on(1), ReloadRequest(), (2, 3), Conflict, "ambiguous_versions"),
+        (on(2, Mode.PINNED), ReloadRequest(), (3,), Conflict, "variant_pinned"),
+        (
+            on(2, Mode.PINNED),
+            ReloadRequest(version=2, mode=Mode.SSOT),
+            (2,),
+            Conflict,
+            "variant_pinned",
+        ),
+    ],
+)
+def test_a_reload_refuses_to_guess(
+    record: RoutingRecord,
+    request_: ReloadRequest,
+    ready: tuple[int, ...],
+    error: type[GatewayError],
+    code: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        choose(record, "A", request_, ready)
+    assert caught.value.code == code
+
+
+def test_history_is_newest_first_without_repeats_and_bounded() -> None:
+    record = EMPTY
+    for version in (1, 2, 1, 3):
+        record = with_slot(record, "A", slot(version))
+    assert [s.version for s in record.previous["A"]] == [1, 2]
+    for version in range(4, 30):
+        record = with_slot(record, "A", slot(version))
+    assert len(record.previous["A"]) == KEPT_PREVIOUS
+
+
+def test_the_same_slot_is_no_change_whoever_vouched_for_it() -> None:
+    record = on(2)
+    by_record = Slot(2, "run-2", "record", Mode.SSOT)
+    assert with_slot(record, "A", by_record) is record
+    assert with_slot(record, "A", slot(2, run_id="other")) is not record
+
+
+def test_rollbacks_go_further_back_and_never_forward() -> None:
+    record = EMPTY
+    for version in (1, 2, 3):
+        record = with_slot(record, "A", slot(version))
+    once = rolled_back(record, "A")
+    assert (once.variants["A"].version, once.variants["A"].mode) == (2, Mode.PINNED)
+    twice = rolled_back(once, "A")
+    assert twice.variants["A"].version == 1
+    with pytest.raises(Conflict):
+        rolled_back(twice, "A")
+
+
+def test_traffic_is_checked_and_the_same_policy_is_no_change() -> None:
+    with pytest.raises(Conflict):
+        with_traffic(on(1), TrafficRequest(Strategy.SPLIT, 5))
+    both = with_slot(on(1), "B", slot(2))
+    changed = with_traffic(both, TrafficRequest(Strategy.SPLIT, 5.25))
+    assert changed.traffic.percent == 5.25
+    assert with_traffic(changed, TrafficRequest(Strategy.SPLIT, 5.25)) is changed
+    for percent in (-0.01, 100.01, 0.001, float("nan")):
+        with pytest.raises(InvalidInput):
+            with_traffic(both, TrafficRequest(Strategy.SPLIT, percent))
+
+
+def test_a_generation_says_when_by_whom_and_why() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    record = next_generation(on(1), now=at, by="token", reason="better")
+    assert (record.generation, record.changed_at) == (1, "2026-01-02T03:04:05.000Z")
+    assert (record.changed_by, record.reason) == ("token", "better")
+
+
+@pytest.mark.parametrize(
+    ("observation", "draining", "ready"),
+    [
+        (Observation(ready=True, age_seconds=0.1), False, True),
+        (Observation(ready=True, age_seconds=0.1), True, False),
+        (Observation(ready=True, age_seconds=9.0), False, False),
+        (Observation(ready=False, reason="gone", age_seconds=0.1), False, False),
+        (None, False, False),
+    ],
+)
+def test_readiness_is_variant_a_confirmed_lately(
+    observation: Observation | None, draining: bool, ready: bool
+) -> None:
+    observed = {} if observation is None else {"A": observation}
+    found = effective(on(1), observed, "http://t")
+    judged = readiness(found, staleness_seconds=3, draining=draining, record_problem=None)
+    assert judged.ready is ready
+    assert bool(judged.reasons) is not ready
+
+
+def test_a_store_in_trouble_does_not_make_an_effective_a_unready() -> None:
+    found = effective(on(1), {"A": Observation(ready=True, age_seconds=0)}, "http://t")
+    down = "the store is down"
+    assert readiness(found, staleness_seconds=3, draining=False, record_problem=down).ready
+    nothing = readiness({}, staleness_seconds=3, draining=False, record_problem=down)
+    assert down in nothing.reasons[0]

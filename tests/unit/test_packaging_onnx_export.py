@@ -1,0 +1,109 @@
+"""scikit-learn -> ONNX: what the graph declares, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+
+from platform_assets.packaging.onnx_export import (
+    MAX_IR_VERSION,
+    OPSET,
+    ExportError,
+    export,
+    inspect_graph,
+    model_inputs,
+    run_graph,
+)
+from platform_assets.packaging.parity import compare
+from platform_assets.packaging.triton_config import TensorSpec
+from serving_gateway.contract import DType, Feature, Signature
+
+NAMES = ("a", "b")
+SIGNATURE = Signature(
+    features=tuple(Feature(name, DType.FP32) for name in NAMES),
+    packed_input="features",
+    classes=(0, 1, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    return pd.DataFrame(rng.normal(size=(90, 2)).astype(np.float32), columns=list(NAMES))
+
+
+@pytest.fixture(scope="module")
+def estimator(rows: pd.DataFrame) -> Any:
+    return LogisticRegression().fit(rows.to_numpy(), np.arange(90) % 3)
+
+
+@pytest.fixture(scope="module")
+def graph(estimator: Any) -> bytes:
+    return export(estimator, SIGNATURE, "best_model")
+
+
+def test_the_graph_has_the_signature_s_tensors_and_no_map(graph: bytes) -> None:
+    summary = inspect_graph(graph)
+    assert summary.inputs == (TensorSpec("features", DType.FP32, (None, 2)),)
+    assert summary.outputs == (
+        TensorSpec("label", DType.INT64, (None,)),
+        TensorSpec("probabilities", DType.FP32, (None, 3)),
+    )
+
+
+def test_the_same_estimator_gives_the_same_bytes(estimator: Any, graph: bytes) -> None:
+    assert export(estimator, SIGNATURE, "best_model") == graph
+
+
+def test_the_graph_stays_within_what_the_serving_image_reads(graph: bytes) -> None:
+    summary = inspect_graph(graph)
+    assert summary.opset <= OPSET
+    assert summary.ir_version <= MAX_IR_VERSION
+
+
+def test_the_graph_answers_as_scikit_learn_does(
+    estimator: Any, graph: bytes, rows: pd.DataFrame
+) -> None:
+    shuffled = rows[["b", "a"]]  # the signature decides the order, not the frame
+    outputs = run_graph(graph, model_inputs(SIGNATURE, shuffled))
+    parity = compare(
+        outputs["label"],
+        outputs["probabilities"],
+        estimator.predict(rows.to_numpy()),
+        estimator.predict_proba(rows.to_numpy()),
+    )
+    assert parity.holds, parity
+
+
+def test_a_graph_beyond_the_serving_image_is_refused(graph: bytes) -> None:
+    model = onnx.load_model_from_string(graph)
+    model.ir_version = MAX_IR_VERSION + 1
+    with pytest.raises(ExportError, match="the serving image reads at most"):
+        inspect_graph(model.SerializeToString())
+
+
+@pytest.mark.parametrize("keep", [0, 10, 100])
+def test_truncated_bytes_are_no_graph(graph: bytes, keep: int) -> None:
+    with pytest.raises(ExportError, match="not a valid ONNX model"):
+        inspect_graph(graph[:keep])
+
+
+class Homemade(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
+    def fit(self, rows: Any, labels: Any) -> Homemade:
+        self.classes_ = np.unique(labels)
+        return self
+
+    def predict(self, rows: Any) -> Any:
+        return np.zeros(len(rows), dtype=np.int64)
+
+
+def test_an_estimator_without_a_converter_is_named(rows: pd.DataFrame) -> None:
+    homemade = Homemade().fit(rows, np.arange(90) % 3)
+    with pytest.raises(ExportError, match="Homemade has no ONNX converter"):
+        export(homemade, SIGNATURE, "best_model")

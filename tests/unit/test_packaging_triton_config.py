@@ -1,0 +1,93 @@
+"""config.pbtxt, generated and read back."""
+
+from __future__ import annotations
+
+import pytest
+
+from platform_assets.packaging.triton_config import (
+    ConfigError,
+    ServingOptions,
+    TensorSpec,
+    from_text,
+    load_override,
+    model_config,
+    served_versions,
+    to_text,
+    with_versions,
+)
+from serving_gateway.contract import MAX_BATCH_SIZE, DType
+
+INPUTS = (TensorSpec("features", DType.FP32, (None, 4)),)
+OUTPUTS = (
+    TensorSpec("label", DType.INT64, (None,)),
+    TensorSpec("probabilities", DType.FP32, (None, 3)),
+)
+
+
+def config(options: ServingOptions | None = None, versions: tuple[int, ...] = (7,)) -> str:
+    return to_text(
+        model_config("best_model", INPUTS, OUTPUTS, versions, options or ServingOptions())
+    )
+
+
+def test_the_tensors_are_those_of_the_graph() -> None:
+    parsed = from_text(config())
+    assert [(t.name, t.data_type, list(t.dims)) for t in parsed.input] == [("features", 11, [4])]
+    assert [(t.name, t.data_type, list(t.dims)) for t in parsed.output] == [
+        ("label", 9, [1]),
+        ("probabilities", 11, [3]),
+    ]
+
+
+def test_an_output_of_one_value_per_row_is_reshaped_to_no_dimension() -> None:
+    label = from_text(config()).output[0]
+    assert label.HasField("reshape")
+    assert list(label.reshape.shape) == []
+
+
+def test_batching_is_off_and_one_cpu_instance_by_default() -> None:
+    parsed = from_text(config())
+    assert not parsed.HasField("dynamic_batching")
+    assert [(group.count, group.kind) for group in parsed.instance_group] == [(1, 2)]
+    assert parsed.max_batch_size == MAX_BATCH_SIZE
+
+
+def test_launch_options_reach_the_configuration() -> None:
+    parsed = from_text(config(ServingOptions(dynamic_batching=True, instance_count=3)))
+    assert list(parsed.dynamic_batching.preferred_batch_size) == [8, 16]
+    assert parsed.instance_group[0].count == 3
+
+
+def test_exactly_the_named_versions_are_served() -> None:
+    parsed = from_text(config(versions=(9, 7, 9)))
+    assert served_versions(parsed) == (7, 9)
+
+
+def test_other_versions_change_nothing_else() -> None:
+    parsed = from_text(config())
+    moved = with_versions(parsed, [7, 8])
+    assert served_versions(moved) == (7, 8)
+    assert with_versions(moved, [7]) == parsed
+
+
+def test_the_override_is_the_same_configuration_as_json() -> None:
+    override = load_override(from_text(config()))
+    assert override["backend"] == "onnxruntime"
+    assert override["version_policy"] == {"specific": {"versions": ["7"]}}
+
+
+def test_a_graph_with_a_fixed_batch_is_refused_by_name() -> None:
+    fixed = (TensorSpec("features", DType.FP32, (1, 4)),)
+    with pytest.raises(ConfigError, match=r"features.*batch dimension"):
+        model_config("best_model", fixed, OUTPUTS, [1], ServingOptions())
+
+
+@pytest.mark.parametrize("versions", [[], [0]])
+def test_a_policy_without_a_real_version_is_refused(versions: list[int]) -> None:
+    with pytest.raises(ConfigError, match="at least one version"):
+        model_config("best_model", INPUTS, OUTPUTS, versions, ServingOptions())
+
+
+def test_text_that_is_no_configuration_is_refused_with_its_place() -> None:
+    with pytest.raises(ConfigError, match="2:1"):
+        from_text('name: "m"\nno_such_field: 1\n')

@@ -1,0 +1,73 @@
+"""What the stack reads from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from platform_assets.local_stack.processes import environment, services
+from platform_assets.local_stack.settings import StackError, stack_settings
+from platform_assets.local_stack.stack import refuse_awkward_path
+
+
+def test_the_documented_defaults() -> None:
+    settings = stack_settings({}, root=Path("/checkout"))
+    assert settings.listening == {
+        "DAGSTER_PORT": 3000,
+        "MLFLOW_PORT": 5000,
+        "GATEWAY_PORT": 8080,
+        "TRITON_HTTP_PORT": 8000,
+        "TRITON_GRPC_PORT": 8001,
+        "TRITON_METRICS_PORT": 8002,
+    }
+    assert settings.state_dir == Path("/checkout/.local")
+
+
+def test_every_port_and_the_state_directory_can_be_chosen() -> None:
+    settings = stack_settings({"DAGSTER_PORT": "4000", "STATE_DIR": "/elsewhere"})
+    assert settings.dagster_url == "http://127.0.0.1:4000"
+    assert settings.state_dir == Path("/elsewhere")
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "http", "-1", "1.5"])
+def test_a_port_that_is_none_is_refused_by_name(value: str) -> None:
+    with pytest.raises(StackError, match=f"GATEWAY_PORT='{value}'"):
+        stack_settings({"GATEWAY_PORT": value})
+
+
+def test_two_services_on_one_port_are_refused() -> None:
+    with pytest.raises(StackError, match="MLFLOW_PORT and DAGSTER_PORT are both 4000"):
+        stack_settings({"DAGSTER_PORT": "4000", "MLFLOW_PORT": "4000"})
+
+
+def test_a_triton_elsewhere_is_not_started_and_its_ports_are_not_claimed() -> None:
+    settings = stack_settings({"TRITON_URL": "http://10.0.0.7:8000"})
+    assert settings.triton_url == "http://10.0.0.7:8000"
+    assert "triton" not in {service.name for service in services(settings)}
+    assert not any(name.startswith("TRITON") for name in settings.listening)
+
+
+def test_secrets_reach_the_services_by_environment_and_never_by_argument() -> None:
+    settings = stack_settings({})
+    environ = environment(settings, {}, {"TRITON_CONTROL_KEY": "hidden"})
+    assert environ["TRITON_CONTROL_KEY"] == "hidden"
+    assert not any("hidden" in word for service in services(settings) for word in service.argv)
+
+
+@pytest.mark.parametrize("path", ["/a b", "/50%", "/it's", "/$HOME", "/(x)", "/a;b"])
+def test_a_state_directory_that_a_server_could_not_use_is_refused(path: str) -> None:
+    with pytest.raises(StackError, match="Choose another one"):
+        refuse_awkward_path(stack_settings({"STATE_DIR": path}))
+
+
+@pytest.mark.parametrize("path", ["/plain/path-1.x_y", "/home/jörg/.local", "/a@b+c=d,e:f"])
+def test_an_ordinary_state_directory_is_taken(path: str) -> None:
+    refuse_awkward_path(stack_settings({"STATE_DIR": path}))
+
+
+def test_services_reach_each_other_whatever_proxy_the_user_has() -> None:
+    inherited = {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "intranet"}
+    environ = environment(stack_settings({}), inherited, {})
+    assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    assert environ["no_proxy"] == "127.0.0.1,localhost"
