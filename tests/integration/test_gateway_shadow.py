@@ -50,7 +50,9 @@ def test_mirrored_answers_are_compared_row_by_row(gateway: RunningGateway) -> No
     assert 0.1 < found["agreement"]["high"] < 0.2
     assert found["probability_difference"]["largest"] == 0
     delay = found["latency_difference_seconds"]
-    assert delay["low"] <= delay["value"] <= delay["high"] <= delay["largest"] < 5
+    # The bounds are those of the mean: with few values the upper one may pass the largest.
+    assert delay["low"] < delay["value"] < delay["high"]
+    assert delay["value"] <= delay["largest"] < 5
     assert (found["a"]["run_id"], found["b"]["run_id"]) == ("run-1", "run-2")
     assert (found["failed"], found["dropped"]) == (0, 0)
     example = found["examples"][-1]
