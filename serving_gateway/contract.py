@@ -38,6 +38,11 @@ MAX_BATCH_SIZE: Final = 1024
 _MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 
+def is_model_name(name: str) -> bool:
+    """Whether `check_model_name` accepts `name`."""
+    return _MODEL_NAME.fullmatch(name) is not None
+
+
 def check_model_name(name: str) -> str:
     """Return `name` when it may name an MLflow model and a Triton directory alike.
 
@@ -46,7 +51,7 @@ def check_model_name(name: str) -> str:
             underscores and hyphens. That rules out path parts, leading digits (which Triton
             would read as a version) and look-alike letters.
     """
-    if _MODEL_NAME.fullmatch(name) is None:
+    if not is_model_name(name):
         raise ValueError(
             f"model name {name!r}: use an ASCII letter, then up to 99 ASCII letters, digits, "
             "underscores or hyphens"

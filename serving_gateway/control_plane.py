@@ -35,7 +35,7 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VersionNotReady,
 )
-from serving_gateway.metrics import Metrics
+from serving_gateway.metrics import ModelMetrics
 from serving_gateway.registry import Registry
 from serving_gateway.routing import B
 from serving_gateway.serving import Lane, Serving
@@ -86,7 +86,7 @@ class ControlPlane:
         serving: Serving,
         store: RoutingStore,
         registry: Registry | None,
-        metrics: Metrics,
+        metrics: ModelMetrics,
     ) -> None:
         self._settings = settings
         self._serving = serving
@@ -138,13 +138,13 @@ class ControlPlane:
         try:
             result = await work
         except GatewayError as error:
-            self._metrics.changes.labels(operation, error.code).inc()
+            self._metrics.change(operation, error.code).inc()
             log.warning(
                 "a change was refused",
                 extra={"operation": operation, "code": error.code, "reason": error.message},
             )
             raise
-        self._metrics.changes.labels(operation, "success").inc()
+        self._metrics.change(operation, "success").inc()
         return result
 
     async def _reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadAnswer:
@@ -234,7 +234,10 @@ class ControlPlane:
         """Triton's address and model name of a variant, where they differ from the default."""
         if alias != B:
             return None, None
-        return self._settings.shadow_triton_url, self._settings.shadow_model_name
+        # Another name for B is that of the default model's B alone.
+        own = self._serving.model_name == self._settings.model_name
+        name = self._settings.shadow_model_name if own else None
+        return self._settings.shadow_triton_url, name
 
     async def _ready_versions(self, alias: str, model_name: str) -> tuple[int, ...]:
         """What Triton says is READY, asked now; no answer at all is 503 here."""

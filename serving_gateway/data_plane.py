@@ -24,7 +24,7 @@ from serving_gateway.errors import (
     Unavailable,
     VariantUnavailable,
 )
-from serving_gateway.metrics import Metrics
+from serving_gateway.metrics import ModelMetrics
 from serving_gateway.routing import A, B
 from serving_gateway.serving import Serving, Table, Target, production
 from serving_gateway.settings import Settings
@@ -96,7 +96,7 @@ class DataPlane:
         serving: Serving,
         mirror: MirrorSink,
         kick: Callable[[], None],
-        metrics: Metrics,
+        metrics: ModelMetrics,
     ) -> None:
         self._serving = serving
         self._mirror = mirror

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 
 from serving_gateway import logs
 from serving_gateway.api.asgi import Gateway
 from serving_gateway.api.control import build
-from serving_gateway.api.oip import OipEndpoint
-from serving_gateway.api.predict import PredictEndpoint
 from serving_gateway.control_plane import ControlPlane
 from serving_gateway.data_plane import DataPlane
-from serving_gateway.metrics import Metrics, ReplicaState
+from serving_gateway.hosting import Hosting, ModelPlane
+from serving_gateway.metrics import Metrics
 from serving_gateway.mirror import Mirror
 from serving_gateway.open_inference import OpenInference
 from serving_gateway.overview import Overview
-from serving_gateway.redis_store import RedisStore
+from serving_gateway.redis_connection import RedisConnection
+from serving_gateway.redis_store import RedisStores
 from serving_gateway.registry import Registry, registry_from
-from serving_gateway.replicas import Presence
+from serving_gateway.replicas import Identity, Presence, this_process
 from serving_gateway.server import begin_lame_duck_on_signal
 from serving_gateway.serving import Serving
 from serving_gateway.settings import Settings
 from serving_gateway.shadow import Ledger
-from serving_gateway.snapshot import Snapshot
-from serving_gateway.store import FileStore, RoutingStore
+from serving_gateway.snapshot import Snapshot, snapshot_names
+from serving_gateway.state import Lifecycle
+from serving_gateway.store import FileStores, Stores
+from serving_gateway.triton import Tritons
 from serving_gateway.watcher import Watcher
 
 
 def create_app(
     settings: Settings,
     *,
-    store: RoutingStore | None = None,
+    stores: Stores | None = None,
     registry: Registry | None = None,
     own_signals: bool = False,
 ) -> Gateway:
@@ -42,76 +45,107 @@ def create_app(
 
     Args:
         settings: everything that can be set.
-        store: where the routing record is kept; by default what the settings name.
+        stores: where routing records are kept; by default what the settings name.
         registry: where versions are recorded; by default what the settings name.
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
-    metrics = Metrics()
-    serving = Serving(settings, metrics)
-    kept = store or store_from(settings)
-    known = registry or registry_from(settings)
-    snapshot = Snapshot(settings.state_dir, settings.model_name)
-    presence = Presence(serving, kept, keep_seconds=settings.replica_seconds)
-    watcher = Watcher(serving, kept, snapshot, presence, interval=settings.watch_seconds)
-    ledger = Ledger(settings.shadow_examples)
-    mirror = Mirror(
-        metrics, ledger, queue=settings.mirror_queue, in_flight=settings.mirror_in_flight
+    shared = _Shared(
+        settings=settings,
+        stores=stores or stores_from(settings),
+        registry=registry or registry_from(settings),
+        tritons=Tritons(
+            connections=settings.triton_connections,
+            connect_seconds=settings.triton_connect_seconds,
+        ),
+        lifecycle=Lifecycle(),
+        identity=this_process(),
+        metrics=Metrics(),
     )
-    data_plane = DataPlane(settings, serving, mirror, watcher.kick, metrics)
-    control_plane = ControlPlane(settings, serving, kept, known, metrics)
-    overview = Overview(settings, serving, watcher, presence, ledger)
-    control = build(settings, serving, control_plane, overview, metrics)
-    protocol = OpenInference(settings, serving, watcher.kick, metrics)
-    gateway = Gateway(
-        settings,
-        serving,
-        PredictEndpoint(serving, data_plane),
-        OipEndpoint(serving, protocol, settings.max_body_bytes),
-        control,
-        metrics,
+    hosting = Hosting(
+        settings.model_name,
+        lambda name: _plane(name, shared, lambda: hosting.names),
+        shared.stores,
+        snapshots=lambda: snapshot_names(settings.state_dir),
+        interval=settings.watch_seconds,
+        limit=settings.max_models,
     )
-
-    def state() -> ReplicaState:
-        return ReplicaState(
-            ready=serving.readiness().ready,
-            generation=serving.table.record.generation,
-            in_flight=gateway.in_flight,
-        )
-
-    metrics.watch(state, ledger)
+    control = build(settings, hosting, shared.metrics)
+    gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics)
+    shared.metrics.hosted = lambda: hosting.names
+    shared.metrics.in_flight = lambda: gateway.in_flight
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # One look before the first request: a gateway whose Triton is up starts ready.
-        await watcher.start()
+        await hosting.start()
         if own_signals:
-            begin_lame_duck_on_signal(serving, settings.drain_seconds)
-        tasks = [
-            asyncio.create_task(watcher.run(), name="watcher"),
-            asyncio.create_task(mirror.run(), name="mirror"),
-        ]
+            begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
+        finder = asyncio.create_task(hosting.run(), name="hosting")
         try:
             yield
         finally:
-            serving.draining = True
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await presence.leave()
-            await serving.aclose()
-            if known is not None:
-                await known.aclose()
-            await kept.aclose()
+            shared.lifecycle.draining = True
+            finder.cancel()
+            await asyncio.gather(finder, return_exceptions=True)
+            await hosting.aclose()
+            await shared.aclose()
 
     control.router.lifespan_context = lifespan
     return gateway
 
 
-def store_from(settings: Settings) -> RoutingStore:
-    """The store that the settings name; nothing is connected yet."""
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all planes of a process share."""
+
+    settings: Settings
+    stores: Stores
+    registry: Registry | None
+    tritons: Tritons
+    lifecycle: Lifecycle
+    identity: Identity
+    metrics: Metrics
+
+    async def aclose(self) -> None:
+        await self.tritons.aclose()
+        if self.registry is not None:
+            await self.registry.aclose()
+        await self.stores.aclose()
+
+
+def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]) -> ModelPlane:
+    """The plane of one model, wired and not started."""
+    settings, metrics = shared.settings, shared.metrics.model(model_name)
+    serving = Serving(model_name, settings, shared.tritons, shared.lifecycle, metrics)
+    store = shared.stores.of(model_name)
+    presence = Presence(serving, store, shared.identity, keep_seconds=settings.replica_seconds)
+    snapshot = Snapshot(settings.state_dir, model_name)
+    watcher = Watcher(serving, store, snapshot, presence, interval=settings.watch_seconds)
+    ledger = Ledger(settings.shadow_examples)
+    mirror = Mirror(
+        metrics, ledger, queue=settings.mirror_queue, in_flight=settings.mirror_in_flight
+    )
+    metrics.watch(
+        lambda: (serving.readiness().ready, serving.table.record.generation),
+        ledger,
+    )
+    return ModelPlane(
+        model_name=model_name,
+        serving=serving,
+        watcher=watcher,
+        presence=presence,
+        mirror=mirror,
+        data_plane=DataPlane(settings, serving, mirror, watcher.kick, metrics),
+        control_plane=ControlPlane(settings, serving, store, shared.registry, metrics),
+        open_inference=OpenInference(settings, serving, watcher.kick, metrics),
+        overview=Overview(settings, serving, watcher, presence, ledger, names),
+    )
+
+
+def stores_from(settings: Settings) -> Stores:
+    """The stores that the settings name; nothing is connected yet."""
     if settings.redis_url is None:
-        return FileStore(settings.state_dir, settings.model_name)
-    return RedisStore(settings.redis_url, settings.model_name, limit_seconds=settings.store_seconds)
+        return FileStores(settings.state_dir)
+    return RedisStores(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
 
 
 def app_from_environment() -> Gateway:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -48,15 +48,33 @@ class VariantStats:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
 
 
-class ReplicaState:
-    """Numbers about the replica at the moment of a scrape."""
+class ModelMetrics:
+    """What is counted and told of one model."""
 
-    __slots__ = ("generation", "in_flight", "ready")
+    def __init__(self, metrics: Metrics, model_name: str) -> None:
+        self.fallbacks = metrics.fallbacks.labels(model_name)
+        self.variants: dict[tuple[str, int], VariantStats] = {}
+        self.ledger: Ledger | None = None
+        self.state: Callable[[], tuple[bool, int]] | None = None
+        self._metrics = metrics
+        self._model_name = model_name
 
-    def __init__(self, *, ready: bool, generation: int, in_flight: int) -> None:
-        self.ready = ready
-        self.generation = generation
-        self.in_flight = in_flight
+    def variant(self, variant: str, version: int) -> VariantStats:
+        """The counts of one variant and version; the same object each time."""
+        return self.variants.setdefault((variant, version), VariantStats())
+
+    def mirrored(self, outcome: str) -> Counter:
+        """Counts copies by what became of them."""
+        return self._metrics.mirrored.labels(self._model_name, outcome)
+
+    def change(self, operation: str, outcome: str) -> Counter:
+        """Counts changes of the routing record by what became of them."""
+        return self._metrics.changes.labels(self._model_name, operation, outcome)
+
+    def watch(self, state: Callable[[], tuple[bool, int]], ledger: Ledger) -> None:
+        """Read (ready, generation) with `state`, and the shadow ledger, at each scrape."""
+        self.state = state
+        self.ledger = ledger
 
 
 class Metrics(Collector):
@@ -76,33 +94,33 @@ class Metrics(Collector):
         self.fallbacks = Counter(
             "gateway_fallbacks",
             "Requests of variant B's share that A answered because B could not.",
+            ("model",),
             registry=self.registry,
         )
         self.mirrored = Counter(
             "gateway_mirrored",
             "Requests copied to variant B, by what became of the copy.",
-            ("outcome",),
+            ("model", "outcome"),
             registry=self.registry,
         )
         self.changes = Counter(
             "gateway_changes",
             "Changes of the routing record that were asked for, by what became of them.",
-            ("operation", "outcome"),
+            ("model", "operation", "outcome"),
             registry=self.registry,
         )
-        self._variants: dict[tuple[str, int], VariantStats] = {}
-        self._state: Callable[[], ReplicaState] | None = None
-        self._ledger: Ledger | None = None
+        self.in_flight: Callable[[], int] | None = None
+        """Tells the number of requests being worked on."""
+        self.hosted: Callable[[], Iterable[str]] = tuple
+        """Tells the models whose numbers a scrape gets."""
+        self._models: dict[str, ModelMetrics] = {}
         self.registry.register(self)
 
-    def watch(self, state: Callable[[], ReplicaState], ledger: Ledger) -> None:
-        """Read the replica's state with `state`, and the shadow ledger, at each scrape."""
-        self._state = state
-        self._ledger = ledger
-
-    def variant(self, variant: str, version: int) -> VariantStats:
-        """The counts of one variant and version; the same object each time."""
-        return self._variants.setdefault((variant, version), VariantStats())
+    def model(self, model_name: str) -> ModelMetrics:
+        """The metrics of one model; the same object each time."""
+        if model_name not in self._models:
+            self._models[model_name] = ModelMetrics(self, model_name)
+        return self._models[model_name]
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -113,77 +131,97 @@ class Metrics(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """The counts of all variants and versions, and the replica's state."""
-        labels = ("variant", "version")
-        requests = CounterMetricFamily(
+        """The counts of all models, variants and versions, and the replica's state."""
+        families = _Families()
+        for name in self.hosted():
+            families.add(name, self.model(name))
+        yield from families.all
+        if self.in_flight is not None:
+            yield GaugeMetricFamily(
+                "gateway_requests_in_flight", "Requests being worked on.", value=self.in_flight()
+            )
+
+
+class _Families:
+    """The families that one scrape fills, model by model."""
+
+    def __init__(self) -> None:
+        labels = ("model", "variant", "version")
+        pair = ("model", "version_a", "version_b")
+        self.requests = CounterMetricFamily(
             "gateway_predictions", "Prediction requests.", labels=(*labels, "outcome")
         )
-        rows = CounterMetricFamily("gateway_rows", "Rows predicted.", labels=labels)
-        seconds = HistogramMetricFamily(
+        self.rows = CounterMetricFamily("gateway_rows", "Rows predicted.", labels=labels)
+        self.seconds = HistogramMetricFamily(
             "gateway_prediction_seconds",
             "From a checked request to its answer, the wait for Triton included.",
             labels=labels,
         )
-        for (variant, version), stats in self._variants.items():
-            label = (variant, str(version))
-            requests.add_metric((*label, "answered"), stats.answered)
-            requests.add_metric((*label, "failed"), stats.failed)
-            rows.add_metric(label, stats.rows)
+        self.shadow_rows = CounterMetricFamily(
+            "gateway_shadow_rows",
+            "Rows of mirrored requests, by whether both versions label them alike.",
+            labels=(*pair, "outcome"),
+        )
+        self.differences = HistogramMetricFamily(
+            "gateway_shadow_probability_difference",
+            "Per row, the largest difference of a class's probability between the versions.",
+            labels=pair,
+        )
+        self.delays = HistogramMetricFamily(
+            "gateway_shadow_latency_difference_seconds",
+            "Per mirrored request, B's latency minus A's.",
+            labels=pair,
+        )
+        self.ready = GaugeMetricFamily(
+            "gateway_ready", "1 when this replica should get the model's traffic.", labels=["model"]
+        )
+        self.generation = GaugeMetricFamily(
+            "gateway_routing_generation",
+            "Generation of the routing record that this replica routes by.",
+            labels=["model"],
+        )
+
+    @property
+    def all(self) -> tuple[Metric, ...]:
+        """Every family."""
+        counts = (self.requests, self.rows, self.seconds)
+        shadow = (self.shadow_rows, self.differences, self.delays)
+        return (*counts, *shadow, self.ready, self.generation)
+
+    def add(self, name: str, model: ModelMetrics) -> None:
+        """Add what is known of one model."""
+        for (variant, version), stats in model.variants.items():
+            label = (name, variant, str(version))
+            self.requests.add_metric((*label, "answered"), stats.answered)
+            self.requests.add_metric((*label, "failed"), stats.failed)
+            self.rows.add_metric(label, stats.rows)
             buckets = _buckets(BUCKETS, stats.counts)
-            seconds.add_metric(label, buckets=buckets, sum_value=stats.seconds)
-        yield from (requests, rows, seconds)
-        if self._ledger is not None:
-            yield from _shadow(self._ledger.page)
-        if self._state is not None:
-            state = self._state()
-            yield GaugeMetricFamily(
-                "gateway_ready", "1 when this replica should get traffic.", value=state.ready
-            )
-            yield GaugeMetricFamily(
-                "gateway_routing_generation",
-                "Generation of the routing record that this replica routes by.",
-                value=state.generation,
-            )
-            yield GaugeMetricFamily(
-                "gateway_requests_in_flight", "Requests being worked on.", value=state.in_flight
-            )
+            self.seconds.add_metric(label, buckets=buckets, sum_value=stats.seconds)
+        if model.ledger is not None:
+            self._add_shadow(name, model.ledger.page)
+        if model.state is not None:
+            ready, generation = model.state()
+            self.ready.add_metric([name], ready)
+            self.generation.add_metric([name], generation)
+
+    def _add_shadow(self, name: str, page: Page) -> None:
+        """Add the present pairing; a former one is told no more."""
+        if page.pairing is None:
+            return
+        label = (name, *(str(side.version) for side in page.pairing))
+        found = page.comparison
+        self.shadow_rows.add_metric((*label, "agreed"), found.agreed)
+        self.shadow_rows.add_metric((*label, "disagreed"), found.rows - found.agreed)
+        histogram = found.differences
+        self.differences.add_metric(
+            label, buckets=_buckets(histogram.bounds, histogram.counts), sum_value=histogram.sum
+        )
+        # A sum that can fall is none that Prometheus may see.
+        self.delays.add_metric(
+            label, buckets=_buckets(found.delays.bounds, found.delays.counts), sum_value=None
+        )
 
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
     """Cumulative counts by upper bound, as Prometheus wants them."""
     return list(zip((*map(str, bounds), "+Inf"), map(float, accumulate(counts)), strict=True))
-
-
-def _shadow(page: Page) -> Iterator[Metric]:
-    """What is known about the present pairing; a former one is told no more."""
-    if page.pairing is None:
-        return
-    names = ("version_a", "version_b")
-    label = tuple(str(side.version) for side in page.pairing)
-    found = page.comparison
-    rows = CounterMetricFamily(
-        "gateway_shadow_rows",
-        "Rows of mirrored requests, by whether both versions label them alike.",
-        labels=(*names, "outcome"),
-    )
-    rows.add_metric((*label, "agreed"), found.agreed)
-    rows.add_metric((*label, "disagreed"), found.rows - found.agreed)
-    differences = HistogramMetricFamily(
-        "gateway_shadow_probability_difference",
-        "Per row, the largest difference of a class's probability between the versions.",
-        labels=names,
-    )
-    histogram = found.differences
-    differences.add_metric(
-        label, buckets=_buckets(histogram.bounds, histogram.counts), sum_value=histogram.sum
-    )
-    delays = HistogramMetricFamily(
-        "gateway_shadow_latency_difference_seconds",
-        "Per mirrored request, B's latency minus A's.",
-        labels=names,
-    )
-    # A sum that can fall is none that Prometheus may see.
-    delays.add_metric(
-        label, buckets=_buckets(found.delays.bounds, found.delays.counts), sum_value=None
-    )
-    yield from (rows, differences, delays)

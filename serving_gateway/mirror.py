@@ -10,7 +10,7 @@ from typing import Final
 
 from serving_gateway.data_plane import Mirrored
 from serving_gateway.errors import GatewayError
-from serving_gateway.metrics import Metrics
+from serving_gateway.metrics import ModelMetrics
 from serving_gateway.replicas import now
 from serving_gateway.serving import Target
 from serving_gateway.shadow import Ledger, Page, note
@@ -33,15 +33,16 @@ class Mirror:
         in_flight: most copies under way.
     """
 
-    def __init__(self, metrics: Metrics, ledger: Ledger, *, queue: int, in_flight: int) -> None:
+    def __init__(
+        self, metrics: ModelMetrics, ledger: Ledger, *, queue: int, in_flight: int
+    ) -> None:
         self._ledger = ledger
         self._limit = queue
         self._in_flight = in_flight
         self._waiting: deque[tuple[Page, Target, Mirrored]] = deque()
         self._available = asyncio.Event()
         self._counts = {
-            outcome: metrics.mirrored.labels(outcome)
-            for outcome in (AGREED, DISAGREED, FAILED, DROPPED)
+            outcome: metrics.mirrored(outcome) for outcome in (AGREED, DISAGREED, FAILED, DROPPED)
         }
 
     def offer(self, source: Target, target: Target | None, mirrored: Mirrored) -> None:

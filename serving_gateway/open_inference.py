@@ -23,7 +23,7 @@ from serving_gateway.errors import (
     VariantUnavailable,
 )
 from serving_gateway.http1 import Answer
-from serving_gateway.metrics import Metrics
+from serving_gateway.metrics import ModelMetrics
 from serving_gateway.routing import A, B
 from serving_gateway.serving import Serving, Table, Target, production
 from serving_gateway.settings import Settings
@@ -82,7 +82,7 @@ class OpenInference:
         settings: Settings,
         serving: Serving,
         kick: Callable[[], None],
-        metrics: Metrics,
+        metrics: ModelMetrics,
     ) -> None:
         self._settings = settings
         self._serving = serving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -54,8 +55,10 @@ class Routing(msgspec.Struct, frozen=True):
 
 
 class Models(msgspec.Struct, frozen=True):
-    """Body of `GET /models`."""
+    """Body of `GET /models/{model_name}`; of `GET /models` for the default model."""
 
+    models: tuple[str, ...]
+    """All models that this replica hosts; each has `/models/{model_name}`."""
     ssot: Ssot
     effective: dict[str, Effective]
     active: dict[str, Active]
@@ -88,7 +91,7 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Overview:
-    """Describes this replica, and what Triton says now."""
+    """Describes this replica's side of one model, and what Triton says now."""
 
     def __init__(
         self,
@@ -97,8 +100,10 @@ class Overview:
         watcher: Watcher,
         presence: Presence,
         ledger: Ledger,
+        names: Callable[[], tuple[str, ...]],
     ) -> None:
         self._settings = settings
+        self._names = names
         self._serving = serving
         self._watcher = watcher
         self._presence = presence
@@ -139,6 +144,7 @@ class Overview:
             self._ssot(table.targets.get(A), table.targets.get(B)), self._presence.roster()
         )
         return Models(
+            models=self._names(),
             ssot=ssot,
             effective=self._serving.effective(),
             active={
@@ -174,7 +180,7 @@ class Overview:
         else:
             versions = served
         return Ssot(
-            model_name=settings.model_name,
+            model_name=self._serving.model_name,
             served_versions=versions,
             prod_served_version=_among(production, served),
             shadow_served_version=_among(shadow, shadowed),
@@ -187,7 +193,7 @@ class Overview:
 
     async def _versions(self, slot: Slot | None) -> tuple[int, ...] | GatewayError:
         triton = self._serving.triton(None if slot is None else slot.triton_url)
-        name = self._settings.model_name
+        name = self._serving.model_name
         if slot is not None and slot.model_name is not None:
             name = slot.model_name
         try:

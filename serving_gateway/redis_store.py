@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
-from pydantic import SecretStr
 
-from serving_gateway.contract import RoutingRecord
+from serving_gateway.contract import RoutingRecord, is_model_name
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
+from serving_gateway.redis_connection import RedisConnection, failures
 from serving_gateway.replicas import LiveReplica, Replica, decode_replica, live
 from serving_gateway.store import decode_record
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 _SILENCE_SECONDS: Final = 5.0
 """After which a subscription that hears nothing asks whether anybody is there."""
 
+_NAMES: Final = "gateway:models"
 _WRITTEN: Final = 1
 _LATE: Final = -1
 _WRITE: Final = """
@@ -55,46 +51,52 @@ return 1
 """Notes a replica with the time by Redis's clock, which all share, and forgets the dead."""
 
 
+class RedisStores:
+    """The stores of all models in one Redis, and the set of their names.
+
+    Args:
+        connection: the client that all of them share.
+    """
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    def of(self, model_name: str) -> RedisStore:
+        """The store of one model."""
+        return RedisStore(self._connection, model_name)
+
+    async def names(self) -> frozenset[str]:
+        """The models that have, or are about to get, a routing record.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        async with self._connection.asking() as redis:
+            asked: Any = redis.smembers(_NAMES)
+            noted: set[bytes] = await asked
+        found = (name.decode(errors="replace") for name in noted)
+        return frozenset(name for name in found if is_model_name(name))
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        await self._connection.aclose()
+
+
 class RedisStore:
     """The record under one key of a Redis, version 5 or later, and the replicas under another.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, with credentials where they are needed.
+        connection: the client.
         model_name: whose record it is.
-        limit_seconds: longest wait for one answer.
-        pause_seconds: after a failure, how long others are refused without asking.
     """
 
-    def __init__(
-        self,
-        url: SecretStr,
-        model_name: str,
-        *,
-        limit_seconds: float = 0.5,
-        pause_seconds: float = 1.0,
-    ) -> None:
-        # Not needed by a gateway that keeps its record in a file.
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-
+    def __init__(self, connection: RedisConnection, model_name: str) -> None:
         self._model_name = model_name
         self._key = f"gateway:{{{model_name}}}:routing"
         self._channel = f"gateway:{{{model_name}}}:changed"
         self._replicas_key = f"gateway:{{{model_name}}}:replicas"
-        self._limit = limit_seconds
-        self._pause = pause_seconds
-        address = urlsplit(url.get_secret_value())
-        place = f"{address.hostname}:{address.port or 6379}" if address.hostname else "its socket"
-        self._where = f"Redis at {place}"
-        self._client: Redis = Redis.from_url(
-            url.get_secret_value(),
-            socket_timeout=limit_seconds,
-            socket_connect_timeout=limit_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._refused_until = 0.0
-        self._refusal = ""
+        self._connection = connection
+        self._where = connection.where
         self._seen: tuple[bytes, RoutingRecord] | None = None
 
     async def read(self) -> RoutingRecord:
@@ -104,7 +106,7 @@ class RedisStore:
             StoreUnavailable: Redis does not answer.
             RecordRefused: it is corrupt, of a newer schema, or of another model.
         """
-        async with self._asking() as redis:
+        async with self._connection.asking() as redis:
             data: bytes | None = await redis.get(self._key)
         return self._decoded(data)
 
@@ -115,7 +117,7 @@ class RedisStore:
             GenerationConflict: it is not; nothing was written.
             StoreUnavailable: it cannot be written, or what is there cannot be read.
         """
-        async with self._asking() as redis:
+        async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.time()
             question.get(self._key)
@@ -123,7 +125,12 @@ class RedisStore:
         stored = self._decoded(data).generation
         if stored != expected:
             raise _changed_meanwhile(f"is at generation {stored}, not at {expected}")
-        deadline = seconds * 1_000_000 + micros + int(self._limit * 800_000)
+        if expected == 0:
+            # Before the record, so that no model is left that the other replicas never find.
+            async with self._connection.asking() as redis:
+                noted: Any = redis.sadd(_NAMES, self._model_name)
+                await noted
+        deadline = seconds * 1_000_000 + micros + int(self._connection.limit_seconds * 800_000)
         outcome = await self._write(data or b"", msgspec.json.encode(record), deadline)
         if outcome == _LATE:
             raise StoreUnavailable(f"{self._where} was too slow; nothing was written.")
@@ -136,9 +143,9 @@ class RedisStore:
         What is announced while the subscription is down is found by reading.
         """
         while True:
-            with contextlib.suppress(*_failures()):
+            with contextlib.suppress(*failures()):
                 await self._listen(changed)
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(self._connection.pause_seconds)
 
     async def beat(self, replica: Replica, keep_seconds: float) -> None:
         """Note that a replica lives; to be repeated before `keep_seconds` have passed.
@@ -148,7 +155,7 @@ class RedisStore:
         """
         told = msgspec.json.encode(replica)
         keep_ms = str(int(keep_seconds * 1000))
-        async with self._asking() as redis:
+        async with self._connection.asking() as redis:
             beaten: Any = redis.eval(_BEAT, 1, self._replicas_key, replica.id, told, keep_ms)
             await beaten
 
@@ -158,7 +165,7 @@ class RedisStore:
         Raises:
             StoreUnavailable: Redis does not answer; the replica expires.
         """
-        async with self._asking() as redis:
+        async with self._connection.asking() as redis:
             left: Any = redis.hdel(self._replicas_key, replica_id)
             await left
 
@@ -168,7 +175,7 @@ class RedisStore:
         Raises:
             StoreUnavailable: Redis does not answer, or not all of them can be read.
         """
-        async with self._asking() as redis:
+        async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.time()
             question.hgetall(self._replicas_key)
@@ -182,12 +189,6 @@ class RedisStore:
                 found.append(live(replica, max(0.0, age)))
         return found
 
-    async def aclose(self) -> None:
-        """Let go of connections."""
-        with contextlib.suppress(*_failures()):
-            async with asyncio.timeout(self._limit):
-                await self._client.aclose()
-
     def _decoded(self, data: bytes | None) -> RoutingRecord:
         if data is None:
             return RoutingRecord(model_name=self._model_name)
@@ -199,7 +200,7 @@ class RedisStore:
     async def _write(self, old: bytes, new: bytes, deadline: int) -> int:
         keys = (self._key, self._channel)
         try:
-            async with self._asking() as redis:
+            async with self._connection.asking() as redis:
                 # redis-py's type of eval covers its blocking client too.
                 answer: Any = redis.eval(_WRITE, len(keys), *keys, old, new, str(deadline))
                 return int(await answer)
@@ -209,23 +210,9 @@ class RedisStore:
                 "was written: look at /models before trying again."
             ) from error
 
-    @contextlib.asynccontextmanager
-    async def _asking(self) -> AsyncIterator[Redis]:
-        """The client, for one exchange within the limit; foreign errors end here."""
-        if time.monotonic() < self._refused_until:
-            raise StoreUnavailable(self._refusal)
-        try:
-            async with asyncio.timeout(self._limit):
-                yield self._client
-        except _failures() as error:
-            why = str(error) or f"no answer within {self._limit:g} s"
-            self._refusal = f"{self._where} cannot be used: {why.rstrip('.')}."
-            self._refused_until = time.monotonic() + self._pause
-            raise StoreUnavailable(self._refusal) from error
-
     async def _listen(self, changed: Callable[[], None]) -> None:
-        async with self._client.pubsub() as subscription:
-            async with asyncio.timeout(self._limit):
+        async with self._connection.client.pubsub() as subscription:
+            async with asyncio.timeout(self._connection.limit_seconds):
                 await subscription.subscribe(self._channel)
             asked = False
             while True:
@@ -242,10 +229,3 @@ class RedisStore:
 
 def _changed_meanwhile(how: str) -> GenerationConflict:
     return GenerationConflict(f"The routing record {how}: somebody changed it meanwhile.")
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What Redis's client raises when Redis cannot be used."""
-    from redis.exceptions import RedisError
-
-    return (RedisError, OSError, TimeoutError)

@@ -20,13 +20,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Replica(msgspec.Struct, frozen=True):
-    """One gateway process."""
+class Identity(msgspec.Struct, frozen=True):
+    """Which gateway process this is, whatever models it hosts."""
 
     id: str
     host: str
     pid: int
     started_at: str
+
+
+def this_process() -> Identity:
+    """The identity of this process from now on; another one at each call."""
+    host = socket.gethostname()
+    name = f"{host}-{os.getpid()}-{os.urandom(3).hex()}"
+    return Identity(name, host, os.getpid(), now())
+
+
+class Replica(Identity, frozen=True):
+    """What a gateway process tells of one model that it hosts."""
+
     generation: int
     """The one that it routes by."""
     ready: bool
@@ -88,25 +100,26 @@ class Presence:
     Args:
         serving: what it routes by.
         store: where the replicas meet.
+        identity: which process this is.
         keep_seconds: for how long a replica that tells nothing more counts as live.
     """
 
-    def __init__(self, serving: Serving, store: RoutingStore, *, keep_seconds: float) -> None:
+    def __init__(
+        self, serving: Serving, store: RoutingStore, identity: Identity, *, keep_seconds: float
+    ) -> None:
         self._serving = serving
         self._store = store
+        self._identity = identity
         self._keep_seconds = keep_seconds
-        self._host = socket.gethostname()
-        self._started_at = now()
-        self._id = f"{self._host}-{os.getpid()}-{os.urandom(3).hex()}"
 
     def own(self) -> Replica:
         """This process at this moment."""
         found = self._serving.readiness()
         return Replica(
-            id=self._id,
-            host=self._host,
-            pid=os.getpid(),
-            started_at=self._started_at,
+            id=self._identity.id,
+            host=self._identity.host,
+            pid=self._identity.pid,
+            started_at=self._identity.started_at,
             generation=self._serving.table.record.generation,
             ready=found.ready,
             reasons=found.reasons,
@@ -123,7 +136,7 @@ class Presence:
     async def leave(self) -> None:
         """Tell that it ends; where nobody can be told, it expires."""
         try:
-            await self._store.leave(self._id)
+            await self._store.leave(self._identity.id)
         except StoreUnavailable as error:
             log.warning("the end was not told", extra={"reason": error.message})
 

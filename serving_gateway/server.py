@@ -8,8 +8,8 @@ from types import FrameType
 
 import uvicorn
 
-from serving_gateway.serving import Serving
 from serving_gateway.settings import Settings
+from serving_gateway.state import Lifecycle
 
 APPLICATION = "serving_gateway.main:app_from_environment"
 
@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
     )
 
 
-def begin_lame_duck_on_signal(serving: Serving, drain_seconds: float) -> None:
+def begin_lame_duck_on_signal(lifecycle: Lifecycle, drain_seconds: float) -> None:
     """Put a pause between SIGTERM and the server's own handling of it.
 
     For `drain_seconds` the replica says that it is not ready while it still answers: the time
@@ -52,8 +52,8 @@ def begin_lame_duck_on_signal(serving: Serving, drain_seconds: float) -> None:
             servers_own(signal.SIGTERM, None)
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        again = serving.draining
-        serving.draining = True
+        again = lifecycle.draining
+        lifecycle.draining = True
         # Python runs this between bytecodes of the main thread, so the loop must be woken.
         loop.call_soon_threadsafe(loop.call_later, 0 if again else drain_seconds, end)
 

@@ -22,14 +22,21 @@ from serving_gateway.errors import (
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.metrics import Metrics, VariantStats
+from serving_gateway.metrics import ModelMetrics, VariantStats
 from serving_gateway.protocol import signature_from_metadata
 from serving_gateway.routing import A, Router
 from serving_gateway.settings import Settings
 from serving_gateway.shadow import Side
-from serving_gateway.state import Effective, Observation, Readiness, effective, readiness
+from serving_gateway.state import (
+    Effective,
+    Lifecycle,
+    Observation,
+    Readiness,
+    effective,
+    readiness,
+)
 from serving_gateway.tensors import Answers, Codec
-from serving_gateway.triton import Triton
+from serving_gateway.triton import Triton, Tritons
 
 _FRESH_SECONDS: Final = 1.0
 """How old a confirmed READY may be for a switch to rely on it without asking again."""
@@ -188,35 +195,44 @@ class Table:
 
 
 class Serving:
-    """The table of this replica, and all that it takes to build the next one."""
+    """The table of this replica for one model, and all that it takes to build the next one.
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    Args:
+        model_name: whose table it is.
+        settings: limits, and where Triton is by default.
+        tritons: connections, shared by all models.
+        lifecycle: whether the process is about to end.
+        metrics: counts of this model.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        settings: Settings,
+        tritons: Tritons,
+        lifecycle: Lifecycle,
+        metrics: ModelMetrics,
+    ) -> None:
+        self.model_name = model_name
         self._settings = settings
+        self._tritons = tritons
+        self._lifecycle = lifecycle
         self._metrics = metrics
-        self._tritons: dict[str, Triton] = {}
         # A lane lives as long as a table, a request or a change under way holds it.
         self._lanes: WeakValueDictionary[Any, Lane] = WeakValueDictionary()
-        self.table = Table(RoutingRecord(model_name=settings.model_name), {})
-        self.draining = False
+        self.table = Table(RoutingRecord(model_name=model_name), {})
         self.on_adopt: Callable[[], None] = _nobody
         """Called after each record that was adopted."""
         self.record_problem: str | None = "the routing store was not read yet"
 
     def triton(self, url: str | None) -> Triton:
         """The client of a Triton; None means the default one."""
-        address = url or self._settings.triton_url
-        if address not in self._tritons:
-            self._tritons[address] = Triton(
-                address,
-                connections=self._settings.triton_connections,
-                connect_seconds=self._settings.triton_connect_seconds,
-            )
-        return self._tritons[address]
+        return self._tritons.of(url or self._settings.triton_url)
 
     def lane(self, slot: Slot) -> Lane:
         """The lane of a slot; the same one for the same version and signature."""
         triton = self.triton(slot.triton_url)
-        model_name = slot.model_name or self._settings.model_name
+        model_name = slot.model_name or self.model_name
         key = (triton.url, model_name, slot.version, slot.signature)
         lane = self._lanes.get(key)
         if lane is None:
@@ -271,18 +287,13 @@ class Serving:
         return readiness(
             self.effective(),
             staleness_seconds=self._settings.staleness_seconds,
-            draining=self.draining,
+            draining=self._lifecycle.draining,
             record_problem=self.record_problem,
         )
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""
         return {alias: slot.version for alias, slot in self.table.record.variants.items()}
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        for triton in self._tritons.values():
-            await triton.aclose()
 
 
 def _nobody() -> None:

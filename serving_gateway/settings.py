@@ -48,7 +48,12 @@ class Settings(BaseSettings):
         default=30.0, description="After that, how long requests in flight may take to finish."
     )
 
-    model_name: str = Field(default=DEFAULT_MODEL, description="The model that the gateway serves.")
+    model_name: str = Field(
+        default=DEFAULT_MODEL,
+        description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
+        "from their first reload on.",
+    )
+    max_models: int = Field(default=100, ge=1, le=10_000, description="Most models hosted.")
     state_dir: Path = Field(
         default=Path(".local/gateway"),
         description="Where the file store keeps the routing record, and every replica a snapshot "
@@ -72,10 +77,11 @@ class Settings(BaseSettings):
 
     triton_url: str = Field(default="http://127.0.0.1:8000", description="Triton's HTTP address.")
     shadow_triton_url: str | None = Field(
-        default=None, description="Triton for variant B when it is another one."
+        default=None, description="Triton for all variants B, when it is another one."
     )
     shadow_model_name: str | None = Field(
-        default=None, description="Model name of variant B when it is another one."
+        default=None,
+        description="Name in Triton of the default model's variant B, when it is another one.",
     )
     triton_connections: int = Field(
         default=16, ge=2, le=1024, description="Most connections kept to one Triton."

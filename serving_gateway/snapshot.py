@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.durable import replace_durably
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.store import decode_record
+from serving_gateway.store import decode_record, names_of_files
+
+_PREFIX: Final = "snapshot-"
+
+
+def snapshot_names(directory: Path) -> frozenset[str]:
+    """The models that have a snapshot in a directory."""
+    return names_of_files(directory, _PREFIX)
 
 
 class Snapshot:
@@ -27,7 +35,7 @@ class Snapshot:
 
     def __init__(self, directory: Path, model_name: str) -> None:
         self._model_name = model_name
-        self.path = directory / f"snapshot-{model_name}.json"
+        self.path = directory / f"{_PREFIX}{model_name}.json"
 
     async def read(self) -> RoutingRecord | None:
         """The record kept last; None when there is none.

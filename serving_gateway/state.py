@@ -34,6 +34,16 @@ class Effective(msgspec.Struct, frozen=True):
     triton_url: str
 
 
+class Lifecycle:
+    """Where the process stands between its start and its end."""
+
+    __slots__ = ("draining",)
+
+    def __init__(self) -> None:
+        self.draining = False
+        """Whether it is about to end: it still answers, and is not ready."""
+
+
 class Readiness(msgspec.Struct, frozen=True):
     """Whether this replica should get traffic, and if not, why."""
 

@@ -13,12 +13,13 @@ from typing import Final, Protocol
 
 import msgspec
 
-from serving_gateway.contract import RECORD_SCHEMA, RoutingRecord
+from serving_gateway.contract import RECORD_SCHEMA, RoutingRecord, is_model_name
 from serving_gateway.durable import replace_durably
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
 from serving_gateway.replicas import LiveReplica, Replica, decode_replica, live
 
 _LOCK_SECONDS: Final = 2.0
+_PREFIX: Final = "routing-"
 
 
 class RoutingStore(Protocol):
@@ -67,6 +68,20 @@ class RoutingStore(Protocol):
             StoreUnavailable: they cannot be listed, or not all of them can be read.
         """
 
+
+class Stores(Protocol):
+    """The routing stores of all models."""
+
+    def of(self, model_name: str) -> RoutingStore:
+        """The store of one model."""
+
+    async def names(self) -> frozenset[str]:
+        """The models that have a routing record.
+
+        Raises:
+            StoreUnavailable: they cannot be listed.
+        """
+
     async def aclose(self) -> None:
         """Let go of connections."""
 
@@ -102,6 +117,45 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
     return record
 
 
+def names_of_files(directory: Path, prefix: str) -> frozenset[str]:
+    """The models that have a file `<prefix><model_name>.json` in a directory.
+
+    Raises:
+        StoreUnavailable: the directory cannot be read.
+    """
+    try:
+        found = [path.stem.removeprefix(prefix) for path in directory.glob(f"{prefix}*.json")]
+    except OSError as error:
+        raise StoreUnavailable(f"{directory} cannot be listed: {error}.") from error
+    return frozenset(name for name in found if is_model_name(name))
+
+
+class FileStores:
+    """The file stores of one directory.
+
+    Args:
+        directory: where they lie; made when missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def of(self, model_name: str) -> FileStore:
+        """The store of one model."""
+        return FileStore(self._directory, model_name)
+
+    async def names(self) -> frozenset[str]:
+        """The models that have a routing record.
+
+        Raises:
+            StoreUnavailable: they cannot be listed.
+        """
+        return await asyncio.to_thread(names_of_files, self._directory, _PREFIX)
+
+    async def aclose(self) -> None:
+        """Nothing is held between calls."""
+
+
 class FileStore:
     """The record as a JSON file, replaced atomically under a lock that processes share.
 
@@ -112,7 +166,7 @@ class FileStore:
 
     def __init__(self, directory: Path, model_name: str) -> None:
         self._model_name = model_name
-        self.path = directory / f"routing-{model_name}.json"
+        self.path = directory / f"{_PREFIX}{model_name}.json"
         self._replicas_path = directory / "replicas" / model_name
         self._lock_path = directory / f"routing-{model_name}.lock"
         self._seen: tuple[tuple[int, int, int], RoutingRecord] | None = None
@@ -164,9 +218,6 @@ class FileStore:
             StoreUnavailable: they cannot be listed, or not all of them can be read.
         """
         return await asyncio.to_thread(self._replicas, keep_seconds)
-
-    async def aclose(self) -> None:
-        """Nothing is held between calls."""
 
     def _beat(self, replica: Replica) -> None:
         path = self._replicas_path / f"{replica.id}.json"

@@ -229,3 +229,30 @@ class Triton:
                 return await self._questions.fetch(request.encode(), limit_seconds)
         except TransportError as error:
             raise translated(error, self.url) from error
+
+
+class Tritons:
+    """The clients of all Tritons in use, one for each address.
+
+    Args:
+        connections: most connections kept to one of them.
+        connect_seconds: limit for opening one.
+    """
+
+    def __init__(self, *, connections: int, connect_seconds: float) -> None:
+        self._connections = connections
+        self._connect_seconds = connect_seconds
+        self._clients: dict[str, Triton] = {}
+
+    def of(self, url: str) -> Triton:
+        """The client of the Triton at an address."""
+        if url not in self._clients:
+            self._clients[url] = Triton(
+                url, connections=self._connections, connect_seconds=self._connect_seconds
+            )
+        return self._clients[url]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()

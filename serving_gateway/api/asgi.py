@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from serving_gateway.api.oip import OipEndpoint
 from serving_gateway.api.oip import template as protocol_template
-from serving_gateway.api.predict import PredictEndpoint
+from serving_gateway.api.predict import predict
 from serving_gateway.api.raw import (
     JSON,
     ASGIApp,
@@ -28,41 +28,47 @@ from serving_gateway.api.raw import (
     read_body,
 )
 from serving_gateway.errors import GatewayError, MethodNotAllowed
+from serving_gateway.hosting import Hosting
 from serving_gateway.metrics import Metrics
-from serving_gateway.serving import Serving
 from serving_gateway.settings import Settings
+from serving_gateway.state import Lifecycle
 
 log = logging.getLogger(__name__)
 
+_MODEL_PATH: Final = re.compile(r"/models/(?P<model>[^/]*)(?P<rest>/.*)?")
 _VARIANT_PATH: Final = re.compile(r"/variant/[^/]*/(reload|rollback)")
-_PATHS: Final = frozenset(
-    ["/health", "/ready", "/models", "/shadow", "/metrics", "/traffic", "/docs", "/openapi.json"]
-)
+_MODEL_PATHS: Final = frozenset(["/health", "/ready", "/shadow", "/traffic", "/predict"])
+_PATHS: Final = _MODEL_PATHS | {"/models", "/metrics", "/docs", "/openapi.json"}
+_NAMED_PREDICT: Final = "/models/{model}/predict"
 
 
 class Gateway:
     """The ASGI application.
 
-    Attributes:
-        serving: the state of this replica, for whoever runs the application.
+    Args:
+        settings: limits.
+        hosting: finds the model of a request.
+        lifecycle: whether the process is about to end.
+        control: answers all that is no prediction.
+        metrics: counts.
     """
 
     def __init__(
         self,
         settings: Settings,
-        serving: Serving,
-        predict: PredictEndpoint,
-        protocol: OipEndpoint,
+        hosting: Hosting,
+        lifecycle: Lifecycle,
         control: ASGIApp,
         metrics: Metrics,
     ) -> None:
-        self.serving = serving
         self.in_flight = 0
-        self._predict = predict
-        self._protocol = protocol
+        self._hosting = hosting
+        self._lifecycle = lifecycle
+        self._protocol = OipEndpoint(hosting, settings.max_body_bytes)
         self._control = control
         self._requests = metrics.http_requests
         self._predicted: Counter = metrics.http_requests.labels("POST", "/predict", "200")
+        self._predicted_named = metrics.http_requests.labels("POST", _NAMED_PREDICT, "200")
         self._max_body = settings.max_body_bytes
         self._access_log = settings.access_log
         self._ids = RequestIds()
@@ -73,17 +79,22 @@ class Gateway:
             await self._control(scope, receive, send)
             return
         self.in_flight += 1
+        path: str = scope["path"]
         try:
-            if scope["path"] == "/predict":
-                await self._answer_predict(scope, receive, send)
-            elif scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+            if path == "/predict":
+                await self._answer_predict(scope, receive, send, None)
+            elif path.endswith("/predict") and (named := _MODEL_PATH.fullmatch(path)):
+                await self._answer_predict(scope, receive, send, named["model"])
+            elif path == "/v2" or path.startswith("/v2/"):
                 await self._answer_protocol(scope, receive, send)
             else:
                 await self._answer_other(scope, receive, send)
         finally:
             self.in_flight -= 1
 
-    async def _answer_predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_predict(
+        self, scope: Scope, receive: Receive, send: Send, model_name: str | None
+    ) -> None:
         content_type: bytes | None = None
         given_id: bytes | None = None
         for name, value in scope["headers"]:
@@ -97,18 +108,20 @@ class Gateway:
         headers: list[Header] = [JSON]
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed("/predict takes POST.")  # noqa: TRY301 -- one handler below
+                raise MethodNotAllowed(f"{scope['path']} takes POST.")  # noqa: TRY301 -- one handler below
+            hosting = self._hosting
+            plane = hosting.default if model_name is None else hosting.plane(model_name)
             request = await read_body(receive, scope["headers"], self._max_body)
-            body = await self._predict(request, content_type)
-            self._predicted.inc()
+            body = await predict(plane, request, content_type)
+            (self._predicted if model_name is None else self._predicted_named).inc()
         except ClientGone:
             return
         except GatewayError as error:
             status = error.status
-            body, headers = self._refused(scope, "/predict", error, request_id)
+            body, headers = self._refused(scope, error, request_id, model_name)
         except Exception:
             status = 500
-            body, headers = self._failed(scope, "/predict", request_id)
+            body, headers = self._failed(scope, request_id, model_name)
         await self._send(send, status, body, headers, request_id)
         if self._access_log:
             self._log(scope, status, request_id, started)
@@ -116,18 +129,17 @@ class Gateway:
     async def _answer_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
         started = perf_counter()
-        path = protocol_template(scope["path"])
         try:
             status, body, headers = await self._protocol(scope, receive)
-            self._requests.labels(_method(scope), path, str(status)).inc()
+            self._requests.labels(_method(scope), _template(scope["path"]), str(status)).inc()
         except ClientGone:
             return
         except GatewayError as error:
             status = error.status
-            body, headers = self._refused(scope, path, error, request_id)
+            body, headers = self._refused(scope, error, request_id)
         except Exception:
             status = 500
-            body, headers = self._failed(scope, path, request_id)
+            body, headers = self._failed(scope, request_id)
         await self._send(send, status, body, headers, request_id)
         if self._access_log:
             self._log(scope, status, request_id, started)
@@ -136,20 +148,23 @@ class Gateway:
         self, send: Send, status: int, body: bytes, headers: list[Header], request_id: bytes
     ) -> None:
         headers.append((b"x-request-id", request_id))
-        if self.serving.draining:
+        if self._lifecycle.draining:
             headers.append((b"connection", b"close"))
         await answer(send, status, body, headers)
 
-    def _failed(self, scope: Scope, path: str, request_id: bytes) -> tuple[bytes, list[Header]]:
+    def _failed(
+        self, scope: Scope, request_id: bytes, model_name: str | None = None
+    ) -> tuple[bytes, list[Header]]:
         log.exception("a request failed on a bug", extra={"request_id": request_id.decode()})
-        return self._refused(scope, path, GatewayError(_BUG), request_id)
+        return self._refused(scope, GatewayError(_BUG), request_id, model_name)
 
     def _refused(
-        self, scope: Scope, path: str, error: GatewayError, request_id: bytes
+        self, scope: Scope, error: GatewayError, request_id: bytes, model_name: str | None = None
     ) -> tuple[bytes, list[Header]]:
+        path = _template(scope["path"])
         self._requests.labels(_method(scope), path, str(error.status)).inc()
         # A caller's mistake tells nothing about the state; what cannot be done now does.
-        still = self.serving.still_served() if error.status >= 500 else None
+        still = self._hosting.still_served(model_name) if error.status >= 500 else None
         body, headers = error_body(error, request_id, still)
         if error.status == 405:
             headers.append((b"allow", b"GET" if _method(scope) == "POST" else b"POST"))
@@ -178,7 +193,7 @@ class Gateway:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
-                if self.serving.draining:
+                if self._lifecycle.draining:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)
@@ -219,5 +234,11 @@ def _template(path: str) -> str:
     """The route of a path, such that nobody can fill the metrics with invented ones."""
     if path in _PATHS:
         return path
-    match = _VARIANT_PATH.fullmatch(path)
-    return "other" if match is None else f"/variant/{{alias}}/{match[1]}"
+    if path == "/v2" or path.startswith("/v2/"):
+        return protocol_template(path)
+    named = _MODEL_PATH.fullmatch(path)
+    prefix, rest = ("", path) if named is None else ("/models/{model}", named["rest"] or "")
+    variant = _VARIANT_PATH.fullmatch(rest)
+    if variant is not None:
+        return f"{prefix}/variant/{{alias}}/{variant[1]}"
+    return f"{prefix}{rest}" if named is not None and rest in {"", *_MODEL_PATHS} else "other"

@@ -21,9 +21,9 @@ from serving_gateway.errors import (
     NotFound,
     UnsupportedMediaType,
 )
+from serving_gateway.hosting import Hosting
 from serving_gateway.http1 import Answer
-from serving_gateway.open_inference import NAME, OpenInference, ServerMetadata
-from serving_gateway.serving import Serving
+from serving_gateway.open_inference import NAME, ServerMetadata
 
 _MODEL: Final = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?",
@@ -46,14 +46,12 @@ class OipEndpoint:
     """Routes the paths of the protocol.
 
     Args:
-        serving: tells readiness.
-        protocol: the use cases.
+        hosting: finds the model, and tells readiness by the default one.
         max_body: largest body in bytes.
     """
 
-    def __init__(self, serving: Serving, protocol: OpenInference, max_body: int) -> None:
-        self._serving = serving
-        self._protocol = protocol
+    def __init__(self, hosting: Hosting, max_body: int) -> None:
+        self._hosting = hosting
         self._max_body = max_body
         self._metadata = encode(ServerMetadata(NAME, _own_version()))
 
@@ -72,7 +70,7 @@ class OipEndpoint:
         _check_method(scope, "GET")
         if path == "/v2":
             return 200, self._metadata, [JSON]
-        live = path == "/v2/health/live" or self._serving.readiness().ready
+        live = path == "/v2/health/live" or self._hosting.default.serving.readiness().ready
         return (200 if live else 400), b"", []
 
     async def _model(self, scope: Scope, receive: Receive, match: re.Match[str]) -> Reply:
@@ -85,12 +83,13 @@ class OipEndpoint:
         if what not in {None, "ready", "config", "stats"}:
             raise NotFound(f"There is no {scope['path']} in this gateway.")
         _check_method(scope, "GET")
+        protocol = self._hosting.answering(model).open_inference
         if what is None:
-            return 200, encode(await self._protocol.metadata(model, number)), [JSON]
+            return 200, encode(await protocol.metadata(model, number)), [JSON]
         if what == "ready":
-            ready = self._protocol.target(model, number).lane.ready
+            ready = protocol.target(model, number).lane.ready
             return (200 if ready else 400), b"", []
-        return _relayed(await self._protocol.ask(model, number, what))
+        return _relayed(await protocol.ask(model, number, what))
 
     async def _infer(self, scope: Scope, receive: Receive, model: str, number: int | None) -> Reply:
         headers = scope["headers"]
@@ -102,7 +101,7 @@ class OipEndpoint:
             raise MalformedRequest("Inference-Header-Content-Length is no number.")
         client = header(headers, CLIENT_ID_HEADER)
         body = await read_body(receive, headers, self._max_body)
-        forwarded = await self._protocol.infer(
+        forwarded = await self._hosting.answering(model).open_inference.infer(
             model,
             number,
             None if client is None else client.decode("latin-1"),

@@ -33,6 +33,13 @@ _TYPES: Final = (
     TrafficRequest,
 )
 
+_MODEL_NAME: Final = {
+    "name": "model_name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+}
+
 ERRORS: Final = {
     400: "The body is no JSON.",
     401: "The bearer token is missing or wrong.",
@@ -70,8 +77,12 @@ def responses(success: type, *errors: int) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def predict_path() -> dict[str, Any]:
-    """`/predict`, which FastAPI does not route and so cannot describe."""
+def predict_path(*, named: bool = False) -> dict[str, Any]:
+    """`/predict`, which FastAPI does not route and so cannot describe.
+
+    Args:
+        named: whether the path names the model.
+    """
     row_of_iris = [5.1, 3.5, 1.4, 0.2]
     body = body_of(PredictRequest)
     body["content"]["application/json"]["examples"] = {
@@ -80,7 +91,7 @@ def predict_path() -> dict[str, Any]:
     statuses = (400, 404, 405, 413, 415, 422, 500, 502, 503, 504)
     return {
         "post": {
-            "operationId": "predict",
+            "operationId": "predict_by_model" if named else "predict",
             "tags": ["data"],
             "summary": "Predict by the version that is effective for the client.",
             "description": (
@@ -88,6 +99,7 @@ def predict_path() -> dict[str, Any]:
                 "by feature name. The answer names the variant, version and run that made it. "
                 "`client_id` keeps a client on its variant while traffic is split."
             ),
+            "parameters": [_MODEL_NAME] if named else [],
             "requestBody": {"required": True, **body},
             "responses": {
                 str(status): described

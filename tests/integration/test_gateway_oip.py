@@ -103,14 +103,14 @@ async def test_the_asynchronous_client_works_the_same(gateway: RunningGateway) -
         assert (await client.get_model_metadata(DEFAULT_MODEL))["name"] == DEFAULT_MODEL
         result = await client.infer(DEFAULT_MODEL, inputs(triton_aio))
         assert result.as_numpy("label").ravel().tolist() == [1, 1]
-        with pytest.raises(InferenceServerException, match="does not route"):
+        with pytest.raises(InferenceServerException, match="does not host"):
             await client.infer("other", inputs(triton_aio))
 
 
 @pytest.mark.parametrize(
     ("model", "version", "reason"),
     [
-        ("other", "", "does not route to other"),
+        ("other", "", "does not host 'other'"),
         (DEFAULT_MODEL, "3", "does not route to best_model version 3"),
         (DEFAULT_MODEL, "x", "no version"),
     ],

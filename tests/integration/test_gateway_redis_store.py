@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
+from serving_gateway.redis_connection import RedisConnection
 from serving_gateway.redis_store import RedisStore
 from serving_gateway.replicas import Replica
 from tests.servers import RunningRedis
@@ -31,21 +32,21 @@ def at(generation: int) -> RoutingRecord:
 
 
 def store_on(redis: RunningRedis, **options: Any) -> RedisStore:
-    return RedisStore(SecretStr(redis.url), "m", **options)
+    return RedisStore(RedisConnection(SecretStr(redis.url), **options), "m")
 
 
 @pytest.fixture
 async def store(redis: RunningRedis) -> AsyncIterator[RedisStore]:
     made = store_on(redis, pause_seconds=0.2)
     yield made
-    await made.aclose()
+    await made._connection.aclose()
 
 
 @pytest.fixture
 async def other(redis: RunningRedis) -> AsyncIterator[RedisStore]:
     made = store_on(redis)
     yield made
-    await made.aclose()
+    await made._connection.aclose()
 
 
 async def test_what_was_written_is_read_by_others(store: RedisStore, other: RedisStore) -> None:
@@ -88,12 +89,12 @@ async def test_writers_at_the_same_time_lose_nothing(redis: RunningRedis) -> Non
             except GenerationConflict:
                 continue
             times -= 1
-        await store.aclose()
+        await store._connection.aclose()
 
     await asyncio.gather(*(count_up(20) for _ in range(5)))
     store = store_on(redis)
     assert (await store.read()).generation == 100
-    await store.aclose()
+    await store._connection.aclose()
 
 
 @pytest.mark.parametrize(
@@ -103,12 +104,12 @@ async def test_writers_at_the_same_time_lose_nothing(redis: RunningRedis) -> Non
 async def test_a_strange_record_is_refused_and_never_overwritten(
     store: RedisStore, content: bytes
 ) -> None:
-    await store._client.set(KEY, content)
+    await store._connection.client.set(KEY, content)
     with pytest.raises(RecordRefused, match=r"key gateway:\{m\}:routing"):
         await store.read()
     with pytest.raises(RecordRefused):
         await store.compare_and_set(0, RECORD)
-    assert await store._client.get(KEY) == content
+    assert await store._connection.client.get(KEY) == content
 
 
 async def test_a_change_is_announced_to_others_also_after_redis_was_gone(
@@ -180,20 +181,20 @@ async def test_a_change_that_was_given_up_does_not_happen_later(
 async def test_a_redis_that_is_gone_is_told_without_its_password(redis: RunningRedis) -> None:
     url = redis.url.replace("redis://", "redis://somebody:s3cret@")
     redis.process.kill()
-    store = RedisStore(SecretStr(url), "m")
+    store = RedisStore(RedisConnection(SecretStr(url)), "m")
     with pytest.raises(StoreUnavailable) as caught:
         await store.compare_and_set(0, RECORD)
     assert "s3cret" not in caught.value.message
     assert f"127.0.0.1:{redis.port}" in caught.value.message
-    await store.aclose()
+    await store._connection.aclose()
 
 
 async def test_a_wrong_password_is_told(redis: RunningRedis, store: RedisStore) -> None:
-    await store._client.config_set("requirepass", "s3cret")
+    await store._connection.client.config_set("requirepass", "s3cret")
     stranger = store_on(redis)
     with pytest.raises(StoreUnavailable, match="Authentication required"):
         await stranger.read()
-    await stranger.aclose()
+    await stranger._connection.aclose()
 
 
 def replica(name: str, generation: int = 3, *, ready: bool = True) -> Replica:
@@ -216,15 +217,15 @@ async def test_a_replica_is_listed_until_it_leaves_or_tells_nothing_more(
     assert await other.replicas(0.2) == []
     # The next replica that tells of itself forgets the dead one.
     await store.beat(replica("c"), 0.2)
-    client: Any = store._client
+    client: Any = store._connection.client
     assert list(await client.hgetall("gateway:{m}:replicas")) == [b"c"]
     await asyncio.sleep(0.3)
-    assert await store._client.exists("gateway:{m}:replicas") == 0
+    assert await store._connection.client.exists("gateway:{m}:replicas") == 0
 
 
 async def test_a_replica_that_cannot_be_read_is_not_left_out_in_silence(store: RedisStore) -> None:
     await store.beat(replica("a"), 5)
-    client: Any = store._client
+    client: Any = store._connection.client
     await client.hset("gateway:{m}:replicas", "b", "1790000000000 {}")
     with pytest.raises(StoreUnavailable, match="cannot be read"):
         await store.replicas(5)

@@ -25,12 +25,14 @@ from serving_gateway.contract import (
 )
 from serving_gateway.data_plane import DataPlane, FloatRequest, PredictAnswer, PredictRequest
 from serving_gateway.errors import TritonUnavailable, VariantUnavailable
-from serving_gateway.metrics import Metrics
+from serving_gateway.metrics import Metrics, ModelMetrics
 from serving_gateway.mirror import Mirror
 from serving_gateway.serving import Serving, Table, Target
 from serving_gateway.settings import Settings
 from serving_gateway.shadow import Ledger, Side
+from serving_gateway.state import Lifecycle
 from serving_gateway.tensors import Answers, Tensors
+from serving_gateway.triton import Tritons
 
 SIGNATURE = Signature((Feature("x", DType.FP32),), packed_input="features")
 
@@ -38,6 +40,11 @@ SIGNATURE = Signature((Feature("x", DType.FP32),), packed_input="features")
 def record(version: int) -> RoutingRecord:
     slot = Slot(version, f"run-{version}", "registry", Mode.SSOT, SIGNATURE)
     return RoutingRecord(model_name="m", generation=version, variants={"A": slot})
+
+
+def serving_of(settings: Settings, metrics: ModelMetrics) -> Serving:
+    tritons = Tritons(connections=2, connect_seconds=1)
+    return Serving("m", settings, tritons, Lifecycle(), metrics)
 
 
 class Switching(DataPlane):
@@ -65,8 +72,8 @@ class Switching(DataPlane):
 @pytest.fixture
 async def plane(tmp_path: Path) -> Switching:
     settings = Settings(state_dir=tmp_path, model_name="m")
-    metrics = Metrics()
-    serving = Serving(settings, metrics)
+    metrics = Metrics().model("m")
+    serving = serving_of(settings, metrics)
     serving.adopt(record(1))
     mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1)
     plane = Switching(settings, serving, mirror, lambda: None, metrics)
@@ -92,8 +99,8 @@ class Mirroring:
 
     def __init__(self, home: Path) -> None:
         settings = Settings(state_dir=home, model_name="m")
-        metrics, self.ledger = Metrics(), Ledger(5)
-        serving = Serving(settings, metrics)
+        metrics, self.ledger = Metrics().model("m"), Ledger(5)
+        serving = serving_of(settings, metrics)
         self.mirror = Mirror(metrics, self.ledger, queue=1, in_flight=1)
         self.plane = DataPlane(settings, serving, self.mirror, lambda: None, metrics)
         slots = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving_gateway.metrics import Metrics, ReplicaState
+from serving_gateway.metrics import Metrics
 from serving_gateway.shadow import Ledger, Side, largest_difference, note, same, wilson
 from serving_gateway.tensors import Answers
 
@@ -111,8 +111,9 @@ def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it()
 def test_the_histograms_are_cumulative_and_whole() -> None:
     ledger = Ledger(0)
     metrics = Metrics()
-    metrics.watch(lambda: ReplicaState(ready=True, generation=1, in_flight=0), ledger)
-    assert b"gateway_shadow" not in metrics.render()
+    metrics.model("m").watch(lambda: (True, 1), ledger)
+    metrics.hosted = lambda: ("m",)
+    assert b"gateway_shadow_rows_total{" not in metrics.render()
     page = ledger.open((A, B), clock)
     for number in range(10):
         ours = Answers([1], [[0.9, 0.1]])
@@ -126,4 +127,4 @@ def test_the_histograms_are_cumulative_and_whole() -> None:
         buckets = [s.value for s in samples if s.name.endswith("_bucket")]
         assert all(low <= high for low, high in pairwise(buckets))
         assert buckets[-1] == 10
-        assert all(s.labels["version_b"] == "2" for s in samples)
+        assert all((s.labels["model"], s.labels["version_b"]) == ("m", "2") for s in samples)

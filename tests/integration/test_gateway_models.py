@@ -1,0 +1,182 @@
+"""Several models behind one gateway: each with its own record, variants, traffic and paths."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton_http
+
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.onnx_models import telltale, write_entry
+from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until
+
+OTHER = "other_model"
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    """A Triton with two models; their labels tell which version of which model answered."""
+    home = tmp_path_factory.mktemp("models")
+    write_entry(home / "repository", DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})
+    write_entry(home / "repository", OTHER, {7: telltale(7), 8: telltale(8)})
+    with run_triton(home / "repository", home) as running:
+        yield running
+
+
+def call(gateway: RunningGateway, method: str, path: str, **options: Any) -> httpx.Response:
+    return gateway.client.request(method, f"/models/{OTHER}{path}", **options)
+
+
+def host_other(gateway: RunningGateway, version: int = 7, alias: str = "A") -> None:
+    body = {"version": version, "run_id": f"other-{version}"}
+    answer = call(gateway, "POST", f"/variant/{alias}/reload", json=body)
+    assert answer.status_code == 200, answer.text
+
+
+def other_version(gateway: RunningGateway) -> int | None:
+    answer = call(gateway, "POST", "/predict", json={"data": [ROW]})
+    if answer.status_code != 200:
+        return None
+    found = answer.json()
+    assert found["model_name"] == OTHER
+    assert found["predictions"] == [found["version"]]
+    return int(found["version"])
+
+
+def answers(gateway: RunningGateway, version: int) -> Callable[[], bool]:
+    return lambda: other_version(gateway) == version
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, triton: RunningTriton) -> Iterator[RunningGateway]:
+    with run_gateway(tmp_path, triton.http_url) as running:
+        running.routed(1)
+        yield running
+
+
+def test_a_model_is_hosted_from_its_first_reload_on(gateway: RunningGateway) -> None:
+    assert call(gateway, "GET", "/ready").json()["code"] == "unknown_model"
+    answer = call(gateway, "POST", "/predict", json={"data": [ROW]})
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_model")
+    assert "hosts best_model" in answer.json()["error"]
+    host_other(gateway)
+    assert other_version(gateway) == 7
+    assert gateway.predict().json()["version"] == 1
+    assert gateway.models()["models"] == [DEFAULT_MODEL, OTHER]
+    page = call(gateway, "GET", "").json()
+    assert page["ssot"]["model_name"] == OTHER
+    assert page["ssot"]["served_versions"] == [7, 8]
+    assert page["effective"]["A"]["run_id"] == "other-7"
+    assert call(gateway, "GET", "/health").json()["model_name"] == OTHER
+    assert call(gateway, "GET", "/ready").status_code == 200
+
+
+def test_the_traffic_of_one_model_is_not_that_of_another(gateway: RunningGateway) -> None:
+    host_other(gateway)
+    host_other(gateway, 8, "B")
+    policy = {"strategy": "split", "percent": 100}
+    assert call(gateway, "PUT", "/traffic", json=policy).status_code == 200
+    body = {"data": [ROW], "client_id": "anybody"}
+    assert call(gateway, "POST", "/predict", json=body).json()["version"] == 8
+    assert gateway.client.post("/predict", json=body).json()["version"] == 1
+    assert gateway.models()["routing"]["traffic"]["strategy"] == "off"
+    host_other(gateway, 8)
+    answer = call(gateway, "POST", "/variant/A/rollback")
+    assert (answer.status_code, answer.json()["version"]) == (200, 7)
+    assert gateway.predict().json()["version"] == 1
+
+
+def test_metrics_and_errors_are_told_by_model(gateway: RunningGateway) -> None:
+    host_other(gateway)
+    for _ in range(3):
+        other_version(gateway)
+    found = gateway.metric("gateway_predictions_total", model=OTHER, outcome="answered")
+    assert found == 3
+    assert gateway.metric("gateway_predictions_total", model=DEFAULT_MODEL, version="1") == 0
+    assert gateway.metric("gateway_ready", model=OTHER) == 1
+    path = "/models/{model}/predict"
+    assert gateway.metric("http_requests_total", path=path, status="200") == 3
+    answer = call(gateway, "POST", "/variant/A/reload", json={"version": 9, "run_id": "x"})
+    assert answer.status_code == 409
+    assert answer.json()["still_served"] == {"A": 7}
+    assert call(gateway, "POST", "/predict", json={"data": [[1.0]]}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("1model", 422, "bad_model_name"),
+        ("..", 422, "bad_model_name"),
+        ("mod\u0435l", 422, "bad_model_name"),  # a Cyrillic letter
+        ("nowhere", 503, "nothing_ready"),
+    ],
+)
+def test_a_reload_that_is_refused_hosts_nothing(
+    gateway: RunningGateway, name: str, status: int, code: str
+) -> None:
+    from urllib.parse import quote
+
+    path = f"/models/{quote(name).replace('.', '%2E')}/variant/A/reload"
+    answer = gateway.client.post(path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert gateway.models()["models"] == [DEFAULT_MODEL]
+    assert gateway.metric("gateway_ready", model=name) == 0
+    assert sorted(path.name for path in gateway.state_dir.glob("routing-*.json")) == [
+        f"routing-{DEFAULT_MODEL}.json"
+    ]
+
+
+def test_only_so_many_models_are_hosted(tmp_path: Path, triton: RunningTriton) -> None:
+    with run_gateway(tmp_path, triton.http_url, env={"GATEWAY_MAX_MODELS": "1"}) as gateway:
+        answer = call(gateway, "POST", "/variant/A/reload", json={"version": 7, "run_id": "x"})
+        assert (answer.status_code, answer.json()["code"]) == (409, "too_many_models")
+        assert gateway.models()["models"] == [DEFAULT_MODEL]
+
+
+def test_the_protocol_speaks_of_every_model(gateway: RunningGateway) -> None:
+    host_other(gateway)
+    with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+        for name, version in ((DEFAULT_MODEL, 1), (OTHER, 7)):
+            assert client.is_model_ready(name)
+            assert client.get_model_metadata(name)["versions"] == [str(version)]
+            tensor = triton_http.InferInput("features", [1, 4], "FP32")
+            tensor.set_data_from_numpy(np.array([ROW], dtype=np.float32))
+            result = client.infer(name, [tensor])
+            assert result.as_numpy("label").ravel().tolist() == [version]
+
+
+def test_replicas_find_each_others_models_and_a_restart_brings_them_back(
+    tmp_path: Path, triton: RunningTriton, redis: RunningRedis
+) -> None:
+    env = {"GATEWAY_REDIS_URL": redis.url}
+    with contextlib.ExitStack() as stack:
+        one, two = (
+            stack.enter_context(run_gateway(tmp_path / name, triton.http_url, env=env, name=name))
+            for name in ("one", "two")
+        )
+        host_other(one)
+        wait_until(answers(two, 7), 1.5, "the other replica to host the model")
+        host_other(two, 8)
+        wait_until(answers(one, 8), 1, "the first replica to follow")
+        page = call(one, "GET", "").json()
+        assert page["in_sync"]
+        assert len(page["replicas"]) == 2
+        two.process.restart()
+        assert other_version(two) == 8
+        # Without the store a replica resumes all models from its snapshots.
+        wait_until(lambda: kept(two), 5, "the snapshot to be kept")
+        redis.process.kill()
+        two.process.restart()
+        assert other_version(two) == 8
+
+
+def kept(gateway: RunningGateway) -> bool:
+    path = gateway.state_dir / f"snapshot-{OTHER}.json"
+    return path.exists() and '"generation": 2' in path.read_text()
