@@ -11,10 +11,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
-from serving_gateway.errors import DeadlineExceeded, GatewayError, InferenceRefused, Overloaded
+from serving_gateway.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    GatewayError,
+    InferenceRefused,
+    Overloaded,
+)
 from serving_gateway.protocol import InferenceRequests
 from serving_gateway.tensors import Answers, Codec, OutputTensor, Tensors
 from serving_gateway.triton import Inference, Triton
@@ -22,19 +28,53 @@ from serving_gateway.triton import Inference, Triton
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d+)")
 
 
+class Connection(Protocol):
+    """The connection that a request came on."""
+
+    disconnected: bool
+    """Whether the client has left."""
+
+
+class Origin:
+    """Who asks, as far as that matters on the way to Triton."""
+
+    __slots__ = ("connection", "traceparent")
+
+    def __init__(self, connection: Connection | None, traceparent: bytes | None) -> None:
+        self.connection = connection
+        self.traceparent = traceparent
+        """W3C trace context, valid by its form."""
+
+
 class Job:
     """One request's rows on their way to Triton and back."""
 
-    __slots__ = ("alone", "deadline", "future", "rows", "tensors")
+    __slots__ = ("alone", "deadline", "future", "origin", "rows", "tensors")
 
     def __init__(
-        self, tensors: Tensors, rows: int, deadline: float, future: asyncio.Future[Answers]
+        self,
+        tensors: Tensors,
+        rows: int,
+        deadline: float,
+        future: asyncio.Future[Answers],
+        origin: Origin | None,
     ) -> None:
         self.tensors = tensors
         self.rows = rows
         self.deadline = deadline
         self.future = future
+        self.origin = origin
         self.alone = False
+
+    def given_up(self) -> bool:
+        """Whether nobody wants the answer any more; where the client left, end the wait for it."""
+        if self.future.done():
+            return True
+        origin = self.origin
+        if origin is None or origin.connection is None or not origin.connection.disconnected:
+            return False
+        self.future.set_exception(ClientGone())
+        return True
 
 
 class _Flight:
@@ -95,9 +135,15 @@ class Coalescer:
         """Inferences sent since the start; fewer than requests when they are merged."""
 
     def submit(
-        self, tensors: Tensors, rows: int, limit_seconds: float | None = None
+        self,
+        tensors: Tensors,
+        rows: int,
+        limit_seconds: float | None = None,
+        origin: Origin | None = None,
     ) -> asyncio.Future[Answers]:
         """Queue a request and send what can be sent; the future holds its answers.
+
+        A request whose client leaves while it waits is not sent; its future raises ClientGone.
 
         Raises:
             Overloaded: too many requests wait already.
@@ -109,7 +155,7 @@ class Coalescer:
         loop = self._loop
         future: asyncio.Future[Answers] = loop.create_future()
         deadline = loop.time() + (limit_seconds or self._request_seconds)
-        self._queue.append(Job(tensors, rows, deadline, future))
+        self._queue.append(Job(tensors, rows, deadline, future, origin))
         if self._timer is None or deadline < self._timer.when():
             self._arm(deadline)
         if len(self._flights) < self._max_in_flight:
@@ -135,7 +181,7 @@ class Coalescer:
                 tensors = tuple([b"".join(parts) for parts in columns])
             self._flights.add(flight)
             self.inferences += 1
-            request = self._requests.build(tensors, flight.rows)
+            request = self._requests.build(tensors, flight.rows, _trace(jobs))
 
             def done(result: list[OutputTensor] | GatewayError, flight: _Flight = flight) -> None:
                 self._landed(flight, result)
@@ -149,7 +195,7 @@ class Coalescer:
         rows = 0
         while queue:
             job = queue[0]
-            if job.future.done():
+            if job.given_up():
                 queue.popleft()
                 continue
             if jobs and (job.alone or rows + job.rows > self.max_rows):
@@ -225,6 +271,14 @@ class Coalescer:
                     "given up."
                 )
             )
+
+
+def _trace(jobs: Sequence[Job]) -> bytes | None:
+    """The trace that an inference belongs to: it can be one only, so that of the first job."""
+    for job in jobs:
+        if job.origin is not None and job.origin.traceparent is not None:
+            return job.origin.traceparent
+    return None
 
 
 def _deliver(flight: _Flight, answers: Answers) -> None:

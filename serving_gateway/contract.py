@@ -122,6 +122,8 @@ class Signature(msgspec.Struct, frozen=True):
     classes: tuple[int | str | bool, ...] = ()
     label_output: str = LABEL_OUTPUT
     probabilities_output: str | None = PROBABILITIES_OUTPUT
+    feature_service: str | None = None
+    """The Feast service that has the features by entity; None when there is none."""
 
 
 class Slot(msgspec.Struct, frozen=True):

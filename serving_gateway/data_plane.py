@@ -6,12 +6,13 @@ that it reads is the table in memory, all that it calls is Triton.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
+from serving_gateway.coalesce import Origin
 from serving_gateway.contract import Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -19,31 +20,23 @@ from serving_gateway.errors import (
     GatewayError,
     InferenceRefused,
     InvalidInput,
-    TooLarge,
     TritonUnavailable,
     Unavailable,
     VariantUnavailable,
 )
 from serving_gateway.metrics import ModelMetrics
 from serving_gateway.routing import A, B
+from serving_gateway.rows import (
+    Features,
+    FeatureSource,
+    FloatRequest,
+    PredictRequest,
+    RowReader,
+    Rows,
+)
 from serving_gateway.serving import Serving, Table, Target, production
 from serving_gateway.settings import Settings
-from serving_gateway.tensors import Answers, Codec, Tensors
-
-
-class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /predict`: rows as `data` or as named `instances`."""
-
-    data: list[list[Any]] | None = None
-    instances: list[dict[str, Any]] | None = None
-    client_id: str | None = None
-
-
-class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The same for rows of plain numbers, which the JSON decoder checks as it reads them."""
-
-    data: list[list[float]]
-    client_id: str | None = None
+from serving_gateway.tensors import Answers
 
 
 class PredictAnswer(msgspec.Struct):
@@ -56,6 +49,7 @@ class PredictAnswer(msgspec.Struct):
     version: int
     run_id: str
     generation: int
+    feature_source: FeatureSource
     fallback: str | None = None
     """Why A answered although the client belongs to B's share."""
 
@@ -64,10 +58,7 @@ class Mirrored(msgspec.Struct, frozen=True):
     """An answered request, to be repeated on B."""
 
     signature: Signature
-    tensors: Tensors
-    count: int
-    rows: list[list[Any]] | None
-    instances: list[dict[str, Any]] | None
+    rows: Rows
     answers: Answers
     seconds: float
 
@@ -88,6 +79,7 @@ class DataPlane:
         mirror: gets copies under the mirror policy.
         kick: called when Triton seems to have changed, to have it looked at now.
         metrics: counts.
+        features: looks features up; None where that is switched off.
     """
 
     def __init__(
@@ -97,21 +89,30 @@ class DataPlane:
         mirror: MirrorSink,
         kick: Callable[[], None],
         metrics: ModelMetrics,
+        features: Features | None = None,
     ) -> None:
         self._serving = serving
         self._mirror = mirror
         self._kick = kick
-        self._max_rows = settings.max_rows
+        self._rows = RowReader(settings.max_rows, features)
         self._max_client_id = settings.max_client_id_chars
         self._probe_seconds = settings.probe_seconds
         self._fallbacks = metrics.fallbacks
+        self._sources = metrics.sources
 
-    async def predict(self, request: PredictRequest | FloatRequest) -> PredictAnswer:
+    async def predict(
+        self, request: PredictRequest | FloatRequest, origin: Origin | None = None
+    ) -> PredictAnswer:
         """Predict for the rows of one request.
+
+        Args:
+            request: what to predict for.
+            origin: who asks, when that is known.
 
         Raises:
             InvalidInput, TooLarge: the request is wrong; `field` says where.
             VariantUnavailable, TritonUnavailable, Overloaded: no answer now (503).
+            FeaturesUnavailable: no features now, and no rows in the request (503).
             DeadlineExceeded: no answer in time.
             BadUpstreamAnswer: Triton's answer must not be passed on.
         """
@@ -126,11 +127,11 @@ class DataPlane:
         table = self._serving.table
         router = table.router
         if router.split and router.answers(client_id) == B:
-            return await self._by_b(request)
-        return await self._by_a(request, copy=router.mirror and router.mirrors(client_id))
+            return await self._by_b(request, origin)
+        return await self._by_a(request, origin, copy=router.mirror and router.mirrors(client_id))
 
     async def _by_a(
-        self, request: PredictRequest | FloatRequest, *, copy: bool = False
+        self, request: PredictRequest | FloatRequest, origin: Origin | None, *, copy: bool = False
     ) -> PredictAnswer:
         """Answer by production, and hand a copy to the mirror when that is wanted.
 
@@ -139,24 +140,26 @@ class DataPlane:
         """
         table = self._serving.table
         try:
-            return await self._ask(table, production(table), request, copy=copy)
+            return await self._ask(table, production(table), request, origin, copy=copy)
         except VariantUnavailable:
             fresh = self._serving.table
             if fresh is table or A not in fresh.targets:
                 raise
-            return await self._ask(fresh, fresh.targets[A], request, copy=copy)
+            return await self._ask(fresh, fresh.targets[A], request, origin, copy=copy)
 
-    async def _by_b(self, request: PredictRequest | FloatRequest) -> PredictAnswer:
+    async def _by_b(
+        self, request: PredictRequest | FloatRequest, origin: Origin | None
+    ) -> PredictAnswer:
         """Answer by B; by A when B cannot, saying so."""
         table = self._serving.table
         target = table.targets.get(B)
         try:
             if target is None:
                 raise VariantUnavailable("Variant B has no version.")
-            return await self._ask(table, target, request)
+            return await self._ask(table, target, request, origin)
         except (Unavailable, DeadlineExceeded, BadUpstreamAnswer) as error:
             self._fallbacks.inc()
-            answer = await self._by_a(request)
+            answer = await self._by_a(request, origin)
             answer.fallback = f"variant B could not answer: {error.message}"
             return answer
 
@@ -165,6 +168,7 @@ class DataPlane:
         table: Table,
         target: Target,
         request: PredictRequest | FloatRequest,
+        origin: Origin | None,
         *,
         copy: bool = False,
     ) -> PredictAnswer:
@@ -176,17 +180,23 @@ class DataPlane:
                 f"Variant {target.variant} routes to version {lane.version}, which cannot answer "
                 f"now: {lane.reason} It heals by itself once Triton has that version READY."
             )
-        tensors, rows = self._encode(coalescer.codec, request)
+        codec = coalescer.codec
+        rows = self._rows.plain(codec, request)
+        if rows is None:
+            rows = await self._rows.of_entities(codec, cast(PredictRequest, request))
         started = perf_counter()
         try:
-            answers = await coalescer.submit(tensors, rows)
+            answers = await coalescer.submit(rows.tensors, rows.count, origin=origin)
         except GatewayError as error:
             target.stats.failed += 1
             raise await self._explained(target, error) from error
         seconds = perf_counter() - started
-        target.stats.answer(seconds, rows)
+        target.stats.answer(seconds, rows.count)
+        self._sources[rows.source] += 1
         if copy:
-            self._copy(table, target, coalescer.codec, request, tensors, answers, seconds)
+            # Whatever happens to the copy is not this request's matter.
+            mirrored = Mirrored(codec.signature, rows, answers, seconds)
+            self._mirror.offer(target, table.targets.get(B), mirrored)
         slot = target.slot
         return PredictAnswer(
             answers.predictions,
@@ -196,32 +206,8 @@ class DataPlane:
             slot.version,
             slot.run_id,
             table.record.generation,
+            rows.source,
         )
-
-    def _encode(self, codec: Codec, request: PredictRequest | FloatRequest) -> tuple[Tensors, int]:
-        """Check and pack the rows: (tensors, number of rows)."""
-        data = request.data
-        if isinstance(request, FloatRequest):
-            self._check_count("data", request.data)
-            return codec.encode_floats(request.data), len(request.data)
-        instances = request.instances
-        if data is not None and instances is None:
-            self._check_count("data", data)
-            return codec.encode(data), len(data)
-        if instances is not None and data is None:
-            self._check_count("instances", instances)
-            return codec.encode_instances(instances), len(instances)
-        raise InvalidInput(
-            "Send the rows either as data or as instances.", field="data", code="missing_field"
-        )
-
-    def _check_count(self, field: str, rows: Sequence[object]) -> None:
-        if len(rows) > self._max_rows:
-            raise TooLarge(
-                f"{field} has {len(rows)} rows; at most {self._max_rows} are taken in one request.",
-                field=field,
-                code="too_many_rows",
-            )
 
     async def _explained(self, target: Target, error: GatewayError) -> GatewayError:
         """Tell a bad row from a version that is gone, when Triton refused or was lost."""
@@ -248,28 +234,6 @@ class DataPlane:
             f"Variant {target.variant} routes to version {lane.version}, which Triton no longer "
             "has READY."
         )
-
-    def _copy(
-        self,
-        table: Table,
-        source: Target,
-        codec: Codec,
-        request: PredictRequest | FloatRequest,
-        tensors: Tensors,
-        answers: Answers,
-        seconds: float,
-    ) -> None:
-        """Hand a copy to the mirror; whatever happens to it is not this request's matter."""
-        mirrored = Mirrored(
-            codec.signature,
-            tensors,
-            len(answers.predictions),
-            request.data,
-            None if isinstance(request, FloatRequest) else request.instances,
-            answers,
-            seconds,
-        )
-        self._mirror.offer(source, table.targets.get(B), mirrored)
 
 
 def float_rows(table: Table) -> bool:

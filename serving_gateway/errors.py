@@ -116,6 +116,13 @@ class InvalidInput(GatewayError):
     default_code = "invalid_input"
 
 
+class HeadTooLarge(GatewayError):
+    """The target and headers of a request over their limit (431)."""
+
+    status = 431
+    default_code = "head_too_large"
+
+
 class BadUpstreamAnswer(GatewayError):
     """Triton answered something that must not be passed on (502)."""
 
@@ -161,6 +168,12 @@ class RegistryUnavailable(Unavailable):
     default_code = "registry_unavailable"
 
 
+class FeaturesUnavailable(Unavailable):
+    """The feature store does not answer in time, or did not a moment ago."""
+
+    default_code = "features_unavailable"
+
+
 class Overloaded(Unavailable):
     """Too many requests wait already."""
 
@@ -183,6 +196,10 @@ class InferenceRefused(InvalidInput):
     def __init__(self, message: str, *, upstream_status: int) -> None:
         super().__init__(message)
         self.upstream_status = upstream_status
+
+
+class ClientGone(Exception):
+    """The client closed the connection; there is nobody to answer."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

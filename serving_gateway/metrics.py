@@ -53,6 +53,8 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
         self.fallbacks = metrics.fallbacks.labels(model_name)
+        self.sources: dict[str, int] = dict.fromkeys(("payload", "feast", "fallback"), 0)
+        """Answered requests by where their rows came from."""
         self.variants: dict[tuple[str, int], VariantStats] = {}
         self.ledger: Ledger | None = None
         self.state: Callable[[], tuple[bool, int]] | None = None
@@ -157,6 +159,11 @@ class _Families:
             "From a checked request to its answer, the wait for Triton included.",
             labels=labels,
         )
+        self.sources = CounterMetricFamily(
+            "gateway_feature_source",
+            "Answered requests by where their rows came from.",
+            labels=("model", "source"),
+        )
         self.shadow_rows = CounterMetricFamily(
             "gateway_shadow_rows",
             "Rows of mirrored requests, by whether both versions label them alike.",
@@ -184,7 +191,7 @@ class _Families:
     @property
     def all(self) -> tuple[Metric, ...]:
         """Every family."""
-        counts = (self.requests, self.rows, self.seconds)
+        counts = (self.requests, self.rows, self.seconds, self.sources)
         shadow = (self.shadow_rows, self.differences, self.delays)
         return (*counts, *shadow, self.ready, self.generation)
 
@@ -197,6 +204,8 @@ class _Families:
             self.rows.add_metric(label, stats.rows)
             buckets = _buckets(BUCKETS, stats.counts)
             self.seconds.add_metric(label, buckets=buckets, sum_value=stats.seconds)
+        for source, count in model.sources.items():
+            self.sources.add_metric((name, source), count)
         if model.ledger is not None:
             self._add_shadow(name, model.ledger.page)
         if model.state is not None:

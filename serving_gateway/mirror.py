@@ -12,6 +12,7 @@ from serving_gateway.data_plane import Mirrored
 from serving_gateway.errors import GatewayError
 from serving_gateway.metrics import ModelMetrics
 from serving_gateway.replicas import now
+from serving_gateway.rows import FeatureSource
 from serving_gateway.serving import Target
 from serving_gateway.shadow import Ledger, Page, note
 
@@ -89,16 +90,23 @@ class Mirror:
         if coalescer is None:
             return FAILED
         codec = coalescer.codec
+        rows = mirrored.rows
         if codec.signature == mirrored.signature:
-            tensors = mirrored.tensors
-        elif mirrored.instances is not None:
-            tensors = codec.encode_instances(mirrored.instances)
+            tensors = rows.tensors
+        elif rows.source is not FeatureSource.PAYLOAD and rows.data is not None:
+            # Values of the feature store have names, also where the payload filled a gap.
+            names = [feature.name for feature in mirrored.signature.features]
+            tensors = codec.encode_instances(
+                [dict(zip(names, row, strict=True)) for row in rows.data]
+            )
+        elif rows.instances is not None:
+            tensors = codec.encode_instances(rows.instances)
         else:
-            tensors = codec.encode(mirrored.rows or [])
+            tensors = codec.encode(rows.data or [])
         started = perf_counter()
-        answers = await coalescer.submit(tensors, mirrored.count)
+        answers = await coalescer.submit(tensors, rows.count)
         seconds = perf_counter() - started
-        target.stats.answer(seconds, mirrored.count)
-        sent = mirrored.rows if mirrored.instances is None else mirrored.instances
+        target.stats.answer(seconds, rows.count)
+        sent = rows.data if rows.instances is None else rows.instances
         delay = seconds - mirrored.seconds
         return AGREED if note(page, mirrored.answers, answers, delay, sent or []) else DISAGREED

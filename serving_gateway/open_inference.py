@@ -63,6 +63,14 @@ class Forwarded(msgspec.Struct, frozen=True):
     version: int
 
 
+class _Passed(msgspec.Struct, frozen=True):
+    """What is passed on to Triton as it came."""
+
+    body: bytes
+    header_length: int | None
+    traceparent: bytes | None
+
+
 _requests = msgspec.json.Decoder(_Request)
 _heads = msgspec.json.Decoder(_AnswerHead)
 
@@ -151,6 +159,7 @@ class OpenInference:
         client_id: str | None,
         body: bytes,
         header_length: int | None,
+        traceparent: bytes | None = None,
     ) -> Forwarded:
         """Have the effective version answer a request of the protocol.
 
@@ -160,6 +169,7 @@ class OpenInference:
             client_id: who asks; one in the request's parameters is taken otherwise.
             body: JSON, followed by binary tensors when `header_length` is given.
             header_length: bytes of the JSON part.
+            traceparent: W3C trace context to pass on.
 
         Raises:
             NotFound: no variant routes to the model or version.
@@ -170,10 +180,11 @@ class OpenInference:
         if client_id is None:
             given = request.parameters.get("client_id")
             client_id = given if isinstance(given, str) else None
+        passed = _Passed(body, header_length, traceparent)
         table = self._serving.table
         asked = self.target(model_name, version)
         if version is not None:
-            return await self._forward(asked, body, header_length)
+            return await self._forward(asked, passed)
         shadow = table.targets.get(B)
         if (
             shadow is not None
@@ -181,22 +192,22 @@ class OpenInference:
             and table.router.answers(client_id) == B
         ):
             try:
-                return await self._forward(shadow, body, header_length)
+                return await self._forward(shadow, passed)
             except (Unavailable, DeadlineExceeded, BadUpstreamAnswer):
                 self._fallbacks.inc()
-        return await self._by_a(table, body, header_length)
+        return await self._by_a(table, passed)
 
-    async def _by_a(self, table: Table, body: bytes, header_length: int | None) -> Forwarded:
+    async def _by_a(self, table: Table, passed: _Passed) -> Forwarded:
         """Answer by production, also when it is switched while the request is under way."""
         try:
-            return await self._forward(production(table), body, header_length)
+            return await self._forward(production(table), passed)
         except VariantUnavailable:
             fresh = self._serving.table
             if fresh is table or A not in fresh.targets:
                 raise
-            return await self._forward(fresh.targets[A], body, header_length)
+            return await self._forward(fresh.targets[A], passed)
 
-    async def _forward(self, target: Target, body: bytes, header_length: int | None) -> Forwarded:
+    async def _forward(self, target: Target, passed: _Passed) -> Forwarded:
         lane = target.lane
         if not lane.ready:
             raise VariantUnavailable(
@@ -206,7 +217,12 @@ class OpenInference:
         started = perf_counter()
         try:
             answer = await lane.triton.forward(
-                lane.model_name, lane.version, body, header_length, self._settings.request_seconds
+                lane.model_name,
+                lane.version,
+                passed.body,
+                passed.header_length,
+                self._settings.request_seconds,
+                passed.traceparent,
             )
         except GatewayError:
             target.stats.failed += 1

@@ -130,14 +130,16 @@ class InferenceRequests:
         self._fixed_sizes = all(item.dtype is not DType.BYTES for item in codec.inputs)
         self._heads: dict[int, bytes] = {}
 
-    def build(self, tensors: Tensors, rows: int) -> bytes:
-        """The bytes of a whole HTTP request for `rows` rows."""
+    def build(self, tensors: Tensors, rows: int, traceparent: bytes | None = None) -> bytes:
+        """The bytes of a whole HTTP request for `rows` rows, in the given W3C trace."""
         head = self._heads.get(rows)
         if head is None:
             head = self._head([len(tensor) for tensor in tensors], rows)
             # With fixed-size elements the number of rows tells every length.
             if self._fixed_sizes and len(self._heads) < _CACHED_HEADS:
                 self._heads[rows] = head
+        if traceparent is not None:
+            head = head.replace(b"\r\n", b"\r\ntraceparent: %s\r\n" % traceparent, 1)
         return head + tensors[0] if len(tensors) == 1 else b"".join((head, *tensors))
 
     def _head(self, sizes: Sequence[int], rows: int) -> bytes:

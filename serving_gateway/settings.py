@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE, check_model_name
 
 _HTTP_URL = TypeAdapter(HttpUrl)
+_LEAST_KEY_CHARS = 16
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -113,9 +114,19 @@ class Settings(BaseSettings):
         description="Bearer token of the control endpoints. Unset: loopback peers only.",
     )
 
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Keys, separated by commas, one of which predictions and /v2 then need as "
+        "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that one can be "
+        "replaced while clients still use the other. Unset: none is needed.",
+    )
+
     request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
     max_body_bytes: int = Field(
         default=1_048_576, ge=256, description="Largest body of a prediction."
+    )
+    max_head_bytes: int = Field(
+        default=16_384, ge=1_024, le=1_048_576, description="Largest target and headers together."
     )
     max_control_body_bytes: int = Field(default=65_536, ge=256, description="Largest control body.")
     max_rows: int = Field(
@@ -153,6 +164,16 @@ class Settings(BaseSettings):
         description="Rows that both variants label differently, kept for GET /shadow; they hold "
         "clients' data and are shown to callers that may change what is served. 0 keeps none.",
     )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        keys = [key.strip() for key in value.split(",") if key.strip()]
+        if any(len(key) < _LEAST_KEY_CHARS for key in keys):
+            raise ValueError(f"a key has fewer than {_LEAST_KEY_CHARS} characters")
+        return keys
 
     @field_validator("model_name", "shadow_model_name")
     @classmethod

@@ -183,6 +183,7 @@ class Triton:
         body: bytes,
         header_length: int | None,
         limit_seconds: float,
+        traceparent: bytes | None = None,
     ) -> Answer:
         """Pass an inference request of the protocol on, to exactly this version.
 
@@ -192,6 +193,7 @@ class Triton:
             body: JSON, followed by binary tensors when `header_length` is given.
             header_length: bytes of the JSON part.
             limit_seconds: limit for the answer.
+            traceparent: W3C trace context to pass on.
 
         Raises:
             TritonUnavailable: it cannot be reached, or closed the connection.
@@ -204,6 +206,8 @@ class Triton:
         head += f"Content-Type: application/{kind}\r\nContent-Length: {len(body)}\r\n"
         if header_length is not None:
             head += f"Inference-Header-Content-Length: {header_length}\r\n"
+        if traceparent is not None:
+            head += f"traceparent: {traceparent.decode('ascii')}\r\n"
         request = f"{head}\r\n".encode() + body
         try:
             try:

@@ -93,6 +93,7 @@ class ModelSpec:
             features=tuple(Feature(name=f.name, dtype=f.dtype) for f in self.features),
             packed_input=self.packed_input,
             classes=self.classes,
+            feature_service=self.feature_service,
         )
 
 

@@ -15,7 +15,6 @@ from serving_gateway.api.predict import predict
 from serving_gateway.api.raw import (
     JSON,
     ASGIApp,
-    ClientGone,
     Header,
     Message,
     Receive,
@@ -25,9 +24,11 @@ from serving_gateway.api.raw import (
     answer,
     error_body,
     header,
+    origin,
     read_body,
 )
-from serving_gateway.errors import GatewayError, MethodNotAllowed
+from serving_gateway.api.security import DataGuard
+from serving_gateway.errors import ClientGone, GatewayError, MethodNotAllowed
 from serving_gateway.hosting import Hosting
 from serving_gateway.metrics import Metrics
 from serving_gateway.settings import Settings
@@ -36,6 +37,7 @@ from serving_gateway.state import Lifecycle
 log = logging.getLogger(__name__)
 
 _MODEL_PATH: Final = re.compile(r"/models/(?P<model>[^/]*)(?P<rest>/.*)?")
+_HEALTH_PATH: Final = re.compile(r"/v2/(health/(live|ready)|models/.*/ready)/?")
 _VARIANT_PATH: Final = re.compile(r"/variant/[^/]*/(reload|rollback)")
 _MODEL_PATHS: Final = frozenset(["/health", "/ready", "/shadow", "/traffic", "/predict"])
 _PATHS: Final = _MODEL_PATHS | {"/models", "/metrics", "/docs", "/openapi.json"}
@@ -66,6 +68,7 @@ class Gateway:
         self._lifecycle = lifecycle
         self._protocol = OipEndpoint(hosting, settings.max_body_bytes)
         self._control = control
+        self._guard = DataGuard(settings.api_keys)
         self._requests = metrics.http_requests
         self._predicted: Counter = metrics.http_requests.labels("POST", "/predict", "200")
         self._predicted_named = metrics.http_requests.labels("POST", _NAMED_PREDICT, "200")
@@ -97,11 +100,14 @@ class Gateway:
     ) -> None:
         content_type: bytes | None = None
         given_id: bytes | None = None
+        traceparent: bytes | None = None
         for name, value in scope["headers"]:
             if name == b"content-type":
                 content_type = value
             elif name == b"x-request-id":
                 given_id = value
+            elif name == b"traceparent":
+                traceparent = value
         request_id = self._ids.of(given_id)
         started = perf_counter()
         status = 200
@@ -109,10 +115,11 @@ class Gateway:
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"{scope['path']} takes POST.")  # noqa: TRY301 -- one handler below
+            self._guard.check(scope["headers"])
             hosting = self._hosting
             plane = hosting.default if model_name is None else hosting.plane(model_name)
             request = await read_body(receive, scope["headers"], self._max_body)
-            body = await predict(plane, request, content_type)
+            body = await predict(plane, request, content_type, origin(receive, traceparent))
             (self._predicted if model_name is None else self._predicted_named).inc()
         except ClientGone:
             return
@@ -130,6 +137,9 @@ class Gateway:
         request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
         started = perf_counter()
         try:
+            # A prober has no key: the health of the server and of a model is told to anybody.
+            if not _HEALTH_PATH.fullmatch(scope["path"]):
+                self._guard.check(scope["headers"])
             status, body, headers = await self._protocol(scope, receive)
             self._requests.labels(_method(scope), _template(scope["path"]), str(status)).inc()
         except ClientGone:

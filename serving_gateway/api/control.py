@@ -96,7 +96,8 @@ def _describe(app: FastAPI) -> None:
                 openapi.components()
             )
             described["components"]["securitySchemes"] = {
-                "control": {"type": "http", "scheme": "bearer"}
+                "control": {"type": "http", "scheme": "bearer"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             }
             for path in described["paths"].values():
                 for operation in path.values():

@@ -13,6 +13,7 @@ from serving_gateway.api.raw import (
     Scope,
     encode,
     header,
+    origin,
     read_body,
 )
 from serving_gateway.errors import (
@@ -107,6 +108,7 @@ class OipEndpoint:
             None if client is None else client.decode("latin-1"),
             body,
             None if announced is None else int(announced),
+            origin(receive, header(headers, b"traceparent")).traceparent,
         )
         status, content, answered = _relayed(forwarded.answer)
         answered.append((b"x-serving-variant", forwarded.variant.encode()))

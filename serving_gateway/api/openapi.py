@@ -13,9 +13,10 @@ from serving_gateway.contract import (
     TrafficRequest,
 )
 from serving_gateway.control_plane import TrafficAnswer
-from serving_gateway.data_plane import PredictAnswer, PredictRequest
+from serving_gateway.data_plane import PredictAnswer
 from serving_gateway.errors import ErrorAnswer
 from serving_gateway.overview import Health, Models, Ready
+from serving_gateway.rows import PredictRequest
 from serving_gateway.shadow import Shadow
 
 _TYPES: Final = (
@@ -42,12 +43,13 @@ _MODEL_NAME: Final = {
 
 ERRORS: Final = {
     400: "The body is no JSON.",
-    401: "The bearer token is missing or wrong.",
+    401: "The bearer token or API key is missing or wrong.",
     403: "Control calls are accepted from this host only.",
     404: "Unknown variant, version or path.",
     405: "The path does not have this method.",
     409: "Refused because of the present state; nothing changed.",
     413: "The body or the batch is too large.",
+    431: "The target and headers are too large.",
     415: "The body is not declared as JSON.",
     422: "A wrong value; `field` says where.",
     500: "A bug in the gateway.",
@@ -88,7 +90,7 @@ def predict_path(*, named: bool = False) -> dict[str, Any]:
     body["content"]["application/json"]["examples"] = {
         "rows": {"value": {"data": [row_of_iris], "client_id": "customer-17"}},
     }
-    statuses = (400, 404, 405, 413, 415, 422, 500, 502, 503, 504)
+    statuses = (400, 401, 404, 405, 413, 415, 422, 431, 500, 502, 503, 504)
     return {
         "post": {
             "operationId": "predict_by_model" if named else "predict",
@@ -101,6 +103,7 @@ def predict_path(*, named: bool = False) -> dict[str, Any]:
             ),
             "parameters": [_MODEL_NAME] if named else [],
             "requestBody": {"required": True, **body},
+            "security": [{}, {"api_key": []}],
             "responses": {
                 str(status): described
                 for status, described in responses(PredictAnswer, *statuses).items()

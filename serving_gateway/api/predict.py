@@ -9,9 +9,11 @@ from typing import Any, Final
 import msgspec
 
 from serving_gateway.api.raw import check_json, encode
-from serving_gateway.data_plane import FloatRequest, PredictRequest, float_rows
+from serving_gateway.coalesce import Origin
+from serving_gateway.data_plane import float_rows
 from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.hosting import ModelPlane
+from serving_gateway.rows import FloatRequest, PredictRequest
 
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
@@ -21,7 +23,9 @@ _floats: Final = msgspec.json.Decoder(FloatRequest)
 _anything: Final = msgspec.json.Decoder(PredictRequest)
 
 
-async def predict(plane: ModelPlane, body: bytes, content_type: bytes | None) -> bytes:
+async def predict(
+    plane: ModelPlane, body: bytes, content_type: bytes | None, asked_by: Origin
+) -> bytes:
     """Bytes of a request to bytes of an answer.
 
     Raises:
@@ -29,7 +33,8 @@ async def predict(plane: ModelPlane, body: bytes, content_type: bytes | None) ->
     """
     check_json(content_type)
     floats = float_rows(plane.serving.table)
-    return encode(await plane.data_plane.predict(_fast(body) if floats else decode(body)))
+    request = _fast(body) if floats else decode(body)
+    return encode(await plane.data_plane.predict(request, asked_by))
 
 
 def _fast(body: bytes) -> PredictRequest | FloatRequest:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
+from serving_gateway.coalesce import Connection, Origin
 from serving_gateway.errors import (
+    ClientGone,
     GatewayError,
     MalformedRequest,
     TooLarge,
@@ -27,11 +29,10 @@ Header = tuple[bytes, bytes]
 
 encode: Final = msgspec.json.Encoder().encode
 JSON: Final[Header] = (b"content-type", b"application/json")
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-
-
-class ClientGone(Exception):
-    """The client closed the connection; there is nobody to answer."""
 
 
 class RequestIds:
@@ -46,6 +47,19 @@ class RequestIds:
         if given is not None and _SANE_ID.fullmatch(given):
             return given
         return b"%s%x" % (self._prefix, next(self._numbers))
+
+
+def origin(receive: Receive, traceparent: bytes | None) -> Origin:
+    """Who asks, as far as it matters on the way to Triton.
+
+    The server's `receive` is a method of the connection's present exchange, which knows at no
+    cost whether the client is still there; another server just does not tell.
+    """
+    owner = getattr(receive, "__self__", None)
+    connection: Connection | None = owner if hasattr(owner, "disconnected") else None
+    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:
+        traceparent = None  # as the standard wants it: ignored, never an error
+    return Origin(connection, traceparent)
 
 
 def header(headers: Iterable[Header], name: bytes) -> bytes | None:

@@ -1,9 +1,10 @@
-"""Who may change what is served."""
+"""Who may change what is served, and who may ask for predictions."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -63,6 +64,49 @@ class ControlGuard:
                 "to allow that. Nothing was changed."
             )
         return "loopback"
+
+
+class DataGuard:
+    """Lets predictions pass by API key; all of them when no key is configured.
+
+    Args:
+        keys: any one of which will do.
+    """
+
+    def __init__(self, keys: Sequence[SecretStr]) -> None:
+        # Looking up a digest tells nothing about a key by the time that it takes.
+        self._digests = frozenset(sha256(key.get_secret_value().encode()).digest() for key in keys)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed."""
+        return not self._digests
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Let a request pass.
+
+        Args:
+            headers: of the request, with lower-case names.
+
+        Raises:
+            Unauthenticated: keys are configured and none of them was given.
+        """
+        if not self._digests:
+            return
+        for name, value in headers:
+            given = value
+            if name == b"authorization":
+                scheme, _, given = value.partition(b" ")
+                if scheme.lower() != b"bearer":
+                    continue
+            elif name != b"x-api-key":
+                continue
+            if sha256(given).digest() in self._digests:
+                return
+        raise Unauthenticated(
+            "Predictions need one of GATEWAY_API_KEYS here, as the header 'X-API-Key: <key>' or "
+            "'Authorization: Bearer <key>'."
+        )
 
 
 def is_loopback(host: str | None) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serving_gateway.coalesce import Origin
 from serving_gateway.contract import (
     DType,
     Feature,
@@ -23,10 +24,11 @@ from serving_gateway.contract import (
     Strategy,
     Traffic,
 )
-from serving_gateway.data_plane import DataPlane, FloatRequest, PredictAnswer, PredictRequest
+from serving_gateway.data_plane import DataPlane, PredictAnswer
 from serving_gateway.errors import TritonUnavailable, VariantUnavailable
 from serving_gateway.metrics import Metrics, ModelMetrics
 from serving_gateway.mirror import Mirror
+from serving_gateway.rows import FeatureSource, FloatRequest, PredictRequest
 from serving_gateway.serving import Serving, Table, Target
 from serving_gateway.settings import Settings
 from serving_gateway.shadow import Ledger, Side
@@ -58,6 +60,7 @@ class Switching(DataPlane):
         table: Table,
         target: Target,
         request: PredictRequest | FloatRequest,
+        origin: Origin | None,
         *,
         copy: bool = False,
     ) -> PredictAnswer:
@@ -66,7 +69,16 @@ class Switching(DataPlane):
             if self.moves_on:
                 self.serving.adopt(record(2))
             raise VariantUnavailable("retired")
-        return PredictAnswer([version], None, "m", "A", version, "run", table.record.generation)
+        return PredictAnswer(
+            [version],
+            None,
+            "m",
+            "A",
+            version,
+            "run",
+            table.record.generation,
+            FeatureSource.PAYLOAD,
+        )
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""Limits the head of a request, which the server's own parser would read without end."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving_gateway.errors import GatewayError, HeadTooLarge, MalformedRequest, error_answer
+
+
+class HeadLimited(HttpToolsProtocol):
+    """A connection whose requests have heads (target and headers) of at most `limit` bytes."""
+
+    limit: ClassVar[int] = 16_384
+    _in_head = False
+    _seen = 0
+    """Bytes of an unfinished head that came in earlier reads."""
+    _large_read = False
+    _refusal: GatewayError | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; end the connection when a head does not end within the limit."""
+        if self._refusal is not None:
+            return
+        # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
+        self._large_read = len(data) > self.limit
+        super().data_received(data)
+        if self._in_head:
+            self._seen += len(data)
+            if self._seen > self.limit and self._refusal is None:
+                self._refusal = self._too_large()
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head = True
+        self._seen = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head ends.
+
+        Raises:
+            HeadTooLarge: it is over the limit; the parser hands on that it was stopped.
+        """
+        self._in_head = False
+        if (self._seen or self._large_read) and self._size() > self.limit:
+            self._refusal = self._too_large()
+            raise self._refusal
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, and end the connection."""
+        error = self._refusal or MalformedRequest(msg or "That is no HTTP request.")
+        body = msgspec.json.encode(error_answer(error, request_id=None, still_served=None))
+        reason = "Request Header Fields Too Large" if error.status == 431 else "Bad Request"
+        head = (
+            f"HTTP/1.1 {error.status} {reason}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _too_large(self) -> HeadTooLarge:
+        return HeadTooLarge(
+            f"The target and headers of the request are over {self.limit} bytes, the most taken."
+        )
+
+
+def head_limited(limit: int) -> type[HeadLimited]:
+    """The protocol with another limit, in bytes."""
+    return type("HeadLimited", (HeadLimited,), {"limit": limit})

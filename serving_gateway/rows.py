@@ -1,0 +1,227 @@
+"""From the body of a prediction to the rows of one version: out of the body, or out of Feast.
+
+A version may read other features than the next one, so rows are looked up for the version that
+is going to answer, in the order of its signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
+from serving_gateway.features import Found, Status
+from serving_gateway.tensors import Codec, Tensors
+
+EntityId = int | str
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /predict`.
+
+    The rows come as `data`, as named `instances`, or from the feature store by `entity_id` or
+    `entity_ids`. With an entity, `data` or `instances` are what to take where the store has no
+    fresh values, one row for each entity.
+    """
+
+    data: list[list[Any]] | None = None
+    instances: list[dict[str, Any]] | None = None
+    client_id: str | None = None
+    entity_id: EntityId | None = None
+    entity_ids: list[EntityId] | None = None
+
+
+class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The same for rows of plain numbers, which the JSON decoder checks as it reads them."""
+
+    data: list[list[float]]
+    client_id: str | None = None
+
+
+class FeatureSource(StrEnum):
+    """Where the rows of an answer came from."""
+
+    PAYLOAD = "payload"
+    FEAST = "feast"
+    FALLBACK = "fallback"
+    """The payload, for at least one entity that the feature store could not serve."""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """Rows ready to be sent, and as the client (or the feature store) gave them."""
+
+    tensors: Tensors
+    count: int
+    source: FeatureSource = FeatureSource.PAYLOAD
+    data: list[list[Any]] | None = None
+    instances: list[dict[str, Any]] | None = None
+
+
+class Features(Protocol):
+    """Looks features up."""
+
+    async def look_up(
+        self, service: str, names: tuple[str, ...], ids: Sequence[EntityId]
+    ) -> list[Found]:
+        """One answer for each id, in that order, values in the order of `names`.
+
+        Raises:
+            FeaturesUnavailable: the store does not answer in time, or did not a moment ago.
+            InvalidInput: ids of another type than the store's, or a feature that it lacks.
+        """
+
+
+class RowReader:
+    """Turns bodies into rows.
+
+    Args:
+        max_rows: most rows of one request.
+        features: looks features up; None where that is switched off.
+    """
+
+    def __init__(self, max_rows: int, features: Features | None) -> None:
+        self._max_rows = max_rows
+        self._features = features
+
+    def plain(self, codec: Codec, request: PredictRequest | FloatRequest) -> Rows | None:
+        """The rows of a request that names no entity; None when it names some.
+
+        Raises:
+            InvalidInput, TooLarge: the rows are wrong; `field` says where.
+        """
+        if isinstance(request, FloatRequest):
+            self._check_count("data", request.data)
+            return Rows(codec.encode_floats(request.data), len(request.data), data=request.data)
+        if request.entity_id is not None or request.entity_ids is not None:
+            return None
+        return self._payload(codec, request)
+
+    async def of_entities(self, codec: Codec, request: PredictRequest) -> Rows:
+        """The rows of a request that names entities.
+
+        Raises:
+            InvalidInput, TooLarge: the request is wrong, or names an entity that the store has
+                no fresh values for while the request has none either; `field` says where.
+            FeaturesUnavailable: the store does not answer, and the request has no rows.
+        """
+        ids = self._ids(request)
+        has_payload = self._check_payload(request, len(ids))
+        service = codec.signature.feature_service
+        if self._features is None or service is None:
+            if has_payload:
+                return self._payload(codec, request)
+            raise _switched_off(request, self._features is None)
+        try:
+            found = await self._features.look_up(service, codec.names, ids)
+        except FeaturesUnavailable:
+            if not has_payload:
+                raise
+            payload = self._payload(codec, request)
+            return msgspec.structs.replace(payload, source=FeatureSource.FALLBACK)
+        missing = [i for i, one in enumerate(found) if one.status is not Status.FOUND]
+        if missing and not has_payload:
+            raise _missing(request, missing[0], ids[missing[0]], found[missing[0]])
+        source = FeatureSource.FALLBACK if missing else FeatureSource.FEAST
+        return _merged(codec, request, found, source)
+
+    def _payload(self, codec: Codec, request: PredictRequest) -> Rows:
+        data, instances = request.data, request.instances
+        if data is not None and instances is None:
+            self._check_count("data", data)
+            return Rows(codec.encode(data), len(data), data=data)
+        if instances is not None and data is None:
+            self._check_count("instances", instances)
+            return Rows(codec.encode_instances(instances), len(instances), instances=instances)
+        raise InvalidInput(
+            "Send the rows either as data or as instances.", field="data", code="missing_field"
+        )
+
+    def _ids(self, request: PredictRequest) -> list[EntityId]:
+        if request.entity_id is not None:
+            if request.entity_ids is not None:
+                raise InvalidInput(
+                    "Send either entity_id or entity_ids.", field="entity_ids", code="too_many"
+                )
+            return [request.entity_id]
+        ids = request.entity_ids or []
+        if not ids:
+            raise InvalidInput("entity_ids is empty.", field="entity_ids", code="empty")
+        self._check_count("entity_ids", ids)
+        return ids
+
+    def _check_payload(self, request: PredictRequest, entities: int) -> bool:
+        """Whether there are rows to fall back to; they must be as many as the entities."""
+        if request.data is not None and request.instances is not None:
+            raise InvalidInput(
+                "Send the rows either as data or as instances.", field="data", code="too_many"
+            )
+        field = "data" if request.data is not None else "instances"
+        rows: Sequence[object] | None = request.instances
+        if request.data is not None:
+            rows = request.data
+        if rows is not None and len(rows) != entities:
+            raise InvalidInput(
+                f"{field} has {len(rows)} rows for {entities} entities; send one for each.",
+                field=field,
+                code="wrong_length",
+            )
+        return rows is not None
+
+    def _check_count(self, field: str, rows: Sequence[object]) -> None:
+        if len(rows) > self._max_rows:
+            raise TooLarge(
+                f"{field} has {len(rows)} rows; at most {self._max_rows} are taken in one request.",
+                field=field,
+                code="too_many_rows",
+            )
+
+
+def _merged(
+    codec: Codec, request: PredictRequest, found: Sequence[Found], source: FeatureSource
+) -> Rows:
+    """Rows of the store, and of the request where the store has none."""
+    if request.data is not None:
+        pairs = zip(found, request.data, strict=True)
+        data = [given if one.values is None else one.values for one, given in pairs]
+        tensors = codec.encode(data)
+    elif request.instances is not None:
+        instances = [
+            given if one.values is None else dict(zip(codec.names, one.values, strict=True))
+            for one, given in zip(found, request.instances, strict=True)
+        ]
+        tensors = codec.encode_instances(instances)
+        return Rows(tensors, len(found), source, instances=instances)
+    else:
+        data = [one.values or [] for one in found]
+        tensors = codec.encode(data, "entity_ids")
+    return Rows(tensors, len(found), source, data=data)
+
+
+def _missing(request: PredictRequest, place: int, entity: EntityId, found: Found) -> InvalidInput:
+    field = "entity_id" if request.entity_id is not None else f"entity_ids[{place}]"
+    why = {
+        Status.UNKNOWN: "is not in the feature store",
+        Status.EXPIRED: f"has values of {found.event_timestamp} only, older than they may be",
+        Status.INCOMPLETE: f"has no value for {', '.join(found.missing)}",
+    }[found.status]
+    return InvalidInput(
+        f"Entity {entity!r} {why}. Send its row as data or instances too, to be taken instead.",
+        field=field,
+        code=f"{found.status}_entity",
+    )
+
+
+def _switched_off(request: PredictRequest, off: bool) -> InvalidInput:
+    why = (
+        "This gateway has no feature store (GATEWAY_FEAST_DIR)"
+        if off
+        else "The version that answers was registered without a feature service"
+    )
+    return InvalidInput(
+        f"{why}; send the rows as data or instances.",
+        field="entity_ids" if request.entity_id is None else "entity_id",
+        code="features_off",
+    )

@@ -1,0 +1,246 @@
+"""What stands around a prediction: keys, heads, traces, and clients that leave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.onnx_models import telltale, write_entry
+from tests.servers import LOOPBACK, RunningTriton, run_triton, wait_until
+
+KEYS = ("first-key-0123456789", "second-key-0123456789")
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.fixture(scope="module")
+def keyed(
+    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
+) -> Iterator[RunningGateway]:
+    """A gateway that wants a key for predictions, with A on version 1."""
+    home = tmp_path_factory.mktemp("keyed")
+    env = {"GATEWAY_API_KEYS": ", ".join(KEYS), "GATEWAY_MAX_HEAD_BYTES": "4096"}
+    with run_gateway(home, shared_triton.http_url, env=env) as running:
+        running.routed(1)
+        yield running
+
+
+@pytest.mark.parametrize("path", ["/predict", f"/models/{DEFAULT_MODEL}/predict"])
+def test_a_prediction_needs_one_of_the_keys(keyed: RunningGateway, path: str) -> None:
+    def ask(**headers: str) -> int:
+        body = {"data": [ROW]}
+        return keyed.client.post(path, json=body, headers=headers).status_code
+
+    assert ask() == 401
+    assert ask(**{"x-api-key": KEYS[0][:-1]}) == 401
+    assert ask(authorization=f"Basic {KEYS[0]}") == 401
+    assert [ask(**{"x-api-key": key}) for key in KEYS] == [200, 200]
+    assert ask(authorization=f"Bearer {KEYS[1]}") == 200
+
+
+def test_the_protocol_needs_a_key_and_a_prober_does_not(keyed: RunningGateway) -> None:
+    tensor = triton_http.InferInput("features", [1, 4], "FP32")
+    tensor.set_data_from_numpy(np.array([ROW], dtype=np.float32))
+    with triton_http.InferenceServerClient(keyed.url.removeprefix("http://")) as client:
+        assert client.is_server_ready()
+        assert client.is_model_ready(DEFAULT_MODEL)
+        for call in (client.get_model_metadata, client.get_model_config):
+            with pytest.raises(InferenceServerException, match="API_KEYS"):
+                call(DEFAULT_MODEL)
+        with pytest.raises(InferenceServerException, match="API_KEYS"):
+            client.infer(DEFAULT_MODEL, [tensor])
+        found = client.infer(DEFAULT_MODEL, [tensor], headers={"X-API-Key": KEYS[0]})
+        assert found.as_numpy("label").ravel().tolist() == [1]
+    assert keyed.client.get("/ready").status_code == 200
+    assert keyed.client.get("/metrics").status_code == 200
+
+
+def test_a_key_is_no_control_token_and_is_never_logged(keyed: RunningGateway) -> None:
+    keyed.client.post("/predict", json={"data": [ROW]}, headers={"x-api-key": KEYS[0] + "x"})
+    log = keyed.process.log.read_text()
+    assert not any(key in log for key in KEYS)
+
+
+def exchange(gateway: RunningGateway, *parts: bytes) -> bytes:
+    """Send the parts one by one, then read until the gateway closes the connection."""
+    address = urlsplit(gateway.url)
+    with socket.create_connection((LOOPBACK, address.port or 0), 10) as client:
+        with contextlib.suppress(OSError):  # it may close before all is sent
+            for part in parts:
+                client.sendall(part)
+        found = b""
+        with contextlib.suppress(OSError):
+            while data := client.recv(65_536):
+                found += data
+    return found
+
+
+START = b"GET /health HTTP/1.1\r\nhost: g\r\nconnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (START, b"x: " + b"a" * 5_000 + b"\r\n\r\n"),
+        (START + b"x: " + b"a" * 200_000 + b"\r\n\r\n",),
+        (START, *([b"x: " + b"a" * 1_000 + b"\r\n"] * 20)),
+        (b"GET /" + b"a" * 50_000,),
+    ],
+    ids=["in pieces", "at once", "without end", "the target"],
+)
+def test_a_head_over_the_limit_is_refused(keyed: RunningGateway, parts: tuple[bytes, ...]) -> None:
+    head, _, body = exchange(keyed, *parts).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(body)["code"] == "head_too_large"
+    assert keyed.client.get("/health").status_code == 200
+
+
+def test_a_head_within_the_limit_is_read_and_a_large_body_does_not_count(
+    keyed: RunningGateway,
+) -> None:
+    assert b"HTTP/1.1 200 " in exchange(keyed, START, b"x: " + b"a" * 3_000 + b"\r\n\r\n")
+    body = json.dumps({"data": [ROW]}) + " " * 50_000
+    answer = keyed.client.post("/predict", content=body, headers={"x-api-key": KEYS[0]})
+    assert answer.status_code == 200
+
+
+def test_what_is_no_http_is_told_so(keyed: RunningGateway) -> None:
+    head, _, body = exchange(keyed, b"hello\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["code"] == "malformed_body"
+
+
+class Recorder(socketserver.ThreadingTCPServer):
+    """Passes connections on to Triton, and keeps the bytes that the gateway sends."""
+
+    daemon_threads = True
+
+    def __init__(self, triton: RunningTriton) -> None:
+        address = urlsplit(triton.http_url)
+        self.onward = (str(address.hostname), address.port or 0)
+        self.sent = bytearray()
+        super().__init__((LOOPBACK, 0), Passing)
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.server_address[1]}"
+
+
+class Passing(socketserver.BaseRequestHandler):
+    """One connection of a `Recorder`; it ends when either side does."""
+
+    def handle(self) -> None:
+        server = self.server
+        assert isinstance(server, Recorder)
+        with socket.create_connection(server.onward) as triton:
+            back = threading.Thread(target=copy, args=(triton, self.request, bytearray()))
+            back.start()
+            copy(self.request, triton, server.sent)
+            back.join()
+
+
+def copy(source: socket.socket, target: socket.socket, seen: bytearray) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            seen += data
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def recorder(shared_triton: RunningTriton) -> Iterator[Recorder]:
+    with Recorder(shared_triton) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_a_trace_goes_on_to_triton_when_it_is_one(tmp_path: Path, recorder: Recorder) -> None:
+    tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": ROW}
+    bad = ("00-xyz", TRACE + "-00", TRACE.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32))
+    with run_gateway(tmp_path, recorder.url) as gateway:
+        gateway.routed(1)
+
+        def passed(trace: str, path: str, body: dict[str, Any]) -> bytes:
+            seen = len(recorder.sent)
+            answer = gateway.client.post(path, json=body, headers={"traceparent": trace})
+            assert answer.status_code == 200
+            return bytes(recorder.sent[seen:])
+
+        for path, body in (
+            ("/predict", {"data": [ROW]}),
+            (f"/v2/models/{DEFAULT_MODEL}/infer", {"inputs": [tensor]}),
+        ):
+            assert f"traceparent: {TRACE}\r\n".encode() in passed(TRACE, path, body)
+            for trace in bad:
+                found = passed(trace, path, body)
+                assert b"/infer" in found
+                assert b"traceparent" not in found
+
+
+def test_a_client_that_leaves_while_it_waits_costs_nothing(tmp_path: Path) -> None:
+    write_entry(tmp_path / "repository", DEFAULT_MODEL, {1: telltale(1)})
+    with (
+        run_triton(tmp_path / "repository", tmp_path / "triton") as triton,
+        run_gateway(tmp_path, triton.http_url, env={"GATEWAY_MAX_IN_FLIGHT": "1"}) as gateway,
+    ):
+        gateway.routed(1)
+        before = rows_inferred(triton)
+        body = json.dumps({"data": [ROW]}).encode()
+        request = b"POST /predict HTTP/1.1\r\nhost: g\r\ncontent-length: %d\r\n\r\n" % len(body)
+        address = (LOOPBACK, urlsplit(gateway.url).port or 0)
+        triton.process.signal(signal.SIGSTOP)
+        stays, *leaves = [socket.create_connection(address, 20) for _ in range(6)]
+        for number, client in enumerate((stays, *leaves), 1):
+            client.sendall(request + body)
+            wait_until(lambda n=number: in_flight(gateway) == n, 5, "the request to wait")  # type: ignore[misc]
+        ports = {client.getsockname()[1] for client in leaves}
+        assert ports < clients_of(gateway)
+        for client in leaves:
+            client.close()
+        wait_until(lambda: not ports & clients_of(gateway), 5, "the gateway to see them leave")
+        triton.process.signal(signal.SIGCONT)
+        assert stays.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        stays.close()
+        wait_until(lambda: in_flight(gateway) == 0, 5, "nothing to be under way")
+        assert rows_inferred(triton) == before + 1
+        assert gateway.predict().status_code == 200
+
+
+def rows_inferred(triton: RunningTriton) -> int:
+    url = f"{triton.http_url}/v2/models/{DEFAULT_MODEL}/versions/1/stats"
+    found = httpx.get(url, trust_env=False).json()
+    return int(found["model_stats"][0]["inference_count"])
+
+
+def in_flight(gateway: RunningGateway) -> float:
+    """Requests that the gateway works on, without the one that asks."""
+    return gateway.metric("gateway_requests_in_flight") - 1
+
+
+def clients_of(gateway: RunningGateway) -> set[int]:
+    """Ports of the clients that the gateway still holds a connection to."""
+    return {
+        one.raddr.port
+        for one in gateway.process.server.net_connections("tcp")
+        if one.status == psutil.CONN_ESTABLISHED and one.raddr
+    }
