@@ -174,11 +174,7 @@ class Coalescer:
             if flight is None:
                 return
             jobs = flight.jobs
-            if len(jobs) == 1:
-                tensors = jobs[0].tensors
-            else:
-                columns = zip(*[job.tensors for job in jobs], strict=True)
-                tensors = tuple([b"".join(parts) for parts in columns])
+            tensors = joined([job.tensors for job in jobs])
             self._flights.add(flight)
             self.inferences += 1
             request = self._requests.build(tensors, flight.rows, _trace(jobs))
@@ -271,6 +267,13 @@ class Coalescer:
                     "given up."
                 )
             )
+
+
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """The tensors of several requests as those of one, input by input."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple([b"".join(columns) for columns in zip(*parts, strict=True)])
 
 
 def _trace(jobs: Sequence[Job]) -> bytes | None:

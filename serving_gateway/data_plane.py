@@ -186,7 +186,7 @@ class DataPlane:
             rows = await self._rows.of_entities(codec, cast(PredictRequest, request))
         started = perf_counter()
         try:
-            answers = await coalescer.submit(rows.tensors, rows.count, origin=origin)
+            answers = await coalescer.submit(rows.tensors, rows.count, None, origin)
         except GatewayError as error:
             target.stats.failed += 1
             raise await self._explained(target, error) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,25 +11,34 @@ from serving_gateway.errors import GatewayError, HeadTooLarge, MalformedRequest,
 
 
 class HeadLimited(HttpToolsProtocol):
-    """A connection whose requests have heads (target and headers) of at most `limit` bytes."""
+    """A connection whose requests have heads (target and headers) of limited size.
 
-    limit: ClassVar[int] = 16_384
+    The limit is the server's `h11_max_incomplete_event_size`, which for the other parser means
+    just that.
+    """
+
     _in_head = False
     _seen = 0
     """Bytes of an unfinished head that came in earlier reads."""
     _large_read = False
     _refusal: GatewayError | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        limit = self.config.h11_max_incomplete_event_size
+        assert limit is not None  # noqa: S101 -- `server.serve` sets it
+        self._limit = limit
+
     def data_received(self, data: bytes) -> None:
         """Read on; end the connection when a head does not end within the limit."""
         if self._refusal is not None:
             return
         # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
-        self._large_read = len(data) > self.limit
+        self._large_read = len(data) > self._limit
         super().data_received(data)
         if self._in_head:
             self._seen += len(data)
-            if self._seen > self.limit and self._refusal is None:
+            if self._seen > self._limit and self._refusal is None:
                 self._refusal = self._too_large()
                 self.send_400_response("")
 
@@ -46,7 +55,7 @@ class HeadLimited(HttpToolsProtocol):
             HeadTooLarge: it is over the limit; the parser hands on that it was stopped.
         """
         self._in_head = False
-        if (self._seen or self._large_read) and self._size() > self.limit:
+        if (self._seen or self._large_read) and self._size() > self._limit:
             self._refusal = self._too_large()
             raise self._refusal
         super().on_headers_complete()
@@ -68,10 +77,5 @@ class HeadLimited(HttpToolsProtocol):
 
     def _too_large(self) -> HeadTooLarge:
         return HeadTooLarge(
-            f"The target and headers of the request are over {self.limit} bytes, the most taken."
+            f"The target and headers of the request are over {self._limit} bytes, the most taken."
         )
-
-
-def head_limited(limit: int) -> type[HeadLimited]:
-    """The protocol with another limit, in bytes."""
-    return type("HeadLimited", (HeadLimited,), {"limit": limit})

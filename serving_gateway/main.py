@@ -122,7 +122,11 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     watcher = Watcher(serving, store, snapshot, presence, interval=settings.watch_seconds)
     ledger = Ledger(settings.shadow_examples)
     mirror = Mirror(
-        metrics, ledger, queue=settings.mirror_queue, in_flight=settings.mirror_in_flight
+        metrics,
+        ledger,
+        queue=settings.mirror_queue,
+        in_flight=settings.mirror_in_flight,
+        gather_seconds=settings.mirror_gather_seconds,
     )
     metrics.watch(
         lambda: (serving.readiness().ready, serving.table.record.generation),

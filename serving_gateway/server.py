@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from serving_gateway.heads import head_limited
+from serving_gateway.heads import HeadLimited
 from serving_gateway.settings import Settings
 from serving_gateway.state import Lifecycle
 
@@ -24,7 +24,8 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http=head_limited(settings.max_head_bytes),
+        http=HeadLimited,
+        h11_max_incomplete_event_size=settings.max_head_bytes,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -150,12 +150,18 @@ class Settings(BaseSettings):
         default=1024, ge=1, description="Most requests waiting per version; beyond it 503."
     )
     mirror_queue: int = Field(
-        default=256,
+        default=1024,
         ge=1,
         description="Most answers waiting to be mirrored; beyond it they are dropped.",
     )
     mirror_in_flight: int = Field(
-        default=2, ge=1, le=64, description="Most mirrored requests under way."
+        default=2, ge=1, le=64, description="Most inferences of mirrored requests under way."
+    )
+    mirror_gather_seconds: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="How long a copy waits for others to go to B in one inference with.",
     )
     shadow_examples: int = Field(
         default=5,

@@ -87,7 +87,7 @@ async def plane(tmp_path: Path) -> Switching:
     metrics = Metrics().model("m")
     serving = serving_of(settings, metrics)
     serving.adopt(record(1))
-    mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1)
+    mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1, gather_seconds=0)
     plane = Switching(settings, serving, mirror, lambda: None, metrics)
     plane.serving = serving
     return plane
@@ -113,7 +113,7 @@ class Mirroring:
         settings = Settings(state_dir=home, model_name="m")
         metrics, self.ledger = Metrics().model("m"), Ledger(5)
         serving = serving_of(settings, metrics)
-        self.mirror = Mirror(metrics, self.ledger, queue=1, in_flight=1)
+        self.mirror = Mirror(metrics, self.ledger, queue=1, in_flight=1, gather_seconds=0)
         self.plane = DataPlane(settings, serving, self.mirror, lambda: None, metrics)
         slots = {
             alias: Slot(version, "run", "registry", Mode.SSOT, SIGNATURE)
