@@ -180,3 +180,37 @@ def test_replicas_find_each_others_models_and_a_restart_brings_them_back(
 def kept(gateway: RunningGateway) -> bool:
     path = gateway.state_dir / f"snapshot-{OTHER}.json"
     return path.exists() and '"generation": 2' in path.read_text()
+
+
+def test_variant_b_may_live_on_another_triton_under_another_name(
+    tmp_path: Path, triton: RunningTriton
+) -> None:
+    name = "candidate_model"
+    write_entry(tmp_path / "repository", name, {5: telltale(5)})
+    with contextlib.ExitStack() as stack:
+        second = stack.enter_context(run_triton(tmp_path / "repository", tmp_path / "second"))
+        env = {"GATEWAY_SHADOW_TRITON_URL": second.http_url, "GATEWAY_SHADOW_MODEL_NAME": name}
+        gateway = stack.enter_context(run_gateway(tmp_path, triton.http_url, env=env))
+        gateway.routed(1)
+        gateway.routed(5, alias="B")
+        page = gateway.models()
+        assert page["ssot"]["served_versions"] == [1, 2]
+        assert page["ssot"]["shadow_served_version"] == 5
+        assert page["effective"]["B"]["triton_url"] == second.http_url
+        assert gateway.traffic("mirror", 100).status_code == 200
+        assert gateway.predict().json()["version"] == 1
+        wait_until(lambda: shadow_requests(gateway) == 1, 5, "the copy to be compared")
+        assert gateway.traffic("split", 100).status_code == 200
+        found = gateway.predict(client_id="c").json()
+        assert (found["model_name"], found["version"], found["predictions"]) == (name, 5, [5])
+        with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+            assert client.get_model_metadata(name)["versions"] == ["5"]
+        second.kill()
+        found = gateway.predict(client_id="c").json()
+        assert (found["version"], found["variant"]) == (1, "A")
+        assert "variant B could not answer" in found["fallback"]
+        assert gateway.ready()
+
+
+def shadow_requests(gateway: RunningGateway) -> int:
+    return int(gateway.client.get("/shadow").json()["requests"])

@@ -1,0 +1,64 @@
+"""The OpenAPI page against the gateway that it describes: thousands of generated requests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.gateway_harness import run_gateway
+from tests.servers import RunningTriton
+
+TOKEN = "control-token-0123456789"
+CASES = 2_500
+"""Fewest generated requests in each run."""
+CONFIG = f"""
+seed = 20261125
+headers = {{ Authorization = "Bearer {TOKEN}" }}
+
+# What the page documents as "not now" is no bug; every other 5xx is one.
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", 503]
+
+# Whether rows are good is for the version that answers to say: the page cannot know its width.
+[checks.positive_data_acceptance]
+enabled = false
+"""
+KNOWN_PATHS = """
+[parameters]
+"path.alias" = ["A", "B"]
+"path.model_name" = "best_model"
+"""
+
+
+@pytest.mark.parametrize("parameters", ["", KNOWN_PATHS], ids=["any path", "known paths"])
+def test_no_generated_request_meets_a_bug_or_an_undescribed_answer(
+    tmp_path: Path, shared_triton: RunningTriton, parameters: str
+) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG + parameters)
+    env = {"GATEWAY_CONTROL_TOKEN": TOKEN}
+    with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
+        gateway.client.headers["authorization"] = f"Bearer {TOKEN}"
+        gateway.routed(1)
+        gateway.routed(2, alias="B")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
+                *("run", f"{gateway.url}/openapi.json", "--no-color"),
+                *("--max-examples", "300", "--phases", "examples,coverage,fuzzing"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        generated = re.search(r"([\d,]+) generated", done.stdout)
+        assert generated is not None
+        assert int(generated[1].replace(",", "")) >= CASES
+        assert "failed on a bug" not in gateway.process.log.read_text()
+        assert gateway.ready()
