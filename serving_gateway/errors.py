@@ -161,6 +161,12 @@ class RegistryUnavailable(Unavailable):
     default_code = "registry_unavailable"
 
 
+class FeaturesUnavailable(Unavailable):
+    """The online feature store cannot be asked, or does not answer in time."""
+
+    default_code = "features_unavailable"
+
+
 class Overloaded(Unavailable):
     """Too many requests wait already."""
 
