@@ -169,7 +169,7 @@ class RegistryUnavailable(Unavailable):
 
 
 class FeaturesUnavailable(Unavailable):
-    """The feature store does not answer in time, or did not a moment ago."""
+    """The online feature store cannot be asked, or does not answer in time."""
 
     default_code = "features_unavailable"
 

@@ -1,26 +1,123 @@
-"""Placeholder until the look-ups land."""
+"""Features of entities, looked up in an online store on the way to a prediction.
+
+Pure of any store: what it asks is a `FeatureStore`. Nobody waits longer than the limit, and a
+store that fails or hangs is not asked again for a moment.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
 
-import msgspec
+from serving_gateway.breaker import Breaker, State
+from serving_gateway.errors import FeaturesUnavailable
+from serving_gateway.feature_batches import Batches, Counts
+from serving_gateway.feature_types import (
+    FeatureStore,
+    Found,
+    ServiceUnusable,
+    Status,
+    WrongIds,
+    check_ids,
+)
+
+__all__ = [
+    "Counts",
+    "FeatureReader",
+    "FeatureStore",
+    "Found",
+    "ServiceUnusable",
+    "State",
+    "Status",
+    "WrongIds",
+]
 
 
-class Status(StrEnum):
-    """s."""
+class FeatureReader:
+    """Looks features up for the data plane.
 
-    FOUND = "found"
-    UNKNOWN = "unknown"
-    EXPIRED = "expired"
-    INCOMPLETE = "incomplete"
+    Args:
+        store: where they are.
+        limit_seconds: longest wait of a look-up.
+        max_rows: most different ids in one read.
+        max_queued: most ids waiting for the same features; more look-ups are refused.
+        failures: so many failed or overdue reads in a row, and the store is left alone.
+        open_seconds: how long, before one look-up tries it again.
+    """
 
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        limit_seconds: float = 0.1,
+        max_rows: int = 256,
+        max_queued: int = 4096,
+        failures: int = 5,
+        open_seconds: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._limit = limit_seconds
+        self._breaker = Breaker(
+            "the feature store",
+            failures=failures,
+            open_seconds=open_seconds,
+            probe_seconds=2 * limit_seconds,
+        )
+        self.counts = Counts()
+        self._batches = Batches(
+            store,
+            self._breaker,
+            self.counts,
+            limit_seconds=limit_seconds,
+            max_rows=max_rows,
+            max_queued=max_queued,
+        )
 
-class Found(msgspec.Struct, frozen=True):
-    """f."""
+    @property
+    def state(self) -> State:
+        """Of the circuit breaker."""
+        return self._breaker.state
 
-    status: Status
-    values: list[Any] | None
-    missing: tuple[str, ...] = ()
-    event_timestamp: str | None = None
+    @property
+    def opened(self) -> int:
+        """How often the breaker opened since the start."""
+        return self._breaker.opened
+
+    async def look_up(
+        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+    ) -> list[Found]:
+        """Look up these features of each id: one `Found` per id, in that order.
+
+        Raises:
+            InvalidInput: an id of a wrong type (`field` says which), or a name that the
+                service does not have.
+            FeaturesUnavailable: no answer within the limit, or none to be expected.
+        """
+        check_ids(ids)
+        if not ids:
+            return []
+        counts = self.counts
+        counts.look_ups += 1
+        if not self._breaker.admit():
+            counts.refused += 1
+            raise FeaturesUnavailable(
+                f"The feature store is not asked for now: {self._breaker.reason}"
+            )
+        parts = self._batches.submit(service, names, ids)
+        try:
+            async with asyncio.timeout(self._limit):
+                answers = await asyncio.gather(*parts)
+        except TimeoutError as error:
+            counts.timed_out += 1
+            raise FeaturesUnavailable(
+                f"The feature store did not answer within {self._limit:g} s."
+            ) from error
+        found = answers[0] if len(answers) == 1 else list(chain.from_iterable(answers))
+        counts.by_status.update([one.status for one in found])
+        return found
+
+    async def aclose(self) -> None:
+        """Fail what waits, and close the store."""
+        await self._batches.aclose()
+        await self._store.aclose()

@@ -1,0 +1,142 @@
+"""Features in a Feast online store (SQLite, Redis or another one that Feast reads).
+
+Feast blocks, and takes seconds to import: it is imported and run in a few threads of our own.
+Definitions are kept, and looked at again in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from serving_gateway.errors import FeaturesUnavailable
+from serving_gateway.feast_blocking import OnlineStores, Opened, open_store, read_rows
+from serving_gateway.feature_types import Found
+
+log = logging.getLogger(__name__)
+
+
+class FeastStore:
+    """A `FeatureStore` on Feast.
+
+    Args:
+        home: directory of the rendered feature_store.yaml; it need not be there yet.
+        socket_seconds: limit for one answer of Redis, so that one that hangs gives its thread
+            back. What the connection string says itself goes first.
+        threads: most reads at a time.
+        refresh_seconds: after which definitions are looked at again.
+        retry_seconds: shortest time between two looks at what is not there.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        socket_seconds: float = 0.5,
+        threads: int = 2,
+        refresh_seconds: float = 60.0,
+        retry_seconds: float = 1.0,
+    ) -> None:
+        self._home = home.expanduser().absolute()
+        self._socket_seconds = socket_seconds
+        self._refresh_seconds = refresh_seconds
+        self._retry_seconds = retry_seconds
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="features")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="feature-definitions")
+        self._stores = OnlineStores()
+        self._wanted: set[str] = set()
+        self._opened: Opened | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._next_look = 0.0
+        self._refresh_at = 0.0
+        self._problem: str | None = None
+
+    async def prepare(self, service: str) -> None:
+        """Open the store and look a service up ahead of the first read.
+
+        Importing Feast takes seconds and much of the interpreter: do it before the first
+        request, but let nothing depend on it. What cannot be opened now is tried again by reads.
+        """
+        self._wanted.add(service)
+        await asyncio.shield(self._look())
+
+    async def read(
+        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+    ) -> list[Found]:
+        """Read these features of a feature service: one `Found` per id, in that order.
+
+        Raises:
+            WrongIds: ids of another type than the entity's.
+            InvalidInput: the service has no feature of such a name.
+            ServiceUnusable: there is no such service, or none that can be read by one id.
+            FeaturesUnavailable: the store is not there, is being opened, or cannot be read.
+        """
+        opened = await self._definitions(service, names)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers, read_rows, self._stores, opened, service, names, ids
+        )
+
+    async def aclose(self) -> None:
+        """Let go of connections and threads; a thread that hangs is not waited for."""
+        if self._opening is not None:
+            self._opening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._opening
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._stores.close()
+
+    async def _definitions(self, service: str, names: tuple[str, ...]) -> Opened:
+        """The newest definitions; waits for them only when they lack what is asked for."""
+        now = time.monotonic()
+        opened = self._opened
+        if opened is not None and opened.has(service, names):
+            if now >= self._refresh_at:
+                self._look()
+            return opened
+        new = service not in self._wanted
+        self._wanted.add(service)
+        if opened is None:
+            if now >= self._next_look:
+                self._look()
+            raise FeaturesUnavailable(self._problem or "The feature store is being opened.")
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+        if new or now >= self._next_look:
+            await asyncio.shield(self._look())
+        return self._opened or opened
+
+    def _look(self) -> asyncio.Task[None]:
+        """Start to open the store anew, unless that is under way."""
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open_again())
+        return self._opening
+
+    async def _open_again(self) -> None:
+        wanted = sorted(self._wanted)
+        loop = asyncio.get_running_loop()
+        wait = self._retry_seconds
+        try:
+            opened = await loop.run_in_executor(
+                self._loader, open_store, self._home, wanted, self._socket_seconds
+            )
+        except FeaturesUnavailable as error:
+            if error.message != self._problem:
+                log.warning("the feature store cannot be opened", extra={"reason": error.message})
+            self._problem = error.message
+        else:
+            if self._opened is None or self._problem is not None:
+                log.info("the feature store is open", extra={"services": wanted})
+            self._opened = opened
+            self._problem = None
+            wait = self._refresh_seconds
+        finally:
+            self._opening = None
+            now = time.monotonic()
+            self._next_look = now + self._retry_seconds
+            self._refresh_at = now + wait

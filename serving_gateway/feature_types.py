@@ -1,0 +1,88 @@
+"""What an online store knows of an entity, and what is asked of any such store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from serving_gateway.errors import FeaturesUnavailable, InvalidInput
+
+
+class Status(StrEnum):
+    """What the store knows of an entity."""
+
+    FOUND = "found"
+    UNKNOWN = "unknown"
+    """No such entity."""
+    EXPIRED = "expired"
+    """Older than its feature view lets values become (TTL; 0 is for ever)."""
+    INCOMPLETE = "incomplete"
+    """Known, but some of the features are null."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One entity's features. Shared by all that asked for it at the same time: never change it."""
+
+    status: Status
+    values: list[Any] | None
+    """In the order of the names asked for; None unless `FOUND`."""
+    missing: tuple[str, ...] = ()
+    """The names without a value that may be used."""
+    event_timestamp: str | None = None
+    """When the values were observed, in UTC as RFC 3339; the oldest of several views."""
+
+
+class WrongIds(InvalidInput):
+    """Ids that cannot be an entity's.
+
+    Args:
+        wrong: by position in what was asked, what is wrong, to follow `entity_ids[i]`.
+    """
+
+    default_code = "wrong_type"
+
+    def __init__(self, wrong: Mapping[int, str]) -> None:
+        first = min(wrong)
+        place = f"entity_ids[{first}]"
+        super().__init__(f"{place} {wrong[first]}", field=place)
+        self.wrong = wrong
+
+
+class ServiceUnusable(FeaturesUnavailable):
+    """The store is there, but this feature service is not, or cannot be answered by one id."""
+
+    default_code = "feature_service_unusable"
+
+
+class FeatureStore(Protocol):
+    """Where features are read."""
+
+    async def read(
+        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+    ) -> list[Found]:
+        """Read these features of a feature service: one `Found` per id, in that order.
+
+        Raises:
+            WrongIds: ids of another type than the entity's.
+            InvalidInput: the service has no feature of such a name.
+            ServiceUnusable: there is no such service, or none that can be read by one id.
+            FeaturesUnavailable: the store cannot be asked.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of connections and threads."""
+
+
+def check_ids(ids: Sequence[object]) -> None:
+    """Check that ids are integers or strings.
+
+    Raises:
+        WrongIds: some are not.
+    """
+    # Not isinstance: true is no id, and equals 1 where answers are found by id.
+    wrong = [at for at, one in enumerate(ids) if type(one) is not int and type(one) is not str]
+    if wrong:
+        raise WrongIds(dict.fromkeys(wrong, "is neither an integer nor a string."))

@@ -1,0 +1,384 @@
+"""The gateway's reading of real Feast online stores: SQLite and Redis, and losing them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from platform_assets.resources.feast import FeastResource
+from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput
+from serving_gateway.feast_store import FeastStore
+from serving_gateway.features import FeatureReader, Found, ServiceUnusable, State, Status
+from tests.servers import RunningRedis, run_redis
+
+SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+NAMES = ("petal_width", "sepal_length", "sepal_width")
+DEFINITIONS = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Array, Float32, Float64, Int64, String
+
+flower = Entity(name="flower", join_keys=["entity_id"], value_type=ValueType.INT64)
+shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+
+
+def view(name, entity, *fields, ttl=timedelta(0)):
+    source = FileSource(
+        name=name + "_source", path=f"data/{name}.parquet", timestamp_field="event_timestamp"
+    )
+    schema = [Field(name=field, dtype=dtype) for field, dtype in fields]
+    return FeatureView(name=name, entities=[entity], ttl=ttl, schema=schema, source=source)
+
+
+sepals = view("sepals", flower, ("sepal_length", Float32), ("sepal_width", Float32))
+petals = view(
+    "petals", flower, ("petal_width", Float64), ("petals", Int64), ttl=timedelta(days=1)
+)
+others = view("others", flower, ("sepal_length", Float32), ("more", Array(Float32)))
+shops = view("shops", shop, ("turnover", Float64), ("city", String))
+
+both = FeatureService(name="both", features=[petals, sepals])
+short = FeatureService(name="short", features=[petals[["petal_width"]]])
+named = FeatureService(name="named", features=[sepals.with_name("mine"), others])
+mapped = FeatureService(
+    name="mapped",
+    features=[
+        sepals.with_join_key_map({"entity_id": "plant"}),
+        petals.with_join_key_map({"entity_id": "plant"}),
+    ],
+)
+crossed = FeatureService(
+    name="crossed", features=[sepals.with_join_key_map({"entity_id": "plant"}), petals]
+)
+mixed = FeatureService(name="mixed", features=[sepals, shops])
+text = FeatureService(name="text", features=[shops])
+"""
+
+
+def _frame(key: str, ids: list[Any], ages_days: list[float], **columns: Any) -> pd.DataFrame:
+    now = datetime.now(UTC)
+    stamps = [now - timedelta(days=age) for age in ages_days]
+    return pd.DataFrame(
+        {key: ids, "event_timestamp": pd.to_datetime(stamps, utc=True).as_unit("us"), **columns}
+    )
+
+
+def _fill(feast: FeastResource) -> None:
+    """Rows: 1 and 2 complete, 3 with old petals, 4 with null, 5 without petals, 6 all null."""
+    repo = Path(feast.repo_path)
+    repo.mkdir(parents=True, exist_ok=True)
+    (repo / "definitions.py").write_text(DEFINITIONS)
+    feast.data_dir.mkdir(parents=True, exist_ok=True)
+    fine = [400.0] * 5
+    frames = {
+        "sepals": _frame(
+            "entity_id",
+            [1, 2, 3, 4, 5],
+            fine,
+            sepal_length=pd.Series([5.1, 4.9, 4.7, None, 5.0], dtype="float32"),
+            sepal_width=pd.Series([3.5, 3.0, 3.2, 3.1, 3.6], dtype="float32"),
+        ),
+        "petals": _frame(
+            "entity_id",
+            [1, 2, 3, 4, 6],
+            [0.1, 0.2, 2.0, 0.1, 0.1],
+            petal_width=[0.2, 0.25, 0.3, 0.4, None],
+            petals=pd.array([5, 6, 7, 8, None], dtype="Int64"),
+        ),
+        "others": _frame(
+            "entity_id",
+            [1],
+            [1.0],
+            sepal_length=pd.Series([9.5], dtype="float32"),
+            more=[[1.0, 2.0]],
+        ),
+        "shops": _frame(
+            "shop", ["Köln", "7"], [1.0, 1.0], turnover=[1.5, 2.5], city=["Köln", None]
+        ),
+    }
+    for name, frame in frames.items():
+        frame.to_parquet(feast.data_dir / f"{name}.parquet")
+    feast.apply()
+    for name in frames:
+        feast.materialize(name, SINCE, datetime.now(UTC) + timedelta(minutes=1))
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+    with run_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FeastResource:
+    """A store of each kind; leave it as it is."""
+    home = tmp_path_factory.mktemp(request.param)
+    url = request.getfixturevalue("redis").url if request.param == "redis" else ""
+    feast = FeastResource(
+        repo_path=str(home / "repo"),
+        state_dir=str(home / "feast"),
+        online_store=request.param,
+        redis=url,
+    )
+    _fill(feast)
+    return feast
+
+
+@asynccontextmanager
+async def opened(feast: FeastResource, *services: str, **options: Any) -> Any:
+    store = FeastStore(feast.home, **options)
+    try:
+        for service in services:
+            await store.prepare(service)
+        yield store
+    finally:
+        await store.aclose()
+
+
+async def until(
+    attempt: Callable[[], Awaitable[Any]], good: Callable[[Any], bool], seconds: float = 10
+) -> Any:
+    """Repeat an attempt until its answer (None for an error of ours) is good."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer: Any = None
+        error: GatewayError | None = None
+        try:
+            answer = await attempt()
+        except GatewayError as caught:
+            error = caught
+        if good(answer):
+            return answer
+        assert time.monotonic() < deadline, error or answer
+        await asyncio.sleep(0.02)
+
+
+def _statuses(found: list[Found]) -> list[str]:
+    return [one.status.value for one in found]
+
+
+async def test_values_are_those_of_feast_itself(filled: FeastResource) -> None:
+    ids = [2, 1]
+    frame = filled.online("entity_id", ids, "both")
+    async with opened(filled, "both") as store:
+        for names in (NAMES, NAMES[::-1], ("sepal_width",), ("petals", "petal_width")):
+            answer = await store.read("both", names, ids)
+            assert [one.values for one in answer] == frame[list(names)].to_numpy().tolist()
+            assert _statuses(answer) == ["found", "found"]
+        stamp = datetime.fromisoformat((await store.read("both", NAMES, [1]))[0].event_timestamp)
+        assert abs(datetime.now(UTC) - timedelta(days=400) - stamp) < timedelta(minutes=5)
+
+
+async def test_what_a_row_lacks_is_told(filled: FeastResource) -> None:
+    async with opened(filled, "both") as store:
+        answer = await store.read("both", NAMES, [1, 99, 3, 4, 5, 6])
+    assert _statuses(answer) == [
+        *("found", "unknown", "expired", "incomplete", "incomplete", "incomplete")
+    ]
+    assert [one.values is None for one in answer] == [False, *[True] * 5]
+    assert [one.missing for one in answer] == [
+        (),
+        NAMES,
+        ("petal_width",),
+        ("sepal_length",),
+        ("petal_width",),
+        NAMES,
+    ]
+    assert answer[1].event_timestamp is None
+    assert answer[2].event_timestamp is not None
+
+
+async def test_a_view_that_is_not_asked_for_is_not_judged(filled: FeastResource) -> None:
+    async with opened(filled, "both", "short") as store:
+        assert _statuses(await store.read("both", ("sepal_width",), [3, 4, 5])) == ["found"] * 3
+        assert _statuses(await store.read("short", ("petal_width",), [1, 3, 5])) == [
+            *("found", "expired", "unknown")
+        ]
+
+
+async def test_string_ids(filled: FeastResource) -> None:
+    async with opened(filled, "text") as store:
+        answer = await store.read("text", ("city", "turnover"), ["Köln", "7", "köln"])
+        assert answer[0].values == ["Köln", 1.5]
+        assert answer[1].missing == ("city",)
+        assert answer[2].status is Status.UNKNOWN
+        for wrong in (7, "\ud800"):
+            with pytest.raises(InvalidInput) as caught:
+                await store.read("text", ("city",), ["7", wrong])
+            assert caught.value.field == "entity_ids[1]"
+            assert "must be a string" in caught.value.message
+
+
+@pytest.mark.parametrize("wrong", ["1", "x", 1 << 63, -(1 << 63) - 1])
+async def test_integer_ids(filled: FeastResource, wrong: int | str) -> None:
+    async with opened(filled, "short") as store:
+        extremes = await store.read("short", ("petal_width",), [(1 << 63) - 1, -(1 << 63)])
+        assert _statuses(extremes) == ["unknown", "unknown"]
+        with pytest.raises(InvalidInput, match=r"entity_ids\[1\] must be an integer of 64 bits"):
+            await store.read("short", ("petal_width",), [1, wrong])
+
+
+async def test_aliases_and_mapped_join_keys(filled: FeastResource) -> None:
+    async with opened(filled, "named", "mapped") as store:
+        names = ("others__sepal_length", "mine__sepal_length", "sepal_width")
+        [answer] = await store.read("named", names, [1])
+        assert answer.values == pytest.approx([9.5, 5.1, 3.5])
+        for name in ("sepal_length", "more", "sepals__sepal_length"):
+            with pytest.raises(InvalidInput, match=f"no feature {name} "):
+                await store.read("named", (name,), [1])
+        [answer] = await store.read("mapped", ("sepal_width", "petals"), [2])
+        assert answer.values == [3.0, 6]
+
+
+async def test_services_that_one_id_does_not_answer_are_refused(filled: FeastResource) -> None:
+    async with opened(filled, "short") as store:
+        for service in ("crossed", "mixed"):
+            with pytest.raises(ServiceUnusable, match="one join key"):
+                await store.read(service, ("sepal_width",), [1])
+        with pytest.raises(ServiceUnusable, match="nothing"):
+            await store.read("nothing", ("sepal_width",), [1])
+        assert await store.read("short", ("petal_width",), [1])
+
+
+async def test_features_applied_later_are_noticed(tmp_path: Path) -> None:
+    feast = FeastResource(repo_path=str(tmp_path / "repo"), state_dir=str(tmp_path / "feast"))
+    _fill(feast)
+    definitions = tmp_path / "repo" / "definitions.py"
+    definitions.write_text(DEFINITIONS.replace('[petals[["petal_width"]]]', "[petals]"))
+    async with opened(feast, "short", retry_seconds=0.05, refresh_seconds=0.05) as store:
+        with pytest.raises(InvalidInput, match="no feature petals "):
+            await store.read("short", ("petals",), [1])
+        feast.apply()
+        read = await until(lambda: store.read("short", ("petals",), [1]), bool)
+        assert read[0].values == [5]
+        definitions.write_text(DEFINITIONS.replace("days=1", "days=10"))
+        feast.apply()
+        assert await until(
+            lambda: store.read("short", ("petal_width",), [3]), lambda now: now[0].values == [0.3]
+        ), "the new TTL counts"
+
+
+async def test_a_store_that_is_not_there_yet_is_used_once_it_is(tmp_path: Path) -> None:
+    feast = FeastResource(repo_path=str(tmp_path / "repo"), state_dir=str(tmp_path / "feast"))
+    async with opened(feast, "short", retry_seconds=0.05) as store:
+        with pytest.raises(FeaturesUnavailable, match="no feature store yet"):
+            await store.read("short", ("petal_width",), [1])
+        feast.render()
+        with pytest.raises(FeaturesUnavailable, match=r"no feature store yet|being opened"):
+            await store.read("short", ("petal_width",), [1])
+        await store.prepare("short")
+        assert not (feast.home / "online.db").exists()
+        assert not (feast.home / "registry.db").exists(), "nothing is made in its place"
+        _fill(feast)
+        found = await until(lambda: store.read("short", ("petal_width",), [1]), bool)
+        assert found[0].values == [0.2]
+
+
+async def test_a_configuration_that_cannot_be_read_is_told_without_its_secrets(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "feast"
+    home.mkdir()
+    (home / "feature_store.yaml").write_text(
+        "project: p\nprovider: local\nregistry: r.db\n"
+        "online_store:\n  type: redis\n  connection_string: [h, password=s3cret]\n"
+    )
+    store = FeastStore(home)
+    try:
+        await store.prepare("short")
+        with pytest.raises(FeaturesUnavailable, match="could not open") as caught:
+            await store.read("short", ("petal_width",), [1])
+        assert "s3cret" not in caught.value.message
+    finally:
+        await store.aclose()
+
+
+async def test_an_online_store_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    feast = FeastResource(repo_path=str(tmp_path / "repo"), state_dir=str(tmp_path / "feast"))
+    _fill(feast)
+    async with opened(feast, "short", refresh_seconds=0.05) as store:
+        assert (await store.read("short", ("petal_width",), [1]))[0].values == [0.2]
+        (feast.home / "online.db").unlink()
+        (feast.home / "registry.db").unlink()
+        feast.apply()
+        await until(
+            lambda: store.read("short", ("petal_width",), [1]),
+            lambda now: now is not None and now[0].status is Status.UNKNOWN,
+        )
+
+
+def _redis_store(tmp_path: Path, redis: RunningRedis) -> FeastResource:
+    feast = FeastResource(
+        repo_path=str(tmp_path / "repo"),
+        state_dir=str(tmp_path / "feast"),
+        online_store="redis",
+        redis=redis.url,
+    )
+    _fill(feast)
+    return feast
+
+
+def _threads() -> int:
+    return sum(1 for thread in threading.enumerate() if thread.name.startswith("features"))
+
+
+async def test_a_redis_that_hangs_or_dies_costs_little_and_heals(tmp_path: Path) -> None:
+    with run_redis(tmp_path / "redis") as redis:
+        feast = _redis_store(tmp_path, redis)
+        store = FeastStore(feast.home, socket_seconds=0.2)
+        reader = FeatureReader(store, limit_seconds=0.1, open_seconds=0.2)
+        before = _threads()
+
+        async def look() -> list[Found]:
+            return await reader.look_up("short", ("petal_width",), [1])
+
+        async def is_lost() -> None:
+            while reader.state is State.CLOSED:
+                asked = [asyncio.create_task(look()) for _ in range(8)]
+                started = time.monotonic()
+                ended = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(isinstance(one, FeaturesUnavailable) for one in ended)
+                assert time.monotonic() - started < 0.5
+            started = time.monotonic()
+            with pytest.raises(FeaturesUnavailable):
+                await look()
+            assert time.monotonic() - started < 0.15
+
+        try:
+            await store.prepare("short")
+            await until(look, bool)
+            redis.process.signal(signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                await is_lost()
+            assert _threads() - before <= 2
+            started = time.monotonic()
+            with pytest.raises(FeaturesUnavailable, match="read the online store"):
+                await store.read("short", ("petal_width",), [1])
+            assert time.monotonic() - started < 0.7, "its thread comes back, without more tries"
+            redis.process.signal(signal.SIGCONT)
+            assert (await until(look, bool, 5))[0].values == [0.2]
+            assert reader.state is State.CLOSED
+
+            redis.process.kill()
+            async with asyncio.timeout(10):
+                await is_lost()
+            redis.process.start()
+            [answer] = await until(look, bool, 5)
+            assert answer.status is Status.UNKNOWN, "it came back empty"
+            feast.materialize("petals", SINCE, datetime.now(UTC) + timedelta(minutes=1))
+            assert (await look())[0].values == [0.2]
+        finally:
+            redis.process.signal(signal.SIGCONT)
+            await reader.aclose()
