@@ -14,6 +14,9 @@ from serving_gateway.api.asgi import Gateway
 from serving_gateway.api.control import build
 from serving_gateway.control_plane import ControlPlane
 from serving_gateway.data_plane import DataPlane
+from serving_gateway.features.feast_store import FeastStore
+from serving_gateway.features.reader import FeatureReader
+from serving_gateway.features.types import FeatureStore
 from serving_gateway.hosting import Hosting, ModelPlane
 from serving_gateway.metrics import Metrics
 from serving_gateway.mirror import Mirror
@@ -49,6 +52,7 @@ def create_app(
         registry: where versions are recorded; by default what the settings name.
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
+    feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
     shared = _Shared(
         settings=settings,
         stores=stores or stores_from(settings),
@@ -60,6 +64,8 @@ def create_app(
         lifecycle=Lifecycle(),
         identity=this_process(),
         metrics=Metrics(),
+        feast=feast,
+        features=None if feast is None else feature_reader(feast, settings),
     )
     hosting = Hosting(
         settings.model_name,
@@ -72,10 +78,15 @@ def create_app(
     control = build(settings, hosting, shared.metrics)
     gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics)
     shared.metrics.hosted = lambda: hosting.names
+    shared.metrics.features = shared.features
     shared.metrics.in_flight = lambda: gateway.in_flight
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if feast is not None:
+            # Its import would take the time of the first requests. Whether the store is there
+            # is no matter for the start: look-ups are tried again.
+            await feast.prepare()
         await hosting.start()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
@@ -104,8 +115,12 @@ class _Shared:
     lifecycle: Lifecycle
     identity: Identity
     metrics: Metrics
+    feast: FeastStore | None
+    features: FeatureReader | None
 
     async def aclose(self) -> None:
+        if self.features is not None:
+            await self.features.aclose()
         await self.tritons.aclose()
         if self.registry is not None:
             await self.registry.aclose()
@@ -138,10 +153,20 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         watcher=watcher,
         presence=presence,
         mirror=mirror,
-        data_plane=DataPlane(settings, serving, mirror, watcher.kick, metrics),
+        data_plane=DataPlane(settings, serving, mirror, watcher.kick, metrics, shared.features),
         control_plane=ControlPlane(settings, serving, store, shared.registry, metrics),
         open_inference=OpenInference(settings, serving, watcher.kick, metrics),
         overview=Overview(settings, serving, watcher, presence, ledger, names),
+    )
+
+
+def feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
+    """Look-ups in a feature store, within the settings' limits."""
+    return FeatureReader(
+        store,
+        limit_seconds=settings.feature_seconds,
+        failures=settings.feature_failures,
+        open_seconds=settings.feature_pause_seconds,
     )
 
 

@@ -19,6 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from serving_gateway.features.breaker import State
+from serving_gateway.features.reader import FeatureReader
+from serving_gateway.features.types import Status
 from serving_gateway.shadow import Ledger, Page
 
 BUCKETS: Final = (
@@ -115,6 +118,8 @@ class Metrics(Collector):
         """Tells the number of requests being worked on."""
         self.hosted: Callable[[], Iterable[str]] = tuple
         """Tells the models whose numbers a scrape gets."""
+        self.features: FeatureReader | None = None
+        """Looks features up, where that is switched on."""
         self._models: dict[str, ModelMetrics] = {}
         self.registry.register(self)
 
@@ -138,6 +143,8 @@ class Metrics(Collector):
         for name in self.hosted():
             families.add(name, self.model(name))
         yield from families.all
+        if self.features is not None:
+            yield from _look_ups(self.features)
         if self.in_flight is not None:
             yield GaugeMetricFamily(
                 "gateway_requests_in_flight", "Requests being worked on.", value=self.in_flight()
@@ -229,6 +236,39 @@ class _Families:
         self.delays.add_metric(
             label, buckets=_buckets(found.delays.bounds, found.delays.counts), sum_value=None
         )
+
+
+def _look_ups(reader: FeatureReader) -> Iterator[Metric]:
+    """What was asked of the feature store, and what became of it."""
+    counts = reader.counts
+    look_ups = CounterMetricFamily(
+        "gateway_feature_look_ups",
+        "Look-ups of features that were answered, overdue, or not tried (refused).",
+        labels=["outcome"],
+    )
+    for outcome, count in (
+        ("answered", counts.answered),
+        ("timed_out", counts.timed_out),
+        ("refused", counts.refused),
+    ):
+        look_ups.add_metric([outcome], count)
+    entities = CounterMetricFamily(
+        "gateway_feature_entities", "Entities looked up, by what was found.", labels=["status"]
+    )
+    for status in Status:
+        entities.add_metric([status], counts.by_status[status])
+    yield from (look_ups, entities)
+    reads = CounterMetricFamily(
+        "gateway_feature_reads", "Reads of the feature store.", labels=["outcome"]
+    )
+    reads.add_metric(["answered"], counts.reads - counts.failed_reads)
+    reads.add_metric(["failed"], counts.failed_reads)
+    yield reads
+    yield GaugeMetricFamily(
+        "gateway_feature_store_skipped",
+        "1 while the feature store is not asked because it failed several times in a row.",
+        value=reader.state is not State.CLOSED,
+    )
 
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
-from serving_gateway.features import Found, Status
+from serving_gateway.features.types import Found, Status, WrongIds
 from serving_gateway.tensors import Codec, Tensors
 
 EntityId = int | str
@@ -61,7 +61,7 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class Features(Protocol):
-    """Looks features up."""
+    """Looks features up; see `serving_gateway.features.reader`."""
 
     async def look_up(
         self, service: str, names: tuple[str, ...], ids: Sequence[EntityId]
@@ -70,7 +70,7 @@ class Features(Protocol):
 
         Raises:
             FeaturesUnavailable: the store does not answer in time, or did not a moment ago.
-            InvalidInput: ids of another type than the store's, or a feature that it lacks.
+            WrongIds: ids of another type than the store's.
         """
 
 
@@ -116,6 +116,12 @@ class RowReader:
             raise _switched_off(request, self._features is None)
         try:
             found = await self._features.look_up(service, codec.names, ids)
+        except WrongIds as error:
+            if request.entity_id is None:
+                raise
+            raise InvalidInput(
+                f"entity_id {error.wrong[0]}", field="entity_id", code=error.code
+            ) from error
         except FeaturesUnavailable:
             if not has_payload:
                 raise

@@ -109,6 +109,23 @@ class Settings(BaseSettings):
     mlflow_token: SecretStr | None = Field(default=None, description="Bearer token for MLflow.")
     mlflow_seconds: Seconds = Field(default=10.0, description="Limit for one question to MLflow.")
 
+    feast_dir: Path | None = Field(
+        default=None,
+        description="Directory of the feature_store.yaml that the pipeline renders, for "
+        "predictions by entity id; it need not be there yet. Unset: rows come from requests "
+        "alone, and Feast is not imported. Needs the extra 'feast'.",
+    )
+    feature_seconds: Seconds = Field(
+        default=0.1,
+        description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
+    )
+    feature_failures: int = Field(
+        default=5, ge=1, description="Look-ups that fail in a row before none is tried for a while."
+    )
+    feature_pause_seconds: Seconds = Field(
+        default=1.0, description="That while, after which one look-up tries the store again."
+    )
+
     control_token: SecretStr | None = Field(
         default=None,
         description="Bearer token of the control endpoints. Unset: loopback peers only.",

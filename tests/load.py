@@ -28,6 +28,7 @@ class Answer:
     predictions: Any
     text: str
     """The body of an answer that is no success."""
+    feature_source: str = ""
 
     @property
     def seconds(self) -> float:
@@ -129,7 +130,14 @@ def _answer(sent: float, status: int, body: bytes) -> Answer:
         return Answer(sent, received, status, None, None, None, body.decode(errors="replace"))
     found = json.loads(body)
     return Answer(
-        sent, received, status, found["version"], found["generation"], found["predictions"], ""
+        sent,
+        received,
+        status,
+        found["version"],
+        found["generation"],
+        found["predictions"],
+        "",
+        found["feature_source"],
     )
 
 

@@ -170,6 +170,7 @@ def environment(
         "GATEWAY_TRITON_URL": settings.triton_url,
         "GATEWAY_MLFLOW_URL": settings.mlflow_url,
         "GATEWAY_STATE_DIR": str(settings.state_dir / "gateway"),
+        "GATEWAY_FEAST_DIR": str(settings.state_dir / "feast"),
         **secrets,
     }
 

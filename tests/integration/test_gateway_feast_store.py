@@ -17,8 +17,10 @@ import pytest
 
 from platform_assets.resources.feast import FeastResource
 from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput
-from serving_gateway.feast_store import FeastStore
-from serving_gateway.features import FeatureReader, Found, ServiceUnusable, State, Status
+from serving_gateway.features.breaker import State
+from serving_gateway.features.feast_store import FeastStore
+from serving_gateway.features.reader import FeatureReader
+from serving_gateway.features.types import Found, ServiceUnusable, Status
 from tests.servers import RunningRedis, run_redis
 
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
@@ -236,7 +238,7 @@ async def test_aliases_and_mapped_join_keys(filled: FeastResource) -> None:
         [answer] = await store.read("named", names, [1])
         assert answer.values == pytest.approx([9.5, 5.1, 3.5])
         for name in ("sepal_length", "more", "sepals__sepal_length"):
-            with pytest.raises(InvalidInput, match=f"no feature {name} "):
+            with pytest.raises(ServiceUnusable, match=f"no feature {name} "):
                 await store.read("named", (name,), [1])
         [answer] = await store.read("mapped", ("sepal_width", "petals"), [2])
         assert answer.values == [3.0, 6]
@@ -258,7 +260,7 @@ async def test_features_applied_later_are_noticed(tmp_path: Path) -> None:
     definitions = tmp_path / "repo" / "definitions.py"
     definitions.write_text(DEFINITIONS.replace('[petals[["petal_width"]]]', "[petals]"))
     async with opened(feast, "short", retry_seconds=0.05, refresh_seconds=0.05) as store:
-        with pytest.raises(InvalidInput, match="no feature petals "):
+        with pytest.raises(ServiceUnusable, match="no feature petals "):
             await store.read("short", ("petals",), [1])
         feast.apply()
         read = await until(lambda: store.read("short", ("petals",), [1]), bool)

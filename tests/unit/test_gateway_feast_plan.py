@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.errors import InvalidInput
-from serving_gateway.feast_plan import Plan, Row, View, assemble
-from serving_gateway.features import Found, Status, WrongIds
+from serving_gateway.features.feast_plan import Plan, Row, View, assemble
+from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -53,7 +52,9 @@ def test_values_stand_in_the_order_of_the_names() -> None:
 
 def test_only_views_that_are_asked_for_are_read() -> None:
     assert [read.view.table for read in plan().reads(("c",))] == ["two"]
-    with pytest.raises(InvalidInput, match="no feature x, y that a row can hold; it has a, b, c"):
+    with pytest.raises(
+        ServiceUnusable, match="no feature x, y that a row can hold; it has a, b, c"
+    ):
         plan().reads(("x", "a", "y"))
 
 
@@ -112,7 +113,7 @@ def test_ids_must_be_of_the_entity_s_type(id_type: str, good: list[Any], wrong: 
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, serving_gateway.features, serving_gateway.feast_store as s, pathlib\n"
+        "import sys, serving_gateway.features, serving_gateway.features.feast_store as s, pathlib\n"
         "s.FeastStore(pathlib.Path('nowhere'))\n"
         "print([n for n in ('feast', 'pandas', 'numpy', 'pyarrow', 'redis') if n in sys.modules])"
     )

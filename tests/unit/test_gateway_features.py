@@ -9,16 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from serving_gateway.breaker import Breaker
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput
-from serving_gateway.features import (
-    FeatureReader,
-    Found,
-    ServiceUnusable,
-    State,
-    Status,
-    WrongIds,
-)
+from serving_gateway.features.breaker import Breaker, State
+from serving_gateway.features.reader import FeatureReader
+from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
 
 NAMES = ("b", "a")
 Answer = Callable[[Sequence[int | str]], list[Found]]

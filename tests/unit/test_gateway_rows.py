@@ -10,7 +10,7 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
-from serving_gateway.features import Found, Status
+from serving_gateway.features.types import Found, Status
 from serving_gateway.rows import FeatureSource, PredictRequest, RowReader, Rows
 from serving_gateway.tensors import Codec
 

@@ -10,28 +10,14 @@ import asyncio
 from collections.abc import Sequence
 from itertools import chain
 
-from serving_gateway.breaker import Breaker, State
 from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.feature_batches import Batches, Counts
-from serving_gateway.feature_types import (
+from serving_gateway.features.batches import Batches, Counts
+from serving_gateway.features.breaker import Breaker, State
+from serving_gateway.features.types import (
     FeatureStore,
     Found,
-    ServiceUnusable,
-    Status,
-    WrongIds,
     check_ids,
 )
-
-__all__ = [
-    "Counts",
-    "FeatureReader",
-    "FeatureStore",
-    "Found",
-    "ServiceUnusable",
-    "State",
-    "Status",
-    "WrongIds",
-]
 
 
 class FeatureReader:
@@ -90,8 +76,7 @@ class FeatureReader:
         """Look up these features of each id: one `Found` per id, in that order.
 
         Raises:
-            InvalidInput: an id of a wrong type (`field` says which), or a name that the
-                service does not have.
+            WrongIds: an id of a wrong type; `field` says which.
             FeaturesUnavailable: no answer within the limit, or none to be expected.
         """
         check_ids(ids)
@@ -114,6 +99,7 @@ class FeatureReader:
                 f"The feature store did not answer within {self._limit:g} s."
             ) from error
         found = answers[0] if len(answers) == 1 else list(chain.from_iterable(answers))
+        counts.answered += 1
         counts.by_status.update([one.status for one in found])
         return found
 

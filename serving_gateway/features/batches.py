@@ -11,9 +11,9 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from serving_gateway.breaker import Breaker
 from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.feature_types import FeatureStore, Found, ServiceUnusable, Status, WrongIds
+from serving_gateway.features.breaker import Breaker
+from serving_gateway.features.types import FeatureStore, Found, ServiceUnusable, Status, WrongIds
 
 
 class Counts:
@@ -21,6 +21,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.look_ups = 0
+        self.answered = 0
         self.reads = 0
         """Reads of the store: fewer than look-ups when they are merged."""
         self.rows_read = 0

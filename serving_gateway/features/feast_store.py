@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.feast_blocking import OnlineStores, Opened, open_store, read_rows
-from serving_gateway.feature_types import Found
+from serving_gateway.features.feast_blocking import OnlineStores, Opened, open_store, read_rows
+from serving_gateway.features.types import Found
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +56,13 @@ class FeastStore:
         self._refresh_at = 0.0
         self._problem: str | None = None
 
-    async def prepare(self, service: str) -> None:
-        """Open the store and look a service up ahead of the first read.
+    async def prepare(self, *services: str) -> None:
+        """Open the store, and look services up, ahead of the first read.
 
         Importing Feast takes seconds and much of the interpreter: do it before the first
         request, but let nothing depend on it. What cannot be opened now is tried again by reads.
         """
-        self._wanted.add(service)
+        self._wanted.update(services)
         await asyncio.shield(self._look())
 
     async def read(
@@ -72,8 +72,8 @@ class FeastStore:
 
         Raises:
             WrongIds: ids of another type than the entity's.
-            InvalidInput: the service has no feature of such a name.
-            ServiceUnusable: there is no such service, or none that can be read by one id.
+            ServiceUnusable: there is no such service, none that can be read by one id, or it
+                has no feature of such a name.
             FeaturesUnavailable: the store is not there, is being opened, or cannot be read.
         """
         opened = await self._definitions(service, names)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.feast_plan import Plan, assemble, make_plan
-from serving_gateway.feature_types import Found, ServiceUnusable
+from serving_gateway.features.feast_plan import Plan, assemble, make_plan
+from serving_gateway.features.types import Found, ServiceUnusable
 
 CONFIG_NAME: Final = "feature_store.yaml"
 _SQLITE_URL: Final = "sqlite:///"
@@ -121,7 +121,7 @@ def read_rows(
     """Read view by view, by the calling thread's own store.
 
     Raises:
-        WrongIds, InvalidInput, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
+        WrongIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
     """
     plan = opened.plan(service)
     reads = plan.reads(names)

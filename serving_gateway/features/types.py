@@ -52,7 +52,7 @@ class WrongIds(InvalidInput):
 
 
 class ServiceUnusable(FeaturesUnavailable):
-    """The store is there, but this feature service is not, or cannot be answered by one id."""
+    """The store is there, but this feature service is not, or not with what is asked of it."""
 
     default_code = "feature_service_unusable"
 
@@ -67,8 +67,8 @@ class FeatureStore(Protocol):
 
         Raises:
             WrongIds: ids of another type than the entity's.
-            InvalidInput: the service has no feature of such a name.
-            ServiceUnusable: there is no such service, or none that can be read by one id.
+            ServiceUnusable: there is no such service, none that can be read by one id, or it
+                has no feature of such a name.
             FeaturesUnavailable: the store cannot be asked.
         """
 

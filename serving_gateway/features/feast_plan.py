@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.errors import InvalidInput
-from serving_gateway.feature_types import Found, ServiceUnusable, Status, WrongIds
+from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
 
 _ID_FIELDS: Final = {"INT64": "int64_val", "INT32": "int32_val", "STRING": "string_val"}
 """By value type of an entity: the field of Feast's value that holds an id."""
@@ -78,16 +77,15 @@ class Plan:
         """What to read for these names; views that have none of them are left out.
 
         Raises:
-            InvalidInput: the service does not have a name.
+            ServiceUnusable: the service does not have a name.
         """
         found = self._reads.get(names)
         if found is None:
             lacking = self.lacks(names)
             if lacking:
-                raise InvalidInput(
+                raise ServiceUnusable(
                     f"Feature service {self.service} has no feature {', '.join(lacking)} that "
-                    f"a row can hold; it has {', '.join(sorted(self._columns))}.",
-                    code="unknown_feature",
+                    f"a row can hold; it has {', '.join(sorted(self._columns))}."
                 )
             by_view: dict[int, list[tuple[str, int]]] = {}
             for place, name in enumerate(names):

@@ -1,0 +1,219 @@
+"""Predictions by entity id: features out of a real Feast online store, or out of the request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from platform_assets.features.spec import IRIS
+from serving_gateway.contract import DEFAULT_MODEL, Mode, RoutingRecord, Slot
+from serving_gateway.store import FileStore
+from tests.chain import FEATURE_ASSETS, Chain, new_chain
+from tests.integration.gateway_harness import RunningGateway, run_gateway
+from tests.load import Answer, Load
+from tests.onnx_models import iris_classifier, write_entry
+from tests.servers import RunningRedis, RunningTriton, run_redis, run_triton, wait_until
+
+PAYLOAD = [6.3, 3.3, 6.0, 2.5]
+"""Of another class than entity 1."""
+KNOWN, UNKNOWN = 1, 99_999
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    home = tmp_path_factory.mktemp("iris")
+    write_entry(home / "repository", DEFAULT_MODEL, {1: iris_classifier()})
+    with run_triton(home / "repository", home) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+    with run_redis(tmp_path_factory.mktemp("online")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def run_on(chain: Chain, home: Path, triton: RunningTriton) -> Iterator[RunningGateway]:
+    """A gateway whose record already routes to a version that names the feature service."""
+    slot = Slot(1, "run-1", "registry", Mode.SSOT, IRIS.signature)
+    record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants={"A": slot})
+    asyncio.run(FileStore(home / "gateway", DEFAULT_MODEL).compare_and_set(0, record))
+    env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "0.2"}
+    with run_gateway(home, triton.http_url, env=env) as gateway:
+        gateway.wait_ready()
+        yield gateway
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def chain(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    online: RunningRedis,
+) -> Chain:
+    """Features of 150 flowers in an online store."""
+    home = tmp_path_factory.mktemp(f"chain-{request.param}")
+    chain = new_chain(home, redis=online.url if request.param == "redis" else "")
+    assert chain.run(*FEATURE_ASSETS).failures == {}
+    return chain
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    chain: Chain, tmp_path_factory: pytest.TempPathFactory, triton: RunningTriton
+) -> Iterator[RunningGateway]:
+    with run_on(chain, tmp_path_factory.mktemp("gateway"), triton) as running:
+        yield running
+
+
+def ask(gateway: RunningGateway, **body: Any) -> httpx.Response:
+    return gateway.client.post("/predict", json=body)
+
+
+def counted(gateway: RunningGateway) -> dict[str, int]:
+    return {
+        source: int(gateway.metric("gateway_feature_source_total", source=source))
+        for source in ("payload", "feast", "fallback")
+    }
+
+
+def stored_row(chain: Chain, entity: int) -> list[float]:
+    frame = chain.feast.online("entity_id", [entity], IRIS.feature_service)
+    return [float(frame[name].iloc[0]) for name in IRIS.feature_names]
+
+
+def test_an_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chain: Chain) -> None:
+    ids = [1, 60, 120, 1]
+    found = ask(gateway, entity_ids=ids).json()
+    by_row = ask(gateway, data=[stored_row(chain, one) for one in ids]).json()
+    assert found["feature_source"] == "feast"
+    assert by_row["feature_source"] == "payload"
+    assert found["predictions"] == by_row["predictions"]
+    assert found["probabilities"] == by_row["probabilities"]
+    single = ask(gateway, entity_id=60).json()
+    # Rows of another batch size are added up in another order.
+    assert single["probabilities"][0] == pytest.approx(by_row["probabilities"][1], abs=1e-6)
+
+
+def test_the_payload_stands_in_for_an_entity_that_the_store_lacks(
+    gateway: RunningGateway, chain: Chain
+) -> None:
+    before = counted(gateway)
+    rows = [PAYLOAD, PAYLOAD]
+    found = ask(gateway, entity_ids=[KNOWN, UNKNOWN], data=rows).json()
+    expected = ask(gateway, data=[stored_row(chain, KNOWN), PAYLOAD]).json()
+    assert found["feature_source"] == "fallback"
+    assert found["probabilities"] == expected["probabilities"]
+    named = [dict(zip(IRIS.feature_names, PAYLOAD, strict=True))] * 2
+    again = ask(gateway, entity_ids=[KNOWN, UNKNOWN], instances=named).json()
+    assert again["probabilities"] == expected["probabilities"]
+    after = counted(gateway)
+    assert {source: after[source] - before[source] for source in after} == {
+        "payload": 1,
+        "feast": 0,
+        "fallback": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "code"),
+    [
+        ({"entity_id": UNKNOWN}, "entity_id", "unknown_entity"),
+        ({"entity_ids": [KNOWN, UNKNOWN]}, "entity_ids[1]", "unknown_entity"),
+        ({"entity_id": "one"}, "entity_id", "wrong_type"),
+        ({"entity_ids": [KNOWN, "one"]}, "entity_ids[1]", "wrong_type"),
+        ({"entity_ids": [KNOWN, 1.5]}, "entity_ids[1]", "wrong_type"),
+        ({"entity_ids": []}, "entity_ids", "empty"),
+        ({"entity_id": KNOWN, "data": [PAYLOAD, PAYLOAD]}, "data", "wrong_length"),
+    ],
+)
+def test_what_cannot_be_looked_up_is_refused_with_its_place(
+    gateway: RunningGateway, body: dict[str, Any], field: str, code: str
+) -> None:
+    answer = ask(gateway, **body)
+    found = answer.json()
+    assert (answer.status_code, found["field"], found["code"]) == (422, field, code)
+
+
+def test_concurrent_look_ups_share_reads(gateway: RunningGateway) -> None:
+    before = gateway.metric("gateway_feature_reads_total", outcome="answered")
+
+    async def many() -> list[int]:
+        async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+            bodies = [{"entity_id": number} for number in range(1, 65)]
+            answers = await asyncio.gather(*(client.post("/predict", json=b) for b in bodies))
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(many()) == [200] * 64
+    reads = gateway.metric("gateway_feature_reads_total", outcome="answered") - before
+    assert 1 <= reads < 64
+
+
+def test_a_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
+    tmp_path: Path, triton: RunningTriton
+) -> None:
+    chain = new_chain(tmp_path)
+    with run_on(chain, tmp_path, triton) as gateway:
+        assert ask(gateway, data=[PAYLOAD]).json()["feature_source"] == "payload"
+        answer = ask(gateway, entity_id=KNOWN)
+        assert (answer.status_code, answer.json()["code"]) == (503, "features_unavailable")
+        assert "written by the pipeline" in answer.json()["error"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert gateway.ready()
+        assert chain.run(*FEATURE_ASSETS).failures == {}
+        wait_until(lambda: ask(gateway, entity_id=KNOWN).status_code == 200, 20, "the store")
+
+
+async def test_the_loss_of_the_feature_store_fails_no_request_with_a_row(
+    tmp_path: Path, triton: RunningTriton
+) -> None:
+    with run_redis(tmp_path / "redis") as redis:
+        chain = new_chain(tmp_path, redis=redis.url)
+        assert (await asyncio.to_thread(chain.run, *FEATURE_ASSETS)).failures == {}
+        manager = run_on(chain, tmp_path, triton)
+        gateway = await asyncio.to_thread(manager.__enter__)
+        try:
+            before = counted(gateway)
+            body = {"entity_id": KNOWN, "data": [PAYLOAD]}
+            async with Load(gateway.url, 8, pause_seconds=0.005, body=body) as load:
+                await phase(load, "feast")
+                redis.process.signal(signal.SIGSTOP)
+                await phase(load, "fallback")
+                redis.process.signal(signal.SIGCONT)
+                await phase(load, "feast")
+                await asyncio.to_thread(redis.process.kill)
+                await phase(load, "fallback")
+            found = Counter(sources(load.answers))
+            after = counted(gateway)
+            assert load.failed == []
+            assert max(answer.seconds for answer in load.answers) < 1
+            assert {s: after[s] - before[s] for s in after} == {
+                "payload": 0,
+                "feast": found["feast"],
+                "fallback": found["fallback"],
+            }
+            assert gateway.metric("gateway_feature_store_skipped") == 1
+            assert ask(gateway, entity_id=KNOWN).status_code == 503
+            assert gateway.ready()
+        finally:
+            await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+def sources(answers: Sequence[Answer]) -> list[str]:
+    return [answer.feature_source for answer in answers]
+
+
+async def phase(load: Load, source: str) -> None:
+    """Wait until a hundred further answers in a row came from one source."""
+    seen = len(load.answers)
+    async with asyncio.timeout(20):
+        while sources(load.answers[seen:][-100:]) != [source] * 100:  # noqa: ASYNC110 -- a list tells nobody
+            await asyncio.sleep(0.02)
