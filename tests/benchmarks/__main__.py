@@ -14,11 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
 from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE
+from tests.benchmarks.entities import ENTITIES, start_entities
+from tests.benchmarks.picture import draw
 from tests.benchmarks.wrk import BenchmarkError, Case, Measurement, run, summarize, table
 from tests.onnx_models import iris_classifier, write_entry
 from tests.servers import (
@@ -35,6 +38,7 @@ from tests.servers import (
 BATCHED = "best_model_batched"
 ROW = "[5.1,3.5,1.4,0.2]"
 PREDICT = f'{{"data":[{ROW}],"client_id":"customer-17"}}'
+ENTITY = '{"entity_id":{id},"client_id":"customer-17"}'
 INFER = '{"inputs":[{"name":"features","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
 RAW = ("raw Triton, dynamic batching off", "raw Triton, dynamic batching on")
 
@@ -58,17 +62,23 @@ def main() -> int:
         return 1
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
-    sys.stdout.write(f"{figures['table']}\n\nFigures: {arguments.output}\n")
+    picture = arguments.output.with_suffix(".png")
+    draw(figures["rows"], picture)
+    sys.stdout.write(f"{figures['table']}\n\nFigures: {arguments.output}, {picture}\n")
     return 0
 
 
 def measure(
     arguments: argparse.Namespace, home: Path, stack: contextlib.ExitStack
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Start all servers, load them in turns, and return the figures."""
     triton = stack.enter_context(start_triton(home))
     plain, _ = stack.enter_context(start_yardstick(home, triton))
     ours, process = stack.enter_context(start_gateway(home, triton))
+    entities = {
+        store: stack.enter_context(start_entities(home / store, triton, store))
+        for store in ("sqlite", "redis")
+    }
     infer = f"/v2/models/{DEFAULT_MODEL}"
     cases: list[tuple[Case, Callable[[], None]]] = [
         (Case(RAW[0], f"{triton.http_url}{infer}/versions/1/infer", INFER), _nothing),
@@ -85,6 +95,10 @@ def measure(
         (
             Case("gateway, mirror 100 %", f"{ours}/predict", PREDICT),
             lambda: policy(ours, "mirror", 100),
+        ),
+        *(
+            (Case(f"gateway, entity_id ({store})", f"{url}/predict", ENTITY, ENTITIES), _nothing)
+            for store, url in entities.items()
         ),
         (Case("gateway, /v2 JSON", f"{ours}{infer}/infer", INFER), lambda: policy(ours, "off", 0)),
     ]

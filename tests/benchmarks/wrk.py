@@ -33,6 +33,28 @@ class Case:
     name: str
     url: str
     body: str
+    """`{id}` stands for a number that differs from request to request."""
+    ids: int = 1
+    """How many of those there are, from 1 on."""
+
+    @property
+    def script(self) -> str:
+        """What wrk sends."""
+        fixed = (
+            'wrk.method = "POST"\n'
+            f"wrk.body = [==[{self.body}]==]\n"
+            'wrk.headers["Content-Type"] = "application/json"\n'
+        )
+        if "{id}" not in self.body:
+            return fixed
+        before, _, after = self.body.partition("{id}")
+        return (
+            f"{fixed}local number = 0\n"
+            "request = function()\n"
+            f"  number = number % {self.ids} + 1\n"
+            f"  return wrk.format(nil, nil, nil, [==[{before}]==] .. number .. [==[{after}]==])\n"
+            "end\n"
+        )
 
 
 def run(case: Case, connections: int, seconds: int, folder: Path) -> Measurement:
@@ -42,11 +64,7 @@ def run(case: Case, connections: int, seconds: int, folder: Path) -> Measurement
         BenchmarkError: an answer was not 2xx, a connection failed, or wrk did.
     """
     script = folder / "request.lua"
-    script.write_text(
-        'wrk.method = "POST"\n'
-        f"wrk.body = [==[{case.body}]==]\n"
-        'wrk.headers["Content-Type"] = "application/json"\n'
-    )
+    script.write_text(case.script)
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
     done = subprocess.run(
         [*argv, case.url], capture_output=True, text=True, check=False, timeout=seconds + 30

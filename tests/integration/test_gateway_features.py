@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from platform_assets.features.spec import IRIS
-from serving_gateway.contract import DEFAULT_MODEL, Mode, RoutingRecord, Slot
-from serving_gateway.store import FileStore
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.benchmarks.entities import route_to
 from tests.chain import FEATURE_ASSETS, Chain, new_chain
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.load import Answer, Load
@@ -44,9 +44,7 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
 @contextlib.contextmanager
 def run_on(chain: Chain, home: Path, triton: RunningTriton) -> Iterator[RunningGateway]:
     """A gateway whose record already routes to a version that names the feature service."""
-    slot = Slot(1, "run-1", "registry", Mode.SSOT, IRIS.signature)
-    record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants={"A": slot})
-    asyncio.run(FileStore(home / "gateway", DEFAULT_MODEL).compare_and_set(0, record))
+    route_to(home / "gateway", 1)
     env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "0.2"}
     with run_gateway(home, triton.http_url, env=env) as gateway:
         gateway.wait_ready()
