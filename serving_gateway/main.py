@@ -79,6 +79,7 @@ def create_app(
         )
 
     metrics.watch(state, ledger)
+    metrics.info.info({"replica": presence.own().id})
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
