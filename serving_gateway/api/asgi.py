@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 _VARIANT_PATH: Final = re.compile(r"/variant/[^/]*/(reload|rollback)")
 _PATHS: Final = frozenset(
-    ["/health", "/ready", "/models", "/shadow", "/metrics", "/traffic", "/docs", "/openapi.json"]
+    (
+        *("/", "/health", "/ready", "/models", "/shadow", "/metrics", "/traffic"),
+        *("/docs", "/openapi.json"),
+    )
 )
 
 

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from serving_gateway.api import openapi
+from serving_gateway.api.page import read_page
 from serving_gateway.api.predict import invalid
 from serving_gateway.api.raw import check_json, encode, error_body, read_body
 from serving_gateway.api.security import ControlGuard
@@ -68,6 +70,13 @@ def build(
             raise invalid(error) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedRequest(f"The body is no JSON: {error}.") from error
+
+    page, page_headers = read_page()
+
+    @app.get("/", tags=["state"], response_class=HTMLResponse)
+    async def root() -> Response:
+        """A page for people: what is in production, live."""
+        return HTMLResponse(page, headers=page_headers)
 
     @app.get("/health", tags=["state"], responses=openapi.responses(Health))
     async def health() -> Response:

@@ -59,7 +59,7 @@ def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
     assert isinstance(control, FastAPI)
     page = control.openapi()
     assert set(page["paths"]) == {
-        *("/health", "/ready", "/models", "/shadow", "/metrics", "/predict", "/traffic"),
+        *("/", "/health", "/ready", "/models", "/shadow", "/metrics", "/predict", "/traffic"),
         *("/variant/{alias}/reload", "/variant/{alias}/rollback"),
     }
     schemas = page["components"]["schemas"]
