@@ -79,6 +79,7 @@ def create_app(
     gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics)
     shared.metrics.hosted = lambda: hosting.names
     shared.metrics.features = shared.features
+    shared.metrics.info.info({"replica": shared.identity.id})
     shared.metrics.in_flight = lambda: gateway.in_flight
 
     @contextlib.asynccontextmanager

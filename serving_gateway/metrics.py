@@ -11,6 +11,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     GCCollector,
+    Info,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
@@ -112,6 +113,11 @@ class Metrics(Collector):
             "gateway_changes",
             "Changes of the routing record that were asked for, by what became of them.",
             ("model", "operation", "outcome"),
+            registry=self.registry,
+        )
+        self.info = Info(
+            "gateway",
+            "Which replica answers this scrape: counters of two replicas are not to be mixed.",
             registry=self.registry,
         )
         self.in_flight: Callable[[], int] | None = None

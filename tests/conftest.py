@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.browser import run_browser
 from tests.full_platform import Platform, run_platform
 from tests.onnx_models import telltale, write_entry
 from tests.servers import (
@@ -65,3 +67,19 @@ def platform(shared_platform: Platform) -> Platform:
         outcome = shared_platform.run()
         assert outcome.failures == {}
     return shared_platform
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser; not for modules with async tests, whose loops it would be in the way of."""
+    with run_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window without any history."""
+    with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        yield page

@@ -40,7 +40,7 @@ _MODEL_PATH: Final = re.compile(r"/models/(?P<model>[^/]*)(?P<rest>/.*)?")
 _HEALTH_PATH: Final = re.compile(r"/v2/(health/(live|ready)|models/.*/ready)/?")
 _VARIANT_PATH: Final = re.compile(r"/variant/[^/]*/(reload|rollback)")
 _MODEL_PATHS: Final = frozenset(["/health", "/ready", "/shadow", "/traffic", "/predict"])
-_PATHS: Final = _MODEL_PATHS | {"/models", "/metrics", "/docs", "/openapi.json"}
+_PATHS: Final = _MODEL_PATHS | {"/", "/models", "/metrics", "/docs", "/openapi.json"}
 _NAMED_PREDICT: Final = "/models/{model}/predict"
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from serving_gateway.api import openapi
 from serving_gateway.api.model_routes import json_answer, model_routes
+from serving_gateway.api.page import read_page
 from serving_gateway.api.raw import error_body
 from serving_gateway.api.security import ControlGuard
 from serving_gateway.errors import GatewayError, MethodNotAllowed, NotFound
@@ -31,6 +33,13 @@ def build(settings: Settings, hosting: Hosting, metrics: Metrics) -> FastAPI:
 
     async def named(model_name: str) -> str:
         return model_name
+
+    page, page_headers = read_page()
+
+    @app.get("/", tags=["state"], response_class=HTMLResponse)
+    async def root() -> Response:
+        """A page for people: what is in production, live."""
+        return HTMLResponse(page, headers=page_headers)
 
     @app.get("/models", tags=["state"], responses=openapi.responses(Models))
     async def models() -> Response:

@@ -63,7 +63,7 @@ def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
         *("/variant/{alias}/reload", "/variant/{alias}/rollback"),
     }
     named = {f"/models/{{model_name}}{path}" for path in ("", *by_model)}
-    assert set(page["paths"]) == {*by_model, "/models", "/metrics", *named}
+    assert set(page["paths"]) == {*by_model, "/", "/models", "/metrics", *named}
     schemas = page["components"]["schemas"]
     text = str(page)
     for name in ("PredictRequest", "PredictAnswer", "ErrorAnswer", "ReloadRequest", "Models"):

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from platform_assets.local_stack.http import answers_ok, post_json
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
@@ -25,15 +25,6 @@ from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.servers import free_port, wait_until
 
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 CHAIN_DEADLINE_S = 300
 ROW = {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "a client"}
 
@@ -141,16 +132,6 @@ def laptop(environ: dict[str, str]) -> Iterator[Laptop]:
     finally:
         process.terminate()
         process.wait(90)
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
 
 
 def test_up_takes_raw_data_to_production(laptop: Laptop) -> None:

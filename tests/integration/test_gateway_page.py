@@ -1,0 +1,398 @@
+"""`GET /` in a real browser, on a real gateway and Triton: what a person sees, and when."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect
+
+from tests.integration.gateway_harness import Client, RunningGateway, run_gateway
+from tests.servers import LOOPBACK, RunningTriton, free_port, wait_until
+
+POLL_MS = 2_000
+SOON_MS = 6_000
+"""Two polls, and an answer that is slow."""
+HOSTILE = '<img src=x onerror="window.pwned = 1"><script>window.pwned = 1</script>'
+REPORTS = """
+window.violations = [];
+addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
+"""
+LISTEN = """() => {
+    window.said = [];
+    for (const live of document.querySelectorAll("[role=status], [role=alert], [aria-live]"))
+        new MutationObserver(() => said.push(live.textContent)).observe(
+            live, {childList: true, characterData: true, subtree: true});
+}"""
+"""Note what a screen reader would speak."""
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
+) -> Iterator[RunningGateway]:
+    """A gateway for the module; each test routes it as it needs."""
+    with run_gateway(tmp_path_factory.mktemp("page"), shared_triton.http_url) as running:
+        running.routed(1)
+        yield running
+
+
+class Screen:
+    """The page in a window that notes whatever a browser complains of."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.asked: set[str] = set()
+        self._url = url
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._request)
+        page.add_init_script(REPORTS)
+        page.set_default_timeout(SOON_MS)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+    def _request(self, request: Request) -> None:
+        self.asked.add(request.url)
+
+    def open(self, path: str = "/") -> Page:
+        self.page.goto(self._url + path)
+        return self.page
+
+    def is_clean(self) -> None:
+        """Nothing went wrong, and nobody but the gateway was asked for anything."""
+        assert self.complaints == []
+        assert self.page.evaluate("window.violations") == []
+        assert "pwned" not in self.page.evaluate("Object.keys(window)")
+        assert self.asked
+        assert [url for url in self.asked if not url.startswith((self._url, "data:"))] == []
+
+
+@pytest.fixture
+def screen(page: Page, gateway: RunningGateway) -> Screen:
+    expect.set_options(timeout=SOON_MS)
+    return Screen(page, gateway.url)
+
+
+def cell(page: Page, table: str, label: str, column: int = 0) -> Locator:
+    """A cell by the header of its row, and the number of its variant or replica."""
+    header = page.get_by_role("rowheader", name=label, exact=True)
+    return page.locator(f"#{table} tr").filter(has=header).locator("td").nth(column)
+
+
+def stopped(page: Page) -> None:
+    """Let the page's time stand still, one second after the epoch."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
+
+
+def next_poll(page: Page, seconds: str) -> None:
+    """Let one interval go by; the poll after it is shown with these seconds on the clock."""
+    page.clock.run_for(POLL_MS)
+    expect(page.locator("#pulse")).to_have_text(re.compile(f"^live, .*{seconds}"))
+
+
+def test_the_policy_names_the_inline_parts_and_nothing_else(gateway: RunningGateway) -> None:
+    answer = gateway.client.get("/")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    given = [part.split() for part in answer.headers["content-security-policy"].split(";")]
+    policy = {name: values for name, *values in given}
+    assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"]
+    assert policy["base-uri"] == policy["form-action"] == ["'none'"]
+    assert policy["connect-src"] == ["'self'"]
+    for kind in ("script", "style"):
+        (content,) = re.findall(rf"<{kind}[^>]*>(.*?)</{kind}>", answer.text, re.DOTALL)
+        digest = b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == [f"'sha256-{digest}'"]
+    assert gateway.metric("http_requests_total", path="/", status="200") >= 1
+    replica = gateway.models()["replica"]["id"]
+    assert gateway.metric("gateway_info", replica=replica) == 1
+
+
+def test_it_follows_production_without_being_loaded_again(
+    screen: Screen, gateway: RunningGateway
+) -> None:
+    gateway.reload(version=1, run_id="run-1", mode="ssot", unpin=True)
+    page = screen.open()
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_have_text("best_model version 1")
+    expect(page.locator("#headline")).to_contain_text("In production")
+    expect(page.locator(".marks .ok")).to_have_count(2)
+    expect(page.locator(".marks")).to_contain_text("Triton has version 1 READY.")
+    expect(page.locator(".marks")).to_contain_text("1 of 1, generation")
+    expect(cell(page, "variants", "Mode")).to_have_text("ssot")
+    expect(page.locator("#routing")).to_contain_text("2")
+    page.evaluate("window.same = true")
+
+    gateway.routed(2)
+    expect(title).to_have_text("best_model version 2")
+    expect(page).to_have_title("✓ best_model version 2")
+    expect(page.get_by_role("status")).to_contain_text("version 2: In production. 1 of 1")
+    expect(cell(page, "variants", "run_id")).to_have_text("run-2")
+    expect(cell(page, "variants", "Mode")).to_have_text("pinned")
+    expect(cell(page, "variants", "In Triton")).to_contain_text("READY")
+    expect(cell(page, "variants", "Rollback to")).to_contain_text("version 1, run-1")
+    assert page.evaluate("window.same")
+    screen.is_clean()
+
+
+def test_rates_latencies_and_the_shadow_appear_under_requests(
+    screen: Screen, gateway: RunningGateway
+) -> None:
+    gateway.routed(1)
+    gateway.routed(2, alias="B")
+    gateway.traffic("mirror", 100)
+    try:
+        page = screen.open()
+        with Client(gateway.url, pause_s=0.02) as client:
+            for column in (0, 1):
+                rate = cell(page, "variants", "Requests/s", column)
+                expect(rate).to_have_text(re.compile(r"^[1-9][0-9.]*$"))
+                # The client waits 20 ms between its requests.
+                assert float(rate.inner_text()) < 50
+                expect(cell(page, "variants", "Latency p50", column)).to_contain_text("ms")
+                expect(cell(page, "variants", "Latency p99", column)).to_contain_text("ms")
+                expect(cell(page, "variants", "Errors/s", column)).to_have_text("0.0")
+        expect(page.get_by_role("columnheader", name="B, shadow")).to_be_visible()
+        expect(cell(page, "variants", "Traffic", 1)).to_have_text("copies of 100 % (mirror)")
+
+        def told() -> Any:
+            return gateway.client.get("/shadow").json()
+
+        copies = len(client.answers)
+        counted = ("requests", "failed", "dropped")
+        wait_until(lambda: sum(told()[name] for name in counted) == copies, 5, "all compared")
+        expect(cell(page, "shadow", "Rows")).to_have_text(str(told()["rows"]))
+        expect(cell(page, "shadow", "Disagreements")).to_have_text(str(told()["rows"]))
+        expect(cell(page, "shadow", "Agreement")).to_have_text("0.00 %")
+        expect(cell(page, "shadow", "Bounds, 95 %")).to_contain_text("0.00 % to ")
+        screen.is_clean()
+    finally:
+        gateway.traffic("off", 0)
+
+
+def scrape(replica: str, answered: int, failed: int = 0, model: str | None = None) -> str:
+    """Metrics of a replica whose every answer took 2 to 3 ms."""
+    label = 'variant="A",version="1"' + ("" if model is None else f',model="{model}"')
+    lines = [f'gateway_info{{replica="{replica}"}} 1.0']
+    for outcome, count in (("answered", answered), ("failed", failed)):
+        lines.append(f'gateway_predictions_total{{{label},outcome="{outcome}"}} {count}.0')
+    for bound, count in (("0.002", 0), ("0.003", answered), ("+Inf", answered)):
+        lines.append(f'gateway_prediction_seconds_bucket{{{label},le="{bound}"}} {count}.0')
+    return "\n".join(lines)
+
+
+def answers(page: Page, texts: Callable[[int], str]) -> None:
+    """Have the scrapes answered by `texts`, of their number."""
+    count = 0
+
+    def answer(route: Route) -> None:
+        nonlocal count
+        route.fulfill(body=texts(count), content_type="text/plain")
+        count += 1
+
+    page.route("**/metrics", answer)
+
+
+def test_counters_of_other_replicas_lives_and_models_are_never_subtracted(
+    screen: Screen, gateway: RunningGateway
+) -> None:
+    gateway.routed(1)
+    page = screen.page
+    # Replica `one` counts up by 40 between its two scrapes, `two` starts anew meanwhile.
+    scrapes = [
+        scrape("one", 1_000_000),
+        scrape("two", 5_000),
+        scrape("one", 1_000_040) + "\n" + scrape("one", 7_000_000, 9, model="other"),
+        scrape("two", 10),
+    ]
+    answers(page, lambda number: scrapes[min(number, 3)])
+    stopped(page)
+    screen.open()
+    rate, caption = cell(page, "variants", "Requests/s"), page.locator("#variants caption")
+    expect(rate).to_have_text("–")
+    page.evaluate("document.querySelector('#variants tbody td').same = true")
+    next_poll(page, ":03")
+    expect(caption).to_have_text("Rates stand here after the next look.")
+    expect(rate).to_have_text("–")
+    next_poll(page, ":05")
+    expect(caption).to_have_text("Rates of the last 20 s, of 1 of 1 replicas.")
+    # 40 in 4 s, all of which took 2 to 3 ms.
+    expect(rate).to_have_text("10")
+    expect(cell(page, "variants", "Latency p50")).to_have_text("2.5 ms")
+    expect(cell(page, "variants", "Errors/s")).to_have_text("0.0")
+    next_poll(page, ":07")
+    expect(rate).to_have_text("10")
+    # What did not change was left alone: somebody may be reading or copying it.
+    assert page.evaluate("document.querySelector('#variants tbody td').same")
+    screen.is_clean()
+
+
+def test_what_others_wrote_is_shown_as_text_and_fits_a_phone(
+    browser: Browser, tmp_path: Path, shared_triton: RunningTriton
+) -> None:
+    with (
+        run_gateway(tmp_path, shared_triton.http_url) as gateway,
+        browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True) as context,
+    ):
+        run_id, reason = "<b>" + "r" * 200, HOSTILE + "x" * 300
+        assert gateway.reload(version=1, run_id=run_id, reason=reason).status_code == 200
+        gateway.routed(2, alias="B")
+        assert gateway.traffic("mirror", 100, reason=reason).status_code == 200
+        screen = Screen(context.new_page(), gateway.url)
+        page = screen.open()
+        expect(page.locator("#routing")).to_contain_text(HOSTILE)
+        expect(cell(page, "variants", "run_id")).to_have_text(run_id)
+        assert page.locator("main img, main b, main script").count() == 0
+        expect(page.locator("#shadow")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        tables = page.get_by_role("table").all()
+        assert len(tables) == 3
+        for table in tables:
+            assert table.locator("caption").inner_text()
+            assert table.locator("th:not([scope])").count() == 0
+        screen.is_clean()
+
+
+def test_a_gateway_that_is_not_ready_says_why_and_one_that_is_gone_is_missed(
+    page: Page, tmp_path: Path
+) -> None:
+    nowhere = f"http://{LOOPBACK}:{free_port()}"
+    with run_gateway(tmp_path, nowhere) as lonely:
+        screen = Screen(page, lonely.url)
+        stopped(page)
+        screen.open()
+        expect(page.locator("#headline")).to_contain_text("Nothing in production")
+        expect(page.locator(".marks .bad")).to_have_count(2)
+        expect(page.locator("#reasons")).to_contain_text("nothing was ever reloaded onto it")
+        expect(page.locator("#routing")).to_contain_text(f"unknown: Triton at {nowhere}")
+        expect(page.locator("#replicas")).to_contain_text("Not ready: variant A has no version")
+        screen.is_clean()
+
+        lonely.process.kill()
+        page.clock.run_for(POLL_MS)
+        alert = page.get_by_role("alert")
+        expect(alert).to_have_text(
+            re.compile(
+                r"The gateway has not answered since .*:03 .*\(no connection\)\. "
+                r"Below is what it said at .*:01"
+            )
+        )
+        expect(page.locator("#pulse")).to_have_text(re.compile("not live: as of .*:01"))
+        expect(page).to_have_title("✕ no live data")
+        lonely.process.start()
+        next_poll(page, ":05")
+        expect(alert).to_be_empty()
+
+
+def test_one_half_alone_is_no_production(screen: Screen, gateway: RunningGateway) -> None:
+    gateway.routed(1)
+    good = gateway.models()
+    (replica,) = good["replicas"]
+    late = {**replica, "id": "late", "pid": 4321, "ready": False, "reasons": ["still starting"]}
+    unserved = {**good["ssot"], "prod_served_version": None}
+    pages = {
+        "Triton does not have version 1 READY": {**good, "ssot": unserved},
+        "Only 1 of 2 replicas serve it. Not:": {**good, "replicas": [replica, late]},
+        "do not all route by the newest generation": {**good, "in_sync": False},
+        "Other replicas cannot be listed: no store": {**good, "replicas_problem": "no store"},
+    }
+    page, told = screen.page, iter([good, *pages.values()])
+    page.route("**/models", lambda route: route.fulfill(json=next(told)))
+    stopped(page)
+    screen.open()
+    expect(page.locator(".verdict")).to_have_text("✓ In production")
+    for second, half in zip((3, 5, 7, 9), pages, strict=True):
+        next_poll(page, f":0{second}")
+        expect(page.locator(".verdict")).to_have_text("✕ Not proven in production")
+        expect(page.locator(".marks .ok")).to_have_count(1)
+        expect(page.locator(".marks .bad")).to_contain_text(half)
+    screen.is_clean()
+
+
+def test_a_prefix_in_front_of_the_gateway_is_kept(screen: Screen, gateway: RunningGateway) -> None:
+    gateway.routed(1)
+
+    def forward(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/some/prefix", "")))
+
+    screen.page.route("**/some/prefix/**", forward)
+    page = screen.open("/some/prefix/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("best_model version 1")
+    expect(cell(page, "variants", "Version")).to_have_text("1")
+    asked = {url.removeprefix(f"{gateway.url}/some/prefix/") for url in screen.asked}
+    assert asked - {"data:,"} == {"", "models", "shadow", "metrics"}
+    screen.is_clean()
+
+
+def test_a_refused_question_is_no_live_state(screen: Screen, gateway: RunningGateway) -> None:
+    gateway.routed(1)
+    page = screen.page
+    # What is hosted under another name is asked for below that name, and only there.
+    screen.open("?model=no_such/model")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("There is no /models/no_such/model")
+    expect(alert).to_contain_text("Nothing is known yet.")
+    assert f"{gateway.url}/models/no_such%2Fmodel/shadow" in screen.asked
+
+
+def test_several_models_have_a_page_each(screen: Screen, gateway: RunningGateway) -> None:
+    gateway.routed(1)
+    page = screen.page
+    both = {**gateway.models(), "models": ["best_model", "other"]}
+    other = {**both, "ssot": {**both["ssot"], "model_name": "other"}}
+    page.route("**/models", lambda route: route.fulfill(json=both))
+    page.route("**/models/other", lambda route: route.fulfill(json=other))
+    shadow = gateway.client.get("/shadow").json()
+    page.route("**/models/other/shadow", lambda route: route.fulfill(json=shadow))
+    stopped(page)
+    screen.open()
+    models = page.get_by_role("navigation", name="Models")
+    expect(models.get_by_role("link")).to_have_count(2)
+    expect(models.locator("[aria-current=page]")).to_have_text("best_model")
+    models.get_by_role("link", name="other").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("other version 1")
+    expect(models.locator("[aria-current=page]")).to_have_text("other")
+    page.keyboard.press("Tab")
+    next_poll(page, ":03")
+    assert page.evaluate("document.activeElement.textContent") == "best_model"
+    screen.is_clean()
+
+
+def test_a_poll_leaves_the_focus_and_says_nothing_unless_something_changed(
+    screen: Screen, gateway: RunningGateway
+) -> None:
+    gateway.routed(1)
+    page = screen.page
+    stopped(page)
+    screen.open()
+    expect(page.locator("#pulse")).to_contain_text("live, ")
+    for landmark in ("header", "main", "footer"):
+        assert page.locator(f"body > {landmark}").count() == 1
+    focused = "document.activeElement.getAttribute('href')"
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(focused))
+    assert reached == ["docs", "models", "shadow", "metrics"]
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+    page.evaluate(LISTEN)
+    next_poll(page, ":03")
+    next_poll(page, ":05")
+    assert page.evaluate("window.said") == []
+    gateway.routed(2)
+    next_poll(page, ":07")
+    expect(page.get_by_role("status")).to_contain_text("version 2")
+    assert len(page.evaluate("window.said")) == 1
+    assert page.evaluate(focused) == "metrics"
+    screen.is_clean()
