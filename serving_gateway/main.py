@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -88,6 +89,10 @@ def create_app(
             # Its import would take the time of the first requests. Whether the store is there
             # is no matter for the start: look-ups are tried again.
             await feast.prepare()
+        # What is there by now stays: without this each full collection of garbage would look
+        # through it, and requests would wait for that.
+        gc.collect()
+        gc.freeze()
         await hosting.start()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from math import isfinite
 from typing import Any, Protocol
 
 import msgspec
@@ -202,7 +203,8 @@ def _merged(
         return Rows(tensors, len(found), source, instances=instances)
     else:
         data = [one.values or [] for one in found]
-        tensors = codec.encode(data, "entity_ids")
+        plain = all(type(value) is float and isfinite(value) for row in data for value in row)
+        tensors = codec.encode_floats(data) if plain else codec.encode(data, "entity_ids")
     return Rows(tensors, len(found), source, data=data)
 
 

@@ -186,7 +186,10 @@ def run_process(
 
     `env` is added to this process's environment; the project is importable in it.
     """
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+    inherited = {**os.environ}
+    # Feast sets it where it is imported: another process would count in files.
+    inherited.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    environ = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
     process = RunningProcess(
         argv=argv, ready=ready, timeout_s=timeout_s, env=environ, log=log, grace_s=grace_s, cwd=cwd
     )

@@ -38,18 +38,29 @@ class Counts:
 class _Job:
     """The ids of a look-up, or a part of a large one."""
 
-    __slots__ = ("future", "ids", "start")
+    __slots__ = ("deadline", "future", "ids", "start")
 
-    def __init__(self, ids: Sequence[int | str], start: int) -> None:
+    def __init__(
+        self,
+        ids: Sequence[int | str],
+        start: int,
+        future: asyncio.Future[list[Found]],
+        deadline: float,
+    ) -> None:
         self.ids = ids
         self.start = start
-        self.future: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
+        self.future = future
+        self.deadline = deadline
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
             # Retrieved: one whose waiter leaves at this moment is no news for the log.
             self.future.exception()
+
+
+class Overdue(FeaturesUnavailable):
+    """No answer within the limit of a look-up."""
 
 
 class _Lane:
@@ -125,6 +136,9 @@ class Batches:
         self._max_rows = max_rows
         self._max_queued = max_queued
         self._lanes: dict[tuple[str, tuple[str, ...]], _Lane] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._awaited: deque[_Job] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
     def submit(
         self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
@@ -145,15 +159,45 @@ class Batches:
             )
         self._lanes[service, names] = lane
         size = self._max_rows
-        jobs = [_Job(ids[at : at + size], at) for at in range(0, len(ids), size)]
+        # Kept: to ask for it costs a system call, and this is once for each prediction.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        deadline = loop.time() + self._limit
+        jobs = [
+            _Job(ids[at : at + size], at, loop.create_future(), deadline)
+            for at in range(0, len(ids), size)
+        ]
         for job in jobs:
             lane.put(job)
+        # Answered ones go at once: kept until their time is up they would be thousands, all of
+        # which the collector of garbage would look through again and again.
+        while self._awaited and self._awaited[0].future.done():
+            self._awaited.popleft()
+        self._awaited.extend(jobs)
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._expire)
         if lane.flight is None:
             self._dispatch(lane)
         return [job.future for job in jobs]
 
+    def _expire(self) -> None:
+        """Fail the look-ups that are overdue. One timer serves all: the oldest end first."""
+        self._timer = None
+        loop = self._loop
+        if loop is None:
+            return
+        now = loop.time()
+        awaited = self._awaited
+        while awaited and (awaited[0].future.done() or awaited[0].deadline <= now):
+            awaited.popleft().fail(
+                Overdue(f"The feature store did not answer within {self._limit:g} s.")
+            )
+        if awaited:
+            self._timer = loop.call_at(awaited[0].deadline, self._expire)
+
     async def aclose(self) -> None:
         """Fail what waits; returns once no read is awaited any more."""
+        if self._timer is not None:
+            self._timer.cancel()
         ending = FeaturesUnavailable("The gateway is ending.")
         tasks: list[asyncio.Task[None]] = []
         for lane in [*self._lanes.values()]:

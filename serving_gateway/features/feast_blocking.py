@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.feast_plan import Plan, assemble, make_plan
+from serving_gateway.features.feast_plan import Plan, Read, assemble, make_plan
 from serving_gateway.features.types import Found, ServiceUnusable
 
+READING: Final = "read the online store"
 CONFIG_NAME: Final = "feature_store.yaml"
 _SQLITE_URL: Final = "sqlite:///"
 
@@ -104,10 +105,13 @@ def open_store(home: Path, wanted: Sequence[str], socket_seconds: float) -> Open
         )
     with translated(f"open the feature store of {path}"):
         from feast import FeatureStore
+        from feast.infra.online_stores.helpers import get_online_store_from_config
 
         store = FeatureStore(repo_path=str(home), fs_yaml_file=path)
         _require_files(home, store.config)
         _limit_redis(store.config.online_store, socket_seconds)
+        # Imports what reads will need, here where nobody waits for it.
+        get_online_store_from_config(store.config.online_store)
         return Opened(store.config, {name: _look_up(store, name) for name in wanted})
 
 
@@ -123,24 +127,32 @@ def read_rows(
     Raises:
         WrongIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
     """
+    question = ask(opened, service, names, ids)
+    with translated(READING):
+        online = stores.get(opened)
+        answers = [
+            online.online_read(opened.config, read.view.table, keys, [*read.features])
+            for read, keys in question
+        ]
+        return assemble(names, [read for read, _ in question], answers)
+
+
+def ask(
+    opened: Opened, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+) -> list[tuple[Read, list[Any]]]:
+    """What to read, view by view, and Feast's keys to read it by.
+
+    Raises:
+        WrongIds, ServiceUnusable: as `FeatureStore.read`.
+    """
     plan = opened.plan(service)
     reads = plan.reads(names)
     plan.check(ids)
-    with translated("read the online store"):
+    with translated(READING):
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
-        online = stores.get(opened)
-        answers = [
-            online.online_read(
-                opened.config,
-                read.view.table,
-                plan.keys(read.view.join_key, ids, EntityKey, Value),
-                [*read.features],
-            )
-            for read in reads
-        ]
-        return assemble(names, reads, answers)
+        return [(read, plan.keys(read.view.join_key, ids, EntityKey, Value)) for read in reads]
 
 
 def _look_up(store: Any, name: str) -> Plan | ServiceUnusable:

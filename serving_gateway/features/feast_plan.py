@@ -224,17 +224,18 @@ def _judge(names: tuple[str, ...], reads: Sequence[Read], rows: Sequence[Row], a
                 values[place] = None
     if not known:
         return Found(Status.UNKNOWN, None, names)
-    told = None if oldest is None else oldest.isoformat().replace("+00:00", "Z")
     if None not in values:
-        return Found(Status.FOUND, values, (), told)
+        return Found(Status.FOUND, values, (), oldest)
     missing = tuple([name for name, value in zip(names, values, strict=True) if value is None])
-    return Found(Status.EXPIRED if expired else Status.INCOMPLETE, None, missing, told)
+    return Found(Status.EXPIRED if expired else Status.INCOMPLETE, None, missing, oldest)
 
 
 def _utc(stamp: datetime | None) -> datetime | None:
     """A store's event timestamp: one without a zone is in UTC."""
     if stamp is None:
         return None
+    if stamp.tzinfo is UTC:
+        return stamp
     return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
 
 

@@ -1,12 +1,13 @@
 """Features in a Feast online store (SQLite, Redis or another one that Feast reads).
 
-Feast blocks, and takes seconds to import: it is imported and run in a few threads of our own.
-Definitions are kept, and looked at again in the background.
+Feast blocks, and takes seconds to import: it is imported and run in a few threads of our own,
+but for reads of a plain Redis. Definitions are kept, and looked at again in the background.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from serving_gateway.errors import FeaturesUnavailable
 from serving_gateway.features.feast_blocking import OnlineStores, Opened, open_store, read_rows
+from serving_gateway.features.feast_redis import LoopReader, on_loop
 from serving_gateway.features.types import Found
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class FeastStore:
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="features")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="feature-definitions")
         self._stores = OnlineStores()
+        self._on_loop = LoopReader()
         self._wanted: set[str] = set()
         self._opened: Opened | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -77,6 +80,8 @@ class FeastStore:
             FeaturesUnavailable: the store is not there, is being opened, or cannot be read.
         """
         opened = await self._definitions(service, names)
+        if on_loop(opened):
+            return await self._on_loop.read(opened, service, names, ids)
         return await asyncio.get_running_loop().run_in_executor(
             self._readers, read_rows, self._stores, opened, service, names, ids
         )
@@ -90,6 +95,7 @@ class FeastStore:
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._stores.close()
+        await self._on_loop.aclose()
 
     async def _definitions(self, service: str, names: tuple[str, ...]) -> Opened:
         """The newest definitions; waits for them only when they lack what is asked for."""
@@ -130,6 +136,10 @@ class FeastStore:
                 log.warning("the feature store cannot be opened", extra={"reason": error.message})
             self._problem = error.message
         else:
+            if self._opened is None:
+                # What Feast brought stays: without this each full collection of garbage would
+                # look through it, and requests would wait for that.
+                gc.freeze()
             if self._opened is None or self._problem is not None:
                 log.info("the feature store is open", extra={"services": wanted})
             self._opened = opened

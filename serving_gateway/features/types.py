@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -31,8 +32,14 @@ class Found(msgspec.Struct, frozen=True):
     """In the order of the names asked for; None unless `FOUND`."""
     missing: tuple[str, ...] = ()
     """The names without a value that may be used."""
-    event_timestamp: str | None = None
-    """When the values were observed, in UTC as RFC 3339; the oldest of several views."""
+    observed: datetime | None = None
+    """When the values were observed, in UTC; the oldest of several views."""
+
+    @property
+    def event_timestamp(self) -> str | None:
+        """When the values were observed, as RFC 3339."""
+        # Written down only where somebody reads it, which for values that are found nobody does.
+        return None if self.observed is None else self.observed.isoformat().replace("+00:00", "Z")
 
 
 class WrongIds(InvalidInput):

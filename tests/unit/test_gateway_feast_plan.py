@@ -47,7 +47,8 @@ def test_values_stand_in_the_order_of_the_names() -> None:
     assert judged(("a", "b"), one).values == [1.0, 2.0]
     assert judged(("b", "a"), one).values == [2.0, 1.0]
     mixed = judged(("b", "c", "a"), one, row(NOON, c=3.0))
-    assert mixed == Found(Status.FOUND, [2.0, 3.0, 1.0], (), "2024-06-01T11:59:55Z")
+    assert mixed == Found(Status.FOUND, [2.0, 3.0, 1.0], (), stamp)
+    assert mixed.event_timestamp == "2024-06-01T11:59:55Z"
 
 
 def test_only_views_that_are_asked_for_are_read() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ NOWHERE = Codec(Signature(features=SIGNATURE.features, packed_input="features"))
 STORED: dict[int | str, Found] = {
     1: Found(Status.FOUND, [1.0, 10.0], (), None),
     2: Found(Status.FOUND, [2.0, 20.0], (), None),
-    7: Found(Status.EXPIRED, None, (), "2020-01-01T00:00:00Z"),
+    7: Found(Status.EXPIRED, None, (), datetime(2020, 1, 1, tzinfo=UTC)),
     8: Found(Status.INCOMPLETE, None, ("length",), None),
 }
 
