@@ -149,6 +149,9 @@ class Coalescer:
             Overloaded: too many requests wait already.
         """
         if len(self._queue) >= self._max_queued:
+            # Those whose client has left take nobody's place.
+            self._queue = deque([job for job in self._queue if not job.given_up()])
+        if len(self._queue) >= self._max_queued:
             raise Overloaded(
                 f"{len(self._queue)} requests wait for version {self.version} already."
             )

@@ -17,6 +17,7 @@ from serving_gateway.contract import Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
+    EntityUnusable,
     GatewayError,
     InferenceRefused,
     InvalidInput,
@@ -157,7 +158,8 @@ class DataPlane:
             if target is None:
                 raise VariantUnavailable("Variant B has no version.")
             return await self._ask(table, target, request, origin)
-        except (Unavailable, DeadlineExceeded, BadUpstreamAnswer) as error:
+        except (Unavailable, DeadlineExceeded, BadUpstreamAnswer, EntityUnusable) as error:
+            # B may read other features than A, so what it lacks says nothing of the request.
             self._fallbacks.inc()
             answer = await self._by_a(request, origin)
             answer.fallback = f"variant B could not answer: {error.message}"

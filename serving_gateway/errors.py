@@ -70,10 +70,14 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """A known path with a method that it does not have (405)."""
+    """A known path with a method that it does not have (405); `allow` is one that it has."""
 
     status = 405
     default_code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str = "GET") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class Conflict(GatewayError):
@@ -121,6 +125,12 @@ class HeadTooLarge(GatewayError):
 
     status = 431
     default_code = "head_too_large"
+
+
+class EntityUnusable(InvalidInput):
+    """An entity that the feature store has no usable values for, and no row to take instead."""
+
+    default_code = "unusable_entity"
 
 
 class BadUpstreamAnswer(GatewayError):

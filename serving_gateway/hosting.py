@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from serving_gateway.contract import check_model_name
 from serving_gateway.control_plane import ControlPlane
 from serving_gateway.data_plane import DataPlane
-from serving_gateway.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from serving_gateway.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    StoreUnavailable,
+    VariantUnavailable,
+)
 from serving_gateway.mirror import Mirror
 from serving_gateway.open_inference import OpenInference
 from serving_gateway.overview import Overview
@@ -36,6 +42,8 @@ class ModelPlane:
     control_plane: ControlPlane
     open_inference: OpenInference
     overview: Overview
+    forget: Callable[[], None]
+    """Drops what is counted of the model."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -83,6 +91,7 @@ class Hosting:
         self._limit = limit
         self._opening = asyncio.Lock()
         self._refused: frozenset[str] = frozenset()
+        self._known: frozenset[str] = frozenset()
         self.default = build(default)
         self._planes = {default: self.default}
 
@@ -101,8 +110,14 @@ class Hosting:
 
         Raises:
             NotFound: the model is not hosted.
+            VariantUnavailable: it is by others, and not yet, or no more, by this replica.
         """
         found = self._planes.get(model_name)
+        if found is None and model_name in self._known:
+            raise VariantUnavailable(
+                f"This replica does not host {model_name!r} yet; others do.",
+                code="model_not_open",
+            )
         if found is None:
             raise NotFound(
                 f"The gateway does not host {model_name!r}; it hosts {', '.join(self.names)}. A "
@@ -154,15 +169,18 @@ class Hosting:
                 return
             self._check_room(model_name)
             plane = self._build(model_name)
+            started = False
             try:
                 await plane.start()
+                started = True
                 yield plane
             finally:
-                if plane.serving.table.record.generation > 0:
+                if started and plane.serving.table.record.generation > 0:
                     self._planes[model_name] = plane
                     log.info("a model is hosted", extra={"model_name": model_name})
                 else:
                     await plane.aclose()
+                    plane.forget()
 
     async def start(self) -> None:
         """Start all planes that the store knows; without it, those with a snapshot."""
@@ -197,6 +215,7 @@ class Hosting:
             if not without_store:
                 return
             names = self._snapshots()
+        self._known = names
         if names <= self._planes.keys() | self._refused:
             return
         async with self._opening:
@@ -212,6 +231,13 @@ class Hosting:
 
     async def _open(self, model_name: str) -> None:
         plane = self._build(model_name)
-        await plane.start()
+        try:
+            await plane.start()
+        except Exception:
+            # One model's trouble is not the others'; the next look tries it again.
+            log.exception("a model cannot be hosted", extra={"model_name": model_name})
+            await plane.aclose()
+            plane.forget()
+            return
         self._planes[model_name] = plane
         log.info("a model is hosted", extra={"model_name": model_name})

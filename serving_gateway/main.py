@@ -138,7 +138,14 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     settings, metrics = shared.settings, shared.metrics.model(model_name)
     serving = Serving(model_name, settings, shared.tritons, shared.lifecycle, metrics)
     store = shared.stores.of(model_name)
-    presence = Presence(serving, store, shared.identity, keep_seconds=settings.replica_seconds)
+    own = model_name == settings.model_name
+    presence = Presence(
+        serving,
+        store,
+        shared.identity,
+        keep_seconds=settings.replica_seconds,
+        everybody=None if own else shared.stores.of(settings.model_name),
+    )
     snapshot = Snapshot(settings.state_dir, model_name)
     watcher = Watcher(serving, store, snapshot, presence, interval=settings.watch_seconds)
     ledger = Ledger(settings.shadow_examples)
@@ -155,6 +162,7 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     )
     return ModelPlane(
         model_name=model_name,
+        forget=lambda: shared.metrics.forget(model_name),
         serving=serving,
         watcher=watcher,
         presence=presence,

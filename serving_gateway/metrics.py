@@ -135,6 +135,12 @@ class Metrics(Collector):
             self._models[model_name] = ModelMetrics(self, model_name)
         return self._models[model_name]
 
+    def forget(self, model_name: str) -> None:
+        """Drop what is counted of a model that is not hosted after all."""
+        self._models.pop(model_name, None)
+        for counter in (self.fallbacks, self.mirrored, self.changes):
+            counter.remove_by_labels({"model": model_name})
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)

@@ -13,7 +13,7 @@ import msgspec
 
 from serving_gateway.coalesce import joined
 from serving_gateway.data_plane import Mirrored
-from serving_gateway.errors import GatewayError, InferenceRefused, VariantUnavailable
+from serving_gateway.errors import GatewayError, InvalidInput, VariantUnavailable
 from serving_gateway.metrics import ModelMetrics
 from serving_gateway.replicas import now
 from serving_gateway.rows import FeatureSource
@@ -102,7 +102,7 @@ class Mirror:
             copies = await self._gathered()
             try:
                 await self._repeat(copies)
-            except InferenceRefused:
+            except InvalidInput:
                 # One of them is at fault, and only that one shall be told to have failed.
                 for one in copies:
                     await self._guarded([one])

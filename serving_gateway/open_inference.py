@@ -183,7 +183,9 @@ class OpenInference:
         passed = _Passed(body, header_length, traceparent)
         table = self._serving.table
         asked = self.target(model_name, version)
-        if version is not None:
+        production_name = table.targets[A].model_name if A in table.targets else None
+        if version is not None or asked.model_name != production_name:
+            # A version, or variant B's own model, was asked for by its name: no rule applies.
             return await self._forward(asked, passed)
         shadow = table.targets.get(B)
         if (

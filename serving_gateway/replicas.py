@@ -94,6 +94,18 @@ def roster(own: Replica, found: Iterable[LiveReplica], stored_generation: int) -
     return Roster(tuple(replicas), in_sync, None)
 
 
+def strangers(found: Iterable[LiveReplica], everybody: Iterable[LiveReplica]) -> list[LiveReplica]:
+    """Live replicas that do not host the model of `found`: they answer none of its requests."""
+    known = {replica.id for replica in found}
+    return [
+        msgspec.structs.replace(
+            replica, generation=0, ready=False, reasons=("it does not host this model yet",)
+        )
+        for replica in everybody
+        if replica.id not in known
+    ]
+
+
 class Presence:
     """This process among the replicas.
 
@@ -101,16 +113,25 @@ class Presence:
         serving: what it routes by.
         store: where the replicas meet.
         identity: which process this is.
+        everybody: where the replicas meet that may not host this model yet: the default model's
+            store, since every replica hosts that; None for the default model itself.
         keep_seconds: for how long a replica that tells nothing more counts as live.
     """
 
     def __init__(
-        self, serving: Serving, store: RoutingStore, identity: Identity, *, keep_seconds: float
+        self,
+        serving: Serving,
+        store: RoutingStore,
+        identity: Identity,
+        *,
+        keep_seconds: float,
+        everybody: RoutingStore | None = None,
     ) -> None:
         self._serving = serving
         self._store = store
         self._identity = identity
         self._keep_seconds = keep_seconds
+        self._everybody = everybody
 
     def own(self) -> Replica:
         """This process at this moment."""
@@ -145,6 +166,8 @@ class Presence:
         try:
             record = await self._store.read()
             found = await self._store.replicas(self._keep_seconds)
+            if self._everybody is not None:
+                found += strangers(found, await self._everybody.replicas(self._keep_seconds))
         except StoreUnavailable as error:
             return Roster((live(self.own(), 0.0),), in_sync=False, problem=error.message)
         return roster(self.own(), found, record.generation)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
+from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, InvalidInput, TooLarge
 from serving_gateway.features.types import Found, Status, WrongIds
 from serving_gateway.tensors import Codec, Tensors
 
@@ -104,8 +104,9 @@ class RowReader:
         """The rows of a request that names entities.
 
         Raises:
-            InvalidInput, TooLarge: the request is wrong, or names an entity that the store has
-                no fresh values for while the request has none either; `field` says where.
+            InvalidInput, TooLarge: the request is wrong; `field` says where.
+            EntityUnusable: it names an entity that the store has no fresh values for, and has no
+                row for it either.
             FeaturesUnavailable: the store does not answer, and the request has no rows.
         """
         ids = self._ids(request)
@@ -120,7 +121,7 @@ class RowReader:
         except WrongIds as error:
             if request.entity_id is None:
                 raise
-            raise InvalidInput(
+            raise EntityUnusable(
                 f"entity_id {error.wrong[0]}", field="entity_id", code=error.code
             ) from error
         except FeaturesUnavailable:
@@ -208,27 +209,27 @@ def _merged(
     return Rows(tensors, len(found), source, data=data)
 
 
-def _missing(request: PredictRequest, place: int, entity: EntityId, found: Found) -> InvalidInput:
+def _missing(request: PredictRequest, place: int, entity: EntityId, found: Found) -> EntityUnusable:
     field = "entity_id" if request.entity_id is not None else f"entity_ids[{place}]"
     why = {
         Status.UNKNOWN: "is not in the feature store",
         Status.EXPIRED: f"has values of {found.event_timestamp} only, older than they may be",
         Status.INCOMPLETE: f"has no value for {', '.join(found.missing)}",
     }[found.status]
-    return InvalidInput(
+    return EntityUnusable(
         f"Entity {entity!r} {why}. Send its row as data or instances too, to be taken instead.",
         field=field,
         code=f"{found.status}_entity",
     )
 
 
-def _switched_off(request: PredictRequest, off: bool) -> InvalidInput:
+def _switched_off(request: PredictRequest, off: bool) -> EntityUnusable:
     why = (
         "This gateway has no feature store (GATEWAY_FEAST_DIR)"
         if off
         else "The version that answers was registered without a feature service"
     )
-    return InvalidInput(
+    return EntityUnusable(
         f"{why}; send the rows as data or instances.",
         field="entity_ids" if request.entity_id is None else "entity_id",
         code="features_off",

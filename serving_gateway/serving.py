@@ -67,8 +67,13 @@ class Lane:
         self.coalescer: Coalescer | None = None
         self._settings = settings
         self._confirmed_at: float | None = None
+        self._unusable: str | None = None
         if signature is not None:
-            self._open(signature)
+            try:
+                self._open(signature)
+            except (ValueError, IndexError, KeyError) as error:
+                # Whatever a registry or a record holds must not keep others from being served.
+                self._unusable = f"The signature of version {version} cannot be used: {error}."
 
     def _open(self, signature: Signature) -> None:
         settings = self._settings
@@ -115,6 +120,8 @@ class Lane:
             TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: it cannot tell.
             VariantUnavailable: rows cannot be mapped to the version's inputs.
         """
+        if self._unusable is not None:
+            raise VariantUnavailable(self._unusable, code="unsupported_signature")
         limit = self._settings.probe_seconds
         if not await self.triton.version_ready(self.model_name, self.version, limit):
             raise VersionNotReady(

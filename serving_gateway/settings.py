@@ -188,12 +188,19 @@ class Settings(BaseSettings):
         "clients' data and are shown to callers that may change what is served. 0 keeps none.",
     )
 
+    @field_validator("control_token")
+    @classmethod
+    def _check_control_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().strip()) < _LEAST_KEY_CHARS:
+            raise ValueError(f"must have at least {_LEAST_KEY_CHARS} characters, or be unset")
+        return value
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        keys = [key.strip() for key in value.split(",") if key.strip()]
+        keys = [key.strip() for key in value.split(",")]
         if any(len(key) < _LEAST_KEY_CHARS for key in keys):
             raise ValueError(f"a key has fewer than {_LEAST_KEY_CHARS} characters")
         return keys

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,6 +171,8 @@ class FileStore:
         self._replicas_path = directory / "replicas" / model_name
         self._lock_path = directory / f"routing-{model_name}.lock"
         self._seen: tuple[tuple[int, int, int], RoutingRecord] | None = None
+        self._presence = threading.Lock()
+        self._left = False
 
     async def read(self) -> RoutingRecord:
         """The newest record; generation 0 when none was ever written.
@@ -206,10 +209,7 @@ class FileStore:
         Raises:
             StoreUnavailable: it cannot be forgotten now; it expires.
         """
-        try:
-            (self._replicas_path / f"{replica_id}.json").unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreUnavailable(f"The replica cannot be forgotten: {error}.") from error
+        await asyncio.to_thread(self._leave, replica_id)
 
     async def replicas(self, keep_seconds: float) -> list[LiveReplica]:
         """The replicas of this host noted within the last `keep_seconds`; older ones are removed.
@@ -219,7 +219,23 @@ class FileStore:
         """
         return await asyncio.to_thread(self._replicas, keep_seconds)
 
+    def _leave(self, replica_id: str) -> None:
+        # A beat that was cancelled may still be under way in its thread.
+        with self._presence:
+            self._left = True
+            try:
+                (self._replicas_path / f"{replica_id}.json").unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreUnavailable(f"The replica cannot be forgotten: {error}.") from error
+            with contextlib.suppress(OSError):  # others are in it, or it is not there
+                self._replicas_path.rmdir()
+
     def _beat(self, replica: Replica) -> None:
+        with self._presence:
+            if not self._left:
+                self._note(replica)
+
+    def _note(self, replica: Replica) -> None:
         path = self._replicas_path / f"{replica.id}.json"
         try:
             self._replicas_path.mkdir(parents=True, exist_ok=True)

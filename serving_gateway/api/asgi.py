@@ -37,6 +37,7 @@ from serving_gateway.state import Lifecycle
 log = logging.getLogger(__name__)
 
 _MODEL_PATH: Final = re.compile(r"/models/(?P<model>[^/]*)(?P<rest>/.*)?")
+_PREDICT_PATH: Final = re.compile(r"/models/(?P<model>[^/]+)/predict")
 _HEALTH_PATH: Final = re.compile(r"/v2/(health/(live|ready)|models/.*/ready)/?")
 _VARIANT_PATH: Final = re.compile(r"/variant/[^/]*/(reload|rollback)")
 _MODEL_PATHS: Final = frozenset(["/health", "/ready", "/shadow", "/traffic", "/predict"])
@@ -86,7 +87,7 @@ class Gateway:
         try:
             if path == "/predict":
                 await self._answer_predict(scope, receive, send, None)
-            elif path.endswith("/predict") and (named := _MODEL_PATH.fullmatch(path)):
+            elif path.endswith("/predict") and (named := _PREDICT_PATH.fullmatch(path)):
                 await self._answer_predict(scope, receive, send, named["model"])
             elif path == "/v2" or path.startswith("/v2/"):
                 await self._answer_protocol(scope, receive, send)
@@ -114,7 +115,7 @@ class Gateway:
         headers: list[Header] = [JSON]
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed(f"{scope['path']} takes POST.")  # noqa: TRY301 -- one handler below
+                raise MethodNotAllowed(f"{scope['path']} takes POST.", allow="POST")  # noqa: TRY301 -- one handler below
             self._guard.check(scope["headers"])
             hosting = self._hosting
             plane = hosting.default if model_name is None else hosting.plane(model_name)
@@ -176,8 +177,8 @@ class Gateway:
         # A caller's mistake tells nothing about the state; what cannot be done now does.
         still = self._hosting.still_served(model_name) if error.status >= 500 else None
         body, headers = error_body(error, request_id, still)
-        if error.status == 405:
-            headers.append((b"allow", b"GET" if _method(scope) == "POST" else b"POST"))
+        if isinstance(error, MethodNotAllowed):
+            headers.append((b"allow", error.allow.encode()))
         if error.status == 413:
             # What the client still sends of the body is not worth reading.
             headers.append((b"connection", b"close"))
@@ -211,6 +212,7 @@ class Gateway:
         try:
             await self._control(scope, receive, counted)
         except ClientGone:
+            status = 499
             return
         finally:
             self._requests.labels(_method(scope), _template(scope["path"]), str(status)).inc()

@@ -98,7 +98,7 @@ class OipEndpoint:
         if encoding not in {None, b"identity"}:
             raise UnsupportedMediaType("Compressed bodies are not read; send it as it is.")
         announced = header(headers, b"inference-header-content-length")
-        if announced is not None and not announced.isdigit():
+        if announced is not None and (not announced.isdigit() or len(announced) > 18):
             raise MalformedRequest("Inference-Header-Content-Length is no number.")
         client = header(headers, CLIENT_ID_HEADER)
         body = await read_body(receive, headers, self._max_body)
@@ -135,7 +135,7 @@ def _version(text: str | None) -> int | None:
 
 def _check_method(scope: Scope, wanted: str) -> None:
     if scope["method"] != wanted:
-        raise MethodNotAllowed(f"{scope['path']} takes {wanted}.")
+        raise MethodNotAllowed(f"{scope['path']} takes {wanted}.", allow=wanted)
 
 
 def template(path: str) -> str:

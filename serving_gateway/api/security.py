@@ -58,7 +58,7 @@ class ControlGuard:
                 "Nothing was changed."
             )
         origin = headers.get("origin")
-        if origin is not None and not is_loopback(urlsplit(origin).hostname):
+        if origin is not None and not is_loopback(_host(origin)):
             raise Forbidden(
                 f"The call was made by a web page of {origin}; configure GATEWAY_CONTROL_TOKEN "
                 "to allow that. Nothing was changed."
@@ -101,12 +101,20 @@ class DataGuard:
                     continue
             elif name != b"x-api-key":
                 continue
-            if sha256(given).digest() in self._digests:
+            if sha256(given.strip()).digest() in self._digests:
                 return
         raise Unauthenticated(
             "Predictions need one of GATEWAY_API_KEYS here, as the header 'X-API-Key: <key>' or "
             "'Authorization: Bearer <key>'."
         )
+
+
+def _host(origin: str) -> str | None:
+    """The host of an Origin header; None when it names none that can be told."""
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -108,10 +108,11 @@ class _OneCommand:
                 return await self._exchange(command)
 
     async def aclose(self) -> None:
-        """Close the connection."""
-        # Of no use any more, whatever state it is in.
-        with suppress(Exception):
-            await self._connection.disconnect(nowait=True)
+        """Close the connection, after those that wait for their turn already."""
+        async with self._turn:
+            # Of no use any more, whatever state it is in.
+            with suppress(Exception):
+                await self._connection.disconnect(nowait=True)
 
     async def _exchange(self, command: Any) -> Any:
         await self._connection.send_packed_command(command, check_health=False)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from serving_gateway.errors import FeaturesUnavailable, InvalidInput
+from serving_gateway.errors import EntityUnusable, FeaturesUnavailable
 
 
 class Status(StrEnum):
@@ -42,7 +42,7 @@ class Found(msgspec.Struct, frozen=True):
         return None if self.observed is None else self.observed.isoformat().replace("+00:00", "Z")
 
 
-class WrongIds(InvalidInput):
+class WrongIds(EntityUnusable):
     """Ids that cannot be an entity's.
 
     Args:

@@ -7,6 +7,8 @@ import json
 import signal
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.onnx_models import telltale, write_entry
-from tests.servers import LOOPBACK, RunningTriton, run_triton, wait_until
+from tests.servers import LOOPBACK, ROOT, RunningTriton, run_triton, wait_until
 
 KEYS = ("first-key-0123456789", "second-key-0123456789")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -118,6 +120,34 @@ def test_a_head_within_the_limit_is_read_and_a_large_body_does_not_count(
     body = json.dumps({"data": [ROW]}) + " " * 50_000
     answer = keyed.client.post("/predict", content=body, headers={"x-api-key": KEYS[0]})
     assert answer.status_code == 200
+
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [[b"x: " + b"a" * 1_000 + b"\r\n"] * 3_000, [b"x: ", *[b"a" * 10_000] * 300]],
+    ids=["many", "one"],
+)
+def test_trailers_without_end_are_cut_off(keyed: RunningGateway, trailers: list[bytes]) -> None:
+    before = keyed.process.server.memory_info().rss
+    exchange(keyed, CHUNKED + b"0\r\n", *trailers)
+    assert keyed.process.server.memory_info().rss - before < 1_000_000
+    assert keyed.client.get("/health").status_code == 200
+
+
+def test_chunks_and_pipelined_requests_are_no_part_of_a_head(keyed: RunningGateway) -> None:
+    body = json.dumps({"data": [ROW]}).encode() + b" " * 20_000
+    key = b"x-api-key: " + KEYS[0].encode() + b"\r\n"
+    chunked = CHUNKED[:-2] + key + b"connection: close\r\n\r\n"
+    # The read ends right after the size of the second chunk.
+    first = b"%x\r\n" % len(body) + body + b"\r\n10\r\n"
+    rest = b" " * 16 + b"\r\n0\r\nx: a trailer\r\n\r\n"
+    assert exchange(keyed, chunked + first, rest).startswith(b"HTTP/1.1 200 ")
+    plain = b"POST /predict HTTP/1.1\r\nhost: g\r\n%scontent-length: %d\r\n\r\n" % (key, len(body))
+    found = exchange(keyed, plain + body + START[:30], START[30:] + b"\r\n")
+    assert found.count(b"HTTP/1.1 200 ") == 2
 
 
 def test_what_is_no_http_is_told_so(keyed: RunningGateway) -> None:
@@ -244,3 +274,88 @@ def clients_of(gateway: RunningGateway) -> set[int]:
         for one in gateway.process.server.net_connections("tcp")
         if one.status == psutil.CONN_ESTABLISHED and one.raddr
     }
+
+
+def test_clients_that_left_take_nobodys_place_in_the_queue(tmp_path: Path) -> None:
+    write_entry(tmp_path / "repository", DEFAULT_MODEL, {1: telltale(1)})
+    env = {"GATEWAY_MAX_IN_FLIGHT": "1", "GATEWAY_MAX_QUEUED": "2"}
+    with (
+        run_triton(tmp_path / "repository", tmp_path / "triton") as triton,
+        run_gateway(tmp_path, triton.http_url, env=env) as gateway,
+    ):
+        gateway.routed(1)
+        body = json.dumps({"data": [ROW]}).encode()
+        request = b"POST /predict HTTP/1.1\r\nhost: g\r\ncontent-length: %d\r\n\r\n" % len(body)
+        address = (LOOPBACK, urlsplit(gateway.url).port or 0)
+        triton.process.signal(signal.SIGSTOP)
+        for number in range(1, 4):
+            with socket.create_connection(address, 20) as client:
+                client.sendall(request + body)
+                wait_until(lambda n=number: in_flight(gateway) == n, 5, "the request to wait")  # type: ignore[misc]
+                port = client.getsockname()[1]
+            wait_until(lambda p=port: p not in clients_of(gateway), 5, "the client to be gone")  # type: ignore[misc]
+        with socket.create_connection(address, 20) as stays:
+            stays.sendall(request + body)
+            wait_until(lambda: in_flight(gateway) == 2, 5, "the places to be free")
+            triton.process.signal(signal.SIGCONT)
+            assert stays.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/models/{DEFAULT_MODEL}/versions/7/predict",
+        f"/models/{DEFAULT_MODEL}/variant/B/predict",
+        f"/models/{DEFAULT_MODEL}//predict",
+        f"/models/{DEFAULT_MODEL}%2Fx/predict",
+        "/models//predict",
+    ],
+)
+def test_a_path_that_does_not_exist_answers_nothing(keyed: RunningGateway, path: str) -> None:
+    headers = {"x-api-key": KEYS[0]}
+    answer = keyed.client.post(path, json={"data": [ROW]}, headers=headers)
+    assert answer.status_code in {404, 405}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        (
+            "POST",
+            f"/v2/models/{DEFAULT_MODEL}/infer",
+            {"inference-header-content-length": "1" * 5_000},
+            431,
+        ),
+        (
+            "POST",
+            f"/v2/models/{DEFAULT_MODEL}/infer",
+            {"inference-header-content-length": "1" * 3_000},
+            400,
+        ),
+        ("PUT", "/v2/health/live", {}, 405),
+        ("GET", "/shadow", {"origin": "http://["}, 200),
+        ("POST", "/variant/A/rollback", {"origin": "http://["}, 403),
+    ],
+)
+def test_odd_requests_are_refused_in_words(
+    keyed: RunningGateway, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    headers = {"x-api-key": KEYS[0], **headers}
+    answer = keyed.client.request(method, path, headers=headers, content=b"{}")
+    assert answer.status_code == status
+    if status == 405:
+        assert answer.headers["allow"] == "GET"
+
+
+def test_an_empty_token_or_key_is_no_setting() -> None:
+    for name in ("GATEWAY_CONTROL_TOKEN", "GATEWAY_API_KEYS"):
+        done = subprocess.run(
+            [sys.executable, "-m", "serving_gateway"],
+            env={name: ""},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "at least 16" in done.stderr or "fewer than 16" in done.stderr

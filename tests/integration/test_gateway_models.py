@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    DType,
+    Feature,
+    Mode,
+    RoutingRecord,
+    Signature,
+    Slot,
+)
+from serving_gateway.store import FileStore
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.onnx_models import telltale, write_entry
 from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until
@@ -127,7 +137,8 @@ def test_a_reload_that_is_refused_hosts_nothing(
     answer = gateway.client.post(path)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert gateway.models()["models"] == [DEFAULT_MODEL]
-    assert gateway.metric("gateway_ready", model=name) == 0
+    assert f'model="{name}"' not in gateway.client.get("/metrics").text
+    assert [path.name for path in (gateway.state_dir / "replicas").iterdir()] == [DEFAULT_MODEL]
     assert sorted(path.name for path in gateway.state_dir.glob("routing-*.json")) == [
         f"routing-{DEFAULT_MODEL}.json"
     ]
@@ -197,6 +208,13 @@ def test_variant_b_may_live_on_another_triton_under_another_name(
         assert page["ssot"]["served_versions"] == [1, 2]
         assert page["ssot"]["shadow_served_version"] == 5
         assert page["effective"]["B"]["triton_url"] == second.http_url
+        tensor = triton_http.InferInput("features", [1, 4], "FP32")
+        tensor.set_data_from_numpy(np.array([ROW], dtype=np.float32))
+        with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+            # Asked for by its name it answers, whatever its share of the traffic.
+            for asked, label in ((name, 5), (DEFAULT_MODEL, 1)):
+                found = client.infer(asked, [tensor])
+                assert found.as_numpy("label").ravel().tolist() == [label]
         assert gateway.traffic("mirror", 100).status_code == 200
         assert gateway.predict().json()["version"] == 1
         wait_until(lambda: shadow_requests(gateway) == 1, 5, "the copy to be compared")
@@ -214,3 +232,49 @@ def test_variant_b_may_live_on_another_triton_under_another_name(
 
 def shadow_requests(gateway: RunningGateway) -> int:
     return int(gateway.client.get("/shadow").json()["requests"])
+
+
+def test_a_replica_that_does_not_host_the_model_is_not_in_sync(
+    tmp_path: Path, triton: RunningTriton, redis: RunningRedis
+) -> None:
+    env = {"GATEWAY_REDIS_URL": redis.url}
+    with (
+        run_gateway(tmp_path / "one", triton.http_url, env=env, name="one") as one,
+        run_gateway(
+            tmp_path / "two", triton.http_url, env={**env, "GATEWAY_MAX_MODELS": "1"}, name="two"
+        ) as two,
+    ):
+        one.routed(1)
+        wait_until(lambda: len(one.models()["replicas"]) == 2, 5, "both replicas to be listed")
+        host_other(one)
+        page = call(one, "GET", "").json()
+        assert not page["in_sync"]
+        late = [replica for replica in page["replicas"] if not replica["ready"]]
+        assert [replica["reasons"] for replica in late] == [["it does not host this model yet"]]
+        assert one.models()["in_sync"]
+        wait_until(lambda: code(two) == "model_not_open", 5, "the other replica to know of it")
+        assert call(two, "POST", "/predict", json={"data": [ROW]}).status_code == 503
+
+
+def code(gateway: RunningGateway) -> str:
+    return str(call(gateway, "POST", "/predict", json={"data": [ROW]}).json().get("code"))
+
+
+def test_a_record_that_cannot_be_served_does_not_keep_others_out(
+    tmp_path: Path, triton: RunningTriton
+) -> None:
+    mixed = Signature(
+        features=(Feature("a", DType.FP32), Feature("b", DType.BYTES)), packed_input="features"
+    )
+    for name, signature in ((DEFAULT_MODEL, None), (OTHER, mixed)):
+        slot = Slot(1, "run", "registry", Mode.SSOT, signature)
+        record = RoutingRecord(model_name=name, generation=1, variants={"A": slot})
+        asyncio.run(FileStore(tmp_path / "gateway", name).compare_and_set(0, record))
+    with run_gateway(tmp_path, triton.http_url) as gateway:
+        gateway.wait_ready()
+        assert gateway.predict().json()["version"] == 1
+        reasons = call(gateway, "GET", "/ready").json()["reasons"]
+        assert "cannot be used" in reasons[0]
+        assert call(gateway, "POST", "/predict", json={"data": [ROW]}).status_code == 503
+        host_other(gateway)
+        assert other_version(gateway) == 7

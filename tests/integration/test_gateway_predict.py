@@ -296,18 +296,18 @@ def test_a_bad_row_fails_its_own_request_only(tmp_path: Path, repository: Path) 
 def test_control_needs_the_token_when_one_is_set(
     tmp_path: Path, shared_triton: RunningTriton
 ) -> None:
-    env = {"GATEWAY_CONTROL_TOKEN": "open-sesame"}
+    env = {"GATEWAY_CONTROL_TOKEN": "open-sesame-0123456789"}
     with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
         assert gateway.reload(version=1, run_id="run-1").status_code == 401
         wrong = gateway.client.post("/variant/A/reload", headers={"authorization": "Bearer closed"})
         assert wrong.status_code == 401
         assert wrong.headers["www-authenticate"] == "Bearer"
-        gateway.client.headers["authorization"] = "Bearer open-sesame"
+        gateway.client.headers["authorization"] = "Bearer open-sesame-0123456789"
         gateway.routed(1)
         del gateway.client.headers["authorization"]
         assert gateway.traffic("off", 0).status_code == 401
         assert gateway.predict().status_code == 200
-        assert "open-sesame" not in gateway.process.log_tail(10_000)
+        assert "open-sesame-0123456789" not in gateway.process.log_tail(10_000)
 
 
 def test_without_a_token_a_proxy_or_a_web_page_may_change_nothing(

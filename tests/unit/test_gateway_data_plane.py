@@ -7,6 +7,7 @@ fail no request is tested on them in test_gateway_faults.py.
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,12 @@ from serving_gateway.contract import (
     Traffic,
 )
 from serving_gateway.data_plane import DataPlane, PredictAnswer
-from serving_gateway.errors import TritonUnavailable, VariantUnavailable
+from serving_gateway.errors import (
+    EntityUnusable,
+    InferenceRefused,
+    TritonUnavailable,
+    VariantUnavailable,
+)
 from serving_gateway.metrics import Metrics, ModelMetrics
 from serving_gateway.mirror import Mirror
 from serving_gateway.rows import FeatureSource, FloatRequest, PredictRequest
@@ -216,3 +222,61 @@ async def test_an_older_record_is_never_adopted(plane: Switching) -> None:
     plane.serving.adopt(record(5))
     plane.serving.adopt(record(4))
     assert plane.serving.still_served() == {"A": 5}
+
+
+async def test_only_the_copies_that_do_not_fit_are_told_to_have_failed(
+    mirroring: Mirroring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def at_once(_: Tensors, rows: int, *__: object) -> Answers:
+        return Answers([7] * rows, None)
+
+    async def refuses(tensors: Tensors, rows: int, *_: object) -> Answers:
+        asked.append(rows)
+        if struct.pack("<f", 2.0) in tensors[0]:
+            raise InferenceRefused("two is too much", upstream_status=400)
+        return Answers([7] * rows, None)
+
+    monkeypatch.setattr(mirroring.targets["A"].lane.coalescer, "submit", at_once)
+    monkeypatch.setattr(mirroring.targets["B"].lane.coalescer, "submit", refuses)
+    mirroring.mirror._limit = 3
+    for number in (1.0, 2.0, 3.0):
+        await mirroring.plane.predict(FloatRequest([[number]]))
+    working = asyncio.create_task(mirroring.mirror.run())
+    page = mirroring.ledger.page
+    await settled(lambda: page.comparison.requests + page.failed == 3)
+    working.cancel()
+    assert (asked, page.comparison.agreed, page.failed) == ([3, 1, 1, 1], 2, 1)
+
+
+class Lacking(DataPlane):
+    """B's features are not there for this entity; A answers."""
+
+    async def _ask(
+        self,
+        table: Table,
+        target: Target,
+        request: PredictRequest | FloatRequest,
+        origin: Origin | None,
+        *,
+        copy: bool = False,
+    ) -> PredictAnswer:
+        if target.variant == "B":
+            raise EntityUnusable("B has no values", field="entity_id")
+        version, generation = target.slot.version, table.record.generation
+        return PredictAnswer([1], None, "m", "A", version, "run", generation, FeatureSource.FEAST)
+
+
+async def test_a_answers_for_an_entity_that_only_b_lacks(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, model_name="m")
+    metrics = Metrics().model("m")
+    serving = serving_of(settings, metrics)
+    slots = {alias: Slot(1, "run", "registry", Mode.SSOT, SIGNATURE) for alias in "AB"}
+    traffic = Traffic(Strategy.SPLIT, 100)
+    serving.adopt(RoutingRecord(model_name="m", generation=1, variants=slots, traffic=traffic))
+    mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1, gather_seconds=0)
+    plane = Lacking(settings, serving, mirror, lambda: None, metrics)
+    answer = await plane.predict(PredictRequest(entity_id=1, client_id="c"))
+    assert answer.variant == "A"
+    assert "B has no values" in (answer.fallback or "")

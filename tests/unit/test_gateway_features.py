@@ -349,3 +349,11 @@ def test_a_probe_that_nobody_hears_of_is_followed_by_another() -> None:
     now = 4.9
     assert not breaker.admit()
     assert breaker.opened == 1, "it never closed"
+
+
+async def test_what_was_answered_is_let_go_at_once(store: FakeStore) -> None:
+    reader = FeatureReader(store, limit_seconds=60)
+    for one in range(100):
+        await reader.look_up("s", NAMES, [one])
+    assert len(reader._batches._awaited) == 1
+    await reader.aclose()
