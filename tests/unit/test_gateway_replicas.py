@@ -74,3 +74,13 @@ async def test_a_folder_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
     (tmp_path / "replicas").write_text("")
     with pytest.raises(StoreUnavailable):
         await FileStore(tmp_path, "m").beat(replica("a"), 5)
+
+
+async def test_a_beat_that_comes_after_the_end_is_none(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, "m")
+    await store.beat(replica("a"), 5)
+    await store.leave("a")
+    # One that was cancelled goes on in its thread.
+    await store.beat(replica("a"), 5)
+    assert await store.replicas(5) == []
+    assert not (tmp_path / "replicas" / "m").exists()
