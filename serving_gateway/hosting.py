@@ -21,7 +21,7 @@ from serving_gateway.errors import (
 from serving_gateway.mirror import Mirror
 from serving_gateway.open_inference import OpenInference
 from serving_gateway.overview import Overview
-from serving_gateway.replicas import Presence
+from serving_gateway.presence import Presence
 from serving_gateway.serving import Serving
 from serving_gateway.store import Stores
 from serving_gateway.watcher import Watcher

@@ -23,10 +23,11 @@ from serving_gateway.metrics import Metrics
 from serving_gateway.mirror import Mirror
 from serving_gateway.open_inference import OpenInference
 from serving_gateway.overview import Overview
+from serving_gateway.presence import Presence
 from serving_gateway.redis_connection import RedisConnection
 from serving_gateway.redis_store import RedisStores
 from serving_gateway.registry import Registry, registry_from
-from serving_gateway.replicas import Identity, Presence, this_process
+from serving_gateway.replicas import Identity, this_process
 from serving_gateway.server import begin_lame_duck_on_signal
 from serving_gateway.serving import Serving
 from serving_gateway.settings import Settings

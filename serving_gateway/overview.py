@@ -9,7 +9,8 @@ import msgspec
 
 from serving_gateway.contract import Slot, Traffic
 from serving_gateway.errors import GatewayError
-from serving_gateway.replicas import LiveReplica, Presence, Replica, now
+from serving_gateway.presence import Presence
+from serving_gateway.replicas import LiveReplica, Replica, now
 from serving_gateway.routing import A, B
 from serving_gateway.serving import Serving, Target
 from serving_gateway.settings import Settings

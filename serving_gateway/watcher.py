@@ -14,7 +14,7 @@ from typing import Final
 
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
-from serving_gateway.replicas import Presence
+from serving_gateway.presence import Presence
 from serving_gateway.serving import Serving
 from serving_gateway.snapshot import Snapshot
 from serving_gateway.store import RoutingStore
