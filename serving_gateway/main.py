@@ -97,13 +97,16 @@ def create_app(
         await hosting.start()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
-        finder = asyncio.create_task(hosting.run(), name="hosting")
+        tasks = [asyncio.create_task(hosting.run(), name="hosting")]
+        if feast is not None:
+            tasks.append(asyncio.create_task(feast.run(), name="feature store"))
         try:
             yield
         finally:
             shared.lifecycle.draining = True
-            finder.cancel()
-            await asyncio.gather(finder, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await hosting.aclose()
             await shared.aclose()
 

@@ -68,6 +68,12 @@ class FeastStore:
         self._wanted.update(services)
         await asyncio.shield(self._look())
 
+    async def run(self) -> None:
+        """Open the store as soon as it is there, so that no request has to come to grief first."""
+        while self._opened is None:
+            await asyncio.sleep(self._retry_seconds)
+            await asyncio.shield(self._look())
+
     async def read(
         self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
     ) -> list[Found]:

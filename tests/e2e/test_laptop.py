@@ -137,6 +137,8 @@ def laptop(environ: dict[str, str]) -> Iterator[Laptop]:
 def test_up_takes_raw_data_to_production(laptop: Laptop) -> None:
     assert laptop.version() == 1
     assert laptop.ready()
+    by_entity = post_json(f"{laptop.settings.gateway_url}/predict", {"entity_id": 17})
+    assert by_entity["feature_source"] == "feast"
     log = laptop.settings.state_dir.with_name("up.log").read_text()
     assert "In production: version 1" in log
     assert laptop.settings.dagster_url in log

@@ -167,7 +167,10 @@ def test_a_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
         assert int(answer.headers["retry-after"]) >= 1
         assert gateway.ready()
         assert chain.run(*FEATURE_ASSETS).failures == {}
-        wait_until(lambda: ask(gateway, entity_id=KNOWN).status_code == 200, 20, "the store")
+        # By itself: no request has to fail before it is looked for.
+        log = gateway.process.log
+        wait_until(lambda: "the feature store is open" in log.read_text(), 20, "the store")
+        assert ask(gateway, entity_id=KNOWN).json()["feature_source"] == "feast"
 
 
 async def test_the_loss_of_the_feature_store_fails_no_request_with_a_row(
