@@ -133,7 +133,7 @@ CHUNKED = b"POST /predict HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\
 def test_trailers_without_end_are_cut_off(keyed: RunningGateway, trailers: list[bytes]) -> None:
     before = keyed.process.server.memory_info().rss
     exchange(keyed, CHUNKED + b"0\r\n", *trailers)
-    assert keyed.process.server.memory_info().rss - before < 1_000_000
+    assert keyed.process.server.memory_info().rss - before < 2_000_000
     assert keyed.client.get("/health").status_code == 200
 
 
