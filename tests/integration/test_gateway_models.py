@@ -176,9 +176,8 @@ def test_replicas_find_each_others_models_and_a_restart_brings_them_back(
         wait_until(answers(two, 7), 1.5, "the other replica to host the model")
         host_other(two, 8)
         wait_until(answers(one, 8), 1, "the first replica to follow")
-        page = call(one, "GET", "").json()
-        assert page["in_sync"]
-        assert len(page["replicas"]) == 2
+        wait_until(lambda: call(one, "GET", "").json()["in_sync"], 1, "both to say so")
+        assert len(call(one, "GET", "").json()["replicas"]) == 2
         two.process.restart()
         assert other_version(two) == 8
         # Without the store a replica resumes all models from its snapshots.
