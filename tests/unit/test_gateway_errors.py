@@ -22,6 +22,7 @@ from serving_gateway.errors import (
     Unauthenticated,
 )
 from serving_gateway.http1 import Answer
+from serving_gateway.open_inference import check_version
 from serving_gateway.protocol import error_text, parse_inference
 from serving_gateway.registry import MlflowRegistry
 from serving_gateway.settings import Settings
@@ -69,6 +70,17 @@ def test_every_error_can_be_answered() -> None:
         body, headers = error_body(error, b"id", {"A": 1})
         assert b'"error":"what"' in body
         assert (error.retry_after is not None) == any(k == b"retry-after" for k, _ in headers)
+
+
+def test_an_answer_that_is_passed_on_is_checked_for_its_version() -> None:
+    head = b'{"model_name":"m","model_version":"2","outputs":[]}'
+    for answer in (Answer(200, None, head), Answer(200, len(head), head + b"tensors")):
+        check_version(answer, 2)
+        with pytest.raises(BadUpstreamAnswer, match="version 2 when asked for version 1") as caught:
+            check_version(answer, 1)
+        assert caught.value.code == "version_mismatch"
+    with pytest.raises(BadUpstreamAnswer, match="unreadable"):
+        check_version(Answer(200, None, b"{}"), 1)
 
 
 def test_an_answer_by_another_version_is_dropped() -> None:
