@@ -165,11 +165,6 @@ class Coalescer:
             self._dispatch()
         return future
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
-        return not self._queue and not self._flights
-
     def _dispatch(self) -> None:
         """Send inferences while jobs wait and the limit allows."""
         while self._queue and len(self._flights) < self._max_in_flight:

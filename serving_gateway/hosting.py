@@ -100,11 +100,6 @@ class Hosting:
         """The models hosted, in alphabetical order."""
         return tuple(sorted(self._planes))
 
-    @property
-    def planes(self) -> tuple[ModelPlane, ...]:
-        """All planes, the default one first."""
-        return tuple(self._planes.values())
-
     def plane(self, model_name: str) -> ModelPlane:
         """The plane of a model.
 

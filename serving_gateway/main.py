@@ -66,7 +66,6 @@ def create_app(
         lifecycle=Lifecycle(),
         identity=this_process(),
         metrics=Metrics(),
-        feast=feast,
         features=None if feast is None else feature_reader(feast, settings),
     )
     hosting = Hosting(
@@ -125,7 +124,6 @@ class _Shared:
     lifecycle: Lifecycle
     identity: Identity
     metrics: Metrics
-    feast: FeastStore | None
     features: FeatureReader | None
 
     async def aclose(self) -> None:
