@@ -6,7 +6,9 @@ integer in MLflow, in the Triton repository and in the routing record, never map
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Final
@@ -28,6 +30,8 @@ RUN_ID_TAG: Final = "serving.run_id"
 SIGNATURE_TAG: Final = "serving.signature"
 ONNX_DIGEST_TAG: Final = "serving.onnx_sha256"
 DATA_FINGERPRINT_TAG: Final = "serving.data_fingerprint"
+CODE_VERSION_TAG: Final = "serving.code_version"
+DAGSTER_RUN_TAG: Final = "serving.dagster_run_id"
 """Tags of a registered model version in MLflow."""
 
 RECORD_SCHEMA: Final = 1
@@ -105,6 +109,30 @@ class Feature(msgspec.Struct, frozen=True):
 
     name: str
     dtype: DType
+    nullable: bool = False
+    """Whether a value may be missing: null in JSON."""
+
+    @property
+    def tensor_dtype(self) -> DType:
+        """Type of the column's tensor.
+
+        A tensor has no null, so what may be missing travels as a type that has a value to say
+        so: NaN among numbers (INT64 as FP64, BOOL as FP32), the empty text among texts.
+        """
+        if self.nullable and self.dtype is DType.INT64:
+            return DType.FP64
+        if self.nullable and self.dtype is DType.BOOL:
+            return DType.FP32
+        return self.dtype
+
+
+def feature_contract(features: Sequence[Feature]) -> str:
+    """Digest of what a model reads: names and types, in order; 64 hexadecimal digits.
+
+    Whether a value may be missing is not part of it: a feature store does not know.
+    """
+    lines = "\n".join(f"{feature.name} {feature.dtype.value}" for feature in features)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -124,6 +152,19 @@ class Signature(msgspec.Struct, frozen=True):
     probabilities_output: str | None = PROBABILITIES_OUTPUT
     feature_service: str | None = None
     """The Feast service that has the features by entity; None when there is none."""
+    max_batch_rows: int = MAX_BATCH_SIZE
+    """Rows that Triton takes in one inference."""
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where a version came from, as the registry records it; None for what is not recorded."""
+
+    data_fingerprint: str | None = None
+    """SHA-256 of the source's content."""
+    code_version: str | None = None
+    """Digest of the model file and of the locked packages that trained the version."""
+    dagster_run_id: str | None = None
+    onnx_sha256: str | None = None
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -141,6 +182,7 @@ class Slot(msgspec.Struct, frozen=True):
     """Another Triton model than the record's, for a variant that lives beside it."""
     triton_url: str | None = None
     """Another Triton than the gateway's default one."""
+    lineage: Lineage = Lineage()
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -187,6 +229,8 @@ class ReloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unpin: bool = False
     reason: str | None = None
     """Why, for the record; shown by `GET /models`."""
+    feature_contract: str | None = None
+    """Refuse (409) a version whose recorded signature has another digest than this one."""
 
 
 class ReloadAnswer(msgspec.Struct, frozen=True):

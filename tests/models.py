@@ -1,0 +1,42 @@
+"""Model specifications for tests."""
+
+from __future__ import annotations
+
+from platform_assets.model_spec import (
+    CandidateSpec,
+    EventTime,
+    FeatureSpec,
+    FileSource,
+    Gates,
+    ModelSpec,
+    Target,
+    Task,
+)
+from serving_gateway.contract import DEFAULT_MODEL, DType
+
+IRIS = ModelSpec(
+    model_name=DEFAULT_MODEL,
+    task=Task.MULTICLASS,
+    source=FileSource("${SOURCE_PATH}"),
+    features=(
+        FeatureSpec("sepal_length", minimum=1.0, maximum=12.0),
+        FeatureSpec("sepal_width", minimum=0.5, maximum=8.0),
+        FeatureSpec("petal_length", minimum=0.1, maximum=12.0),
+        FeatureSpec("petal_width", minimum=0.01, maximum=6.0),
+    ),
+    target=Target(
+        "species",
+        dtype=DType.INT64,
+        classes=(0, 1, 2),
+        class_names=("setosa", "versicolor", "virginica"),
+    ),
+    candidates=(
+        CandidateSpec("logistic_regression"),
+        CandidateSpec("linear_discriminant"),
+        CandidateSpec("random_forest"),
+        CandidateSpec("gradient_boosting"),
+    ),
+    gates=Gates(metric_floor=0.9),
+    event_time=EventTime(),
+)
+"""The shipped model, without its file."""
