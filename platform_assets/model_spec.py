@@ -23,6 +23,9 @@ from serving_gateway.contract import (
     feature_contract,
 )
 
+MODEL_TAG: Final = "serving/model"
+"""Tag of the model's jobs and runs in Dagster."""
+
 Label = int | str | bool
 Scalar = bool | int | float | str | None
 
@@ -253,6 +256,15 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_model_name(self.model_name)
+
+    @property
+    def identifier(self) -> str:
+        """The name where Dagster wants letters, digits and underscores: groups, jobs, sensors."""
+        return self.model_name.replace("-", "_")
+
+    def key(self, asset: str) -> list[str]:
+        """Dagster key of one of the model's assets."""
+        return [self.model_name, asset]
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import (
     ExportError,
     GraphSummary,
@@ -34,16 +35,36 @@ from serving_gateway.contract import ONNX_DIGEST_TAG
 ONNX_ARTIFACT = "onnx/model.onnx"
 """Where a run keeps its graph; publishing copies these bytes by digest."""
 
-_OWNERS = ["team:ml-platform"]
+
+def packaging_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
+    """Build the assets `onnx_model` and `triton_model_entry` of one model."""
+    return [_onnx_model(spec), _triton_model_entry(spec)]
 
 
-@dg.asset(
-    group_name="packaging",
-    owners=_OWNERS,
-    kinds={"onnx", "scikitlearn"},
-    description="The registered version as an ONNX graph, kept with its run under its digest.",
-)
-def onnx_model(
+def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=spec.key("onnx_model"),
+        group_name=spec.identifier,
+        owners=list(spec.owners),
+        tags=dict(spec.tags),
+        kinds={"onnx", "scikitlearn"},
+        ins={
+            name: dg.AssetIn(key=spec.key(name)) for name in ("trained_model", "registered_model")
+        },
+        description="The registered version as an ONNX graph, kept with its run under its digest.",
+    )
+    def onnx_model(
+        context: dg.AssetExecutionContext,
+        mlflow: MlflowResource,
+        trained_model: TrainedModel,
+        registered_model: RegisteredVersion,
+    ) -> dg.MaterializeResult[OnnxModel]:
+        return _exported(context, mlflow, trained_model, registered_model)
+
+    return onnx_model
+
+
+def _exported(
     context: dg.AssetExecutionContext,
     mlflow: MlflowResource,
     trained_model: TrainedModel,
@@ -132,29 +153,55 @@ def _graph_metadata(summary: GraphSummary) -> dict[str, Any]:
     }
 
 
-class EntryConfig(dg.Config):
-    """How Triton shall run the model; a change rebuilds every loaded version of it."""
+def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
+    serving = spec.serving
 
-    enable_dynamic_batching: bool = Field(
-        default=False, description="Let Triton gather requests into batches of 8 or 16 rows."
+    class EntryConfig(dg.Config):
+        """How Triton shall run the model; a change rebuilds every loaded version of it."""
+
+        enable_dynamic_batching: bool = Field(
+            default=serving.dynamic_batching,
+            description="Let Triton gather requests into batches of 8 or 16 rows.",
+        )
+        triton_instance_group_count: int = Field(
+            default=serving.instances,
+            ge=1,
+            le=64,
+            description="Instances of the model on the CPU.",
+        )
+
+    @dg.asset(
+        key=spec.key("triton_model_entry"),
+        group_name=spec.identifier,
+        owners=list(spec.owners),
+        tags=dict(spec.tags),
+        kinds={"triton", "onnx"},
+        ins={"onnx_model": dg.AssetIn(key=spec.key("onnx_model"))},
+        description=(
+            "The version as an entry of Triton's model repository: written whole, once, and not "
+            "loaded. The configuration comes from the graph's own inputs and outputs."
+        ),
     )
-    triton_instance_group_count: int = Field(
-        default=1, ge=1, le=64, description="Instances of the model on the CPU."
-    )
+    def triton_model_entry(
+        context: dg.AssetExecutionContext,
+        config: EntryConfig,
+        mlflow: MlflowResource,
+        model_repository: ModelRepository,
+        onnx_model: OnnxModel,
+    ) -> dg.MaterializeResult[PackagedVersion]:
+        options = ServingOptions(
+            config.enable_dynamic_batching,
+            config.triton_instance_group_count,
+            serving.max_batch_size,
+        )
+        return _packaged(context, options, mlflow, model_repository, onnx_model)
+
+    return triton_model_entry
 
 
-@dg.asset(
-    group_name="packaging",
-    owners=_OWNERS,
-    kinds={"triton", "onnx"},
-    description=(
-        "The version as an entry of Triton's model repository: written whole, once, and not "
-        "loaded. The configuration comes from the graph's own inputs and outputs."
-    ),
-)
-def triton_model_entry(
+def _packaged(
     context: dg.AssetExecutionContext,
-    config: EntryConfig,
+    options: ServingOptions,
     mlflow: MlflowResource,
     model_repository: ModelRepository,
     onnx_model: OnnxModel,
@@ -169,7 +216,6 @@ def triton_model_entry(
         data_fingerprint=onnx_model.data_fingerprint,
         packaged_by=context.run.run_id,
     )
-    options = ServingOptions(config.enable_dynamic_batching, config.triton_instance_group_count)
     try:
         graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
         summary = inspect_graph(graph)

@@ -4,7 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from platform_assets.packaging.assets import ONNX_ARTIFACT, onnx_model, triton_model_entry
+from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.assets import ONNX_ARTIFACT
 from platform_assets.packaging.onnx_export import (
     ExportError,
     inspect_graph,
@@ -21,109 +22,127 @@ from platform_assets.resources.model_repository import ModelRepository, Reposito
 from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
 
 
-@dg.asset_check(
-    asset=onnx_model,
-    blocking=True,
-    description="The graph in MLflow has its recorded digest and passes the ONNX checker.",
-)
-def onnx_checker(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
-    """Fetch the graph as publishing will, and check what came."""
-    with mlflow_failures("onnx_checker"):
-        graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
-    digest = sha256(graph)
-    metadata: dict[str, Any] = {"sha256": digest, "recorded_sha256": onnx_model.sha256}
-    try:
-        summary = inspect_graph(graph)
-    except ExportError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)
-    metadata |= {"opset": summary.opset, "ir_version": summary.ir_version}
-    return dg.AssetCheckResult(passed=digest == onnx_model.sha256, metadata=metadata)
+def packaging_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
+    """Build the checks of `onnx_model` and `triton_model_entry` of one model."""
+    return [_onnx_checker(spec), _onnx_parity(spec), _entry_digest(spec), _entry_config(spec)]
 
 
-@dg.asset_check(
-    asset=onnx_model,
-    blocking=True,
-    description=(
-        "ONNX Runtime answers the whole evaluation set as scikit-learn did: labels equal, "
-        "probabilities within tolerance."
-    ),
-)
-def onnx_parity(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
-    """Run the graph over every evaluation row."""
-    with mlflow_failures("onnx_parity"):
-        graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
-        evaluation = mlflow.evaluation_set(onnx_model.run_id)
-    signature = onnx_model.signature
-    outputs = run_graph(graph, model_inputs(signature, evaluation.features))
-    parity = compare(
-        outputs[signature.label_output],
-        outputs.get(signature.probabilities_output or ""),
-        evaluation.labels,
-        evaluation.probabilities,
+def _onnx_checker(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("onnx_model"),
+        blocking=True,
+        description="The graph in MLflow has its recorded digest and passes the ONNX checker.",
     )
-    return dg.AssetCheckResult(passed=parity.holds, metadata=parity.metadata())
+    def onnx_checker(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
+        """Fetch the graph as publishing will, and check what came."""
+        with mlflow_failures("onnx_checker"):
+            graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
+        digest = sha256(graph)
+        metadata: dict[str, Any] = {"sha256": digest, "recorded_sha256": onnx_model.sha256}
+        try:
+            summary = inspect_graph(graph)
+        except ExportError as error:
+            return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)
+        metadata |= {"opset": summary.opset, "ir_version": summary.ir_version}
+        return dg.AssetCheckResult(passed=digest == onnx_model.sha256, metadata=metadata)
+
+    return onnx_checker
 
 
-@dg.asset_check(
-    asset=triton_model_entry,
-    blocking=True,
-    description="The bytes in the repository have the digest that MLflow records.",
-)
-def entry_digest(
-    triton_model_entry: PackagedVersion,
-    model_repository: ModelRepository,
-    mlflow: MlflowResource,
-) -> dg.AssetCheckResult:
-    """Read the entry back from disk and compare it with the registry."""
-    entry = triton_model_entry
-    with mlflow_failures("entry_digest"):
-        recorded = mlflow.version_tags(entry.model_name, entry.version).get(ONNX_DIGEST_TAG, "")
-    try:
-        on_disk = model_repository.verify(entry.model_name, entry.version)
-    except RepositoryError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error))
-    return dg.AssetCheckResult(
-        passed=on_disk.onnx_sha256 == recorded == entry.sha256 and on_disk.run_id == entry.run_id,
-        metadata={
-            "repository_sha256": on_disk.onnx_sha256,
-            "registry_sha256": recorded or "none",
-            "run_id": on_disk.run_id,
-        },
-    )
-
-
-@dg.asset_check(
-    asset=triton_model_entry,
-    blocking=True,
-    description=(
-        "config.pbtxt parses with Triton's own protobuf, names this version, and says the "
-        "inputs and outputs that the graph on disk declares."
-    ),
-)
-def entry_config(
-    triton_model_entry: PackagedVersion, model_repository: ModelRepository
-) -> dg.AssetCheckResult:
-    """Parse the configuration and hold it against the graph."""
-    entry = triton_model_entry
-    path = model_repository.path(entry.model_name, entry.version) / MODEL_FILE
-    try:
-        config = from_text(entry.config_text)
-        graph = inspect_graph(path.read_bytes())
-    except (ConfigError, ExportError, OSError) as error:
-        return dg.AssetCheckResult(passed=False, description=str(error))
-    names = {
-        "inputs": [tensor.name for tensor in config.input],
-        "outputs": [tensor.name for tensor in config.output],
-    }
-    return dg.AssetCheckResult(
-        passed=(
-            config.name == entry.model_name
-            and served_versions(config) == (entry.version,)
-            and names["inputs"] == [tensor.name for tensor in graph.inputs]
-            and names["outputs"] == [tensor.name for tensor in graph.outputs]
+def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("onnx_model"),
+        blocking=True,
+        description=(
+            "ONNX Runtime answers the whole evaluation set as scikit-learn did: labels equal, "
+            "probabilities within tolerance."
         ),
-        metadata={
-            "versions": ", ".join(map(str, served_versions(config))),
-            **{role: ", ".join(tensors) for role, tensors in names.items()},
-        },
     )
+    def onnx_parity(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
+        """Run the graph over every evaluation row."""
+        with mlflow_failures("onnx_parity"):
+            graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
+            evaluation = mlflow.evaluation_set(onnx_model.run_id)
+        signature = onnx_model.signature
+        outputs = run_graph(graph, model_inputs(signature, evaluation.features))
+        parity = compare(
+            outputs[signature.label_output],
+            outputs.get(signature.probabilities_output or ""),
+            evaluation.labels,
+            evaluation.probabilities,
+        )
+        return dg.AssetCheckResult(passed=parity.holds, metadata=parity.metadata())
+
+    return onnx_parity
+
+
+def _entry_digest(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("triton_model_entry"),
+        blocking=True,
+        description="The bytes in the repository have the digest that MLflow records.",
+    )
+    def entry_digest(
+        triton_model_entry: PackagedVersion,
+        model_repository: ModelRepository,
+        mlflow: MlflowResource,
+    ) -> dg.AssetCheckResult:
+        """Read the entry back from disk and compare it with the registry."""
+        entry = triton_model_entry
+        with mlflow_failures("entry_digest"):
+            recorded = mlflow.version_tags(entry.model_name, entry.version).get(ONNX_DIGEST_TAG, "")
+        try:
+            on_disk = model_repository.verify(entry.model_name, entry.version)
+        except RepositoryError as error:
+            return dg.AssetCheckResult(passed=False, description=str(error))
+        return dg.AssetCheckResult(
+            passed=on_disk.onnx_sha256 == recorded == entry.sha256
+            and on_disk.run_id == entry.run_id,
+            metadata={
+                "repository_sha256": on_disk.onnx_sha256,
+                "registry_sha256": recorded or "none",
+                "run_id": on_disk.run_id,
+            },
+        )
+
+    return entry_digest
+
+
+def _entry_config(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("triton_model_entry"),
+        blocking=True,
+        description=(
+            "config.pbtxt parses with Triton's own protobuf, names this version, and says the "
+            "inputs and outputs that the graph on disk declares."
+        ),
+    )
+    def entry_config(
+        triton_model_entry: PackagedVersion, model_repository: ModelRepository
+    ) -> dg.AssetCheckResult:
+        """Parse the configuration and hold it against the graph."""
+        entry = triton_model_entry
+        path = model_repository.path(entry.model_name, entry.version) / MODEL_FILE
+        try:
+            config = from_text(entry.config_text)
+            graph = inspect_graph(path.read_bytes())
+        except (ConfigError, ExportError, OSError) as error:
+            return dg.AssetCheckResult(passed=False, description=str(error))
+        names = {
+            "inputs": [tensor.name for tensor in config.input],
+            "outputs": [tensor.name for tensor in config.output],
+        }
+        return dg.AssetCheckResult(
+            passed=(
+                config.name == entry.model_name
+                and served_versions(config) == (entry.version,)
+                and names["inputs"] == [tensor.name for tensor in graph.inputs]
+                and names["outputs"] == [tensor.name for tensor in graph.outputs]
+            ),
+            metadata={
+                "versions": ", ".join(map(str, served_versions(config))),
+                **{role: ", ".join(tensors) for role, tensors in names.items()},
+            },
+        )
+
+    return entry_config

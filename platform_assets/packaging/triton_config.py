@@ -43,6 +43,8 @@ class ServingOptions:
 
     dynamic_batching: bool = False
     instance_count: int = 1
+    max_batch_size: int = MAX_BATCH_SIZE
+    """Rows in one inference."""
 
 
 def model_config(
@@ -68,7 +70,7 @@ def model_config(
     config = pb.ModelConfig(
         name=check_model_name(model_name),
         backend="onnxruntime",
-        max_batch_size=MAX_BATCH_SIZE,
+        max_batch_size=options.max_batch_size,
         default_model_filename=MODEL_FILE,
         input=[_tensor(pb.ModelInput, spec) for spec in inputs],
         output=[_tensor(pb.ModelOutput, spec) for spec in outputs],

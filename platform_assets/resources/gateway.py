@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
-from serving_gateway.contract import ReloadAnswer, ReloadRequest
+from serving_gateway.contract import ReloadAnswer, ReloadRequest, RollbackRequest
 
 if TYPE_CHECKING:
     import httpx
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 10.0
 _RELOAD_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
+_NOT_HOSTED: Final = frozenset({"unknown_model", "model_not_open"})
 
 
 class GatewayError(Exception):
@@ -38,6 +40,10 @@ class GatewayRefused(GatewayError):
         self.code = code
 
 
+class ModelNotHosted(GatewayRefused):
+    """The gateway routes to no version of that model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Convergence:
     """How far the replicas followed a switch."""
@@ -49,7 +55,7 @@ class Convergence:
 
 
 class GatewayResource(dg.ConfigurableResource[None]):
-    """All gateway replicas that route to one Triton."""
+    """All gateway replicas that route to one Triton; each model has paths of its own there."""
 
     urls: str = Field(description="Addresses of the replicas, separated by commas.")
     control_token: str = Field(description="Bearer token of the control endpoints.")
@@ -59,48 +65,66 @@ class GatewayResource(dg.ConfigurableResource[None]):
         """Address of each replica."""
         return tuple(url.strip().rstrip("/") for url in self.urls.split(",") if url.strip())
 
-    def reload(self, alias: str, request: ReloadRequest) -> ReloadAnswer:
+    def reload(self, model_name: str, alias: str, request: ReloadRequest) -> ReloadAnswer:
         """Move a variant; replicas share the routing record, so one is asked.
 
         Raises:
             GatewayUnavailable: no replica answers.
             GatewayRefused: with the gateway's own reason; nothing changed.
         """
-        answer = self._any_replica(
-            "POST",
-            f"/variant/{alias}/reload",
-            content=msgspec.json.encode(request),
-            headers={
-                "content-type": "application/json",
-                "authorization": f"Bearer {self.control_token}",
-            },
-            timeout_s=_RELOAD_TIMEOUT_S,
-        )
-        return msgspec.json.decode(answer, type=ReloadAnswer)
+        return self._change(model_name, f"/variant/{alias}/reload", request)
 
-    def models(self, replica: str) -> dict[str, Any]:
-        """Return `GET /models` of one replica."""
-        return self._json(replica, "/models")
+    def rollback(self, model_name: str, alias: str, request: RollbackRequest) -> ReloadAnswer:
+        """Move a variant back, and pin it there.
 
-    def health(self, replica: str) -> dict[str, Any]:
-        """Return `GET /health` of one replica."""
-        return self._json(replica, "/health")
+        Raises:
+            GatewayUnavailable: no replica answers.
+            GatewayRefused: with the gateway's own reason; nothing changed.
+        """
+        return self._change(model_name, f"/variant/{alias}/rollback", request)
+
+    def models(self, replica: str, model_name: str) -> dict[str, Any]:
+        """Return what one replica says of a model (`GET /models/{model_name}`).
+
+        Raises:
+            GatewayUnavailable: it does not answer.
+            ModelNotHosted: it never routed to a version of the model, or does not yet.
+        """
+        return self._json(replica, f"/models/{model_name}")
+
+    def pages(self, model_name: str) -> list[dict[str, Any]]:
+        """Return what each replica that hosts the model says of it; none before the first reload.
+
+        Raises:
+            GatewayUnavailable: a replica does not answer.
+        """
+        found = []
+        for replica in self.replicas:
+            with contextlib.suppress(ModelNotHosted):
+                found.append(self.models(replica, model_name))
+        return found
+
+    def health(self, replica: str, model_name: str) -> dict[str, Any]:
+        """Return `GET /models/{model_name}/health` of one replica."""
+        return self._json(replica, f"/models/{model_name}/health")
 
     def metrics(self, replica: str) -> str:
         """Return `GET /metrics` of one replica, in Prometheus' text format."""
         return self._request(replica, "GET", "/metrics").decode()
 
-    def predict(self, rows: Sequence[Sequence[float]]) -> dict[str, Any]:
-        """Return the answer of `POST /predict` for rows in signature order."""
+    def predict(self, model_name: str, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """Return the answer to a prediction for rows in signature order; None is missing."""
         answer = self._any_replica(
             "POST",
-            "/predict",
+            f"/models/{model_name}/predict",
             content=msgspec.json.encode({"data": rows}),
             headers={"content-type": "application/json"},
         )
         return dict(msgspec.json.decode(answer))
 
-    def wait_switched(self, alias: str, answer: ReloadAnswer, deadline_s: float) -> Convergence:
+    def wait_switched(
+        self, model_name: str, alias: str, answer: ReloadAnswer, deadline_s: float
+    ) -> Convergence:
         """Wait until every replica routes `alias` by the generation that a reload made.
 
         Every replica is each address of `urls`, and whichever else those list as live.
@@ -112,7 +136,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         while True:
             out_of_time = time.monotonic() >= deadline
             try:
-                found = self._convergence(alias, answer)
+                found = self._convergence(model_name, alias, answer)
             except GatewayError:
                 if out_of_time:
                     raise
@@ -121,17 +145,34 @@ class GatewayResource(dg.ConfigurableResource[None]):
                     return found
             time.sleep(_POLL_S)
 
-    def _convergence(self, alias: str, answer: ReloadAnswer) -> Convergence:
+    def _convergence(self, model_name: str, alias: str, answer: ReloadAnswer) -> Convergence:
         late: dict[str, str] = {}
         live: set[str] = set()
         for replica in self.replicas:
-            page = self.models(replica)
+            try:
+                page = self.models(replica, model_name)
+            except ModelNotHosted:
+                late[replica] = "does not host the model yet"
+                continue
             version = effective_version(page, alias)
             if version != answer.version:
                 late[replica] = "no confirmed version" if version is None else f"version {version}"
             late |= laggards(page, answer.generation)
             live |= {str(other["id"]) for other in page["replicas"]}
         return Convergence(late, tuple(sorted(live)))
+
+    def _change(self, model_name: str, path: str, request: msgspec.Struct) -> ReloadAnswer:
+        answer = self._any_replica(
+            "POST",
+            f"/models/{model_name}{path}",
+            content=msgspec.json.encode(request),
+            headers={
+                "content-type": "application/json",
+                "authorization": f"Bearer {self.control_token}",
+            },
+            timeout_s=_RELOAD_TIMEOUT_S,
+        )
+        return msgspec.json.decode(answer, type=ReloadAnswer)
 
     def _json(self, replica: str, path: str) -> dict[str, Any]:
         return dict(msgspec.json.decode(self._request(replica, "GET", path)))
@@ -170,7 +211,8 @@ def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
         code, reason = str(body["code"]), str(body["error"])
     except (ValueError, KeyError, TypeError):
         pass
-    return GatewayRefused(
+    kind = ModelNotHosted if code in _NOT_HOSTED else GatewayRefused
+    return kind(
         f"the gateway at {replica} refused {path} ({answer.status_code} {code}): {reason}",
         status=answer.status_code,
         code=code,

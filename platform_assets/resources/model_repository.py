@@ -101,6 +101,24 @@ class ModelRepository(dg.ConfigurableResource[None]):
                 "Register a new version, or move that directory away if nobody serves it."
             )
 
+    def versions(self, model_name: str) -> tuple[int, ...]:
+        """Versions whose directories stand there, ascending."""
+        folder = self._config_path(model_name).parent
+        if not folder.is_dir():
+            return ()
+        return tuple(sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal()))
+
+    def delete(self, model_name: str, version: int) -> None:
+        """Take a version directory away; the caller knows that nobody serves it.
+
+        It leaves its place in one step, so that nobody ever sees half of it.
+        """
+        target = self.path(model_name, version)
+        doomed = target.with_name(f"{_STAGING_PREFIX}deleted-{version}-{uuid.uuid4().hex}")
+        target.rename(doomed)
+        _fsync_directory(target.parent)
+        shutil.rmtree(doomed, ignore_errors=True)
+
     def verify(self, model_name: str, version: int) -> Provenance:
         """Re-check a version's bytes against its provenance.
 

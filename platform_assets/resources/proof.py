@@ -14,17 +14,18 @@ _LATEST: Final = "latest"
 
 
 class ProofFolder(dg.ConfigurableResource[None]):
-    """One folder per Dagster run, and `latest`, which points at the newest."""
+    """By model: one folder per Dagster run, and `latest`, which points at the newest."""
 
     root: str = Field(description="Folder that holds the proofs.")
 
-    def write(self, run_id: str, files: Mapping[str, str]) -> Path:
+    def write(self, model_name: str, run_id: str, files: Mapping[str, str]) -> Path:
         """Write the files of a run, then let `latest` point at them; return their folder."""
-        folder = Path(self.root) / run_id
+        home = Path(self.root) / model_name
+        folder = home / run_id
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text)
-        link = Path(self.root) / f".{_LATEST}-{uuid.uuid4().hex}"
+        link = home / f".{_LATEST}-{uuid.uuid4().hex}"
         link.symlink_to(run_id)
-        link.replace(Path(self.root) / _LATEST)
+        link.replace(home / _LATEST)
         return folder

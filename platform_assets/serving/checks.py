@@ -1,201 +1,310 @@
-"""The gates between a loaded version and production, and what is checked after the switch."""
+"""What is asked of a loaded version, and of production after the switch."""
 
 import time
 from typing import Any
 
 import dagster as dg
 
+from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.parity import Parity
 from platform_assets.resources.failures import mlflow_failures
-from platform_assets.resources.gateway import GatewayError, GatewayResource, effective_version
-from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.gateway import (
+    GatewayError,
+    GatewayRefused,
+    GatewayResource,
+    effective_version,
+)
+from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.assets import gateway_reload, triton_serving_state
+from platform_assets.serving.gates import champion_gates
 from platform_assets.serving.parity import predict_parity, triton_parity
-from platform_assets.serving.promotion import LOAD_ID, PRODUCTION
+from platform_assets.serving.pictures import latency_picture
+from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import Promotion, ServingState
+from platform_assets.serving.switching import PRODUCTION
+from platform_assets.training.pictures import inline
 
-LATENCY_BUDGET_MS = 50.0
-_LATENCY_SAMPLES = 200
+_LATENCY_ROUNDS = 3
+_LATENCY_SAMPLES = 100
 
 
-@dg.asset_check(
-    asset=triton_serving_state,
-    blocking=True,
-    description=(
-        "Triton reports exactly this version READY, by the repository index and by the "
-        "versioned ready endpoint, asked now."
-    ),
-)
-def triton_ready(triton_serving_state: ServingState, triton: TritonResource) -> dg.AssetCheckResult:
-    """Ask both ways; either saying no keeps the version out of production."""
-    state = triton_serving_state
-    metadata: dict[str, Any] = {
-        "version": state.version,
-        "run_id": state.run_id,
-        LOAD_ID: state.load_id,
-    }
-    try:
-        index = triton.index(state.model_name)
-        endpoint = triton.version_ready(state.model_name, state.version)
-    except TritonError as error:
-        return dg.AssetCheckResult(
-            passed=False, description=f"Triton could not be asked: {error}", metadata=metadata
-        )
-    entries = [entry for entry in index if entry.version == state.version]
-    by_index = [entry.state for entry in entries] == ["READY"]
-    reason = state.reason or "; ".join(entry.reason for entry in entries if entry.reason)
-    metadata |= {
-        "repository_index": dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {"version": entry.version or 0, "state": entry.state, "reason": entry.reason}
-                )
-                for entry in index
-            ]
-        ),
-        "index_says_ready": by_index,
-        "endpoint_says_ready": endpoint,
-        "still_ready": ", ".join(str(entry.version) for entry in index if entry.state == "READY")
-        or "none",
-    }
-    passed = by_index and endpoint
-    return dg.AssetCheckResult(
-        passed=passed,
+def serving_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
+    """Build the checks of `triton_serving_state` and `gateway_reload` of one model."""
+    return [
+        _triton_ready(spec),
+        _triton_parity(spec),
+        _triton_latency(spec),
+        *champion_gates(spec),
+        _gateway_effective(spec),
+        _predict_parity(spec),
+        _registry_alias(spec),
+    ]
+
+
+def _triton_ready(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("triton_serving_state"),
+        name="triton_ready",
+        blocking=True,
         description=(
-            f"version {state.version} is READY"
-            if passed
-            else f"version {state.version} is not READY ({reason or 'Triton gives no reason'}); "
-            "production stays where it is"
+            "Triton reports exactly this version READY, by the repository index and by the "
+            "versioned ready endpoint, asked now."
         ),
-        metadata=metadata,
     )
-
-
-@dg.asset_check(
-    asset=triton_serving_state,
-    name="triton_parity",
-    blocking=True,
-    description=(
-        "Over the wire, this version answers the whole evaluation set as scikit-learn did: "
-        "labels equal, probabilities within tolerance."
-    ),
-)
-def triton_parity_check(
-    triton_serving_state: ServingState, triton: TritonResource, mlflow: MlflowResource
-) -> dg.AssetCheckResult:
-    """Compare what Triton really answers with what was trained."""
-    state = triton_serving_state
-    judged: dict[str, Any] = {"version": state.version, LOAD_ID: state.load_id}
-    with mlflow_failures("triton_parity"):
-        registered = mlflow.version(state.model_name, state.version)
-        evaluation = mlflow.evaluation_set(state.run_id)
-    try:
-        parity = triton_parity(
-            evaluation,
-            registered.signature,
-            triton,
-            model_name=state.model_name,
-            version=state.version,
-        )
-    except TritonError as error:
+    def triton_ready(
+        triton_serving_state: ServingState, triton: TritonResource
+    ) -> dg.AssetCheckResult:
+        state = triton_serving_state
+        metadata: dict[str, Any] = {
+            "version": state.version,
+            "run_id": state.run_id,
+            LOAD_ID: state.load_id,
+        }
+        try:
+            index = triton.index(state.model_name)
+            endpoint = triton.version_ready(state.model_name, state.version)
+        except TritonError as error:
+            return dg.AssetCheckResult(
+                passed=False, description=f"Triton could not be asked: {error}", metadata=metadata
+            )
+        entries = [entry for entry in index if entry.version == state.version]
+        by_index = [entry.state for entry in entries] == ["READY"]
+        reason = state.reason or "; ".join(entry.reason for entry in entries if entry.reason)
+        still = [str(entry.version) for entry in index if entry.state == "READY"]
+        metadata |= {
+            "repository_index": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {"version": one.version or 0, "state": one.state, "reason": one.reason}
+                    )
+                    for one in index
+                ]
+            ),
+            "index_says_ready": by_index,
+            "endpoint_says_ready": endpoint,
+            "still_ready": ", ".join(still) or "none",
+        }
+        passed = by_index and endpoint
         return dg.AssetCheckResult(
-            passed=False,
-            description=f"version {state.version} did not answer: {error}",
-            metadata=judged,
+            passed=passed,
+            description=(
+                f"version {state.version} is READY"
+                if passed
+                else f"version {state.version} is not READY ({reason or 'Triton gives no reason'})"
+                "; production stays where it is"
+            ),
+            metadata=metadata,
         )
-    return dg.AssetCheckResult(passed=parity.holds, metadata={**judged, **parity.metadata()})
+
+    return triton_ready
 
 
-@dg.asset_check(
-    asset=triton_serving_state,
-    description=(
-        f"Single rows are answered within {LATENCY_BUDGET_MS:.0f} ms at the 99th percentile; "
-        "a warning, since a busy machine is no fault of the model."
-    ),
-)
-def triton_latency(
-    triton_serving_state: ServingState, triton: TritonResource, mlflow: MlflowResource
-) -> dg.AssetCheckResult:
-    """Time single-row inferences, one after the other, and warn over budget."""
-    import numpy as np
+def _triton_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("triton_serving_state"),
+        name="triton_parity",
+        blocking=True,
+        description=(
+            "Over the wire, this version answers the whole evaluation set as scikit-learn did: "
+            "labels equal, numbers within tolerance."
+        ),
+    )
+    def triton_parity_check(
+        triton_serving_state: ServingState, triton: TritonResource, mlflow: MlflowResource
+    ) -> dg.AssetCheckResult:
+        state = triton_serving_state
+        judged: dict[str, Any] = {"version": state.version, LOAD_ID: state.load_id}
+        with mlflow_failures("triton_parity"):
+            registered = mlflow.version(state.model_name, state.version)
+            evaluation = mlflow.evaluation_set(state.run_id)
+        try:
+            parity = triton_parity(
+                evaluation,
+                registered.signature,
+                triton,
+                model_name=state.model_name,
+                version=state.version,
+                tolerance=spec.gates.parity_tolerance,
+            )
+        except TritonError as error:
+            return dg.AssetCheckResult(
+                passed=False,
+                description=f"version {state.version} did not answer: {error}",
+                metadata=judged,
+            )
+        return _parity_result(parity, judged)
 
+    return triton_parity_check
+
+
+def _parity_result(parity: Parity, metadata: dict[str, Any]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=parity.holds, metadata={**metadata, **parity.metadata()})
+
+
+def _triton_latency(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    budget = spec.gates.latency_ms
+
+    @dg.asset_check(
+        asset=spec.key("triton_serving_state"),
+        name="triton_latency",
+        blocking=True,
+        description=(
+            f"Single rows are answered within {budget:g} ms at the 99th percentile, in the best "
+            "of three rounds: a machine that is busy for a moment is no fault of the model."
+        ),
+    )
+    def triton_latency(
+        triton_serving_state: ServingState, triton: TritonResource, mlflow: MlflowResource
+    ) -> dg.AssetCheckResult:
+        import numpy as np
+
+        state = triton_serving_state
+        judged: dict[str, Any] = {"version": state.version, LOAD_ID: state.load_id}
+        try:
+            rounds = [_one_round(state, triton, mlflow) for _ in range(_LATENCY_ROUNDS)]
+        except (TritonError, RegistryError) as error:
+            return dg.AssetCheckResult(passed=False, description=str(error), metadata=judged)
+        p99s = [float(np.percentile(took, 99)) for took in rounds]
+        best = rounds[p99s.index(min(p99s))]
+        p50, p99 = (round(float(np.percentile(best, q)), 2) for q in (50, 99))
+        passed = p99 <= budget
+        return dg.AssetCheckResult(
+            passed=passed,
+            description=None
+            if passed
+            else f"a row takes {p99:g} ms at the 99th percentile, over the budget of {budget:g} ms",
+            metadata={
+                **judged,
+                "p50_ms": p50,
+                "p99_ms": p99,
+                "budget_ms": budget,
+                "samples": len(best),
+                "latencies": dg.MetadataValue.md(
+                    inline(latency_picture(best, budget), "latency of single rows")
+                ),
+            },
+        )
+
+    return triton_latency
+
+
+def _one_round(state: ServingState, triton: TritonResource, mlflow: MlflowResource) -> list[float]:
+    """Milliseconds of single-row inferences, one after the other."""
     from platform_assets.packaging.onnx_export import model_inputs
 
-    state = triton_serving_state
+    registered = mlflow.version(state.model_name, state.version)
+    rows = mlflow.evaluation_set(state.run_id).features.head(1)
+    inputs = model_inputs(registered.signature, rows)
     took: list[float] = []
-    try:
-        registered = mlflow.version(state.model_name, state.version)
-        rows = mlflow.evaluation_set(state.run_id).features.head(1)
-        inputs = model_inputs(registered.signature, rows)
-        for _ in range(_LATENCY_SAMPLES):
-            began = time.perf_counter()
-            triton.infer(
-                state.model_name, state.version, inputs, [registered.signature.label_output]
+    for _ in range(_LATENCY_SAMPLES):
+        began = time.perf_counter()
+        triton.infer(state.model_name, state.version, inputs, [registered.signature.label_output])
+        took.append((time.perf_counter() - began) * 1e3)
+    return took
+
+
+def _gateway_effective(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("gateway_reload"),
+        name="gateway_effective",
+        blocking=True,
+        description="On every replica, production's effective version is the one Triton serves.",
+    )
+    def gateway_effective(
+        gateway_reload: Promotion, gateway: GatewayResource
+    ) -> dg.AssetCheckResult:
+        expected = gateway_reload.version
+        rows: list[dg.TableRecord] = []
+        agree = True
+        for replica in gateway.replicas:
+            try:
+                page = gateway.models(replica, spec.model_name)
+            except GatewayError as error:
+                agree = False
+                rows.append(
+                    dg.TableRecord({"replica": replica, "effective": str(error), "served": ""})
+                )
+                continue
+            effective = effective_version(page, PRODUCTION)
+            served = page["ssot"]["prod_served_version"]
+            agree = agree and effective == served == expected
+            rows.append(
+                dg.TableRecord(
+                    {"replica": replica, "effective": str(effective), "served": str(served)}
+                )
             )
-            took.append((time.perf_counter() - began) * 1e3)
-    except (TritonError, RegistryError) as error:
         return dg.AssetCheckResult(
-            passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error)
+            passed=agree and bool(rows),
+            metadata={"expected": expected, "replicas": dg.MetadataValue.table(rows)},
         )
-    p50, p99 = (round(float(np.percentile(took, q)), 2) for q in (50, 99))
-    return dg.AssetCheckResult(
-        passed=p99 <= LATENCY_BUDGET_MS,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "p50_ms": p50,
-            "p99_ms": p99,
-            "budget_ms": LATENCY_BUDGET_MS,
-            "samples": len(took),
-        },
+
+    return gateway_effective
+
+
+def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("gateway_reload"),
+        name="predict_parity",
+        blocking=True,
+        description="The gateway answers the whole evaluation set as scikit-learn did.",
     )
-
-
-@dg.asset_check(
-    asset=gateway_reload,
-    blocking=True,
-    description="On every replica, production's effective version is the one Triton serves.",
-)
-def gateway_effective(gateway_reload: Promotion, gateway: GatewayResource) -> dg.AssetCheckResult:
-    """Read `GET /models` of every replica."""
-    expected = gateway_reload.version
-    rows: list[dg.TableRecord] = []
-    agree = True
-    for replica in gateway.replicas:
+    def predict_parity_check(
+        gateway_reload: Promotion, gateway: GatewayResource, mlflow: MlflowResource
+    ) -> dg.AssetCheckResult:
+        with mlflow_failures("predict_parity"):
+            registered = mlflow.version(spec.model_name, gateway_reload.version)
+            evaluation = mlflow.evaluation_set(gateway_reload.run_id)
         try:
-            page = gateway.models(replica)
+            parity, _labels = predict_parity(
+                evaluation,
+                registered.signature,
+                gateway,
+                model_name=spec.model_name,
+                version=gateway_reload.version,
+                tolerance=spec.gates.parity_tolerance,
+            )
         except GatewayError as error:
-            agree = False
-            rows.append(dg.TableRecord({"replica": replica, "effective": str(error), "served": ""}))
-            continue
-        effective = effective_version(page, PRODUCTION)
-        served = page["ssot"]["prod_served_version"]
-        agree = agree and effective == served == expected
-        rows.append(
-            dg.TableRecord({"replica": replica, "effective": str(effective), "served": str(served)})
-        )
-    return dg.AssetCheckResult(
-        passed=agree and bool(rows),
-        metadata={"expected": expected, "replicas": dg.MetadataValue.table(rows)},
+            return dg.AssetCheckResult(passed=False, description=str(error))
+        return _parity_result(parity, {})
+
+    return predict_parity_check
+
+
+def _registry_alias(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("gateway_reload"),
+        name="registry_alias",
+        description=(
+            f"MLflow's alias `{PRODUCTION_ALIAS}` names the version that the gateway really "
+            "routes to. Moving the alias changes nothing that is served; it only makes MLflow lie."
+        ),
     )
+    def registry_alias(mlflow: MlflowResource, gateway: GatewayResource) -> dg.AssetCheckResult:
+        return compare_alias(spec.model_name, mlflow, gateway)
+
+    return registry_alias
 
 
-@dg.asset_check(
-    asset=gateway_reload,
-    name="predict_parity",
-    blocking=True,
-    description="`POST /predict` answers the whole evaluation set as scikit-learn did.",
-)
-def predict_parity_check(
-    gateway_reload: Promotion, gateway: GatewayResource, mlflow: MlflowResource
+def compare_alias(
+    model_name: str, mlflow: MlflowResource, gateway: GatewayResource
 ) -> dg.AssetCheckResult:
-    """Compare the answers that clients get with what was trained."""
-    with mlflow_failures("predict_parity"):
-        registered = mlflow.version(gateway_reload.model_name, gateway_reload.version)
-        evaluation = mlflow.evaluation_set(gateway_reload.run_id)
+    """Compare what MLflow is told with what is served; a warning, whatever comes out."""
+    warn = dg.AssetCheckSeverity.WARN
     try:
-        parity, _labels = predict_parity(
-            evaluation, registered.signature, gateway, version=gateway_reload.version
-        )
-    except GatewayError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error))
-    return dg.AssetCheckResult(passed=parity.holds, metadata=parity.metadata())
+        alias = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
+        pages = gateway.pages(model_name)
+    except (RegistryError, GatewayRefused, GatewayError) as error:
+        return dg.AssetCheckResult(passed=False, severity=warn, description=str(error))
+    routed = {page["effective"].get(PRODUCTION, {}).get("version") for page in pages} or {None}
+    passed = routed == {alias}
+    served = ", ".join(str(version) for version in routed)
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=warn,
+        description=None
+        if passed
+        else f"MLflow's alias {PRODUCTION_ALIAS} names version {alias}, but version {served} is "
+        "in production and stays so. To move production run the chain or the rollback job; the "
+        "alias then follows by itself",
+        metadata={"alias_version": str(alias), "production_version": served},
+    )

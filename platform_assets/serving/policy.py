@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -63,3 +63,29 @@ def versions_to_keep(
     """
     line = [version for version in dict.fromkeys((production, *previous)) if version in ready]
     return tuple(sorted({*line[:retention], *(set(routed) & set(ready))}))
+
+
+def versions_to_delete(
+    *,
+    on_disk: Collection[int],
+    ready: Collection[int],
+    routed: Collection[int],
+    ledger: Sequence[int],
+    keep: int,
+) -> tuple[int, ...]:
+    """Version directories that nobody needs any more, ascending.
+
+    Args:
+        on_disk: versions that stand in the repository.
+        ready: versions READY now.
+        routed: versions that a variant routes to, or that a restarted Triton would load.
+        ledger: versions that were switched to, newest first.
+        keep: how many directories to keep at least; as many of the ledger's last stay whatever
+            else is there, since a rollback may want them.
+    """
+    last = list(dict.fromkeys(ledger))[:keep]
+    # A version newer than all that were ever switched to may be on its way to production.
+    newest = max((*ready, *routed, *ledger), default=0)
+    needed = {*ready, *routed, *last, *(version for version in on_disk if version > newest)}
+    spare = sorted(set(on_disk) - needed)
+    return tuple(spare[: max(0, len(on_disk) - keep)])

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.failures import failure
 from platform_assets.resources.gateway import GatewayError, GatewayResource, routed_versions
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.loading import retire
-from platform_assets.serving.policy import versions_to_keep
+from platform_assets.serving.ledger import Entry
+from platform_assets.serving.loading import persisted_versions, retire
+from platform_assets.serving.policy import versions_to_delete, versions_to_keep
 from platform_assets.serving.records import ServingState
+from platform_assets.serving.switching import PRODUCTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     Metadata = Mapping[str, dg.MetadataValue | str | int]
 
-PRODUCTION: Final = "A"
-SERVING_STATE: Final = dg.AssetKey("triton_serving_state")
-GATES: Final = ("triton_ready", "triton_parity")
+GATES: Final = (
+    "triton_ready",
+    "triton_parity",
+    "triton_latency",
+    "no_regression",
+    "schema_compatible",
+    "feature_contract",
+)
 """Blocking checks of the serving state without which no version reaches production."""
+STATUS_TAG: Final = "serving.status"
+"""Tag of a version in MLflow: a record for people of what became of it."""
 LOAD_ID: Final = "load_id"
 """Metadata key by which a gate says which load it judged."""
 
@@ -77,7 +89,8 @@ def refuse_unless_gated(state: ServingState, instance: dg.DagsterInstance) -> No
 def _open_gates(state: ServingState, instance: dg.DagsterInstance) -> dict[str, str]:
     verdicts: dict[str, str] = {}
     for gate in GATES:
-        passed = _verdict(state, dg.AssetCheckKey(SERVING_STATE, gate), instance)
+        key = dg.AssetCheckKey(dg.AssetKey([state.model_name, "triton_serving_state"]), gate)
+        passed = _verdict(state, key, instance)
         if passed is None:
             verdicts[gate] = "did not run on this load"
         elif not passed:
@@ -103,49 +116,73 @@ def _verdict(
 
 
 def retire_surplus(
-    model_name: str,
+    spec: ModelSpec,
     production: int,
     *,
     retention: int,
+    ledger: Sequence[Entry],
     gateway: GatewayResource,
     triton: TritonResource,
     repository: ModelRepository,
     log: logging.Logger,
 ) -> Metadata:
-    """Unload what is beyond retention; a failure here leaves more READY, never less.
+    """Unload what is beyond retention, delete what is beyond `keep_versions`.
+
+    A failure in here leaves more than was wanted, never less.
 
     Returns:
-        Metadata that says which versions were kept and which retired.
+        Metadata that says which versions were kept, retired and deleted.
     """
+    name = spec.model_name
     try:
-        pages = [gateway.models(replica) for replica in gateway.replicas]
+        pages = gateway.pages(name)
         previous = [
             int(slot["version"])
             for page in pages
             for slot in page["routing"]["previous"].get(PRODUCTION, ())
         ]
+        routed = routed_versions(pages)
         keep = versions_to_keep(
             production=production,
-            routed=routed_versions(pages),
+            routed=routed,
             previous=previous,
-            ready=triton.ready_versions(model_name),
+            ready=triton.ready_versions(name),
             retention=retention,
         )
-        retired = retire(model_name, keep, triton=triton, repository=repository)
-    except (GatewayError, TritonError, RepositoryError, ConfigError) as error:
-        log.warning("The switch stands, but no version was retired: %s", error)
-        return {"retired": f"none: {error}"}
+        retired = retire(name, keep, triton=triton, repository=repository)
+        doomed = versions_to_delete(
+            on_disk=repository.versions(name),
+            ready=triton.ready_versions(name),
+            routed=(production, *routed, *persisted_versions(repository, name)),
+            ledger=[entry.version for entry in ledger],
+            keep=spec.serving.keep_versions,
+        )
+        for version in doomed:
+            repository.delete(name, version)
+    except (GatewayError, TritonError, RepositoryError, ConfigError, OSError) as error:
+        log.warning("The switch stands, but retiring stopped: %s", error)
+        return {"retired": f"stopped: {error}"}
     return {
         "kept_ready": ", ".join(map(str, keep)),
         "retired": ", ".join(map(str, retired)) or "none",
+        "deleted": ", ".join(map(str, doomed)) or "none",
     }
 
 
-def tell_registry(state: ServingState, mlflow: MlflowResource, log: logging.Logger) -> Metadata:
+def tell_registry(
+    model_name: str, version: int, mlflow: MlflowResource, log: logging.Logger
+) -> Metadata:
     """Record the switch in MLflow; the switch stands whether or not MLflow hears of it."""
     try:
-        mlflow.set_alias(state.model_name, PRODUCTION_ALIAS, state.version)
+        before = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
+        mlflow.set_alias(model_name, PRODUCTION_ALIAS, version)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        if before not in (None, version):
+            mlflow.set_version_tags(
+                model_name, before, {STATUS_TAG: f"was in production, to {now}"}
+            )
+        mlflow.set_version_tags(model_name, version, {STATUS_TAG: f"in production since {now}"})
     except RegistryError as error:
         log.warning("The switch stands, but MLflow was not told: %s", error)
         return {"registry_told": f"no: {error}"}
-    return {"registry_told": f"alias {PRODUCTION_ALIAS} -> {state.version}"}
+    return {"registry_told": f"alias {PRODUCTION_ALIAS} -> {version}"}

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.triton import TritonResource
-from platform_assets.serving.parity import predict_parity
+from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
+from platform_assets.serving.parity import json_rows, predict_parity
 from platform_assets.serving.records import Promotion
 
 _ROWS_SHOWN = 5
 
 
 def collect_proof(
+    spec: ModelSpec,
     promotion: Promotion,
+    ledger: Sequence[Entry],
     *,
     triton: TritonResource,
     gateway: GatewayResource,
@@ -33,8 +38,10 @@ def collect_proof(
         "reload_variant_A.json": msgspec.json.format(
             msgspec.json.encode(promotion.answer), indent=2
         ).decode(),
-        "gateway_health_models_metrics.txt": _gateways_say(gateway),
-        "prediction_parity.txt": _parity_table(promotion, gateway, mlflow),
+        "gateway_health_models_metrics.txt": _gateways_say(promotion.model_name, gateway),
+        "prediction_parity.txt": _parity_table(spec, promotion, gateway, mlflow),
+        "deployment_ledger.md": ledger_markdown(ledger),
+        "deployment_ledger.json": ledger_json(ledger),
     }
 
 
@@ -56,12 +63,12 @@ def _triton_says(promotion: Promotion, triton: TritonResource) -> str:
     )
 
 
-def _gateways_say(gateway: GatewayResource) -> str:
+def _gateways_say(model_name: str, gateway: GatewayResource) -> str:
     parts: list[str] = []
     for replica in gateway.replicas:
         for path, answer in (
-            ("/health", _pretty(gateway.health(replica))),
-            ("/models", _pretty(gateway.models(replica))),
+            (f"/models/{model_name}/health", _pretty(gateway.health(replica, model_name))),
+            (f"/models/{model_name}", _pretty(gateway.models(replica, model_name))),
             ("/metrics", gateway.metrics(replica)),
         ):
             parts += [f"GET {replica}{path}", answer, ""]
@@ -72,17 +79,24 @@ def _pretty(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2)
 
 
-def _parity_table(promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource) -> str:
+def _parity_table(
+    spec: ModelSpec, promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource
+) -> str:
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
     parity, answers = predict_parity(
-        evaluation, registered.signature, gateway, version=promotion.version
+        evaluation,
+        registered.signature,
+        gateway,
+        model_name=promotion.model_name,
+        version=promotion.version,
+        tolerance=spec.gates.parity_tolerance,
     )
     lines = [
         f"{name}: {value}" for name, value in {**parity.metadata(), "holds": parity.holds}.items()
     ]
     lines += ["", "row  features -> gateway (scikit-learn)"]
-    rows = evaluation.features.head(_ROWS_SHOWN).to_numpy().tolist()
+    rows = json_rows(registered.signature, evaluation.features.head(_ROWS_SHOWN))
     lines += [
         f"{position:3}  {row} -> {answers[position]} ({evaluation.labels[position]})"
         for position, row in enumerate(rows)

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.resources.failures import failure
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.assets import SERVING_POOL
-from platform_assets.serving.loading import persisted_versions, serve_exactly
+from platform_assets.serving.loading import Log, persisted_versions, serve_exactly
 from platform_assets.serving.policy import Drift, drift
-from serving_gateway.contract import DEFAULT_MODEL
 
 
 def observed_drift(
@@ -27,30 +26,59 @@ def observed_drift(
     return drift(verified, triton.ready_versions(model_name))
 
 
-@dg.op(
-    pool=SERVING_POOL,
-    description="Loads the verified versions that Triton lost and unloads those it gained.",
-)
-def reconcile_serving(
-    context: dg.OpExecutionContext, triton: TritonResource, model_repository: ModelRepository
-) -> None:
-    """Restore the persisted policy; look again first, since a run may have done it already."""
+def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
+    """Build the job that makes Triton serve exactly the verified versions of a model."""
+
+    @dg.op(
+        name=f"reconcile_{spec.identifier}",
+        pool=spec.serving_pool,
+        description="Loads the verified versions that Triton lost and unloads those it gained.",
+    )
+    def reconcile(
+        context: dg.OpExecutionContext, triton: TritonResource, model_repository: ModelRepository
+    ) -> None:
+        found = restore(spec.model_name, triton, model_repository, context.log.info)
+        if found:
+            context.add_output_metadata({"lost": str(found.lost), "gained": str(found.gained)})
+
+    @dg.job(
+        name=f"{spec.identifier}_reconcile",
+        tags={MODEL_TAG: spec.model_name},
+        description=f"Makes Triton serve exactly the verified versions of {spec.model_name}.",
+    )
+    def job() -> None:
+        reconcile()
+
+    return job
+
+
+def restore(
+    name: str, triton: TritonResource, repository: ModelRepository, log: Log
+) -> Drift | None:
+    """Restore the persisted policy; look first, since another run may have done it already.
+
+    Returns:
+        What differed.
+
+    Raises:
+        dagster.Failure: Triton does not answer, still differs, or a version cannot be given back.
+    """
     try:
-        found = observed_drift(DEFAULT_MODEL, triton, model_repository)
+        found = observed_drift(name, triton, repository)
         if not found:
-            context.log.info("Triton serves exactly the verified versions; nothing to do.")
-            return
-        ready = triton.ready_versions(DEFAULT_MODEL)
-        verified = persisted_versions(model_repository, DEFAULT_MODEL)
-        broken = model_repository.broken(DEFAULT_MODEL, verified)
+            log("Triton serves exactly the verified versions; nothing to do.")
+            return None
+        ready = triton.ready_versions(name)
+        verified = persisted_versions(repository, name)
+        broken = repository.broken(name, verified)
         # A version that is READY serves from memory, whatever became of its files.
         wanted = [version for version in verified if version in ready or version not in broken]
         if not wanted:
             raise _cannot_give_back(broken, "nothing of the model")
-        serve_exactly(DEFAULT_MODEL, wanted, triton=triton, repository=model_repository)
+        serve_exactly(name, wanted, triton=triton, repository=repository)
         for version in wanted:
-            triton.wait_until_ready(DEFAULT_MODEL, version)
-        left = observed_drift(DEFAULT_MODEL, triton, model_repository)
+            triton.wait_until_ready(name, version)
+        left = observed_drift(name, triton, repository)
     except (TritonError, RepositoryError) as error:
         raise failure(
             f"Triton was not reconciled: {error}",
@@ -66,10 +94,8 @@ def reconcile_serving(
         )
     if broken:
         raise _cannot_give_back(broken, f"version {', '.join(map(str, wanted))}")
-    context.log.info(f"Restored: lost {found.lost}, gained {found.gained}.")
-    context.add_output_metadata(
-        {"lost": str(found.lost), "gained": str(found.gained), "serving": str(wanted)}
-    )
+    log(f"Restored: lost {found.lost}, gained {found.gained}.")
+    return found
 
 
 def _cannot_give_back(broken: Mapping[int, str], serving: str) -> dg.Failure:

@@ -1,0 +1,39 @@
+"""All definitions of one model: the slices, and what runs them."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from platform_assets import automation
+from platform_assets.features.assets import feature_assets
+from platform_assets.features.checks import feature_checks
+from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.assets import packaging_assets
+from platform_assets.packaging.checks import packaging_checks
+from platform_assets.serving.assets import serving_assets
+from platform_assets.serving.checks import serving_checks
+from platform_assets.serving.rollback import rollback_job
+from platform_assets.training.assets import training_assets
+from platform_assets.training.checks import training_checks
+
+
+def build(spec: ModelSpec) -> dg.Definitions:
+    """Build the assets, checks, jobs, schedules and sensors of a model; no I/O."""
+    chain = automation.chain_job(spec)
+    return dg.Definitions(
+        assets=[
+            *feature_assets(spec),
+            *training_assets(spec),
+            *packaging_assets(spec),
+            *serving_assets(spec),
+        ],
+        asset_checks=[
+            *feature_checks(spec),
+            *training_checks(spec),
+            *packaging_checks(spec),
+            *serving_checks(spec),
+        ],
+        jobs=[chain, automation.serving_job(spec), rollback_job(spec)],
+        schedules=automation.retraining_schedules(spec, chain),
+        sensors=[automation.new_data_sensor(spec, chain)],
+    )

@@ -1,0 +1,121 @@
+"""The deployment ledger: which version was in production when, why, and by which run.
+
+Each switch is a materialization of `gateway_reload`, whoever made it; the ledger is read back
+from there, so it lives as long as Dagster's own records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+import msgspec
+
+from platform_assets.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from platform_assets.resources.mlflow import MlflowResource
+    from platform_assets.serving.switching import Switched
+
+PROMOTION: Final = "promotion"
+ROLLBACK: Final = "rollback"
+ELSEWHERE: Final = "by hand"
+"""A switch that a gateway was asked for without the pipeline."""
+
+_LIMIT: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One switch of production."""
+
+    at: str
+    """RFC 3339 time, in UTC."""
+    version: int
+    previous_version: int | None
+    generation: int
+    action: str
+    """`promotion`, `rollback` or `by hand`."""
+    by: str
+    """Dagster run that did it, or who asked the gateway."""
+    reason: str
+
+
+def switch_metadata(
+    spec: ModelSpec, switched: Switched, mlflow: MlflowResource
+) -> dict[str, dg.MetadataValue | str | int | float]:
+    """What a materialization of `gateway_reload` says of a switch; `read_ledger` reads it."""
+    answer = switched.answer
+    return {
+        "version": answer.version,
+        "previous_version": answer.previous_version or "none",
+        "run_id": answer.run_id,
+        "generation": answer.generation,
+        "changed": answer.changed,
+        "action": switched.action,
+        "reason": switched.reason,
+        "feature_contract": spec.contract,
+        "code_version": spec.code_version,
+        "replicas": "\n".join(switched.replicas),
+        "reload": dg.MetadataValue.json(msgspec.to_builtins(answer)),
+        "mlflow_version": dg.MetadataValue.url(mlflow.version_url(spec.model_name, answer.version)),
+    }
+
+
+def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIMIT) -> list[Entry]:
+    """Return the newest switches, newest first.
+
+    A run that was tried again tells of the same generation twice: it was one switch.
+    """
+    records = instance.fetch_materializations(
+        dg.AssetKey(spec.key("gateway_reload")), limit=limit
+    ).records
+    by_generation: dict[int, Entry] = {}
+    for record in records:
+        made = record.asset_materialization
+        if made is not None:
+            entry = _entry(record.timestamp, record.run_id or "", made.metadata)
+            # Overwritten by older ones: the first word about a generation says when it was.
+            by_generation[entry.generation] = entry
+    return list(by_generation.values())
+
+
+def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> Entry:
+    plain = {name: value.value for name, value in metadata.items()}
+    version, previous = int(plain["version"]), plain.get("previous_version")
+    return Entry(
+        at=datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds"),
+        version=version,
+        previous_version=previous if isinstance(previous, int) and previous != version else None,
+        generation=int(plain.get("generation", 0)),
+        action=str(plain.get("action", PROMOTION)),
+        by=str(plain.get("by") or run_id),
+        reason=str(plain.get("reason", "")),
+    )
+
+
+def ledger_markdown(entries: Sequence[Entry]) -> str:
+    """Render the ledger as a Markdown table."""
+    lines = [
+        "| at (UTC) | version | before | generation | what | by | why |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        before = "none" if entry.previous_version is None else str(entry.previous_version)
+        cells = (entry.at, str(entry.version), before, str(entry.generation))
+        words = (entry.action, entry.by, entry.reason)
+        lines.append("| " + " | ".join((*cells, *map(_cell, words))) + " |")
+    return "\n".join(lines)
+
+
+def ledger_json(entries: Sequence[Entry]) -> str:
+    """Render the ledger for programs."""
+    return json.dumps([asdict(entry) for entry in entries], indent=2)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,132 @@
+"""Rollback as a job: to a version that is READY at once, to a retired one after its load."""
+
+import dagster as dg
+from pydantic import Field
+
+from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.packaging.triton_config import ConfigError
+from platform_assets.resources.failures import failure
+from platform_assets.resources.gateway import GatewayError, GatewayResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.model_repository import ModelRepository, RepositoryError
+from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.ledger import ROLLBACK, switch_metadata
+from platform_assets.serving.loading import serve_exactly
+from platform_assets.serving.promotion import tell_registry
+from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
+from serving_gateway.contract import VARIANTS, RollbackRequest
+
+
+class RollbackConfig(dg.Config):
+    """Where to go back to, and who wants it why."""
+
+    variant: str = Field(default=PRODUCTION, description="A is production, B the candidate.")
+    version: int = Field(
+        default=0, ge=0, description="Version to go back to; 0 takes the one before the present."
+    )
+    reason: str = Field(default="", description="Why, for the routing record and the ledger.")
+    by: str = Field(default="", description="Who wants it, for the ledger.")
+    convergence_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds that every replica has to follow the switch."
+    )
+
+
+def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
+    """Build the job that moves a variant of a model back, and pins it there."""
+
+    @dg.op(
+        name=f"roll_back_{spec.identifier}",
+        pool=spec.serving_pool,
+        description="Moves the variant back on every gateway replica; the version is pinned.",
+    )
+    def rollback(
+        context: dg.OpExecutionContext,
+        config: RollbackConfig,
+        triton: TritonResource,
+        model_repository: ModelRepository,
+        gateway: GatewayResource,
+        mlflow: MlflowResource,
+    ) -> None:
+        target = _target(spec, config, gateway)
+        _make_ready(spec.model_name, target, triton, model_repository, context)
+        asked_by = config.by or f"Dagster run {context.run.run_id}"
+        why = f"rollback by {asked_by}" + (f": {config.reason}" if config.reason else "")
+        request = RollbackRequest(version=target, reason=why)
+        answer = roll_back(spec.model_name, request, gateway, config.variant)
+        live = wait_for_replicas(
+            spec.model_name, answer, gateway, config.convergence_timeout_s, config.variant
+        )
+        context.log.info(f"{config.variant} is on version {answer.version} on {len(live)} replicas")
+        if config.variant != PRODUCTION:
+            return
+        switched = Switched(answer, live, ROLLBACK, why)
+        told = tell_registry(spec.model_name, answer.version, mlflow, context.log)
+        context.log_event(
+            dg.AssetMaterialization(
+                dg.AssetKey(spec.key("gateway_reload")),
+                description=why,
+                metadata={**switch_metadata(spec, switched, mlflow), **told, "by": config.by},
+            )
+        )
+
+    @dg.job(
+        name=f"{spec.identifier}_rollback",
+        tags={MODEL_TAG: spec.model_name},
+        description=(
+            f"Moves {spec.model_name} back to the version before, or to the one that is named, "
+            "and pins it there. A retired version is loaded from the repository first."
+        ),
+    )
+    def job() -> None:
+        rollback()
+
+    return job
+
+
+def _target(spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource) -> int:
+    if config.variant not in VARIANTS:
+        raise failure(
+            f"there is no variant {config.variant!r}",
+            f"name one of {', '.join(VARIANTS)}.",
+        )
+    if config.version:
+        return config.version
+    try:
+        pages = gateway.pages(spec.model_name)
+    except GatewayError as error:
+        raise failure(
+            f"nothing was rolled back: {error}", "bring the gateway back, then run this again."
+        ) from error
+    for page in pages:
+        present = page["effective"].get(config.variant, {}).get("version")
+        for slot in page["routing"]["previous"].get(config.variant, ()):
+            if slot["version"] != present:
+                return int(slot["version"])
+    raise failure(
+        f"variant {config.variant} of {spec.model_name} has no earlier version",
+        "name the version to go back to.",
+    )
+
+
+def _make_ready(
+    name: str,
+    version: int,
+    triton: TritonResource,
+    repository: ModelRepository,
+    context: dg.OpExecutionContext,
+) -> None:
+    try:
+        ready = triton.ready_versions(name)
+        if version in ready:
+            context.log.info(f"version {version} is READY: the switch is instant")
+            return
+        context.log.info(f"version {version} was retired; it is loaded from the repository")
+        repository.verify(name, version)
+        serve_exactly(name, [*ready, version], triton=triton, repository=repository)
+        triton.wait_until_ready(name, version)
+    except (TritonError, RepositoryError, ConfigError) as error:
+        raise failure(
+            f"nothing was rolled back: version {version} of {name} cannot be served: {error}",
+            "name another version, or run the chain to make a new one.",
+            allow_retries=True,
+        ) from error

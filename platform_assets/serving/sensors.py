@@ -1,0 +1,198 @@
+"""Sensors that watch what is served, of all models at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.resources.gateway import GatewayError, GatewayResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.checks import compare_alias
+from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.reconcile import observed_drift
+from platform_assets.serving.switching import PRODUCTION
+
+_ASK_AGAIN_AFTER_S = 600
+_UNDER_WAY = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+_MOST_RUNS = 200
+
+
+def busy_models(instance: dg.DagsterInstance) -> set[str] | None:
+    """Models that a run under way may be changing; None when that may be any."""
+    found: set[str] = set()
+    for run in instance.get_runs(
+        filters=dg.RunsFilter(statuses=list(_UNDER_WAY)), limit=_MOST_RUNS
+    ):
+        if MODEL_TAG in run.tags:
+            found.add(run.tags[MODEL_TAG])
+        elif run.asset_selection:
+            found |= {key.path[0] for key in run.asset_selection}
+        else:
+            return None
+    return found
+
+
+def serving_drift_sensor(
+    specs: Sequence[ModelSpec], jobs: Sequence[dg.JobDefinition]
+) -> dg.SensorDefinition:
+    """Build the sensor that starts a model's reconcile job when Triton serves other versions."""
+
+    @dg.sensor(
+        name="serving_drift",
+        jobs=jobs,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Starts a model's reconcile job when Triton serves other versions of it than those "
+            "that were verified. Running from the start: it only ever gives back what was lost."
+        ),
+    )
+    def serving_drift(
+        context: dg.SensorEvaluationContext,
+        triton: TritonResource,
+        model_repository: ModelRepository,
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        busy = busy_models(context.instance)
+        if busy is None:
+            yield dg.SkipReason("a run is under way and may be loading a version")
+            return
+        said: list[str] = []
+        for spec, job in zip(specs, jobs, strict=True):
+            if spec.model_name in busy:
+                said.append(f"{spec.model_name}: a run is under way")
+                continue
+            try:
+                found = observed_drift(spec.model_name, triton, model_repository)
+            except TritonError as error:
+                yield dg.SkipReason(f"Triton cannot be asked: {error}")
+                return
+            if not found:
+                continue
+            # The same drift again within ten minutes means that the last run did not help.
+            period = int(time.time() // _ASK_AGAIN_AFTER_S)
+            said.append(f"{spec.model_name}: lost {found.lost}, gained {found.gained}")
+            yield dg.RunRequest(
+                job_name=job.name,
+                run_key=f"{spec.model_name} lost {found.lost} gained {found.gained} in {period}",
+                tags={
+                    MODEL_TAG: spec.model_name,
+                    "serving/lost": str(found.lost),
+                    "serving/gained": str(found.gained),
+                },
+            )
+        if not said:
+            yield dg.SkipReason("Triton serves exactly the verified versions")
+
+    return serving_drift
+
+
+def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
+    """Build the sensor that keeps the ledger whole and notices an alias that was moved by hand."""
+
+    @dg.sensor(
+        name="production_watch",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Writes switches that somebody asked a gateway for into the deployment ledger, and "
+            "evaluates registry_alias when MLflow and production begin or cease to agree. It "
+            "changes nothing that is served."
+        ),
+    )
+    def production_watch(
+        context: dg.SensorEvaluationContext, gateway: GatewayResource, mlflow: MlflowResource
+    ) -> dg.SensorResult:
+        known: dict[str, str] = json.loads(context.cursor or "{}")
+        busy = busy_models(context.instance)
+        said: list[str] = []
+        for spec in specs:
+            if busy is None or spec.model_name in busy:
+                continue
+            try:
+                switched = _tell_ledger(spec, gateway, context.instance)
+            except GatewayError as error:
+                said.append(f"{spec.model_name}: {error}")
+                continue
+            if switched is None:
+                continue
+            said += [f"{spec.model_name}: {switched}"] if switched else []
+            said += _tell_alias(spec, mlflow, gateway, context.instance, known)
+        return dg.SensorResult(
+            skip_reason="; ".join(said) or "nothing new", cursor=json.dumps(known)
+        )
+
+    return production_watch
+
+
+def _tell_ledger(
+    spec: ModelSpec, gateway: GatewayResource, instance: dg.DagsterInstance
+) -> str | None:
+    """Enter a switch that the ledger lacks; None while nothing ever was in production."""
+    pages = gateway.pages(spec.model_name)
+    if not pages:
+        return None
+    page = max(pages, key=lambda one: int(one["routing"]["generation"]))
+    slot, routing = page["effective"].get(PRODUCTION), page["routing"]
+    if slot is None:
+        return None
+    ledger = read_ledger(instance, spec, limit=5)
+    newest = ledger[0] if ledger else None
+    generation = int(routing["generation"])
+    if newest and (newest.generation >= generation or newest.version == slot["version"]):
+        return ""
+    by = routing["changed_by"] or "somebody"
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            dg.AssetKey(spec.key("gateway_reload")),
+            description="A gateway was asked for this switch; the pipeline did not make it.",
+            metadata={
+                "version": int(slot["version"]),
+                "previous_version": newest.version if newest else "none",
+                "run_id": slot["run_id"],
+                "generation": generation,
+                "changed": True,
+                "action": ELSEWHERE,
+                "by": by,
+                "reason": routing["reason"] or "",
+            },
+        )
+    )
+    return f"version {slot['version']} by {by} entered into the ledger"
+
+
+def _tell_alias(
+    spec: ModelSpec,
+    mlflow: MlflowResource,
+    gateway: GatewayResource,
+    instance: dg.DagsterInstance,
+    known: dict[str, str],
+) -> list[str]:
+    """Report `registry_alias` when it comes out otherwise than last time."""
+    result = compare_alias(spec.model_name, mlflow, gateway)
+    verdict = f"{result.passed}: {result.description}"
+    if known.get(spec.model_name) == verdict:
+        return []
+    known[spec.model_name] = verdict
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(spec.key("gateway_reload")),
+            check_name="registry_alias",
+            passed=result.passed,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=result.description,
+            metadata=result.metadata,
+        )
+    )
+    return [f"{spec.model_name}: registry_alias {'passed' if result.passed else 'failed'}"]
