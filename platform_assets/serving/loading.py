@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from platform_assets.packaging.records import PackagedVersion
 from platform_assets.packaging.triton_config import (
@@ -17,6 +18,9 @@ from platform_assets.resources.model_repository import ModelRepository, Reposito
 from platform_assets.resources.triton import TritonNotReady, TritonRefused, TritonResource
 from platform_assets.serving.policy import versions_beside
 from platform_assets.serving.records import ServingState
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 Log = Callable[[str], None]
 
@@ -73,7 +77,7 @@ def load_beside(
         version, ready=before, verified=verified, broken=repository.broken(name, verified)
     )
     log(f"READY before: {_listed(before)}; loading {_listed(versions)}")
-    config = with_versions(from_text(packaged.config_text), versions)
+    config = beside(from_text(packaged.config_text), repository.persisted_config(name), versions)
     refusal = "Triton gives no reason"
     try:
         triton.load(name, load_override(config))
@@ -87,6 +91,23 @@ def load_beside(
     repository.persist_config(name, to_text(with_versions(config, ready)))
     log(f"READY now: {_listed(ready)}; config.pbtxt names them")
     return state("")
+
+
+def beside(candidate: ModelConfig, persisted: str | None, versions: Collection[int]) -> ModelConfig:
+    """Return the configuration that serves `versions`, the candidate's among them.
+
+    Versions share one configuration. Where the candidate reads or answers other tensors than
+    those that serve, it names none, and Triton completes each version from its own graph. Such
+    a change makes Triton build every version anew, beside the ones that go on answering.
+    """
+    config = with_versions(candidate, versions)
+    if persisted is None or len(versions) == 1:
+        return config
+    serving = from_text(persisted)
+    if (list(serving.input), list(serving.output)) != (list(config.input), list(config.output)):
+        del config.input[:]
+        del config.output[:]
+    return config
 
 
 def retire(
