@@ -23,7 +23,7 @@ define have
 	  fi; }
 endef
 
-.PHONY: help up demo down status test lint bench lock system-python system-test clean
+.PHONY: help up demo chain down status test lint bench lock system-python system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ up: $(VENV)/.run $(TRITON_VENV)/.run ## start the platform, take raw data to pro
 
 demo: $(VENV)/.run $(TRITON_VENV)/.run ## the same, headless: print the proof, exit 0 or 1, leave nothing running
 	@$(STACK) demo
+
+chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars
+	@MODEL=$(MODEL) $(STACK) chain
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down

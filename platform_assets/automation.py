@@ -7,6 +7,8 @@ import dagster as dg
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources import source_fingerprint
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.packaging.adoption import is_foreign
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
 
 _TO_PRODUCTION = (
@@ -41,6 +43,18 @@ def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
         tags={MODEL_TAG: spec.model_name},
         description=f"{spec.model_name}: the exported version to production: package, load, "
         "prove, switch.",
+    )
+
+
+def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
+    """Build the job that takes a version registered by others from packaging to production."""
+    names = _TO_PRODUCTION[_TO_PRODUCTION.index("onnx_model") :]
+    return dg.define_asset_job(
+        f"{spec.identifier}_adoption",
+        selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
+        tags={MODEL_TAG: spec.model_name},
+        description=f"{spec.model_name}: a version that another training job registered, through "
+        f"the same gates. Name it in the configuration of {spec.identifier}__onnx_model.",
     )
 
 
@@ -102,3 +116,40 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
         )
 
     return new_data
+
+
+def foreign_version_sensor(
+    spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
+    """Build the sensor that takes in versions which other training jobs registered."""
+
+    @dg.sensor(
+        name=f"{spec.identifier}_registry",
+        job=job,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=(
+            f"{spec.model_name}: a version in MLflow that this pipeline did not register enters "
+            "the chain at packaging, through the same gates. Only the newest one does. Stopped "
+            "until somebody wants it."
+        ),
+    )
+    def registry(
+        context: dg.SensorEvaluationContext, mlflow: MlflowResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        try:
+            entries = mlflow.versions(spec.model_name)
+        except RegistryError as error:
+            return dg.SkipReason(f"MLflow cannot be asked: {error}")
+        if not entries or not is_foreign(entries[-1]):
+            return dg.SkipReason("the newest version is one of this pipeline")
+        version = entries[-1].version
+        return dg.RunRequest(
+            run_key=f"version {version}",
+            run_config={
+                "ops": {f"{spec.identifier}__onnx_model": {"config": {"adopt_version": version}}}
+            },
+            tags={MODEL_TAG: spec.model_name},
+        )
+
+    return registry

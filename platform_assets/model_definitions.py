@@ -19,7 +19,7 @@ from platform_assets.training.checks import training_checks
 
 def build(spec: ModelSpec) -> dg.Definitions:
     """Build the assets, checks, jobs, schedules and sensors of a model; no I/O."""
-    chain = automation.chain_job(spec)
+    chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
     return dg.Definitions(
         assets=[
             *feature_assets(spec),
@@ -33,7 +33,10 @@ def build(spec: ModelSpec) -> dg.Definitions:
             *packaging_checks(spec),
             *serving_checks(spec),
         ],
-        jobs=[chain, automation.serving_job(spec), rollback_job(spec)],
+        jobs=[chain, automation.serving_job(spec), adoption, rollback_job(spec)],
         schedules=automation.retraining_schedules(spec, chain),
-        sensors=[automation.new_data_sensor(spec, chain)],
+        sensors=[
+            automation.new_data_sensor(spec, chain),
+            automation.foreign_version_sensor(spec, adoption),
+        ],
     )

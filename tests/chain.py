@@ -12,13 +12,13 @@ import dagster as dg
 from platform_assets.features.assets import feature_assets
 from platform_assets.features.checks import feature_checks
 from platform_assets.features.sample_data import write_iris_source
-from platform_assets.features.spec import IRIS, ModelSpec
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.source import SourceResource
 from platform_assets.training.assets import training_assets
 from platform_assets.training.checks import training_checks
-from tests.servers import ROOT
+from tests.models import IRIS
 
 NOBODY = "http://127.0.0.1:9"
 FEATURE_ASSETS = ("features", "online_features")
@@ -27,7 +27,10 @@ TRAINING_ASSETS = ("trained_model", "registered_model")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run did: values by asset, checks by "asset.check", failures by step."""
+    """What a run of one model did: values by asset, checks by "asset.check", failures by step.
+
+    Assets and steps go by their names without the model's.
+    """
 
     success: bool
     values: dict[str, Any]
@@ -61,12 +64,13 @@ class Chain:
             *(feature_checks(self.spec) if checks else []),
             *(training_checks(self.spec) if checks else []),
         ]
-        selection = dg.AssetSelection.assets(*(assets or FEATURE_ASSETS + TRAINING_ASSETS))
+        names = assets or FEATURE_ASSETS + TRAINING_ASSETS
+        selection = dg.AssetSelection.assets(*(self.spec.key(name) for name in names))
         result = dg.materialize(
             definitions,
             selection=selection,
             resources={
-                "source": SourceResource(path=str(self.source)),
+                "source": SourceResource(variables={"SOURCE_PATH": str(self.source)}),
                 "feast": self.feast,
                 "mlflow": self.mlflow,
                 # Values of an earlier run, kept where the next one finds them.
@@ -87,7 +91,6 @@ def new_chain(
     return Chain(
         home=home,
         feast=FeastResource(
-            repo_path=str(ROOT / "feature_repo"),
             state_dir=str(home / "feast"),
             online_store="redis" if redis else "sqlite",
             redis=redis,
@@ -98,6 +101,11 @@ def new_chain(
     )
 
 
+def op_config(asset: str, config: dict[str, Any], spec: ModelSpec = IRIS) -> dict[str, Any]:
+    """Run configuration of one asset."""
+    return {"ops": {f"{spec.identifier}__{asset}": {"config": config}}}
+
+
 def outcome_of(result: dg.ExecuteInProcessResult) -> Outcome:
     """What a person would see of a run."""
     values: dict[str, Any] = {}
@@ -105,11 +113,11 @@ def outcome_of(result: dg.ExecuteInProcessResult) -> Outcome:
     for event in result.all_events:
         if event.is_step_materialization:
             made = event.step_materialization_data.materialization
-            name = made.asset_key.to_user_string()
-            values[name] = result.output_for_node(name)
+            name = made.asset_key.path[-1]
+            values[name] = result.output_for_node(made.asset_key.to_python_identifier())
             metadata[name] = dict(made.metadata)
     checks = {
-        f"{one.asset_key.to_user_string()}.{one.check_name}": one
+        f"{one.asset_key.path[-1]}.{one.check_name}": one
         for one in result.get_asset_check_evaluations()
     }
     return Outcome(result.success, values, checks, failures_of(result), metadata)
@@ -122,5 +130,6 @@ def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
         if event.is_step_failure:
             data = event.step_failure_data
             said = data.user_failure_data and data.user_failure_data.description
-            failures[str(event.step_key)] = said or data.error_display_string
+            step = str(event.step_key).partition("__")[2] or str(event.step_key)
+            failures[step] = said or data.error_display_string
     return failures

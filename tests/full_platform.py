@@ -10,8 +10,10 @@ from typing import Any
 
 import dagster as dg
 
-from platform_assets.definitions import defs
+from platform_assets import model_definitions
+from platform_assets.definitions import watching
 from platform_assets.features.sample_data import write_iris_source
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
@@ -22,7 +24,8 @@ from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.chain import Outcome, failures_of, outcome_of
 from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.servers import ROOT, RunningMlflow, RunningTriton, run_mlflow, run_triton
+from tests.models import IRIS
+from tests.servers import RunningMlflow, RunningTriton, run_mlflow, run_triton
 
 TOKEN = "control-token-of-the-tests"
 TO_ENTRY = (
@@ -46,6 +49,7 @@ class Platform:
     gateway: RunningGateway
     instance: dg.DagsterInstance
     resources: dict[str, Any]
+    spec: ModelSpec = IRIS
 
     @property
     def repository(self) -> ModelRepository:
@@ -72,37 +76,47 @@ class Platform:
 
         `resources` stand in for those of the platform.
         """
-        chosen = dg.AssetSelection.assets(*(assets or TO_ENTRY + SERVING))
+        names = assets or TO_ENTRY + SERVING
+        chosen = dg.AssetSelection.assets(*(self.spec.key(name) for name in names))
         selection = chosen if checks else chosen.without_checks()
         return self._materialize(selection, run_config, resources)
 
     def check(self, asset: str, name: str, **resources: Any) -> dg.AssetCheckEvaluation:
         """Evaluate one check of what was materialized last, as the UI's Execute does."""
-        key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+        key = dg.AssetCheckKey(dg.AssetKey(self.spec.key(asset)), name)
         outcome = self._materialize(dg.AssetSelection.checks(key), None, resources)
         return outcome.checks[f"{asset}.{name}"]
 
+    @property
+    def definitions(self) -> dg.Definitions:
+        """The code location of this model, with the platform's resources."""
+        return dg.Definitions.merge(
+            model_definitions.build(self.spec),
+            watching([self.spec]),
+            dg.Definitions(resources=self.resources),
+        )
+
     def job(self, name: str) -> dg.JobDefinition:
         """A job of the code location with the platform's resources."""
-        own = dg.Definitions(
-            assets=defs.assets,
-            asset_checks=defs.asset_checks,
-            jobs=defs.jobs,
-            resources=self.resources,
+        return self.definitions.resolve_job_def(name)
+
+    def execute(self, name: str, run_config: dict[str, Any] | None = None) -> dict[str, str]:
+        """Run a job; return its failures by step."""
+        result = self.job(name).execute_in_process(
+            instance=self.instance, run_config=run_config, raise_on_error=False
         )
-        return own.resolve_job_def(name)
+        return failures_of(result)
 
     def reconcile(self) -> dict[str, str]:
         """Run the reconcile job; return its failures by step."""
-        job = self.job("reconcile_serving_job")
-        result = job.execute_in_process(instance=self.instance, raise_on_error=False)
-        return failures_of(result)
+        return self.execute(f"{self.spec.identifier}_reconcile")
 
     def _materialize(
         self, selection: dg.AssetSelection, run_config: Any, resources: dict[str, Any]
     ) -> Outcome:
+        built = model_definitions.build(self.spec)
         result = dg.materialize(
-            [*(defs.assets or []), *(defs.asset_checks or [])],  # type: ignore[list-item] # what defs holds is what materialize takes
+            [*(built.assets or []), *(built.asset_checks or [])],  # type: ignore[list-item] # what it holds is what materialize takes
             selection=selection,
             resources={**self.resources, **resources},
             instance=self.instance,
@@ -154,10 +168,8 @@ def run_platform(home: Path) -> Iterator[Platform]:
             gateway=gateway,
             instance=instance,
             resources={
-                "source": SourceResource(path=str(home / "iris.csv")),
-                "feast": FeastResource(
-                    repo_path=str(ROOT / "feature_repo"), state_dir=str(home / "feast")
-                ),
+                "source": SourceResource(variables={"SOURCE_PATH": str(home / "iris.csv")}),
+                "feast": FeastResource(state_dir=str(home / "feast")),
                 "mlflow": MlflowResource(tracking_uri=mlflow.url),
                 "triton": TritonResource(
                     url=triton.http_url, grpc_url=triton.grpc_url, control_key=triton.control_key

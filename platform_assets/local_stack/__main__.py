@@ -1,4 +1,4 @@
-"""`python -m platform_assets.local_stack up|demo|down|status`."""
+"""`python -m platform_assets.local_stack up|demo|chain|down|status`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from platform_assets.local_stack import report
-from platform_assets.local_stack.chain import ChainEvent, run_chain
+from platform_assets.local_stack.chain import (
+    ChainEvent,
+    chain_job_name,
+    reload_definitions,
+    run_chain,
+)
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+from serving_gateway.contract import DEFAULT_MODEL, is_model_name
 
-CHAIN_JOB: Final = "full_chain"
 _STOP_DEADLINE_S: Final = 90.0
 
 
@@ -30,7 +35,7 @@ class _Stopped(BaseException):
 def _up(settings: StackSettings, console: Console) -> int:
     with _running(settings, console) as stack:
         if report.production(settings).version is None:
-            _chain(settings, console)
+            _chain(settings, console, DEFAULT_MODEL)
         else:
             console.print("Something is in production already; the chain was not run again.")
         report.print_addresses(settings, console)
@@ -39,9 +44,23 @@ def _up(settings: StackSettings, console: Console) -> int:
 
 def _demo(settings: StackSettings, console: Console) -> int:
     with _running(settings, console):
-        if not _chain(settings, console):
+        if not _chain(settings, console, DEFAULT_MODEL):
             return 1
         report.print_proof(settings, console)
+    return 0
+
+
+def _model_chain(settings: StackSettings, console: Console) -> int:
+    """Take one model (`MODEL`) of the running stack from its source to production."""
+    model_name = os.environ.get("MODEL") or DEFAULT_MODEL
+    if not is_model_name(model_name):
+        raise StackError(f"MODEL={model_name!r} is no model's name: use the model_name of its file")
+    if owner_pid(settings) is None:
+        raise StackError("nothing runs with this state directory: start it with `make up`")
+    reload_definitions(settings.dagster_url)
+    if not _chain(settings, console, model_name):
+        return 1
+    console.print(f"In production: {escape(str(report.production(settings, model_name)))}")
     return 0
 
 
@@ -86,13 +105,13 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
             stack.stop()
 
 
-def _chain(settings: StackSettings, console: Console) -> bool:
+def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
     began = time.monotonic()
-    with console.status("raw data to production") as spinner:
+    with console.status(f"{model_name}: raw data to production") as spinner:
 
         def show(event: ChainEvent) -> None:
             if event.kind == "asset":
-                console.print(f"[green]✓[/] {event.name:24} materialized")
+                console.print(f"[green]✓[/] {event.name:32} materialized")
                 spinner.update(f"after {event.name}")
             elif event.kind == "check":
                 console.print(f"  [dim]✓ {event.name}[/]")
@@ -101,7 +120,7 @@ def _chain(settings: StackSettings, console: Console) -> bool:
                 detail = escape(event.detail)
                 console.print(f"[{colour}]✗ {event.name}[/] {detail}", highlight=False)
 
-        result = run_chain(settings.dagster_url, CHAIN_JOB, show)
+        result = run_chain(settings.dagster_url, chain_job_name(model_name), show)
     page = f"{settings.dagster_url}/runs/{result.run_id}"
     if result.succeeded:
         console.print(f"The chain took {time.monotonic() - began:.0f} s: {page}")
@@ -131,6 +150,7 @@ def _watch(stack: Stack, console: Console) -> NoReturn:
 _COMMANDS: Final[dict[str, Callable[[StackSettings, Console], int]]] = {
     "up": _up,
     "demo": _demo,
+    "chain": _model_chain,
     "down": _down,
     "status": _status,
 }

@@ -29,6 +29,18 @@ mutation Launch($selector: JobOrPipelineSelector!) {
 }
 """
 
+_RELOAD: Final = """
+mutation Reload($location: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $location) {
+    __typename
+    ... on WorkspaceLocationEntry {
+      locationOrLoadError { __typename ... on PythonError { message } }
+    }
+    ... on PythonError { message }
+  }
+}
+"""
+
 _FOLLOW: Final = """
 query Follow($runId: ID!, $cursor: String) {
   logsForRun(runId: $runId, afterCursor: $cursor) {
@@ -74,6 +86,24 @@ class ChainResult:
     run_id: str
     succeeded: bool
     failures: tuple[ChainEvent, ...]
+
+
+def chain_job_name(model_name: str) -> str:
+    """Name of the job that takes a model from its source to production."""
+    return f"{model_name.replace('-', '_')}_chain"
+
+
+def reload_definitions(dagster_url: str) -> None:
+    """Make Dagster read the model files again, as its UI's Reload does.
+
+    Raises:
+        StackError: the code location does not load; the message is its own.
+    """
+    answer = _graphql(dagster_url, _RELOAD, {"location": LOCATION})["reloadRepositoryLocation"]
+    loaded = answer.get("locationOrLoadError") or answer
+    if loaded["__typename"] != "RepositoryLocation":
+        said = loaded.get("message", loaded["__typename"])
+        raise StackError(f"the definitions do not load: {said}")
 
 
 def run_chain(

@@ -155,7 +155,6 @@ def environment(
         # Nothing here submits jobs to MLflow; their runners would cost half a minute of start.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "FEAST_USAGE": "False",
-        "FEAST_REPO": str(ROOT / "feature_repo"),
         "FEAST_STATE_DIR": str(settings.state_dir / "feast"),
         "FEAST_ONLINE_STORE": inherited.get("FEAST_ONLINE_STORE", "sqlite"),
         "FEAST_REDIS": inherited.get("FEAST_REDIS", ""),
@@ -164,6 +163,10 @@ def environment(
         "TRITON_GRPC_URL": settings.triton_grpc_url,
         "MODEL_REPOSITORY": str(settings.model_repository),
         "PROOF_DIR": str(settings.proof_dir),
+        "SAMPLES_DIR": str(settings.state_dir / "samples"),
+        "REPORTS_DIR": str(settings.state_dir / "reports"),
+        "NOTIFY_WEBHOOK_URL": inherited.get("NOTIFY_WEBHOOK_URL", ""),
+        "DAGSTER_UI_URL": settings.dagster_url,
         "GATEWAY_URLS": settings.gateway_url,
         "GATEWAY_HOST": LOOPBACK,
         "GATEWAY_PORT": str(settings.ports.gateway),
@@ -171,6 +174,7 @@ def environment(
         "GATEWAY_MLFLOW_URL": settings.mlflow_url,
         "GATEWAY_STATE_DIR": str(settings.state_dir / "gateway"),
         "GATEWAY_FEAST_DIR": str(settings.state_dir / "feast"),
+        "GATEWAY_SAMPLE_DIR": str(settings.state_dir / "samples"),
         **secrets,
     }
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from platform_assets.local_stack.http import get_json, post_json
 from platform_assets.local_stack.processes import services
 from platform_assets.local_stack.settings import StackError, StackSettings
+from serving_gateway.contract import DEFAULT_MODEL
 
 SAMPLE_ROW: Final = (5.1, 3.5, 1.4, 0.2)
 _PROOF_FILES: Final = ("triton_ready_and_repo_index.txt", "reload_variant_A.json")
@@ -33,16 +34,25 @@ class Production:
         return "; ".join(("nothing", *self.reasons))
 
 
-def production(settings: StackSettings) -> Production:
-    """Ask the gateway what is in production now."""
+def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Production:
+    """Ask the gateway what of a model is in production now."""
     try:
-        page = get_json(f"{settings.gateway_url}/models")
+        page = get_json(f"{settings.gateway_url}/models/{model_name}")
     except OSError as error:
         return Production(None, reasons=(f"the gateway does not answer: {error}",))
     slot = page["effective"].get("A")
     if slot is not None and slot["ready"]:
         return Production(int(slot["version"]), pinned=slot["mode"] == "pinned")
     return Production(None, reasons=tuple(page["replica"]["reasons"]))
+
+
+def other_models(settings: StackSettings) -> list[str]:
+    """Models beside the default one that the gateway serves; none when it does not answer."""
+    try:
+        names = get_json(f"{settings.gateway_url}/models")["models"]
+    except OSError:
+        return []
+    return [name for name in names if name != DEFAULT_MODEL]
 
 
 def print_addresses(settings: StackSettings, console: Console) -> None:
@@ -74,7 +84,7 @@ def print_proof(settings: StackSettings, console: Console) -> None:
     Raises:
         StackError: there is no proof, or the gateway does not answer.
     """
-    folder = settings.proof_dir / "latest"
+    folder = settings.proof_dir / DEFAULT_MODEL / "latest"
     for name in _PROOF_FILES:
         path = folder / name
         if not path.is_file():
@@ -109,6 +119,8 @@ def print_status(settings: StackSettings, owner: int | None, console: Console) -
     console.print(f"state: {settings.state_dir}, held by {holder}")
     served = production(settings)
     console.print(f"in production: {escape(str(served))}")
+    for model_name in other_models(settings):
+        console.print(f"  {model_name}: {escape(str(production(settings, model_name)))}")
     return 0 if all_ready and served.version is not None else 1
 
 

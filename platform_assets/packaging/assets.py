@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.adoption import AdoptionError, adopt
 from platform_assets.packaging.onnx_export import (
     ExportError,
     GraphSummary,
@@ -41,27 +42,64 @@ def packaging_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     return [_onnx_model(spec), _triton_model_entry(spec)]
 
 
+class ExportConfig(dg.Config):
+    """What is exported."""
+
+    adopt_version: int = Field(
+        default=0,
+        ge=0,
+        description="Version that another training job registered in MLflow with an ONNX graph; "
+        "it enters the chain here. 0 exports the trained model.",
+    )
+
+
 def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
+    trained, registered = (
+        dg.AssetKey(spec.key(name)) for name in ("trained_model", "registered_model")
+    )
+
     @dg.asset(
         key=spec.key("onnx_model"),
         group_name=spec.identifier,
         owners=list(spec.owners),
         tags=dict(spec.tags),
         kinds={"onnx", "scikitlearn"},
-        ins={
-            name: dg.AssetIn(key=spec.key(name)) for name in ("trained_model", "registered_model")
-        },
+        # Loaded by hand: a version that was trained elsewhere has neither.
+        deps=[trained, registered],
         description="The registered version as an ONNX graph, kept with its run under its digest.",
     )
     def onnx_model(
-        context: dg.AssetExecutionContext,
-        mlflow: MlflowResource,
-        trained_model: TrainedModel,
-        registered_model: RegisteredVersion,
+        context: dg.AssetExecutionContext, config: ExportConfig, mlflow: MlflowResource
     ) -> dg.MaterializeResult[OnnxModel]:
-        return _exported(context, mlflow, trained_model, registered_model)
+        if config.adopt_version:
+            return _adopted(spec, config.adopt_version, mlflow)
+        return _exported(
+            context,
+            mlflow,
+            context.load_asset_value(trained, python_type=TrainedModel),
+            context.load_asset_value(registered, python_type=RegisteredVersion),
+        )
 
     return onnx_model
+
+
+def _adopted(
+    spec: ModelSpec, version: int, mlflow: MlflowResource
+) -> dg.MaterializeResult[OnnxModel]:
+    try:
+        registered, graph = adopt(spec, version, mlflow, ONNX_ARTIFACT)
+    except (AdoptionError, ExportError) as error:
+        raise failure(
+            f"version {version} was not taken: {error}",
+            "register a version whose graph fits the model file, or change the file.",
+        ) from error
+    except RegistryError as error:
+        raise failure(
+            f"version {version} was not taken: {error}",
+            "mend what MLflow says, then run this again.",
+            allow_retries=True,
+        ) from error
+    return _described(registered, graph, mlflow)
 
 
 def _exported(
@@ -80,12 +118,19 @@ def _exported(
         )
     try:
         graph = export(trained_model.estimator, registered.signature, registered.model_name)
-        summary = inspect_graph(graph)
+        inspect_graph(graph)
     except ExportError as error:
         raise failure(f"the model was not exported: {error}", "see the reason above.") from error
     digest = sha256(graph)
     _record_graph(registered, graph, digest, mlflow)
     context.log.info(f"version {registered.version}: {len(graph)} bytes, sha256 {digest}")
+    return _described(registered, graph, mlflow)
+
+
+def _described(
+    registered: RegisteredVersion, graph: bytes, mlflow: MlflowResource
+) -> dg.MaterializeResult[OnnxModel]:
+    digest = sha256(graph)
     return dg.MaterializeResult(
         value=OnnxModel(
             model_name=registered.model_name,
@@ -101,7 +146,8 @@ def _exported(
             "run_id": registered.run_id,
             "sha256": digest,
             "size_bytes": len(graph),
-            **_graph_metadata(summary),
+            "data_fingerprint": registered.data_fingerprint,
+            **_graph_metadata(inspect_graph(graph)),
             "mlflow_run": dg.MetadataValue.url(mlflow.run_url(registered.run_id)),
         },
     )

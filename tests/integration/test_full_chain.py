@@ -66,7 +66,7 @@ def test_the_former_production_stays_ready_and_the_one_before_is_retired(
     assert "pinned" in refused.failures["gateway_reload"]
     assert "with unpin: true" in refused.failures["gateway_reload"]
     assert platform.answering_version() == versions[0]
-    config = {"ops": {"gateway_reload": {"config": {"unpin": True}}}}
+    config = op_config("gateway_reload", {"unpin": True})
     assert platform.run("gateway_reload", run_config=config).success
     assert platform.answering_version() == versions[1]
 
@@ -231,13 +231,10 @@ def test_registered_and_trained_of_different_runs_are_not_mixed(platform: Platfo
 
 
 def test_launch_options_reach_the_configuration_on_disk(platform: Platform) -> None:
-    config = {
-        "ops": {
-            "triton_model_entry": {
-                "config": {"enable_dynamic_batching": True, "triton_instance_group_count": 2}
-            }
-        }
-    }
+    config = op_config(
+        "triton_model_entry",
+        {"enable_dynamic_batching": True, "triton_instance_group_count": 2},
+    )
     assert platform.run(*TO_ENTRY, run_config=config).success
     assert platform.run(*SERVING).success
     text = platform.repository.persisted_config(DEFAULT_MODEL) or ""

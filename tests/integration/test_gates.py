@@ -148,7 +148,7 @@ def test_the_switch_is_not_done_before_every_replica_follows(
     settled: Platform, other_replica: RunningGateway
 ) -> None:
     both = GatewayResource(urls=f"{settled.gateway.url},{other_replica.url}", control_token=TOKEN)
-    config = {"ops": {"gateway_reload": {"config": {"convergence_timeout_s": 1.0}}}}
+    config = op_config("gateway_reload", {"convergence_timeout_s": 1.0})
     outcome = settled.run("gateway_reload", run_config=config, gateway=both)
     message = outcome.failures["gateway_reload"]
     assert other_replica.url in message
@@ -162,7 +162,7 @@ def test_the_switch_is_not_done_before_replicas_that_nobody_named_follow(
     # It shares the routing record but reaches no Triton, and GATEWAY_URLS does not name it.
     nowhere = f"http://{LOOPBACK}:{free_port()}"
     env = {"GATEWAY_CONTROL_TOKEN": TOKEN}
-    config = {"ops": {"gateway_reload": {"config": {"convergence_timeout_s": 1.0}}}}
+    config = op_config("gateway_reload", {"convergence_timeout_s": 1.0})
     with run_gateway(settled.home, nowhere, env=env, name="unnamed") as unnamed:
         unnamed_id = unnamed.models()["replica"]["id"]
         wait_until(lambda: len(settled.gateway.models()["replicas"]) == 2, 5, "it is listed")

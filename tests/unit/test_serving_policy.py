@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from platform_assets.serving.policy import drift, versions_beside, versions_to_keep
+from typing import Any
+
+import pytest
+
+from platform_assets.serving.policy import (
+    drift,
+    versions_beside,
+    versions_to_delete,
+    versions_to_keep,
+)
 
 
 def test_a_candidate_is_loaded_beside_everything_that_serves() -> None:
@@ -49,3 +58,33 @@ def test_drift_names_what_was_lost_and_what_was_gained() -> None:
 
 def test_no_drift_is_falsy() -> None:
     assert not drift(verified=[3, 2], ready=[2, 3])
+
+
+def doomed(**other: object) -> tuple[int, ...]:
+    wishes: dict[str, Any] = {
+        "on_disk": (1, 2, 3, 4, 5, 6),
+        "ready": (5, 6),
+        "routed": (6,),
+        "ledger": (6, 5, 4),
+        "keep": 3,
+    }
+    return versions_to_delete(**{**wishes, **other})
+
+
+def test_what_nobody_needs_is_deleted_oldest_first() -> None:
+    assert doomed() == (1, 2, 3)
+    assert doomed(keep=5) == (1,)
+
+
+def test_no_more_is_deleted_than_is_beyond_the_count() -> None:
+    assert doomed(on_disk=(1, 6), keep=2) == ()
+
+
+@pytest.mark.parametrize("needed", ["ready", "routed", "ledger"])
+def test_what_serves_or_may_be_rolled_back_to_is_never_deleted(needed: str) -> None:
+    assert 1 in doomed()
+    assert 1 not in doomed(**{needed: (6, 1)})
+
+
+def test_a_version_that_is_on_its_way_is_never_deleted() -> None:
+    assert 9 not in doomed(on_disk=(1, 2, 3, 4, 5, 6, 9), keep=1)

@@ -1,0 +1,179 @@
+"""A version that somebody else's training job registered, made to stand in the same chain.
+
+Its graph has to read and answer what the model file says. It is judged on the evaluation rows
+of the pipeline's own newest version, so that the gates compare it with production fairly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.onnx_export import (
+    GraphSummary,
+    inspect_graph,
+    model_inputs,
+    run_graph,
+    sha256,
+)
+from platform_assets.packaging.triton_config import TensorSpec
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow_versions import VersionEntry
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from serving_gateway.contract import (
+    DATA_FINGERPRINT_TAG,
+    ONNX_DIGEST_TAG,
+    RUN_ID_TAG,
+    SIGNATURE_TAG,
+    Signature,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOREIGN_DATA = "unknown: trained elsewhere"
+"""Data fingerprint of a version whose training the pipeline did not do."""
+
+
+class AdoptionError(Exception):
+    """The version cannot enter the chain; the message says why."""
+
+
+def is_foreign(entry: VersionEntry) -> bool:
+    """Whether the pipeline neither registered nor adopted this version."""
+    return SIGNATURE_TAG not in entry.tags
+
+
+def adopt(
+    spec: ModelSpec, version: int, mlflow: MlflowResource, artifact: str
+) -> tuple[RegisteredVersion, bytes]:
+    """Check a foreign version's graph, and record in MLflow what the chain needs of it.
+
+    Args:
+        spec: the model that the version is said to be of.
+        version: its number in MLflow.
+        mlflow: the registry.
+        artifact: where a run keeps its graph for publishing.
+
+    Returns:
+        The version as the chain knows it, and the bytes of its graph.
+
+    Raises:
+        AdoptionError: the version has no run, another interface, or nothing to judge it by.
+        RegistryError: MLflow does not answer or does not have it.
+        ExportError: its graph is no valid ONNX model.
+    """
+    entries = {entry.version: entry for entry in mlflow.versions(spec.model_name)}
+    entry = entries.get(version)
+    if entry is None:
+        raise AdoptionError(f"MLflow has no version {version} of {spec.model_name}")
+    if not entry.run_id:
+        raise AdoptionError(
+            f"version {version} of {spec.model_name} was registered without a run, which has to "
+            "keep its evaluation: register it from a run"
+        )
+    known, evaluation = _yardstick(spec, entries, version, mlflow)
+    graph = mlflow.onnx_bytes(spec.model_name, version)
+    signature = spec.signature(known.classes)
+    _require_interface(signature, inspect_graph(graph))
+    _record_evaluation(entry.run_id, signature, evaluation, graph, mlflow)
+    mlflow.log_artifact_bytes(entry.run_id, artifact, graph)
+    mlflow.set_version_tags(
+        spec.model_name,
+        version,
+        {
+            RUN_ID_TAG: entry.run_id,
+            DATA_FINGERPRINT_TAG: FOREIGN_DATA,
+            ONNX_DIGEST_TAG: sha256(graph),
+            # Last: with it the version counts as adopted.
+            SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
+        },
+    )
+    return mlflow.version(spec.model_name, version), graph
+
+
+def _yardstick(
+    spec: ModelSpec, entries: dict[int, VersionEntry], version: int, mlflow: MlflowResource
+) -> tuple[Signature, EvaluationSet]:
+    """Signature and evaluation rows of the newest version that the pipeline trained."""
+    for other in sorted(entries, reverse=True):
+        entry = entries[other]
+        own = entry.tags.get(DATA_FINGERPRINT_TAG) not in (None, FOREIGN_DATA)
+        if other == version or is_foreign(entry) or not own:
+            continue
+        signature = mlflow.version(spec.model_name, other).signature
+        if [f.name for f in signature.features] != list(spec.feature_names):
+            continue
+        return signature, mlflow.evaluation_set(entry.run_id)
+    raise AdoptionError(
+        f"there are no evaluation rows of {spec.model_name} to judge version {version} by: run "
+        f"{spec.identifier}_chain once, then adopt it"
+    )
+
+
+def _require_interface(signature: Signature, graph: GraphSummary) -> None:
+    inputs = _expected_inputs(signature)
+    wrong = _tensor_differences("input", inputs, graph.inputs)
+    names = [signature.label_output]
+    if signature.probabilities_output is not None:
+        names.append(signature.probabilities_output)
+    missing = set(names) - {tensor.name for tensor in graph.outputs}
+    wrong += [f"output {name} is missing" for name in sorted(missing)]
+    if wrong:
+        raise AdoptionError(
+            "its graph does not read and answer what the model file says: " + "; ".join(wrong)
+        )
+
+
+def _expected_inputs(signature: Signature) -> dict[str, TensorSpec]:
+    features = signature.features
+    if signature.packed_input is not None:
+        name = signature.packed_input
+        return {name: TensorSpec(name, features[0].tensor_dtype, (None, len(features)))}
+    return {f.name: TensorSpec(f.name, f.tensor_dtype, (None, 1)) for f in features}
+
+
+def _tensor_differences(
+    kind: str, expected: dict[str, TensorSpec], found: tuple[TensorSpec, ...]
+) -> list[str]:
+    there = {tensor.name: tensor for tensor in found}
+    wrong = [f"{kind} {name} is missing" for name in expected if name not in there]
+    wrong += [f"{kind} {name} is unknown" for name in there if name not in expected]
+    wrong += [
+        f"{kind} {name} is {there[name].dtype.value} {there[name].shape}, not "
+        f"{tensor.dtype.value} {tensor.shape}"
+        for name, tensor in expected.items()
+        if name in there and there[name] != tensor
+    ]
+    return wrong
+
+
+def _record_evaluation(
+    run_id: str,
+    signature: Signature,
+    evaluation: EvaluationSet,
+    graph: bytes,
+    mlflow: MlflowResource,
+) -> None:
+    """Keep with the run what the graph answers for the rows, as training does for its own."""
+    try:
+        outputs = run_graph(graph, model_inputs(signature, evaluation.features))
+    except Exception as error:
+        # ONNX Runtime's exceptions have no common root of their own.
+        raise AdoptionError(f"its graph cannot answer the evaluation rows: {error}") from error
+    labels: np.ndarray[Any, Any] = outputs[signature.label_output].reshape(-1)
+    probabilities = outputs.get(signature.probabilities_output or "")
+    mlflow.log_artifact_bytes(
+        run_id,
+        EVALUATION_ARTIFACT,
+        write_evaluation(
+            evaluation.features,
+            evaluation.label_true,
+            labels.astype(evaluation.labels.dtype),
+            probabilities,
+            evaluation.groups,
+        ),
+    )

@@ -1,0 +1,95 @@
+"""The deployment ledger, written and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.serving.ledger import (
+    PROMOTION,
+    ROLLBACK,
+    ledger_json,
+    ledger_markdown,
+    read_ledger,
+    switch_metadata,
+)
+from platform_assets.serving.switching import Switched
+from serving_gateway.contract import Mode, ReloadAnswer
+from tests.models import IRIS
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def switch(
+    instance: dg.DagsterInstance,
+    version: int,
+    generation: int,
+    *,
+    previous: int | None = None,
+    changed: bool = True,
+    action: str = PROMOTION,
+    reason: str = "",
+) -> None:
+    answer = ReloadAnswer(
+        "success",
+        "A",
+        version,
+        f"run-{version}",
+        "registry",
+        Mode.SSOT,
+        generation,
+        previous,
+        changed,
+    )
+    metadata = switch_metadata(
+        IRIS,
+        Switched(answer, ("replica",), action, reason),
+        MlflowResource(tracking_uri="http://127.0.0.1:9"),
+    )
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+
+
+def test_switches_are_told_newest_first(instance: dg.DagsterInstance) -> None:
+    switch(instance, 1, 1)
+    switch(instance, 2, 2, previous=1, reason="nightly")
+    switch(instance, 1, 3, previous=2, action=ROLLBACK, reason="it was wrong")
+    entries = read_ledger(instance, IRIS)
+    assert [(e.version, e.previous_version, e.action) for e in entries] == [
+        (1, 2, ROLLBACK),
+        (2, 1, PROMOTION),
+        (1, None, PROMOTION),
+    ]
+
+
+def test_a_run_that_was_tried_again_is_one_switch(instance: dg.DagsterInstance) -> None:
+    switch(instance, 2, 2, previous=1, reason="first")
+    switch(instance, 2, 2, previous=2, changed=False, reason="again")
+    assert [entry.reason for entry in read_ledger(instance, IRIS)] == ["first"]
+
+
+def test_a_switch_whose_first_run_died_is_in_the_ledger_by_its_second(
+    instance: dg.DagsterInstance,
+) -> None:
+    switch(instance, 2, 2, previous=2, changed=False)
+    [entry] = read_ledger(instance, IRIS)
+    assert (entry.version, entry.previous_version) == (2, None)
+
+
+def test_before_the_first_switch_it_is_empty(instance: dg.DagsterInstance) -> None:
+    assert read_ledger(instance, IRIS) == []
+    assert ledger_json([]) == "[]"
+
+
+def test_reasons_stay_in_their_cell(instance: dg.DagsterInstance) -> None:
+    switch(instance, 1, 1, reason="a | b\nc")
+    table = ledger_markdown(read_ledger(instance, IRIS)).splitlines()
+    assert len(table) == 3
+    assert table[2].endswith("| a \\| b c |")

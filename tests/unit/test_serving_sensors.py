@@ -1,0 +1,176 @@
+"""What the watching sensors start and write down, and when they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from platform_assets.model_spec import MODEL_TAG
+from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.triton import TritonResource
+from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.reconcile import reconcile_job
+from platform_assets.serving.sensors import (
+    busy_models,
+    production_watch_sensor,
+    serving_drift_sensor,
+)
+from tests.models import IRIS
+from tests.servers import free_port
+
+ALIAS = dg.AssetCheckKey(dg.AssetKey(IRIS.key("gateway_reload")), "registry_alias")
+
+
+class Gateway(GatewayResource):
+    """A gateway whose pages the test writes."""
+
+    urls: str = "http://127.0.0.1:9"
+    control_token: str = "none"
+    told: list[Any] = []
+    down: bool = False
+
+    def pages(self, model_name: str) -> list[dict[str, Any]]:
+        if self.down:
+            raise GatewayUnavailable("nobody answers")
+        return self.told
+
+
+class Registry(MlflowResource):
+    """An MLflow that knows one alias."""
+
+    tracking_uri: str = "http://127.0.0.1:9"
+    alias: int = 0
+
+    def alias_version(self, model_name: str, alias: str) -> int | None:
+        return self.alias or None
+
+
+def page(version: int, generation: int, by: str = "operator") -> dict[str, Any]:
+    return {
+        "effective": {"A": {"version": version, "run_id": f"run-{version}", "ready": True}},
+        "routing": {"generation": generation, "changed_by": by, "reason": "because"},
+    }
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def watch(instance: dg.DagsterInstance, cursor: str | None = None, **resources: Any) -> Any:
+    context = dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        resources={"gateway": Gateway(told=[page(3, 7)]), "mlflow": Registry(alias=3), **resources},
+    )
+    return production_watch_sensor([IRIS])(context)
+
+
+def test_a_switch_by_hand_is_entered_once(instance: dg.DagsterInstance) -> None:
+    watch(instance)
+    watch(instance)
+    [entry] = read_ledger(instance, IRIS)
+    assert (entry.version, entry.generation, entry.action) == (3, 7, ELSEWHERE)
+    assert (entry.by, entry.reason) == ("operator", "because")
+
+
+def test_a_change_of_traffic_is_no_switch(instance: dg.DagsterInstance) -> None:
+    watch(instance)
+    watch(instance, gateway=Gateway(told=[page(3, 8)]))
+    assert len(read_ledger(instance, IRIS)) == 1
+
+
+def test_the_ledger_waits_while_a_run_may_be_switching(instance: dg.DagsterInstance) -> None:
+    run = dg.DagsterRun(
+        job_name="any", status=dg.DagsterRunStatus.STARTED, tags={MODEL_TAG: IRIS.model_name}
+    )
+    instance.add_run(run)
+    watch(instance)
+    assert read_ledger(instance, IRIS) == []
+
+
+def verdict(instance: dg.DagsterInstance) -> bool | None:
+    record = instance.get_latest_asset_check_evaluation_record(ALIAS)
+    if record is None or record.event is None:
+        return None
+    evaluation = record.event.asset_check_evaluation
+    return None if evaluation is None else evaluation.passed
+
+
+def test_an_alias_that_was_moved_by_hand_fails_its_check_and_is_told_once(
+    instance: dg.DagsterInstance,
+) -> None:
+    first = watch(instance)
+    assert verdict(instance) is True
+    moved = watch(instance, first.cursor, mlflow=Registry(alias=2))
+    assert verdict(instance) is False
+    again = watch(instance, moved.cursor, mlflow=Registry(alias=2))
+    assert again.skip_reason.skip_message == "nothing new"
+    records = instance.event_log_storage.get_asset_check_execution_history(ALIAS, limit=10)
+    assert len(records) == 2
+
+
+def test_a_gateway_that_is_down_is_named_and_nothing_is_written(
+    instance: dg.DagsterInstance,
+) -> None:
+    result = watch(instance, gateway=Gateway(down=True))
+    assert "nobody answers" in str(result.skip_reason.skip_message)
+    assert read_ledger(instance, IRIS) == []
+
+
+def test_a_model_that_was_never_switched_to_is_left_alone(instance: dg.DagsterInstance) -> None:
+    watch(instance, gateway=Gateway(told=[]))
+    assert read_ledger(instance, IRIS) == []
+    assert verdict(instance) is None
+
+
+def test_runs_tell_which_model_they_may_be_changing(instance: dg.DagsterInstance) -> None:
+    assert busy_models(instance) == set()
+    started = dg.DagsterRunStatus.STARTED
+    key = dg.AssetKey(["cars", "features"])
+    instance.add_run(dg.DagsterRun(job_name="a", status=started, asset_selection=frozenset({key})))
+    instance.add_run(dg.DagsterRun(job_name="b", status=started, tags={MODEL_TAG: "iris"}))
+    assert busy_models(instance) == {"cars", "iris"}
+    instance.add_run(dg.DagsterRun(job_name="c", status=started))
+    assert busy_models(instance) is None
+
+
+def looked(instance: dg.DagsterInstance, repository: Path) -> list[Any]:
+    nobody = TritonResource(url=f"http://127.0.0.1:{free_port()}", control_key="k")
+    context = dg.build_sensor_context(
+        instance=instance,
+        resources={"triton": nobody, "model_repository": ModelRepository(root=str(repository))},
+    )
+    sensor = serving_drift_sensor([IRIS], [reconcile_job(IRIS)])
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    data = sensor.evaluate_tick(context)
+    return [data.skip_message, data.run_requests]
+
+
+def test_drift_is_not_judged_while_a_run_is_under_way(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    instance.add_run(dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.STARTED))
+    assert "under way" in looked(instance, tmp_path)[0]
+
+
+def test_a_triton_that_is_down_is_the_supervisor_s_matter(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    model = tmp_path / "best_model"
+    model.mkdir()
+    (model / "config.pbtxt").write_text("version_policy { specific { versions: 1 } }")
+    assert "cannot be asked" in looked(instance, tmp_path)[0]
+
+
+def test_before_the_first_version_there_is_no_drift(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    assert looked(instance, tmp_path)[1] == []
