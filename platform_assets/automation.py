@@ -134,9 +134,7 @@ def foreign_version_sensor(
             "until somebody wants it."
         ),
     )
-    def registry(
-        context: dg.SensorEvaluationContext, mlflow: MlflowResource
-    ) -> dg.RunRequest | dg.SkipReason:
+    def registry(mlflow: MlflowResource) -> dg.RunRequest | dg.SkipReason:
         try:
             entries = mlflow.versions(spec.model_name)
         except RegistryError as error:

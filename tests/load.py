@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
+
+import httpx
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 
@@ -170,3 +173,44 @@ def usurped(answers: Sequence[Answer], reigns: dict[int, Reign]) -> list[Answer]
         ):
             found.append(answer)
     return found
+
+
+@dataclass(slots=True)
+class SteadyClient:
+    """Asks for predictions at a steady rate from a thread, and writes down what it got."""
+
+    url: str
+    path: str = "/predict"
+    body: dict[str, Any] = field(default_factory=lambda: {"data": [ROW], "client_id": "a client"})
+    per_second: int = 50
+    answers: list[tuple[float, int]] = field(default_factory=list)
+    """When each answer came (monotonic seconds), and by which version."""
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that answered, in order."""
+        return [version for _, version in self.answers]
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Ask until the block is left."""
+        over = threading.Event()
+
+        def ask() -> None:
+            with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as client:
+                while not over.wait(1 / self.per_second):
+                    try:
+                        answer = client.post(self.path, json=self.body)
+                        answer.raise_for_status()
+                        self.answers.append((time.monotonic(), answer.json()["version"]))
+                    except httpx.HTTPError as error:
+                        self.failures.append(repr(error))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

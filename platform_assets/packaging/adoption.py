@@ -76,7 +76,7 @@ def adopt(
             "keep its evaluation: register it from a run"
         )
     known, evaluation = _yardstick(spec, entries, version, mlflow)
-    graph = mlflow.onnx_bytes(spec.model_name, version)
+    graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
     _require_interface(signature, inspect_graph(graph))
     _record_evaluation(entry.run_id, signature, evaluation, graph, mlflow)

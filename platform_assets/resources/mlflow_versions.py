@@ -41,8 +41,11 @@ def list_versions(client: Any, model_name: str) -> list[VersionEntry]:
     return sorted(entries, key=lambda entry: entry.version)
 
 
-def onnx_bytes(client: Any, model_name: str, version: int) -> bytes:
+def onnx_bytes(client: Any, model_name: str, version: int, copy: str) -> bytes:
     """Fetch the one ONNX file of a version: of its logged model, or else of its run.
+
+    `copy` is where the pipeline itself keeps a graph with a run: a file there does not count
+    beside another one.
 
     Raises:
         RegistryError: there is none, or more than one.
@@ -51,9 +54,9 @@ def onnx_bytes(client: Any, model_name: str, version: int) -> bytes:
         found = client.get_model_version(model_name, str(version))
     model_id = getattr(found, "model_id", None) or _model_id(str(found.source or ""))
     if model_id:
-        return _only_graph(_LoggedModel(client, model_id), f"logged model {model_id}")
+        return _only_graph(_LoggedModel(client, model_id), f"logged model {model_id}", copy)
     if found.run_id:
-        return _only_graph(_Run(client, str(found.run_id)), f"run {found.run_id}")
+        return _only_graph(_Run(client, str(found.run_id)), f"run {found.run_id}", copy)
     raise RegistryError(
         f"version {version} of {model_name} names neither a run nor a logged model, so its graph "
         "cannot be found: register it with its run"
@@ -100,9 +103,10 @@ class _LoggedModel:
         )
 
 
-def _only_graph(store: _Run | _LoggedModel, where: str) -> bytes:
+def _only_graph(store: _Run | _LoggedModel, where: str, copy: str) -> bytes:
     with translated(f"look for the graph of {where}"):
-        graphs = _graphs(store)
+        found = _graphs(store)
+        graphs = [path for path in found if path != copy] or found
         if len(graphs) != 1:
             said = ", ".join(sorted(graphs)) or "none"
             raise RegistryError(

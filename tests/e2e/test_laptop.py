@@ -7,9 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from platform_assets.local_stack.settings import ROOT, StackSettings, stack_sett
 from platform_assets.local_stack.supervision import Supervisor
 from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.load import SteadyClient
 from tests.servers import free_port, wait_until
 
 CHAIN_DEADLINE_S = 300
@@ -56,38 +56,6 @@ class Laptop:
     def graphql(self, query: str) -> dict[str, Any]:
         answer = post_json(f"{self.settings.dagster_url}/graphql", {"query": query}, 30)
         return dict(answer["data"])
-
-
-@dataclass(slots=True)
-class Client:
-    """Asks for predictions at a steady rate and writes down what it got."""
-
-    url: str
-    per_second: int = 50
-    versions: list[int] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def ask() -> None:
-            with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as client:
-                while not over.wait(1 / self.per_second):
-                    try:
-                        answer = client.post("/predict", json=ROW)
-                        answer.raise_for_status()
-                        self.versions.append(answer.json()["version"])
-                    except httpx.HTTPError as error:
-                        self.failures.append(repr(error))
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
 
 
 def run_stack(command: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -168,7 +136,7 @@ def test_the_chain_launched_in_the_browser_moves_production_without_a_failed_req
     laptop: Laptop, page: Page
 ) -> None:
     before = laptop.version()
-    client = Client(laptop.settings.gateway_url)
+    client = SteadyClient(laptop.settings.gateway_url)
     with client.asking():
         page.goto(f"{laptop.settings.dagster_url}/locations/platform/jobs/full_chain")
         page.get_by_role("button", name="Materialize all").click()

@@ -12,6 +12,7 @@ from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_eval
 from platform_assets.serving.loading import persisted_versions
 from platform_assets.serving.promotion import GATES, SERVING_STATE
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.chain import op_config
 from tests.full_platform import SERVING, TO_ENTRY, Platform
 
 CHECKS = 15

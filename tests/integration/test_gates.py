@@ -16,6 +16,7 @@ from platform_assets.resources.gateway import GatewayResource
 from platform_assets.serving import checks as serving_checks
 from platform_assets.serving.promotion import GATES, SERVING_STATE
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.chain import op_config
 from tests.full_platform import TOKEN, Platform
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.onnx_models import telltale

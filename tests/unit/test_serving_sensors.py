@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from pydantic import Field
 
 from platform_assets.model_spec import MODEL_TAG
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
@@ -32,7 +33,7 @@ class Gateway(GatewayResource):
 
     urls: str = "http://127.0.0.1:9"
     control_token: str = "none"
-    told: list[Any] = []
+    told: list[Any] = Field(default_factory=list)
     down: bool = False
 
     def pages(self, model_name: str) -> list[dict[str, Any]]:

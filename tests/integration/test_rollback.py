@@ -1,0 +1,105 @@
+"""Going back: at once while the version is READY, after a load when it was retired."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from platform_assets.serving.ledger import ROLLBACK, read_ledger
+from tests.chain import op_config
+from tests.full_platform import Platform
+from tests.load import SteadyClient
+from tests.servers import wait_until
+
+SOON_S = 2.0
+
+
+@pytest.fixture
+def two(platform: Platform) -> tuple[int, int]:
+    """Production and, before it, a version that is still READY."""
+    outcome = platform.run()
+    if "pinned" in outcome.failures.get("gateway_reload", ""):
+        unpin = op_config("gateway_reload", {"unpin": True})
+        outcome = platform.run("gateway_reload", "serving_proof", run_config=unpin)
+    assert outcome.success, outcome.failures
+    before, production = platform.ready()
+    assert platform.production() == production
+    return before, production
+
+
+def roll_back(platform: Platform, **config: Any) -> dict[str, str]:
+    op = f"roll_back_{platform.spec.identifier}"
+    return platform.execute(
+        f"{platform.spec.identifier}_rollback", {"ops": {op: {"config": config}}}
+    )
+
+
+def test_production_goes_back_under_load_without_a_failed_request(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    before, production = two
+    client = SteadyClient(platform.gateway.url)
+    with client.asking():
+        wait_until(lambda: production in client.versions, 10, "production answers")
+        clicked = time.monotonic()
+        assert roll_back(platform, reason="it was wrong", by="ada") == {}
+        wait_until(lambda: client.versions[-1] == before, 10, "the version before answers")
+    assert client.failures == []
+    last_old = max(at for at, version in client.answers if version == production)
+    assert last_old - clicked < SOON_S
+    switched = client.versions.index(before)
+    assert set(client.versions[:switched]) == {production}
+    assert set(client.versions[switched:]) == {before}
+
+    newest = read_ledger(platform.instance, platform.spec)[0]
+    assert (newest.version, newest.previous_version) == (before, production)
+    assert (newest.action, newest.by) == (ROLLBACK, "ada")
+    assert "it was wrong" in newest.reason
+    assert platform.gateway.models()["effective"]["A"]["mode"] == "pinned"
+    assert platform.resources["mlflow"].alias_version(platform.spec.model_name, "production") == (
+        before
+    )
+
+
+def test_a_retired_version_is_loaded_from_the_repository_first(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    retired, production = two
+    retire = op_config("gateway_reload", {"retention": 1})
+    assert platform.run("gateway_reload", run_config=retire).success
+    assert platform.ready() == (production,)
+    assert roll_back(platform, version=retired) == {}
+    assert platform.answering_version() == retired
+    assert platform.ready() == two
+
+
+def test_a_version_that_is_not_there_any_more_leaves_everything_as_it_was(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    generation = platform.generation()
+    failures = roll_back(platform, version=9999)
+    [message] = failures.values()
+    assert "othing was rolled back: version 9999" in message
+    assert "name another version" in message
+    assert platform.generation() == generation
+    assert platform.answering_version() == two[1]
+
+
+def test_a_variant_without_a_past_says_so(platform: Platform, two: tuple[int, int]) -> None:
+    [message] = roll_back(platform, variant="B").values()
+    assert "has no earlier version" in message
+    [message] = roll_back(platform, variant="C").values()
+    assert "there is no variant 'C'" in message.lower().replace("'c'", "'C'")
+
+
+def test_without_a_gateway_nothing_is_rolled_back(platform: Platform, two: tuple[int, int]) -> None:
+    platform.gateway.process.kill()
+    try:
+        [message] = roll_back(platform).values()
+    finally:
+        platform.gateway.process.restart()
+    assert "othing was rolled back" in message
+    platform.gateway.wait_ready()
+    assert platform.answering_version() == two[1]
