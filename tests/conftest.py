@@ -64,8 +64,7 @@ def shared_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platfo
 def platform(shared_platform: Platform) -> Platform:
     """A platform with a version in production."""
     if shared_platform.production() is None:
-        outcome = shared_platform.run()
-        assert outcome.failures == {}
+        shared_platform.promote()
     return shared_platform
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.chain import Outcome, failures_of, outcome_of
+from tests.chain import Outcome, failures_of, op_config, outcome_of
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.models import IRIS
 from tests.servers import RunningMlflow, RunningTriton, run_mlflow, run_triton
@@ -80,6 +80,16 @@ class Platform:
         chosen = dg.AssetSelection.assets(*(self.spec.key(name) for name in names))
         selection = chosen if checks else chosen.without_checks()
         return self._materialize(selection, run_config, resources)
+
+    def promote(self) -> Outcome:
+        """Run the whole chain, over a pin that another test may have left."""
+        outcome = self.run(run_config=op_config("gateway_reload", {"unpin": True}))
+        assert outcome.success, outcome.failures
+        return outcome
+
+    def of(self, **changes: Any) -> Platform:
+        """The same platform with another model file."""
+        return replace(self, spec=replace(self.spec, **changes))
 
     def check(self, asset: str, name: str, **resources: Any) -> dg.AssetCheckEvaluation:
         """Evaluate one check of what was materialized last, as the UI's Execute does."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from platform_assets.definitions import defs
+from platform_assets import model_definitions
 from platform_assets.packaging.assets import ONNX_ARTIFACT
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
-from platform_assets.serving import checks as serving_checks
-from platform_assets.serving.promotion import GATES, SERVING_STATE
+from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.chain import op_config
 from tests.full_platform import TOKEN, Platform
 from tests.integration.gateway_harness import RunningGateway, run_gateway
+from tests.models import IRIS
 from tests.onnx_models import telltale
 from tests.servers import LOOPBACK, free_port, wait_until
 
@@ -34,8 +35,7 @@ def production_run(platform: Platform) -> str:
 @pytest.fixture(scope="module")
 def settled(shared_platform: Platform) -> Platform:
     """A platform whose newest materializations are all of the version in production."""
-    outcome = shared_platform.run()
-    assert outcome.success, outcome.failures
+    shared_platform.promote()
     return shared_platform
 
 
@@ -60,11 +60,12 @@ def other_replica(settled: Platform, tmp_path: Path) -> Iterator[RunningGateway]
 
 
 def test_the_checks_that_gate_the_switch_are_blocking_and_all_known_to_it() -> None:
-    graph = defs.resolve_asset_graph()
+    graph = model_definitions.build(IRIS).resolve_asset_graph()
     blocking = {
         key.name
         for key in graph.asset_check_keys
-        if key.asset_key == SERVING_STATE and graph.get(key).blocking
+        if key.asset_key == dg.AssetKey(IRIS.key("triton_serving_state"))
+        and graph.get(key).blocking
     }
     assert blocking == set(GATES)
 
@@ -126,15 +127,16 @@ def test_an_entry_changed_on_disk_fails_its_checks(settled: Platform) -> None:
     assert settled.check("triton_model_entry", "entry_config").passed
 
 
-def test_slow_answers_warn_and_do_not_block(
-    settled: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving_checks, "LATENCY_BUDGET_MS", 0.0)
-    outcome = settled.run("triton_serving_state", "gateway_reload")
+def test_a_version_over_its_latency_budget_is_blocked(settled: Platform) -> None:
+    generation = settled.generation()
+    hasty = settled.of(gates=replace(settled.spec.gates, latency_ms=0.01))
+    outcome = hasty.run("triton_serving_state", "gateway_reload")
     slow = outcome.checks["triton_serving_state.triton_latency"]
     assert not slow.passed
-    assert slow.severity is dg.AssetCheckSeverity.WARN
-    assert outcome.success
+    assert slow.blocking
+    assert "over the budget of 0.01 ms" in (slow.description or "")
+    assert "gateway_reload" not in outcome.values
+    assert settled.generation() == generation
 
 
 def test_a_replica_on_another_version_fails_the_check_after_the_switch(

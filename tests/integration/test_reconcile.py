@@ -42,7 +42,7 @@ def test_one_damaged_version_does_not_keep_the_others_out(platform: Platform) ->
 
     failures = platform.reconcile()
 
-    assert f"These versions cannot be given back: {damaged}" in failures["reconcile_serving"]
+    assert f"These versions cannot be given back: {damaged}" in failures["reconcile_best_model"]
     assert platform.ready() == persisted_versions(platform.repository, DEFAULT_MODEL)
     assert platform.ready() == (production,)
     platform.gateway.wait_ready()
@@ -63,8 +63,7 @@ def test_a_restart_with_one_damaged_version_brings_the_others_back(platform: Pla
 
 def two_versions(platform: Platform) -> tuple[int | None, tuple[int, ...]]:
     """Production, and it with its predecessor, both READY."""
-    outcome = platform.run()
-    assert outcome.success, outcome.failures
+    platform.promote()
     return platform.production(), platform.ready()
 
 
@@ -79,5 +78,5 @@ def test_without_triton_it_fails_and_says_what_to_do(platform: Platform) -> None
         failures = platform.reconcile()
     finally:
         platform.triton.restart()
-    assert "bring Triton back" in failures["reconcile_serving"]
+    assert "bring Triton back" in failures["reconcile_best_model"]
     platform.gateway.wait_ready()

@@ -19,11 +19,7 @@ SOON_S = 2.0
 @pytest.fixture
 def two(platform: Platform) -> tuple[int, int]:
     """Production and, before it, a version that is still READY."""
-    outcome = platform.run()
-    if "pinned" in outcome.failures.get("gateway_reload", ""):
-        unpin = op_config("gateway_reload", {"unpin": True})
-        outcome = platform.run("gateway_reload", "serving_proof", run_config=unpin)
-    assert outcome.success, outcome.failures
+    platform.promote()
     before, production = platform.ready()
     assert platform.production() == production
     return before, production

@@ -1,0 +1,169 @@
+"""The gates that hold a candidate against production: each one seen to block, and to let pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from platform_assets.model_spec import CandidateSpec
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.gateway import GatewayResource
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.chain import Outcome
+from tests.full_platform import SERVING, TOKEN, Platform
+from tests.servers import LOOPBACK, free_port
+
+WEAK = CandidateSpec("decision_tree", grid={"max_depth": (1,)})
+GATE = "triton_serving_state"
+
+
+@pytest.fixture(scope="module")
+def settled(shared_platform: Platform) -> Platform:
+    """A platform whose newest materializations are all of the version in production."""
+    shared_platform.promote()
+    return shared_platform
+
+
+@contextmanager
+def production_stays(platform: Platform) -> Iterator[None]:
+    """Fails the test unless the same version answers by the same generation afterwards."""
+    generation, version = platform.generation(), platform.production()
+    yield
+    assert platform.generation() == generation
+    assert platform.answering_version() == version
+
+
+def blocked_by(outcome: Outcome) -> list[str]:
+    assert "gateway_reload" not in outcome.values
+    return sorted(
+        name.partition(".")[2]
+        for name, check in outcome.checks.items()
+        if not check.passed and name.startswith(GATE)
+    )
+
+
+def test_a_candidate_that_is_worse_than_production_is_blocked(settled: Platform) -> None:
+    gates = replace(settled.spec.gates, metric_floor=0.3)
+    weak = settled.of(candidates=(WEAK,), gates=gates)
+    with production_stays(settled):
+        outcome = weak.run()
+        assert blocked_by(outcome) == ["no_regression"]
+    gate = outcome.checks[f"{GATE}.no_regression"]
+    assert "worse by" in (gate.description or "")
+    metadata = {name: value.value for name, value in gate.metadata.items()}
+    assert metadata["production_version"] == settled.production()
+    assert metadata["gain_low"] <= metadata["gain"] <= metadata["gain_high"]
+    assert metadata["gain"] < -0.2
+    assert metadata["comparison"].startswith("![")
+    # A run of the switch alone is refused too: the verdict is about the load, not the run.
+    with production_stays(settled):
+        alone = settled.run("gateway_reload")
+        assert "no_regression: failed" in alone.failures["gateway_reload"]
+
+
+def test_a_loss_that_the_model_file_tolerates_passes_unless_it_is_certain(
+    settled: Platform,
+) -> None:
+    gates = replace(settled.spec.gates, metric_floor=0.3, regression_tolerance=0.9)
+    weak = settled.of(candidates=(WEAK,), gates=gates)
+    with production_stays(settled):
+        outcome = weak.run()
+        assert blocked_by(outcome) == ["no_regression"]
+    assert "worse with confidence" in (outcome.checks[f"{GATE}.no_regression"].description or "")
+
+
+def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Platform) -> None:
+    settled.promote()
+    mlflow, run_id = settled.resources["mlflow"], production_run(settled)
+    kept = mlflow.artifact_bytes(run_id, EVALUATION_ARTIFACT)
+    evaluation = mlflow.evaluation_set(run_id)
+    wrong = write_evaluation(
+        evaluation.features,
+        (evaluation.label_true + 1) % 3,
+        evaluation.labels,
+        evaluation.probabilities,
+        evaluation.groups,
+    )
+    mlflow.log_artifact_bytes(run_id, EVALUATION_ARTIFACT, wrong)
+    try:
+        gate = settled.check(GATE, "no_regression")
+    finally:
+        mlflow.log_artifact_bytes(run_id, EVALUATION_ARTIFACT, kept)
+    assert not gate.passed
+    assert "does not reach the floor 0.9" in (gate.description or "")
+    assert settled.check(GATE, "no_regression").passed
+
+
+def test_when_nobody_knows_what_is_in_production_nothing_moves(settled: Platform) -> None:
+    nobody = GatewayResource(urls=f"http://{LOOPBACK}:{free_port()}", control_token=TOKEN)
+    for name in ("no_regression", "schema_compatible"):
+        gate = settled.check(GATE, name, gateway=nobody)
+        assert not gate.passed
+        assert gate.blocking
+        assert "could not be asked what is in production" in (gate.description or "")
+
+
+def test_a_removed_feature_is_blocked_until_the_file_says_that_it_is_meant(
+    settled: Platform,
+) -> None:
+    settled.promote()
+    narrow = settled.of(features=settled.spec.features[:3])
+    with production_stays(settled):
+        outcome = narrow.run()
+        assert blocked_by(outcome) == ["no_regression", "schema_compatible"]
+    said = outcome.checks[f"{GATE}.schema_compatible"].description or ""
+    assert "petal_width was removed" in said
+
+    meant = narrow.of(gates=replace(narrow.spec.gates, allow_breaking=True))
+    before = settled.production()
+    outcome = meant.run()
+    assert outcome.success, outcome.failures
+    assert settled.production() == outcome.values["gateway_reload"].version != before
+    assert settled.gateway.predict([5.1, 3.5, 1.4]).status_code == 200
+    refused = settled.gateway.predict([5.1, 3.5, 1.4, 0.2])
+    assert refused.status_code == 400
+    assert refused.json()["field"] == "data[0]"
+    # The version before reads four, serves beside it, and can be gone back to at once.
+    rolled_back = settled.gateway.client.post("/variant/A/rollback")
+    assert rolled_back.status_code == 200, rolled_back.text
+    assert settled.gateway.predict([5.1, 3.5, 1.4, 0.2]).json()["version"] == before
+    # And the way back to the wider file is a breaking change again.
+    wide = settled.of(gates=replace(settled.spec.gates, allow_breaking=True))
+    wide.promote()
+    settled.promote()
+
+
+def test_a_feature_store_with_another_contract_is_blocked(settled: Platform) -> None:
+    from feast import FeatureService
+
+    settled.promote()
+    feast, spec = settled.resources["feast"], settled.spec
+    view = feast.store().get_feature_view(spec.feature_view)
+    feast.apply([FeatureService(name=spec.feature_service, features=[view[["sepal_length"]]])])
+    try:
+        with production_stays(settled):
+            outcome = settled.run(*SERVING)
+            assert blocked_by(outcome) == ["feature_contract"]
+    finally:
+        assert settled.run("online_features").success
+    gate = outcome.checks[f"{GATE}.feature_contract"]
+    assert gate.description == "another contract: feature store"
+    assert settled.check(GATE, "feature_contract").passed
+
+
+def test_a_graph_with_another_contract_is_blocked(settled: Platform) -> None:
+    """The pipeline would not write one; somebody may have moved the directory."""
+    settled.promote()
+    swapped = settled.of(features=tuple(reversed(settled.spec.features)))
+    gate = swapped.check(GATE, "feature_contract")
+    assert not gate.passed
+    assert "ONNX graph" in (gate.description or "")
+
+
+def production_run(platform: Platform) -> str:
+    version = platform.production()
+    assert version is not None
+    return str(platform.resources["mlflow"].version(DEFAULT_MODEL, version).run_id)
