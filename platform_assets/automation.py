@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
-from platform_assets.features.sources import source_fingerprint
+from platform_assets.features.source import FINGERPRINT_METADATA, SourceError, source_fingerprint
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.packaging.adoption import is_foreign
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
@@ -55,6 +54,16 @@ def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
         tags={MODEL_TAG: spec.model_name},
         description=f"{spec.model_name}: a version that another training job registered, through "
         f"the same gates. Name it in the configuration of {spec.identifier}__onnx_model.",
+    )
+
+
+def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
+    """Build the job that compares what was answered with what was trained on."""
+    return dg.define_asset_job(
+        f"{spec.identifier}_drift",
+        selection=dg.AssetSelection.assets(spec.key("drift_report")),
+        tags={MODEL_TAG: spec.model_name},
+        description=f"{spec.model_name}: the sampled answers against the training set.",
     )
 
 

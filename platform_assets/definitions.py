@@ -10,13 +10,16 @@ from platform_assets import model_definitions
 from platform_assets.components.loading import load_models, load_specs
 from platform_assets.model_spec import ModelSpec
 from platform_assets.notifications import check_warnings, run_failure
+from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
+from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.webhook import WebhookResource
 from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
 
@@ -58,6 +61,9 @@ def resources() -> dg.Definitions:
                 urls=dg.EnvVar("GATEWAY_URLS"), control_token=dg.EnvVar("GATEWAY_CONTROL_TOKEN")
             ),
             "proof_folder": ProofFolder(root=dg.EnvVar("PROOF_DIR")),
+            "samples": SamplesFolder(root=dg.EnvVar("SAMPLES_DIR")),
+            "drift_reports": DriftReports(root=dg.EnvVar("REPORTS_DIR")),
+            "webhook": WebhookResource(),
         },
     )
 

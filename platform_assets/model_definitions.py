@@ -8,6 +8,9 @@ from platform_assets import automation
 from platform_assets.features.assets import feature_assets
 from platform_assets.features.checks import feature_checks
 from platform_assets.model_spec import ModelSpec
+from platform_assets.monitoring.assets import drift_assets
+from platform_assets.monitoring.automation import drift_schedule, drift_sensor
+from platform_assets.monitoring.checks import drift_checks
 from platform_assets.packaging.assets import packaging_assets
 from platform_assets.packaging.checks import packaging_checks
 from platform_assets.serving.assets import serving_assets
@@ -20,23 +23,31 @@ from platform_assets.training.checks import training_checks
 def build(spec: ModelSpec) -> dg.Definitions:
     """Build the assets, checks, jobs, schedules and sensors of a model; no I/O."""
     chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
+    drift = automation.drift_job(spec)
+    drifts_at, on_drift = drift_schedule(spec, drift), drift_sensor(spec, chain)
     return dg.Definitions(
         assets=[
             *feature_assets(spec),
             *training_assets(spec),
             *packaging_assets(spec),
             *serving_assets(spec),
+            *drift_assets(spec),
         ],
         asset_checks=[
             *feature_checks(spec),
             *training_checks(spec),
             *packaging_checks(spec),
             *serving_checks(spec),
+            *drift_checks(spec),
         ],
-        jobs=[chain, automation.serving_job(spec), adoption, rollback_job(spec)],
-        schedules=automation.retraining_schedules(spec, chain),
+        jobs=[chain, automation.serving_job(spec), adoption, drift, rollback_job(spec)],
+        schedules=[
+            *automation.retraining_schedules(spec, chain),
+            *([drifts_at] if drifts_at else []),
+        ],
         sensors=[
             automation.new_data_sensor(spec, chain),
             automation.foreign_version_sensor(spec, adoption),
+            *([on_drift] if on_drift else []),
         ],
     )

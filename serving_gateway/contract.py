@@ -264,6 +264,8 @@ class TrafficRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /variant/{alias}/rollback`; optional like its field."""
+    """Body of `POST /variant/{alias}/rollback`; every field is optional."""
 
+    version: int | None = None
+    """Where to go: any registered version that is READY; None is the version before."""
     reason: str | None = None

@@ -16,6 +16,7 @@ import msgspec
 
 from serving_gateway.contract import (
     VARIANTS,
+    Mode,
     ReloadAnswer,
     ReloadRequest,
     RollbackRequest,
@@ -25,19 +26,15 @@ from serving_gateway.contract import (
     TrafficRequest,
 )
 from serving_gateway.errors import (
-    Conflict,
-    DeadlineExceeded,
     GatewayError,
     GenerationConflict,
     InvalidInput,
     NotFound,
-    RegistryUnavailable,
-    TritonUnavailable,
-    VersionNotReady,
 )
+from serving_gateway.features.reader import FeatureReader
 from serving_gateway.metrics import ModelMetrics
+from serving_gateway.proving import Prover
 from serving_gateway.registry import Registry
-from serving_gateway.routing import B
 from serving_gateway.serving import Lane, Serving
 from serving_gateway.settings import Settings
 from serving_gateway.store import RoutingStore
@@ -49,7 +46,7 @@ from serving_gateway.transitions import (
     with_slot,
     with_traffic,
 )
-from serving_gateway.vouching import vouch
+from serving_gateway.vouching import check_contract
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +75,7 @@ class ControlPlane:
         store: where the record is kept.
         registry: tells the run and the signature of a version; None when there is none.
         metrics: counts the changes.
+        features: looks features up; None where that is switched off.
     """
 
     def __init__(
@@ -87,12 +85,12 @@ class ControlPlane:
         store: RoutingStore,
         registry: Registry | None,
         metrics: ModelMetrics,
+        features: FeatureReader | None = None,
     ) -> None:
-        self._settings = settings
         self._serving = serving
         self._store = store
-        self._registry = registry
         self._metrics = metrics
+        self._prover = Prover(settings, serving, registry, features)
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadAnswer:
@@ -106,7 +104,8 @@ class ControlPlane:
         Raises:
             NotFound: no such variant, or neither Triton nor the registry knows the version.
             Conflict: the version is not READY, its trial inference failed, several are READY
-                and none was named, the variant is pinned, or the run contradicts the registry.
+                and none was named, the variant is pinned, the run contradicts the registry, or
+                the features are not those that the caller named.
             Unavailable: Triton cannot be asked, nothing is READY, nobody knows the run, or the
                 store cannot be written.
         """
@@ -114,12 +113,14 @@ class ControlPlane:
         return await self._counted("reload", self._reload(alias, request, by))
 
     async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadAnswer:
-        """Move a variant back to the version before, when that is READY; it is then pinned.
+        """Move a variant back to the version before, or to a named one; it is then pinned.
 
         Raises:
-            NotFound: no such variant.
-            Conflict: nothing to go back to, or it is not READY, or its trial inference failed.
-            Unavailable: Triton cannot be asked, or the store cannot be written.
+            NotFound: no such variant, or neither Triton nor the registry knows the version.
+            Conflict: nothing to go back to, or it is not READY or not registered, or its trial
+                inference failed.
+            Unavailable: Triton cannot be asked, nobody knows the run of the version named, or
+                the store cannot be written.
         """
         _check_alias(alias)
         return await self._counted("rollback", self._rollback(alias, request, by))
@@ -148,36 +149,18 @@ class ControlPlane:
         return result
 
     async def _reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadAnswer:
-        if request.version is not None and request.version < 1:
-            raise InvalidInput(
-                f"version is {request.version}; versions start at 1.",
-                field="version",
-                code="out_of_range",
-            )
+        _check_version(request.version)
         async with self._one_at_a_time:
             record = await self._current()
-            url, model_name = self._whereabouts(alias)
-            triton = self._serving.triton(url)
-            name = model_name or record.model_name
-            ready = await self._ready_versions(alias, name)
+            place = self._prover.place(alias)
+            ready = await self._prover.ready_versions(place)
             choice = choose(record, alias, request, ready)
             version = choice.version
-            if version not in ready:
-                await self._refuse_not_ready(name, version, ready, triton.url)
+            await self._prover.require_among(ready, place, version)
             held = record.variants.get(alias)
-            run_id, source, signature = await vouch(
-                self._registry, record, name, version, request.run_id
-            )
-            slot = Slot(
-                version=version,
-                run_id=run_id,
-                run_id_source=source,
-                mode=choice.mode,
-                signature=signature,
-                model_name=model_name,
-                triton_url=url,
-            )
-            lane = await self._prove(slot)
+            slot = await self._prover.vouched(record, place, version, choice.mode, request.run_id)
+            check_contract(request.feature_contract, slot.signature, place.model_name, version)
+            lane = await self._prover.prove(slot)
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 # The rules are applied again to the record that is really replaced: a pin set
@@ -193,24 +176,27 @@ class ControlPlane:
         return _answer(alias, done, held, changed, choice.others)
 
     async def _rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadAnswer:
+        _check_version(request.version)
         async with self._one_at_a_time:
             record = await self._current()
             held = record.variants.get(alias)
-            slot = previous_slot(record, alias)
-            name = slot.model_name or record.model_name
-            triton = self._serving.triton(slot.triton_url)
-            ready = await triton.ready_versions(name, self._settings.probe_seconds)
-            if slot.version not in ready:
-                await self._refuse_not_ready(name, slot.version, ready, triton.url)
-            lane = await self._prove(slot)
+            before, place = None, self._prover.place(alias)
+            if (version := request.version) is None:
+                before = previous_slot(record, alias)
+                version, place = before.version, self._prover.place_of(before)
+            ready = await self._prover.ready_versions(place)
+            await self._prover.require_among(ready, place, version)
+            slot = before or await self._prover.vouched(record, place, version, Mode.PINNED, None)
+            lane = await self._prover.prove(slot)
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
-                if previous_slot(fresh, alias) != slot or fresh.variants.get(alias) != held:
+                moved = before is not None and previous_slot(fresh, alias) != before
+                if moved or fresh.variants.get(alias) != held:
                     raise GenerationConflict(
                         f"Variant {alias} was changed while version {slot.version} was being "
                         "verified. Look at /models and ask again."
                     )
-                return rolled_back(fresh, alias)
+                return rolled_back(fresh, alias, slot)
 
             done, changed = await self._commit(change, by, request.reason or "rollback", lane)
         others = tuple(version for version in ready if version != slot.version)
@@ -229,56 +215,6 @@ class ControlPlane:
         async with self._one_at_a_time:
             done, changed = await self._commit(change, by, request.reason, None)
         return TrafficAnswer("success", done.traffic, done.generation, changed)
-
-    def _whereabouts(self, alias: str) -> tuple[str | None, str | None]:
-        """Triton's address and model name of a variant, where they differ from the default."""
-        if alias != B:
-            return None, None
-        # Another name for B is that of the default model's B alone.
-        own = self._serving.model_name == self._settings.model_name
-        name = self._settings.shadow_model_name if own else None
-        return self._settings.shadow_triton_url, name
-
-    async def _ready_versions(self, alias: str, model_name: str) -> tuple[int, ...]:
-        """What Triton says is READY, asked now; no answer at all is 503 here."""
-        triton = self._serving.triton(self._whereabouts(alias)[0])
-        try:
-            return await triton.ready_versions(model_name, self._settings.probe_seconds)
-        except DeadlineExceeded as error:
-            raise TritonUnavailable(error.message) from error
-
-    async def _refuse_not_ready(
-        self, model_name: str, version: int, ready: tuple[int, ...], url: str
-    ) -> None:
-        """Say why `version` is refused: unknown to all (404), or not READY (409)."""
-        listed = ", ".join(map(str, ready)) or "none"
-        if self._registry is not None:
-            try:
-                known = await self._registry.version(model_name, version)
-            except (RegistryUnavailable, Conflict):
-                pass  # it may well exist, so it is "not READY"
-            else:
-                if known is None:
-                    raise NotFound(
-                        f"{model_name} version {version} is neither in Triton (READY: {listed}) "
-                        "nor in the registry.",
-                        code="unknown_version",
-                    )
-        raise VersionNotReady(
-            f"Triton at {url} does not have {model_name} version {version} READY "
-            f"(READY: {listed}). Load it first, then reload."
-        )
-
-    async def _prove(self, slot: Slot) -> Lane:
-        """Confirm READY by the versioned endpoint and run a trial inference."""
-        lane = self._serving.lane(slot)
-        try:
-            await lane.require_ready()
-        except DeadlineExceeded as error:
-            raise TritonUnavailable(error.message) from error
-        await lane.warm_up()
-        lane.confirm()
-        return lane
 
     async def _current(self) -> RoutingRecord:
         """The record to change: the stored one, or the one in effect when the store lost it."""
@@ -338,6 +274,13 @@ def _check_alias(alias: str) -> None:
         raise NotFound(
             f"There is no variant {alias!r}; there are {' and '.join(VARIANTS)}.",
             code="unknown_variant",
+        )
+
+
+def _check_version(version: int | None) -> None:
+    if version is not None and version < 1:
+        raise InvalidInput(
+            f"version is {version}; versions start at 1.", field="version", code="out_of_range"
         )
 
 

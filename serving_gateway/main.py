@@ -94,6 +94,9 @@ def create_app(
         gc.collect()
         gc.freeze()
         await hosting.start()
+        if feast is not None:
+            # The services of the records that were found; they are being looked up already.
+            await feast.prepare()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
         tasks = [asyncio.create_task(hosting.run(), name="hosting")]
@@ -139,6 +142,8 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     """The plane of one model, wired and not started."""
     settings, metrics = shared.settings, shared.metrics.model(model_name)
     serving = Serving(model_name, settings, shared.tritons, shared.lifecycle, metrics)
+    if shared.features is not None:
+        serving.on_services = shared.features.expect
     store = shared.stores.of(model_name)
     own = model_name == settings.model_name
     presence = Presence(
@@ -170,7 +175,9 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         presence=presence,
         mirror=mirror,
         data_plane=DataPlane(settings, serving, mirror, watcher.kick, metrics, shared.features),
-        control_plane=ControlPlane(settings, serving, store, shared.registry, metrics),
+        control_plane=ControlPlane(
+            settings, serving, store, shared.registry, metrics, shared.features
+        ),
         open_inference=OpenInference(settings, serving, watcher.kick, metrics),
         overview=Overview(settings, serving, watcher, presence, ledger, names),
     )

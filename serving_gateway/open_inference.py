@@ -1,7 +1,8 @@
 """The Open Inference Protocol for clients that speak it to Triton: routed, otherwise untouched.
 
-The tensors go through as they came, so every type and both encodings work. What the gateway
-adds is the version: the effective one of the client's variant, checked in the answer (I2).
+The tensors go through as they came, so every type and both encodings work; but for null in JSON,
+which becomes NaN or the empty text where a value may be missing. What the gateway adds is the
+version: the effective one of the client's variant, checked in the answer (I2).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from serving_gateway.errors import (
 )
 from serving_gateway.http1 import Answer
 from serving_gateway.metrics import ModelMetrics
+from serving_gateway.nulls import without_nulls
 from serving_gateway.routing import A, B
 from serving_gateway.serving import Serving, Table, Target, production
 from serving_gateway.settings import Settings
@@ -173,7 +175,7 @@ class OpenInference:
 
         Raises:
             NotFound: no variant routes to the model or version.
-            MalformedRequest, InvalidInput: the JSON part is wrong.
+            MalformedRequest, InvalidInput: the JSON part is wrong, or null where nothing may be.
             Unavailable, DeadlineExceeded, BadUpstreamAnswer: no answer to pass on.
         """
         request = read_request(body, header_length)
@@ -216,13 +218,16 @@ class OpenInference:
                 f"Variant {target.variant} routes to version {lane.version}, which cannot answer "
                 f"now: {lane.reason} It heals by itself once Triton has that version READY."
             )
+        body, header_length = passed.body, passed.header_length
+        if lane.coalescer is not None:
+            body, header_length = without_nulls(body, header_length, lane.coalescer.codec)
         started = perf_counter()
         try:
             answer = await lane.triton.forward(
                 lane.model_name,
                 lane.version,
-                passed.body,
-                passed.header_length,
+                body,
+                header_length,
                 self._settings.request_seconds,
                 passed.traceparent,
             )

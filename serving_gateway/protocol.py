@@ -178,10 +178,17 @@ def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
         (tensor,) = found.inputs
         dtype = DType(tensor.datatype)
         packed: str | None = tensor.name
-        features = tuple(Feature(f"{tensor.name}_{i}", dtype) for i in range(widths[0]))
+        features = tuple(
+            Feature(f"{tensor.name}_{i}", dtype, nullable=dtype is DType.BYTES)
+            for i in range(widths[0])
+        )
     elif found.inputs and all(width == 1 for width in widths):
         packed = None
-        features = tuple(Feature(t.name, DType(t.datatype)) for t in found.inputs)
+        # Nobody recorded whether a text may be missing, so an empty one is taken for a text.
+        features = tuple(
+            Feature(t.name, DType(t.datatype), nullable=t.datatype == DType.BYTES)
+            for t in found.inputs
+        )
     else:
         shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in found.inputs)
         raise VariantUnavailable(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from serving_gateway.contract import RUN_ID_TAG, SIGNATURE_TAG, Signature
+from serving_gateway.contract import (
+    CODE_VERSION_TAG,
+    DAGSTER_RUN_TAG,
+    DATA_FINGERPRINT_TAG,
+    ONNX_DIGEST_TAG,
+    RUN_ID_TAG,
+    SIGNATURE_TAG,
+    Lineage,
+    Signature,
+)
 from serving_gateway.errors import Conflict, RegistryUnavailable
 from serving_gateway.settings import Settings
 
@@ -15,10 +25,11 @@ if TYPE_CHECKING:
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """A registered version: the run that made it, and its signature when one was recorded."""
+    """A registered version: the run that made it, and what else was recorded of it."""
 
     run_id: str
     signature: Signature | None
+    lineage: Lineage = Lineage()
 
 
 class Registry(Protocol):
@@ -140,7 +151,7 @@ class MlflowRegistry:
                 f"{error}.",
                 code="signature_unreadable",
             ) from error
-        return Registered(run_id, signature)
+        return Registered(run_id, signature, lineage_of(tags))
 
     @staticmethod
     def _problem(body: bytes) -> _ErrorAnswer:
@@ -148,6 +159,16 @@ class MlflowRegistry:
             return msgspec.json.decode(body, type=_ErrorAnswer)
         except msgspec.DecodeError:
             return _ErrorAnswer()
+
+
+def lineage_of(tags: Mapping[str, str]) -> Lineage:
+    """What the tags of a registered version tell of its origin; an empty tag tells nothing."""
+    return Lineage(
+        data_fingerprint=tags.get(DATA_FINGERPRINT_TAG) or None,
+        code_version=tags.get(CODE_VERSION_TAG) or None,
+        dagster_run_id=tags.get(DAGSTER_RUN_TAG) or None,
+        onnx_sha256=tags.get(ONNX_DIGEST_TAG) or None,
+    )
 
 
 def registry_from(settings: Settings) -> Registry | None:

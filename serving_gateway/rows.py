@@ -65,9 +65,15 @@ class Features(Protocol):
     """Looks features up; see `serving_gateway.features.reader`."""
 
     async def look_up(
-        self, service: str, names: tuple[str, ...], ids: Sequence[EntityId]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[EntityId],
+        nullable: frozenset[str] = frozenset(),
     ) -> list[Found]:
         """One answer for each id, in that order, values in the order of `names`.
+
+        Those named in `nullable` may be null.
 
         Raises:
             FeaturesUnavailable: the store does not answer in time, or did not a moment ago.
@@ -94,7 +100,7 @@ class RowReader:
             InvalidInput, TooLarge: the rows are wrong; `field` says where.
         """
         if isinstance(request, FloatRequest):
-            self._check_count("data", request.data)
+            self._check_count(codec, "data", request.data)
             return Rows(codec.encode_floats(request.data), len(request.data), data=request.data)
         if request.entity_id is not None or request.entity_ids is not None:
             return None
@@ -109,7 +115,7 @@ class RowReader:
                 row for it either.
             FeaturesUnavailable: the store does not answer, and the request has no rows.
         """
-        ids = self._ids(request)
+        ids = self._ids(codec, request)
         has_payload = self._check_payload(request, len(ids))
         service = codec.signature.feature_service
         if self._features is None or service is None:
@@ -117,7 +123,7 @@ class RowReader:
                 return self._payload(codec, request)
             raise _switched_off(request, self._features is None)
         try:
-            found = await self._features.look_up(service, codec.names, ids)
+            found = await self._features.look_up(service, codec.names, ids, codec.nullable)
         except WrongIds as error:
             if request.entity_id is None:
                 raise
@@ -138,16 +144,16 @@ class RowReader:
     def _payload(self, codec: Codec, request: PredictRequest) -> Rows:
         data, instances = request.data, request.instances
         if data is not None and instances is None:
-            self._check_count("data", data)
+            self._check_count(codec, "data", data)
             return Rows(codec.encode(data), len(data), data=data)
         if instances is not None and data is None:
-            self._check_count("instances", instances)
+            self._check_count(codec, "instances", instances)
             return Rows(codec.encode_instances(instances), len(instances), instances=instances)
         raise InvalidInput(
             "Send the rows either as data or as instances.", field="data", code="missing_field"
         )
 
-    def _ids(self, request: PredictRequest) -> list[EntityId]:
+    def _ids(self, codec: Codec, request: PredictRequest) -> list[EntityId]:
         if request.entity_id is not None:
             if request.entity_ids is not None:
                 raise InvalidInput(
@@ -157,7 +163,7 @@ class RowReader:
         ids = request.entity_ids or []
         if not ids:
             raise InvalidInput("entity_ids is empty.", field="entity_ids", code="empty")
-        self._check_count("entity_ids", ids)
+        self._check_count(codec, "entity_ids", ids)
         return ids
 
     def _check_payload(self, request: PredictRequest, entities: int) -> bool:
@@ -178,10 +184,11 @@ class RowReader:
             )
         return rows is not None
 
-    def _check_count(self, field: str, rows: Sequence[object]) -> None:
-        if len(rows) > self._max_rows:
+    def _check_count(self, codec: Codec, field: str, rows: Sequence[object]) -> None:
+        most = min(self._max_rows, codec.signature.max_batch_rows)
+        if len(rows) > most:
             raise TooLarge(
-                f"{field} has {len(rows)} rows; at most {self._max_rows} are taken in one request.",
+                f"{field} has {len(rows)} rows; at most {most} are taken in one request.",
                 field=field,
                 code="too_many_rows",
             )

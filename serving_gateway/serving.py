@@ -82,7 +82,7 @@ class Lane:
             self.model_name,
             self.version,
             Codec(signature),
-            max_rows=settings.max_batch_rows,
+            max_rows=max(1, min(settings.max_batch_rows, signature.max_batch_rows)),
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued,
             request_seconds=settings.request_seconds,
@@ -193,12 +193,16 @@ class Target:
 class Table:
     """One generation, ready to route by."""
 
-    __slots__ = ("record", "router", "targets")
+    __slots__ = ("record", "router", "services", "targets")
 
     def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
         self.record = record
         self.router = Router(record.traffic)
         self.targets = targets
+        signatures = [target.slot.signature for target in targets.values()]
+        self.services = frozenset(
+            one.feature_service for one in signatures if one and one.feature_service
+        )
 
 
 class Serving:
@@ -230,6 +234,8 @@ class Serving:
         self.table = Table(RoutingRecord(model_name=model_name), {})
         self.on_adopt: Callable[[], None] = _nobody
         """Called after each record that was adopted."""
+        self.on_services: Callable[[frozenset[str]], None] = _no_matter
+        """Called with the feature services of each record that was adopted."""
         self.record_problem: str | None = "the routing store was not read yet"
 
     def triton(self, url: str | None) -> Triton:
@@ -275,7 +281,9 @@ class Serving:
             for alias, slot in record.variants.items()
             if alias in VARIANTS
         }
-        self.table = Table(record, targets)
+        former, self.table = self.table.services, Table(record, targets)
+        if self.table.services - former:
+            self.on_services(self.table.services - former)
         self.on_adopt()
 
     async def look(self) -> None:
@@ -305,6 +313,10 @@ class Serving:
 
 def _nobody() -> None:
     """Stands where nobody wants to be told."""
+
+
+def _no_matter(_: frozenset[str]) -> None:
+    """Stands where there is no feature store."""
 
 
 def production(table: Table) -> Target:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from serving_gateway.contract import RoutingRecord
+from serving_gateway.contract import RoutingRecord, feature_contract
 from serving_gateway.routing import A
 
 
@@ -32,6 +32,12 @@ class Effective(msgspec.Struct, frozen=True):
     reason: str | None
     confirmed_seconds_ago: float | None
     triton_url: str
+    data_fingerprint: str | None
+    code_version: str | None
+    dagster_run_id: str | None
+    onnx_sha256: str | None
+    feature_contract: str | None
+    """Digest of the features that the version reads; null when no signature is recorded."""
 
 
 class Lifecycle:
@@ -72,6 +78,10 @@ def effective(
             reason=seen.reason,
             confirmed_seconds_ago=None if seen.age_seconds is None else round(seen.age_seconds, 3),
             triton_url=slot.triton_url or default_triton_url,
+            feature_contract=(
+                None if slot.signature is None else feature_contract(slot.signature.features)
+            ),
+            **msgspec.structs.asdict(slot.lineage),
         )
     return found
 

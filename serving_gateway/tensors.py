@@ -1,20 +1,22 @@
 """Rows to tensors and back, by a model's signature: pure and without numpy.
 
 Tensors are the little-endian, row-major bytes of the Open Inference Protocol's binary
-extension. JSON has no NaN and no infinity, so a decoded number is finite.
+extension. JSON has no NaN and no infinity, so a decoded number is finite; what is null in a row
+and may be, is NaN or the empty text in its tensor.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.checked import checked
+from serving_gateway.contract import DType, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -34,11 +36,6 @@ FORMATS: Final[Mapping[str, tuple[str, int]]] = {
     "BOOL": ("?", 1),
 }
 """Format character and size in bytes of the fixed-size element types."""
-
-_INT64_MIN: Final = -(2**63)
-_INT64_MAX: Final = 2**63 - 1
-_FP32_MAX: Final = 3.4028235677973366e38
-"""The largest double that still rounds to a finite FP32."""
 
 Row = Sequence[Any]
 Tensors = tuple[bytes, ...]
@@ -82,6 +79,8 @@ class Codec:
 
     Attributes:
         signature: what the model reads and answers.
+        names: of the features, in the order of a row.
+        nullable: the names of those that may be missing.
         inputs: the model's input tensors, in order.
         outputs: the names of the tensors to ask for.
         float_rows: whether every row is a list of floats for one tensor, so that the JSON
@@ -93,22 +92,25 @@ class Codec:
         features = signature.features
         self.width = len(features)
         self.names = tuple(feature.name for feature in features)
+        self.nullable = frozenset(feature.name for feature in features if feature.nullable)
         packed = signature.packed_input
         if packed is None:
-            self.inputs = tuple(Input(f.name, f.dtype, 1) for f in features)
+            self.inputs = tuple(Input(f.name, f.tensor_dtype, 1) for f in features)
         else:
-            dtypes = {feature.dtype for feature in features}
+            dtypes = {feature.tensor_dtype for feature in features}
             if len(dtypes) != 1:
                 raise ValueError(f"packed input {packed!r} needs one type, has {sorted(dtypes)}")
-            self.inputs = (Input(packed, features[0].dtype, self.width),)
+            self.inputs = (Input(packed, features[0].tensor_dtype, self.width),)
         outputs = [signature.label_output]
         if signature.probabilities_output is not None:
             outputs.append(signature.probabilities_output)
         self.outputs = tuple(outputs)
-        self.float_rows = packed is not None and features[0].dtype in {DType.FP32, DType.FP64}
+        self.float_rows = packed is not None and all(
+            feature.dtype in {DType.FP32, DType.FP64} for feature in features
+        )
         self._row = (
             struct.Struct(f"<{self.width}{FORMATS[features[0].dtype][0]}")
-            if (self.float_rows)
+            if self.float_rows
             else None
         )
         self._bool_labels = bool(signature.classes) and all(
@@ -131,7 +133,7 @@ class Codec:
             )
         self._check_widths(rows, field)
         columns = [
-            [_checked(row[i], feature, f"{field}[{r}][{i}]") for r, row in enumerate(rows)]
+            [checked(row[i], feature, f"{field}[{r}][{i}]") for r, row in enumerate(rows)]
             for i, feature in enumerate(self.signature.features)
         ]
         return self._pack(columns)
@@ -182,7 +184,7 @@ class Codec:
                 )
         columns = [
             [
-                _checked(instance[feature.name], feature, f"instances[{r}].{feature.name}")
+                checked(instance[feature.name], feature, f"instances[{r}].{feature.name}")
                 for r, instance in enumerate(instances)
             ]
             for feature in self.signature.features
@@ -192,7 +194,8 @@ class Codec:
     def warm_up_rows(self) -> Tensors:
         """One harmless row, of zeros, False and empty text."""
         blank = {DType.BOOL: False, DType.BYTES: ""}
-        return self._pack([[blank.get(feature.dtype, 0)] for feature in self.signature.features])
+        features = self.signature.features
+        return self._pack([[blank.get(feature.tensor_dtype, 0)] for feature in features])
 
     def decode(self, outputs: Sequence[OutputTensor], rows: int) -> Answers:
         """Unpack the answer to `rows` rows.
@@ -241,7 +244,7 @@ class Codec:
         """Pack checked values, given by feature."""
         if self.signature.packed_input is None:
             return tuple(
-                pack(feature.dtype, column)
+                pack(feature.tensor_dtype, column)
                 for feature, column in zip(self.signature.features, columns, strict=True)
             )
         flat = list(chain.from_iterable(zip(*columns, strict=True)))
@@ -292,73 +295,3 @@ def _texts(tensor: OutputTensor) -> list[str]:
 def chunks(flat: list[Any], width: int) -> list[Any]:
     """Cut a flat list into rows of `width`."""
     return [flat[i : i + width] for i in range(0, len(flat), width)] if width else []
-
-
-def _checked(value: Any, feature: Feature, field: str) -> Any:
-    """`value` when it fits the feature's type.
-
-    Raises:
-        InvalidInput: it does not.
-    """
-    return _CHECKS[feature.dtype](value, field)
-
-
-def _wrong_type(value: Any, wanted: str, field: str) -> InvalidInput:
-    names = {bool: "a boolean", str: "text", list: "a list", dict: "an object", float: "a number"}
-    given = "null" if value is None else names.get(type(value), "a number")
-    return InvalidInput(f"{field} is {given}; {wanted} is needed.", field=field, code="wrong_type")
-
-
-def _double(value: Any, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type(value, "a number", field)
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise InvalidInput(
-            f"{field} is beyond the range of a 64-bit float.", field=field, code="out_of_range"
-        ) from error
-
-
-def _single(value: Any, field: str) -> float:
-    number = _double(value, field)
-    if abs(number) >= _FP32_MAX:
-        raise InvalidInput(
-            f"{field} is {number:g}, beyond the range of a 32-bit float.",
-            field=field,
-            code="out_of_range",
-        )
-    return number
-
-
-def _integer(value: Any, field: str) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong_type(value, "a whole number", field)
-    if not _INT64_MIN <= value <= _INT64_MAX:
-        raise InvalidInput(
-            f"{field} is beyond the range of a 64-bit integer.", field=field, code="out_of_range"
-        )
-    return value
-
-
-def _boolean(value: Any, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong_type(value, "true or false", field)
-    return value
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(value, "text", field)
-    return value
-
-
-_CHECKS: Final[Mapping[DType, Callable[[Any, str], Any]]] = {
-    DType.FP32: _single,
-    DType.FP64: _double,
-    DType.INT64: _integer,
-    DType.BOOL: _boolean,
-    DType.BYTES: _text,
-}

@@ -110,10 +110,14 @@ def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
 
 
 def _same(current: Slot, slot: Slot) -> bool:
-    """Whether routing to `slot` would differ from routing to `current` in nothing."""
+    """Whether routing to `slot` would differ from routing to `current` in nothing.
+
+    Who vouched for a version, and where it came from, does not change what is served.
+    """
     if slot.signature is None and current.signature is not None:
         slot = msgspec.structs.replace(slot, signature=current.signature)
-    return msgspec.structs.replace(slot, run_id_source=current.run_id_source) == current
+    told = {"run_id_source": current.run_id_source, "lineage": current.lineage}
+    return msgspec.structs.replace(slot, **told) == current
 
 
 def previous_slot(record: RoutingRecord, alias: str) -> Slot:
@@ -133,24 +137,28 @@ def previous_slot(record: RoutingRecord, alias: str) -> Slot:
     )
 
 
-def rolled_back(record: RoutingRecord, alias: str) -> RoutingRecord:
-    """The record with `alias` on its previous version, pinned.
+def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecord:
+    """The record with `alias` on `target`, pinned; the same record when that changes nothing.
 
     The version left is not kept as a place to roll back to: a second rollback goes further
-    back, never forward onto what was just left.
-
-    Raises:
-        Conflict: the variant never had another version.
+    back, never forward onto what was just left. From a version that the variant never had,
+    further back is what is older.
     """
-    target = previous_slot(record, alias)
-    history = record.previous[alias]
-    rest = history[history.index(target) + 1 :]
+    pinned = msgspec.structs.replace(target, mode=Mode.PINNED)
+    current = record.variants.get(alias)
+    if current is not None and _same(current, pinned):
+        return record
+    history = record.previous.get(alias, ())
+    places = [place for place, slot in enumerate(history) if slot.version == target.version]
+    if places:
+        rest = history[places[0] + 1 :]
+    elif current is not None and current.version == target.version:
+        rest = history
+    else:
+        rest = tuple([slot for slot in history if slot.version < target.version])
     return msgspec.structs.replace(
         record,
-        variants={
-            **record.variants,
-            alias: msgspec.structs.replace(target, mode=Mode.PINNED),
-        },
+        variants={**record.variants, alias: pinned},
         previous={**record.previous, alias: rest},
     )
 

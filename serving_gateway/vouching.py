@@ -1,12 +1,24 @@
-"""Who vouches for a version: the run that made it, and its signature."""
+"""Who vouches for a version: the run that made it, its signature, and where it came from."""
 
 from __future__ import annotations
 
 from itertools import chain
 
-from serving_gateway.contract import RoutingRecord, Signature, Slot
+import msgspec
+
+from serving_gateway.contract import Lineage, RoutingRecord, Signature, Slot, feature_contract
 from serving_gateway.errors import Conflict, RegistryUnavailable, Unavailable
 from serving_gateway.registry import Registered, Registry
+
+
+class Vouched(msgspec.Struct, frozen=True):
+    """What is known of a version."""
+
+    run_id: str
+    source: str
+    """Who says so: `registry`, `caller` or `record`."""
+    signature: Signature | None
+    lineage: Lineage
 
 
 async def vouch(
@@ -15,12 +27,13 @@ async def vouch(
     model_name: str,
     version: int,
     claimed: str | None,
-) -> tuple[str, str, Signature | None]:
-    """Find out the run that made the version: (run_id, who says so, signature).
+) -> Vouched:
+    """Find out the run that made the version, and what else is recorded of it.
 
     The registry is asked first; when it cannot answer, the authenticated caller or what the
     record already holds stands in, and the answer says so.
     """
+    held = _on_record(record, model_name, version)
     problem = "no registry is configured (GATEWAY_MLFLOW_URL)"
     if registry is not None:
         try:
@@ -28,9 +41,13 @@ async def vouch(
         except RegistryUnavailable as error:
             problem = error.message
         else:
-            return _registered_run(registered, model_name, version, claimed)
-    held = _on_record(record, model_name, version)
+            found = _vouched_by_registry(registered, model_name, version, claimed)
+            if held is None or held.run_id != found.run_id:
+                return found
+            lineage = _filled(found.lineage, held.lineage)
+            return msgspec.structs.replace(found, lineage=lineage)
     signature = None if held is None else held.signature
+    lineage = Lineage() if held is None else held.lineage
     if claimed is not None:
         if held is not None and held.run_id != claimed:
             raise Conflict(
@@ -38,14 +55,48 @@ async def vouch(
                 f"with {claimed}.",
                 code="run_id_contradiction",
             )
-        return claimed, "caller", signature
+        return Vouched(claimed, "caller", signature, lineage)
     if held is not None:
-        return held.run_id, "record", signature
+        return Vouched(held.run_id, "record", signature, lineage)
     raise Unavailable(
         f"Nobody can tell which run made {model_name} version {version}: {problem}. "
         "Name the run_id in the request, or try again once the registry answers.",
         code="run_id_unknown",
     )
+
+
+def check_contract(
+    wanted: str | None, signature: Signature | None, model_name: str, version: int
+) -> None:
+    """Make sure that a version reads what the caller says that it reads.
+
+    Args:
+        wanted: digest of the features; None when the caller says nothing.
+        signature: of the version, as recorded; without one nobody can tell.
+        model_name: whose version it is.
+        version: for the error.
+
+    Raises:
+        Conflict: it reads something else, or nobody knows what.
+    """
+    if wanted is None:
+        return
+    found = "unknown" if signature is None else feature_contract(signature.features)
+    if found != wanted:
+        raise Conflict(
+            f"The features of {model_name} version {version} have the contract {found}, not "
+            f"{wanted} as asked for. Nothing was changed: compare what the version was "
+            "registered with and what the feature store has.",
+            code="feature_contract_mismatch",
+        )
+
+
+def _filled(lineage: Lineage, older: Lineage) -> Lineage:
+    """A lineage with what only the older one knows."""
+    known = {
+        name: value for name, value in msgspec.structs.asdict(lineage).items() if value is not None
+    }
+    return msgspec.structs.replace(older, **known)
 
 
 def _on_record(record: RoutingRecord, model_name: str, version: int) -> Slot | None:
@@ -57,10 +108,10 @@ def _on_record(record: RoutingRecord, model_name: str, version: int) -> Slot | N
     return None
 
 
-def _registered_run(
+def _vouched_by_registry(
     registered: Registered | None, model_name: str, version: int, claimed: str | None
-) -> tuple[str, str, Signature | None]:
-    """The run that a registry which could be asked vouches for."""
+) -> Vouched:
+    """What a registry that could be asked vouches for."""
     if registered is None:
         raise Conflict(
             f"Triton has {model_name} version {version} READY, but the registry has no such "
@@ -73,4 +124,4 @@ def _registered_run(
             f"not {claimed}.",
             code="run_id_contradiction",
         )
-    return registered.run_id, "registry", registered.signature
+    return Vouched(registered.run_id, "registry", registered.signature, registered.lineage)

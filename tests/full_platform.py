@@ -14,17 +14,20 @@ from platform_assets import model_definitions
 from platform_assets.definitions import watching
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
+from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.webhook import WebhookResource
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.chain import Outcome, failures_of, op_config, outcome_of
 from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.models import IRIS
+from tests.models import QUICK_IRIS
 from tests.servers import RunningMlflow, RunningTriton, run_mlflow, run_triton
 
 TOKEN = "control-token-of-the-tests"
@@ -49,7 +52,7 @@ class Platform:
     gateway: RunningGateway
     instance: dg.DagsterInstance
     resources: dict[str, Any]
-    spec: ModelSpec = IRIS
+    spec: ModelSpec = QUICK_IRIS
 
     @property
     def repository(self) -> ModelRepository:
@@ -187,6 +190,9 @@ def run_platform(home: Path) -> Iterator[Platform]:
                 "model_repository": ModelRepository(root=str(home / "repository")),
                 "gateway": GatewayResource(urls=gateway.url, control_token=TOKEN),
                 "proof_folder": ProofFolder(root=str(home / "proof")),
+                "samples": SamplesFolder(root=str(home / "samples")),
+                "drift_reports": DriftReports(root=str(home / "reports")),
+                "webhook": WebhookResource(),
                 "io_manager": dg.FilesystemIOManager(base_dir=str(home / "values")),
             },
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from platform_assets.model_spec import (
     CandidateSpec,
     EventTime,
@@ -40,3 +42,8 @@ IRIS = ModelSpec(
     event_time=EventTime(),
 )
 """The shipped model, without its file."""
+
+QUICK_IRIS = replace(
+    IRIS, candidates=(CandidateSpec("logistic_regression"), CandidateSpec("decision_tree"))
+)
+"""The same, trained in less time: for tests of what comes after the training."""

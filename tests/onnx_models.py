@@ -293,3 +293,32 @@ def with_optional_input() -> bytes:
         outputs={"scaled": (TensorProto.FLOAT, [None, 2])},
         initializers=[helper.make_tensor("scale", TensorProto.FLOAT, [1], [3])],
     )
+
+
+def missing_values() -> bytes:
+    """`x` FP32, `n` FP64, `b` FP32, `t` STRING, all [N, 1] -> `missing` FP32, `echo` STRING.
+
+    `missing` adds up 1, 10 and 100 for NaN in `x`, `n` and `b`; `echo` is `t`.
+    """
+    from onnx import TensorProto, helper
+
+    kinds = {"x": TensorProto.FLOAT, "n": TensorProto.DOUBLE, "b": TensorProto.FLOAT}
+    nodes = [helper.make_node("Identity", ["t"], ["echo"])]
+    for name in kinds:
+        nodes += [
+            helper.make_node("IsNaN", [name], [f"{name}_nan"]),
+            helper.make_node("Cast", [f"{name}_nan"], [f"{name}_one"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}_one", f"{name}_weight"], [f"{name}_told"]),
+        ]
+    nodes.append(helper.make_node("Sum", [f"{name}_told" for name in kinds], ["missing"]))
+    weights = {f"{name}_weight": 10.0**place for place, name in enumerate(kinds)}
+    column = [None, 1]
+    return model_bytes(
+        nodes,
+        inputs={**{n: (k, column) for n, k in kinds.items()}, "t": (TensorProto.STRING, column)},
+        outputs={"missing": (TensorProto.FLOAT, column), "echo": (TensorProto.STRING, column)},
+        initializers=[
+            helper.make_tensor(name, TensorProto.FLOAT, [1], [value])
+            for name, value in weights.items()
+        ],
+    )

@@ -4,6 +4,7 @@
 from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
+    AssetKey,
     MetadataValue,
     TableRecord,
     asset_check,
@@ -11,25 +12,26 @@ from dagster import (
 
 from platform_assets.features.consistency import compare_online
 from platform_assets.features.records import FeatureData, OnlineFeatures
-from platform_assets.features.spec import ModelSpec
 from platform_assets.features.validation import (
     expected_types,
+    forbidden_nulls,
     null_counts,
     range_report,
     schema_differences,
 )
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 
 
 def feature_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
     """Build the checks of `features` and `online_features` of one model."""
-    return [_schema(spec), _nulls(), _ranges(spec), _online_equals_offline(spec)]
+    return [_schema(spec), _nulls(spec), _ranges(spec), _online_equals_offline(spec)]
 
 
 def _schema(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset="features",
+        asset=AssetKey([spec.model_name, "features"]),
         name="schema",
         blocking=True,
         description="The written files have exactly the declared columns and types.",
@@ -49,22 +51,23 @@ def _schema(spec: ModelSpec) -> AssetChecksDefinition:
     return schema
 
 
-def _nulls() -> AssetChecksDefinition:
+def _nulls(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset="features",
+        asset=AssetKey([spec.model_name, "features"]),
         name="nulls",
         blocking=True,
-        description="No value is missing or NaN.",
+        description="No value is missing where the model file does not allow it.",
     )
     def nulls(features: FeatureData) -> AssetCheckResult:
         counts = null_counts(features)
-        bad = {name: count for name, count in counts.items() if count}
+        bad = forbidden_nulls(counts, spec)
         return AssetCheckResult(
             passed=not bad,
             description=", ".join(f"{k}: {v} empty" for k, v in bad.items()) or None,
             metadata={
                 "rows": features.rows,
                 "empty_values": sum(counts.values()),
+                "forbidden_empty_values": sum(bad.values()),
                 "empty_by_column": MetadataValue.json(counts),
             },
         )
@@ -74,7 +77,7 @@ def _nulls() -> AssetChecksDefinition:
 
 def _ranges(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset="features",
+        asset=AssetKey([spec.model_name, "features"]),
         name="ranges",
         blocking=True,
         description="Every feature lies within its declared range, no event in the future.",
@@ -114,7 +117,7 @@ def _ranges(spec: ModelSpec) -> AssetChecksDefinition:
 
 def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset="online_features",
+        asset=AssetKey([spec.model_name, "online_features"]),
         name="online_equals_offline",
         blocking=True,
         description=(

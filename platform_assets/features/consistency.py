@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.records import FeatureData
-from platform_assets.features.spec import ModelSpec
+from platform_assets.model_spec import FeatureSpec, ModelSpec
+from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from platform_assets.resources.feast import FeastResource
 
 SAMPLE: Final = 200
@@ -33,26 +32,47 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> 
         FeatureStoreError: Feast or a store of it does not answer.
     """
     import pandas as pd
+    import pyarrow.compute as pc
+    from pyarrow import parquet
 
-    keys = pd.read_parquet(data.labels_path, columns=[spec.join_key, spec.event_timestamp])
-    ids = sorted(keys[spec.join_key].unique().tolist())
+    key, time = spec.join_key.name, spec.event_timestamp
+    keys = parquet.read_table(data.labels_path, columns=[key, time])
+    ids = sorted(pc.unique(keys[key]).to_pylist())
     sample = ids[:: max(1, -(-len(ids) // SAMPLE))]
-    names = list(spec.feature_names)
-    entities = pd.DataFrame({spec.join_key: sample})
-    entities[spec.event_timestamp] = keys[spec.event_timestamp].max()
-    offline = feast.historical(entities, spec.feature_service).set_index(spec.join_key)
-    online = feast.online(spec.join_key, sample, spec.feature_service).set_index(spec.join_key)
-    offline, online = offline.reindex(sample)[names], online.reindex(sample)[names]
+    entities = pd.DataFrame({key: sample})
+    entities[time] = pd.Timestamp(pc.max(keys[time]).as_py())
+    offline = feast.historical(entities, spec.feature_service).set_index(key).reindex(sample)
+    online = feast.online(key, sample, spec.feature_service).set_index(key).reindex(sample)
     differing = [
-        f"{spec.join_key} {one}, {name}: offline {offline.at[one, name]!r}, "
-        f"online {online.at[one, name]!r}"
-        for name in names
-        for one in offline.index[_differ(offline[name], online[name])]
+        f"{key} {one}, {feature.name}: offline {left!r}, online {right!r}"
+        for feature in spec.features
+        for one, left, right in zip(
+            sample,
+            [_plain(value, feature) for value in offline[feature.name]],
+            [_plain(value, feature) for value in online[feature.name]],
+            strict=True,
+        )
+        # A value that only one side has differs. So does one that neither has where there
+        # must be one: nothing was materialized for an entity that exists.
+        if left != right or (left is None and not feature.nullable)
     ]
-    return Comparison(len(sample), len(sample) * len(names), differing)
+    return Comparison(len(sample), len(sample) * len(spec.features), differing)
 
 
-def _differ(left: pd.Series[float], right: pd.Series[float]) -> pd.Series[bool]:
-    # A value that only one side has differs; so does one that neither has: nothing was
-    # materialized for an entity that exists.
-    return (left != right) | left.isna() | right.isna()
+def _plain(value: Any, feature: FeatureSpec) -> bool | float | int | str | None:
+    """A value of either side as Python's own; pandas has several ways to say missing.
+
+    A whole number that may be missing is a float, as in pandas and in the model's tensor.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if pd.isna(value):
+        return None
+    if feature.dtype is DType.BYTES:
+        return str(value)
+    if feature.dtype is DType.BOOL:
+        return bool(value)
+    if feature.dtype is DType.INT64 and not feature.nullable:
+        return int(value)
+    return float(np.float32(value) if feature.dtype is DType.FP32 else value)

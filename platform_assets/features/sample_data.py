@@ -8,10 +8,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from platform_assets.features.spec import IRIS
-
 FIRST_OBSERVATION: Final = datetime(2024, 3, 1, tzinfo=UTC)
 OBSERVATION_EVERY: Final = timedelta(days=14)
+COLUMNS: Final = (
+    "entity_id",
+    "event_timestamp",
+    "sepal_length",
+    "sepal_width",
+    "petal_length",
+    "petal_width",
+    "species",
+)
 GROWTH: Final = (0.94, 0.97, 1.0)
 """Size of a flower at each observation, relative to scikit-learn's measurement."""
 
@@ -32,7 +39,7 @@ def write_iris_source(path: Path) -> None:
     try:
         with staged.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(IRIS.columns)
+            writer.writerow(COLUMNS)
             for number, growth in enumerate(GROWTH):
                 for row, (values, target) in enumerate(zip(data.data, data.target, strict=True)):
                     at = FIRST_OBSERVATION + number * OBSERVATION_EVERY + timedelta(minutes=row)

@@ -1,41 +1,58 @@
-"""The source file: its identity by content. Light, because sensors import it."""
+"""The source of a model: which reader it has, and its identity by content.
+
+Light, because sensors import it: a reader loads pandas and pyarrow when it reads.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Final
+
+from platform_assets.features.sources.columns import source_columns
+from platform_assets.features.sources.datasets import DatasetReader
+from platform_assets.features.sources.files import FileReader
+from platform_assets.features.sources.reader import SourceReader
+from platform_assets.features.sources.sql import SqlReader
+from platform_assets.model_spec import FileSource, ModelSpec, SqlSource
+from platform_assets.resources.source import SourceError, SourceResource
+
+__all__ = ["FINGERPRINT_METADATA", "SourceError", "open_source", "source_fingerprint"]
 
 FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
 
 
-class SourceError(Exception):
-    """The source cannot be used; the message says what is wrong, `todo` what to do about it."""
-
-    def __init__(self, message: str, todo: str) -> None:
-        super().__init__(message)
-        self.todo = todo
-
-
-def source_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes: 64 lower-case hexadecimal digits.
-
-    Two files with the same content have the same fingerprint, whatever their times.
+def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
+    """Return the reader of the model's source; nothing is read yet.
 
     Raises:
-        SourceError: no readable file is there.
+        SourceError: the source names a variable that is not set.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as exc:
-        raise SourceError(
-            f"the source file {path} does not exist",
-            "put the file there, or set SOURCE_PATH to where it is, and run again",
-        ) from exc
-    except OSError as exc:
-        raise SourceError(
-            f"the source file {path} cannot be read ({exc.strerror or exc})",
-            "make it a file that this user may read, and run again",
-        ) from exc
+    columns = source_columns(spec)
+    match spec.source:
+        case FileSource(path):
+            return FileReader(source.expand(path), columns)
+        case SqlSource(url, query):
+            ordered = not spec.join_key.from_row_number
+            return SqlReader(
+                source.expand(url), query, columns, order=_order(spec) if ordered else ()
+            )
+        case dataset:
+            return DatasetReader(dataset.name, columns)
+
+
+def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
+    """Return the identity of the source's content: 64 lower-case hexadecimal digits.
+
+    The same content has the same fingerprint, whatever its times; it is the one that
+    `read_source` returns. For sensors: files are not read again while they are untouched. A
+    query is run, its rows are not validated.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    return open_source(spec, source).fingerprint()
+
+
+def _order(spec: ModelSpec) -> tuple[str, ...]:
+    time = () if spec.event_time is None else (spec.event_time.name,)
+    return (spec.join_key.name, *time)

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from platform_assets.features.reading import SourceData
 from platform_assets.features.records import FeatureData
-from platform_assets.features.spec import ModelSpec
+from platform_assets.features.sources.reader import Log, Progress
+from platform_assets.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 FEATURES_FILE: Final = "features.parquet"
 LABELS_FILE: Final = "labels.parquet"
 _FINGERPRINT_KEY: Final = b"serving.data_fingerprint"
+_GROUP_ROWS: Final = 100_000
 
 
 class StaleDataError(Exception):
@@ -22,37 +25,49 @@ class StaleDataError(Exception):
 
 
 def write_feature_data(
-    table: pa.Table, spec: ModelSpec, directory: Path, *, source: Path, fingerprint: str
+    source: SourceData, spec: ModelSpec, data_dir: Path, log: Log | None = None
 ) -> FeatureData:
-    """Write features and labels below `directory`, each in one atomic step.
+    """Write features and labels to the model's folder in `data_dir`, each in one atomic step.
 
     `features.parquet` holds join key, event timestamp and features; `labels.parquet` join key,
-    event timestamp and target. Both carry the fingerprint, so a reader notices when a crash or
-    another run left the two, or a record and its files, from different sources.
+    event timestamp and target; what is missing is null. Both carry the fingerprint, so a
+    reader notices when a crash or another run left the two, or a record and its files, from
+    different sources.
     """
+    import pyarrow.compute as pc
+
+    table = source.table
+    directory = data_dir / spec.model_name
     directory.mkdir(parents=True, exist_ok=True)
-    keys = [spec.join_key, spec.event_timestamp]
+    keys = [spec.join_key.name, spec.event_timestamp]
     features, labels = directory / FEATURES_FILE, directory / LABELS_FILE
-    _write(table.select([*keys, *spec.feature_names]), features, fingerprint)
-    _write(table.select([*keys, spec.target]), labels, fingerprint)
+    progress = Progress(log)
+    _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
+    _write(table.select([*keys, spec.target.name]), labels, source.fingerprint, progress)
     return FeatureData(
-        source_path=str(source),
+        model_name=spec.model_name,
+        source=source.name,
         features_path=str(features),
         labels_path=str(labels),
         rows=table.num_rows,
-        entities=len(table[spec.join_key].unique()),
-        fingerprint=fingerprint,
+        entities=pc.count_distinct(table[spec.join_key.name]).as_py(),
+        fingerprint=source.fingerprint,
+        classes=source.classes,
+        nulls={name: table[name].null_count for name in spec.feature_names},
     )
 
 
-def _write(table: pa.Table, path: Path, fingerprint: str) -> None:
+def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) -> None:
     from pyarrow import parquet
 
     staged = path.with_name(f".{path.name}.{os.getpid()}.part")
     marked = table.replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
     try:
         with staged.open("wb") as file:
-            parquet.write_table(marked, file)
+            with parquet.ParquetWriter(file, marked.schema) as writer:
+                for start in range(0, marked.num_rows, _GROUP_ROWS):
+                    writer.write_table(marked.slice(start, _GROUP_ROWS))
+                    progress.at(f"writing {path.name}", start, marked.num_rows)
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from platform_assets.features.records import FeatureData
-from platform_assets.features.spec import FeatureSpec, ModelSpec
-from serving_gateway.contract import DType
+from platform_assets.features.sources.columns import arrow_type
+from platform_assets.model_spec import FeatureSpec, ModelSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,51 +43,67 @@ def schema_differences(data: FeatureData, spec: ModelSpec) -> dict[str, str]:
 
 def expected_types(spec: ModelSpec) -> dict[str, str]:
     """Return column -> Arrow type name of both files together."""
-    names = {
-        DType.FP32: "float",
-        DType.FP64: "double",
-        DType.INT64: "int64",
-        DType.BOOL: "bool",
-        DType.BYTES: "string",
-    }
+    key, target = spec.join_key, spec.target
     return {
-        spec.join_key: "int64",
+        key.name: str(arrow_type(key.dtype)),
         spec.event_timestamp: "timestamp[us, tz=UTC]",
-        **{feature.name: names[feature.dtype] for feature in spec.features},
-        spec.target: "int64",
+        **{feature.name: str(arrow_type(feature.dtype)) for feature in spec.features},
+        target.name: str(arrow_type(target.dtype)),
     }
 
 
 def null_counts(data: FeatureData) -> dict[str, int]:
-    """Return column -> number of nulls, of both files; NaN counts as null."""
-    import pyarrow as pa
-    from pyarrow import compute, parquet
+    """Return column -> number of missing values, of both files.
 
-    counts: dict[str, int] = {}
-    for path in (data.features_path, data.labels_path):
-        table = parquet.read_table(path)
-        for name in table.column_names:
-            column = table[name]
-            nan = pa.types.is_floating(column.type) and compute.sum(compute.is_nan(column)).as_py()
-            counts[name] = column.null_count + int(nan or 0)
-    return counts
-
-
-def range_report(data: FeatureData, spec: ModelSpec, now: datetime | None = None) -> list[Range]:
-    """Measure each feature, and the event timestamp, against what is allowed.
-
-    A value that is not finite is outside. Timestamps must not lie after `now` (UTC).
+    NaN and empty text count too: neither should be there.
     """
     from pyarrow import parquet
 
+    return {
+        name: _missing(parquet.read_table(path, columns=[name])[name])
+        for path in (data.features_path, data.labels_path)
+        for name in parquet.read_schema(path).names
+    }
+
+
+def _missing(column: pa.ChunkedArray) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    count = int(column.null_count)
+    if pa.types.is_floating(column.type):
+        count += int(pc.sum(pc.is_nan(column)).as_py() or 0)
+    elif pa.types.is_string(column.type):
+        count += int(pc.sum(pc.equal(pc.binary_length(column), 0)).as_py() or 0)
+    return count
+
+
+def forbidden_nulls(counts: dict[str, int], spec: ModelSpec) -> dict[str, int]:
+    """Those of `null_counts` that may not be: of all columns but the nullable features."""
+    nullable = {feature.name for feature in spec.features if feature.nullable}
+    return {name: count for name, count in counts.items() if count and name not in nullable}
+
+
+def range_report(data: FeatureData, spec: ModelSpec, now: datetime | None = None) -> list[Range]:
+    """Measure each numeric feature, and the event timestamp, against what is allowed.
+
+    A value that is not finite is outside; a missing one is not. Timestamps must not lie after
+    `now` (UTC).
+    """
     now = now or datetime.now(UTC)
-    numeric = [f for f in spec.features if f.dtype in {DType.FP32, DType.FP64, DType.INT64}]
-    table = parquet.read_table(
-        data.features_path, columns=[spec.event_timestamp, *(f.name for f in numeric)]
-    )
-    report = [_feature_range(table[feature.name], feature) for feature in numeric]
-    report.append(_time_range(table[spec.event_timestamp], spec.event_timestamp, now))
+    report = [
+        _feature_range(_column(data, feature.name), feature)
+        for feature in spec.features
+        if feature.numeric
+    ]
+    report.append(_time_range(_column(data, spec.event_timestamp), spec.event_timestamp, now))
     return report
+
+
+def _column(data: FeatureData, name: str) -> pa.ChunkedArray:
+    from pyarrow import parquet
+
+    return parquet.read_table(data.features_path, columns=[name])[name]
 
 
 def _feature_range(column: pa.ChunkedArray, feature: FeatureSpec) -> Range:
@@ -101,12 +117,8 @@ def _feature_range(column: pa.ChunkedArray, feature: FeatureSpec) -> Range:
     extremes = pc.min_max(column).as_py()
     low = "any" if feature.minimum is None else f"{feature.minimum:g}"
     high = "any" if feature.maximum is None else f"{feature.maximum:g}"
-    return Range(
-        feature.name,
-        f"{low} .. {high}",
-        f"{extremes['min']:g} .. {extremes['max']:g}",
-        int(pc.sum(outside).as_py() or 0),
-    )
+    found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
+    return Range(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
 
 
 def _time_range(column: pa.ChunkedArray, name: str, now: datetime) -> Range:

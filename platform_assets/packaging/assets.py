@@ -8,9 +8,7 @@ from pydantic import Field
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.adoption import AdoptionError, adopt
 from platform_assets.packaging.onnx_export import (
-    ExportError,
     GraphSummary,
-    export,
     inspect_graph,
     sha256,
 )
@@ -30,6 +28,8 @@ from platform_assets.resources.model_repository import (
     VersionConflict,
 )
 from platform_assets.resources.records import RegisteredVersion
+from platform_assets.training.graph.builder import ExportError
+from platform_assets.training.graph.export import export
 from platform_assets.training.records import TrainedModel
 from serving_gateway.contract import ONNX_DIGEST_TAG
 

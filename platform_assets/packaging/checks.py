@@ -7,18 +7,18 @@ import dagster as dg
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.assets import ONNX_ARTIFACT
 from platform_assets.packaging.onnx_export import (
-    ExportError,
     inspect_graph,
     model_inputs,
     run_graph,
     sha256,
 )
-from platform_assets.packaging.parity import compare
+from platform_assets.packaging.parity_check import parity_check
 from platform_assets.packaging.records import OnnxModel, PackagedVersion
 from platform_assets.packaging.triton_config import ConfigError, from_text, served_versions
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
+from platform_assets.training.graph.builder import ExportError
 from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
 
 
@@ -65,13 +65,15 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             evaluation = mlflow.evaluation_set(onnx_model.run_id)
         signature = onnx_model.signature
         outputs = run_graph(graph, model_inputs(signature, evaluation.features))
-        parity = compare(
+        return parity_check(
+            "onnx_parity",
+            onnx_model.run_id,
+            evaluation,
             outputs[signature.label_output],
             outputs.get(signature.probabilities_output or ""),
-            evaluation.labels,
-            evaluation.probabilities,
+            tolerance=spec.gates.parity_tolerance,
+            mlflow=mlflow,
         )
-        return dg.AssetCheckResult(passed=parity.holds, metadata=parity.metadata())
 
     return onnx_parity
 

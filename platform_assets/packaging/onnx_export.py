@@ -1,27 +1,41 @@
-"""scikit-learn estimator -> ONNX bytes, and what a graph declares about itself."""
+"""What an ONNX graph declares about itself, and how it is run; `export` makes one."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from platform_assets.packaging.triton_config import TensorSpec
-from serving_gateway.contract import DType, Signature
+from platform_assets.training.graph.builder import (
+    MAX_IR_VERSION,
+    ML,
+    ML_OPSET,
+    OPSET,
+    ExportError,
+)
+from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY, export
+from serving_gateway.contract import DType, Feature, Signature, feature_contract
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-# ONNX Runtime 1.19, in the container of Triton 2.51 (24.10), reads up to opset 21, ai.onnx.ml 5
-# and IR 10. Staying below keeps older images usable.
-OPSET: Final = 18
-ML_OPSET: Final = 3
-MAX_IR_VERSION: Final = 9
-
-
-class ExportError(Exception):
-    """The estimator cannot be expressed in ONNX, or the graph is not what we promised."""
+__all__ = [
+    "MAX_IR_VERSION",
+    "OPSET",
+    "ExportError",
+    "GraphSummary",
+    "export",
+    "graph_contract",
+    "inspect_graph",
+    "model_inputs",
+    "run_graph",
+    "sha256",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,61 +49,69 @@ class GraphSummary:
     ir_version: int
 
 
-def export(
-    estimator: Any, signature: Signature, graph_name: str
-) -> bytes:  # any scikit-learn estimator
-    """Convert a fitted estimator to ONNX; the same estimator gives the same bytes.
-
-    The graph has the inputs that `signature` says and the outputs `label` and, for a
-    classifier, `probabilities` ([-1, classes], no map).
-
-    Raises:
-        ExportError: skl2onnx has no converter for a part of the estimator.
-    """
-    from skl2onnx import convert_sklearn
-    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
-
-    options = {id(estimator): {"zipmap": False}} if signature.probabilities_output else None
-    try:
-        model = convert_sklearn(
-            estimator,
-            name=graph_name,
-            initial_types=_initial_types(signature),
-            options=options,
-            target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-        )
-    except (MissingConverter, MissingShapeCalculator) as error:
-        raise ExportError(
-            f"{type(estimator).__name__} has no ONNX converter: {error}. Nothing was packaged; "
-            "choose an estimator that skl2onnx supports."
-        ) from error
-    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _initial_types(signature: Signature) -> list[tuple[str, Any]]:
-    from skl2onnx.common import data_types as types
-
-    tensors = {
-        DType.FP32: types.FloatTensorType,
-        DType.FP64: types.DoubleTensorType,
-        DType.INT64: types.Int64TensorType,
-        DType.BOOL: types.BooleanTensorType,
-        DType.BYTES: types.StringTensorType,
-    }
-    if signature.packed_input is not None:
-        dtype = signature.features[0].dtype
-        width = len(signature.features)
-        return [(signature.packed_input, tensors[dtype]([None, width]))]
-    return [(feature.name, tensors[feature.dtype]([None, 1])) for feature in signature.features]
-
-
 def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
     """Check a graph with the ONNX checker and return what it declares.
 
     Raises:
         ExportError: the bytes are no valid ONNX model, or lie beyond what the serving image reads.
     """
+    model = _checked(onnx_bytes)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    summary = GraphSummary(
+        inputs=tuple(_tensor(value) for value in model.graph.input),
+        outputs=tuple(_tensor(value) for value in model.graph.output),
+        opset=opsets.get("", 0),
+        ml_opset=opsets.get(ML, 0),
+        ir_version=model.ir_version,
+    )
+    if summary.opset > OPSET or summary.ml_opset > ML_OPSET or model.ir_version > MAX_IR_VERSION:
+        raise ExportError(
+            f"opset {summary.opset}, ai.onnx.ml {summary.ml_opset}, IR {summary.ir_version}: the "
+            f"serving image reads at most {OPSET}, {ML_OPSET} and {MAX_IR_VERSION}"
+        )
+    return summary
+
+
+def graph_contract(onnx_bytes: bytes) -> str:
+    """Return the feature contract of a graph, computed from what it declares that it reads.
+
+    The graph's metadata says which features these are and of what types; its own inputs have
+    to agree, and so has the contract that the metadata records.
+
+    Raises:
+        ExportError: no valid graph, one that names no features, or one that contradicts
+            itself; the message says where.
+    """
+    model = _checked(onnx_bytes)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if FEATURES_KEY not in metadata:
+        raise ExportError(f"the graph has no {FEATURES_KEY} in its metadata")
+    try:
+        features = msgspec.json.decode(metadata[FEATURES_KEY], type=tuple[Feature, ...])
+    except msgspec.MsgspecError as error:
+        raise ExportError(f"{FEATURES_KEY} of the graph cannot be read: {error}") from error
+    _agree([_tensor(value) for value in model.graph.input], features)
+    contract = feature_contract(features)
+    if metadata.get(CONTRACT_KEY) != contract:
+        raise ExportError(
+            f"the graph records the feature contract {metadata.get(CONTRACT_KEY)}, but its "
+            f"features make {contract}"
+        )
+    return contract
+
+
+def _agree(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> None:
+    declared = [(tensor.name, tensor.dtype, tensor.shape) for tensor in inputs]
+    each = [(one.name, one.tensor_dtype, (None, 1)) for one in features]
+    packed = len(declared) == 1 and declared[0][1:] == (DType.FP32, (None, len(features)))
+    if declared != each and not (packed and all(one.dtype is DType.FP32 for one in features)):
+        raise ExportError(
+            f"the graph reads {[tensor.name for tensor in inputs]}, which are not the features "
+            f"{[one.name for one in features]} of its metadata with their types"
+        )
+
+
+def _checked(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -102,20 +124,7 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
         onnx.shape_inference.InferenceError,
     ) as error:
         raise ExportError(f"not a valid ONNX model: {error}") from error
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    summary = GraphSummary(
-        inputs=tuple(_tensor(value) for value in model.graph.input),
-        outputs=tuple(_tensor(value) for value in model.graph.output),
-        opset=opsets.get("", 0),
-        ml_opset=opsets.get("ai.onnx.ml", 0),
-        ir_version=model.ir_version,
-    )
-    if summary.opset > OPSET or summary.ml_opset > ML_OPSET or model.ir_version > MAX_IR_VERSION:
-        raise ExportError(
-            f"opset {summary.opset}, ai.onnx.ml {summary.ml_opset}, IR {summary.ir_version}: the "
-            f"serving image reads at most {OPSET}, {ML_OPSET} and {MAX_IR_VERSION}"
-        )
-    return summary
+    return model
 
 
 def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here
@@ -149,7 +158,7 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
 
     Args:
         signature: says the columns, their order and whether they are packed.
-        features: [n] rows with at least the signature's columns.
+        features: [n] rows in tensor form with at least the signature's columns.
 
     Returns:
         {input name: [n, width] array} for a packed input, else one [n, 1] array per feature.
@@ -165,10 +174,10 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
     }
     names = [feature.name for feature in signature.features]
     if signature.packed_input is not None:
-        dtype = dtypes[signature.features[0].dtype]
+        dtype = dtypes[signature.features[0].tensor_dtype]
         return {signature.packed_input: features[names].to_numpy(dtype=dtype)}
     return {
-        feature.name: features[[feature.name]].to_numpy(dtype=dtypes[feature.dtype])
+        feature.name: features[[feature.name]].to_numpy(dtype=dtypes[feature.tensor_dtype])
         for feature in signature.features
     }
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
+
+    from platform_assets.resources.records import EvaluationSet
 
 PROBABILITY_TOLERANCE: Final = 1e-4
-"""Largest allowed difference of a probability: float32 kernels against scikit-learn's float64."""
+"""Largest allowed difference of a probability, and of a prediction relative to its size."""
 
 _ROWS_SHOWN: Final = 10
+_ROWS_KEPT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +24,18 @@ class Parity:
 
     rows: int
     label_mismatches: int
+    """Rows with another label; in a regression, with a prediction beyond the tolerance."""
     largest_probability_difference: float
     """0.0 when the model has no probabilities."""
     tolerance: float
     differing_rows: tuple[int, ...]
-    """Positions of the first rows that differ, at most ten."""
+    """Positions of the first rows that differ, ascending, at most a thousand."""
+    largest_prediction_difference: float = 0.0
+    """Of a regression, relative to the expected value where that is beyond 1; else 0.0."""
 
     @property
     def holds(self) -> bool:
-        """Whether every label is equal and every probability within the tolerance."""
+        """Whether every answer is equal, numbers within the tolerance."""
         return (
             self.rows > 0
             and self.label_mismatches == 0
@@ -37,12 +44,14 @@ class Parity:
 
     def metadata(self) -> dict[str, int | float | str]:
         """Return the numbers for a Dagster check."""
+        shown = ", ".join(map(str, self.differing_rows[:_ROWS_SHOWN]))
         return {
             "rows": self.rows,
             "label_mismatches": self.label_mismatches,
             "largest_probability_difference": self.largest_probability_difference,
+            "largest_prediction_difference": self.largest_prediction_difference,
             "tolerance": self.tolerance,
-            "differing_rows": ", ".join(map(str, self.differing_rows)) or "none",
+            "differing_rows": shown or "none",
         }
 
 
@@ -56,11 +65,13 @@ def compare(
     """Compare answers with what is expected of them.
 
     Args:
-        labels: [n] or [n, 1] predicted labels.
+        labels: [n] or [n, 1] predicted labels (bytes count as UTF-8 text, 0 and 1 as booleans),
+            or predictions of a regression.
         probabilities: [n, classes], or None for a model without them.
-        expected_labels: [n] labels by the training library.
+        expected_labels: [n] by the training library; floating point for a regression.
         expected_probabilities: [n, classes] by the training library, or None.
-        tolerance: largest allowed absolute difference of a probability.
+        tolerance: largest allowed difference of a probability (absolute) or of a prediction b
+            (at most the tolerance times the larger of 1 and |b|).
 
     Raises:
         ValueError: the answers have another number of rows or classes than expected, or only
@@ -68,12 +79,18 @@ def compare(
     """
     import numpy as np
 
-    got = labels.reshape(-1)
+    got = _plain(labels.reshape(-1))
     if got.shape != expected_labels.shape:
         raise ValueError(f"{got.shape[0]} answers for {expected_labels.shape[0]} rows")
-    label_differs = got != expected_labels
     if (probabilities is None) != (expected_probabilities is None):
         raise ValueError("only one side has probabilities")
+    off = np.zeros(len(got))
+    if expected_labels.dtype.kind == "f":
+        size = np.maximum(1.0, np.abs(expected_labels))
+        off = _distance(got, expected_labels) / size
+        label_differs = off > tolerance
+    else:
+        label_differs = np.asarray(got != expected_labels, dtype=bool)
     differs = label_differs
     largest = 0.0
     if probabilities is not None and expected_probabilities is not None:
@@ -81,9 +98,7 @@ def compare(
             raise ValueError(
                 f"probabilities {probabilities.shape}, expected {expected_probabilities.shape}"
             )
-        # A NaN must not slip through a comparison: it counts as infinitely far away.
-        distance = np.abs(probabilities.astype(np.float64) - expected_probabilities)
-        distance = np.where(np.isnan(distance), np.inf, distance)
+        distance = _distance(probabilities, expected_probabilities)
         largest = float(distance.max(initial=0.0))
         differs = label_differs | (distance.max(axis=1, initial=0.0) > tolerance)
     return Parity(
@@ -91,5 +106,63 @@ def compare(
         label_mismatches=int(label_differs.sum()),
         largest_probability_difference=largest,
         tolerance=tolerance,
-        differing_rows=tuple(int(row) for row in np.flatnonzero(differs)[:_ROWS_SHOWN]),
+        differing_rows=tuple(int(row) for row in np.flatnonzero(differs)[:_ROWS_KEPT]),
+        largest_prediction_difference=float(off.max(initial=0.0)),
     )
+
+
+def _plain(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if labels.dtype.kind == "S" or (len(labels) and isinstance(labels[0], bytes)):
+        return np.array([one.decode() for one in labels.tolist()], dtype=object)
+    return labels
+
+
+def _distance(
+    got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    import numpy as np
+
+    # A NaN must not slip through a comparison: it counts as infinitely far away.
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(got.astype(np.float64) - expected)
+    return np.where(np.isnan(distance), np.inf, distance)
+
+
+def differing_frame(
+    parity: Parity,
+    evaluation: EvaluationSet,
+    labels: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any] | None,
+) -> pd.DataFrame:
+    """Return the rows that differ, to be kept as an artifact with the run.
+
+    Args:
+        parity: what `compare` found.
+        evaluation: what was expected, and the features.
+        labels: the answers that were compared, [n] or [n, 1].
+        probabilities: likewise, [n, classes] or None.
+
+    Returns:
+        Per differing row: `row` (position in the evaluation set), `entity`, the features,
+        `expected` and `answered`, and `expected_probability_<i>` and `answered_probability_<i>`
+        of each class.
+    """
+    import numpy as np
+    import pandas as pd
+
+    rows = np.array(parity.differing_rows, dtype=np.int64)
+    columns: dict[str, Any] = {
+        "row": rows,
+        "entity": evaluation.groups[rows],
+        **{f"feature.{name}": evaluation.features[name].to_numpy()[rows]
+           for name in evaluation.features.columns},
+        "expected": evaluation.labels[rows],
+        "answered": _plain(labels.reshape(-1))[rows],
+    }  # fmt: skip
+    if probabilities is not None and evaluation.probabilities is not None:
+        for index in range(probabilities.shape[1]):
+            columns[f"expected_probability_{index}"] = evaluation.probabilities[rows, index]
+            columns[f"answered_probability_{index}"] = probabilities[rows, index]
+    return pd.DataFrame(columns)

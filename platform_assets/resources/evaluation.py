@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.resources.records import EvaluationSet
 
@@ -14,41 +14,51 @@ if TYPE_CHECKING:
 
 EVALUATION_ARTIFACT: Final = "evaluation/evaluation.parquet"
 """Where a run keeps its evaluation set."""
-TRUE_COLUMN: Final = "label_true"
-LABEL_COLUMN: Final = "label"
-PROBABILITY_PREFIX: Final = "probability_"
+_OWN: Final = "serving."
+TRUE_COLUMN: Final = f"{_OWN}label_true"
+LABEL_COLUMN: Final = f"{_OWN}label"
+GROUP_COLUMN: Final = f"{_OWN}group"
+PROBABILITY_PREFIX: Final = f"{_OWN}probability_"
 
 
 def write_evaluation(
     features: pd.DataFrame,
-    label_true: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    label_true: NDArray[Any],
+    labels: NDArray[Any],
     probabilities: NDArray[np.float64] | None,
+    groups: NDArray[Any] | None = None,
 ) -> bytes:
     """Return the evaluation set as Parquet bytes.
 
     Args:
-        features: shape (rows, features), float32 columns in signature order.
-        label_true: shape (rows,).
-        labels: predicted, shape (rows,).
+        features: shape (rows, features), in tensor form, columns in signature order.
+        label_true: shape (rows,), texts, integers or booleans; numbers for a regression.
+        labels: predicted, shape (rows,), of the same type.
         probabilities: shape (rows, classes), or None for a model without them.
+        groups: the entity of each row; None makes each row an entity of its own.
 
     Raises:
         ValueError: a feature has the name of a column that the file needs for itself.
     """
-    frame = features.reset_index(drop=True).copy()
-    reserved = [
-        name
-        for name in frame.columns
-        if name in {TRUE_COLUMN, LABEL_COLUMN} or name.startswith(PROBABILITY_PREFIX)
-    ]
+    import numpy as np
+
+    reserved = [name for name in features.columns if name.startswith(_OWN)]
     if reserved:
         raise ValueError(f"feature names {reserved} are reserved: rename the features")
-    frame[TRUE_COLUMN] = label_true
-    frame[LABEL_COLUMN] = labels
+    frame = features.reset_index(drop=True)
+    own: dict[str, Any] = {
+        TRUE_COLUMN: label_true,
+        LABEL_COLUMN: labels,
+        GROUP_COLUMN: np.arange(len(frame)) if groups is None else groups,
+    }
     if probabilities is not None:
         for index in range(probabilities.shape[1]):
-            frame[f"{PROBABILITY_PREFIX}{index}"] = probabilities[:, index]
+            own[f"{PROBABILITY_PREFIX}{index}"] = probabilities[:, index]
+    return parquet_bytes(frame.assign(**own))
+
+
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """Return a frame as Parquet, without its index."""
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()
@@ -62,10 +72,10 @@ def read_evaluation(data: bytes) -> EvaluationSet:
     frame = pd.read_parquet(io.BytesIO(data))
     columns = [name for name in frame.columns if name.startswith(PROBABILITY_PREFIX)]
     columns.sort(key=lambda name: int(name.removeprefix(PROBABILITY_PREFIX)))
-    own = {TRUE_COLUMN, LABEL_COLUMN, *columns}
     return EvaluationSet(
-        features=frame[[name for name in frame.columns if name not in own]],
-        label_true=frame[TRUE_COLUMN].to_numpy(dtype=np.int64),
-        labels=frame[LABEL_COLUMN].to_numpy(dtype=np.int64),
+        features=frame[[name for name in frame.columns if not name.startswith(_OWN)]],
+        label_true=frame[TRUE_COLUMN].to_numpy(),
+        labels=frame[LABEL_COLUMN].to_numpy(),
         probabilities=frame[columns].to_numpy(dtype=np.float64) if columns else None,
+        groups=frame[GROUP_COLUMN].to_numpy(),
     )

@@ -1,15 +1,14 @@
-"""Feast as the pipeline uses it: definitions applied by path, state in a directory of ours.
+"""Feast as the pipeline uses it: one model at a time, state in a directory of ours.
 
 Importing Feast takes seconds, so it is imported when it is first needed.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +18,24 @@ from urllib.parse import unquote, urlsplit
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from platform_assets.resources.feast_rows import online_rows
+from serving_gateway.contract import DType, Feature, feature_contract
+
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 CONFIG_NAME: Final = "feature_store.yaml"
 _CONNECT_TIMEOUT: Final = 3.0
 _ONLINE_STORES: Final = ("sqlite", "redis")
+_DTYPES: Final = {
+    "FLOAT": DType.FP32,
+    "DOUBLE": DType.FP64,
+    "INT64": DType.INT64,
+    "BOOL": DType.BOOL,
+    "STRING": DType.BYTES,
+}
+"""By Feast's value type."""
 
 
 class FeatureStoreError(Exception):
@@ -32,12 +43,11 @@ class FeatureStoreError(Exception):
 
 
 class FeastResource(ConfigurableResource["FeastResource"]):
-    """One feature store: definitions from `repo_path`, everything it writes in `state_dir`.
+    """One feature store; everything that it writes stands in `state_dir`.
 
     Every method raises `FeatureStoreError`.
     """
 
-    repo_path: str = Field(description="Directory of the Feast definitions (*.py).")
     state_dir: str = Field(description="Directory for registry, SQLite online store and data.")
     online_store: str = Field(default="sqlite", description="sqlite or redis.")
     redis: str = Field(
@@ -95,34 +105,64 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         if self.online_store == "redis":
             if not self.redis:
                 raise FeatureStoreError("the online store is redis, but no address of it is given")
-            return ["type: redis", f"connection_string: {json.dumps(_redis_string(self.redis))}"]
+            return [
+                "type: redis",
+                f"connection_string: {json.dumps(_redis_string(self.redis))}",
+                # The newest row of an entity is found before it is written. Feast's own way,
+                # to drop what is not newer than the stored row, would keep a wrong value that
+                # the source has corrected since, and for good where rows have no time.
+                "skip_dedup: true",
+            ]
         raise FeatureStoreError(
             f"unknown online store {self.online_store!r}: one of {', '.join(_ONLINE_STORES)}"
         )
 
-    def apply(self) -> None:
-        """Make the registry say what the definitions in `repo_path` say."""
+    def apply(self, objects: Sequence[Any]) -> None:
+        """Make the registry know these objects; others are left as they are."""
         store = self._store()
-        with _translated(f"apply the definitions in {self.repo_path}"):
-            store.apply(load_definitions(Path(self.repo_path).expanduser().absolute()))
+        with _translated(f"apply {', '.join(sorted({one.name for one in objects}))}"):
+            store.apply([*objects])
 
-    def service_features(self, feature_service: str) -> tuple[str, ...]:
-        """Return the feature names of a feature service, in the order of its definition."""
+    def service_contract(self, feature_service: str) -> str:
+        """Return the `feature_contract` of what is registered: names and types, in order."""
         store = self._store()
         with _translated(f"look up feature service {feature_service}"):
             service = store.get_feature_service(feature_service)
-            return tuple(
-                feature.name
+            features = [
+                (feature.name, feature.dtype.to_value_type().name)
                 for projection in service.feature_view_projections
                 for feature in projection.features
+            ]
+        unknown = [f"{name} ({kind})" for name, kind in features if kind not in _DTYPES]
+        if unknown:
+            raise FeatureStoreError(
+                f"feature service {feature_service} has features that no model can read: "
+                f"{', '.join(unknown)}"
             )
+        return feature_contract([Feature(name, _DTYPES[kind]) for name, kind in features])
 
-    def materialize(self, feature_view: str, start: datetime, end: datetime) -> None:
-        """Copy the newest values in [start, end] (UTC) per entity to the online store."""
+    def write_online(
+        self,
+        feature_view: str,
+        batches: Iterable[pa.RecordBatch],
+        span: tuple[datetime, datetime],
+    ) -> None:
+        """Put rows into the online store, whatever it holds of their entities.
+
+        Args:
+            feature_view: its columns are expected in the batches: join key, event timestamp
+                and features, in their types.
+            batches: at most one row per entity in all of them.
+            span: first and last event time (UTC), for Feast's own record of what it served.
+        """
         self._probe_online()
         store = self._store()
         with _translated(f"materialize {feature_view} to {self.online_store}"):
-            store.materialize(start, end, feature_views=[feature_view])
+            view = store.get_feature_view(feature_view)
+            for batch in batches:
+                rows = online_rows(batch, view)
+                store.provider.online_write_batch(store.config, view, rows, None)
+            store.registry.apply_materialization(view, store.project, *span)
 
     def historical(self, entities: pd.DataFrame, feature_service: str) -> pd.DataFrame:
         """Join features to `entities` as they were known at each row's event timestamp.
@@ -143,19 +183,22 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             ).to_df()
         return frame
 
-    def online(self, join_key: str, ids: Sequence[int], feature_service: str) -> pd.DataFrame:
-        """Read the online store: one row per id, in that order; nulls for unknown ids.
+    def online(self, join_key: str, ids: Sequence[int | str], feature_service: str) -> pd.DataFrame:
+        """Read the online store: one row per id, in that order; None for what it lacks.
 
-        The order of the columns is Feast's own, and differs between processes.
+        The values are Python's own. The order of the columns is Feast's, and differs between
+        processes.
         """
+        import pandas as pd
+
         self._probe_online()
         store = self._store()
         with _translated(f"read {feature_service} from {self.online_store}"):
             service = store.get_feature_service(feature_service)
-            frame: pd.DataFrame = store.get_online_features(
-                features=service, entity_rows=[{join_key: int(one)} for one in ids]
-            ).to_df()
-        return frame
+            columns = store.get_online_features(
+                features=service, entity_rows=[{join_key: one} for one in ids]
+            ).to_dict()
+        return pd.DataFrame(columns, dtype=object)
 
     def _store(self) -> Any:
         config = self.render()
@@ -173,36 +216,6 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
         except (OSError, ValueError) as exc:
             raise FeatureStoreError(f"Redis at {host}:{port} does not answer: {exc}") from exc
-
-
-def load_definitions(directory: Path) -> list[Any]:
-    """Run the Python files of a Feast repository; return the objects that they define.
-
-    Raises:
-        FeatureStoreError: no such directory, nothing defined there, or a file that fails.
-    """
-    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
-    from feast.data_source import DataSource
-
-    kinds = (Entity, DataSource, FeatureView, OnDemandFeatureView, FeatureService)
-    found: list[Any] = []
-    for path in sorted(directory.glob("*.py")):
-        for value in vars(_run_file(path)).values():
-            if isinstance(value, kinds) and not any(value is one for one in found):
-                found.append(value)
-    if not found:
-        raise FeatureStoreError(f"no Feast definitions in {directory}")
-    return found
-
-
-def _run_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"_feature_repo_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise FeatureStoreError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    with _translated(f"read the definitions in {path}"):
-        spec.loader.exec_module(module)
-    return module
 
 
 def _redis_string(address: str) -> str:
@@ -235,7 +248,7 @@ def _write_private(target: Path, text: str) -> None:
 @contextmanager
 def _translated(doing: str) -> Iterator[None]:
     # Feast lets the exceptions of whatever store it uses through (SQLAlchemy, sqlite3, redis,
-    # pyarrow, pandas) and runs the definitions of the user: the one point that names them all.
+    # pyarrow, pandas): the one point that names them all.
     try:
         yield
     except FeatureStoreError:

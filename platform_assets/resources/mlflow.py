@@ -16,7 +16,11 @@ import msgspec
 from dagster import ConfigurableResource
 from pydantic import Field, PrivateAttr
 
-from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, read_evaluation
+from platform_assets.resources.evaluation import (
+    EVALUATION_ARTIFACT,
+    parquet_bytes,
+    read_evaluation,
+)
 from platform_assets.resources.mlflow_client import (
     RegistryError,
     RegistryNotFound,
@@ -26,8 +30,11 @@ from platform_assets.resources.mlflow_client import (
     translated,
 )
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
+from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from serving_gateway.contract import (
+    CODE_VERSION_TAG,
+    DAGSTER_RUN_TAG,
     DATA_FINGERPRINT_TAG,
     RUN_ID_TAG,
     SIGNATURE_TAG,
@@ -35,14 +42,13 @@ from serving_gateway.contract import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
 __all__ = ["MlflowResource", "RegistryError", "RegistryNotFound", "RegistryUnavailable", "RunLog"]
 
 PRODUCTION_ALIAS: Final = "production"
 MODEL_TAG: Final = "serving.model_name"
-DAGSTER_RUN_TAG: Final = "dagster.run_id"
-"""The Dagster run that started an MLflow run; how an abandoned one is recognised."""
 
 
 class MlflowResource(ConfigurableResource["MlflowResource"]):
@@ -101,7 +107,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             self._client().set_terminated(run_id, "FAILED")
 
     def owner_tags(self, model_name: str, dagster_run_id: str) -> dict[str, str]:
-        """Return the tags by which `close_abandoned_runs` knows whose a run is."""
+        """Return the tags that say whose a run is; `close_abandoned_runs` goes by them."""
         return {MODEL_TAG: model_name, DAGSTER_RUN_TAG: dagster_run_id}
 
     def close_abandoned_runs(
@@ -159,6 +165,10 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         """Store `data` as the run's artifact `path` (with forward slashes)."""
         store_artifact(self._client(), run_id, path, data)
 
+    def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
+        """Store rows as the run's artifact `path` (a Parquet file), to be looked at later."""
+        self.log_artifact_bytes(run_id, path, parquet_bytes(frame))
+
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""
         client = self._client()
@@ -189,10 +199,21 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         signature: Signature,
         data_fingerprint: str,
         metrics: Mapping[str, float],
+        code_version: str,
+        dagster_run_id: str,
     ) -> RegisteredVersion:
         """Return the version of `run_id`, registering it unless that was done already.
 
         Tags are part of the creating call, so no version ever stands there without them.
+
+        Args:
+            model_name: the registered model; created when it is the first version.
+            run_id: of the training.
+            signature: what the version reads and answers.
+            data_fingerprint: of the rows that it was trained on.
+            metrics: on the evaluation rows.
+            code_version: digest of the model file and of the locked packages.
+            dagster_run_id: the Dagster run that trained it.
         """
         existing = self.version_of_run(model_name, run_id)
         if existing is not None:
@@ -203,6 +224,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         tags = {
             RUN_ID_TAG: run_id,
             DATA_FINGERPRINT_TAG: data_fingerprint,
+            CODE_VERSION_TAG: code_version,
+            DAGSTER_RUN_TAG: dagster_run_id,
             SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
             **{f"metric.{key}": f"{value:.6f}" for key, value in metrics.items()},
         }
@@ -250,6 +273,14 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         client = self._client()
         with translated(f"look up version {version} of {model_name}"):
             return _registered(client.get_model_version(model_name, str(version)))
+
+    def versions(self, model_name: str) -> list[VersionEntry]:
+        """Return all versions of a model, whoever registered them, oldest first."""
+        return list_versions(self._client(), model_name)
+
+    def onnx_bytes(self, model_name: str, version: int, copy: str) -> bytes:
+        """Return the ONNX graph that a version was registered with; see `mlflow_versions`."""
+        return onnx_bytes(self._client(), model_name, version, copy)
 
     def set_version_tags(self, model_name: str, version: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version; others stay."""
@@ -306,4 +337,12 @@ def _registered(found: ModelVersion) -> RegisteredVersion:
             f"{DATA_FINGERPRINT_TAG} tags ({exc}): it was not registered by this pipeline; "
             "run the chain to register one that was"
         ) from exc
-    return RegisteredVersion(name, version, str(found.run_id), fingerprint, signature)
+    return RegisteredVersion(
+        name,
+        version,
+        str(found.run_id),
+        fingerprint,
+        signature,
+        code_version=tags.get(CODE_VERSION_TAG),
+        dagster_run_id=tags.get(DAGSTER_RUN_TAG),
+    )

@@ -129,18 +129,17 @@ def _save_sklearn(
         signature=_mlflow_signature(signature),
         pip_requirements=[
             f"{name}=={importlib.metadata.version(name)}"
-            for name in ("scikit-learn", "skops", "numpy")
+            for name in ("scikit-learn", "skops", "numpy", "pandas")
         ],
     )
 
 
 def _own_types(estimator: Any) -> list[str]:
-    # We made the estimator a moment ago: its scikit-learn types (trees are compiled classes
-    # that skops does not know by itself) are trusted; anything else would be a surprise.
+    # We made the estimator a moment ago, out of scikit-learn's, NumPy's and perhaps the user's
+    # own parts, so all its types are trusted. A reader of the file decides for himself.
     import skops.io  # type: ignore[import-untyped] # ships no stubs
 
-    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(estimator))
-    return [name for name in unknown if name.startswith("sklearn.")]
+    return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))
 
 
 def _mlflow_signature(signature: Signature) -> Any:
@@ -148,6 +147,11 @@ def _mlflow_signature(signature: Signature) -> Any:
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(_MLFLOW_TYPES[f.dtype], f.name) for f in signature.features
+        ColSpec(_MLFLOW_TYPES[f.tensor_dtype], f.name) for f in signature.features
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("long")]))
+    answer = "double"
+    if signature.classes:
+        answer = "string" if isinstance(signature.classes[0], str) else "long"
+    return ModelSignature(
+        inputs=Schema(inputs), outputs=Schema([ColSpec(answer, signature.label_output)])
+    )

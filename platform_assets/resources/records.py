@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving_gateway.contract import Signature
 
@@ -22,18 +22,25 @@ class RegisteredVersion:
     run_id: str
     data_fingerprint: str
     signature: Signature
+    code_version: str | None = None
+    """Digest of the model file and of the locked packages; None when it was not recorded."""
+    dagster_run_id: str | None = None
+    """The Dagster run that trained it; None when it was not recorded."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
     """The held-out rows of a run, with the answers that scikit-learn gave.
 
-    `features`: DataFrame in signature order, shape (rows, features), float32 columns;
-    `label_true` and `labels` (predicted): shape (rows,), int64; `probabilities`: shape
-    (rows, classes), float64, or None for a model without them.
+    `features`: DataFrame in tensor form and signature order, shape (rows, features).
+    `label_true` and `labels` (predicted): shape (rows,), texts (object), int64 or bool as the
+    user writes them, float64 for a regression. `probabilities`: shape (rows, classes),
+    float64, in the order of the signature's classes; None for a model without them. `groups`:
+    the entity of each row, shape (rows,), int64 or text.
     """
 
     features: pd.DataFrame
-    label_true: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    label_true: NDArray[Any]
+    labels: NDArray[Any]
     probabilities: NDArray[np.float64] | None
+    groups: NDArray[Any]

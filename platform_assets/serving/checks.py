@@ -1,12 +1,13 @@
 """What is asked of a loaded version, and of production after the switch."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.parity import Parity
+from platform_assets.packaging.onnx_export import model_inputs
+from platform_assets.packaging.parity_check import parity_check
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.gateway import (
     GatewayError,
@@ -17,12 +18,16 @@ from platform_assets.resources.gateway import (
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.gates import champion_gates
-from platform_assets.serving.parity import predict_parity, triton_parity
+from platform_assets.serving.parity import ask_gateway, ask_triton
 from platform_assets.serving.pictures import latency_picture
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import Promotion, ServingState
 from platform_assets.serving.switching import PRODUCTION
 from platform_assets.training.pictures import inline
+from serving_gateway.contract import Signature
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LATENCY_ROUNDS = 3
 _LATENCY_SAMPLES = 100
@@ -118,13 +123,12 @@ def _triton_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             registered = mlflow.version(state.model_name, state.version)
             evaluation = mlflow.evaluation_set(state.run_id)
         try:
-            parity = triton_parity(
-                evaluation,
+            labels, probabilities = ask_triton(
+                evaluation.features,
                 registered.signature,
                 triton,
                 model_name=state.model_name,
                 version=state.version,
-                tolerance=spec.gates.parity_tolerance,
             )
         except TritonError as error:
             return dg.AssetCheckResult(
@@ -132,13 +136,18 @@ def _triton_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
                 description=f"version {state.version} did not answer: {error}",
                 metadata=judged,
             )
-        return _parity_result(parity, judged)
+        return parity_check(
+            "triton_parity",
+            state.run_id,
+            evaluation,
+            labels,
+            probabilities,
+            tolerance=spec.gates.parity_tolerance,
+            mlflow=mlflow,
+            metadata=judged,
+        )
 
     return triton_parity_check
-
-
-def _parity_result(parity: Parity, metadata: dict[str, Any]) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=parity.holds, metadata={**metadata, **parity.metadata()})
 
 
 def _triton_latency(spec: ModelSpec) -> dg.AssetChecksDefinition:
@@ -161,7 +170,9 @@ def _triton_latency(spec: ModelSpec) -> dg.AssetChecksDefinition:
         state = triton_serving_state
         judged: dict[str, Any] = {"version": state.version, LOAD_ID: state.load_id}
         try:
-            rounds = [_one_round(state, triton, mlflow) for _ in range(_LATENCY_ROUNDS)]
+            signature = mlflow.version(state.model_name, state.version).signature
+            row = mlflow.evaluation_set(state.run_id).features.head(1)
+            rounds = [_one_round(state, row, signature, triton) for _ in range(_LATENCY_ROUNDS)]
         except (TritonError, RegistryError) as error:
             return dg.AssetCheckResult(passed=False, description=str(error), metadata=judged)
         p99s = [float(np.percentile(took, 99)) for took in rounds]
@@ -188,17 +199,15 @@ def _triton_latency(spec: ModelSpec) -> dg.AssetChecksDefinition:
     return triton_latency
 
 
-def _one_round(state: ServingState, triton: TritonResource, mlflow: MlflowResource) -> list[float]:
+def _one_round(
+    state: ServingState, row: "pd.DataFrame", signature: Signature, triton: TritonResource
+) -> list[float]:
     """Milliseconds of single-row inferences, one after the other."""
-    from platform_assets.packaging.onnx_export import model_inputs
-
-    registered = mlflow.version(state.model_name, state.version)
-    rows = mlflow.evaluation_set(state.run_id).features.head(1)
-    inputs = model_inputs(registered.signature, rows)
+    inputs = model_inputs(signature, row)
     took: list[float] = []
     for _ in range(_LATENCY_SAMPLES):
         began = time.perf_counter()
-        triton.infer(state.model_name, state.version, inputs, [registered.signature.label_output])
+        triton.infer(state.model_name, state.version, inputs, [signature.label_output])
         took.append((time.perf_counter() - began) * 1e3)
     return took
 
@@ -255,17 +264,25 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             registered = mlflow.version(spec.model_name, gateway_reload.version)
             evaluation = mlflow.evaluation_set(gateway_reload.run_id)
         try:
-            parity, _labels = predict_parity(
-                evaluation,
+            labels, probabilities = ask_gateway(
+                evaluation.features,
                 registered.signature,
                 gateway,
                 model_name=spec.model_name,
                 version=gateway_reload.version,
-                tolerance=spec.gates.parity_tolerance,
+                dtype=evaluation.labels.dtype,
             )
         except GatewayError as error:
             return dg.AssetCheckResult(passed=False, description=str(error))
-        return _parity_result(parity, {})
+        return parity_check(
+            "predict_parity",
+            gateway_reload.run_id,
+            evaluation,
+            labels,
+            probabilities,
+            tolerance=spec.gates.parity_tolerance,
+            mlflow=mlflow,
+        )
 
     return predict_parity_check
 

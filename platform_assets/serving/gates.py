@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.onnx_export import ExportError, graph_contract
+from platform_assets.packaging.onnx_export import graph_contract
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.gateway import GatewayError, GatewayResource
@@ -23,7 +23,9 @@ from platform_assets.serving.pictures import duel_picture
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION
+from platform_assets.training.graph.builder import ExportError
 from platform_assets.training.metrics import METRICS, Metric
+from platform_assets.training.metrics import Answers as Measured
 from platform_assets.training.pictures import inline
 from serving_gateway.contract import MODEL_FILE, feature_contract
 
@@ -104,7 +106,7 @@ def _no_regression(spec: ModelSpec) -> dg.AssetChecksDefinition:
             return _refused(judged, f"version {state.version} did not answer: {error}")
         value = _score(metric, candidate, evaluation, new)(None)
         judged[metric.name] = value
-        if not metric.reaches(value, config.metric_floor):
+        if not metric.meets(value, config.metric_floor):
             return _refused(
                 judged,
                 f"{metric.name} {value:.4g} does not reach the floor {config.metric_floor:.4g}; "
@@ -126,7 +128,7 @@ def _no_regression(spec: ModelSpec) -> dg.AssetChecksDefinition:
             _score(metric, candidate, evaluation, new),
             _score(metric, candidate, evaluation, old),
             evaluation.groups,
-            greater_is_better=metric.greater_is_better,
+            greater_is_better=metric.higher_is_better,
             confidence=spec.gates.confidence,
             seed=spec.evaluation.seed,
         )
@@ -191,11 +193,13 @@ def _score(
 
     def score(rows: Any) -> float:
         chosen = slice(None) if rows is None else rows
-        return metric.score(
-            evaluation.label_true[chosen],
-            labels[chosen],
-            None if probabilities is None else probabilities[chosen],
-            version.signature.classes,
+        return metric.compute(
+            Measured(
+                evaluation.label_true[chosen],
+                labels[chosen],
+                None if probabilities is None else probabilities[chosen],
+                version.signature.classes,
+            )
         )
 
     return score

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.packaging.onnx_export import model_inputs
-from platform_assets.packaging.parity import Parity, compare
 from platform_assets.resources.gateway import GatewayError, GatewayResource
-from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DType, Feature, Signature
 
@@ -22,23 +20,31 @@ Answers = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any] | None"]
 """Labels or predictions, shape (rows,), and probabilities, shape (rows, classes), if any."""
 
 
-def predict_parity(
-    evaluation: EvaluationSet,
+def ask_gateway(
+    features: pd.DataFrame,
     signature: Signature,
     gateway: GatewayResource,
     *,
     model_name: str,
     version: int,
-    tolerance: float,
-) -> tuple[Parity, list[Any]]:
-    """Ask the gateway for the whole evaluation set; return the comparison and the labels.
+    dtype: np.dtype[Any],
+) -> Answers:
+    """Ask the gateway about rows in tensor form, as a client writes them.
+
+    Args:
+        features: the rows.
+        signature: says order and types.
+        gateway: any replica of it answers.
+        model_name: the model.
+        version: the version that has to answer.
+        dtype: of the labels.
 
     Raises:
         GatewayError: a request was not answered, or by another version.
     """
     import numpy as np
 
-    rows = json_rows(signature, evaluation.features)
+    rows = json_rows(signature, features)
     labels: list[Any] = []
     probabilities: list[list[float]] = []
     for start in range(0, len(rows), _BATCH_ROWS):
@@ -49,14 +55,11 @@ def predict_parity(
             )
         labels += answer["predictions"]
         probabilities += answer.get("probabilities") or []
-    parity = compare(
-        np.asarray(labels, dtype=evaluation.labels.dtype),
-        np.asarray(probabilities) if evaluation.probabilities is not None else None,
-        evaluation.labels,
-        evaluation.probabilities,
-        tolerance,
+    has_probabilities = signature.probabilities_output is not None
+    return (
+        np.asarray(labels, dtype=dtype),
+        np.asarray(probabilities, dtype=np.float64) if has_probabilities else None,
     )
-    return parity, labels
 
 
 def json_rows(signature: Signature, features: pd.DataFrame) -> list[list[Any]]:
@@ -112,29 +115,3 @@ def ask_triton(
         joined[signature.label_output].reshape(-1),
         joined.get(signature.probabilities_output or ""),
     )
-
-
-def triton_parity(
-    evaluation: EvaluationSet,
-    signature: Signature,
-    triton: TritonResource,
-    *,
-    model_name: str,
-    version: int,
-    tolerance: float,
-    batch_rows: int = _BATCH_ROWS,
-) -> Parity:
-    """Compare what Triton answers for the whole evaluation set with what was trained.
-
-    Raises:
-        TritonError: Triton refused, or answered with another version.
-    """
-    labels, probabilities = ask_triton(
-        evaluation.features,
-        signature,
-        triton,
-        model_name=model_name,
-        version=version,
-        batch_rows=batch_rows,
-    )
-    return compare(labels, probabilities, evaluation.labels, evaluation.probabilities, tolerance)

@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.parity import compare
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
-from platform_assets.serving.parity import json_rows, predict_parity
+from platform_assets.serving.parity import ask_gateway, json_rows
 from platform_assets.serving.records import Promotion
 
 _ROWS_SHOWN = 5
@@ -84,13 +85,20 @@ def _parity_table(
 ) -> str:
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
-    parity, answers = predict_parity(
-        evaluation,
+    answers, probabilities = ask_gateway(
+        evaluation.features,
         registered.signature,
         gateway,
         model_name=promotion.model_name,
         version=promotion.version,
-        tolerance=spec.gates.parity_tolerance,
+        dtype=evaluation.labels.dtype,
+    )
+    parity = compare(
+        answers,
+        probabilities,
+        evaluation.labels,
+        evaluation.probabilities,
+        spec.gates.parity_tolerance,
     )
     lines = [
         f"{name}: {value}" for name, value in {**parity.metadata(), "holds": parity.holds}.items()

@@ -5,6 +5,7 @@ import time
 
 from dagster import (
     AssetExecutionContext,
+    AssetIn,
     AssetsDefinition,
     MaterializeResult,
     MetadataValue,
@@ -13,20 +14,18 @@ from dagster import (
 )
 
 from platform_assets.features.records import OnlineFeatures
-from platform_assets.features.spec import ModelSpec
 from platform_assets.features.storage import StaleDataError
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.records import RegisteredVersion
+from platform_assets.training.candidates import expand
 from platform_assets.training.frame import training_rows
 from platform_assets.training.pictures import inline
 from platform_assets.training.records import TrainedModel
-from platform_assets.training.selection import Rows, TrainingError
+from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.train import Trained, train
-
-GROUP = "training"
-OWNERS = ["team:ml-platform"]
 
 
 def training_assets(spec: ModelSpec) -> list[AssetsDefinition]:
@@ -35,14 +34,20 @@ def training_assets(spec: ModelSpec) -> list[AssetsDefinition]:
 
 
 def _trained_model(spec: ModelSpec) -> AssetsDefinition:
+    candidates = len(expand(spec))
+
     @asset(
-        name="trained_model",
-        group_name=GROUP,
-        owners=OWNERS,
+        key=[spec.model_name, "trained_model"],
+        ins={"online_features": AssetIn(key=[spec.model_name, "online_features"])},
+        # Dagster's groups have no hyphens.
+        group_name=spec.identifier,
+        owners=list(spec.owners),
+        tags=dict(spec.tags),
+        code_version=spec.code_version,
         kinds={"scikitlearn", "mlflow"},
         description=(
-            f"The best of {len(spec.training.candidates)} candidates for `{spec.model_name}` by "
-            "cross-validation on features joined point in time; evaluated on held-out entities."
+            f"The best of {candidates} candidates for `{spec.model_name}` by cross-validation on "
+            f"features joined point in time; evaluated on rows held out by {spec.evaluation.split}."
         ),
     )
     def trained_model(
@@ -59,12 +64,13 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
             )
             if closed:
                 context.log.warning(f"marked {len(closed)} abandoned MLflow runs as failed")
-            rows = _rows(feast, online_features, spec)
+            # In a list, to be handed over: of a million rows no copy more than needed is kept.
+            rows = [_rows(feast, online_features, spec)]
             joined = time.monotonic()
-            context.log.info(f"{len(rows.labels)} training rows joined point in time")
+            context.log.info(f"{len(rows[0])} training rows joined point in time")
             try:
                 trained = train(
-                    rows,
+                    rows.pop(),
                     online_features.data.fingerprint,
                     spec,
                     mlflow,
@@ -73,7 +79,9 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
                 )
             except TrainingError as exc:
                 raise failure(
-                    str(exc), "add rows, or take the candidate out, and run again from features"
+                    str(exc),
+                    "correct the model file (or add rows to the source), then run again from "
+                    "features",
                 ) from exc
         return MaterializeResult(
             value=trained.model,
@@ -100,7 +108,7 @@ def _rows(feast: FeastResource, features: OnlineFeatures, spec: ModelSpec) -> Ro
         ) from exc
     except TrainingError as exc:
         raise failure(
-            str(exc), "correct the times in the source file, then run again from features"
+            str(exc), "correct the source or the model file, then run again from features"
         ) from exc
 
 
@@ -122,33 +130,40 @@ def _training_metadata(
         "run_id": model.run_id,
         **{key: round(value, 6) for key, value in model.metrics.items()},
         "training_rows": trained.training_rows,
-        "evaluation_rows": trained.evaluation_rows,
+        "evaluation_rows": model.evaluation_rows,
+        "classes_not_evaluated": MetadataValue.json(list(model.classes_not_evaluated)),
         "data_fingerprint": model.data_fingerprint,
-        "candidates": MetadataValue.table(
+        "code_version": model.code_version,
+        "scores": MetadataValue.table(
             [
                 TableRecord(
                     {
                         "candidate": name,
-                        "accuracy": round(result["cv_accuracy"], 4),
-                        "spread": round(result["cv_accuracy_std"], 4),
-                        "log_loss": round(-result["cv_neg_log_loss"], 4),
-                        "seconds": round(result["seconds"], 2),
+                        **{
+                            key.removeprefix("cv_"): round(value, 4)
+                            for key, value in result.items()
+                        },
                     }
                 )
                 for name, result in trained.candidates.items()
             ]
         ),
-        "evaluation": MetadataValue.md(
-            inline(trained.picture, "confusion matrix and calibration of the evaluation rows")
-        ),
+        **{
+            name: MetadataValue.md(inline(picture, name))
+            for name, picture in trained.pictures.items()
+        },
     }
 
 
 def _registered_model(spec: ModelSpec) -> AssetsDefinition:
     @asset(
-        name="registered_model",
-        group_name=GROUP,
-        owners=OWNERS,
+        key=[spec.model_name, "registered_model"],
+        ins={"trained_model": AssetIn(key=[spec.model_name, "trained_model"])},
+        # Dagster's groups have no hyphens.
+        group_name=spec.identifier,
+        owners=list(spec.owners),
+        tags=dict(spec.tags),
+        code_version=spec.code_version,
         kinds={"mlflow"},
         description=(
             f"The version of `{spec.model_name}` that MLflow records for the trained run. "
@@ -166,6 +181,8 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
                 signature=trained_model.signature,
                 data_fingerprint=trained_model.data_fingerprint,
                 metrics=trained_model.metrics,
+                code_version=trained_model.code_version,
+                dagster_run_id=trained_model.dagster_run_id,
             )
         context.log.info(f"{registered.model_name} version {registered.version}")
         return MaterializeResult(
@@ -178,9 +195,19 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
                 ),
                 "mlflow_run": MetadataValue.url(mlflow.run_url(registered.run_id)),
                 "data_fingerprint": registered.data_fingerprint,
+                "code_version": registered.code_version or "not recorded",
+                "dagster_run_id": registered.dagster_run_id or "not recorded",
+                "feature_contract": spec.contract,
                 "features": MetadataValue.table(
                     [
-                        TableRecord({"position": index, "feature": f.name, "type": str(f.dtype)})
+                        TableRecord(
+                            {
+                                "position": index,
+                                "feature": f.name,
+                                "type": f.dtype.value,
+                                "nullable": f.nullable,
+                            }
+                        )
                         for index, f in enumerate(registered.signature.features)
                     ]
                 ),

@@ -1,54 +1,312 @@
-"""The estimators that compete. All convert to ONNX with probabilities at float32 parity."""
+"""The estimators that compete, by name or by a function of the user's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import importlib.util
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
+from platform_assets.training.rows import TrainingError
 
-def _logistic_regression(seed: int) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+MAX_CANDIDATES: Final = 64
+"""Grid points of all candidates of a model together."""
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
-
-
-def _linear_discriminant(seed: int) -> Any:  # noqa: ARG001 # has no chance in it
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    return LinearDiscriminantAnalysis()
-
-
-def _random_forest(seed: int) -> Any:
-    from sklearn.ensemble import RandomForestClassifier
-
-    return RandomForestClassifier(n_estimators=60, max_depth=6, n_jobs=1, random_state=seed)
-
-
-def _gradient_boosting(seed: int) -> Any:
-    from sklearn.ensemble import GradientBoostingClassifier
-
-    return GradientBoostingClassifier(n_estimators=40, max_depth=3, random_state=seed)
-
-
-CANDIDATES: Final[dict[str, Callable[[int], Any]]] = {
-    "logistic_regression": _logistic_regression,
-    "linear_discriminant": _linear_discriminant,
-    "random_forest": _random_forest,
-    "gradient_boosting": _gradient_boosting,
+_TREE: Final = frozenset(
+    {
+        "ccp_alpha",
+        "criterion",
+        "max_depth",
+        "max_features",
+        "max_leaf_nodes",
+        "min_impurity_decrease",
+        "min_samples_leaf",
+        "min_samples_split",
+        "min_weight_fraction_leaf",
+    }
+)
+_FOREST: Final = _TREE | {"bootstrap", "max_samples", "n_estimators"}
+_BOOSTING: Final = _TREE | {
+    "learning_rate",
+    "loss",
+    "n_estimators",
+    "n_iter_no_change",
+    "subsample",
+    "tol",
+    "validation_fraction",
 }
-"""Name -> function of a seed that returns an unfitted classifier.
+_HISTOGRAM: Final = frozenset(
+    {
+        "early_stopping",
+        "l2_regularization",
+        "learning_rate",
+        "loss",
+        "max_bins",
+        "max_depth",
+        "max_features",
+        "max_iter",
+        "max_leaf_nodes",
+        "min_samples_leaf",
+        "n_iter_no_change",
+        "tol",
+        "validation_fraction",
+    }
+)
 
-Nearest neighbours are left out on purpose: equal distances are broken by rounding, so their
-float32 answers in ONNX Runtime may differ from scikit-learn's.
-"""
+
+class CandidateError(TrainingError, ValueError):
+    """A candidate that cannot be: the message names it and what is wrong with it."""
 
 
-def parameters(estimator: Any) -> dict[str, str]:
-    """Return the parameters that a person would look at: scalars, by their full name."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An estimator of scikit-learn: where it is, how it starts, what a grid may set."""
+
+    path: str
+    defaults: Mapping[str, Scalar]
+    parameters: frozenset[str]
+    seeded: bool = True
+    scaled: bool = False
+
+
+_FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
+_BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
+
+CLASSIFIERS: Final[dict[str, _Known]] = {
+    "logistic_regression": _Known(
+        "sklearn.linear_model:LogisticRegression",
+        {"max_iter": 1000},
+        frozenset({"C", "class_weight", "fit_intercept", "l1_ratio", "max_iter", "solver", "tol"}),
+        scaled=True,
+    ),
+    "linear_discriminant": _Known(
+        "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
+        {},
+        frozenset({"shrinkage", "solver", "tol"}),
+        seeded=False,
+        scaled=True,
+    ),
+    "random_forest": _Known(
+        "sklearn.ensemble:RandomForestClassifier", _FORESTS, _FOREST | {"class_weight"}
+    ),
+    "extra_trees": _Known(
+        "sklearn.ensemble:ExtraTreesClassifier", _FORESTS, _FOREST | {"class_weight"}
+    ),
+    "gradient_boosting": _Known("sklearn.ensemble:GradientBoostingClassifier", _BOOSTED, _BOOSTING),
+    "hist_gradient_boosting": _Known(
+        "sklearn.ensemble:HistGradientBoostingClassifier", {}, _HISTOGRAM | {"class_weight"}
+    ),
+    "decision_tree": _Known(
+        "sklearn.tree:DecisionTreeClassifier",
+        {"max_depth": 6},
+        _TREE | {"class_weight", "splitter"},
+    ),
+}
+REGRESSORS: Final[dict[str, _Known]] = {
+    "linear_regression": _Known(
+        "sklearn.linear_model:LinearRegression",
+        {},
+        frozenset({"fit_intercept", "positive"}),
+        seeded=False,
+        scaled=True,
+    ),
+    "ridge": _Known(
+        "sklearn.linear_model:Ridge",
+        {},
+        frozenset({"alpha", "fit_intercept", "max_iter", "positive", "solver", "tol"}),
+        scaled=True,
+    ),
+    "random_forest": _Known("sklearn.ensemble:RandomForestRegressor", _FORESTS, _FOREST),
+    "extra_trees": _Known("sklearn.ensemble:ExtraTreesRegressor", _FORESTS, _FOREST),
+    "gradient_boosting": _Known(
+        "sklearn.ensemble:GradientBoostingRegressor", _BOOSTED, _BOOSTING | {"alpha"}
+    ),
+    "hist_gradient_boosting": _Known(
+        "sklearn.ensemble:HistGradientBoostingRegressor", {}, _HISTOGRAM | {"quantile"}
+    ),
+    "decision_tree": _Known(
+        "sklearn.tree:DecisionTreeRegressor", {"max_depth": 6}, _TREE | {"splitter"}
+    ),
+}
+"""Nearest neighbours are left out on purpose: equal distances are broken by rounding, so a
+runtime in single precision may answer otherwise than scikit-learn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One estimator with one choice of parameters; `name` is unique within its model."""
+
+    name: str
+    spec: CandidateSpec
+    parameters: Mapping[str, Scalar]
+    where: str
+    """Where it stands in the model file, for messages."""
+
+
+def known(task: Task) -> Mapping[str, _Known]:
+    """Return the named estimators for a task."""
+    return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
+
+
+def expand(spec: ModelSpec) -> tuple[Candidate, ...]:
+    """Return every candidate of a model, one per point of a grid; imports no library.
+
+    Raises:
+        CandidateError: as `check_candidates`.
+    """
+    candidates = list(_expanded(spec))
+    if not candidates:
+        raise CandidateError("candidates: name one at least")
+    seen: dict[str, str] = {}
+    for one in candidates:
+        if one.name in seen:
+            raise CandidateError(f"{one.where}: {one.name} is the same as {seen[one.name]}")
+        seen[one.name] = one.where
+    return tuple(candidates)
+
+
+def check_candidates(spec: ModelSpec) -> None:
+    """Check names, parameters and sizes of grids, without data and without scikit-learn.
+
+    Raises:
+        CandidateError: an estimator or parameter that does not exist, a function's path that
+            leads nowhere, an empty or a too large grid, or the same candidate twice. The
+            message begins with `candidates[i]`.
+    """
+    expand(spec)
+    for number, one in enumerate(spec.candidates):
+        if one.function is not None:
+            _module_exists(_where(number, one), one.function)
+
+
+def _where(number: int, one: CandidateSpec) -> str:
+    return f"candidates[{number}] ({one.estimator or one.function or 'unnamed'})"
+
+
+def _expanded(spec: ModelSpec) -> Iterator[Candidate]:
+    total = 0
+    for number, one in enumerate(spec.candidates):
+        where = _where(number, one)
+        _check(where, one, spec.task)
+        points = 1
+        for values in one.grid.values():
+            points *= len(values)
+        total += points
+        if total > MAX_CANDIDATES:
+            raise CandidateError(
+                f"{where}: with its {points} grid points there are {total} candidates; at most "
+                f"{MAX_CANDIDATES} are tried"
+            )
+        name = one.estimator or str(one.function)
+        for values in itertools.product(*one.grid.values()):
+            chosen = dict(zip(one.grid, values, strict=True))
+            words = [name, *(f"{key}={value}" for key, value in chosen.items())]
+            yield Candidate(" ".join(words), one, chosen, where)
+
+
+def _check(where: str, one: CandidateSpec, task: Task) -> None:
+    if (one.estimator is None) == (one.function is None):
+        raise CandidateError(f"{where}: give either an estimator or a function")
+    for parameter, values in one.grid.items():
+        if not values:
+            raise CandidateError(f"{where}: no values for parameter {parameter}")
+    if one.function is not None:
+        module, colon, name = one.function.partition(":")
+        if not (colon and name.isidentifier() and all(map(str.isidentifier, module.split(".")))):
+            raise CandidateError(f"{where}: write the function as package.module:name")
+        return
+    choices = known(task)
+    if one.estimator is None or one.estimator not in choices:
+        raise CandidateError(
+            f"{where}: no such estimator for {task.value}; choose of {', '.join(sorted(choices))}"
+        )
+    allowed = choices[one.estimator].parameters
+    for parameter in one.grid:
+        if parameter not in allowed:
+            raise CandidateError(
+                f"{where}: no parameter {parameter}; choose of {', '.join(sorted(allowed))}"
+            )
+
+
+def _module_exists(where: str, path: str) -> None:
+    module = path.partition(":")[0]
+    try:
+        found = importlib.util.find_spec(module)
+    # A package above the module is imported here: the user's code, which may raise anything.
+    except Exception as exc:
+        raise CandidateError(f"{where}: {module} cannot be imported: {exc}") from exc
+    if found is None:
+        raise CandidateError(f"{where}: there is no module {module}")
+
+
+def build(candidate: Candidate, spec: ModelSpec) -> Any:
+    """Return the unfitted pipeline of a candidate: preprocessing and estimator.
+
+    Raises:
+        CandidateError: the function cannot be called or returns no such estimator, or a
+            parameter is unknown to it.
+    """
+    from platform_assets.training.preprocessing import pipeline
+
+    features = [feature.feature for feature in spec.features]
+    one = candidate.spec
+    if one.estimator is not None:
+        entry = known(spec.task)[one.estimator]
+        seed = {"random_state": spec.evaluation.seed} if entry.seeded else {}
+        make = _attribute(candidate.where, entry.path)
+        model = make(**{**entry.defaults, **seed, **candidate.parameters})
+        return pipeline(features, model, scaled=entry.scaled)
+    return pipeline(features, _from_function(candidate, spec), scaled=False)
+
+
+def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
+    where = candidate.where
+    make = _attribute(where, str(candidate.spec.function))
+    try:
+        model = make()
+    # The user's own code: whatever it raises is told with the candidate's name.
+    except Exception as exc:
+        raise CandidateError(f"{where}: the function failed: {exc!r}") from exc
+    methods = ["fit", "predict", "get_params", "set_params"]
+    methods += [] if spec.task is Task.REGRESSION else ["predict_proba"]
+    missing = [name for name in methods if not callable(getattr(model, name, None))]
+    if missing or inspect.isclass(model):
+        raise CandidateError(
+            f"{where}: the function returned {model!r}, which is no unfitted scikit-learn "
+            f"estimator with {', '.join(methods)}"
+        )
+    try:
+        unseeded = [
+            name
+            for name, value in model.get_params(deep=True).items()
+            if name.rpartition("__")[2] == "random_state" and value is None
+        ]
+        model.set_params(**dict.fromkeys(unseeded, spec.evaluation.seed))
+        return model.set_params(**candidate.parameters)
+    except (ValueError, TypeError) as exc:
+        raise CandidateError(f"{where}: {exc}") from exc
+
+
+def _attribute(where: str, path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    # Importing runs the user's code.
+    except Exception as exc:
+        raise CandidateError(f"{where}: {path} cannot be imported: {exc}") from exc
+    if not callable(found):
+        raise CandidateError(f"{where}: {path} is no function")
+    return found  # type: ignore[no-any-return] # callable, which is all that is known
+
+
+def parameters(pipeline: Any) -> dict[str, str]:
+    """Return the estimator's parameters that a person would look at: scalars, by full name."""
     return {
         name: str(value)
-        for name, value in estimator.get_params(deep=True).items()
+        for name, value in pipeline.named_steps["model"].get_params(deep=True).items()
         if isinstance(value, (bool, int, float, str))
     }

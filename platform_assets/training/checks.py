@@ -1,71 +1,108 @@
-"""Blocking checks of the training: what they measure stands in their metadata."""
+"""Checks of the training: what they measure stands in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
 from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
+    AssetCheckSeverity,
     AssetIn,
+    AssetKey,
     Config,
     MetadataValue,
     asset_check,
 )
 from pydantic import Field
 
-from platform_assets.features.spec import ModelSpec
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.records import RegisteredVersion
+from platform_assets.training.metrics import METRICS
+from platform_assets.training.pictures import inline
 from platform_assets.training.records import TrainedModel
 
 
 def training_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
     """Build the checks of `trained_model` and `registered_model` of one model."""
-    return [_metric_floor(spec), _run_id(spec)]
+    return [_metric_floor(spec), _evaluation_classes(spec), _run_id(spec)]
 
 
 def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
+    metric = METRICS[spec.evaluation.metric]
+    bound = "least" if metric.higher_is_better else "largest"
+
     class MetricFloor(Config):
-        accuracy_floor: float = Field(
-            default=spec.training.accuracy_floor,
-            ge=0,
-            le=1,
-            description="Least share of the evaluation rows that has to be answered right.",
+        metric_floor: float = Field(
+            default=spec.gates.metric_floor,
+            description=f"The {bound} {metric.name} on the evaluation rows that is let through.",
         )
 
     @asset_check(
-        asset="trained_model",
+        asset=AssetKey([spec.model_name, "trained_model"]),
         name="metric_floor",
         blocking=True,
-        description="The accuracy on held-out rows reaches the floor.",
+        description=f"The {metric.name} on held-out rows is good enough.",
     )
     def metric_floor(trained_model: TrainedModel, config: MetricFloor) -> AssetCheckResult:
-        accuracy = trained_model.metrics["accuracy"]
-        passed = accuracy >= config.accuracy_floor
+        value, floor = trained_model.metrics[metric.name], config.metric_floor
+        passed = metric.meets(value, floor)
+        side = "below the floor" if metric.higher_is_better else "above the ceiling"
         return AssetCheckResult(
             passed=passed,
             description=(
                 None
                 if passed
-                else f"accuracy {accuracy:.4f} is below the floor {config.accuracy_floor:.4f}: "
-                "this model is not registered; production stays as it is"
+                else f"{metric.name} {value:.6g} is {side} {floor:.6g}: this model is not "
+                "registered; production stays as it is"
             ),
             metadata={
-                "accuracy": accuracy,
-                "accuracy_floor": config.accuracy_floor,
-                "margin": accuracy - config.accuracy_floor,
+                "metric": metric.name,
+                "value": value,
+                "metric_floor": floor,
+                "margin": metric.gain(value, floor),
+                "evaluation_rows": trained_model.evaluation_rows,
                 "run_id": trained_model.run_id,
+                "evaluation": MetadataValue.md(
+                    inline(trained_model.picture, "answers for the evaluation rows")
+                ),
             },
         )
 
     return metric_floor
 
 
+def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
+    @asset_check(
+        asset=AssetKey([spec.model_name, "trained_model"]),
+        name="evaluation_classes",
+        description="Every class has evaluation rows; a warning, as rare ones may have none.",
+    )
+    def evaluation_classes(trained_model: TrainedModel) -> AssetCheckResult:
+        missing = trained_model.classes_not_evaluated
+        return AssetCheckResult(
+            passed=not missing,
+            severity=AssetCheckSeverity.WARN,
+            description=(
+                f"no evaluation row has the class {', '.join(repr(one) for one in missing)}: "
+                "nothing is known of how well it is told; add rows of it"
+                if missing
+                else None
+            ),
+            metadata={
+                "classes": len(trained_model.signature.classes),
+                "classes_not_evaluated": MetadataValue.json(list(missing)),
+            },
+        )
+
+    return evaluation_classes
+
+
 def _run_id(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset="registered_model",
+        asset=AssetKey([spec.model_name, "registered_model"]),
         name="run_id",
         blocking=True,
-        additional_ins={"trained_model": AssetIn("trained_model")},
+        additional_ins={"trained_model": AssetIn(key=[spec.model_name, "trained_model"])},
         description=(
             f"MLflow, asked now, says that the version of {spec.model_name} came from the "
             "trained run."

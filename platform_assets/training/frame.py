@@ -1,45 +1,187 @@
-"""The training frame: labels joined with what was known at their time."""
+"""The training frame: labels joined with what was known at their time, in tensor form."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.records import FeatureData
-from platform_assets.features.spec import ModelSpec
 from platform_assets.features.storage import check_current
-from platform_assets.training.selection import Rows, TrainingError
+from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
+from platform_assets.training.rows import Rows, TrainingError
+from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
     from platform_assets.resources.feast import FeastResource
+
+_TIME: Final = "event_timestamp"
+"""What Feast calls the time of a row that it is asked about."""
+_EXACT: Final = 2**53
+"""Whole numbers up to here survive a detour through floating point."""
 
 
 def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> Rows:
     """Join features to the labels, point in time, out of Feast's offline store.
 
-    The rows are sorted by event time and entity, so the same data gives the same rows.
+    The rows are sorted by time and entity, so the same data gives the same rows.
 
     Raises:
         FeatureStoreError: Feast cannot join.
         StaleDataError: the files hold other data than `data` says.
-        TrainingError: a label has no observation at or before its time.
+        TrainingError: a label has no observation at or before its time, or a value is not
+            what the model file says of its column.
     """
-    import numpy as np
     import pandas as pd
 
     check_current(data)
     labels = pd.read_parquet(data.labels_path)
-    joined = feast.historical(labels, spec.feature_service)
+    known = pd.read_parquet(data.features_path, columns=[spec.join_key.name])
+    asked = labels.rename(columns={spec.event_timestamp: _TIME})
+    joined = feast.historical(asked, spec.feature_service)
     check_current(data)
-    names = list(spec.feature_names)
-    known = joined.dropna(subset=names)
-    if len(known) != len(labels):
+    # Feast leaves a label out whose entity was observed later only, and keeps one whose entity
+    # never was; a row of nulls alone proves nothing, for a value may be missing.
+    found = joined[joined[spec.join_key.name].isin(known[spec.join_key.name])]
+    if len(found) != len(labels):
         raise TrainingError(
-            f"{len(labels) - len(known)} of {len(labels)} labels have no complete observation "
-            f"at or before their {spec.event_timestamp}"
+            f"{len(labels) - len(found)} of {len(labels)} labels have no observation at or "
+            f"before their {spec.event_timestamp}"
         )
-    known = known.sort_values([spec.event_timestamp, spec.join_key], kind="stable")
+    ordered = found.sort_values([_TIME, spec.join_key.name], kind="stable", ignore_index=True)
+    del joined, found
     return Rows(
-        values=np.ascontiguousarray(known[names].to_numpy(dtype=np.float32)),
-        labels=known[spec.target].to_numpy(dtype=np.int64),
-        groups=known[spec.join_key].to_numpy(dtype=np.int64),
+        features=tensor_form(ordered, spec),
+        labels=_labels(ordered[spec.target.name], spec),
+        groups=_ids(ordered[spec.join_key.name], spec),
+        times=None if spec.event_time is None else _utc(ordered[_TIME]),
     )
+
+
+def tensor_form(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
+    """Return the features of `frame` in the form in which Triton gets them.
+
+    Columns stand in signature order, each in its tensor type: FP32 and FP64 with NaN for a
+    missing number, INT64 (FP64 with NaN where it may be missing), BOOL (FP32 with 1, 0 and NaN
+    where it may be missing), text with "" for a missing one.
+
+    Raises:
+        TrainingError: a value is missing where none may be, or not of the column's type; the
+            message names the column and the first such row of `frame`.
+    """
+    import pandas as pd
+
+    columns = {feature.name: _column(frame, feature, spec) for feature in spec.features}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)), copy=False)
+
+
+def _column(frame: pd.DataFrame, feature: FeatureSpec, spec: ModelSpec) -> NDArray[Any]:
+    column = frame[feature.name]
+    # Missing and empty text are the same thing.
+    if not feature.nullable and feature.dtype is not DType.BYTES:
+        missing = column.isna().to_numpy()
+        if missing.any():
+            raise TrainingError(
+                f"{feature.name} is missing for {_row(frame, missing, spec)}: fill it in, or say "
+                "`nullable: true` of the feature"
+            )
+    try:
+        return _converted(column, feature)
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise TrainingError(
+            f"{feature.name} holds values that are no {feature.dtype.value}: {exc}"
+        ) from exc
+
+
+def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
+    import numpy as np
+
+    if feature.dtype is DType.BYTES:
+        return np.asarray(column.astype(object).where(column.notna(), "").map(str), dtype=object)
+    if feature.dtype is DType.FP32:
+        with np.errstate(over="ignore"):  # the preprocessing cuts what is too large
+            return column.to_numpy(dtype=np.float32, na_value=np.nan)
+    if feature.nullable or feature.dtype is DType.FP64:
+        wanted = np.float32 if feature.dtype is DType.BOOL else np.float64
+        return column.to_numpy(dtype=wanted, na_value=np.nan)
+    if feature.dtype is DType.BOOL:
+        return column.to_numpy(dtype=np.bool_)
+    return _whole(column)
+
+
+def _whole(column: pd.Series[Any]) -> NDArray[np.int64]:
+    import numpy as np
+
+    values = column.to_numpy()
+    if values.dtype.kind == "f" and not (
+        np.abs(values).max(initial=0) <= _EXACT and (values == np.rint(values)).all()
+    ):
+        raise ValueError("numbers that are not whole, or whole ones that lost digits in the join")
+    return values.astype(np.int64)
+
+
+def _row(frame: pd.DataFrame, wrong: NDArray[np.bool_], spec: ModelSpec) -> str:
+    first = frame.iloc[int(wrong.argmax())]
+    key = spec.join_key.name
+    return f"{key} {first[key]} ({int(wrong.sum())} of {len(frame)} rows)"
+
+
+def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
+    import numpy as np
+
+    if column.isna().any():
+        raise TrainingError(f"{int(column.isna().sum())} rows have no {spec.target.name}")
+    if spec.task is Task.REGRESSION:
+        values = column.to_numpy(dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise TrainingError(f"{spec.target.name} holds an infinite number")
+        return values
+    if spec.target.dtype is DType.BYTES:
+        return np.asarray(column.map(str), dtype=object)
+    return _whole(column)
+
+
+def _ids(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
+    import numpy as np
+
+    return _whole(column) if spec.join_key.dtype is DType.INT64 else np.asarray(column, object)
+
+
+def _utc(column: pd.Series[Any]) -> NDArray[np.datetime64]:
+    import pandas as pd
+
+    return pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+
+
+def label_classes(rows: Rows, spec: ModelSpec) -> tuple[int | str | bool, ...]:
+    """Return the class labels as the user writes them, in the order of the probabilities.
+
+    Raises:
+        TrainingError: the data has a label that the model file does not name, or more or
+            fewer classes than the task allows.
+    """
+    import numpy as np
+
+    if spec.task is Task.REGRESSION:
+        return ()
+    seen = np.unique(rows.labels).tolist()
+    if spec.target.dtype is DType.BOOL:
+        seen = [bool(one) for one in seen]
+    classes = spec.target.classes or tuple(seen)
+    unknown = [one for one in seen if one not in classes]
+    if unknown:
+        raise TrainingError(
+            f"{spec.target.name} holds {unknown[0]!r}, which is none of the classes "
+            f"{list(classes)} of the model file"
+        )
+    unseen = [one for one in classes if one not in seen]
+    if unseen:
+        raise TrainingError(f"no row of {spec.target.name} has the class {unseen[0]!r}")
+    if len(classes) < 2 or (spec.task is Task.BINARY and len(classes) != 2):
+        raise TrainingError(
+            f"{spec.target.name} has {len(classes)} classes {list(classes)[:10]}, which does not "
+            f"fit the task {spec.task.value}"
+        )
+    return classes

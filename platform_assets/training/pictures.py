@@ -1,98 +1,83 @@
-"""Pictures of an evaluation, as PNG bytes and as Markdown that the Dagster UI shows inline."""
+"""PNG pictures of a training, the same bytes for the same numbers, and how the UI shows them."""
 
 from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from platform_assets.training.importance import Importance
 
-_INK: Final = "#1f2937"
-_ACCENT: Final = "#2563eb"
-_BINS: Final = 10
+INK: Final = "#1f2937"
+ACCENT: Final = "#2563eb"
+_BARS: Final = 30
 
 
-def evaluation_picture(
-    label_true: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-    classes: tuple[int, ...],
-    names: tuple[str, ...],
-) -> bytes:
-    """Draw the confusion matrix beside the calibration of the stated probabilities.
-
-    Args:
-        label_true: shape (rows,).
-        labels: predicted, shape (rows,).
-        probabilities: shape (rows, classes).
-        classes: labels in the column order of `probabilities`.
-        names: words for the classes, same order.
-
-    Returns:
-        A PNG.
-    """
+def canvas(panels: int, height: float = 4.0) -> tuple[Any, Any]:
+    """Return a figure and its axes, beside each other."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), dpi=90, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _confusion(left, label_true, labels, classes, names)
-    _calibration(right, label_true, labels, probabilities)
+    figure = Figure(figsize=(4.5 * panels if panels > 1 else 7, height), dpi=90,
+                    layout="constrained")  # fmt: skip
+    return figure, figure.subplots(1, panels)
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     # Without the version in it, the same data gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def inline(png: bytes, alternative: str) -> str:
+def inline(picture: bytes, alternative: str) -> str:
     """Return Markdown that holds the picture itself."""
-    return f"![{alternative}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    return f"![{alternative}](data:image/png;base64,{base64.b64encode(picture).decode()})"
 
 
-def _confusion(
-    axes: Any,
-    label_true: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    classes: tuple[int, ...],
-    names: tuple[str, ...],
-) -> None:
-    from sklearn.metrics import confusion_matrix
-
-    counts = confusion_matrix(label_true, labels, labels=list(classes))
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(classes)):
-        for column in range(len(classes)):
-            colour = "white" if shares[row, column] > 0.5 else _INK
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{len(label_true)} evaluation rows")
+def shown(text: str, length: int = 24) -> str:
+    """Return a text as matplotlib may print it: short, and no formula."""
+    short = text if len(text) <= length else f"{text[: length - 1]}…"
+    return short.replace("$", r"\$") or "(empty)"
 
 
-def _calibration(
-    axes: Any,
-    label_true: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-) -> None:
-    import numpy as np
-
-    confidence = probabilities.max(axis=1)
-    right = labels == label_true
-    bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
-    used = [index for index in range(_BINS) if (bins == index).any()]
-    stated = [float(confidence[bins == index].mean()) for index in used]
-    true = [float(right[bins == index].mean()) for index in used]
-    sizes = [20 + 180 * float((bins == index).mean()) for index in used]
-    axes.plot([0, 1], [0, 1], linestyle=":", color=_INK, linewidth=1)
-    axes.scatter(stated, true, s=sizes, color=_ACCENT)
-    axes.set(
-        xlabel="stated probability of the answer",
-        ylabel="share that is right",
-        title="calibration (size: share of rows)",
-        xlim=(0, 1.03),
-        ylim=(-0.03, 1.03),
+def importance_picture(found: Sequence[Importance], metric: str) -> bytes:
+    """Draw the most important features, the first one on top."""
+    return _bars(
+        [one.feature for one in found[:_BARS]],
+        [one.mean for one in found[:_BARS]],
+        [one.spread for one in found[:_BARS]],
+        xlabel=f"loss of {metric} when the column is shuffled",
+        title="permutation importance",
     )
+
+
+def candidates_picture(results: Mapping[str, Mapping[str, float]], metric: str) -> bytes:
+    """Draw the cross-validated metric of every candidate with its spread over the folds."""
+    names = list(results)[:_BARS]
+    return _bars(
+        names,
+        [results[name][f"cv_{metric}"] for name in names],
+        [results[name][f"cv_{metric}_std"] for name in names],
+        xlabel=metric,
+        title="candidates in cross-validation",
+    )
+
+
+def _bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    spreads: Sequence[float],
+    *,
+    xlabel: str,
+    title: str,
+) -> bytes:
+    figure, axes = canvas(1, height=max(2.0, 0.9 + 0.28 * len(names)))
+    positions = range(len(names))
+    axes.barh(positions, values, xerr=spreads, color=ACCENT, ecolor=INK, height=0.6)
+    axes.set_yticks(positions, [shown(name, 48) for name in names])
+    axes.invert_yaxis()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set(xlabel=xlabel, title=title)
+    return png(figure)

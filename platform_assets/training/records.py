@@ -12,8 +12,9 @@ from serving_gateway.contract import Signature
 class TrainedModel:
     """The best candidate, refitted, with the MLflow run that tells how it came to be.
 
-    `estimator` is a fitted scikit-learn classifier over a float32 array of shape
-    (rows, len(signature.features)); `metrics` are those of the held-out rows.
+    `estimator` is a fitted pipeline over a frame in tensor form with the signature's features
+    (`training.preprocessing`); `metrics` are those of the held-out rows; `picture` is a PNG of
+    its answers for them.
     """
 
     model_name: str
@@ -22,3 +23,9 @@ class TrainedModel:
     signature: Signature
     metrics: dict[str, float]
     data_fingerprint: str
+    code_version: str
+    dagster_run_id: str
+    """The Dagster run that trained it."""
+    evaluation_rows: int
+    classes_not_evaluated: tuple[int | str | bool, ...]
+    picture: bytes

@@ -1,166 +1,150 @@
-"""Split, cross-validate, fit, evaluate: no I/O, the same answer for the same rows and seed."""
+"""Cross-validate, choose, fit, evaluate: no I/O, the same answer for the same rows and seed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from platform_assets.features.spec import TrainingSpec
+from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.training.graph.ensembles import settle
+from platform_assets.training.metrics import METRICS, Answers, metrics_of, scores
+from platform_assets.training.preprocessing import MODEL_STEP
+from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.splits import Fold
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCORES = ("accuracy", "f1_macro", "neg_log_loss")
-
-
-class TrainingError(Exception):
-    """The rows do not allow a model to be chosen; the message says why."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Training or evaluation rows.
-
-    `values`: shape (rows, features), float32, columns in signature order; `labels` and
-    `groups` (the entity of each row): shape (rows,), int64.
-    """
-
-    values: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-    def take(self, chosen: NDArray[np.bool_]) -> Rows:
-        """Return the rows where `chosen`, shape (rows,), is true."""
-        return Rows(self.values[chosen], self.labels[chosen], self.groups[chosen])
-
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an estimator answers for the evaluation rows, and how good that is.
+    """What a model answers for the evaluation rows, and how good that is.
 
-    `labels`: shape (rows,), int64; `probabilities`: shape (rows, classes), float64.
+    `answers`: true and predicted labels, probabilities in the order of the classes.
     """
 
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    answers: Answers
     metrics: dict[str, float]
+    classes_not_evaluated: tuple[Label, ...]
+    """Classes that no evaluation row has: nothing is known of how well they are told."""
 
 
-def fold_of_rows(rows: Rows, folds: int, seed: int) -> NDArray[np.int64]:
-    """Deal the entities of each class to `folds` folds, as evenly as they go.
-
-    All rows of an entity share a fold, so no entity is learned from and tested on at once,
-    and every fold has every class that has at least `folds` entities.
+def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
+    """Fit a pipeline and settle it (`graph.ensembles.settle`).
 
     Returns:
-        The fold of each row, shape (rows,), 0..folds-1.
-    """
-    import numpy as np
-
-    entities, first = np.unique(rows.groups, return_index=True)
-    label_of = rows.labels[first]
-    shuffled = np.random.default_rng(seed).permutation(len(entities))
-    # By class, in shuffled order within the class; then dealt like cards.
-    order = shuffled[np.argsort(label_of[shuffled], kind="stable")]
-    fold = np.empty(len(entities), dtype=np.int64)
-    for label in np.unique(label_of):
-        members = order[label_of[order] == label]
-        fold[members] = np.arange(len(members)) % folds
-    return fold[np.searchsorted(entities, rows.groups)]
-
-
-def split_evaluation(rows: Rows, spec: TrainingSpec) -> tuple[Rows, Rows]:
-    """Return (training rows, evaluation rows); no entity is in both, every class in each.
-
-    Raises:
-        TrainingError: a class has too few entities for that.
-    """
-    held_out = fold_of_rows(rows, max(2, round(1 / spec.evaluation_fraction)), spec.seed) == 0
-    training, evaluation = rows.take(~held_out), rows.take(held_out)
-    fewest = _fewest_entities(training)
-    if fewest < 2 or set(training.labels.tolist()) != set(evaluation.labels.tolist()):
-        raise TrainingError(
-            f"a class has only {fewest} different entities left for training after the "
-            "evaluation rows were held out"
-        )
-    return training, evaluation
-
-
-def cross_validate(estimator: Any, rows: Rows, spec: TrainingSpec) -> dict[str, float]:
-    """Return mean and standard deviation of each of `SCORES` over the folds, and their number.
+        The fitted pipeline, and what the libraries warned of, each thing once.
 
     Raises:
         TrainingError: the estimator cannot be fitted to these rows.
     """
-    from sklearn.model_selection import PredefinedSplit
-    from sklearn.model_selection import cross_validate as sklearn_cross_validate
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no stubs
 
-    folds = min(spec.folds, _fewest_entities(rows))
-    split = PredefinedSplit(fold_of_rows(rows, folds, spec.seed + 1))
-    try:
-        with threadpool_limits(limits=spec.threads):
-            scores = sklearn_cross_validate(
-                estimator,
-                rows.values,
-                rows.labels,
-                cv=split,
-                scoring=list(SCORES),
-                n_jobs=1,
-                error_score="raise",
-            )
-    except (ValueError, ArithmeticError) as exc:
-        raise TrainingError(f"{type(estimator).__name__} cannot be fitted: {exc}") from exc
-    result: dict[str, float] = {"cv_folds": float(folds)}
-    for name in SCORES:
-        values = scores[f"test_{name}"]
-        result[f"cv_{name}"] = float(values.mean())
-        result[f"cv_{name}_std"] = float(values.std())
-    return result
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with threadpool_limits(limits=spec.evaluation.threads):
+                fitted = pipeline.fit(rows.features, rows.labels)
+        except (ValueError, ArithmeticError, TypeError) as exc:
+            name = type(pipeline.named_steps[MODEL_STEP]).__name__
+            raise TrainingError(f"{name} cannot be fitted: {exc}") from exc
+    settle(fitted.named_steps[MODEL_STEP])
+    notes = dict.fromkeys(str(one.message).strip().split("\n", 1)[0] for one in caught)
+    return fitted, tuple(notes)
 
 
-def best_candidate(results: Mapping[str, Mapping[str, float]], metric: str) -> str:
-    """Return the name with the best mean `metric`; a tie goes to the better log loss."""
-    return max(results, key=lambda name: _merit(results[name], metric))
-
-
-def _merit(result: Mapping[str, float], metric: str) -> tuple[float, float]:
-    # Means of floats: what differs beyond the ninth digit is a tie.
-    return round(result[f"cv_{metric}"], 9), result["cv_neg_log_loss"]
-
-
-def fit(estimator: Any, rows: Rows, spec: TrainingSpec) -> Any:
-    """Fit and return the estimator."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=spec.threads):
-        return estimator.fit(rows.values, rows.labels)
-
-
-def evaluate(estimator: Any, rows: Rows) -> Evaluated:
-    """Return the answers and metrics of a fitted classifier on held-out rows."""
+def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Answers:
+    """Return what a fitted pipeline answers for rows; a class that it never saw has 0."""
     import numpy as np
-    from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-    labels = np.asarray(estimator.predict(rows.values), dtype=np.int64)
-    probabilities = np.asarray(estimator.predict_proba(rows.values), dtype=np.float64)
-    # Single precision leaves row sums that are off by 1e-7, which log_loss warns about.
-    normal = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return Evaluated(
-        labels=labels,
-        probabilities=probabilities,
-        metrics={
-            "accuracy": float(accuracy_score(rows.labels, labels)),
-            "f1_macro": float(f1_score(rows.labels, labels, average="macro")),
-            "log_loss": float(log_loss(rows.labels, normal, labels=estimator.classes_)),
-        },
+    from platform_assets.training.metrics import codes
+
+    labels = np.asarray(pipeline.predict(rows.features))
+    if spec.task is Task.REGRESSION:
+        return Answers(rows.labels, labels.astype(np.float64).reshape(-1))
+    stated = np.asarray(pipeline.predict_proba(rows.features), dtype=np.float64)
+    probabilities = np.zeros((len(labels), len(classes)))
+    probabilities[:, codes(pipeline.classes_, classes)] = stated
+    return Answers(rows.labels, labels, probabilities, tuple(classes))
+
+
+def cross_validate(
+    pipeline: Any, rows: Rows, dealt: Sequence[Fold], spec: ModelSpec, classes: Sequence[Label]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return mean and spread of each metric over the folds, and what was warned of.
+
+    Keys: `cv_folds`, and for each metric `cv_<metric>` and `cv_<metric>_std`; a metric that no
+    fold determines is left out.
+
+    Raises:
+        TrainingError: the estimator cannot be fitted, or the metric chosen by the model file
+            is not determined.
+    """
+    import numpy as np
+    from sklearn.base import clone
+
+    results: list[dict[str, float]] = []
+    notes: dict[str, None] = {}
+    for learn, test in dealt:
+        fitted, said = fit(clone(pipeline), rows.take(learn), spec)
+        results.append(scores(spec.task, answers_of(fitted, rows.take(test), spec, classes)))
+        notes |= dict.fromkeys(said)
+    summary: dict[str, float] = {"cv_folds": float(len(dealt))}
+    for metric in metrics_of(spec.task):
+        values = np.array([result[metric.name] for result in results])
+        values = values[np.isfinite(values)]
+        if len(values):
+            summary[f"cv_{metric.name}"] = float(values.mean())
+            summary[f"cv_{metric.name}_std"] = float(values.std())
+    if f"cv_{spec.evaluation.metric}" not in summary:
+        raise TrainingError(
+            f"{spec.evaluation.metric} is not determined by any fold: choose another "
+            "evaluation.metric, or add rows"
+        )
+    return summary, tuple(notes)
+
+
+def best_candidate(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) -> str:
+    """Return the name with the best mean metric; a tie goes to the task's last metric."""
+    return max(results, key=lambda name: _merit(results[name], spec))
+
+
+def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
+    first, second = METRICS[spec.evaluation.metric], metrics_of(spec.task)[-1]
+    value = result[f"cv_{first.name}"]
+    # Means of floats: what differs beyond the ninth digit is a tie.
+    digits = 9 - (math.frexp(value)[1] * 3 // 10 if abs(value) > 1 else 0)
+    return (
+        first.gain(round(value, digits), 0.0),
+        second.gain(result.get(f"cv_{second.name}", math.inf), 0.0),
     )
 
 
-def _fewest_entities(rows: Rows) -> int:
+def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Evaluated:
+    """Return the answers and metrics of a fitted pipeline on held-out rows.
+
+    Raises:
+        TrainingError: the rows do not determine the metric of the model file.
+    """
+    answers = answers_of(pipeline, rows, spec, classes)
+    measured = {name: value for name, value in scores(spec.task, answers).items()
+                if math.isfinite(value)}  # fmt: skip
+    if spec.evaluation.metric not in measured:
+        raise TrainingError(
+            f"the {len(rows)} evaluation rows do not determine {spec.evaluation.metric}: choose "
+            "another evaluation.metric, or a larger evaluation.fraction"
+        )
+    return Evaluated(answers, measured, _not_in(rows.labels, classes))
+
+
+def _not_in(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
     import numpy as np
 
-    pairs = np.unique(np.stack([rows.labels, rows.groups]), axis=1)
-    return int(np.unique(pairs[0], return_counts=True)[1].min())
+    from platform_assets.training.metrics import codes
+
+    seen: NDArray[np.int64] = np.unique(codes(labels, classes)) if classes else np.array([], int)
+    return tuple(one for number, one in enumerate(classes) if number not in seen)

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.features.spec import ModelSpec
+from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
-from platform_assets.training.candidates import CANDIDATES, parameters
-from platform_assets.training.pictures import evaluation_picture
+from platform_assets.training.candidates import Candidate, build, expand, parameters
+from platform_assets.training.evaluation_pictures import (
+    confusion_picture,
+    curves_picture,
+    regression_picture,
+)
+from platform_assets.training.frame import label_classes
+from platform_assets.training.importance import permutation_importance
+from platform_assets.training.pictures import candidates_picture, importance_picture
+from platform_assets.training.probe import probe
 from platform_assets.training.records import TrainedModel
+from platform_assets.training.rows import Rows
 from platform_assets.training.selection import (
     Evaluated,
-    Rows,
     best_candidate,
     cross_validate,
     evaluate,
     fit,
-    split_evaluation,
 )
-from serving_gateway.contract import DATA_FINGERPRINT_TAG
+from platform_assets.training.splits import Fold, folds, split_evaluation
+from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 if TYPE_CHECKING:
     from platform_assets.resources.mlflow import MlflowResource
     from platform_assets.resources.mlflow_runs import RunLog
+
+EVALUATION_PICTURE: Final = "evaluation"
+_PARAMETER_LENGTH: Final = 5000
+"""Characters of one parameter; MLflow takes 6000."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,8 @@ class Trained:
     candidates: dict[str, dict[str, float]]
     """Cross-validation scores and `seconds`, by candidate."""
     training_rows: int
-    evaluation_rows: int
-    picture: bytes
+    pictures: dict[str, bytes]
+    """PNGs by name; `evaluation` is the one that the metric gate shows."""
 
 
 def train(
@@ -53,7 +65,7 @@ def train(
     """Cross-validate the candidates, refit the best, evaluate it, log everything.
 
     Args:
-        rows: all rows; part of the entities is held out here.
+        rows: all rows; part of them is held out here.
         fingerprint: of the data that the rows come from.
         spec: the model.
         mlflow: where it is logged.
@@ -61,87 +73,123 @@ def train(
         say: gets a line of progress per candidate.
 
     Raises:
-        TrainingError: these rows allow no model.
+        TrainingError: these rows or candidates allow no model.
         RegistryError: MLflow does not take it; the open runs are marked as failed.
     """
-    training, evaluation = split_evaluation(rows, spec.training)
-    tags = mlflow.owner_tags(spec.model_name, owner) | {DATA_FINGERPRINT_TAG: fingerprint}
+    candidates, classes = expand(spec), label_classes(rows, spec)
+    training, evaluation = split_evaluation(rows, spec)
+    del rows  # of a million rows one copy less
+    probe(candidates, training, spec, classes, say)
+    say(f"{len(training)} rows to learn from, {len(evaluation)} to evaluate")
+    tags = mlflow.owner_tags(spec.model_name, owner) | {
+        DATA_FINGERPRINT_TAG: fingerprint,
+        CODE_VERSION_TAG: spec.code_version,
+    }
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
-        results = _compete(training, spec, mlflow, run, tags, say)
-        best = best_candidate(results, spec.training.metric)
+        results = _compete(candidates, training, spec, classes, mlflow, run, tags, say)
+        best = best_candidate(results, spec)
         say(f"best by cross-validation: {best}")
-        estimator = fit(_new(best, spec), training, spec.training)
-        evaluated = evaluate(estimator, evaluation)
-        picture = evaluation_picture(
-            evaluation.labels,
-            evaluated.labels,
-            evaluated.probabilities,
-            spec.classes,
-            spec.class_names or tuple(str(label) for label in spec.classes),
-        )
+        unfitted = build(next(one for one in candidates if one.name == best), spec)
+        described = parameters(unfitted)
+        estimator, notes = fit(unfitted, training, spec)
+        _tell(best, notes, say)
+        evaluated = evaluate(estimator, evaluation, spec, classes)
+        pictures = _pictures(estimator, evaluation, evaluated, results, spec)
         run.record(
             params={
                 "candidate": best,
-                "features": ",".join(spec.feature_names),
-                "seed": spec.training.seed,
-                "training_rows": len(training.labels),
-                "evaluation_rows": len(evaluation.labels),
-                **parameters(estimator),
+                "features": ",".join(spec.feature_names)[:_PARAMETER_LENGTH],
+                "seed": spec.evaluation.seed,
+                "training_rows": len(training),
+                "evaluation_rows": len(evaluation),
+                **described,
             },
             metrics={**evaluated.metrics, **_cv(results[best])},
         )
-        run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, spec))
-        run.artifact("evaluation/evaluation.png", picture)
-        run.sklearn_model(estimator, spec.model_name, spec.signature)
+        run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, classes))
+        for name, picture in pictures.items():
+            run.artifact(f"evaluation/{name}.png", picture)
+        run.sklearn_model(estimator, spec.model_name, spec.signature(classes))
     model = TrainedModel(
         model_name=spec.model_name,
         run_id=run.run_id,
         estimator=estimator,
-        signature=spec.signature,
+        signature=spec.signature(classes),
         metrics=evaluated.metrics,
         data_fingerprint=fingerprint,
+        code_version=spec.code_version,
+        dagster_run_id=owner,
+        evaluation_rows=len(evaluation),
+        classes_not_evaluated=evaluated.classes_not_evaluated,
+        picture=pictures[EVALUATION_PICTURE],
     )
-    return Trained(model, best, results, len(training.labels), len(evaluation.labels), picture)
+    return Trained(model, best, results, len(training), pictures)
 
 
 def _compete(
+    candidates: Sequence[Candidate],
     rows: Rows,
     spec: ModelSpec,
+    classes: tuple[Label, ...],
     mlflow: MlflowResource,
     parent: RunLog,
     tags: Mapping[str, str],
     say: Callable[[str], object],
 ) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(spec.training.candidates, start=1):
+    dealt: list[Fold] = folds(rows, spec)
+    metric = spec.evaluation.metric
+    for number, one in enumerate(candidates, start=1):
         started = time.monotonic()
-        with mlflow.run(spec.model_name, name, parent=parent, tags=tags) as run:
-            estimator = _new(name, spec)
-            scores = cross_validate(estimator, rows, spec.training)
-            run.record(params={"candidate": name, **parameters(estimator)}, metrics=scores)
+        with mlflow.run(spec.model_name, one.name, parent=parent, tags=tags) as run:
+            pipeline = build(one, spec)
+            scores, notes = cross_validate(pipeline, rows, dealt, spec, classes)
+            run.record(params={"candidate": one.name, **parameters(pipeline)}, metrics=scores)
         seconds = time.monotonic() - started
-        results[name] = {**scores, "seconds": seconds}
+        results[one.name] = {**scores, "seconds": seconds}
+        _tell(one.name, notes, say)
         say(
-            f"candidate {number} of {len(spec.training.candidates)}, {name}: accuracy "
-            f"{scores['cv_accuracy']:.4f} ± {scores['cv_accuracy_std']:.4f} ({seconds:.1f} s)"
+            f"candidate {number} of {len(candidates)}, {one.name}: {metric} "
+            f"{scores[f'cv_{metric}']:.4f} ± {scores[f'cv_{metric}_std']:.4f} ({seconds:.1f} s)"
         )
     return results
 
 
-def _new(name: str, spec: ModelSpec) -> Any:
-    return CANDIDATES[name](spec.training.seed)
+def _tell(name: str, notes: Sequence[str], say: Callable[[str], object]) -> None:
+    for note in notes:
+        say(f"{name} warned: {note}")
+
+
+def _pictures(
+    estimator: Any,
+    rows: Rows,
+    evaluated: Evaluated,
+    results: Mapping[str, Mapping[str, float]],
+    spec: ModelSpec,
+) -> dict[str, bytes]:
+    answers, metric = evaluated.answers, spec.evaluation.metric
+    important = permutation_importance(estimator, rows, spec, answers.classes)
+    common = {
+        "importance": importance_picture(important, metric),
+        "candidates": candidates_picture(results, metric),
+    }
+    if spec.task is Task.REGRESSION:
+        return {EVALUATION_PICTURE: regression_picture(answers), **common}
+    names = spec.target.class_names or tuple(str(one) for one in answers.classes)
+    return {
+        EVALUATION_PICTURE: confusion_picture(answers, names),
+        "curves": curves_picture(answers, names),
+        **common,
+    }
 
 
 def _cv(result: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in result.items() if name.startswith("cv_")}
 
 
-def _evaluation_file(rows: Rows, evaluated: Evaluated, spec: ModelSpec) -> bytes:
-    import pandas as pd
-
-    return write_evaluation(
-        pd.DataFrame(rows.values, columns=list(spec.feature_names)),
-        rows.labels,
-        evaluated.labels,
-        evaluated.probabilities,
-    )
+def _evaluation_file(rows: Rows, evaluated: Evaluated, classes: Sequence[Label]) -> bytes:
+    answers = evaluated.answers
+    true, labels = answers.label_true, answers.labels
+    if classes and all(isinstance(one, bool) for one in classes):
+        true, labels = true.astype(bool), labels.astype(bool)
+    return write_evaluation(rows.features, true, labels, answers.probabilities, rows.groups)

@@ -63,14 +63,17 @@ class Overdue(FeaturesUnavailable):
     """No answer within the limit of a look-up."""
 
 
+_Asked = tuple[str, tuple[str, ...], frozenset[str]]
+"""Feature service, names in order, those of them that may be null."""
+
+
 class _Lane:
     """What waits for, and what is read from, the same features of the same service."""
 
-    __slots__ = ("flight", "names", "queue", "rows", "service")
+    __slots__ = ("asked", "flight", "queue", "rows")
 
-    def __init__(self, service: str, names: tuple[str, ...]) -> None:
-        self.service = service
-        self.names = names
+    def __init__(self, asked: _Asked) -> None:
+        self.asked = asked
         self.queue: deque[_Job] = deque()
         self.rows = 0
         self.flight: _Flight | None = None
@@ -135,20 +138,25 @@ class Batches:
         self._limit = limit_seconds
         self._max_rows = max_rows
         self._max_queued = max_queued
-        self._lanes: dict[tuple[str, tuple[str, ...]], _Lane] = {}
+        self._lanes: dict[_Asked, _Lane] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awaited: deque[_Job] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(
-        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str],
     ) -> list[asyncio.Future[list[Found]]]:
         """Queue a look-up, in parts when it is larger than a read, and start what can be.
 
         Raises:
             FeaturesUnavailable: too many ids wait for the same features already.
         """
-        lane = self._lanes.get((service, names)) or _Lane(service, names)
+        asked = (service, names, nullable)
+        lane = self._lanes.get(asked) or _Lane(asked)
         lane.drop_given_up()
         if lane.rows + len(ids) > self._max_queued:
             self._counts.refused += 1
@@ -157,7 +165,7 @@ class Batches:
                 f"{self._max_queued} may.",
                 code="too_many_look_ups",
             )
-        self._lanes[service, names] = lane
+        self._lanes[asked] = lane
         size = self._max_rows
         # Kept: to ask for it costs a system call, and this is once for each prediction.
         loop = self._loop = self._loop or asyncio.get_running_loop()
@@ -225,7 +233,7 @@ class Batches:
             lane.take()
         if not jobs:
             lane.flight = None
-            self._lanes.pop((lane.service, lane.names), None)
+            self._lanes.pop(lane.asked, None)
             return
         flight = lane.flight = _Flight(jobs, positions)
         self._counts.reads += 1
@@ -249,7 +257,8 @@ class Batches:
     async def _fly(self, lane: _Lane, flight: _Flight) -> None:
         """Read, and give each job its part."""
         try:
-            found = await self._store.read(lane.service, lane.names, [*flight.positions])
+            service, names, nullable = lane.asked
+            found = await self._store.read(service, names, [*flight.positions], nullable)
         except WrongIds as error:
             _sort_out(lane, flight, error)
         except ServiceUnusable as error:

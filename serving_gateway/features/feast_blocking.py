@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.feast_plan import Plan, Read, assemble, make_plan
+from serving_gateway.features.feast_plan import Plan, Question, Read, assemble, make_plan
 from serving_gateway.features.types import Found, ServiceUnusable
 
 READING: Final = "read the online store"
@@ -33,6 +33,15 @@ class Opened:
         """Whether these features can be read."""
         plan = self.services.get(service)
         return isinstance(plan, Plan) and not plan.lacks(names)
+
+    def readable(self, service: str) -> bool:
+        """Whether a service was found, and can be read."""
+        return isinstance(self.services.get(service), Plan)
+
+    def sample(self, service: str) -> Question | None:
+        """A harmless question to a service; None when it cannot be read."""
+        plan = self.services.get(service)
+        return plan.sample() if isinstance(plan, Plan) else None
 
     def plan(self, service: str) -> Plan:
         """How to read a service.
@@ -87,6 +96,16 @@ def _close(store: Any) -> None:
                 connection.close()
 
 
+def import_feast() -> None:
+    """Import Feast, which takes seconds.
+
+    Raises:
+        FeaturesUnavailable: it is not there, or cannot be imported.
+    """
+    with translated("be imported"):
+        import feast  # noqa: F401
+
+
 def open_store(home: Path, wanted: Sequence[str], socket_seconds: float) -> Opened:
     """Read configuration and definitions. Anew each time, whatever was replaced meanwhile.
 
@@ -115,38 +134,30 @@ def open_store(home: Path, wanted: Sequence[str], socket_seconds: float) -> Open
         return Opened(store.config, {name: _look_up(store, name) for name in wanted})
 
 
-def read_rows(
-    stores: OnlineStores,
-    opened: Opened,
-    service: str,
-    names: tuple[str, ...],
-    ids: Sequence[int | str],
-) -> list[Found]:
+def read_rows(stores: OnlineStores, opened: Opened, question: Question) -> list[Found]:
     """Read view by view, by the calling thread's own store.
 
     Raises:
         WrongIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
     """
-    question = ask(opened, service, names, ids)
+    reads = ask(opened, question)
     with translated(READING):
         online = stores.get(opened)
         answers = [
             online.online_read(opened.config, read.view.table, keys, [*read.features])
-            for read, keys in question
+            for read, keys in reads
         ]
-        return assemble(names, [read for read, _ in question], answers)
+        return assemble(question, [read for read, _ in reads], answers)
 
 
-def ask(
-    opened: Opened, service: str, names: tuple[str, ...], ids: Sequence[int | str]
-) -> list[tuple[Read, list[Any]]]:
+def ask(opened: Opened, question: Question) -> list[tuple[Read, list[Any]]]:
     """What to read, view by view, and Feast's keys to read it by.
 
     Raises:
         WrongIds, ServiceUnusable: as `FeatureStore.read`.
     """
-    plan = opened.plan(service)
-    reads = plan.reads(names)
+    plan, ids = opened.plan(question.service), question.ids
+    reads = plan.reads(question.names)
     plan.check(ids)
     with translated(READING):
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey

@@ -26,6 +26,16 @@ Row = tuple[datetime | None, Mapping[str, Any] | None]
 """What an online store answers for one key of one view: event timestamp, values by feature."""
 
 
+class Question(msgspec.Struct, frozen=True):
+    """What is asked of a feature service."""
+
+    service: str
+    names: tuple[str, ...]
+    ids: Sequence[int | str]
+    nullable: frozenset[str] = frozenset()
+    """The names whose values may be null."""
+
+
 class View(msgspec.Struct, frozen=True):
     """One feature view of a service."""
 
@@ -68,6 +78,12 @@ class Plan:
         self._views = views
         self._columns = columns
         self._reads: dict[tuple[str, ...], tuple[Read, ...]] = {}
+
+    def sample(self) -> Question:
+        """What reads one feature of each view, of an entity that hardly exists."""
+        names = {index: name for name, (index, _) in self._columns.items()}
+        one: int | str = 0 if self.id_type in _ID_BITS else ""
+        return Question(self.service, tuple(names.values()), (one,))
 
     def lacks(self, names: Sequence[str]) -> list[str]:
         """The names that the service does not have."""
@@ -184,7 +200,7 @@ def _storable(one: int | str) -> bool:
 
 
 def assemble(
-    names: tuple[str, ...],
+    question: Question,
     reads: Sequence[Read],
     answers: Sequence[Sequence[Row]],
     now: float | None = None,
@@ -192,16 +208,17 @@ def assemble(
     """Join the answers of all views by position, and judge each entity.
 
     Args:
-        names: what was asked for, in this order.
+        question: what was asked for.
         reads: what was read, view by view.
         answers: per view, one row for each id.
         now: seconds since the epoch, to tell an age by; None takes the clock's.
     """
     at = time.time() if now is None else now
-    return [_judge(names, reads, rows, at) for rows in zip(*answers, strict=True)]
+    return [_judge(question, reads, rows, at) for rows in zip(*answers, strict=True)]
 
 
-def _judge(names: tuple[str, ...], reads: Sequence[Read], rows: Sequence[Row], at: float) -> Found:
+def _judge(question: Question, reads: Sequence[Read], rows: Sequence[Row], at: float) -> Found:
+    names = question.names
     values: list[Any] = [None] * len(names)
     oldest: datetime | None = None
     known = expired = False
@@ -227,7 +244,13 @@ def _judge(names: tuple[str, ...], reads: Sequence[Read], rows: Sequence[Row], a
     if None not in values:
         return Found(Status.FOUND, values, (), oldest)
     missing = tuple([name for name, value in zip(names, values, strict=True) if value is None])
-    return Found(Status.EXPIRED if expired else Status.INCOMPLETE, None, missing, oldest)
+    if expired:
+        # What is too old is not the same as what nobody knows, also where that may be null.
+        return Found(Status.EXPIRED, None, missing, oldest)
+    missing = tuple([name for name in missing if name not in question.nullable])
+    if not missing:
+        return Found(Status.FOUND, values, (), oldest)
+    return Found(Status.INCOMPLETE, None, missing, oldest)
 
 
 def _utc(stamp: datetime | None) -> datetime | None:
@@ -240,9 +263,11 @@ def _utc(stamp: datetime | None) -> datetime | None:
 
 
 def _value(value: Any) -> Any:
-    """What Feast's value holds; None for null and for NaN, which is how pandas writes null."""
+    """What Feast's value holds; None for null, for NaN (pandas's null) and for the empty text."""
     kind = None if value is None else value.WhichOneof("val")
     if kind is None or kind == "null_val":
         return None
     plain = getattr(value, kind)
+    if plain == "":
+        return None
     return plain if plain == plain else None  # noqa: PLR0124

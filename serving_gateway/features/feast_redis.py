@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from serving_gateway.features.feast_blocking import READING, Opened, ask, translated
-from serving_gateway.features.feast_plan import assemble
+from serving_gateway.features.feast_plan import Question, assemble
 from serving_gateway.features.types import Found
 
 _READ_ALL: Final = """
@@ -38,15 +38,13 @@ class LoopReader:
         self._store: Any = None
         self._client: _OneCommand | None = None
 
-    async def read(
-        self, opened: Opened, service: str, names: tuple[str, ...], ids: Sequence[int | str]
-    ) -> list[Found]:
+    async def read(self, opened: Opened, question: Question) -> list[Found]:
         """Read view by view.
 
         Raises:
             WrongIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
         """
-        question = ask(opened, service, names, ids)
+        reads = ask(opened, question)
         with translated(READING):
             if self._opened is not opened:
                 await self._open(opened)
@@ -54,9 +52,9 @@ class LoopReader:
                 await self._store.online_read_async(
                     opened.config, read.view.table, keys, [*read.features]
                 )
-                for read, keys in question
+                for read, keys in reads
             ]
-            return assemble(names, [read for read, _ in question], answers)
+            return assemble(question, [read for read, _ in reads], answers)
 
     async def aclose(self) -> None:
         """Close the connection."""

@@ -15,8 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.features.feast_blocking import OnlineStores, Opened, open_store, read_rows
+from serving_gateway.errors import FeaturesUnavailable, GatewayError
+from serving_gateway.features.feast_blocking import (
+    OnlineStores,
+    Opened,
+    import_feast,
+    open_store,
+    read_rows,
+)
+from serving_gateway.features.feast_plan import Question
 from serving_gateway.features.feast_redis import LoopReader, on_loop
 from serving_gateway.features.types import Found
 
@@ -60,24 +67,40 @@ class FeastStore:
         self._problem: str | None = None
 
     async def prepare(self, *services: str) -> None:
-        """Open the store, and look services up, ahead of the first read.
+        """Open the store, look services up and read once, ahead of the first request's read.
 
         Importing Feast takes seconds and much of the interpreter: do it before the first
-        request, but let nothing depend on it. What cannot be opened now is tried again by reads.
+        request, but let nothing depend on it. What cannot be opened now is tried again by reads
+        and by `run`, these services included.
         """
         self._wanted.update(services)
-        await asyncio.shield(self._look())
+        if self._opening is not None:
+            # It may have begun before these services were known of.
+            await asyncio.shield(self._opening)
+        if self._opened is None or not all(map(self._opened.readable, services)):
+            await asyncio.shield(self._look())
 
     async def run(self) -> None:
         """Open the store as soon as it is there, so that no request has to come to grief first."""
+        if self._opened is None:
+            # What takes the longest needs no store.
+            loop = asyncio.get_running_loop()
+            with suppress(FeaturesUnavailable):
+                await loop.run_in_executor(self._loader, import_feast)
         while self._opened is None:
             await asyncio.sleep(self._retry_seconds)
             await asyncio.shield(self._look())
 
     async def read(
-        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str] = frozenset(),
     ) -> list[Found]:
         """Read these features of a feature service: one `Found` per id, in that order.
+
+        Those named in `nullable` may be null.
 
         Raises:
             WrongIds: ids of another type than the entity's.
@@ -86,11 +109,7 @@ class FeastStore:
             FeaturesUnavailable: the store is not there, is being opened, or cannot be read.
         """
         opened = await self._definitions(service, names)
-        if on_loop(opened):
-            return await self._on_loop.read(opened, service, names, ids)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._readers, read_rows, self._stores, opened, service, names, ids
-        )
+        return await self._read(opened, Question(service, names, ids, nullable))
 
     async def aclose(self) -> None:
         """Let go of connections and threads; a thread that hangs is not waited for."""
@@ -102,6 +121,23 @@ class FeastStore:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._stores.close()
         await self._on_loop.aclose()
+
+    async def _read(self, opened: Opened, question: Question) -> list[Found]:
+        if on_loop(opened):
+            return await self._on_loop.read(opened, question)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers, read_rows, self._stores, opened, question
+        )
+
+    async def _warm_up(self, opened: Opened) -> None:
+        """Read an entity that hardly exists: imports and connections are no request's to make."""
+        sample = next(filter(None, map(opened.sample, sorted(self._wanted))), None)
+        if sample is None:
+            return
+        try:
+            await self._read(opened, sample)
+        except GatewayError as error:
+            log.debug("the trial read failed", extra={"reason": error.message})
 
     async def _definitions(self, service: str, names: tuple[str, ...]) -> Opened:
         """The newest definitions; waits for them only when they lack what is asked for."""
@@ -146,10 +182,12 @@ class FeastStore:
                 # What Feast brought stays: without this each full collection of garbage would
                 # look through it, and requests would wait for that.
                 gc.freeze()
-            if self._opened is None or self._problem is not None:
-                log.info("the feature store is open", extra={"services": wanted})
+            fresh = self._opened is None or self._problem is not None
             self._opened = opened
             self._problem = None
+            await self._warm_up(opened)
+            if fresh:
+                log.info("the feature store is open", extra={"services": wanted})
             wait = self._refresh_seconds
         finally:
             self._opening = None

@@ -7,8 +7,10 @@ store that fails or hangs is not asked again for a moment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Final
 
 from serving_gateway.errors import FeaturesUnavailable
 from serving_gateway.features.batches import Batches, Counts, Overdue
@@ -18,6 +20,11 @@ from serving_gateway.features.types import (
     Found,
     check_ids,
 )
+
+log = logging.getLogger(__name__)
+
+_PREPARE_SECONDS: Final = 5.0
+"""Longest that anybody waits for a service to be looked up ahead of its first read."""
 
 
 class FeatureReader:
@@ -51,6 +58,7 @@ class FeatureReader:
             probe_seconds=2 * limit_seconds,
         )
         self.counts = Counts()
+        self._preparing: set[asyncio.Task[None]] = set()
         self._batches = Batches(
             store,
             self._breaker,
@@ -70,10 +78,37 @@ class FeatureReader:
         """How often the breaker opened since the start."""
         return self._breaker.opened
 
+    async def prepare(self, service: str) -> None:
+        """Look a service up ahead of its first read, so that no look-up has to wait for that.
+
+        Returns once it is, or after a few seconds: what fails is tried again by look-ups, and
+        nothing depends on it (I9).
+        """
+        try:
+            async with asyncio.timeout(_PREPARE_SECONDS):
+                await self._store.prepare(service)
+        except TimeoutError:
+            log.warning("a feature service is still being looked up", extra={"service": service})
+        except Exception:
+            log.exception("a feature service was not looked up", extra={"service": service})
+
+    def expect(self, services: Iterable[str]) -> None:
+        """Have services looked up in the background."""
+        for service in services:
+            task = asyncio.get_running_loop().create_task(self.prepare(service))
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+
     async def look_up(
-        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str] = frozenset(),
     ) -> list[Found]:
         """Look up these features of each id: one `Found` per id, in that order.
+
+        Those named in `nullable` may be null.
 
         Raises:
             WrongIds: an id of a wrong type; `field` says which.
@@ -89,7 +124,7 @@ class FeatureReader:
             raise FeaturesUnavailable(
                 f"The feature store is not asked for now: {self._breaker.reason}"
             )
-        parts = self._batches.submit(service, names, ids)
+        parts = self._batches.submit(service, names, ids, nullable)
         try:
             if len(parts) == 1:
                 found = await parts[0]
@@ -105,5 +140,8 @@ class FeatureReader:
 
     async def aclose(self) -> None:
         """Fail what waits, and close the store."""
+        for task in self._preparing:
+            task.cancel()
+        await asyncio.gather(*self._preparing, return_exceptions=True)
         await self._batches.aclose()
         await self._store.aclose()

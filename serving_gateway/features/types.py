@@ -21,7 +21,7 @@ class Status(StrEnum):
     EXPIRED = "expired"
     """Older than its feature view lets values become (TTL; 0 is for ever)."""
     INCOMPLETE = "incomplete"
-    """Known, but some of the features are null."""
+    """Known, but some of the features are null and may not be."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Found(msgspec.Struct, frozen=True):
 
     status: Status
     values: list[Any] | None
-    """In the order of the names asked for; None unless `FOUND`."""
+    """In the order of the names asked for, None where null; no list unless `FOUND`."""
     missing: tuple[str, ...] = ()
     """The names without a value that may be used."""
     observed: datetime | None = None
@@ -67,10 +67,22 @@ class ServiceUnusable(FeaturesUnavailable):
 class FeatureStore(Protocol):
     """Where features are read."""
 
+    async def prepare(self, *services: str) -> None:
+        """Do all that can be done before these services are read for the first time.
+
+        Returns also when it could not be done; reads try again.
+        """
+
     async def read(
-        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str] = frozenset(),
     ) -> list[Found]:
         """Read these features of a feature service: one `Found` per id, in that order.
+
+        Those named in `nullable` may be null.
 
         Raises:
             WrongIds: ids of another type than the entity's.

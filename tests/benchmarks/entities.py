@@ -8,11 +8,18 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from platform_assets.features.spec import IRIS
-from serving_gateway.contract import DEFAULT_MODEL, Mode, RoutingRecord, Slot
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    DType,
+    Feature,
+    Mode,
+    RoutingRecord,
+    Signature,
+    Slot,
+)
 from serving_gateway.store import FileStore
 from tests.benchmarks.wrk import BenchmarkError
-from tests.chain import FEATURE_ASSETS, new_chain
+from tests.chain import FEATURE_ASSETS, Chain, new_chain
 from tests.integration.gateway_harness import run_gateway
 from tests.servers import RunningTriton, run_redis
 
@@ -20,9 +27,15 @@ ENTITIES = 150
 """Ids 1 to 150 are in the store."""
 
 
-def route_to(state_dir: Path, version: int) -> None:
-    """Write the routing record of a gateway to come: A on a version with its signature."""
-    slot = Slot(version, f"run-{version}", "registry", Mode.SSOT, IRIS.signature)
+def route_to(state_dir: Path, chain: Chain) -> None:
+    """Write the routing record of a gateway to come: A on version 1, with its signature."""
+    signature = Signature(
+        tuple(Feature(name, DType.FP32) for name in chain.spec.feature_names),
+        packed_input="features",
+        classes=(0, 1, 2),
+        feature_service=chain.spec.feature_service,
+    )
+    slot = Slot(1, "run-1", "registry", Mode.SSOT, signature)
     record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants={"A": slot})
     asyncio.run(FileStore(state_dir, DEFAULT_MODEL).compare_and_set(0, record))
 
@@ -42,7 +55,7 @@ def start_entities(home: Path, triton: RunningTriton, store: str) -> Iterator[st
         failures = chain.run(*FEATURE_ASSETS).failures
         if failures:
             raise BenchmarkError(f"{store} was not filled: {failures}")
-        route_to(home / "gateway", 1)
+        route_to(home / "gateway", chain)
         # A saturated machine is no reason here to do without the store.
         env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "1"}
         gateway = stack.enter_context(run_gateway(home, triton.http_url, env=env))

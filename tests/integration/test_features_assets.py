@@ -1,28 +1,32 @@
-"""Features on the real Feast: SQLite and Redis, point in time, every bad source."""
+"""Features on the real Feast: SQLite and Redis, any column, every bad source."""
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 import pytest
 import redis as redis_client
 
+from platform_assets.features.assets import feature_assets
+from platform_assets.features.consistency import compare_online
+from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.reading import read_source
-from platform_assets.features.spec import IRIS
 from platform_assets.features.storage import write_feature_data
+from platform_assets.model_spec import AutomationSpec, FeatureSpec
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
-from platform_assets.training.frame import training_rows
-from platform_assets.training.selection import TrainingError
-from tests.chain import FEATURE_ASSETS, Chain, new_chain
+from serving_gateway.contract import DType
+from tests.feature_chain import FEATURES, MIXED, ONLINE, FeatureChain, feature_chain
+from tests.models import IRIS
 from tests.servers import RunningRedis, free_port, run_redis
 
-CONFIG = ("repo_path", "state_dir", "online_store", "redis", "project")
 STILL_SERVED = "production still is what GET /models of the gateway says"
 
 
@@ -33,32 +37,32 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
-    """A chain on each kind of online store."""
+def store(request: pytest.FixtureRequest) -> str:
+    """The address of each kind of online store: empty for SQLite."""
     if request.param == "sqlite":
-        return new_chain(tmp_path)
+        return ""
     running: RunningRedis = request.getfixturevalue("redis")
     redis_client.Redis(port=running.port).flushall()
-    return new_chain(tmp_path, redis=running.url)
+    return running.url
 
 
-def _replace(chain: Chain, change: Callable[[list[str]], list[str]]) -> None:
+@pytest.fixture
+def chain(store: str, tmp_path: Path) -> FeatureChain:
+    """Iris on each kind of online store."""
+    return feature_chain(tmp_path, redis=store)
+
+
+def _replace(chain: FeatureChain, change: Callable[[list[str]], list[str]]) -> None:
     lines = change(chain.source.read_text().splitlines())
     chain.source.write_text("\n".join(lines) + "\n")
 
 
-def _changed(feast: FeastResource, **changes: str) -> FeastResource:
-    # Not model_copy: Dagster makes the resource of a run from what the constructor was given.
-    return FeastResource(**{**{name: getattr(feast, name) for name in CONFIG}, **changes})
+def _online(chain: FeatureChain, entity: int) -> list[float]:
+    return [round(value, 2) for value in chain.online(entity)]
 
 
-def _online(chain: Chain, entity: int) -> list[float]:
-    frame = chain.feast.online("entity_id", [entity], IRIS.feature_service)
-    return [round(float(frame[name].iloc[0]), 2) for name in IRIS.feature_names]
-
-
-def test_features_reach_the_online_store_with_all_checks_green(chain: Chain) -> None:
-    outcome = chain.run(*FEATURE_ASSETS)
+def test_features_reach_the_online_store_with_all_checks_green(chain: FeatureChain) -> None:
+    outcome = chain.run()
     assert outcome.failures == {}
     assert {name: check.passed for name, check in outcome.checks.items()} == {
         "features.schema": True,
@@ -69,48 +73,144 @@ def test_features_reach_the_online_store_with_all_checks_green(chain: Chain) -> 
     compared = outcome.checks["online_features.online_equals_offline"].metadata
     assert compared["values_compared"].value == 600
     assert _online(chain, 1) == [5.1, 3.5, 1.4, 0.2], "the newest of three observations"
-    assert outcome.metadata["features"]["dagster/row_count"].value == 450
+    made = outcome.metadata[FEATURES]
+    assert made["dagster/row_count"].value == 450
+    assert made["rows_per_class"].value == {"setosa": 150, "versicolor": 150, "virginica": 150}
+    assert made["target_picture"].value.startswith("![rows by species](data:image/png")
 
 
-def test_a_new_source_replaces_what_is_served_online(chain: Chain) -> None:
-    chain.run(*FEATURE_ASSETS)
+def test_every_type_and_its_missing_values_reach_the_online_store(
+    store: str, tmp_path: Path
+) -> None:
+    chain = feature_chain(tmp_path, redis=store, spec=MIXED)
+    outcome = chain.run()
+    assert outcome.failures == {}
+    assert all(check.passed for check in outcome.checks.values())
+    assert chain.online("c-0") == [
+        None,
+        pytest.approx(0.333),
+        None,
+        2**60 + 1,
+        False,
+        True,
+        "NA",
+        None,
+    ]
+    assert chain.online("c-1")[0] == 1000.375
+    made = outcome.metadata[FEATURES]
+    assert made["ignored_columns"].value == ["note"]
+    assert made["null_counts"].value["income"] == 8
+    assert outcome.values[FEATURES].classes == ("no", "yes")
+    assert outcome.values[FEATURES].model_name == "loans"
+
+
+def test_a_source_without_times_is_served_and_corrected(store: str, tmp_path: Path) -> None:
+    spec = dataclasses.replace(MIXED, event_time=None)
+    chain = feature_chain(tmp_path, redis=store, spec=spec)
+    _replace(chain, lambda lines: [lines[0], *lines[1::2]])
+    first = chain.run()
+    assert first.failures == {}
+    assert chain.online("c-0")[0] == 1000.0
+    _replace(chain, lambda lines: [line.replace("1000.0", "7.5") for line in lines])
+    second = chain.run()
+    assert second.failures == {}
+    assert chain.online("c-0")[0] == 7.5, "with the same event time as before"
+    assert all(check.passed for check in second.checks.values())
+
+
+def test_an_entity_whose_features_all_became_empty_is_empty_online(
+    store: str, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(MIXED, features=MIXED.features[:1])
+    chain = feature_chain(tmp_path, redis=store, spec=spec)
+    assert chain.run().success
+    assert chain.online("c-1") == [1000.375]
+    _replace(chain, lambda lines: [*lines, "c-1,2024-02-01T00:00:00Z,,1,,1,1,,x,,yes,"])
+    assert chain.run().success
+    assert chain.online("c-1") == [None]
+
+
+def test_an_older_service_of_a_model_still_reads_after_a_newer_one(chain: FeatureChain) -> None:
+    assert chain.run().success
+    chain.spec = dataclasses.replace(
+        IRIS, features=(*IRIS.features[:3], FeatureSpec("petal_width", DType.FP64))
+    )
+    assert chain.spec.feature_service != IRIS.feature_service
     _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
-    second = chain.run(*FEATURE_ASSETS)
+    assert chain.run().success
+    assert chain.online(1)[3] == 0.6
+    old = chain.feast.online("entity_id", [1], IRIS.feature_service)
+    assert round(old["petal_width"].iloc[0], 2) == 0.2
+    assert chain.feast.service_contract(IRIS.feature_service) == IRIS.contract
+    assert chain.feast.service_contract(chain.spec.feature_service) == chain.spec.contract
+
+
+def test_two_models_share_a_store_and_nothing_in_it(chain: FeatureChain, store: str) -> None:
+    other = feature_chain(chain.home, redis=store, spec=MIXED)
+    assert other.run().success
+    chain.source.unlink()
+    iris = feature_chain(chain.home, redis=store)
+    assert iris.run().success
+    assert _online(iris, 1) == [5.1, 3.5, 1.4, 0.2]
+    assert other.online("c-1")[0] == 1000.375
+    assert iris.feast.service_contract(MIXED.feature_service) == MIXED.contract
+
+
+def test_the_contract_is_that_of_what_feast_has_registered(tmp_path: Path) -> None:
+    feast = feature_chain(tmp_path).feast
+    feast.apply(feast_definitions(MIXED))
+    assert feast.service_contract(MIXED.feature_service) == MIXED.contract
+    swapped = dataclasses.replace(MIXED, features=MIXED.features[::-1])
+    *others, service = feast_definitions(swapped)
+    service.name = MIXED.feature_service
+    feast.apply([*others, service])
+    assert feast.service_contract(MIXED.feature_service) == swapped.contract != MIXED.contract
+    with pytest.raises(FeatureStoreError, match="look up feature service nothing"):
+        feast.service_contract("nothing")
+
+
+def test_a_service_that_was_registered_otherwise_stops_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = feature_chain(tmp_path)
+    monkeypatch.setattr(FeastResource, "service_contract", lambda *_: "0" * 64)
+    outcome = chain.run()
+    assert "was registered with contract 000000000000..." in outcome.failures[ONLINE]
+    assert STILL_SERVED in outcome.failures[ONLINE]
+
+
+def test_a_new_source_replaces_what_is_served_online(chain: FeatureChain) -> None:
+    chain.run()
+    _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
+    second = chain.run()
     assert second.success
     assert _online(chain, 1) == [6.6, 3.6, 1.6, 0.6]
 
 
-def test_an_online_store_that_lost_values_fails_the_check(chain: Chain) -> None:
-    first = chain.run(*FEATURE_ASSETS)
+def test_an_online_store_that_lost_values_fails_the_check(chain: FeatureChain) -> None:
+    first = chain.run()
     assert first.success
     if chain.feast.online_store == "redis":
         port = int(chain.feast.redis.rsplit(":", 1)[1].split("/")[0])
         redis_client.Redis(port=port).flushall()
     else:
         with sqlite3.connect(chain.feast.home / "online.db") as database:
-            database.execute("DELETE FROM serving_platform_best_model_features")
+            database.execute(f"DELETE FROM serving_platform_{IRIS.feature_view}")
         database.close()
-    from platform_assets.features.consistency import compare_online
-
-    result = compare_online(chain.feast, first.values["features"], IRIS)
+    result = compare_online(chain.feast, first.values[FEATURES], IRIS)
     assert len(result.differing) == result.values == 600
     assert result.differing[0].startswith("entity_id 1, sepal_length: offline")
 
 
-def test_an_unknown_entity_is_all_null_online(chain: Chain) -> None:
-    chain.run(*FEATURE_ASSETS)
+def test_an_unknown_entity_is_all_null_online(chain: FeatureChain) -> None:
+    chain.run()
     frame = chain.feast.online("entity_id", [999_999, 1], IRIS.feature_service)
     assert frame[list(IRIS.feature_names)].isna().all(axis=1).tolist() == [True, False]
 
 
-def test_a_later_observation_never_leaks_into_a_training_row(tmp_path: Path) -> None:
-    chain = new_chain(tmp_path)
-    outcome = chain.run(*FEATURE_ASSETS)
-    rows = training_rows(chain.feast, outcome.values["features"], IRIS)
-    assert rows.values.shape == (450, 4)
-    first = rows.values[rows.groups == 1]
-    assert first[:, 0].tolist() == pytest.approx([4.79, 4.95, 5.10])
-
+def test_a_later_observation_never_leaks_into_an_earlier_time(tmp_path: Path) -> None:
+    chain = feature_chain(tmp_path)
+    assert chain.run().success
     asked = pd.DataFrame(
         {
             "entity_id": [1, 1, 1],
@@ -125,39 +225,17 @@ def test_a_later_observation_never_leaks_into_a_training_row(tmp_path: Path) -> 
     assert known["sepal_length"].tolist() == pytest.approx([4.79, 4.95, 5.10])
 
 
-def test_a_label_without_an_observation_before_it_is_refused(tmp_path: Path) -> None:
-    chain = new_chain(tmp_path)
-    chain.run(*FEATURE_ASSETS)
-    table, fingerprint = read_source(chain.source, IRIS)
-    data = write_feature_data(
-        table, IRIS, chain.feast.data_dir, source=chain.source, fingerprint=fingerprint
-    )
-    from pyarrow import parquet
-
-    labels = parquet.read_table(data.labels_path)
-    stamps = labels["event_timestamp"].to_pylist()
-    stamps[3] = datetime(2020, 1, 1, tzinfo=UTC)
-    index = labels.column_names.index("event_timestamp")
-    changed = labels.set_column(
-        index, labels.schema.field(index), [pd.Series(stamps).dt.as_unit("us")]
-    )
-    parquet.write_table(changed, data.labels_path)
-    with pytest.raises(TrainingError, match="1 of 450 labels have no complete observation"):
-        training_rows(chain.feast, data, IRIS)
-
-
 def test_two_state_directories_share_nothing(tmp_path: Path) -> None:
-    one, two = new_chain(tmp_path / "one"), new_chain(tmp_path / "two")
-    assert one.run(*FEATURE_ASSETS).success
+    one, two = feature_chain(tmp_path / "one"), feature_chain(tmp_path / "two")
+    assert one.run().success
     _replace(two, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
-    assert two.run(*FEATURE_ASSETS).success
+    assert two.run().success
     assert _online(one, 1) == [5.1, 3.5, 1.4, 0.2]
     assert _online(two, 1) == [6.6, 3.6, 1.6, 0.6]
 
 
 def test_the_rendered_configuration_is_for_its_owner_alone(tmp_path: Path) -> None:
     store = FeastResource(
-        repo_path="x",
         state_dir=str(tmp_path / "state"),
         online_store="redis",
         redis="redis://:s%40crit@cache:6380/2",
@@ -173,9 +251,30 @@ def test_the_rendered_configuration_is_for_its_owner_alone(tmp_path: Path) -> No
 def test_an_online_store_that_cannot_be_is_refused(
     tmp_path: Path, online_store: str, said: str
 ) -> None:
-    store = FeastResource(repo_path="x", state_dir=str(tmp_path), online_store=online_store)
+    store = FeastResource(state_dir=str(tmp_path), online_store=online_store)
     with pytest.raises(FeatureStoreError, match=said):
         store.render()
+
+
+def test_assets_carry_the_names_and_promises_of_their_model() -> None:
+    spec = dataclasses.replace(
+        IRIS,
+        tags={"area": "plants"},
+        owners=("team:botany",),
+        automation=AutomationSpec(freshness=timedelta(hours=6)),
+    )
+    features, online = feature_assets(spec)
+    assert [one.key.path for one in (features, online)] == [
+        ["best_model", "features"],
+        ["best_model", "online_features"],
+    ]
+    assert features.specs_by_key[features.key].group_name == "best_model"
+    assert features.specs_by_key[features.key].owners == ["team:botany"]
+    assert features.specs_by_key[features.key].tags["area"] == "plants"
+    assert features.specs_by_key[features.key].freshness_policy == dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(hours=6)
+    )
+    assert features.op.name == "best_model__features"
 
 
 def _drop_column(lines: list[str]) -> list[str]:
@@ -186,49 +285,52 @@ def _drop_column(lines: list[str]) -> list[str]:
     ("change", "said"),
     [
         (_drop_column, "lacks ['species']"),
-        (lambda lines: [lines[0].replace("sepal_width", "width"), *lines[1:]], "has unknown"),
+        (
+            lambda lines: [lines[0].replace("sepal_width", "width"), *lines[1:]],
+            "lacks ['sepal_width']",
+        ),
         (lambda lines: [*lines[:4], lines[4].replace("4.32", "wide"), *lines[5:]], "row 4 "),
         (
             lambda lines: [line for line in lines if line[-2:] != ",2"] + lines[-1:],
             "class 2: 1 row",
         ),
         (lambda lines: [*lines[:-1], "150,2024-03-29T02:29:00Z,,3,5,1,2"], "empty values"),
-        (lambda lines: lines[:1], "has a header and no rows"),
+        (lambda lines: lines[:1], "has columns and no rows"),
     ],
 )
 def test_a_bad_source_fails_the_run_and_leaves_the_features_as_they_were(
     tmp_path: Path, change: Callable[[list[str]], list[str]], said: str
 ) -> None:
-    chain = new_chain(tmp_path)
-    assert chain.run("features").success
-    before = (chain.feast.data_dir / "features.parquet").read_bytes()
+    chain = feature_chain(tmp_path)
+    assert chain.run(FEATURES).success
+    before = chain.features_file.read_bytes()
     _replace(chain, change)
-    outcome = chain.run(*FEATURE_ASSETS)
+    outcome = chain.run()
     assert list(outcome.failures) == ["features"]
     assert said in outcome.failures["features"]
     assert STILL_SERVED in outcome.failures["features"]
     assert "What to do: " in outcome.failures["features"]
-    assert (chain.feast.data_dir / "features.parquet").read_bytes() == before
+    assert chain.features_file.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00broken"])
 def test_a_source_that_is_missing_empty_or_no_text_fails_the_run(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    chain = new_chain(tmp_path)
+    chain = feature_chain(tmp_path)
     chain.source.unlink()
     if content is not None:
         chain.source.write_bytes(content)
-    outcome = chain.run(*FEATURE_ASSETS)
+    outcome = chain.run()
     assert list(outcome.failures) == ["features"]
     assert str(chain.source) in outcome.failures["features"]
     assert STILL_SERVED in outcome.failures["features"]
 
 
 def test_a_value_out_of_range_blocks_what_follows(tmp_path: Path) -> None:
-    chain = new_chain(tmp_path)
+    chain = feature_chain(tmp_path)
     _replace(chain, lambda lines: [lines[0], "1,2024-01-01T00:00:00Z,500,3,1,0.2,0", *lines[1:]])
-    outcome = chain.run(*FEATURE_ASSETS)
+    outcome = chain.run()
     check = outcome.checks["features.ranges"]
     assert not check.passed
     assert check.metadata["rows_outside"].value == 1
@@ -238,47 +340,25 @@ def test_a_value_out_of_range_blocks_what_follows(tmp_path: Path) -> None:
 
 
 def test_files_that_another_run_replaced_are_not_materialized(tmp_path: Path) -> None:
-    chain = new_chain(tmp_path)
-    assert chain.run("features").success
-    table, _ = read_source(chain.source, IRIS)
-    write_feature_data(table, IRIS, chain.feast.data_dir, source=chain.source, fingerprint="0" * 64)
-    outcome = chain.run("online_features")
+    chain = feature_chain(tmp_path)
+    assert chain.run(FEATURES).success
+    other = read_source(IRIS, chain.resource)._replace(fingerprint="0" * 64)
+    write_feature_data(other, IRIS, chain.feast.data_dir)
+    outcome = chain.run(ONLINE)
     assert "another run replaced it" in outcome.failures["online_features"]
 
 
 def test_a_redis_that_is_down_fails_within_seconds_and_a_retry_continues(tmp_path: Path) -> None:
-    chain = new_chain(tmp_path, redis=f"redis://127.0.0.1:{free_port()}/0")
+    chain = feature_chain(tmp_path, redis=f"redis://127.0.0.1:{free_port()}/0")
     started = time.monotonic()
-    outcome = chain.run(*FEATURE_ASSETS)
+    outcome = chain.run()
     assert time.monotonic() - started < 30
     assert list(outcome.failures) == ["online_features"]
     assert "does not answer" in outcome.failures["online_features"]
     assert STILL_SERVED in outcome.failures["online_features"]
     with run_redis(tmp_path / "redis") as running:
-        chain.feast = _changed(chain.feast, redis=running.url)
-        assert chain.run("online_features").success
-
-
-def test_definitions_that_serve_other_features_are_refused(tmp_path: Path) -> None:
-    chain = new_chain(tmp_path)
-    repo = tmp_path / "repo"
-    repo.mkdir()
-    text = (Path(chain.feast.repo_path) / "best_model.py").read_text()
-    line = '        Field(name="petal_width", dtype=Float32),\n'
-    assert line in text
-    (repo / "best_model.py").write_text(text.replace(line, ""))
-    chain.feast = _changed(chain.feast, repo_path=str(repo))
-    outcome = chain.run(*FEATURE_ASSETS)
-    assert "make the definitions in" in outcome.failures["online_features"]
-
-
-@pytest.mark.parametrize("text", ["", "raise RuntimeError('half done')", "def ("])
-def test_definitions_that_do_not_load_are_named(tmp_path: Path, text: str) -> None:
-    chain = new_chain(tmp_path)
-    repo = tmp_path / "repo"
-    repo.mkdir()
-    (repo / "broken.py").write_text(text)
-    chain.feast = _changed(chain.feast, repo_path=str(repo))
-    outcome = chain.run(*FEATURE_ASSETS)
-    assert str(repo) in outcome.failures["online_features"]
-    assert STILL_SERVED in outcome.failures["online_features"]
+        # Not model_copy: Dagster makes a run's resource from what the constructor was given.
+        chain.feast = FeastResource(
+            state_dir=chain.feast.state_dir, online_store="redis", redis=running.url
+        )
+        assert chain.run(ONLINE).success

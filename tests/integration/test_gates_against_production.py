@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_a_candidate_that_is_worse_than_production_is_blocked(settled: Platform)
         assert blocked_by(outcome) == ["no_regression"]
     gate = outcome.checks[f"{GATE}.no_regression"]
     assert "worse by" in (gate.description or "")
-    metadata = {name: value.value for name, value in gate.metadata.items()}
+    metadata: dict[str, Any] = {name: value.value for name, value in gate.metadata.items()}
     assert metadata["production_version"] == settled.production()
     assert metadata["gain_low"] <= metadata["gain"] <= metadata["gain_high"]
     assert metadata["gain"] < -0.2

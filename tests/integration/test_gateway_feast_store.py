@@ -18,6 +18,7 @@ import pytest
 from platform_assets.resources.feast import FeastResource
 from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput
 from serving_gateway.features.breaker import State
+from serving_gateway.features.feast_blocking import open_store
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import Found, ServiceUnusable, Status
@@ -198,6 +199,11 @@ async def test_what_a_row_lacks_is_told(filled: FeastResource) -> None:
         ("petal_width",),
         NAMES,
     ]
+    async with opened(filled, "both") as store:
+        nullable = frozenset({"sepal_length", "petal_width", "sepal_width"})
+        again = await store.read("both", NAMES, [1, 99, 3, 4, 5, 6], nullable)
+    assert _statuses(again) == ["found", "unknown", "expired", "found", "found", "found"]
+    assert [again[3].values, again[5].values] == [[0.4, None, pytest.approx(3.1)], [None] * 3]
     assert answer[1].event_timestamp is None
     assert answer[2].event_timestamp is not None
 
@@ -305,6 +311,36 @@ async def test_a_configuration_that_cannot_be_read_is_told_without_its_secrets(
         assert "s3cret" not in caught.value.message
     finally:
         await store.aclose()
+
+
+async def test_what_was_prepared_is_read_within_the_time_of_a_look_up(
+    filled: FeastResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while definitions take longer to open than a look-up may take."""
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.3)
+        return open_store(*args)
+
+    async with opened(filled) as store:
+        await store.prepare()
+        monkeypatch.setattr("serving_gateway.features.feast_store.open_store", slowly)
+        reader = FeatureReader(store, limit_seconds=0.1)
+        with pytest.raises(FeaturesUnavailable, match="within"):
+            await reader.look_up("short", ("petal_width",), [1])
+        opening = asyncio.create_task(store.prepare("text"))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(opening, reader.prepare("both"))
+        [found] = await reader.look_up("both", ("petal_width",), [1])
+        assert found.values == [0.2], "a service that an opening under way did not know of"
+
+
+async def test_a_trial_read_makes_the_connection(filled: FeastResource) -> None:
+    async with opened(filled, "both") as store:
+        sqlite = [one._conn for one in store._stores._all]
+        redis = store._on_loop._client
+        assert sqlite or redis._connection.is_connected
+        assert None not in sqlite
 
 
 async def test_an_online_store_that_was_replaced_is_read_anew(tmp_path: Path) -> None:

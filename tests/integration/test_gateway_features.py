@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from platform_assets.features.spec import IRIS
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.benchmarks.entities import route_to
 from tests.chain import FEATURE_ASSETS, Chain, new_chain
@@ -44,7 +43,7 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
 @contextlib.contextmanager
 def run_on(chain: Chain, home: Path, triton: RunningTriton) -> Iterator[RunningGateway]:
     """A gateway whose record already routes to a version that names the feature service."""
-    route_to(home / "gateway", 1)
+    route_to(home / "gateway", chain)
     env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "0.2"}
     with run_gateway(home, triton.http_url, env=env) as gateway:
         gateway.wait_ready()
@@ -84,8 +83,8 @@ def counted(gateway: RunningGateway) -> dict[str, int]:
 
 
 def stored_row(chain: Chain, entity: int) -> list[float]:
-    frame = chain.feast.online("entity_id", [entity], IRIS.feature_service)
-    return [float(frame[name].iloc[0]) for name in IRIS.feature_names]
+    frame = chain.feast.online("entity_id", [entity], chain.spec.feature_service)
+    return [float(frame[name].iloc[0]) for name in chain.spec.feature_names]
 
 
 def test_an_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chain: Chain) -> None:
@@ -110,7 +109,7 @@ def test_the_payload_stands_in_for_an_entity_that_the_store_lacks(
     expected = ask(gateway, data=[stored_row(chain, KNOWN), PAYLOAD]).json()
     assert found["feature_source"] == "fallback"
     assert found["probabilities"] == expected["probabilities"]
-    named = [dict(zip(IRIS.feature_names, PAYLOAD, strict=True))] * 2
+    named = [dict(zip(chain.spec.feature_names, PAYLOAD, strict=True))] * 2
     again = ask(gateway, entity_ids=[KNOWN, UNKNOWN], instances=named).json()
     assert again["probabilities"] == expected["probabilities"]
     after = counted(gateway)

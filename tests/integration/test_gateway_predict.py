@@ -80,7 +80,7 @@ BAD = {
     "ragged": (b'{"data":[[1,2,3,4],[1,2]]}', 422, "wrong_width", "data[1]"),
     "too deep a row": (b'{"data":[[[1],2,3,4]]}', 422, "wrong_type", "data[0][0]"),
     "text": (b'{"data":[[1,2,3,4],[1,"2",3,4]]}', 422, "wrong_type", "data[1][1]"),
-    "null number": (b'{"data":[[1,2,null,4]]}', 422, "wrong_type", "data[0][2]"),
+    "null number": (b'{"data":[[1,2,null,4]]}', 422, "missing_value", "data[0][2]"),
     "boolean": (b'{"data":[[1,2,3,true]]}', 422, "wrong_type", "data[0][3]"),
     "NaN": (b'{"data":[[1,2,3,4],[1,NaN,3,4]]}', 422, "not_finite", "data[1][1]"),
     "infinity": (b'{"data":[[1,2,-Infinity,4]]}', 422, "not_finite", "data[0][2]"),

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from platform_assets.features import reading
-from platform_assets.features.reading import read_source
+from platform_assets.features.reading import SourceData
+from platform_assets.features.reading import read_source as read_any
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.features.source import SourceError, source_fingerprint
-from platform_assets.features.spec import IRIS, ModelSpec
+from platform_assets.features.sources import files
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.reader import Progress
+from platform_assets.model_spec import FileSource, ModelSpec
+from platform_assets.resources.source import SourceResource
+from tests.models import IRIS
 
 Lines = list[str]
 HEADER = "entity_id,event_timestamp,sepal_length,sepal_width,petal_length,petal_width,species"
+
+
+def read_source(path: Path, spec: ModelSpec) -> SourceData:
+    return read_any(dataclasses.replace(spec, source=FileSource(str(path))), SourceResource())
 
 
 @pytest.fixture
@@ -52,37 +62,35 @@ def _last_class(keep: int) -> Callable[[Lines], Lines]:
 
 
 def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: Path) -> None:
-    table, fingerprint = read_source(source, IRIS)
-    assert tuple(table.column_names) == IRIS.columns
+    table, fingerprint, name, classes, ignored = read_source(source, IRIS)
+    assert ",".join(table.column_names) == HEADER
     assert table.num_rows == 450
-    assert [str(table.schema.field(name).type) for name in IRIS.columns] == [
+    assert [str(one) for one in table.schema.types] == [
         "int64",
         "timestamp[us, tz=UTC]",
         *["float"] * 4,
         "int64",
     ]
-    assert fingerprint == source_fingerprint(source)
+    spec = dataclasses.replace(IRIS, source=FileSource(str(source)))
+    assert fingerprint == source_fingerprint(spec, SourceResource())
+    assert (name, classes, ignored) == (f"the source file {source}", (0, 1, 2), ())
 
 
 def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
     source: Path,
 ) -> None:
-    expected, _ = read_source(source, IRIS)
+    expected = read_source(source, IRIS).table
     order = random.Random(3).sample(range(7), 7)
     rows = [line.split(",") for line in source.read_text().splitlines()]
     text = "\n".join(",".join(row[index] for index in order) for row in rows)
     source.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert read_source(source, IRIS)[0].equals(expected)
+    assert read_source(source, IRIS).table.equals(expected)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_without_column, r"lacks \['petal_width'\] in its header"),
-        (
-            lambda lines: [f"{lines[0]},colour", *(f"{line},red" for line in lines[1:])],
-            r"has unknown \['colour'\] in its header",
-        ),
+        (_without_column, r"lacks \['petal_width'\] in its columns"),
         (lambda lines: [f"{line},{line.split(',')[2]}" for line in lines], "repeats"),
         (_cell(7, 2, "wide"), r"row 7 \(line 8\), sepal_length: 'wide' is not a number"),
         (_cell(450, 6, "1.5"), r"row 450 \(line 451\), species: '1.5' is not a whole number"),
@@ -90,10 +98,15 @@ def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
         (_cell(3, 1, "2024-03-01T00:00:00"), "is not a time with its offset"),
         (_cell(9, 6, "2,1"), r"row 9 \(line 10\) has 8 values, not 7"),
         (_cell(12, 4, ""), r"empty values \(petal_length: 1, first in row 12\)"),
+        (_cell(12, 4, "inf"), r"infinite, .*\(petal_length: 1, first in row 12\)"),
+        (_cell(12, 4, "1e39"), r"too large for their type \(petal_length: 1, first in row 12\)"),
         (_cell(12, 4, "NaN"), r"empty values \(petal_length: 1, first in row 12\)"),
-        (_cell(5, 6, "7"), r"unknown classes \[7\] in species"),
-        (lambda lines: [*lines, lines[-1]], "entity_id 150 stands there 2 times"),
-        (lambda lines: lines[:1], "has a header and no rows"),
+        (_cell(5, 6, "7"), r"unknown classes \[7\] in species, first in row 5"),
+        (
+            lambda lines: [*lines, lines[-1]],
+            r"entity_id 150 stands there 2 times .*\(row 450, row 451\)",
+        ),
+        (lambda lines: lines[:1], "has columns and no rows"),
         (lambda _: [], "is empty"),
         (_last_class(1), r"class 2: 1 row of 1 entity"),
         (_last_class(0), r"class 2: 0 rows of 0 entities"),
@@ -135,15 +148,17 @@ def test_bytes_that_are_no_utf8_are_named_by_line(source: Path) -> None:
 def test_a_source_that_changes_while_it_is_read_is_refused(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = reading._parse
+    parse = files._READERS[".csv"]
 
-    def appended_meanwhile(path: Path, spec: ModelSpec) -> pa.Table:
-        table = parse(path, spec)
+    def appended_meanwhile(
+        path: Path, columns: Sequence[Column], progress: Progress
+    ) -> tuple[pa.Table, tuple[str, ...]]:
+        found = parse(path, columns, progress)
         with path.open("a") as file:
             file.write("1,2024-05-01T00:00:00Z,5,3,1,0.2,0\n")
-        return table
+        return found
 
-    monkeypatch.setattr(reading, "_parse", appended_meanwhile)
+    monkeypatch.setitem(files._READERS, ".csv", appended_meanwhile)
     with pytest.raises(SourceError, match="changed while it was read"):
         read_source(source, IRIS)
 
@@ -153,6 +168,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_source(tmp_path / "nowhere.csv", IRIS)
 
 
-def test_a_directory_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be read"):
+def test_columns_that_nobody_named_are_ignored_and_told(source: Path) -> None:
+    _edit(source, lambda lines: [f"{lines[0]},,colour", *(f"{one},1,red" for one in lines[1:])])
+    assert read_source(source, IRIS).ignored == ("", "colour")
+
+
+def test_an_empty_folder_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no CSV or Parquet file is there"):
         read_source(tmp_path, IRIS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +13,16 @@ import pytest
 
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.features.source import SourceError, source_fingerprint
+from platform_assets.features.sources import files
+from platform_assets.model_spec import FileSource
+from platform_assets.resources.source import SourceResource
+from tests.models import IRIS
+
+PLAIN = SourceResource()
+
+
+def _fingerprint(path: Path | str) -> str:
+    return source_fingerprint(dataclasses.replace(IRIS, source=FileSource(str(path))), PLAIN)
 
 
 def test_the_fingerprint_follows_content_and_not_time(tmp_path: Path) -> None:
@@ -18,15 +30,59 @@ def test_the_fingerprint_follows_content_and_not_time(tmp_path: Path) -> None:
     first.write_text("1,2\n")
     second.write_text("1,2\n")
     os.utime(second, (0, 0))
-    assert source_fingerprint(first) == source_fingerprint(second)
+    assert _fingerprint(first) == _fingerprint(second) == hashlib.sha256(b"1,2\n").hexdigest()
     second.write_text("1,3\n")
-    assert source_fingerprint(first) != source_fingerprint(second)
-    assert len(source_fingerprint(first)) == 64
+    assert _fingerprint(first) != _fingerprint(second)
+
+
+def test_the_fingerprint_of_several_files_knows_their_names_and_order(tmp_path: Path) -> None:
+    names = {"one": ("a.csv", "b.csv"), "two": ("b.csv", "a.csv"), "three": ("a.csv", "c.csv")}
+    for folder, files in names.items():
+        (tmp_path / folder).mkdir()
+        for content, name in enumerate(files):
+            (tmp_path / folder / name).write_text(f"{content}\n")
+    found = {folder: _fingerprint(tmp_path / folder) for folder in names}
+    assert len(set(found.values())) == 3
+    assert _fingerprint(tmp_path / "one" / "*.csv") == found["one"]
+    (tmp_path / "one" / ".c.csv.part").write_text("half written")
+    assert _fingerprint(tmp_path / "one") == found["one"]
+
+
+def test_an_untouched_file_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("1,2\n")
+    read: list[Path] = []
+    digest = files._digest
+    monkeypatch.setattr(files, "_digest", lambda one: (read.append(one), digest(one))[1])
+    # A file as young as this one may change without its time changing.
+    assert _fingerprint(path) == _fingerprint(path)
+    assert len(read) == 2
+    monkeypatch.setattr(files, "_SETTLED_S", -1e9)
+    assert _fingerprint(path) == _fingerprint(path)
+    assert len(read) == 3
+    path.write_text("1,3\n")
+    assert _fingerprint(path) == hashlib.sha256(b"1,3\n").hexdigest()
 
 
 def test_a_missing_source_has_no_fingerprint(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
-        source_fingerprint(tmp_path / "none")
+        _fingerprint(tmp_path / "none.csv")
+
+
+def test_variables_come_from_the_resource_then_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text("1,2\n")
+    spec = dataclasses.replace(IRIS, source=FileSource("${WHERE}/${WHAT}.csv"))
+    monkeypatch.setenv("WHERE", str(tmp_path))
+    monkeypatch.setenv("WHAT", "nothing")
+    source = SourceResource(variables={"WHAT": "a"})
+    assert source_fingerprint(spec, source) == _fingerprint(tmp_path / "a.csv")
+    monkeypatch.delenv("WHERE")
+    with pytest.raises(SourceError, match="names the variable WHERE, which is not set"):
+        source_fingerprint(spec, source)
 
 
 def test_the_sample_source_is_the_same_bytes_each_time_and_leaves_nothing_beside_it(
@@ -49,7 +105,6 @@ def test_the_assets_import_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "import platform_assets.features.assets, platform_assets.features.checks\n"
-        "import platform_assets.training.assets, platform_assets.training.checks\n"
         "import platform_assets.features.sample_data\n"
         "heavy = {'feast', 'matplotlib', 'mlflow', 'numpy', 'pandas', 'pyarrow', 'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))"
@@ -58,10 +113,10 @@ def test_the_assets_import_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_fingerprint_needs_no_dagster() -> None:
+def test_the_fingerprint_of_a_file_needs_nothing_heavy() -> None:
     code = (
         "import sys, platform_assets.features.source\n"
-        "print(sorted({'dagster', 'pandas', 'pyarrow'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'pandas', 'pyarrow', 'sqlalchemy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

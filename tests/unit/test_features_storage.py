@@ -12,20 +12,27 @@ from pyarrow import parquet
 
 from platform_assets.features.reading import read_source
 from platform_assets.features.records import FeatureData
-from platform_assets.features.sample_data import write_iris_source
-from platform_assets.features.spec import IRIS
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
-from platform_assets.features.validation import null_counts, range_report, schema_differences
+from platform_assets.features.validation import (
+    forbidden_nulls,
+    null_counts,
+    range_report,
+    schema_differences,
+)
+from tests.feature_chain import MIXED, feature_chain
+from tests.models import IRIS
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> FeatureData:
-    source = tmp_path / "iris.csv"
-    write_iris_source(source)
-    table, fingerprint = read_source(source, IRIS)
-    return write_feature_data(
-        table, IRIS, tmp_path / "data", source=source, fingerprint=fingerprint
-    )
+    chain = feature_chain(tmp_path)
+    return write_feature_data(read_source(IRIS, chain.resource), IRIS, chain.feast.data_dir)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> FeatureData:
+    chain = feature_chain(tmp_path, spec=MIXED)
+    return write_feature_data(read_source(MIXED, chain.resource), MIXED, chain.feast.data_dir)
 
 
 def _change(path: str, column: str, values: pa.Array) -> None:
@@ -40,7 +47,37 @@ def test_features_and_labels_are_written_apart_and_nothing_else(data: FeatureDat
     assert parquet.read_schema(data.labels_path).names == [*names, "species"]
     assert parquet.read_schema(data.features_path).names == [*names, *IRIS.feature_names]
     assert len(list(Path(data.features_path).parent.iterdir())) == 2
+    assert Path(data.features_path).parent.name == "best_model"
     check_current(data)
+
+
+def test_what_is_missing_is_null_in_the_files(mixed: FeatureData) -> None:
+    table = parquet.read_table(mixed.features_path)
+    assert table.slice(0, 2).to_pylist()[1]["income"] is None
+    assert {name: table[name].null_count for name in MIXED.feature_names} == mixed.nulls
+    assert schema_differences(mixed, MIXED) == {}
+    assert forbidden_nulls(null_counts(mixed), MIXED) == {}
+    assert [(one.column, one.outside) for one in range_report(mixed, MIXED)] == [
+        ("income", 0),
+        ("ratio", 0),
+        ("children", 0),
+        ("accounts", 0),
+        ("seen", 0),
+    ]
+
+
+def test_empty_text_is_missing_and_only_nullable_features_may_miss(mixed: FeatureData) -> None:
+    texts = ["" if n < 3 else "x" for n in range(40)]
+    _change(mixed.features_path, "region", pa.array(texts))
+    _change(mixed.features_path, "job", pa.array(texts))
+    counts = null_counts(mixed)
+    assert (counts["region"], counts["job"]) == (3, 3)
+    assert forbidden_nulls(counts, MIXED) == {"region": 3}
+
+
+def test_a_column_of_nothing_but_nulls_has_no_range(mixed: FeatureData) -> None:
+    _change(mixed.features_path, "income", pa.nulls(40, pa.float64()))
+    assert range_report(mixed, MIXED)[0].found == "nothing"
 
 
 def test_files_of_another_source_are_noticed(data: FeatureData, tmp_path: Path) -> None:

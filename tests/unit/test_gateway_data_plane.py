@@ -112,6 +112,17 @@ async def test_a_version_that_is_gone_without_a_successor_is_told(plane: Switchi
         await plane.predict(FloatRequest([[1.0]]))
 
 
+@pytest.mark.parametrize(("most", "merged"), [(3, 3), (1024, 64), (0, 1)])
+async def test_no_more_rows_are_merged_than_the_version_takes(
+    plane: Switching, most: int, merged: int
+) -> None:
+    signature = Signature(SIGNATURE.features, "features", max_batch_rows=most)
+    slot = Slot(9, "run-9", "registry", Mode.SSOT, signature)
+    coalescer = plane.serving.lane(slot).coalescer
+    assert coalescer is not None
+    assert coalescer.max_rows == merged
+
+
 class Mirroring:
     """A data plane that mirrors everything from version 1 to version 2; nobody is asked."""
 

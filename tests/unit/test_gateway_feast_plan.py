@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.features.feast_plan import Plan, Row, View, assemble
+from serving_gateway.features.feast_plan import Plan, Question, Row, View, assemble
 from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +35,12 @@ def plan(ttl_seconds: float = 60, id_type: str = "INT64") -> Plan:
     return Plan("s", views, id_type, columns)
 
 
-def judged(names: tuple[str, ...], *rows: Row, ttl_seconds: float = 60) -> Found:
+def judged(
+    names: tuple[str, ...], *rows: Row, ttl_seconds: float = 60, nullable: str = ""
+) -> Found:
     reads = plan(ttl_seconds).reads(names)
-    [found] = assemble(names, reads, [[one] for one in rows], NOON.timestamp())
+    question = Question("s", names, [1], frozenset(nullable))
+    [found] = assemble(question, reads, [[one] for one in rows], NOON.timestamp())
     return found
 
 
@@ -80,8 +83,26 @@ def test_an_entity_that_no_view_knows_is_unknown(unknown: Row) -> None:
     assert (partly.status, partly.missing) == (Status.INCOMPLETE, ("a",))
 
 
-@pytest.mark.parametrize("null", [None, NAN])
-def test_null_is_never_a_value(null: float | None) -> None:
+@pytest.mark.parametrize("null", [None, NAN, ""])
+def test_what_may_be_null_does_not_make_an_entity_incomplete(null: float | str | None) -> None:
+    found = judged(("b", "a"), row(NOON, a=1.0, b=null), nullable="b")
+    assert found == Found(Status.FOUND, [None, 1.0], (), NOON)
+    both = judged(("a", "b"), row(NOON, a=null, b=null), nullable="b")
+    assert (both.status, both.missing) == (Status.INCOMPLETE, ("a",))
+    nothing = judged(("a", "b"), row(NOON, a=null, b=null), nullable="ab")
+    assert nothing == Found(Status.FOUND, [None, None], (), NOON)
+
+
+def test_an_unknown_or_expired_entity_is_so_also_where_all_may_be_null() -> None:
+    assert judged(("a",), row(EPOCH, a=None), nullable="a").status is Status.UNKNOWN
+    old = row(NOON - timedelta(hours=1), a=1.0)
+    assert judged(("a",), old, nullable="a").status is Status.EXPIRED
+    other_view = judged(("a", "c"), row(NOON, a=1.0), (None, None), nullable="c")
+    assert other_view == Found(Status.FOUND, [1.0, None], (), NOON)
+
+
+@pytest.mark.parametrize("null", [None, NAN, ""])
+def test_null_is_never_a_value(null: float | str | None) -> None:
     found = judged(("a", "b"), row(NOON, a=1.0, b=null))
     assert (found.status, found.values, found.missing) == (Status.INCOMPLETE, None, ("b",))
     assert judged(("a", "b"), row(NOON, a=1.0)).missing == ("b",), "not stored yet"

@@ -27,16 +27,29 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.asked: list[list[int | str]] = []
+        self.nullable: list[frozenset[str]] = []
         self.names: list[tuple[str, ...]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.fails: Exception | None = None
         self.wrong: tuple[object, ...] = ()
         self.closed = False
+        self.prepared: list[tuple[str, ...]] = []
+
+    async def prepare(self, *services: str) -> None:
+        self.prepared.append(services)
+        await self.gate.wait()
+        if self.fails is not None:
+            raise self.fails
 
     async def read(
-        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str] = frozenset(),
     ) -> list[Found]:
+        self.nullable.append(nullable)
         self.asked.append([*ids])
         self.names.append(names)
         await self.gate.wait()
@@ -97,6 +110,20 @@ async def test_look_ups_during_a_read_leave_together(
     assert (reader.counts.look_ups, reader.counts.reads, reader.counts.rows_read) == (4, 2, 4)
 
 
+async def test_preparing_is_bounded_and_fails_nobody(
+    store: FakeStore, reader: FeatureReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving_gateway.features.reader._PREPARE_SECONDS", 0.02)
+    store.gate.clear()
+    await reader.prepare("hangs")
+    reader.expect({"later"})
+    await until(lambda: ("later",) in store.prepared, "prepared without being waited for")
+    store.gate.set()
+    store.fails = RuntimeError("of a foreign library")
+    await reader.prepare("fails")
+    assert store.prepared == [("hangs",), ("later",), ("fails",)]
+
+
 async def test_a_read_is_bounded(store: FakeStore, reader: FeatureReader) -> None:
     ids = list(range(10))
     assert await reader.look_up("s", NAMES, ids) == [found(one) for one in ids]
@@ -106,10 +133,14 @@ async def test_a_read_is_bounded(store: FakeStore, reader: FeatureReader) -> Non
 async def test_other_features_are_another_read(store: FakeStore, reader: FeatureReader) -> None:
     store.gate.clear()
     tasks = [
-        asyncio.create_task(reader.look_up(service, names, [1]))
-        for service, names in (("s", NAMES), ("s", ("a",)), ("t", NAMES))
+        asyncio.create_task(reader.look_up(service, names, [1], frozenset(nullable)))
+        for service, names, nullable in (
+            *(("s", NAMES, ""), ("s", NAMES, "a")),
+            *(("s", ("a",), ""), ("t", NAMES, "")),
+        )
     ]
-    await until(lambda: len(store.asked) == 3, "none waits for another")
+    await until(lambda: len(store.asked) == 4, "none waits for another")
+    assert store.nullable[:2] == [frozenset(), frozenset("a")]
     store.gate.set()
     await asyncio.gather(*tasks)
     assert reader._batches._lanes == {}, "nothing is kept of features nobody asks for any more"

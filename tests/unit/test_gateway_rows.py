@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -39,9 +40,14 @@ class Store:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
 
     async def look_up(
-        self, service: str, names: tuple[str, ...], ids: Sequence[int | str]
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str] = frozenset(),
     ) -> list[Found]:
         self.asked.append((service, names))
+        self.nullable = nullable
         if self.down:
             raise FeaturesUnavailable("down")
         return [STORED.get(one, Found(Status.UNKNOWN, None, (), None)) for one in ids]
@@ -67,6 +73,16 @@ async def test_rows_come_in_the_order_of_the_signature(reader: RowReader, store:
     assert numbers(rows) == [2, 20, 1, 10]
     assert (rows.count, rows.source) == (2, FeatureSource.FEAST)
     assert store.asked == [("flowers_v1", NAMES)]
+
+
+async def test_a_null_of_the_store_travels_as_nan(reader: RowReader, store: Store) -> None:
+    features = (Feature("width", DType.FP32), Feature("length", DType.FP32, nullable=True))
+    codec = Codec(Signature(features, packed_input="features", feature_service="flowers_v1"))
+    STORED[5] = Found(Status.FOUND, [5.0, None], (), None)
+    rows = await reader.of_entities(codec, PredictRequest(entity_ids=[5, 1]))
+    assert store.nullable == {"length"}
+    assert [math.isnan(one) for one in numbers(rows)] == [False, True, False, False]
+    assert rows.data == [[5.0, None], [1.0, 10.0]]
 
 
 async def test_the_store_wins_over_the_payload(reader: RowReader) -> None:

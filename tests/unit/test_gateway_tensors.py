@@ -25,6 +25,9 @@ MIXED = Signature(
     ),
     packed_input=None,
 )
+NULLABLE = Signature(
+    tuple(Feature(one.name, one.dtype, nullable=True) for one in MIXED.features), packed_input=None
+)
 
 
 def output(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> OutputTensor:
@@ -62,21 +65,79 @@ def test_a_float_is_packed_exactly_when_fp32_can_hold_it(number: float) -> None:
 
 def test_mixed_columns_become_one_tensor_each() -> None:
     codec = Codec(MIXED)
-    tensors = codec.encode([[1, 2.5, True, "ä"], [-(2**63), 3, False, ""]])
+    tensors = codec.encode([[1, 2.5, True, "ä"], [-(2**63), 3, False, "x"]])
     assert tensors == (
         struct.pack("<2q", 1, -(2**63)),
         struct.pack("<2d", 2.5, 3),
         b"\x01\x00",
-        b"\x02\x00\x00\x00\xc3\xa4\x00\x00\x00\x00",
+        b"\x02\x00\x00\x00\xc3\xa4\x01\x00\x00\x00x",
     )
-    named = [{"t": "ä", "n": 1, "b": True, "f": 2.5}, {"n": -(2**63), "f": 3, "b": False, "t": ""}]
+    named = [{"t": "ä", "n": 1, "b": True, "f": 2.5}, {"n": -(2**63), "f": 3, "b": False, "t": "x"}]
     assert codec.encode_instances(named) == tensors
     assert [len(t) for t in codec.warm_up_rows()] == [8, 8, 1, 4]
+
+
+def test_what_may_be_missing_travels_as_nan_or_the_empty_text() -> None:
+    codec = Codec(NULLABLE)
+    assert [one.dtype for one in codec.inputs] == ["FP64", "FP64", "FP32", "BYTES"]
+    rows: list[list[Any]] = [
+        [7, 2.5, True, "ä"],
+        [-(2**53), 3, False, ""],
+        [None, None, None, None],
+    ]
+    numbers, floats, flags, texts = codec.encode(rows)
+    named = [dict(zip("nfbt", row, strict=True)) for row in rows]
+    assert codec.encode_instances(named) == (numbers, floats, flags, texts)
+    assert struct.unpack("<3d", numbers)[:2] == (7, -(2**53))
+    assert struct.unpack("<3f", flags)[:2] == (1, 0)
+    assert texts == b"\x02\x00\x00\x00\xc3\xa4" + bytes(8)
+    for tensor, form in ((numbers, "<3d"), (floats, "<3d"), (flags, "<3f")):
+        assert math.isnan(struct.unpack(form, tensor)[2])
+    assert [len(tensor) for tensor in codec.warm_up_rows()] == [8, 8, 4, 4]
 
 
 @pytest.mark.parametrize(
     ("row", "code", "field"),
     [
+        ([2**53 + 1, 0, True, "x"], "out_of_range", "data[0][0]"),
+        ([-(2**53) - 1, 0, True, "x"], "out_of_range", "data[0][0]"),
+        ([1.5, 0, True, "x"], "wrong_type", "data[0][0]"),
+        ([True, 0, True, "x"], "wrong_type", "data[0][0]"),
+        ([1, "", True, "x"], "wrong_type", "data[0][1]"),
+        ([1, 0, 1, "x"], "wrong_type", "data[0][2]"),
+        ([1, 0, "", "x"], "wrong_type", "data[0][2]"),
+        ([1, 0, True, 0], "wrong_type", "data[0][3]"),
+    ],
+)
+def test_what_may_be_missing_is_checked_by_its_own_type(
+    row: list[Any], code: str, field: str
+) -> None:
+    assert refusal(NULLABLE, [row]) == (code, field)
+
+
+def test_a_null_among_packed_floats_is_nan_where_it_may_be() -> None:
+    features = (Feature("a", DType.FP32), Feature("b", DType.FP32, nullable=True))
+    codec = Codec(Signature(features, packed_input="x"))
+    assert codec.float_rows
+    (packed,) = codec.encode([[1, None]])
+    assert math.isnan(struct.unpack("<2f", packed)[1])
+    with pytest.raises(InvalidInput, match="a may not be missing") as caught:
+        codec.encode([[1, 2], [None, None]])
+    assert (caught.value.code, caught.value.field) == ("missing_value", "data[1][0]")
+
+
+def test_packed_integers_that_may_be_missing_are_no_plain_floats() -> None:
+    codec = Codec(Signature((Feature("a", DType.INT64, nullable=True),), packed_input="x"))
+    assert not codec.float_rows
+    assert codec.encode([[3]]) == (struct.pack("<d", 3),)
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "field"),
+    [
+        ([None, 0, True, "x"], "missing_value", "data[0][0]"),
+        ([1, 0, None, "x"], "missing_value", "data[0][2]"),
+        ([1, 0, True, ""], "missing_value", "data[0][3]"),
         ([1.5, 0, True, ""], "wrong_type", "data[0][0]"),
         ([True, 0, True, ""], "wrong_type", "data[0][0]"),
         ([2**63, 0, True, ""], "out_of_range", "data[0][0]"),
@@ -84,7 +145,7 @@ def test_mixed_columns_become_one_tensor_each() -> None:
         ([1, False, True, ""], "wrong_type", "data[0][1]"),
         ([1, 10**400, True, ""], "out_of_range", "data[0][1]"),
         ([1, 0, 1, ""], "wrong_type", "data[0][2]"),
-        ([1, 0, True, None], "wrong_type", "data[0][3]"),
+        ([1, 0, True, None], "missing_value", "data[0][3]"),
         ([1, 0, True, ["x"]], "wrong_type", "data[0][3]"),
         ([1, 0, True], "wrong_width", "data[0]"),
     ],
@@ -160,6 +221,7 @@ def test_triton_s_metadata_stand_in_for_a_signature() -> None:
     assert packed.probabilities_output is None
     columns = signature_from_metadata(metadata(("a", "INT64", (-1, 1)), ("t", "BYTES", (-1, 1))), 1)
     assert [feature.name for feature in columns.features] == ["a", "t"]
+    assert Codec(columns).encode([[1, ""]])[1] == bytes(4), "nobody said that it may not be"
     for unknown in (
         (("x", "FP32", (-1, -1)),),
         (("x", "FP16", (-1, 4)),),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from serving_gateway.contract import (
+    Lineage,
     Mode,
     ReloadRequest,
     RoutingRecord,
@@ -20,6 +22,7 @@ from serving_gateway.transitions import (
     KEPT_PREVIOUS,
     choose,
     next_generation,
+    previous_slot,
     rolled_back,
     with_slot,
     with_traffic,
@@ -105,18 +108,36 @@ def test_the_same_slot_is_no_change_whoever_vouched_for_it() -> None:
     by_record = Slot(2, "run-2", "record", Mode.SSOT)
     assert with_slot(record, "A", by_record) is record
     assert with_slot(record, "A", slot(2, run_id="other")) is not record
+    known = msgspec.structs.replace(slot(2), lineage=Lineage(code_version="abc"))
+    assert with_slot(record, "A", known) is record
 
 
 def test_rollbacks_go_further_back_and_never_forward() -> None:
     record = EMPTY
     for version in (1, 2, 3):
         record = with_slot(record, "A", slot(version))
-    once = rolled_back(record, "A")
+    once = rolled_back(record, "A", previous_slot(record, "A"))
     assert (once.variants["A"].version, once.variants["A"].mode) == (2, Mode.PINNED)
-    twice = rolled_back(once, "A")
+    twice = rolled_back(once, "A", previous_slot(once, "A"))
     assert twice.variants["A"].version == 1
     with pytest.raises(Conflict):
-        rolled_back(twice, "A")
+        previous_slot(twice, "A")
+
+
+def test_a_rollback_may_go_to_any_version_and_from_there_only_to_older_ones() -> None:
+    record = EMPTY
+    for version in (2, 4, 6, 8):
+        record = with_slot(record, "A", slot(version))
+    kept = {
+        target: [s.version for s in rolled_back(record, "A", slot(target)).previous["A"]]
+        for target in (4, 5, 1, 8)
+    }
+    assert kept == {4: [2], 5: [4, 2], 1: [], 8: [6, 4, 2]}
+    pinned = rolled_back(record, "A", slot(5))
+    assert pinned.variants["A"] == slot(5, Mode.PINNED)
+    assert rolled_back(pinned, "A", slot(5)) is pinned
+    first = rolled_back(EMPTY, "A", slot(3))
+    assert (first.variants["A"].version, first.previous["A"]) == (3, ())
 
 
 def test_traffic_is_checked_and_the_same_policy_is_no_change() -> None:

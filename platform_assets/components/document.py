@@ -1,0 +1,153 @@
+"""A YAML document that knows on which line each of its fields stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from platform_assets.components.problems import (
+    Fault,
+    FieldPath,
+    ModelFileError,
+    Problem,
+    field_name,
+)
+
+_MOST_VALUES: Final = 50_000
+"""Values of one file, aliases expanded: what is more was not written by a person."""
+
+
+class _Loader(yaml.CSafeLoader):
+    """The safe loader; dates stay text, as in Dagster's own reading of these files."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 # PyYAML's own attribute
+        first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:timestamp"]
+        for first, entries in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The line of a value, and the places of what is inside it."""
+
+    line: int
+    inside: dict[object, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file's bytes, its value as YAML reads it, and where everything stands."""
+
+    path: Path
+    content: bytes
+    value: Any
+    place: Place
+
+    def line(self, path: FieldPath) -> int:
+        """Line of the field at `path`, or of the nearest one that holds it."""
+        place = self.place
+        for part in path:
+            if part not in place.inside:
+                break
+            place = place.inside[part]
+        return place.line
+
+    def problem(self, fault: Fault, below: FieldPath = ()) -> Problem:
+        """Give a fault its line; `below` is where the fault's path begins."""
+        line = self.line((*below, *fault.path))
+        return Problem(self.path, line, field_name(fault.path) or "file", fault.message)
+
+
+def read_document(path: Path) -> Document:
+    """Read one YAML file.
+
+    Raises:
+        ModelFileError: for a file that cannot be read, is not UTF-8, is not YAML, holds
+            several documents, or gives one field twice.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _refused(path, 1, f"cannot be read: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise _refused(path, line, "is not UTF-8 here: save the file as UTF-8") from error
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise _not_yaml(path, error) from error
+    try:
+        return _parsed(path, content, loader)
+    except yaml.YAMLError as error:
+        raise _not_yaml(path, error) from error
+    except RecursionError as error:
+        raise _refused(path, 1, "is nested too deeply") from error
+    finally:
+        loader.dispose()
+
+
+def _parsed(path: Path, content: bytes, loader: _Loader) -> Document:
+    if not loader.check_node():
+        raise _refused(path, 1, "is empty: write `type:` and `attributes:`, as the README shows")
+    node = loader.get_node()
+    assert node is not None
+    if loader.check_node():
+        line = loader.get_node().start_mark.line + 1
+        raise _refused(path, line, "holds a second document: write one model per file")
+    value, place = _Reader(path, loader).read(node)
+    return Document(path, content, value, place)
+
+
+class _Reader:
+    """Makes values of YAML's nodes, and keeps their lines."""
+
+    def __init__(self, path: Path, loader: _Loader) -> None:
+        self._path, self._loader = path, loader
+        self._left = _MOST_VALUES
+
+    def read(self, node: yaml.Node) -> tuple[Any, Place]:
+        line = node.start_mark.line + 1
+        self._left -= 1
+        if self._left < 0:
+            raise _refused(self._path, line, f"holds more than {_MOST_VALUES} values")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, line)
+        if isinstance(node, yaml.SequenceNode):
+            items = [self.read(item) for item in node.value]
+            return [item for item, _ in items], Place(
+                line, {index: place for index, (_, place) in enumerate(items)}
+            )
+        return self._loader.construct_object(node), Place(line)
+
+    def _mapping(self, node: yaml.MappingNode, line: int) -> tuple[dict[object, Any], Place]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for position, (key, _) in enumerate(node.value):
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused(self._path, key.start_mark.line + 1, "a field name must be text")
+            if key.value in written[:position]:
+                raise ModelFileError(
+                    [Problem(self._path, key.start_mark.line + 1, key.value, "is given twice")]
+                )
+        self._loader.flatten_mapping(node)  # `<<`
+        values: dict[object, Any] = {}
+        places: dict[object, Place] = {}
+        for key, value_node in node.value:
+            name, _ = self.read(key)
+            values[name], place = self.read(value_node)
+            places[name] = Place(key.start_mark.line + 1, place.inside)
+        return values, Place(line, places)
+
+
+def _refused(path: Path, line: int, message: str) -> ModelFileError:
+    return ModelFileError([Problem(path, line, "file", message)])
+
+
+def _not_yaml(path: Path, error: yaml.YAMLError) -> ModelFileError:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    detail = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return _refused(path, mark.line + 1 if mark else 1, f"is not YAML: {detail}")

@@ -1,0 +1,181 @@
+"""All models of some folders; one broken file never takes the others down."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+
+import platform_assets
+from platform_assets.components.component import build_model
+from platform_assets.components.document import read_document
+from platform_assets.components.model_file import FILE_NAMES, read_model
+from platform_assets.components.problems import ModelFileError, Problem
+from platform_assets.model_spec import ModelSpec
+
+Build = Callable[[ModelSpec], dg.Definitions]
+
+SHIPPED: Final = Path(platform_assets.__file__).parent / "defs"
+MODELS_DIR: Final = "MODELS_DIR"
+"""Environment variable: more folders of models, separated as those of PATH are."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models of good files by file, and what is wrong with the others."""
+
+    specs: dict[Path, ModelSpec]
+    problems: tuple[Problem, ...]
+
+    @property
+    def broken(self) -> dict[Path, list[Problem]]:
+        """The problems of each file that has some."""
+        by_file: dict[Path, list[Problem]] = {}
+        for problem in self.problems:
+            by_file.setdefault(problem.file, []).append(problem)
+        return by_file
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Return the shipped folder and those of `MODELS_DIR`."""
+    more = os.environ.get(MODELS_DIR, "").split(os.pathsep)
+    return (SHIPPED, *(Path(folder).expanduser().absolute() for folder in more if folder))
+
+
+def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
+    """Read `<folder>/<model>/defs.yaml` of every folder; None: of `model_folders()`."""
+    specs: dict[Path, ModelSpec] = {}
+    problems: list[Problem] = []
+    files: dict[Path, Path] = {}  # a file that two folders show is one file
+    for folder in _listed(folders):
+        try:
+            found = model_files(folder)
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}; correct the path or {MODELS_DIR}"
+            problems.append(Problem(folder, 1, "folder", message))
+            continue
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    for file in files.values():
+        try:
+            specs[file] = read_model(file)
+        except ModelFileError as error:
+            problems += error.problems
+    clashes = _clashes(specs)
+    taken = {problem.file for problem in clashes}
+    good = {file: spec for file, spec in specs.items() if file not in taken}
+    return Models(good, (*problems, *clashes))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the model files of a folder of models, or that of a model's own folder.
+
+    Raises:
+        OSError: for a folder that is not there or cannot be read.
+    """
+    inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
+    candidates = [entry / name for entry in (folder, *inside) for name in FILE_NAMES]
+    return [file for file in candidates if file.exists()]
+
+
+def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
+    """Return the models of the good files, in the order of folders and names."""
+    return list(read_models(folders).specs.values())
+
+
+def problems(folders: Path | Iterable[Path] | None = None) -> list[Problem]:
+    """Return what is wrong with the model files."""
+    return list(read_models(folders).problems)
+
+
+def load_models(
+    build: Build = build_model, folders: Path | Iterable[Path] | None = None
+) -> dg.Definitions:
+    """Merge the definitions of every good model; a broken file becomes an asset that says why.
+
+    A model whose `build` raises counts as broken too.
+    """
+    models = read_models(folders)
+    broken = models.broken
+    parts: list[dg.Definitions] = []
+    for file, spec in models.specs.items():
+        try:
+            parts.append(build(spec))
+        except Exception as error:  # whatever it is, the others load
+            message = f"{type(error).__name__}: {error}"
+            broken[file] = [Problem(file, 1, "definitions", message)]
+            _log.exception("the definitions of %s cannot be built", file)
+    for found in broken.values():
+        for problem in found:
+            _log.error("%s", problem)
+    return dg.Definitions.merge(*parts, dg.Definitions(assets=_placeholders(broken)))
+
+
+def _listed(folders: Path | Iterable[Path] | None) -> Sequence[Path]:
+    if folders is None:
+        folders = model_folders()
+    return [folders] if isinstance(folders, Path) else list(folders)
+
+
+def _clashes(specs: dict[Path, ModelSpec]) -> list[Problem]:
+    """Find names that several files claim: the file whose folder has the name keeps it."""
+    claims: dict[str, list[Path]] = {}
+    for file, spec in specs.items():
+        # MySQL and the disks of some laptops take Cars and cars for one.
+        claims.setdefault(spec.model_name.casefold(), []).append(file)
+    found = []
+    for files in claims.values():
+        owners = [file for file in files if file.parent.name == specs[file].model_name]
+        losers = [file for file in files if len(owners) != 1 or file != owners[0]]
+        for file in losers if len(files) > 1 else []:
+            others = ", ".join(str(other) for other in files if other != file)
+            message = (
+                f"{specs[file].model_name!r} is also the model of {others}: give one of them "
+                "another model_name"
+            )
+            line = read_document(file).line(("attributes", "model_name"))
+            found.append(Problem(file, line, "model_name", message))
+    return found
+
+
+def _placeholders(broken: dict[Path, list[Problem]]) -> list[dg.AssetSpec]:
+    folders: Counter[str] = Counter()
+    specs = []
+    for file, found in broken.items():
+        folder = file.parent.name if file.name in FILE_NAMES else file.name
+        folders[folder] += 1
+        # Two folders of one name, in two places, are two assets.
+        key = folder if folders[folder] == 1 else f"{folder} ({folders[folder]})"
+        specs.append(_placeholder(key, folder, file, found))
+    return specs
+
+
+def _placeholder(key: str, folder: str, file: Path, found: list[Problem]) -> dg.AssetSpec:
+    lines: list[dg.LocalFileCodeReference | dg.UrlCodeReference] = [
+        dg.LocalFileCodeReference(file_path=str(file), line_number=problem.line)
+        for problem in found
+    ]
+    return dg.AssetSpec(
+        [key, "model_file"],
+        group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
+        description="This model file is broken, so nothing of it is defined.\n\n"
+        + "\n\n".join(str(problem) for problem in found),
+        kinds={"yaml", "broken"},
+        tags={"serving/model_file": "broken"},
+        metadata={
+            "problems": len(found),
+            "file": dg.MetadataValue.path(str(file)),
+            **dg.CodeReferencesMetadataSet(
+                code_references=dg.CodeReferencesMetadataValue(code_references=lines)
+            ),
+        },
+    )

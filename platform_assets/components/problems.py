@@ -1,0 +1,50 @@
+"""What is wrong with a model file, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FieldPath = tuple[object, ...]
+"""Keys and list indices from `attributes` down to a field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a field, whichever file it stands in."""
+
+    path: FieldPath
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a line of a model file; `line` counts from 1."""
+
+    file: Path
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.field}: {self.message}"
+
+
+class ModelFileError(Exception):
+    """A model file that cannot be used; `problems` has at least one entry."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+def field_name(path: FieldPath) -> str:
+    """Write a path as people do: `features[2].type`."""
+    name = ""
+    for part in path:
+        if isinstance(part, int) and not isinstance(part, bool):
+            name += f"[{part}]"
+        else:
+            name += f".{part}" if name else str(part)
+    return name

@@ -1,0 +1,136 @@
+"""From the fields of a model file to the record that the slices take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from platform_assets.components.column_rules import target_type
+from platform_assets.components.fields import CandidateFields, ModelFields, SourceFields, duration
+from platform_assets.components.vocabulary import (
+    DEFAULT_CLASSIFIERS,
+    DEFAULT_METRIC,
+    DEFAULT_REGRESSORS,
+    FEATURE_TYPES,
+    TARGET_TYPES,
+)
+from platform_assets.model_spec import (
+    AutomationSpec,
+    CandidateSpec,
+    DatasetSource,
+    Evaluation,
+    EventTime,
+    FeatureSpec,
+    FileSource,
+    Gates,
+    JoinKey,
+    ModelSpec,
+    ServingSpec,
+    Source,
+    Split,
+    SqlSource,
+    Target,
+    Task,
+)
+
+
+def model_spec(fields: ModelFields, *, name: str, folder: Path, code_version: str) -> ModelSpec:
+    """Return the model that `fields` describes.
+
+    `fields` has passed `rules.faults`; relative paths of files count from `folder`.
+    """
+    task, time = Task(fields.task), fields.event_timestamp
+    optional: dict[str, Any] = {} if fields.ttl is None else {"ttl": duration(fields.ttl)}
+    return ModelSpec(
+        model_name=name,
+        task=task,
+        source=_source(fields.source, folder),
+        features=tuple(
+            FeatureSpec(
+                feature.name,
+                FEATURE_TYPES[feature.type],
+                feature.nullable,
+                feature.minimum,
+                feature.maximum,
+            )
+            for feature in fields.features
+        ),
+        target=_target(fields, task),
+        candidates=_candidates(fields.candidates, task),
+        gates=Gates(**fields.gates.model_dump()),
+        join_key=_join_key(fields),
+        event_time=EventTime(time.column, time.timezone) if time else None,
+        evaluation=_evaluation(fields, task),
+        serving=ServingSpec(**fields.serving.model_dump()),
+        automation=_automation(fields),
+        description=fields.description,
+        owners=tuple(fields.owners),
+        tags=dict(fields.tags),
+        code_version=code_version,
+        **optional,
+    )
+
+
+def _source(source: SourceFields, folder: Path) -> Source:
+    if source.sql is not None:
+        return SqlSource(source.sql.url, source.sql.query)
+    if source.dataset is not None:
+        return DatasetSource(source.dataset)
+    file = source.file or ""
+    # A variable may hold an absolute path.
+    return FileSource(file if file.startswith("${") else str(folder / Path(file).expanduser()))
+
+
+def _join_key(fields: ModelFields) -> JoinKey:
+    key = fields.join_key
+    if key.column is None:
+        return JoinKey(key.row_number or "", from_row_number=True)
+    return JoinKey(key.column, FEATURE_TYPES[key.type])
+
+
+def _target(fields: ModelFields, task: Task) -> Target:
+    target = fields.target
+    return Target(
+        target.column,
+        TARGET_TYPES[target_type(target, task)],
+        tuple(target.classes),
+        tuple(target.class_names),
+        target.drop_missing,
+    )
+
+
+def _candidates(candidates: list[CandidateFields] | None, task: Task) -> tuple[CandidateSpec, ...]:
+    if candidates is None:
+        regression = task is Task.REGRESSION
+        names = DEFAULT_REGRESSORS if regression else DEFAULT_CLASSIFIERS
+        return tuple(CandidateSpec(name) for name in names)
+    return tuple(
+        CandidateSpec(
+            candidate.estimator,
+            candidate.function,
+            {
+                parameter: tuple(values) if isinstance(values, list) else (values,)
+                for parameter, values in candidate.grid.items()
+            },
+        )
+        for candidate in candidates
+    )
+
+
+def _evaluation(fields: ModelFields, task: Task) -> Evaluation:
+    chosen = fields.evaluation
+    default = Split.ENTITY if fields.event_timestamp is None else Split.TIME
+    return Evaluation(
+        metric=chosen.metric or DEFAULT_METRIC[task],
+        folds=chosen.folds,
+        fraction=chosen.fraction,
+        split=Split(chosen.split) if chosen.split else default,
+        seed=chosen.seed,
+        threads=chosen.threads,
+    )
+
+
+def _automation(fields: ModelFields) -> AutomationSpec:
+    values = fields.automation.model_dump()
+    freshness = fields.automation.freshness
+    return AutomationSpec(**values | {"freshness": duration(freshness) if freshness else None})

@@ -1,0 +1,67 @@
+"""Feast's objects of one model, made from its specification.
+
+The path of the data is relative: Feast looks for it below the directory that it is run for,
+which is the state directory of the stack. So two stacks never share data.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from platform_assets.features.storage import FEATURES_FILE
+from platform_assets.model_spec import ModelSpec
+from serving_gateway.contract import DType
+
+
+def feast_definitions(spec: ModelSpec) -> list[Any]:
+    """Return entity, source, view and service, which is to say what the model reads.
+
+    View and service are named after the contract of the features, so that what an older
+    version reads stays as it is beside them.
+    """
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+    from feast.types import Bool, Float32, Float64, Int64, String
+
+    types = {
+        DType.FP32: Float32,
+        DType.FP64: Float64,
+        DType.INT64: Int64,
+        DType.BOOL: Bool,
+        DType.BYTES: String,
+    }
+    key = spec.join_key
+    text = key.dtype is DType.BYTES
+    entity = Entity(
+        # With the type in its name: a key that changes it is another entity, and the views
+        # that know the old one go on.
+        name=f"{spec.model_name}_{key.name}_{key.dtype.value.lower()}",
+        join_keys=[key.name],
+        value_type=ValueType.STRING if text else ValueType.INT64,
+        description=f"What a row of {spec.model_name} is about.",
+    )
+    source = FileSource(
+        name=f"{spec.feature_view}_source",
+        path=f"data/{spec.model_name}/{FEATURES_FILE}",
+        timestamp_field=spec.event_timestamp,
+    )
+    view = FeatureView(
+        name=spec.feature_view,
+        entities=[entity],
+        # Without times nothing is known of ages, and nothing expires.
+        ttl=timedelta(0) if spec.event_time is None else spec.ttl,
+        schema=[
+            Field(name=key.name, dtype=types[key.dtype]),
+            *(Field(name=one.name, dtype=types[one.dtype]) for one in spec.features),
+        ],
+        source=source,
+        online=True,
+        description=spec.description,
+    )
+    service = FeatureService(
+        name=spec.feature_service,
+        features=[view],
+        description=f"What {spec.model_name} reads, in this order: contract {spec.contract}.",
+        tags={"model_name": spec.model_name, "feature_contract": spec.contract},
+    )
+    return [entity, source, view, service]

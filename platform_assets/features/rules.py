@@ -1,0 +1,245 @@
+"""What rows have to be before a model may learn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.features.sources.columns import arrow_type
+from platform_assets.features.sources.reader import SHOWN_PROBLEMS, Raw
+from platform_assets.model_spec import Label, ModelSpec, Split, Task
+from platform_assets.resources.source import SourceError
+from serving_gateway.contract import DType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_TEXTS: Final = 1_000
+"""A text feature with more different values than this is an identifier, not a category."""
+ENTITIES_PER_CLASS: Final = 3
+"""Fewest different entities of a class: one to evaluate, two to cross-validate."""
+_FIX: Final = "correct the source and run again"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows that count, and where in the source they stand.
+
+    `positions` are the source's row of each, from 0; None: all of them, in order.
+    """
+
+    source: Raw
+    table: pa.Table
+    positions: pa.Array | None = None
+
+    def row(self, index: int) -> str:
+        """Name a row as the source counts it."""
+        return self.source.row(index if self.positions is None else self.positions[index].as_py())
+
+    def first(self, mask: pa.ChunkedArray) -> str:
+        """Name the first row where the mask is true; there is one."""
+        import pyarrow.compute as pc
+
+        return self.row(pc.index(mask, True).as_py())
+
+
+def check_features(rows: Rows, spec: ModelSpec) -> None:
+    """Return when the features, the keys and the label have a value wherever they must.
+
+    Raises:
+        SourceError: it names columns and first rows.
+    """
+    table = rows.table
+    nothing = [name for name in spec.feature_names if table[name].null_count == table.num_rows]
+    if nothing:
+        raise SourceError(
+            f"{rows.source.name} has no value at all in {nothing}",
+            "leave that out of the features in the model file, or fill it, and run again",
+        )
+    _check_nulls(rows, spec)
+    _check_finite(rows, spec)
+    _check_texts(rows, spec)
+
+
+def _check_nulls(rows: Rows, spec: ModelSpec) -> None:
+    nullable = {feature.name for feature in spec.features if feature.nullable}
+    said = [
+        f"{name}: {rows.table[name].null_count}, first in {rows.first(rows.table[name].is_null())}"
+        for name in rows.table.column_names
+        if name not in nullable and rows.table[name].null_count
+    ]
+    if said:
+        raise SourceError(
+            f"{rows.source.name} has empty values ({'; '.join(said)})",
+            "fill them, or say in the model file that the feature is nullable (or that rows "
+            "without a label are dropped), and run again",
+        )
+
+
+def _check_finite(rows: Rows, spec: ModelSpec) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    said = []
+    for name in (*spec.feature_names, spec.target.name):
+        column = rows.table[name]
+        if not pa.types.is_floating(column.type):
+            continue
+        infinite = pc.is_inf(column)
+        count = pc.sum(infinite).as_py()
+        if count:
+            said.append(f"{name}: {count}, first in {rows.first(infinite)}")
+    if said:
+        raise SourceError(
+            f"{rows.source.name} has values that are infinite, or too large for their type "
+            f"({'; '.join(said)})",
+            "correct the source, or declare FP64 for what FP32 cannot hold, and run again",
+        )
+
+
+def _check_texts(rows: Rows, spec: ModelSpec) -> None:
+    import pyarrow.compute as pc
+
+    for feature in spec.features:
+        if feature.dtype is not DType.BYTES:
+            continue
+        different = pc.count_distinct(rows.table[feature.name]).as_py()
+        if different > MAX_TEXTS:
+            raise SourceError(
+                f"{rows.source.name} has {different:,} different texts in {feature.name}, more "
+                f"than {MAX_TEXTS:,}: it looks like an identifier, and a model would learn its "
+                "rows by heart",
+                "leave it out of the features, or group its values into fewer, and run again",
+            )
+
+
+def check_keys(rows: Rows, spec: ModelSpec) -> None:
+    """Return when no entity has two rows at one time.
+
+    Raises:
+        SourceError: it names the first that has.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if spec.join_key.from_row_number:
+        return
+    key, time = spec.join_key.name, spec.event_timestamp
+    table = rows.table
+    counted = table.select([key, time]).group_by([key, time]).aggregate([([], "count_all")])
+    if counted.num_rows == table.num_rows:
+        return
+    twice = counted.filter(pc.greater(counted["count_all"], 1)).slice(0, 1).to_pylist()[0]
+    same = pc.and_(
+        pc.equal(table[key], pa.scalar(twice[key], table[key].type)),
+        pc.equal(table[time], pa.scalar(twice[time], table[time].type)),
+    )
+    found = [rows.row(index) for index in pc.indices_nonzero(same).to_pylist()[:SHOWN_PROBLEMS]]
+    at = "" if spec.event_time is None else f" at {twice[time].isoformat()}"
+    raise SourceError(
+        f"{rows.source.name} has {table.num_rows - counted.num_rows} rows too many: "
+        f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(found)})",
+        "keep one row per entity"
+        + (
+            ", or name the time of a row in the model file,"
+            if spec.event_time is None
+            else " and time,"
+        )
+        + " and run again",
+    )
+
+
+def check_target(rows: Rows, spec: ModelSpec) -> tuple[Label, ...]:
+    """Return the classes in the order of the probabilities, () for a regression.
+
+    Raises:
+        SourceError: there is nothing to learn, or an unknown or too rare class.
+    """
+    import pyarrow.compute as pc
+
+    name = spec.target.name
+    values = rows.table[name]
+    if spec.task is Task.REGRESSION:
+        extremes = pc.min_max(values).as_py()
+        if extremes["min"] == extremes["max"]:
+            raise _constant(rows, name, extremes["min"])
+        return ()
+    counts = _class_counts(rows.table, spec)
+    if len(counts) == 1 and not spec.target.classes:
+        raise _constant(rows, name, next(iter(counts)))
+    _check_known(rows, spec)
+    classes = spec.target.classes or tuple(sorted(counts))
+    if spec.task is Task.BINARY and len(classes) != 2:
+        raise SourceError(
+            f"{rows.source.name} has {len(classes)} classes in {name} "
+            f"({', '.join(map(str, classes[:SHOWN_PROBLEMS]))}), and a binary model has two",
+            "correct the source, or make the task multiclass in the model file, and run again",
+        )
+    _check_rare(rows, spec, classes, counts)
+    return classes
+
+
+def _constant(rows: Rows, name: str, value: object) -> SourceError:
+    return SourceError(
+        f"{rows.source.name} has the same {name} in every row ({value!r}), so there is nothing "
+        "to learn",
+        "add rows with other values, or name another target in the model file, and run again",
+    )
+
+
+def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, int]]:
+    """By label: rows, and different entities."""
+    name, key = spec.target.name, spec.join_key.name
+    grouped = table.group_by(name).aggregate([(key, "count"), (key, "count_distinct")])
+    return {
+        row[name]: (row[f"{key}_count"], row[f"{key}_count_distinct"])
+        for row in grouped.to_pylist()
+    }
+
+
+def _check_known(rows: Rows, spec: ModelSpec) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not spec.target.classes:
+        return
+    values = rows.table[spec.target.name]
+    known = pa.array(spec.target.classes, arrow_type(spec.target.dtype))
+    other = pc.invert(pc.is_in(values, value_set=known))
+    unknown = sorted(set(pc.unique(values.filter(other)).to_pylist()))
+    if unknown:
+        raise SourceError(
+            f"{rows.source.name} has unknown classes {unknown[:SHOWN_PROBLEMS]} in "
+            f"{spec.target.name}, first in {rows.first(other)}: {spec.model_name} knows "
+            f"{list(spec.target.classes)}",
+            "correct the source, or add the class to the model file, and run again",
+        )
+
+
+def _check_rare(
+    rows: Rows,
+    spec: ModelSpec,
+    classes: tuple[Label, ...],
+    counts: dict[Label, tuple[int, int]],
+) -> None:
+    # Where the newest rows are held out, an entity may stand on both sides.
+    by_time = spec.evaluation.split is Split.TIME
+    rare = [one for one in classes if counts.get(one, (0, 0))[not by_time] < ENTITIES_PER_CLASS]
+    if not rare:
+        return
+    said = "; ".join(
+        f"class {label}: {_count(counts.get(label, (0, 0))[0], 'row', 'rows')} of "
+        f"{_count(counts.get(label, (0, 0))[1], 'entity', 'entities')}"
+        for label in rare[:SHOWN_PROBLEMS]
+    )
+    wanted = "rows" if by_time else f"different values of {spec.join_key.name}"
+    raise SourceError(
+        f"{rows.source.name} has too few rows of a class ({said}), so there is nothing "
+        f"to learn it from and to test it with",
+        f"give each class at least {ENTITIES_PER_CLASS} {wanted} (one is held out for the "
+        "evaluation, cross-validation needs two), or leave the class out, and run again",
+    )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,69 @@
+"""What a model wants of its source: columns by name, and their types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.model_spec import ModelSpec
+from serving_gateway.contract import DType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_WORDS: Final = {
+    DType.FP32: "a number",
+    DType.FP64: "a number",
+    DType.INT64: "a whole number of 64 bits",
+    DType.BOOL: "true or false",
+    DType.BYTES: "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the source. `dtype` None: a time, without an offset in `timezone`."""
+
+    name: str
+    dtype: DType | None
+    timezone: str | None = None
+
+    @property
+    def word(self) -> str:
+        """What a value has to be, for people."""
+        if self.dtype is not None:
+            return _WORDS[self.dtype]
+        if self.timezone is None:
+            return "a time with its offset, such as 2024-03-01T00:00:00Z"
+        return "a time, such as 2024-03-01T00:00:00Z"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """Type of the column once it is read."""
+        import pyarrow as pa
+
+        return arrow_type(self.dtype) if self.dtype else pa.timestamp("us", tz="UTC")
+
+
+def source_columns(spec: ModelSpec) -> tuple[Column, ...]:
+    """Every column that the source has to have: key, time, features, target."""
+    key, time = spec.join_key, spec.event_time
+    return (
+        *(() if key.from_row_number else (Column(key.name, key.dtype),)),
+        *(() if time is None else (Column(time.name, None, time.timezone),)),
+        *(Column(feature.name, feature.dtype) for feature in spec.features),
+        Column(spec.target.name, spec.target.dtype),
+    )
+
+
+def arrow_type(dtype: DType) -> pa.DataType:
+    """Return the Arrow type in which the platform holds values of a tensor type."""
+    import pyarrow as pa
+
+    return {
+        DType.FP32: pa.float32(),
+        DType.FP64: pa.float64(),
+        DType.INT64: pa.int64(),
+        DType.BOOL: pa.bool_(),
+        DType.BYTES: pa.string(),
+    }[dtype]

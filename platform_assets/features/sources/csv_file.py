@@ -1,0 +1,152 @@
+"""One CSV file: fast with Arrow, and slowly once more to say which value is wrong."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.features.sources.casting import (
+    FALSE_WORDS,
+    NULL_WORDS,
+    TRUE_WORDS,
+    parser,
+)
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.reader import (
+    SHOWN_PROBLEMS,
+    Progress,
+    check_columns,
+    conform_batch,
+    ignored_columns,
+)
+from platform_assets.resources.source import SourceError
+from serving_gateway.contract import DType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FIX: Final = "correct the source file and run again"
+_BLOCK_BYTES: Final = 4 << 20
+_SHOWN: Final = 40
+
+
+def read_csv(
+    path: Path, columns: Sequence[Column], progress: Progress
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """Read a UTF-8 file with a header line.
+
+    Returns:
+        `columns` in their declared types, and the names of those that were ignored.
+
+    Raises:
+        SourceError: it names the line of bytes that are no UTF-8, or rows, lines and values.
+    """
+    import pyarrow as pa
+
+    name = f"the source file {path}"
+    header = _header(path)
+    check_columns(name, header, columns)
+    batches: list[pa.RecordBatch] = []
+    rows = 0
+    try:
+        for batch in _batches(path, columns):
+            batches.append(conform_batch(name, batch, columns, rows))
+            rows += batch.num_rows
+            progress.at(f"reading {path.name}", rows)
+    except (pa.ArrowInvalid, SourceError) as exc:
+        # The fast parser stops at its first complaint, in its own words. Read again slowly,
+        # to say which rows are wrong and how.
+        problems = _problems(path, columns)
+        if not problems and isinstance(exc, SourceError):
+            raise
+        raise SourceError(problems or f"{name}: {exc}", _FIX) from exc
+    schema = pa.schema([(column.name, column.arrow) for column in columns])
+    return pa.Table.from_batches(batches, schema=schema), ignored_columns(header, columns)
+
+
+def _batches(path: Path, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    from pyarrow import csv as pa_csv
+
+    # A time that may lack its offset is read as text: Arrow's parser wants all or none.
+    types = {one.name: pa.string() if one.timezone is not None else one.arrow for one in columns}
+    convert = pa_csv.ConvertOptions(
+        column_types=types,
+        include_columns=[column.name for column in columns],
+        null_values=sorted(NULL_WORDS),
+        true_values=TRUE_WORDS,
+        false_values=FALSE_WORDS,
+    )
+    read = pa_csv.ReadOptions(block_size=_BLOCK_BYTES)
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    with pa_csv.open_csv(path, read, parse, convert) as reader:
+        yield from reader
+
+
+def _header(path: Path) -> list[str]:
+    for _, cells in _rows(path):
+        return cells
+    raise SourceError(
+        f"the source file {path} is empty", "write a header line and rows to it, and run again"
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, cells
+    except UnicodeDecodeError as exc:
+        raise SourceError(
+            f"the source file {path} is not UTF-8 text: line {_line_not_utf8(path)} holds "
+            f"other bytes",
+            "save the file as UTF-8 and run again",
+        ) from exc
+    except csv.Error as exc:
+        raise SourceError(f"the source file {path} is no CSV: {exc}", _FIX) from exc
+
+
+def _line_not_utf8(path: Path) -> int:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+def _problems(path: Path, columns: Sequence[Column]) -> str:
+    found = list(itertools.islice(_each_problem(path, columns), SHOWN_PROBLEMS + 1))
+    if not found:
+        return ""
+    more = "; and more" if len(found) > SHOWN_PROBLEMS else ""
+    return f"the source file {path} has wrong values: {'; '.join(found[:SHOWN_PROBLEMS])}{more}"
+
+
+def _each_problem(path: Path, columns: Sequence[Column]) -> Iterator[str]:
+    rows = _rows(path)
+    _, header = next(rows)
+    parsers = [
+        (header.index(column.name), column, parser(column))
+        for column in columns
+        if column.dtype is not DType.BYTES
+    ]
+    for row, (line, cells) in enumerate(rows, start=1):
+        if len(cells) != len(header):
+            yield f"row {row} (line {line}) has {len(cells)} values, not {len(header)}"
+            continue
+        for index, column, parse in parsers:
+            cell = cells[index]
+            if cell in NULL_WORDS:
+                continue
+            try:
+                parse(cell)
+            except (ValueError, OverflowError):
+                shown = f"{cell[:_SHOWN]!r} is not {column.word}"
+                yield f"row {row} (line {line}), {column.name}: {shown}"

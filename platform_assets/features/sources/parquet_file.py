@@ -1,0 +1,55 @@
+"""One Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.reader import (
+    Progress,
+    check_columns,
+    conform_batch,
+    ignored_columns,
+)
+from platform_assets.resources.source import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BATCH_ROWS: Final = 65_536
+
+
+def read_parquet(
+    path: Path, columns: Sequence[Column], progress: Progress
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """Read `columns` of a Parquet file.
+
+    Returns:
+        They in their declared types, and the names of those that were ignored.
+
+    Raises:
+        SourceError: the file is damaged, lacks a column or has values of another type.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    name = f"the source file {path}"
+    batches: list[pa.RecordBatch] = []
+    rows = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            found = list(file.schema_arrow.names)
+            check_columns(name, found, columns)
+            wanted = [column.name for column in columns]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+                batches.append(conform_batch(name, batch, columns, rows))
+                rows += batch.num_rows
+                progress.at(f"reading {path.name}", rows, file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as exc:
+        raise SourceError(
+            f"{name} cannot be read as Parquet: {exc}", "write the file again, and run again"
+        ) from exc
+    schema = pa.schema([(column.name, column.arrow) for column in columns])
+    return pa.Table.from_batches(batches, schema=schema), ignored_columns(found, columns)

@@ -1,0 +1,241 @@
+"""`drift_report`: what the gateway really answered against what the model was trained on."""
+
+# No postponed annotations here: Dagster reads them.
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    Config,
+    DagsterInstance,
+    MaterializeResult,
+    MetadataValue,
+    TableRecord,
+    asset,
+)
+from pydantic import Field
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.monitoring.compare import drift_report as compare
+from platform_assets.monitoring.page import drift_page, never_seen, summary
+from platform_assets.monitoring.pictures import data_url, drift_picture
+from platform_assets.monitoring.records import ColumnDrift, DriftReport
+from platform_assets.monitoring.reference import (
+    features_file,
+    reference_features,
+    reference_predictions,
+)
+from platform_assets.resources.drift_reports import DriftReports
+from platform_assets.resources.failures import failure
+from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.samples import (
+    SAMPLE_PREDICTION,
+    SAMPLE_SCORE,
+    SAMPLE_TIME,
+    Samples,
+    SamplesError,
+    SamplesFolder,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VERSION_METADATA: Final = "version"
+"""Metadata key of `gateway_reload` and of the report: the version that it is about."""
+
+
+class DriftConfig(Config):
+    """Which samples are compared."""
+
+    days: float = Field(default=7.0, gt=0, description="Age in days of the oldest sample.")
+    max_rows: int = Field(
+        default=100_000, ge=2, description="Newest samples, and training rows, that are compared."
+    )
+    min_rows: int = Field(
+        default=200, ge=2, description="With fewer samples nothing is judged: chance would be."
+    )
+    version: int | None = Field(
+        default=None, description="Version whose samples are compared; default: production."
+    )
+
+
+def drift_key(spec: ModelSpec) -> AssetKey:
+    """Key of a model's drift report."""
+    return AssetKey([spec.model_name, "drift_report"])
+
+
+def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
+    """Build the asset `drift_report` of one model."""
+
+    @asset(
+        key=drift_key(spec),
+        group_name=spec.identifier,
+        owners=list(spec.owners),
+        tags=dict(spec.tags),
+        kinds={"parquet"},
+        deps=[AssetKey([spec.model_name, "features"]), production_key(spec)],
+        description=(
+            "The answers that the gateway sampled of the version in production, held against "
+            "the rows it was trained on: population stability by feature, and of the answers."
+        ),
+    )
+    def drift_report(
+        context: AssetExecutionContext,
+        config: DriftConfig,
+        feast: FeastResource,
+        mlflow: MlflowResource,
+        samples: SamplesFolder,
+        drift_reports: DriftReports,
+    ) -> MaterializeResult[DriftReport]:
+        version = config.version or production_version(context.instance, spec)
+        if version is None:
+            raise failure(
+                f"no version of {spec.model_name} is in production as far as Dagster knows, so "
+                "nobody knows whose samples to compare",
+                "take a version to production, or name one as `version` in the configuration",
+            )
+        window = _window(samples, spec, version, config)
+        path = features_file(feast.data_dir, spec)
+        try:
+            features = reference_features(path, spec, config.max_rows)
+        except (OSError, ValueError) as exc:
+            raise failure(
+                f"the training rows cannot be read from {path}: {exc}",
+                "materialize features, then this asset",
+            ) from exc
+        run_id, predictions = _answers(mlflow, spec, version)
+        report = compare(spec, version, window, features, predictions, min_rows=config.min_rows)
+        context.log.info(summary(report))
+        return _published(context, report, window, run_id, mlflow, drift_reports)
+
+    return [drift_report]
+
+
+def production_key(spec: ModelSpec) -> AssetKey:
+    """Key of the asset whose newest materialization names the version in production."""
+    return AssetKey([spec.model_name, "gateway_reload"])
+
+
+def production_version(instance: DagsterInstance, spec: ModelSpec) -> int | None:
+    """Return the version of the newest switch; None when there never was one."""
+    event = instance.get_latest_materialization_event(production_key(spec))
+    materialization = event.asset_materialization if event else None
+    if materialization is None:
+        return None
+    found = materialization.metadata.get(VERSION_METADATA)
+    return None if found is None else int(str(found.value))
+
+
+def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: DriftConfig) -> Samples:
+    try:
+        return samples.window(
+            spec.model_name,
+            version,
+            since=datetime.now(UTC) - timedelta(days=config.days),
+            max_rows=config.max_rows,
+            columns=[*spec.feature_names, SAMPLE_PREDICTION, SAMPLE_SCORE],
+        )
+    except SamplesError as exc:
+        raise failure(
+            str(exc),
+            "look at that folder and remove the files that other programs or older gateways wrote",
+        ) from exc
+
+
+def _answers(
+    mlflow: MlflowResource, spec: ModelSpec, version: int
+) -> "tuple[str | None, dict[str, NDArray[Any]] | str]":
+    """Return the run of the version and its answers for the held-out rows, or why not."""
+    run_id = None
+    try:
+        run_id = mlflow.version(spec.model_name, version).run_id
+        return run_id, reference_predictions(mlflow.evaluation_set(run_id), spec)
+    except RegistryError as exc:
+        return run_id, str(exc)
+
+
+def _published(
+    context: AssetExecutionContext,
+    report: DriftReport,
+    window: Samples,
+    run_id: str | None,
+    mlflow: MlflowResource,
+    folder: DriftReports,
+) -> MaterializeResult[DriftReport]:
+    facts = _facts(report, window, run_id)
+    picture = data_url(drift_picture(report)) if report.columns else None
+    page = drift_page(report, [(name, str(value)) for name, value in facts.items()], picture)
+    try:
+        path = folder.write(report.model_name, context.run.run_id, page)
+    except OSError as exc:
+        raise failure(
+            f"the report cannot be written below {folder.root}: {exc}",
+            "make room there and let this user write to it, then run again",
+        ) from exc
+    logged = _log_with_run(mlflow, run_id, context.run.run_id, page)
+    shown = {"picture": MetadataValue.md(f"![drift]({picture})")} if picture else {}
+    return MaterializeResult(
+        value=report,
+        metadata={
+            VERSION_METADATA: report.version,
+            "dagster/row_count": report.rows,
+            "summary": summary(report),
+            **facts,
+            **shown,
+            "columns": MetadataValue.table([_record(column) for column in report.worst_first])
+            if report.columns
+            else "none: not enough samples",
+            "not_compared": "\n".join(report.not_compared) or "nothing",
+            "report": MetadataValue.path(str(path)),
+            "registry": logged,
+        },
+    )
+
+
+def _facts(
+    report: DriftReport, window: Samples, run_id: str | None
+) -> dict[str, str | int | float]:
+    from pyarrow import compute
+
+    facts: dict[str, str | int | float] = {
+        "samples": report.rows,
+        "files": window.files,
+        "training_rows": report.reference_rows,
+        "run_id": run_id or "unknown",
+        "drift_limit": report.drift_limit,
+        "drifted_columns": len(report.drifted),
+    }
+    if report.rows:
+        oldest_newest = compute.min_max(window.table[SAMPLE_TIME]).as_py()
+        facts["oldest_sample"] = oldest_newest["min"].isoformat()
+        facts["newest_sample"] = oldest_newest["max"].isoformat()
+    return facts
+
+
+def _record(column: ColumnDrift) -> TableRecord:
+    return TableRecord(
+        {
+            "column": column.name,
+            "kind": column.kind,
+            "stability_index": round(column.psi, 4),
+            "limit": round(column.limit, 4),
+            "drifted": column.drifted,
+            "missing_before": round(column.missing_reference, 4),
+            "missing_now": round(column.missing_current, 4),
+            "never_seen": never_seen(column),
+        }
+    )
+
+
+def _log_with_run(mlflow: MlflowResource, run_id: str | None, report_id: str, page: str) -> str:
+    if run_id is None:
+        return "not logged: MLflow did not say which run made the version"
+    artifact = f"drift/{report_id}.html"
+    try:
+        mlflow.log_artifact_bytes(run_id, artifact, page.encode())
+    except RegistryError as exc:
+        return f"not logged: {exc}"
+    return f"{artifact} of run {run_id}"

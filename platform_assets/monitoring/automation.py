@@ -1,0 +1,105 @@
+"""When drift is looked for, and when it starts a training."""
+
+from typing import Final
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.monitoring.assets import VERSION_METADATA, production_version
+from platform_assets.monitoring.checks import drift_check_key
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
+
+REPORT_TAG: Final = "serving/drift_report"
+"""Tag of a run that drift started: the run that made the report."""
+_HISTORY: Final = 20
+
+
+def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
+    """Return the schedule of a model's drift report; None when the model wants none.
+
+    Args:
+        spec: the model.
+        job: a job that materializes the report and evaluates its check.
+    """
+    cron = spec.automation.drift_schedule
+    if cron is None:
+        return None
+
+    @dg.schedule(
+        name=_name(spec, "drift_schedule"),
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Compares what {spec.model_name} answered with its training set: {cron}, UTC.",
+    )
+    def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if production_version(context.instance, spec) is None:
+            return dg.SkipReason(f"no version of {spec.model_name} is in production yet")
+        return dg.RunRequest()
+
+    return scheduled
+
+
+def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | None:
+    """Return the sensor that trains again on drift; None when the model does not want that.
+
+    One report starts one run at most. A report on a version that is no longer in production
+    starts none: what replaced it may be the answer to that very drift.
+    """
+    if not spec.automation.on_drift:
+        return None
+
+    @dg.sensor(
+        name=_name(spec, "drift_sensor"),
+        job=retrain_job,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Trains {spec.model_name} again when its newest drift report warns.",
+    )
+    def on_drift(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        newest = _newest_verdict(context.instance, spec)
+        if newest is None:
+            return dg.SkipReason("no drift report was judged yet")
+        report, evaluation = newest
+        if report == context.cursor:
+            return dg.SkipReason(f"the report of run {report} was looked at already")
+        if evaluation.passed:
+            return dg.SensorResult(skip_reason="the newest report does not warn", cursor=report)
+        judged, now = _version(evaluation), production_version(context.instance, spec)
+        if judged != now:
+            reason = f"the report is on version {judged}, in production is {now}"
+            return dg.SensorResult(skip_reason=reason, cursor=report)
+        request = dg.RunRequest(run_key=f"drift {report}", tags={REPORT_TAG: report})
+        return dg.SensorResult(run_requests=[request], cursor=report)
+
+    return on_drift
+
+
+def _newest_verdict(
+    instance: dg.DagsterInstance, spec: ModelSpec
+) -> tuple[str, dg.AssetCheckEvaluation] | None:
+    """Return the newest evaluation of the drift check, and the run that made it."""
+    # A run that is only queued has a record already, without a verdict.
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        drift_check_key(spec), limit=_HISTORY
+    )
+    for record in history:
+        event = record.event
+        if event and event.dagster_event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation
+            if evaluation is not None:
+                return record.run_id, evaluation
+    return None
+
+
+def _version(evaluation: dg.AssetCheckEvaluation) -> int | None:
+    found = evaluation.metadata.get(VERSION_METADATA)
+    return None if found is None else int(str(found.value))
+
+
+def _name(spec: ModelSpec, suffix: str) -> str:
+    # Dagster takes no hyphen in names; a model's name may have one.
+    return f"{spec.model_name.replace('-', '_')}__{suffix}"

@@ -1,0 +1,67 @@
+"""The check of a drift report: it warns, and stops nothing."""
+
+# No postponed annotations here: Dagster reads them.
+from typing import Final
+
+from dagster import (
+    AssetCheckKey,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    asset_check,
+)
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.monitoring.assets import drift_key
+from platform_assets.monitoring.page import summary
+from platform_assets.monitoring.records import PREDICTION, DriftReport
+
+DRIFT: Final = "drift"
+
+
+def drift_check_key(spec: ModelSpec) -> AssetCheckKey:
+    """Key of a model's drift check."""
+    return AssetCheckKey(drift_key(spec), DRIFT)
+
+
+def drift_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
+    """Build the check `drift` of one model's report."""
+
+    @asset_check(
+        asset=drift_key(spec),
+        name=DRIFT,
+        blocking=False,
+        description=(
+            "No feature and no answer moved further from the training set than "
+            f"{spec.gates.drift_limit:g}, by population stability index."
+        ),
+    )
+    def drift(drift_report: DriftReport) -> AssetCheckResult:
+        return AssetCheckResult(
+            passed=not drift_report.drifted,
+            severity=AssetCheckSeverity.WARN,
+            description=summary(drift_report),
+            metadata={
+                "version": drift_report.version,
+                "samples": drift_report.rows,
+                "enough_samples": drift_report.enough,
+                "drift_limit": drift_report.drift_limit,
+                "drifted_features": _named(drift_report, prediction=False),
+                "drifted_predictions": _named(drift_report, prediction=True),
+                **_worst(drift_report),
+            },
+        )
+
+    return [drift]
+
+
+def _named(report: DriftReport, *, prediction: bool) -> str:
+    names = [c.name for c in report.drifted if (c.kind == PREDICTION) is prediction]
+    return ", ".join(names) or "none"
+
+
+def _worst(report: DriftReport) -> dict[str, str | float]:
+    if not report.columns:
+        return {}
+    worst = report.worst_first[0]
+    return {"worst_column": worst.name, "worst_index": worst.psi}

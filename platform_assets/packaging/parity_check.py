@@ -1,0 +1,59 @@
+"""The verdict of a parity check: its numbers, and the rows that differ, kept as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from platform_assets.packaging.parity import compare, differing_frame
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.records import EvaluationSet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def parity_check(
+    name: str,
+    run_id: str,
+    evaluation: EvaluationSet,
+    labels: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any] | None,
+    *,
+    tolerance: float,
+    mlflow: MlflowResource,
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.AssetCheckResult:
+    """Compare answers with those of scikit-learn; keep the rows that differ with the run.
+
+    Args:
+        name: of the check; its artifact is `parity/<name>.parquet`.
+        run_id: MLflow run that the evaluation set is of.
+        evaluation: the rows, and what scikit-learn answered.
+        labels: what was answered, shape (rows,) or (rows, 1).
+        probabilities: likewise, shape (rows, classes), or None.
+        tolerance: of numbers; see `parity.compare`.
+        mlflow: where the artifact goes.
+        metadata: to show beside the numbers.
+    """
+    parity = compare(labels, probabilities, evaluation.labels, evaluation.probabilities, tolerance)
+    shown = {**(metadata or {}), **parity.metadata()}
+    if parity.holds:
+        return dg.AssetCheckResult(passed=True, metadata=shown)
+    artifact = f"parity/{name}.parquet"
+    try:
+        mlflow.log_frame(
+            run_id, artifact, differing_frame(parity, evaluation, labels, probabilities)
+        )
+        shown["rows_kept"] = f"{artifact} of run {run_id}"
+        shown["mlflow_run"] = dg.MetadataValue.url(mlflow.run_url(run_id))
+    except RegistryError as error:
+        shown["rows_kept"] = f"not kept: {error}"
+    return dg.AssetCheckResult(
+        passed=False,
+        description=f"{len(parity.differing_rows)} or more of {parity.rows} rows are answered "
+        "otherwise than by scikit-learn; production stays where it is",
+        metadata=shown,
+    )

@@ -1,0 +1,117 @@
+"""Pictures of what a model answered for its evaluation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.training.metrics import Answers, codes
+from platform_assets.training.pictures import ACCENT, INK, canvas, png, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BINS: Final = 10
+_NUMBERED: Final = 15
+"""Classes up to which the cells of a confusion matrix are numbered and named."""
+_CURVES: Final = 8
+_POINTS: Final = 5000
+
+
+def confusion_picture(answers: Answers, names: Sequence[str]) -> bytes:
+    """Draw the confusion matrix beside the calibration of the stated probabilities.
+
+    Args:
+        answers: of a classifier.
+        names: words for the classes, in their order.
+
+    Returns:
+        A PNG.
+    """
+    figure, (left, right) = canvas(2)
+    _confusion(left, answers, names)
+    _calibration(right, answers)
+    return png(figure)
+
+
+def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
+    """Draw ROC and precision-recall curves; several classes each against the others."""
+    import numpy as np
+    from sklearn.metrics import auc, precision_recall_curve, roc_curve
+
+    figure, (left, right) = canvas(2)
+    true = codes(answers.label_true, answers.classes)
+    stated = np.asarray(answers.probabilities)
+    drawn = [1] if len(answers.classes) == 2 else list(range(len(answers.classes)))
+    drawn = [one for one in drawn if 0 < np.count_nonzero(true == one) < len(true)]
+    for one in drawn[:_CURVES]:
+        wrong, right_share, _ = roc_curve(true == one, stated[:, one])
+        left.plot(wrong, right_share, linewidth=1.4,
+                  label=f"{shown(names[one])} {auc(wrong, right_share):.3f}")  # fmt: skip
+        precision, recall, _ = precision_recall_curve(true == one, stated[:, one])
+        right.plot(recall, precision, linewidth=1.4, label=shown(names[one]))
+    left.plot([0, 1], [0, 1], linestyle=":", color=INK, linewidth=1)
+    left.set(xlabel="false positives", ylabel="true positives", title="ROC (area)")
+    right.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
+    if drawn:
+        left.legend(fontsize=7)
+        right.legend(fontsize=7)
+    return png(figure)
+
+
+def regression_picture(answers: Answers) -> bytes:
+    """Draw predicted against true values, and the residuals; at most `_POINTS` rows of them."""
+    import numpy as np
+
+    figure, (left, right) = canvas(2)
+    step = -(-len(answers.labels) // _POINTS)
+    true, predicted = answers.label_true[::step], answers.labels[::step]
+    ends = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
+    left.plot(ends, ends, linestyle=":", color=INK, linewidth=1)
+    left.scatter(true, predicted, s=8, alpha=0.5, color=ACCENT)
+    left.set(xlabel="true", ylabel="predicted", title=f"{len(answers.labels)} evaluation rows")
+    rest = np.asarray(answers.label_true - answers.labels)
+    right.hist(rest, bins=40, color=ACCENT)
+    right.axvline(0, color=INK, linewidth=1)
+    right.set(xlabel="true - predicted", ylabel="rows", title="residuals")
+    return png(figure)
+
+
+def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
+    import numpy as np
+
+    size = len(answers.classes)
+    true, got = (codes(one, answers.classes) for one in (answers.label_true, answers.labels))
+    counts = np.bincount(true * size + got, minlength=size * size).reshape(size, size)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if size <= _NUMBERED:
+        for row, column in np.ndindex(size, size):
+            colour = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
+        words = [shown(name, 14) for name in names]
+        axes.set_xticks(range(size), words, rotation=0 if size < 5 else 90)
+        axes.set_yticks(range(size), words)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} evaluation rows")
+
+
+def _calibration(axes: Any, answers: Answers) -> None:
+    import numpy as np
+
+    confidence: NDArray[np.float64] = np.asarray(answers.probabilities).max(axis=1)
+    right = answers.labels == answers.label_true
+    bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
+    used = [index for index in range(_BINS) if (bins == index).any()]
+    stated = [float(confidence[bins == index].mean()) for index in used]
+    true = [float(right[bins == index].mean()) for index in used]
+    sizes = [20 + 180 * float((bins == index).mean()) for index in used]
+    axes.plot([0, 1], [0, 1], linestyle=":", color=INK, linewidth=1)
+    axes.scatter(stated, true, s=sizes, color=ACCENT)
+    axes.set(
+        xlabel="stated probability of the answer",
+        ylabel="share that is right",
+        title="calibration (size: share of rows)",
+        xlim=(0, 1.03),
+        ylim=(-0.03, 1.03),
+    )

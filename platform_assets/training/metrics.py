@@ -1,0 +1,169 @@
+"""What a model is measured by; each metric knows which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.model_spec import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SMALLEST: Final = 1e-15
+"""A probability below this counts as this in the log loss, which would be infinite."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """True and predicted answers for the same rows.
+
+    `label_true` and `labels`: shape (rows,). `probabilities`: shape (rows, classes), columns
+    in the order of `classes`; None and () for a regression.
+    """
+
+    label_true: NDArray[Any]
+    labels: NDArray[Any]
+    probabilities: NDArray[np.float64] | None = None
+    classes: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number that says how good answers are."""
+
+    name: str
+    higher_is_better: bool
+    compute: Callable[[Answers], float]
+    """Returns NaN where the rows do not determine it, such as an AUC with one class."""
+
+    def gain(self, new: float, old: float) -> float:
+        """Return how much better `new` is than `old`; negative when it is worse."""
+        return new - old if self.higher_is_better else old - new
+
+    def meets(self, value: float, bound: float) -> bool:
+        """Whether `value` is no worse than `bound`; a NaN never is."""
+        return value >= bound if self.higher_is_better else value <= bound
+
+
+def codes(labels: NDArray[Any] | Sequence[Any], classes: Sequence[Any]) -> NDArray[np.int64]:
+    """Return the position of each label among `classes`, shape (rows,); -1 for none of them."""
+    import numpy as np
+    import pandas as pd
+
+    if all(isinstance(one, (bool, int)) for one in classes):
+        known: pd.Index[Any] = pd.Index(np.array([int(one) for one in classes], dtype=np.int64))
+        asked = pd.Index(np.asarray(labels).astype(np.int64))
+    else:
+        known, asked = pd.Index(list(classes), dtype=object), pd.Index(labels, dtype=object)
+    return np.asarray(known.get_indexer(asked), dtype=np.int64)
+
+
+def _recalls(answers: Answers) -> NDArray[np.float64]:
+    import numpy as np
+
+    true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
+    return np.array([(got[true == one] == one).mean() for one in np.unique(true)])
+
+
+def _accuracy(answers: Answers) -> float:
+    return float((answers.label_true == answers.labels).mean())
+
+
+def _balanced_accuracy(answers: Answers) -> float:
+    return float(_recalls(answers).mean())
+
+
+def _f1_macro(answers: Answers) -> float:
+    import numpy as np
+
+    true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
+    scores = []
+    for one in np.union1d(true, got):
+        right = np.count_nonzero((true == one) & (got == one))
+        scores.append(2 * right / (np.count_nonzero(true == one) + np.count_nonzero(got == one)))
+    return float(np.mean(scores))
+
+
+def _roc_auc(answers: Answers) -> float:
+    """One class against the others, averaged over the classes that have both."""
+    import numpy as np
+
+    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    columns = [1] if len(answers.classes) == 2 else range(len(answers.classes))
+    areas = [_area(true == one, probabilities[:, one]) for one in columns]
+    defined = [area for area in areas if not np.isnan(area)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    """Share of pairs of a positive and a negative row that the score orders rightly."""
+    import pandas as pd
+
+    ups = int(positive.sum())
+    downs = len(positive) - ups
+    if not ups or not downs:
+        return float("nan")
+    ranks = pd.Series(score).rank().to_numpy()
+    return float((ranks[positive].sum() - ups * (ups + 1) / 2) / (ups * downs))
+
+
+def _log_loss(answers: Answers) -> float:
+    import numpy as np
+
+    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    # Single precision leaves row sums that are off by 1e-7.
+    stated = probabilities[np.arange(len(true)), true] / probabilities.sum(axis=1)
+    return float(-np.log(np.clip(stated, _SMALLEST, 1)).mean())
+
+
+def _known(answers: Answers) -> NDArray[np.float64]:
+    if answers.probabilities is None:
+        raise ValueError("this metric needs probabilities")
+    return answers.probabilities
+
+
+def _r2(answers: Answers) -> float:
+    spread = float(((answers.label_true - answers.label_true.mean()) ** 2).sum())
+    rest = float(((answers.label_true - answers.labels) ** 2).sum())
+    return 1 - rest / spread if spread > 0 else float("nan")
+
+
+def _mean_absolute_error(answers: Answers) -> float:
+    return float(abs(answers.label_true - answers.labels).mean())
+
+
+def _root_mean_squared_error(answers: Answers) -> float:
+    return float(((answers.label_true - answers.labels) ** 2).mean() ** 0.5)
+
+
+CLASSIFICATION: Final = (
+    Metric("accuracy", True, _accuracy),
+    Metric("balanced_accuracy", True, _balanced_accuracy),
+    Metric("f1_macro", True, _f1_macro),
+    Metric("roc_auc", True, _roc_auc),
+    Metric("log_loss", False, _log_loss),
+)
+REGRESSION: Final = (
+    Metric("r2", True, _r2),
+    Metric("mean_absolute_error", False, _mean_absolute_error),
+    Metric("root_mean_squared_error", False, _root_mean_squared_error),
+)
+METRICS: Final = {metric.name: metric for metric in CLASSIFICATION + REGRESSION}
+
+
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """Return the metrics of a task; the last one breaks ties between candidates."""
+    return REGRESSION if task is Task.REGRESSION else CLASSIFICATION
+
+
+def valid_metrics(task: Task) -> tuple[str, ...]:
+    """Return the names that `evaluation.metric` may have; imports no library."""
+    return tuple(metric.name for metric in metrics_of(task))
+
+
+def scores(task: Task, answers: Answers) -> dict[str, float]:
+    """Return every metric of the task for these answers."""
+    return {metric.name: metric.compute(answers) for metric in metrics_of(task)}

@@ -1,0 +1,90 @@
+"""Before hours of training: can every candidate be fitted at all, and expressed in ONNX?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.training.candidates import Candidate, CandidateError, build
+from platform_assets.training.graph.builder import ExportError
+from platform_assets.training.graph.export import export
+from platform_assets.training.preprocessing import MODEL_STEP
+from platform_assets.training.rows import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PER_CLASS: Final = 20
+_OF_A_REGRESSION: Final = 100
+_FEW: Final = 2
+"""Trees that are enough to see whether an ensemble converts."""
+
+
+def probe(
+    candidates: Sequence[Candidate],
+    rows: Rows,
+    spec: ModelSpec,
+    classes: tuple[Label, ...],
+    say: Callable[[str], object],
+) -> None:
+    """Fit and export every candidate on a few rows.
+
+    Raises:
+        CandidateError: a candidate cannot be built, has a parameter with a value that its
+            estimator does not take, or cannot be converted to ONNX. One that merely fails to
+            learn from so few rows is left to the real training, and `say` is told.
+    """
+    sample = rows.take(_positions(rows, spec))
+    for one in candidates:
+        pipeline = build(one, spec)
+        model = pipeline.named_steps[MODEL_STEP]
+        _shrink(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted = _fitted(pipeline, sample, one, say)
+            if fitted is None:
+                continue
+            try:
+                export(fitted, spec.signature(classes), spec.model_name)
+            except ExportError as exc:
+                raise CandidateError(
+                    f"{one.where}: {one.name} cannot become an ONNX model: {exc}"
+                ) from exc
+
+
+def _positions(rows: Rows, spec: ModelSpec) -> NDArray[np.int64]:
+    import numpy as np
+
+    if spec.task is Task.REGRESSION:
+        return np.unique(np.linspace(0, len(rows) - 1, _OF_A_REGRESSION).astype(np.int64))
+    kinds, kind = np.unique(rows.labels, return_inverse=True)
+    chosen = [np.flatnonzero(kind == one)[:_PER_CLASS] for one in range(len(kinds))]
+    return np.sort(np.concatenate(chosen))
+
+
+def _shrink(model: Any) -> None:
+    known = model.get_params(deep=False)
+    boosts = "max_iter" in known and type(model).__name__.startswith("HistGradientBoosting")
+    for name in ("n_estimators", *(["max_iter"] if boosts else [])):
+        value = known.get(name)
+        # A value that is no number is for the estimator to refuse.
+        if isinstance(value, int) and not isinstance(value, bool) and value > _FEW:
+            model.set_params(**{name: _FEW})
+
+
+def _fitted(
+    pipeline: Any, sample: Rows, one: Candidate, say: Callable[[str], object]
+) -> Any | None:
+    from sklearn.utils._param_validation import InvalidParameterError
+
+    try:
+        return pipeline.fit(sample.features, sample.labels)
+    except (InvalidParameterError, TypeError) as exc:
+        raise CandidateError(f"{one.where}: {one.name}: {exc}") from exc
+    # Estimators, the user's own among them, fail on few rows in ways of their own.
+    except Exception as exc:
+        say(f"{one.name} could not be tried on {len(sample)} rows ({exc}); training will tell")
+        return None

@@ -1,0 +1,46 @@
+"""The rows that are learned from and tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+class TrainingError(Exception):
+    """The rows or the candidates do not allow a model to be chosen; the message says why."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training or evaluation rows, all of the same length.
+
+    `features`: columns in signature order, in tensor form (`training.frame`). `labels`: texts
+    (object), int64 (booleans as 0 and 1), or float64 for a regression. `groups`: the entity of
+    each row, int64 or text. `times`: datetime64[ns] in UTC, or None where nothing is known of
+    times.
+    """
+
+    features: pd.DataFrame
+    labels: NDArray[Any]
+    groups: NDArray[Any]
+    times: NDArray[np.datetime64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: NDArray[Any]) -> Rows:
+        """Return the rows at these positions, or where a mask is true."""
+        import numpy as np
+
+        positions = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        return Rows(
+            self.features.iloc[positions],
+            self.labels[positions],
+            self.groups[positions],
+            None if self.times is None else self.times[positions],
+        )

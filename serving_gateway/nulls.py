@@ -1,0 +1,97 @@
+"""Null in the JSON tensors of the Open Inference Protocol, which has no word for it: pure.
+
+Triton refuses a null, and reads NaN, though that is no JSON. So what may be missing is written
+as a tensor has it, NaN or the empty text; nothing else of the request is touched.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from math import nan
+from typing import Any, Final
+
+import msgspec
+
+from serving_gateway.contract import DType, Feature
+from serving_gateway.errors import InvalidInput, MalformedRequest
+from serving_gateway.tensors import Codec
+
+_NULL: Final = b"null"
+
+
+def without_nulls(body: bytes, header_length: int | None, codec: Codec) -> tuple[bytes, int | None]:
+    """An inference request, and the length of its JSON part, with no null among its values.
+
+    Args:
+        body: a request that `read_request` accepts.
+        header_length: bytes of the JSON part; None for the whole body.
+        codec: of the version that is to answer.
+
+    Raises:
+        InvalidInput: a value is null and may not be; `field` says where.
+        MalformedRequest: the JSON is nested too deeply.
+    """
+    text = body if header_length is None else body[:header_length]
+    if _NULL not in text:
+        return body, header_length
+    try:
+        request: dict[str, Any] = msgspec.json.decode(text)
+        if not _fill(request["inputs"], _columns(codec)):
+            return body, header_length
+        head = json.dumps(request, separators=(",", ":")).encode()
+    except RecursionError as error:
+        raise MalformedRequest("The body is nested too deeply.") from error
+    return (head, None) if header_length is None else (head + body[header_length:], len(head))
+
+
+def _fill(tensors: list[dict[str, Any]], columns: dict[str, tuple[Feature, ...]]) -> bool:
+    """Fill the tensors' data where it is null; whether any is."""
+    found = False
+    for place, tensor in enumerate(tensors):
+        data = tensor.get("data")
+        if isinstance(data, list) and _has_null(data):
+            field = f"inputs[{place}].data"
+            tensor["data"] = _filled(data, columns.get(tensor["name"], ()), field, count())
+            found = True
+    return found
+
+
+def _columns(codec: Codec) -> dict[str, tuple[Feature, ...]]:
+    """By input, the features that its columns are."""
+    features = codec.signature.features
+    if codec.signature.packed_input is not None:
+        return {codec.signature.packed_input: features}
+    return {feature.name: (feature,) for feature in features}
+
+
+def _has_null(data: list[Any]) -> bool:
+    return any(_has_null(one) if isinstance(one, list) else one is None for one in data)
+
+
+def _filled(
+    data: list[Any], columns: tuple[Feature, ...], field: str, places: count[int]
+) -> list[Any]:
+    """Data, flat or nested, in the row-major order of its elements."""
+    filled: list[Any] = []
+    for at, one in enumerate(data):
+        if isinstance(one, list):
+            filled.append(_filled(one, columns, f"{field}[{at}]", places))
+            continue
+        place = next(places)
+        if one is None:
+            filled.append(_missing(columns[place % len(columns)] if columns else None, field, at))
+        else:
+            filled.append(one)
+    return filled
+
+
+def _missing(feature: Feature | None, field: str, at: int) -> Any:
+    if feature is None or not feature.nullable:
+        name = "this input" if feature is None else feature.name
+        raise InvalidInput(
+            f"{field}[{at}] is null; {name} may not be missing.",
+            field=f"{field}[{at}]",
+            code="missing_value",
+        )
+    return "" if feature.dtype is DType.BYTES else nan

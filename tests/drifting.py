@@ -1,0 +1,168 @@
+"""A model with features of every kind, its training rows, and samples of what it answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from platform_assets.model_spec import (
+    AutomationSpec,
+    CandidateSpec,
+    FeatureSpec,
+    FileSource,
+    Gates,
+    ModelSpec,
+    Target,
+    Task,
+)
+from platform_assets.monitoring.assets import drift_assets, production_key
+from platform_assets.monitoring.checks import drift_check_key, drift_checks
+from platform_assets.resources.drift_reports import DriftReports
+from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.mlflow import MlflowResource, RegistryUnavailable
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.samples import (
+    SAMPLE_PREDICTION,
+    SAMPLE_SCORE,
+    SAMPLE_TIME,
+    SAMPLE_VERSION,
+    SamplesFolder,
+)
+from serving_gateway.contract import DType
+
+PRODUCTION = 7
+RUN_ID = "a" * 32
+VISITORS = ModelSpec(
+    model_name="visitors",
+    task=Task.BINARY,
+    source=FileSource("unused"),
+    features=(
+        FeatureSpec("age", nullable=True),
+        FeatureSpec("visits", dtype=DType.INT64),
+        FeatureSpec("country", dtype=DType.BYTES, nullable=True),
+        FeatureSpec("member", dtype=DType.BOOL),
+    ),
+    target=Target("bought", dtype=DType.BOOL, classes=(False, True)),
+    candidates=(CandidateSpec("logistic_regression"),),
+    gates=Gates(metric_floor=0.5),
+    automation=AutomationSpec(on_drift=True, drift_schedule="0 4 * * *"),
+)
+
+
+class StubMlflow(MlflowResource):
+    """An MLflow that knows one version; `down` says that it does not answer."""
+
+    tracking_uri: str = "http://127.0.0.1:9"
+    down: bool = False
+    logged_to: str = ""
+
+    def version(self, model_name: str, version: int) -> RegisteredVersion:
+        if self.down:
+            raise RegistryUnavailable("MLflow at http://127.0.0.1:9 does not answer")
+        signature = VISITORS.signature((False, True))
+        return RegisteredVersion(model_name, version, RUN_ID, "f" * 64, signature)
+
+    def evaluation_set(self, run_id: str) -> EvaluationSet:
+        assert run_id == RUN_ID
+        labels: Any = np.arange(400) % 2 == 0
+        high = np.random.default_rng(5).uniform(0.6, 0.9, 400)
+        return EvaluationSet(rows(400).iloc[:, :4], labels, labels, np.stack([high, 1 - high], 1))
+
+    def log_artifact_bytes(self, run_id: str, path: str, data: bytes) -> None:
+        target = Path(self.logged_to) / run_id / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def rows(count: int, seed: int = 0) -> pd.DataFrame:
+    """Feature rows in logical types, from one distribution."""
+    random = np.random.default_rng(seed)
+    age = random.normal(40, 10, count).astype(np.float32)
+    age[random.random(count) < 0.1] = np.nan
+    return pd.DataFrame(
+        {
+            "age": age,
+            "visits": random.poisson(3, count),
+            "country": pd.Series(random.choice(["de", "fr", ""], count, p=[0.5, 0.4, 0.1])).replace(
+                "", None
+            ),
+            "member": random.random(count) < 0.3,
+        }
+    )
+
+
+def answered(features: pd.DataFrame, *, version: int = PRODUCTION, days_ago: float = 0) -> Any:
+    """The samples that a gateway writes of rows that it answered, half of them `true`."""
+    count = len(features)
+    newest = datetime.now(UTC) - timedelta(days=days_ago)
+    samples = features.copy()
+    samples[SAMPLE_TIME] = [newest - timedelta(milliseconds=count - i) for i in range(count)]
+    samples[SAMPLE_VERSION] = np.int64(version)
+    samples["sample_variant"] = "A"
+    samples[SAMPLE_PREDICTION] = np.where(np.arange(count) % 2 == 0, "true", "false")
+    samples[SAMPLE_SCORE] = np.random.default_rng(6).uniform(0.6, 0.9, count)
+    return samples
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of a test, and the resources on them."""
+
+    home: Path
+    spec: ModelSpec = VISITORS
+
+    @property
+    def samples(self) -> Path:
+        return self.home / "samples" / self.spec.model_name
+
+    def train_on(self, features: pd.DataFrame) -> None:
+        target = self.home / "feast" / "data" / self.spec.model_name / "features.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        features.assign(entity_id=range(len(features))).to_parquet(target, index=False)
+
+    def sample(self, samples: pd.DataFrame, name: str = "one") -> Path:
+        self.samples.mkdir(parents=True, exist_ok=True)
+        path = self.samples / f"{name}.parquet"
+        samples.to_parquet(path, index=False, coerce_timestamps="us")
+        return path
+
+    def report(
+        self, instance: dg.DagsterInstance, *, mlflow_down: bool = False, **config: Any
+    ) -> dg.ExecuteInProcessResult:
+        mlflow = StubMlflow(down=mlflow_down, logged_to=str(self.home / "mlflow"))
+        return dg.materialize(
+            [*drift_assets(self.spec), *drift_checks(self.spec)],
+            instance=instance,
+            raise_on_error=False,
+            run_config={"ops": {f"{self.spec.model_name}__drift_report": {"config": config}}},
+            resources={
+                "feast": FeastResource(repo_path="unused", state_dir=str(self.home / "feast")),
+                "mlflow": mlflow,
+                "samples": SamplesFolder(root=str(self.home / "samples")),
+                "drift_reports": DriftReports(root=str(self.home / "reports"), keep=2),
+            },
+        )
+
+
+def put_in_production(instance: dg.DagsterInstance, version: int = PRODUCTION) -> None:
+    """Say in Dagster that a version is in production, as the switch does."""
+    key = production_key(VISITORS)
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata={"version": version}))
+
+
+def verdict(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    """The evaluation of the drift check."""
+    [evaluation] = result.get_asset_check_evaluations()
+    assert evaluation.asset_check_key == drift_check_key(VISITORS)
+    return evaluation
+
+
+def without_automation() -> ModelSpec:
+    """The same model, of which nothing runs by itself."""
+    return replace(VISITORS, automation=AutomationSpec())

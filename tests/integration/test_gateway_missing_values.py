@@ -1,0 +1,156 @@
+"""Missing values and mixed types on a real Triton: by rows, by names and by `/v2`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton_http
+
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    DType,
+    Feature,
+    Mode,
+    RoutingRecord,
+    Signature,
+    Slot,
+)
+from serving_gateway.store import FileStore
+from tests.integration.gateway_harness import RunningGateway, run_gateway
+from tests.onnx_models import missing_values, write_entry
+from tests.servers import run_triton
+
+FEATURES = (
+    Feature("x", DType.FP32, nullable=True),
+    Feature("n", DType.INT64, nullable=True),
+    Feature("b", DType.BOOL, nullable=True),
+    Feature("t", DType.BYTES, nullable=True),
+)
+NAMES = ("x", "n", "b", "t")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway whose A tells what is missing, and whose B repeats the text; half go to B."""
+    home = tmp_path_factory.mktemp("missing")
+    model = missing_values()
+    write_entry(home / "repository", DEFAULT_MODEL, {1: model, 2: model}, max_batch_size=4)
+    slots = {
+        alias: Slot(
+            version,
+            "run",
+            "registry",
+            Mode.SSOT,
+            Signature(
+                features,
+                packed_input=None,
+                label_output=output,
+                probabilities_output=None,
+                max_batch_rows=4,
+            ),
+        )
+        for alias, version, features, output in (
+            ("A", 1, FEATURES, "missing"),
+            ("B", 2, (*FEATURES[:3], Feature("t", DType.BYTES)), "echo"),
+        )
+    }
+    record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants=slots)
+    asyncio.run(FileStore(home / "gateway", DEFAULT_MODEL).compare_and_set(0, record))
+    with (
+        run_triton(home / "repository", home) as triton,
+        run_gateway(home, triton.http_url) as running,
+    ):
+        running.wait_ready()
+        yield running
+
+
+def predictions(gateway: RunningGateway, **body: Any) -> Any:
+    answer = gateway.client.post("/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["predictions"]
+
+
+def refusal(gateway: RunningGateway, path: str, body: Any) -> tuple[int, str, str | None]:
+    answer = gateway.client.post(path, json=body)
+    found = answer.json()
+    return answer.status_code, found["code"], found.get("field")
+
+
+ROWS: list[list[Any]] = [
+    [1.5, 2, True, "ä"],
+    [None, 2, False, ""],
+    [1, None, None, None],
+    [None, None, None, "x"],
+]
+MISSING = [0, 1, 110, 111]
+
+
+def test_null_reaches_the_model_as_missing(gateway: RunningGateway) -> None:
+    assert predictions(gateway, data=ROWS) == MISSING
+    named = [dict(zip(NAMES, row, strict=True)) for row in ROWS]
+    assert predictions(gateway, instances=named) == MISSING
+
+
+def test_text_comes_back_as_it_went_and_may_not_be_missing_there(gateway: RunningGateway) -> None:
+    assert gateway.traffic("split", 100).status_code == 200
+    try:
+        body: dict[str, Any] = {"client_id": "anybody"}
+        body["data"] = [[None, None, None, "Köln, 10 km"]]
+        assert predictions(gateway, **body) == ["Köln, 10 km"]
+        for empty in ("", None):
+            body = {"client_id": "anybody", "data": [[1, 1, True, empty]]}
+            refused = refusal(gateway, "/predict", body)
+            assert refused == (422, "missing_value", "data[0][3]")
+    finally:
+        gateway.traffic("off", 0)
+
+
+def test_more_rows_than_the_version_takes_at_once_are_refused(gateway: RunningGateway) -> None:
+    refused = refusal(gateway, "/predict", {"data": ROWS + ROWS[:1]})
+    assert refused == (413, "too_many_rows", "data")
+
+
+def tensors() -> list[dict[str, Any]]:
+    columns = list(zip(*ROWS, strict=True))
+    kinds = zip(NAMES, ("FP32", "FP64", "FP32", "BYTES"), columns, strict=True)
+    return [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": [len(ROWS), 1],
+            "data": [float(one) if isinstance(one, bool) else one for one in column],
+        }
+        for name, datatype, column in kinds
+    ]
+
+
+def test_null_in_the_open_inference_protocol_is_missing_too(gateway: RunningGateway) -> None:
+    path = f"/v2/models/{DEFAULT_MODEL}/infer"
+    answer = gateway.client.post(path, json={"inputs": tensors()})
+    assert answer.status_code == 200, answer.text
+    told = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+    assert told == {"missing": MISSING, "echo": ["ä", "", "", "x"]}
+    named = f"/v2/models/{DEFAULT_MODEL}/versions/2/infer"
+    refused = refusal(gateway, named, {"inputs": tensors()})
+    assert refused == (422, "missing_value", "inputs[3].data[2]")
+
+
+def test_the_binary_form_has_the_types_of_the_metadata(gateway: RunningGateway) -> None:
+    types = {"FP32": np.float32, "FP64": np.float64, "BYTES": np.object_}
+    with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+        described = client.get_model_metadata(DEFAULT_MODEL)["inputs"]
+        assert [one["datatype"] for one in described] == ["FP32", "FP64", "FP32", "BYTES"]
+        inputs = []
+        for one, column in zip(described, zip(*ROWS, strict=True), strict=True):
+            empty = "" if one["datatype"] == "BYTES" else np.nan
+            filled = [[empty if value is None else value] for value in column]
+            tensor = triton_http.InferInput(one["name"], [len(ROWS), 1], one["datatype"])
+            tensor.set_data_from_numpy(np.array(filled, dtype=types[one["datatype"]]))
+            inputs.append(tensor)
+        found = client.infer(DEFAULT_MODEL, inputs)
+    assert found.as_numpy("missing").ravel().tolist() == MISSING
+    assert found.as_numpy("echo").ravel().tolist() == ["ä".encode(), b"", b"", b"x"]

@@ -1,0 +1,247 @@
+"""The drift report as Dagster materializes it, and what its check says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from platform_assets.monitoring.assets import drift_key
+from platform_assets.monitoring.records import DriftReport
+from tests.drifting import (
+    PRODUCTION,
+    RUN_ID,
+    VISITORS,
+    Place,
+    answered,
+    put_in_production,
+    rows,
+    verdict,
+)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        put_in_production(opened)
+        yield opened
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    place = Place(tmp_path)
+    place.train_on(rows(3000, seed=1))
+    return place
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> tuple[DriftReport, Any]:
+    [event] = result.asset_materializations_for_node("visitors__drift_report")
+    return result.asset_value(drift_key(VISITORS)), event.metadata
+
+
+def failed(result: dg.ExecuteInProcessResult) -> str:
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    return str(event.step_failure_data.user_failure_data.description)  # type: ignore[union-attr] # a dg.Failure
+
+
+def test_answers_like_the_training_set_pass(place: Place, instance: dg.DagsterInstance) -> None:
+    place.sample(answered(rows(1000, seed=2)))
+    result = place.report(instance)
+    report, metadata = materialized(result)
+    assert verdict(result).passed, verdict(result).description
+    assert {c.name for c in report.columns} == {
+        *VISITORS.feature_names,
+        "prediction",
+        "largest probability",
+    }
+    assert (report.rows, report.reference_rows, report.version) == (1000, 3000, PRODUCTION)
+    assert metadata["picture"].value.startswith("![drift](data:image/png;base64,iVBOR")
+    assert len(metadata["columns"].records) == len(report.columns)
+
+
+def test_drifted_features_are_named_and_only_warn(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    window = rows(1000, seed=2)
+    window["age"] += 15
+    window.loc[::2, "country"] = "<es>"
+    place.sample(answered(window))
+    result = place.report(instance)
+    found = verdict(result)
+    assert result.success
+    assert not found.passed
+    assert not found.blocking
+    assert found.severity is dg.AssetCheckSeverity.WARN
+    named = str(found.metadata["drifted_features"].value).split(", ")
+    assert set(named) == {"age", "country"}
+    assert found.metadata["drifted_predictions"].value == "none"
+    assert "age (" in str(found.description)
+
+
+def test_answers_that_shift_are_drift_though_the_features_stay(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    samples = answered(rows(1000, seed=2))
+    samples["sample_prediction"] = "true"
+    samples["sample_score"] = 0.99
+    place.sample(samples)
+    found = verdict(place.report(instance))
+    assert not found.passed
+    assert found.metadata["drifted_features"].value == "none"
+    named = set(str(found.metadata["drifted_predictions"].value).split(", "))
+    assert named == {"prediction", "largest probability"}
+
+
+def test_the_page_is_kept_and_logged_with_the_run(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    window = rows(400, seed=2)
+    window["country"] = "<script>"
+    place.sample(answered(window))
+    result = place.report(instance)
+    page = (place.home / "reports" / "visitors" / f"{result.run_id}.html").read_text()
+    assert "Drift of visitors version 7" in page
+    assert "100.00%: &lt;script&gt;" in page
+    assert "<script" not in page
+    assert "data:image/png;base64," in page
+    logged = place.home / "mlflow" / RUN_ID / "drift" / f"{result.run_id}.html"
+    assert logged.read_text() == page
+
+
+def test_only_the_newest_pages_are_kept(place: Place, instance: dg.DagsterInstance) -> None:
+    place.sample(answered(rows(10)))
+    runs = [place.report(instance).run_id for _ in range(3)]
+    kept = {path.stem for path in (place.home / "reports" / "visitors").glob("*.html")}
+    assert kept == set(runs[1:])
+
+
+def test_too_few_samples_pass_and_say_so(place: Place, instance: dg.DagsterInstance) -> None:
+    window = rows(199, seed=2)
+    window["age"] = 99.0
+    place.sample(answered(window))
+    result = place.report(instance)
+    found = verdict(result)
+    assert found.passed
+    assert "not enough to judge: 199 samples" in str(found.description)
+    assert materialized(result)[0].columns == ()
+    assert not verdict(place.report(instance, min_rows=100)).passed
+
+
+def test_without_any_sample_there_is_a_report(place: Place, instance: dg.DagsterInstance) -> None:
+    result = place.report(instance)
+    assert verdict(result).passed
+    assert materialized(result)[0].rows == 0
+
+
+def test_a_feature_that_is_all_null_in_the_window_is_named(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    window = rows(500, seed=2)
+    window["age"], window["country"] = np.nan, None
+    place.sample(answered(window))
+    found = verdict(place.report(instance))
+    named = set(str(found.metadata["drifted_features"].value).split(", "))
+    assert named == {"age", "country"}
+
+
+def test_a_feature_that_no_sample_holds_is_said_not_to_be_compared(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    place.sample(answered(rows(500, seed=2)).drop(columns=["visits"]))
+    report, metadata = materialized(place.report(instance))
+    assert "visits" not in {column.name for column in report.columns}
+    assert metadata["not_compared"].value == "visits: no sample holds it"
+
+
+def test_other_versions_and_old_samples_do_not_count(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    strange = rows(500, seed=2)
+    strange["age"] = 99.0
+    place.sample(answered(strange, version=PRODUCTION - 1), "other")
+    place.sample(answered(strange, days_ago=8), "old")
+    place.sample(answered(rows(500, seed=2)), "good")
+    result = place.report(instance)
+    assert verdict(result).passed
+    assert materialized(result)[0].rows == 500
+    assert not verdict(place.report(instance, version=PRODUCTION - 1)).passed
+    assert not verdict(place.report(instance, days=9.0)).passed
+
+
+def test_the_newest_samples_are_taken(place: Place, instance: dg.DagsterInstance) -> None:
+    strange = rows(500, seed=2)
+    strange["age"] = 99.0
+    place.sample(answered(strange, days_ago=1), "before")
+    place.sample(answered(rows(300, seed=2)), "now")
+    result = place.report(instance, max_rows=300)
+    assert verdict(result).passed
+    assert materialized(result)[0].rows == 300
+
+
+def test_a_file_that_vanishes_is_no_error(
+    place: Place, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.sample(answered(rows(300, seed=2)), "stays")
+    gone = place.sample(answered(rows(300, seed=3)), "rotated")
+    real = Path.open
+
+    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == gone:
+            path.unlink()
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+    report, metadata = materialized(place.report(instance))
+    assert report.rows == 300
+    assert metadata["not_compared"].value == "nothing"
+
+
+def test_a_broken_file_is_named_and_the_others_are_read(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    place.sample(answered(rows(300, seed=2)))
+    (place.samples / "torn.parquet").write_bytes(b"PAR1 torn")
+    report, metadata = materialized(place.report(instance))
+    assert report.rows == 300
+    assert "file torn.parquet: " in str(metadata["not_compared"].value)
+
+
+def test_without_mlflow_the_features_are_compared_alone(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    place.sample(answered(rows(500, seed=2)))
+    result = place.report(instance, mlflow_down=True)
+    report, metadata = materialized(result)
+    assert result.success
+    assert {column.kind for column in report.columns} == {"feature"}
+    assert "predictions: MLflow at" in str(metadata["not_compared"].value)
+    assert str(metadata["registry"].value).startswith("not logged")
+
+
+def test_before_the_first_promotion_it_says_what_to_do(place: Place) -> None:
+    with dg.DagsterInstance.ephemeral() as empty:
+        told = failed(place.report(empty))
+    assert "No version of visitors is in production" in told
+    assert "What to do: take a version to production" in told
+
+
+def test_without_training_rows_it_says_what_to_do(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    told = failed(Place(tmp_path).report(instance))
+    assert "training rows cannot be read" in told
+    assert "What to do: materialize features" in told
+
+
+def test_files_that_do_not_fit_together_fail_with_their_folder(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    place.sample(answered(rows(300, seed=2)), "new")
+    place.sample(answered(rows(300, seed=2)).assign(age="old"), "old")
+    told = failed(place.report(instance))
+    assert f"The samples in {place.samples} cannot be read as one table" in told
+    assert "age" in told

@@ -1,0 +1,174 @@
+"""Which change of a column counts as drift, and which does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from platform_assets.monitoring.binning import as_text, comparable, fit, fit_numbers, fit_texts
+from platform_assets.monitoring.records import FEATURE, ColumnDrift
+from platform_assets.monitoring.stability import chance_index, compare_columns
+from serving_gateway.contract import DType
+
+LIMIT = 0.2
+ROWS = 2000
+
+
+def rng(seed: int = 1) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def number(values: Any, dtype: DType = DType.FP32) -> Any:
+    return comparable(pd.Series(values), dtype)
+
+
+def text(values: Any, dtype: DType = DType.BYTES) -> Any:
+    return comparable(pd.Series(values, dtype=object), dtype)
+
+
+def compared(reference: Any, current: Any) -> ColumnDrift:
+    found = compare_columns({"x": reference}, {"x": current}, kind=FEATURE, drift_limit=LIMIT)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_same_distribution_is_no_drift() -> None:
+    column = compared(number(rng(1).normal(size=ROWS)), number(rng(2).normal(size=ROWS)))
+    assert column.psi < 0.05
+    assert not column.drifted
+
+
+def test_a_shifted_feature_is_named_and_its_neighbours_are_not() -> None:
+    names = [f"f{i}" for i in range(5)]
+    reference = {name: number(rng(i).normal(size=ROWS)) for i, name in enumerate(names)}
+    current = {name: number(rng(50 + i).normal(size=ROWS)) for i, name in enumerate(names)}
+    current["f3"] = current["f3"] + 1.0
+    columns = compare_columns(reference, current, kind=FEATURE, drift_limit=LIMIT)
+    assert [column.name for column in columns if column.drifted] == ["f3"]
+
+
+def test_the_index_is_that_of_the_textbook() -> None:
+    column = compared(text(["a"] * 60 + ["b"] * 40), text(["a"] * 30 + ["b"] * 70))
+    expected = (0.3 - 0.6) * np.log(0.3 / 0.6) + (0.7 - 0.4) * np.log(0.7 / 0.4)
+    assert column.psi == pytest.approx(expected)
+    assert column.bins == ("a", "b")
+    assert column.reference == pytest.approx((0.6, 0.4))
+    assert column.current == pytest.approx((0.3, 0.7))
+
+
+def test_a_new_category_drifts_and_its_share_is_told() -> None:
+    column = compared(text(["a", "b"] * 500), text(["a", "b", "new"] * 300))
+    assert column.drifted
+    assert column.unseen == pytest.approx(1 / 3)
+
+
+def test_missing_values_that_appear_are_drift_of_that_feature() -> None:
+    current = rng(2).normal(size=ROWS)
+    current[: ROWS // 4] = np.nan
+    column = compared(number(rng(1).normal(size=ROWS)), number(current))
+    assert column.drifted
+    assert (column.missing_reference, column.missing_current) == (0.0, 0.25)
+
+
+def test_missing_values_that_stay_are_none() -> None:
+    sides = [rng(seed).normal(size=ROWS) for seed in (1, 2)]
+    for side in sides:
+        side[: ROWS // 4] = np.nan
+    assert not compared(number(sides[0]), number(sides[1])).drifted
+
+
+@pytest.mark.parametrize("moved_to", [4.0, 6.0])
+def test_a_constant_column_drifts_in_either_direction(moved_to: float) -> None:
+    constant = number([5.0] * ROWS)
+    assert not compared(constant, number([5.0] * ROWS)).drifted
+    assert compared(constant, number([moved_to] * ROWS)).drifted
+
+
+def test_values_that_leave_a_dominant_one_downwards_are_seen() -> None:
+    reference = np.where(rng(1).random(ROWS) < 0.95, 0.0, 10.0)
+    current = np.where(rng(2).random(ROWS) < 0.95, -1.0, 10.0)
+    assert compared(number(reference), number(current)).drifted
+
+
+def test_a_window_of_nothing_but_missing_values_is_drift() -> None:
+    column = compared(number(rng(1).normal(size=ROWS)), number([np.nan] * ROWS))
+    assert column.drifted
+    assert column.missing_current == 1.0
+
+
+def test_a_reference_of_nothing_but_missing_values_is_compared_too() -> None:
+    nothing = number([np.nan] * ROWS)
+    assert not compared(nothing, nothing).drifted
+    assert compared(nothing, number(rng(1).normal(size=ROWS))).drifted
+
+
+def test_an_outlier_does_not_hide_a_shift() -> None:
+    reference, current = rng(1).normal(size=ROWS), rng(2).normal(size=ROWS) + 1
+    current[0], current[1] = 1e30, np.inf
+    assert compared(number(reference, DType.FP64), number(current, DType.FP64)).drifted
+
+
+def test_a_float_that_went_through_json_is_still_the_same_value() -> None:
+    reference = number(np.full(ROWS, np.float32(0.1)))
+    assert compared(reference, number([0.1] * ROWS)).psi == pytest.approx(0)
+
+
+def test_few_rows_of_one_distribution_do_not_pass_for_drift() -> None:
+    """With 30 held-out rows the model's own limit alone would warn in every tenth report."""
+    draws = rng()
+    columns = [
+        compared(text(draws.choice(["a", "b", "c"], 30)), text(draws.choice(["a", "b", "c"], 200)))
+        for _ in range(300)
+    ]
+    assert sum(column.psi > LIMIT for column in columns) > 10
+    assert sum(column.drifted for column in columns) <= 2
+    assert compared(text(["a"] * 15 + ["b"] * 15), text(["a"] * 200)).drifted
+
+
+def test_what_chance_gives_grows_with_bins_and_falls_with_rows() -> None:
+    assert chance_index(1, 100, 100) == 0
+    assert chance_index(3, 100, 100) < chance_index(10, 100, 100)
+    assert chance_index(3, 1000, 1000) < chance_index(3, 100, 100)
+
+
+def test_rare_categories_are_one_bin() -> None:
+    identifiers = text([f"id-{row}" for row in range(ROWS)])
+    assert compared(identifiers, text([f"id-{row}" for row in range(ROWS, 2 * ROWS)])).psi == 0
+    assert fit_texts(text(["a"] * 99 + ["b"]), least_share=0.05).categories == ("a",)
+
+
+def test_texts_like_dates_and_names_like_ours_are_compared_as_any_other() -> None:
+    reference = {"side": text(["2024-01-01", "2024-01-02"] * 100)}
+    current = {"side": text(["2024-01-01"] * 200)}
+    [column] = compare_columns(reference, current, kind=FEATURE, drift_limit=LIMIT)
+    assert column.name == "side"
+    assert column.drifted
+
+
+def test_booleans_and_empty_text() -> None:
+    assert text([True, False, None], DType.BOOL).tolist() == ["true", "false", None]
+    assert text(["a", "", None]).tolist() == ["a", None, None]
+    assert [as_text(value) for value in (np.bool_(True), np.int64(3), "x")] == ["true", "3", "x"]
+
+
+def test_every_value_has_one_bin_with_a_name() -> None:
+    values = number([*rng(1).normal(size=ROWS), *[0.0] * ROWS, np.inf, -np.inf, np.nan])
+    bins = fit_numbers(values, 10)
+    codes = bins.codes(values)
+    assert codes.min() == 0
+    assert codes.max() == len(bins.labels) - 1
+    assert set(codes[values == 0.0]) == {bins.labels.index("= 0")}
+    assert len(set(bins.labels)) == len(bins.labels)
+
+
+def test_few_rows_make_few_bins() -> None:
+    values = number(rng(1).normal(size=ROWS))
+    assert len(fit(values, 40).labels) < len(fit(values, ROWS).labels)
+
+
+def test_a_side_without_rows_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="window has no rows of x"):
+        compared(number([1.0, 2.0]), number([]))
