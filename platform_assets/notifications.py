@@ -12,7 +12,12 @@ from typing import Final, Literal
 
 import dagster as dg
 
-from platform_assets.resources.webhook import URL_VARIABLE, WebhookError, WebhookResource
+from platform_assets.resources.webhook import (
+    URL_VARIABLE,
+    WebhookError,
+    WebhookResource,
+    without_secrets,
+)
 
 UI_VARIABLE: Final = "DAGSTER_UI_URL"
 
@@ -165,7 +170,8 @@ def _link(run: dg.DagsterRun) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text in the form that Slack shows as it is, and not too long."""
-    text = text.strip()
+    """Return text in the form that Slack shows as it is, without secrets and not too long."""
+    # Before it is cut and escaped: neither half a secret nor an escaped one would be known.
+    text = without_secrets(text.strip(), os.environ)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -35,6 +35,7 @@ from serving_gateway.rows import (
     RowReader,
     Rows,
 )
+from serving_gateway.samples import ModelSamples
 from serving_gateway.serving import Serving, Table, Target, production
 from serving_gateway.settings import Settings
 from serving_gateway.tensors import Answers
@@ -81,6 +82,7 @@ class DataPlane:
         kick: called when Triton seems to have changed, to have it looked at now.
         metrics: counts.
         features: looks features up; None where that is switched off.
+        samples: takes a share of what was answered; None where that is switched off.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class DataPlane:
         kick: Callable[[], None],
         metrics: ModelMetrics,
         features: Features | None = None,
+        samples: ModelSamples | None = None,
     ) -> None:
         self._serving = serving
         self._mirror = mirror
         self._kick = kick
         self._rows = RowReader(settings.max_rows, features)
+        self._samples = samples
         self._max_client_id = settings.max_client_id_chars
         self._probe_seconds = settings.probe_seconds
         self._fallbacks = metrics.fallbacks
@@ -200,6 +204,10 @@ class DataPlane:
             mirrored = Mirrored(codec.signature, rows, answers, seconds)
             self._mirror.offer(target, table.targets.get(B), mirrored)
         slot = target.slot
+        if self._samples is not None:
+            self._samples.offer(
+                target.model_name, target.variant, slot.version, codec.signature, rows, answers
+            )
         return PredictAnswer(
             answers.predictions,
             answers.probabilities,

@@ -28,6 +28,8 @@ from serving_gateway.redis_connection import RedisConnection
 from serving_gateway.redis_store import RedisStores
 from serving_gateway.registry import Registry, registry_from
 from serving_gateway.replicas import Identity, this_process
+from serving_gateway.sample_files import SampleWriter
+from serving_gateway.samples import ModelSamples, SampleQueue
 from serving_gateway.server import begin_lame_duck_on_signal
 from serving_gateway.serving import Serving
 from serving_gateway.settings import Settings
@@ -67,7 +69,9 @@ def create_app(
         identity=this_process(),
         metrics=Metrics(),
         features=None if feast is None else feature_reader(feast, settings),
+        samples=None if settings.sample_dir is None else SampleQueue(settings.sample_queue_rows),
     )
+    writer = sample_writer(shared)
     hosting = Hosting(
         settings.model_name,
         lambda name: _plane(name, shared, lambda: hosting.names),
@@ -89,6 +93,8 @@ def create_app(
             # Its import would take the time of the first requests. Whether the store is there
             # is no matter for the start: look-ups are tried again.
             await feast.prepare()
+        if writer is not None:
+            await asyncio.to_thread(writer.start)
         # What is there by now stays: without this each full collection of garbage would look
         # through it, and requests would wait for that.
         gc.collect()
@@ -111,6 +117,8 @@ def create_app(
             await asyncio.gather(*tasks, return_exceptions=True)
             await hosting.aclose()
             await shared.aclose()
+            if writer is not None:
+                await asyncio.to_thread(writer.close)
 
     control.router.lifespan_context = lifespan
     return gateway
@@ -128,6 +136,7 @@ class _Shared:
     identity: Identity
     metrics: Metrics
     features: FeatureReader | None
+    samples: SampleQueue | None
 
     async def aclose(self) -> None:
         if self.features is not None:
@@ -163,6 +172,8 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         in_flight=settings.mirror_in_flight,
         gather_seconds=settings.mirror_gather_seconds,
     )
+    if shared.samples is not None:
+        metrics.samples = ModelSamples(shared.samples, settings.sample_fraction)
     metrics.watch(
         lambda: (serving.readiness().ready, serving.table.record.generation),
         ledger,
@@ -174,7 +185,9 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         watcher=watcher,
         presence=presence,
         mirror=mirror,
-        data_plane=DataPlane(settings, serving, mirror, watcher.kick, metrics, shared.features),
+        data_plane=DataPlane(
+            settings, serving, mirror, watcher.kick, metrics, shared.features, metrics.samples
+        ),
         control_plane=ControlPlane(
             settings, serving, store, shared.registry, metrics, shared.features
         ),
@@ -190,6 +203,21 @@ def feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
         limit_seconds=settings.feature_seconds,
         failures=settings.feature_failures,
         open_seconds=settings.feature_pause_seconds,
+    )
+
+
+def sample_writer(shared: _Shared) -> SampleWriter | None:
+    """What writes samples, not started; None where nothing is sampled."""
+    settings = shared.settings
+    if settings.sample_dir is None or shared.samples is None:
+        return None
+    return SampleWriter(
+        shared.samples,
+        settings.sample_dir,
+        shared.identity.id,
+        rows_per_file=settings.sample_rows_per_file,
+        seconds=settings.sample_seconds,
+        max_bytes=settings.sample_max_bytes,
     )
 
 

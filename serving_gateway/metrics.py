@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from serving_gateway.features.breaker import State
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import Status
+from serving_gateway.samples import ModelSamples
 from serving_gateway.shadow import Ledger, Page
 
 BUCKETS: Final = (
@@ -61,6 +62,8 @@ class ModelMetrics:
         """Answered requests by where their rows came from."""
         self.variants: dict[tuple[str, int], VariantStats] = {}
         self.ledger: Ledger | None = None
+        self.samples: ModelSamples | None = None
+        """Counts rows that are kept, where that is switched on."""
         self.state: Callable[[], tuple[bool, int]] | None = None
         self._metrics = metrics
         self._model_name = model_name
@@ -198,6 +201,11 @@ class _Families:
             "Per mirrored request, B's latency minus A's.",
             labels=pair,
         )
+        self.samples = CounterMetricFamily(
+            "gateway_sample_rows",
+            "Rows chosen to be kept, by what became of them.",
+            labels=("model", "outcome"),
+        )
         self.ready = GaugeMetricFamily(
             "gateway_ready", "1 when this replica should get the model's traffic.", labels=["model"]
         )
@@ -212,7 +220,7 @@ class _Families:
         """Every family."""
         counts = (self.requests, self.rows, self.seconds, self.sources)
         shadow = (self.shadow_rows, self.differences, self.delays)
-        return (*counts, *shadow, self.ready, self.generation)
+        return (*counts, *shadow, self.samples, self.ready, self.generation)
 
     def add(self, name: str, model: ModelMetrics) -> None:
         """Add what is known of one model."""
@@ -227,6 +235,9 @@ class _Families:
             self.sources.add_metric((name, source), count)
         if model.ledger is not None:
             self._add_shadow(name, model.ledger.page)
+        if model.samples is not None:
+            for outcome in ("written", "dropped", "failed"):
+                self.samples.add_metric((name, outcome), getattr(model.samples, outcome))
         if model.state is not None:
             ready, generation = model.state()
             self.ready.add_metric([name], ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -187,6 +188,39 @@ class Settings(BaseSettings):
         description="Rows that both variants label differently, kept for GET /shadow; they hold "
         "clients' data and are shown to callers that may change what is served. 0 keeps none.",
     )
+
+    sample_dir: Path | None = Field(
+        default=None,
+        description="Where samples of answered predictions are written as Parquet, a folder for "
+        "each model. Unset: nothing is sampled. Needs the extra 'samples'. The files hold "
+        "clients' data.",
+    )
+    sample_fraction: float = Field(
+        default=0.1, gt=0, le=1, description="Share of the requests that are sampled."
+    )
+    sample_rows_per_file: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Rows after which a file is written."
+    )
+    sample_seconds: Seconds = Field(
+        default=60.0, description="Age of the oldest row after which a file is written anyway."
+    )
+    sample_queue_rows: int = Field(
+        default=10_000,
+        ge=MAX_BATCH_SIZE,
+        description="Most rows waiting for the writer; beyond it samples are dropped and counted.",
+    )
+    sample_max_bytes: int = Field(
+        default=268_435_456,
+        ge=1_048_576,
+        description="Most bytes of a model's samples; the oldest files are deleted.",
+    )
+
+    @field_validator("sample_dir")
+    @classmethod
+    def _check_sample_dir(cls, value: Path | None) -> Path | None:
+        if value is not None and importlib.util.find_spec("pyarrow") is None:
+            raise ValueError("needs pyarrow: install the extra 'samples', or unset it")
+        return value
 
     @field_validator("control_token")
     @classmethod

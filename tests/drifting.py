@@ -72,7 +72,8 @@ class StubMlflow(MlflowResource):
         assert run_id == RUN_ID
         labels: Any = np.arange(400) % 2 == 0
         high = np.random.default_rng(5).uniform(0.6, 0.9, 400)
-        return EvaluationSet(rows(400).iloc[:, :4], labels, labels, np.stack([high, 1 - high], 1))
+        probabilities = np.stack([high, 1 - high], 1)
+        return EvaluationSet(rows(400).iloc[:, :4], labels, labels, probabilities, np.arange(400))
 
     def log_artifact_bytes(self, run_id: str, path: str, data: bytes) -> None:
         target = Path(self.logged_to) / run_id / path
@@ -142,7 +143,7 @@ class Place:
             raise_on_error=False,
             run_config={"ops": {f"{self.spec.model_name}__drift_report": {"config": config}}},
             resources={
-                "feast": FeastResource(repo_path="unused", state_dir=str(self.home / "feast")),
+                "feast": FeastResource(state_dir=str(self.home / "feast")),
                 "mlflow": mlflow,
                 "samples": SamplesFolder(root=str(self.home / "samples")),
                 "drift_reports": DriftReports(root=str(self.home / "reports"), keep=2),

@@ -92,12 +92,12 @@ def read_document(path: Path) -> Document:
 
 
 def _parsed(path: Path, content: bytes, loader: _Loader) -> Document:
-    if not loader.check_node():
+    node = loader.get_node() if loader.check_node() else None
+    if node is None:
         raise _refused(path, 1, "is empty: write `type:` and `attributes:`, as the README shows")
-    node = loader.get_node()
-    assert node is not None
-    if loader.check_node():
-        line = loader.get_node().start_mark.line + 1
+    second = loader.get_node() if loader.check_node() else None
+    if second is not None:
+        line = second.start_mark.line + 1
         raise _refused(path, line, "holds a second document: write one model per file")
     value, place = _Reader(path, loader).read(node)
     return Document(path, content, value, place)

@@ -160,10 +160,6 @@ def _placeholders(broken: dict[Path, list[Problem]]) -> list[dg.AssetSpec]:
 
 
 def _placeholder(key: str, folder: str, file: Path, found: list[Problem]) -> dg.AssetSpec:
-    lines: list[dg.LocalFileCodeReference | dg.UrlCodeReference] = [
-        dg.LocalFileCodeReference(file_path=str(file), line_number=problem.line)
-        for problem in found
-    ]
     return dg.AssetSpec(
         [key, "model_file"],
         group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
@@ -171,11 +167,5 @@ def _placeholder(key: str, folder: str, file: Path, found: list[Problem]) -> dg.
         + "\n\n".join(str(problem) for problem in found),
         kinds={"yaml", "broken"},
         tags={"serving/model_file": "broken"},
-        metadata={
-            "problems": len(found),
-            "file": dg.MetadataValue.path(str(file)),
-            **dg.CodeReferencesMetadataSet(
-                code_references=dg.CodeReferencesMetadataValue(code_references=lines)
-            ),
-        },
+        metadata={"problems": len(found), "file": dg.MetadataValue.path(str(file))},
     )

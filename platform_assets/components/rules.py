@@ -10,7 +10,8 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.components.column_rules import column_faults
-from platform_assets.components.fields import CandidateFields, ModelFields, duration
+from platform_assets.components.durations import duration
+from platform_assets.components.fields import CandidateFields, ModelFields
 from platform_assets.components.problems import Fault, FieldPath
 from platform_assets.components.typing_faults import shown
 from platform_assets.components.vocabulary import DATASETS, DEFAULT_METRIC, METRICS, estimators
@@ -48,7 +49,8 @@ def _model_name(fields: ModelFields, name: str) -> Iterator[Fault]:
         return
     foreign = next((letter for letter in name if not letter.isascii()), None)
     detail = f"{foreign!r} is {unicodedata.name(foreign, 'no ASCII letter')}; " if foreign else ""
-    advice = "" if fields.model_name else " (this is the folder's name: say another `model_name`)"
+    own = fields.model_name is not None
+    advice = "" if own else " (this is the folder's name: say another `model_name`)"
     yield Fault(
         ("model_name",),
         f"{shown(name)}: {detail}use an ASCII letter, then up to 99 ASCII letters, digits or "
@@ -160,10 +162,10 @@ def _evaluation(fields: ModelFields) -> Iterator[Fault]:
     task, floor = Task(fields.task), fields.gates.metric_floor
     name = fields.evaluation.metric or DEFAULT_METRIC[task]
     if name not in metrics_of(task):
-        known = f"{shown(name)} does not measure" if name in METRICS else f"{shown(name)}: unknown"
+        wrong = f"does not measure a {task} model" if name in METRICS else "is no metric"
         yield Fault(
             ("evaluation", "metric"),
-            f"{known} a {task} model; write one of {', '.join(metrics_of(task))}",
+            f"{shown(name)} {wrong}; write one of {', '.join(metrics_of(task))}",
         )
     else:
         least, most = METRICS[name].least, METRICS[name].most

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from platform_assets.components.column_rules import target_type
-from platform_assets.components.fields import CandidateFields, ModelFields, SourceFields, duration
+from platform_assets.components.durations import duration
+from platform_assets.components.fields import CandidateFields, ModelFields, SourceFields
 from platform_assets.components.vocabulary import (
     DEFAULT_CLASSIFIERS,
     DEFAULT_METRIC,

@@ -63,7 +63,8 @@ def _message(detail: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
     if wanted is None:  # literals and bounds, of which pydantic's words are good
         wanted = detail["msg"].removeprefix("Input should be ")
     if value is None:
-        return f"has no value: it must be {wanted}; leave the field out for its default"
+        advice = "give one" if _required(loc) else "leave the field out for its default"
+        return f"has no value: it must be {wanted}; {advice}"
     hint = ""
     if kind == "string_type" and not isinstance(value, (Mapping, list)):
         hint = "; put it in quotes (YAML reads yes, no, on and off as true and false)"
@@ -77,6 +78,11 @@ def _unknown(name: str, group: type[BaseModel]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     guess = f" Did you mean `{near[0]}`?" if near else ""
     return f"is no field of a model file.{guess} Here are known: {', '.join(sorted(known))}"
+
+
+def _required(loc: tuple[int | str, ...]) -> bool:
+    field = _group(loc[:-1]).model_fields.get(str(loc[-1]))
+    return field is None or field.is_required()
 
 
 def _meaning(loc: Iterable[int | str]) -> str:

@@ -119,12 +119,11 @@ def stability_indices(
     import pandas as pd
     from feature_engine.selection import DropHighPSIFeatures
 
-    # Names of our own: a feature may be called as the column that splits, and the library
-    # takes texts that look like a date for dates.
-    words = np.array([f"bin_{code}" for code in range(1 + _most(reference, current))], dtype=object)
+    # Names of our own: a feature may be called as the column that splits. Categories that are
+    # numbers, since the library would try to read texts as dates, each row for itself.
     names = {name: f"column_{place}" for place, name in enumerate(reference)}
     columns = {
-        names[name]: words[np.concatenate([codes, current[name]])]
+        names[name]: pd.Categorical(np.concatenate([codes, current[name]]))
         for name, codes in reference.items()
     }
     before, now = (len(next(iter(side.values()))) for side in (reference, current))
@@ -134,7 +133,3 @@ def stability_indices(
     )
     selector.fit(frame)
     return {name: float(selector.psi_values_[column]) for name, column in names.items()}
-
-
-def _most(*sides: Mapping[str, NDArray[np.int64]]) -> int:
-    return max(int(codes.max()) for side in sides for codes in side.values())

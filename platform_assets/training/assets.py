@@ -37,9 +37,8 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
     candidates = len(expand(spec))
 
     @asset(
-        key=[spec.model_name, "trained_model"],
-        ins={"online_features": AssetIn(key=[spec.model_name, "online_features"])},
-        # Dagster's groups have no hyphens.
+        key=spec.key("trained_model"),
+        ins={"online_features": AssetIn(key=spec.key("online_features"))},
         group_name=spec.identifier,
         owners=list(spec.owners),
         tags=dict(spec.tags),
@@ -157,9 +156,8 @@ def _training_metadata(
 
 def _registered_model(spec: ModelSpec) -> AssetsDefinition:
     @asset(
-        key=[spec.model_name, "registered_model"],
-        ins={"trained_model": AssetIn(key=[spec.model_name, "trained_model"])},
-        # Dagster's groups have no hyphens.
+        key=spec.key("registered_model"),
+        ins={"trained_model": AssetIn(key=spec.key("trained_model"))},
         group_name=spec.identifier,
         owners=list(spec.owners),
         tags=dict(spec.tags),

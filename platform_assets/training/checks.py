@@ -38,7 +38,7 @@ def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
         )
 
     @asset_check(
-        asset=AssetKey([spec.model_name, "trained_model"]),
+        asset=AssetKey(spec.key("trained_model")),
         name="metric_floor",
         blocking=True,
         description=f"The {metric.name} on held-out rows is good enough.",
@@ -73,7 +73,7 @@ def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
 
 def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset=AssetKey([spec.model_name, "trained_model"]),
+        asset=AssetKey(spec.key("trained_model")),
         name="evaluation_classes",
         description="Every class has evaluation rows; a warning, as rare ones may have none.",
     )
@@ -99,10 +99,10 @@ def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
 
 def _run_id(spec: ModelSpec) -> AssetChecksDefinition:
     @asset_check(
-        asset=AssetKey([spec.model_name, "registered_model"]),
+        asset=AssetKey(spec.key("registered_model")),
         name="run_id",
         blocking=True,
-        additional_ins={"trained_model": AssetIn(key=[spec.model_name, "trained_model"])},
+        additional_ins={"trained_model": AssetIn(key=spec.key("trained_model"))},
         description=(
             f"MLflow, asked now, says that the version of {spec.model_name} came from the "
             "trained run."

@@ -123,9 +123,8 @@ def _whole(column: pd.Series[Any]) -> NDArray[np.int64]:
 
 
 def _row(frame: pd.DataFrame, wrong: NDArray[np.bool_], spec: ModelSpec) -> str:
-    first = frame.iloc[int(wrong.argmax())]
     key = spec.join_key.name
-    return f"{key} {first[key]} ({int(wrong.sum())} of {len(frame)} rows)"
+    return f"{key} {frame[key].iloc[int(wrong.argmax())]} ({int(wrong.sum())} of {len(frame)} rows)"
 
 
 def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SMALLEST: Final = 1e-15
+_SMALLEST: Final = 2.0**-52
 """A probability below this counts as this in the log loss, which would be infinite."""
 
 

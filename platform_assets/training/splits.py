@@ -55,16 +55,19 @@ def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows]:
 def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
     import pandas as pd
 
-    missing = sorted(set(pd.unique(rows.labels)) - set(pd.unique(training.labels)))
+    missing = sorted(
+        set(pd.unique(rows.labels).tolist()) - set(pd.unique(training.labels).tolist())
+    )
     if missing:
         raise TrainingError(
             f"class {missing[0]!r} of {spec.target.name} has only evaluation rows, so nothing "
             f"could learn it: add rows of it, or choose another evaluation.fraction or seed"
         )
-    if training.labels.min() == training.labels.max():
+    seen = training.labels[:1].tolist()[0]
+    if (training.labels == seen).all():
         raise TrainingError(
-            f"{spec.target.name} has the one value {training.labels[0]!r} in all training rows: "
-            "there is nothing to tell apart"
+            f"{spec.target.name} has the one value {seen!r} in all training rows: there is "
+            "nothing to tell apart"
         )
 
 

@@ -125,7 +125,7 @@ def test_a_removed_feature_is_blocked_until_the_file_says_that_it_is_meant(
     assert settled.production() == outcome.values["gateway_reload"].version != before
     assert settled.gateway.predict([5.1, 3.5, 1.4]).status_code == 200
     refused = settled.gateway.predict([5.1, 3.5, 1.4, 0.2])
-    assert refused.status_code == 400
+    assert refused.status_code == 422
     assert refused.json()["field"] == "data[0]"
     # The version before reads four, serves beside it, and can be gone back to at once.
     rolled_back = settled.gateway.client.post("/variant/A/rollback")

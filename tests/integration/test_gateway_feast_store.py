@@ -78,9 +78,6 @@ def _frame(key: str, ids: list[Any], ages_days: list[float], **columns: Any) -> 
 
 def _fill(feast: FeastResource) -> None:
     """Rows: 1 and 2 complete, 3 with old petals, 4 with null, 5 without petals, 6 all null."""
-    repo = Path(feast.repo_path)
-    repo.mkdir(parents=True, exist_ok=True)
-    (repo / "definitions.py").write_text(DEFINITIONS)
     feast.data_dir.mkdir(parents=True, exist_ok=True)
     fine = [400.0] * 5
     frames = {
@@ -111,9 +108,24 @@ def _fill(feast: FeastResource) -> None:
     }
     for name, frame in frames.items():
         frame.to_parquet(feast.data_dir / f"{name}.parquet")
-    feast.apply()
+    _apply(feast)
     for name in frames:
-        feast.materialize(name, SINCE, datetime.now(UTC) + timedelta(minutes=1))
+        _materialize(feast, name)
+
+
+def _apply(feast: FeastResource, definitions: str = DEFINITIONS) -> None:
+    names: dict[str, Any] = {}
+    exec(definitions, names)
+    kinds = {"Entity", "FileSource", "FeatureView", "FeatureService"}
+    objects = [one for one in names.values() if type(one).__name__ in kinds]
+    feast.apply([one for one in objects if hasattr(one, "name")])
+
+
+def _materialize(feast: FeastResource, view: str) -> None:
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(feast.home), fs_yaml_file=feast.render())
+    store.materialize(SINCE, datetime.now(UTC) + timedelta(minutes=1), feature_views=[view])
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +142,6 @@ def filled(
     home = tmp_path_factory.mktemp(request.param)
     url = request.getfixturevalue("redis").url if request.param == "redis" else ""
     feast = FeastResource(
-        repo_path=str(home / "repo"),
         state_dir=str(home / "feast"),
         online_store=request.param,
         redis=url,
@@ -261,25 +272,22 @@ async def test_services_that_one_id_does_not_answer_are_refused(filled: FeastRes
 
 
 async def test_features_applied_later_are_noticed(tmp_path: Path) -> None:
-    feast = FeastResource(repo_path=str(tmp_path / "repo"), state_dir=str(tmp_path / "feast"))
+    feast = FeastResource(state_dir=str(tmp_path / "feast"))
     _fill(feast)
-    definitions = tmp_path / "repo" / "definitions.py"
-    definitions.write_text(DEFINITIONS.replace('[petals[["petal_width"]]]', "[petals]"))
     async with opened(feast, "short", retry_seconds=0.05, refresh_seconds=0.05) as store:
         with pytest.raises(ServiceUnusable, match="no feature petals "):
             await store.read("short", ("petals",), [1])
-        feast.apply()
+        _apply(feast, DEFINITIONS.replace('[petals[["petal_width"]]]', "[petals]"))
         read = await until(lambda: store.read("short", ("petals",), [1]), bool)
         assert read[0].values == [5]
-        definitions.write_text(DEFINITIONS.replace("days=1", "days=10"))
-        feast.apply()
+        _apply(feast, DEFINITIONS.replace("days=1", "days=10"))
         assert await until(
             lambda: store.read("short", ("petal_width",), [3]), lambda now: now[0].values == [0.3]
         ), "the new TTL counts"
 
 
 async def test_a_store_that_is_not_there_yet_is_used_once_it_is(tmp_path: Path) -> None:
-    feast = FeastResource(repo_path=str(tmp_path / "repo"), state_dir=str(tmp_path / "feast"))
+    feast = FeastResource(state_dir=str(tmp_path / "feast"))
     async with opened(feast, "short", retry_seconds=0.05) as store:
         with pytest.raises(FeaturesUnavailable, match="no feature store yet"):
             await store.read("short", ("petal_width",), [1])
@@ -344,13 +352,13 @@ async def test_a_trial_read_makes_the_connection(filled: FeastResource) -> None:
 
 
 async def test_an_online_store_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
-    feast = FeastResource(repo_path=str(tmp_path / "repo"), state_dir=str(tmp_path / "feast"))
+    feast = FeastResource(state_dir=str(tmp_path / "feast"))
     _fill(feast)
     async with opened(feast, "short", refresh_seconds=0.05) as store:
         assert (await store.read("short", ("petal_width",), [1]))[0].values == [0.2]
         (feast.home / "online.db").unlink()
         (feast.home / "registry.db").unlink()
-        feast.apply()
+        _apply(feast)
         await until(
             lambda: store.read("short", ("petal_width",), [1]),
             lambda now: now is not None and now[0].status is Status.UNKNOWN,
@@ -359,7 +367,6 @@ async def test_an_online_store_that_was_replaced_is_read_anew(tmp_path: Path) ->
 
 def _redis_store(tmp_path: Path, redis: RunningRedis) -> FeastResource:
     feast = FeastResource(
-        repo_path=str(tmp_path / "repo"),
         state_dir=str(tmp_path / "feast"),
         online_store="redis",
         redis=redis.url,
@@ -415,7 +422,7 @@ async def test_a_redis_that_hangs_or_dies_costs_little_and_heals(tmp_path: Path)
             redis.process.start()
             [answer] = await until(look, bool, 5)
             assert answer.status is Status.UNKNOWN, "it came back empty"
-            feast.materialize("petals", SINCE, datetime.now(UTC) + timedelta(minutes=1))
+            _materialize(feast, "petals")
             assert (await look())[0].values == [0.2]
         finally:
             redis.process.signal(signal.SIGCONT)

@@ -297,6 +297,7 @@ def test_a_gateway_that_is_not_ready_says_why_and_one_that_is_gone_is_missed(
 def test_one_half_alone_is_no_production(screen: Screen, gateway: RunningGateway) -> None:
     gateway.routed(1)
     good = gateway.models()
+    good["effective"]["A"]["onnx_sha256"] = "0123456789abcdef"
     (replica,) = good["replicas"]
     late = {**replica, "id": "late", "pid": 4321, "ready": False, "reasons": ["still starting"]}
     unserved = {**good["ssot"], "prod_served_version": None}
@@ -311,6 +312,8 @@ def test_one_half_alone_is_no_production(screen: Screen, gateway: RunningGateway
     stopped(page)
     screen.open()
     expect(page.locator(".verdict")).to_have_text("✓ In production")
+    expect(cell(page, "variants", "ONNX")).to_have_text("0123456789ab")
+    expect(cell(page, "variants", "Data")).to_have_count(0)
     for second, half in zip((3, 5, 7, 9), pages, strict=True):
         next_poll(page, f":0{second}")
         expect(page.locator(".verdict")).to_have_text("✕ Not proven in production")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,11 @@ import msgspec
 import pytest
 
 from serving_gateway.contract import (
+    CODE_VERSION_TAG,
+    DAGSTER_RUN_TAG,
+    DATA_FINGERPRINT_TAG,
     DEFAULT_MODEL,
+    ONNX_DIGEST_TAG,
     SIGNATURE_TAG,
     DType,
     Feature,
@@ -61,7 +65,21 @@ def at_generation(gateway: RunningGateway, generation: int) -> bool:
     return found == generation
 
 
-def register(mlflow: RunningMlflow, name: str, *, signature: str | None = None) -> list[str]:
+LINEAGE = {
+    ONNX_DIGEST_TAG: "of the graph",
+    DATA_FINGERPRINT_TAG: "of the rows",
+    CODE_VERSION_TAG: "of the code",
+    DAGSTER_RUN_TAG: "of the run",
+}
+
+
+def register(
+    mlflow: RunningMlflow,
+    name: str,
+    *,
+    signature: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> list[str]:
     """Register versions 1 and 2 over MLflow's own API; returns their runs."""
     api = f"{mlflow.url}/api/2.0/mlflow"
 
@@ -75,8 +93,9 @@ def register(mlflow: RunningMlflow, name: str, *, signature: str | None = None) 
     runs = []
     for _ in range(2):
         run = call("runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
-        tags = [] if signature is None else [{"key": SIGNATURE_TAG, "value": signature}]
-        call("model-versions/create", name=name, source="x:/none", run_id=run, tags=tags)
+        given = dict(tags or {}) if signature is None else {SIGNATURE_TAG: signature}
+        pairs = [{"key": key, "value": value} for key, value in given.items()]
+        call("model-versions/create", name=name, source="x:/none", run_id=run, tags=pairs)
         runs.append(run)
     return runs
 
@@ -250,10 +269,15 @@ def test_a_reload_works_without_mlflow_by_what_is_on_record(
     tmp_path: Path, shared_triton: RunningTriton
 ) -> None:
     with run_mlflow(tmp_path) as mlflow:
-        runs = register(mlflow, DEFAULT_MODEL)
+        runs = register(mlflow, DEFAULT_MODEL, tags=LINEAGE)
         env = {"GATEWAY_MLFLOW_URL": mlflow.url, "GATEWAY_MLFLOW_SECONDS": "1"}
         with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
             assert gateway.reload(version=1).json()["run_id_source"] == "registry"
+            effective = gateway.models()["effective"]["A"]
+            told = [effective[name] for name in ("onnx_sha256", "data_fingerprint")]
+            assert told == ["of the graph", "of the rows"]
+            assert effective["code_version"] == "of the code"
+            assert effective["dagster_run_id"] == "of the run"
             mlflow.process.signal(signal.SIGSTOP)
             try:
                 # I9: what is effective goes on, and what is known can be confirmed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -12,9 +13,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
-from platform_assets.features.spec import IRIS
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT
 from platform_assets.resources.mlflow import (
     MlflowResource,
@@ -25,11 +26,22 @@ from platform_assets.resources.mlflow import (
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG
 from platform_assets.resources.records import RegisteredVersion
-from serving_gateway.contract import DATA_FINGERPRINT_TAG, RUN_ID_TAG, SIGNATURE_TAG, Signature
+from serving_gateway.contract import (
+    CODE_VERSION_TAG,
+    DAGSTER_RUN_TAG,
+    DATA_FINGERPRINT_TAG,
+    RUN_ID_TAG,
+    SIGNATURE_TAG,
+    DType,
+    Feature,
+    Signature,
+)
+from tests.models import IRIS
 from tests.servers import RunningMlflow, run_mlflow
 
 FINGERPRINT = "ab" * 32
 ROWS = np.eye(4, dtype=np.float32) * 10
+SIGNED = IRIS.signature((0, 1, 2))
 
 
 @pytest.fixture
@@ -48,7 +60,7 @@ def _trained_run(mlflow: MlflowResource, name: str) -> str:
 
     estimator = LogisticRegression().fit(ROWS, [0, 1, 2, 0])
     with mlflow.run(name, "train") as run:
-        run.sklearn_model(estimator, name, IRIS.signature)
+        run.sklearn_model(estimator, name, SIGNED)
     return run.run_id
 
 
@@ -56,9 +68,11 @@ def _register(mlflow: MlflowResource, name: str, run_id: str) -> RegisteredVersi
     return mlflow.register(
         name,
         run_id,
-        signature=IRIS.signature,
+        signature=SIGNED,
         data_fingerprint=FINGERPRINT,
         metrics={"accuracy": 0.975},
+        code_version="c0de",
+        dagster_run_id="d0d0",
     )
 
 
@@ -67,7 +81,7 @@ def test_a_run_is_registered_once_however_often_it_is_asked(
 ) -> None:
     run_id = _trained_run(mlflow, name)
     first = _register(mlflow, name, run_id)
-    assert first == RegisteredVersion(name, 1, run_id, FINGERPRINT, IRIS.signature)
+    assert first == RegisteredVersion(name, 1, run_id, FINGERPRINT, SIGNED, "c0de", "d0d0")
     assert [_register(mlflow, name, run_id) for _ in range(2)] == [first, first]
     assert _register(mlflow, name, _trained_run(mlflow, name)).version == 2
     assert mlflow.version(name, 1) == first
@@ -81,8 +95,10 @@ def test_a_version_carries_what_serving_needs_from_its_first_moment(
     tags = mlflow.version_tags(name, version)
     assert tags[RUN_ID_TAG] == run_id
     assert tags[DATA_FINGERPRINT_TAG] == FINGERPRINT
-    assert msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature) == IRIS.signature
+    assert msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature) == SIGNED
     assert tags["metric.accuracy"] == "0.975000"
+    assert tags[CODE_VERSION_TAG] == "c0de"
+    assert tags[DAGSTER_RUN_TAG] == "d0d0"
 
 
 def test_the_kept_model_loads_again_and_answers_alike(mlflow: MlflowResource, name: str) -> None:
@@ -99,6 +115,41 @@ def test_the_kept_model_loads_again_and_answers_alike(mlflow: MlflowResource, na
     load: Any = load_model
     assert load(folder).predict(ROWS).tolist() == [0, 1, 2, 0]
     assert not list(Path(folder).rglob("*.pkl"))
+
+
+def test_a_model_of_mixed_types_is_described_by_its_columns(
+    mlflow: MlflowResource, name: str
+) -> None:
+    from mlflow.models import Model
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from sklearn.dummy import DummyClassifier
+
+    features = (
+        Feature("city", DType.BYTES),
+        Feature("age", DType.INT64, nullable=True),
+        Feature("member", DType.BOOL),
+    )
+    estimator = DummyClassifier().fit([[0], [1]], ["no", "yes"])
+    with mlflow.run(name, "train") as run:
+        uri = run.sklearn_model(estimator, name, Signature(features, None, ("no", "yes")))
+    found = open_client(mlflow.tracking_uri).get_logged_model(uri.removeprefix("models:/"))
+    files: Any = get_artifact_repository(found.artifact_location, mlflow.tracking_uri)
+    described = Model.load(files.download_artifacts("")).signature
+    assert described.inputs.to_dict() == [
+        {"name": "city", "type": "string", "required": True},
+        {"name": "age", "type": "double", "required": True},
+        {"name": "member", "type": "boolean", "required": True},
+    ]
+    assert described.outputs.to_dict() == [{"name": "label", "type": "string", "required": True}]
+
+
+def test_rows_are_kept_with_a_run_to_be_looked_at(mlflow: MlflowResource, name: str) -> None:
+    frame = pd.DataFrame({"row": [3, 4], "city": ["Å", ""], "expected": [True, False]})
+    with mlflow.run(name, "run") as run:
+        pass
+    mlflow.log_frame(run.run_id, "parity/onnx.parquet", frame)
+    stored = mlflow.artifact_bytes(run.run_id, "parity/onnx.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(stored)), frame)
 
 
 def test_tags_and_aliases_are_recorded_and_nothing_else_changes(

@@ -9,29 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from platform_assets.features.spec import IRIS, ModelSpec
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
+from platform_assets.packaging.onnx_export import export, model_inputs, run_graph, sha256
+from platform_assets.packaging.parity import compare
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion
-from platform_assets.training import candidates
+from platform_assets.training import selection
 from platform_assets.training.checks import training_checks
 from platform_assets.training.records import TrainedModel
-from serving_gateway.contract import DATA_FINGERPRINT_TAG
-from tests.chain import Chain, new_chain
+from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
+from tests.chain import Chain, new_chain, op_config
+from tests.models import IRIS
 from tests.servers import RunningMlflow, run_mlflow
+from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 STILL_SERVED = "production still is what GET /models of the gateway says"
+CANDIDATES = [str(one.estimator) for one in IRIS.candidates]
 
 
-def _spec(**changes: Any) -> ModelSpec:
-    """Iris under a name that no other test uses; the feature definitions stay the same."""
-    return dataclasses.replace(IRIS, model_name=f"model_{uuid.uuid4().hex[:8]}", **changes)
+def _spec(base: ModelSpec = IRIS, **changes: Any) -> ModelSpec:
+    """A model under a name that no other test uses."""
+    return dataclasses.replace(base, model_name=f"model_{uuid.uuid4().hex[:8]}", **changes)
 
 
 @pytest.fixture
 def chain(tmp_path: Path, shared_mlflow: RunningMlflow) -> Chain:
-    return new_chain(tmp_path, mlflow_url=shared_mlflow.url, spec=_spec())
+    return new_chain(tmp_path, mlflow_url=shared_mlflow.url, spec=_spec(code_version="c0de"))
 
 
 def _runs(chain: Chain) -> list[Any]:
@@ -56,33 +62,44 @@ def _swap_labels(chain: Chain) -> None:
 def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) -> None:
     outcome = chain.run()
     assert outcome.failures == {}
-    assert len(outcome.checks) == 6
-    assert all(check.passed and check.blocking for check in outcome.checks.values())
+    assert all(check.passed for check in outcome.checks.values())
+    trained_checks = {"metric_floor": True, "evaluation_classes": False}
+    for name, blocking in trained_checks.items():
+        assert outcome.checks[f"trained_model.{name}"].blocking is blocking
+    assert outcome.checks["registered_model.run_id"].blocking
     trained: TrainedModel = outcome.values["trained_model"]
     registered: RegisteredVersion = outcome.values["registered_model"]
     data = outcome.values["features"]
     assert registered == RegisteredVersion(
-        chain.spec.model_name, 1, trained.run_id, data.fingerprint, chain.spec.signature
+        chain.spec.model_name,
+        1,
+        trained.run_id,
+        data.fingerprint,
+        chain.spec.signature((0, 1, 2)),
+        "c0de",
+        trained.dagster_run_id,
     )
     assert chain.mlflow.version(chain.spec.model_name, 1) == registered
 
     parent = next(run for run in _runs(chain) if run.info.run_id == trained.run_id)
     children = [run for run in _runs(chain) if run is not parent and "candidate" in run.data.params]
     children = [run for run in children if run.info.run_id != trained.run_id]
-    assert {run.data.params["candidate"] for run in children} == set(IRIS.training.candidates)
+    assert {run.data.params["candidate"] for run in children} == set(CANDIDATES)
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {trained.run_id}
     assert all("cv_accuracy" in run.data.metrics for run in children)
     assert {run.info.status for run in _runs(chain)} == {"FINISHED"}
     assert parent.data.metrics["accuracy"] == trained.metrics["accuracy"]
     assert parent.data.tags[DATA_FINGERPRINT_TAG] == data.fingerprint
+    assert parent.data.tags[CODE_VERSION_TAG] == "c0de"
+    assert chain.instance.get_run_by_id(parent.data.tags[DAGSTER_RUN_TAG]) is not None
     best = max(children, key=lambda run: run.data.metrics["cv_accuracy"])
     assert parent.data.params["candidate"] == best.data.params["candidate"]
 
     evaluation = chain.mlflow.evaluation_set(trained.run_id)
     assert tuple(evaluation.features.columns) == IRIS.feature_names
-    values = evaluation.features.to_numpy()
-    assert values.dtype == np.float32
-    assert values.shape == (90, 4)
+    values = evaluation.features
+    assert set(values.dtypes) == {np.dtype(np.float32)}
+    assert 60 <= len(values) <= 120
     assert np.array_equal(trained.estimator.predict(values), evaluation.labels)
     assert evaluation.probabilities is not None
     assert np.array_equal(trained.estimator.predict_proba(values), evaluation.probabilities)
@@ -90,10 +107,96 @@ def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) 
 
     metadata = outcome.metadata["trained_model"]
     assert metadata["mlflow_run"].url == chain.mlflow.run_url(trained.run_id)
-    assert metadata["evaluation"].md_str.startswith("![")
-    assert len(metadata["candidates"].records) == len(IRIS.training.candidates)
-    picture = chain.mlflow.artifact_bytes(trained.run_id, "evaluation/evaluation.png")
-    assert picture.startswith(b"\x89PNG")
+    assert len(metadata["scores"].records) == len(CANDIDATES)
+    for name in ("evaluation", "curves", "importance", "candidates"):
+        assert metadata[name].md_str.startswith("![")
+        picture = chain.mlflow.artifact_bytes(trained.run_id, f"evaluation/{name}.png")
+        assert picture.startswith(b"\x89PNG")
+    gate: Any = outcome.checks["trained_model.metric_floor"].metadata["evaluation"]
+    assert gate.md_str.partition("(")[2] == metadata["evaluation"].md_str.partition("(")[2]
+
+
+def _write_mixed(path: Path, spec: ModelSpec) -> pd.DataFrame:
+    """Write a source of `mixed_rows` as a user would have it, missing values as empty cells."""
+    rows = mixed_rows(spec, count=300)
+    frame = rows.features.copy()
+    frame["visits"] = frame["visits"].astype("Int64")
+    frame["insured"] = frame["insured"].astype("boolean")
+    frame["entity_id"] = rows.groups
+    frame["event_timestamp"] = pd.Series(rows.times).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    frame["outcome"] = rows.labels
+    frame.to_csv(path, index=False)
+    return rows.features
+
+
+def test_mixed_columns_come_through_feast_and_mlflow_as_the_tensors_that_are_served(
+    tmp_path: Path, shared_mlflow: RunningMlflow
+) -> None:
+    base = mixed_spec(Task.MULTICLASS, CLASSES["texts"])
+    spec = _spec(base, candidates=(CandidateSpec("random_forest"), CandidateSpec("decision_tree")))
+    chain = new_chain(tmp_path, mlflow_url=shared_mlflow.url, spec=spec)
+    source = _write_mixed(chain.source, spec)
+    outcome = chain.run()
+    assert outcome.failures == {}
+    trained: TrainedModel = outcome.values["trained_model"]
+
+    evaluation = chain.mlflow.evaluation_set(trained.run_id)
+    expected = source.iloc[evaluation.groups - 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(evaluation.features, expected)
+    assert set(evaluation.label_true) == set(CLASSES["texts"])
+
+    signature = outcome.values["registered_model"].signature
+    graph = export(trained.estimator, signature, spec.model_name)
+    outputs = run_graph(graph, model_inputs(signature, evaluation.features))
+    parity = compare(
+        outputs["label"], outputs["probabilities"], evaluation.labels, evaluation.probabilities
+    )
+    assert parity.holds, parity
+
+    second: TrainedModel = chain.run("trained_model").values["trained_model"]
+    assert second.run_id != trained.run_id
+    assert sha256(export(second.estimator, signature, spec.model_name)) == sha256(graph)
+
+    answers = _loaded(chain, trained.run_id).predict(mixed_frame(50, 4, wild=True))
+    assert set(answers) <= set(CLASSES["texts"])
+
+
+def _loaded(chain: Chain, run_id: str) -> Any:
+    """The model as MLflow keeps it, for anybody who has scikit-learn."""
+    from mlflow.sklearn import load_model
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client = open_client(chain.mlflow.tracking_uri)
+    uri = client.get_run(run_id).data.tags["serving.model_uri"]
+    found = client.get_logged_model(uri.removeprefix("models:/"))
+    files: Any = get_artifact_repository(found.artifact_location, chain.mlflow.tracking_uri)
+    load: Any = load_model
+    return load(files.download_artifacts(""))
+
+
+def test_a_regression_is_gated_by_the_largest_error_that_is_let_through(
+    tmp_path: Path, shared_mlflow: RunningMlflow
+) -> None:
+    base = mixed_spec(Task.REGRESSION)
+    spec = _spec(
+        base,
+        evaluation=dataclasses.replace(base.evaluation, metric="mean_absolute_error"),
+        gates=dataclasses.replace(base.gates, metric_floor=100.0),
+    )
+    chain = new_chain(tmp_path, mlflow_url=shared_mlflow.url, spec=spec)
+    _write_mixed(chain.source, spec)
+    outcome = chain.run()
+    gate = outcome.checks["trained_model.metric_floor"]
+    assert not gate.passed
+    assert "mean_absolute_error" in (gate.description or "")
+    assert "is above the ceiling 100" in (gate.description or "")
+    assert "registered_model" not in outcome.values
+    lifted = op_config("trained_model_metric_floor", {"metric_floor": 1e6}, spec)
+    outcome = chain.run(run_config=lifted)
+    assert outcome.values["registered_model"].signature.label_output == "prediction"
+    evaluation = chain.mlflow.evaluation_set(outcome.values["trained_model"].run_id)
+    assert evaluation.labels.dtype == np.float64
+    assert evaluation.probabilities is None
 
 
 def test_registering_again_is_the_same_version_and_training_again_is_the_next(
@@ -119,14 +222,14 @@ def test_a_model_below_the_floor_is_not_registered(chain: Chain) -> None:
     assert "registered_model" not in outcome.values
     assert chain.mlflow.version_of_run(chain.spec.model_name, gate.metadata["run_id"].value) is None  # type: ignore[arg-type] # text here
 
-    lowered = {"ops": {"trained_model_metric_floor": {"config": {"accuracy_floor": 0.1}}}}
+    lowered = op_config("trained_model_metric_floor", {"metric_floor": 0.1}, chain.spec)
     assert chain.run(run_config=lowered).values["registered_model"].version == 1
 
 
 def test_a_version_of_another_run_fails_the_check(chain: Chain) -> None:
     first = chain.run().values
     second = chain.run("trained_model", "registered_model").values
-    check = training_checks(chain.spec)[1]
+    check = training_checks(chain.spec)[2]
     result: Any = check(
         registered_model=first["registered_model"],
         trained_model=second["trained_model"],
@@ -137,22 +240,58 @@ def test_a_version_of_another_run_fails_the_check(chain: Chain) -> None:
     assert second["trained_model"].run_id in result.description
 
 
-def test_a_candidate_that_cannot_be_fitted_leaves_failed_runs_and_a_message(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sklearn.linear_model import LogisticRegression
+def test_a_class_without_evaluation_rows_is_a_warning(chain: Chain) -> None:
+    lines = chain.source.read_text().splitlines()
+    # Entities that this seed does not hold out.
+    rare = [number for number in range(1, 151) if number not in _held_out(chain)][:3]
+    changed = [
+        line.rsplit(",", 1)[0] + ",3" if line.split(",")[0] in map(str, rare) else line
+        for line in lines
+    ]
+    chain.source.write_text("\n".join(changed) + "\n")
+    four = dataclasses.replace(chain.spec.target, classes=(0, 1, 2, 3), class_names=())
+    chain.spec = dataclasses.replace(chain.spec, target=four)
+    outcome = chain.run()
+    warned = outcome.checks["trained_model.evaluation_classes"]
+    assert not warned.passed
+    assert "no evaluation row has the class 3" in (warned.description or "")
+    assert outcome.values["registered_model"].signature.classes == (0, 1, 2, 3)
 
-    monkeypatch.setitem(
-        candidates.CANDIDATES, "random_forest", lambda _: LogisticRegression(penalty="no such")
+
+def _held_out(chain: Chain) -> set[int]:
+    from platform_assets.training.rows import Rows
+    from platform_assets.training.splits import split_evaluation
+
+    ids = np.arange(1, 151)
+    rows = Rows(pd.DataFrame(index=ids), ids % 3, ids)
+    return set(split_evaluation(rows, chain.spec)[1].groups.tolist())
+
+
+def test_a_candidate_that_cannot_be_fitted_leaves_failed_runs_and_a_message(chain: Chain) -> None:
+    fussy = CandidateSpec(function="tests.estimators:fussy")
+    chain.spec = dataclasses.replace(
+        chain.spec, candidates=(CandidateSpec("logistic_regression"), fussy)
     )
     outcome = chain.run()
     assert list(outcome.failures) == ["trained_model"]
-    assert "LogisticRegression cannot be fitted" in outcome.failures["trained_model"]
+    assert "Fussy cannot be fitted: too many rows for me" in outcome.failures["trained_model"]
     assert STILL_SERVED in outcome.failures["trained_model"]
     status = {run.info.run_name: run.info.status for run in _runs(chain)}
     assert status[f"train {chain.spec.model_name}"] == "FAILED"
-    assert status["random_forest"] == "FAILED"
+    assert status["tests.estimators:fussy"] == "FAILED"
     assert status["logistic_regression"] == "FINISHED"
+
+
+def test_what_cannot_become_onnx_is_said_before_any_run_is_opened(chain: Chain) -> None:
+    homemade = CandidateSpec(function="tests.estimators:homemade")
+    chain.spec = dataclasses.replace(
+        chain.spec, candidates=(CandidateSpec("logistic_regression"), homemade)
+    )
+    outcome = chain.run()
+    assert "andidates[1] (tests.estimators:homemade)" in outcome.failures["trained_model"]
+    assert "Homemade has no ONNX converter" in outcome.failures["trained_model"].replace("\n", " ")
+    assert STILL_SERVED in outcome.failures["trained_model"]
+    assert _runs(chain) == []
 
 
 @pytest.fixture
@@ -174,15 +313,17 @@ def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
     assert "start MLflow" in down.failures["trained_model"]
     own_mlflow.process.restart()
 
-    original = candidates.CANDIDATES["random_forest"]
+    original = selection.fit
+    calls = []
 
-    def pull_the_plug(seed: int) -> Any:
-        if own_mlflow.process.running:
+    def pull_the_plug(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == chain.spec.evaluation.folds + 1:  # in the second candidate
             own_mlflow.process.kill()
-        return original(seed)
+        return original(*args)
 
     with monkeypatch.context() as patched:
-        patched.setitem(candidates.CANDIDATES, "random_forest", pull_the_plug)
+        patched.setattr(selection, "fit", pull_the_plug)
         lost = chain.run("trained_model")
     assert list(lost.failures) == ["trained_model"]
     assert STILL_SERVED in lost.failures["trained_model"]

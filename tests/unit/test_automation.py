@@ -1,90 +1,154 @@
-"""When sensors start something, and when they do not."""
+"""When a model's sensors and schedules start something, and when they do not."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from pydantic import Field
 
 from platform_assets import automation
 from platform_assets.features.source import FINGERPRINT_METADATA, source_fingerprint
-from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.model_spec import AutomationSpec
+from platform_assets.resources.mlflow import MlflowResource, RegistryUnavailable
+from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.source import SourceResource
-from platform_assets.resources.triton import TritonResource
-from tests.servers import free_port
+from serving_gateway.contract import SIGNATURE_TAG
+from tests.models import IRIS
+
+CHAIN = automation.chain_job(IRIS)
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> SourceResource:
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
     path = tmp_path / "source.csv"
     path.write_text("a,b\n1,2\n")
-    return SourceResource(path=str(path))
+    return path
 
 
-def asked(instance: dg.DagsterInstance, source: SourceResource) -> Any:
-    context = dg.build_sensor_context(instance=instance)
-    return automation.new_source_data(context, source=source)
+def asked(instance: dg.DagsterInstance, path: Path) -> Any:
+    source = SourceResource(variables={"SOURCE_PATH": str(path)})
+    context = dg.build_sensor_context(instance=instance, resources={"source": source})
+    return automation.new_data_sensor(IRIS, CHAIN)(context)
 
 
 def materialized(instance: dg.DagsterInstance, fingerprint: str) -> None:
+    key = dg.AssetKey(IRIS.key("features"))
     metadata = {FINGERPRINT_METADATA: fingerprint}
-    instance.report_runless_asset_event(dg.AssetMaterialization("features", metadata=metadata))
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
 
 
-def test_new_content_starts_one_run(source: SourceResource) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        first, again = asked(instance, source), asked(instance, source)
-        assert isinstance(first, dg.RunRequest)
-        assert first.run_key == again.run_key
-        materialized(instance, "other content")
-        assert isinstance(asked(instance, source), dg.RunRequest)
+def test_new_content_starts_one_run(instance: dg.DagsterInstance, path: Path) -> None:
+    first, again = asked(instance, path), asked(instance, path)
+    assert isinstance(first, dg.RunRequest)
+    assert first.run_key == again.run_key
+    materialized(instance, "other content")
+    assert isinstance(asked(instance, path), dg.RunRequest)
 
 
-def test_content_that_the_features_were_made_of_starts_nothing(source: SourceResource) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        materialized(instance, source_fingerprint(source.file))
-        source.file.touch()
-        assert isinstance(asked(instance, source), dg.SkipReason)
+def test_content_that_the_features_were_made_of_starts_nothing(
+    instance: dg.DagsterInstance, path: Path
+) -> None:
+    source = SourceResource(variables={"SOURCE_PATH": str(path)})
+    materialized(instance, source_fingerprint(IRIS, source))
+    os.utime(path, (1, 1))
+    assert isinstance(asked(instance, path), dg.SkipReason)
 
 
-def test_a_missing_source_starts_nothing(tmp_path: Path) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        skipped = asked(instance, SourceResource(path=str(tmp_path / "none.csv")))
+def test_a_missing_source_starts_nothing(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    skipped = asked(instance, tmp_path / "none.csv")
     assert isinstance(skipped, dg.SkipReason)
-    assert "no source file" in str(skipped.skip_message)
+    assert "cannot be read" in str(skipped.skip_message)
 
 
-def looked(instance: dg.DagsterInstance, repository: Path) -> Any:
-    nobody = TritonResource(url=f"http://127.0.0.1:{free_port()}", control_key="k")
-    return automation.serving_drift(
-        dg.build_sensor_context(instance=instance),
-        triton=nobody,
-        model_repository=ModelRepository(root=str(repository)),
-    )
+class Registry(MlflowResource):
+    """An MLflow that lists what the test says."""
+
+    tracking_uri: str = "http://127.0.0.1:9"
+    listed: list[Any] = Field(default_factory=list)
+    down: bool = False
+
+    def versions(self, model_name: str) -> list[VersionEntry]:
+        if self.down:
+            raise RegistryUnavailable("MLflow does not answer")
+        return [
+            VersionEntry(version, f"run-{version}", {SIGNATURE_TAG: "{}"} if own else {})
+            for version, own in self.listed
+        ]
 
 
-def test_drift_is_not_judged_while_a_run_is_under_way(tmp_path: Path) -> None:
+def looked(**registry: Any) -> Any:
+    sensor = automation.foreign_version_sensor(IRIS, automation.adoption_job(IRIS))
+    return sensor(dg.build_sensor_context(resources={"mlflow": Registry(**registry)}))
+
+
+def test_a_version_that_others_registered_enters_the_chain_once() -> None:
+    request = looked(listed=[[1, True], [2, False]])
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == "version 2"
+    config = request.run_config["ops"]["best_model__onnx_model"]["config"]
+    assert config == {"adopt_version": 2}
+
+
+@pytest.mark.parametrize("listed", [[], [[1, False], [2, True]]])
+def test_a_version_of_this_pipeline_starts_nothing(listed: list[Any]) -> None:
+    assert isinstance(looked(listed=listed), dg.SkipReason)
+
+
+def test_without_mlflow_nothing_starts() -> None:
+    assert "cannot be asked" in str(looked(down=True).skip_message)
+
+
+def test_what_moves_production_runs_by_itself_only_when_the_model_file_says_so() -> None:
+    stopped = dg.DefaultSensorStatus.STOPPED
+    assert automation.new_data_sensor(IRIS, CHAIN).default_status is stopped
+    wanted = replace(IRIS, automation=AutomationSpec(on_new_data=True))
+    running = automation.new_data_sensor(wanted, CHAIN).default_status
+    assert running is dg.DefaultSensorStatus.RUNNING
+    assert automation.retraining_schedules(IRIS, CHAIN) == []
+    timed = replace(IRIS, automation=AutomationSpec(schedule="0 3 * * *"))
+    [schedule] = automation.retraining_schedules(timed, CHAIN)
+    assert schedule.cron_schedule == "0 3 * * *"
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_the_switch_waits_for_every_blocking_check_where_dagster_runs_it_by_itself() -> None:
+    from platform_assets import model_definitions
+    from platform_assets.serving.promotion import GATES
+
+    state, switch = (dg.AssetKey(IRIS.key(n)) for n in ("triton_serving_state", "gateway_reload"))
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_run(dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.STARTED))
-        assert "under way" in str(looked(instance, tmp_path).skip_message)
+        definitions = model_definitions.build(IRIS)
 
+        def requested(cursor: Any) -> Any:
+            return dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
 
-def test_a_triton_that_is_down_is_the_supervisor_s_matter(tmp_path: Path) -> None:
-    model = tmp_path / "best_model"
-    model.mkdir()
-    (model / "config.pbtxt").write_text("version_policy { specific { versions: 1 } }")
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert "cannot be asked" in str(looked(instance, tmp_path).skip_message)
+        def judged(gate: str, passed: bool) -> None:
+            instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    state, gate, passed, {}, severity=dg.AssetCheckSeverity.ERROR
+                )
+            )
 
-
-def test_before_the_first_version_there_is_no_drift(tmp_path: Path) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert isinstance(looked(instance, tmp_path), dg.SkipReason)
-
-
-def test_only_what_gives_back_runs_by_itself() -> None:
-    assert automation.serving_drift.default_status is dg.DefaultSensorStatus.RUNNING
-    assert automation.new_source_data.default_status is dg.DefaultSensorStatus.STOPPED
-    assert automation.retraining_schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+        result = requested(None)
+        instance.report_runless_asset_event(dg.AssetMaterialization(state))
+        for gate in GATES[1:]:
+            judged(gate, True)
+        result = requested(result.cursor)
+        assert result.get_num_requested(switch) == 0, "a gate never ran"
+        judged(GATES[0], False)
+        result = requested(result.cursor)
+        assert result.get_num_requested(switch) == 0, "a gate failed"
+        judged(GATES[0], True)
+        assert requested(result.cursor).get_num_requested(switch) == 1

@@ -28,7 +28,7 @@ def retrain() -> None:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as opened:
+    with dg.DagsterInstance.ephemeral() as opened:
         yield opened
 
 
@@ -93,18 +93,22 @@ def test_a_report_on_a_version_that_was_replaced_starts_nothing(
     assert f"version {PRODUCTION}, in production is {PRODUCTION + 1}" in found.skip_message
 
 
-def test_the_schedule_waits_for_a_version_in_production(instance: dg.DagsterInstance) -> None:
+def test_the_schedule_waits_for_a_version_in_production() -> None:
     schedule = drift_schedule(VISITORS, retrain)
     assert schedule is not None
     assert schedule.cron_schedule == "0 4 * * *"
-    context = dg.build_schedule_context(
-        instance=instance, scheduled_execution_time=datetime(2024, 1, 1, 4, tzinfo=UTC)
-    )
-    early = schedule.evaluate_tick(context)
-    assert not early.run_requests
-    assert "in production yet" in str(early.skip_message)
-    put_in_production(instance)
-    assert len(schedule.evaluate_tick(context).run_requests or ()) == 1
+    moment = datetime(2024, 1, 1, 4, tzinfo=UTC)
+    # A schedule's context takes no instance that lives in memory alone, and opens another one
+    # of its own, which has to be closed again.
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(instance, scheduled_execution_time=moment) as context,
+    ):
+        early = schedule.evaluate_tick(context)
+        assert not early.run_requests
+        assert "in production yet" in str(early.skip_message)
+        put_in_production(instance)
+        assert len(schedule.evaluate_tick(context).run_requests or ()) == 1
 
 
 def test_a_model_that_wants_nothing_gets_nothing() -> None:

@@ -37,9 +37,9 @@ def test_the_fingerprint_follows_content_and_not_time(tmp_path: Path) -> None:
 
 def test_the_fingerprint_of_several_files_knows_their_names_and_order(tmp_path: Path) -> None:
     names = {"one": ("a.csv", "b.csv"), "two": ("b.csv", "a.csv"), "three": ("a.csv", "c.csv")}
-    for folder, files in names.items():
+    for folder, ordered in names.items():
         (tmp_path / folder).mkdir()
-        for content, name in enumerate(files):
+        for content, name in enumerate(ordered):
             (tmp_path / folder / name).write_text(f"{content}\n")
     found = {folder: _fingerprint(tmp_path / folder) for folder in names}
     assert len(set(found.values())) == 3
@@ -55,7 +55,12 @@ def test_an_untouched_file_is_not_read_again(
     path.write_text("1,2\n")
     read: list[Path] = []
     digest = files._digest
-    monkeypatch.setattr(files, "_digest", lambda one: (read.append(one), digest(one))[1])
+
+    def noted(one: Path) -> str:
+        read.append(one)
+        return digest(one)
+
+    monkeypatch.setattr(files, "_digest", noted)
     # A file as young as this one may change without its time changing.
     assert _fingerprint(path) == _fingerprint(path)
     assert len(read) == 2

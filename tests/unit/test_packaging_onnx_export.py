@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
 from platform_assets.packaging.onnx_export import (
@@ -23,6 +22,7 @@ from platform_assets.packaging.onnx_export import (
 from platform_assets.packaging.parity import compare
 from platform_assets.packaging.triton_config import TensorSpec
 from serving_gateway.contract import DType, Feature, Signature
+from tests.estimators import Homemade
 
 NAMES = ("a", "b")
 SIGNATURE = Signature(
@@ -94,16 +94,27 @@ def test_truncated_bytes_are_no_graph(graph: bytes, keep: int) -> None:
         inspect_graph(graph[:keep])
 
 
-class Homemade(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
-    def fit(self, rows: Any, labels: Any) -> Homemade:
-        self.classes_ = np.unique(labels)
-        return self
-
-    def predict(self, rows: Any) -> Any:
-        return np.zeros(len(rows), dtype=np.int64)
-
-
 def test_an_estimator_without_a_converter_is_named(rows: pd.DataFrame) -> None:
     homemade = Homemade().fit(rows, np.arange(90) % 3)
     with pytest.raises(ExportError, match="Homemade has no ONNX converter"):
         export(homemade, SIGNATURE, "best_model")
+
+
+def test_rows_become_the_tensors_of_their_types() -> None:
+    features = (
+        Feature("city", DType.BYTES),
+        Feature("age", DType.INT64, nullable=True),
+        Feature("member", DType.BOOL),
+    )
+    frame = pd.DataFrame(
+        {"member": [True, False], "age": [1.0, np.nan], "city": np.array(["Å", ""], object)}
+    )
+    inputs = model_inputs(Signature(features, None), frame)
+    assert list(inputs) == ["city", "age", "member"]
+    assert {name: array.dtype for name, array in inputs.items()} == {
+        "city": np.object_,
+        "age": np.float64,
+        "member": np.bool_,
+    }
+    assert all(array.shape == (2, 1) for array in inputs.values())
+    assert inputs["city"][0, 0] == "Å"

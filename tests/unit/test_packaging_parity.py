@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from platform_assets.packaging.parity import compare
+from platform_assets.packaging.parity import compare, differing_frame
+from platform_assets.resources.records import EvaluationSet
 
 LABELS = np.array([0, 1, 2])
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]])
@@ -42,8 +44,63 @@ def test_no_rows_prove_nothing() -> None:
     assert not compare(empty, None, empty, None).holds
 
 
-def test_a_regression_is_compared_by_its_labels_alone() -> None:
+def test_labels_alone_may_be_compared() -> None:
     assert compare(LABELS, None, LABELS, None).holds
+
+
+def test_texts_come_as_bytes_and_booleans_as_numbers() -> None:
+    expected = np.array(["ja", "Ünn"], dtype=object)
+    for got in (expected, np.array([b"ja", "Ünn".encode()], dtype=object)):
+        assert compare(got, None, expected, None).holds
+    assert not compare(np.array([b"ja", b"Unn"]), None, expected, None).holds
+    assert compare(np.array([0, 1]), None, np.array([False, True]), None).holds
+    assert compare(np.array([0, 1]), None, np.array([True, True]), None).differing_rows == (0,)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "holds"),
+    [
+        (1000.09, 1000.0, True),
+        (1000.11, 1000.0, False),
+        (0.00009, 0.0, True),
+        (0.00011, 0.0, False),
+        (np.nan, 0.0, False),
+        (-1e6, 1e6, False),
+    ],
+)
+def test_a_prediction_may_be_off_by_a_share_of_its_size(
+    got: float, expected: float, holds: bool
+) -> None:
+    parity = compare(np.array([[5.0], [got]]), None, np.array([5.0, expected]), None, 1e-4)
+    assert parity.holds is holds
+    assert parity.differing_rows == (() if holds else (1,))
+    assert parity.metadata()["label_mismatches"] == int(not holds)
+
+
+def test_the_rows_that_differ_are_kept_with_all_that_is_known_of_them() -> None:
+    evaluation = EvaluationSet(
+        features=pd.DataFrame({"city": ["a", "b", "c"], "row": [1.5, 2.5, 3.5]}),
+        label_true=LABELS,
+        labels=LABELS,
+        probabilities=PROBABILITIES,
+        groups=np.array([10, 20, 30]),
+    )
+    answered = PROBABILITIES + np.array([[0, 0, 0], [0, 0, 0], [0.5, 0, 0]])
+    parity = compare(np.array([0, 2, 2]), answered, LABELS, PROBABILITIES)
+    kept = differing_frame(parity, evaluation, np.array([0, 2, 2]), answered)
+    assert kept.to_dict("records") == [
+        {
+            "row": row,
+            "entity": row * 10 + 10,
+            "feature.city": "abc"[row],
+            "feature.row": row + 1.5,
+            "expected": row,
+            "answered": 2,
+            **{f"expected_probability_{k}": PROBABILITIES[row, k] for k in range(3)},
+            **{f"answered_probability_{k}": answered[row, k] for k in range(3)},
+        }
+        for row in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,127 +1,132 @@
-"""Split, folds and choice: deterministic, no entity on two sides, every class on both."""
+"""Fitting, comparing and choosing: deterministic, and clear about what cannot be."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.datasets import load_iris
 
-from platform_assets.features.spec import IRIS
-from platform_assets.training.candidates import CANDIDATES, parameters
-from platform_assets.training.selection import (
-    Rows,
-    TrainingError,
-    best_candidate,
-    cross_validate,
-    evaluate,
-    fit,
-    fold_of_rows,
-    split_evaluation,
-)
+from platform_assets.model_spec import CandidateSpec, Task
+from platform_assets.training.candidates import build, expand
+from platform_assets.training.importance import permutation_importance
+from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.selection import best_candidate, cross_validate, evaluate, fit
+from platform_assets.training.splits import folds, split_evaluation
+from tests.models import IRIS
+from tests.tabular import CLASSES, mixed_rows, mixed_spec
 
-SPEC = IRIS.training
+NAMES = [str(one.estimator) for one in IRIS.candidates]
 
 
-def _rows(seed: int = 0) -> Rows:
-    """Iris, each flower three times, in an order of `seed`."""
-    from sklearn.datasets import load_iris
-
+def _iris() -> Rows:
+    """Iris, each flower three times."""
     data = load_iris()
-    order = np.random.default_rng(seed).permutation(450)
     values = np.concatenate([data.data * growth for growth in (0.94, 0.97, 1.0)])
-    return Rows(
-        values[order].astype(np.float32),
-        np.tile(data.target, 3)[order].astype(np.int64),
-        np.tile(np.arange(150), 3)[order].astype(np.int64),
+    frame = pd.DataFrame(values.astype(np.float32), columns=list(IRIS.feature_names))
+    return Rows(frame, np.tile(data.target, 3).astype(np.int64), np.tile(np.arange(150), 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_candidate_learns_the_same_model_twice_and_is_good(name: str) -> None:
+    spec = dataclasses.replace(IRIS, candidates=(CandidateSpec(name),))
+    training, evaluation = split_evaluation(_iris(), spec)
+    first, second = (
+        evaluate(fit(build(expand(spec)[0], spec), training, spec)[0], evaluation, spec, (0, 1, 2))
+        for _ in range(2)
     )
+    assert first.answers.probabilities is not None
+    assert np.array_equal(first.answers.probabilities, np.asarray(second.answers.probabilities))
+    assert first.metrics["accuracy"] > 0.9
+    assert first.answers.probabilities.shape == (len(evaluation), 3)
+    assert first.classes_not_evaluated == ()
 
 
-def _tiny(per_class: list[int]) -> Rows:
-    labels = np.repeat(np.arange(len(per_class)), per_class)
-    return Rows(
-        np.arange(len(labels), dtype=np.float32)[:, None], labels, np.arange(len(labels)) + 100
-    )
+def test_settling_changes_no_probability_that_anybody_could_see() -> None:
+    from sklearn.base import clone
 
-
-def test_no_entity_is_both_trained_on_and_evaluated() -> None:
-    training, evaluation = split_evaluation(_rows(), SPEC)
-    assert not set(training.groups.tolist()) & set(evaluation.groups.tolist())
-    assert (len(training.labels), len(evaluation.labels)) == (360, 90)
-    assert np.bincount(evaluation.labels).tolist() == [30, 30, 30]
-
-
-def test_the_same_entities_are_held_out_whatever_the_order_of_the_rows() -> None:
-    held = [set(split_evaluation(_rows(seed), SPEC)[1].groups.tolist()) for seed in (1, 2)]
-    assert held[0] == held[1]
-
-
-def test_another_seed_holds_out_other_entities() -> None:
-    other = dataclasses.replace(SPEC, seed=SPEC.seed + 1)
-    assert set(split_evaluation(_rows(), SPEC)[1].groups.tolist()) != set(
-        split_evaluation(_rows(), other)[1].groups.tolist()
-    )
-
-
-@pytest.mark.parametrize("per_class", [[3, 50, 50], [4, 4, 4], [3, 3], [100, 7, 31]])
-def test_every_class_is_on_both_sides_and_in_every_fold(per_class: list[int]) -> None:
-    training, evaluation = split_evaluation(_tiny(per_class), SPEC)
-    classes = set(range(len(per_class)))
-    assert set(evaluation.labels.tolist()) == set(training.labels.tolist()) == classes
-    folds = min(5, int(np.bincount(training.labels).min()))
-    fold = fold_of_rows(training, folds, 1)
-    for number in range(folds):
-        assert set(training.labels[fold == number].tolist()) == classes
-
-
-def test_a_class_of_two_entities_is_refused() -> None:
-    with pytest.raises(TrainingError, match="only 1 different entities left"):
-        split_evaluation(_tiny([2, 50]), SPEC)
+    spec = dataclasses.replace(IRIS, candidates=(CandidateSpec("gradient_boosting"),))
+    rows, pipeline = _iris(), build(expand(IRIS)[3], IRIS)
+    plain = clone(pipeline).fit(rows.features, rows.labels).predict_proba(rows.features)
+    settled = fit(pipeline, rows, spec)[0].predict_proba(rows.features)
+    assert 0 < np.abs(plain - settled).max() < 1e-7
 
 
 def test_a_tie_goes_to_the_better_log_loss() -> None:
     def result(accuracy: float, loss: float) -> dict[str, float]:
-        return {"cv_accuracy": accuracy, "cv_neg_log_loss": -loss}
+        return {"cv_accuracy": accuracy, "cv_log_loss": loss}
 
     results = {"a": result(0.9, 0.1), "b": result(0.95 + 1e-12, 0.4), "c": result(0.95, 0.2)}
-    assert best_candidate(results, "accuracy") == "c"
+    assert best_candidate(results, IRIS) == "c"
     results["b"] = result(0.96, 0.4)
-    assert best_candidate(results, "accuracy") == "b"
+    assert best_candidate(results, IRIS) == "b"
+
+
+def test_the_smaller_error_wins() -> None:
+    spec = mixed_spec(Task.REGRESSION)
+    spec = dataclasses.replace(
+        spec, evaluation=dataclasses.replace(spec.evaluation, metric="mean_absolute_error")
+    )
+    names = {"a": 5e9, "b": 4e9, "c": 6e9}
+    results = {
+        name: {"cv_mean_absolute_error": value, "cv_root_mean_squared_error": 1.0}
+        for name, value in names.items()
+    }
+    assert best_candidate(results, spec) == "b"
 
 
 def test_an_estimator_that_cannot_be_fitted_says_so() -> None:
-    rows = _rows()
-    broken = dataclasses.replace(rows, values=rows.values * np.float32("nan"))
+    rows = _iris()
+    broken = dataclasses.replace(rows, features=rows.features * np.float32("nan"))
+    pipeline = build(expand(IRIS)[1], IRIS)
     with pytest.raises(TrainingError, match="LinearDiscriminantAnalysis cannot be fitted"):
-        cross_validate(CANDIDATES["linear_discriminant"](0), broken, SPEC)
+        cross_validate(pipeline, broken, folds(broken, IRIS), IRIS, (0, 1, 2))
 
 
-@pytest.mark.parametrize("name", SPEC.candidates)
-def test_a_candidate_learns_the_same_model_twice_and_is_good(name: str) -> None:
-    training, evaluation = split_evaluation(_rows(), SPEC)
-    first, second = (
-        evaluate(fit(CANDIDATES[name](SPEC.seed), training, SPEC), evaluation) for _ in range(2)
+def test_a_class_that_a_fold_never_saw_has_no_probability_there() -> None:
+    spec = dataclasses.replace(IRIS, candidates=(CandidateSpec("decision_tree"),))
+    rows = _iris()
+    learn, test = np.flatnonzero(rows.labels < 2), np.arange(len(rows))
+    found, _ = cross_validate(build(expand(spec)[0], spec), rows, [(learn, test)], spec, (0, 1, 2))
+    assert found["cv_accuracy"] == pytest.approx(2 / 3, abs=0.02)
+    assert found["cv_log_loss"] > 10
+
+
+def test_a_class_without_evaluation_rows_is_reported() -> None:
+    spec = mixed_spec(Task.BINARY, CLASSES["booleans"])
+    rows = mixed_rows(spec)
+    fitted, _ = fit(build(expand(spec)[0], spec), rows, spec)
+    seen = rows.take(rows.labels == 0)
+    assert evaluate(fitted, seen, spec, (False, True)).classes_not_evaluated == (True,)
+    area = dataclasses.replace(
+        spec, evaluation=dataclasses.replace(spec.evaluation, metric="roc_auc")
     )
-    assert np.array_equal(first.probabilities, second.probabilities)
-    assert first.metrics["accuracy"] > 0.9
-    assert first.probabilities.shape == (90, 3)
-    assert parameters(CANDIDATES[name](SPEC.seed))
+    with pytest.raises(TrainingError, match="evaluation rows do not determine roc_auc"):
+        evaluate(fitted, seen, area, (False, True))
 
 
-@pytest.mark.parametrize("name", SPEC.candidates)
-def test_a_candidate_answers_alike_in_onnx_at_single_precision(name: str) -> None:
-    import onnxruntime
-    from skl2onnx import to_onnx
-
-    rows = _rows()
-    estimator = fit(CANDIDATES[name](SPEC.seed), rows, SPEC)
-    graph = to_onnx(estimator, rows.values[:1], options={id(estimator): {"zipmap": False}})
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+def test_what_the_libraries_warn_of_is_told_once() -> None:
+    spec = mixed_spec(
+        Task.BINARY,
+        CLASSES["two texts"],
+        candidates=(CandidateSpec("logistic_regression", grid={"max_iter": (1,)}),),
     )
-    noise = np.random.default_rng(1).normal(0, 0.2, (2000, 4))
-    points = (np.resize(rows.values, (2000, 4)) + noise).astype(np.float32)
-    labels, probabilities = session.run(None, {session.get_inputs()[0].name: points})
-    expected = Rows(points, np.zeros(2000, np.int64), np.zeros(2000, np.int64))
-    assert (labels == estimator.predict(expected.values)).all()
-    assert np.abs(probabilities - estimator.predict_proba(points)).max() < 1e-5
+    rows = mixed_rows(spec)
+    _, notes = cross_validate(
+        build(expand(spec)[0], spec), rows, folds(rows, spec), spec, spec.target.classes
+    )
+    assert len(notes) == 1
+    assert "converge" in notes[0]
+
+
+def test_what_decides_is_important_and_what_does_not_is_not() -> None:
+    spec = mixed_spec(Task.REGRESSION)
+    rows = mixed_rows(spec, count=3000)
+    fitted, _ = fit(build(expand(spec)[0], spec), rows, spec)
+    found = permutation_importance(fitted, rows, spec, ())
+    assert {one.feature for one in found} == set(spec.feature_names)
+    assert found[0].feature == "weight"
+    assert {one.feature: one.mean for one in found}["colour"] < found[0].mean / 10
+    assert found == permutation_importance(fitted, rows, spec, ())

@@ -159,15 +159,17 @@ def _parsed(values: pa.Array, column: Column) -> pa.Array:
     import pyarrow.compute as pc
 
     words = pa.array(sorted(NULL_WORDS), values.type)
-    values = pc.if_else(pc.is_in(values, value_set=words), None, values)
     values = pc.utf8_trim_whitespace(values)
+    values = pc.if_else(pc.is_in(values, value_set=words), None, values)
     try:
         if column.dtype is None:
             return _parsed_times(values, column)
         parsed = values.cast(column.arrow)
     except pa.ArrowInvalid:
         raise _unlike(values, column, parser(column)) from None
-    return pc.if_else(pc.is_nan(parsed), None, parsed) if pa.types.is_floating(parsed) else parsed
+    return (
+        pc.if_else(pc.is_nan(parsed), None, parsed) if pa.types.is_floating(parsed.type) else parsed
+    )
 
 
 def _parsed_times(values: pa.Array, column: Column) -> pa.Array:

@@ -84,7 +84,7 @@ class SqlReader:
     @contextmanager
     def _result(self) -> Iterator[Any]:
         from sqlalchemy import create_engine, text
-        from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+        from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
 
         try:
@@ -97,7 +97,7 @@ class SqlReader:
                             f"{self.name} answers no rows", "write a SELECT, and run again"
                         )
                     yield result
-        except ImportError as exc:
+        except (ImportError, NoSuchModuleError) as exc:
             raise SourceError(
                 f"{self.name} needs a driver that is not installed ({exc})",
                 "install the driver in the environment of the Dagster code location",

@@ -139,11 +139,11 @@ def starting_point(estimator: Any) -> NDArray[np.float64]:
 def settle(estimator: Any) -> None:
     """Round the leaves of a fitted classifier to a grid on which their sums are exact.
 
-    Two classes that the votes leave tied are then tied in every runtime, and the first one
-    wins everywhere; without it the last bit of a sum decides. Leaves change by less than one
-    part in ten million. What scikit-learn answers from now on is what the ONNX graph answers.
-    Boosting gets its learning rate and first guess folded into the leaves, as products with
-    them would leave the grid. Other estimators stay as they are.
+    Where votes cancel, the last bit of a sum decides, and with it the order of the trees. On
+    the grid there is no such bit: what scikit-learn answers from now on is what every runtime
+    answers. Leaves change by less than one part in ten million. Boosting gets its learning
+    rate and first guess folded into the leaves, as products with them would leave the grid.
+    Other estimators stay as they are.
     """
     if not hasattr(estimator, "classes_"):
         return

@@ -1,0 +1,278 @@
+"""Writes samples to Parquet files, in a thread of its own: the only user of pyarrow in here.
+
+A model's folder holds whole files only: one is staged under a name that starts with a dot, and
+renamed. What cannot be written is counted and told once; answers go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from serving_gateway.contract import DType, Feature
+from serving_gateway.samples import (
+    ModelSamples,
+    Sample,
+    SampleQueue,
+    columns_of,
+    scores_of,
+)
+
+log = logging.getLogger(__name__)
+
+OWN_COLUMNS: Final = (
+    "sample_time",
+    "sample_version",
+    "sample_variant",
+    "sample_prediction",
+    "sample_score",
+)
+_PAUSE_SECONDS: Final = 0.25
+"""How often the queue is looked at: to be woken for each sample would cost the event loop."""
+_START_SECONDS: Final = 60.0
+_END_SECONDS: Final = 5.0
+_CHUNK: Final = 1000
+"""Values that are converted without a pause in which the event loop may have the interpreter."""
+_STALE_SECONDS: Final = 3600.0
+"""Age of a staged file that nobody is going to rename any more."""
+
+
+class _Buffer:
+    """Rows of one model with the same features, on their way to one file."""
+
+    def __init__(self, features: tuple[Feature, ...], due: float) -> None:
+        names = [feature.name for feature in features]
+        twice = set(names) & set(OWN_COLUMNS)
+        if twice:
+            raise ValueError(f"a feature cannot be called {', '.join(sorted(twice))}")
+        self.features = features
+        self.columns: dict[str, list[Any]] = {name: [] for name in (*names, *OWN_COLUMNS)}
+        self.due = due
+        self.rows = 0
+        self.origins: list[tuple[ModelSamples, int]] = []
+
+    def add(self, sample: Sample) -> None:
+        rows = sample.rows
+        answers = sample.answers
+        added = (
+            *columns_of(sample),
+            [sample.at_us] * rows,
+            [sample.version] * rows,
+            [sample.variant] * rows,
+            [str(one) for one in answers.predictions],
+            scores_of(answers),
+        )
+        for column, values in zip(self.columns.values(), added, strict=True):
+            column.extend(values)
+        self.rows += rows
+        self.origins.append((sample.origin, rows))
+
+
+class SampleWriter:
+    """Takes samples out of a queue and writes them.
+
+    Args:
+        queue: where they come from.
+        directory: holds a folder for each model; made when missing.
+        replica: part of the files' names, so that replicas may share the directory.
+        rows_per_file: rows after which a file is written.
+        seconds: age of the oldest row after which a file is written.
+        max_bytes: most bytes of a model's files; the oldest ones are deleted.
+    """
+
+    def __init__(
+        self,
+        queue: SampleQueue,
+        directory: Path,
+        replica: str,
+        *,
+        rows_per_file: int,
+        seconds: float,
+        max_bytes: int,
+    ) -> None:
+        self._queue = queue
+        self._directory = directory
+        self._replica = re.sub(r"[^A-Za-z0-9._]", "_", replica)
+        self._rows_per_file = rows_per_file
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._buffers: dict[tuple[str, tuple[Feature, ...]], _Buffer] = {}
+        self._numbers = count(1)
+        self._problem: str | None = None
+        self._ending = False
+        self._started = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; returns once it can write.
+
+        Raises:
+            RuntimeError: pyarrow cannot be imported.
+        """
+        self._thread.start()
+        self._started.wait(_START_SECONDS)
+        if self._failure is not None:
+            raise RuntimeError(
+                f"GATEWAY_SAMPLE_DIR needs pyarrow, which cannot be imported: {self._failure}. "
+                "Install the extra 'samples', or unset it."
+            ) from self._failure
+
+    def close(self) -> None:
+        """Write what waits and end; a disk that hangs is not waited for."""
+        self._ending = True
+        self._queue.wake.set()
+        if self._thread.is_alive():
+            self._thread.join(_END_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except Exception as error:
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        while not self._ending:
+            self._queue.wake.wait(_PAUSE_SECONDS)
+            self._queue.wake.clear()
+            self._work()
+        self._work(everything=True)
+
+    def _work(self, *, everything: bool = False) -> None:
+        """Take what waits, and write what is due."""
+        for sample in self._queue.drain():
+            self._take(sample)
+            time.sleep(0)  # lets the event loop have the interpreter
+        now = time.monotonic()
+        for key, buffer in [*self._buffers.items()]:
+            if everything or now >= buffer.due:
+                self._write(key, buffer)
+
+    def _take(self, sample: Sample) -> None:
+        key = (sample.model_name, sample.signature.features)
+        try:
+            buffer = self._buffers.get(key)
+            if buffer is None:
+                buffer = _Buffer(sample.signature.features, time.monotonic() + self._seconds)
+                self._buffers[key] = buffer
+            buffer.add(sample)
+        except Exception as error:
+            sample.origin.failed += sample.rows
+            self._note(f"{type(error).__name__}: {error}")
+            return
+        if buffer.rows >= self._rows_per_file:
+            self._write(key, buffer)
+
+    def _write(self, key: tuple[str, tuple[Feature, ...]], buffer: _Buffer) -> None:
+        """Write a buffer to a file; whatever becomes of it, the buffer is gone."""
+        self._buffers.pop(key, None)
+        if buffer.rows == 0:
+            return
+        folder = self._directory / key[0]
+        day = datetime.now(UTC).date().isoformat()
+        name = f"{day}-{self._replica}-{next(self._numbers):06d}.parquet"
+        staged = folder / f".{name}.staged"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_table(buffer.columns, buffer.features, staged)
+            staged.replace(folder / name)
+        except Exception as error:
+            # A full or unwritable disk above all; a bug in here must not end the thread either.
+            with suppress(OSError):
+                staged.unlink()
+            for origin, rows in buffer.origins:
+                origin.failed += rows
+            self._note(f"{type(error).__name__}: {error}")
+            return
+        for origin, rows in buffer.origins:
+            origin.written += rows
+        self._note(None)
+        try:
+            bound(folder, self._max_bytes, keep=name)
+        except OSError as error:
+            log.warning("old samples were not deleted", extra={"reason": str(error)})
+
+    def _note(self, problem: str | None) -> None:
+        if problem is None and self._problem is not None:
+            log.info("samples are written again")
+        elif problem is not None and self._problem is None:
+            log.warning(
+                "samples are lost: they cannot be written; answers go on",
+                extra={"directory": str(self._directory), "reason": problem},
+            )
+        self._problem = problem
+
+
+def write_table(columns: dict[str, list[Any]], features: tuple[Feature, ...], path: Path) -> None:
+    """Write columns to a Parquet file, and have them on the disk.
+
+    Args:
+        columns: values by name: those of the features, then `OWN_COLUMNS`.
+        features: tell the types.
+        path: the file; it is replaced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {
+        DType.FP32: pa.float32(),
+        DType.FP64: pa.float64(),
+        DType.INT64: pa.int64(),
+        DType.BOOL: pa.bool_(),
+        DType.BYTES: pa.string(),
+    }
+    own = (pa.timestamp("us", tz="UTC"), pa.int64(), pa.string(), pa.string(), pa.float64())
+    types = [*(kinds[feature.dtype] for feature in features), *own]
+    arrays = []
+    for values, kind in zip(columns.values(), types, strict=True):
+        parts = []
+        for at in range(0, len(values), _CHUNK):
+            parts.append(pa.array(values[at : at + _CHUNK], type=kind))
+            time.sleep(0)  # lets the event loop have the interpreter
+        arrays.append(pa.chunked_array(parts, type=kind))
+    pq.write_table(pa.table(arrays, names=[*columns]), path)
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def bound(folder: Path, max_bytes: int, *, keep: str) -> None:
+    """Delete the oldest files of a folder until all together have at most `max_bytes`.
+
+    Also what a process that died left half written. Other replicas may do the same at the same
+    time.
+
+    Args:
+        folder: of one model.
+        max_bytes: the bound.
+        keep: a file that stays whatever its size.
+    """
+    found: list[tuple[float, int, Path]] = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            about = path.stat()
+            if path.suffix == ".parquet" and not path.name.startswith("."):
+                found.append((about.st_mtime, about.st_size, path))
+            elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
+                path.unlink()
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= max_bytes:
+            return
+        if path.name != keep:
+            path.unlink(missing_ok=True)
+            total -= size

@@ -1,0 +1,228 @@
+"""Time and memory of the pipeline by rows: `python -m tests.benchmarks.scale [rows ...]`.
+
+A mixed source of 30 columns (numbers, texts, booleans, missing values) is made for each number
+of rows and taken through the stages, each number in a process of its own. Time should grow no
+faster than rows, and the peak of memory above the start stay below six times the size of the
+source as an Arrow table; a start of fewer rows is ruled by what libraries take, so look at the
+largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from platform_assets.model_spec import (
+    EventTime,
+    FeatureSpec,
+    FileSource,
+    Gates,
+    JoinKey,
+    ModelSpec,
+    Target,
+    Task,
+)
+from serving_gateway.contract import DType
+from tests.servers import ROOT
+
+ROWS: Final = (10_000, 100_000)
+ROWS_PER_ENTITY: Final = 2
+_KINDS: Final = (
+    *((f"f{n}", DType.FP32, True) for n in range(12)),
+    *((f"d{n}", DType.FP64, False) for n in range(4)),
+    *((f"i{n}", DType.INT64, n % 2 == 0) for n in range(4)),
+    *((f"b{n}", DType.BOOL, n % 2 == 0) for n in range(3)),
+    *((f"t{n}", DType.BYTES, True) for n in range(4)),
+)
+"""Features: name, type, whether values are missing. With key, time and label: 30 columns."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What the stages hand on to each other, by name."""
+
+    home: Path
+    spec: ModelSpec
+    values: dict[str, Any]
+
+
+def _read(work: Work) -> None:
+    from platform_assets.features.reading import read_source
+    from platform_assets.resources.source import SourceResource
+
+    work.values["source"] = read_source(work.spec, SourceResource(), print)
+
+
+def _write(work: Work) -> None:
+    from platform_assets.features.storage import write_feature_data
+
+    source = work.values.pop("source")
+    work.values["data"] = write_feature_data(source, work.spec, work.home / "feast/data", print)
+
+
+def _check(work: Work) -> None:
+    from platform_assets.features.validation import null_counts, range_report
+
+    null_counts(work.values["data"])
+    range_report(work.values["data"], work.spec)
+
+
+def _materialize(work: Work) -> None:
+    from platform_assets.features.feast_definitions import feast_definitions
+    from platform_assets.features.materialization import newest_rows, time_span
+    from platform_assets.features.sources.reader import Progress
+    from platform_assets.resources.feast import FeastResource
+
+    feast = work.values["feast"] = FeastResource(state_dir=str(work.home / "feast"))
+    data, spec = work.values["data"], work.spec
+    feast.apply(feast_definitions(spec))
+    rows = newest_rows(data, spec, Progress(print))
+    feast.write_online(spec.feature_view, rows, time_span(data, spec))
+
+
+def _compare(work: Work) -> None:
+    from platform_assets.features.consistency import compare_online
+
+    compared = compare_online(work.values["feast"], work.values["data"], work.spec)
+    assert not compared.differing, compared.differing[:3]
+
+
+STAGES: Final[tuple[tuple[str, Callable[[Work], None]], ...]] = (
+    ("read", _read),
+    ("write", _write),
+    ("check", _check),
+    ("materialize", _materialize),
+    ("compare", _compare),
+)
+"""In order; add those of later slices."""
+
+
+def _make_source(path: Path, rows: int) -> int:
+    """Write the source as CSV; return its size in bytes as an Arrow table."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import csv
+
+    random = np.random.default_rng(20240301)
+    made: dict[DType, Callable[[], Any]] = {
+        DType.FP32: lambda: random.normal(size=rows).astype(np.float32).round(4),
+        DType.FP64: lambda: random.normal(size=rows),
+        DType.INT64: lambda: random.integers(0, 1_000_000, rows),
+        DType.BOOL: lambda: random.random(rows) < 0.5,
+        DType.BYTES: lambda: np.array([f"category {n}" for n in range(50)])[
+            random.integers(0, 50, rows)
+        ],
+    }
+    start = np.datetime64("2024-01-01T00:00:00", "s")
+    columns: dict[str, Any] = {
+        "entity_id": np.arange(rows) // ROWS_PER_ENTITY + 1,
+        "event_timestamp": pa.array(start + np.arange(rows).astype("timedelta64[s]")).cast(
+            pa.timestamp("s", tz="UTC")
+        ),
+    }
+    for name, dtype, nullable in _KINDS:
+        mask = random.random(rows) < 0.05 if nullable else None
+        columns[name] = pa.array(made[dtype](), mask=mask)
+    columns["label"] = random.integers(0, 2, rows)
+    table = pa.table(columns)
+    csv.write_csv(table, path)
+    return int(table.nbytes)
+
+
+def _spec(source: Path) -> ModelSpec:
+    return ModelSpec(
+        model_name="wide",
+        task=Task.BINARY,
+        source=FileSource(str(source)),
+        features=tuple(FeatureSpec(*kind) for kind in _KINDS),
+        target=Target("label", DType.INT64),
+        candidates=(),
+        gates=Gates(metric_floor=0.5),
+        join_key=JoinKey(),
+        event_time=EventTime(),
+    )
+
+
+@contextmanager
+def _peak_memory() -> Iterator[Callable[[], int]]:
+    """Give a function that returns the highest resident size since it was last asked."""
+    import psutil
+
+    process = psutil.Process()
+    over = threading.Event()
+    highest = 0
+
+    def watch() -> None:
+        nonlocal highest
+        while not over.wait(0.02):
+            highest = max(highest, process.memory_info().rss)
+
+    def asked() -> int:
+        nonlocal highest
+        found = max(highest, process.memory_info().rss)
+        highest = 0
+        return found
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        over.set()
+        thread.join()
+
+
+def measure(rows: int) -> None:
+    """Take a source of so many rows through all stages."""
+    import feast  # noqa: F401 # what the libraries themselves take is not the data's
+    import pandas  # noqa: F401
+    import psutil
+    import pyarrow as pa
+
+    with tempfile.TemporaryDirectory(prefix="scale-") as home, _peak_memory() as peak:
+        source = Path(home) / "wide.csv"
+        size = _make_source(source, rows)
+        work = Work(Path(home), _spec(source), {})
+        pa.default_memory_pool().release_unused()
+        start, highest = psutil.Process().memory_info().rss, 0
+        peak()
+        for name, stage in STAGES:
+            began = time.perf_counter()
+            stage(work)
+            seconds = time.perf_counter() - began
+            grown = peak() - start
+            highest = max(highest, grown)
+            print(
+                f"{name:<12} {rows:>9,} rows {seconds:>8.2f} s {seconds / rows * 1e5:>8.2f} "
+                f"s/100,000 rows  memory +{grown / 1e6:,.0f} MB = {grown / size:.2f} x source",
+                flush=True,
+            )
+        print(f"all          {rows:>9,} rows, peak {highest / size:.2f} x {size / 1e6:,.0f} MB")
+
+
+def main() -> None:
+    """Measure each number of rows in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", type=int, default=list(ROWS))
+    parser.add_argument("--here", action="store_true", help="in this process")
+    asked = parser.parse_args()
+    if asked.here:
+        for rows in asked.rows:
+            measure(rows)
+        return
+    for rows in asked.rows:
+        command = [sys.executable, "-m", "tests.benchmarks.scale", "--here", str(rows)]
+        subprocess.run(command, cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Functions that model files of tests name as candidates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+
+class Homemade(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn is untyped
+    """Learns nothing, and nobody wrote a converter for it."""
+
+    def fit(self, rows: Any, labels: Any) -> Homemade:
+        import numpy as np
+
+        self.classes_ = np.unique(labels)
+        self.n_features_in_ = rows.shape[1]
+        return self
+
+    def predict_proba(self, rows: Any) -> Any:
+        import numpy as np
+
+        return np.full((len(rows), len(self.classes_)), 1 / len(self.classes_))
+
+    def predict(self, rows: Any) -> Any:
+        import numpy as np
+
+        return np.full(len(rows), self.classes_[0])
+
+
+class Fussy(DecisionTreeClassifier):  # type: ignore[misc] # scikit-learn is untyped
+    """Converts like its parent, and refuses to learn from more than 200 rows."""
+
+    def fit(self, rows: Any, labels: Any) -> Any:
+        if len(rows) > 200:
+            raise ValueError("too many rows for me")
+        return super().fit(rows, labels)
+
+
+def homemade() -> Any:
+    return Homemade()
+
+
+def fussy() -> Any:
+    return Fussy(max_depth=2)
+
+
+def scaled() -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression())
+
+
+def bagged() -> Any:
+    return BaggingClassifier(DecisionTreeClassifier(max_depth=4), n_estimators=5)
+
+
+def boosted() -> Any:
+    return AdaBoostClassifier(n_estimators=5)
+
+
+def without_probabilities() -> Any:
+    return LinearSVC()
+
+
+def a_class() -> Any:
+    return LogisticRegression
+
+
+def failing() -> Any:
+    raise RuntimeError("no such thing")
+
+
+NUMBER = 7

@@ -1,0 +1,68 @@
+"""Samples of a running gateway's answers, beside a real Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serving_gateway.contract import DEFAULT_MODEL
+from tests.integration.gateway_harness import ROW, run_gateway
+from tests.servers import RunningTriton, wait_until
+
+NAMES = [f"features_{place}" for place in range(4)]
+
+
+def test_answered_predictions_lie_in_files_and_refused_ones_do_not(
+    tmp_path: Path, shared_triton: RunningTriton
+) -> None:
+    directory = tmp_path / "samples"
+    env = {"GATEWAY_SAMPLE_DIR": str(directory), "GATEWAY_SAMPLE_FRACTION": "1"}
+    with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
+        gateway.routed(1)
+        gateway.routed(2, alias="B")
+        assert gateway.predict([1, 2, 3, 4], ROW).status_code == 200
+        assert gateway.predict([1, 2, 3]).status_code == 422
+        named = [dict(zip(NAMES, ROW, strict=True))]
+        assert gateway.traffic("split", 100).status_code == 200
+        answer = gateway.client.post("/predict", json={"instances": named, "client_id": "c"})
+        assert answer.json()["variant"] == "B"
+        assert gateway.metric("gateway_sample_rows_total", outcome="dropped") == 0
+        assert not directory.exists()
+    # What waits is written when the gateway ends.
+    files = [*directory.glob(f"{DEFAULT_MODEL}/*.parquet")]
+    found = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
+    kept = sorted(found.to_pylist(), key=lambda row: row["sample_time"])
+    assert [[row[name] for name in NAMES] for row in kept] == [
+        [1, 2, 3, 4],
+        *[[pa.scalar(value, pa.float32()).as_py() for value in ROW]] * 2,
+    ]
+    told = [
+        (row["sample_variant"], row["sample_version"], row["sample_prediction"]) for row in kept
+    ]
+    assert told == [("A", 1, "1"), ("A", 1, "1"), ("B", 2, "2")]
+    assert kept[2]["sample_score"] == max(answer.json()["probabilities"][0])
+
+
+def test_a_disk_that_cannot_be_written_costs_no_answer(
+    tmp_path: Path, shared_triton: RunningTriton
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the directory should be")
+    env = {
+        "GATEWAY_SAMPLE_DIR": str(blocked),
+        "GATEWAY_SAMPLE_FRACTION": "1",
+        "GATEWAY_SAMPLE_SECONDS": "0.01",
+    }
+    with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
+        gateway.routed(1)
+        assert gateway.predict().status_code == 200
+        wait_until(
+            lambda: gateway.metric("gateway_sample_rows_total", outcome="failed") == 1,
+            10,
+            "the loss to be counted",
+        )
+        assert gateway.predict().status_code == 200
+        assert gateway.ready()
+        assert "samples are lost" in gateway.process.log.read_text()

@@ -1,0 +1,317 @@
+"""Files, queries and data sets: what they are read as, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import sqlite3
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from platform_assets.features.reading import SourceData, read_source
+from platform_assets.features.source import SourceError, open_source, source_fingerprint
+from platform_assets.features.sources.casting import Mismatch, conform
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.content import table_fingerprint
+from platform_assets.model_spec import (
+    DatasetSource,
+    EventTime,
+    FeatureSpec,
+    FileSource,
+    JoinKey,
+    ModelSpec,
+    Source,
+    SqlSource,
+    Target,
+    Task,
+)
+from platform_assets.resources.source import SourceResource
+from serving_gateway.contract import DType
+from tests.feature_chain import MIXED, MIXED_HEADER, mixed_lines
+
+PLAIN = SourceResource()
+
+
+def _read(source: Source, spec: ModelSpec = MIXED) -> SourceData:
+    return read_source(dataclasses.replace(spec, source=source), PLAIN)
+
+
+def _csv(path: Path, lines: list[str]) -> FileSource:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return FileSource(str(path))
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> pa.Table:
+    """The mixed source, as it is read from one CSV file."""
+    return _read(_csv(tmp_path / "expected.csv", mixed_lines())).table
+
+
+def test_local_times_are_read_in_their_zone(expected: pa.Table) -> None:
+    assert expected["seen"][0].as_py() == dt.datetime(2024, 1, 1, 11, tzinfo=dt.UTC)
+
+
+def test_times_with_and_without_an_offset_may_be_mixed(tmp_path: Path) -> None:
+    lines = mixed_lines()
+    lines[1] = lines[1].replace("2024-01-01 12:00:00", "2024-01-01T12:00:00-02:00")
+    lines[2] = lines[2].replace("2024-01-02 12:00:00", "2024-01-02")
+    seen = _read(_csv(tmp_path / "a.csv", lines)).table["seen"].to_pylist()
+    assert seen[0] == dt.datetime(2024, 1, 1, 14, tzinfo=dt.UTC)
+    assert seen[1] == dt.datetime(2024, 1, 1, 23, tzinfo=dt.UTC)
+    lines[3] = lines[3].replace("2024-01-01 12:00:00", "soon")
+    with pytest.raises(SourceError, match=r"row 3 \(line 4\), seen: 'soon' is not a time"):
+        _read(_csv(tmp_path / "a.csv", lines))
+
+
+def test_files_of_a_folder_and_of_a_pattern_are_one_table(
+    tmp_path: Path, expected: pa.Table
+) -> None:
+    lines = mixed_lines()
+    columns = MIXED_HEADER.split(",")
+    turned = [",".join(line.split(",")[::-1]) for line in lines]
+    assert turned[0].split(",") == columns[::-1]
+    _csv(tmp_path / "parts" / "b.csv", [turned[0], *turned[21:]])
+    _csv(tmp_path / "parts" / "a.csv", lines[:21])
+    (tmp_path / "parts" / "notes.txt").write_text("no data")
+    for path in ("parts", "parts/*.csv", "*/[ab].csv"):
+        found = _read(FileSource(str(tmp_path / path)))
+        assert found.table.equals(expected), path
+    _csv(tmp_path / "parts" / "b.csv", [lines[0], *lines[21:25], lines[25].replace("c-12", "")])
+    with pytest.raises(SourceError, match=r"customer: 1, first in row 5 of b.csv"):
+        _read(FileSource(str(tmp_path / "parts")))
+
+
+def test_files_that_differ_in_columns_or_kind_are_refused(tmp_path: Path) -> None:
+    lines = mixed_lines()
+    _csv(tmp_path / "parts" / "a.csv", lines)
+    _csv(tmp_path / "parts" / "b.csv", [f"{lines[0]},more", *(f"{one},1" for one in lines[1:])])
+    with pytest.raises(SourceError, match=r"b\.csv also has \['more'\].*columns of .*a\.csv"):
+        _read(FileSource(str(tmp_path / "parts")))
+    (tmp_path / "parts" / "c.parquet").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"the names end in '.csv', '.parquet'"):
+        _read(FileSource(str(tmp_path / "parts")))
+    with pytest.raises(SourceError, match=r"the names end in '.xlsx'"):
+        _read(FileSource(str(tmp_path / "a.xlsx")))
+
+
+def test_parquet_is_read_as_csv_is(tmp_path: Path, expected: pa.Table) -> None:
+    loose = expected.append_column("note", pa.array(["x"] * 40))
+    loose = loose.set_column(8, "region", loose["region"].dictionary_encode())
+    loose = loose.set_column(2, "income", loose["income"].fill_null(float("nan")))
+    loose = loose.set_column(4, "children", loose["children"].cast(pa.float32()))
+    parquet.write_table(loose, tmp_path / "a.parquet", row_group_size=7)
+    found = _read(FileSource(str(tmp_path / "a.parquet")))
+    assert found.table.equals(expected)
+    assert found.ignored == ("note",)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_damaged_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(SourceError, match="cannot be read as Parquet"):
+        _read(FileSource(str(tmp_path / "a.parquet")))
+
+
+def test_a_wrong_value_in_parquet_is_named_by_its_row(tmp_path: Path, expected: pa.Table) -> None:
+    accounts = [1.0] * 40
+    accounts[33] = 1.5
+    table = expected.set_column(5, "accounts", pa.array(accounts))
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    with pytest.raises(SourceError, match=r"row 34, accounts: 1\.5 is not a whole number"):
+        _read(FileSource(str(tmp_path / "a.parquet")))
+
+
+def _database(path: Path, lines: list[str]) -> str:
+    rows: list[list[Any]] = [line.split(",") for line in lines]
+    typed = [[None if cell == "" else cell for cell in row] for row in rows[1:]]
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "CREATE TABLE loans (customer TEXT, seen TEXT, income REAL, ratio REAL, children "
+            "INTEGER, accounts INTEGER, owner, married, region TEXT, job TEXT, paid TEXT, note)"
+        )
+        marks = ",".join("?" * 12)
+        database.executemany(f"INSERT INTO loans VALUES ({marks})", typed)
+    database.close()
+    return f"sqlite:///{path}"
+
+
+def test_a_query_is_read_as_csv_is_in_chunks(
+    tmp_path: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform_assets.features.sources.sql._CHUNK_ROWS", 7)
+    url = _database(tmp_path / "a.db", mixed_lines())
+    found = _read(SqlSource(url, "SELECT * FROM loans ORDER BY rowid"))
+    assert found.table.equals(expected)
+    assert found.ignored == ("note",)
+    turned = SqlSource(url, "SELECT * FROM loans ORDER BY rowid DESC")
+    assert _read(turned).fingerprint == found.fingerprint, "whatever the order of the rows"
+    spec = dataclasses.replace(MIXED, source=turned)
+    assert source_fingerprint(spec, PLAIN) == found.fingerprint
+    fewer = _read(SqlSource(url, "SELECT * FROM loans WHERE rowid > 2"))
+    assert fewer.fingerprint != found.fingerprint
+
+
+def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
+    lines = mixed_lines()
+    lines[30] = lines[30].replace(",true,", ",maybe,").replace(",false,", ",maybe,")
+    url = _database(tmp_path / "a.db", lines)
+    with pytest.raises(SourceError, match=r"row 30, owner: 'maybe' is not true or false"):
+        _read(SqlSource(url, "SELECT * FROM loans"))
+
+
+@pytest.mark.parametrize(
+    ("url", "query", "said"),
+    [
+        ("sqlite:///{}", "SELECT * FROM lost", "failed: no such table: lost"),
+        ("sqlite:///{}", "CREATE TABLE x (y)", "answers no rows"),
+        ("sqlite:///{}", "SELECT 1 AS one", r"lacks \['customer', .*it has one"),
+        ("postgresql+nodriver://u:s3cret@h/db", "SELECT 1", "needs a driver .*postgresql.nodriver"),
+        ("mysql+pymysql://u:s3cret@h/db", "SELECT 1", "needs a driver that is not installed"),
+        ("no url", "SELECT 1", "whose URL is none that SQLAlchemy knows"),
+    ],
+)
+def test_a_query_that_cannot_be_is_refused_without_its_password(
+    tmp_path: Path, url: str, query: str, said: str
+) -> None:
+    with pytest.raises(SourceError, match=said) as caught:
+        _read(SqlSource(url.format(tmp_path / "a.db"), query))
+    assert "s3cret" not in str(caught.value)
+
+
+CARS = ModelSpec(
+    model_name="cars",
+    task=Task.REGRESSION,
+    source=DatasetSource("vega.cars"),
+    features=(
+        FeatureSpec("Horsepower", DType.FP32, nullable=True),
+        FeatureSpec("Cylinders", DType.INT64),
+        FeatureSpec("Origin", DType.BYTES),
+    ),
+    target=Target("Miles_per_Gallon", DType.FP64, drop_missing=True),
+    candidates=(),
+    gates=MIXED.gates,
+    join_key=JoinKey(from_row_number=True),
+)
+
+
+def test_a_data_set_with_missing_values_is_numbered_and_timeless() -> None:
+    found = read_source(CARS, PLAIN)
+    assert found.table.column_names[:2] == ["entity_id", "event_timestamp"]
+    assert found.table.num_rows == 398
+    assert found.table["Horsepower"].null_count == 6
+    ids = found.table["entity_id"].to_pylist()
+    assert (ids[0], ids[-1]) == (1, 406), "numbered before rows without a label are dropped"
+    assert set(found.table["event_timestamp"].to_pylist()) == {
+        dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+    }
+    assert "Name" in found.ignored
+    assert source_fingerprint(CARS, PLAIN) == found.fingerprint
+
+
+def test_the_times_of_the_weather_need_a_zone() -> None:
+    spec = dataclasses.replace(
+        CARS,
+        task=Task.MULTICLASS,
+        source=DatasetSource("vega.seattle_weather"),
+        features=(FeatureSpec("wind"),),
+        target=Target("weather"),
+        event_time=EventTime("date", timezone="UTC"),
+    )
+    found = read_source(spec, PLAIN)
+    assert found.classes == ("drizzle", "fog", "rain", "snow", "sun")
+    assert found.table["date"][0].as_py() == dt.datetime(2012, 1, 1, tzinfo=dt.UTC)
+    refused = dataclasses.replace(spec, event_time=EventTime("date"))
+    with pytest.raises(SourceError, match=r"row 1, date: 2012-01-01 .* is not a time with its"):
+        read_source(refused, PLAIN)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "digits", "iris", "wine"])
+def test_data_sets_of_scikit_learn_have_a_target(name: str) -> None:
+    source = DatasetSource(f"sklearn.{name}")
+    spec = dataclasses.replace(
+        CARS, source=source, features=(), target=Target("target", DType.FP64)
+    )
+    assert open_source(spec, PLAIN).kinds == {"python"}
+    assert _read(source, spec).table.num_rows > 100
+
+
+@pytest.mark.parametrize("name", ["sklearn.boston", "vega.github", "os.path", "iris"])
+def test_a_data_set_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(SourceError, match=f"there is no data set {name}") as caught:
+        _read(DatasetSource(name), CARS)
+    assert "sklearn.iris" in caught.value.todo
+    assert "vega.cars" in caught.value.todo
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        (pa.array([1, None], pa.int64()), DType.FP32, [1.0, None]),
+        (pa.array([1.5, float("nan")]), DType.FP64, [1.5, None]),
+        (pa.array([Decimal("1.25")]), DType.FP64, [1.25]),
+        (pa.array([3.0, float("nan")]), DType.INT64, [3, None]),
+        (pa.array([3], pa.uint8()), DType.INT64, [3]),
+        (pa.array([0, 1, None]), DType.BOOL, [False, True, None]),
+        (pa.array([1.0]), DType.BOOL, [True]),
+        (pa.array(["TRUE", "0", ""]), DType.BOOL, [True, False, None]),
+        (pa.array(["a", "", None]), DType.BYTES, ["a", None, None]),
+        (pa.array(["a", "b"]).dictionary_encode(), DType.BYTES, ["a", "b"]),
+        (pa.array([7]), DType.BYTES, ["7"]),
+        (pa.array(["NA", "nan"]), DType.BYTES, ["NA", "nan"]),
+        (pa.array(["NA", " 2.5 "]), DType.FP64, [None, 2.5]),
+        (pa.nulls(2), DType.INT64, [None, None]),
+        (pa.array(["a"], pa.string_view()), DType.BYTES, ["a"]),
+    ],
+)
+def test_what_loses_nothing_is_taken(values: pa.Array, dtype: DType, expected: list[Any]) -> None:
+    found = conform(values, Column("x", dtype))
+    assert found.type == Column("x", dtype).arrow
+    assert found.to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "said"),
+    [
+        (pa.array([None, 1.5]), DType.INT64, (1, "1.5 is not a whole number")),
+        (pa.array([0.0, 1e300]), DType.INT64, (1, "1e+300 is not a whole number")),
+        (pa.array([1, 2**63], pa.uint64()), DType.INT64, (1, "'9223372036854775808' is not")),
+        (pa.array([1, 2]), DType.BOOL, (1, "2 is not true or false")),
+        (pa.array([True]), DType.FP32, (0, "True (type bool) is not a number")),
+        (pa.array([None, b"x"]), DType.BYTES, (1, "(type binary) is not text")),
+        (pa.array([1.0]), DType.BYTES, (0, "1.0 (type double) is not text")),
+        (pa.array(["1", "1_0"]), DType.INT64, (1, "'1_0' is not a whole number")),
+        (pa.array([[1]]), DType.INT64, (0, "is not a whole number")),
+        (pa.array([1]), None, (0, "1 (type int64) is not a time")),
+    ],
+)
+def test_what_would_lose_something_is_named(
+    values: pa.Array, dtype: DType | None, said: tuple[int, str]
+) -> None:
+    with pytest.raises(Mismatch) as caught:
+        conform(values, Column("x", dtype))
+    row, words = next(caught.value.examples)
+    assert row == said[0]
+    assert said[1] in words
+
+
+def test_the_fingerprint_of_a_table_is_that_of_its_values() -> None:
+    def table(*chunks: list[Any]) -> pa.Table:
+        texts = pa.chunked_array([pa.array(one, pa.string()) for one in chunks])
+        return pa.table({"a": texts, "b": np.arange(len(texts))})
+
+    one = table_fingerprint(table(["ab", "", None, "c"]))
+    assert table_fingerprint(table(["ab"], ["", None], [], ["c"])) == one
+    assert table_fingerprint(table(["x", "ab", "", None, "c"]).slice(1)) != one, "other numbers"
+    others = (["a", "b", None, "c"], ["ab", None, None, "c"], ["ab", "", "c", None])
+    assert len({one, *(table_fingerprint(table(other)) for other in others)}) == 4
+    behind = pa.array([1, 2, 3], mask=np.array([False, True, False]))
+    assert table_fingerprint(pa.table({"a": behind})) == table_fingerprint(
+        pa.table({"a": pa.array([1, None, 3])})
+    )

@@ -1,0 +1,562 @@
+"""Model files: what they mean, and what is said of bad ones."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from platform_assets.components.__main__ import main
+from platform_assets.components.loading import SHIPPED, load_specs, problems
+from platform_assets.components.model_file import code_version, read_model
+from platform_assets.components.problems import ModelFileError, Problem
+from platform_assets.components.vocabulary import DEFAULT_CLASSIFIERS
+from platform_assets.model_spec import (
+    CandidateSpec,
+    DatasetSource,
+    Evaluation,
+    FeatureSpec,
+    FileSource,
+    JoinKey,
+    Split,
+    SqlSource,
+    Target,
+    Task,
+)
+from serving_gateway.contract import DType
+from tests.models import IRIS
+
+TYPE = "type: platform_assets.components.TabularModel\n"
+MINIMAL = (
+    TYPE
+    + """attributes:
+  source: {file: patients.csv}
+  join_key: {column: patient_id}
+  features:
+    age: integer
+    ward: text
+    smoker: {type: boolean, nullable: true}
+    weight:
+  target: {column: readmitted, type: boolean}
+  task: binary
+  gates: {metric_floor: 0.6}
+"""
+)
+FULL = (
+    TYPE
+    + """attributes:
+  model_name: stays
+  description: Days in hospital.
+  owners: [ml@example.org, "team:wards"]
+  tags: {domain: health}
+  source:
+    sql:
+      url: postgresql://reader:${DB_PASSWORD}@db/hospital
+      query: SELECT * FROM stays
+  join_key: {column: stay, type: text}
+  event_timestamp: {column: admitted, timezone: Europe/Berlin}
+  ttl: 1d12h
+  features:
+    - {name: age, type: integer, minimum: 0, maximum: 130}
+    - name: ward
+      type: text
+    - dose
+    - {name: rate, type: double, nullable: true}
+  target: {column: days, drop_missing: true}
+  task: regression
+  candidates:
+    - ridge
+    - estimator: random_forest
+      grid: {max_depth: [4, null], n_estimators: 50}
+    - function: our.estimators:forest
+  evaluation: {metric: mean_absolute_error, folds: 3, fraction: 0.25, seed: 7, threads: 2}
+  gates: {metric_floor: 2, regression_tolerance: 0.1, allow_breaking: true}
+  serving: {max_batch_size: 64, dynamic_batching: true, instances: 2, retention: 3}
+  automation:
+    schedule: 0 3 * * MON
+    on_new_data: true
+    on_drift: true
+    drift_schedule: "@daily"
+    freshness: 24h
+"""
+)
+
+
+def write(folder: Path, text: str | bytes, name: str = "patients") -> Path:
+    file = folder / name / "defs.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def refused(file: Path) -> list[Problem]:
+    with pytest.raises(ModelFileError) as caught:
+        read_model(file)
+    return list(caught.value.problems)
+
+
+def test_minimal_file_gets_good_defaults(tmp_path: Path) -> None:
+    spec = read_model(write(tmp_path, MINIMAL))
+
+    assert spec.model_name == "patients"
+    assert spec.task is Task.BINARY
+    assert spec.source == FileSource(str(tmp_path / "patients" / "patients.csv"))
+    assert spec.join_key == JoinKey("patient_id", DType.INT64)
+    assert spec.event_time is None
+    assert spec.features == (
+        FeatureSpec("age", DType.INT64),
+        FeatureSpec("ward", DType.BYTES),
+        FeatureSpec("smoker", DType.BOOL, nullable=True),
+        FeatureSpec("weight", DType.FP32),
+    )
+    assert spec.target == Target("readmitted", DType.BOOL)
+    assert spec.candidates == tuple(CandidateSpec(name) for name in DEFAULT_CLASSIFIERS)
+    assert spec.evaluation == Evaluation(metric="balanced_accuracy", split=Split.ENTITY)
+    assert spec.gates.metric_floor == 0.6
+
+
+def test_every_field_reaches_the_model(tmp_path: Path) -> None:
+    spec = read_model(write(tmp_path, FULL))
+
+    assert (spec.model_name, spec.description) == ("stays", "Days in hospital.")
+    assert spec.owners == ("ml@example.org", "team:wards")
+    assert spec.tags == {"domain": "health"}
+    assert spec.source == SqlSource(
+        "postgresql://reader:${DB_PASSWORD}@db/hospital", "SELECT * FROM stays"
+    )
+    assert spec.join_key == JoinKey("stay", DType.BYTES)
+    assert spec.event_time is not None
+    assert (spec.event_time.name, spec.event_time.timezone) == ("admitted", "Europe/Berlin")
+    assert spec.ttl == timedelta(hours=36)
+    assert spec.features == (
+        FeatureSpec("age", DType.INT64, minimum=0, maximum=130),
+        FeatureSpec("ward", DType.BYTES),
+        FeatureSpec("dose", DType.FP32),
+        FeatureSpec("rate", DType.FP64, nullable=True),
+    )
+    assert spec.target == Target("days", DType.FP64, drop_missing=True)
+    assert spec.candidates == (
+        CandidateSpec("ridge"),
+        CandidateSpec("random_forest", grid={"max_depth": (4, None), "n_estimators": (50,)}),
+        CandidateSpec(function="our.estimators:forest"),
+    )
+    assert spec.evaluation == Evaluation(
+        "mean_absolute_error", folds=3, fraction=0.25, split=Split.TIME, seed=7, threads=2
+    )
+    assert (spec.gates.metric_floor, spec.gates.regression_tolerance) == (2, 0.1)
+    assert spec.gates.allow_breaking
+    assert (spec.serving.max_batch_size, spec.serving.retention) == (64, 3)
+    assert spec.serving.dynamic_batching
+    assert spec.automation.schedule == "0 3 * * MON"
+    assert spec.automation.on_new_data
+    assert spec.automation.on_drift
+    assert spec.automation.freshness == timedelta(hours=24)
+
+
+def test_shipped_iris_is_the_model_of_the_tests() -> None:
+    shipped = {spec.model_name: spec for spec in load_specs(SHIPPED)}["best_model"]
+
+    own = {"owners", "description", "tags", "code_version", "automation"}
+    for field in fields(IRIS):
+        if field.name not in own:
+            assert getattr(shipped, field.name) == getattr(IRIS, field.name), field.name
+    assert shipped.automation.schedule == "0 3 * * *"
+
+
+def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
+    from vega_datasets import data
+
+    by_name = {spec.model_name: spec for spec in load_specs(SHIPPED)}
+    for name, frame in (("cars", data.cars()), ("seattle_weather", data.seattle_weather())):
+        spec = by_name[name]
+        assert spec.source == DatasetSource(f"vega.{name}")
+        time = [spec.event_time.name] if spec.event_time else []
+        assert {*spec.feature_names, spec.target.name, *time} <= set(frame.columns)
+        for feature in spec.features:
+            column = frame[feature.name]
+            assert bool(column.isna().any()) <= feature.nullable, feature.name
+            if feature.minimum is not None and feature.maximum is not None:
+                assert feature.minimum <= column.min() <= column.max() <= feature.maximum
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("${DATA}/x.csv", "${DATA}/x.csv"),
+        ("/data/x.csv", "/data/x.csv"),
+        ("days/*.parquet", "FOLDER/days/*.parquet"),
+        ("../x.csv", "FOLDER/../x.csv"),
+    ],
+)
+def test_paths_count_from_the_model_file(tmp_path: Path, written: str, path: str) -> None:
+    spec = read_model(write(tmp_path, MINIMAL.replace("patients.csv", f'"{written}"')))
+
+    assert spec.source == FileSource(path.replace("FOLDER", str(tmp_path / "patients")))
+
+
+REFUSED = [
+    # of MINIMAL: what stands there, what is written instead, line, field, part of the message
+    ("  task: binary", "  task: binary\n  colour: red", 12, "colour", "no field"),
+    ("{file: p", "{fil: p", 3, "source.fil", "Did you mean `file`?"),
+    ("boolean, null", "boolean, nul", 8, "features.smoker.nulable", "Did you mean `nullable`"),
+    ("  task: binary\n", "", 2, "task", "is missing: What is predicted"),
+    ("{metric_floor: 0.6}", "{}", 12, "gates.metric_floor", "is missing"),
+    ("{metric_floor: 0.6}", "", 12, "gates", "has no value"),
+    ("0.6", '"0.6"', 12, "gates.metric_floor", "must be a number, not '0.6'"),
+    ("0.6", "true", 12, "gates.metric_floor", "must be a number, not true"),
+    ("0.6", ".nan", 12, "gates.metric_floor", "must be a finite number"),
+    ("age: integer", "age: int", 6, "features.age.type", "must be 'number', 'double', 'integer'"),
+    ("nullable: true", "nullable: 1", 8, "features.smoker.nullable", "must be true or false"),
+    ("age: integer", "no: integer", 6, "features.False", "put it in quotes"),
+    ("age: integer", "age: {name: x}", 5, "features", "the key is the name"),
+    ("task: binary", "task: bin", 11, "task", "must be 'binary', 'multiclass' or 'regression'"),
+    ("type: boolean}", "type: float}", 10, "target.type", "must be 'text', 'integer'"),
+    ("  task: binary", "  task: binary\n  candidates: []", 12, "candidates", "at least one"),
+    ("  task: binary", "  task: binary\n  ttl: 24h", 12, "ttl", "needs `event_timestamp`"),
+    ("  task: binary", "  task: binary\n  ttl: 24", 12, "ttl", "must be text, not 24"),
+    ("  task: binary", "  task: binary\n  ttl: 24 hours", 12, "ttl", "write numbers with units"),
+    ("  task: binary", "  task: binary\n  ttl: 0h", 12, "ttl", "more than nothing"),
+    ("  task: binary", "  task: binary\n  ttl: 9999999999999d", 12, "ttl", "at most 100 years"),
+    ("  task: binary", "  task: binary\n  owners: [wards]", 12, "owners[0]", "team:<name>"),
+    ("  task: binary", "  task: binary\n  tags: {a b: c}", 12, "tags.a b", "63 letters"),
+    ("  task: binary", "  task: binary\n  task: regression", 12, "task", "is given twice"),
+    # names
+    ("  task: binary", "  task: binary\n  model_name: ../x", 12, "model_name", "ASCII letter"),
+    ("  task: binary", "  task: binary\n  model_name: a/b", 12, "model_name", "ASCII letter"),
+    ("  task: binary", "  task: binary\n  model_name: 1st", 12, "model_name", "ASCII letter"),
+    ("  task: binary", "  task: binary\n  model_name: a-b", 12, "model_name", "underscores"),
+    ("  task: binary", "  task: binary\n  model_name: ''", 12, "model_name", "ASCII letter"),
+    (
+        "  task: binary",
+        "  task: binary\n  model_name: c\u0430rs",
+        12,
+        "model_name",
+        "CYRILLIC SMALL",
+    ),
+    # sources
+    ("{file: patients.csv}", "{}", 3, "source", "is empty: give exactly one"),
+    ("{file: patients.csv}", "{file: x, dataset: vega.cars}", 3, "source", "has file and dataset"),
+    ("patients.csv", "s3://bucket/x", 3, "source.file", "is an address"),
+    ("patients.csv", "'{{ env.X }}/x'", 3, "source.file", "write ${NAME}"),
+    ("{file: patients.csv}", "{dataset: cars}", 3, "source.dataset", "vega.<name>"),
+    ("{file: patients.csv}", "{sql: {url: 'db', query: x}}", 3, "source.sql.url", "dialect"),
+    (
+        "{file: patients.csv}",
+        "{sql: {url: 'postgresql://me:secret@db/x', query: x}}",
+        3,
+        "source.sql.url",
+        "holds a password",
+    ),
+    ("{file: patients.csv}", "{sql: {url: 'a://b', query: ' '}}", 3, "source.sql.query", "empty"),
+    ("patients.csv", "' '", 3, "source.file", "is no path"),
+    # key and time
+    (
+        "  task: binary",
+        "  task: binary\n  event_timestamp: {column: at time}",
+        12,
+        "event_timestamp.column",
+        "rename the column",
+    ),
+    ("{column: patient_id}", "{}", 4, "join_key", "exactly one"),
+    ("{column: patient_id}", "{row_number: n, type: text}", 4, "join_key.type", "are integers"),
+    ("{column: patient_id}", "{column: patient id}", 4, "join_key.column", "rename the column"),
+    (
+        "  task: binary",
+        "  task: binary\n  event_timestamp: {column: at, timezone: Mars}",
+        12,
+        "event_timestamp.timezone",
+        "no time zone",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  event_timestamp: {column: patient_id}",
+        12,
+        "event_timestamp.column",
+        "is the join key",
+    ),
+    # features
+    ("age: integer", "readmitted: integer", 6, "features.readmitted", "is the target"),
+    ("age: integer", "patient_id: integer", 6, "features.patient_id", "is the join key"),
+    ("age: integer", "label: integer", 6, "features.label", "the platform writes itself"),
+    ("age: integer", "label_true: integer", 6, "features.label_true", "rename the column"),
+    ("age: integer", "prediction_x: integer", 6, "features.prediction_x", "rename the column"),
+    ("age: integer", "probability_0: integer", 6, "features.probability_0", "rename the column"),
+    ("age: integer", "sample_id: integer", 6, "features.sample_id", "rename the column"),
+    ("age: integer", "event_timestamp: text", 6, "features.event_timestamp", "rename the column"),
+    ("age: integer", "age in years: integer", 6, "features.age in years", "ASCII letter"),
+    ("age: integer", "age: {minimum: 9, maximum: 1}", 6, "features.age.minimum", "greater than"),
+    ("ward: text", "ward: {type: text, minimum: 1}", 7, "features.ward.minimum", "only numbers"),
+    ("boolean, nullable", "boolean, maximum: 1, nullable", 8, "features.smoker.maximum", "range"),
+    # target and task
+    ("binary", "regression", 10, "target.type", "predicts a number, not boolean"),
+    ("binary", "multiclass", 11, "task", "write task: binary"),
+    ("type: boolean}", "type: number}", 10, "target.type", "the task to regression"),
+    ("type: boolean}", "classes: [a, b, c]}", 10, "target.classes", "write task: multiclass"),
+    ("type: boolean}", "classes: [a]}", 10, "target.classes", "list both"),
+    ("type: boolean}", "classes: [a, a]}", 10, "target.classes[1]", "listed twice"),
+    ("type: boolean}", "classes: [a, '']}", 10, "target.classes[1]", "empty text"),
+    ("type: boolean}", "type: text, classes: [yes, no]}", 10, "target.classes[0]", "in quotes"),
+    ("type: boolean}", "classes: [0, true]}", 10, "target.classes[1]", "is not integer"),
+    ("type: boolean}", "class_names: [a, b]}", 10, "target.class_names", "list the classes"),
+    ("column: readmitted", "column: patient_id", 10, "target.column", "is the join key"),
+    ("column: readmitted", "column: ''", 10, "target.column", "no name of a column"),
+    ("column: readmitted", "column: event_timestamp", 10, "target.column", "rename the column"),
+    (
+        "  task: binary",
+        "  task: binary\n  event_timestamp: {column: readmitted}",
+        10,
+        "target.column",
+        "is the event timestamp",
+    ),
+    ("type: boolean}", "classes: [0, 9223372036854775808]}", 10, "target.classes[1]", "64 bits"),
+    (
+        "type: boolean}",
+        "classes: [a, b], class_names: [x, x]}",
+        10,
+        "target.class_names[1]",
+        "two classes",
+    ),
+    # candidates, evaluation, gates, serving, automation
+    ("  task: binary", "  task: binary\n  candidates: svm", 12, "candidates[0].estimator", "known"),
+    (
+        "  task: binary",
+        "  task: binary\n  candidates:\n    - estimator: ridge\n      grid: {alpha: [1]}",
+        13,
+        "candidates[0].estimator",
+        "no estimator for binary",
+    ),
+    ("  task: binary", "  task: binary\n  candidates: [{}]", 12, "candidates[0]", "exactly one"),
+    (
+        "  task: binary",
+        "  task: binary\n  candidates: [{function: x.y}]",
+        12,
+        "candidates[0].function",
+        "package.module:name",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  candidates: [{estimator: random_forest, grid: {max_depth: []}}]",
+        12,
+        "candidates[0].grid.max_depth",
+        "to try",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  candidates: [random_forest, random_forest]",
+        12,
+        "candidates[1]",
+        "listed twice",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {metric: r2}",
+        12,
+        "evaluation.metric",
+        "roc",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {metric: x}",
+        12,
+        "evaluation.metric",
+        "no met",
+    ),
+    ("  task: binary", "  task: binary\n  evaluation: {split: time}", 12, "evaluation.split", "by"),
+    ("  task: binary", "  task: binary\n  evaluation: {folds: 1}", 12, "evaluation.folds", "equal"),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {fraction: 1}",
+        12,
+        "evaluation.fraction",
+        "1",
+    ),
+    ("0.6", "60", 12, "gates.metric_floor", "from 0 to 1"),
+    (
+        "  task: binary",
+        "  task: binary\n  serving: {retention: 9}",
+        12,
+        "serving.keep_versions",
+        "at least as many as `retention`",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  automation: {schedule: 61 * * * *}",
+        12,
+        "automation.schedule",
+        "no cron string",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  automation: {drift_schedule: 0 0 30 2 *}",
+        12,
+        "automation.drift_schedule",
+        "that ever fires",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  automation: {on_drift: true}",
+        12,
+        "automation.on_drift",
+        "needs `drift_schedule`",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  automation: {freshness: 30s}",
+        12,
+        "automation.freshness",
+        "a minute",
+    ),
+    # around the attributes
+    ("TabularModel", "TabularModle", 1, "type", "must be platform_assets.components.TabularModel"),
+    ("attributes:", "atributes:", 2, "atributes", "no part of a model file"),
+    ("{metric_floor: 0.6}", "{metric_floor: 0.6}\n---\ntype: x", 14, "file", "one model per file"),
+    ("  task: binary", "  task: [binary", 12, "file", "is not YAML"),
+]
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "line", "field", "message"),
+    REFUSED,
+    ids=[f"{number}-{case[3]}" for number, case in enumerate(REFUSED)],
+)
+def test_bad_field_is_refused_with_its_line(
+    tmp_path: Path, there: str, instead: str, line: int, field: str, message: str
+) -> None:
+    assert there in MINIMAL
+    file = write(tmp_path, MINIMAL.replace(there, instead, 1))
+
+    found = refused(file)
+
+    assert (field, line) in {(problem.field, problem.line) for problem in found}, found
+    assert any(message in problem.message for problem in found if problem.field == field), found
+    assert all(problem.file == file for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "line", "field", "message"),
+    [
+        ("    - dose", "    - age", 18, "features[2].name", "listed twice"),
+        ("    - dose", "    - admitted", 18, "features[2].name", "is the event timestamp"),
+        ("type: text\n    - dose", "type: txt\n    - dose", 17, "features[1].type", "'number'"),
+        ("days, drop", "days, classes: [1, 2], drop", 20, "target.classes", "no classes"),
+        ("mean_absolute_error", "accuracy", 27, "evaluation.metric", "does not measure"),
+        ("metric_floor: 2", "metric_floor: -2", 28, "gates.metric_floor", "from 0 to any"),
+    ],
+)
+def test_bad_field_of_a_longer_file(
+    tmp_path: Path, there: str, instead: str, line: int, field: str, message: str
+) -> None:
+    assert there in FULL
+    found = refused(write(tmp_path, FULL.replace(there, instead, 1)))
+
+    assert [(problem.field, problem.line) for problem in found] == [(field, line)]
+    assert message in found[0].message
+
+
+def test_multiclass_of_two_classes_is_refused(tmp_path: Path) -> None:
+    text = MINIMAL.replace("binary", "multiclass").replace("type: boolean}", "classes: [a, b]}")
+
+    (problem,) = refused(write(tmp_path, text))
+
+    assert (problem.field, problem.line) == ("target.classes", 10)
+    assert "task: binary" in problem.message
+
+
+def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    text = MINIMAL.replace("age: integer", "label: integer").replace("0.6", "7")
+
+    assert {problem.field for problem in refused(write(tmp_path, text))} == {
+        "features.label",
+        "gates.metric_floor",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (b"", 1, "is empty"),
+        (b"# nothing\n", 1, "is empty"),
+        (b"- a\n", 1, "must be a mapping"),
+        (b"type: x\nattributes:\n  description: caf\xe9\n", 3, "not UTF-8"),
+        (b"type: x\n\tattributes: y\n", 2, "is not YAML"),
+        (b"type: \x00\n", 1, "is not YAML"),
+        (b"a: &a [x, *a]\n", 1, "nested too deeply"),
+        (b"? [a]\n: b\n", 1, "must be text"),
+        (
+            b"a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+            b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
+            b"e: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n",
+            1,
+            "more than 50000 values",
+        ),
+        (b"type: !!python/name:os.system x\n", 1, "is not YAML"),
+    ],
+)
+def test_file_that_is_no_yaml_mapping(
+    tmp_path: Path, content: bytes, line: int, message: str
+) -> None:
+    found = refused(write(tmp_path, content))
+
+    assert found[0].line == line
+    assert message in found[0].message
+
+
+def test_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "patients" / "defs.yaml").mkdir(parents=True)
+
+    assert "cannot be read" in problems(tmp_path)[0].message
+
+
+def test_code_version_follows_the_file_and_the_lock(tmp_path: Path) -> None:
+    lock, absent = tmp_path / "requirements.lock.txt", tmp_path / "absent.txt"
+    lock.write_text("onnx==1.0\n")
+    other = tmp_path / "other.txt"
+    other.write_text("onnx==1.1\n")
+
+    versions = {code_version(text, at) for text in (b"a", b"b") for at in (lock, other, absent)}
+
+    assert len(versions) == 6
+    assert all(len(bytes.fromhex(version)) == 32 for version in versions)
+    assert code_version(b"a", lock) == code_version(b"a", lock)
+
+
+def test_code_version_of_a_model_changes_with_its_file(tmp_path: Path) -> None:
+    first = read_model(write(tmp_path, MINIMAL)).code_version
+    second = read_model(write(tmp_path, MINIMAL.replace("0.6", "0.7"))).code_version
+
+    assert first != second
+
+
+def test_check_prints_each_problem_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, MINIMAL.replace("0.6", "7"))
+    write(tmp_path, MINIMAL, "fine")
+
+    assert main(["check", str(tmp_path)]) == 1
+
+    printed = capsys.readouterr().out
+    assert f"{file}:12: gates.metric_floor: 7 is no value of balanced_accuracy" in printed
+    assert "1 good, 1 broken" in printed
+
+
+def test_check_of_good_files_lists_the_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, MINIMAL)
+
+    assert main(["check", str(tmp_path)]) == 0
+    assert "patients: binary of readmitted, 4 features" in capsys.readouterr().out
+    assert main(["check"]) == 0
+    assert "seattle_weather" in capsys.readouterr().out
+
+
+def test_check_of_one_folder_knows_the_names_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, MINIMAL.replace("attributes:\n", "attributes:\n  model_name: cars\n"))
+
+    assert main(["check", str(tmp_path / "patients")]) == 1
+    assert f"is also the model of {SHIPPED / 'cars' / 'defs.yaml'}" in capsys.readouterr().out

@@ -1,0 +1,292 @@
+"""Many model files at once: isolation, names, placeholders, and Dagster's own way of loading."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.core.component_tree import ComponentTreeException
+from dagster.components.testing import create_defs_folder_sandbox
+
+from platform_assets.components import TabularModel
+from platform_assets.components.__main__ import main
+from platform_assets.components.loading import (
+    SHIPPED,
+    load_models,
+    load_specs,
+    model_folders,
+    problems,
+    read_models,
+)
+from platform_assets.components.model_file import read_model
+from platform_assets.components.schema import file_schema
+from platform_assets.model_spec import FileSource, ModelSpec
+from tests.unit.test_model_files import FULL, MINIMAL, TYPE, write
+
+# Dagster's own reading of YAML calls what pydantic calls deprecated and Dagster calls beta.
+by_dagster = pytest.mark.filterwarnings(
+    "ignore:.parse_obj_as. is deprecated",
+    "ignore:Class .LocalFileCodeReference. is currently",
+    "ignore:Class .CodeReferencesMetadataValue. is currently",
+)
+ATTRIBUTES: dict[str, Any] = {
+    "source": {"dataset": "vega.cars"},
+    "join_key": {"row_number": "car"},
+    "features": {"Horsepower": {"nullable": True}, "Origin": "text"},
+    "target": {"column": "Miles_per_Gallon"},
+    "task": "regression",
+    "gates": {"metric_floor": 0.1},
+}
+
+
+def build(spec: ModelSpec) -> dg.Definitions:
+    """Stands in for the slices: one asset."""
+    return dg.Definitions(
+        assets=[dg.AssetSpec([spec.model_name, "features"], group_name=spec.model_name)]
+    )
+
+
+def assets(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def named(name: str) -> str:
+    return MINIMAL.replace("attributes:\n", f"attributes:\n  model_name: {name}\n")
+
+
+def test_broken_file_becomes_an_asset_that_says_why_and_the_others_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "c"):
+        write(tmp_path, MINIMAL, name)
+    file = write(tmp_path, MINIMAL.replace("0.6", "60"), "b-roken")
+
+    with caplog.at_level(logging.ERROR):
+        loaded = assets(load_models(build, tmp_path))
+
+    assert set(loaded) == {"a/features", "c/features", "b-roken/model_file"}
+    broken = loaded["b-roken/model_file"]
+    assert broken.group_name == "b_roken"
+    assert f"{file}:12: gates.metric_floor: 60" in (broken.description or "")
+    assert broken.kinds == {"yaml", "broken"}
+    assert broken.tags["serving/model_file"] == "broken"
+    assert f"{file}:12: gates.metric_floor" in caplog.text
+
+
+def test_model_whose_definitions_cannot_be_built_is_broken_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        write(tmp_path, MINIMAL, name)
+
+    def fails_for_a(spec: ModelSpec) -> dg.Definitions:
+        if spec.model_name == "a":
+            raise RuntimeError("no such slice")
+        return build(spec)
+
+    loaded = assets(load_models(fails_for_a, tmp_path))
+
+    assert set(loaded) == {"a/model_file", "b/features"}
+    assert "RuntimeError: no such slice" in (loaded["a/model_file"].description or "")
+    assert "cannot be built" in caplog.text
+
+
+def test_folder_that_has_the_name_keeps_it(tmp_path: Path) -> None:
+    copy, owner = write(tmp_path, named("cars"), "a_copy"), write(tmp_path, named("cars"), "cars")
+
+    models = read_models(tmp_path)
+
+    assert list(models.specs) == [owner]
+    (problem,) = models.problems
+    assert (problem.file, problem.line, problem.field) == (copy, 3, "model_name")
+    assert str(owner) in problem.message
+
+
+def test_name_that_nobody_owns_is_refused_to_all(tmp_path: Path) -> None:
+    first, second = write(tmp_path, named("cars"), "x"), write(tmp_path, named("Cars"), "y")
+    write(tmp_path, MINIMAL, "fine")
+
+    models = read_models(tmp_path)
+
+    assert [spec.model_name for spec in models.specs.values()] == ["fine"]
+    assert {problem.file for problem in models.problems} == {first, second}
+    assert str(second) in next(p.message for p in models.problems if p.file == first)
+
+
+def test_broken_folders_of_one_name_are_two_assets(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        write(tmp_path / place, "nothing", "cars")
+
+    loaded = assets(load_models(build, [tmp_path / "one", tmp_path / "two"]))
+
+    assert set(loaded) == {"cars/model_file", "cars (2)/model_file"}
+
+
+def test_models_of_further_folders_load_beside_the_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "one", MINIMAL, "mine")
+    write(tmp_path / "two", MINIMAL, "yours")
+    monkeypatch.setenv(
+        "MODELS_DIR", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")])
+    )
+
+    names = [spec.model_name for spec in load_specs()]
+
+    assert names == ["best_model", "cars", "seattle_weather", "mine", "yours"]
+    assert model_folders() == (SHIPPED, tmp_path / "one", tmp_path / "two")
+
+
+def test_folder_that_is_not_there_is_told_and_the_rest_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "absent"))
+
+    loaded = assets(load_models(build))
+
+    assert "best_model/features" in loaded
+    assert "MODELS_DIR" in (loaded["absent/model_file"].description or "")
+
+
+def test_folder_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(SHIPPED)
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "link"))
+
+    assert problems() == []
+
+
+def test_folder_of_one_model_is_read_as_well(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL)
+
+    assert list(read_models(file.parent).specs) == [file]
+
+
+def test_fifty_model_files_are_read_at_once(tmp_path: Path) -> None:
+    for number in range(50):
+        write(tmp_path, FULL.replace("name: stays", f"name: stays_{number}"), f"m{number}")
+
+    started = time.perf_counter()
+    models = read_models(tmp_path)
+    took = time.perf_counter() - started
+
+    assert len(models.specs) == 50
+    assert took < 1.5
+
+
+def test_component_of_python_code_builds_what_a_file_builds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stub = types.ModuleType("platform_assets.model_definitions")
+    stub.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    component = TabularModel(model_name="by_code", **ATTRIBUTES)
+
+    definitions = dg.build_defs_for_component(component)
+
+    assert set(assets(definitions)) == {"by_code/features"}
+    file = write(tmp_path, TYPE + "attributes: " + json.dumps(ATTRIBUTES), "by_file")
+    from_file, from_code = read_model(file), component.spec(tmp_path / "defs.py")
+    assert from_code.features == from_file.features
+    assert from_code.candidates == from_file.candidates
+
+
+@by_dagster
+def test_component_is_loaded_by_dagster_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[ModelSpec] = []
+    stub = types.ModuleType("platform_assets.model_definitions")
+
+    def builds(spec: ModelSpec) -> dg.Definitions:
+        built.append(spec)
+        return build(spec)
+
+    stub.build = builds  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.scaffold_component(
+            component_cls=TabularModel,
+            defs_path="cars_of_mine",
+            defs_yaml_contents={
+                "type": "platform_assets.components.TabularModel",
+                "attributes": ATTRIBUTES | {"source": {"file": "cars.csv"}},
+            },
+        )
+        with sandbox.load_component_and_build_defs(defs_path=folder) as (_, definitions):
+            assert set(assets(definitions)) == {"cars_of_mine/features"}
+        own = read_model(folder / "defs.yaml")
+
+    assert own.source == FileSource(str(folder / "cars.csv"))
+    assert built == [own]
+
+
+@by_dagster
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gates": {"metric_floor": 5}}, "gates.metric_floor: 5 is no value of r2"),
+        ({"colour": "red"}, "colour"),
+        ({"gates": {"metric_floor": "{{ 5 }}"}}, "valid number"),
+    ],
+)
+def test_dagster_itself_refuses_what_the_loader_refuses(change: dict[str, Any], said: str) -> None:
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.scaffold_component(
+            component_cls=TabularModel,
+            defs_path="cars_of_mine",
+            defs_yaml_contents={
+                "type": "platform_assets.components.TabularModel",
+                "attributes": ATTRIBUTES | change,
+            },
+        )
+        assert problems(folder)
+        with (
+            pytest.raises(ComponentTreeException) as caught,
+            sandbox.load_component_and_build_defs(defs_path=folder),
+        ):
+            pass
+
+    chain: list[str] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        chain.append(str(error))
+        error = error.__cause__
+    assert said in "\n".join(chain)
+    assert "defs.yaml" in "\n".join(chain)
+
+
+def test_schema_for_editors_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+
+    schema = json.loads(capsys.readouterr().out)
+    assert schema == json.loads(json.dumps(file_schema()))
+    groups = {"attributes": schema["properties"]["attributes"], **schema["$defs"]}
+    for group, content in groups.items():
+        assert content["additionalProperties"] is False, group
+        for name, field in content["properties"].items():
+            assert "$ref" in field or field.get("description"), f"{group}.{name}"
+
+
+def test_schema_accepts_the_shipped_files_and_refuses_bad_ones() -> None:
+    import yaml
+    from jsonschema_rs import validator_for
+
+    validator = validator_for(file_schema())
+    good = [yaml.safe_load(file.read_text()) for file in SHIPPED.glob("*/defs.yaml")]
+    good += [yaml.safe_load(MINIMAL), yaml.safe_load(FULL)]
+
+    assert len(good) == 5
+    assert all(validator.is_valid(content) for content in good)
+    for there, instead in (
+        ("0.6", "a"),
+        ("task: binary", "task: x"),
+        ("smoker: {", "smoker: {x: 1,"),
+    ):
+        assert not validator.is_valid(yaml.safe_load(MINIMAL.replace(there, instead))), instead

@@ -1,0 +1,296 @@
+"""What people are told by the webhook, received by a server of the test's own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from platform_assets.notifications import UI_VARIABLE, check_warnings, run_failure
+from platform_assets.resources.failures import failure
+from platform_assets.resources.webhook import (
+    URL_VARIABLE,
+    WebhookError,
+    WebhookResource,
+    without_secrets,
+)
+
+SECRET = "T00/B00/hush-hush"
+
+
+@dataclass
+class Receiver:
+    """A webhook; `status` is what it answers next."""
+
+    url: str = ""
+    status: int = 200
+    texts: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if receiver.status == 200:
+                assert self.path == f"/services/{SECRET}"
+                receiver.texts.append(json.loads(body)["text"])
+            self.send_response(receiver.status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    receiver.url = f"http://127.0.0.1:{server.server_port}/services/{SECRET}"
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as opened:
+        yield opened
+
+
+@pytest.fixture
+def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    monkeypatch.setenv(UI_VARIABLE, "http://dagster.example:3000/")
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+def ticked(
+    sensor: Any, instance: dg.DagsterInstance, webhook: WebhookResource, cursor: str | None
+) -> Any:
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, resources={"webhook": webhook}
+    )
+    return sensor.evaluate_tick(context)
+
+
+def ran(instance: dg.DagsterInstance, **outcome: Any) -> str:
+    """Run a chain of one asset, one gate and one check that warns; return the run's id."""
+
+    @dg.asset(key=["shop", "trained"])
+    def trained() -> None:
+        if outcome.get("raises"):
+            raise outcome["raises"]
+
+    @dg.asset_check(asset=trained, blocking=True)
+    def floor() -> dg.AssetCheckResult:
+        passed = outcome.get("gate", True)
+        return dg.AssetCheckResult(passed=passed, description="0.61 is below the floor <0.9>")
+
+    @dg.asset_check(asset=trained)
+    def drift() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
+            passed=outcome.get("check", True),
+            severity=dg.AssetCheckSeverity.WARN,
+            description="age (0.31 > 0.2)",
+        )
+
+    @dg.asset(key=["shop", "registered"], deps=[trained])
+    def registered() -> None:
+        pass
+
+    job = dg.define_asset_job("shop_chain", selection=dg.AssetSelection.all())
+    definitions = dg.Definitions(
+        assets=[trained, registered], asset_checks=[floor, drift], jobs=[job]
+    )
+    chain = definitions.resolve_job_def("shop_chain")
+    return chain.execute_in_process(instance=instance, raise_on_error=False).run_id
+
+
+def told(sensor: Any, instance: dg.DagsterInstance, receiver: Receiver, **outcome: Any) -> Any:
+    """Run the chain between two ticks; return its id and the second tick."""
+    webhook = WebhookResource(url=receiver.url)
+    first = ticked(sensor, instance, webhook, None)
+    run_id = ran(instance, **outcome)
+    return run_id, ticked(sensor, instance, webhook, first.cursor)
+
+
+def test_a_failed_run_is_told_with_its_step_reason_and_link(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    reason = failure("MLflow at http://m:5000 does not answer", "start MLflow")
+    run_id, _ = told(run_failure, instance, receiver, raises=reason)
+    [text] = receiver.texts
+    assert text.startswith(":red_circle: *shop_chain* failed (model shop)\n")
+    assert "Step `shop__trained`: MLflow at http://m:5000 does not answer. Nothing changed" in text
+    assert "What to do: start MLflow." in text
+    assert f"<http://dagster.example:3000/runs/{run_id}|Run {run_id[:8]}>" in text
+
+
+def test_the_root_of_an_unforeseen_error_is_told_without_its_trace(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    told(run_failure, instance, receiver, raises=ValueError("row 900000 is odd"))
+    [text] = receiver.texts
+    assert "ValueError: row 900000 is odd" in text
+    assert "Traceback" not in text
+    assert ".py" not in text
+
+
+def test_a_gate_that_blocked_is_named_with_its_numbers(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    told(run_failure, instance, receiver, gate=False, check=False)
+    [text] = receiver.texts
+    assert "Gate `floor` of shop/trained: 0.61 is below the floor &lt;0.9&gt;" in text
+    assert "drift" not in text
+
+
+def test_a_run_that_was_ended_from_outside_is_told_too(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    webhook = WebhookResource(url=receiver.url)
+    first = ticked(run_failure, instance, webhook, None)
+    run = instance.create_run_for_job(_lonely)
+    instance.report_run_failed(run, "the worker of the run vanished")
+    ticked(run_failure, instance, webhook, first.cursor)
+    [text] = receiver.texts
+    assert "No step failed: the worker of the run vanished" in text
+
+
+def test_a_check_that_warns_is_told_when_the_run_went_through(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    told(check_warnings, instance, receiver, check=False)
+    [text] = receiver.texts
+    assert text.startswith(":warning: *shop_chain* went through, but checks warn (model shop)\n")
+    assert "Check `drift` of shop/trained: age (0.31 &gt; 0.2)" in text
+
+
+def test_a_clean_run_is_not_told(instance: dg.DagsterInstance, receiver: Receiver) -> None:
+    _, tick = told(check_warnings, instance, receiver)
+    assert receiver.texts == []
+    assert tick.skip_message == "told of 0 of 1 runs"
+
+
+def test_a_run_is_told_once(instance: dg.DagsterInstance, receiver: Receiver) -> None:
+    _, tick = told(run_failure, instance, receiver, gate=False)
+    again = ticked(run_failure, instance, WebhookResource(url=receiver.url), tick.cursor)
+    assert len(receiver.texts) == 1
+    assert again.skip_message == "nothing new"
+
+
+def test_what_the_webhook_did_not_take_is_told_at_the_next_tick(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    receiver.status = 503
+    _, refused = told(run_failure, instance, receiver, gate=False)
+    assert "the webhook at 127.0.0.1 refused the message (503); it is tried again" in str(
+        refused.skip_message
+    )
+    receiver.status = 200
+    ticked(run_failure, instance, WebhookResource(url=receiver.url), refused.cursor)
+    assert len(receiver.texts) == 1
+
+
+def test_what_was_not_taken_for_a_day_is_dropped(
+    instance: dg.DagsterInstance, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.status = 503
+    monkeypatch.setattr("platform_assets.notifications._STALE_S", -1.0)
+    _, tick = told(run_failure, instance, receiver, gate=False)
+    receiver.status = 200
+    again = ticked(run_failure, instance, WebhookResource(url=receiver.url), tick.cursor)
+    assert receiver.texts == []
+    assert again.skip_message == "nothing new"
+
+
+def test_without_an_address_it_is_off_and_says_so(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    off = ticked(run_failure, instance, WebhookResource(), "0")
+    assert URL_VARIABLE in str(off.skip_message)
+    ran(instance, gate=False)
+    still_off = ticked(run_failure, instance, WebhookResource(), off.cursor)
+    on = ticked(run_failure, instance, WebhookResource(url=receiver.url), still_off.cursor)
+    assert on.skip_message == "nothing new"
+    assert receiver.texts == []
+
+
+def test_the_address_may_come_from_the_environment(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, receiver.url)
+    WebhookResource().post("hello")
+    assert receiver.texts == ["hello"]
+
+
+def test_what_happened_before_the_first_tick_is_not_told(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    ran(instance, gate=False)
+    webhook = WebhookResource(url=receiver.url)
+    first = ticked(run_failure, instance, webhook, None)
+    ticked(run_failure, instance, webhook, first.cursor)
+    assert receiver.texts == []
+
+
+def test_no_secret_is_told(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_CONTROL_TOKEN", "letmein-42")
+    WebhookResource(url=receiver.url).post(
+        "cannot open postgresql://shop:pa55@db/shop with letmein-42"
+    )
+    assert receiver.texts == ["cannot open postgresql://***@db/shop with ***"]
+    assert without_secrets("abc in HOME", {"HOME": "abc", "MY_TOKEN": "abc"}) == "abc in HOME"
+
+
+def test_neither_half_a_secret_nor_an_escaped_one_is_told(
+    instance: dg.DagsterInstance, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE_PASSWORD", "one&two&three")
+    reason = dg.Failure(description=f"one&two&three {'x' * 980} one&two&three")
+    told(run_failure, instance, receiver, raises=reason)
+    [text] = receiver.texts
+    assert "one" not in text
+    assert "*** xxx" in text
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://127.0.0.1:9/{SECRET}", f"nonsense/{SECRET}", f"http://[::/{SECRET}"]
+)
+def test_the_address_itself_is_never_told(url: str) -> None:
+    with pytest.raises(WebhookError) as caught:
+        WebhookResource(url=url).post("hello")
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_both_sensors_run_from_the_start_and_load() -> None:
+    definitions = dg.Definitions(
+        sensors=[run_failure, check_warnings], resources={"webhook": WebhookResource()}
+    )
+    dg.Definitions.validate_loadable(definitions)
+    for sensor in (run_failure, check_warnings):
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+@dg.op
+def _idle() -> None:
+    pass
+
+
+@dg.job
+def _lonely() -> None:
+    _idle()

@@ -1,0 +1,156 @@
+"""Candidates: said to be wrong before anything is trained, and built as the file says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
+from platform_assets.training.candidates import (
+    CLASSIFIERS,
+    REGRESSORS,
+    CandidateError,
+    build,
+    check_candidates,
+    expand,
+    parameters,
+)
+from platform_assets.training.probe import probe
+from tests.servers import ROOT
+from tests.tabular import CLASSES, mixed_rows, mixed_spec
+
+
+def _spec(*candidates: CandidateSpec, task: Task = Task.BINARY) -> ModelSpec:
+    classes = () if task is Task.REGRESSION else CLASSES["two texts"]
+    return mixed_spec(task, classes, candidates=candidates)
+
+
+def _function(name: str, **grid: tuple[Any, ...]) -> CandidateSpec:
+    return CandidateSpec(function=f"tests.estimators:{name}", grid=grid)
+
+
+def test_a_grid_becomes_a_candidate_per_point_with_a_name_of_its_own() -> None:
+    grid = {"max_depth": (2, None), "n_estimators": (5, 7)}
+    found = expand(_spec(CandidateSpec("random_forest", grid=grid), CandidateSpec("extra_trees")))
+    assert [one.name for one in found] == [
+        "random_forest max_depth=2 n_estimators=5",
+        "random_forest max_depth=2 n_estimators=7",
+        "random_forest max_depth=None n_estimators=5",
+        "random_forest max_depth=None n_estimators=7",
+        "extra_trees",
+    ]
+    spec = _spec(CandidateSpec("random_forest", grid=grid))
+    described = parameters(build(expand(spec)[1], spec))
+    assert described["max_depth"] == "2"
+    assert described["n_estimators"] == "7"
+    assert described["random_state"] == str(spec.evaluation.seed)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "said"),
+    [
+        ([], "name one at least"),
+        ([CandidateSpec("forest")], r"candidates\[0\] \(forest\): no such estimator for binary"),
+        ([CandidateSpec("ridge")], "no such estimator for binary"),
+        (
+            [CandidateSpec("extra_trees"), CandidateSpec("decision_tree", grid={"depth": (1,)})],
+            r"candidates\[1\] \(decision_tree\): no parameter depth; choose of .*max_depth",
+        ),
+        ([CandidateSpec("decision_tree", grid={"random_state": (1,)})], "no parameter random"),
+        ([CandidateSpec("decision_tree", grid={"max_depth": ()})], "no values for parameter"),
+        ([CandidateSpec()], "either an estimator or a function"),
+        ([CandidateSpec("decision_tree", "a.b:c")], "either an estimator or a function"),
+        ([CandidateSpec("decision_tree"), CandidateSpec("decision_tree")], "is the same as"),
+        (
+            [CandidateSpec("extra_trees"),
+             CandidateSpec("decision_tree", grid={"max_depth": tuple(range(1, 65))})],
+            r"candidates\[1\].* 64 grid points there are 65 candidates; at most 64",
+        ),
+        ([CandidateSpec(function="tests.estimators.scaled")], "package.module:name"),
+        ([CandidateSpec(function="tests..estimators:scaled")], "package.module:name"),
+        ([CandidateSpec(function="tests.no_such:scaled")], "no module tests.no_such"),
+        ([CandidateSpec(function="no_package.at_all:scaled")], "cannot be imported"),
+    ],
+)  # fmt: skip
+def test_a_wrong_candidate_is_named_before_there_are_data(
+    candidates: list[CandidateSpec], said: str
+) -> None:
+    with pytest.raises(CandidateError, match=said):
+        check_candidates(_spec(*candidates))
+
+
+def test_a_definition_is_checked_without_the_libraries_of_training() -> None:
+    code = (
+        "import sys\n"
+        "from platform_assets.training.assets import training_assets\n"
+        "from platform_assets.training.candidates import check_candidates\n"
+        "from platform_assets.training.checks import training_checks\n"
+        "from platform_assets.training.metrics import valid_metrics\n"
+        "from tests.models import IRIS\n"
+        "check_candidates(IRIS), training_assets(IRIS), training_checks(IRIS)\n"
+        "print(valid_metrics(IRIS.task))\n"
+        "heavy = {'sklearn', 'pandas', 'numpy', 'mlflow', 'onnx', 'skl2onnx', 'pyarrow', 'feast'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    metrics, heavy = ran.stdout.splitlines()
+    assert heavy == "[]"
+    assert "roc_auc" in metrics
+
+
+@pytest.mark.parametrize(
+    ("task", "table"), [(Task.BINARY, CLASSIFIERS), (Task.REGRESSION, REGRESSORS)]
+)
+def test_every_parameter_that_a_grid_may_set_exists(task: Task, table: Any) -> None:
+    for name, entry in table.items():
+        spec = _spec(CandidateSpec(name), task=task)
+        model = build(expand(spec)[0], spec).named_steps["model"]
+        assert entry.parameters <= set(model.get_params()), name
+        assert not entry.parameters & {"random_state", "n_jobs", "verbose", "warm_start"}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [
+        (_function("nowhere"), "tests.estimators:nowhere cannot be imported"),
+        (_function("NUMBER"), "is no function"),
+        (_function("failing"), r"function failed: RuntimeError\('no such thing'\)"),
+        (_function("a_class"), "no unfitted scikit-learn estimator"),
+        (_function("without_probabilities"), "with fit, predict, .*predict_proba"),
+        (_function("scaled", depth=(1,)), r"candidates\[0\] .*depth"),
+        (_function("homemade"), "cannot become an ONNX model: Homemade has no ONNX converter"),
+        (CandidateSpec("decision_tree", grid={"max_depth": (2, "deep")}), "max_depth=deep: .*must"),
+        (CandidateSpec("random_forest", grid={"n_estimators": ("many",)}), "n_estimators=many"),
+    ],
+)
+def test_what_only_the_library_knows_is_said_before_training(
+    candidate: CandidateSpec, said: str
+) -> None:
+    spec = _spec(CandidateSpec("extra_trees"), candidate)
+    check_candidates(spec)
+    with pytest.raises(CandidateError, match=said.replace("[0", "[1")):
+        probe(expand(spec), mixed_rows(spec), spec, spec.target.classes, print)
+
+
+def test_a_function_s_estimator_gets_the_grid_and_the_seed() -> None:
+    spec = _spec(_function("bagged", n_estimators=(3,), estimator__max_depth=(2,)))
+    described = parameters(build(expand(spec)[0], spec))
+    assert described["n_estimators"] == "3"
+    assert described["estimator__max_depth"] == "2"
+    assert described["random_state"] == described["estimator__random_state"]
+    assert described["random_state"] == str(spec.evaluation.seed)
+
+
+def test_failing_on_a_few_rows_alone_is_no_verdict() -> None:
+    spec = _spec(CandidateSpec("linear_discriminant", grid={"solver": ("svd",)}))
+    rows = mixed_rows(spec, count=3)
+    said: list[str] = []
+    probe(expand(spec), rows.take(rows.labels == "yes"), spec, spec.target.classes, said.append)
+    assert len(said) == 1
+    assert "training will tell" in said[0]

@@ -1,0 +1,122 @@
+"""What Feast gives becomes the tensor form exactly, or the column is named that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from platform_assets.model_spec import FeatureSpec, ModelSpec, Target, Task
+from platform_assets.training.frame import label_classes, tensor_form
+from platform_assets.training.rows import Rows, TrainingError
+from serving_gateway.contract import DType
+from tests.tabular import mixed_spec
+
+
+def _spec(dtype: DType, *, nullable: bool = False) -> ModelSpec:
+    feature = FeatureSpec("x", dtype, nullable=nullable)
+    return dataclasses.replace(mixed_spec(Task.REGRESSION), features=(feature,))
+
+
+def _form(values: Any, dtype: DType, *, nullable: bool = False) -> np.ndarray[Any, Any]:
+    frame = pd.DataFrame({"entity_id": np.arange(len(values)) + 1, "x": values})
+    return tensor_form(frame, _spec(dtype, nullable=nullable))["x"].to_numpy()
+
+
+NULLS = [
+    (pd.Series([1.5, None]), DType.FP32, np.float32, [1.5, np.nan]),
+    (pd.Series([1, None], dtype="Int64"), DType.INT64, np.float64, [1.0, np.nan]),
+    (pd.Series([1, None], dtype=object), DType.INT64, np.float64, [1.0, np.nan]),
+    (pd.Series([1.0, np.nan]), DType.INT64, np.float64, [1.0, np.nan]),
+    (pd.Series([True, None], dtype=object), DType.BOOL, np.float32, [1.0, np.nan]),
+    (pd.Series([True, None], dtype="boolean"), DType.BOOL, np.float32, [1.0, np.nan]),
+    (pd.Series([2.0, None], dtype="Float64"), DType.FP64, np.float64, [2.0, np.nan]),
+    (pd.Series([None, None], dtype=object), DType.FP64, np.float64, [np.nan, np.nan]),
+]
+
+
+@pytest.mark.parametrize(("values", "dtype", "tensor", "expected"), NULLS)
+def test_what_may_be_missing_travels_as_a_type_that_can_say_so(
+    values: Any, dtype: DType, tensor: Any, expected: list[float]
+) -> None:
+    found = _form(values, dtype, nullable=True)
+    assert found.dtype == tensor
+    assert np.array_equal(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(("values", "dtype", "tensor", "expected"), NULLS)
+def test_what_may_not_be_missing_is_named_with_its_row(
+    values: Any, dtype: DType, tensor: Any, expected: list[float]
+) -> None:
+    with pytest.raises(TrainingError, match=r"x is missing for entity_id [12] \([12] of 2 rows\)"):
+        _form(values, dtype)
+
+
+def test_whole_numbers_keep_every_digit() -> None:
+    large = [2**62 + 1, -(2**53) - 1, 0]
+    for values in (
+        pd.Series(large),
+        pd.Series(large, dtype="Int64"),
+        pd.Series(large, dtype=object),
+    ):
+        found = _form(values, DType.INT64)
+        assert found.dtype == np.int64
+        assert found.tolist() == large
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0**60, float("inf")])
+def test_whole_numbers_that_a_join_made_floating_are_only_taken_when_nothing_is_lost(
+    value: float,
+) -> None:
+    assert _form(pd.Series([3.0, 4.0]), DType.INT64).tolist() == [3, 4]
+    with pytest.raises(TrainingError, match=r"x holds values that are no INT64: .*lost digits"):
+        _form(pd.Series([3.0, value]), DType.INT64)
+
+
+def test_booleans_and_texts() -> None:
+    assert _form(pd.Series([True, False], dtype=object), DType.BOOL).dtype == np.bool_
+    for values in (["é", None, ""], ["é", np.nan, ""]):
+        found = _form(pd.Series(values, dtype=object), DType.BYTES, nullable=True)
+        assert found.tolist() == ["é", "", ""]
+        assert found.dtype == object
+    assert _form(pd.Series(["a", None], dtype="category"), DType.BYTES).tolist() == ["a", ""]
+
+
+def test_text_among_numbers_is_named() -> None:
+    with pytest.raises(TrainingError, match="x holds values that are no FP64"):
+        _form(pd.Series([1.0, "many"], dtype=object), DType.FP64)
+
+
+def _classes(labels: list[Any], target: Target, task: Task = Task.MULTICLASS) -> tuple[Any, ...]:
+    values = np.array(labels, dtype=object if isinstance(labels[0], str) else np.int64)
+    rows = Rows(pd.DataFrame(index=range(len(labels))), values, np.arange(len(labels)))
+    spec = dataclasses.replace(mixed_spec(Task.REGRESSION), task=task, target=target)
+    return label_classes(rows, spec)
+
+
+def test_classes_are_those_of_the_file_in_its_order_or_those_of_the_data_sorted() -> None:
+    assert _classes(["b", "a", "c"], Target("y")) == ("a", "b", "c")
+    assert _classes(["b", "a", "c"], Target("y", classes=("c", "b", "a"))) == ("c", "b", "a")
+    found = _classes([0, 1], Target("y", DType.BOOL), Task.BINARY)
+    assert found == (False, True)
+    assert all(isinstance(one, bool) for one in found)
+    assert _classes([0, 1], Target("y", DType.BOOL, (True, False)), Task.BINARY) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "target", "task", "said"),
+    [
+        (["a", "x"], Target("y", classes=("a", "b")), Task.BINARY, "y holds 'x', which is none"),
+        (["a", "b"], Target("y", classes=("a", "b", "c")), Task.MULTICLASS, "no row .* class 'c'"),
+        (["a", "a"], Target("y"), Task.MULTICLASS, r"1 classes \['a'\], which does not fit"),
+        ([1, 2, 3], Target("y", DType.INT64), Task.BINARY, "3 classes .* the task binary"),
+    ],
+)
+def test_labels_that_do_not_fit_the_model_file_are_named(
+    labels: list[Any], target: Target, task: Task, said: str
+) -> None:
+    with pytest.raises(TrainingError, match=said):
+        _classes(labels, target, task)

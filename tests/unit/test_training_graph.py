@@ -1,0 +1,285 @@
+"""The exported graph answers as scikit-learn does: every candidate, every type, every oddity."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Task
+from platform_assets.packaging.onnx_export import (
+    ExportError,
+    export,
+    graph_contract,
+    inspect_graph,
+    model_inputs,
+    run_graph,
+    sha256,
+)
+from platform_assets.packaging.parity import Parity, compare
+from platform_assets.packaging.triton_config import TensorSpec
+from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, expand
+from platform_assets.training.graph.ensembles import settle
+from platform_assets.training.rows import Rows
+from platform_assets.training.selection import answers_of, fit
+from serving_gateway.contract import DType
+from tests.models import IRIS
+from tests.servers import ROOT
+from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
+
+
+def _fitted(spec: ModelSpec, rows: Rows) -> Any:
+    (candidate,) = expand(spec)
+    return fit(build(candidate, spec), rows, spec)[0]
+
+
+def _parity(
+    estimator: Any, spec: ModelSpec, frame: pd.DataFrame, tolerance: float
+) -> tuple[Parity, dict[str, Any]]:
+    signature = spec.signature(spec.target.classes)
+    outputs = run_graph(export(estimator, signature, "mixed"), model_inputs(signature, frame))
+    asked = Rows(frame, np.zeros(len(frame)), np.arange(len(frame)))
+    expected = answers_of(estimator, asked, spec, spec.target.classes)
+    parity = compare(
+        outputs[signature.label_output],
+        outputs.get("probabilities"),
+        expected.labels,
+        expected.probabilities,
+        tolerance,
+    )
+    return parity, outputs
+
+
+CASES = [
+    *((Task.MULTICLASS, name, "texts") for name in CLASSIFIERS),
+    *((Task.BINARY, name, "booleans") for name in CLASSIFIERS),
+    (Task.BINARY, "hist_gradient_boosting", "two texts"),
+    (Task.MULTICLASS, "random_forest", "integers"),
+    *((Task.REGRESSION, name, "") for name in REGRESSORS),
+]
+
+
+@pytest.mark.parametrize(("task", "name", "classes"), CASES)
+def test_mixed_rows_are_answered_alike(task: Task, name: str, classes: str) -> None:
+    """Missing values, texts never seen, numbers beyond single precision."""
+    spec = mixed_spec(task, CLASSES.get(classes, ()), candidates=(CandidateSpec(name),))
+    estimator = _fitted(spec, mixed_rows(spec))
+    parity, outputs = _parity(estimator, spec, mixed_frame(4000, 9, wild=True), 1e-6)
+    assert parity.holds, parity
+    assert parity.rows == 4000
+    answers = outputs["prediction" if task is Task.REGRESSION else "label"]
+    assert len(np.unique(answers)) >= max(2, len(spec.target.classes)), "else nothing was tested"
+
+
+@pytest.mark.parametrize("function", ["scaled", "bagged", "boosted"])
+@pytest.mark.parametrize("classes", ["texts", "integers"])
+def test_what_skl2onnx_converts_is_set_in_its_place(function: str, classes: str) -> None:
+    candidate = CandidateSpec(function=f"tests.estimators:{function}")
+    spec = mixed_spec(Task.MULTICLASS, CLASSES[classes], candidates=(candidate,))
+    rows = mixed_rows(spec)
+    narrow = rows.features.assign(distance=rows.features["distance"] - 1e6)
+    rows = dataclasses.replace(rows, features=narrow)
+    parity, _ = _parity(_fitted(spec, rows), spec, narrow, 1e-4)
+    assert parity.holds, parity
+
+
+def _only(spec: ModelSpec, *kinds: DType) -> ModelSpec:
+    return dataclasses.replace(
+        spec, features=tuple(one for one in spec.features if one.dtype in kinds)
+    )
+
+
+@pytest.mark.parametrize(
+    "kinds", [(DType.BYTES,), (DType.INT64, DType.FP64), (DType.BOOL,), (DType.FP32,)]
+)
+@pytest.mark.parametrize("name", ["logistic_regression", "extra_trees"])
+def test_columns_of_some_types_alone_work_as_well(kinds: tuple[DType, ...], name: str) -> None:
+    whole = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(CandidateSpec(name),))
+    spec, rows = _only(whole, *kinds), mixed_rows(whole)
+    rows = dataclasses.replace(rows, features=rows.features[list(spec.feature_names)])
+    parity, _ = _parity(_fitted(spec, rows), spec, mixed_frame(500, 3, wild=True), 1e-6)
+    assert parity.holds, parity
+    assert (spec.packed_input is not None) == (kinds == (DType.FP32,))
+
+
+def _tied(name: str, values: Sequence[float]) -> Any:
+    """A fitted ensemble whose trees say `values` for every row, and rows for it."""
+    spec = dataclasses.replace(IRIS, candidates=(CandidateSpec(name),))
+    pipeline = build(expand(spec)[0], spec)
+    model = pipeline.named_steps["model"]
+    model.set_params(**{"max_iter" if name.startswith("hist") else "n_estimators": len(values)})
+    frame = pd.DataFrame(
+        np.random.default_rng(0).random((60, 4)).astype(np.float32), columns=IRIS.feature_names
+    )
+    pipeline.fit(frame, np.arange(60) % 2)
+    for number, value in enumerate(values):
+        if name == "random_forest":
+            # What the second class is ahead by.
+            model.estimators_[number].tree_.value[:] = [[0.5 - value / 2, 0.5 + value / 2]]
+        elif name == "gradient_boosting":
+            model.estimators_[number, 0].tree_.value[:] = value / model.learning_rate
+        else:
+            model._predictors[number][0].nodes["value"] = value
+    if name == "gradient_boosting":
+        model.init_ = "zero"
+    elif name.startswith("hist"):
+        model._baseline_prediction[:] = 0.0
+    return pipeline, frame
+
+
+@pytest.mark.parametrize("name", ["random_forest", "gradient_boosting", "hist_gradient_boosting"])
+def test_a_tie_between_classes_is_broken_alike(name: str) -> None:
+    """Trees that cancel in decimals, but not in floating point: the order of a sum decides."""
+    rng = np.random.default_rng(3)
+    spec = dataclasses.replace(IRIS, task=Task.BINARY)
+    for _ in range(25):
+        tenths = rng.integers(-4, 5, 6)
+        values = (np.append(tenths, -tenths.sum()) / 40).tolist()
+        pipeline, frame = _tied(name, values)
+        settle(pipeline.named_steps["model"])
+        inputs = model_inputs(spec.signature((0, 1)), frame)
+        outputs = run_graph(export(pipeline, spec.signature((0, 1)), "tied"), inputs)
+        assert np.array_equal(outputs["label"], pipeline.predict(frame)), values
+        assert np.allclose(outputs["probabilities"], 0.5)
+
+
+def test_large_terms_that_cancel_leave_an_exact_prediction() -> None:
+    """In single precision the sum of leaves of a million would be off by hundredths."""
+    spec = dataclasses.replace(
+        mixed_spec(Task.REGRESSION, candidates=(CandidateSpec("random_forest"),)),
+        features=(FeatureSpec("x", DType.FP64),),
+    )
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(800)})
+    rows = Rows(frame, rng.choice([-1e9, 1e9], 800) + rng.random(800), np.arange(800))
+    parity, outputs = _parity(_fitted(spec, rows), spec, frame, 1e-9)
+    assert parity.holds, parity
+    assert np.abs(outputs["prediction"]).min() < 1e8
+
+
+def test_the_inputs_are_the_features_in_their_tensor_types() -> None:
+    spec = mixed_spec(Task.BINARY, CLASSES["booleans"])
+    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature((False, True)), "mixed")
+    summary = inspect_graph(graph)
+    assert summary.inputs == tuple(
+        TensorSpec(one.name, one.feature.tensor_dtype, (None, 1)) for one in spec.features
+    )
+    assert {one.name: one.dtype for one in summary.inputs}["visits"] is DType.FP64
+    assert summary.outputs == (
+        TensorSpec("label", DType.INT64, (None,)),
+        TensorSpec("probabilities", DType.FP32, (None, 2)),
+    )
+
+
+def test_a_regression_answers_one_number_per_row() -> None:
+    spec = mixed_spec(Task.REGRESSION)
+    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature(()), "mixed")
+    assert inspect_graph(graph).outputs == (TensorSpec("prediction", DType.FP64, (None,)),)
+
+
+def test_probabilities_stand_in_the_order_that_the_model_file_gives() -> None:
+    """Not in the alphabetical one of scikit-learn."""
+    spec = mixed_spec(Task.MULTICLASS, ("yes", "no", "maybe"))
+    rows = mixed_rows(spec)
+    estimator = _fitted(spec, rows)
+    _, outputs = _parity(estimator, spec, rows.features, 1e-6)
+    named = np.array(spec.target.classes, dtype=object)[outputs["probabilities"].argmax(axis=1)]
+    assert (named == outputs["label"]).mean() > 0.95
+    assert estimator.classes_.tolist() == ["maybe", "no", "yes"]
+
+
+def test_the_contract_is_that_of_the_model_file_and_packed_graphs_have_one_too() -> None:
+    spec = mixed_spec(Task.REGRESSION)
+    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature(()), "mixed")
+    assert graph_contract(graph) == spec.contract
+    packed = dataclasses.replace(IRIS, candidates=(CandidateSpec("decision_tree"),))
+    frame = pd.DataFrame(
+        np.random.default_rng(0).random((30, 4)).astype(np.float32), columns=IRIS.feature_names
+    )
+    estimator = _fitted(packed, Rows(frame, np.arange(30) % 3, np.arange(30)))
+    assert graph_contract(export(estimator, packed.signature((0, 1, 2)), "x")) == IRIS.contract
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"serving.feature_contract": "0" * 64}, "records the feature contract 0000"),
+        ({"serving.features": "[]"}, "are not the features"),
+        ({"serving.features": "{"}, "cannot be read"),
+        ({"serving.features": None}, "has no serving.features"),
+    ],
+)
+def test_a_graph_that_contradicts_itself_has_no_contract(
+    change: dict[str, str | None], said: str
+) -> None:
+    import onnx
+
+    spec = mixed_spec(Task.REGRESSION)
+    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature(()), "mixed")
+    model = onnx.load_model_from_string(graph)
+    known: dict[str, Any] = {one.key: one.value for one in model.metadata_props} | change
+    onnx.helper.set_model_props(model, {k: v for k, v in known.items() if v is not None})
+    with pytest.raises(ExportError, match=said):
+        graph_contract(model.SerializeToString())
+
+
+def test_an_input_of_another_type_is_no_contract_either() -> None:
+    import onnx
+
+    spec = mixed_spec(Task.REGRESSION)
+    narrow = dataclasses.replace(spec, features=(FeatureSpec("weight"), FeatureSpec("speed")))
+    rows = mixed_rows(spec)
+    frame = rows.features[["weight", "speed"]].fillna(0).astype(np.float32)
+    estimator = _fitted(narrow, dataclasses.replace(rows, features=frame))
+    model = onnx.load_model_from_string(export(estimator, narrow.signature(()), "x"))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+    with pytest.raises(ExportError):
+        graph_contract(model.SerializeToString())
+
+
+def test_a_feature_cannot_be_called_as_an_output() -> None:
+    spec = mixed_spec(Task.BINARY, CLASSES["booleans"])
+    named = dataclasses.replace(spec, features=(FeatureSpec("label", DType.FP64),))
+    frame = pd.DataFrame({"label": np.arange(20.0)})
+    estimator = _fitted(named, Rows(frame, np.arange(20) % 2, np.arange(20)))
+    with pytest.raises(ExportError, match="rename the feature"):
+        export(estimator, named.signature((False, True)), "mixed")
+
+
+def test_classes_that_were_not_learned_cannot_be_promised() -> None:
+    spec = mixed_spec(Task.BINARY, CLASSES["two texts"])
+    estimator = _fitted(spec, mixed_rows(spec))
+    with pytest.raises(ExportError, match="were promised"):
+        export(estimator, spec.signature(("no", "perhaps")), "mixed")
+
+
+def digests_of(names: Sequence[str]) -> list[str]:
+    """Train candidates on mixed rows; return the digests of their graphs."""
+    digests = []
+    for name in names:
+        spec = mixed_spec(Task.MULTICLASS, CLASSES["texts"], candidates=(CandidateSpec(name),))
+        estimator = _fitted(spec, mixed_rows(spec))
+        digests.append(sha256(export(estimator, spec.signature(CLASSES["texts"]), "mixed")))
+    return digests
+
+
+def test_the_same_rows_and_specification_give_the_same_bytes_in_another_process() -> None:
+    names = ["random_forest", "extra_trees", "hist_gradient_boosting", "logistic_regression"]
+    again = f"from tests.unit.test_training_graph import digests_of; print(*digests_of({names}))"
+    there = subprocess.run(
+        [sys.executable, "-c", again],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"},
+    )
+    here = digests_of(names)
+    assert there.stdout.split() == here
+    assert len(set(here)) == len(names)

@@ -1,0 +1,98 @@
+"""Metrics equal those of scikit-learn where it defines them, and know which way is better."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from platform_assets.model_spec import Task
+from platform_assets.training.metrics import METRICS, Answers, codes, scores, valid_metrics
+
+CLASSES = ("c", "a", "b")
+RNG = np.random.default_rng(4)
+STATED = RNG.dirichlet([1, 1, 1], 200)
+TRUE = np.array(CLASSES, dtype=object)[RNG.integers(0, 3, 200)]
+GOT = np.array(CLASSES, dtype=object)[STATED.argmax(axis=1)]
+
+
+def test_several_classes() -> None:
+    found = scores(Task.MULTICLASS, Answers(TRUE, GOT, STATED, CLASSES))
+    ordered = STATED[:, [1, 2, 0]]  # scikit-learn wants them sorted
+    assert found == pytest.approx(
+        {
+            "accuracy": reference.accuracy_score(TRUE, GOT),
+            "balanced_accuracy": reference.balanced_accuracy_score(TRUE, GOT),
+            "f1_macro": reference.f1_score(TRUE, GOT, average="macro"),
+            "roc_auc": reference.roc_auc_score(TRUE, ordered, multi_class="ovr"),
+            "log_loss": reference.log_loss(TRUE, ordered),
+        }
+    )
+
+
+@pytest.mark.parametrize("classes", [(False, True), (True, False), (0, 1)])
+def test_two_classes_as_booleans_or_numbers(classes: tuple[bool | int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    true = rng.integers(0, 2, 100)
+    likely = np.round(rng.random(100), 1)  # with ties
+    column = [1 - likely, likely]
+    stated = np.stack([column[int(one)] for one in classes], axis=1)
+    found = scores(Task.BINARY, Answers(true, (likely > 0.5).astype(int), stated, classes))
+    assert found["roc_auc"] == pytest.approx(reference.roc_auc_score(true, likely))
+    assert found["log_loss"] == pytest.approx(reference.log_loss(true, likely))
+    assert scores(
+        Task.BINARY, Answers(true.astype(bool), likely > 0.5, stated, classes)
+    ) == pytest.approx(found)
+
+
+def test_a_regression() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=50)
+    got = true + rng.normal(size=50)
+    assert scores(Task.REGRESSION, Answers(true, got)) == pytest.approx(
+        {
+            "r2": reference.r2_score(true, got),
+            "mean_absolute_error": reference.mean_absolute_error(true, got),
+            "root_mean_squared_error": reference.root_mean_squared_error(true, got),
+        }
+    )
+
+
+def test_what_the_rows_do_not_determine_is_no_number() -> None:
+    one_class = Answers(np.array(["a"] * 3, object), GOT[:3], STATED[:3], CLASSES)
+    assert np.isnan(METRICS["roc_auc"].compute(one_class))
+    assert np.isnan(METRICS["r2"].compute(Answers(np.ones(3), np.ones(3))))
+    assert not METRICS["r2"].meets(float("nan"), -1e9)
+    assert not METRICS["log_loss"].meets(float("nan"), 1e9)
+
+
+def test_a_class_without_rows_does_not_spoil_the_area_of_the_others() -> None:
+    seen = TRUE != "b"
+    found = METRICS["roc_auc"].compute(Answers(TRUE[seen], GOT[seen], STATED[seen], CLASSES))
+    expected = np.mean([
+        reference.roc_auc_score(TRUE[seen] == CLASSES[k], STATED[seen][:, k]) for k in (0, 1)
+    ])  # fmt: skip
+    assert found == pytest.approx(expected)
+
+
+def test_better_is_up_for_scores_and_down_for_errors() -> None:
+    assert METRICS["accuracy"].gain(0.9, 0.8) == pytest.approx(0.1)
+    assert METRICS["log_loss"].gain(0.9, 0.8) == pytest.approx(-0.1)
+    assert METRICS["r2"].meets(0.5, 0.5)
+    assert not METRICS["r2"].meets(0.4, 0.5)
+    assert METRICS["mean_absolute_error"].meets(0.4, 0.5)
+    assert not METRICS["mean_absolute_error"].meets(0.6, 0.5)
+
+
+def test_each_task_has_its_metrics() -> None:
+    assert "log_loss" in valid_metrics(Task.BINARY)
+    assert valid_metrics(Task.BINARY) == valid_metrics(Task.MULTICLASS)
+    assert set(valid_metrics(Task.REGRESSION)) == {
+        "r2",
+        "mean_absolute_error",
+        "root_mean_squared_error",
+    }
+
+
+def test_a_label_that_is_no_class_has_no_position() -> None:
+    assert codes(np.array(["a", "x"], object), CLASSES).tolist() == [1, -1]

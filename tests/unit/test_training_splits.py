@@ -1,0 +1,160 @@
+"""Hold-out and folds: stable as data grow, never an entity on two sides, never the future."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from platform_assets.model_spec import ModelSpec, Split, Task
+from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.splits import folds, split_evaluation
+from tests.models import IRIS
+from tests.tabular import mixed_spec
+
+
+def _with(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    return dataclasses.replace(spec, evaluation=dataclasses.replace(spec.evaluation, **changes))
+
+
+def _rows(labels: Any, groups: Any, times: Any = None) -> Rows:
+    frame = pd.DataFrame({"x": np.arange(len(labels), dtype=np.float32)})
+    return Rows(frame, np.asarray(labels), np.asarray(groups), times)
+
+
+def _flowers(seed: int = 0, entities: int = 150) -> Rows:
+    """Every entity three times, in an order of `seed`."""
+    order = np.random.default_rng(seed).permutation(3 * entities)
+    return _rows(np.tile(np.arange(entities) % 3, 3)[order], np.tile(np.arange(entities), 3)[order])
+
+
+def _held(rows: Rows, spec: ModelSpec = IRIS) -> set[Any]:
+    return set(split_evaluation(rows, spec)[1].groups.tolist())
+
+
+def test_no_entity_is_both_trained_on_and_evaluated() -> None:
+    training, evaluation = split_evaluation(_flowers(), IRIS)
+    assert not set(training.groups.tolist()) & set(evaluation.groups.tolist())
+    assert len(training) + len(evaluation) == 450
+    assert 60 <= len(evaluation) <= 120
+    assert set(evaluation.labels.tolist()) == {0, 1, 2}
+
+
+def test_the_same_entities_are_held_out_whatever_the_order_of_the_rows() -> None:
+    assert _held(_flowers(1)) == _held(_flowers(2))
+    assert _held(_flowers(), _with(IRIS, seed=5)) != _held(_flowers())
+
+
+def test_more_data_moves_no_entity_to_the_other_side() -> None:
+    """So that a version in production never learned from what its successor is judged on."""
+    before, after = _held(_flowers(entities=150)), _held(_flowers(entities=900))
+    assert {one for one in after if one < 150} == before
+    assert 120 <= len(after) <= 240
+
+
+def test_entities_with_a_text_for_a_name_are_held_out_as_well() -> None:
+    names = np.array([f"kunde-{number}" for number in range(400)], dtype=object)
+    held = _held(_rows(np.arange(400) % 3, names))
+    assert 50 <= len(held) <= 110
+    assert held <= set(names)
+
+
+def test_a_class_that_nothing_could_learn_is_refused() -> None:
+    rows = _flowers()
+    lost = sorted(_held(rows))[0]
+    labels = np.where(rows.groups == lost, 9, rows.labels)
+    with pytest.raises(TrainingError, match="class 9 of species has only evaluation rows"):
+        split_evaluation(_rows(labels, rows.groups), IRIS)
+
+
+def test_a_target_with_one_value_is_refused() -> None:
+    with pytest.raises(TrainingError, match="species has the one value 1"):
+        split_evaluation(_rows(np.ones(90, np.int64), np.arange(90)), IRIS)
+
+
+def test_a_fraction_that_leaves_a_side_empty_is_refused() -> None:
+    with pytest.raises(TrainingError, match="no evaluation rows are left of 3"):
+        split_evaluation(_rows([0, 1, 2], [1, 1, 1]), _with(IRIS, fraction=1e-9))
+
+
+@pytest.mark.parametrize("per_class", [[3, 50, 50], [4, 4, 4], [3, 3], [100, 7, 31]])
+def test_every_class_is_in_every_fold(per_class: list[int]) -> None:
+    labels = np.repeat(np.arange(len(per_class)), per_class)
+    rows = _rows(labels, np.arange(len(labels)) + 100)
+    dealt = folds(rows, IRIS)
+    assert len(dealt) == min(5, *per_class)
+    for learn, test in dealt:
+        assert set(labels[test].tolist()) == set(range(len(per_class)))
+        assert sorted([*learn.tolist(), *test.tolist()]) == list(range(len(labels)))
+
+
+def test_an_entity_has_all_its_rows_in_one_fold() -> None:
+    rows = _flowers()
+    for learn, test in folds(rows, IRIS):
+        assert not set(rows.groups[learn].tolist()) & set(rows.groups[test].tolist())
+
+
+def test_folds_of_a_regression_share_the_range_of_the_target() -> None:
+    values = np.sort(np.random.default_rng(0).lognormal(3, 2, 500))
+    rows = _rows(values, np.arange(500))
+    means = [np.log(values[test]).mean() for _, test in folds(rows, mixed_spec(Task.REGRESSION))]
+    assert np.ptp(means) < 0.15
+
+
+def test_one_entity_alone_cannot_be_compared() -> None:
+    with pytest.raises(TrainingError, match="one entity alone"):
+        folds(_rows([0, 1, 0], [1, 1, 1]), IRIS)
+
+
+def _hours(count: int, labels: Any = None, repeat: int = 1) -> Rows:
+    times = np.datetime64("2024-01-01", "ns") + np.arange(count) // repeat * np.timedelta64(1, "h")
+    order = np.random.default_rng(0).permutation(count)
+    kinds = np.arange(count) % 3 if labels is None else np.asarray(labels)
+    return _rows(kinds[order], np.ones(count, np.int64), times[order])
+
+
+BY_TIME = _with(IRIS, split=Split.TIME)
+
+
+def test_the_newest_rows_are_evaluated_and_those_of_one_time_stay_together() -> None:
+    training, evaluation = split_evaluation(_hours(100), BY_TIME)
+    assert training.times is not None
+    assert evaluation.times is not None
+    assert len(evaluation) == 20
+    assert training.times.max() < evaluation.times.min()
+    training, evaluation = split_evaluation(_hours(100, repeat=7), BY_TIME)
+    assert len(evaluation) == 23, "three whole groups of seven, and the last two rows"
+    assert not set(training.times.tolist()) & set(evaluation.times.tolist())  # type: ignore[union-attr] # has times
+
+
+def test_no_fold_learns_from_what_comes_after_it() -> None:
+    rows = _hours(101, repeat=2)
+    dealt = folds(rows, BY_TIME)
+    assert len(dealt) == 5
+    assert rows.times is not None
+    sizes = []
+    for learn, test in dealt:
+        assert rows.times[learn].max() < rows.times[test].min()
+        sizes.append(len(learn))
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 5
+
+
+def test_folds_that_would_learn_from_one_class_are_left_out() -> None:
+    rows = _hours(60, labels=[0] * 25 + [0, 1] * 17 + [1])
+    dealt = folds(rows, BY_TIME)
+    assert len(dealt) == 3
+    assert all(len(set(rows.labels[learn].tolist())) > 1 for learn, _ in dealt)
+
+
+def test_rows_of_one_time_cannot_be_split_by_it() -> None:
+    rows = _hours(50, repeat=50)
+    with pytest.raises(TrainingError, match="no evaluation rows are left"):
+        split_evaluation(rows, BY_TIME)
+    with pytest.raises(TrainingError, match="too few different times"):
+        folds(rows, BY_TIME)
+    with pytest.raises(TrainingError, match="needs event_time"):
+        split_evaluation(dataclasses.replace(rows, times=None), BY_TIME)
