@@ -38,7 +38,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
 
     @asset(
         key=AssetKey([spec.model_name, "features"]),
-        group_name=spec.model_name,
+        group_name=spec.identifier,
         owners=list(spec.owners),
         tags=dict(spec.tags),
         kinds={_source_kind(spec), "parquet"},
@@ -88,7 +88,7 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
     @asset(
         key=AssetKey([spec.model_name, "online_features"]),
         ins={"features": AssetIn(key=[spec.model_name, "features"])},
-        group_name=spec.model_name,
+        group_name=spec.identifier,
         owners=list(spec.owners),
         tags=dict(spec.tags),
         kinds={"feast"},

@@ -83,6 +83,8 @@ def test_every_type_and_its_missing_values_reach_the_online_store(
     store: str, tmp_path: Path
 ) -> None:
     chain = feature_chain(tmp_path, redis=store, spec=MIXED)
+    # The older row of each customer last: the order of the file is not that of time.
+    _replace(chain, lambda lines: [lines[0], *lines[:0:-1]])
     outcome = chain.run()
     assert outcome.failures == {}
     assert all(check.passed for check in outcome.checks.values())
@@ -102,6 +104,10 @@ def test_every_type_and_its_missing_values_reach_the_online_store(
     assert made["null_counts"].value["income"] == 8
     assert outcome.values[FEATURES].classes == ("no", "yes")
     assert outcome.values[FEATURES].model_name == "loans"
+    never = tuple(dataclasses.replace(one, nullable=False) for one in MIXED.features)
+    strict = dataclasses.replace(MIXED, features=never)
+    found = compare_online(chain.feast, outcome.values[FEATURES], strict)
+    assert "customer c-0, job: offline None, online None" in found.differing
 
 
 def test_a_source_without_times_is_served_and_corrected(store: str, tmp_path: Path) -> None:
@@ -167,6 +173,13 @@ def test_the_contract_is_that_of_what_feast_has_registered(tmp_path: Path) -> No
     assert feast.service_contract(MIXED.feature_service) == swapped.contract != MIXED.contract
     with pytest.raises(FeatureStoreError, match="look up feature service nothing"):
         feast.service_contract("nothing")
+
+
+def test_values_without_times_never_expire_and_others_do_by_the_ttl() -> None:
+    timeless = dataclasses.replace(MIXED, event_time=None)
+    views = [feast_definitions(spec)[2] for spec in (timeless, MIXED)]
+    assert [view.ttl for view in views] == [timedelta(0), MIXED.ttl]
+    assert views[0].batch_source.path == "data/loans/features.parquet"
 
 
 def test_a_service_that_was_registered_otherwise_stops_the_chain(

@@ -125,11 +125,12 @@ def test_what_moves_production_runs_by_itself_only_when_the_model_file_says_so()
 
 def test_the_switch_waits_for_every_blocking_check_where_dagster_runs_it_by_itself() -> None:
     from platform_assets import model_definitions
+    from platform_assets.definitions import resources
     from platform_assets.serving.promotion import GATES
 
     state, switch = (dg.AssetKey(IRIS.key(n)) for n in ("triton_serving_state", "gateway_reload"))
     with dg.DagsterInstance.ephemeral() as instance:
-        definitions = model_definitions.build(IRIS)
+        definitions = dg.Definitions.merge(model_definitions.build(IRIS), resources())
 
         def requested(cursor: Any) -> Any:
             return dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)

@@ -44,7 +44,7 @@ def test_the_fingerprint_of_several_files_knows_their_names_and_order(tmp_path: 
     found = {folder: _fingerprint(tmp_path / folder) for folder in names}
     assert len(set(found.values())) == 3
     assert _fingerprint(tmp_path / "one" / "*.csv") == found["one"]
-    (tmp_path / "one" / ".c.csv.part").write_text("half written")
+    (tmp_path / "one" / ".c.csv").write_text("half written")
     assert _fingerprint(tmp_path / "one") == found["one"]
 
 

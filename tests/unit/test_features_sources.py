@@ -119,7 +119,10 @@ def test_damaged_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
         _read(FileSource(str(tmp_path / "a.parquet")))
 
 
-def test_a_wrong_value_in_parquet_is_named_by_its_row(tmp_path: Path, expected: pa.Table) -> None:
+def test_a_wrong_value_in_parquet_is_named_by_its_row(
+    tmp_path: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform_assets.features.sources.parquet_file._BATCH_ROWS", 7)
     accounts = [1.0] * 40
     accounts[33] = 1.5
     table = expected.set_column(5, "accounts", pa.array(accounts))
