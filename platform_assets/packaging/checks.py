@@ -13,18 +13,26 @@ from platform_assets.packaging.onnx_export import (
     sha256,
 )
 from platform_assets.packaging.parity_check import parity_check
+from platform_assets.packaging.provenance import twin_of
 from platform_assets.packaging.records import OnnxModel, PackagedVersion
 from platform_assets.packaging.triton_config import ConfigError, from_text, served_versions
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
+from platform_assets.training.environment import ENVIRONMENT_TAG, differences
 from platform_assets.training.graph.builder import ExportError
 from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
 
 
 def packaging_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `onnx_model` and `triton_model_entry` of one model."""
-    return [_onnx_checker(spec), _onnx_parity(spec), _entry_digest(spec), _entry_config(spec)]
+    return [
+        _onnx_checker(spec),
+        _onnx_parity(spec),
+        _reproducible(spec),
+        _entry_digest(spec),
+        _entry_config(spec),
+    ]
 
 
 def _onnx_checker(spec: ModelSpec) -> dg.AssetChecksDefinition:
@@ -76,6 +84,46 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
         )
 
     return onnx_parity
+
+
+def _reproducible(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=spec.key("onnx_model"),
+        name="reproducible",
+        description=(
+            "Where another version was made of the same data by the same model file and the same "
+            "locked packages, the graphs have one digest; a warning says what else differs."
+        ),
+    )
+    def reproducible(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
+        with mlflow_failures("onnx_model"):
+            entries = mlflow.versions(spec.model_name)
+            twin = twin_of(onnx_model.version, entries)
+            if twin is None:
+                said = "no other version has the same data, model file and packages"
+                return dg.AssetCheckResult(passed=True, description=said)
+            tags = [mlflow.run_tags(run_id) for run_id in (onnx_model.run_id, twin.run_id)]
+        digest = twin.tags[ONNX_DIGEST_TAG]
+        here, there = (one.get(ENVIRONMENT_TAG, "{}") for one in tags)
+        same = digest == onnx_model.sha256
+        other = differences(here, there)
+        return dg.AssetCheckResult(
+            passed=same,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=None
+            if same
+            else f"version {twin.version} was made of the same data, model file and packages, but "
+            f"its graph differs: {'; '.join(other) or 'nothing that is recorded explains it'}",
+            metadata={
+                "sha256": onnx_model.sha256,
+                "other_version": twin.version,
+                "other_sha256": digest,
+                "environment": here,
+                "environment_differences": dg.MetadataValue.json(other),
+            },
+        )
+
+    return reproducible
 
 
 def _entry_digest(spec: ModelSpec) -> dg.AssetChecksDefinition:

@@ -159,6 +159,12 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
                 )
         return str(found.experiment_id)
 
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """Return all tags of a run."""
+        client = self._client()
+        with translated(f"look up run {run_id}"):
+            return dict(client.get_run(run_id).data.tags)
+
     # Artifacts
 
     def log_artifact_bytes(self, run_id: str, path: str, data: bytes) -> None:

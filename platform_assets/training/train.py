@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.training.candidates import Candidate, build, expand, parameters
+from platform_assets.training.environment import ENVIRONMENT_TAG, numeric_environment
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
     curves_picture,
@@ -105,6 +106,7 @@ def train(
                 **described,
             },
             metrics={**evaluated.metrics, **_cv(results[best])},
+            tags={ENVIRONMENT_TAG: numeric_environment()},
         )
         run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, classes))
         for name, picture in pictures.items():
