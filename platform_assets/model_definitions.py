@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dagster as dg
 
 from platform_assets import automation
@@ -25,14 +27,15 @@ def build(spec: ModelSpec) -> dg.Definitions:
     chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
     drift = automation.drift_job(spec)
     drifts_at, on_drift = drift_schedule(spec, drift), drift_sensor(spec, chain)
+    assets = [
+        *feature_assets(spec),
+        *training_assets(spec),
+        *packaging_assets(spec),
+        *serving_assets(spec),
+        *drift_assets(spec),
+    ]
     return dg.Definitions(
-        assets=[
-            *feature_assets(spec),
-            *training_assets(spec),
-            *packaging_assets(spec),
-            *serving_assets(spec),
-            *drift_assets(spec),
-        ],
+        assets=dg.map_asset_specs(partial(_described, spec.description), assets),
         asset_checks=[
             *feature_checks(spec),
             *training_checks(spec),
@@ -51,3 +54,9 @@ def build(spec: ModelSpec) -> dg.Definitions:
             *([on_drift] if on_drift else []),
         ],
     )
+
+
+def _described(what_for: str, asset: dg.AssetSpec) -> dg.AssetSpec:
+    """Say what the model is for, after what the asset is."""
+    parts = (asset.description, what_for)
+    return asset.replace_attributes(description="\n\n".join(part for part in parts if part))

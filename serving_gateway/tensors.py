@@ -167,11 +167,12 @@ class Codec:
             )
         known = set(self.names)
         for r, instance in enumerate(instances):
-            for name in self.names:
-                if name not in instance:
+            for feature in self.signature.features:
+                if feature.name not in instance:
+                    todo = "; send null where it is not known" if feature.nullable else ""
                     raise InvalidInput(
-                        f"instances[{r}] lacks the feature {name!r}.",
-                        field=f"instances[{r}].{name}",
+                        f"instances[{r}] lacks the feature {feature.name!r}{todo}.",
+                        field=f"instances[{r}].{feature.name}",
                         code="missing_feature",
                     )
             if len(instance) > len(known):

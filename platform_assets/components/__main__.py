@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from platform_assets.components.loading import MODELS_DIR, Models, model_folders, read_models
+from platform_assets.components.model_file import FILE_NAMES
 from platform_assets.components.schema import file_schema
 from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
 
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder",
         nargs="?",
         type=Path,
-        help=f"a folder of models, or of one; default: the shipped ones and those of {MODELS_DIR}",
+        help="a folder of models, or one model's folder or file; default: the shipped ones and "
+        f"those of {MODELS_DIR}",
     )
     commands.add_parser("schema", help="print the JSON schema of a model file, for editors")
     given = parser.parse_args(arguments)
@@ -36,6 +38,8 @@ def _check(folder: Path | None) -> int:
     folders = model_folders()
     if folder is None:
         return _report(read_models(folders))
+    if folder.name in FILE_NAMES:
+        folder = folder.parent
     # The others are read as well: their names are taken.
     models, inside = read_models((folder, *folders)), folder.resolve()
     return _report(

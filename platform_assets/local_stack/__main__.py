@@ -61,6 +61,8 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     if not _chain(settings, console, model_name):
         return 1
     console.print(f"In production: {escape(str(report.production(settings, model_name)))}")
+    console.print(f"Its page: {settings.gateway_url}/?model={model_name}")
+    console.print(f"Ask it by POST {settings.gateway_url}/models/{model_name}/predict")
     return 0
 
 

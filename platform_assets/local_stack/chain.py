@@ -55,7 +55,7 @@ query Follow($runId: ID!, $cursor: String) {
         }
         ... on MaterializationEvent { assetKey { path } }
         ... on ExecutionStepFailureEvent {
-          error { message causes { message } }
+          error { className message causes { message } }
           failureMetadata { description }
         }
         ... on RunFailureEvent { error { message } }
@@ -125,6 +125,12 @@ def run_chain(
         "pipelineName": job,
     }
     launched = _graphql(dagster_url, _LAUNCH, {"selector": selector})["launchRun"]
+    if launched["__typename"] == "PipelineNotFoundError":
+        raise StackError(
+            f"Dagster has no job {job}: the model's file is broken, or in none of the folders "
+            "that the stack was started with (MODELS_DIR). `.venv/bin/python -m "
+            "platform_assets.components check`, with the same MODELS_DIR, says what is wrong"
+        )
     if launched["__typename"] != "LaunchRunSuccess":
         raise StackError(f"Dagster did not launch {job}: {json.dumps(launched)}")
     run_id = str(launched["run"]["runId"])
@@ -157,9 +163,14 @@ def _event(raw: dict[str, Any]) -> ChainEvent | None:
         return ChainEvent("asset", "/".join(raw["assetKey"]["path"]))
     if kind == "AssetCheckEvaluationEvent":
         return _check_event(raw["evaluation"])
-    if kind == "ExecutionStepFailureEvent":
+    # A blocking check has told already, by name and in its own words, why it ends the run.
+    if kind == "ExecutionStepFailureEvent" and not _by_check(raw):
         return ChainEvent("failure", raw["stepKey"] or "", _failure_text(raw))
     return None
+
+
+def _by_check(raw: dict[str, Any]) -> bool:
+    return (raw.get("error") or {}).get("className") == "DagsterAssetCheckFailedError"
 
 
 def _check_event(evaluation: dict[str, Any]) -> ChainEvent:
@@ -185,7 +196,10 @@ def _graphql(dagster_url: str, query: str, variables: dict[str, Any]) -> dict[st
             f"{dagster_url}/graphql", {"query": query, "variables": variables}, timeout_s=60
         )
     except (OSError, ValueError) as error:
-        raise StackError(f"Dagster at {dagster_url} does not answer: {error}") from error
+        raise StackError(
+            f"Dagster at {dagster_url} does not answer ({error}): start it with `make up`, or "
+            "give the DAGSTER_PORT that it was started with"
+        ) from error
     if body.get("errors"):
         raise StackError(f"Dagster refused a query: {body['errors'][0]['message']}")
     return dict(body["data"])

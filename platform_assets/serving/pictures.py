@@ -14,6 +14,8 @@ _INK: Final = "#1f2937"
 _GOOD: Final = "#15803d"
 _BAD: Final = "#b91c1c"
 _ACCENT: Final = "#2563eb"
+_SAME: Final = 1e-9
+"""Gains that are closer than this are one gain."""
 
 
 def duel_picture(
@@ -29,7 +31,12 @@ def duel_picture(
     left.bar_label(bars, fmt="%.4g")
     left.set(title=metric)
     left.margins(y=0.15)
-    right.hist(result.gains or (result.gain,), bins=30, color=_ACCENT, alpha=0.7)
+    gains = result.gains or (result.gain,)
+    # Versions that answer alike have one gain only: it stands in the midst of twice what is
+    # tolerated, for bins of (nearly) no width cannot be drawn.
+    room = 2 * (tolerance or 0.01)
+    span = (gains[0] - room, gains[0] + room) if max(gains) - min(gains) < _SAME else None
+    right.hist(gains, bins=31, range=span, color=_ACCENT, alpha=0.7)
     right.axvline(0, color=_INK, linewidth=1)
     right.axvline(-tolerance, color=_BAD, linestyle="--", label="tolerated loss")
     right.axvline(result.gain, color=_GOOD, label="gain on all rows")
