@@ -59,10 +59,10 @@ class Answers:
 
 def patients() -> dict[str, dict[str, Any]]:
     """Rows by key, as a client would write them in JSON, and `outcome` beside them."""
-    chance = random.Random(7)  # noqa: S311 # data, no secret
+    chance = random.Random(7)
     rows = {}
     for number in range(_ROWS):
-        row = {
+        row: dict[str, Any] = {
             "age": chance.randint(18, 95),
             "weight": None if chance.random() < 0.15 else round(chance.gauss(78, 14), 1),
             "ward": chance.choice(_WARDS),
@@ -123,7 +123,8 @@ def by_v2(gateway_url: str) -> Answers:
     return Answers(labels, answer.as_numpy("probabilities"))
 
 
-WAYS: Final[tuple[Callable[[str], Answers], ...]] = (by_instances, by_entity, by_v2)
+Way = Callable[[str], Answers]
+WAYS: Final[tuple[Way, ...]] = (by_instances, by_entity, by_v2)
 
 
 def by_scikit_learn(mlflow_url: str, run_id: str) -> Answers:

@@ -23,6 +23,7 @@ from platform_assets.local_stack.supervision import Supervisor
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
+from tests.e2e import dropped_model
 from tests.load import SteadyClient
 from tests.servers import free_port, wait_until
 
@@ -52,6 +53,18 @@ class Laptop:
                 assert answer.status_code == 200, answer.text
                 return answer.json()
             time.sleep(float(answer.headers["retry-after"]))
+
+    def run(self, command: str, **more: str) -> tuple[int, str]:
+        """Exit status and output of a command beside the running stack."""
+        done = subprocess.run(
+            [sys.executable, "-m", "platform_assets.local_stack", command],
+            env={**self.environ, **more},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def version(self) -> int:
         return int(self.predict()["version"])
@@ -93,6 +106,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "STATE_DIR": str(tmp_path_factory.mktemp("laptop") / "state"),
+        "MODELS_DIR": str(tmp_path_factory.mktemp("models")),
         **{f"{name}_PORT": str(free_port()) for name in names},
     }
 
@@ -125,16 +139,9 @@ def test_up_takes_raw_data_to_production(laptop: Laptop) -> None:
 
 
 def test_status_tells_what_runs_and_what_is_in_production(laptop: Laptop) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "platform_assets.local_stack", "status"],
-        env=laptop.environ,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "in production: version 1" in done.stdout
+    status, said = laptop.run("status")
+    assert status == 0, said
+    assert "in production: version 1" in said
 
 
 def test_the_control_apis_of_triton_are_locked(laptop: Laptop) -> None:
@@ -168,6 +175,47 @@ def test_the_chain_launched_in_the_browser_moves_production_without_a_failed_req
     assert page.get_by_text("Succeeded", exact=True).count() == len(GATES)
 
 
+def test_a_model_file_dropped_meanwhile_reaches_production_beside_a_broken_one(
+    laptop: Laptop,
+) -> None:
+    models = Path(laptop.environ["MODELS_DIR"])
+    dropped_model.drop(models / dropped_model.NAME)
+    (models / "broken").mkdir()
+    broken = models / "broken" / "defs.yaml"
+    broken.write_text(dropped_model.MODEL_FILE.replace("age: integer", "age: integr"), "utf-8")
+
+    status, said = laptop.run("chain", MODEL=dropped_model.NAME)
+    assert status == 0, said
+    assert "In production: version 1" in said
+    assert f"{dropped_model.NAME}: version 1" in laptop.run("status")[1]
+    shown = laptop.graphql(
+        '{assetNodeOrError(assetKey: {path: ["broken", "model_file"]}) '
+        "{... on AssetNode {description isExecutable}}}"
+    )["assetNodeOrError"]
+    assert f"{broken}:6: features.age.type: must be" in shown["description"]
+    assert not shown["isExecutable"]
+
+    status, said = laptop.run("chain", MODEL="broken")
+    assert status == 1
+    assert "platform_assets.components check" in said
+
+
+@pytest.fixture(scope="module")
+def by_scikit_learn(laptop: Laptop) -> dropped_model.Answers:
+    page = httpx.get(
+        f"{laptop.settings.gateway_url}/models/{dropped_model.NAME}", trust_env=False
+    ).json()
+    run_id = page["effective"]["A"]["run_id"]
+    return dropped_model.by_scikit_learn(laptop.settings.mlflow_url, run_id)
+
+
+@pytest.mark.parametrize("ask", dropped_model.WAYS)
+def test_every_row_of_it_is_answered_as_scikit_learn_does(
+    laptop: Laptop, by_scikit_learn: dropped_model.Answers, ask: dropped_model.Way
+) -> None:
+    assert ask(laptop.settings.gateway_url).differing(by_scikit_learn) == []
+
+
 def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> None:
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
     server = process_of(laptop, "triton", "tritonserver")
@@ -196,12 +244,7 @@ def test_demo_resumes_the_state_proves_the_next_version_and_leaves_nothing_runni
 ) -> None:
     before = laptop.version()
     family = psutil.Process(laptop.process.pid).children(recursive=True)
-    subprocess.run(
-        [sys.executable, "-m", "platform_assets.local_stack", "down"],
-        env=laptop.environ,
-        cwd=ROOT,
-        check=True,
-    )
+    assert laptop.run("down")[0] == 0
     assert laptop.process.wait(60) == 0
     assert [process for process in family if process.is_running()] == []
 
