@@ -11,6 +11,8 @@ import os
 import re
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
@@ -35,45 +37,31 @@ OWN_COLUMNS: Final = (
     "sample_prediction",
     "sample_score",
 )
-_PAUSE_SECONDS: Final = 0.25
-"""How often the queue is looked at: to be woken for each sample would cost the event loop."""
+_PAUSE_SECONDS: Final = 1.0
+"""Longest time between two looks at the queue. To be woken for each sample would take the
+interpreter from the event loop each time."""
 _START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 5.0
-_CHUNK: Final = 1000
-"""Values that are converted without a pause in which the event loop may have the interpreter."""
+_CHUNK: Final = 128
+"""Rows that are converted at once; the event loop waits for the interpreter meanwhile."""
+_BREATH_SECONDS: Final = 0.001
+"""Pause after them."""
 _STALE_SECONDS: Final = 3600.0
 """Age of a staged file that nobody is going to rename any more."""
+
+
+_Key = tuple[str, tuple[Feature, ...]]
+"""Model and features: what may stand in one file."""
 
 
 class _Buffer:
     """Rows of one model with the same features, on their way to one file."""
 
-    def __init__(self, features: tuple[Feature, ...], due: float) -> None:
-        names = [feature.name for feature in features]
-        twice = set(names) & set(OWN_COLUMNS)
-        if twice:
-            raise ValueError(f"a feature cannot be called {', '.join(sorted(twice))}")
-        self.features = features
-        self.columns: dict[str, list[Any]] = {name: [] for name in (*names, *OWN_COLUMNS)}
+    def __init__(self, due: float) -> None:
         self.due = due
+        self.batches: list[Any] = []
         self.rows = 0
-        self.origins: list[tuple[ModelSamples, int]] = []
-
-    def add(self, sample: Sample) -> None:
-        rows = sample.rows
-        answers = sample.answers
-        added = (
-            *columns_of(sample),
-            [sample.at_us] * rows,
-            [sample.version] * rows,
-            [sample.variant] * rows,
-            [str(one) for one in answers.predictions],
-            scores_of(answers),
-        )
-        for column, values in zip(self.columns.values(), added, strict=True):
-            column.extend(values)
-        self.rows += rows
-        self.origins.append((sample.origin, rows))
+        self.origins: Counter[ModelSamples] = Counter()
 
 
 class SampleWriter:
@@ -104,7 +92,7 @@ class SampleWriter:
         self._rows_per_file = rows_per_file
         self._seconds = seconds
         self._max_bytes = max_bytes
-        self._buffers: dict[tuple[str, tuple[Feature, ...]], _Buffer] = {}
+        self._buffers: dict[_Key, _Buffer] = {}
         self._numbers = count(1)
         self._problem: str | None = None
         self._ending = False
@@ -142,58 +130,72 @@ class SampleWriter:
         finally:
             self._started.set()
         while not self._ending:
-            self._queue.wake.wait(_PAUSE_SECONDS)
+            self._queue.wake.wait(min(_PAUSE_SECONDS, self._seconds))
             self._queue.wake.clear()
             self._work()
         self._work(everything=True)
 
     def _work(self, *, everything: bool = False) -> None:
         """Take what waits, and write what is due."""
+        taken: dict[_Key, list[Sample]] = {}
+        rows: Counter[_Key] = Counter()
         for sample in self._queue.drain():
-            self._take(sample)
-            time.sleep(0)  # lets the event loop have the interpreter
+            key = (sample.model_name, sample.signature.features)
+            taken.setdefault(key, []).append(sample)
+            rows[key] += sample.rows
+            if rows[key] >= min(_CHUNK, self._rows_per_file):
+                self._take(key, taken.pop(key), rows.pop(key))
+        for key, samples in taken.items():
+            self._take(key, samples, rows[key])
         now = time.monotonic()
         for key, buffer in [*self._buffers.items()]:
             if everything or now >= buffer.due:
                 self._write(key, buffer)
 
-    def _take(self, sample: Sample) -> None:
-        key = (sample.model_name, sample.signature.features)
+    def _take(self, key: _Key, samples: list[Sample], rows: int) -> None:
+        """Put samples into a buffer, as they will stand in the file.
+
+        In that form at once: kept as they came, they would be thousands of objects for the
+        collector of garbage to look through, while requests wait.
+        """
         try:
-            buffer = self._buffers.get(key)
-            if buffer is None:
-                buffer = _Buffer(sample.signature.features, time.monotonic() + self._seconds)
-                self._buffers[key] = buffer
-            buffer.add(sample)
+            batch = batch_of(samples)
         except Exception as error:
-            sample.origin.failed += sample.rows
+            for sample in samples:
+                sample.origin.failed += sample.rows
             self._note(f"{type(error).__name__}: {error}")
             return
+        buffer = self._buffers.get(key)
+        if buffer is None:
+            buffer = self._buffers[key] = _Buffer(time.monotonic() + self._seconds)
+        buffer.batches.append(batch)
+        buffer.rows += rows
+        for sample in samples:
+            buffer.origins[sample.origin] += sample.rows
         if buffer.rows >= self._rows_per_file:
             self._write(key, buffer)
+        time.sleep(_BREATH_SECONDS)
 
-    def _write(self, key: tuple[str, tuple[Feature, ...]], buffer: _Buffer) -> None:
+    def _write(self, key: _Key, buffer: _Buffer) -> None:
         """Write a buffer to a file; whatever becomes of it, the buffer is gone."""
-        self._buffers.pop(key, None)
-        if buffer.rows == 0:
-            return
+        del self._buffers[key]
         folder = self._directory / key[0]
         day = datetime.now(UTC).date().isoformat()
         name = f"{day}-{self._replica}-{next(self._numbers):06d}.parquet"
         staged = folder / f".{name}.staged"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_table(buffer.columns, buffer.features, staged)
+            write_file(buffer.batches, staged)
             staged.replace(folder / name)
         except Exception as error:
             # A full or unwritable disk above all; a bug in here must not end the thread either.
             with suppress(OSError):
                 staged.unlink()
-            for origin, rows in buffer.origins:
+            for origin, rows in buffer.origins.items():
                 origin.failed += rows
             self._note(f"{type(error).__name__}: {error}")
             return
-        for origin, rows in buffer.origins:
+        for origin, rows in buffer.origins.items():
             origin.written += rows
         self._note(None)
         try:
@@ -212,20 +214,19 @@ class SampleWriter:
         self._problem = problem
 
 
-def write_table(columns: dict[str, list[Any]], features: tuple[Feature, ...], path: Path) -> None:
-    """Write columns to a Parquet file, and have them on the disk.
-
-    Args:
-        columns: values by name: those of the features, then `OWN_COLUMNS`.
-        features: tell the types.
-        path: the file; it is replaced.
+def batch_of(samples: Sequence[Sample]) -> Any:
+    """Samples with the same features as Arrow's columns: those of the features, then ours.
 
     Raises:
-        OSError: it cannot be written.
+        ValueError: a feature has the name of a column of ours.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    features = samples[0].signature.features
+    names = [feature.name for feature in features]
+    twice = sorted(set(names) & set(OWN_COLUMNS))
+    if twice:
+        raise ValueError(f"a feature cannot be called {', '.join(twice)}")
     kinds = {
         DType.FP32: pa.float32(),
         DType.FP64: pa.float64(),
@@ -234,15 +235,29 @@ def write_table(columns: dict[str, list[Any]], features: tuple[Feature, ...], pa
         DType.BYTES: pa.string(),
     }
     own = (pa.timestamp("us", tz="UTC"), pa.int64(), pa.string(), pa.string(), pa.float64())
-    types = [*(kinds[feature.dtype] for feature in features), *own]
-    arrays = []
-    for values, kind in zip(columns.values(), types, strict=True):
-        parts = []
-        for at in range(0, len(values), _CHUNK):
-            parts.append(pa.array(values[at : at + _CHUNK], type=kind))
-            time.sleep(0)  # lets the event loop have the interpreter
-        arrays.append(pa.chunked_array(parts, type=kind))
-    pq.write_table(pa.table(arrays, names=[*columns]), path)
+    columns = (
+        *columns_of(samples),
+        [one.at_us for one in samples for _ in range(one.rows)],
+        [one.version for one in samples for _ in range(one.rows)],
+        [one.variant for one in samples for _ in range(one.rows)],
+        [str(label) for one in samples for label in one.answers.predictions],
+        [score for one in samples for score in scores_of(one.answers)],
+    )
+    types = (*(kinds[feature.dtype] for feature in features), *own)
+    arrays = [pa.array(column, type=kind) for column, kind in zip(columns, types, strict=True)]
+    return pa.record_batch(arrays, names=[*names, *OWN_COLUMNS])
+
+
+def write_file(batches: list[Any], path: Path) -> None:
+    """Write batches of the same columns to a Parquet file, and have them on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_batches(batches), path)
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

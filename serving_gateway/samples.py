@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.contract import DType, Feature, Signature
@@ -128,13 +128,17 @@ class ModelSamples:
             self.dropped += rows.count
 
 
-def columns_of(sample: Sample) -> list[list[Any]]:
-    """The rows of a sample by feature: logical values, None where missing."""
-    features = sample.signature.features
-    if sample.instances is not None:
-        return [[_plain(one[f.name], f) for one in sample.instances] for f in features]
-    rows = sample.data or []
-    return [[_plain(row[place], f) for row in rows] for place, f in enumerate(features)]
+def columns_of(samples: Sequence[Sample]) -> list[list[Any]]:
+    """The rows of samples with the same features, by feature: logical values, None if missing."""
+    features = samples[0].signature.features
+    names = [feature.name for feature in features]
+    rows: list[list[Any]] = []
+    for sample in samples:
+        if sample.instances is None:
+            rows += sample.data or []
+        else:
+            rows += [[one[name] for name in names] for one in sample.instances]
+    return [_column(feature, [row[i] for row in rows]) for i, feature in enumerate(features)]
 
 
 def scores_of(answers: Answers) -> list[float | None]:
@@ -144,8 +148,8 @@ def scores_of(answers: Answers) -> list[float | None]:
     return [one if isinstance(one, float) else None for one in answers.predictions]
 
 
-def _plain(value: Any, feature: Feature) -> Any:
-    """A value that was checked, by the type of its feature: 3 of a float is 3.0."""
-    if value is None or (value == "" and feature.dtype is DType.BYTES):
-        return None
-    return float(value) if feature.dtype in {DType.FP32, DType.FP64} else value
+def _column(feature: Feature, values: list[Any]) -> list[Any]:
+    """Checked values of one feature; in JSON a float may be written as an integer."""
+    if feature.dtype in {DType.FP32, DType.FP64}:
+        return [None if one is None else float(one) for one in values]
+    return [one or None for one in values] if feature.dtype is DType.BYTES else values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from platform_assets.components.rules import faults
 from platform_assets.components.specs import model_spec
 from platform_assets.components.typing_faults import as_written, read_fields, shown
 from platform_assets.model_spec import ModelSpec
+from platform_assets.training.candidates import CandidateError, check_candidates
 
 COMPONENT_TYPE: Final = "platform_assets.components.TabularModel"
 FILE_NAMES: Final = ("defs.yaml", "defs.yml")
@@ -24,6 +26,7 @@ _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.tx
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
 """What decides on a trained model; counts where there is no lock file."""
 _BELOW: Final = ("attributes",)
+_CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
 
 
 def read_model(path: Path) -> ModelSpec:
@@ -51,7 +54,12 @@ def spec_of(fields: ModelFields, document: Document) -> ModelSpec:
     if found:
         raise ModelFileError([_located(document, fault.path, fault.message) for fault in found])
     version = code_version(document.content)
-    return model_spec(fields, name=name, folder=folder, code_version=version)
+    spec = model_spec(fields, name=name, folder=folder, code_version=version)
+    try:
+        check_candidates(spec)
+    except CandidateError as error:
+        raise ModelFileError([_candidate_problem(document, str(error))]) from error
+    return spec
 
 
 def document_at(path: Path) -> Document:
@@ -114,6 +122,13 @@ def _envelope(document: Document, value: dict[object, object]) -> list[Problem]:
         message = "is no part of a model file: there are `type` and `attributes`"
         problems.append(Problem(document.path, document.line((other,)), str(other), message))
     return problems
+
+
+def _candidate_problem(document: Document, message: str) -> Problem:
+    found = _CANDIDATE.fullmatch(message)
+    if found is None:
+        return _located(document, ("candidates",), message)
+    return _located(document, ("candidates", int(found["number"])), found["message"])
 
 
 def _located(document: Document, path: tuple[object, ...], message: str) -> Problem:

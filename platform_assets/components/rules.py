@@ -14,9 +14,14 @@ from platform_assets.components.durations import duration
 from platform_assets.components.fields import CandidateFields, ModelFields
 from platform_assets.components.problems import Fault, FieldPath
 from platform_assets.components.typing_faults import shown
-from platform_assets.components.vocabulary import DATASETS, DEFAULT_METRIC, METRICS, estimators
-from platform_assets.components.vocabulary import metrics as metrics_of
+from platform_assets.components.vocabulary import (
+    DATASETS,
+    DEFAULT_METRIC,
+    METRIC_BOUNDS,
+    estimators,
+)
 from platform_assets.model_spec import Task
+from platform_assets.training.metrics import valid_metrics
 
 # Narrower than the contract's: Dagster's groups, pools and jobs have no hyphens.
 _MODEL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}", re.ASCII)
@@ -161,14 +166,14 @@ def _candidate(path: tuple[object, ...], candidate: CandidateFields, task: Task)
 def _evaluation(fields: ModelFields) -> Iterator[Fault]:
     task, floor = Task(fields.task), fields.gates.metric_floor
     name = fields.evaluation.metric or DEFAULT_METRIC[task]
-    if name not in metrics_of(task):
-        wrong = f"does not measure a {task} model" if name in METRICS else "is no metric"
+    if name not in valid_metrics(task):
+        wrong = f"does not measure a {task} model" if name in METRIC_BOUNDS else "is no metric"
         yield Fault(
             ("evaluation", "metric"),
-            f"{shown(name)} {wrong}; write one of {', '.join(metrics_of(task))}",
+            f"{shown(name)} {wrong}; write one of {', '.join(valid_metrics(task))}",
         )
     else:
-        least, most = METRICS[name].least, METRICS[name].most
+        least, most = METRIC_BOUNDS[name]
         if (least is not None and floor < least) or (most is not None and floor > most):
             low = "any" if least is None else f"{least:g}"
             yield Fault(

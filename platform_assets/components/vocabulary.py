@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from platform_assets.model_spec import Task
+from platform_assets.training.candidates import known
 from serving_gateway.contract import DType
 
 FEATURE_TYPES: Final[dict[str, DType]] = {
@@ -25,47 +25,21 @@ TARGET_TYPES: Final[dict[str, DType]] = {
 CLASS_TYPES: Final[dict[str, type]] = {"text": str, "integer": int, "boolean": bool}
 """Target type -> type of a class label as YAML reads it."""
 
-CLASSIFIERS: Final = (
-    "logistic_regression",
-    "linear_discriminant",
-    "random_forest",
-    "extra_trees",
-    "gradient_boosting",
-    "hist_gradient_boosting",
-    "decision_tree",
-)
-REGRESSORS: Final = (
-    "linear_regression",
-    "ridge",
-    "random_forest",
-    "extra_trees",
-    "gradient_boosting",
-    "hist_gradient_boosting",
-    "decision_tree",
-)
 DEFAULT_CLASSIFIERS: Final = ("logistic_regression", "random_forest", "hist_gradient_boosting")
 DEFAULT_REGRESSORS: Final = ("ridge", "random_forest", "hist_gradient_boosting")
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """Values that a metric can have, inclusive; None: no bound on that side."""
-
-    regression: bool
-    least: float | None
-    most: float | None
-
-
-METRICS: Final[dict[str, Metric]] = {
-    "accuracy": Metric(regression=False, least=0.0, most=1.0),
-    "balanced_accuracy": Metric(regression=False, least=0.0, most=1.0),
-    "f1_macro": Metric(regression=False, least=0.0, most=1.0),
-    "roc_auc": Metric(regression=False, least=0.0, most=1.0),
-    "log_loss": Metric(regression=False, least=0.0, most=None),
-    "r2": Metric(regression=True, least=None, most=1.0),
-    "mean_absolute_error": Metric(regression=True, least=0.0, most=None),
-    "root_mean_squared_error": Metric(regression=True, least=0.0, most=None),
+METRIC_BOUNDS: Final[dict[str, tuple[float | None, float | None]]] = {
+    "accuracy": (0.0, 1.0),
+    "balanced_accuracy": (0.0, 1.0),
+    "f1_macro": (0.0, 1.0),
+    "roc_auc": (0.0, 1.0),
+    "log_loss": (0.0, None),
+    "r2": (None, 1.0),
+    "mean_absolute_error": (0.0, None),
+    "root_mean_squared_error": (0.0, None),
 }
+"""Least and most that a metric can be, inclusive; None: no bound on that side."""
 DEFAULT_METRIC: Final[dict[Task, str]] = {
     Task.BINARY: "balanced_accuracy",
     Task.MULTICLASS: "balanced_accuracy",
@@ -90,10 +64,4 @@ def is_reserved(column: str) -> bool:
 
 def estimators(task: Task) -> tuple[str, ...]:
     """Names of the estimators that do `task`."""
-    return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
-
-
-def metrics(task: Task) -> tuple[str, ...]:
-    """Names of the metrics that measure `task`."""
-    regression = task is Task.REGRESSION
-    return tuple(name for name, metric in METRICS.items() if metric.regression is regression)
+    return tuple(known(task))

@@ -1,4 +1,7 @@
-"""What an ONNX graph declares about itself, and how it is run; `export` makes one."""
+"""What an ONNX graph declares about itself, and how it is run.
+
+Graphs are made by `training.graph.export`.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,12 @@ from platform_assets.training.graph.builder import (
     OPSET,
     ExportError,
 )
-from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY, export
+from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import DType, Feature, Signature, feature_contract
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-__all__ = [
-    "MAX_IR_VERSION",
-    "OPSET",
-    "ExportError",
-    "GraphSummary",
-    "export",
-    "graph_contract",
-    "inspect_graph",
-    "model_inputs",
-    "run_graph",
-    "sha256",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from platform_assets import model_definitions
+from platform_assets.definitions import resources
 from platform_assets.packaging.assets import ONNX_ARTIFACT
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
@@ -60,7 +61,7 @@ def other_replica(settled: Platform, tmp_path: Path) -> Iterator[RunningGateway]
 
 
 def test_the_checks_that_gate_the_switch_are_blocking_and_all_known_to_it() -> None:
-    graph = model_definitions.build(IRIS).resolve_asset_graph()
+    graph = dg.Definitions.merge(model_definitions.build(IRIS), resources()).resolve_asset_graph()
     blocking = {
         key.name
         for key in graph.asset_check_keys
@@ -137,6 +138,8 @@ def test_a_version_over_its_latency_budget_is_blocked(settled: Platform) -> None
     assert "over the budget of 0.01 ms" in (slow.description or "")
     assert "gateway_reload" not in outcome.values
     assert settled.generation() == generation
+    # With the budget of the model file the same version passes.
+    assert settled.run("triton_serving_state").success
 
 
 def test_a_replica_on_another_version_fails_the_check_after_the_switch(

@@ -12,7 +12,7 @@ import pytest
 from platform_assets.model_spec import CandidateSpec
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.chain import Outcome
 from tests.full_platform import SERVING, TOKEN, Platform
 from tests.servers import LOOPBACK, free_port
@@ -138,11 +138,12 @@ def test_a_removed_feature_is_blocked_until_the_file_says_that_it_is_meant(
 
 
 def test_a_feature_store_with_another_contract_is_blocked(settled: Platform) -> None:
-    from feast import FeatureService
+    from feast import FeatureService, FeatureStore
 
     settled.promote()
     feast, spec = settled.resources["feast"], settled.spec
-    view = feast.store().get_feature_view(spec.feature_view)
+    store = FeatureStore(repo_path=str(feast.home), fs_yaml_file=feast.render())
+    view = store.get_feature_view(spec.feature_view)
     feast.apply([FeatureService(name=spec.feature_service, features=[view[["sepal_length"]]])])
     try:
         with production_stays(settled):
@@ -156,12 +157,20 @@ def test_a_feature_store_with_another_contract_is_blocked(settled: Platform) -> 
 
 
 def test_a_graph_with_another_contract_is_blocked(settled: Platform) -> None:
-    """The pipeline would not write one; somebody may have moved the directory."""
+    """The pipeline would not write one; somebody may have changed the file."""
     settled.promote()
-    swapped = settled.of(features=tuple(reversed(settled.spec.features)))
-    gate = swapped.check(GATE, "feature_contract")
+    version = settled.production()
+    assert version is not None
+    path = settled.repository.path(DEFAULT_MODEL, version) / MODEL_FILE
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept.replace(b"petal_width", b"petal_depth"))
+        gate = settled.check(GATE, "feature_contract")
+    finally:
+        path.write_bytes(kept)
     assert not gate.passed
-    assert "ONNX graph" in (gate.description or "")
+    assert gate.description == "another contract: ONNX graph"
+    assert settled.check(GATE, "feature_contract").passed
 
 
 def production_run(platform: Platform) -> str:

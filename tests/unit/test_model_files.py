@@ -70,7 +70,7 @@ FULL = (
     - ridge
     - estimator: random_forest
       grid: {max_depth: [4, null], n_estimators: 50}
-    - function: our.estimators:forest
+    - function: tests.estimators:boosted
   evaluation: {metric: mean_absolute_error, folds: 3, fraction: 0.25, seed: 7, threads: 2}
   gates: {metric_floor: 2, regression_tolerance: 0.1, allow_breaking: true}
   serving: {max_batch_size: 64, dynamic_batching: true, instances: 2, retention: 3}
@@ -140,7 +140,7 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
     assert spec.candidates == (
         CandidateSpec("ridge"),
         CandidateSpec("random_forest", grid={"max_depth": (4, None), "n_estimators": (50,)}),
-        CandidateSpec(function="our.estimators:forest"),
+        CandidateSpec(function="tests.estimators:boosted"),
     )
     assert spec.evaluation == Evaluation(
         "mean_absolute_error", folds=3, fraction=0.25, split=Split.TIME, seed=7, threads=2
@@ -560,3 +560,22 @@ def test_check_of_one_folder_knows_the_names_of_the_others(
 
     assert main(["check", str(tmp_path / "patients")]) == 1
     assert f"is also the model of {SHIPPED / 'cars' / 'defs.yaml'}" in capsys.readouterr().out
+
+
+def test_a_grid_of_a_parameter_that_the_estimator_lacks_is_refused_in_its_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "shop" / "defs.yaml"
+    path.parent.mkdir()
+    shipped = (
+        (SHIPPED / "cars" / "defs.yaml").read_text().replace("model_name: cars", "model_name: shop")
+    )
+    path.write_text(
+        shipped + "  candidates:\n    - ridge\n    - {estimator: ridge, grid: {depth: [1, 2]}}\n"
+    )
+    with pytest.raises(ModelFileError) as caught:
+        read_model(path)
+    [problem] = caught.value.problems
+    assert problem.line == len(path.read_text().splitlines())
+    assert problem.field == "candidates[1]"
+    assert "no parameter depth" in problem.message

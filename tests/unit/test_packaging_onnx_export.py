@@ -11,16 +11,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from platform_assets.packaging.onnx_export import (
-    MAX_IR_VERSION,
-    OPSET,
-    ExportError,
-    export,
     inspect_graph,
     model_inputs,
     run_graph,
 )
 from platform_assets.packaging.parity import compare
 from platform_assets.packaging.triton_config import TensorSpec
+from platform_assets.training.graph.builder import MAX_IR_VERSION, OPSET, ExportError
+from platform_assets.training.graph.export import export
 from serving_gateway.contract import DType, Feature, Signature
 from tests.estimators import Homemade
 
