@@ -18,7 +18,6 @@ from platform_assets.serving.promotion import tell_registry
 from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
 from serving_gateway.contract import VARIANTS, RollbackRequest
 
-
 TARGET_TAG: Final = "serving/rollback_target"
 """Tag of a run: its id and the version that it goes back to."""
 

@@ -58,5 +58,6 @@ class KillPoint:
             elif self.when == "after":
                 original(*args, **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError("nobody survives this")
 
         setattr(owner, name, deadly)

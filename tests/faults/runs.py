@@ -34,9 +34,7 @@ def rollback() -> dg.JobDefinition:
 
 @functools.cache
 def _job(name: str) -> dg.JobDefinition:
-    definitions = dg.Definitions.merge(
-        model_definitions.build(SPEC), watching([SPEC]), resources()
-    )
+    definitions = dg.Definitions.merge(model_definitions.build(SPEC), watching([SPEC]), resources())
     return definitions.resolve_job_def(name)
 
 

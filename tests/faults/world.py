@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ class World:
         (step,) = (one for one in begun if one not in ended)
         return str(step)
 
-    def _events(self, run_id: str, *kinds: DagsterEventType) -> list[dg.EventLogEntry]:
+    def _events(self, run_id: str, *kinds: DagsterEventType) -> Sequence[dg.EventLogEntry]:
         return self.instance.all_logs(run_id, of_type=set(kinds))
 
     def ready(self) -> tuple[int, ...]:
