@@ -13,7 +13,7 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.ledger import PROMOTION, read_ledger, switch_metadata
+from platform_assets.serving.ledger import PROMOTION, read_ledger, reason_of, switch_metadata
 from platform_assets.serving.loading import load_beside
 from platform_assets.serving.promotion import (
     refuse_unless_gated,
@@ -150,7 +150,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
             run_id=state.run_id,
             mode=Mode.SSOT,
             unpin=config.unpin,
-            reason=config.reason or f"promotion by Dagster run {context.run.run_id}",
+            reason=reason_of(PROMOTION, context.run.run_id, why=config.reason),
             feature_contract=spec.contract,
         )
         answer = reload(spec.model_name, request, gateway)

@@ -14,7 +14,7 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.checks import compare_alias
-from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.ledger import ELSEWHERE, made_by_run, read_ledger
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 
@@ -152,20 +152,26 @@ def _tell_ledger(
     generation = int(routing["generation"])
     if newest and (newest.generation >= generation or newest.version == slot["version"]):
         return ""
-    by = routing["changed_by"] or "somebody"
+    reason = str(routing["reason"] or "")
+    action, by = ELSEWHERE, str(routing["changed_by"] or "somebody")
+    told = "A gateway was asked for this switch; the pipeline did not make it."
+    made = made_by_run(reason)
+    if made is not None and instance.has_run(made[1]):
+        action, by = made
+        told = f"Run {by} made this switch, and ended before it could say so."
     instance.report_runless_asset_event(
         dg.AssetMaterialization(
             dg.AssetKey(spec.key("gateway_reload")),
-            description="A gateway was asked for this switch; the pipeline did not make it.",
+            description=told,
             metadata={
                 "version": int(slot["version"]),
                 "previous_version": newest.version if newest else "none",
                 "run_id": slot["run_id"],
                 "generation": generation,
                 "changed": True,
-                "action": ELSEWHERE,
+                "action": action,
                 "by": by,
-                "reason": routing["reason"] or "",
+                "reason": reason,
             },
         )
     )
