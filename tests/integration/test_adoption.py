@@ -52,7 +52,7 @@ def refused(platform: Platform, version: int) -> str:
         platform.repository.verify(DEFAULT_MODEL, version)
     # It is no version of the pipeline: nobody takes it for one that passed something.
     assert SIGNATURE_TAG not in platform.resources["mlflow"].version_tags(DEFAULT_MODEL, version)
-    return outcome.failures["onnx_model"]
+    return str(outcome.failures["onnx_model"])
 
 
 def test_a_version_of_another_training_job_reaches_production_through_every_gate(
@@ -128,11 +128,29 @@ def test_several_graphs_are_not_chosen_from(settled: Platform) -> None:
     assert "b.onnx" in said
 
 
+def narrow() -> bytes:
+    """A classifier of three features."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Softmax", ["features"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["features"], ["label"], axis=1, keepdims=0),
+    ]
+    return model_bytes(
+        nodes,
+        inputs={"features": (TensorProto.FLOAT, [None, 3])},
+        outputs={
+            "label": (TensorProto.INT64, [None]),
+            "probabilities": (TensorProto.FLOAT, [None, 3]),
+        },
+    )
+
+
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
         (string_echo, ["input features is missing", "input text is unknown", "output label"]),
-        (lambda: narrow(), ["input features is FP32 (None, 3), not FP32 (None, 4)"]),
+        (narrow, ["input features is FP32 (None, 3), not FP32 (None, 4)"]),
     ],
 )
 def test_a_graph_with_another_interface_is_refused_by_name(
@@ -175,23 +193,5 @@ def test_a_version_that_does_not_exist_or_has_no_run_is_refused(settled: Platfor
     said = settled.run("onnx_model", run_config=config).failures["onnx_model"]
     assert "MLflow has no version 9999" in said
     client = open_client(settled.mlflow.url)
-    made = client.create_model_version(DEFAULT_MODEL, "mlflow-artifacts:/elsewhere")
+    made = client.create_model_version(DEFAULT_MODEL, "s3://elsewhere/model")
     assert "registered without a run" in refused(settled, int(made.version))
-
-
-def narrow() -> bytes:
-    """A classifier of three features."""
-    from onnx import TensorProto, helper
-
-    nodes = [
-        helper.make_node("Softmax", ["features"], ["probabilities"], axis=1),
-        helper.make_node("ArgMax", ["features"], ["label"], axis=1, keepdims=0),
-    ]
-    return model_bytes(
-        nodes,
-        inputs={"features": (TensorProto.FLOAT, [None, 3])},
-        outputs={
-            "label": (TensorProto.INT64, [None]),
-            "probabilities": (TensorProto.FLOAT, [None, 3]),
-        },
-    )
