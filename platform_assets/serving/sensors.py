@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
@@ -52,7 +53,7 @@ def serving_drift_sensor(
     @dg.sensor(
         name="serving_drift",
         jobs=jobs,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Starts a model's reconcile job when Triton serves other versions of it than those "
@@ -103,7 +104,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="production_watch",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Writes switches that somebody asked a gateway for into the deployment ledger, and "
