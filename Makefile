@@ -52,8 +52,9 @@ lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
-bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway against raw Triton, on this machine
+bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway against raw Triton, and the pipeline by rows, on this machine
 	$(RUN) tests.benchmarks
+	$(RUN) tests.benchmarks.scale
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
 	$(call compile,pyproject.toml --extra gateway --extra pipeline --extra dev -o requirements-dev.lock.txt)

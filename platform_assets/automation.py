@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError, source_fingerprint
+from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.packaging.adoption import is_foreign
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
@@ -94,7 +95,7 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
     @dg.sensor(
         name=f"{spec.identifier}_new_data",
         job=job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=(
             dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
         ),
@@ -135,7 +136,7 @@ def foreign_version_sensor(
     @dg.sensor(
         name=f"{spec.identifier}_registry",
         job=job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=(
             f"{spec.model_name}: a version in MLflow that this pipeline did not register enters "

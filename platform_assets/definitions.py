@@ -8,6 +8,7 @@ import dagster as dg
 
 from platform_assets import model_definitions
 from platform_assets.components.loading import load_models, load_specs
+from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
 from platform_assets.notifications import check_warnings, run_failure
 from platform_assets.resources.drift_reports import DriftReports
@@ -34,7 +35,20 @@ def watching(specs: Sequence[ModelSpec]) -> dg.Definitions:
             production_watch_sensor(specs),
             run_failure,
             check_warnings,
+            declarative_automation(),
         ],
+    )
+
+
+def declarative_automation() -> dg.SensorDefinition:
+    """Build the sensor that carries out the assets' automation conditions: the switch has one."""
+    return dg.AutomationConditionSensorDefinition(
+        # Dagster's own name for it, and its own default: stopped until somebody wants it.
+        "default_automation_condition_sensor",
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=sensor_seconds(30),
+        description="Switches production to a version that was loaded, as soon as every blocking "
+        "check of it has passed.",
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypedDict
 
 from serving_gateway.contract import (
     LABEL_OUTPUT,
@@ -229,6 +229,15 @@ class AutomationSpec:
     """Oldest that `features` may be before the UI calls the asset stale."""
 
 
+class AssetOptions(TypedDict):
+    """Arguments of Dagster's asset decorator."""
+
+    key: list[str]
+    group_name: str
+    owners: list[str]
+    tags: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model."""
@@ -265,6 +274,15 @@ class ModelSpec:
     def key(self, asset: str) -> list[str]:
         """Dagster key of one of the model's assets."""
         return [self.model_name, asset]
+
+    def asset(self, name: str) -> AssetOptions:
+        """What every asset of the model has in common."""
+        return AssetOptions(
+            key=self.key(name),
+            group_name=self.identifier,
+            owners=list(self.owners),
+            tags=dict(self.tags),
+        )
 
     @property
     def feature_names(self) -> tuple[str, ...]:

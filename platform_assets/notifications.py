@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import dagster as dg
 
+from platform_assets.intervals import sensor_seconds
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
     WebhookError,
@@ -32,7 +33,7 @@ _Message = Callable[[dg.DagsterInstance, dg.DagsterRun], str | None]
 
 
 @dg.sensor(
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=sensor_seconds(30),
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells the webhook of each failed run: step, reason, failed gates, link.",
 )
@@ -42,7 +43,7 @@ def run_failure(context: dg.SensorEvaluationContext, webhook: WebhookResource) -
 
 
 @dg.sensor(
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=sensor_seconds(30),
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells the webhook of the checks that failed in runs that went through.",
 )

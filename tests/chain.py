@@ -123,7 +123,7 @@ def outcome_of(result: dg.ExecuteInProcessResult) -> Outcome:
     return Outcome(result.success, values, checks, failures_of(result), metadata)
 
 
-def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+def failures_of(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> dict[str, str]:
     """What each failed step said."""
     failures: dict[str, str] = {}
     for event in result.all_events:

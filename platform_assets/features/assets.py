@@ -6,7 +6,6 @@ import time
 from dagster import (
     AssetExecutionContext,
     AssetIn,
-    AssetKey,
     AssetsDefinition,
     FreshnessPolicy,
     MaterializeResult,
@@ -37,10 +36,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     freshness = spec.automation.freshness
 
     @asset(
-        key=AssetKey([spec.model_name, "features"]),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("features"),
         kinds={_source_kind(spec), "parquet"},
         freshness_policy=freshness and FreshnessPolicy.time_window(fail_window=freshness),
         description=(
@@ -86,11 +82,8 @@ def _source_kind(spec: ModelSpec) -> str:
 
 def _online_features(spec: ModelSpec) -> AssetsDefinition:
     @asset(
-        key=AssetKey([spec.model_name, "online_features"]),
-        ins={"features": AssetIn(key=[spec.model_name, "features"])},
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("online_features"),
+        ins={"features": AssetIn(key=spec.key("features"))},
         kinds={"feast"},
         description=(
             f"Feature service `{spec.feature_service}`: applied to Feast, the newest values of "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +20,8 @@ FEATURES_FILE: Final = "features.parquet"
 LABELS_FILE: Final = "labels.parquet"
 _FINGERPRINT_KEY: Final = b"serving.data_fingerprint"
 _GROUP_ROWS: Final = 100_000
+_NOBODYS_AFTER_S: Final = 3600.0
+"""Seconds after which nobody writes at a part any more: its writer was killed."""
 
 
 class StaleDataError(Exception):
@@ -42,6 +46,7 @@ def write_feature_data(
     keys = [spec.join_key.name, spec.event_timestamp]
     features, labels = directory / FEATURES_FILE, directory / LABELS_FILE
     progress = Progress(log)
+    _clear_away_leftovers(directory)
     _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
     _write(table.select([*keys, spec.target.name]), labels, source.fingerprint, progress)
     return FeatureData(
@@ -73,6 +78,13 @@ def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) ->
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _clear_away_leftovers(directory: Path) -> None:
+    for part in directory.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime >= _NOBODYS_AFTER_S:
+                part.unlink()
 
 
 def check_current(data: FeatureData) -> None:

@@ -71,10 +71,7 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
     """Build the asset `drift_report` of one model."""
 
     @asset(
-        key=drift_key(spec),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("drift_report"),
         kinds={"parquet"},
         deps=[AssetKey([spec.model_name, "features"]), production_key(spec)],
         description=(

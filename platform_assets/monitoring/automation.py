@@ -5,6 +5,7 @@ from typing import Final
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import VERSION_METADATA, production_version
 from platform_assets.monitoring.checks import drift_check_key
@@ -55,7 +56,7 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
     @dg.sensor(
         name=_name(spec, "drift_sensor"),
         job=retrain_job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Trains {spec.model_name} again when its newest drift report warns.",
     )

@@ -13,6 +13,7 @@ import msgspec
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import (
     GraphSummary,
+    graph_contract,
     inspect_graph,
     model_inputs,
     run_graph,
@@ -23,12 +24,15 @@ from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_eval
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.training.graph.builder import ExportError
+from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,
     RUN_ID_TAG,
     SIGNATURE_TAG,
     Signature,
+    feature_contract,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +66,8 @@ def adopt(
         The version as the chain knows it, and the bytes of its graph.
 
     Raises:
-        AdoptionError: the version has no run, another interface, or nothing to judge it by.
+        AdoptionError: the version has no run, another interface or other features, or there is
+            nothing to judge it by.
         RegistryError: MLflow does not answer or does not have it.
         ExportError: its graph is no valid ONNX model.
     """
@@ -79,6 +84,7 @@ def adopt(
     graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
     _require_interface(signature, inspect_graph(graph))
+    _require_contract(signature, graph)
     _record_evaluation(entry.run_id, signature, evaluation, graph, mlflow)
     mlflow.log_artifact_bytes(entry.run_id, artifact, graph)
     mlflow.set_version_tags(
@@ -126,6 +132,23 @@ def _require_interface(signature: Signature, graph: GraphSummary) -> None:
         raise AdoptionError(
             "its graph does not read and answer what the model file says: " + "; ".join(wrong)
         )
+
+
+def _require_contract(signature: Signature, graph: bytes) -> None:
+    """Refuse a graph that names no features, or others: its tensors alone cannot tell."""
+    contract = feature_contract(signature.features)
+    try:
+        if graph_contract(graph) == contract:
+            return
+        reason = "its metadata names other features, or in another order"
+    except ExportError as error:
+        reason = str(error)
+    features = msgspec.json.encode(signature.features).decode()
+    raise AdoptionError(
+        f"{reason}. Whoever exports it must write into its metadata, by onnx.helper."
+        f"set_model_props, what the columns of its rows are: {FEATURES_KEY!r}: {features!r}, "
+        f"{CONTRACT_KEY!r}: {contract!r}"
+    )
 
 
 def _expected_inputs(signature: Signature) -> dict[str, TensorSpec]:

@@ -59,10 +59,7 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
     )
 
     @dg.asset(
-        key=spec.key("onnx_model"),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("onnx_model"),
         kinds={"onnx", "scikitlearn"},
         # Loaded by hand: a version that was trained elsewhere has neither.
         deps=[trained, registered],
@@ -217,10 +214,7 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
         )
 
     @dg.asset(
-        key=spec.key("triton_model_entry"),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("triton_model_entry"),
         kinds={"triton", "onnx"},
         ins={"onnx_model": dg.AssetIn(key=spec.key("onnx_model"))},
         description=(

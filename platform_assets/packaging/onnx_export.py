@@ -6,7 +6,7 @@ Graphs are made by `training.graph.export`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from serving_gateway.contract import DType, Feature, Signature, feature_contract
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from google.protobuf.message import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,12 @@ def _checked(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
 
     try:
         model = onnx.load_model_from_string(onnx_bytes)
+        if any(map(onnx.external_data_helper.uses_external_data, _tensors(model))):
+            # A version is one file with one digest, and no path in it may name a server's file.
+            raise ExportError(
+                "the graph keeps its weights in other files: save it whole (MLflow's ONNX "
+                "flavour does with save_as_external_data=False)"
+            )
         onnx.checker.check_model(model, full_check=True)
     except (
         DecodeError,
@@ -115,6 +122,21 @@ def _checked(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
     ) as error:
         raise ExportError(f"not a valid ONNX model: {error}") from error
     return model
+
+
+def _tensors(message: Message) -> Iterator[Any]:  # onnx.TensorProto is untyped here
+    """Find the constants of a graph, however deep they are."""
+    import onnx
+    from google.protobuf.message import Message
+
+    for field, value in message.ListFields():
+        if field.type != field.TYPE_MESSAGE:
+            continue
+        for part in [value] if isinstance(value, Message) else value:
+            if isinstance(part, onnx.TensorProto):
+                yield part
+            else:
+                yield from _tensors(part)
 
 
 def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here

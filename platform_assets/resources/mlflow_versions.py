@@ -94,9 +94,11 @@ class _LoggedModel:
     def fetched(self, path: str, directory: str) -> Path:
         from mlflow.artifacts import download_artifacts
 
+        # By its location: an address of the form models:/m-... cannot name a file in it.
+        location = self._client.get_logged_model(self._model_id).artifact_location
         return Path(
             download_artifacts(
-                artifact_uri=f"models:/{self._model_id}/{path}",
+                artifact_uri=f"{location.rstrip('/')}/{path}",
                 dst_path=directory,
                 tracking_uri=self._client.tracking_uri,
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection
 from pathlib import Path
@@ -31,6 +33,8 @@ from serving_gateway.contract import (
 # Triton reads a directory's leading digits as a version, so what is being written starts
 # with a letter.
 _STAGING_PREFIX: Final = "staging-"
+_NOBODYS_AFTER_S: Final = 3600.0
+"""Seconds after which nobody writes any more at what is staged: its writer was killed."""
 
 
 __all__ = ["DigestMismatch", "ModelRepository", "Provenance", "RepositoryError", "VersionConflict"]
@@ -69,6 +73,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
         target = self.path(provenance.model_name, provenance.version)
         staging = target.with_name(f"{_STAGING_PREFIX}{provenance.version}-{uuid.uuid4().hex}")
         staging.mkdir(parents=True)
+        _clear_away_leftovers(staging.parent)
         try:
             _write_durably(staging / MODEL_FILE, onnx_bytes)
             _write_durably(staging / PROVENANCE_FILE, msgspec.json.encode(provenance))
@@ -157,6 +162,20 @@ class ModelRepository(dg.ConfigurableResource[None]):
 
     def _config_path(self, model_name: str) -> Path:
         return Path(self.root) / check_model_name(model_name) / CONFIG_FILE
+
+
+def _clear_away_leftovers(folder: Path) -> None:
+    # By their age: the writer may live on another machine, so nobody can ask whether it does.
+    for entry in folder.glob(f"{_STAGING_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            inside = entry.iterdir() if entry.is_dir() else ()
+            newest = max(one.stat().st_mtime for one in (entry, *inside))
+            if time.time() - newest < _NOBODYS_AFTER_S:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.ledger import PROMOTION, read_ledger, switch_metadata
+from platform_assets.serving.ledger import PROMOTION, read_ledger, reason_of, switch_metadata
 from platform_assets.serving.loading import load_beside
 from platform_assets.serving.promotion import (
     refuse_unless_gated,
@@ -42,10 +42,7 @@ class LoadConfig(dg.Config):
 
 def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
-        key=spec.key("triton_serving_state"),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("triton_serving_state"),
         pool=spec.serving_pool,
         ins={"triton_model_entry": dg.AssetIn(key=spec.key("triton_model_entry"))},
         kinds={"triton"},
@@ -114,10 +111,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         reason: str = Field(default="", description="Why, for the routing record and the ledger.")
 
     @dg.asset(
-        key=spec.key("gateway_reload"),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("gateway_reload"),
         pool=spec.serving_pool,
         ins={"triton_serving_state": dg.AssetIn(key=spec.key("triton_serving_state"))},
         kinds={"fastapi"},
@@ -150,7 +144,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
             run_id=state.run_id,
             mode=Mode.SSOT,
             unpin=config.unpin,
-            reason=config.reason or f"promotion by Dagster run {context.run.run_id}",
+            reason=reason_of(PROMOTION, context.run.run_id, why=config.reason),
             feature_contract=spec.contract,
         )
         answer = reload(spec.model_name, request, gateway)
@@ -180,10 +174,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
 
 def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
-        key=spec.key("serving_proof"),
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
+        **spec.asset("serving_proof"),
         pool=spec.serving_pool,
         ins={"gateway_reload": dg.AssetIn(key=spec.key("gateway_reload"))},
         kinds={"json"},

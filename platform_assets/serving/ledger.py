@@ -7,9 +7,11 @@ from there, so it lives as long as Dagster's own records.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
@@ -27,6 +29,7 @@ ELSEWHERE: Final = "by hand"
 """A switch that a gateway was asked for without the pipeline."""
 
 _LIMIT: Final = 50
+_BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,21 @@ class Entry:
     by: str
     """Dagster run that did it, or who asked the gateway."""
     reason: str
+
+
+def reason_of(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
+    """Return why a switch is made, as the routing record and the ledger keep it.
+
+    It names the run, so that a switch can be told from one by hand though its run died.
+    """
+    asked = f" for {wanted_by}" if wanted_by else ""
+    return f"{action} by Dagster run {run_id}{asked}" + (f": {why}" if why else "")
+
+
+def made_by_run(reason: str) -> tuple[str, str] | None:
+    """Return the action and the Dagster run that `reason_of` named; None for other reasons."""
+    found = _BY_A_RUN.match(reason)
+    return None if found is None else (found[1], found[2])
 
 
 def switch_metadata(
@@ -69,7 +87,9 @@ def switch_metadata(
 def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIMIT) -> list[Entry]:
     """Return the newest switches, newest first.
 
-    A run that was tried again tells of the same generation twice: it was one switch.
+    A run that was tried again tells of the same generation twice: it was one switch. When the
+    first attempt died before it told, the second one met its own version in production; what
+    was there before is then what the ledger says itself.
     """
     records = instance.fetch_materializations(
         dg.AssetKey(spec.key("gateway_reload")), limit=limit
@@ -81,7 +101,11 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
             entry = _entry(record.timestamp, record.run_id or "", made.metadata)
             # Overwritten by older ones: the first word about a generation says when it was.
             by_generation[entry.generation] = entry
-    return list(by_generation.values())
+    entries = list(by_generation.values())
+    for place, (entry, older) in enumerate(pairwise(entries)):
+        if entry.previous_version is None and older.version != entry.version:
+            entries[place] = replace(entry, previous_version=older.version)
+    return entries
 
 
 def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> Entry:

@@ -175,13 +175,14 @@ def tell_registry(
     """Record the switch in MLflow; the switch stands whether or not MLflow hears of it."""
     try:
         before = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
-        mlflow.set_alias(model_name, PRODUCTION_ALIAS, version)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         if before not in (None, version):
             mlflow.set_version_tags(
                 model_name, before, {STATUS_TAG: f"was in production, to {now}"}
             )
         mlflow.set_version_tags(model_name, version, {STATUS_TAG: f"in production since {now}"})
+        # Last: until it has moved, a run that is tried again still knows whose tag to change.
+        mlflow.set_alias(model_name, PRODUCTION_ALIAS, version)
     except RegistryError as error:
         log.warning("The switch stands, but MLflow was not told: %s", error)
         return {"registry_told": f"no: {error}"}

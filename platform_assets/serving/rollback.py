@@ -1,5 +1,7 @@
 """Rollback as a job: to a version that is READY at once, to a retired one after its load."""
 
+from typing import Final
+
 import dagster as dg
 from pydantic import Field
 
@@ -10,11 +12,14 @@ from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.ledger import ROLLBACK, switch_metadata
-from platform_assets.serving.loading import serve_exactly
+from platform_assets.serving.ledger import ROLLBACK, reason_of, switch_metadata
+from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import tell_registry
 from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
 from serving_gateway.contract import VARIANTS, RollbackRequest
+
+TARGET_TAG: Final = "serving/rollback_target"
+"""Tag of a run: its id and the version that it goes back to."""
 
 
 class RollbackConfig(dg.Config):
@@ -47,10 +52,13 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         gateway: GatewayResource,
         mlflow: MlflowResource,
     ) -> None:
-        target = _target(spec, config, gateway)
+        target = _intended_before(context) or _target(spec, config, gateway)
+        # Before anything is done: the version before the present one is another one afterwards.
+        context.instance.add_run_tags(
+            context.run.run_id, {TARGET_TAG: f"{context.run.run_id} {target}"}
+        )
         _make_ready(spec.model_name, target, triton, model_repository, context)
-        asked_by = config.by or f"Dagster run {context.run.run_id}"
-        why = f"rollback by {asked_by}" + (f": {config.reason}" if config.reason else "")
+        why = reason_of(ROLLBACK, context.run.run_id, wanted_by=config.by, why=config.reason)
         request = RollbackRequest(version=target, reason=why)
         answer = roll_back(spec.model_name, request, gateway, config.variant)
         live = wait_for_replicas(
@@ -81,6 +89,20 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         rollback()
 
     return job
+
+
+def _intended_before(context: dg.OpExecutionContext) -> int | None:
+    """Version that the attempt which this run repeats was going back to; None for a new intent."""
+    run: dg.DagsterRun | None = context.run
+    while run is not None and run.parent_run_id is not None:
+        run = context.instance.get_run_by_id(run.parent_run_id)
+        if run is None or run.is_success:
+            return None
+        # Runs inherit tags: only what it says of itself counts.
+        by, _, version = run.tags.get(TARGET_TAG, "").partition(" ")
+        if by == run.run_id:
+            return int(version)
+    return None
 
 
 def _target(spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource) -> int:
@@ -117,10 +139,11 @@ def _make_ready(
 ) -> None:
     try:
         ready = triton.ready_versions(name)
-        if version in ready:
+        # READY alone would not do: a version that no policy names is gone with Triton's restart.
+        if version in ready and version in persisted_versions(repository, name):
             context.log.info(f"version {version} is READY: the switch is instant")
             return
-        context.log.info(f"version {version} was retired; it is loaded from the repository")
+        context.log.info(f"version {version} is loaded from the repository")
         repository.verify(name, version)
         serve_exactly(name, [*ready, version], triton=triton, repository=repository)
         triton.wait_until_ready(name, version)

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.checks import compare_alias
-from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.ledger import ELSEWHERE, made_by_run, read_ledger
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 
@@ -52,7 +53,7 @@ def serving_drift_sensor(
     @dg.sensor(
         name="serving_drift",
         jobs=jobs,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Starts a model's reconcile job when Triton serves other versions of it than those "
@@ -103,7 +104,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="production_watch",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Writes switches that somebody asked a gateway for into the deployment ledger, and "
@@ -152,20 +153,26 @@ def _tell_ledger(
     generation = int(routing["generation"])
     if newest and (newest.generation >= generation or newest.version == slot["version"]):
         return ""
-    by = routing["changed_by"] or "somebody"
+    reason = str(routing["reason"] or "")
+    action, by = ELSEWHERE, str(routing["changed_by"] or "somebody")
+    told = "A gateway was asked for this switch; the pipeline did not make it."
+    made = made_by_run(reason)
+    if made is not None and instance.has_run(made[1]):
+        action, by = made
+        told = f"Run {by} made this switch, and ended before it could say so."
     instance.report_runless_asset_event(
         dg.AssetMaterialization(
             dg.AssetKey(spec.key("gateway_reload")),
-            description="A gateway was asked for this switch; the pipeline did not make it.",
+            description=told,
             metadata={
                 "version": int(slot["version"]),
                 "previous_version": newest.version if newest else "none",
                 "run_id": slot["run_id"],
                 "generation": generation,
                 "changed": True,
-                "action": ELSEWHERE,
+                "action": action,
                 "by": by,
-                "reason": routing["reason"] or "",
+                "reason": reason,
             },
         )
     )

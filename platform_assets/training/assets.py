@@ -37,11 +37,8 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
     candidates = len(expand(spec))
 
     @asset(
-        key=spec.key("trained_model"),
+        **spec.asset("trained_model"),
         ins={"online_features": AssetIn(key=spec.key("online_features"))},
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
         code_version=spec.code_version,
         kinds={"scikitlearn", "mlflow"},
         description=(
@@ -156,11 +153,8 @@ def _training_metadata(
 
 def _registered_model(spec: ModelSpec) -> AssetsDefinition:
     @asset(
-        key=spec.key("registered_model"),
+        **spec.asset("registered_model"),
         ins={"trained_model": AssetIn(key=spec.key("trained_model"))},
-        group_name=spec.identifier,
-        owners=list(spec.owners),
-        tags=dict(spec.tags),
         code_version=spec.code_version,
         kinds={"mlflow"},
         description=(

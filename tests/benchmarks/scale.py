@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from platform_assets.model_spec import (
+    CandidateSpec,
+    Evaluation,
     EventTime,
     FeatureSpec,
     FileSource,
@@ -96,14 +98,50 @@ def _compare(work: Work) -> None:
     assert not compared.differing, compared.differing[:3]
 
 
+def _join(work: Work) -> None:
+    from platform_assets.training.frame import label_classes, training_rows
+
+    rows = training_rows(work.values["feast"], work.values["data"], work.spec)
+    work.values["rows"], work.values["classes"] = rows, label_classes(rows, work.spec)
+
+
+def _train(work: Work) -> None:
+    from platform_assets.training.candidates import build, expand
+    from platform_assets.training.selection import cross_validate, evaluate, fit
+    from platform_assets.training.splits import folds, split_evaluation
+
+    spec, classes = work.spec, work.values["classes"]
+    training, evaluation = split_evaluation(work.values.pop("rows"), spec)
+    [candidate] = expand(spec)
+    cross_validate(build(candidate, spec), training, folds(training, spec), spec, classes)
+    estimator, _ = fit(build(candidate, spec), training, spec)
+    evaluate(estimator, evaluation, spec, classes)
+    work.values["trained"] = estimator, evaluation
+
+
+def _export(work: Work) -> None:
+    from platform_assets.packaging.onnx_export import model_inputs, run_graph
+    from platform_assets.training.graph.export import export
+
+    estimator, evaluation = work.values.pop("trained")
+    signature = work.spec.signature(work.values["classes"])
+    graph = export(estimator, signature, work.spec.model_name)
+    answered = run_graph(graph, model_inputs(signature, evaluation.features))
+    expected = estimator.predict(evaluation.features)
+    assert (answered[signature.label_output].reshape(-1) == expected).all()
+
+
 STAGES: Final[tuple[tuple[str, Callable[[Work], None]], ...]] = (
     ("read", _read),
     ("write", _write),
     ("check", _check),
     ("materialize", _materialize),
     ("compare", _compare),
+    ("join", _join),
+    ("train", _train),
+    ("export", _export),
 )
-"""In order; add those of later slices."""
+"""In order; `train` is cross-validation, a fit and the evaluation of one candidate."""
 
 
 def _make_source(path: Path, rows: int) -> int:
@@ -145,10 +183,11 @@ def _spec(source: Path) -> ModelSpec:
         source=FileSource(str(source)),
         features=tuple(FeatureSpec(*kind) for kind in _KINDS),
         target=Target("label", DType.INT64),
-        candidates=(),
+        candidates=(CandidateSpec("logistic_regression"),),
         gates=Gates(metric_floor=0.5),
         join_key=JoinKey(),
         event_time=EventTime(),
+        evaluation=Evaluation(folds=2),
     )
 
 

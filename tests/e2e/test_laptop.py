@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page
 
+from platform_assets.local_stack.chain import run_chain
 from platform_assets.local_stack.http import answers_ok, post_json
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
 from platform_assets.local_stack.supervision import Supervisor
@@ -78,6 +81,16 @@ class Laptop:
 
     def supervisor(self) -> Supervisor:
         return Supervisor(self.settings)
+
+    def generation(self) -> int:
+        page = httpx.get(f"{self.settings.gateway_url}/models", trust_env=False).json()
+        return int(page["routing"]["generation"])
+
+    def times(self, run_id: str) -> tuple[float, float]:
+        """When a run started and ended, in seconds since 1970."""
+        query = f'{{runOrError(runId: "{run_id}") {{... on Run {{startTime endTime}}}}}}'
+        run = self.graphql(query)["runOrError"]
+        return float(run["startTime"]), float(run["endTime"])
 
     def graphql(self, query: str) -> dict[str, Any]:
         answer = post_json(f"{self.settings.dagster_url}/graphql", {"query": query}, 30)
@@ -216,6 +229,32 @@ def test_every_row_of_it_is_answered_as_scikit_learn_does(
     assert ask(laptop.settings.gateway_url).differing(by_scikit_learn) == []
 
 
+def test_runs_launched_at_once_follow_each_other_and_a_killed_one_makes_way(
+    laptop: Laptop,
+) -> None:
+    before, generation = laptop.version(), laptop.generation()
+    client = SteadyClient(laptop.settings.gateway_url)
+    with client.asking(), ThreadPoolExecutor() as pool:
+        jobs = ["best_model_chain"] * 3 + ["cars_chain"]
+        launched = [
+            pool.submit(run_chain, laptop.settings.dagster_url, job, lambda _: None) for job in jobs
+        ]
+        kill_the_first_to_start(laptop, "best_model_chain")
+        *results, cars = [one.result(CHAIN_DEADLINE_S) for one in launched]
+
+    assert [one.succeeded for one in results].count(True) == 2
+    assert cars.succeeded, cars.failures
+    first, second = sorted(laptop.times(one.run_id) for one in results if one.succeeded)
+    assert first[1] <= second[0]
+    # Another model's run waits for none of them.
+    assert laptop.times(cars.run_id)[0] < first[1]
+    assert laptop.generation() == generation + 2
+    assert laptop.triton().ready_versions(DEFAULT_MODEL) == (before + 1, before + 2)
+    assert client.failures == []
+    assert client.versions == sorted(client.versions)
+    assert client.versions[-1] == before + 2
+
+
 def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> None:
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
     server = process_of(laptop, "triton", "tritonserver")
@@ -258,6 +297,24 @@ def test_demo_resumes_the_state_proves_the_next_version_and_leaves_nothing_runni
     for part in ("reload_variant_A.json", "GET /health", "GET /models", "POST /predict"):
         assert part in proof
     assert not any(map(answers_ok, (laptop.settings.gateway_url, laptop.settings.mlflow_url)))
+
+
+def kill_the_first_to_start(laptop: Laptop, job: str) -> None:
+    """`kill -9` of the run worker as soon as there is one."""
+    query = (
+        f'{{runsOrError(filter: {{pipelineName: "{job}", statuses: [STARTED]}}) '
+        "{... on Runs {results {eventConnection {events {... on MessageEvent {message}}}}}}}"
+    )
+
+    def workers() -> list[int]:
+        runs = laptop.graphql(query)["runsOrError"]["results"]
+        said = json.dumps(runs)
+        return [int(pid) for pid in re.findall(r"\(pid: (\d+)\)", said)]
+
+    wait_until(lambda: workers() != [], CHAIN_DEADLINE_S, "a run to start")
+    worker = psutil.Process(workers()[-1])
+    assert worker in psutil.Process(laptop.process.pid).children(recursive=True)
+    worker.kill()
 
 
 def newest_run(laptop: Laptop) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,6 +51,21 @@ def test_features_and_labels_are_written_apart_and_nothing_else(data: FeatureDat
     assert len(list(Path(data.features_path).parent.iterdir())) == 2
     assert Path(data.features_path).parent.name == "best_model"
     check_current(data)
+
+
+def test_what_a_killed_run_left_is_cleared_away_when_nobody_can_be_writing_it(
+    data: FeatureData, tmp_path: Path
+) -> None:
+    folder = Path(data.features_path).parent
+    left, writing = folder / ".features.parquet.1.part", folder / ".labels.parquet.2.part"
+    for part in (left, writing):
+        part.touch()
+    hours_ago = time.time() - 2 * 3600
+    os.utime(left, (hours_ago, hours_ago))
+    chain = feature_chain(tmp_path)
+    write_feature_data(read_source(IRIS, chain.resource), IRIS, chain.feast.data_dir)
+    assert not left.exists()
+    assert writing.exists()
 
 
 def test_what_is_missing_is_null_in_the_files(mixed: FeatureData) -> None:

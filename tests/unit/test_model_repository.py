@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,23 @@ def test_a_publisher_that_dies_while_writing_leaves_no_version(
     assert not repository.path("best_model", 3).exists()
     # A harder death leaves the folder behind; its name must not look like a version to Triton.
     assert [name[0].isdigit() for name in staged] == [False]
+
+
+def test_what_a_killed_publisher_left_is_cleared_away_when_nobody_can_be_writing_it(
+    repository: ModelRepository,
+) -> None:
+    model = repository.path("best_model", 3).parent
+    for left in ("staging-1-killed", "staging-2-writing"):
+        (model / left).mkdir(parents=True)
+        (model / left / "model.onnx").write_bytes(MODEL)
+    (model / "staging-config.pbtxt-killed").write_text("x")
+    hours_ago = time.time() - 2 * 3600
+    for old in ("staging-1-killed/model.onnx", "staging-1-killed", "staging-config.pbtxt-killed"):
+        os.utime(model / old, (hours_ago, hours_ago))
+    # A large file may be written for hours into a folder that was made long ago.
+    os.utime(model / "staging-2-writing", (hours_ago, hours_ago))
+    repository.package(MODEL, provenance())
+    assert {entry.name for entry in model.iterdir()} == {"3", "staging-2-writing"}
 
 
 def test_a_publisher_that_lost_the_race_keeps_the_winner(

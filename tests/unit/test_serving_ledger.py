@@ -13,7 +13,9 @@ from platform_assets.serving.ledger import (
     ROLLBACK,
     ledger_json,
     ledger_markdown,
+    made_by_run,
     read_ledger,
+    reason_of,
     switch_metadata,
 )
 from platform_assets.serving.switching import Switched
@@ -78,9 +80,19 @@ def test_a_run_that_was_tried_again_is_one_switch(instance: dg.DagsterInstance) 
 def test_a_switch_whose_first_run_died_is_in_the_ledger_by_its_second(
     instance: dg.DagsterInstance,
 ) -> None:
+    switch(instance, 1, 1)
     switch(instance, 2, 2, previous=2, changed=False)
-    [entry] = read_ledger(instance, IRIS)
-    assert (entry.version, entry.previous_version) == (2, None)
+    entry, _ = read_ledger(instance, IRIS)
+    assert (entry.version, entry.previous_version, entry.generation) == (2, 1, 2)
+
+
+def test_a_reason_tells_which_run_made_the_switch() -> None:
+    run_id = dg.DagsterRun(job_name="any").run_id
+    reason = reason_of(ROLLBACK, run_id, wanted_by="ada", why="it was wrong")
+    assert reason == f"rollback by Dagster run {run_id} for ada: it was wrong"
+    assert made_by_run(reason) == (ROLLBACK, run_id)
+    assert made_by_run(reason_of(PROMOTION, run_id)) == (PROMOTION, run_id)
+    assert made_by_run("rollback by ada: it was wrong") is None
 
 
 def test_before_the_first_switch_it_is_empty(instance: dg.DagsterInstance) -> None:

@@ -15,7 +15,7 @@ from platform_assets.resources.gateway import GatewayResource, GatewayUnavailabl
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
-from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.ledger import ELSEWHERE, PROMOTION, read_ledger, reason_of
 from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import (
     busy_models,
@@ -52,10 +52,10 @@ class Registry(MlflowResource):
         return self.alias or None
 
 
-def page(version: int, generation: int, by: str = "operator") -> dict[str, Any]:
+def page(version: int, generation: int, reason: str = "because") -> dict[str, Any]:
     return {
         "effective": {"A": {"version": version, "run_id": f"run-{version}", "ready": True}},
-        "routing": {"generation": generation, "changed_by": by, "reason": "because"},
+        "routing": {"generation": generation, "changed_by": "operator", "reason": reason},
     }
 
 
@@ -80,6 +80,20 @@ def test_a_switch_by_hand_is_entered_once(instance: dg.DagsterInstance) -> None:
     [entry] = read_ledger(instance, IRIS)
     assert (entry.version, entry.generation, entry.action) == (3, 7, ELSEWHERE)
     assert (entry.by, entry.reason) == ("operator", "because")
+
+
+def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
+    instance: dg.DagsterInstance,
+) -> None:
+    run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.FAILURE)
+    reason = reason_of(PROMOTION, run.run_id)
+    # Anybody can write such words: the run must be known.
+    watch(instance, gateway=Gateway(told=[page(3, 7, reason)]))
+    instance.add_run(run)
+    watch(instance, gateway=Gateway(told=[page(4, 8, reason)]))
+    newest, before = read_ledger(instance, IRIS)
+    assert (newest.action, newest.by, newest.previous_version) == (PROMOTION, run.run_id, 3)
+    assert (before.action, before.by) == (ELSEWHERE, "operator")
 
 
 def test_a_change_of_traffic_is_no_switch(instance: dg.DagsterInstance) -> None:

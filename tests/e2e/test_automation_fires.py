@@ -1,0 +1,399 @@
+"""Every sensor and every schedule, seen to fire in a running daemon.
+
+Two small models share one stack: what happens to one runs beside what happens to the other.
+`quick` trains on new data, drifts, is switched by hand and by Dagster itself; `timed` trains by
+the clock and takes in what another team registered. `serving_drift` is in `test_laptop`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dagster as dg
+import httpx
+import numpy as np
+import pytest
+
+from platform_assets.components.model_file import read_model
+from platform_assets.intervals import SENSOR_SECONDS
+from platform_assets.local_stack.chain import LOCATION, REPOSITORY
+from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
+from platform_assets.local_stack.stack import Stack
+from platform_assets.model_spec import ModelSpec
+from platform_assets.monitoring.automation import REPORT_TAG
+from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource
+from platform_assets.resources.webhook import URL_VARIABLE
+from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.promotion import GATES
+from tests.foreign import foreign_graph, hostile_pickle, register_files
+from tests.servers import LOOPBACK, free_port
+
+pytestmark = pytest.mark.timeout(600)
+
+T = TypeVar("T")
+
+RUN_DEADLINE_S = 240
+"""A run may wait for its minute, for its turn and for a busy machine."""
+FILE = """
+type: platform_assets.components.TabularModel
+attributes:
+  source: {file: rows.csv}
+  join_key: {row_number: row}
+  features: {x: number, y: number}
+  target: {column: outcome, type: integer}
+  task: binary
+  candidates: [logistic_regression]
+  evaluation: {folds: 2}
+  gates: {metric_floor: 0.6, latency_ms: 2000}
+  automation: AUTOMATION
+"""
+AUTOMATION = {
+    "quick": '{on_new_data: true, on_drift: true, drift_schedule: "* * * * *"}',
+    "timed": '{schedule: "* * * * *"}',
+}
+DRIFT_SENSOR = "quick__drift_sensor"
+SEEN_TO_FIRE = {
+    "quick_new_data",
+    "quick__drift_schedule",
+    DRIFT_SENSOR,
+    "timed_retraining",
+    "timed_registry",
+    "run_failure",
+    "check_warnings",
+    "production_watch",
+    "default_automation_condition_sensor",
+    "serving_drift",
+}
+SAME_AS_ANOTHER = {"timed_new_data", "quick_registry"}
+SHIPPED = ("best_model_", "cars_", "seattle_weather_")
+
+
+class Receiver:
+    """A webhook of one's own: what was posted to it, in order."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        texts = self.texts
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                texts.append(json.loads(body)["text"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+        self.url = f"http://{LOOPBACK}:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@dataclass(slots=True)
+class Machine:
+    """A running stack, and what a person can do to it."""
+
+    settings: StackSettings
+    models: Path
+    receiver: Receiver
+    dagster: dg.DagsterInstance
+    token: str
+    client: httpx.Client
+    drifted: threading.Event = field(default_factory=threading.Event)
+
+    def spec(self, name: str) -> ModelSpec:
+        return read_model(self.models / name / "defs.yaml")
+
+    @property
+    def mlflow(self) -> MlflowResource:
+        return MlflowResource(tracking_uri=self.settings.mlflow_url)
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        answer = self.client.post(
+            f"{self.settings.dagster_url}/graphql", json={"query": query, "variables": variables}
+        ).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def start_sensor(self, name: str) -> None:
+        query = """mutation($s: SensorSelector!) {startSensor(sensorSelector: $s) {__typename}}"""
+        said = self.graphql(query, s=selector(sensorName=name))["startSensor"]
+        assert said["__typename"] == "Sensor", said
+
+    def start_schedule(self, name: str) -> None:
+        query = """mutation($s: ScheduleSelector!) {
+            startSchedule(scheduleSelector: $s) {__typename}}"""
+        said = self.graphql(query, s=selector(scheduleName=name))["startSchedule"]
+        assert said["__typename"] == "ScheduleStateResult", said
+
+    def stop_schedule(self, name: str) -> None:
+        query = """query($s: ScheduleSelector!) {scheduleOrError(scheduleSelector: $s) {
+            ... on Schedule {scheduleState {id}}}}"""
+        found = self.graphql(query, s=selector(scheduleName=name))["scheduleOrError"]
+        query = """mutation($id: String!) {stopRunningSchedule(id: $id) {__typename}}"""
+        said = self.graphql(query, id=found["scheduleState"]["id"])["stopRunningSchedule"]
+        assert said["__typename"] == "ScheduleStateResult", said
+
+    def looks(self, sensor: str) -> list[dict[str, Any]]:
+        """Finished looks of a sensor, newest first."""
+        query = """query($s: SensorSelector!) {sensorOrError(sensorSelector: $s) {... on Sensor {
+            sensorState {ticks(limit: 50) {status timestamp endTimestamp runIds skipReason}}}}}"""
+        found = self.graphql(query, s=selector(sensorName=sensor))["sensorOrError"]
+        ticks: list[dict[str, Any]] = found["sensorState"]["ticks"]
+        assert [tick for tick in ticks if tick["status"] == "FAILURE"] == []
+        return [tick for tick in ticks if tick["endTimestamp"]]
+
+    def runs(self, **tags: str) -> list[dg.DagsterRun]:
+        """Runs with these tags (`__` for `/` in their names), newest first."""
+        named = {name.replace("__", "/"): value for name, value in tags.items()}
+        return list(self.dagster.get_runs(dg.RunsFilter(tags=named)))
+
+    def ended(self, **tags: str) -> dg.DagsterRun:
+        """Wait for a run with these tags, and for its end."""
+
+        def over() -> dg.DagsterRun | None:
+            return next((run for run in reversed(self.runs(**tags)) if run.is_finished), None)
+
+        return wait_for(over, f"the end of a run with {tags}")
+
+    def settled(self, model: str) -> int:
+        """Wait until no run of a model is left; return the version in production."""
+
+        def over() -> bool:
+            return all(run.is_finished for run in self.runs(serving__model=model))
+
+        wait_for(over, f"the end of all runs of {model}")
+        found = self.production(model)
+        assert found is not None
+        return found
+
+    def launch(self, assets: list[list[str]], checks: list[tuple[list[str], str]]) -> None:
+        """Launch exactly these assets and checks, and wait for the run to succeed."""
+        query = """mutation($p: ExecutionParams!) {launchRun(executionParams: $p) {
+            __typename ... on LaunchRunSuccess {run {runId}}}}"""
+        chosen = {
+            "repositoryLocationName": LOCATION,
+            "repositoryName": REPOSITORY,
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": path} for path in assets],
+            "assetCheckSelection": [
+                {"assetKey": {"path": path}, "name": name} for path, name in checks
+            ],
+        }
+        said = self.graphql(query, p={"selector": chosen, "mode": "default"})["launchRun"]
+        run_id = said["run"]["runId"]
+
+        def over() -> dg.DagsterRun | None:
+            found = self.dagster.get_run_by_id(run_id)
+            return found if found is not None and found.is_finished else None
+
+        assert wait_for(over, "the end of a run").is_success
+
+    def call(self, method: str, model: str, path: str, **options: Any) -> Any:
+        answer = self.client.request(
+            method,
+            f"{self.settings.gateway_url}/models/{model}{path}",
+            headers={"authorization": f"Bearer {self.token}"},
+            **options,
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def production(self, model: str) -> int | None:
+        """Version that answers; None where none does."""
+        answer = self.client.post(
+            f"{self.settings.gateway_url}/models/{model}/predict", json={"data": [[0.0, 0.0]]}
+        )
+        return int(answer.json()["version"]) if answer.status_code == 200 else None
+
+    def told(self, *words: str) -> Callable[[], bool]:
+        """Whether one message holds all these words."""
+        return lambda: any(
+            all(word in text for word in words) for text in list(self.receiver.texts)
+        )
+
+    def ask_about_strangers(self) -> None:
+        """Send rows as no training set has them, until somebody has noticed."""
+        rng = np.random.default_rng(7)
+        while not self.drifted.wait(0.3):
+            rows = rng.normal(6, 1, (40, 2)).round(3).tolist()
+            self.client.post(
+                f"{self.settings.gateway_url}/models/quick/predict", json={"data": rows}
+            )
+
+
+def wait_for(found: Callable[[], T | None], what: str) -> T:
+    """Return what `found` finds, asked a few times a second."""
+    deadline = time.monotonic() + RUN_DEADLINE_S
+    while not (result := found()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {RUN_DEADLINE_S} s: {what}")
+        time.sleep(0.3)
+    return result
+
+
+def selector(**name: str) -> dict[str, str]:
+    return {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, **name}
+
+
+def write_model(folder: Path, automation: str, seed: int) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(0, 1, (300, 2)).astype("float32")
+    outcome = (rows.sum(1) + rng.normal(0, 0.3, 300) > 0).astype(int)
+    lines = [f"{x},{y},{label}" for (x, y), label in zip(rows, outcome, strict=True)]
+    (folder / "rows.csv").write_text("\n".join(["x,y,outcome", *lines, ""]))
+    (folder / "defs.yaml").write_text(FILE.replace("AUTOMATION", automation))
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    home = tmp_path_factory.mktemp("fires")
+    for seed, (name, automation) in enumerate(AUTOMATION.items()):
+        write_model(home / "models" / name, automation, seed)
+    receiver = Receiver()
+    ports = ("DAGSTER", "MLFLOW", "GATEWAY", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "STATE_DIR": str(home / "state"),
+        "MODELS_DIR": str(home / "models"),
+        SENSOR_SECONDS: "5",
+        URL_VARIABLE: receiver.url,
+        "GATEWAY_SAMPLE_FRACTION": "1",
+        "GATEWAY_SAMPLE_SECONDS": "1",
+        **{f"{name}_PORT": str(free_port()) for name in ports},
+    }
+    settings = stack_settings(environ)
+    stack = Stack(settings, environ)
+    stack.start(lambda _name, _doing: None)
+    try:
+        with (
+            httpx.Client(trust_env=False, timeout=60) as client,
+            dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
+        ):
+            token = (settings.state_dir / "secrets" / "gateway-control-token").read_text()
+            made = Machine(settings, home / "models", receiver, instance, token, client)
+            made.start_sensor("default_automation_condition_sensor")
+            strangers = threading.Thread(target=made.ask_about_strangers)
+            strangers.start()
+            yield made
+            made.drifted.set()
+            strangers.join(90)
+    finally:
+        stack.stop()
+        receiver.server.shutdown()
+
+
+def test_new_data_takes_a_model_to_production(machine: Machine) -> None:
+    assert machine.ended(dagster__sensor_name="quick_new_data").is_success
+    assert machine.production("quick") is not None
+
+
+def test_the_clock_takes_a_model_to_production(machine: Machine) -> None:
+    machine.start_schedule("timed_retraining")
+    wait_for(lambda: machine.runs(dagster__schedule_name="timed_retraining"), "the minute")
+    machine.stop_schedule("timed_retraining")
+    assert machine.ended(dagster__schedule_name="timed_retraining").is_success
+    assert machine.settled("timed")
+
+
+def test_a_hostile_version_of_others_is_refused_and_told_of(
+    machine: Machine, tmp_path: Path
+) -> None:
+    before = machine.production("timed")
+    files = {"model.pkl": hostile_pickle(tmp_path / "trace"), "MLmodel": b"flavors: {}"}
+    version = register_files(machine.settings.mlflow_url, "timed", files)
+    machine.start_sensor("timed_registry")
+    assert machine.ended(dagster__run_key=f"version {version}").is_failure
+    assert not (tmp_path / "trace").exists()
+    assert machine.production("timed") == before
+    told = machine.told("*timed_adoption* failed", f"ersion {version} was not taken", "/runs/")
+    wait_for(told, "run_failure to tell of it")
+
+
+def test_drift_is_noticed_told_of_and_trained_on(machine: Machine) -> None:
+    """A report of before the strangers came does not warn: it is the newest that counts."""
+    [first] = machine.runs(dagster__sensor_name="quick_new_data")
+    wait_for(lambda: machine.runs(dagster__sensor_name=DRIFT_SENSOR), "the drift sensor")
+    machine.drifted.set()
+    machine.stop_schedule("quick__drift_schedule")
+    assert machine.ended(dagster__schedule_name="quick__drift_schedule").is_success
+    told = machine.told("*quick_drift* went through, but checks warn", "Check `drift`")
+    wait_for(told, "check_warnings to tell of it")
+    assert machine.ended(dagster__sensor_name=DRIFT_SENSOR).is_success
+    machine.settled("quick")
+    # One report starts one run, and unchanged data none.
+    reports = [run.tags[REPORT_TAG] for run in machine.runs(dagster__sensor_name=DRIFT_SENSOR)]
+    assert len(set(reports)) == len(reports)
+    assert machine.runs(dagster__sensor_name="quick_new_data") == [first]
+
+
+def test_a_version_of_others_reaches_production(machine: Machine) -> None:
+    graph = foreign_graph(machine.spec("timed"), machine.models / "timed" / "rows.csv")
+    version = register_files(machine.settings.mlflow_url, "timed", {"model.onnx": graph})
+    run = machine.ended(dagster__run_key=f"version {version}")
+    assert run.is_success
+    assert run.tags["dagster/sensor_name"] == "timed_registry"
+    assert machine.production("timed") == version
+
+
+def test_what_was_moved_by_hand_is_written_down(machine: Machine) -> None:
+    page = machine.call("GET", "quick", "")
+    [other] = set(page["ssot"]["served_versions"]) - {page["effective"]["A"]["version"]}
+    body = {"version": other, "mode": "ssot", "reason": "because"}
+    machine.call("POST", "quick", "/variant/A/reload", json=body)
+    served = machine.production("timed")
+    machine.mlflow.set_alias("timed", PRODUCTION_ALIAS, 1)
+
+    def entered() -> bool:
+        newest = read_ledger(machine.dagster, machine.spec("quick"))[0]
+        return (newest.version, newest.action, newest.reason) == (other, ELSEWHERE, "because")
+
+    wait_for(entered, "the ledger's entry")
+    wait_for(lambda: alias_agrees(machine, "timed") is False, "registry_alias to fail")
+    assert machine.production("timed") == served
+
+
+def test_dagster_switches_by_itself_once_every_gate_has_passed(machine: Machine) -> None:
+    before = machine.production("quick")
+    state = ["quick", "triton_serving_state"]
+    sensor = "default_automation_condition_sensor"
+    machine.launch([state], [])
+    loaded = time.time()
+    wait_for(lambda: machine.looks(sensor)[0]["timestamp"] > loaded, "a look at that load")
+    assert machine.runs(dagster__from_automation_condition="true") == []
+    assert machine.production("quick") == before
+    machine.launch([], [(state, gate) for gate in GATES])
+    assert machine.ended(dagster__from_automation_condition="true").is_success
+    [run] = machine.runs(dagster__from_automation_condition="true")
+    assert run.tags["dagster/sensor_name"] == sensor
+    assert run.asset_selection == {dg.AssetKey(["quick", "gateway_reload"])}
+    assert machine.production("quick") not in (None, before)
+
+
+def test_none_was_left_out(machine: Machine) -> None:
+    """Whoever adds a sensor or a schedule adds here what shows that it fires."""
+    query = """query($s: RepositorySelector!) {repositoryOrError(repositorySelector: $s) {
+        ... on Repository {sensors {name} schedules {name}}}}"""
+    found = machine.graphql(query, s=selector())["repositoryOrError"]
+    names = {one["name"] for kind in ("sensors", "schedules") for one in found[kind]}
+    shipped = {name for name in names if name.startswith(SHIPPED)}
+    assert names - shipped - SAME_AS_ANOTHER == SEEN_TO_FIRE
+
+
+def alias_agrees(machine: Machine, model: str) -> bool | None:
+    key = dg.AssetCheckKey(dg.AssetKey([model, "gateway_reload"]), "registry_alias")
+    record = machine.dagster.get_latest_asset_check_evaluation_record(key)
+    event = record.event if record else None
+    evaluation = event.asset_check_evaluation if event else None
+    return evaluation.passed if evaluation else None

@@ -1,0 +1,81 @@
+"""Runs of the quick iris model as Dagster's run workers do them: by jobs of the code location,
+with its own resources, which the environment tells where everything is."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import dagster as dg
+
+from platform_assets import model_definitions
+from platform_assets.definitions import resources, watching
+from tests.chain import failures_of
+from tests.faults.killing import KillPoint
+from tests.models import QUICK_IRIS
+
+SPEC = QUICK_IRIS
+
+
+def chain() -> dg.JobDefinition:
+    """Raw data to production."""
+    return _job(f"{SPEC.identifier}_chain")
+
+
+def serving() -> dg.JobDefinition:
+    """The exported version to production."""
+    return _job(f"{SPEC.identifier}_serving")
+
+
+def rollback() -> dg.JobDefinition:
+    """Production to a version before."""
+    return _job(f"{SPEC.identifier}_rollback")
+
+
+@functools.cache
+def _job(name: str) -> dg.JobDefinition:
+    definitions = dg.Definitions.merge(model_definitions.build(SPEC), watching([SPEC]), resources())
+    return definitions.resolve_job_def(name)
+
+
+_JOBS = {one.__name__: one for one in (chain, serving, rollback)}
+
+
+def prepare() -> None:
+    """Build the jobs, which a forked process then has."""
+    for job in _JOBS.values():
+        job()
+
+
+def execute(
+    job: str,
+    *,
+    parent: str | None = None,
+    point: KillPoint | None = None,
+    config: dict[str, Any] | None = None,
+) -> int:
+    """Execute a run in this process, on the instance of DAGSTER_HOME; return its exit code.
+
+    Args:
+        job: `chain` or `serving`.
+        parent: run to be executed again from its failure; None launches anew.
+        point: where this process is to die.
+        config: run configuration of a new launch.
+    """
+    if point is not None:
+        point.arm()
+    with dg.DagsterInstance.get() as instance:
+        options = None if parent is None else dg.ReexecutionOptions.from_failure(parent, instance)
+        if parent is not None:
+            before = instance.get_run_by_id(parent)
+            assert before is not None
+            config = dict(before.run_config)
+        with dg.execute_job(
+            dg.reconstructable(_JOBS[job]),
+            instance,
+            run_config=config,
+            reexecution_options=options,
+        ) as result:
+            for step, said in failures_of(result).items():
+                print(f"FAILED {step}: {said}", flush=True)
+            return 0 if result.success else 1

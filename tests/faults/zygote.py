@@ -1,0 +1,68 @@
+"""A process that has imported all that a run needs, and forks each run off itself.
+
+A run of its own process, to be killed like one, without the imports that take a fresh process
+ten seconds and more. Orders come as lines of JSON, each is answered when its run has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from tests.faults.killing import KillPoint
+from tests.faults.runs import execute, prepare
+
+_IMPORTED_LATER = (
+    "feast.infra.offline_stores.dask",
+    "feast.infra.online_stores.sqlite",
+    "feast.infra.passthrough_provider",
+    "feast.infra.registry.sql",
+    "matplotlib.pyplot",
+    "mlflow.sklearn",
+    "onnxruntime",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "skl2onnx",
+    "sklearn.discriminant_analysis",
+    "sklearn.ensemble",
+    "sklearn.inspection",
+    "skops.io",
+    "tritonclient.grpc",
+    "tritonclient.http",
+)
+
+
+def _fork(order: dict[str, Any]) -> int:
+    """Execute one run in a child; its exit code, or the signal that ended it as a negative."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            # What it prints is a log, never an answer.
+            log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.environ.update(order["environ"])
+            point = order["point"] and KillPoint.parse(order["point"])
+            code = execute(
+                order["job"], parent=order["parent"], point=point, config=order["config"]
+            )
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    for module in _IMPORTED_LATER:
+        __import__(module)
+    prepare()
+    # A line of its own, since something may have been printed by an import.
+    print("\nready", flush=True)
+    for line in sys.stdin:
+        print(_fork(json.loads(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
