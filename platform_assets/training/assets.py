@@ -42,7 +42,7 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
         code_version=spec.code_version,
         kinds={"scikitlearn", "mlflow"},
         description=(
-            f"The best of {candidates} candidates for `{spec.model_name}` by cross-validation on "
+            f"The best candidate (of {candidates}) for `{spec.model_name}` by cross-validation on "
             f"features joined point in time; evaluated on rows held out by {spec.evaluation.split}."
         ),
     )

@@ -123,6 +123,18 @@ def test_what_moves_production_runs_by_itself_only_when_the_model_file_says_so()
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
+def test_every_asset_says_what_its_model_is_for() -> None:
+    from platform_assets import model_definitions
+
+    built = model_definitions.build(replace(IRIS, description="Which iris it is."))
+    for asset in built.assets or ():
+        assert isinstance(asset, dg.AssetsDefinition)
+        for spec in asset.specs:
+            what, what_for = (spec.description or "").rsplit("\n\n", 1)
+            assert what
+            assert what_for == "Which iris it is."
+
+
 def test_the_switch_waits_for_every_blocking_check_where_dagster_runs_it_by_itself() -> None:
     from platform_assets import model_definitions
     from platform_assets.definitions import resources

@@ -553,6 +553,19 @@ def test_check_of_good_files_lists_the_models(
     assert "seattle_weather" in capsys.readouterr().out
 
 
+def test_check_takes_the_file_itself_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, MINIMAL, "other")
+    file = write(tmp_path, MINIMAL.replace("0.6", "7"))
+
+    assert main(["check", str(file)]) == 1
+
+    printed = capsys.readouterr().out
+    assert f"{file}:12: gates.metric_floor" in printed
+    assert "0 good, 1 broken" in printed
+
+
 def test_check_of_one_folder_knows_the_names_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

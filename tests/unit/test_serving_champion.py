@@ -10,6 +10,7 @@ import pytest
 
 from platform_assets.serving import champion
 from platform_assets.serving.champion import Duel, duel
+from platform_assets.serving.pictures import duel_picture
 
 ROWS = 200
 GROUPS = np.arange(ROWS) // 2
@@ -110,3 +111,9 @@ def test_very_many_rows_are_thinned_for_the_interval_only(
     duel(counted, counted, GROUPS, greater_is_better=True, confidence=0.9, seed=1, resamples=3)
     assert seen[:2] == [ROWS, ROWS]
     assert set(seen[2:]) == {50}
+
+
+@pytest.mark.parametrize("beside", [0.1, np.nextafter(0.1, 1), 0.3])
+def test_versions_that_hardly_differ_have_a_picture_too(beside: float) -> None:
+    result = Duel(0.9, 0.8, gain=0.1, low=0.1, high=beside, gains=(0.1, beside))
+    assert duel_picture(result, "accuracy", 0.0, 2, 1).startswith(b"\x89PNG")
