@@ -9,6 +9,7 @@ from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import VERSION_METADATA, production_version
 from platform_assets.monitoring.checks import drift_check_key
+from platform_assets.serving.sensors import UNDER_WAY
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
@@ -47,8 +48,9 @@ def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
 def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | None:
     """Return the sensor that trains again on drift; None when the model does not want that.
 
-    One report starts one run at most. A report on a version that is no longer in production
-    starts none: what replaced it may be the answer to that very drift.
+    One report starts one run at most, and none while the chain runs anyway. A report on a
+    version that is no longer in production starts none: what replaced it may be the answer to
+    that very drift.
     """
     if not spec.automation.on_drift:
         return None
@@ -69,6 +71,9 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
             return dg.SkipReason(f"the report of run {report} was looked at already")
         if evaluation.passed:
             return dg.SensorResult(skip_reason="the newest report does not warn", cursor=report)
+        if _training(context.instance, retrain_job):
+            # The place is kept: what comes out of that training decides on the report.
+            return dg.SkipReason(f"the report of run {report} warns, and a training is under way")
         judged, now = _version(evaluation), production_version(context.instance, spec)
         if judged != now:
             reason = f"the report is on version {judged}, in production is {now}"
@@ -77,6 +82,11 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         return dg.SensorResult(run_requests=[request], cursor=report)
 
     return on_drift
+
+
+def _training(instance: dg.DagsterInstance, job: Job) -> bool:
+    filters = dg.RunsFilter(job_name=job.name, statuses=list(UNDER_WAY))
+    return bool(instance.get_runs(filters, limit=1))
 
 
 def _newest_verdict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import dagster as dg
 
@@ -20,22 +21,21 @@ from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 
 _ASK_AGAIN_AFTER_S = 600
-_UNDER_WAY = (
+UNDER_WAY: Final = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
+"""States of a run that is not over."""
 _MOST_RUNS = 200
 
 
 def busy_models(instance: dg.DagsterInstance) -> set[str] | None:
     """Models that a run under way may be changing; None when that may be any."""
     found: set[str] = set()
-    for run in instance.get_runs(
-        filters=dg.RunsFilter(statuses=list(_UNDER_WAY)), limit=_MOST_RUNS
-    ):
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=list(UNDER_WAY)), limit=_MOST_RUNS):
         if MODEL_TAG in run.tags:
             found.add(run.tags[MODEL_TAG])
         elif run.asset_selection:

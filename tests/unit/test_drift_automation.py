@@ -93,6 +93,20 @@ def test_a_report_on_a_version_that_was_replaced_starts_nothing(
     assert f"version {PRODUCTION}, in production is {PRODUCTION + 1}" in found.skip_message
 
 
+def test_a_report_waits_for_the_training_that_is_under_way(instance: dg.DagsterInstance) -> None:
+    put_in_production(instance)
+    report = judged(instance, passed=False)
+    started = dg.DagsterRunStatus.STARTED
+    run = instance.add_run(dg.DagsterRun(job_name=retrain.name, status=started))
+    found = looked(instance)
+    assert not found.run_requests
+    assert "a training is under way" in found.skip_message
+    assert not found.cursor, "the report would be forgotten"
+    instance.report_run_failed(run)
+    [request] = looked(instance, None).run_requests
+    assert request.tags[REPORT_TAG] == report
+
+
 def test_the_schedule_waits_for_a_version_in_production() -> None:
     schedule = drift_schedule(VISITORS, retrain)
     assert schedule is not None
