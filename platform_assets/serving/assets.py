@@ -15,6 +15,7 @@ from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.ledger import PROMOTION, read_ledger, reason_of, switch_metadata
 from platform_assets.serving.loading import load_beside
+from platform_assets.serving.parity import warm_up
 from platform_assets.serving.promotion import (
     refuse_unless_gated,
     refuse_unless_ready,
@@ -56,6 +57,7 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
         config: LoadConfig,
         triton: TritonResource,
         model_repository: ModelRepository,
+        mlflow: MlflowResource,
         triton_model_entry: PackagedVersion,
     ) -> dg.MaterializeResult[ServingState]:
         # A candidate that fails is recorded; a Triton that is down fails the step.
@@ -68,6 +70,7 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
                 timeout_s=config.ready_timeout_s,
                 log=context.log.info,
             )
+            warmed = warm_up(spec, state, triton, mlflow) if state.ready else "not READY"
         except TritonError as error:
             raise failure(
                 f"version {triton_model_entry.version} was not loaded: {error}",
@@ -84,6 +87,7 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
                 "ready": state.ready,
                 "reason": state.reason or "READY",
                 "ready_versions": ", ".join(map(str, state.ready_versions)) or "none",
+                "warm_up": warmed,
                 "load_seconds": round(time.monotonic() - began, 2),
                 "triton": dg.MetadataValue.url(triton.url),
             },

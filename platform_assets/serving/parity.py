@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import model_inputs
 from platform_assets.resources.gateway import GatewayError, GatewayResource
-from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DType, Feature, Signature
 
 if TYPE_CHECKING:
@@ -115,3 +118,32 @@ def ask_triton(
         joined[signature.label_output].reshape(-1),
         joined.get(signature.probabilities_output or ""),
     )
+
+
+def warm_up(
+    spec: ModelSpec, state: ServingState, triton: TritonResource, mlflow: MlflowResource
+) -> str:
+    """Let a version answer some evaluation rows, so that no client meets a cold one.
+
+    What goes wrong in here is for the gates to say; they ask the same version.
+
+    Returns:
+        What was done, for people.
+    """
+    wanted = spec.serving.warm_up_rows
+    if not wanted:
+        return "no rows are wanted"
+    try:
+        signature = mlflow.version(state.model_name, state.version).signature
+        rows = mlflow.evaluation_set(state.run_id).features.head(wanted)
+        ask_triton(
+            rows,
+            signature,
+            triton,
+            model_name=state.model_name,
+            version=state.version,
+            batch_rows=1,
+        )
+    except (RegistryError, TritonError) as error:
+        return f"stopped: {error}"
+    return f"{len(rows)} rows"

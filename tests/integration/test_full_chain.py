@@ -51,6 +51,7 @@ def test_raw_data_becomes_a_proved_production_version(shared_platform: Platform)
     assert failed == []
     blocking = {name for name, check in outcome.checks.items() if check.blocking}
     assert blocking == BLOCKING
+    assert outcome.metadata["triton_serving_state"]["warm_up"].value == "16 rows"
     version = outcome.values["gateway_reload"].version
     assert version == (before or 0) + 1
     assert shared.answering_version() == shared.production() == version
