@@ -44,7 +44,8 @@ status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
 test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
-	$(RUN) pytest -n 2 --dist loadfile
+	@# In the order of the folders: the long ones first, so that no worker is left alone with one.
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .

@@ -21,6 +21,7 @@ from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.training.candidates import expand
+from platform_assets.training.environment import numeric_environment
 from platform_assets.training.frame import training_rows
 from platform_assets.training.pictures import inline
 from platform_assets.training.records import TrainedModel
@@ -130,6 +131,7 @@ def _training_metadata(
         "classes_not_evaluated": MetadataValue.json(list(model.classes_not_evaluated)),
         "data_fingerprint": model.data_fingerprint,
         "code_version": model.code_version,
+        "numeric_environment": numeric_environment(),
         "scores": MetadataValue.table(
             [
                 TableRecord(

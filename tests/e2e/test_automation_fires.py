@@ -301,6 +301,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     finally:
         stack.stop()
         receiver.server.shutdown()
+        receiver.server.server_close()
 
 
 def test_new_data_takes_a_model_to_production(machine: Machine) -> None:

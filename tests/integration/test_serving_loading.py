@@ -136,13 +136,13 @@ def test_a_load_that_triton_refuses_leaves_everything_as_it_was(serving: Serving
     config = serving.repository.persisted_config(DEFAULT_MODEL)
     packaged = serving.package(2)
     wrong = from_text(packaged.config_text)
-    wrong.output[0].name = "no_such_output"
+    wrong.instance_group[0].kind = type(wrong.instance_group[0]).KIND_GPU
     refused = PackagedVersion(DEFAULT_MODEL, 2, "run-2", packaged.sha256, to_text(wrong))
 
     state = serving.load(refused)
 
     assert not state.ready
-    assert "no_such_output" in state.reason
+    assert "GPU" in state.reason
     assert serving.ready == (1,)
     assert serving.answer(1) == 1
     assert serving.repository.persisted_config(DEFAULT_MODEL) == config

@@ -19,6 +19,7 @@ from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.training import selection
 from platform_assets.training.checks import training_checks
+from platform_assets.training.environment import ENVIRONMENT_TAG
 from platform_assets.training.graph.export import export
 from platform_assets.training.records import TrainedModel
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
@@ -92,7 +93,7 @@ def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) 
     assert parent.data.metrics["accuracy"] == trained.metrics["accuracy"]
     assert parent.data.tags[DATA_FINGERPRINT_TAG] == data.fingerprint
     assert parent.data.tags[CODE_VERSION_TAG] == "c0de"
-    assert "openblas" in parent.data.params["numeric_environment"]
+    assert "openblas" in parent.data.tags[ENVIRONMENT_TAG]
     assert chain.instance.get_run_by_id(parent.data.tags[DAGSTER_RUN_TAG]) is not None
     best = max(children, key=lambda run: run.data.metrics["cv_accuracy"])
     assert parent.data.params["candidate"] == best.data.params["candidate"]
