@@ -44,8 +44,7 @@ status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
 test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
-	@# In the order of the folders: the long ones first, so that no worker is left alone with one.
-	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .
