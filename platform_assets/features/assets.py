@@ -96,7 +96,7 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
         started = time.monotonic()
         try:
             check_current(features)
-            feast.apply(feast_definitions(spec))
+            feast.apply(feast_definitions(spec, feast.data_dir))
             _check_contract(feast, spec)
             applied = time.monotonic()
             context.log.info(f"definitions applied, materializing to {feast.online_store}")

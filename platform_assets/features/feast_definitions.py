@@ -1,12 +1,9 @@
-"""Feast's objects of one model, made from its specification.
-
-The path of the data is relative: Feast looks for it below the directory that it is run for,
-which is the state directory of the stack. So two stacks never share data.
-"""
+"""Feast's objects of one model, made from its specification."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from platform_assets.features.storage import FEATURES_FILE
@@ -14,8 +11,11 @@ from platform_assets.model_spec import ModelSpec
 from serving_gateway.contract import DType
 
 
-def feast_definitions(spec: ModelSpec) -> list[Any]:
+def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
     """Return entity, source, view and service, which is to say what the model reads.
+
+    The data stands below `data_dir`, of which two stacks have one each. Its whole path is
+    registered, for Feast would look for a part of one below the directory of the process.
 
     View and service are named after the contract of the features, so that what an older
     version reads stays as it is beside them.
@@ -42,7 +42,7 @@ def feast_definitions(spec: ModelSpec) -> list[Any]:
     )
     source = FileSource(
         name=f"{spec.feature_view}_source",
-        path=f"data/{spec.model_name}/{FEATURES_FILE}",
+        path=str(data_dir.absolute() / spec.model_name / FEATURES_FILE),
         timestamp_field=spec.event_timestamp,
     )
     view = FeatureView(

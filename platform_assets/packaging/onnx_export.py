@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from google.protobuf.message import Message
+
+_ROWS_AT_ONCE: Final = 10_000
+"""What the runtime holds between two nodes grows with the rows, and is never given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +200,20 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
 def run_graph(
     onnx_bytes: bytes, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Run a graph with ONNX Runtime on the CPU; return its outputs by name."""
+    """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name.
+
+    Args:
+        onnx_bytes: the graph.
+        inputs: tensors of as many rows each.
+    """
+    import numpy as np
     import onnxruntime as ort
 
     session = ort.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, inputs), strict=True))
+    rows = max(map(len, inputs.values()))
+    parts = [
+        session.run(names, {key: one[start : start + _ROWS_AT_ONCE] for key, one in inputs.items()})
+        for start in range(0, max(rows, 1), _ROWS_AT_ONCE)
+    ]
+    return {name: np.concatenate(found) for name, *found in zip(names, *parts, strict=True)}

@@ -71,6 +71,8 @@ class _Known:
     parameters: frozenset[str]
     seeded: bool = True
     scaled: bool = False
+    sparse: bool = False
+    """Whether it takes a sparse matrix, and is as quick on it."""
 
 
 _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
@@ -82,6 +84,7 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
         {"max_iter": 1000},
         frozenset({"C", "class_weight", "fit_intercept", "l1_ratio", "max_iter", "solver", "tol"}),
         scaled=True,
+        sparse=True,
     ),
     "linear_discriminant": _Known(
         "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
@@ -113,12 +116,14 @@ REGRESSORS: Final[dict[str, _Known]] = {
         frozenset({"fit_intercept", "positive"}),
         seeded=False,
         scaled=True,
+        sparse=True,
     ),
     "ridge": _Known(
         "sklearn.linear_model:Ridge",
         {},
         frozenset({"alpha", "fit_intercept", "max_iter", "positive", "solver", "tol"}),
         scaled=True,
+        sparse=True,
     ),
     "random_forest": _Known("sklearn.ensemble:RandomForestRegressor", _FORESTS, _FOREST),
     "extra_trees": _Known("sklearn.ensemble:ExtraTreesRegressor", _FORESTS, _FOREST),
@@ -259,7 +264,7 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         seed = {"random_state": spec.evaluation.seed} if entry.seeded else {}
         make = _attribute(candidate.where, entry.path)
         model = make(**{**entry.defaults, **seed, **candidate.parameters})
-        return pipeline(features, model, scaled=entry.scaled)
+        return pipeline(features, model, scaled=entry.scaled, sparse=entry.sparse)
     return pipeline(features, _from_function(candidate, spec), scaled=False)
 
 

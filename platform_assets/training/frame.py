@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import check_current
+from platform_assets.memory import release
 from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
 from platform_assets.training.rows import Rows, TrainingError
 from serving_gateway.contract import DType
@@ -52,12 +53,15 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
         )
     ordered = found.sort_values([_TIME, spec.join_key.name], kind="stable", ignore_index=True)
     del joined, found
-    return Rows(
+    rows = Rows(
         features=tensor_form(ordered, spec),
         labels=_labels(ordered[spec.target.name], spec),
         groups=_ids(ordered[spec.join_key.name], spec),
         times=None if spec.event_time is None else _utc(ordered[_TIME]),
     )
+    del asked, known, labels, ordered
+    release()
+    return rows
 
 
 def tensor_form(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
@@ -99,7 +103,7 @@ def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
     import numpy as np
 
     if feature.dtype is DType.BYTES:
-        return np.asarray(column.astype(object).where(column.notna(), "").map(str), dtype=object)
+        return _texts(column)
     if feature.dtype is DType.FP32:
         with np.errstate(over="ignore"):  # the preprocessing cuts what is too large
             return column.to_numpy(dtype=np.float32, na_value=np.nan)
@@ -109,6 +113,16 @@ def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
     if feature.dtype is DType.BOOL:
         return column.to_numpy(dtype=np.bool_)
     return _whole(column)
+
+
+def _texts(column: pd.Series[Any]) -> NDArray[Any]:
+    """Texts as objects, "" for a missing one; equal ones are one object, whatever read them."""
+    import numpy as np
+    import pandas as pd
+
+    places, found = pd.factorize(column)
+    # The last one is what a missing value, at place -1, gets.
+    return np.array([*map(str, found), ""], dtype=object)[places]
 
 
 def _whole(column: pd.Series[Any]) -> NDArray[np.int64]:

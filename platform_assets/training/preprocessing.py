@@ -19,8 +19,11 @@ LARGEST: Final = 1e30
 Far from the largest number of single precision, since scikit-learn adds up whole matrices.
 """
 
+_MOSTLY_ZEROS: Final = 0.3
+"""A share of values other than zero from which a sparse matrix saves nothing."""
 
-def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool) -> Any:
+
+def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, sparse: bool = False) -> Any:
     """Return an unfitted pipeline over a frame in tensor form.
 
     Numbers become single precision, as trees and runtimes read them; a missing one becomes
@@ -33,6 +36,8 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool) -> Any:
         model: the estimator behind the preprocessing, unfitted.
         scaled: centre and scale the numbers, in double precision: for linear models. Trees
             need none, and stay exact without.
+        sparse: give a matrix that is mostly zeros (texts of many categories) as a sparse one,
+            in a tenth of the memory; the estimator must take such.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
@@ -42,22 +47,30 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool) -> Any:
         groups.setdefault((one.dtype, one.nullable), []).append(one.name)
     parts = [
         (f"{dtype.value.lower()}{'_nullable' if nullable else ''}",
-         _texts() if dtype is DType.BYTES else _numbers(dtype, nullable=nullable, scaled=scaled),
+         _texts(sparse=sparse) if dtype is DType.BYTES
+         else _numbers(dtype, nullable=nullable, scaled=scaled, sparse=sparse),
          names)
         for (dtype, nullable), names in sorted(groups.items())
     ]  # fmt: skip
-    columns = ColumnTransformer(parts, sparse_threshold=0.0, verbose_feature_names_out=False)
+    columns = ColumnTransformer(
+        parts,
+        sparse_threshold=_MOSTLY_ZEROS if sparse else 0.0,
+        verbose_feature_names_out=False,
+    )
     return Pipeline([(COLUMNS_STEP, columns), (MODEL_STEP, model)])
 
 
-def _texts() -> Any:
+def _texts(*, sparse: bool) -> Any:
     import numpy as np
     from sklearn.preprocessing import OneHotEncoder
 
-    return OneHotEncoder(handle_unknown="ignore", dtype=np.float32, sparse_output=False)
+    from sklearn.pipeline import make_pipeline
+
+    encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float32, sparse_output=sparse)
+    return make_pipeline(encoder, *_by_column(sparse=sparse))
 
 
-def _numbers(dtype: DType, *, nullable: bool, scaled: bool) -> Any:
+def _numbers(dtype: DType, *, nullable: bool, scaled: bool, sparse: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -72,7 +85,18 @@ def _numbers(dtype: DType, *, nullable: bool, scaled: bool) -> Any:
         steps.append(SimpleImputer(strategy=strategy, keep_empty_features=True))
     if scaled:
         steps += [_as("float64"), StandardScaler()]
-    return make_pipeline(*steps)
+    return make_pipeline(*steps, *_by_column(sparse=sparse))
+
+
+def _by_column(*, sparse: bool) -> list[Any]:
+    """The step that makes a sparse matrix column by column: such are put side by side as they
+    are, while of any other the matrix would be held three times meanwhile.
+    """
+    from scipy.sparse import csc_array
+    from sklearn.preprocessing import FunctionTransformer
+
+    step = FunctionTransformer(csc_array, accept_sparse=True, feature_names_out="one-to-one")
+    return [step] if sparse else []
 
 
 def _as(dtype: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.graph.ensembles import settle
 from platform_assets.training.metrics import METRICS, Answers, metrics_of, scores
@@ -93,6 +94,8 @@ def cross_validate(
         fitted, said = fit(clone(pipeline), rows.take(learn), spec)
         results.append(scores(spec.task, answers_of(fitted, rows.take(test), spec, classes)))
         notes |= dict.fromkeys(said)
+        del fitted
+        release()
     summary: dict[str, float] = {"cv_folds": float(len(dealt))}
     for metric in metrics_of(spec.task):
         values = np.array([result[metric.name] for result in results])

@@ -123,10 +123,15 @@ def open_store(home: Path, wanted: Sequence[str], socket_seconds: float) -> Open
             f"There is no feature store yet: {path} is written by the pipeline."
         )
     with translated(f"open the feature store of {path}"):
-        from feast import FeatureStore
+        import yaml
+        from feast import FeatureStore, RepoConfig
         from feast.infra.online_stores.helpers import get_online_store_from_config
 
-        store = FeatureStore(repo_path=str(home), fs_yaml_file=path)
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Rows of the past are not looked up here, so what can do that is neither imported nor
+        # installed.
+        written.pop("offline_store", None)
+        store = FeatureStore(config=RepoConfig(**written, repo_path=home))
         _require_files(home, store.config)
         _limit_redis(store.config.online_store, socket_seconds)
         # Imports what reads will need, here where nobody waits for it.

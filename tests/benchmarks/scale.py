@@ -86,7 +86,7 @@ def _materialize(work: Work) -> None:
 
     feast = work.values["feast"] = FeastResource(state_dir=str(work.home / "feast"))
     data, spec = work.values["data"], work.spec
-    feast.apply(feast_definitions(spec))
+    feast.apply(feast_definitions(spec, feast.data_dir))
     rows = newest_rows(data, spec, Progress(print))
     feast.write_online(spec.feature_view, rows, time_span(data, spec))
 
@@ -222,10 +222,15 @@ def _peak_memory() -> Iterator[Callable[[], int]]:
 
 def measure(rows: int) -> None:
     """Take a source of so many rows through all stages."""
-    import feast  # noqa: F401 # what the libraries themselves take is not the data's
+    # What the libraries themselves take is not the data's.
+    import duckdb  # noqa: F401
+    import feast  # noqa: F401
+    import ibis  # noqa: F401
+    import onnxruntime  # noqa: F401
     import pandas  # noqa: F401
     import psutil
     import pyarrow as pa
+    import sklearn.linear_model  # noqa: F401
 
     with tempfile.TemporaryDirectory(prefix="scale-") as home, _peak_memory() as peak:
         source = Path(home) / "wide.csv"

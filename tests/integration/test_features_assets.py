@@ -164,10 +164,10 @@ def test_two_models_share_a_store_and_nothing_in_it(chain: FeatureChain, store: 
 
 def test_the_contract_is_that_of_what_feast_has_registered(tmp_path: Path) -> None:
     feast = feature_chain(tmp_path).feast
-    feast.apply(feast_definitions(MIXED))
+    feast.apply(feast_definitions(MIXED, feast.data_dir))
     assert feast.service_contract(MIXED.feature_service) == MIXED.contract
     swapped = dataclasses.replace(MIXED, features=MIXED.features[::-1])
-    *others, service = feast_definitions(swapped)
+    *others, service = feast_definitions(swapped, feast.data_dir)
     service.name = MIXED.feature_service
     feast.apply([*others, service])
     assert feast.service_contract(MIXED.feature_service) == swapped.contract != MIXED.contract
@@ -177,9 +177,9 @@ def test_the_contract_is_that_of_what_feast_has_registered(tmp_path: Path) -> No
 
 def test_values_without_times_never_expire_and_others_do_by_the_ttl() -> None:
     timeless = dataclasses.replace(MIXED, event_time=None)
-    views = [feast_definitions(spec)[2] for spec in (timeless, MIXED)]
+    views = [feast_definitions(spec, Path("/state"))[2] for spec in (timeless, MIXED)]
     assert [view.ttl for view in views] == [timedelta(0), MIXED.ttl]
-    assert views[0].batch_source.path == "data/loans/features.parquet"
+    assert views[0].batch_source.path == "/state/loans/features.parquet"
 
 
 def test_a_service_that_was_registered_otherwise_stops_the_chain(

@@ -37,7 +37,9 @@ shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
 
 def view(name, entity, *fields, ttl=timedelta(0)):
     source = FileSource(
-        name=name + "_source", path=f"data/{name}.parquet", timestamp_field="event_timestamp"
+        name=f"{name}_source",
+        path=f"{DATA}/{name}.parquet",
+        timestamp_field="event_timestamp",
     )
     schema = [Field(name=field, dtype=dtype) for field, dtype in fields]
     return FeatureView(name=name, entities=[entity], ttl=ttl, schema=schema, source=source)
@@ -114,7 +116,7 @@ def _fill(feast: FeastResource) -> None:
 
 
 def _apply(feast: FeastResource, definitions: str = DEFINITIONS) -> None:
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"DATA": str(feast.data_dir)}
     exec(definitions, names)
     kinds = {"Entity", "FileSource", "FeatureView", "FeatureService"}
     objects = [one for one in names.values() if type(one).__name__ in kinds]

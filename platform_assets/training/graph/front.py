@@ -36,10 +36,12 @@ def _steps(
     signature: Signature,
     types: Mapping[str, DType],
 ) -> Value:
-    if type(transformer).__name__ == "OneHotEncoder":
-        return _one_hot(graph, transformer, names)
-    value = _numbers(graph, names, signature, types)
-    for _, step in transformer.steps:
+    first, *others = (step for _, step in transformer.steps)
+    if type(first).__name__ == "OneHotEncoder":
+        value = _one_hot(graph, first, names)
+    else:
+        value = _step(graph, first, _numbers(graph, names, signature, types))
+    for step in others:
         value = _step(graph, step, value)
     return value
 
@@ -82,8 +84,11 @@ def _step(graph: Graph, step: Any, value: Value) -> Value:
 
 def _function(graph: Graph, step: Any, value: Value) -> Value:
     import numpy as np
+    from scipy.sparse import csc_array
 
     arguments = step.kw_args or {}
+    if step.func is csc_array:  # how scikit-learn stores the matrix, and no change of a value
+        return value
     if step.func is np.asarray:
         wanted = {"float32": DType.FP32, "float64": DType.FP64}[arguments["dtype"]]
         return graph.cast(value, wanted)
