@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -109,6 +110,12 @@ def _source(fields: ModelFields) -> Iterator[Fault]:
                 f"{shown(source.file)} is an address: files are read from this machine only, so "
                 "mount the storage, or use sql",
             )
+        elif not _has_home(source.file):
+            yield Fault(
+                ("source", "file"),
+                f"{shown(source.file)}: this machine knows no home of that user: write the whole "
+                "path",
+            )
     if source.dataset is not None:
         package, _, name = source.dataset.partition(".")
         if package not in DATASETS or not _DATASET.fullmatch(name):
@@ -118,6 +125,14 @@ def _source(fields: ModelFields) -> Iterator[Fault]:
             )
     if source.sql is not None:
         yield from _sql(source.sql.url, source.sql.query)
+
+
+def _has_home(path: str) -> bool:
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _sql(url: str, query: str) -> Iterator[Fault]:
