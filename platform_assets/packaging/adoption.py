@@ -6,6 +6,7 @@ of the pipeline's own newest version, so that the gates compare it with producti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -80,6 +81,7 @@ def adopt(
             f"version {version} of {spec.model_name} was registered without a run, which has to "
             "keep its evaluation: register it from a run"
         )
+    _require_own_run(entry, entries.values())
     known, evaluation = _yardstick(spec, entries, version, mlflow)
     graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
@@ -99,6 +101,21 @@ def adopt(
         },
     )
     return mlflow.version(spec.model_name, version), graph
+
+
+def _require_own_run(entry: VersionEntry, entries: Iterable[VersionEntry]) -> None:
+    """Refuse a run that keeps the graph and the evaluation of a version that the chain knows."""
+    for other in entries:
+        if (
+            other.run_id == entry.run_id
+            and other.version != entry.version
+            and not is_foreign(other)
+        ):
+            raise AdoptionError(
+                f"version {entry.version} was registered from run {entry.run_id}, which keeps the "
+                f"graph and the evaluation of version {other.version}: register it from a run of "
+                "its own"
+            )
 
 
 def _yardstick(
@@ -189,6 +206,7 @@ def _record_evaluation(
         raise AdoptionError(f"its graph cannot answer the evaluation rows: {error}") from error
     labels: np.ndarray[Any, Any] = outputs[signature.label_output].reshape(-1)
     probabilities = outputs.get(signature.probabilities_output or "")
+    _require_answers(signature, labels, probabilities, len(evaluation.label_true))
     mlflow.log_artifact_bytes(
         run_id,
         EVALUATION_ARTIFACT,
@@ -200,3 +218,34 @@ def _record_evaluation(
             evaluation.groups,
         ),
     )
+
+
+def _require_answers(
+    signature: Signature,
+    labels: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any] | None,
+    rows: int,
+) -> None:
+    """Refuse answers of another form than the signature promises; no gate would look at it."""
+    classes = signature.classes
+    text = bool(classes) and isinstance(classes[0], str)
+    kinds, wanted = ("OU", "text") if text else ("i", "INT64") if classes else ("f", "FP64 or FP32")
+    wrong = []
+    if labels.dtype.kind not in kinds or len(labels) != rows:
+        wrong.append(
+            f"{signature.label_output} is {labels.dtype}, {len(labels)} values for {rows} rows, "
+            f"not one {wanted} for each"
+        )
+    elif classes and (other := sorted(set(labels.tolist()) - set(classes))):
+        wrong.append(
+            f"{signature.label_output} says {other[0]!r}, which is none of {list(classes)}"
+        )
+    if probabilities is not None and (
+        probabilities.dtype.kind != "f" or probabilities.shape != (rows, len(classes))
+    ):
+        wrong.append(
+            f"{signature.probabilities_output} is {probabilities.dtype} of shape "
+            f"{list(probabilities.shape)}, not a number for each of {len(classes)} classes"
+        )
+    if wrong:
+        raise AdoptionError("its graph answers otherwise than promised: " + "; ".join(wrong))
