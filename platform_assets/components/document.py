@@ -103,7 +103,8 @@ def _refuse_depth(path: Path, text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _DEEPEST:
-            raise _refused(path, event.start_mark.line + 1, "is nested too deeply")
+            mark = event.start_mark
+            raise _refused(path, mark.line + 1 if mark else 1, "is nested too deeply")
 
 
 def _parsed(path: Path, content: bytes, loader: _Loader) -> Document:

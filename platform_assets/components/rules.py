@@ -31,7 +31,10 @@ _DATASET: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _TAG_KEY: Final = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", re.ASCII)
 _TAG_VALUE: Final = re.compile(r"[A-Za-z0-9_.-]{0,63}", re.ASCII)
 _OWNER: Final = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s.]+")
-_PASSWORD: Final = re.compile(r"://[^/@:]*:(?P<password>[^@]+)@")
+_PASSWORD: Final = re.compile(
+    r"(?:://[^/@:]*:(?=[^@]+@)|(?:password|passwd|pwd)(?:=|%3D))(?P<password>[^@&;]+)",
+    re.IGNORECASE,
+)
 _SHORTEST_FRESHNESS_S: Final = 60
 
 
@@ -138,8 +141,7 @@ def _has_home(path: str) -> bool:
 def _sql(url: str, query: str) -> Iterator[Fault]:
     if "://" not in url and not url.startswith("${"):
         yield Fault(("source", "sql", "url"), "write dialect://..., or ${NAME} for all of it")
-    password = _PASSWORD.search(url)
-    if password and not password["password"].startswith("${"):
+    if any(not found["password"].startswith("${") for found in _PASSWORD.finditer(url)):
         yield Fault(
             ("source", "sql", "url"),
             "holds a password for everybody to read: put it into an environment variable and "

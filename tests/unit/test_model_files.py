@@ -249,6 +249,20 @@ REFUSED = [
         "source.sql.url",
         "holds a password",
     ),
+    (
+        "{file: patients.csv}",
+        "{sql: {url: 'a://me:${PW}@db/x?sslpassword=secret', query: x}}",
+        3,
+        "source.sql.url",
+        "holds a password",
+    ),
+    (
+        "{file: patients.csv}",
+        "{sql: {url: 'a+b:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret', query: x}}",
+        3,
+        "source.sql.url",
+        "holds a password",
+    ),
     ("{file: patients.csv}", "{sql: {url: 'a://b', query: ' '}}", 3, "source.sql.query", "empty"),
     ("patients.csv", "' '", 3, "source.file", "is no path"),
     # key and time
