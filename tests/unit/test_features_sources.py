@@ -119,6 +119,33 @@ def test_damaged_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
         _read(FileSource(str(tmp_path / "a.parquet")))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "region",
+            pa.Array.from_buffers(
+                pa.string(),
+                40,
+                [
+                    None,
+                    pa.array(range(0, 82, 2), pa.int32()).buffers()[1],
+                    pa.py_buffer(b"\xff" * 80),
+                ],
+            ),
+        ),
+        ("seen", pa.array([10**17] * 40, pa.timestamp("ms", tz="UTC"))),
+    ],
+)
+def test_text_and_times_that_nothing_could_hold_are_refused_in_parquet(
+    tmp_path: Path, expected: pa.Table, name: str, values: pa.Array
+) -> None:
+    table = expected.set_column(expected.column_names.index(name), name, values)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="cannot be read as Parquet"):
+        _read(FileSource(str(tmp_path / "a.parquet")))
+
+
 def test_a_wrong_value_in_parquet_is_named_by_its_row(
     tmp_path: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
