@@ -52,6 +52,10 @@ def is_foreign(entry: VersionEntry) -> bool:
     return SIGNATURE_TAG not in entry.tags
 
 
+def _is_own(entry: VersionEntry) -> bool:
+    return not is_foreign(entry) and entry.tags.get(DATA_FINGERPRINT_TAG) != FOREIGN_DATA
+
+
 def adopt(
     spec: ModelSpec, version: int, mlflow: MlflowResource, artifact: str
 ) -> tuple[RegisteredVersion, bytes]:
@@ -76,6 +80,11 @@ def adopt(
     entry = entries.get(version)
     if entry is None:
         raise AdoptionError(f"MLflow has no version {version} of {spec.model_name}")
+    if _is_own(entry):
+        raise AdoptionError(
+            f"version {version} of {spec.model_name} was trained by this pipeline, so there is "
+            f"nothing to adopt: {spec.identifier}_rollback takes it back to production"
+        )
     if not entry.run_id:
         raise AdoptionError(
             f"version {version} of {spec.model_name} was registered without a run, which has to "
@@ -124,8 +133,7 @@ def _yardstick(
     """Signature and evaluation rows of the newest version that the pipeline trained."""
     for other in sorted(entries, reverse=True):
         entry = entries[other]
-        own = entry.tags.get(DATA_FINGERPRINT_TAG) not in (None, FOREIGN_DATA)
-        if other == version or is_foreign(entry) or not own:
+        if other == version or not _is_own(entry):
             continue
         signature = mlflow.version(spec.model_name, other).signature
         if [f.name for f in signature.features] != list(spec.feature_names):

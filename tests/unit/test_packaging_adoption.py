@@ -51,8 +51,8 @@ class Registry:
     def set_version_tags(self, _: str, version: int, tags: dict[str, str]) -> None:
         self.entries[version - 1].tags.update(tags)
 
-    def adopt(self) -> None:
-        adopt(IRIS, 2, cast(MlflowResource, self), "onnx/model.onnx")
+    def adopt(self, version: int = 2) -> None:
+        adopt(IRIS, version, cast(MlflowResource, self), "onnx/model.onnx")
 
 
 def graph(width: int = 3, *, label: str = "INT64", shift: int = 0) -> bytes:
@@ -120,3 +120,11 @@ def test_the_run_of_a_version_that_the_chain_knows_is_not_written_over() -> None
     with pytest.raises(AdoptionError, match="keeps the graph and the evaluation of version 1"):
         registry.adopt()
     assert not registry.kept
+
+
+def test_a_version_of_the_pipeline_itself_keeps_what_is_recorded_of_it() -> None:
+    registry = Registry(graph())
+    with pytest.raises(AdoptionError, match="best_model_rollback takes it back"):
+        registry.adopt(1)
+    assert not registry.kept
+    assert registry.entries[0].tags == OWN
