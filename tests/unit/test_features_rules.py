@@ -72,6 +72,20 @@ def test_rows_that_teach_nothing_or_wrongly_are_named(
     assert "run again" in caught.value.todo
 
 
+def test_a_quotation_mark_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
+    def opened(lines: list[str]) -> list[str]:
+        # In the last column, so that each line but one goes on having as many values.
+        return [f"{line},{mark}x" for line, mark in zip(lines, _marks(lines), strict=True)]
+
+    def _marks(lines: list[str]) -> list[str]:
+        return ['"' if number == 33 else "" for number in range(len(lines))]
+
+    with pytest.raises(SourceError, match=r"not closed, .*, in row 33 \(line 34\)"):
+        _read(tmp_path, change=opened)
+    inside = _read(tmp_path, change=lambda lines: [f'{line},5" x' for line in lines])
+    assert inside.table.num_rows == 40
+
+
 def test_a_text_feature_of_a_thousand_values_is_the_most(tmp_path: Path) -> None:
     spec = dataclasses.replace(MIXED, join_key=NUMBERED)
 
