@@ -17,7 +17,10 @@ from platform_assets.components.problems import (
 )
 
 _MOST_VALUES: Final = 50_000
-"""Values of one file, aliases expanded: what is more was not written by a person."""
+"""Values of one file, aliases and merges expanded: what is more was not written by a person."""
+_DEEPEST: Final = 100
+"""Values inside each other. PyYAML's own composer ends the process when there are very many."""
+_MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.CSafeLoader):
@@ -78,8 +81,9 @@ def read_document(path: Path) -> Document:
         line = content[: error.start].count(b"\n") + 1
         raise _refused(path, line, "is not UTF-8 here: save the file as UTF-8") from error
     try:
+        _refuse_depth(path, text)
         loader = _Loader(text)
-    except yaml.YAMLError as error:  # characters that YAML does not allow
+    except yaml.YAMLError as error:  # characters that YAML does not allow, among others
         raise _not_yaml(path, error) from error
     try:
         return _parsed(path, content, loader)
@@ -89,6 +93,18 @@ def read_document(path: Path) -> Document:
         raise _refused(path, 1, "is nested too deeply") from error
     finally:
         loader.dispose()
+
+
+def _refuse_depth(path: Path, text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            mark = event.start_mark
+            raise _refused(path, mark.line + 1 if mark else 1, "is nested too deeply")
 
 
 def _parsed(path: Path, content: bytes, loader: _Loader) -> Document:
@@ -112,9 +128,7 @@ class _Reader:
 
     def read(self, node: yaml.Node) -> tuple[Any, Place]:
         line = node.start_mark.line + 1
-        self._left -= 1
-        if self._left < 0:
-            raise _refused(self._path, line, f"holds more than {_MOST_VALUES} values")
+        self._spend(line)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, line)
         if isinstance(node, yaml.SequenceNode):
@@ -122,17 +136,47 @@ class _Reader:
             return [item for item, _ in items], Place(
                 line, {index: place for index, (_, place) in enumerate(items)}
             )
-        return self._loader.construct_object(node), Place(line)
+        return self._scalar(node, line), Place(line)
+
+    def _spend(self, line: int) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _refused(self._path, line, f"holds more than {_MOST_VALUES} values")
+
+    def _scalar(self, node: yaml.Node, line: int) -> Any:
+        try:
+            return self._loader.construct_object(node)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            # PyYAML's constructors raise whatever they meet: for 0x_, `!!int a`, 5000 digits.
+            kind = node.tag.rpartition(":")[2]
+            raise _refused(
+                self._path, line, f"{node.value[:40]!r} is no {kind}: write a value, or quote it"
+            ) from error
+
+    def _count_merged(self, node: yaml.Node) -> None:
+        """Count what `<<` will copy, before it is copied: merges of merges double each time."""
+        self._spend(node.start_mark.line + 1)
+        for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+            if isinstance(part, yaml.Node):
+                self._count_merged(part)
+            elif part[0].tag == _MERGE:
+                self._count_merged(part[1])
+            else:
+                self._spend(part[0].start_mark.line + 1)
 
     def _mapping(self, node: yaml.MappingNode, line: int) -> tuple[dict[object, Any], Place]:
         written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for position, (key, _) in enumerate(node.value):
+        for position, (key, value) in enumerate(node.value):
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused(self._path, key.start_mark.line + 1, "a field name must be text")
             if key.value in written[:position]:
                 raise ModelFileError(
                     [Problem(self._path, key.start_mark.line + 1, key.value, "is given twice")]
                 )
+            if key.tag == _MERGE:
+                self._count_merged(value)
         self._loader.flatten_mapping(node)  # `<<`
         values: dict[object, Any] = {}
         places: dict[object, Place] = {}

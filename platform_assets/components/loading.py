@@ -70,6 +70,10 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
             specs[file] = read_model(file)
         except ModelFileError as error:
             problems += error.problems
+        except Exception as error:  # whatever it is, the others load
+            message = f"cannot be read: {type(error).__name__}: {error}"
+            problems.append(Problem(file, 1, "file", message))
+            _log.exception("%s cannot be read", file)
     clashes = _clashes(specs)
     taken = {problem.file for problem in clashes}
     good = {file: spec for file, spec in specs.items() if file not in taken}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -30,7 +31,10 @@ _DATASET: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _TAG_KEY: Final = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", re.ASCII)
 _TAG_VALUE: Final = re.compile(r"[A-Za-z0-9_.-]{0,63}", re.ASCII)
 _OWNER: Final = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s.]+")
-_PASSWORD: Final = re.compile(r"://[^/@:]*:(?P<password>[^@]+)@")
+_PASSWORD: Final = re.compile(
+    r"(?:://[^/@:]*:(?=[^@]+@)|(?:password|passwd|pwd)(?:=|%3D))(?P<password>[^@&;]+)",
+    re.IGNORECASE,
+)
 _SHORTEST_FRESHNESS_S: Final = 60
 
 
@@ -109,6 +113,12 @@ def _source(fields: ModelFields) -> Iterator[Fault]:
                 f"{shown(source.file)} is an address: files are read from this machine only, so "
                 "mount the storage, or use sql",
             )
+        elif not _has_home(source.file):
+            yield Fault(
+                ("source", "file"),
+                f"{shown(source.file)}: this machine knows no home of that user: write the whole "
+                "path",
+            )
     if source.dataset is not None:
         package, _, name = source.dataset.partition(".")
         if package not in DATASETS or not _DATASET.fullmatch(name):
@@ -120,11 +130,18 @@ def _source(fields: ModelFields) -> Iterator[Fault]:
         yield from _sql(source.sql.url, source.sql.query)
 
 
+def _has_home(path: str) -> bool:
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _sql(url: str, query: str) -> Iterator[Fault]:
     if "://" not in url and not url.startswith("${"):
         yield Fault(("source", "sql", "url"), "write dialect://..., or ${NAME} for all of it")
-    password = _PASSWORD.search(url)
-    if password and not password["password"].startswith("${"):
+    if any(not found["password"].startswith("${") for found in _PASSWORD.finditer(url)):
         yield Fault(
             ("source", "sql", "url"),
             "holds a password for everybody to read: put it into an environment variable and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import arrow_type
@@ -18,6 +19,8 @@ MAX_TEXTS: Final = 1_000
 """A text feature with more different values than this is an identifier, not a category."""
 ENTITIES_PER_CLASS: Final = 3
 """Fewest different entities of a class: one to evaluate, two to cross-validate."""
+EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
+"""Counted in nanoseconds, as the join does, an earlier time would come out centuries later."""
 _FIX: Final = "correct the source and run again"
 
 
@@ -114,7 +117,7 @@ def _check_texts(rows: Rows, spec: ModelSpec) -> None:
 
 
 def check_keys(rows: Rows, spec: ModelSpec) -> None:
-    """Return when no entity has two rows at one time.
+    """Return when no entity has two rows at one time, and no time is too long ago to be one.
 
     Raises:
         SourceError: it names the first that has.
@@ -122,6 +125,7 @@ def check_keys(rows: Rows, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    _check_times(rows, spec)
     if spec.join_key.from_row_number:
         return
     key, time = spec.join_key.name, spec.event_timestamp
@@ -147,6 +151,21 @@ def check_keys(rows: Rows, spec: ModelSpec) -> None:
         )
         + " and run again",
     )
+
+
+def _check_times(rows: Rows, spec: ModelSpec) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    times = rows.table[spec.event_timestamp]
+    early = pc.less(times, pa.scalar(EARLIEST, times.type))
+    count = pc.sum(early).as_py()
+    if count:
+        raise SourceError(
+            f"{rows.source.name} has times before {EARLIEST:%Y} in {spec.event_timestamp}: "
+            f"{count}, first in {rows.first(early)}; they may stand for unknown ones",
+            "fill the true times in, or leave those rows out, and run again",
+        )
 
 
 def check_target(rows: Rows, spec: ModelSpec) -> tuple[Label, ...]:

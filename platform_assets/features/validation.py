@@ -111,14 +111,21 @@ def _feature_range(column: pa.ChunkedArray, feature: FeatureSpec) -> Range:
 
     outside = pc.invert(pc.is_finite(column))
     if feature.minimum is not None:
-        outside = pc.or_(outside, pc.less(column, feature.minimum))
+        outside = pc.or_(outside, pc.less(column, _bound(feature.minimum, column)))
     if feature.maximum is not None:
-        outside = pc.or_(outside, pc.greater(column, feature.maximum))
+        outside = pc.or_(outside, pc.greater(column, _bound(feature.maximum, column)))
     extremes = pc.min_max(column).as_py()
     low = "any" if feature.minimum is None else f"{feature.minimum:g}"
     high = "any" if feature.maximum is None else f"{feature.maximum:g}"
     found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
     return Range(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
+
+
+def _bound(value: float, column: pa.ChunkedArray) -> pa.Scalar:
+    """A bound as precise as the column: 0.1 in single precision is greater than in double."""
+    import pyarrow as pa
+
+    return pa.scalar(value, column.type if pa.types.is_floating(column.type) else pa.float64())
 
 
 def _time_range(column: pa.ChunkedArray, name: str, now: datetime) -> Range:

@@ -6,6 +6,7 @@ of the pipeline's own newest version, so that the gates compare it with producti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,6 +52,10 @@ def is_foreign(entry: VersionEntry) -> bool:
     return SIGNATURE_TAG not in entry.tags
 
 
+def _is_own(entry: VersionEntry) -> bool:
+    return not is_foreign(entry) and entry.tags.get(DATA_FINGERPRINT_TAG) != FOREIGN_DATA
+
+
 def adopt(
     spec: ModelSpec, version: int, mlflow: MlflowResource, artifact: str
 ) -> tuple[RegisteredVersion, bytes]:
@@ -75,11 +80,17 @@ def adopt(
     entry = entries.get(version)
     if entry is None:
         raise AdoptionError(f"MLflow has no version {version} of {spec.model_name}")
+    if _is_own(entry):
+        raise AdoptionError(
+            f"version {version} of {spec.model_name} was trained by this pipeline, so there is "
+            f"nothing to adopt: {spec.identifier}_rollback takes it back to production"
+        )
     if not entry.run_id:
         raise AdoptionError(
             f"version {version} of {spec.model_name} was registered without a run, which has to "
             "keep its evaluation: register it from a run"
         )
+    _require_own_run(entry, entries.values())
     known, evaluation = _yardstick(spec, entries, version, mlflow)
     graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
@@ -101,14 +112,28 @@ def adopt(
     return mlflow.version(spec.model_name, version), graph
 
 
+def _require_own_run(entry: VersionEntry, entries: Iterable[VersionEntry]) -> None:
+    """Refuse a run that keeps the graph and the evaluation of a version that the chain knows."""
+    for other in entries:
+        if (
+            other.run_id == entry.run_id
+            and other.version != entry.version
+            and not is_foreign(other)
+        ):
+            raise AdoptionError(
+                f"version {entry.version} was registered from run {entry.run_id}, which keeps the "
+                f"graph and the evaluation of version {other.version}: register it from a run of "
+                "its own"
+            )
+
+
 def _yardstick(
     spec: ModelSpec, entries: dict[int, VersionEntry], version: int, mlflow: MlflowResource
 ) -> tuple[Signature, EvaluationSet]:
     """Signature and evaluation rows of the newest version that the pipeline trained."""
     for other in sorted(entries, reverse=True):
         entry = entries[other]
-        own = entry.tags.get(DATA_FINGERPRINT_TAG) not in (None, FOREIGN_DATA)
-        if other == version or is_foreign(entry) or not own:
+        if other == version or not _is_own(entry):
             continue
         signature = mlflow.version(spec.model_name, other).signature
         if [f.name for f in signature.features] != list(spec.feature_names):
@@ -189,6 +214,7 @@ def _record_evaluation(
         raise AdoptionError(f"its graph cannot answer the evaluation rows: {error}") from error
     labels: np.ndarray[Any, Any] = outputs[signature.label_output].reshape(-1)
     probabilities = outputs.get(signature.probabilities_output or "")
+    _require_answers(signature, labels, probabilities, len(evaluation.label_true))
     mlflow.log_artifact_bytes(
         run_id,
         EVALUATION_ARTIFACT,
@@ -200,3 +226,34 @@ def _record_evaluation(
             evaluation.groups,
         ),
     )
+
+
+def _require_answers(
+    signature: Signature,
+    labels: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any] | None,
+    rows: int,
+) -> None:
+    """Refuse answers of another form than the signature promises; no gate would look at it."""
+    classes = signature.classes
+    text = bool(classes) and isinstance(classes[0], str)
+    kinds, wanted = ("OU", "text") if text else ("i", "INT64") if classes else ("f", "FP64 or FP32")
+    wrong = []
+    if labels.dtype.kind not in kinds or len(labels) != rows:
+        wrong.append(
+            f"{signature.label_output} is {labels.dtype}, {len(labels)} values for {rows} rows, "
+            f"not one {wanted} for each"
+        )
+    elif classes and (other := sorted(set(labels.tolist()) - set(classes))):
+        wrong.append(
+            f"{signature.label_output} says {other[0]!r}, which is none of {list(classes)}"
+        )
+    if probabilities is not None and (
+        probabilities.dtype.kind != "f" or probabilities.shape != (rows, len(classes))
+    ):
+        wrong.append(
+            f"{signature.probabilities_output} is {probabilities.dtype} of shape "
+            f"{list(probabilities.shape)}, not a number for each of {len(classes)} classes"
+        )
+    if wrong:
+        raise AdoptionError("its graph answers otherwise than promised: " + "; ".join(wrong))

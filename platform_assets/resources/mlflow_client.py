@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 PROBE_TIMEOUT: Final = 3.0
 """Seconds that the server has to answer its health page before a call is tried at all."""
@@ -86,12 +85,19 @@ def probe(tracking_uri: str) -> None:
 
     Raises:
         RegistryUnavailable: no answer within `PROBE_TIMEOUT` seconds, or an error page.
-        RegistryError: the address is no http(s) address.
+        RegistryError: the address is no http(s) address, or holds credentials.
     """
-    if urlsplit(tracking_uri).scheme not in {"http", "https"}:
+    # Neither is repeated: a database's address has a password in it, too.
+    scheme = tracking_uri.partition(":")[0]
+    if scheme.lower() not in {"http", "https"}:
         raise RegistryError(
-            f"the MLflow address {tracking_uri!r} is no http(s) address: give the address of "
-            "an MLflow server"
+            f"the MLflow address, which begins with {scheme[:12]!r}, is no http(s) address: give "
+            "the address of an MLflow server"
+        )
+    if "@" in tracking_uri:
+        raise RegistryError(
+            "the MLflow address has a user or a password in it, which would stand in every link: "
+            "give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     url = f"{tracking_uri.rstrip('/')}/health"
     try:

@@ -14,7 +14,11 @@ from pydantic import Field
 URL_VARIABLE: Final = "NOTIFY_WEBHOOK_URL"
 _TIMEOUT_S: Final = 5.0
 _HIDDEN: Final = "***"
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_PARAMETERS: Final = re.compile(
+    r"((?:password|passwd|pwd)(?:=|%3D))(?:(?!%3B)[^&;\s])+", re.IGNORECASE
+)
+# Up to the last @: an @ in a password is often not written as %40.
+_CREDENTIALS: Final = re.compile(r"(?<=://)\S+(?=@)")
 _SECRET_NAME: Final = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|_KEY$|WEBHOOK", re.IGNORECASE
 )
@@ -73,7 +77,7 @@ def without_secrets(text: str, environment: Mapping[str, str]) -> str:
 
     A variable is a secret by its name: token, password, key and the like.
     """
-    text = _CREDENTIALS.sub(_HIDDEN, text)
+    text = _CREDENTIALS.sub(_HIDDEN, _PARAMETERS.sub(rf"\1{_HIDDEN}", text))
     secrets = {
         value
         for name, value in environment.items()

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 from serving_gateway.contract import DType, Feature, Signature, feature_contract
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from platform_assets.model_spec import Label
 
 
 def signature_differences(old: Signature, new: Signature) -> list[str]:
     """Say what of the requests and answers of `old` does not hold for `new`.
 
     Clients may send rows by position and binary tensors by name, so a feature that is added,
-    removed, moved, retyped, or may not be missing any more breaks some of them.
+    removed, moved, retyped, or may not be missing any more breaks some of them. They read
+    probabilities by position, so a new class must stand behind the others.
     """
     breaking = _feature_differences(old.features, new.features)
     if old.packed_input != new.packed_input and not breaking:
@@ -23,13 +30,56 @@ def signature_differences(old: Signature, new: Signature) -> list[str]:
         breaking.append("a regression became a classification")
     elif old.classes and not new.classes:
         breaking.append("a classification became a regression")
-    elif gone := [label for label in old.classes if label not in new.classes]:
-        breaking.append(f"it never answers {', '.join(map(repr, gone))} any more")
+    else:
+        breaking += _class_differences(old.classes, new.classes)
     if new.max_batch_rows < old.max_batch_rows:
         breaking.append(
             f"at most {new.max_batch_rows} rows in one request, not {old.max_batch_rows}"
         )
     return breaking
+
+
+def not_comparable(old: Signature, new: Signature) -> str:
+    """Say why `old` cannot be asked about the evaluation rows of `new`; "" when it can."""
+    rows = {feature.name: feature.tensor_dtype for feature in new.features}
+    missing = [feature.name for feature in old.features if feature.name not in rows]
+    if missing:
+        return f"reads {', '.join(missing)}, which the evaluation rows lack"
+    # What was text cannot be sent as a number, nor a missing value as a whole one.
+    retyped = [one.name for one in old.features if one.tensor_dtype is not rows[one.name]]
+    if retyped:
+        return f"reads {', '.join(retyped)} as another type than the evaluation rows have"
+    if bool(old.classes) != bool(new.classes):
+        return f"is a {'classifier' if old.classes else 'regression'}"
+    kinds = [{isinstance(label, str) for label in one.classes} for one in (old, new)]
+    return "answers labels of another type" if kinds[0] != kinds[1] else ""
+
+
+def in_order_of(
+    classes: Sequence[Label], probabilities: NDArray[np.float64], order: Sequence[Label]
+) -> NDArray[np.float64]:
+    """Return probabilities, whose columns are in `order`, in the order of `classes`.
+
+    A class that the columns lack has the probability 0.
+    """
+    import numpy as np
+
+    aligned = np.zeros((len(probabilities), len(classes)))
+    for place, label in enumerate(classes):
+        if label in order:
+            aligned[:, place] = probabilities[:, order.index(label)]
+    return aligned
+
+
+def _class_differences(old: tuple[Label, ...], new: tuple[Label, ...]) -> list[str]:
+    # With their types: 1 equals True, and clients see another answer.
+    before, after = ([(type(label), label) for label in classes] for classes in (old, new))
+    gone = [label for kind, label in before if (kind, label) not in after]
+    if gone:
+        return [f"it never answers {', '.join(map(repr, gone))} any more"]
+    if after[: len(before)] != before:
+        return [f"the probabilities stand in another order: {list(new)}, not {list(old)}"]
+    return []
 
 
 def _feature_differences(old: tuple[Feature, ...], new: tuple[Feature, ...]) -> list[str]:

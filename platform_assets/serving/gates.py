@@ -1,5 +1,6 @@
 """The gates that compare a loaded candidate with production and with what clients send."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,12 @@ from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.champion import Duel, duel
-from platform_assets.serving.compatibility import frame_contract, signature_differences
+from platform_assets.serving.compatibility import (
+    frame_contract,
+    in_order_of,
+    not_comparable,
+    signature_differences,
+)
 from platform_assets.serving.parity import Answers, ask_triton
 from platform_assets.serving.pictures import duel_picture
 from platform_assets.serving.promotion import LOAD_ID
@@ -117,21 +123,13 @@ def _no_regression(spec: ModelSpec) -> dg.AssetChecksDefinition:
             said = "there is no other version in production; the floor alone decides"
             return dg.AssetCheckResult(passed=True, description=said, metadata=judged)
         try:
-            old = _champion(spec, production, evaluation, triton, mlflow)
+            result = _compared(spec, production, candidate, evaluation, new, triton, mlflow)
         except _NotComparable as error:
             return dg.AssetCheckResult(
                 passed=config.without_comparison or (spec.gates.allow_breaking and error.schema),
                 description=f"production was not compared: {error}",
                 metadata=judged,
             )
-        result = duel(
-            _score(metric, candidate, evaluation, new),
-            _score(metric, candidate, evaluation, old),
-            evaluation.groups,
-            greater_is_better=metric.higher_is_better,
-            confidence=spec.gates.confidence,
-            seed=spec.evaluation.seed,
-        )
         judged["production_version"] = production.version
         return _verdict(spec, metric, result, config.tolerance, judged)
 
@@ -147,30 +145,54 @@ class _NotComparable(Exception):
         """Whether that is because it reads other features."""
 
 
-def _champion(
+def _compared(
     spec: ModelSpec,
     production: _Production,
+    candidate: RegisteredVersion,
+    evaluation: EvaluationSet,
+    new: Answers,
+    triton: TritonResource,
+    mlflow: MlflowResource,
+) -> Duel:
+    metric = METRICS[spec.evaluation.metric]
+    old = _champion(production, candidate, evaluation, triton, mlflow)
+    result = duel(
+        _score(metric, candidate, evaluation, new),
+        _score(metric, candidate, evaluation, old),
+        evaluation.groups,
+        greater_is_better=metric.higher_is_better,
+        confidence=spec.gates.confidence,
+        seed=spec.evaluation.seed,
+    )
+    if not math.isfinite(result.gain):
+        raise _NotComparable(f"version {production.version} has no {metric.name} at all")
+    return result
+
+
+def _champion(
+    production: _Production,
+    candidate: RegisteredVersion,
     evaluation: EvaluationSet,
     triton: TritonResource,
     mlflow: MlflowResource,
 ) -> Answers:
+    """What production answers for the evaluation rows, in the order of the candidate's classes."""
     version = production.version
     if version is None:
         raise _NotComparable(production.problem or "nobody knows what is in production")
     with mlflow_failures("no_regression"):
-        champion = mlflow.version(spec.model_name, version)
-    missing = [f.name for f in champion.signature.features if f.name not in evaluation.features]
-    if missing:
-        raise _NotComparable(
-            f"version {version} reads {', '.join(missing)}, which the evaluation rows lack",
-            schema=True,
-        )
-    if champion.signature.classes != () and evaluation.probabilities is None:
-        raise _NotComparable(f"version {version} is a classifier", schema=True)
+        champion = mlflow.version(candidate.model_name, version)
+    old, new = champion.signature, candidate.signature
+    why = not_comparable(old, new)
+    if why:
+        raise _NotComparable(f"version {version} {why}", schema=True)
     try:
-        return _answers(champion, evaluation, triton)
+        labels, probabilities = _answers(champion, evaluation, triton)
     except TritonError as error:
         raise _NotComparable(f"version {version} did not answer: {error}") from error
+    if probabilities is not None:
+        probabilities = in_order_of(new.classes, probabilities, old.classes)
+    return labels, probabilities
 
 
 def _answers(

@@ -94,14 +94,15 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
     records = instance.fetch_materializations(
         dg.AssetKey(spec.key("gateway_reload")), limit=limit
     ).records
-    by_generation: dict[int, Entry] = {}
+    # With its version, since generations begin anew when the gateways' state is lost.
+    by_switch: dict[tuple[int, int], Entry] = {}
     for record in records:
         made = record.asset_materialization
         if made is not None:
             entry = _entry(record.timestamp, record.run_id or "", made.metadata)
             # Overwritten by older ones: the first word about a generation says when it was.
-            by_generation[entry.generation] = entry
-    entries = list(by_generation.values())
+            by_switch[entry.generation, entry.version] = entry
+    entries = list(by_switch.values())
     for place, (entry, older) in enumerate(pairwise(entries)):
         if entry.previous_version is None and older.version != entry.version:
             entries[place] = replace(entry, previous_version=older.version)

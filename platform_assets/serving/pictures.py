@@ -15,7 +15,7 @@ _GOOD: Final = "#15803d"
 _BAD: Final = "#b91c1c"
 _ACCENT: Final = "#2563eb"
 _SAME: Final = 1e-9
-"""Gains that are closer than this are one gain."""
+"""Gains that are closer than this part of their size are one gain."""
 
 
 def duel_picture(
@@ -34,8 +34,10 @@ def duel_picture(
     gains = result.gains or (result.gain,)
     # Versions that answer alike have one gain only: it stands in the midst of twice what is
     # tolerated, for bins of (nearly) no width cannot be drawn.
-    room = 2 * (tolerance or 0.01)
-    span = (gains[0] - room, gains[0] + room) if max(gains) - min(gains) < _SAME else None
+    size = max(1.0, abs(gains[0]))
+    room = max(2 * (tolerance or 0.01), 1e-3 * size)
+    same = max(gains) - min(gains) < _SAME * size
+    span = (gains[0] - room, gains[0] + room) if same else None
     right.hist(gains, bins=31, range=span, color=_ACCENT, alpha=0.7)
     right.axvline(0, color=_INK, linewidth=1)
     right.axvline(-tolerance, color=_BAD, linestyle="--", label="tolerated loss")

@@ -30,7 +30,8 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
     """Build the job that makes Triton serve exactly the verified versions of a model."""
 
     @dg.op(
-        name=f"reconcile_{spec.identifier}",
+        # No job of any model ends so: a model called `reconcile` would be in its own way.
+        name=f"{spec.identifier}__give_back",
         pool=spec.serving_pool,
         description="Loads the verified versions that Triton lost and unloads those it gained.",
     )

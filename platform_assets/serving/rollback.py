@@ -1,6 +1,7 @@
 """Rollback as a job: to a version that is READY at once, to a retired one after its load."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field
@@ -12,7 +13,7 @@ from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.ledger import ROLLBACK, reason_of, switch_metadata
+from platform_assets.serving.ledger import ROLLBACK, read_ledger, reason_of, switch_metadata
 from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import tell_registry
 from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
@@ -20,6 +21,7 @@ from serving_gateway.contract import VARIANTS, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
 """Tag of a run: its id and the version that it goes back to."""
+_MOST_SWITCHES: Final = 500
 
 
 class RollbackConfig(dg.Config):
@@ -52,7 +54,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         gateway: GatewayResource,
         mlflow: MlflowResource,
     ) -> None:
-        target = _intended_before(context) or _target(spec, config, gateway)
+        target = _intended_before(context) or _target(spec, config, gateway, context.instance)
         # Before anything is done: the version before the present one is another one afterwards.
         context.instance.add_run_tags(
             context.run.run_id, {TARGET_TAG: f"{context.run.run_id} {target}"}
@@ -105,20 +107,24 @@ def _intended_before(context: dg.OpExecutionContext) -> int | None:
     return None
 
 
-def _target(spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource) -> int:
+def _target(
+    spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource, instance: dg.DagsterInstance
+) -> int:
     if config.variant not in VARIANTS:
         raise failure(
             f"there is no variant {config.variant!r}",
             f"name one of {', '.join(VARIANTS)}.",
         )
-    if config.version:
-        return config.version
     try:
         pages = gateway.pages(spec.model_name)
     except GatewayError as error:
         raise failure(
             f"nothing was rolled back: {error}", "bring the gateway back, then run this again."
         ) from error
+    if config.version:
+        if config.variant == PRODUCTION:
+            _refuse_unless_proven(spec, config.version, pages, instance)
+        return config.version
     for page in pages:
         present = page["effective"].get(config.variant, {}).get("version")
         for slot in page["routing"]["previous"].get(config.variant, ()):
@@ -128,6 +134,24 @@ def _target(spec: ModelSpec, config: RollbackConfig, gateway: GatewayResource) -
         f"variant {config.variant} of {spec.model_name} has no earlier version",
         "name the version to go back to.",
     )
+
+
+def _refuse_unless_proven(
+    spec: ModelSpec, version: int, pages: Sequence[dict[str, Any]], instance: dg.DagsterInstance
+) -> None:
+    """Refuse a version that never was in production: going back is no way around the gates."""
+    proven = {entry.version for entry in read_ledger(instance, spec, limit=_MOST_SWITCHES)}
+    for page in pages:
+        slots = [*page["routing"]["previous"].get(PRODUCTION, ())]
+        slots += [slot for slot in (page["effective"].get(PRODUCTION),) if slot]
+        proven |= {int(slot["version"]) for slot in slots}
+    if version not in proven:
+        known = ", ".join(map(str, sorted(proven))) or "none"
+        raise failure(
+            f"nothing was rolled back: version {version} of {spec.model_name} never was in "
+            f"production, where these were: {known}",
+            "name another version; one that is new gets there through its gates, by the chain.",
+        )
 
 
 def _make_ready(

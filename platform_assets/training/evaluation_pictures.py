@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.features.pictures import span
 from platform_assets.training.metrics import Answers, codes
 from platform_assets.training.pictures import ACCENT, INK, canvas, png, shown
 
@@ -72,7 +73,7 @@ def regression_picture(answers: Answers) -> bytes:
     left.scatter(true, predicted, s=8, alpha=0.5, color=ACCENT)
     left.set(xlabel="true", ylabel="predicted", title=f"{len(answers.labels)} evaluation rows")
     rest = np.asarray(answers.label_true - answers.labels)
-    right.hist(rest, bins=40, color=ACCENT)
+    right.hist(rest, bins=40, range=span(rest), color=ACCENT)
     right.axvline(0, color=INK, linewidth=1)
     right.set(xlabel="true - predicted", ylabel="rows", title="residuals")
     return png(figure)

@@ -115,7 +115,8 @@ def _log_loss(answers: Answers) -> float:
 
     true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
     # Single precision leaves row sums that are off by 1e-7.
-    stated = probabilities[np.arange(len(true)), true] / probabilities.sum(axis=1)
+    sums = np.maximum(probabilities.sum(axis=1), _SMALLEST)
+    stated = probabilities[np.arange(len(true)), true] / sums
     return float(-np.log(np.clip(stated, _SMALLEST, 1)).mean())
 
 

@@ -50,7 +50,8 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
         try:
             with threadpool_limits(limits=spec.evaluation.threads):
                 fitted = pipeline.fit(rows.features, rows.labels)
-        except (ValueError, ArithmeticError, TypeError) as exc:
+        # Estimators, the user's own among them, fail in ways of their own.
+        except Exception as exc:
             name = type(pipeline.named_steps[MODEL_STEP]).__name__
             raise TrainingError(f"{name} cannot be fitted: {exc}") from exc
     settle(fitted.named_steps[MODEL_STEP])

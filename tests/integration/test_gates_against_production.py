@@ -76,6 +76,24 @@ def test_a_loss_that_the_model_file_tolerates_passes_unless_it_is_certain(
     assert "worse with confidence" in (outcome.checks[f"{GATE}.no_regression"].description or "")
 
 
+def test_production_is_judged_by_its_own_order_of_the_classes(settled: Platform) -> None:
+    """Its probabilities, read in the candidate's order, would make it look as bad as can be."""
+    spec = settled.spec
+    turned = settled.of(
+        candidates=(WEAK,),
+        target=replace(spec.target, classes=(2, 1, 0)),
+        evaluation=replace(spec.evaluation, metric="log_loss"),
+        gates=replace(spec.gates, metric_floor=5.0, allow_breaking=True),
+    )
+    with production_stays(settled):
+        outcome = turned.run()
+        assert blocked_by(outcome) == ["no_regression"]
+    gate = outcome.checks[f"{GATE}.no_regression"]
+    assert float(str(gate.metadata["production_log_loss"].value)) < 0.5
+    breaking = outcome.checks[f"{GATE}.schema_compatible"].metadata["breaking_changes"].value
+    assert "another order" in str(breaking)
+
+
 def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Platform) -> None:
     settled.promote()
     mlflow, run_id = settled.resources["mlflow"], production_run(settled)

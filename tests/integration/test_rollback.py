@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from platform_assets.model_spec import CandidateSpec
 from platform_assets.serving.ledger import ROLLBACK, read_ledger
 from tests.chain import op_config
 from tests.full_platform import Platform
@@ -79,6 +81,22 @@ def test_a_version_that_is_not_there_any_more_leaves_everything_as_it_was(
     [message] = failures.values()
     assert "othing was rolled back: version 9999" in message
     assert "name another version" in message
+    assert platform.generation() == generation
+    assert platform.answering_version() == two[1]
+
+
+def test_a_version_that_its_gates_kept_out_is_nothing_to_go_back_to(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    generation = platform.generation()
+    weak = CandidateSpec("decision_tree", grid={"max_depth": (1,)})
+    blocked = platform.of(
+        candidates=(weak,), gates=replace(platform.spec.gates, metric_floor=0.3)
+    ).run()
+    refused = blocked.values["triton_serving_state"].version
+    assert refused in platform.ready()
+    [message] = roll_back(platform, version=refused).values()
+    assert f"version {refused} of best_model never was in production" in message
     assert platform.generation() == generation
     assert platform.answering_version() == two[1]
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from platform_assets.features.pictures import class_picture, target_picture
 from platform_assets.resources.evaluation import read_evaluation, write_evaluation
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
@@ -94,6 +96,17 @@ def test_a_picture_is_the_same_png_for_the_same_answers(draw: Any) -> None:
     assert first == second
     assert first.startswith(b"\x89PNG")
     assert inline(first, "all").startswith("![all](data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e16, -1e300])
+def test_numbers_that_are_all_but_equal_are_drawn_too(size: float) -> None:
+    numbers = np.array([size, np.nextafter(size, np.inf)])
+    assert regression_picture(Answers(numbers, np.zeros(2))).startswith(b"\x89PNG")
+    assert "base64,iVBOR" in target_picture("y", pa.chunked_array([numbers]))
+
+
+def test_a_class_that_is_no_formula_is_drawn_too() -> None:
+    assert "base64,iVBOR" in class_picture("y", {r"$\frac{$": 1, "b": 2})
 
 
 def test_classes_without_rows_and_many_classes_are_drawn_too() -> None:

@@ -57,6 +57,7 @@ def _last(value: str, index: int = 10) -> Change:
         (_last("", 1), r"empty values \(seen: 1, first in row 40\)"),
         (_last("", 8), r"empty values \(region: 1, first in row 40\)"),
         (_last("", 10), r"empty values \(paid: 1, first in row 40\)"),
+        (_last("1601-01-01T00:00:00Z", 1), r"times before 1678 in seen: 1, first in row 40"),
         (_last("inf", 2), r"infinite, .*\(income: 1, first in row 40\)"),
         (_column(10, lambda *_: "yes"), r"the same paid in every row \('yes'\)"),
         (_last("perhaps"), r"has 3 classes in paid \(no, perhaps, yes\), and a binary model"),
@@ -69,6 +70,20 @@ def test_rows_that_teach_nothing_or_wrongly_are_named(
     with pytest.raises(SourceError, match=said) as caught:
         _read(tmp_path, change=change)
     assert "run again" in caught.value.todo
+
+
+def test_a_quotation_mark_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
+    def opened(lines: list[str]) -> list[str]:
+        # In the last column, so that each line but one goes on having as many values.
+        return [f"{line},{mark}x" for line, mark in zip(lines, _marks(lines), strict=True)]
+
+    def _marks(lines: list[str]) -> list[str]:
+        return ['"' if number == 33 else "" for number in range(len(lines))]
+
+    with pytest.raises(SourceError, match=r"not closed, .*, in row 33 \(line 34\)"):
+        _read(tmp_path, change=opened)
+    inside = _read(tmp_path, change=lambda lines: [f'{line},5" x' for line in lines])
+    assert inside.table.num_rows == 40
 
 
 def test_a_text_feature_of_a_thousand_values_is_the_most(tmp_path: Path) -> None:

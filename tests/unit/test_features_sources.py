@@ -119,6 +119,33 @@ def test_damaged_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
         _read(FileSource(str(tmp_path / "a.parquet")))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "region",
+            pa.Array.from_buffers(
+                pa.string(),
+                40,
+                [
+                    None,
+                    pa.array(range(0, 82, 2), pa.int32()).buffers()[1],
+                    pa.py_buffer(b"\xff" * 80),
+                ],
+            ),
+        ),
+        ("seen", pa.array([10**17] * 40, pa.timestamp("ms", tz="UTC"))),
+    ],
+)
+def test_text_and_times_that_nothing_could_hold_are_refused_in_parquet(
+    tmp_path: Path, expected: pa.Table, name: str, values: pa.Array
+) -> None:
+    table = expected.set_column(expected.column_names.index(name), name, values)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="cannot be read as Parquet"):
+        _read(FileSource(str(tmp_path / "a.parquet")))
+
+
 def test_a_wrong_value_in_parquet_is_named_by_its_row(
     tmp_path: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +204,11 @@ def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
         ("sqlite:///{}", "SELECT 1 AS one", r"lacks \['customer', .*it has one"),
         ("postgresql+nodriver://u:s3cret@h/db", "SELECT 1", "needs a driver .*postgresql.nodriver"),
         ("mysql+pymysql://u:s3cret@h/db", "SELECT 1", "needs a driver that is not installed"),
-        ("no url", "SELECT 1", "whose URL is none that SQLAlchemy knows"),
+        ("postgresql+nodriver://h/db?password=s3cret", "SELECT 1", "h/db needs a driver"),
+        ("mssql+nodriver:///?odbc_connect=PWD%3Ds3cret", "SELECT 1", "needs a driver"),
+        ("postgresql://u:p@s3cret@h/db", "SELECT 1", "two @"),
+        ("postgresql://u:x@h:s3cret/db", "SELECT 1", "URL that is none that SQLAlchemy knows"),
+        ("no url", "SELECT 1", "URL that is none that SQLAlchemy knows"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_without_its_password(
@@ -185,7 +216,7 @@ def test_a_query_that_cannot_be_is_refused_without_its_password(
 ) -> None:
     with pytest.raises(SourceError, match=said) as caught:
         _read(SqlSource(url.format(tmp_path / "a.db"), query))
-    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
 
 
 CARS = ModelSpec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -144,6 +145,16 @@ def test_a_value_outside_its_range_is_counted(data: FeatureData, bad: float) -> 
     outside = {line.column: line.outside for line in range_report(data, IRIS)}
     assert outside["sepal_width"] == 1
     assert sum(outside.values()) == 1
+
+
+def test_a_bound_is_inclusive_in_the_precision_of_the_column(data: FeatureData) -> None:
+    _change(data.features_path, "petal_width", pa.array([0.1, 0.7] * 225, pa.float32()))
+    features = tuple(
+        replace(one, minimum=0.1, maximum=0.7) if one.name == "petal_width" else one
+        for one in IRIS.features
+    )
+    report = range_report(data, replace(IRIS, features=features))
+    assert {line.column: line.outside for line in report}["petal_width"] == 0
 
 
 def test_an_event_in_the_future_is_counted(data: FeatureData) -> None:

@@ -82,6 +82,15 @@ def test_an_address_that_is_no_server_is_refused(address: str) -> None:
         probe(address)
 
 
+@pytest.mark.parametrize(
+    "address", ["http://me:s3cret@127.0.0.1", "http://me:s3cret@h:9", "postgresql://me:s3cret@h/db"]
+)
+def test_an_address_with_a_password_is_refused_without_it(address: str) -> None:
+    with pytest.raises(RegistryError) as refused:
+        probe(address)
+    assert "s3cret" not in str(refused.value)
+
+
 def test_importing_mlflow_leaves_the_environment_as_it_was() -> None:
     before = {k: v for k, v in os.environ.items() if k.startswith("MLFLOW")}
     variables: Any = import_mlflow().environment_variables

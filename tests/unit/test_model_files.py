@@ -249,6 +249,20 @@ REFUSED = [
         "source.sql.url",
         "holds a password",
     ),
+    (
+        "{file: patients.csv}",
+        "{sql: {url: 'a://me:${PW}@db/x?sslpassword=secret', query: x}}",
+        3,
+        "source.sql.url",
+        "holds a password",
+    ),
+    (
+        "{file: patients.csv}",
+        "{sql: {url: 'a+b:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret', query: x}}",
+        3,
+        "source.sql.url",
+        "holds a password",
+    ),
     ("{file: patients.csv}", "{sql: {url: 'a://b', query: ' '}}", 3, "source.sql.query", "empty"),
     ("patients.csv", "' '", 3, "source.file", "is no path"),
     # key and time
@@ -492,6 +506,20 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
             "more than 50000 values",
         ),
         (b"type: !!python/name:os.system x\n", 1, "is not YAML"),
+        (b"type: x\nattributes: 0x_\n", 2, "'0x_' is no int"),
+        (b"type: x\nattributes: !!bool maybe\n", 2, "'maybe' is no bool"),
+        (b"type: x\nattributes: !!timestamp soon\n", 2, "'soon' is no timestamp"),
+        (b"type: x\nattributes: " + b"9" * 5000, 2, "is no int"),
+        (b"a: " + b"[" * 100_000, 1, "nested too deeply"),
+        (
+            b"a: {<<: "
+            + b"".join(b"[&x%d {<<: " % number for number in range(40, 0, -1))
+            + b"&x0 {k: v}"
+            + b"".join(b"}, *x%d]" % number for number in range(1, 41))
+            + b"}\n",
+            1,
+            "more than 50000 values",
+        ),
     ],
 )
 def test_file_that_is_no_yaml_mapping(
@@ -501,6 +529,15 @@ def test_file_that_is_no_yaml_mapping(
 
     assert found[0].line == line
     assert message in found[0].message
+
+
+def test_home_of_nobody_is_refused_with_its_line(tmp_path: Path) -> None:
+    text = MINIMAL.replace("patients.csv", "~nobody_of_this_name/patients.csv")
+
+    found = refused(write(tmp_path, text))
+
+    assert (found[0].line, found[0].field) == (3, "source.file")
+    assert "no home of that user" in found[0].message
 
 
 def test_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
-from platform_assets.components import TabularModel
+from platform_assets import definitions
+from platform_assets.components import TabularModel, loading
 from platform_assets.components.__main__ import main
 from platform_assets.components.loading import (
     SHIPPED,
@@ -97,6 +98,37 @@ def test_model_whose_definitions_cannot_be_built_is_broken_alone(
     assert set(loaded) == {"a/model_file", "b/features"}
     assert "RuntimeError: no such slice" in (loaded["a/model_file"].description or "")
     assert "cannot be built" in caplog.text
+
+
+def test_file_that_nobody_foresaw_is_broken_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write(tmp_path, MINIMAL, name)
+
+    def reads(file: Path) -> ModelSpec:
+        if file.parent.name == "a":
+            raise LookupError("something new")
+        return read_model(file)
+
+    monkeypatch.setattr(loading, "read_model", reads)
+
+    loaded = assets(load_models(build, tmp_path))
+
+    assert set(loaded) == {"a/model_file", "b/features"}
+    assert "LookupError: something new" in (loaded["a/model_file"].description or "")
+
+
+def test_model_may_be_called_as_a_part_of_the_platform(tmp_path: Path) -> None:
+    for name in ("reconcile", "rollback", "serving"):
+        write(tmp_path, MINIMAL, name)
+    models = load_models(folders=tmp_path)
+
+    defs = dg.Definitions.merge(
+        models, definitions.watching(load_specs(tmp_path)), definitions.resources()
+    )
+
+    assert "reconcile_reconcile" in defs.get_repository_def().job_names
 
 
 def test_folder_that_has_the_name_keeps_it(tmp_path: Path) -> None:

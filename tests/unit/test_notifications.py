@@ -252,6 +252,13 @@ def test_no_secret_is_told(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) 
         "cannot open postgresql://shop:pa55@db/shop with letmein-42"
     )
     assert receiver.texts == ["cannot open postgresql://***@db/shop with ***"]
+    for text in (
+        "a://me:p@55/x@db/x",
+        "a://db/x?user=me&Password=p@55",
+        "a:///?odbc_connect=UID%3Dme%3BPWD%3Dp@55%3BX%3D1",
+        "Driver=x;PWD=p@55;",
+    ):
+        assert "55" not in without_secrets(text, {})
     assert without_secrets("abc in HOME", {"HOME": "abc", "MY_TOKEN": "abc"}) == "abc in HOME"
 
 

@@ -117,3 +117,8 @@ def test_very_many_rows_are_thinned_for_the_interval_only(
 def test_versions_that_hardly_differ_have_a_picture_too(beside: float) -> None:
     result = Duel(0.9, 0.8, gain=0.1, low=0.1, high=beside, gains=(0.1, beside))
     assert duel_picture(result, "accuracy", 0.0, 2, 1).startswith(b"\x89PNG")
+
+
+def test_large_gains_that_hardly_differ_have_a_picture_too() -> None:
+    result = Duel(1e6, 2e6, gain=1e6, low=1e6, high=1e6, gains=(1e6, 1e6 + 2e-9))
+    assert duel_picture(result, "mean_absolute_error", 0.0, 2, 1).startswith(b"\x89PNG")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.serving.compatibility import frame_contract, signature_differences
+from platform_assets.serving.compatibility import (
+    frame_contract,
+    in_order_of,
+    not_comparable,
+    signature_differences,
+)
 from serving_gateway.contract import DType, Feature, Signature, feature_contract
 
 AGE = Feature("age", DType.INT64)
@@ -55,7 +62,41 @@ def test_a_feature_that_may_not_be_missing_any_more_breaks() -> None:
 def test_answers_in_other_terms_break() -> None:
     assert changed(classes=("yes",)) == ["it never answers 'no' any more"]
     assert changed(classes=()) == ["a classification became a regression"]
-    assert changed(classes=("maybe", "no", "yes")) == []
+    assert changed(classes=("no", "yes", "maybe")) == []
+
+
+@pytest.mark.parametrize("classes", [("yes", "no"), ("maybe", "no", "yes")])
+def test_probabilities_that_stand_elsewhere_break(classes: tuple[str, ...]) -> None:
+    assert "another order" in changed(classes=classes)[0]
+
+
+def test_a_label_that_is_written_otherwise_breaks() -> None:
+    before = msgspec.structs.replace(BEFORE, classes=(0, 1))
+    after = msgspec.structs.replace(BEFORE, classes=(False, True))
+    assert signature_differences(before, after) == ["it never answers 0, 1 any more"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, ""),
+        ({"features": (AGE, CITY, Feature("new", DType.FP32))}, ""),
+        ({"classes": ("maybe", "no")}, ""),
+        ({"features": (AGE,)}, "reads city, which the evaluation rows lack"),
+        ({"features": (AGE, Feature("city", DType.FP32))}, "reads city as another type"),
+        ({"features": (Feature("age", DType.INT64, nullable=True), CITY)}, "reads age as another"),
+        ({"classes": ()}, "is a classifier"),
+        ({"classes": (1, 2)}, "answers labels of another type"),
+    ],
+)
+def test_production_is_asked_only_what_it_can_read(fields: dict[str, Any], why: str) -> None:
+    found = not_comparable(BEFORE, msgspec.structs.replace(BEFORE, **fields))
+    assert found[: len(why) or None] == why
+
+
+def test_probabilities_of_production_follow_the_classes_of_the_candidate() -> None:
+    found = in_order_of(("maybe", "yes", "no"), np.array([[0.2, 0.8]]), ("no", "yes"))
+    assert found.tolist() == [[0, 0.8, 0.2]]
 
 
 def test_smaller_batches_break() -> None:

@@ -105,3 +105,10 @@ def test_reasons_stay_in_their_cell(instance: dg.DagsterInstance) -> None:
     table = ledger_markdown(read_ledger(instance, IRIS)).splitlines()
     assert len(table) == 3
     assert table[2].endswith("| a \\| b c |")
+
+
+def test_generations_that_began_anew_hide_no_switch(instance: dg.DagsterInstance) -> None:
+    switch(instance, version=1, generation=1)
+    switch(instance, version=2, generation=2, previous=1)
+    switch(instance, version=3, generation=1)
+    assert [entry.version for entry in read_ledger(instance, IRIS)] == [3, 2, 1]

@@ -77,9 +77,10 @@ def test_the_smaller_error_wins() -> None:
     assert best_candidate(results, spec) == "b"
 
 
-def test_an_estimator_that_cannot_be_fitted_says_so() -> None:
+@pytest.mark.parametrize("factor", ["nan", "0"])
+def test_an_estimator_that_cannot_be_fitted_says_so(factor: str) -> None:
     rows = _iris()
-    broken = dataclasses.replace(rows, features=rows.features * np.float32("nan"))
+    broken = dataclasses.replace(rows, features=rows.features * np.float32(factor))
     pipeline = build(expand(IRIS)[1], IRIS)
     with pytest.raises(TrainingError, match="LinearDiscriminantAnalysis cannot be fitted"):
         cross_validate(pipeline, broken, folds(broken, IRIS), IRIS, (0, 1, 2))

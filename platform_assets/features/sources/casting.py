@@ -144,7 +144,8 @@ def _times(values: pa.Array, column: Column) -> pa.Array:
         if column.timezone is None:
             raise _of_type(values, column)
         values = _in_zone(values.cast(pa.timestamp("us"), safe=False), column.timezone)
-    return values.cast(pa.timestamp("us", tz="UTC"), safe=False)
+    # Nanoseconds are cut; seconds and milliseconds must not overflow.
+    return values.cast(pa.timestamp("us", tz="UTC"), safe=kind.unit != "ns")
 
 
 def _in_zone(values: pa.Array, timezone: str) -> pa.Array:

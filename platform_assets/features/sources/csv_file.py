@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -63,6 +64,7 @@ def read_csv(
         if not problems and isinstance(exc, SourceError):
             raise
         raise SourceError(problems or f"{name}: {exc}", _FIX) from exc
+    _check_quotes(path)
     schema = pa.schema([(column.name, column.arrow) for column in columns])
     return pa.Table.from_batches(batches, schema=schema), ignored_columns(header, columns)
 
@@ -84,6 +86,27 @@ def _batches(path: Path, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     parse = pa_csv.ParseOptions(newlines_in_values=True)
     with pa_csv.open_csv(path, read, parse, convert) as reader:
         yield from reader
+
+
+def _check_quotes(path: Path) -> None:
+    """Refuse a file whose rest would be taken for one value, without a complaint by anybody."""
+    with path.open("rb") as file:
+        marks = sum(block.count(b'"') for block in iter(partial(file.read, _BLOCK_BYTES), b""))
+    if marks % 2 == 0:
+        return
+    row = line = 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            for cells in reader:
+                row, line = row + bool(cells), reader.line_num
+        except csv.Error as exc:
+            # The header is no row.
+            raise SourceError(
+                f"the source file {path} has a quotation mark that is not closed, or not where a "
+                f"value begins and ends, in row {row} (line {line + 1})",
+                "close it, or write it twice where it is part of a quoted value, and run again",
+            ) from exc
 
 
 def _header(path: Path) -> list[str]:

@@ -44,6 +44,7 @@ def read_parquet(
             check_columns(name, found, columns)
             wanted = [column.name for column in columns]
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+                batch.validate(full=True)  # or text that is no UTF-8 would go on
                 batches.append(conform_batch(name, batch, columns, rows))
                 rows += batch.num_rows
                 progress.at(f"reading {path.name}", rows, file.metadata.num_rows)

@@ -19,6 +19,7 @@ from platform_assets.resources.source import SourceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from sqlalchemy import URL
 
 _CHUNK_ROWS: Final = 20_000
 
@@ -38,8 +39,8 @@ class SqlReader:
 
     @property
     def name(self) -> str:
-        """What errors call it: the address without its password."""
-        return f"the query on {self._address}"
+        """What errors call it: the address without its password and its parameters."""
+        return f"the query on {_shown(_parsed(self._url))}"
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -71,24 +72,15 @@ class SqlReader:
         fingerprint = table_fingerprint(table, self._order)
         return Raw(self.name, table, ((self.name, rows),), ignored, fingerprint)
 
-    @property
-    def _address(self) -> str:
-        from sqlalchemy import make_url
-        from sqlalchemy.exc import ArgumentError
-
-        try:
-            return make_url(self._url).render_as_string(hide_password=True)
-        except ArgumentError:
-            return "a database whose URL is none that SQLAlchemy knows"
-
     @contextmanager
     def _result(self) -> Iterator[Any]:
         from sqlalchemy import create_engine, text
         from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
 
+        url = _parsed(self._url)
         try:
-            engine = create_engine(self._url, poolclass=NullPool)
+            engine = create_engine(url, poolclass=NullPool)
             with engine.connect() as connection:
                 options = {"stream_results": True, "max_row_buffer": _CHUNK_ROWS}
                 with connection.execution_options(**options).execute(text(self._query)) as result:
@@ -110,6 +102,33 @@ class SqlReader:
                 "correct the URL or the query in the model file, or start the database, and "
                 "run again",
             ) from exc
+
+
+def _parsed(url: str) -> URL:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # Neither exception may go on: what they could not read may be a password.
+        raise SourceError(
+            "the source's query has a URL that is none that SQLAlchemy knows",
+            "write dialect://user:${PASSWORD}@host:port/database in the model file, or look at "
+            "the variables that it names, and run again",
+        ) from None
+    if "@" in (parsed.host or ""):
+        raise SourceError(
+            f"the URL of the source's query, {parsed.drivername}://..., has two @",
+            "write the characters @ : / of a password as %40 %3A %2F in its variable, and run "
+            "again",
+        )
+    return parsed
+
+
+def _shown(url: URL) -> str:
+    # Many drivers take passwords as parameters.
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _batch(
