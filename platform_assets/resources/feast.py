@@ -180,9 +180,10 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             service = store.get_feature_service(feature_service)
             table = store.get_historical_features(entity_df=entities, features=service).to_arrow()
             # Many rows share a text. Each column is let go once it is converted.
-            return table.to_pandas(
+            joined: pd.DataFrame = table.to_pandas(
                 strings_to_categorical=True, split_blocks=True, self_destruct=True
             )
+        return joined
 
     def online(self, join_key: str, ids: Sequence[int | str], feature_service: str) -> pd.DataFrame:
         """Read the online store: one row per id, in that order; None for what it lacks.

@@ -62,9 +62,8 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, sparse: b
 
 def _texts(*, sparse: bool) -> Any:
     import numpy as np
-    from sklearn.preprocessing import OneHotEncoder
-
     from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
 
     encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float32, sparse_output=sparse)
     return make_pipeline(encoder, *_by_column(sparse=sparse))
@@ -89,8 +88,9 @@ def _numbers(dtype: DType, *, nullable: bool, scaled: bool, sparse: bool) -> Any
 
 
 def _by_column(*, sparse: bool) -> list[Any]:
-    """The step that makes a sparse matrix column by column: such are put side by side as they
-    are, while of any other the matrix would be held three times meanwhile.
+    """The step that lays a sparse matrix out by column.
+
+    Such are put side by side as they are; others would be held three times meanwhile.
     """
     from scipy.sparse import csc_array
     from sklearn.preprocessing import FunctionTransformer

@@ -225,7 +225,7 @@ def measure(rows: int) -> None:
     # What the libraries themselves take is not the data's.
     import duckdb  # noqa: F401
     import feast  # noqa: F401
-    import ibis  # noqa: F401
+    import ibis  # type: ignore[import-untyped]  # noqa: F401
     import onnxruntime  # noqa: F401
     import pandas  # noqa: F401
     import psutil
