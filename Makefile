@@ -76,6 +76,7 @@ system-test:
 	$(call have,command -v chromium,chromium)
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
+	$(call have,command -v prometheus,prometheus)
 
 , := ,
 

@@ -174,10 +174,7 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     )
     if shared.samples is not None:
         metrics.samples = ModelSamples(shared.samples, settings.sample_fraction)
-    metrics.watch(
-        lambda: (serving.readiness().ready, serving.table.record.generation),
-        ledger,
-    )
+    metrics.watch(serving.routed, ledger)
     return ModelPlane(
         model_name=model_name,
         forget=lambda: shared.metrics.forget(model_name),
