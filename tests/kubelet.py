@@ -83,6 +83,10 @@ class Kubelet:
         assert Path(command[0]).name == "sleep"
         return self.pace * float(command[1])
 
+    def container_seconds(self, variable: str) -> float:
+        """A variable of the container that holds seconds."""
+        return self.pace * float(self.manifests.environment(self.container)[variable] or 0)
+
     @property
     def grace_s(self) -> float:
         """From the deletion, the hook included, until SIGKILL."""

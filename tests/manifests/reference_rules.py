@@ -50,9 +50,9 @@ def selected(manifests: Manifests) -> Iterator[str]:
         if not matches(one["spec"]["selector"], labels):
             yield f"{named(one)}: its selector does not match its own pods"
     for one in manifests.of_kind("Service"):
-        if [p.name for p in pods if matches({"matchLabels": one["spec"]["selector"]}, p.labels)] != [
-            one["metadata"]["labels"]["app.kubernetes.io/name"]
-        ]:
+        if [
+            p.name for p in pods if matches({"matchLabels": one["spec"]["selector"]}, p.labels)
+        ] != [one["metadata"]["labels"]["app.kubernetes.io/name"]]:
             yield f"{named(one)}: selects other pods than those of its name"
     for one in manifests.of_kind("PodDisruptionBudget"):
         if sum(matches(one["spec"]["selector"], pod.labels) for pod in pods) != 1:
@@ -171,7 +171,10 @@ def configured(manifests: Manifests) -> Iterator[str]:
                 data = maps.get(mounted.get(mount["name"], ""), {})
                 path = mount["mountPath"]
                 files |= {f"{path}/{key}" for key in data} if "subPath" not in mount else {path}
-                if mount["name"] in mounted and mount.get("subPath", next(iter(data), "")) not in data:
+                if (
+                    mount["name"] in mounted
+                    and mount.get("subPath", next(iter(data), "")) not in data
+                ):
                     yield f"{pod.owner}: {path} has no file {mount.get('subPath')}"
             for path in _files_read(container) - files:
                 yield f"{pod.owner}: nothing is mounted at {path}"
@@ -250,5 +253,3 @@ def no_version_in_git(manifests: Manifests) -> Iterator[str]:
 
 def _words(container: Object) -> list[str]:
     return [*container.get("command", []), *container.get("args", [])]
-
-
