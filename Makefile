@@ -57,7 +57,7 @@ bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway
 	$(RUN) tests.benchmarks.scale
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
-	$(call compile,pyproject.toml --extra gateway --extra pipeline --extra dev -o requirements-dev.lock.txt)
+	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)
 	$(call compile,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt -o requirements.lock.txt)
 	$(call compile,pyproject.toml --extra gateway -c requirements-dev.lock.txt -o requirements-gateway.lock.txt)
 	$(call compile,--group triton -o requirements-triton.lock.txt)
