@@ -163,8 +163,9 @@ def configured(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.owner}: ConfigMap {missing} is not there"
         for container in pod.all_containers:
             for source in container.get("envFrom", []):
-                if source["configMapRef"]["name"] not in maps:
-                    yield f"{pod.owner}: ConfigMap {source['configMapRef']['name']} is not there"
+                name = source.get("configMapRef", {}).get("name")
+                if name is not None and name not in maps:
+                    yield f"{pod.owner}: ConfigMap {name} is not there"
             files: set[str] = set()
             for mount in container.get("volumeMounts", []):
                 data = maps.get(mounted.get(mount["name"], ""), {})

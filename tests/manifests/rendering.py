@@ -85,7 +85,8 @@ class Manifests:
         """Variables of a container; None stands for a value from elsewhere, as from a secret."""
         found: dict[str, str | None] = {}
         for source in container.get("envFrom", []):
-            found |= self.get(f"ConfigMap/{source['configMapRef']['name']}").get("data", {})
+            if "configMapRef" in source:
+                found |= self.get(f"ConfigMap/{source['configMapRef']['name']}").get("data", {})
         for one in container.get("env", []):
             found[one["name"]] = one.get("value") if "valueFrom" not in one else None
         return found
