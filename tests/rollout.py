@@ -152,12 +152,9 @@ class Cluster:
     def start_gateway(self, *, ready: bool = True) -> Pod:
         """A new gateway, in its Service once its probes pass."""
         self._count += 1
-        container = self.gateway.manifests.environment(self.gateway.container)
+        container = self.gateway.here.environ({})
         kept = ("GATEWAY_DRAIN_SECONDS", "GATEWAY_SHUTDOWN_SECONDS")
-        env = {
-            **{name: str(container[name]) for name in kept},
-            "GATEWAY_REDIS_URL": self.redis_url,
-        }
+        env = {**{name: container[name] for name in kept}, "GATEWAY_REDIS_URL": self.redis_url}
         stack = contextlib.ExitStack()
         running = stack.enter_context(
             run_gateway(
@@ -176,13 +173,13 @@ class Cluster:
         """A new Triton, in its Service once its probes pass."""
         port = free_port()
         stack = contextlib.ExitStack()
-        limit = int(self.triton.container_seconds("TRITON_EXIT_TIMEOUT_SECONDS"))
+        limit = float(self.triton.here.environ({})["TRITON_EXIT_TIMEOUT_SECONDS"])
         running = stack.enter_context(
             run_triton_container(
                 self.triton,
                 self.repository,
                 port=port,
-                env={"TRITON_EXIT_TIMEOUT_SECONDS": str(max(1, limit))},
+                env={"TRITON_EXIT_TIMEOUT_SECONDS": str(max(1, round(self.triton.pace * limit)))},
             )
         )
         pod = Pod(port, running.process, stack)
