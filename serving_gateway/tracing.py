@@ -8,14 +8,15 @@ they are dropped, and no request knows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
+from random import random
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -52,14 +53,9 @@ class RequestSpan:
 
     def answered(self, model_name: str, variant: str, version: int) -> None:
         """Note who gave the answer."""
-        if self.span.is_recording():
-            self.span.set_attributes(
-                {
-                    "serving.model": model_name,
-                    "serving.variant": variant,
-                    "serving.version": version,
-                }
-            )
+        self.span.set_attributes(
+            {"serving.model": model_name, "serving.variant": variant, "serving.version": version}
+        )
 
     def end(self, status: int) -> None:
         """End the span with the status of the answer."""
@@ -102,11 +98,12 @@ class Tracing:
     """
 
     def __init__(self, endpoint: str, fraction: float, replica: str) -> None:
+        self._fraction = fraction
         self._provider = TracerProvider(
             resource=Resource.create(
                 {"service.name": "serving-gateway", "service.instance.id": replica}
             ),
-            sampler=ParentBased(TraceIdRatioBased(fraction)),
+            sampler=ALWAYS_ON,  # asked for what is traced only
             shutdown_on_exit=False,
         )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=_EXPORT_SECONDS)
@@ -115,8 +112,14 @@ class Tracing:
         )
         self._tracer = self._provider.get_tracer("serving_gateway")
 
+    def wants(self, traceparent: bytes | None) -> bool:
+        """Whether a request is traced; those that are not cost this question."""
+        if traceparent is None:
+            return random() < self._fraction  # noqa: S311 -- nothing secret
+        return bool(int(traceparent[-2:], 16) & TraceFlags.SAMPLED)
+
     def request(self, method: str, route: str, traceparent: bytes | None) -> RequestSpan:
-        """Begin the span of a request.
+        """Begin the span of a request that is traced.
 
         Args:
             method: of HTTP.
@@ -133,16 +136,16 @@ class Tracing:
         return RequestSpan(span)
 
     def inference(
-        self, model_name: str, version: int, rows: int | None, requests: Iterable[RequestSpan]
+        self, model_name: str, version: int, rows: int | None, requests: Sequence[RequestSpan]
     ) -> InferenceSpan | None:
         """Begin the span of an inference; None when no request that shares it is traced.
 
         A span has one parent, and an inference belongs to several requests: so it is linked to
         all of them, and they to it. It stands in the trace of the first, which Triton continues.
         """
-        traced = [one.span for one in requests if one.span.is_recording()]
-        if not traced:
+        if not requests:
             return None
+        traced = [one.span for one in requests]
         attributes: dict[str, str | int] = {
             "serving.model": model_name,
             "serving.version": version,
@@ -170,9 +173,9 @@ class Tracing:
 
 
 def _remote(traceparent: bytes) -> NonRecordingSpan:
-    _, trace, span, flags = traceparent.decode("ascii").split("-")
-    context = SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags, 16) & 1))
-    return NonRecordingSpan(context)
+    _, trace, span, _ = traceparent.decode("ascii").split("-")
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return NonRecordingSpan(SpanContext(int(trace, 16), int(span, 16), True, flags))
 
 
 def _traceparent(context: SpanContext) -> bytes:

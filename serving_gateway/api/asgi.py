@@ -179,10 +179,10 @@ class Gateway:
             self._log(scope, status, request_id, started)
 
     def _begin(self, scope: Scope, traceparent: bytes | None) -> RequestSpan | None:
-        """Begin the span of a request, where that is switched on."""
-        if self._tracing is None:
-            return None
+        """Begin the span of a request; None where it is not traced."""
         context = trace_context(traceparent)
+        if self._tracing is None or not self._tracing.wants(context):
+            return None
         return self._tracing.request(_method(scope), _template(scope["path"]), context)
 
     async def _send(
