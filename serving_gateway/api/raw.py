@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from serving_gateway.api.whole import write_whole
 from serving_gateway.coalesce import Connection, Origin
 from serving_gateway.errors import (
     ClientGone,
@@ -135,6 +136,8 @@ def check_json(content_type: bytes | None) -> None:
 async def answer(send: Send, status: int, body: bytes, headers: list[Header]) -> None:
     """Send a whole answer; its length is added to the headers."""
     headers.append((b"content-length", b"%d" % len(body)))
+    if await write_whole(send, status, body, headers):
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

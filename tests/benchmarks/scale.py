@@ -1,10 +1,10 @@
 """Time and memory of the pipeline by rows: `python -m tests.benchmarks.scale [rows ...]`.
 
 A mixed source of 30 columns (numbers, texts, booleans, missing values) is made for each number
-of rows and taken through the stages, each number in a process of its own. Time should grow no
-faster than rows, and the peak of memory above the start stay below six times the size of the
-source as an Arrow table; a start of fewer rows is ruled by what libraries take, so look at the
-largest.
+of rows and taken through the stages, each number in a process of its own. Time of the CPU, which
+other work on the machine does not lengthen, should grow no faster than rows, and the peak of
+memory above the start stay below six times the size of the source as an Arrow table; a start of
+fewer rows is ruled by what libraries take, so look at the largest.
 """
 
 from __future__ import annotations
@@ -235,14 +235,14 @@ def measure(rows: int) -> None:
         start, highest = psutil.Process().memory_info().rss, 0
         peak()
         for name, stage in STAGES:
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             stage(work)
-            seconds = time.perf_counter() - began
+            seconds, worked = time.perf_counter() - began, time.process_time() - worked
             grown = peak() - start
             highest = max(highest, grown)
             print(
-                f"{name:<12} {rows:>9,} rows {seconds:>8.2f} s {seconds / rows * 1e5:>8.2f} "
-                f"s/100,000 rows  memory +{grown / 1e6:,.0f} MB = {grown / size:.2f} x source",
+                f"{name:<12} {rows:>9,} rows {seconds:>8.2f} s {worked / rows * 1e5:>8.2f} "
+                f"CPU s/100,000 rows  memory +{grown / 1e6:,.0f} MB = {grown / size:.2f} x source",
                 flush=True,
             )
         print(f"all          {rows:>9,} rows, peak {highest / size:.2f} x {size / 1e6:,.0f} MB")
