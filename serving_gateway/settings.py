@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         "'tracing'.",
     )
     trace_fraction: float = Field(
-        default=0.1,
+        default=0.01,
         ge=0,
         le=1,
         description="Share of the predictions traced that come without a traceparent; the others "
