@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import sqlalchemy
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -188,26 +189,28 @@ def test_mlflow_answers_its_probe_by_any_name_and_clients_by_its_own(
     production: Manifests, tmp_path: Path
 ) -> None:
     mlflow = runnable(production, "Deployment/mlflow", tmp_path)
-    assert mlflow.environ({})["MLFLOW_BACKEND_STORE_URI"] == (
-        "postgresql://postgres-user:postgres-password@postgres:5432/mlflow"
+    database = sqlalchemy.make_url(mlflow.environ({})["MLFLOW_BACKEND_STORE_URI"])
+    assert database.render_as_string(hide_password=False) == (
+        "postgresql+psycopg2://postgres-user:postgres-password@postgres:5432/mlflow"
     )
+    assert database.get_dialect().import_dbapi() is not None
     url = f"http://{LOOPBACK}:{free_port()}"
     replaced = {"--host=0.0.0.0": f"--host={LOOPBACK}", "--port=5000": f"--port={url[-5:]}"}
     artifacts = tmp_path / "artifacts"
-    database = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    here = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     replaced |= {
         "--workers=2": "--workers=1",
         "--artifacts-destination=/artifacts": f"--artifacts-destination={artifacts}",
     }
     migrate = runnable(production, "Job/migrate-mlflow", tmp_path)
-    done = run(migrate.argv(), migrate.environ(database))
+    done = run(migrate.argv(), migrate.environ(here))
     assert done.returncode == 0, done.stderr
     health = url + path_of(mlflow.container, "readiness")
     with run_process(
         mlflow.argv(replaced),
         ready=lambda: answers_ok(health),
         log=tmp_path / "log",
-        env=mlflow.environ(database),
+        env=mlflow.environ(here),
         timeout_s=120,
     ):
         experiments = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
