@@ -125,6 +125,7 @@ MUTATIONS: Final = (
     ),
     Mutation("restricted", "Deployment/gateway", f"{POD} enableServiceLinks"),
     Mutation("restricted", "Deployment/gateway", f"{POD} automountServiceAccountToken", True),
+    Mutation("restricted", "Job/migrate-dagster", f"{POD} automountServiceAccountToken", False),
     Mutation("gateway_settings", "Deployment/gateway", f"{MAIN} env 0 name", "GATEWAY_ADDRESS"),
     Mutation("gateway_settings", "Deployment/gateway", f"{MAIN} env 1 value", "http"),
     Mutation("pipeline_settings", "Deployment/dagster-daemon", f"{MAIN} envFrom", []),

@@ -25,11 +25,6 @@ def overlay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def production() -> Manifests:
-    return load(rendered(PRODUCTION))
-
-
 def test_every_overlay_keeps_the_policy(overlay: str) -> None:
     assert violations(overlay, load(rendered(f"overlays/{overlay}"))) == []
 
