@@ -58,6 +58,8 @@ bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway
 	$(RUN) tests.benchmarks.scale
 
 k8s: $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
+	@command -v kubectl >/dev/null || { echo "Missing on this machine: kubectl 1.28 or later, which no Debian package" \
+	  "brings. Install it as https://kubernetes.io/docs/tasks/tools/ says." >&2; exit 1; }
 	@for overlay in local staging production; do \
 	  kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
 	$(RUN) pytest -q tests/manifests

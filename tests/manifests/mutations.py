@@ -66,6 +66,7 @@ MUTATIONS: Final = (
         "secrets_resolve", "ConfigMap/pipeline-environment", "data TRITON_CONTROL_KEY", "s3cret"
     ),
     Mutation("only_what_dagster_calls", "Role/dagster", "rules 0 verbs", ["create", "list"]),
+    Mutation("only_what_dagster_calls", "RoleBinding/dagster", "subjects 0 name", "dagster-step"),
     Mutation(
         "only_what_dagster_calls",
         "Role/dagster",
