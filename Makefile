@@ -65,7 +65,7 @@ k8s: $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check e
 	$(RUN) pytest -q tests/manifests
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
-	$(call compile,pyproject.toml --extra gateway --extra pipeline --extra dev -o requirements-dev.lock.txt)
+	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)
 	$(call compile,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt -o requirements.lock.txt)
 	$(call compile,pyproject.toml --extra gateway -c requirements-dev.lock.txt -o requirements-gateway.lock.txt)
 	$(call compile,--group triton -o requirements-triton.lock.txt)
@@ -85,6 +85,7 @@ system-test:
 	$(call have,command -v chromium,chromium)
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
+	$(call have,command -v prometheus,prometheus)
 
 , := ,
 

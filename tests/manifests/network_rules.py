@@ -16,6 +16,7 @@ RUNS: Final = "runs"
 ANYWHERE: Final = "anywhere"
 CLIENTS: Final = "namespaces of clients"
 OPERATORS: Final = "namespaces of operators"
+COLLECTORS: Final = "namespaces of collectors"
 
 _PIPELINE: Final = ("dagster-code", RUNS)
 FLOWS: Final = frozenset(
@@ -23,6 +24,7 @@ FLOWS: Final = frozenset(
         *((CLIENTS, "gateway", 8080), (OPERATORS, "gateway", 8080), ("smoke", "gateway", 8080)),
         *((OPERATORS, "triton", 8002), (OPERATORS, "dagster-webserver", 3000)),
         *(("gateway", "triton", 8000), ("gateway", "mlflow", 5000), ("gateway", "redis", 6379)),
+        ("gateway", COLLECTORS, 4318),
         *((one, "gateway", 8080) for one in _PIPELINE),
         *((one, "triton", port) for one in _PIPELINE for port in (8000, 8001)),
         *((one, "mlflow", 5000) for one in _PIPELINE),
@@ -43,8 +45,12 @@ FLOWS: Final = frozenset(
     }
 )
 """All that may be said: (who, to whom, TCP port). Pods by their name label."""
-_OUTSIDE: Final = frozenset({CLIENTS, OPERATORS, ANYWHERE})
-_NAMESPACES: Final = {"serving-platform/clients": CLIENTS, "serving-platform/operators": OPERATORS}
+_OUTSIDE: Final = frozenset({CLIENTS, OPERATORS, COLLECTORS, ANYWHERE})
+_NAMESPACES: Final = {
+    "serving-platform/clients": CLIENTS,
+    "serving-platform/operators": OPERATORS,
+    "serving-platform/collectors": COLLECTORS,
+}
 
 Flow = tuple[str, str, int]
 
