@@ -212,6 +212,7 @@ def merged_index(indexes: Sequence[tuple[str, Sequence[IndexEntry]]]) -> list[In
 def _entry(url: str, index: Sequence[IndexEntry], name: str, version: int | None) -> IndexEntry:
     for entry in index:
         if (entry.name, entry.version) == (name, version):
-            reason = f"{entry.reason or entry.state} at {url}" if entry.state != READY else ""
+            why = entry.reason or entry.state
+            reason = f"{why} at {url}" if why and entry.state != READY else ""
             return IndexEntry(name, version, entry.state, reason)
     return IndexEntry(name, version, UNAVAILABLE, f"was never loaded at {url}")
