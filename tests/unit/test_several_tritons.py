@@ -112,10 +112,10 @@ def several(replacement_s: float = 30) -> TritonResource:
 def test_everyone_is_asked_once_and_one_that_comes_meanwhile_too(name: Name) -> None:
     def ask(endpoint: TritonEndpoint) -> str:
         name.asked.append(endpoint.url)
-        name.servers = ["a", "b", "c"]
+        name.servers = ["a", "c"] if endpoint.url == "b" else name.servers
         return endpoint.url.upper()
 
-    assert several().everywhere(ask) == ["A", "B", "C"]
+    assert several().everywhere(ask) == ["A", "C"]
     assert name.asked == ["a", "b", "c"]
 
 
