@@ -41,15 +41,36 @@ def test_the_versions_are_the_newest_that_are_published() -> None:
     assert tuple(newest) == schemas.VERSIONS
 
 
-def test_triton_moves_to_a_gpu_and_nothing_else_changes(tmp_path: Path) -> None:
-    overlay, component = (relpath(K8S / one, tmp_path) for one in (PRODUCTION, "components/gpu"))
+def with_component(name: str, folder: Path) -> tuple[Manifests, set[str]]:
+    """The production overlay with one component more, checked, and what that changed."""
+    overlay, component = (relpath(K8S / one, folder) for one in (PRODUCTION, f"components/{name}"))
     kustomization = {"resources": [overlay], "components": [component]}
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    manifests = load(rendered(str(tmp_path)))
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    after, before = load(rendered(str(folder))), load(rendered(PRODUCTION))
+    assert list(schemas.problems(after.objects, schemas.VERSIONS[-1])) == []
+    changed = [one for one in after.objects if one not in before.objects]
+    changed += [one for one in before.objects if one not in after.objects]
+    return after, {named(one) for one in changed}
+
+
+def test_artifacts_move_to_s3_and_nothing_else_changes(tmp_path: Path) -> None:
+    manifests, changed = with_component("s3-artifacts", tmp_path)
+    volume = "PersistentVolumeClaim/mlflow-artifacts"
+    assert changed == {"Deployment/mlflow", "NetworkPolicy/mlflow-s3", volume}
+    assert volume not in {named(one) for one in manifests.objects}
+    declared = "only_declared_flows: open, but not declared: mlflow to anywhere at 443"
+    assert violations("production", manifests) == [declared]
+    command = manifests.get("Deployment/mlflow")["spec"]["template"]["spec"]["containers"][0][
+        "command"
+    ]
+    assert [word for word in command if word.startswith("--artifacts-destination=")] == [
+        "--artifacts-destination=s3://mlflow-artifacts"
+    ]
+
+
+def test_triton_moves_to_a_gpu_and_nothing_else_changes(tmp_path: Path) -> None:
+    manifests, changed = with_component("gpu", tmp_path)
     assert violations("production", manifests) == []
-    assert list(schemas.problems(manifests.objects, schemas.VERSIONS[-1])) == []
-    before = load(rendered(PRODUCTION))
-    changed = {named(one) for one in manifests.objects if one not in before.objects}
     assert changed == {"Deployment/triton", "ConfigMap/pipeline-environment"}
     pod = manifests.get("Deployment/triton")["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -57,7 +78,7 @@ def test_triton_moves_to_a_gpu_and_nothing_else_changes(tmp_path: Path) -> None:
 
 
 def test_every_component_is_checked() -> None:
-    used = {"gpu"}
+    used = {"gpu", "s3-artifacts"}
     for overlay in OVERLAYS:
         kustomization = yaml.safe_load((K8S / f"overlays/{overlay}/kustomization.yaml").read_text())
         used |= {Path(one).name for one in kustomization.get("components", [])}
