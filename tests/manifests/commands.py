@@ -123,7 +123,7 @@ def triton_image(home: Path) -> dict[str, str]:
 def run(argv: list[str], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        argv, env=environ, check=False, capture_output=True, text=True, timeout=60, cwd=ROOT
+        argv, env=environ, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
     )
 
 

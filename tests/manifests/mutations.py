@@ -88,6 +88,7 @@ MUTATIONS: Final = (
         "survives_evictions", "PodDisruptionBudget/triton", "spec selector matchLabels", {"a": "b"}
     ),
     Mutation("scaled_by_one", "Deployment/gateway", "spec replicas", 2),
+    Mutation("claimed", "PersistentVolumeClaim/postgres-data", "metadata annotations"),
     Mutation("claimed", "Deployment/triton", f"{MAIN} volumeMounts 0 readOnly", False),
     Mutation("claimed", "Deployment/gateway", f"{MAIN} volumeMounts 0 readOnly"),
     Mutation(
