@@ -87,6 +87,8 @@ MUTATIONS: Final = (
     Mutation(
         "survives_evictions", "PodDisruptionBudget/triton", "spec selector matchLabels", {"a": "b"}
     ),
+    Mutation("highly_available", "Deployment/gateway", "spec replicas", 1),
+    Mutation("monitored", "PodMonitor/triton", "spec podMetricsEndpoints 0 port", "http-metrics"),
     Mutation("scaled_by_one", "Deployment/gateway", "spec replicas", 2),
     Mutation("claimed", "PersistentVolumeClaim/postgres-data", "metadata annotations"),
     Mutation("claimed", "Deployment/triton", f"{MAIN} volumeMounts 0 readOnly", False),

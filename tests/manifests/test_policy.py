@@ -13,7 +13,7 @@ import yaml
 
 from tests.manifests import schemas
 from tests.manifests.mutations import MUTATIONS, Mutation
-from tests.manifests.policy import violations
+from tests.manifests.policy import CLUSTER, EVERYWHERE, violations
 from tests.manifests.reference_rules import SECRETS
 from tests.manifests.rendering import K8S, OVERLAYS, Manifests, load, named, rendered
 
@@ -66,6 +66,11 @@ def test_artifacts_move_to_s3_and_nothing_else_changes(tmp_path: Path) -> None:
     assert [word for word in command if word.startswith("--artifacts-destination=")] == [
         "--artifacts-destination=s3://mlflow-artifacts"
     ]
+
+
+def test_every_rule_has_been_seen_to_fail() -> None:
+    rules = {rule.__name__ for rule in EVERYWHERE + CLUSTER}
+    assert {mutation.seen_by for mutation in MUTATIONS} == rules | {"schema"}
 
 
 def test_triton_moves_to_a_gpu_and_nothing_else_changes(tmp_path: Path) -> None:
