@@ -1,6 +1,6 @@
 """Lay the embedded Triton out as NVIDIA's image has it: `layout.py VENV /opt/tritonserver`.
 
-Writes TARGET/backends and the launcher TARGET/bin/tritonserver. Only the server gets its library
+Writes TARGET/triton/backends and the launcher TARGET/bin/tritonserver. Only the server gets its library
 path by the launcher: set for the whole container it would reach the shell and Python of probes.
 """
 

@@ -1,0 +1,279 @@
+"""What podman 4.3 can play of rendered manifests, said in words that it reads; pure.
+
+A Deployment or StatefulSet becomes one Pod. podman does not know, and this puts right:
+
+- init containers that end (its restart policy starts them again): Pods of their own, played first;
+- Services: names of the pod on a network with a name server, on the ports of the pod;
+- `$(NAME)` in values and commands: expanded here;
+- `subPath`: the folder of the volume, or the folder around the one file of a ConfigMap;
+- memory at /dev/shm: podman brings its own;
+- probes other than by exec, and hooks: taken out. Who plays asks the probes.
+
+Not played: what needs a cluster to mean anything (quotas of availability, network policies, roles,
+service accounts, autoscalers) and the Jobs that a GitOps tool runs around a sync.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+Object = Mapping[str, Any]
+
+_WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
+_LEFT_OUT: Final = frozenset(
+    {
+        *("Namespace", "ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"),
+        *("PodDisruptionBudget", "HorizontalPodAutoscaler", "Job", "Ingress"),
+        *("ServiceMonitor", "PodMonitor", "PrometheusRule"),
+    }
+)
+_READ: Final = _WORKLOADS | {"Service", "ConfigMap", "PersistentVolumeClaim"}
+_WAVE: Final = "argocd.argoproj.io/sync-wave"
+_REFERENCE: Final = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+_PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
+
+
+class UntranslatableError(Exception):
+    """The manifests hold something that podman could not play faithfully."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """One workload, ready to be played."""
+
+    name: str
+    """Of the workload, and of its pod."""
+    wave: int
+    """The sync wave: lower ones are up before higher ones start."""
+    aliases: tuple[str, ...]
+    """Names of the Services that lead to the pod."""
+    volumes: tuple[str, ...]
+    """Claims that it mounts."""
+    before: tuple[Object, ...]
+    """Pods to play to their end, in this order, before the workload's own."""
+    pod: Object
+    config: tuple[Object, ...]
+    """ConfigMaps that the pods mount or read."""
+    container: Object
+    """The container as rendered, with its probes."""
+
+    @property
+    def container_name(self) -> str:
+        """Name that podman gives the container."""
+        return f"{self.name}-{self.container['name']}"
+
+
+def plays(
+    objects: Sequence[Object],
+    *,
+    secrets: Mapping[str, Mapping[str, str]],
+    image: Callable[[str], str],
+    volume_folder: Callable[[str], Path],
+) -> list[Play]:
+    """Translate rendered objects; the plays come in the order of their waves.
+
+    Args:
+        objects: all objects of an overlay.
+        secrets: values of each secret by key, for values that are put together of them.
+        image: image of a manifest -> the name under which podman has it.
+        volume_folder: claim -> folder on this machine.
+
+    Raises:
+        UntranslatableError: naming the object and what podman cannot play.
+    """
+    for item in objects:
+        if item["kind"] not in _READ | _LEFT_OUT:
+            raise UntranslatableError(
+                f"{item['kind']} {item['metadata']['name']}: it is not known how to play that"
+            )
+    config = {item["metadata"]["name"]: item for item in objects if item["kind"] == "ConfigMap"}
+    services = [item for item in objects if item["kind"] == "Service"]
+    translated = [
+        _play(
+            item,
+            services,
+            config,
+            _Surroundings(secrets=secrets, image=image, folder=volume_folder, config=config),
+        )
+        for item in objects
+        if item["kind"] in _WORKLOADS
+    ]
+    return sorted(translated, key=lambda play: (play.wave, play.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Surroundings:
+    secrets: Mapping[str, Mapping[str, str]]
+    image: Callable[[str], str]
+    folder: Callable[[str], Path]
+    config: Mapping[str, Object]
+
+
+def _play(
+    workload: Object,
+    services: Sequence[Object],
+    config: Mapping[str, Object],
+    around: _Surroundings,
+) -> Play:
+    name = workload["metadata"]["name"]
+    template = workload["spec"]["template"]
+    spec = template["spec"]
+    containers = spec["containers"]
+    if len(containers) != 1:
+        raise UntranslatableError(f"{name} has {len(containers)} containers; one can be played")
+    labels = template["metadata"].get("labels", {})
+    firsts = spec.get("initContainers", [])
+    used = sorted(_config_names(spec))
+    missing = [item for item in used if item not in config]
+    if missing:
+        raise UntranslatableError(f"{name} reads ConfigMaps that nobody made: {missing}")
+    return Play(
+        name=name,
+        wave=int(workload["metadata"].get("annotations", {}).get(_WAVE, "0")),
+        aliases=tuple(_aliases(name, labels, containers[0], services)),
+        volumes=tuple(sorted(_claims(spec).values())),
+        before=tuple(
+            _pod(f"{name}-{first['name']}", labels, spec, first, "Never", around)
+            for first in firsts
+        ),
+        pod=_pod(name, labels, spec, containers[0], "Always", around),
+        config=tuple(config[item] for item in used),
+        container=containers[0],
+    )
+
+
+def _aliases(
+    name: str, labels: Mapping[str, str], container: Object, services: Sequence[Object]
+) -> Iterator[str]:
+    ports = {port.get("name"): port["containerPort"] for port in container.get("ports", [])}
+    for service in services:
+        selector = service["spec"].get("selector", {})
+        if not selector or any(labels.get(key) != value for key, value in selector.items()):
+            continue
+        service_name = service["metadata"]["name"]
+        for port in service["spec"]["ports"]:
+            target = port.get("targetPort", port["port"])
+            if ports.get(target, target) != port["port"]:
+                raise UntranslatableError(
+                    f"Service {service_name} moves port {port['port']} to {target} of {name}: "
+                    "without a cluster a name leads to the pod's own ports"
+                )
+        if service_name != name:
+            yield service_name
+
+
+def _pod(
+    name: str,
+    labels: Mapping[str, str],
+    spec: Object,
+    container: Object,
+    restart: str,
+    around: _Surroundings,
+) -> Object:
+    played = copy.deepcopy({k: v for k, v in container.items() if k not in _PROBES})
+    played["image"] = around.image(container["image"])
+    played["imagePullPolicy"] = "Never"
+    known = _expand_environment(played, around)
+    for part in ("command", "args"):
+        if part in played:
+            played[part] = [_expanded(word, known) for word in played[part]]
+    mounts, volumes = _mounts(name, played.get("volumeMounts", []), spec, around)
+    played["volumeMounts"] = mounts
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": dict(labels)},
+        "spec": {
+            "restartPolicy": restart,
+            "terminationGracePeriodSeconds": spec.get("terminationGracePeriodSeconds", 30),
+            "securityContext": spec.get("securityContext", {}),
+            "containers": [played],
+            "volumes": volumes,
+        },
+    }
+
+
+def _expand_environment(container: dict[str, Any], around: _Surroundings) -> dict[str, str]:
+    """Expand the values of `container`'s environment in place and return all that is known."""
+    known: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        known |= around.config[source["configMapRef"]["name"]].get("data", {})
+    for entry in container.get("env", []):
+        reference = entry.get("valueFrom", {}).get("secretKeyRef")
+        if reference is None:
+            entry["value"] = _expanded(str(entry.get("value", "")), known)
+            known[entry["name"]] = entry["value"]
+            continue
+        try:
+            known[entry["name"]] = around.secrets[reference["name"]][reference["key"]]
+        except KeyError as error:
+            raise UntranslatableError(
+                f"{container['name']} reads {reference['key']!r} of the secret "
+                f"{reference['name']!r}, which nobody makes"
+            ) from error
+    return known
+
+
+def _expanded(text: str, known: Mapping[str, str]) -> str:
+    """As Kubernetes does it: `$$` is `$`, and a name that is not known stays as it stands."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        return known.get(found[1], found[0])
+
+    return _REFERENCE.sub(value, text)
+
+
+def _mounts(
+    name: str, mounts: Sequence[Object], spec: Object, around: _Surroundings
+) -> tuple[list[Object], list[Object]]:
+    by_name = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    claims = _claims(spec)
+    kept: list[Object] = []
+    volumes: dict[str, Object] = {}
+    for mount in mounts:
+        volume = dict(by_name[mount["name"]])
+        plain = {k: v for k, v in mount.items() if k != "subPath"}
+        if mount["mountPath"] == "/dev/shm":  # noqa: S108 # a mount, not a file of ours
+            continue
+        if "subPath" in mount and mount["name"] in claims:
+            plain["name"] = f"{mount['name']}-{len(volumes)}"
+            folder = around.folder(claims[mount["name"]]) / mount["subPath"]
+            volume = {"name": plain["name"], "hostPath": {"path": str(folder), "type": "Directory"}}
+        elif "subPath" in mount:
+            plain["mountPath"] = _folder_of_file(name, mount, volume)
+        kept.append(plain)
+        volumes[volume["name"]] = volume
+    return kept, list(volumes.values())
+
+
+def _folder_of_file(name: str, mount: Object, volume: Object) -> str:
+    path = PurePosixPath(mount["mountPath"])
+    if "configMap" not in volume or path.name != mount["subPath"]:
+        raise UntranslatableError(f"{name} mounts {mount['subPath']} of a volume at {path}")
+    return str(path.parent)
+
+
+def _claims(spec: Object) -> dict[str, str]:
+    """Name of the volume in the pod -> name of the claim."""
+    return {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in spec.get("volumes", [])
+        if "persistentVolumeClaim" in volume
+    }
+
+
+def _config_names(spec: Object) -> set[str]:
+    mounted = {v["configMap"]["name"] for v in spec.get("volumes", []) if "configMap" in v}
+    read = {
+        source["configMapRef"]["name"]
+        for container in (*spec.get("initContainers", []), *spec["containers"])
+        for source in container.get("envFrom", [])
+    }
+    return mounted | read
