@@ -23,7 +23,7 @@ define have
 	  fi; }
 endef
 
-.PHONY: help up demo chain down status test lint bench lock system-python system-test clean
+.PHONY: help up demo chain down status test lint bench k8s-local lock system-python system-test system-podman clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,7 +43,7 @@ down: $(VENV)/.run ## stop what `make up` started
 status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
-test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
+test: system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
@@ -55,6 +55,9 @@ lint: $(VENV)/.dev ## formatting, style, types, import arrows
 bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway against raw Triton, and the pipeline by rows, on this machine
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
+
+k8s-local: system-podman $(VENV)/.run ## the Kubernetes manifests played in containers by podman: to production, a crash of Triton, and down again
+	@$(RUN) k8s.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
 	$(call compile,pyproject.toml --extra gateway --extra pipeline --extra dev -o requirements-dev.lock.txt)
@@ -77,6 +80,9 @@ system-test:
 	$(call have,command -v chromium,chromium)
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
+
+system-podman:
+	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap)
 
 , := ,
 

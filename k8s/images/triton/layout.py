@@ -1,7 +1,8 @@
 """Lay the embedded Triton out as NVIDIA's image has it: `layout.py VENV /opt/tritonserver`.
 
-Writes TARGET/triton/backends and the launcher TARGET/bin/tritonserver. Only the server gets its library
-path by the launcher: set for the whole container it would reach the shell and Python of probes.
+Writes TARGET/triton/backends and the launcher TARGET/bin/tritonserver. The launcher gives the
+library path to the server alone: set for the whole container it would reach the shell and Python
+of probes.
 """
 
 from __future__ import annotations
