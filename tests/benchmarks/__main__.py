@@ -47,7 +47,7 @@ def main() -> int:
     """Measure, print the table, write the figures; exit code 1 when a measurement failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="per measurement")
+    parser.add_argument("--seconds", type=int, default=2, help="per measurement")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--output", type=Path, default=Path(".local/bench.json"))
     arguments = parser.parse_args()
