@@ -109,7 +109,9 @@ def ensure_image(podman: Podman, image: str, progress: Progress) -> str:
     Raises:
         PodmanError: it can neither be built nor pulled.
     """
-    name, _, tag = image.partition("@")[0].rpartition(":")
+    name, _, tag = image.partition("@")[0].partition(":")
+    if not tag:
+        raise PodmanError(f"the manifests name the image {image} without a tag")
     ours = next((recipe for recipe in OURS if recipe.image == name), None)
     if ours is not None:
         progress(image, f"building {ours.dockerfile}")
