@@ -136,8 +136,13 @@ class Podman:
 
     def clean(self) -> None:
         """Remove pods, volumes, secrets and the network; the images stay for the next time."""
-        self("pod", "rm", "--all", "--force", "--time", "5")
+        self("pod", "rm", "--all", "--force")
         self("volume", "rm", "--all", "--force")
         self("secret", "rm", "--all")
         if self.succeeds("network", "exists", NETWORK):
             self("network", "rm", "--force", NETWORK)
+
+    def reset(self) -> None:
+        """Remove everything, the images too."""
+        self.clean()
+        self("rmi", "--all", "--force")
