@@ -76,8 +76,10 @@ def only_declared_flows(manifests: Manifests) -> Iterator[str]:
 
 def _denies_all(policy: Object) -> bool:
     spec = policy["spec"]
-    return spec["podSelector"] == {} and set(spec) == {"podSelector", "policyTypes"} and (
-        set(spec["policyTypes"]) == {"Ingress", "Egress"}
+    return (
+        spec["podSelector"] == {}
+        and set(spec) == {"podSelector", "policyTypes"}
+        and (set(spec["policyTypes"]) == {"Ingress", "Egress"})
     )
 
 
@@ -188,5 +190,3 @@ def only_what_dagster_calls(manifests: Manifests) -> Iterator[str]:
         yield f"the Role allows {extra}, which dagster-k8s does not call"
     for missing in sorted(dagster_calls() - allowed):
         yield f"the Role does not allow {missing}, which dagster-k8s calls"
-
-

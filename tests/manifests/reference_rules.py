@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -21,7 +20,7 @@ SECRETS: Final = {
 }
 """Secrets that whoever installs the platform makes, with their keys."""
 _PLAUSIBLE: Final = {"GATEWAY_REDIS_URL": "redis://:password@redis:6379/0"}
-_ADDRESS: Final = re.compile(r"(?<![\w.-])([a-z][a-z-]*):(\d{4,5})\b")
+_ADDRESS: Final = re.compile(r"(?<![\w.-])([a-z][a-z-]*):(\d{2,5})\b")
 _READ_BY_OTHERS: Final = frozenset({"HOME", "FEAST_USAGE", "DAGSTER_HOME"})
 _LABELS: Final = ("name", "component", "part-of", "managed-by")
 
@@ -50,9 +49,9 @@ def selected(manifests: Manifests) -> Iterator[str]:
         if not matches(one["spec"]["selector"], labels):
             yield f"{named(one)}: its selector does not match its own pods"
     for one in manifests.of_kind("Service"):
-        if [p.name for p in pods if matches({"matchLabels": one["spec"]["selector"]}, p.labels)] != [
-            one["metadata"]["labels"]["app.kubernetes.io/name"]
-        ]:
+        if [
+            p.name for p in pods if matches({"matchLabels": one["spec"]["selector"]}, p.labels)
+        ] != [one["metadata"]["labels"]["app.kubernetes.io/name"]]:
             yield f"{named(one)}: selects other pods than those of its name"
     for one in manifests.of_kind("PodDisruptionBudget"):
         if sum(matches(one["spec"]["selector"], pod.labels) for pod in pods) != 1:
@@ -164,14 +163,18 @@ def configured(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.owner}: ConfigMap {missing} is not there"
         for container in pod.all_containers:
             for source in container.get("envFrom", []):
-                if source["configMapRef"]["name"] not in maps:
-                    yield f"{pod.owner}: ConfigMap {source['configMapRef']['name']} is not there"
+                name = source.get("configMapRef", {}).get("name")
+                if name is not None and name not in maps:
+                    yield f"{pod.owner}: ConfigMap {name} is not there"
             files: set[str] = set()
             for mount in container.get("volumeMounts", []):
                 data = maps.get(mounted.get(mount["name"], ""), {})
                 path = mount["mountPath"]
                 files |= {f"{path}/{key}" for key in data} if "subPath" not in mount else {path}
-                if mount["name"] in mounted and mount.get("subPath", next(iter(data), "")) not in data:
+                if (
+                    mount["name"] in mounted
+                    and mount.get("subPath", next(iter(data), "")) not in data
+                ):
                     yield f"{pod.owner}: {path} has no file {mount.get('subPath')}"
             for path in _files_read(container) - files:
                 yield f"{pod.owner}: nothing is mounted at {path}"
@@ -182,9 +185,8 @@ def _files_read(container: Object) -> set[str]:
     for kind in ("startup", "readiness", "liveness"):
         words += container.get(f"{kind}Probe", {}).get("exec", {}).get("command", [])
     text = " ".join(words)
-    return {p for p in re.findall(r"(?<![>\w])/[\w./-]+\.(?:sh|py|yaml|conf)\b", text)} - {
-        "/tmp/redis.conf"
-    }
+    # What the command itself writes stands below /tmp.
+    return set(re.findall(r"(?<![>\w])/(?!tmp/)[\w./-]+\.(?:sh|py|yaml|conf)\b", text))
 
 
 def gateway_settings(manifests: Manifests) -> Iterator[str]:
@@ -210,7 +212,7 @@ def gateway_settings(manifests: Manifests) -> Iterator[str]:
 
 def pipeline_settings(manifests: Manifests) -> Iterator[str]:
     """What Dagster's instance and resources read is set, and what is set is read by somebody."""
-    instance = manifests.get("ConfigMap/dagster-instance")["data"]["dagster.yaml"]
+    instance = manifests.get("ConfigMap/dagster-instance")["data"].get("dagster.yaml", "")
     of_instance = set(re.findall(r"\benv: *(\w+)", instance))
     sources = [path.read_text() for path in (K8S.parent / "platform_assets").rglob("*.py")]
     of_resources = set(re.findall(r'EnvVar\("(\w+)"\)', "\n".join(sources)))
@@ -250,5 +252,3 @@ def no_version_in_git(manifests: Manifests) -> Iterator[str]:
 
 def _words(container: Object) -> list[str]:
     return [*container.get("command", []), *container.get("args", [])]
-
-

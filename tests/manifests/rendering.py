@@ -85,7 +85,8 @@ class Manifests:
         """Variables of a container; None stands for a value from elsewhere, as from a secret."""
         found: dict[str, str | None] = {}
         for source in container.get("envFrom", []):
-            found |= self.get(f"ConfigMap/{source['configMapRef']['name']}").get("data", {})
+            if "configMapRef" in source:
+                found |= self.get(f"ConfigMap/{source['configMapRef']['name']}").get("data", {})
         for one in container.get("env", []):
             found[one["name"]] = one.get("value") if "valueFrom" not in one else None
         return found
@@ -118,7 +119,9 @@ def rendered(path: str) -> str:
             "kubectl is not on the PATH. Nothing was rendered. Install it (version 1.28 or later) "
             "as https://kubernetes.io/docs/tasks/tools/ says, and run this again"
         )
-    done = subprocess.run([kubectl, "kustomize", K8S / path], capture_output=True, text=True)
+    done = subprocess.run(
+        [kubectl, "kustomize", K8S / path], check=False, capture_output=True, text=True
+    )
     if done.returncode:
         raise KustomizeError(f"k8s/{path} does not render: {done.stderr.strip()}")
     return done.stdout

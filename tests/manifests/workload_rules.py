@@ -26,12 +26,16 @@ PROBES: Final = {
 STOPPING: Final = {"gateway": "GATEWAY_SHUTDOWN_SECONDS", "triton": "TRITON_EXIT_TIMEOUT_SECONDS"}
 """How long a server finishes what is in flight after SIGTERM, by its own setting."""
 SPARE_S: Final = 5
-_UNITS: Final = {"": 1, "m": Fraction(1, 1000), "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_UNITS: Final = {
+    "": Fraction(1),
+    "m": Fraction(1, 1000),
+    **{unit: Fraction(2 ** (10 * n)) for n, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
+}
 _VOLUMES: Final = frozenset({"emptyDir", "configMap", "persistentVolumeClaim"})
 
 
 def restricted(manifests: Manifests) -> Iterator[str]:
-    """No root, no writable root, no capabilities, no token without need, no surprising variables."""
+    """No root, no writable root, no capabilities, no token without need."""
     for pod in manifests.pods():
         context = pod.spec.get("securityContext", {})
         wanted = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
