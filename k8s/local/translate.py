@@ -7,6 +7,7 @@ A Deployment or StatefulSet becomes one Pod. podman does not know, and this puts
 - `$(NAME)` in values and commands: expanded here;
 - `subPath`: the folder of the volume, or the folder around the one file of a ConfigMap;
 - memory at /dev/shm: podman brings its own;
+- an emptyDir, which it shares among all pods that have one of that name: named after its pod;
 - probes other than by exec, and hooks: taken out. Who plays asks the probes.
 
 Not played: what needs a cluster to mean anything (quotas of availability, network policies, roles,
@@ -201,7 +202,8 @@ def _pod(
 def _expand_environment(container: dict[str, Any], around: _Surroundings) -> dict[str, str]:
     """Expand the values of `container`'s environment in place and return all that is known."""
     known: dict[str, str] = {}
-    for source in container.get("envFrom", []):
+    container["envFrom"] = list(_present(container, around))
+    for source in container["envFrom"]:
         known |= around.config[source["configMapRef"]["name"]].get("data", {})
     for entry in container.get("env", []):
         reference = entry.get("valueFrom", {}).get("secretKeyRef")
@@ -217,6 +219,18 @@ def _expand_environment(container: dict[str, Any], around: _Surroundings) -> dic
                 f"{reference['name']!r}, which nobody makes"
             ) from error
     return known
+
+
+def _present(container: Object, around: _Surroundings) -> Iterator[Object]:
+    """The ConfigMaps whose values a container reads all of; an optional secret may be absent."""
+    for source in container.get("envFrom", []):
+        secret = source.get("secretRef")
+        if secret is None:
+            yield source
+        elif secret["name"] in around.secrets or not secret.get("optional", False):
+            raise UntranslatableError(
+                f"{container['name']} reads all of the secret {secret['name']!r}: name its keys"
+            )
 
 
 def _expanded(text: str, known: Mapping[str, str]) -> str:
@@ -246,6 +260,9 @@ def _mounts(
             plain["name"] = f"{mount['name']}-{len(volumes)}"
             folder = around.folder(claims[mount["name"]]) / mount["subPath"]
             volume = {"name": plain["name"], "hostPath": {"path": str(folder), "type": "Directory"}}
+        elif "emptyDir" in volume:
+            plain["name"] = f"{name}-{mount['name']}"
+            volume["name"] = plain["name"]
         elif "subPath" in mount:
             plain["mountPath"] = _folder_of_file(name, mount, volume)
         kept.append(plain)
@@ -275,5 +292,6 @@ def _config_names(spec: Object) -> set[str]:
         source["configMapRef"]["name"]
         for container in (*spec.get("initContainers", []), *spec["containers"])
         for source in container.get("envFrom", [])
+        if "configMapRef" in source
     }
     return mounted | read

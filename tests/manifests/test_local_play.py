@@ -101,6 +101,19 @@ def test_a_folder_of_a_volume_is_mounted_and_not_the_volume(played: dict[str, Pl
     assert "subPath" not in json.dumps([play.pod for play in played.values()])
 
 
+def test_no_two_pods_share_an_empty_folder(played: dict[str, Play]) -> None:
+    names = [
+        volume["name"]
+        for play in played.values()
+        for pod in (play.pod, *play.before)
+        for volume in pod["spec"]["volumes"]
+        if "emptyDir" in volume
+    ]
+
+    assert len(names) > len(played)
+    assert len(set(names)) == len(names)
+
+
 def test_triton_reads_the_repository_that_runs_write(played: dict[str, Play]) -> None:
     def mount(name: str) -> dict[str, Any]:
         mounts = container(played[name])["volumeMounts"]
