@@ -88,6 +88,7 @@ class PlayedPlatform:
             secrets=self.secrets,
             image=image,
             volume_folder=self._podman.volume_folder,
+            empty_folder=self._podman.empty_folder,
         )
 
     def start(self) -> None:
@@ -110,6 +111,8 @@ class PlayedPlatform:
                 self.wait_for(play.name, "startupProbe")
 
     def _start(self, play: Play) -> None:
+        for folder in play.empty:
+            self._podman.make_empty(folder)
         for before in play.before:
             name = before["metadata"]["name"]
             self._podman.play([*play.config, before], ())

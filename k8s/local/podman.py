@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,16 @@ class Podman:
         """Where the files of a volume are on this machine."""
         return self._folder / "storage" / "volumes" / name / "_data"
 
+    def empty_folder(self, name: str) -> Path:
+        """Where an emptyDir of that name is on this machine."""
+        return self._folder / "empty" / name
+
+    def make_empty(self, folder: Path) -> None:
+        """Make an empty folder that every user may write, as the kubelet makes an emptyDir."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        folder.chmod(0o1777)
+
     def make_secret(self, name: str, values: Mapping[str, str]) -> None:
         """Make a secret that a secretKeyRef finds; podman 4.3 reads its keys as base64."""
         content = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
@@ -141,6 +152,7 @@ class Podman:
         self("secret", "rm", "--all")
         if self.succeeds("network", "exists", NETWORK):
             self("network", "rm", "--force", NETWORK)
+        shutil.rmtree(self._folder / "empty", ignore_errors=True)
 
     def reset(self) -> None:
         """Remove everything, the images too."""

@@ -7,7 +7,7 @@ A Deployment or StatefulSet becomes one Pod. podman does not know, and this puts
 - `$(NAME)` in values and commands: expanded here;
 - `subPath`: the folder of the volume, or the folder around the one file of a ConfigMap;
 - memory at /dev/shm: podman brings its own;
-- an emptyDir, which it shares among all pods that have one of that name: named after its pod;
+- an emptyDir, which it shares among pods and gives to the image's user: a folder of this machine;
 - probes other than by exec, and hooks: taken out. Who plays asks the probes.
 
 Not played: what needs a cluster to mean anything (quotas of availability, network policies, roles,
@@ -55,6 +55,8 @@ class Play:
     """Names of the Services that lead to the pod."""
     volumes: tuple[str, ...]
     """Claims that it mounts."""
+    empty: tuple[Path, ...]
+    """Folders of this machine that must be there, empty and writable for all."""
     before: tuple[Object, ...]
     """Pods to play to their end, in this order, before the workload's own."""
     pod: Object
@@ -75,6 +77,7 @@ def plays(
     secrets: Mapping[str, Mapping[str, str]],
     image: Callable[[str], str],
     volume_folder: Callable[[str], Path],
+    empty_folder: Callable[[str], Path],
 ) -> list[Play]:
     """Translate rendered objects; the plays come in the order of their waves.
 
@@ -83,6 +86,7 @@ def plays(
         secrets: values of each secret by key, for values that are put together of them.
         image: image of a manifest -> the name under which podman has it.
         volume_folder: claim -> folder on this machine.
+        empty_folder: `<pod>-<volume>` of an emptyDir -> folder on this machine.
 
     Raises:
         UntranslatableError: naming the object and what podman cannot play.
@@ -99,7 +103,13 @@ def plays(
             item,
             services,
             config,
-            _Surroundings(secrets=secrets, image=image, folder=volume_folder, config=config),
+            _Surroundings(
+                secrets=secrets,
+                image=image,
+                folder=volume_folder,
+                empty=empty_folder,
+                config=config,
+            ),
         )
         for item in objects
         if item["kind"] in _WORKLOADS
@@ -112,6 +122,7 @@ class _Surroundings:
     secrets: Mapping[str, Mapping[str, str]]
     image: Callable[[str], str]
     folder: Callable[[str], Path]
+    empty: Callable[[str], Path]
     config: Mapping[str, Object]
 
 
@@ -133,16 +144,18 @@ def _play(
     missing = [item for item in used if item not in config]
     if missing:
         raise UntranslatableError(f"{name} reads ConfigMaps that nobody made: {missing}")
+    before = tuple(
+        _pod(f"{name}-{first['name']}", labels, spec, first, "Never", around) for first in firsts
+    )
+    pod = _pod(name, labels, spec, containers[0], "Always", around)
     return Play(
         name=name,
         wave=int(workload["metadata"].get("annotations", {}).get(_WAVE, "0")),
         aliases=tuple(_aliases(name, labels, containers[0], services)),
         volumes=tuple(sorted(_claims(spec).values())),
-        before=tuple(
-            _pod(f"{name}-{first['name']}", labels, spec, first, "Never", around)
-            for first in firsts
-        ),
-        pod=_pod(name, labels, spec, containers[0], "Always", around),
+        empty=tuple(_empty((*before, pod), spec, around)),
+        before=before,
+        pod=pod,
         config=tuple(config[item] for item in used),
         container=containers[0],
     )
@@ -259,15 +272,27 @@ def _mounts(
         if "subPath" in mount and mount["name"] in claims:
             plain["name"] = f"{mount['name']}-{len(volumes)}"
             folder = around.folder(claims[mount["name"]]) / mount["subPath"]
-            volume = {"name": plain["name"], "hostPath": {"path": str(folder), "type": "Directory"}}
+            volume = _folder(plain["name"], folder)
         elif "emptyDir" in volume:
-            plain["name"] = f"{name}-{mount['name']}"
-            volume["name"] = plain["name"]
+            volume = _folder(mount["name"], around.empty(f"{name}-{mount['name']}"))
         elif "subPath" in mount:
             plain["mountPath"] = _folder_of_file(name, mount, volume)
         kept.append(plain)
         volumes[volume["name"]] = volume
     return kept, list(volumes.values())
+
+
+def _folder(name: str, path: Path) -> dict[str, Any]:
+    return {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
+
+
+def _empty(pods: Sequence[Object], spec: Object, around: _Surroundings) -> Iterator[Path]:
+    names = [volume["name"] for volume in spec.get("volumes", []) if "emptyDir" in volume]
+    for pod in pods:
+        mounted = {volume["name"] for volume in pod["spec"]["volumes"]}
+        for name in names:
+            if name in mounted:
+                yield around.empty(f"{pod['metadata']['name']}-{name}")
 
 
 def _folder_of_file(name: str, mount: Object, volume: Object) -> str:

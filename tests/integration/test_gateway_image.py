@@ -47,15 +47,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     podman.reset()
 
 
-def gateway_pod(image: str) -> dict[str, Any]:
+def gateway_pod(image: str, podman: Podman) -> dict[str, Any]:
     """The pod of the rendered manifests, without the volume that runs share with it."""
     found = plays(
         rendered(overlay()),
         secrets=new_secrets(),
         image=lambda _: image,
-        volume_folder=Path,
+        volume_folder=podman.volume_folder,
+        empty_folder=podman.empty_folder,
     )
-    pod = dict(next(play.pod for play in found if play.name == "gateway"))
+    play = next(play for play in found if play.name == "gateway")
+    for folder in play.empty:
+        podman.make_empty(folder)
+    pod = dict(play.pod)
     container = pod["spec"]["containers"][0]
     container["env"] = [entry for entry in container["env"] if entry["name"] not in LEFT_OUT]
     container["volumeMounts"] = [
@@ -95,7 +99,7 @@ def test_the_gateway_answers_confined_as_the_manifests_say_and_leaves_when_asked
     podman.make_network()
     podman.make_secret("gateway-control", new_secrets()["gateway-control"])
 
-    podman.play([gateway_pod(built.image)], ["gateway-control"])
+    podman.play([gateway_pod(built.image, podman)], ["gateway-control"])
     health = f"http://{podman.address('gateway')}:8080/health"
     wait_until(lambda: answers_ok(health), 30, "the gateway in its container answers /health")
     inspected = podman.inspect(CONTAINER)

@@ -16,6 +16,7 @@ from k8s.local.translate import Play, UntranslatableError, plays
 
 SECRETS = new_secrets()
 VOLUMES = Path("/volumes")
+EMPTY = Path("/empty")
 
 
 def translated(objects: list[dict[str, Any]]) -> dict[str, Play]:
@@ -24,6 +25,7 @@ def translated(objects: list[dict[str, Any]]) -> dict[str, Play]:
         secrets=SECRETS,
         image=lambda name: f"localhost/{name}",
         volume_folder=lambda name: VOLUMES / name,
+        empty_folder=lambda name: EMPTY / name,
     )
     return {play.name: play for play in found}
 
@@ -102,16 +104,17 @@ def test_a_folder_of_a_volume_is_mounted_and_not_the_volume(played: dict[str, Pl
 
 
 def test_no_two_pods_share_an_empty_folder(played: dict[str, Play]) -> None:
-    names = [
-        volume["name"]
+    mounted = [
+        Path(volume["hostPath"]["path"])
         for play in played.values()
         for pod in (play.pod, *play.before)
         for volume in pod["spec"]["volumes"]
-        if "emptyDir" in volume
+        if volume.get("hostPath", {}).get("path", "").startswith(f"{EMPTY}/")
     ]
 
-    assert len(names) > len(played)
-    assert len(set(names)) == len(names)
+    assert len(mounted) > len(played)
+    assert len(set(mounted)) == len(mounted)
+    assert set(mounted) == {folder for play in played.values() for folder in play.empty}
 
 
 def test_triton_reads_the_repository_that_runs_write(played: dict[str, Play]) -> None:
