@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 GATEWAY = os.environ["GATEWAY"]  # as http://gateway-control:8080
-DEADLINE_S = 120
+DEADLINE_S = float(os.environ.get("SMOKE_SECONDS", "120"))
 
 
 def ask(path: str) -> tuple[int, str]:
@@ -36,7 +36,7 @@ def state() -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Wait until all is well, at most two minutes; exit code 1 otherwise."""
+    """Wait until all is well, SMOKE_SECONDS at most; exit code 1 otherwise."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         well, seen = state()
