@@ -17,7 +17,7 @@ from rich.markup import escape
 from k8s.local.images import ROOT
 from k8s.local.platform import PlayedPlatform, overlay, rendered
 from k8s.local.podman import Podman, PodmanError
-from k8s.local.translate import UntranslatableError
+from k8s.local.variables import UntranslatableError
 from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
 from platform_assets.local_stack.http import answers_ok, get_json, post_json
 from platform_assets.local_stack.settings import StackError

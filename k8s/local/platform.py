@@ -18,6 +18,7 @@ from k8s.local.security import faults
 from k8s.local.translate import Play, plays
 
 _POLL_S: Final = 0.5
+_HOPELESS_AFTER_RESTARTS: Final = 5
 _INIT_DEADLINE_S: Final = 120.0
 
 
@@ -144,13 +145,20 @@ class PlayedPlatform:
         return took
 
     def until(self, holds: Callable[[], bool], deadline_s: float, what: str, name: str) -> None:
-        """Wait until `holds`; on the deadline tell with the log of the workload `name`."""
+        """Wait until `holds`.
+
+        Raises:
+            PodmanError: not within `deadline_s` seconds, or the workload `name` ends each time that
+                it is started; with the end of its log.
+        """
+        container = self._play(name).container_name
         deadline = time.monotonic() + deadline_s
         while not holds():
-            if time.monotonic() > deadline:
+            restarts = self._podman.inspect(container)["RestartCount"]
+            if restarts >= _HOPELESS_AFTER_RESTARTS or time.monotonic() > deadline:
                 raise PodmanError(
-                    f"not within {deadline_s:.0f} s: {what}. The end of the log of {name}:\n"
-                    + self._podman.logs(self._play(name).container_name)
+                    f"not within {deadline_s:.0f} s and {restarts} restarts of {name}: {what}. "
+                    f"The end of its log:\n{self._podman.logs(container)}"
                 )
             time.sleep(_POLL_S)
 

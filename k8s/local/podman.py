@@ -147,7 +147,7 @@ class Podman:
 
     def clean(self) -> None:
         """Remove pods, volumes, secrets and the network; the images stay for the next time."""
-        self("pod", "rm", "--all", "--force")
+        self("pod", "rm", "--all", "--force", "--time", "2")
         self("volume", "rm", "--all", "--force")
         self("secret", "rm", "--all")
         if self.succeeds("network", "exists", NETWORK):

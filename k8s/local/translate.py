@@ -4,7 +4,7 @@ A Deployment or StatefulSet becomes one Pod. podman does not know, and this puts
 
 - init containers that end (its restart policy starts them again): Pods of their own, played first;
 - Services: names of the pod on a network with a name server, on the ports of the pod;
-- `$(NAME)` in values and commands: expanded here;
+- which variable overrides which, and `$(NAME)` in values and commands: worked out here;
 - `subPath`: the folder of the volume, or the folder around the one file of a ConfigMap;
 - memory at /dev/shm: podman brings its own;
 - an emptyDir, which it shares among pods and gives to the image's user: a folder of this machine;
@@ -17,13 +17,18 @@ service accounts, autoscalers) and the Jobs that a GitOps tool runs around a syn
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-Object = Mapping[str, Any]
+from k8s.local.variables import (
+    Object,
+    UntranslatableError,
+    config_maps_read,
+    expanded,
+    variables,
+)
 
 _WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
 _LEFT_OUT: Final = frozenset(
@@ -35,12 +40,7 @@ _LEFT_OUT: Final = frozenset(
 )
 _READ: Final = _WORKLOADS | {"Service", "ConfigMap", "PersistentVolumeClaim"}
 _WAVE: Final = "argocd.argoproj.io/sync-wave"
-_REFERENCE: Final = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 _PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
-
-
-class UntranslatableError(Exception):
-    """The manifests hold something that podman could not play faithfully."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +192,11 @@ def _pod(
     played = copy.deepcopy({k: v for k, v in container.items() if k not in _PROBES})
     played["image"] = around.image(container["image"])
     played["imagePullPolicy"] = "Never"
-    known = _expand_environment(played, around)
+    played.pop("envFrom", None)
+    played["env"], known = variables(container, secrets=around.secrets, config=around.config)
     for part in ("command", "args"):
         if part in played:
-            played[part] = [_expanded(word, known) for word in played[part]]
+            played[part] = [expanded(word, known) for word in played[part]]
     mounts, volumes = _mounts(name, played.get("volumeMounts", []), spec, around)
     played["volumeMounts"] = mounts
     return {
@@ -210,51 +211,6 @@ def _pod(
             "volumes": volumes,
         },
     }
-
-
-def _expand_environment(container: dict[str, Any], around: _Surroundings) -> dict[str, str]:
-    """Expand the values of `container`'s environment in place and return all that is known."""
-    known: dict[str, str] = {}
-    container["envFrom"] = list(_present(container, around))
-    for source in container["envFrom"]:
-        known |= around.config[source["configMapRef"]["name"]].get("data", {})
-    for entry in container.get("env", []):
-        reference = entry.get("valueFrom", {}).get("secretKeyRef")
-        if reference is None:
-            entry["value"] = _expanded(str(entry.get("value", "")), known)
-            known[entry["name"]] = entry["value"]
-            continue
-        try:
-            known[entry["name"]] = around.secrets[reference["name"]][reference["key"]]
-        except KeyError as error:
-            raise UntranslatableError(
-                f"{container['name']} reads {reference['key']!r} of the secret "
-                f"{reference['name']!r}, which nobody makes"
-            ) from error
-    return known
-
-
-def _present(container: Object, around: _Surroundings) -> Iterator[Object]:
-    """The ConfigMaps whose values a container reads all of; an optional secret may be absent."""
-    for source in container.get("envFrom", []):
-        secret = source.get("secretRef")
-        if secret is None:
-            yield source
-        elif secret["name"] in around.secrets or not secret.get("optional", False):
-            raise UntranslatableError(
-                f"{container['name']} reads all of the secret {secret['name']!r}: name its keys"
-            )
-
-
-def _expanded(text: str, known: Mapping[str, str]) -> str:
-    """As Kubernetes does it: `$$` is `$`, and a name that is not known stays as it stands."""
-
-    def value(found: re.Match[str]) -> str:
-        if found[0] == "$$":
-            return "$"
-        return known.get(found[1], found[0])
-
-    return _REFERENCE.sub(value, text)
 
 
 def _mounts(
@@ -313,10 +269,5 @@ def _claims(spec: Object) -> dict[str, str]:
 
 def _config_names(spec: Object) -> set[str]:
     mounted = {v["configMap"]["name"] for v in spec.get("volumes", []) if "configMap" in v}
-    read = {
-        source["configMapRef"]["name"]
-        for container in (*spec.get("initContainers", []), *spec["containers"])
-        for source in container.get("envFrom", [])
-        if "configMapRef" in source
-    }
+    read = config_maps_read([*spec.get("initContainers", []), *spec["containers"]])
     return mounted | read

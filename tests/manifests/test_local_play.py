@@ -12,7 +12,8 @@ import pytest
 
 from k8s.local.platform import new_secrets, overlay, rendered
 from k8s.local.security import faults
-from k8s.local.translate import Play, UntranslatableError, plays
+from k8s.local.translate import Play, plays
+from k8s.local.variables import UntranslatableError
 
 SECRETS = new_secrets()
 VOLUMES = Path("/volumes")
@@ -85,11 +86,22 @@ def test_no_reference_is_left_to_expand(played: dict[str, Play]) -> None:
     login = SECRETS["postgres-credentials"]
 
     assert values["MLFLOW_BACKEND_STORE_URI"] == (
-        f"postgresql://{login['username']}:{login['password']}@postgres:5432/mlflow"
+        f"postgresql+psycopg2://{login['username']}:{login['password']}@postgres:5432/mlflow"
     )
     for play in played.values():
         inner = container(play)
         assert "$(" not in json.dumps([inner.get("env"), inner.get("args")])
+
+
+def test_a_variable_of_the_container_overrides_that_of_a_whole_config_map(
+    played: dict[str, Play],
+) -> None:
+    inner = container(played["dagster-code"])
+    entries = [entry for entry in inner["env"] if entry["name"] == "FEAST_REDIS"]
+
+    assert [list(entry) for entry in entries] == [["name", "valueFrom"]]
+    assert "envFrom" not in inner
+    assert {"name": "MODEL_REPOSITORY", "value": "/models"} in inner["env"]
 
 
 def test_a_folder_of_a_volume_is_mounted_and_not_the_volume(played: dict[str, Play]) -> None:
