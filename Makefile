@@ -89,7 +89,7 @@ system-test:
 	$(call have,command -v haproxy,haproxy)
 
 system-podman:
-	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap)
+	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap debian-archive-keyring)
 
 , := ,
 

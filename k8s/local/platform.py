@@ -176,6 +176,14 @@ class PlayedPlatform:
         """Process id, on this machine, of a workload's container; 0 while it does not run."""
         return int(self._podman.inspect(self._play(name).container_name)["State"]["Pid"])
 
+    def remove(self, name: str) -> None:
+        """Take the pod of a workload away, as an eviction would, leaving it time to end well."""
+        self._podman("pod", "rm", "--force", "--time", "30", name)
+
+    def put_back(self, name: str) -> None:
+        """Play a workload anew, as its controller would; its pod gets another address."""
+        self._start(self._play(name))
+
     def file(self, volume: str, path: str) -> str:
         """Read a file of a volume."""
         return (self._podman.volume_folder(volume) / path).read_text()
