@@ -58,6 +58,8 @@ bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway
 	$(RUN) tests.benchmarks.scale
 
 k8s: $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
+	@command -v kubectl >/dev/null || { echo "Missing on this machine: kubectl 1.28 or later, which no Debian package" \
+	  "brings. Install it as https://kubernetes.io/docs/tasks/tools/ says." >&2; exit 1; }
 	@for overlay in local staging production; do \
 	  kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
 	$(RUN) pytest -q tests/manifests
@@ -66,7 +68,7 @@ k8s-local: system-podman $(VENV)/.run ## the Kubernetes manifests played in cont
 	@$(RUN) k8s.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
-	$(call compile,pyproject.toml --extra gateway --extra pipeline --extra dev -o requirements-dev.lock.txt)
+	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)
 	$(call compile,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt -o requirements.lock.txt)
 	$(call compile,pyproject.toml --extra gateway -c requirements-dev.lock.txt -o requirements-gateway.lock.txt)
 	$(call compile,pyproject.toml --extra gateway --extra feast --extra samples -c requirements-dev.lock.txt -o requirements-gateway-features.lock.txt)
@@ -87,6 +89,7 @@ system-test:
 	$(call have,command -v chromium,chromium)
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
+	$(call have,command -v prometheus,prometheus)
 
 system-podman:
 	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap debian-archive-keyring)

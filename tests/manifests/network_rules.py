@@ -16,6 +16,7 @@ RUNS: Final = "runs"
 ANYWHERE: Final = "anywhere"
 CLIENTS: Final = "namespaces of clients"
 OPERATORS: Final = "namespaces of operators"
+COLLECTORS: Final = "namespaces of collectors"
 
 _PIPELINE: Final = ("dagster-code", RUNS)
 FLOWS: Final = frozenset(
@@ -23,6 +24,7 @@ FLOWS: Final = frozenset(
         *((CLIENTS, "gateway", 8080), (OPERATORS, "gateway", 8080), ("smoke", "gateway", 8080)),
         *((OPERATORS, "triton", 8002), (OPERATORS, "dagster-webserver", 3000)),
         *(("gateway", "triton", 8000), ("gateway", "mlflow", 5000), ("gateway", "redis", 6379)),
+        ("gateway", COLLECTORS, 4318),
         *((one, "gateway", 8080) for one in _PIPELINE),
         *((one, "triton", port) for one in _PIPELINE for port in (8000, 8001)),
         *((one, "mlflow", 5000) for one in _PIPELINE),
@@ -43,8 +45,12 @@ FLOWS: Final = frozenset(
     }
 )
 """All that may be said: (who, to whom, TCP port). Pods by their name label."""
-_OUTSIDE: Final = frozenset({CLIENTS, OPERATORS, ANYWHERE})
-_NAMESPACES: Final = {"serving-platform/clients": CLIENTS, "serving-platform/operators": OPERATORS}
+_OUTSIDE: Final = frozenset({CLIENTS, OPERATORS, COLLECTORS, ANYWHERE})
+_NAMESPACES: Final = {
+    "serving-platform/clients": CLIENTS,
+    "serving-platform/operators": OPERATORS,
+    "serving-platform/collectors": COLLECTORS,
+}
 
 Flow = tuple[str, str, int]
 
@@ -122,6 +128,9 @@ def _who(peer: Mapping[str, Any] | None, names: set[str]) -> list[str]:
     return found or [f"nobody ({selector})"]
 
 
+_ASKING: Final = frozenset({"dagster", "dagster-run"})
+"""Service accounts of those that launch pods: web server, daemon, and the pods of runs."""
+
 # What the launcher and the executor do; pipes and k8s_job_op are not used here.
 _ENTRY_FILES: Final = ("launcher.py", "executor.py")
 _VERBS: Final = {"read": "get", "list": "list", "create": "create", "delete": "delete"}
@@ -186,6 +195,10 @@ def only_what_dagster_calls(manifests: Manifests) -> Iterator[str]:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+    for one in manifests.of_kind("RoleBinding"):
+        for subject in one["subjects"]:
+            if subject["name"] not in _ASKING:
+                yield f"{named(one)}: {subject['name']} asks nothing of the Kubernetes API"
     for extra in sorted(allowed - dagster_calls()):
         yield f"the Role allows {extra}, which dagster-k8s does not call"
     for missing in sorted(dagster_calls() - allowed):
