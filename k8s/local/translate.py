@@ -8,7 +8,7 @@ A Deployment or StatefulSet becomes one Pod. podman does not know, and this puts
 - `subPath`: the folder of the volume, or the folder around the one file of a ConfigMap;
 - memory at /dev/shm: podman brings its own;
 - an emptyDir, which it shares among pods and gives to the image's user: a folder of this machine;
-- probes other than by exec, and hooks: taken out. Who plays asks the probes.
+- probes and hooks: taken out. Who plays asks the probes.
 
 Not played: what needs a cluster to mean anything (quotas of availability, network policies, roles,
 service accounts, autoscalers) and the Jobs that a GitOps tool runs around a sync.
@@ -16,12 +16,12 @@ service accounts, autoscalers) and the Jobs that a GitOps tool runs around a syn
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
+from k8s.local.mounts import claims, config_maps_mounted, mounted
 from k8s.local.variables import (
     Object,
     UntranslatableError,
@@ -40,7 +40,9 @@ _LEFT_OUT: Final = frozenset(
 )
 _READ: Final = _WORKLOADS | {"Service", "ConfigMap", "PersistentVolumeClaim"}
 _WAVE: Final = "argocd.argoproj.io/sync-wave"
-_PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
+_TAKEN_OUT: Final = frozenset(
+    {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "envFrom"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,6 @@ def plays(
         _play(
             item,
             services,
-            config,
             _Surroundings(
                 secrets=secrets,
                 image=image,
@@ -129,7 +130,6 @@ class _Surroundings:
 def _play(
     workload: Object,
     services: Sequence[Object],
-    config: Mapping[str, Object],
     around: _Surroundings,
 ) -> Play:
     name = workload["metadata"]["name"]
@@ -140,23 +140,24 @@ def _play(
         raise UntranslatableError(f"{name} has {len(containers)} containers; one can be played")
     labels = template["metadata"].get("labels", {})
     firsts = spec.get("initContainers", [])
-    used = sorted(_config_names(spec))
-    missing = [item for item in used if item not in config]
+    used = sorted(config_maps_mounted(spec) | config_maps_read([*firsts, *containers]))
+    missing = [item for item in used if item not in around.config]
     if missing:
         raise UntranslatableError(f"{name} reads ConfigMaps that nobody made: {missing}")
+    empty: list[Path] = []
     before = tuple(
-        _pod(f"{name}-{first['name']}", labels, spec, first, "Never", around) for first in firsts
+        _pod(f"{name}-{first['name']}", template, first, "Never", around, empty) for first in firsts
     )
-    pod = _pod(name, labels, spec, containers[0], "Always", around)
+    pod = _pod(name, template, containers[0], "Always", around, empty)
     return Play(
         name=name,
         wave=int(workload["metadata"].get("annotations", {}).get(_WAVE, "0")),
         aliases=tuple(_aliases(name, labels, containers[0], services)),
-        volumes=tuple(sorted(_claims(spec).values())),
-        empty=tuple(_empty((*before, pod), spec, around)),
+        volumes=tuple(sorted(claims(spec).values())),
         before=before,
         pod=pod,
-        config=tuple(config[item] for item in used),
+        empty=tuple(empty),
+        config=tuple(around.config[item] for item in used),
         container=containers[0],
     )
 
@@ -183,91 +184,33 @@ def _aliases(
 
 def _pod(
     name: str,
-    labels: Mapping[str, str],
-    spec: Object,
+    template: Object,
     container: Object,
     restart: str,
     around: _Surroundings,
+    empty: list[Path],
 ) -> Object:
-    played = copy.deepcopy({k: v for k, v in container.items() if k not in _PROBES})
+    """Return a Pod of the one container; add the empty folders that it wants to `empty`."""
+    spec = template["spec"]
+    played = {key: value for key, value in container.items() if key not in _TAKEN_OUT}
     played["image"] = around.image(container["image"])
     played["imagePullPolicy"] = "Never"
-    played.pop("envFrom", None)
     played["env"], known = variables(container, secrets=around.secrets, config=around.config)
     for part in ("command", "args"):
         if part in played:
             played[part] = [expanded(word, known) for word in played[part]]
-    mounts, volumes = _mounts(name, played.get("volumeMounts", []), spec, around)
-    played["volumeMounts"] = mounts
+    volumes = mounted(name, container, spec, volume_folder=around.folder, empty_folder=around.empty)
+    empty += volumes.empty
+    played["volumeMounts"] = volumes.mounts
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": dict(labels)},
+        "metadata": {"name": name, "labels": template["metadata"].get("labels", {})},
         "spec": {
             "restartPolicy": restart,
             "terminationGracePeriodSeconds": spec.get("terminationGracePeriodSeconds", 30),
             "securityContext": spec.get("securityContext", {}),
             "containers": [played],
-            "volumes": volumes,
+            "volumes": volumes.volumes,
         },
     }
-
-
-def _mounts(
-    name: str, mounts: Sequence[Object], spec: Object, around: _Surroundings
-) -> tuple[list[Object], list[Object]]:
-    by_name = {volume["name"]: volume for volume in spec.get("volumes", [])}
-    claims = _claims(spec)
-    kept: list[Object] = []
-    volumes: dict[str, Object] = {}
-    for mount in mounts:
-        volume = dict(by_name[mount["name"]])
-        plain = {k: v for k, v in mount.items() if k != "subPath"}
-        if mount["mountPath"] == "/dev/shm":  # noqa: S108 # a mount, not a file of ours
-            continue
-        if "subPath" in mount and mount["name"] in claims:
-            plain["name"] = f"{mount['name']}-{len(volumes)}"
-            folder = around.folder(claims[mount["name"]]) / mount["subPath"]
-            volume = _folder(plain["name"], folder)
-        elif "emptyDir" in volume:
-            volume = _folder(mount["name"], around.empty(f"{name}-{mount['name']}"))
-        elif "subPath" in mount:
-            plain["mountPath"] = _folder_of_file(name, mount, volume)
-        kept.append(plain)
-        volumes[volume["name"]] = volume
-    return kept, list(volumes.values())
-
-
-def _folder(name: str, path: Path) -> dict[str, Any]:
-    return {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
-
-
-def _empty(pods: Sequence[Object], spec: Object, around: _Surroundings) -> Iterator[Path]:
-    names = [volume["name"] for volume in spec.get("volumes", []) if "emptyDir" in volume]
-    for pod in pods:
-        mounted = {volume["name"] for volume in pod["spec"]["volumes"]}
-        for name in names:
-            if name in mounted:
-                yield around.empty(f"{pod['metadata']['name']}-{name}")
-
-
-def _folder_of_file(name: str, mount: Object, volume: Object) -> str:
-    path = PurePosixPath(mount["mountPath"])
-    if "configMap" not in volume or path.name != mount["subPath"]:
-        raise UntranslatableError(f"{name} mounts {mount['subPath']} of a volume at {path}")
-    return str(path.parent)
-
-
-def _claims(spec: Object) -> dict[str, str]:
-    """Name of the volume in the pod -> name of the claim."""
-    return {
-        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
-        for volume in spec.get("volumes", [])
-        if "persistentVolumeClaim" in volume
-    }
-
-
-def _config_names(spec: Object) -> set[str]:
-    mounted = {v["configMap"]["name"] for v in spec.get("volumes", []) if "configMap" in v}
-    read = config_maps_read([*spec.get("initContainers", []), *spec["containers"]])
-    return mounted | read
