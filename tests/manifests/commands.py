@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from platform_assets.local_stack.triton_package import locate_package, prepare_backends
 from platform_assets.local_stack.triton_server import shared_memory_prefix, triton_environment
 from tests.manifests.rendering import Manifests, Object
-from tests.servers import TRITON_ENV
+from tests.servers import ROOT, TRITON_ENV
 
 CONTROL_KEY = "0123456789abcdef-control-key"
 SECRETS = {
@@ -76,10 +80,12 @@ class Runnable:
         return re.sub(rf"(?<![\w/])({paths})(?![\w-])", rf"{self.home}\1", text)
 
 
-def runnable(manifests: Manifests, workload: str, home: Path) -> Runnable:
-    """Lay out the volumes of a workload's main container below `home`."""
+def runnable(
+    manifests: Manifests, workload: str, home: Path, *, containers: str = "containers"
+) -> Runnable:
+    """Lay out the volumes of a workload's first container, or init container, below `home`."""
     spec = manifests.get(workload)["spec"]["template"]["spec"]
-    container = spec["containers"][0]
+    container = spec[containers][0]
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     for mount in container["volumeMounts"]:
         target = home / mount["mountPath"].lstrip("/")
@@ -112,3 +118,20 @@ def triton_image(home: Path) -> dict[str, str]:
     server.chmod(0o755)
     environ = triton_environment(package, TRITON_ENV, {"PATH": os.environ["PATH"]})
     return environ | {"PATH": f"{server.parent}:{environ['PATH']}"}
+
+
+def run(argv: list[str], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        argv, env=environ, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+
+
+def status(url: str, **options: Any) -> int:
+    """Status of a GET."""
+    return httpx.get(url, timeout=10, trust_env=False, **options).status_code
+
+
+def path_of(container: Object, kind: str) -> str:
+    """Path that an HTTP probe asks."""
+    return str(container[f"{kind}Probe"]["httpGet"]["path"])

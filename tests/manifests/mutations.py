@@ -66,6 +66,7 @@ MUTATIONS: Final = (
         "secrets_resolve", "ConfigMap/pipeline-environment", "data TRITON_CONTROL_KEY", "s3cret"
     ),
     Mutation("only_what_dagster_calls", "Role/dagster", "rules 0 verbs", ["create", "list"]),
+    Mutation("only_what_dagster_calls", "RoleBinding/dagster", "subjects 0 name", "dagster-step"),
     Mutation(
         "only_what_dagster_calls",
         "Role/dagster",
@@ -86,7 +87,10 @@ MUTATIONS: Final = (
     Mutation(
         "survives_evictions", "PodDisruptionBudget/triton", "spec selector matchLabels", {"a": "b"}
     ),
+    Mutation("highly_available", "Deployment/gateway", "spec replicas", 1),
+    Mutation("monitored", "PodMonitor/triton", "spec podMetricsEndpoints 0 port", "http-metrics"),
     Mutation("scaled_by_one", "Deployment/gateway", "spec replicas", 2),
+    Mutation("claimed", "PersistentVolumeClaim/postgres-data", "metadata annotations"),
     Mutation("claimed", "Deployment/triton", f"{MAIN} volumeMounts 0 readOnly", False),
     Mutation("claimed", "Deployment/gateway", f"{MAIN} volumeMounts 0 readOnly"),
     Mutation(
@@ -125,6 +129,7 @@ MUTATIONS: Final = (
     ),
     Mutation("restricted", "Deployment/gateway", f"{POD} enableServiceLinks"),
     Mutation("restricted", "Deployment/gateway", f"{POD} automountServiceAccountToken", True),
+    Mutation("restricted", "Job/migrate-dagster", f"{POD} automountServiceAccountToken", False),
     Mutation("gateway_settings", "Deployment/gateway", f"{MAIN} env 0 name", "GATEWAY_ADDRESS"),
     Mutation("gateway_settings", "Deployment/gateway", f"{MAIN} env 1 value", "http"),
     Mutation("pipeline_settings", "Deployment/dagster-daemon", f"{MAIN} envFrom", []),

@@ -128,6 +128,9 @@ def _who(peer: Mapping[str, Any] | None, names: set[str]) -> list[str]:
     return found or [f"nobody ({selector})"]
 
 
+_ASKING: Final = frozenset({"dagster", "dagster-run"})
+"""Service accounts of those that launch pods: web server, daemon, and the pods of runs."""
+
 # What the launcher and the executor do; pipes and k8s_job_op are not used here.
 _ENTRY_FILES: Final = ("launcher.py", "executor.py")
 _VERBS: Final = {"read": "get", "list": "list", "create": "create", "delete": "delete"}
@@ -192,6 +195,10 @@ def only_what_dagster_calls(manifests: Manifests) -> Iterator[str]:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+    for one in manifests.of_kind("RoleBinding"):
+        for subject in one["subjects"]:
+            if subject["name"] not in _ASKING:
+                yield f"{named(one)}: {subject['name']} asks nothing of the Kubernetes API"
     for extra in sorted(allowed - dagster_calls()):
         yield f"the Role allows {extra}, which dagster-k8s does not call"
     for missing in sorted(dagster_calls() - allowed):

@@ -108,7 +108,7 @@ def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 @cache
 def rendered(path: str) -> str:
-    """The YAML of a kustomization below k8s/, as `overlays/local`.
+    """The YAML of a kustomization below k8s/, as `overlays/local`, or of one elsewhere.
 
     Raises:
         KustomizeError: it does not render, or there is no kubectl.

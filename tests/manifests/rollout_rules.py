@@ -27,6 +27,7 @@ HOOKS: Final = {
     "smoke": ("PostSync", 0),
 }
 _WAVE: Final = "argocd.argoproj.io/sync-wave"
+_OPTIONS: Final = "argocd.argoproj.io/sync-options"
 _HOOK: Final = "argocd.argoproj.io/hook"
 
 
@@ -100,10 +101,13 @@ def _claims(manifests: Manifests) -> dict[str, list[tuple[Object, bool]]]:
 
 
 def claimed(manifests: Manifests) -> Iterator[str]:
-    """Every claim exists and is used; Triton and the code location never write models."""
+    """Every claim is there, used, and kept; Triton and the code location never write models."""
     claims = _claims(manifests)
     for missing in claims.keys() ^ manifests.names("PersistentVolumeClaim"):
         yield f"PersistentVolumeClaim/{missing}: mounted but not there, or there and not mounted"
+    for one in manifests.of_kind("PersistentVolumeClaim"):
+        if one["metadata"].get("annotations", {}).get(_OPTIONS) != "Prune=false,Delete=false":
+            yield f"{named(one)}: a sync may delete it, with what it holds"
     for pod in manifests.pods():
         volumes = {
             volume["name"]: volume["persistentVolumeClaim"]["claimName"]

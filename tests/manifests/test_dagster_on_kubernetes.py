@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 import yaml
 from dagster._config import process_config
 from dagster._core.code_pointer import ModuleCodePointer
@@ -262,5 +263,9 @@ def test_the_instance_is_that_of_one_machine_but_for_where_it_stores_and_runs(
     checked = process_config(schema, storage.config_dict)
     assert checked.success, checked.errors
     assert checked.value is not None
-    assert pg_url_from_config(checked.value) == "postgresql://me:p%40ss@postgres:5432/dagster"
+    url = sqlalchemy.make_url(pg_url_from_config(checked.value))
+    assert url.render_as_string(hide_password=False) == (
+        "postgresql+psycopg2://me:p%40ss@postgres:5432/dagster"
+    )
+    assert url.get_dialect().import_dbapi() is not None
     assert isinstance(reference.run_coordinator, QueuedRunCoordinator)

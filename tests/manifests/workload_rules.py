@@ -10,7 +10,6 @@ from typing import Any, Final
 from tests.manifests.rendering import Manifests, Object, Pod
 
 USER: Final = 10001
-NEEDS_TOKEN: Final = frozenset({"dagster-webserver", "dagster-daemon"})
 PROBES: Final = {
     "gateway": {"startup": "/health", "readiness": "/ready", "liveness": "/health"},
     "triton": {"startup": "probe.sh", "readiness": "probe.sh", "liveness": "/v2/health/live"},
@@ -44,8 +43,10 @@ def restricted(manifests: Manifests) -> Iterator[str]:
                 yield f"{pod.owner}: securityContext.{key} is {context.get(key)}, not {value}"
         if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
             yield f"{pod.owner}: no seccomp profile RuntimeDefault"
-        if pod.spec.get("automountServiceAccountToken") is not (pod.name in NEEDS_TOKEN):
-            yield f"{pod.owner}: automountServiceAccountToken must be {pod.name in NEEDS_TOKEN}"
+        # Dagster's launcher looks for a token wherever its instance is opened, or does not start.
+        token = "dagster-instance" in _config_maps(pod)
+        if pod.spec.get("automountServiceAccountToken") is not token:
+            yield f"{pod.owner}: automountServiceAccountToken must be {token}"
         if pod.spec.get("enableServiceLinks") is not False:
             # A Service called gateway would set GATEWAY_PORT to an address in every pod.
             yield f"{pod.owner}: enableServiceLinks must be false"
@@ -54,6 +55,11 @@ def restricted(manifests: Manifests) -> Iterator[str]:
                 yield f"{pod.owner}: volume {volume['name']} is of another kind than {_VOLUMES}"
         for container in pod.all_containers:
             yield from _restricted_container(f"{pod.owner}[{container['name']}]", container)
+
+
+def _config_maps(pod: Pod) -> set[str]:
+    volumes = pod.spec.get("volumes", [])
+    return {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
 
 
 def _restricted_container(where: str, container: Object) -> Iterator[str]:
