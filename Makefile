@@ -71,7 +71,7 @@ lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=
 	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)
 	$(call compile,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt -o requirements.lock.txt)
 	$(call compile,pyproject.toml --extra gateway -c requirements-dev.lock.txt -o requirements-gateway.lock.txt)
-	$(call compile,pyproject.toml --extra gateway --extra feast --extra samples -c requirements-dev.lock.txt -o requirements-gateway-features.lock.txt)
+	$(call compile,pyproject.toml --extra gateway --extra feast --extra samples --extra tracing -c requirements-dev.lock.txt -o requirements-gateway-features.lock.txt)
 	$(call compile,--group triton -o requirements-triton.lock.txt)
 	$(call compile,--group checkov -o requirements-checkov.lock.txt)
 
