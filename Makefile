@@ -6,6 +6,7 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 VENV := .venv
 TRITON_VENV := .venv-triton
+CHECKOV_VENV := .venv-checkov
 # The server's environment needs numpy<2, so CPython 3.13 is out of its reach.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
@@ -23,7 +24,7 @@ define have
 	  fi; }
 endef
 
-.PHONY: help up demo chain down status test lint bench lock system-python system-test clean
+.PHONY: help up demo chain down status test lint bench k8s k8s-local lock system-python system-test system-podman clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,7 +44,7 @@ down: $(VENV)/.run ## stop what `make up` started
 status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
-test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
+test: system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
@@ -56,17 +57,29 @@ bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
 
+k8s: $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
+	@command -v kubectl >/dev/null || { echo "Missing on this machine: kubectl 1.28 or later, which no Debian package" \
+	  "brings. Install it as https://kubernetes.io/docs/tasks/tools/ says." >&2; exit 1; }
+	@for overlay in local staging production; do \
+	  kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
+	$(RUN) pytest -q tests/manifests
+
+k8s-local: system-podman $(VENV)/.run ## the Kubernetes manifests played in containers by podman: to production, a crash of Triton, and down again
+	@$(RUN) k8s.local
+
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
-	$(call compile,pyproject.toml --extra gateway --extra pipeline --extra dev -o requirements-dev.lock.txt)
+	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)
 	$(call compile,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt -o requirements.lock.txt)
 	$(call compile,pyproject.toml --extra gateway -c requirements-dev.lock.txt -o requirements-gateway.lock.txt)
+	$(call compile,pyproject.toml --extra gateway --extra feast --extra samples --extra tracing -c requirements-dev.lock.txt -o requirements-gateway-features.lock.txt)
 	$(call compile,--group triton -o requirements-triton.lock.txt)
+	$(call compile,--group checkov -o requirements-checkov.lock.txt)
 
 compile = $(VENV)/bin/uv pip compile -q $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command "make lock" $(1)
 
 clean: ## remove the environments (the state in .local stays)
-	rm -rf $(VENV) $(TRITON_VENV)
+	rm -rf $(VENV) $(TRITON_VENV) $(CHECKOV_VENV)
 
 system-python:
 	$(call have,[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import ensurepip$(,)venv',python3 python3-venv libpython3-dev)
@@ -76,6 +89,10 @@ system-test:
 	$(call have,command -v chromium,chromium)
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
+	$(call have,command -v prometheus,prometheus)
+
+system-podman:
+	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap debian-archive-keyring)
 
 , := ,
 
@@ -98,3 +115,6 @@ $(VENV)/.dev: requirements-dev.lock.txt | system-python
 
 $(TRITON_VENV)/.run: requirements-triton.lock.txt | system-python
 	$(call environment,$(TRITON_VENV),$<)
+
+$(CHECKOV_VENV)/.run: requirements-checkov.lock.txt | system-python
+	$(call environment,$(CHECKOV_VENV),$<)

@@ -6,29 +6,17 @@ import dagster as dg
 
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
-from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.model_spec import CHAIN, MODEL_TAG, ModelSpec
 from platform_assets.packaging.adoption import is_foreign
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
-
-_TO_PRODUCTION = (
-    "features",
-    "online_features",
-    "trained_model",
-    "registered_model",
-    "onnx_model",
-    "triton_model_entry",
-    "triton_serving_state",
-    "gateway_reload",
-    "serving_proof",
-)
 
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from raw data to production."""
     return dg.define_asset_job(
         f"{spec.identifier}_chain",
-        selection=dg.AssetSelection.assets(*(spec.key(name) for name in _TO_PRODUCTION)),
+        selection=dg.AssetSelection.assets(*(spec.key(name) for name in CHAIN)),
         tags={MODEL_TAG: spec.model_name},
         description=f"{spec.model_name}: raw data to production, through every gate.",
     )
@@ -36,7 +24,7 @@ def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
 
 def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from the exported version to production."""
-    names = _TO_PRODUCTION[_TO_PRODUCTION.index("triton_model_entry") :]
+    names = CHAIN[CHAIN.index("triton_model_entry") :]
     return dg.define_asset_job(
         f"{spec.identifier}_serving",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
@@ -48,7 +36,7 @@ def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
 
 def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that takes a version registered by others from packaging to production."""
-    names = _TO_PRODUCTION[_TO_PRODUCTION.index("onnx_model") :]
+    names = CHAIN[CHAIN.index("onnx_model") :]
     return dg.define_asset_job(
         f"{spec.identifier}_adoption",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import dagster as dg
 
@@ -52,11 +53,14 @@ def declarative_automation() -> dg.SensorDefinition:
     )
 
 
-def resources() -> dg.Definitions:
-    """The resources, told where everything is by the environment at the time of a run."""
+def resources(executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.Definitions:
+    """The resources, told where everything is by the environment at the time of a run.
+
+    `executor` runs the steps: by default one process per run, so that MLflow and Feast are
+    imported once, not once per step.
+    """
     return dg.Definitions(
-        # One process per run: MLflow and Feast are imported once, not once per step.
-        executor=dg.in_process_executor,
+        executor=executor,
         resources={
             "source": SourceResource(),
             "feast": FeastResource(
@@ -82,6 +86,10 @@ def resources() -> dg.Definitions:
     )
 
 
-defs = dg.Definitions.merge(
-    load_models(model_definitions.build), watching(load_specs()), resources()
-)
+@cache
+def models() -> dg.Definitions:
+    """All models and what watches them; what runs the steps is not said here."""
+    return dg.Definitions.merge(load_models(model_definitions.build), watching(load_specs()))
+
+
+defs = dg.Definitions.merge(models(), resources())

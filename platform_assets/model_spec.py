@@ -26,6 +26,21 @@ from serving_gateway.contract import (
 MODEL_TAG: Final = "serving/model"
 """Tag of the model's jobs and runs in Dagster."""
 
+CHAIN: Final = (
+    "features",
+    "online_features",
+    "trained_model",
+    "registered_model",
+    "onnx_model",
+    "triton_model_entry",
+    "triton_serving_state",
+    "gateway_reload",
+    "serving_proof",
+)
+"""The assets from raw data to production, in order."""
+ASSETS: Final = (*CHAIN, "drift_report")
+"""All assets of a model."""
+
 Label = int | str | bool
 Scalar = bool | int | float | str | None
 
@@ -229,6 +244,18 @@ class AutomationSpec:
     """Oldest that `features` may be before the UI calls the asset stale."""
 
 
+@dataclass(frozen=True, slots=True)
+class ComputeResources:
+    """What a step asks for where each runs in a pod of its own, as Kubernetes writes quantities.
+
+    `cpu`: cores (`2`, `0.5`) or thousandths of them (`500m`). `memory`: with a unit (`512Mi`,
+    `4Gi`); more than that ends the step. None takes the default.
+    """
+
+    cpu: str | None = None
+    memory: str | None = None
+
+
 class AssetOptions(TypedDict):
     """Arguments of Dagster's asset decorator."""
 
@@ -255,6 +282,8 @@ class ModelSpec:
     evaluation: Evaluation = Evaluation()
     serving: ServingSpec = ServingSpec()
     automation: AutomationSpec = AutomationSpec()
+    compute: Mapping[str, ComputeResources] = field(default_factory=dict)
+    """Asset -> what it and its checks ask for on Kubernetes."""
     ttl: timedelta = timedelta(days=3650)
     """Age after which the online store's values are expired; without times they never are."""
     description: str = ""

@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from serving_gateway.errors import (
     ClientGone,
@@ -24,6 +24,9 @@ from serving_gateway.errors import (
 from serving_gateway.protocol import InferenceRequests
 from serving_gateway.tensors import Answers, Codec, OutputTensor, Tensors
 from serving_gateway.triton import Inference, Triton
+
+if TYPE_CHECKING:
+    from serving_gateway.tracing import InferenceSpan, RequestSpan
 
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d+)")
 
@@ -38,12 +41,19 @@ class Connection(Protocol):
 class Origin:
     """Who asks, as far as that matters on the way to Triton."""
 
-    __slots__ = ("connection", "traceparent")
+    __slots__ = ("connection", "span", "traceparent")
 
-    def __init__(self, connection: Connection | None, traceparent: bytes | None) -> None:
+    def __init__(
+        self,
+        connection: Connection | None,
+        traceparent: bytes | None,
+        span: RequestSpan | None = None,
+    ) -> None:
         self.connection = connection
         self.traceparent = traceparent
         """W3C trace context, valid by its form."""
+        self.span = span
+        """The request's own; None where nothing is traced."""
 
 
 class Job:
@@ -120,6 +130,7 @@ class Coalescer:
         self.version = version
         self.max_rows = max_rows
         self._triton = triton
+        self._model_name = model_name
         self._requests = InferenceRequests(
             triton.pool.authority, triton.pool.prefix, model_name, version, codec
         )
@@ -175,12 +186,28 @@ class Coalescer:
             tensors = joined([job.tensors for job in jobs])
             self._flights.add(flight)
             self.inferences += 1
-            request = self._requests.build(tensors, flight.rows, _trace(jobs))
+            span = self._span(flight)
+            trace = _trace(jobs) if span is None else span.traceparent
+            request = self._requests.build(tensors, flight.rows, trace)
 
-            def done(result: list[OutputTensor] | GatewayError, flight: _Flight = flight) -> None:
+            def done(
+                result: list[OutputTensor] | GatewayError,
+                flight: _Flight = flight,
+                span: InferenceSpan | None = span,
+            ) -> None:
+                if span is not None:
+                    span.end(result if isinstance(result, GatewayError) else None)
                 self._landed(flight, result)
 
             flight.inference = Inference(self._triton, request, self.version, done)
+
+    def _span(self, flight: _Flight) -> InferenceSpan | None:
+        """The span of an inference about to be sent; None where nothing is traced."""
+        if self._triton.tracing is None:
+            return None
+        origins = [job.origin for job in flight.jobs]
+        spans = [one.span for one in origins if one is not None and one.span is not None]
+        return self._triton.tracing.inference(self._model_name, self.version, flight.rows, spans)
 
     def _gather(self) -> _Flight | None:
         """Take the jobs of the next inference; those given up meanwhile are dropped."""

@@ -204,6 +204,8 @@ class DataPlane:
             mirrored = Mirrored(codec.signature, rows, answers, seconds)
             self._mirror.offer(target, table.targets.get(B), mirrored)
         slot = target.slot
+        if origin is not None and origin.span is not None:
+            origin.span.answered(target.model_name, target.variant, slot.version)
         if self._samples is not None:
             self._samples.offer(
                 target.model_name, target.variant, slot.version, codec.signature, rows, answers

@@ -7,6 +7,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -40,6 +41,9 @@ from serving_gateway.store import FileStores, Stores
 from serving_gateway.triton import Tritons
 from serving_gateway.watcher import Watcher
 
+if TYPE_CHECKING:
+    from serving_gateway.tracing import Tracing
+
 
 def create_app(
     settings: Settings,
@@ -57,6 +61,8 @@ def create_app(
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
     feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
+    identity = this_process()
+    tracing = tracing_from(settings, identity)
     shared = _Shared(
         settings=settings,
         stores=stores or stores_from(settings),
@@ -64,9 +70,10 @@ def create_app(
         tritons=Tritons(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
+            tracing=tracing,
         ),
         lifecycle=Lifecycle(),
-        identity=this_process(),
+        identity=identity,
         metrics=Metrics(),
         features=None if feast is None else feature_reader(feast, settings),
         samples=None if settings.sample_dir is None else SampleQueue(settings.sample_queue_rows),
@@ -81,7 +88,7 @@ def create_app(
         limit=settings.max_models,
     )
     control = build(settings, hosting, shared.metrics)
-    gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics)
+    gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics, tracing)
     shared.metrics.hosted = lambda: hosting.names
     shared.metrics.features = shared.features
     shared.metrics.info.info({"replica": shared.identity.id})
@@ -119,6 +126,8 @@ def create_app(
             await shared.aclose()
             if writer is not None:
                 await asyncio.to_thread(writer.close)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     control.router.lifespan_context = lifespan
     return gateway
@@ -174,10 +183,7 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     )
     if shared.samples is not None:
         metrics.samples = ModelSamples(shared.samples, settings.sample_fraction)
-    metrics.watch(
-        lambda: (serving.readiness().ready, serving.table.record.generation),
-        ledger,
-    )
+    metrics.watch(serving.routed, ledger)
     return ModelPlane(
         model_name=model_name,
         forget=lambda: shared.metrics.forget(model_name),
@@ -219,6 +225,15 @@ def sample_writer(shared: _Shared) -> SampleWriter | None:
         seconds=settings.sample_seconds,
         max_bytes=settings.sample_max_bytes,
     )
+
+
+def tracing_from(settings: Settings, identity: Identity) -> Tracing | None:
+    """What makes traces; None, and nothing of it imported, where the settings name no collector."""
+    if settings.otlp_endpoint is None:
+        return None
+    from serving_gateway.tracing import Tracing
+
+    return Tracing(settings.otlp_endpoint, settings.trace_fraction, identity.id)
 
 
 def stores_from(settings: Settings) -> Stores:

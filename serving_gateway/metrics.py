@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -53,6 +53,16 @@ class VariantStats:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
 
 
+class Routed(NamedTuple):
+    """What a replica routes a model to at the moment of a scrape."""
+
+    ready: bool
+    """Whether the replica should get the model's traffic."""
+    generation: int
+    variants: Sequence[tuple[str, int, bool]] = ()
+    """Variant, version, and whether Triton has it READY, as last seen."""
+
+
 class ModelMetrics:
     """What is counted and told of one model."""
 
@@ -64,7 +74,7 @@ class ModelMetrics:
         self.ledger: Ledger | None = None
         self.samples: ModelSamples | None = None
         """Counts rows that are kept, where that is switched on."""
-        self.state: Callable[[], tuple[bool, int]] | None = None
+        self.state: Callable[[], Routed] | None = None
         self._metrics = metrics
         self._model_name = model_name
 
@@ -80,8 +90,8 @@ class ModelMetrics:
         """Counts changes of the routing record by what became of them."""
         return self._metrics.changes.labels(self._model_name, operation, outcome)
 
-    def watch(self, state: Callable[[], tuple[bool, int]], ledger: Ledger) -> None:
-        """Read (ready, generation) with `state`, and the shadow ledger, at each scrape."""
+    def watch(self, state: Callable[[], Routed], ledger: Ledger) -> None:
+        """Read `state` and the shadow ledger at each scrape."""
         self.state = state
         self.ledger = ledger
 
@@ -214,13 +224,19 @@ class _Families:
             "Generation of the routing record that this replica routes by.",
             labels=["model"],
         )
+        self.effective = GaugeMetricFamily(
+            "gateway_effective_version_ready",
+            "There for each version that a variant routes to; 1 while Triton has it READY.",
+            labels=labels,
+        )
 
     @property
     def all(self) -> tuple[Metric, ...]:
         """Every family."""
         counts = (self.requests, self.rows, self.seconds, self.sources)
         shadow = (self.shadow_rows, self.differences, self.delays)
-        return (*counts, *shadow, self.samples, self.ready, self.generation)
+        routed = (self.ready, self.generation, self.effective)
+        return (*counts, *shadow, self.samples, *routed)
 
     def add(self, name: str, model: ModelMetrics) -> None:
         """Add what is known of one model."""
@@ -239,9 +255,11 @@ class _Families:
             for outcome in ("written", "dropped", "failed"):
                 self.samples.add_metric((name, outcome), getattr(model.samples, outcome))
         if model.state is not None:
-            ready, generation = model.state()
+            ready, generation, variants = model.state()
             self.ready.add_metric([name], ready)
             self.generation.add_metric([name], generation)
+            for variant, version, served in variants:
+                self.effective.add_metric((name, variant, str(version)), served)
 
     def _add_shadow(self, name: str, page: Page) -> None:
         """Add the present pairing; a former one is told no more."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from serving_gateway.coalesce import Origin
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -70,7 +71,7 @@ class _Passed(msgspec.Struct, frozen=True):
 
     body: bytes
     header_length: int | None
-    traceparent: bytes | None
+    origin: Origin | None
 
 
 _requests = msgspec.json.Decoder(_Request)
@@ -161,7 +162,7 @@ class OpenInference:
         client_id: str | None,
         body: bytes,
         header_length: int | None,
-        traceparent: bytes | None = None,
+        origin: Origin | None = None,
     ) -> Forwarded:
         """Have the effective version answer a request of the protocol.
 
@@ -171,7 +172,7 @@ class OpenInference:
             client_id: who asks; one in the request's parameters is taken otherwise.
             body: JSON, followed by binary tensors when `header_length` is given.
             header_length: bytes of the JSON part.
-            traceparent: W3C trace context to pass on.
+            origin: who asks, when that is known.
 
         Raises:
             NotFound: no variant routes to the model or version.
@@ -182,7 +183,7 @@ class OpenInference:
         if client_id is None:
             given = request.parameters.get("client_id")
             client_id = given if isinstance(given, str) else None
-        passed = _Passed(body, header_length, traceparent)
+        passed = _Passed(body, header_length, origin)
         table = self._serving.table
         asked = self.target(model_name, version)
         production_name = table.targets[A].model_name if A in table.targets else None
@@ -223,14 +224,7 @@ class OpenInference:
             body, header_length = without_nulls(body, header_length, lane.coalescer.codec)
         started = perf_counter()
         try:
-            answer = await lane.triton.forward(
-                lane.model_name,
-                lane.version,
-                body,
-                header_length,
-                self._settings.request_seconds,
-                passed.traceparent,
-            )
+            answer = await self._ask_triton(target, body, header_length, passed.origin)
         except GatewayError:
             target.stats.failed += 1
             self._kick()
@@ -251,6 +245,34 @@ class OpenInference:
                 "longer has READY."
             )
         return Forwarded(answer, target.variant, lane.version)
+
+    async def _ask_triton(
+        self, target: Target, body: bytes, header_length: int | None, origin: Origin | None
+    ) -> Answer:
+        """Pass one request on, in a span of its own where that is traced."""
+        lane = target.lane
+        tracing = lane.triton.tracing
+        span = None
+        if tracing is not None and origin is not None and origin.span is not None:
+            origin.span.answered(target.model_name, target.variant, lane.version)
+            span = tracing.inference(lane.model_name, lane.version, None, [origin.span])
+        trace = None if origin is None else origin.traceparent
+        failed: GatewayError | None = None
+        try:
+            return await lane.triton.forward(
+                lane.model_name,
+                lane.version,
+                body,
+                header_length,
+                self._settings.request_seconds,
+                trace if span is None else span.traceparent,
+            )
+        except GatewayError as error:
+            failed = error
+            raise
+        finally:
+            if span is not None:
+                span.end(failed)
 
 
 def read_request(body: bytes, header_length: int | None) -> _Request:

@@ -22,7 +22,7 @@ from serving_gateway.errors import (
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.metrics import ModelMetrics, VariantStats
+from serving_gateway.metrics import ModelMetrics, Routed, VariantStats
 from serving_gateway.protocol import signature_from_metadata
 from serving_gateway.routing import A, Router
 from serving_gateway.settings import Settings
@@ -305,6 +305,14 @@ class Serving:
             draining=self._lifecycle.draining,
             record_problem=self.record_problem,
         )
+
+    def routed(self) -> Routed:
+        """What is told to Prometheus."""
+        table = self.table
+        variants = [
+            (one.variant, one.slot.version, one.lane.ready) for one in table.targets.values()
+        ]
+        return Routed(self.readiness().ready, table.record.generation, variants)
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""

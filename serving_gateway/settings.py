@@ -215,6 +215,34 @@ class Settings(BaseSettings):
         description="Most bytes of a model's samples; the oldest files are deleted.",
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="Base address of an OpenTelemetry collector, for OTLP over HTTP, as "
+        "http://collector:4318: predictions and the inferences that answer them are traced. "
+        "Unset: none is; a caller's traceparent goes on to Triton all the same. Needs the extra "
+        "'tracing'.",
+    )
+    trace_fraction: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of the predictions traced that come without a traceparent; the others "
+        "are traced when that says so.",
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_tracing(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+        except ModuleNotFoundError:  # one of its parents
+            found = None
+        if found is None:
+            raise ValueError("needs OpenTelemetry: install the extra 'tracing', or unset it")
+        return _http_url(value)
+
     @field_validator("sample_dir")
     @classmethod
     def _check_sample_dir(cls, value: Path | None) -> Path | None:

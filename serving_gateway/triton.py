@@ -6,7 +6,7 @@ Model control is not spoken here: the gateway holds no key for it, and needs non
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -29,6 +29,9 @@ from serving_gateway.http1 import (
 )
 from serving_gateway.protocol import ModelMetadata, metadata_decoder, parse_inference
 from serving_gateway.tensors import OutputTensor
+
+if TYPE_CHECKING:
+    from serving_gateway.tracing import Tracing
 
 _RETRY_COST: Final = 1.0
 _RETRY_EARNED: Final = 0.1
@@ -100,10 +103,19 @@ class Triton:
         url: its HTTP address.
         connections: most connections at one time.
         connect_seconds: limit for opening one.
+        tracing: makes spans of inferences; None where that is switched off.
     """
 
-    def __init__(self, url: str, *, connections: int, connect_seconds: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int,
+        connect_seconds: float,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.url = url
+        self.tracing = tracing
         self.pool = Pool(url, size=connections, connect_seconds=connect_seconds)
         # Questions about readiness must not queue behind inferences.
         self._questions = Pool(url, size=4, connect_seconds=connect_seconds)
@@ -241,9 +253,13 @@ class Tritons:
     Args:
         connections: most connections kept to one of them.
         connect_seconds: limit for opening one.
+        tracing: makes spans of inferences; None where that is switched off.
     """
 
-    def __init__(self, *, connections: int, connect_seconds: float) -> None:
+    def __init__(
+        self, *, connections: int, connect_seconds: float, tracing: Tracing | None = None
+    ) -> None:
+        self._tracing = tracing
         self._connections = connections
         self._connect_seconds = connect_seconds
         self._clients: dict[str, Triton] = {}
@@ -252,7 +268,10 @@ class Tritons:
         """The client of the Triton at an address."""
         if url not in self._clients:
             self._clients[url] = Triton(
-                url, connections=self._connections, connect_seconds=self._connect_seconds
+                url,
+                connections=self._connections,
+                connect_seconds=self._connect_seconds,
+                tracing=self._tracing,
             )
         return self._clients[url]
 

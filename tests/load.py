@@ -46,6 +46,8 @@ class Load:
         url: of the gateway, or of the balancer before it.
         connections: clients at one time.
         pause_seconds: between an answer and the next question of a client.
+        per_second: questions of all clients together, whatever the answers take as long as not
+            all clients wait for one; instead of a pause.
         body: the question.
     """
 
@@ -55,6 +57,7 @@ class Load:
         connections: int,
         *,
         pause_seconds: float = 0.0,
+        per_second: float | None = None,
         body: dict[str, Any] | None = None,
     ) -> None:
         self.answers: list[Answer] = []
@@ -63,6 +66,7 @@ class Load:
         self._host, self._port = address.hostname, address.port or 80
         self._connections = connections
         self._pause = pause_seconds
+        self._period = connections / per_second if per_second else 0.0
         content = json.dumps(body or {"data": [ROW]}).encode()
         self._request = (
             f"POST /predict HTTP/1.1\r\nhost: {address.netloc}\r\n"
@@ -73,7 +77,9 @@ class Load:
 
     async def __aenter__(self) -> Load:
         """Start all clients."""
-        self._clients = [asyncio.create_task(self._ask()) for _ in range(self._connections)]
+        self._clients = [
+            asyncio.create_task(self._ask(number)) for number in range(self._connections)
+        ]
         return self
 
     async def __aexit__(
@@ -91,8 +97,9 @@ class Load:
         """All that is no success."""
         return [answer for answer in self.answers if answer.status != 200]
 
-    async def _ask(self) -> None:
+    async def _ask(self, number: int) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        due = time.monotonic() + self._period * number / self._connections
         while not self._stop.is_set():
             sent = time.monotonic()
             try:
@@ -106,8 +113,10 @@ class Load:
             if not kept and streams is not None:
                 await _close(streams[1])
                 streams = None
-            if self._pause:
-                await asyncio.sleep(self._pause)
+            due += self._period
+            pause = due - time.monotonic() if self._period else self._pause
+            if pause > 0:
+                await asyncio.sleep(pause)
         if streams is not None:
             await _close(streams[1])
 

@@ -209,6 +209,33 @@ class AutomationFields(Fields):
     """Oldest that `features` may be before the UI calls the asset stale; a minute at least."""
 
 
+def _quantity(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}"
+    return value
+
+
+Quantity = Annotated[str, BeforeValidator(_quantity, json_schema_input_type=str | int | float)]
+
+
+class ComputeFields(Fields):
+    """What the pod of a step asks for."""
+
+    cpu: Annotated[Quantity | None, Field(examples=["2", "500m"])] = None
+    """Cores, or thousandths of them (500m)."""
+    memory: Annotated[str | None, Field(examples=["4Gi", "512Mi"])] = None
+    """Memory with its unit; a step that takes more is ended."""
+
+
+class KubernetesFields(Fields):
+    """How the model's steps run on Kubernetes; nothing of it counts elsewhere."""
+
+    resources: Annotated[
+        dict[str, ComputeFields], Field(examples=[{"trained_model": {"cpu": "2", "memory": "4Gi"}}])
+    ] = {}
+    """Asset -> what the pods of its step and of its checks ask for."""
+
+
 def _features(value: object) -> object:
     if isinstance(value, Mapping):
         return [_feature(name, options) for name, options in value.items()]
@@ -289,3 +316,5 @@ class ModelFields(Fields):
     """How Triton runs the model."""
     automation: AutomationFields = AutomationFields()
     """When the chain runs by itself."""
+    kubernetes: KubernetesFields = KubernetesFields()
+    """How the steps run on Kubernetes."""

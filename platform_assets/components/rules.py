@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from platform_assets.components.vocabulary import (
     METRIC_BOUNDS,
     estimators,
 )
-from platform_assets.model_spec import Task
+from platform_assets.model_spec import ASSETS, Task
 from platform_assets.training.metrics import valid_metrics
 
 # Narrower than the contract's: Dagster's groups, pools and jobs have no hyphens.
@@ -36,6 +37,8 @@ _PASSWORD: Final = re.compile(
     re.IGNORECASE,
 )
 _SHORTEST_FRESHNESS_S: Final = 60
+_CPU: Final = re.compile(r"(\d{1,4}(\.\d{1,3})?|\d{1,7}m)", re.ASCII)
+_MEMORY: Final = re.compile(r"\d{1,7}(\.\d{1,3})?[MGT]i?", re.ASCII)
 
 
 def faults(fields: ModelFields, model_name: str) -> list[Fault]:
@@ -50,6 +53,7 @@ def faults(fields: ModelFields, model_name: str) -> list[Fault]:
         *_evaluation(fields),
         *_serving(fields),
         *_automation(fields),
+        *_kubernetes(fields),
     ]
 
 
@@ -232,6 +236,31 @@ def _automation(fields: ModelFields) -> Iterator[Fault]:
     freshness = automation.freshness
     if freshness and duration(freshness).total_seconds() < _SHORTEST_FRESHNESS_S:
         yield Fault(("automation", "freshness"), f"{freshness} is too short: a minute is the least")
+
+
+def _kubernetes(fields: ModelFields) -> Iterator[Fault]:
+    for asset, asked in fields.kubernetes.resources.items():
+        path = ("kubernetes", "resources", asset)
+        if asset not in ASSETS:
+            near = difflib.get_close_matches(asset, ASSETS, n=1)
+            guess = f" Did you mean `{near[0]}`?" if near else ""
+            yield Fault(path, f"is no asset of a model.{guess} They are {', '.join(ASSETS)}")
+        if asked.cpu is not None and not _is_quantity(_CPU, asked.cpu):
+            yield Fault(
+                (*path, "cpu"),
+                f"{shown(asked.cpu)} is no number of cores: write 2, 0.5 or 500m (thousandths)",
+            )
+        if asked.memory is not None and not _is_quantity(_MEMORY, asked.memory):
+            yield Fault(
+                (*path, "memory"),
+                f"{shown(asked.memory)} is no size of memory: write a number and its unit, as "
+                "512Mi or 4Gi",
+            )
+
+
+def _is_quantity(shape: re.Pattern[str], text: str) -> bool:
+    # Nothing is no request; the unit of less than a megabyte would be a slip of the pen.
+    return bool(shape.fullmatch(text)) and any(digit in text for digit in "123456789")
 
 
 def _is_cron(text: str) -> bool:

@@ -18,6 +18,7 @@ from platform_assets.components.vocabulary import (
 from platform_assets.model_spec import (
     AutomationSpec,
     CandidateSpec,
+    ComputeResources,
     DatasetSource,
     Evaluation,
     EventTime,
@@ -64,6 +65,10 @@ def model_spec(fields: ModelFields, *, name: str, folder: Path, code_version: st
         evaluation=_evaluation(fields, task),
         serving=ServingSpec(**fields.serving.model_dump()),
         automation=_automation(fields),
+        compute={
+            asset: ComputeResources(asked.cpu, asked.memory)
+            for asset, asked in fields.kubernetes.resources.items()
+        },
         description=fields.description,
         owners=tuple(fields.owners),
         tags=dict(fields.tags),

@@ -1,5 +1,7 @@
 """onnx_model -> triton_model_entry."""
 
+import os
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -16,6 +18,7 @@ from platform_assets.packaging.records import OnnxModel, PackagedVersion
 from platform_assets.packaging.triton_config import (
     ConfigError,
     ServingOptions,
+    instances_on_gpu,
     model_config,
     to_text,
 )
@@ -210,7 +213,7 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
             default=serving.instances,
             ge=1,
             le=64,
-            description="Instances of the model on the CPU.",
+            description="Instances of the model on the CPU, or on each GPU where Triton has some.",
         )
 
     @dg.asset(
@@ -257,6 +260,7 @@ def _packaged(
         packaged_by=context.run.run_id,
     )
     try:
+        options = replace(options, on_gpu=instances_on_gpu(os.environ))
         graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
         summary = inspect_graph(graph)
         text = to_text(model_config(name, summary.inputs, summary.outputs, [version], options))

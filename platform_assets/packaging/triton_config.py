@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,9 @@ from serving_gateway.contract import MAX_BATCH_SIZE, MODEL_FILE, DType, check_mo
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+INSTANCE_KIND: Final = "TRITON_INSTANCE_KIND"
+"""Environment variable: `gpu` where Triton stands on nodes with one, else `cpu` or nothing."""
 
 PREFERRED_BATCH_SIZES: Final = (8, 16)
 _CONFIG_TYPES: Final = {DType.BYTES: "TYPE_STRING"} | {
@@ -45,6 +48,20 @@ class ServingOptions:
     instance_count: int = 1
     max_batch_size: int = MAX_BATCH_SIZE
     """Rows in one inference."""
+    on_gpu: bool = False
+    """Whether the instances run on GPUs, each of them on every one that Triton has."""
+
+
+def instances_on_gpu(environ: Mapping[str, str]) -> bool:
+    """Whether the environment wants instances on GPUs.
+
+    Raises:
+        ConfigError: the variable is set to something that Triton has not.
+    """
+    kind = environ.get(INSTANCE_KIND) or "cpu"
+    if kind not in {"cpu", "gpu"}:
+        raise ConfigError(f"{INSTANCE_KIND}={kind!r}: give cpu or gpu, or leave it unset")
+    return kind == "gpu"
 
 
 def model_config(
@@ -62,6 +79,8 @@ def model_config(
     """
     from tritonclient.grpc import model_config_pb2 as pb
 
+    group = pb.ModelInstanceGroup
+    kind = group.KIND_GPU if options.on_gpu else group.KIND_CPU
     served = sorted(set(versions))
     if not served or served[0] < 1:
         raise ConfigError(f"{model_name}: name at least one version, each from 1 up: {served}")
@@ -77,9 +96,7 @@ def model_config(
         version_policy=pb.ModelVersionPolicy(
             specific=pb.ModelVersionPolicy.Specific(versions=served)
         ),
-        instance_group=[
-            pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=options.instance_count)
-        ],
+        instance_group=[group(kind=kind, count=options.instance_count)],
     )
     if options.dynamic_batching:
         config.dynamic_batching.preferred_batch_size.extend(PREFERRED_BATCH_SIZES)

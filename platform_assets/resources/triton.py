@@ -1,19 +1,16 @@
-"""Triton as the pipeline sees it: what is READY, load, unload, infer by exact version."""
+"""Triton as the pipeline sees it: one server, or several that have to serve the same."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from platform_assets.resources.triton_addresses import addresses
 from platform_assets.resources.triton_api import (
-    CONTROL_HEADER,
     READY,
     UNAVAILABLE,
     IndexEntry,
@@ -28,11 +25,10 @@ from platform_assets.resources.triton_api import (
     TritonUnavailable,
     VersionMismatch,
 )
-from platform_assets.resources.triton_failures import translated
+from platform_assets.resources.triton_endpoint import TritonEndpoint
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from tritonclient.http import InferenceServerClient, InferInput, InferResult
 
 __all__ = [
     "IndexEntry",
@@ -40,6 +36,7 @@ __all__ = [
     "ModelMetadata",
     "TensorMetadata",
     "TritonAnswerError",
+    "TritonEndpoint",
     "TritonError",
     "TritonLocked",
     "TritonNotReady",
@@ -49,24 +46,31 @@ __all__ = [
     "VersionMismatch",
 ]
 
-_POLL_S: Final = 0.05
+T = TypeVar("T")
+
+_PAUSE_S: Final = 0.2
 
 
 class TritonResource(ConfigurableResource[None]):
-    """A Triton server in explicit mode.
+    """The Triton servers in explicit mode that serve together, each with all that is served.
 
-    Every call opens a connection of its own, so one resource may be used by several threads.
-    All methods raise `TritonUnavailable` when no answer comes, `TritonRefused` when Triton says
-    no (`TritonLocked` for the control key) and `TritonAnswerError` for an answer that makes no
-    sense; all are `TritonError`.
+    Most often that is one. Where there are several, READY means READY on every one of them, and
+    they are looked up anew for each operation, since pods come and go. Errors are those of
+    `TritonEndpoint`, and name the server.
     """
 
-    url: str = Field(description="HTTP address of Triton, such as http://127.0.0.1:8000")
+    url: str = Field(
+        description=(
+            "HTTP address of Triton, such as http://127.0.0.1:8000. Several, separated by commas, "
+            "or a name that resolves to several IP addresses (a headless Service) mean all of them"
+        )
+    )
     grpc_url: str = Field(
         default="",
         description=(
-            "HOST:PORT of Triton's gRPC, over which models are loaded and unloaded. Without it "
-            "that is done over HTTP, where Triton stops answering many connections meanwhile"
+            "HOST:PORT of Triton's gRPC, over which models are loaded and unloaded; as many as "
+            "`url` has. Without it that is done over HTTP, where Triton stops answering many "
+            "connections meanwhile"
         ),
     )
     control_key: str = Field(
@@ -76,120 +80,108 @@ class TritonResource(ConfigurableResource[None]):
     load_timeout_s: float = Field(
         default=120.0, gt=0, description="Seconds to wait for a model to be loaded or unloaded"
     )
+    replacement_s: float = Field(
+        default=30.0,
+        ge=0,
+        description=(
+            "Seconds that one of several servers has to answer or to leave the name, as a pod "
+            "does that is replaced; a single server is not waited for"
+        ),
+    )
+
+    def endpoints(self) -> tuple[TritonEndpoint, ...]:
+        """Return the servers that there are now, at least one."""
+        return tuple(
+            TritonEndpoint(
+                url=address.url,
+                grpc_url=address.grpc_url,
+                control_key=self.control_key,
+                timeout_s=self.timeout_s,
+                load_timeout_s=self.load_timeout_s,
+            )
+            for address in addresses(self.url, self.grpc_url)
+        )
+
+    def everywhere(self, ask: Callable[[TritonEndpoint], T]) -> list[T]:
+        """Ask every server, one after the other, and return what each answered.
+
+        A server that goes away meanwhile does not count; one that comes is asked as well.
+
+        Raises:
+            TritonUnavailable: the only server, or one that stays, does not answer.
+            TritonError: the first that `ask` raised; the servers after it were not asked.
+        """
+        answers: dict[str, T] = {}
+        lost: dict[str, TritonUnavailable] = {}
+        deadline = time.monotonic() + self.replacement_s
+        while True:
+            endpoints = self.endpoints()
+            missing = [one for one in endpoints if one.url not in answers]
+            if not missing:
+                return [answers[one.url] for one in endpoints]
+            over = len(endpoints) == 1 or time.monotonic() >= deadline
+            for endpoint in missing:
+                if over and endpoint.url in lost:
+                    raise lost[endpoint.url]
+                try:
+                    answers[endpoint.url] = ask(endpoint)
+                except TritonUnavailable as error:
+                    lost[endpoint.url] = error
+            if lost and not over:
+                time.sleep(_PAUSE_S)
 
     def live(self) -> bool:
-        """Whether the server answers at all; never raises `TritonUnavailable`."""
-        try:
-            with self._client("ask whether it lives") as client:
-                return bool(client.is_server_live())
-        except TritonUnavailable:
-            return False
+        """Whether every server answers at all; never raises `TritonUnavailable`."""
+        return all(endpoint.live() for endpoint in self.endpoints())
 
     def index(self, model_name: str | None = None) -> list[IndexEntry]:
-        """Return the repository index, of one model or of all."""
-        with self._client("read the repository index") as client:
-            lines = client.get_model_repository_index(headers=self._key())
-            entries = [_index_entry(line) for line in lines]
-        return [entry for entry in entries if model_name in (None, entry.name)]
+        """Return the repository index, of one model or of all.
+
+        Of several servers, what is not READY on one of them is listed as that one has it.
+        """
+        return merged_index(self.everywhere(lambda one: (one.url, one.index(model_name))))
 
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
-        """Return the READY versions by the repository index, ascending."""
-        return tuple(
-            sorted(
-                entry.version
-                for entry in self.index(model_name)
-                if entry.version is not None and entry.state == READY
-            )
-        )
+        """Return the versions that every server has READY by its index, ascending."""
+        found = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
+        return tuple(sorted(frozenset.intersection(*found)))
+
+    def ready_anywhere(self, model_name: str) -> tuple[int, ...]:
+        """Return the versions that some server has READY: none of them may be taken away."""
+        found = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
+        return tuple(sorted(frozenset.union(*found)))
 
     def version_ready(self, model_name: str, version: int) -> bool:
-        """Whether the versioned ready endpoint answers yes at this moment."""
-        with self._client(f"ask whether {model_name} version {version} is ready") as client:
-            return bool(client.is_model_ready(model_name, str(version)))
+        """Whether every server's versioned ready endpoint answers yes at this moment."""
+        return all(self.everywhere(lambda one: one.version_ready(model_name, version)))
 
     def wait_until_ready(self, model_name: str, version: int, timeout_s: float = 60.0) -> None:
-        """Return once the versioned ready endpoint says yes.
+        """Return once the versioned ready endpoint of every server says yes.
 
         Raises:
-            TritonNotReady: Triton says that the version failed, or the time is over.
-            TritonUnavailable: Triton itself did not answer until the time was over.
+            TritonNotReady: one says that the version failed, or its time is over.
         """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            late = time.monotonic() >= deadline
-            try:
-                if self.version_ready(model_name, version):
-                    return
-                entry = self._entry(model_name, version)
-            except TritonUnavailable:
-                if late:
-                    raise
-            else:
-                failed = entry is not None and entry.state == UNAVAILABLE and entry.reason
-                if failed or late:
-                    raise TritonNotReady(self._not_ready(model_name, version, entry, timeout_s))
-            time.sleep(_POLL_S)
-
-    def _entry(self, model_name: str, version: int) -> IndexEntry | None:
-        return next((e for e in self.index(model_name) if e.version == version), None)
-
-    def _not_ready(
-        self, model_name: str, version: int, entry: IndexEntry | None, timeout_s: float
-    ) -> str:
-        if entry is None:
-            state = f"not in the repository index after {timeout_s} s"
-        else:
-            state = entry.state + (f" ({entry.reason})" if entry.reason else "")
-        ready = self.ready_versions(model_name)
-        return (
-            f"{model_name} version {version} is not READY in Triton at {self.url}: {state}. "
-            f"Still READY: {', '.join(map(str, ready)) or 'none'}"
-        )
+        self.everywhere(lambda one: one.wait_until_ready(model_name, version, timeout_s))
 
     def load(self, model_name: str, config: Mapping[str, object] | None = None) -> None:
-        """Load the model and return when Triton is done.
-
-        `config` (a model configuration as JSON) overrides `config.pbtxt`. One that differs
-        from the loaded configuration in its version policy alone adds and retires versions
-        and leaves the others as they are; any other difference loads every version anew.
-        With None the file on disk counts.
-
-        Goes over gRPC when `grpc_url` is set. It should be: a load over HTTP occupies one of
-        Triton's HTTP threads until it is done, and every client connection that happens to
-        belong to that thread, often half of them, waits as long (measured: 1.4 s instead of
-        0.02 s).
+        """Load the model on every server, as `TritonEndpoint.load` does, and return when all have.
 
         Raises:
-            TritonRefused: a version failed to load; those that were READY still are.
+            TritonRefused: one failed to load it; those after it were left alone.
         """
-        text = None if config is None else json.dumps(config)
-        with self._control(f"load {model_name}") as (client, headers):
-            client.load_model(model_name, headers=headers, config=text)
+        self.everywhere(lambda one: one.load(model_name, config))
 
     def unload(self, model_name: str) -> None:
-        """Unload all versions; requests in flight are finished first."""
-        with self._control(f"unload {model_name}") as (client, headers):
-            client.unload_model(model_name, headers=headers)
+        """Unload all versions on every server; requests in flight are finished first."""
+        self.everywhere(lambda one: one.unload(model_name))
 
     def loaded_config(self, model_name: str, version: int) -> dict[str, Any]:
-        """Return the configuration that a READY version runs with, as JSON."""
-        with self._client(f"read the configuration of {model_name}") as client:
-            config: dict[str, Any] = client.get_model_config(
-                model_name, str(version), headers=self._key()
-            )
-            return config
+        """Return the configuration that a READY version runs with on the first server."""
+        return self.endpoints()[0].loaded_config(model_name, version)
 
     def metadata(self, model_name: str, version: int) -> ModelMetadata:
-        """Return the inputs and outputs of a READY version."""
-        with self._client(f"read the metadata of {model_name} version {version}") as client:
-            answer = client.get_model_metadata(model_name, str(version))
-            return ModelMetadata(
-                name=answer["name"],
-                version=version,
-                platform=answer["platform"],
-                inputs=tuple(_tensor(tensor) for tensor in answer["inputs"]),
-                outputs=tuple(_tensor(tensor) for tensor in answer["outputs"]),
-            )
+        """Return the inputs and outputs of a READY version, as the first server has them."""
+        return self.endpoints()[0].metadata(model_name, version)
 
     def infer(
         self,
@@ -198,146 +190,29 @@ class TritonResource(ConfigurableResource[None]):
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str] = (),
     ) -> InferenceAnswer:
-        """Ask exactly this version.
-
-        Args:
-            model_name: the model.
-            version: the version; never left to Triton.
-            inputs: input name -> array, its type that of the model; text as `str`, `bytes`
-                or object arrays.
-            outputs: outputs wanted; empty for all of them.
-
-        Raises:
-            VersionMismatch: Triton says that another version made the answer.
-        """
-        from tritonclient.http import InferRequestedOutput
-
-        with self._client(f"infer with {model_name} version {version}") as client:
-            result = client.infer(
-                model_name,
-                [_infer_input(name, array) for name, array in inputs.items()],
-                model_version=str(version),
-                outputs=[InferRequestedOutput(name) for name in outputs] or None,
-            )
-            return self._answer(result, model_name, version, outputs)
-
-    def _answer(
-        self, result: InferResult, model_name: str, version: int, wanted: Sequence[str]
-    ) -> InferenceAnswer:
-        response = result.get_response()
-        answered = int(response["model_version"])
-        if (response["model_name"], answered) != (model_name, version):
-            raise VersionMismatch(
-                f"asked {model_name} version {version} of Triton at {self.url}, but "
-                f"{response['model_name']} version {answered} answered; the answer is dropped"
-            )
-        names = [output["name"] for output in response.get("outputs", [])]
-        missing = sorted(set(wanted) - set(names))
-        if missing:
-            raise TritonAnswerError(
-                f"{model_name} version {version} of Triton at {self.url} left out the outputs "
-                f"{', '.join(missing)}"
-            )
-        arrays = {name: _text(result.as_numpy(name)) for name in names}
-        return InferenceAnswer(outputs=arrays, model_version=answered)
-
-    def _key(self) -> dict[str, str]:
-        return {CONTROL_HEADER: self.control_key}
-
-    @contextlib.contextmanager
-    def _control(self, doing: str) -> Iterator[tuple[Any, dict[str, str]]]:
-        """A client for what takes long, and the headers that open it."""
-        if not self.grpc_url:
-            with self._client(doing, self.load_timeout_s) as client:
-                yield client, self._key()
-            return
-        from tritonclient.grpc import InferenceServerClient
-
-        with translated(self.grpc_url, doing, self.load_timeout_s):
-            # A proxy of the user's environment must not stand before a server on loopback.
-            options = [("grpc.enable_http_proxy", 0)]
-            grpc_client = InferenceServerClient(self.grpc_url, channel_args=options)
-            try:
-                yield (
-                    _WithDeadline(grpc_client, self.load_timeout_s),
-                    {f"triton-grpc-protocol-{CONTROL_HEADER}": self.control_key},
-                )
-            finally:
-                grpc_client.close()
-
-    @contextlib.contextmanager
-    def _client(
-        self, doing: str, timeout_s: float | None = None
-    ) -> Iterator[InferenceServerClient]:
-        """A connected client, inside the one place where foreign exceptions are translated."""
-        from tritonclient.http import InferenceServerClient
-
-        seconds = timeout_s or self.timeout_s
-        with translated(self.url, doing, seconds):
-            client = InferenceServerClient(
-                _host(self.url), connection_timeout=self.timeout_s, network_timeout=seconds
-            )
-            try:
-                yield client
-            finally:
-                client.close()
+        """Ask exactly this version of the first server, as `TritonEndpoint.infer` does."""
+        return self.endpoints()[0].infer(model_name, version, inputs, outputs)
 
 
-class _WithDeadline:
-    """The two gRPC calls in the shape that the HTTP client has them."""
-
-    def __init__(self, client: Any, timeout_s: float) -> None:
-        self._client = client
-        self._timeout_s = timeout_s
-
-    def load_model(self, name: str, *, headers: dict[str, str], config: str | None) -> None:
-        self._client.load_model(
-            name, headers=headers, config=config, client_timeout=self._timeout_s
-        )
-
-    def unload_model(self, name: str, *, headers: dict[str, str]) -> None:
-        self._client.unload_model(name, headers=headers, client_timeout=self._timeout_s)
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment:
-        raise TritonError(f"{url!r} is no address of a Triton: use http://HOST:PORT")
-    return f"{parts.netloc}{parts.path}".rstrip("/")
+def merged_index(indexes: Sequence[tuple[str, Sequence[IndexEntry]]]) -> list[IndexEntry]:
+    """Return one index of several servers' (address, index): READY is what all have READY."""
+    if len(indexes) == 1:
+        return list(indexes[0][1])
+    listed = {(entry.name, entry.version) for _, index in indexes for entry in index}
+    versioned = {name for name, version in listed if version is not None}
+    merged = []
+    for name, version in sorted(listed, key=lambda one: (one[0], one[1] or 0)):
+        if version is None and name in versioned:
+            continue  # one server never loaded the model: it lacks each of the versions
+        found = [_entry(url, index, name, version) for url, index in indexes]
+        merged.append(next((entry for entry in found if entry.state != READY), found[0]))
+    return merged
 
 
-def _index_entry(line: Mapping[str, str]) -> IndexEntry:
-    version = line.get("version")
-    return IndexEntry(
-        name=line["name"],
-        version=int(version) if version else None,
-        state=line.get("state", ""),
-        reason=line.get("reason", ""),
-    )
-
-
-def _tensor(tensor: Mapping[str, Any]) -> TensorMetadata:
-    return TensorMetadata(tensor["name"], tensor["datatype"], tuple(map(int, tensor["shape"])))
-
-
-def _infer_input(name: str, array: npt.NDArray[Any]) -> InferInput:
-    import numpy as np
-    from tritonclient.http import InferInput
-    from tritonclient.utils import np_to_triton_dtype
-
-    # numpy's own text types pad and cut: the wire format wants the objects.
-    data = array.astype(np.object_) if array.dtype.kind in "US" else np.ascontiguousarray(array)
-    tensor = InferInput(name, list(data.shape), np_to_triton_dtype(data.dtype))
-    tensor.set_data_from_numpy(data)
-    return tensor
-
-
-def _text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Decode a BYTES tensor; leave every other as it is."""
-    import numpy as np
-
-    if array.dtype.kind != "O":
-        return array
-    decoded = np.empty(array.size, dtype=np.object_)
-    decoded[:] = [item.decode() if isinstance(item, bytes) else item for item in array.flat]
-    return decoded.reshape(array.shape)
+def _entry(url: str, index: Sequence[IndexEntry], name: str, version: int | None) -> IndexEntry:
+    for entry in index:
+        if (entry.name, entry.version) == (name, version):
+            why = entry.reason or entry.state
+            reason = f"{why} at {url}" if why and entry.state != READY else ""
+            return IndexEntry(name, version, entry.state, reason)
+    return IndexEntry(name, version, UNAVAILABLE, f"was never loaded at {url}")

@@ -15,7 +15,13 @@ from platform_assets.packaging.triton_config import (
     with_versions,
 )
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
-from platform_assets.resources.triton import TritonNotReady, TritonRefused, TritonResource
+from platform_assets.resources.triton import (
+    TritonEndpoint,
+    TritonError,
+    TritonNotReady,
+    TritonRefused,
+    TritonResource,
+)
 from platform_assets.serving.policy import versions_beside
 from platform_assets.serving.records import ServingState
 
@@ -36,12 +42,13 @@ def load_beside(
     """Ask Triton to load a packaged version and return what came of it.
 
     What was READY stays READY whatever happens. `config.pbtxt` is replaced only when the
-    version is READY, and then names READY versions alone.
+    version is READY, and then names READY versions alone. Of several servers one after the
+    other loads it; when one does not, those before give it back.
 
     Args:
         packaged: the version; its bytes are checked against their digest once more.
-        triton: the server, with its control key.
-        repository: the server's model repository.
+        triton: the servers, with their control key.
+        repository: their model repository.
         timeout_s: how long to wait for READY after Triton accepted the load.
         log: takes one line per step.
 
@@ -49,7 +56,7 @@ def load_beside(
         TritonUnavailable: Triton does not answer; nothing was changed.
     """
     name, version = packaged.model_name, packaged.version
-    before = triton.ready_versions(name)
+    triton.ready_versions(name)  # nothing is done while one of them is down
 
     def state(reason: str) -> ServingState:
         ready = triton.ready_versions(name)
@@ -72,25 +79,83 @@ def load_beside(
             f"not loaded: the repository holds digest {provenance.onnx_sha256}, packaged was "
             f"{packaged.sha256}"
         )
-    verified = persisted_versions(repository, name)
-    versions = versions_beside(
-        version, ready=before, verified=verified, broken=repository.broken(name, verified)
-    )
-    log(f"READY before: {_listed(before)}; loading {_listed(versions)}")
-    config = beside(from_text(packaged.config_text), repository.persisted_config(name), versions)
-    refusal = "Triton gives no reason"
+    loading = _Loading(packaged, repository, timeout_s, log)
     try:
-        triton.load(name, load_override(config))
-        triton.wait_until_ready(name, version, timeout_s)
-    except (TritonRefused, TritonNotReady) as error:
-        # Triton refuses a load as a whole when one version fails, so look before judging.
-        refusal = str(error)
-    ready = triton.ready_versions(name)
-    if version not in ready:
-        return state(refusal)
-    repository.persist_config(name, to_text(with_versions(config, ready)))
-    log(f"READY now: {_listed(ready)}; config.pbtxt names them")
+        triton.everywhere(loading.load)
+        ready = triton.ready_anywhere(name)
+        repository.persist_config(name, to_text(loading.config(ready)))
+        log(f"READY now: {_listed(ready)}; config.pbtxt names them")
+        # A server that started meanwhile may have read the file as it was.
+        triton.everywhere(loading.load_unless_ready)
+    except _NotLoadedError as refusal:
+        loading.give_back()
+        return state(str(refusal))
+    except TritonError:
+        loading.give_back()
+        raise
     return state("")
+
+
+class _NotLoadedError(Exception):
+    """A server does not have the version READY; the message says why."""
+
+
+class _Loading:
+    """The load of one version, server by server, and the way back."""
+
+    def __init__(
+        self, packaged: PackagedVersion, repository: ModelRepository, timeout_s: float, log: Log
+    ) -> None:
+        self._name, self._version = packaged.model_name, packaged.version
+        self._candidate = from_text(packaged.config_text)
+        self._repository, self._timeout_s, self._log = repository, timeout_s, log
+        self._persisted = repository.persisted_config(self._name)
+        self._verified = persisted_versions(repository, self._name)
+        self._broken = repository.broken(self._name, self._verified)
+        self._loaded: list[tuple[TritonEndpoint, tuple[int, ...]]] = []
+        """Servers that have the version, and what they had READY before."""
+
+    def config(self, versions: Collection[int]) -> ModelConfig:
+        """The configuration that serves these versions, the new one's where they differ."""
+        return beside(self._candidate, self._persisted, versions)
+
+    def load(self, endpoint: TritonEndpoint) -> None:
+        """Load the version beside what this server has, and what it lost."""
+        before = endpoint.ready_versions(self._name)
+        versions = versions_beside(
+            self._version, ready=before, verified=self._verified, broken=self._broken
+        )
+        self._log(f"READY before: {_listed(before)}; loading {_listed(versions)}")
+        refusal = "Triton gives no reason"
+        try:
+            endpoint.load(self._name, load_override(self.config(versions)))
+            endpoint.wait_until_ready(self._name, self._version, self._timeout_s)
+        except (TritonRefused, TritonNotReady) as error:
+            # Triton refuses a load as a whole when one version fails, so look before judging.
+            refusal = str(error)
+        if self._version not in endpoint.ready_versions(self._name):
+            raise _NotLoadedError(refusal)
+        self._loaded.append((endpoint, before))
+
+    def load_unless_ready(self, endpoint: TritonEndpoint) -> None:
+        """Load the version where it is not READY."""
+        if self._version not in endpoint.ready_versions(self._name):
+            self.load(endpoint)
+
+    def give_back(self) -> None:
+        """Bring servers and file to where they were; what fails is left to the reconciliation."""
+        if self._persisted is not None and self._loaded:
+            self._repository.persist_config(self._name, self._persisted)
+        for endpoint, before in self._loaded:
+            try:
+                if before:
+                    text = self._persisted
+                    config = self._candidate if text is None else from_text(text)
+                    endpoint.load(self._name, load_override(with_versions(config, before)))
+                else:
+                    endpoint.unload(self._name)
+            except TritonError as error:
+                self._log(f"version {self._version} was not given back: {error}")
 
 
 def beside(candidate: ModelConfig, persisted: str | None, versions: Collection[int]) -> ModelConfig:
@@ -123,7 +188,7 @@ def retire(
         RepositoryError: there is no persisted configuration to start from.
         TritonUnavailable, TritonRefused: nothing was persisted.
     """
-    ready = triton.ready_versions(model_name)
+    ready = triton.ready_anywhere(model_name)
     retired = tuple(version for version in ready if version not in keep)
     if retired:
         serve_exactly(model_name, keep, triton=triton, repository=repository)
@@ -143,16 +208,30 @@ def serve_exactly(
         RepositoryError: there is no persisted configuration to start from.
         TritonUnavailable, TritonRefused: nothing was persisted.
     """
+    config = with_versions(persisted_config(repository, model_name), versions)
+    triton.load(model_name, load_override(config))
+    persist(repository, config)
+
+
+def persisted_config(repository: ModelRepository, model_name: str) -> ModelConfig:
+    """Return the configuration that a restarted Triton would load.
+
+    Raises:
+        RepositoryError: there is none.
+    """
     text = repository.persisted_config(model_name)
     if text is None:
         raise RepositoryError(
             f"{model_name} has no config.pbtxt: no version of it was ever seen READY"
         )
-    config = with_versions(from_text(text), versions)
-    triton.load(model_name, load_override(config))
-    rendered = to_text(config)
-    if rendered != text:
-        repository.persist_config(model_name, rendered)
+    return from_text(text)
+
+
+def persist(repository: ModelRepository, config: ModelConfig) -> None:
+    """Write the configuration of what serves now, unless it stands there already."""
+    text = to_text(config)
+    if text != repository.persisted_config(config.name):
+        repository.persist_config(config.name, text)
 
 
 def persisted_versions(repository: ModelRepository, model_name: str) -> tuple[int, ...]:

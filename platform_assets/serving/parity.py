@@ -9,7 +9,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import model_inputs
 from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
-from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DType, Feature, Signature
 
@@ -86,7 +86,7 @@ def _json_column(feature: Feature, column: pd.Series[Any]) -> Iterator[Any]:
 def ask_triton(
     features: pd.DataFrame,
     signature: Signature,
-    triton: TritonResource,
+    triton: TritonEndpoint | TritonResource,
     *,
     model_name: str,
     version: int,
@@ -136,14 +136,12 @@ def warm_up(
     try:
         signature = mlflow.version(state.model_name, state.version).signature
         rows = mlflow.evaluation_set(state.run_id).features.head(wanted)
-        ask_triton(
-            rows,
-            signature,
-            triton,
-            model_name=state.model_name,
-            version=state.version,
-            batch_rows=1,
-        )
+
+        def ask(endpoint: TritonEndpoint) -> None:
+            name, version = state.model_name, state.version
+            ask_triton(rows, signature, endpoint, model_name=name, version=version, batch_rows=1)
+
+        triton.everywhere(ask)
     except (RegistryError, TritonError) as error:
         return f"stopped: {error}"
     return f"{len(rows)} rows"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -17,6 +17,16 @@ class Drift:
 
     def __bool__(self) -> bool:
         return bool(self.lost or self.gained)
+
+    @classmethod
+    def of_all(cls, drifts: Iterable[Drift]) -> Drift:
+        """Put together how each of several servers differs."""
+        lost: set[int] = set()
+        gained: set[int] = set()
+        for one in drifts:
+            lost.update(one.lost)
+            gained.update(one.gained)
+        return cls(tuple(sorted(lost)), tuple(sorted(gained)))
 
 
 def drift(verified: Collection[int], ready: Collection[int]) -> Drift:

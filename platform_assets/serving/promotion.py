@@ -146,13 +146,14 @@ def retire_surplus(
             production=production,
             routed=routed,
             previous=previous,
-            ready=triton.ready_versions(name),
+            # Anywhere: a server that is behind for a moment takes nothing from the others.
+            ready=triton.ready_anywhere(name),
             retention=retention,
         )
         retired = retire(name, keep, triton=triton, repository=repository)
         doomed = versions_to_delete(
             on_disk=repository.versions(name),
-            ready=triton.ready_versions(name),
+            ready=triton.ready_anywhere(name),
             routed=(production, *routed, *persisted_versions(repository, name)),
             ledger=[entry.version for entry in ledger],
             keep=spec.serving.keep_versions,

@@ -12,7 +12,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.parity import compare
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
-from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.triton import TritonEndpoint, TritonResource
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.parity import ask_gateway, json_rows
 from platform_assets.serving.records import Promotion
@@ -48,20 +48,24 @@ def collect_proof(
 
 def _triton_says(promotion: Promotion, triton: TritonResource) -> str:
     name, version = promotion.model_name, promotion.version
-    index = [
-        {"name": entry.name, "version": str(entry.version), "state": entry.state}
-        for entry in triton.index(name)
-    ]
-    ready = "200" if triton.version_ready(name, version) else "not 200"
-    return "\n".join(
-        [
-            f"GET {triton.url}/v2/models/{name}/versions/{version}/ready",
-            ready,
-            "",
-            f"POST {triton.url}/v2/repository/index",
-            *(json.dumps(row, separators=(",", ":")) for row in index),
+
+    def said(endpoint: TritonEndpoint) -> str:
+        index = [
+            {"name": entry.name, "version": str(entry.version), "state": entry.state}
+            for entry in endpoint.index(name)
         ]
-    )
+        ready = "200" if endpoint.version_ready(name, version) else "not 200"
+        return "\n".join(
+            [
+                f"GET {endpoint.url}/v2/models/{name}/versions/{version}/ready",
+                ready,
+                "",
+                f"POST {endpoint.url}/v2/repository/index",
+                *(json.dumps(row, separators=(",", ":")) for row in index),
+            ]
+        )
+
+    return "\n\n".join(triton.everywhere(said))
 
 
 def _gateways_say(model_name: str, gateway: GatewayResource) -> str:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import dagster as dg
 
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.packaging.triton_config import load_override, with_versions
 from platform_assets.resources.failures import failure
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
-from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.loading import Log, persisted_versions, serve_exactly
+from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
+from platform_assets.serving.loading import Log, persist, persisted_config, persisted_versions
 from platform_assets.serving.policy import Drift, drift
 
 
@@ -17,13 +18,16 @@ def observed_drift(
 ) -> Drift | None:
     """Compare Triton's live answer with the persisted policy; None when nothing was ever READY.
 
+    Of several servers: what any of them lost, and what any of them gained.
+
     Raises:
         TritonError: Triton does not answer.
     """
     verified = persisted_versions(repository, model_name)
     if not verified:
         return None
-    return drift(verified, triton.ready_versions(model_name))
+    found = triton.everywhere(lambda one: drift(verified, one.ready_versions(model_name)))
+    return Drift.of_all(found)
 
 
 def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
@@ -69,16 +73,24 @@ def restore(
         if not found:
             log("Triton serves exactly the verified versions; nothing to do.")
             return None
-        ready = triton.ready_versions(name)
         verified = persisted_versions(repository, name)
         broken = repository.broken(name, verified)
-        # A version that is READY serves from memory, whatever became of its files.
-        wanted = [version for version in verified if version in ready or version not in broken]
-        if not wanted:
-            raise _cannot_give_back(broken, "nothing of the model")
-        serve_exactly(name, wanted, triton=triton, repository=repository)
-        for version in wanted:
-            triton.wait_until_ready(name, version)
+        serving = persisted_config(repository, name)
+
+        def give_back(endpoint: TritonEndpoint) -> tuple[int, ...]:
+            ready = endpoint.ready_versions(name)
+            # A version that is READY serves from memory, whatever became of its files.
+            versions = [one for one in verified if one in ready or one not in broken]
+            if not versions:
+                raise _cannot_give_back(broken, "nothing of the model")
+            if drift(versions, ready):
+                endpoint.load(name, load_override(with_versions(serving, versions)))
+            for version in versions:
+                endpoint.wait_until_ready(name, version)
+            return tuple(versions)
+
+        wanted = sorted({version for given in triton.everywhere(give_back) for version in given})
+        persist(repository, with_versions(serving, wanted))
         left = observed_drift(name, triton, repository)
     except (TritonError, RepositoryError) as error:
         raise failure(

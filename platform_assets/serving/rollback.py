@@ -162,14 +162,16 @@ def _make_ready(
     context: dg.OpExecutionContext,
 ) -> None:
     try:
-        ready = triton.ready_versions(name)
         # READY alone would not do: a version that no policy names is gone with Triton's restart.
-        if version in ready and version in persisted_versions(repository, name):
+        if version in triton.ready_versions(name) and version in persisted_versions(
+            repository, name
+        ):
             context.log.info(f"version {version} is READY: the switch is instant")
             return
         context.log.info(f"version {version} is loaded from the repository")
         repository.verify(name, version)
-        serve_exactly(name, [*ready, version], triton=triton, repository=repository)
+        present = triton.ready_anywhere(name)
+        serve_exactly(name, [*present, version], triton=triton, repository=repository)
         triton.wait_until_ready(name, version)
     except (TritonError, RepositoryError, ConfigError) as error:
         raise failure(

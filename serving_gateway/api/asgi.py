@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter
 
@@ -14,6 +14,7 @@ from serving_gateway.api.oip import template as protocol_template
 from serving_gateway.api.predict import predict
 from serving_gateway.api.raw import (
     JSON,
+    SPAN,
     ASGIApp,
     Header,
     Message,
@@ -26,6 +27,7 @@ from serving_gateway.api.raw import (
     header,
     origin,
     read_body,
+    trace_context,
 )
 from serving_gateway.api.security import DataGuard
 from serving_gateway.errors import ClientGone, GatewayError, MethodNotAllowed
@@ -33,6 +35,9 @@ from serving_gateway.hosting import Hosting
 from serving_gateway.metrics import Metrics
 from serving_gateway.settings import Settings
 from serving_gateway.state import Lifecycle
+
+if TYPE_CHECKING:
+    from serving_gateway.tracing import RequestSpan, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,7 @@ class Gateway:
         lifecycle: whether the process is about to end.
         control: answers all that is no prediction.
         metrics: counts.
+        tracing: makes spans of predictions; None where that is switched off.
     """
 
     def __init__(
@@ -63,7 +69,9 @@ class Gateway:
         lifecycle: Lifecycle,
         control: ASGIApp,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.in_flight = 0
         self._hosting = hosting
         self._lifecycle = lifecycle
@@ -110,6 +118,7 @@ class Gateway:
             elif name == b"traceparent":
                 traceparent = value
         request_id = self._ids.of(given_id)
+        span = None if self._tracing is None else self._begin(scope, traceparent)
         started = perf_counter()
         status = 200
         headers: list[Header] = [JSON]
@@ -120,9 +129,11 @@ class Gateway:
             hosting = self._hosting
             plane = hosting.default if model_name is None else hosting.plane(model_name)
             request = await read_body(receive, scope["headers"], self._max_body)
-            body = await predict(plane, request, content_type, origin(receive, traceparent))
+            asked_by = origin(receive, traceparent, span)
+            body = await predict(plane, request, content_type, asked_by)
             (self._predicted if model_name is None else self._predicted_named).inc()
         except ClientGone:
+            status = 499
             return
         except GatewayError as error:
             status = error.status
@@ -130,13 +141,21 @@ class Gateway:
         except Exception:
             status = 500
             body, headers = self._failed(scope, request_id, model_name)
+        finally:
+            if span is not None:
+                span.end(status)
         await self._send(send, status, body, headers, request_id)
         if self._access_log:
             self._log(scope, status, request_id, started)
 
     async def _answer_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
+        span: RequestSpan | None = None
+        if self._tracing is not None and scope["path"].rstrip("/").endswith("/infer"):
+            span = self._begin(scope, header(scope["headers"], b"traceparent"))
+            scope[SPAN] = span
         started = perf_counter()
+        status = 500
         try:
             # A prober has no key: the health of the server and of a model is told to anybody.
             if not _HEALTH_PATH.fullmatch(scope["path"]):
@@ -144,6 +163,7 @@ class Gateway:
             status, body, headers = await self._protocol(scope, receive)
             self._requests.labels(_method(scope), _template(scope["path"]), str(status)).inc()
         except ClientGone:
+            status = 499
             return
         except GatewayError as error:
             status = error.status
@@ -151,9 +171,19 @@ class Gateway:
         except Exception:
             status = 500
             body, headers = self._failed(scope, request_id)
+        finally:
+            if span is not None:
+                span.end(status)
         await self._send(send, status, body, headers, request_id)
         if self._access_log:
             self._log(scope, status, request_id, started)
+
+    def _begin(self, scope: Scope, traceparent: bytes | None) -> RequestSpan | None:
+        """Begin the span of a request; None where it is not traced."""
+        context = trace_context(traceparent)
+        if self._tracing is None or not self._tracing.wants(context):
+            return None
+        return self._tracing.request(_method(scope), _template(scope["path"]), context)
 
     async def _send(
         self, send: Send, status: int, body: bytes, headers: list[Header], request_id: bytes

@@ -8,6 +8,7 @@ from typing import Final
 
 from serving_gateway.api.raw import (
     JSON,
+    SPAN,
     Header,
     Receive,
     Scope,
@@ -108,7 +109,7 @@ class OipEndpoint:
             None if client is None else client.decode("latin-1"),
             body,
             None if announced is None else int(announced),
-            origin(receive, header(headers, b"traceparent")).traceparent,
+            origin(receive, header(headers, b"traceparent"), scope.get(SPAN)),
         )
         status, content, answered = _relayed(forwarded.answer)
         answered.append((b"x-serving-variant", forwarded.variant.encode()))

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -21,6 +21,9 @@ from serving_gateway.errors import (
     error_answer,
 )
 
+if TYPE_CHECKING:
+    from serving_gateway.tracing import RequestSpan
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -29,6 +32,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 encode: Final = msgspec.json.Encoder().encode
+SPAN: Final = "serving_gateway.span"
+"""Where a traced request's span stands in its scope."""
 JSON: Final[Header] = (b"content-type", b"application/json")
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -50,7 +55,14 @@ class RequestIds:
         return b"%s%x" % (self._prefix, next(self._numbers))
 
 
-def origin(receive: Receive, traceparent: bytes | None) -> Origin:
+def trace_context(traceparent: bytes | None) -> bytes | None:
+    """The W3C trace context of a header; one that is none is ignored, as the standard wants."""
+    if traceparent is None or _TRACEPARENT.fullmatch(traceparent) is None:
+        return None
+    return traceparent
+
+
+def origin(receive: Receive, traceparent: bytes | None, span: RequestSpan | None = None) -> Origin:
     """Who asks, as far as it matters on the way to Triton.
 
     The server's `receive` is a method of the connection's present exchange, which knows at no
@@ -58,9 +70,9 @@ def origin(receive: Receive, traceparent: bytes | None) -> Origin:
     """
     owner = getattr(receive, "__self__", None)
     connection: Connection | None = owner if hasattr(owner, "disconnected") else None
-    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:
-        traceparent = None  # as the standard wants it: ignored, never an error
-    return Origin(connection, traceparent)
+    if span is not None:
+        return Origin(connection, span.traceparent, span)
+    return Origin(connection, trace_context(traceparent))
 
 
 def header(headers: Iterable[Header], name: bytes) -> bytes | None:

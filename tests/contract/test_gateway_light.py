@@ -12,7 +12,7 @@ from serving_gateway.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     *("dagster", "mlflow", "sklearn", "pandas", "numpy", "pyarrow", "onnx", "tritonclient"),
-    *("platform_assets", "feast"),
+    *("platform_assets", "feast", "opentelemetry.sdk", "opentelemetry.exporter"),
 )
 IMPORTS = """
 import os, sys

@@ -49,7 +49,7 @@ MIDWAY: Final = (
     kill(
         "triton_serving_state",
         "during",
-        "platform_assets.resources.triton:TritonResource.load",
+        "platform_assets.resources.triton_endpoint:TritonEndpoint.load",
         seconds=0.5,
     ),
     kill(

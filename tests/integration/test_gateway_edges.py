@@ -6,10 +6,8 @@ import contextlib
 import json
 import signal
 import socket
-import socketserver
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.onnx_models import telltale, write_entry
+from tests.recorder import Recorder, run_recorder
 from tests.servers import LOOPBACK, ROOT, RunningTriton, run_triton, wait_until
 
 KEYS = ("first-key-0123456789", "second-key-0123456789")
@@ -174,52 +173,10 @@ def test_what_is_no_http_is_told_so(keyed: RunningGateway) -> None:
     assert json.loads(body)["code"] == "malformed_body"
 
 
-class Recorder(socketserver.ThreadingTCPServer):
-    """Passes connections on to Triton, and keeps the bytes that the gateway sends."""
-
-    daemon_threads = True
-
-    def __init__(self, triton: RunningTriton) -> None:
-        address = urlsplit(triton.http_url)
-        self.onward = (str(address.hostname), address.port or 0)
-        self.sent = bytearray()
-        super().__init__((LOOPBACK, 0), Passing)
-
-    @property
-    def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_address[1]}"
-
-
-class Passing(socketserver.BaseRequestHandler):
-    """One connection of a `Recorder`; it ends when either side does."""
-
-    def handle(self) -> None:
-        server = self.server
-        assert isinstance(server, Recorder)
-        with socket.create_connection(server.onward) as triton:
-            back = threading.Thread(target=copy, args=(triton, self.request, bytearray()))
-            back.start()
-            copy(self.request, triton, server.sent)
-            back.join()
-
-
-def copy(source: socket.socket, target: socket.socket, seen: bytearray) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65_536):
-            seen += data
-            target.sendall(data)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
 def recorder(shared_triton: RunningTriton) -> Iterator[Recorder]:
-    with Recorder(shared_triton) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with run_recorder(shared_triton) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def test_a_trace_goes_on_to_triton_when_it_is_one(tmp_path: Path, recorder: Recorder) -> None:

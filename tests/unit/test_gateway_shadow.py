@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving_gateway.metrics import Metrics
+from serving_gateway.metrics import Metrics, Routed
 from serving_gateway.shadow import Ledger, Side, largest_difference, note, same, wilson
 from serving_gateway.tensors import Answers
 
@@ -111,7 +111,7 @@ def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it()
 def test_the_histograms_are_cumulative_and_whole() -> None:
     ledger = Ledger(0)
     metrics = Metrics()
-    metrics.model("m").watch(lambda: (True, 1), ledger)
+    metrics.model("m").watch(lambda: Routed(ready=True, generation=1), ledger)
     metrics.hosted = lambda: ("m",)
     assert b"gateway_shadow_rows_total{" not in metrics.render()
     page = ledger.open((A, B), clock)

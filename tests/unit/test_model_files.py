@@ -15,6 +15,7 @@ from platform_assets.components.problems import ModelFileError, Problem
 from platform_assets.components.vocabulary import DEFAULT_CLASSIFIERS
 from platform_assets.model_spec import (
     CandidateSpec,
+    ComputeResources,
     DatasetSource,
     Evaluation,
     FeatureSpec,
@@ -80,6 +81,10 @@ FULL = (
     on_drift: true
     drift_schedule: "@daily"
     freshness: 24h
+  kubernetes:
+    resources:
+      trained_model: {cpu: 2, memory: 4Gi}
+      features: {memory: 1.5G}
 """
 )
 
@@ -153,6 +158,10 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
     assert spec.automation.on_new_data
     assert spec.automation.on_drift
     assert spec.automation.freshness == timedelta(hours=24)
+    assert spec.compute == {
+        "trained_model": ComputeResources("2", "4Gi"),
+        "features": ComputeResources(None, "1.5G"),
+    }
 
 
 def test_shipped_iris_is_the_model_of_the_tests() -> None:
@@ -421,6 +430,21 @@ REFUSED = [
         12,
         "automation.freshness",
         "a minute",
+    ),
+    *(
+        ("  task: binary", f"  task: binary\n  kubernetes: {{resources: {wrong}}}", 12, *told)
+        for wrong, *told in (
+            ("{train: {cpu: 1}}", "kubernetes.resources.train", "no asset of a model"),
+            ("{trainedmodel: {}}", "kubernetes.resources.trainedmodel", "mean `trained_model`"),
+            ("{features: {cores: 1}}", "kubernetes.resources.features.cores", "known: cpu, mem"),
+            ("{features: {cpu: 2 cores}}", "kubernetes.resources.features.cpu", "500m"),
+            ("{features: {cpu: 0}}", "kubernetes.resources.features.cpu", "no number of cores"),
+            ("{features: {cpu: -1}}", "kubernetes.resources.features.cpu", "no number of cores"),
+            ("{features: {memory: 512m}}", "kubernetes.resources.features.memory", "as 512Mi"),
+            ("{features: {memory: '4'}}", "kubernetes.resources.features.memory", "its unit"),
+            ("{features: {memory: 4}}", "kubernetes.resources.features.memory", "must be text"),
+            ("{features: {cpu: true}}", "kubernetes.resources.features.cpu", "must be text"),
+        )
     ),
     # around the attributes
     ("TabularModel", "TabularModle", 1, "type", "must be platform_assets.components.TabularModel"),

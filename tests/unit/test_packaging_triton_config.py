@@ -9,6 +9,7 @@ from platform_assets.packaging.triton_config import (
     ServingOptions,
     TensorSpec,
     from_text,
+    instances_on_gpu,
     load_override,
     model_config,
     served_versions,
@@ -56,6 +57,18 @@ def test_launch_options_reach_the_configuration() -> None:
     parsed = from_text(config(ServingOptions(dynamic_batching=True, instance_count=3)))
     assert list(parsed.dynamic_batching.preferred_batch_size) == [8, 16]
     assert parsed.instance_group[0].count == 3
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("gpu", 1), ("cpu", 2), ("", 2)])
+def test_instances_are_where_the_environment_has_triton(kind: str, expected: int) -> None:
+    on_gpu = instances_on_gpu({"TRITON_INSTANCE_KIND": kind})
+    parsed = from_text(config(ServingOptions(on_gpu=on_gpu)))
+    assert [group.kind for group in parsed.instance_group] == [expected]
+
+
+def test_another_kind_of_instance_is_refused() -> None:
+    with pytest.raises(ConfigError, match="TRITON_INSTANCE_KIND='tpu': give cpu or gpu"):
+        instances_on_gpu({"TRITON_INSTANCE_KIND": "tpu"})
 
 
 def test_exactly_the_named_versions_are_served() -> None:

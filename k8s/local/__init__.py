@@ -1,0 +1,1 @@
+"""`make k8s-local`: the rendered manifests played by podman on one machine, without a cluster."""

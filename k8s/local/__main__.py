@@ -1,0 +1,170 @@
+"""`python -m k8s.local`: play the platform by podman, to production and back from a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from k8s.local.images import ROOT
+from k8s.local.platform import PlayedPlatform, overlay, rendered
+from k8s.local.podman import Podman, PodmanError
+from k8s.local.variables import UntranslatableError
+from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
+from platform_assets.local_stack.http import answers_ok, get_json, post_json
+from platform_assets.local_stack.settings import StackError
+from serving_gateway.contract import DEFAULT_MODEL
+
+_ROW: Final = {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "me"}
+_PROOF: Final = f"proof/{DEFAULT_MODEL}/latest/"
+_BACK_WITHIN_S: Final = 120.0
+
+
+def _chain(platform: PlayedPlatform, console: Console) -> None:
+    def show(event: ChainEvent) -> None:
+        if event.kind == "asset":
+            console.print(f"[green]✓[/] {event.name:32} materialized")
+        elif event.kind != "check":
+            console.print(f"[yellow]✗ {event.name}[/] {escape(event.detail)}", highlight=False)
+
+    began = time.monotonic()
+    result = run_chain(platform.url("dagster-webserver"), chain_job_name(DEFAULT_MODEL), show)
+    if not result.succeeded:
+        raise PodmanError("the chain failed, so nothing is in production; the reason stands above")
+    console.print(f"The chain took {time.monotonic() - began:.0f} s.")
+
+
+def _predict(platform: PlayedPlatform, console: Console) -> None:
+    """Ask by values and by the key of a row.
+
+    Raises:
+        PodmanError: the row was not looked up in the feature store.
+    """
+    url = f"{platform.url('gateway')}/predict"
+    for asked, source in ((_ROW, "payload"), ({"entity_id": 17}, "feast")):
+        answer = post_json(url, asked)
+        console.rule(f"POST /predict {json.dumps(asked)}", align="left")
+        console.print(json.dumps(answer), markup=False, highlight=False)
+        if answer["feature_source"] != source:
+            raise PodmanError(f"the features came from {answer['feature_source']}, not {source}")
+
+
+def _lose_triton(platform: PlayedPlatform, console: Console) -> None:
+    """Kill the server, then take its pod away: each time the same version comes back.
+
+    Raises:
+        PodmanError: it does not come back, or with another version.
+    """
+    before = post_json(f"{platform.url('gateway')}/predict", _ROW)
+    killed = platform.process_of("triton")
+    os.kill(killed, signal.SIGKILL)
+    _noticed(platform, "Triton was killed", console)
+    platform.until(
+        lambda: platform.process_of("triton") not in {0, killed},
+        _BACK_WITHIN_S,
+        "podman starts Triton again",
+        "triton",
+    )
+    _same_again(platform, before, console)
+    platform.remove("triton")
+    _noticed(platform, "Triton's pod was removed", console)
+    platform.put_back("triton")
+    _same_again(platform, before, console)
+
+
+def _noticed(platform: PlayedPlatform, what: str, console: Console) -> None:
+    ready = f"{platform.url('gateway')}/ready"
+    platform.until(lambda: not answers_ok(ready), 30, "the gateway notices the loss", "gateway")
+    console.print(f"{what}: the gateway answers 503 to /ready")
+
+
+def _same_again(platform: PlayedPlatform, before: dict[str, Any], console: Console) -> None:
+    platform.wait_for("triton", "readinessProbe", _BACK_WITHIN_S)
+    platform.wait_for("gateway", "readinessProbe", _BACK_WITHIN_S)
+    after = post_json(f"{platform.url('gateway')}/predict", _ROW)
+    for name in ("version", "run_id", "predictions", "probabilities"):
+        if after[name] != before[name]:
+            raise PodmanError(f"Triton came back with another {name}: {before} then, {after} now")
+    console.print(f"[green]✓[/] version {after['version']} serves again, and answers the same")
+
+
+def _prove(platform: PlayedPlatform, console: Console) -> None:
+    for name in ("triton_ready_and_repo_index.txt", "reload_variant_A.json"):
+        console.rule(name, align="left")
+        console.print(platform.file("platform-state", _PROOF + name).rstrip(), markup=False)
+    served = get_json(f"{platform.url('gateway')}/models/{DEFAULT_MODEL}")
+    console.rule("GET /models/best_model, effective", align="left")
+    console.print(json.dumps(served["effective"]), markup=False, highlight=False)
+
+
+def _confined(platform: PlayedPlatform, console: Console) -> None:
+    found = platform.confinement()
+    broken = {name: faults for name, faults in found.items() if faults}
+    if broken:
+        raise PodmanError(f"containers that are not confined as the manifests say: {broken}")
+    console.print(
+        f"[green]✓[/] {len(found)} containers: user and group 10001, read-only root, no "
+        f"capabilities, no new privileges, seccomp: {', '.join(found)}"
+    )
+
+
+def _all(folder: Path, console: Console) -> None:
+    def progress(name: str, doing: str) -> None:
+        console.print(f"  {name:28} {doing}", highlight=False)
+
+    platform = PlayedPlatform(Podman(folder), progress)
+    platform.prepare(rendered(overlay()))
+    try:
+        platform.start()
+        _chain(platform, console)
+        platform.ready(60)
+        _predict(platform, console)
+        _lose_triton(platform, console)
+        _confined(platform, console)
+        _prove(platform, console)
+    finally:
+        # Stopping is not interrupted by a second Ctrl-C: nothing may be left behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        console.print("stopping")
+        platform.stop()
+
+
+def main() -> int:
+    """Play all of it; 0 when every step held, 1 with the reason otherwise."""
+    console = Console(soft_wrap=True)
+    if os.geteuid() != 0:
+        console.print("[red]k8s-local:[/] podman is used as root here: run it as root")
+        return 1
+
+    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    state = Path(os.environ.get("STATE_DIR") or ROOT / ".local").expanduser()
+    began = time.monotonic()
+    try:
+        _all(state / "k8s", console)
+    except (PodmanError, UntranslatableError, StackError, OSError) as error:
+        console.print(f"[red]k8s-local:[/] {escape(str(error))}", highlight=False)
+        console.print("Everything that was started is stopped again; the images stay.")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    console.print(
+        f"[green]Proved:[/] the rendered manifests took {DEFAULT_MODEL} to production in "
+        f"containers, and Triton came back from every loss ({time.monotonic() - began:.0f} s)."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

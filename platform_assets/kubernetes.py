@@ -1,0 +1,140 @@
+"""The Dagster code location on Kubernetes: the same definitions, each step in a pod of its own.
+
+The run launcher (`dagster.yaml`) gives all pods what they share. Here stands what one step gets
+beyond that: resources by the model file, and the volumes and secrets of the resources it uses.
+The code that trains has no key to Triton, and only what changes the model repository can write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import dagster as dg
+from dagster_k8s import k8s_job_executor
+
+from platform_assets.components.loading import load_specs
+from platform_assets.definitions import models, resources
+from platform_assets.model_spec import ComputeResources, ModelSpec
+
+_LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
+"""Steps that ask servers and move files; the most of it are the imports."""
+_HEAVY: Final = ComputeResources(cpu="1", memory="2Gi")
+"""Steps that hold all rows in memory."""
+_DEFAULTS: Final = {
+    "features": _HEAVY,
+    "online_features": _HEAVY,
+    "trained_model": _HEAVY,
+    "onnx_model": _HEAVY,
+    "drift_report": _HEAVY,
+}
+_LEAST_CPU_LIMIT: Final = 1000
+"""Thousandths of a core that every step may use: with less the imports alone take a minute."""
+
+_ACCOUNT: Final = "dagster-step"
+"""Account without any right: a step reports to Dagster's storage, and only the run that starts it
+asks Kubernetes. It has a token, because Dagster looks for one wherever it opens its instance."""
+
+_STATE: Final = "platform-state"
+_REPOSITORY: Final = "model-repository"
+
+
+def _secret(variable: str, name: str, key: str) -> dict[str, Any]:
+    reference = {"name": name, "key": key}
+    return {"name": variable, "value_from": {"secret_key_ref": reference}}
+
+
+# By name of the Dagster resource. The variables have empty values in the common environment,
+# because Dagster resolves those of all resources in every pod of a job.
+_SECRETS: Final = {
+    "triton": _secret("TRITON_CONTROL_KEY", "triton-control", "key"),
+    "gateway": _secret("GATEWAY_CONTROL_TOKEN", "gateway-control", "token"),
+    "feast": _secret("FEAST_REDIS", "redis-credentials", "url"),
+}
+_SOURCE_SECRETS: Final = {"secret_ref": {"name": "model-sources", "optional": True}}
+"""What `${NAME}` in the sources of model files stands for, where that is secret."""
+
+
+def step_config(
+    uses: Iterable[str], asked: ComputeResources, *, changes_repository: bool
+) -> dict[str, Any]:
+    """Return what the pod of a step has beyond what the run launcher gives to all.
+
+    Args:
+        uses: names of the Dagster resources that the step uses.
+        asked: what it asks for; limits are the same, save that every step may use a core.
+        changes_repository: whether it may write the model repository.
+    """
+    used = frozenset(uses)
+    # Steps hand their values on below /state.
+    mounts: list[dict[str, Any]] = [{"name": _STATE, "mount_path": "/state"}]
+    if "model_repository" in used:
+        protected = {} if changes_repository else {"read_only": True}
+        mounts.append({"name": _REPOSITORY, "mount_path": "/models", **protected})
+    claims = [mount["name"] for mount in mounts]
+    requests = {"cpu": asked.cpu, "memory": asked.memory}
+    container = {
+        "resources": {"requests": requests, "limits": requests | {"cpu": _cpu_limit(asked.cpu)}},
+        "env": [secret for resource, secret in _SECRETS.items() if resource in used],
+        "env_from": [_SOURCE_SECRETS] if "source" in used else [],
+        "volume_mounts": mounts,
+    }
+    volumes = [{"name": n, "persistent_volume_claim": {"claim_name": n}} for n in claims]
+    return {
+        "container_config": container,
+        "pod_spec_config": {"volumes": volumes, "service_account_name": _ACCOUNT},
+    }
+
+
+def _cpu_limit(cpu: str | None) -> str | None:
+    thousandths = float(cpu[:-1]) if cpu and cpu.endswith("m") else float(cpu or 0) * 1000
+    return cpu if thousandths > _LEAST_CPU_LIMIT else "1"
+
+
+def step_configs(definitions: dg.Definitions, specs: Iterable[ModelSpec]) -> dict[str, Any]:
+    """Return `step_config` of every step that `definitions` can run, by the name of its op."""
+    by_name = {spec.model_name: spec for spec in specs}
+    found = {}
+    for assets in (*(definitions.assets or ()), *(definitions.asset_checks or ())):
+        if not isinstance(assets, dg.AssetsDefinition):  # the asset that shows a broken file
+            continue
+        op = assets.op
+        checked = isinstance(assets, dg.AssetChecksDefinition)
+        key = next(iter(assets.check_keys)).asset_key if checked else assets.key
+        model_name, asset = key.path
+        found[op.name] = step_config(
+            op.required_resource_keys,
+            _compute(by_name[model_name], asset),
+            changes_repository=not checked,
+        )
+    for op in _ops_of_jobs(definitions):
+        found[op.name] = step_config(op.required_resource_keys, _LIGHT, changes_repository=True)
+    return found
+
+
+def _compute(spec: ModelSpec, asset: str) -> ComputeResources:
+    """What a model file asks for an asset and its checks, completed by the defaults."""
+    asked, default = spec.compute.get(asset, ComputeResources()), _DEFAULTS.get(asset, _LIGHT)
+    return ComputeResources(asked.cpu or default.cpu, asked.memory or default.memory)
+
+
+def _ops_of_jobs(definitions: dg.Definitions) -> Iterator[dg.OpDefinition]:
+    """The steps of the jobs that materialize nothing: rollback and reconciliation."""
+    for job in definitions.jobs or ():
+        if isinstance(job, dg.JobDefinition):
+            yield from (node for node in job.graph.node_defs if isinstance(node, dg.OpDefinition))
+
+
+def _executor() -> dg.ExecutorDefinition:
+    configured: dg.ExecutorDefinition = k8s_job_executor.configured(
+        {
+            # More pods of one run at a time would only wait for each other's memory.
+            "max_concurrent": 4,
+            "per_step_k8s_config": step_configs(models(), load_specs()),
+        },
+        name="k8s",
+    )
+    return configured
+
+
+defs = dg.Definitions.merge(models(), resources(_executor()))

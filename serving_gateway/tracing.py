@@ -1,0 +1,183 @@
+"""Traces of requests and of the inferences that answer them, for an OpenTelemetry collector.
+
+Imported only where GATEWAY_OTLP_ENDPOINT is set. Spans hold routes, names, numbers: nothing that
+a client sent. They wait in a bounded queue for a thread of their own; with the collector down
+they are dropped, and no request knows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from random import random
+from typing import Final
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from serving_gateway.errors import GatewayError
+
+_EXPORT_SECONDS: Final = 5.0
+"""Limit for one export, its repetitions included."""
+_QUEUE: Final = 2048
+_CLOSE_SECONDS: Final = 2.0
+"""What the end of the process waits for the last spans."""
+
+
+class RequestSpan:
+    """The server's side of one request.
+
+    Attributes:
+        traceparent: W3C trace context that what the request causes belongs to.
+    """
+
+    __slots__ = ("span", "traceparent")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.traceparent = _traceparent(span.get_span_context())
+
+    def answered(self, model_name: str, variant: str, version: int) -> None:
+        """Note who gave the answer."""
+        self.span.set_attributes(
+            {"serving.model": model_name, "serving.variant": variant, "serving.version": version}
+        )
+
+    def end(self, status: int) -> None:
+        """End the span with the status of the answer."""
+        self.span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            self.span.set_status(Status(StatusCode.ERROR))
+            self.span.set_attribute("error.type", str(status))
+        self.span.end()
+
+
+class InferenceSpan:
+    """The client's side of one inference by Triton.
+
+    Attributes:
+        traceparent: W3C trace context that Triton gets.
+    """
+
+    __slots__ = ("span", "traceparent")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.traceparent = _traceparent(span.get_span_context())
+
+    def end(self, error: GatewayError | None) -> None:
+        """End the span; the error's code is kept, its message may quote a client."""
+        if error is not None:
+            self.span.set_status(Status(StatusCode.ERROR))
+            self.span.set_attribute("error.type", error.code)
+        self.span.end()
+
+
+class Tracing:
+    """Makes spans and sends them.
+
+    Args:
+        endpoint: base address of the collector, for OTLP over HTTP.
+        fraction: share of the requests traced that come without a trace; those that come with
+            one are traced as that says.
+        replica: which process this is.
+    """
+
+    def __init__(self, endpoint: str, fraction: float, replica: str) -> None:
+        self._fraction = fraction
+        self._provider = TracerProvider(
+            resource=Resource.create(
+                {"service.name": "serving-gateway", "service.instance.id": replica}
+            ),
+            sampler=ALWAYS_ON,  # asked for what is traced only
+            shutdown_on_exit=False,
+        )
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=_EXPORT_SECONDS)
+        self._provider.add_span_processor(
+            BatchSpanProcessor(exporter, max_queue_size=_QUEUE, schedule_delay_millis=1000)
+        )
+        self._tracer = self._provider.get_tracer("serving_gateway")
+
+    def wants(self, traceparent: bytes | None) -> bool:
+        """Whether a request is traced; those that are not cost this question."""
+        if traceparent is None:
+            return random() < self._fraction  # noqa: S311 -- nothing secret
+        return bool(int(traceparent[-2:], 16) & TraceFlags.SAMPLED)
+
+    def request(self, method: str, route: str, traceparent: bytes | None) -> RequestSpan:
+        """Begin the span of a request that is traced.
+
+        Args:
+            method: of HTTP.
+            route: the path's template.
+            traceparent: W3C trace context that came with it, valid by its form.
+        """
+        parent = None if traceparent is None else set_span_in_context(_remote(traceparent))
+        span = self._tracer.start_span(
+            f"{method} {route}",
+            parent,
+            SpanKind.SERVER,
+            {"http.request.method": method, "http.route": route},
+        )
+        return RequestSpan(span)
+
+    def inference(
+        self, model_name: str, version: int, rows: int | None, requests: Sequence[RequestSpan]
+    ) -> InferenceSpan | None:
+        """Begin the span of an inference; None when no request that shares it is traced.
+
+        A span has one parent, and an inference belongs to several requests: so it is linked to
+        all of them, and they to it. It stands in the trace of the first, which Triton continues.
+        """
+        if not requests:
+            return None
+        traced = [one.span for one in requests]
+        attributes: dict[str, str | int] = {
+            "serving.model": model_name,
+            "serving.version": version,
+            "serving.requests": len(traced),
+        }
+        if rows is not None:
+            attributes["serving.rows"] = rows
+        span = self._tracer.start_span(
+            "triton infer",
+            set_span_in_context(traced[0]),
+            SpanKind.CLIENT,
+            attributes,
+            [Link(one.get_span_context()) for one in traced],
+        )
+        for other in traced[1:]:
+            other.add_link(span.get_span_context())
+        return InferenceSpan(span)
+
+    def close(self) -> None:
+        """Send what waits, as far as that is quickly done."""
+        # The library would wait half a minute for a collector that does not answer.
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
+
+
+def _remote(traceparent: bytes) -> NonRecordingSpan:
+    _, trace, span, _ = traceparent.decode("ascii").split("-")
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return NonRecordingSpan(SpanContext(int(trace, 16), int(span, 16), True, flags))
+
+
+def _traceparent(context: SpanContext) -> bytes:
+    flags = int(context.trace_flags)
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}".encode()

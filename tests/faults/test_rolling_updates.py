@@ -1,0 +1,38 @@
+"""Rolling updates by the manifests drop no request; without their preStop hooks they do.
+
+One round at a fifth of the manifests' seconds; `python -m tests.benchmarks.rolling` plays twenty
+at their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.benchmarks.rolling import PER_SECOND, under_load
+from tests.rollout import Cluster, run_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with run_cluster(tmp_path_factory.mktemp("cluster"), pace=0.2) as running:
+        yield running
+
+
+def test_replacing_all_gateways_and_triton_drops_no_request(cluster: Cluster) -> None:
+    def roll() -> None:
+        cluster.replace_gateways()
+        cluster.replace_triton()
+
+    outcome = under_load(cluster, roll)
+    assert outcome.failed == []
+    assert len(outcome.answers) > PER_SECOND * 5
+    assert cluster.killed == []
+
+
+def test_without_the_pre_stop_hook_requests_fail(cluster: Cluster) -> None:
+    cluster.pre_stop = False
+    outcome = under_load(cluster, cluster.replace_gateway)
+    assert outcome.failed
+    assert {answer.status for answer in outcome.failed} <= {502, 503}

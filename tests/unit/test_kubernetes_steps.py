@@ -1,0 +1,70 @@
+"""What the pod of each step has, by the resources that it uses and by the model file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+
+from platform_assets.definitions import watching
+from platform_assets.kubernetes import step_configs
+from platform_assets.model_definitions import build
+from platform_assets.model_spec import ComputeResources
+from tests.models import QUICK_IRIS
+
+SPEC = replace(
+    QUICK_IRIS,
+    compute={"trained_model": ComputeResources("2500m", "6Gi"), "features": ComputeResources("4")},
+)
+STEPS = step_configs(dg.Definitions.merge(build(SPEC), watching([SPEC])), [SPEC])
+
+
+def has(op: str) -> tuple[set[str], bool | None]:
+    """Secret variables of a step, and whether it may write /models (None: does not see it)."""
+    config = STEPS[op]["container_config"]
+    volumes = {mount["mount_path"]: mount for mount in config["volume_mounts"]}
+    models = volumes.get("/models")
+    writes = None if models is None else not models.get("read_only", False)
+    return {entry["name"] for entry in config["env"]}, writes
+
+
+def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None:
+    triton, gateway, feast = "TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN", "FEAST_REDIS"
+    expected = {
+        "best_model__features": ({feast}, None),
+        "best_model__trained_model": ({feast}, None),
+        "best_model__registered_model": (set(), None),
+        "best_model__triton_model_entry": (set(), True),
+        "best_model__triton_model_entry_entry_digest": (set(), False),
+        "best_model__triton_serving_state": ({triton}, True),
+        "best_model__triton_serving_state_triton_parity": ({triton}, None),
+        "best_model__triton_serving_state_feature_contract": ({feast}, False),
+        "best_model__gateway_reload": ({triton, gateway}, True),
+        "best_model__gateway_reload_predict_parity": ({gateway}, None),
+        "roll_back_best_model": ({triton, gateway}, True),
+        "reconcile_best_model": ({triton}, True),
+    }
+    assert {op: has(op) for op in expected} == expected
+    writers = {op for op in STEPS if has(op)[1]}
+    assert writers == {op for op, (_, writes) in expected.items() if writes}
+    sources = [op for op, step in STEPS.items() if step["container_config"]["env_from"]]
+    assert sources == ["best_model__features"]
+
+
+@pytest.mark.parametrize(
+    ("op", "cpu", "memory", "cpu_limit"),
+    [
+        ("best_model__trained_model", "2500m", "6Gi", "2500m"),
+        ("best_model__trained_model_metric_floor", "2500m", "6Gi", "2500m"),
+        ("best_model__features", "4", "2Gi", "4"),
+        ("best_model__onnx_model", "1", "2Gi", "1"),
+        ("best_model__serving_proof", "250m", "1Gi", "1"),
+    ],
+)
+def test_steps_ask_for_what_the_model_file_says(
+    op: str, cpu: str, memory: str, cpu_limit: str
+) -> None:
+    asked = STEPS[op]["container_config"]["resources"]
+    assert asked["requests"] == {"cpu": cpu, "memory": memory}
+    assert asked["limits"] == {"cpu": cpu_limit, "memory": memory}

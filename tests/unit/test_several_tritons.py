@@ -1,0 +1,242 @@
+"""Which servers an address stands for, and what it means to ask all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+
+from platform_assets.resources import triton as resource_module
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.triton import (
+    IndexEntry,
+    TritonEndpoint,
+    TritonError,
+    TritonRefused,
+    TritonResource,
+    TritonUnavailable,
+    merged_index,
+)
+from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
+from platform_assets.serving import checks
+from platform_assets.serving.parity import Answers
+from platform_assets.serving.records import ServingState
+from tests.models import IRIS
+
+PODS = ["10.0.0.4", "10.0.0.7"]
+
+
+def behind(*found: str) -> Callable[[str], list[str]]:
+    return lambda host: list(found)
+
+
+@pytest.mark.parametrize("url", ["http://triton:8000", "http://127.0.0.1:8000", "no address", ""])
+def test_one_server_is_addressed_as_it_was_written(url: str) -> None:
+    for resolver in (behind(), behind("10.0.0.4")):
+        assert addresses(url, "triton:8001", resolver) == (TritonAddress(url, "triton:8001"),)
+
+
+def test_an_ip_address_is_not_looked_up() -> None:
+    def never(host: str) -> list[str]:
+        raise AssertionError(host)
+
+    assert len(addresses("http://127.0.0.1:8000", "", never)) == 1
+    assert len(addresses("http://[::1]:8000", "", never)) == 1
+
+
+def test_a_name_with_several_addresses_means_each_of_them() -> None:
+    found = addresses("http://triton-headless:8000/base", "triton-headless:8001", behind(*PODS))
+    assert found == (
+        TritonAddress("http://10.0.0.4:8000/base", "10.0.0.4:8001"),
+        TritonAddress("http://10.0.0.7:8000/base", "10.0.0.7:8001"),
+    )
+    assert [one.grpc_url for one in addresses("http://t:8000", "", behind(*PODS))] == ["", ""]
+    six = addresses("http://t:8000", "t:8001", behind("fd00::4", "fd00::7"))
+    assert six[0] == TritonAddress("http://[fd00::4]:8000", "[fd00::4]:8001")
+
+
+def test_a_list_means_all_in_it_in_order() -> None:
+    found = addresses("http://a:1, http://b:2", "a:3,b:4", behind(*PODS))
+    assert found == (TritonAddress("http://a:1", "a:3"), TritonAddress("http://b:2", "b:4"))
+
+
+@pytest.mark.parametrize(
+    ("url", "grpc_url", "message"),
+    [
+        ("http://a:1,http://b:2", "a:3", "names 2 Tritons and 'a:3' 1"),
+        ("http://triton:8000", "other:8001", "the host of TRITON_URL"),
+    ],
+)
+def test_addresses_that_do_not_fit_together_are_refused(
+    url: str, grpc_url: str, message: str
+) -> None:
+    with pytest.raises(TritonError, match=message):
+        addresses(url, grpc_url, behind(*PODS))
+
+
+def test_the_resolver_names_a_server_of_both_kinds_once() -> None:
+    assert resolved("localhost") in (["127.0.0.1"], ["::1"])
+    assert resolved("triton.invalid") == []
+    assert resolved("a" * 70) == []  # longer than a name may be
+
+
+class Name:
+    """A name whose servers the test changes while they are asked."""
+
+    def __init__(self, *servers: str) -> None:
+        self.servers = list(servers)
+        self.asked: list[str] = []
+
+    def addresses(self, url: str, grpc_url: str) -> tuple[TritonAddress, ...]:
+        return tuple(TritonAddress(one, "") for one in self.servers)
+
+
+@pytest.fixture
+def name(monkeypatch: pytest.MonkeyPatch) -> Name:
+    name = Name("a", "b")
+    monkeypatch.setattr(resource_module, "addresses", name.addresses)
+    monkeypatch.setattr(resource_module, "_PAUSE_S", 0.001)
+    return name
+
+
+def several(replacement_s: float = 30) -> TritonResource:
+    return TritonResource(url="http://t", control_key="k", replacement_s=replacement_s)
+
+
+def test_everyone_is_asked_once_and_one_that_comes_meanwhile_too(name: Name) -> None:
+    def ask(endpoint: TritonEndpoint) -> str:
+        name.asked.append(endpoint.url)
+        name.servers = ["a", "c"] if endpoint.url == "b" else name.servers
+        return endpoint.url.upper()
+
+    assert several().everywhere(ask) == ["A", "C"]
+    assert name.asked == ["a", "b", "c"]
+
+
+def test_one_that_leaves_meanwhile_does_not_count(name: Name) -> None:
+    def ask(endpoint: TritonEndpoint) -> str:
+        if endpoint.url == "b":
+            name.servers = ["a", "c"]
+            raise TritonUnavailable("b is gone")
+        return endpoint.url
+
+    assert several(replacement_s=0).everywhere(ask) == ["a", "c"]
+
+
+def test_one_that_starts_is_waited_for(name: Name) -> None:
+    def ask(endpoint: TritonEndpoint) -> str:
+        name.asked.append(endpoint.url)
+        if len(name.asked) < 5 and endpoint.url == "b":
+            raise TritonUnavailable("b starts")
+        return endpoint.url
+
+    assert several().everywhere(ask) == ["a", "b"]
+    assert name.asked == ["a", *"bbbb"]
+
+
+@pytest.mark.parametrize("servers", [["b"], ["a", "b"]])
+def test_one_that_stays_away_is_unavailable(name: Name, servers: list[str]) -> None:
+    name.servers = servers
+
+    def ask(endpoint: TritonEndpoint) -> str:
+        name.asked.append(endpoint.url)
+        if endpoint.url == "b":
+            raise TritonUnavailable("b is down")
+        return endpoint.url
+
+    # The only one is not waited for at all.
+    with pytest.raises(TritonUnavailable, match="b is down"):
+        several(replacement_s=30 if servers == ["b"] else 0.05).everywhere(ask)
+    assert name.asked.count("b") == 1 if servers == ["b"] else name.asked.count("b") > 1
+
+
+def test_after_one_that_refuses_nobody_is_asked(name: Name) -> None:
+    def ask(endpoint: TritonEndpoint) -> None:
+        name.asked.append(endpoint.url)
+        raise TritonRefused("no", status=400, reason="no")
+
+    with pytest.raises(TritonRefused):
+        several().everywhere(ask)
+    assert name.asked == ["a"]
+
+
+def test_ready_in_one_index_is_what_is_ready_in_all() -> None:
+    one = [IndexEntry("m", 1, "READY", ""), IndexEntry("m", 2, "READY", "")]
+    two = [IndexEntry("m", 1, "READY", ""), IndexEntry("m", 2, "UNAVAILABLE", "no memory")]
+    never = [IndexEntry("m", None, "", "")]
+    assert merged_index([("a", one)]) == one
+    assert merged_index([("a", one), ("b", two)]) == [
+        IndexEntry("m", 1, "READY", ""),
+        IndexEntry("m", 2, "UNAVAILABLE", "no memory at b"),
+    ]
+    lacking = merged_index([("a", one), ("b", never)])
+    assert [(entry.version, entry.state) for entry in lacking] == [
+        (1, "UNAVAILABLE"),
+        (2, "UNAVAILABLE"),
+    ]
+    assert "never loaded at b" in lacking[0].reason
+    assert merged_index([("a", never), ("b", never)]) == never
+
+
+class Registry(MlflowResource):
+    """An MLflow that has one run with two evaluated rows."""
+
+    tracking_uri: str = "http://127.0.0.1:9"
+
+    def version(self, model_name: str, version: int) -> RegisteredVersion:
+        return cast(RegisteredVersion, SimpleNamespace(signature=IRIS.signature((0, 1, 2))))
+
+    def evaluation_set(self, run_id: str) -> EvaluationSet:
+        rows = pd.DataFrame({name: [1.0, 2.0] for name in IRIS.feature_names}, dtype="float32")
+        labels = np.array([0, 1])
+        return EvaluationSet(rows, labels, labels, np.eye(3)[:2], labels)
+
+    def log_frame(self, run_id: str, artifact: str, frame: pd.DataFrame) -> None:
+        raise RegistryError("not kept here")
+
+
+@pytest.mark.parametrize(("otherwise", "passed"), [("a", False), ("b", False), ("nobody", True)])
+def test_every_server_has_to_answer_as_scikit_learn_does(
+    name: Name, monkeypatch: pytest.MonkeyPatch, otherwise: str, passed: bool
+) -> None:
+    def ask(
+        rows: object, signature: object, endpoint: TritonEndpoint, **version: object
+    ) -> Answers:
+        return np.array([2, 2] if endpoint.url == otherwise else [0, 1]), np.eye(3)[:2]
+
+    monkeypatch.setattr(checks, "ask_triton", ask)
+    (parity,) = [
+        one for one in checks.serving_checks(IRIS) if one.op.name.endswith("_triton_parity")
+    ]
+    state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
+
+    verdict = parity(state, triton=several(), mlflow=Registry())
+
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert verdict.passed is passed
+    assert verdict.metadata["servers"].value == 2
+
+
+def test_the_slowest_server_has_to_be_quick_enough(
+    name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_round(
+        state: object, row: object, signature: object, endpoint: TritonEndpoint
+    ) -> list[float]:
+        return [1.0] if endpoint.url == "a" else [1000.0]
+
+    monkeypatch.setattr(checks, "_one_round", one_round)
+    (latency,) = [one for one in checks.serving_checks(IRIS) if one.op.name.endswith("_latency")]
+    state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
+
+    verdict = latency(state, triton=several(), mlflow=Registry())
+
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert not verdict.passed
+    assert verdict.metadata["p99_ms"].value == 1000
