@@ -64,7 +64,7 @@ k8s: $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check e
 	  kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
 	$(RUN) pytest -q tests/manifests
 
-k8s-local: system-podman $(VENV)/.run ## the Kubernetes manifests played in containers by podman: to production, a crash of Triton, and down again
+k8s-local: system-podman $(VENV)/.run ## play the Kubernetes manifests by podman: containers to production, Triton lost and back; needs root and kubectl
 	@$(RUN) k8s.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions

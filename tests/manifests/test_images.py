@@ -137,6 +137,7 @@ def test_the_images_tritonserver_starts_by_the_manifests_script_in_a_bare_enviro
         if server.tether is not None:
             server.stop()
 
-    outputs = {one["name"]: one["data"] for one in answer.json()["outputs"]}  # in any order
+    # Triton names the outputs in any order.
+    outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
     assert outputs["label"] == [0]
     assert locked.status_code == 403
