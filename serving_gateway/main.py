@@ -37,7 +37,7 @@ from serving_gateway.shadow import Ledger
 from serving_gateway.snapshot import Snapshot, snapshot_names
 from serving_gateway.state import Lifecycle
 from serving_gateway.store import FileStores, Stores
-from serving_gateway.triton import Tritons
+from serving_gateway.tritons import Tritons
 from serving_gateway.watcher import Watcher
 
 
@@ -64,6 +64,7 @@ def create_app(
         tritons=Tritons(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
+            servers={settings.triton_url: settings.triton_servers_url},
         ),
         lifecycle=Lifecycle(),
         identity=this_process(),

@@ -1,0 +1,45 @@
+"""The clients of all Tritons in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serving_gateway.triton import Triton
+
+
+class Tritons:
+    """The clients of all Tritons in use, one for each address.
+
+    Args:
+        connections: most connections kept to one of them.
+        connect_seconds: limit for opening one.
+        servers: address -> every server behind it, where there are several.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: int,
+        connect_seconds: float,
+        servers: Mapping[str, str | None] | None = None,
+    ) -> None:
+        self._servers = servers or {}
+        self._connections = connections
+        self._connect_seconds = connect_seconds
+        self._clients: dict[str, Triton] = {}
+
+    def of(self, url: str) -> Triton:
+        """The client of the Triton at an address."""
+        if url not in self._clients:
+            self._clients[url] = Triton(
+                url,
+                connections=self._connections,
+                connect_seconds=self._connect_seconds,
+                servers_url=self._servers.get(url),
+            )
+        return self._clients[url]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()
