@@ -38,7 +38,7 @@ from serving_gateway.shadow import Ledger
 from serving_gateway.snapshot import Snapshot, snapshot_names
 from serving_gateway.state import Lifecycle
 from serving_gateway.store import FileStores, Stores
-from serving_gateway.triton import Tritons
+from serving_gateway.tritons import Tritons
 from serving_gateway.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def create_app(
         tritons=Tritons(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
+            servers={settings.triton_url: settings.triton_servers_url},
             tracing=tracing,
         ),
         lifecycle=Lifecycle(),

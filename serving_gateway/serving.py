@@ -36,7 +36,8 @@ from serving_gateway.state import (
     readiness,
 )
 from serving_gateway.tensors import Answers, Codec
-from serving_gateway.triton import Triton, Tritons
+from serving_gateway.triton import Triton
+from serving_gateway.tritons import Tritons
 
 _FRESH_SECONDS: Final = 1.0
 """How old a confirmed READY may be for a switch to rely on it without asking again."""

@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     )
 
     triton_url: str = Field(default="http://127.0.0.1:8000", description="Triton's HTTP address.")
+    triton_servers_url: str | None = Field(
+        default=None,
+        description="Every Triton behind triton_url, where a Service spreads requests over "
+        "several: addresses separated by commas, or a name that resolves to all of them, as that "
+        "of a headless Service. A version then counts as READY when each that can be reached has "
+        "it READY. Unset: triton_url is one Triton.",
+    )
     shadow_triton_url: str | None = Field(
         default=None, description="Triton for all variants B, when it is another one."
     )
@@ -276,6 +283,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
         return None if value is None else _http_url(value)
+
+    @field_validator("triton_servers_url")
+    @classmethod
+    def _check_urls(cls, value: str | None) -> str | None:
+        return None if value is None else ",".join(map(_http_url, value.split(",")))
 
     @field_validator("redis_url")
     @classmethod

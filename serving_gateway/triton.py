@@ -29,6 +29,7 @@ from serving_gateway.http1 import (
 )
 from serving_gateway.protocol import ModelMetadata, metadata_decoder, parse_inference
 from serving_gateway.tensors import OutputTensor
+from serving_gateway.triton_servers import ready_on_all
 
 if TYPE_CHECKING:
     from serving_gateway.tracing import Tracing
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 _RETRY_COST: Final = 1.0
 _RETRY_EARNED: Final = 0.1
 _RETRY_SAVED: Final = 10.0
-"""Each answer earns a tenth of a retry, ten are saved at most: an outage is not multiplied."""
+"""Each answer earns a tenth of a retry; ten are saved, or one for each connection: the end of a
+server may cost that many, and an outage is not multiplied."""
 
 
 InferenceDone = Callable[[list[OutputTensor] | GatewayError], None]
@@ -84,8 +86,7 @@ class Inference:
             else:
                 self._done(outputs)
             return
-        lost = isinstance(result, ConnectionLost) and not result.answered
-        if lost and not self._retried and self._triton.take_retry():
+        if self._triton.may_retry(result) and not self._retried and self._triton.take_retry():
             # An inference changes nothing, so asking twice is safe. A kept connection that the
             # server had closed meanwhile is the usual cause; the others are as old.
             self._retried = True
@@ -103,6 +104,7 @@ class Triton:
         url: its HTTP address.
         connections: most connections at one time.
         connect_seconds: limit for opening one.
+        servers_url: every server behind the address, where there are several.
         tracing: makes spans of inferences; None where that is switched off.
     """
 
@@ -112,14 +114,18 @@ class Triton:
         *,
         connections: int,
         connect_seconds: float,
+        servers_url: str | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.url = url
         self.tracing = tracing
+        self._servers_url = servers_url
+        self._connect_seconds = connect_seconds
         self.pool = Pool(url, size=connections, connect_seconds=connect_seconds)
         # Questions about readiness must not queue behind inferences.
         self._questions = Pool(url, size=4, connect_seconds=connect_seconds)
-        self._retries = _RETRY_SAVED
+        self._most_retries = max(_RETRY_SAVED, float(connections))
+        self._retries = self._most_retries
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -128,8 +134,15 @@ class Triton:
 
     def earn_retry(self) -> None:
         """Credit the retry budget with one answer."""
-        if self._retries < _RETRY_SAVED:
+        if self._retries < self._most_retries:
             self._retries += _RETRY_EARNED
+
+    def may_retry(self, failure: TransportError) -> bool:
+        """Whether the request was not worked on, and asking again may find a server."""
+        if isinstance(failure, ConnectionLost):
+            return not failure.answered
+        # Behind a Service the next connection may lead to another server.
+        return isinstance(failure, ConnectFailed) and self._servers_url is not None
 
     def take_retry(self) -> bool:
         """Whether the budget allows one more retry; if so it is paid."""
@@ -170,14 +183,27 @@ class Triton:
     async def ready_versions(self, model_name: str, limit_seconds: float) -> tuple[int, ...]:
         """The versions of a model that are READY, asked now, ascending; empty when none is.
 
+        Of several servers: those that each one that can be reached has READY.
+
         Raises:
             TritonUnavailable: it cannot be asked.
             DeadlineExceeded: it did not answer in time.
             BadUpstreamAnswer: its answer is unreadable.
         """
+        if self._servers_url is not None:
+            return await ready_on_all(
+                self._servers_url, lambda url: self._ready_at(url, model_name, limit_seconds)
+            )
         found = await self.metadata(model_name, limit_seconds)
         versions = () if found is None else found.versions
         return tuple(sorted(int(version) for version in versions if version.isdecimal()))
+
+    async def _ready_at(self, url: str, model_name: str, limit_seconds: float) -> tuple[int, ...]:
+        server = Triton(url, connections=1, connect_seconds=self._connect_seconds)
+        try:
+            return await server.ready_versions(model_name, limit_seconds)
+        finally:
+            await server.aclose()
 
     async def ask(self, path: str, limit_seconds: float) -> Answer:
         """Triton's answer to a GET of `path`, whatever it is.
@@ -224,8 +250,8 @@ class Triton:
         try:
             try:
                 answer = await self.pool.fetch(request, limit_seconds)
-            except ConnectionLost as error:
-                if error.answered or not self.take_retry():
+            except TransportError as error:
+                if not (self.may_retry(error) and self.take_retry()):
                     raise
                 self.pool.drop_idle()
                 answer = await self.pool.fetch(request, limit_seconds)
@@ -239,43 +265,11 @@ class Triton:
         try:
             try:
                 return await self._questions.fetch(request.encode(), limit_seconds)
-            except ConnectionLost:
+            except TransportError as error:
                 # A kept connection may have been closed since; a fresh one tells.
+                if not isinstance(error, ConnectionLost) and not self.may_retry(error):
+                    raise
                 self._questions.drop_idle()
                 return await self._questions.fetch(request.encode(), limit_seconds)
         except TransportError as error:
             raise translated(error, self.url) from error
-
-
-class Tritons:
-    """The clients of all Tritons in use, one for each address.
-
-    Args:
-        connections: most connections kept to one of them.
-        connect_seconds: limit for opening one.
-        tracing: makes spans of inferences; None where that is switched off.
-    """
-
-    def __init__(
-        self, *, connections: int, connect_seconds: float, tracing: Tracing | None = None
-    ) -> None:
-        self._tracing = tracing
-        self._connections = connections
-        self._connect_seconds = connect_seconds
-        self._clients: dict[str, Triton] = {}
-
-    def of(self, url: str) -> Triton:
-        """The client of the Triton at an address."""
-        if url not in self._clients:
-            self._clients[url] = Triton(
-                url,
-                connections=self._connections,
-                connect_seconds=self._connect_seconds,
-                tracing=self._tracing,
-            )
-        return self._clients[url]
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        for client in self._clients.values():
-            await client.aclose()

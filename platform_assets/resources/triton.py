@@ -81,11 +81,12 @@ class TritonResource(ConfigurableResource[None]):
         default=120.0, gt=0, description="Seconds to wait for a model to be loaded or unloaded"
     )
     replacement_s: float = Field(
-        default=30.0,
+        default=60.0,
         ge=0,
         description=(
             "Seconds that one of several servers has to answer or to leave the name, as a pod "
-            "does that is replaced; a single server is not waited for"
+            "does that is replaced (name servers remember it for half a minute); a single server "
+            "is not waited for"
         ),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+import httpx
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from platform_assets.serving.promotion import refuse_unless_ready
 from platform_assets.serving.reconcile import observed_drift, restore
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
+from tests.integration.gateway_harness import run_gateway
 from tests.onnx_models import telltale
 from tests.servers import RunningTriton, run_triton
 
@@ -194,3 +196,26 @@ def test_one_that_came_during_the_load_gets_the_version_too(
 
     assert pair.load(2).ready
     assert pair.ready() == [(1, 2), (1, 2)]
+
+
+def test_the_gateway_is_not_switched_to_what_one_of_them_lacks(pair: Pair, tmp_path: Path) -> None:
+    urls = ",".join(one.http_url for one in pair.running)
+    with run_gateway(
+        tmp_path, pair.running[0].http_url, env={"GATEWAY_TRITON_SERVERS_URL": urls}
+    ) as gateway:
+
+        def switch(version: int) -> httpx.Response:
+            asked = {"version": version, "run_id": "run", "mode": "ssot"}
+            return gateway.client.post("/variant/A/reload", json=asked)
+
+        assert switch(1).status_code == 200
+        assert pair.load(2).ready
+        pair.endpoints[1].unload(MODEL)
+        refused = switch(2)
+        assert refused.status_code == 409
+        assert "READY: none" in refused.json()["error"]
+        assert gateway.client.get("/models").json()["effective"]["A"]["version"] == 1
+
+        restore(MODEL, pair.both, pair.repository, lambda line: None)
+        assert switch(2).json()["version"] == 2
+        assert gateway.client.get("/models").json()["ssot"]["served_versions"] == [1, 2]

@@ -31,7 +31,8 @@ from serving_gateway.settings import Settings
 from serving_gateway.state import Lifecycle
 from serving_gateway.store import FileStore
 from serving_gateway.tensors import Answers
-from serving_gateway.triton import Triton, Tritons
+from serving_gateway.triton import Triton
+from serving_gateway.tritons import Tritons
 
 SIGNATURE = Signature(
     (Feature("x", DType.FP32),), packed_input="features", feature_service="flowers"

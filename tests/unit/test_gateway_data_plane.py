@@ -40,7 +40,7 @@ from serving_gateway.settings import Settings
 from serving_gateway.shadow import Ledger, Side
 from serving_gateway.state import Lifecycle
 from serving_gateway.tensors import Answers, Tensors
-from serving_gateway.triton import Tritons
+from serving_gateway.tritons import Tritons
 
 SIGNATURE = Signature((Feature("x", DType.FP32),), packed_input="features")
 
