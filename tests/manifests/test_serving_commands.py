@@ -134,6 +134,7 @@ def test_a_gateway_lives_before_it_is_ready_and_the_smoke_job_knows_why(
             "GATEWAY_HOST": LOOPBACK,
             "GATEWAY_PORT": url.rpartition(":")[2],
             "GATEWAY_TRITON_URL": shared_triton.http_url,
+            "GATEWAY_TRITON_SERVERS_URL": shared_triton.http_url,
             "GATEWAY_MLFLOW_URL": f"http://{LOOPBACK}:{free_port()}",
             "GATEWAY_REDIS_URL": redis.url,
         }
