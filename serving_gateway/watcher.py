@@ -70,7 +70,7 @@ class Watcher:
 
     async def _repeat(self, look: Callable[[], Awaitable[None]], kicked: asyncio.Event) -> None:
         task = asyncio.current_task()
-        # Seen with a store in Redis: a cancellation at a bad moment is lost within a look. A replica
+        # Seen with a store in Redis: a cancellation at a bad moment is lost in a look. A replica
         # that shuts down must not wait for this loop for ever.
         while task is None or not task.cancelling():
             kicked.clear()
