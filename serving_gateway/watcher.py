@@ -69,7 +69,10 @@ class Watcher:
             loops.create_task(self._store.follow(self._store_kicked.set))
 
     async def _repeat(self, look: Callable[[], Awaitable[None]], kicked: asyncio.Event) -> None:
-        while True:
+        task = asyncio.current_task()
+        # Seen with a store in Redis: a cancellation at a bad moment is lost in a look. A replica
+        # that shuts down must not wait for this loop for ever.
+        while task is None or not task.cancelling():
             kicked.clear()
             try:
                 await look()

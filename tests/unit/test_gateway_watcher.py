@@ -1,0 +1,51 @@
+"""The watcher ends when it is told to, whatever a client library makes of that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from serving_gateway.contract import RoutingRecord
+from serving_gateway.errors import StoreUnavailable
+from serving_gateway.watcher import Watcher
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+class SwallowingStore:
+    """A store whose client turns a cancellation into another error."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def read(self) -> RoutingRecord:
+        self.asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        raise StoreUnavailable("the connection was closed")
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        await forever()
+
+
+async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher() -> None:
+    record = RoutingRecord(model_name="best_model")
+    serving: Any = SimpleNamespace(
+        look=forever,
+        table=SimpleNamespace(record=record),
+        readiness=lambda: SimpleNamespace(ready=False, reasons=()),
+    )
+    presence: Any = SimpleNamespace(beat=lambda: asyncio.sleep(0))
+    snapshot: Any = SimpleNamespace(keep=lambda _: asyncio.sleep(0))
+    store: Any = SwallowingStore()
+    task = asyncio.create_task(Watcher(serving, store, snapshot, presence, interval=0.01).run())
+    await store.asked.wait()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done == {task}
+    assert task.cancelled()
