@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from serving_gateway.contract import check_model_name
 from serving_gateway.control_plane import ControlPlane
 from serving_gateway.data_plane import DataPlane
+from serving_gateway.ending import asked_to_end
 from serving_gateway.errors import (
     Conflict,
     InvalidInput,
@@ -183,7 +184,7 @@ class Hosting:
 
     async def run(self) -> None:
         """Open what other replicas opened, until cancelled."""
-        while True:
+        while not asked_to_end():
             await asyncio.sleep(self._interval)
             try:
                 await self._find()

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from serving_gateway.contract import RoutingRecord, is_model_name
+from serving_gateway.ending import asked_to_end
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
 from serving_gateway.redis_connection import RedisConnection, failures
 from serving_gateway.replicas import LiveReplica, Replica, decode_replica, live
@@ -142,7 +143,7 @@ class RedisStore:
 
         What is announced while the subscription is down is found by reading.
         """
-        while True:
+        while not asked_to_end():
             with contextlib.suppress(*failures()):
                 await self._listen(changed)
             await asyncio.sleep(self._connection.pause_seconds)
@@ -215,7 +216,7 @@ class RedisStore:
             async with asyncio.timeout(self._connection.limit_seconds):
                 await subscription.subscribe(self._channel)
             asked = False
-            while True:
+            while not asked_to_end():
                 message = await subscription.get_message(timeout=_SILENCE_SECONDS)
                 if message is not None:
                     asked = False

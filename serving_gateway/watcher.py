@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serving_gateway.contract import RoutingRecord
+from serving_gateway.ending import asked_to_end
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
 from serving_gateway.presence import Presence
 from serving_gateway.serving import Serving
@@ -69,10 +70,7 @@ class Watcher:
             loops.create_task(self._store.follow(self._store_kicked.set))
 
     async def _repeat(self, look: Callable[[], Awaitable[None]], kicked: asyncio.Event) -> None:
-        task = asyncio.current_task()
-        # Seen with a store in Redis: a cancellation at a bad moment is lost in a look. A replica
-        # that shuts down must not wait for this loop for ever.
-        while task is None or not task.cancelling():
+        while not asked_to_end():
             kicked.clear()
             try:
                 await look()

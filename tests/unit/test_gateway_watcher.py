@@ -10,6 +10,7 @@ from typing import Any
 
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import StoreUnavailable
+from serving_gateway.redis_store import RedisStore
 from serving_gateway.watcher import Watcher
 
 
@@ -49,3 +50,21 @@ async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher() -> Non
     done, _ = await asyncio.wait([task], timeout=5)
     assert done == {task}
     assert task.cancelled()
+
+
+async def test_a_subscription_that_swallowed_a_cancellation_ends_too() -> None:
+    listening = asyncio.Event()
+
+    async def listen(_: Callable[[], None]) -> None:
+        listening.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+
+    store: Any = object.__new__(RedisStore)
+    store._connection = SimpleNamespace(pause_seconds=0)
+    store._listen = listen
+    task = asyncio.create_task(store.follow(lambda: None))
+    await listening.wait()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done == {task}
