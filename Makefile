@@ -45,7 +45,7 @@ status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
 test: system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## all that CI runs, on a fresh machine too
-	$(RUN) pytest -n 2 --dist loadfile
+	$(RUN) pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .

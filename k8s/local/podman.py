@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -38,6 +39,9 @@ class Podman:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
+        # podman takes no long path for what lives as long as containers run.
+        known = hashlib.sha256(str(self._folder).encode()).hexdigest()[:12]
+        self._running = Path("/run") / f"{NETWORK}-{known}"
         self._folder.mkdir(parents=True, exist_ok=True)
         settings = self._folder / "containers.conf"
         settings.write_text(_SETTINGS)
@@ -45,7 +49,7 @@ class Podman:
         self._program = (
             "podman",
             *("--root", str(self._folder / "storage")),
-            *("--runroot", str(self._folder / "run")),
+            *("--runroot", str(self._running)),
             *("--network-config-dir", str(self._folder / "networks")),
         )
 
@@ -158,3 +162,4 @@ class Podman:
         """Remove everything, the images too."""
         self.clean()
         self("rmi", "--all", "--force")
+        shutil.rmtree(self._running, ignore_errors=True)
