@@ -24,7 +24,7 @@ define have
 	  fi; }
 endef
 
-.PHONY: help up demo chain down status test lint bench k8s k8s-local lock system-python system-test system-podman clean
+.PHONY: help up demo chain down status test lint bench k8s k8s-local lock system-python system-kubectl system-test system-podman clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,7 +44,7 @@ down: $(VENV)/.run ## stop what `make up` started
 status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
-test: system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## all that CI runs, on a fresh machine too
+test: system-kubectl system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
@@ -57,14 +57,12 @@ bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
 
-k8s: $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
-	@command -v kubectl >/dev/null || { echo "Missing on this machine: kubectl 1.28 or later, which no Debian package" \
-	  "brings. Install it as https://kubernetes.io/docs/tasks/tools/ says." >&2; exit 1; }
+k8s: system-kubectl $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
 	@for overlay in local staging production; do \
 	  kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
 	$(RUN) pytest -q tests/manifests
 
-k8s-local: system-podman $(VENV)/.run ## play the Kubernetes manifests by podman: containers to production, Triton lost and back; needs root and kubectl
+k8s-local: system-kubectl system-podman $(VENV)/.run ## play the Kubernetes manifests by podman: containers to production, Triton lost and back; needs root and kubectl
 	@$(RUN) k8s.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
@@ -90,6 +88,10 @@ system-test:
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
 	$(call have,command -v prometheus,prometheus)
+
+system-kubectl:
+	@command -v kubectl >/dev/null || { echo "Missing on this machine: kubectl 1.28 or later, which no Debian package" \
+	  "brings. Install it as https://kubernetes.io/docs/tasks/tools/ says." >&2; exit 1; }
 
 system-podman:
 	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap debian-archive-keyring)
