@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
-import gc
 
 
 def release() -> None:
@@ -15,8 +13,7 @@ def release() -> None:
     """
     import pyarrow as pa
 
-    gc.collect()
     pa.default_memory_pool().release_unused()
-    library = ctypes.CDLL(ctypes.util.find_library("c"))
-    if hasattr(library, "malloc_trim"):  # the GNU library has it, others give back by themselves
-        library.malloc_trim(0)
+    process = ctypes.CDLL(None)  # the C library that this process has loaded already
+    if hasattr(process, "malloc_trim"):  # the GNU one has it, others give back by themselves
+        process.malloc_trim(0)

@@ -78,6 +78,31 @@ def test_mixed_rows_are_answered_alike(task: Task, name: str, classes: str) -> N
     assert len(np.unique(answers)) >= max(2, len(spec.target.classes)), "else nothing was tested"
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "sparse"),
+    [
+        (Task.MULTICLASS, "logistic_regression", True),
+        (Task.REGRESSION, "linear_regression", True),
+        (Task.REGRESSION, "ridge", True),
+        (Task.MULTICLASS, "linear_discriminant", False),
+    ],
+)
+def test_texts_of_many_categories_are_answered_alike(task: Task, name: str, sparse: bool) -> None:
+    """Mostly zeros: linear models are fitted to a sparse matrix, where they take one."""
+    classes = () if task is Task.REGRESSION else CLASSES["texts"]
+    spec = mixed_spec(task, classes, candidates=(CandidateSpec(name),))
+    rows = mixed_rows(spec)
+    many = np.array([f"city {number}" for number in range(60)], dtype=object)
+    cities = many[np.arange(len(rows)) % len(many)]
+    rows = dataclasses.replace(rows, features=rows.features.assign(city=cities))
+    estimator = _fitted(spec, rows)
+    assert estimator.named_steps["columns"].sparse_output_ is sparse
+    asked = mixed_frame(2000, 9, wild=True)
+    asked["city"] = np.append(many, "never seen")[np.arange(len(asked)) % (len(many) + 1)]
+    parity, _ = _parity(estimator, spec, asked, 1e-6)
+    assert parity.holds, parity
+
+
 @pytest.mark.parametrize("function", ["scaled", "bagged", "boosted"])
 @pytest.mark.parametrize("classes", ["texts", "integers"])
 def test_what_skl2onnx_converts_is_set_in_its_place(function: str, classes: str) -> None:
