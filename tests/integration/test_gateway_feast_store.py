@@ -397,11 +397,11 @@ async def test_a_redis_that_hangs_or_dies_costs_little_and_heals(tmp_path: Path)
                 started = time.monotonic()
                 ended = await asyncio.gather(*asked, return_exceptions=True)
                 assert all(isinstance(one, FeaturesUnavailable) for one in ended)
-                assert time.monotonic() - started < 0.5
+                assert time.monotonic() - started < 1.5
             started = time.monotonic()
             with pytest.raises(FeaturesUnavailable):
                 await look()
-            assert time.monotonic() - started < 0.15
+            assert time.monotonic() - started < 0.5
 
         try:
             await store.prepare("short")
@@ -413,7 +413,7 @@ async def test_a_redis_that_hangs_or_dies_costs_little_and_heals(tmp_path: Path)
             started = time.monotonic()
             with pytest.raises(FeaturesUnavailable, match="read the online store"):
                 await store.read("short", ("petal_width",), [1])
-            assert time.monotonic() - started < 0.7, "its thread comes back, without more tries"
+            assert time.monotonic() - started < 1.5, "its thread comes back, without more tries"
             redis.process.signal(signal.SIGCONT)
             assert (await until(look, bool, 5))[0].values == [0.2]
             assert reader.state is State.CLOSED

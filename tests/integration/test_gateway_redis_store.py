@@ -146,12 +146,12 @@ async def test_a_stopped_redis_is_given_up_in_time_and_then_not_waited_for(
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"Redis at 127\.0\.0\.1"):
             await store.read()
-        assert 0.3 < time.monotonic() - started < 1
+        assert 0.3 < time.monotonic() - started < 2
         started = time.monotonic()
         for _ in range(20):
             with pytest.raises(StoreUnavailable):
                 await store.read()
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < 0.4
     finally:
         redis.process.signal(signal.SIGCONT)
     await asyncio.sleep(0.25)  # the pause after a failure
