@@ -176,7 +176,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             rows and columns is Feast's own; a row that no observation precedes may be missing.
         """
         store = self._store()
-        with _translated(f"join the features of {feature_service}"):
+        with _translated(f"join the features of {feature_service}"), _own_duckdb():
             service = store.get_feature_service(feature_service)
             table = store.get_historical_features(entity_df=entities, features=service).to_arrow()
             # Many rows share a text. Each column is let go once it is converted.
@@ -218,6 +218,24 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
         except (OSError, ValueError) as exc:
             raise FeatureStoreError(f"Redis at {host}:{port} does not answer: {exc}") from exc
+
+
+@contextmanager
+def _own_duckdb() -> Iterator[None]:
+    """Let Feast's offline store use a database that is closed afterwards.
+
+    ibis would keep the one that it opens by itself, and that keeps the files that it read.
+    """
+    import ibis  # type: ignore[import-untyped] # its annotations are not published
+
+    usual = ibis.options.default_backend
+    own = ibis.duckdb.connect(enable_external_file_cache=False)
+    ibis.set_backend(own)
+    try:
+        yield
+    finally:
+        ibis.options.default_backend = usual
+        own.disconnect()
 
 
 def _redis_string(address: str) -> str:

@@ -38,6 +38,7 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
     import pandas as pd
 
     check_current(data)
+    release()  # the steps before may have been made by this process
     labels = pd.read_parquet(data.labels_path)
     known = pd.read_parquet(data.features_path, columns=[spec.join_key.name])
     asked = labels.rename(columns={spec.event_timestamp: _TIME})
