@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
+from platform_assets.training.preprocessing import Texts, pipeline
 from platform_assets.training.rows import TrainingError
 
 MAX_CANDIDATES: Final = 64
@@ -71,8 +72,7 @@ class _Known:
     parameters: frozenset[str]
     seeded: bool = True
     scaled: bool = False
-    sparse: bool = False
-    """Whether it takes a sparse matrix, and is as quick on it."""
+    texts: Texts = Texts.PLACES
 
 
 _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
@@ -84,7 +84,7 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
         {"max_iter": 1000},
         frozenset({"C", "class_weight", "fit_intercept", "l1_ratio", "max_iter", "solver", "tol"}),
         scaled=True,
-        sparse=True,
+        texts=Texts.SPARSE_COLUMNS,
     ),
     "linear_discriminant": _Known(
         "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
@@ -92,6 +92,7 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
         frozenset({"shrinkage", "solver", "tol"}),
         seeded=False,
         scaled=True,
+        texts=Texts.COLUMNS,
     ),
     "random_forest": _Known(
         "sklearn.ensemble:RandomForestClassifier", _FORESTS, _FOREST | {"class_weight"}
@@ -116,14 +117,14 @@ REGRESSORS: Final[dict[str, _Known]] = {
         frozenset({"fit_intercept", "positive"}),
         seeded=False,
         scaled=True,
-        sparse=True,
+        texts=Texts.SPARSE_COLUMNS,
     ),
     "ridge": _Known(
         "sklearn.linear_model:Ridge",
         {},
         frozenset({"alpha", "fit_intercept", "max_iter", "positive", "solver", "tol"}),
         scaled=True,
-        sparse=True,
+        texts=Texts.SPARSE_COLUMNS,
     ),
     "random_forest": _Known("sklearn.ensemble:RandomForestRegressor", _FORESTS, _FOREST),
     "extra_trees": _Known("sklearn.ensemble:ExtraTreesRegressor", _FORESTS, _FOREST),
@@ -255,8 +256,6 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         CandidateError: the function cannot be called or returns no such estimator, or a
             parameter is unknown to it.
     """
-    from platform_assets.training.preprocessing import pipeline
-
     features = [feature.feature for feature in spec.features]
     one = candidate.spec
     if one.estimator is not None:
@@ -264,8 +263,9 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         seed = {"random_state": spec.evaluation.seed} if entry.seeded else {}
         make = _attribute(candidate.where, entry.path)
         model = make(**{**entry.defaults, **seed, **candidate.parameters})
-        return pipeline(features, model, scaled=entry.scaled, sparse=entry.sparse)
-    return pipeline(features, _from_function(candidate, spec), scaled=False)
+        return pipeline(features, model, scaled=entry.scaled, texts=entry.texts)
+    model = _from_function(candidate, spec)
+    return pipeline(features, model, scaled=False, texts=Texts.COLUMNS)
 
 
 def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:

@@ -7,6 +7,7 @@ loads without this package.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Any, Final
 
 from serving_gateway.contract import DType, Feature
@@ -23,31 +24,41 @@ _MOSTLY_ZEROS: Final = 0.3
 """A share of values other than zero from which a sparse matrix saves nothing."""
 
 
-def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, sparse: bool = False) -> Any:
+class Texts(Enum):
+    """How an estimator reads texts. The empty text is a category like others."""
+
+    COLUMNS = auto()
+    """One column for each category that was seen; one never seen is none of them."""
+    SPARSE_COLUMNS = auto()
+    """The same; a matrix that is mostly zeros is a sparse one, in a tenth of the memory."""
+    PLACES = auto()
+    """One column: the category's place in their order; one never seen counts as the most
+    frequent. For trees, which cut a column as often as they need, in a tenth of the memory."""
+
+
+def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, texts: Texts) -> Any:
     """Return an unfitted pipeline over a frame in tensor form.
 
     Numbers become single precision, as trees and runtimes read them; a missing one becomes
-    the median of its column, a missing boolean the more frequent value. A text becomes one
-    column per category that was seen; the empty text is a category, one never seen is none of
-    them.
+    the median of its column, a missing boolean the more frequent value.
 
     Args:
         features: the columns, as the signature has them.
         model: the estimator behind the preprocessing, unfitted.
         scaled: centre and scale the numbers, in double precision: for linear models. Trees
             need none, and stay exact without.
-        sparse: give a matrix that is mostly zeros (texts of many categories) as a sparse one,
-            in a tenth of the memory; the estimator must take such.
+        texts: how the estimator reads texts.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
+    sparse = texts is Texts.SPARSE_COLUMNS
     groups: dict[tuple[DType, bool], list[str]] = {}
     for one in features:
         groups.setdefault((one.dtype, one.nullable), []).append(one.name)
     parts = [
         (f"{dtype.value.lower()}{'_nullable' if nullable else ''}",
-         _texts(sparse=sparse) if dtype is DType.BYTES
+         _texts(texts) if dtype is DType.BYTES
          else _numbers(dtype, nullable=nullable, scaled=scaled, sparse=sparse),
          names)
         for (dtype, nullable), names in sorted(groups.items())
@@ -60,11 +71,18 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, sparse: b
     return Pipeline([(COLUMNS_STEP, columns), (MODEL_STEP, model)])
 
 
-def _texts(*, sparse: bool) -> Any:
+def _texts(how: Texts) -> Any:
     import numpy as np
+    from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
+    if how is Texts.PLACES:
+        encoder = OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=np.nan, dtype=np.float32
+        )
+        return make_pipeline(encoder, SimpleImputer(strategy="most_frequent"))
+    sparse = how is Texts.SPARSE_COLUMNS
     encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float32, sparse_output=sparse)
     return make_pipeline(encoder, *_by_column(sparse=sparse))
 

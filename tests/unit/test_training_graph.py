@@ -79,16 +79,20 @@ def test_mixed_rows_are_answered_alike(task: Task, name: str, classes: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("task", "name", "sparse"),
+    ("task", "name", "sparse", "width"),
     [
-        (Task.MULTICLASS, "logistic_regression", True),
-        (Task.REGRESSION, "linear_regression", True),
-        (Task.REGRESSION, "ridge", True),
-        (Task.MULTICLASS, "linear_discriminant", False),
+        (Task.MULTICLASS, "logistic_regression", True, 60),
+        (Task.REGRESSION, "linear_regression", True, 60),
+        (Task.REGRESSION, "ridge", True, 60),
+        (Task.MULTICLASS, "linear_discriminant", False, 60),
+        (Task.MULTICLASS, "random_forest", False, 1),
+        (Task.REGRESSION, "hist_gradient_boosting", False, 1),
     ],
 )
-def test_texts_of_many_categories_are_answered_alike(task: Task, name: str, sparse: bool) -> None:
-    """Mostly zeros: linear models are fitted to a sparse matrix, where they take one."""
+def test_texts_of_many_categories_are_answered_alike(
+    task: Task, name: str, sparse: bool, width: int
+) -> None:
+    """Linear models are fitted to a sparse matrix, where they take one; trees to a narrow one."""
     classes = () if task is Task.REGRESSION else CLASSES["texts"]
     spec = mixed_spec(task, classes, candidates=(CandidateSpec(name),))
     rows = mixed_rows(spec)
@@ -96,7 +100,10 @@ def test_texts_of_many_categories_are_answered_alike(task: Task, name: str, spar
     cities = many[np.arange(len(rows)) % len(many)]
     rows = dataclasses.replace(rows, features=rows.features.assign(city=cities))
     estimator = _fitted(spec, rows)
-    assert estimator.named_steps["columns"].sparse_output_ is sparse
+    columns = estimator.named_steps["columns"]
+    assert columns.sparse_output_ is sparse
+    names = columns.get_feature_names_out()
+    assert sum(name.startswith("city") for name in names) == width
     asked = mixed_frame(2000, 9, wild=True)
     asked["city"] = np.append(many, "never seen")[np.arange(len(asked)) % (len(many) + 1)]
     parity, _ = _parity(estimator, spec, asked, 1e-6)

@@ -39,6 +39,8 @@ def _steps(
     first, *others = (step for _, step in transformer.steps)
     if type(first).__name__ == "OneHotEncoder":
         value = _one_hot(graph, first, names)
+    elif type(first).__name__ == "OrdinalEncoder":
+        value = _places(graph, first, names)
     else:
         value = _step(graph, first, _numbers(graph, names, signature, types))
     for step in others:
@@ -122,4 +124,19 @@ def _one_hot(graph: Graph, encoder: Any, names: Sequence[str]) -> Value:
         )
         shape = graph.constant(np.array([-1, len(categories)], dtype=np.int64))
         parts.append(Value(graph.add("Reshape", cells, shape), DType.FP32))
+    return _side_by_side(graph, parts)
+
+
+def _places(graph: Graph, encoder: Any, names: Sequence[str]) -> Value:
+    parts = []
+    for name, categories in zip(names, encoder.categories_, strict=True):
+        places = graph.add(
+            "LabelEncoder",
+            name,
+            domain=ML,
+            keys_strings=[str(one).encode() for one in categories],
+            values_floats=[float(place) for place in range(len(categories))],
+            default_float=float(encoder.unknown_value),
+        )
+        parts.append(Value(places, DType.FP32))
     return _side_by_side(graph, parts)
