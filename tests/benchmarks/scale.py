@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from platform_assets.components.vocabulary import DEFAULT_CLASSIFIERS
 from platform_assets.model_spec import (
     CandidateSpec,
     Evaluation,
@@ -38,6 +40,7 @@ from tests.servers import ROOT
 
 ROWS: Final = (10_000, 100_000)
 ROWS_PER_ENTITY: Final = 2
+CANDIDATES: Final = DEFAULT_CLASSIFIERS
 _KINDS: Final = (
     *((f"f{n}", DType.FP32, True) for n in range(12)),
     *((f"d{n}", DType.FP64, False) for n in range(4)),
@@ -105,30 +108,38 @@ def _join(work: Work) -> None:
     work.values["rows"], work.values["classes"] = rows, label_classes(rows, work.spec)
 
 
-def _train(work: Work) -> None:
+def _split(work: Work) -> None:
+    from platform_assets.training.splits import split_evaluation
+
+    work.values["split"] = split_evaluation(work.values.pop("rows"), work.spec)
+
+
+def _train(candidate: str, work: Work) -> None:
     from platform_assets.training.candidates import build, expand
     from platform_assets.training.selection import cross_validate, evaluate, fit
-    from platform_assets.training.splits import folds, split_evaluation
+    from platform_assets.training.splits import folds
 
     spec, classes = work.spec, work.values["classes"]
-    training, evaluation = split_evaluation(work.values.pop("rows"), spec)
-    [candidate] = expand(spec)
-    cross_validate(build(candidate, spec), training, folds(training, spec), spec, classes)
-    estimator, _ = fit(build(candidate, spec), training, spec)
+    training, evaluation = work.values["split"]
+    [one] = [one for one in expand(spec) if one.name == candidate]
+    cross_validate(build(one, spec), training, folds(training, spec), spec, classes)
+    estimator, _ = fit(build(one, spec), training, spec)
     evaluate(estimator, evaluation, spec, classes)
-    work.values["trained"] = estimator, evaluation
+    work.values[candidate] = estimator
 
 
 def _export(work: Work) -> None:
     from platform_assets.packaging.onnx_export import model_inputs, run_graph
     from platform_assets.training.graph.export import export
 
-    estimator, evaluation = work.values.pop("trained")
+    _, evaluation = work.values.pop("split")
     signature = work.spec.signature(work.values["classes"])
-    graph = export(estimator, signature, work.spec.model_name)
-    answered = run_graph(graph, model_inputs(signature, evaluation.features))
-    expected = estimator.predict(evaluation.features)
-    assert (answered[signature.label_output].reshape(-1) == expected).all()
+    for candidate in CANDIDATES:
+        estimator = work.values[candidate]
+        graph = export(estimator, signature, work.spec.model_name)
+        answered = run_graph(graph, model_inputs(signature, evaluation.features))
+        expected = estimator.predict(evaluation.features)
+        assert (answered[signature.label_output].reshape(-1) == expected).all()
 
 
 STAGES: Final[tuple[tuple[str, Callable[[Work], None]], ...]] = (
@@ -138,10 +149,11 @@ STAGES: Final[tuple[tuple[str, Callable[[Work], None]], ...]] = (
     ("materialize", _materialize),
     ("compare", _compare),
     ("join", _join),
-    ("train", _train),
+    ("split", _split),
+    *((name, partial(_train, name)) for name in CANDIDATES),
     ("export", _export),
 )
-"""In order; `train` is cross-validation, a fit and the evaluation of one candidate."""
+"""In order; a candidate's stage is its cross-validation, a fit and the evaluation."""
 
 
 def _make_source(path: Path, rows: int) -> int:
@@ -183,7 +195,7 @@ def _spec(source: Path) -> ModelSpec:
         source=FileSource(str(source)),
         features=tuple(FeatureSpec(*kind) for kind in _KINDS),
         target=Target("label", DType.INT64),
-        candidates=(CandidateSpec("logistic_regression"),),
+        candidates=tuple(CandidateSpec(name) for name in CANDIDATES),
         gates=Gates(metric_floor=0.5),
         join_key=JoinKey(),
         event_time=EventTime(),
@@ -230,6 +242,7 @@ def measure(rows: int) -> None:
     import pandas  # noqa: F401
     import psutil
     import pyarrow as pa
+    import sklearn.ensemble
     import sklearn.linear_model  # noqa: F401
 
     with tempfile.TemporaryDirectory(prefix="scale-") as home, _peak_memory() as peak:
@@ -246,11 +259,11 @@ def measure(rows: int) -> None:
             grown = peak() - start
             highest = max(highest, grown)
             print(
-                f"{name:<12} {rows:>9,} rows {seconds:>8.2f} s {worked / rows * 1e5:>8.2f} "
+                f"{name:<24} {rows:>9,} rows {seconds:>8.2f} s {worked / rows * 1e5:>8.2f} "
                 f"CPU s/100,000 rows  memory +{grown / 1e6:,.0f} MB = {grown / size:.2f} x source",
                 flush=True,
             )
-        print(f"all          {rows:>9,} rows, peak {highest / size:.2f} x {size / 1e6:,.0f} MB")
+        print(f"{'all':<24} {rows:>9,} rows, peak {highest / size:.2f} x {size / 1e6:,.0f} MB")
 
 
 def main() -> None:
