@@ -11,8 +11,6 @@ from itertools import count
 from math import nan
 from typing import Any, Final
 
-import msgspec
-
 from serving_gateway.contract import DType, Feature
 from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.tensors import Codec
@@ -36,7 +34,7 @@ def without_nulls(body: bytes, header_length: int | None, codec: Codec) -> tuple
     if _NULL not in text:
         return body, header_length
     try:
-        request: dict[str, Any] = msgspec.json.decode(text)
+        request: dict[str, Any] = json.loads(text)  # which may hold NaN as well
         if not _fill(request["inputs"], _columns(codec)):
             return body, header_length
         head = json.dumps(request, separators=(",", ":")).encode()

@@ -7,6 +7,7 @@ version: the effective one of the client's variant, checked in the answer (I2).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Final
@@ -288,10 +289,10 @@ def read_request(body: bytes, header_length: int | None) -> _Request:
         )
     text = body if header_length is None else body[:header_length]
     try:
-        request = _requests.decode(text)
+        request = _decoded(text)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"No inference request: {error}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise MalformedRequest(f"The JSON part is no JSON: {error}.") from error
     for tensor in (*request.inputs, *request.outputs):
         if "shared_memory_region" in tensor.parameters:
@@ -302,6 +303,18 @@ def read_request(body: bytes, header_length: int | None) -> _Request:
                 code="shared_memory",
             )
     return request
+
+
+def _decoded(text: bytes) -> _Request:
+    try:
+        return _requests.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        # Clients of Triton write missing numbers as NaN, which is no JSON; Triton reads it.
+        if b"NaN" not in text and b"Infinity" not in text:
+            raise
+    return msgspec.convert(json.loads(text.decode()), _Request)
 
 
 def check_version(answer: Answer, version: int) -> None:

@@ -86,6 +86,13 @@ def test_tensors_go_through_in_either_encoding(
     assert (answer["model_version"], answer["id"]) == ("1", "r-1")
 
 
+def test_a_missing_number_goes_through_as_clients_of_triton_write_it(client: Any) -> None:
+    rows = ROWS.copy()
+    rows[1, 3] = np.nan  # which this model does not look at
+    result = client.infer(DEFAULT_MODEL, inputs(triton_http, rows, binary=False))
+    assert result.as_numpy("label").ravel().tolist() == [1, 1]
+
+
 def test_the_client_s_variant_answers(client: Any) -> None:
     by_header = client.infer(DEFAULT_MODEL, inputs(triton_http), headers={"x-client-id": CLIENT_B})
     assert by_header.as_numpy("label").ravel().tolist() == [2, 2]
@@ -160,6 +167,9 @@ def test_nothing_else_of_triton_is_reachable(
         (b"", {}, 400),
         (b"{}", {}, 422),
         (b'{"inputs":1}', {}, 422),
+        (b'{"inputs":NaN}', {}, 422),
+        (b'{"inputs":[NaN}', {}, 400),
+        (b'{"inputs":[],"id":"NaN\xff"}', {}, 400),
         (b'{"inputs":[]}', {"inference-header-content-length": "99"}, 400),
         (b'{"inputs":[]}', {"inference-header-content-length": "-1"}, 400),
         (b'{"inputs":[]}', {"content-encoding": "gzip"}, 415),

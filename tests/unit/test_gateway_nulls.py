@@ -48,6 +48,11 @@ def test_what_follows_the_json_part_stays_and_its_length_is_told() -> None:
     assert str(sent(body[:length])) == "[[nan, 2], ['ä', '']]"
 
 
+def test_null_and_nan_may_stand_side_by_side() -> None:
+    body, _ = without_nulls(b'{"inputs":[{"name":"x","data":[NaN,null]}]}', None, PACKED)
+    assert str(sent(body)) == "[[nan, nan]]"
+
+
 def test_a_request_without_null_values_is_not_touched() -> None:
     for body in (request(x=[1, 2]), b'{"inputs":[{"name":"x","parameters":null}]}'):
         assert without_nulls(body, None, PACKED) == (body, None)
