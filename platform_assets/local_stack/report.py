@@ -118,7 +118,8 @@ def print_status(settings: StackSettings, owner: int | None, console: Console) -
     holder = "nobody" if owner is None else f"pid {owner}"
     console.print(f"state: {settings.state_dir}, held by {holder}")
     served = production(settings)
-    console.print(f"in production: {escape(str(served))}")
+    console.print("in production:")
+    console.print(f"  {DEFAULT_MODEL} (the default model): {escape(str(served))}")
     for model_name in other_models(settings):
         console.print(f"  {model_name}: {escape(str(production(settings, model_name)))}")
     return 0 if all_ready and served.version is not None else 1

@@ -5,11 +5,15 @@ from typing import Final
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import VERSION_METADATA, production_version
 from platform_assets.monitoring.checks import drift_check_key
+from platform_assets.resources.mlflow import MlflowResource, RegistryError, RegistryNotFound
+from platform_assets.resources.source import SourceResource
 from platform_assets.serving.sensors import UNDER_WAY
+from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
@@ -50,7 +54,8 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
 
     One report starts one run at most, and none while the chain runs anyway. A report on a
     version that is no longer in production starts none: what replaced it may be the answer to
-    that very drift.
+    that very drift. Nor does one where nothing has changed since the version in production was
+    trained: the same rows, model file and packages give the same graph again.
     """
     if not spec.automation.on_drift:
         return None
@@ -60,9 +65,14 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         job=retrain_job,
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Trains {spec.model_name} again when its newest drift report warns.",
+        description=(
+            f"Trains {spec.model_name} again when its newest drift report warns and the source "
+            "or the model file has changed since the version in production was trained."
+        ),
     )
-    def on_drift(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def on_drift(
+        context: dg.SensorEvaluationContext, source: SourceResource, mlflow: MlflowResource
+    ) -> dg.SensorResult | dg.SkipReason:
         newest = _newest_verdict(context.instance, spec)
         if newest is None:
             return dg.SkipReason("no drift report was judged yet")
@@ -74,14 +84,43 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         if _training(context.instance, retrain_job):
             # The place is kept: what comes out of that training decides on the report.
             return dg.SkipReason(f"the report of run {report} warns, and a training is under way")
-        judged, now = _version(evaluation), production_version(context.instance, spec)
-        if judged != now:
-            reason = f"the report is on version {judged}, in production is {now}"
-            return dg.SensorResult(skip_reason=reason, cursor=report)
+        try:
+            needless = _needless(spec, evaluation, context.instance, source, mlflow)
+        except (SourceError, RegistryError) as error:
+            # The place is kept here too: a training would need what cannot be asked.
+            return dg.SkipReason(f"the report of run {report} warns, but {error}")
         request = dg.RunRequest(run_key=f"drift {report}", tags={REPORT_TAG: report})
-        return dg.SensorResult(run_requests=[request], cursor=report)
+        wanted = [] if needless else [request]
+        return dg.SensorResult(run_requests=wanted, skip_reason=needless, cursor=report)
 
     return on_drift
+
+
+def _needless(
+    spec: ModelSpec,
+    evaluation: dg.AssetCheckEvaluation,
+    instance: dg.DagsterInstance,
+    source: SourceResource,
+    mlflow: MlflowResource,
+) -> str | None:
+    """Say why a training would answer this warning with nothing new; None when it may."""
+    judged, now = _version(evaluation), production_version(instance, spec)
+    if now is None or judged != now:
+        return f"the report is on version {judged}, in production is {now}"
+    try:
+        tags = mlflow.version_tags(spec.model_name, now)
+    except RegistryNotFound:
+        return None
+    if tags.get(CODE_VERSION_TAG) != spec.code_version:
+        return None
+    # Last: of a file it is remembered, of a query all rows are read for it.
+    if tags.get(DATA_FINGERPRINT_TAG) != source_fingerprint(spec, source):
+        return None
+    return (
+        f"the newest report warns, but version {now} was trained on exactly the rows that the "
+        "source holds, by this model file and these packages: training again would give the "
+        "same. Bring fresh rows into the source; the next report that warns then trains on them"
+    )
 
 
 def _training(instance: dg.DagsterInstance, job: Job) -> bool:

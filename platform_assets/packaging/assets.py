@@ -9,6 +9,7 @@ from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.adoption import AdoptionError, adopt
+from platform_assets.packaging.foreign_graph import GraphRefused
 from platform_assets.packaging.onnx_export import (
     GraphSummary,
     inspect_graph,
@@ -88,10 +89,10 @@ def _adopted(
 ) -> dg.MaterializeResult[OnnxModel]:
     try:
         registered, graph = adopt(spec, version, mlflow, ONNX_ARTIFACT)
-    except (AdoptionError, ExportError) as error:
+    except (AdoptionError, GraphRefused) as error:
         raise failure(
             f"version {version} was not taken: {error}",
-            "register a version whose graph fits the model file, or change the file.",
+            "register a version whose graph is as that reason wants it, or change the model file.",
         ) from error
     except RegistryError as error:
         raise failure(

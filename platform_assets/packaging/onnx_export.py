@@ -105,41 +105,50 @@ def _agree(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> None:
         )
 
 
-def _checked(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
+def parse_graph(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
+    """Return a graph as it is written; nothing is checked.
+
+    Raises:
+        ExportError: the bytes are no ONNX model.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load_model_from_string(onnx_bytes)
-        if any(map(onnx.external_data_helper.uses_external_data, _tensors(model))):
-            # A version is one file with one digest, and no path in it may name a server's file.
-            raise ExportError(
-                "the graph keeps its weights in other files: save it whole (MLflow's ONNX "
-                "flavour does with save_as_external_data=False)"
-            )
-        onnx.checker.check_model(model, full_check=True)
-    except (
-        DecodeError,
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-    ) as error:
+        return onnx.load_model_from_string(onnx_bytes)
+    except DecodeError as error:
         raise ExportError(f"not a valid ONNX model: {error}") from error
-    return model
 
 
-def _tensors(message: Message) -> Iterator[Any]:  # onnx.TensorProto is untyped here
-    """Find the constants of a graph, however deep they are."""
-    import onnx
+def parts(message: Message, kind: Any) -> Iterator[Any]:  # so are the other messages of onnx
+    """Find the messages of one kind in a graph, however deep they are."""
     from google.protobuf.message import Message
 
     for field, value in message.ListFields():
         if field.type != field.TYPE_MESSAGE:
             continue
         for part in [value] if isinstance(value, Message) else value:
-            if isinstance(part, onnx.TensorProto):
+            if isinstance(part, kind):
                 yield part
-            else:
-                yield from _tensors(part)
+            yield from parts(part, kind)
+
+
+def _checked(onnx_bytes: bytes) -> Any:
+    import onnx
+
+    model = parse_graph(onnx_bytes)
+    tensors = parts(model, onnx.TensorProto)
+    if any(map(onnx.external_data_helper.uses_external_data, tensors)):
+        # A version is one file with one digest, and no path in it may name a server's file.
+        raise ExportError(
+            "the graph keeps its weights in other files: save it whole (MLflow's ONNX "
+            "flavour does with save_as_external_data=False)"
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"not a valid ONNX model: {error}") from error
+    return model
 
 
 def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here

@@ -150,7 +150,7 @@ def test_up_takes_raw_data_to_production(laptop: Laptop) -> None:
 def test_status_tells_what_runs_and_what_is_in_production(laptop: Laptop) -> None:
     status, said = laptop.run("status")
     assert status == 0, said
-    assert "in production: version 1" in said
+    assert "best_model (the default model): version 1" in said
 
 
 def test_the_control_apis_of_triton_are_locked(laptop: Laptop) -> None:

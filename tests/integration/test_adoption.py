@@ -19,6 +19,7 @@ from tests.foreign import (
     register_files,
 )
 from tests.full_platform import SERVING, Platform
+from tests.hostile_graphs import burdened
 from tests.onnx_models import model_bytes, string_echo, telltale
 
 ADOPTED = ("onnx_model", "triton_model_entry", *SERVING)
@@ -184,6 +185,16 @@ def test_weights_outside_of_the_file_are_refused(settled: Platform) -> None:
     tensor.external_data.add(key="location", value="../../outside")
     said = refused(settled, registered(settled, {"model.onnx": model.SerializeToString()}))
     assert "keeps its weights in other files" in said
+
+
+@pytest.mark.parametrize(
+    ("burden", "said"), [("for ever", "the operator Loop"), ("gigabytes", "may take 2.0 GiB")]
+)
+def test_a_graph_that_would_take_the_machine_down_is_refused(
+    settled: Platform, burden: str, said: str
+) -> None:
+    graph = foreign_graph(settled.spec, settled.home / "iris.csv")
+    assert said in refused(settled, registered(settled, {"model.onnx": burdened(graph, burden)}))
 
 
 def test_a_version_that_does_not_exist_or_has_no_run_is_refused(settled: Platform) -> None:

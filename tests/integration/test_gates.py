@@ -107,6 +107,7 @@ def test_a_graph_replaced_in_mlflow_is_found_and_never_packaged(
 ) -> None:
     with replaced(settled, ONNX_ARTIFACT, graph):
         assert not settled.check("onnx_model", "onnx_checker").passed
+        assert "not run" in str(settled.check("onnx_model", "onnx_parity").description)
         outcome = settled.run("triton_model_entry")
     assert "was not packaged" in outcome.failures["triton_model_entry"]
     assert settled.check("onnx_model", "onnx_checker").passed

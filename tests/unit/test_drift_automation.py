@@ -5,14 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from pydantic import Field
 
+from platform_assets.features.source import source_fingerprint
+from platform_assets.model_spec import FileSource, ModelSpec
 from platform_assets.monitoring.automation import REPORT_TAG, drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_check_key
+from platform_assets.packaging.adoption import FOREIGN_DATA
+from platform_assets.resources.mlflow import (
+    MlflowResource,
+    RegistryNotFound,
+    RegistryUnavailable,
+)
+from platform_assets.resources.source import SourceResource
+from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 from tests.drifting import PRODUCTION, VISITORS, put_in_production, without_automation
 
 
@@ -47,11 +60,57 @@ def judged(instance: dg.DagsterInstance, *, passed: bool, version: int = PRODUCT
     return definitions.resolve_job_def("judge").execute_in_process(instance=instance).run_id
 
 
-def looked(instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
-    sensor = drift_sensor(VISITORS, retrain)
+class Tags(MlflowResource):
+    """An MLflow that knows what the version in production was made of."""
+
+    tracking_uri: str = "http://127.0.0.1:9"
+    tags: dict[str, str] = Field(default_factory=dict)
+    fails: str = ""
+
+    def version_tags(self, model_name: str, version: int) -> dict[str, str]:
+        assert (model_name, version) == (VISITORS.model_name, PRODUCTION)
+        if self.fails == "lost":
+            raise RegistryNotFound("MLflow has no such version")
+        if self.fails:
+            raise RegistryUnavailable("MLflow does not answer")
+        return self.tags
+
+
+def looked(
+    instance: dg.DagsterInstance,
+    cursor: str | None = None,
+    *,
+    spec: ModelSpec = VISITORS,
+    tags: dict[str, str] | None = None,
+    fails: str = "",
+) -> Any:
+    sensor = drift_sensor(spec, retrain)
     assert sensor is not None
-    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    resources = {"source": SourceResource(), "mlflow": Tags(tags=tags or {}, fails=fails)}
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
     return sensor.evaluate_tick(context)
+
+
+@dataclass
+class Trained:
+    """A model whose source is there, and what its version in production was made of."""
+
+    spec: ModelSpec
+    tags: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        assert isinstance(self.spec.source, FileSource)
+        return Path(self.spec.source.path)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trained:
+    path = tmp_path / "visitors.csv"
+    path.write_text("age,visits\n1,2\n")
+    spec = replace(VISITORS, source=FileSource(str(path)), code_version="file and lock")
+    fingerprint = source_fingerprint(spec, SourceResource())
+    return Trained(spec, {DATA_FINGERPRINT_TAG: fingerprint, CODE_VERSION_TAG: spec.code_version})
 
 
 def test_a_warning_report_starts_one_training(instance: dg.DagsterInstance) -> None:
@@ -91,6 +150,55 @@ def test_a_report_on_a_version_that_was_replaced_starts_nothing(
     found = looked(instance)
     assert not found.run_requests
     assert f"version {PRODUCTION}, in production is {PRODUCTION + 1}" in found.skip_message
+
+
+def test_nothing_is_trained_again_of_what_has_not_changed(
+    instance: dg.DagsterInstance, trained: Trained
+) -> None:
+    put_in_production(instance)
+    report = judged(instance, passed=False)
+    found = looked(instance, spec=trained.spec, tags=trained.tags)
+    assert not found.run_requests
+    assert f"version {PRODUCTION} was trained on exactly the rows" in found.skip_message
+    assert "Bring fresh rows" in found.skip_message
+    assert found.cursor == report, "a query would be read again at every look"
+
+
+@pytest.mark.parametrize("changed", ["rows", "model file", "adopted from others"])
+def test_drift_trains_once_training_can_give_something_else(
+    instance: dg.DagsterInstance, trained: Trained, changed: str
+) -> None:
+    put_in_production(instance)
+    judged(instance, passed=False)
+    spec, tags = trained.spec, trained.tags
+    if changed == "rows":
+        trained.path.write_text("age,visits\n3,4\n")
+    elif changed == "model file":
+        spec = replace(spec, code_version="another file")
+    else:
+        tags = {DATA_FINGERPRINT_TAG: FOREIGN_DATA}
+    assert len(looked(instance, spec=spec, tags=tags).run_requests) == 1
+
+
+@pytest.mark.parametrize(("gone", "said"), [("MLflow", "does not answer"), ("source", "exist")])
+def test_a_report_is_kept_while_nobody_can_tell_whether_anything_changed(
+    instance: dg.DagsterInstance, trained: Trained, gone: str, said: str
+) -> None:
+    put_in_production(instance)
+    judged(instance, passed=False)
+    if gone == "source":
+        trained.path.unlink()
+    down = "down" if gone == "MLflow" else ""
+    found = looked(instance, spec=trained.spec, tags=trained.tags, fails=down)
+    assert not found.run_requests
+    assert said in found.skip_message
+    assert not found.cursor, "the report would be forgotten"
+
+
+def test_a_version_that_mlflow_has_lost_is_trained_anew(instance: dg.DagsterInstance) -> None:
+    put_in_production(instance)
+    judged(instance, passed=False)
+    assert len(looked(instance, fails="lost").run_requests) == 1
 
 
 def test_a_report_waits_for_the_training_that_is_under_way(instance: dg.DagsterInstance) -> None:
@@ -134,7 +242,12 @@ def test_both_run_in_a_repository() -> None:
     schedule, sensor = drift_schedule(VISITORS, retrain), drift_sensor(VISITORS, retrain)
     assert schedule is not None
     assert sensor is not None
-    definitions = dg.Definitions(jobs=[retrain], schedules=[schedule], sensors=[sensor])
+    definitions = dg.Definitions(
+        jobs=[retrain],
+        schedules=[schedule],
+        sensors=[sensor],
+        resources={"source": SourceResource(), "mlflow": Tags()},
+    )
     dg.Definitions.validate_loadable(definitions)
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
 from typing import Any, cast
 
 import msgspec
@@ -9,12 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.packaging.adoption import AdoptionError, adopt
+from platform_assets.packaging.adoption import adopt
+from platform_assets.packaging.foreign_graph import GraphRefused, answers_of
+from platform_assets.packaging.onnx_export import model_inputs
+from platform_assets.packaging.trial import Bounds, _packed, _unpacked, try_out
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import DATA_FINGERPRINT_TAG, SIGNATURE_TAG
+from tests.hostile_graphs import burdened
 from tests.models import IRIS
 from tests.onnx_models import model_bytes
 
@@ -53,6 +60,9 @@ class Registry:
 
     def adopt(self, version: int = 2) -> None:
         adopt(IRIS, version, cast(MlflowResource, self), "onnx/model.onnx")
+
+
+INPUTS = model_inputs(SIGNATURE, Registry(b"").evaluation_set("").features)
 
 
 def graph(width: int = 3, *, label: str = "INT64", shift: int = 0) -> bytes:
@@ -107,24 +117,75 @@ def test_a_graph_that_answers_as_promised_is_taken() -> None:
 def test_a_graph_that_answers_in_another_form_is_refused(
     answers: dict[str, Any], said: str
 ) -> None:
-    registry = Registry(graph(**answers))
-    with pytest.raises(AdoptionError) as refused:
-        registry.adopt()
+    with pytest.raises(GraphRefused) as refused:
+        answers_of(graph(**answers), SIGNATURE, INPUTS)
     assert said in str(refused.value)
+
+
+def test_a_graph_that_is_refused_leaves_nothing_behind() -> None:
+    registry = Registry(graph(width=2))
+    with pytest.raises(GraphRefused, match="not a number for each of 3 classes"):
+        registry.adopt()
     assert not registry.kept
     assert not registry.entries[1].tags
 
 
-def test_the_run_of_a_version_that_the_chain_knows_is_not_written_over() -> None:
-    registry = Registry(graph(), run_id="ours")
-    with pytest.raises(AdoptionError, match="keeps the graph and the evaluation of version 1"):
-        registry.adopt()
-    assert not registry.kept
+@pytest.mark.parametrize(
+    ("burden", "said"),
+    [
+        ("for ever", "the operator Loop"),
+        ("in a branch", "the operator Loop"),
+        ("others", "the operator com.microsoft.Gelu"),
+        ("functions", "the function f0"),
+    ],
+)
+def test_operators_that_may_never_end_or_that_others_brought_are_refused(
+    burden: str, said: str
+) -> None:
+    with pytest.raises(GraphRefused) as refused:
+        answers_of(burdened(graph(), burden), SIGNATURE, INPUTS)
+    assert said in str(refused.value)
 
 
-def test_a_version_of_the_pipeline_itself_keeps_what_is_recorded_of_it() -> None:
-    registry = Registry(graph())
-    with pytest.raises(AdoptionError, match="best_model_rollback takes it back"):
-        registry.adopt(1)
-    assert not registry.kept
-    assert registry.entries[0].tags == OWN
+@pytest.mark.parametrize(
+    ("burden", "bounds", "said"),
+    [
+        ("terabytes", Bounds(), "may take 2.0 GiB and 120 s"),
+        ("gigabytes", Bounds(), "may take 2.0 GiB and 120 s"),
+        ("hours", Bounds(seconds=4), "does not come to an end"),
+    ],
+)
+def test_a_graph_that_takes_too_much_is_stopped(burden: str, bounds: Bounds, said: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(GraphRefused) as refused:
+        try_out(burdened(graph(), burden), SIGNATURE, INPUTS, bounds)
+    assert said in str(refused.value)
+    assert time.monotonic() - started < 30
+
+
+def test_rows_and_answers_pass_between_the_processes_as_they_are() -> None:
+    sent: dict[str, np.ndarray[Any, Any]] = {
+        "text": np.array([["\0 ü"], [""]], dtype=object),
+        "number": np.array([[np.nan], [1.5]], dtype=np.float32),
+        "truth": np.array([[True], [False]]),
+        "none": np.empty((0, 3)),
+    }
+    got = _unpacked(_packed(sent))
+    assert list(got) == list(sent)
+    for name, array in sent.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_a_process_that_is_killed_is_the_graph_s_doing_and_it_has_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_CONTROL_KEY", "secret")
+
+    def killed(argv: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        assert "secret" not in options["env"].values()
+        return subprocess.CompletedProcess(argv, -signal.SIGKILL)
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(GraphRefused, match="ended by SIGKILL"):
+        try_out(graph(), SIGNATURE, INPUTS)

@@ -1,0 +1,175 @@
+"""What a graph from another training job has to be, and what it has to answer: pure.
+
+`trial` calls this where a graph that is something else can do no harm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from platform_assets.packaging.onnx_export import (
+    GraphSummary,
+    graph_contract,
+    inspect_graph,
+    parse_graph,
+    parts,
+    run_graph,
+)
+from platform_assets.packaging.triton_config import TensorSpec
+from platform_assets.training.graph.builder import ML, ExportError
+from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
+from serving_gateway.contract import Signature, feature_contract
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DOMAINS: Final = ("", "ai.onnx", ML)
+_ENDLESS: Final = "Loop"
+"""The one operator that runs as often as a number says; Scan ends with its tensors."""
+
+
+class GraphRefused(Exception):
+    """The graph cannot enter the chain; the message says why."""
+
+
+class Unanswered(GraphRefused):
+    """The runtime did not get through the graph, for whatever reason."""
+
+
+def answers_of(
+    graph: bytes, signature: Signature, inputs: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Check a graph, run it, and return the answers that the signature names.
+
+    Args:
+        graph: the ONNX file.
+        signature: what it has to read and to answer.
+        inputs: the rows, as `model_inputs` makes them.
+
+    Raises:
+        GraphRefused: it has other operators, another interface or other features, or answers
+            in another form.
+        ExportError: it is no valid ONNX model.
+    """
+    _require_operators(graph)
+    _require_interface(signature, inspect_graph(graph))
+    _require_contract(signature, graph)
+    try:
+        outputs = run_graph(graph, inputs)
+    except Exception as error:
+        # ONNX Runtime's exceptions have no common root of their own.
+        raise Unanswered(f"its graph cannot answer the evaluation rows: {error}") from error
+    named = (signature.label_output, signature.probabilities_output)
+    answers = {name: outputs[name] for name in named if name is not None}
+    labels = answers[signature.label_output].reshape(-1)
+    rows = max(map(len, inputs.values()))
+    _require_answers(signature, labels, answers.get(signature.probabilities_output or ""), rows)
+    return answers
+
+
+def _require_operators(graph: bytes) -> None:
+    """Refuse what may behave otherwise in the serving image, or never end.
+
+    Before the checker: functions that call functions make a small file an endless graph.
+    """
+    import onnx
+
+    model = parse_graph(graph)
+    wrong = [f"the function {function.name}" for function in model.functions]
+    for node in parts(model, onnx.NodeProto):
+        if node.domain not in _DOMAINS:
+            wrong.append(f"the operator {node.domain}.{node.op_type}")
+        elif node.op_type == _ENDLESS:
+            wrong.append(f"the operator {_ENDLESS}, which may run for ever")
+    if wrong:
+        raise GraphRefused(
+            f"its graph has {', '.join(sorted(set(wrong))[:5])}: export it with the operators of "
+            f"ONNX and {ML} alone, without {_ENDLESS} (onnx.inliner writes functions out)"
+        )
+
+
+def _require_interface(signature: Signature, graph: GraphSummary) -> None:
+    inputs = _expected_inputs(signature)
+    wrong = _tensor_differences("input", inputs, graph.inputs)
+    names = [signature.label_output]
+    if signature.probabilities_output is not None:
+        names.append(signature.probabilities_output)
+    missing = set(names) - {tensor.name for tensor in graph.outputs}
+    wrong += [f"output {name} is missing" for name in sorted(missing)]
+    if wrong:
+        raise GraphRefused(
+            "its graph does not read and answer what the model file says: " + "; ".join(wrong)
+        )
+
+
+def _require_contract(signature: Signature, graph: bytes) -> None:
+    """Refuse a graph that names no features, or others: its tensors alone cannot tell."""
+    contract = feature_contract(signature.features)
+    try:
+        if graph_contract(graph) == contract:
+            return
+        reason = "its metadata names other features, or in another order"
+    except ExportError as error:
+        reason = str(error)
+    features = msgspec.json.encode(signature.features).decode()
+    raise GraphRefused(
+        f"{reason}. Whoever exports it must write into its metadata, by onnx.helper."
+        f"set_model_props, what the columns of its rows are: {FEATURES_KEY!r}: {features!r}, "
+        f"{CONTRACT_KEY!r}: {contract!r}"
+    )
+
+
+def _expected_inputs(signature: Signature) -> dict[str, TensorSpec]:
+    features = signature.features
+    if signature.packed_input is not None:
+        name = signature.packed_input
+        return {name: TensorSpec(name, features[0].tensor_dtype, (None, len(features)))}
+    return {f.name: TensorSpec(f.name, f.tensor_dtype, (None, 1)) for f in features}
+
+
+def _tensor_differences(
+    kind: str, expected: dict[str, TensorSpec], found: tuple[TensorSpec, ...]
+) -> list[str]:
+    there = {tensor.name: tensor for tensor in found}
+    wrong = [f"{kind} {name} is missing" for name in expected if name not in there]
+    wrong += [f"{kind} {name} is unknown" for name in there if name not in expected]
+    wrong += [
+        f"{kind} {name} is {there[name].dtype.value} {there[name].shape}, not "
+        f"{tensor.dtype.value} {tensor.shape}"
+        for name, tensor in expected.items()
+        if name in there and there[name] != tensor
+    ]
+    return wrong
+
+
+def _require_answers(
+    signature: Signature,
+    labels: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any] | None,
+    rows: int,
+) -> None:
+    """Refuse answers of another form than the signature promises; no gate would look at it."""
+    classes = signature.classes
+    text = bool(classes) and isinstance(classes[0], str)
+    kinds, wanted = ("OU", "text") if text else ("i", "INT64") if classes else ("f", "FP64 or FP32")
+    wrong = []
+    if labels.dtype.kind not in kinds or len(labels) != rows:
+        wrong.append(
+            f"{signature.label_output} is {labels.dtype}, {len(labels)} values for {rows} rows, "
+            f"not one {wanted} for each"
+        )
+    elif classes and (other := sorted(set(labels.tolist()) - set(classes))):
+        wrong.append(
+            f"{signature.label_output} says {other[0]!r}, which is none of {list(classes)}"
+        )
+    if probabilities is not None and (
+        probabilities.dtype.kind != "f" or probabilities.shape != (rows, len(classes))
+    ):
+        wrong.append(
+            f"{signature.probabilities_output} is {probabilities.dtype} of shape "
+            f"{list(probabilities.shape)}, not a number for each of {len(classes)} classes"
+        )
+    if wrong:
+        raise GraphRefused("its graph answers otherwise than promised: " + "; ".join(wrong))

@@ -1,0 +1,184 @@
+"""The first run of a graph that nobody vouches for, where it can take nothing down.
+
+A small file can ask for any amount of memory and time. So a graph is first parsed, checked and
+run in a process of its own, with bounds that the system enforces and without the secrets of the
+run; only one that gets through is looked at, recorded and packaged by the others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from platform_assets.packaging.foreign_graph import GraphRefused, Unanswered, answers_of
+from platform_assets.training.graph.builder import ExportError
+from serving_gateway.contract import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
+_GRAPH_COPIES: Final = 10
+"""Parser, checker and runtime each hold the graph, some of them twice."""
+_MOST_SAID: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the first run of a graph may take."""
+
+    memory_bytes: int = 2 << 30
+    """Beside the libraries, the rows, and room for copies of the graph."""
+    seconds: float = 120.0
+
+    def __str__(self) -> str:
+        return f"{self.memory_bytes / 2**30:.1f} GiB and {self.seconds:.0f} s"
+
+
+class _Array(msgspec.Struct):
+    """An array on its way between two processes; nothing is pickled."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    values: bytes | list[str]
+
+
+class _Task(msgspec.Struct):
+    graph: bytes
+    signature: Signature
+    inputs: dict[str, _Array]
+    memory_bytes: int
+    processor_seconds: int
+
+
+class _Outcome(msgspec.Struct):
+    answers: dict[str, _Array] | None = None
+    refused: str = ""
+    exhausted: bool = False
+    """The runtime did not get through; it may have been the bounds."""
+
+
+def try_out(
+    graph: bytes,
+    signature: Signature,
+    inputs: dict[str, np.ndarray[Any, Any]],
+    bounds: Bounds = Bounds(),
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return what `foreign_graph.answers_of` does, from a process with bounds.
+
+    Raises:
+        GraphRefused: also for a graph that is no valid ONNX model, or that needs more.
+    """
+    within = f"the process that runs it first may take {bounds}"
+    task = _Task(
+        graph,
+        signature,
+        _packed(inputs),
+        bounds.memory_bytes + _GRAPH_COPIES * len(graph),
+        math.ceil(bounds.seconds) * (os.cpu_count() or 1),
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__],
+            input=msgspec.msgpack.encode(task),
+            capture_output=True,
+            timeout=bounds.seconds,
+            env=_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise GraphRefused(f"its graph does not come to an end: {within}") from None
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise GraphRefused(f"its graph had its process ended by {name}: {within}")
+    if done.returncode > 0:
+        said = done.stderr.decode(errors="replace")[-2000:]
+        raise RuntimeError(f"the process for the graph's first run failed: {said}")
+    outcome = msgspec.msgpack.decode(done.stdout, type=_Outcome)
+    if outcome.answers is None:
+        raise GraphRefused(outcome.refused + (f" ({within})" if outcome.exhausted else ""))
+    return _unpacked(outcome.answers)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # Each of the C library's arenas takes address space that nobody uses.
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "2"}
+
+
+def _packed(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, _Array]:
+    return {
+        name: _Array(
+            array.dtype.str,
+            array.shape,
+            array.ravel().tolist() if array.dtype.kind in "OU" else array.tobytes(),
+        )
+        for name, array in arrays.items()
+    }
+
+
+def _unpacked(arrays: dict[str, _Array]) -> dict[str, np.ndarray[Any, Any]]:
+    import numpy as np
+
+    return {
+        name: (
+            np.frombuffer(one.values, one.dtype)
+            if isinstance(one.values, bytes)
+            else np.array(one.values, dtype=object)
+        ).reshape(one.shape)
+        for name, one in arrays.items()
+    }
+
+
+def _bound(memory_bytes: int, processor_seconds: int) -> None:
+    """Let the system refuse this process more than that, beside what it has by now."""
+    import resource
+
+    wanted = {resource.RLIMIT_CORE: 0}
+    # Should the parent die, nobody else would end this process.
+    wanted[resource.RLIMIT_CPU] = processor_seconds + math.ceil(
+        sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    )
+    pages = Path("/proc/self/statm")
+    if pages.exists():  # where it does not, time alone is bounded
+        in_use = int(pages.read_text().split()[0]) * resource.getpagesize()
+        wanted[resource.RLIMIT_AS] = in_use + memory_bytes
+    for limit, most in wanted.items():
+        hard = resource.getrlimit(limit)[1]
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+def _outcome(task: _Task) -> _Outcome:
+    try:
+        return _Outcome(_packed(answers_of(task.graph, task.signature, _unpacked(task.inputs))))
+    except (GraphRefused, ExportError) as error:
+        # What a graph calls its tensors may be of any length.
+        said = str(error)[:_MOST_SAID].strip()
+        return _Outcome(refused=said, exhausted=isinstance(error, Unanswered))
+    except MemoryError:
+        return _Outcome(refused="its graph needs too much memory", exhausted=True)
+
+
+def _main() -> None:
+    # Libraries write to the standard output as they like: it is theirs.
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)
+        task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Task)
+        import onnx  # noqa: F401 # before the bounds, which are for the graph alone
+        import onnxruntime  # noqa: F401
+
+        _bound(task.memory_bytes, task.processor_seconds)
+        output.write(msgspec.msgpack.encode(_outcome(task)))
+
+
+if __name__ == "__main__":
+    _main()
