@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from serving_gateway.contract import RoutingRecord, feature_contract
+from serving_gateway.contract import RoutingRecord, Signature, feature_contract
 from serving_gateway.routing import A
 
 
@@ -38,6 +38,8 @@ class Effective(msgspec.Struct, frozen=True):
     onnx_sha256: str | None
     feature_contract: str | None
     """Digest of the features that the version reads; null when no signature is recorded."""
+    signature: Signature | None
+    """What it reads, and the labels in the order of its probabilities; null as above."""
 
 
 class Lifecycle:
@@ -81,6 +83,7 @@ def effective(
             feature_contract=(
                 None if slot.signature is None else feature_contract(slot.signature.features)
             ),
+            signature=slot.signature,
             **msgspec.structs.asdict(slot.lineage),
         )
     return found

@@ -166,6 +166,7 @@ async def test_where_a_version_came_from_is_recorded_and_told(played: Played) ->
         "onnx_sha256": "onnx",
     }
     assert told["feature_contract"] == feature_contract(SIGNATURE.features)
+    assert told["signature"] == SIGNATURE
 
 
 async def test_a_lineage_makes_no_generation_and_is_not_lost_with_the_registry(
