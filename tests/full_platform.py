@@ -90,6 +90,12 @@ class Platform:
         assert outcome.success, outcome.failures
         return outcome
 
+    def settled(self) -> bool:
+        """Whether the newest version is in production, and nobody has pinned it."""
+        newest = self.resources["mlflow"].versions(self.spec.model_name)[-1:]
+        slot = self.gateway.models()["effective"].get("A")
+        return [one.version for one in newest] == [self.production()] and slot["mode"] != "pinned"
+
     def of(self, **changes: Any) -> Platform:
         """The same platform with another model file."""
         return replace(self, spec=replace(self.spec, **changes))
