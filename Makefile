@@ -12,6 +12,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/de
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 RUN := $(VENV)/bin/python -m
 STACK := $(RUN) platform_assets.local_stack
+# uv installs sources alone: where this stands in the environment, each of the hundreds of
+# interpreters that a run starts would compile all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # have(test command, Debian packages): as root the packages are installed, otherwise named.
 define have

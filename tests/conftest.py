@@ -48,15 +48,17 @@ def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningT
 
 @pytest.fixture(scope="session")
 def shared_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMlflow]:
-    """An MLflow server; use names of your own in it."""
+    """An MLflow server; use names of your own in it, the platform has the default model."""
     with run_mlflow(tmp_path_factory.mktemp("mlflow")) as mlflow:
         yield mlflow
 
 
 @pytest.fixture(scope="session")
-def shared_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Every server of the platform on one state directory; leave all of them running."""
-    with run_platform(tmp_path_factory.mktemp("platform")) as platform:
+def shared_platform(
+    tmp_path_factory: pytest.TempPathFactory, shared_mlflow: RunningMlflow
+) -> Iterator[Platform]:
+    """Every server of the platform; leave all of them running."""
+    with run_platform(tmp_path_factory.mktemp("platform"), shared_mlflow) as platform:
         yield platform
 
 

@@ -28,7 +28,7 @@ from serving_gateway.contract import DEFAULT_MODEL
 from tests.chain import Outcome, failures_of, op_config, outcome_of
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.models import QUICK_IRIS
-from tests.servers import RunningMlflow, RunningTriton, run_mlflow, run_triton
+from tests.servers import RunningMlflow, RunningTriton, run_triton
 
 TOKEN = "control-token-of-the-tests"
 TO_ENTRY = (
@@ -89,6 +89,12 @@ class Platform:
         outcome = self.run(run_config=op_config("gateway_reload", {"unpin": True}))
         assert outcome.success, outcome.failures
         return outcome
+
+    def settled(self) -> bool:
+        """Whether the newest version is in production, and nobody has pinned it."""
+        newest = self.resources["mlflow"].versions(self.spec.model_name)[-1:]
+        slot = self.gateway.models()["effective"].get("A")
+        return [one.version for one in newest] == [self.production()] and slot["mode"] != "pinned"
 
     def of(self, **changes: Any) -> Platform:
         """The same platform with another model file."""
@@ -159,13 +165,12 @@ class Platform:
 
 
 @contextlib.contextmanager
-def run_platform(home: Path) -> Iterator[Platform]:
-    """Run Triton, MLflow and a gateway on a fresh state directory with the sample source."""
+def run_platform(home: Path, mlflow: RunningMlflow) -> Iterator[Platform]:
+    """Run Triton and a gateway on a fresh state directory with the sample source."""
     (home / "repository").mkdir(parents=True)
     write_iris_source(home / "iris.csv")
     with (
         run_triton(home / "repository", home / "triton") as triton,
-        run_mlflow(home) as mlflow,
         run_gateway(
             home,
             triton.http_url,

@@ -22,10 +22,18 @@ GATE = "triton_serving_state"
 
 
 @pytest.fixture(scope="module")
-def settled(shared_platform: Platform) -> Platform:
-    """A platform whose newest materializations are all of the version in production."""
+def promoted(shared_platform: Platform) -> Platform:
+    """A platform with a version in production; tests leave candidates behind in it."""
     shared_platform.promote()
     return shared_platform
+
+
+@pytest.fixture
+def settled(promoted: Platform) -> Platform:
+    """The same, its newest materializations all of the version in production."""
+    if not promoted.settled():
+        promoted.promote()
+    return promoted
 
 
 @contextmanager
@@ -46,46 +54,46 @@ def blocked_by(outcome: Outcome) -> list[str]:
     )
 
 
-def test_a_candidate_that_is_worse_than_production_is_blocked(settled: Platform) -> None:
-    gates = replace(settled.spec.gates, metric_floor=0.3)
-    weak = settled.of(candidates=(WEAK,), gates=gates)
-    with production_stays(settled):
+def test_a_candidate_that_is_worse_than_production_is_blocked(promoted: Platform) -> None:
+    gates = replace(promoted.spec.gates, metric_floor=0.3)
+    weak = promoted.of(candidates=(WEAK,), gates=gates)
+    with production_stays(promoted):
         outcome = weak.run()
         assert blocked_by(outcome) == ["no_regression"]
     gate = outcome.checks[f"{GATE}.no_regression"]
     assert "worse by" in (gate.description or "")
     metadata: dict[str, Any] = {name: value.value for name, value in gate.metadata.items()}
-    assert metadata["production_version"] == settled.production()
+    assert metadata["production_version"] == promoted.production()
     assert metadata["gain_low"] <= metadata["gain"] <= metadata["gain_high"]
     assert metadata["gain"] < -0.2
     assert metadata["comparison"].startswith("![")
     # A run of the switch alone is refused too: the verdict is about the load, not the run.
-    with production_stays(settled):
-        alone = settled.run("gateway_reload")
+    with production_stays(promoted):
+        alone = promoted.run("gateway_reload")
         assert "no_regression: failed" in alone.failures["gateway_reload"]
 
 
 def test_a_loss_that_the_model_file_tolerates_passes_unless_it_is_certain(
-    settled: Platform,
+    promoted: Platform,
 ) -> None:
-    gates = replace(settled.spec.gates, metric_floor=0.3, regression_tolerance=0.9)
-    weak = settled.of(candidates=(WEAK,), gates=gates)
-    with production_stays(settled):
+    gates = replace(promoted.spec.gates, metric_floor=0.3, regression_tolerance=0.9)
+    weak = promoted.of(candidates=(WEAK,), gates=gates)
+    with production_stays(promoted):
         outcome = weak.run()
         assert blocked_by(outcome) == ["no_regression"]
     assert "worse with confidence" in (outcome.checks[f"{GATE}.no_regression"].description or "")
 
 
-def test_production_is_judged_by_its_own_order_of_the_classes(settled: Platform) -> None:
+def test_production_is_judged_by_its_own_order_of_the_classes(promoted: Platform) -> None:
     """Its probabilities, read in the candidate's order, would make it look as bad as can be."""
-    spec = settled.spec
-    turned = settled.of(
+    spec = promoted.spec
+    turned = promoted.of(
         candidates=(WEAK,),
         target=replace(spec.target, classes=(2, 1, 0)),
         evaluation=replace(spec.evaluation, metric="log_loss"),
         gates=replace(spec.gates, metric_floor=5.0, allow_breaking=True),
     )
-    with production_stays(settled):
+    with production_stays(promoted):
         outcome = turned.run()
         assert blocked_by(outcome) == ["no_regression"]
     gate = outcome.checks[f"{GATE}.no_regression"]
@@ -95,7 +103,6 @@ def test_production_is_judged_by_its_own_order_of_the_classes(settled: Platform)
 
 
 def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Platform) -> None:
-    settled.promote()
     mlflow, run_id = settled.resources["mlflow"], production_run(settled)
     kept = mlflow.artifact_bytes(run_id, EVALUATION_ARTIFACT)
     evaluation = mlflow.evaluation_set(run_id)
@@ -128,7 +135,6 @@ def test_when_nobody_knows_what_is_in_production_nothing_moves(settled: Platform
 def test_a_removed_feature_is_blocked_until_the_file_says_that_it_is_meant(
     settled: Platform,
 ) -> None:
-    settled.promote()
     narrow = settled.of(features=settled.spec.features[:3])
     with production_stays(settled):
         outcome = narrow.run()
@@ -152,13 +158,11 @@ def test_a_removed_feature_is_blocked_until_the_file_says_that_it_is_meant(
     # And the way back to the wider file is a breaking change again.
     wide = settled.of(gates=replace(settled.spec.gates, allow_breaking=True))
     wide.promote()
-    settled.promote()
 
 
 def test_a_feature_store_with_another_contract_is_blocked(settled: Platform) -> None:
     from feast import FeatureService, FeatureStore
 
-    settled.promote()
     feast, spec = settled.resources["feast"], settled.spec
     store = FeatureStore(repo_path=str(feast.home), fs_yaml_file=feast.render())
     view = store.get_feature_view(spec.feature_view)
@@ -176,7 +180,6 @@ def test_a_feature_store_with_another_contract_is_blocked(settled: Platform) -> 
 
 def test_a_graph_with_another_contract_is_blocked(settled: Platform) -> None:
     """The pipeline would not write one; somebody may have changed the file."""
-    settled.promote()
     version = settled.production()
     assert version is not None
     path = settled.repository.path(DEFAULT_MODEL, version) / MODEL_FILE

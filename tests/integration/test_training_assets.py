@@ -15,6 +15,7 @@ import pytest
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
 from platform_assets.packaging.onnx_export import model_inputs, run_graph, sha256
 from platform_assets.packaging.parity import compare
+from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.training import selection
@@ -23,8 +24,8 @@ from platform_assets.training.environment import ENVIRONMENT_TAG
 from platform_assets.training.graph.export import export
 from platform_assets.training.records import TrainedModel
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
-from tests.chain import Chain, new_chain, op_config
-from tests.models import IRIS
+from tests.chain import NOBODY, Chain, new_chain, op_config
+from tests.models import IRIS, QUICK_IRIS
 from tests.servers import RunningMlflow, run_mlflow
 from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
@@ -32,7 +33,7 @@ STILL_SERVED = "production still is what GET /models of the gateway says"
 CANDIDATES = [str(one.estimator) for one in IRIS.candidates]
 
 
-def _spec(base: ModelSpec = IRIS, **changes: Any) -> ModelSpec:
+def _spec(base: ModelSpec = QUICK_IRIS, **changes: Any) -> ModelSpec:
     """A model under a name that no other test uses."""
     return dataclasses.replace(base, model_name=f"model_{uuid.uuid4().hex[:8]}", **changes)
 
@@ -62,6 +63,7 @@ def _swap_labels(chain: Chain) -> None:
 
 
 def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) -> None:
+    chain.spec = dataclasses.replace(chain.spec, candidates=IRIS.candidates)
     outcome = chain.run()
     assert outcome.failures == {}
     assert all(check.passed for check in outcome.checks.values())
@@ -307,14 +309,14 @@ def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
     tmp_path: Path, own_mlflow: RunningMlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down before training, lost in the midst of it, down before registering."""
-    chain = new_chain(tmp_path / "chain", mlflow_url=own_mlflow.url, spec=_spec())
-    own_mlflow.process.stop()
+    nobody, somebody = (MlflowResource(tracking_uri=url) for url in (NOBODY, own_mlflow.url))
+    chain = new_chain(tmp_path / "chain", mlflow_url=NOBODY, spec=_spec())
     down = chain.run()
     assert list(down.failures) == ["trained_model"]
     assert "does not answer" in down.failures["trained_model"]
     assert STILL_SERVED in down.failures["trained_model"]
     assert "start MLflow" in down.failures["trained_model"]
-    own_mlflow.process.restart()
+    chain.mlflow = somebody
 
     original = selection.fit
     calls = []
@@ -336,9 +338,9 @@ def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
     trained = chain.run("trained_model")
     assert trained.failures == {}
     assert "RUNNING" not in {run.info.status for run in _runs(chain)}
-    own_mlflow.process.stop()
+    chain.mlflow = nobody
     unregistered = chain.run("registered_model")
     assert STILL_SERVED in unregistered.failures["registered_model"]
-    own_mlflow.process.restart()
+    chain.mlflow = somebody
     registered = chain.run("registered_model").values["registered_model"]
     assert (registered.version, registered.run_id) == (1, trained.values["trained_model"].run_id)
