@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,16 @@ def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Lab
 
 
 def cross_validate(
-    pipeline: Any, rows: Rows, dealt: Sequence[Fold], spec: ModelSpec, classes: Sequence[Label]
+    pipeline: Any,
+    rows: Rows,
+    dealt: Sequence[Fold],
+    spec: ModelSpec,
+    classes: Sequence[Label],
+    done: Callable[[int], object] | None = None,
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return mean and spread of each metric over the folds, and what was warned of.
+
+    `done` is told how many folds are done, after each.
 
     Keys: `cv_folds`, and for each metric `cv_<metric>` and `cv_<metric>_std`; a metric that no
     fold determines is left out.
@@ -91,12 +98,14 @@ def cross_validate(
 
     results: list[dict[str, float]] = []
     notes: dict[str, None] = {}
-    for learn, test in dealt:
+    for number, (learn, test) in enumerate(dealt, start=1):
         fitted, said = fit(clone(pipeline), rows.take(learn), spec)
         results.append(scores(spec.task, answers_of(fitted, rows.take(test), spec, classes)))
         notes |= dict.fromkeys(said)
         del fitted
         release()
+        if done is not None:
+            done(number)
     summary: dict[str, float] = {"cv_folds": float(len(dealt))}
     for metric in metrics_of(spec.task):
         values = np.array([result[metric.name] for result in results])

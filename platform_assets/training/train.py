@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 EVALUATION_PICTURE: Final = "evaluation"
 _PARAMETER_LENGTH: Final = 5000
 """Characters of one parameter; MLflow takes 6000."""
+_SAID_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def _compete(
         started = time.monotonic()
         with mlflow.run(spec.model_name, one.name, parent=parent, tags=tags) as run:
             pipeline = build(one, spec)
-            scores, notes = cross_validate(pipeline, rows, dealt, spec, classes)
+            said = _Folds(one.name, len(dealt), say)
+            scores, notes = cross_validate(pipeline, rows, dealt, spec, classes, said.done)
             run.record(params={"candidate": one.name, **parameters(pipeline)}, metrics=scores)
         seconds = time.monotonic() - started
         results[one.name] = {**scores, "seconds": seconds}
@@ -155,6 +157,19 @@ def _compete(
             f"{scores[f'cv_{metric}']:.4f} ± {scores[f'cv_{metric}_std']:.4f} ({seconds:.1f} s)"
         )
     return results
+
+
+class _Folds:
+    """Says every few seconds how many folds of a candidate are done."""
+
+    def __init__(self, name: str, of: int, say: Callable[[str], object]) -> None:
+        self._name, self._of, self._say = name, of, say
+        self._said = time.monotonic()
+
+    def done(self, number: int) -> None:
+        if time.monotonic() - self._said >= _SAID_EVERY_S and number < self._of:
+            self._said = time.monotonic()
+            self._say(f"{self._name}: {number} of {self._of} folds")
 
 
 def _tell(name: str, notes: Sequence[str], say: Callable[[str], object]) -> None:

@@ -90,7 +90,11 @@ def test_a_class_that_a_fold_never_saw_has_no_probability_there() -> None:
     spec = dataclasses.replace(IRIS, candidates=(CandidateSpec("decision_tree"),))
     rows = _iris()
     learn, test = np.flatnonzero(rows.labels < 2), np.arange(len(rows))
-    found, _ = cross_validate(build(expand(spec)[0], spec), rows, [(learn, test)], spec, (0, 1, 2))
+    done: list[int] = []
+    found, _ = cross_validate(
+        build(expand(spec)[0], spec), rows, [(learn, test)], spec, (0, 1, 2), done.append
+    )
+    assert done == [1]
     assert found["cv_accuracy"] == pytest.approx(2 / 3, abs=0.02)
     assert found["cv_log_loss"] > 10
 
