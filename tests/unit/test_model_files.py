@@ -196,13 +196,23 @@ def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
         ("${DATA}/x.csv", "${DATA}/x.csv"),
         ("/data/x.csv", "/data/x.csv"),
         ("days/*.parquet", "FOLDER/days/*.parquet"),
-        ("../x.csv", "FOLDER/../x.csv"),
+        ("../x.csv", "ABOVE/x.csv"),
     ],
 )
 def test_paths_count_from_the_model_file(tmp_path: Path, written: str, path: str) -> None:
     spec = read_model(write(tmp_path, MINIMAL.replace("patients.csv", f'"{written}"')))
 
-    assert spec.source == FileSource(path.replace("FOLDER", str(tmp_path / "patients")))
+    path = path.replace("FOLDER", str(tmp_path / "patients")).replace("ABOVE", str(tmp_path))
+    assert spec.source == FileSource(path)
+
+
+def test_above_a_folder_that_is_a_link_is_what_is_above_its_target(tmp_path: Path) -> None:
+    file = write(tmp_path / "real", MINIMAL.replace("patients.csv", "../x.csv"))
+    (tmp_path / "link").symlink_to(file.parent)
+
+    spec = read_model(tmp_path / "link" / file.name)
+
+    assert spec.source == FileSource(str(tmp_path / "real" / "x.csv"))
 
 
 REFUSED = [

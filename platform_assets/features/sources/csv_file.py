@@ -167,7 +167,8 @@ def _each_wrong(path: Path, columns: Sequence[Column]) -> Iterator[Wrong]:
     ]
     for row, (line, cells) in enumerate(rows, start=1):
         if len(cells) != len(header):
-            yield f"row {row} (line {line})", None, f"has {len(cells)} values, not {len(header)}"
+            count = "1 value" if len(cells) == 1 else f"{len(cells)} values"
+            yield f"row {row} (line {line})", None, f"has {count}, not {len(header)}"
             continue
         for index, column, parse in parsers:
             cell = cells[index]

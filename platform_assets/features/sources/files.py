@@ -161,7 +161,8 @@ def _disagreement(
 ) -> SourceError:
     lacking = sorted(set(ignored) - set(others))
     more = sorted(set(others) - set(ignored))
-    said = [f"{word} {names}" for word, names in (("lacks", lacking), ("also has", more)) if names]
+    told = (("lacks", lacking), ("also has", more))
+    said = [f"{word} {', '.join(names)}" for word, names in told if names]
     return SourceError(
         f"the source file {file} {' and '.join(said)}: it does not have the columns of {first}",
         "give all files the same columns, and run again",

@@ -96,7 +96,8 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
     wanted = [column.name for column in columns]
     missing = [one for one in wanted if one not in found]
     twice = [one for one in wanted if found.count(one) > 1]
-    said = [f"{word} {names}" for word, names in (("lacks", missing), ("repeats", twice)) if names]
+    told = (("lacks", missing), ("repeats", twice))
+    said = [f"{word} {', '.join(names)}" for word, names in told if names]
     if said:
         raise SourceError(
             f"{name} {' and '.join(said)} in its columns: it has {', '.join(found) or 'none'}",
