@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
+from urllib.error import HTTPError
 
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +41,8 @@ def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Prod
     try:
         page = get_json(f"{settings.gateway_url}/models/{model_name}")
     except OSError as error:
+        if isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND:
+            return Production(None)  # never served
         return Production(None, reasons=(f"the gateway does not answer: {error}",))
     slot = page["effective"].get("A")
     if slot is not None and slot["ready"]:
