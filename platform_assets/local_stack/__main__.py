@@ -65,7 +65,7 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     if not succeeded:
         return 1
     console.print(f"Its page: {settings.gateway_url}/?model={model_name}")
-    console.print(f"Ask it by POST {settings.gateway_url}/models/{model_name}/predict")
+    report.print_call(settings, console, model_name)
     return 0
 
 
