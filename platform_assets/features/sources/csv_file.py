@@ -25,7 +25,7 @@ from platform_assets.features.sources.reader import (
     ignored_columns,
     wrong_values,
 )
-from platform_assets.resources.source import SourceError
+from platform_assets.resources.source import ColumnsError, SourceError
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def read_csv(
     import pyarrow as pa
 
     name = f"the source file {path}"
-    header = _header(path)
+    header = csv_header(path)
     check_columns(name, header, columns)
     batches: list[pa.RecordBatch] = []
     rows = 0
@@ -114,12 +114,18 @@ def _check_quotes(path: Path) -> None:
             ) from exc
 
 
-def _header(path: Path) -> list[str]:
+def csv_header(path: Path) -> list[str]:
+    """Return the names of the columns; nothing behind the first line is looked at.
+
+    Raises:
+        SourceError: the file is empty or no UTF-8, or its values are separated by no commas.
+        OSError: the file cannot be read.
+    """
     for _, cells in _rows(path):
         mark = next((mark for mark in _OTHER_MARKS if mark in cells[0]), None)
         # A model reads two columns at least.
         if len(cells) == 1 and mark is not None:
-            raise SourceError(
+            raise ColumnsError(
                 f"the source file {path} has one column, {cells[0][:_SHOWN]!r}: it looks separated "
                 f"by {_OTHER_MARKS[mark]}, and commas are expected",
                 "save the file with commas between its values, and run again",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from platform_assets.features.sources.casting import Mismatch, conform
 from platform_assets.features.sources.columns import Column
-from platform_assets.resources.source import SourceError
+from platform_assets.resources.source import ColumnsError, SourceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,7 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
     """Return when every wanted column is there, once.
 
     Raises:
-        SourceError: it names those that are missing or repeated.
+        ColumnsError: it names those that are missing or repeated.
     """
     wanted = [column.name for column in columns]
     missing = [one for one in wanted if one not in found]
@@ -99,7 +99,7 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
     told = (("lacks", missing), ("repeats", twice))
     said = [f"{word} {', '.join(names)}" for word, names in told if names]
     if said:
-        raise SourceError(
+        raise ColumnsError(
             f"{name} {' and '.join(said)} in its columns: it has {', '.join(found) or 'none'}",
             f"give it the columns {', '.join(wanted)}, in any order, or change the model file, "
             "and run again",
