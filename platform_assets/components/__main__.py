@@ -8,10 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from platform_assets.components.document import read_document
 from platform_assets.components.loading import MODELS_DIR, Models, model_folders, read_models
 from platform_assets.components.model_file import FILE_NAMES
+from platform_assets.components.problems import Problem
 from platform_assets.components.schema import file_schema
+from platform_assets.features.source import open_source
+from platform_assets.features.sources.files import FileReader
 from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
+from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +62,7 @@ def _check(folder: Path | None) -> int:
 
 
 def _report(models: Models) -> int:
+    models = _with_headers(models)
     for problem in models.problems:
         print(problem)
     for spec in models.specs.values():
@@ -67,6 +73,23 @@ def _report(models: Models) -> int:
     broken = len(models.broken)
     print(f"{len(models.specs)} good, {broken} broken" if broken else "all good")
     return 1 if broken else 0
+
+
+def _with_headers(models: Models) -> Models:
+    """Look at the column names of the files that are there; others may come later."""
+    wrong: dict[Path, Problem] = {}
+    for file, spec in models.specs.items():
+        try:
+            reader = open_source(spec, SourceResource())
+            if isinstance(reader, FileReader):
+                reader.check_header()
+        except ColumnsError as error:
+            line = read_document(file).line(("attributes", "source", "file"))
+            wrong[file] = Problem(file, line, "source.file", str(error))
+        except SourceError as error:
+            print(f"{spec.model_name}: note: its columns were not looked at: {error}")
+    good = {file: spec for file, spec in models.specs.items() if file not in wrong}
+    return Models(good, (*models.problems, *wrong.values()))
 
 
 def _summary(spec: ModelSpec) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,9 +45,9 @@ class Models:
         return by_file
 
 
-def model_folders() -> tuple[Path, ...]:
+def model_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return the shipped folder and those of `MODELS_DIR`."""
-    more = os.environ.get(MODELS_DIR, "").split(os.pathsep)
+    more = environ.get(MODELS_DIR, "").split(os.pathsep)
     return (SHIPPED, *(Path(folder).expanduser().absolute() for folder in more if folder))
 
 

@@ -83,8 +83,13 @@ def _source(source: SourceFields, folder: Path) -> Source:
     if source.dataset is not None:
         return DatasetSource(source.dataset)
     file = source.file or ""
-    # A variable may hold an absolute path.
-    return FileSource(file if file.startswith("${") else str(folder / Path(file).expanduser()))
+    if file.startswith("${"):  # a variable may hold an absolute path
+        return FileSource(file)
+    path = Path(file).expanduser()
+    while path.parts[:1] == ("..",):
+        # Above a folder that is a link is what is above its target.
+        folder, path = folder.resolve().parent, Path(*path.parts[1:])
+    return FileSource(str(folder / path))
 
 
 def _join_key(fields: ModelFields) -> JoinKey:

@@ -56,7 +56,7 @@ def check_features(rows: Rows, spec: ModelSpec) -> None:
     nothing = [name for name in spec.feature_names if table[name].null_count == table.num_rows]
     if nothing:
         raise SourceError(
-            f"{rows.source.name} has no value at all in {nothing}",
+            f"{rows.source.name} has no value at all in {', '.join(nothing)}",
             "leave that out of the features in the model file, or fill it, and run again",
         )
     _check_nulls(rows, spec)
@@ -133,6 +133,7 @@ def check_keys(rows: Rows, spec: ModelSpec) -> None:
     counted = table.select([key, time]).group_by([key, time]).aggregate([([], "count_all")])
     if counted.num_rows == table.num_rows:
         return
+    surplus = table.num_rows - counted.num_rows
     twice = counted.filter(pc.greater(counted["count_all"], 1)).slice(0, 1).to_pylist()[0]
     same = pc.and_(
         pc.equal(table[key], pa.scalar(twice[key], table[key].type)),
@@ -141,7 +142,7 @@ def check_keys(rows: Rows, spec: ModelSpec) -> None:
     found = [rows.row(index) for index in pc.indices_nonzero(same).to_pylist()[:SHOWN_PROBLEMS]]
     at = "" if spec.event_time is None else f" at {twice[time].isoformat()}"
     raise SourceError(
-        f"{rows.source.name} has {table.num_rows - counted.num_rows} rows too many: "
+        f"{rows.source.name} has {_count(surplus, 'row', 'rows')} too many: "
         f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(found)})",
         "keep one row per entity"
         + (
@@ -190,7 +191,7 @@ def check_target(rows: Rows, spec: ModelSpec) -> tuple[Label, ...]:
     classes = spec.target.classes or tuple(sorted(counts))
     if spec.task is Task.BINARY and len(classes) != 2:
         raise SourceError(
-            f"{rows.source.name} has {len(classes)} classes in {name} "
+            f"{rows.source.name} has {_count(len(classes), 'class', 'classes')} in {name} "
             f"({', '.join(map(str, classes[:SHOWN_PROBLEMS]))}), and a binary model has two",
             "correct the source, or make the task multiclass in the model file, and run again",
         )
@@ -227,10 +228,11 @@ def _check_known(rows: Rows, spec: ModelSpec) -> None:
     other = pc.invert(pc.is_in(values, value_set=known))
     unknown = sorted(set(pc.unique(values.filter(other)).to_pylist()))
     if unknown:
+        shown = ", ".join(map(str, unknown[:SHOWN_PROBLEMS]))
+        classes = ", ".join(map(str, spec.target.classes))
         raise SourceError(
-            f"{rows.source.name} has unknown classes {unknown[:SHOWN_PROBLEMS]} in "
-            f"{spec.target.name}, first in {rows.first(other)}: {spec.model_name} knows "
-            f"{list(spec.target.classes)}",
+            f"{rows.source.name} has unknown classes in {spec.target.name} ({shown}), first in "
+            f"{rows.first(other)}: {spec.model_name} knows {classes}",
             "correct the source, or add the class to the model file, and run again",
         )
 

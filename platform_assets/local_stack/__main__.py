@@ -55,15 +55,34 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     model_name = os.environ.get("MODEL") or DEFAULT_MODEL
     if not is_model_name(model_name):
         raise StackError(f"MODEL={model_name!r} is no model's name: use the model_name of its file")
-    if owner_pid(settings) is None:
+    owner = owner_pid(settings)
+    if owner is None:
         raise StackError("nothing runs with this state directory: start it with `make up`")
+    _refuse_absent(model_name, owner)
     reload_definitions(settings.dagster_url)
-    if not _chain(settings, console, model_name):
-        return 1
+    succeeded = _chain(settings, console, model_name)
     console.print(f"In production: {escape(str(report.production(settings, model_name)))}")
+    if not succeeded:
+        return 1
     console.print(f"Its page: {settings.gateway_url}/?model={model_name}")
-    console.print(f"Ask it by POST {settings.gateway_url}/models/{model_name}/predict")
+    report.print_call(settings, console, model_name)
     return 0
+
+
+def _refuse_absent(model_name: str, owner: int) -> None:
+    """Read the model files as the running stack does, which is quicker than its reload."""
+    import psutil
+
+    from platform_assets.components.loading import model_folders, read_models
+    from platform_assets.components.lookup import absence
+
+    try:
+        environ = psutil.Process(owner).environ()
+    except psutil.Error:  # another user's
+        environ = dict(os.environ)
+    why = absence(read_models(model_folders(environ)), model_name)
+    if why is not None:
+        raise StackError(why)
 
 
 def _down(settings: StackSettings, console: Console) -> int:
@@ -127,7 +146,7 @@ def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
     if result.succeeded:
         console.print(f"The chain took {time.monotonic() - began:.0f} s: {page}")
     else:
-        console.print(f"[red]The chain failed[/]: {page}. What was served before is still served.")
+        console.print(f"[red]The chain failed[/]: {page}")
     return result.succeeded
 
 

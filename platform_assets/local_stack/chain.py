@@ -127,9 +127,8 @@ def run_chain(
     launched = _graphql(dagster_url, _LAUNCH, {"selector": selector})["launchRun"]
     if launched["__typename"] == "PipelineNotFoundError":
         raise StackError(
-            f"Dagster has no job {job}: the model's file is broken, or in none of the folders "
-            "that the stack was started with (MODELS_DIR). `.venv/bin/python -m "
-            "platform_assets.components check`, with the same MODELS_DIR, says what is wrong"
+            f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
+            f"description of its asset model_file says why, see {dagster_url}/assets"
         )
     if launched["__typename"] != "LaunchRunSuccess":
         raise StackError(f"Dagster did not launch {job}: {json.dumps(launched)}")

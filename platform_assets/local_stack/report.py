@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from http import HTTPStatus
+from shlex import quote
+from typing import Any, Final
+from urllib.error import HTTPError
 
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +42,8 @@ def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Prod
     try:
         page = get_json(f"{settings.gateway_url}/models/{model_name}")
     except OSError as error:
+        if isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND:
+            return Production(None)  # never served
         return Production(None, reasons=(f"the gateway does not answer: {error}",))
     slot = page["effective"].get("A")
     if slot is not None and slot["ready"]:
@@ -67,15 +72,46 @@ def print_addresses(settings: StackSettings, console: Console) -> None:
     ):
         console.print(f"  {name:9} {url}")
     console.print(f"\nIn production: {escape(str(production(settings)))}")
-    console.print("Ask it:")
-    console.print(f"  {sample_call(settings)}", markup=False, highlight=False)
+    print_call(settings, console)
     console.print("\nCtrl-C stops everything; the state stays.")
 
 
-def sample_call(settings: StackSettings) -> str:
-    """Return a shell command that asks for a prediction."""
-    body = json.dumps({"data": [SAMPLE_ROW], "client_id": "me"})
-    return f"curl -s {settings.gateway_url}/predict -H 'content-type: application/json' -d '{body}'"
+def print_call(settings: StackSettings, console: Console, model_name: str = DEFAULT_MODEL) -> None:
+    """Print a shell command that asks the model."""
+    console.print("Ask it:")
+    console.print(f"  {sample_call(settings, model_name)}", markup=False, highlight=False)
+
+
+def sample_call(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> str:
+    """Return a shell command that asks for a prediction: of a model's own first row, or an iris."""
+    path = "/predict"
+    body: dict[str, Any] = {"data": [SAMPLE_ROW], "client_id": "me"}
+    if model_name != DEFAULT_MODEL:
+        path = f"/models/{model_name}/predict"
+        body = {"instances": [_row(settings, model_name)]}
+    return (
+        f"curl -s {settings.gateway_url}{path} -H 'content-type: application/json' "
+        f"-d {quote(json.dumps(body, ensure_ascii=False))}"
+    )
+
+
+def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
+    """A row of the model's features by name, as JSON has them."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from platform_assets.features.storage import FEATURES_FILE
+
+    file = settings.state_dir / "feast" / "data" / model_name / FEATURES_FILE
+    with parquet.ParquetFile(file) as features:
+        first = next(features.iter_batches(1))
+    row: dict[str, Any] = {}
+    for field in list(first.schema)[2:]:  # behind the join key and the time
+        value = first[field.name][0].as_py()
+        if value is not None and pa.types.is_float32(field.type):
+            value = float(f"{value:.7g}")  # further digits are nothing that anybody wrote
+        row[field.name] = value
+    return row
 
 
 def print_proof(settings: StackSettings, console: Console) -> None:

@@ -162,7 +162,8 @@ def _require_answers(
         )
     elif classes and (other := sorted(set(labels.tolist()) - set(classes))):
         wrong.append(
-            f"{signature.label_output} says {other[0]!r}, which is none of {list(classes)}"
+            f"{signature.label_output} says {other[0]!r}, which is none of "
+            f"{', '.join(map(repr, classes))}"
         )
     if probabilities is not None and (
         probabilities.dtype.kind != "f" or probabilities.shape != (rows, len(classes))

@@ -10,9 +10,8 @@ from dagster import Failure
 
 from platform_assets.resources.mlflow_client import RegistryError, RegistryUnavailable
 
-STILL_TRUE: Final = (
-    "Nothing changed in serving: production still is what GET /models of the gateway says."
-)
+STILL_TRUE: Final = "Nothing changed in serving."
+"""True also of a model that was never served."""
 
 
 def failure(

@@ -20,6 +20,10 @@ class SourceError(Exception):
         self.todo = todo
 
 
+class ColumnsError(SourceError):
+    """The source does not have the columns that the model file names."""
+
+
 class SourceResource(ConfigurableResource["SourceResource"]):
     """Expands `${NAME}` in the paths and URLs of sources."""
 

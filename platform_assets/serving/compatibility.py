@@ -78,7 +78,8 @@ def _class_differences(old: tuple[Label, ...], new: tuple[Label, ...]) -> list[s
     if gone:
         return [f"it never answers {', '.join(map(repr, gone))} any more"]
     if after[: len(before)] != before:
-        return [f"the probabilities stand in another order: {list(new)}, not {list(old)}"]
+        said, was = (", ".join(map(repr, classes)) for classes in (new, old))
+        return [f"the probabilities stand in another order: {said}, not {was}"]
     return []
 
 

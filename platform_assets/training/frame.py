@@ -146,7 +146,8 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
     import numpy as np
 
     if column.isna().any():
-        raise TrainingError(f"{int(column.isna().sum())} rows have no {spec.target.name}")
+        missing = f"{int(column.isna().sum())} of {len(column)} rows"
+        raise TrainingError(f"{spec.target.name} is missing in {missing}")
     if spec.task is Task.REGRESSION:
         values = column.to_numpy(dtype=np.float64)
         if not np.isfinite(values).all():
@@ -188,14 +189,15 @@ def label_classes(rows: Rows, spec: ModelSpec) -> tuple[int | str | bool, ...]:
     if unknown:
         raise TrainingError(
             f"{spec.target.name} holds {unknown[0]!r}, which is none of the classes "
-            f"{list(classes)} of the model file"
+            f"{', '.join(map(str, classes))} of the model file"
         )
     unseen = [one for one in classes if one not in seen]
     if unseen:
         raise TrainingError(f"no row of {spec.target.name} has the class {unseen[0]!r}")
     if len(classes) < 2 or (spec.task is Task.BINARY and len(classes) != 2):
+        shown = ", ".join(map(str, classes[:10]))
         raise TrainingError(
-            f"{spec.target.name} has {len(classes)} classes {list(classes)[:10]}, which does not "
-            f"fit the task {spec.task.value}"
+            f"the number of classes of {spec.target.name}, {len(classes)} ({shown}), does not fit "
+            f"the task {spec.task.value}"
         )
     return classes

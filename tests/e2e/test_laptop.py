@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -213,6 +214,12 @@ def test_a_model_file_dropped_meanwhile_reaches_production_beside_a_broken_one(
     status, said = laptop.run("chain", MODEL=dropped_model.NAME)
     assert status == 0, said
     assert "In production: version 1" in said
+    (call,) = (line for line in said.splitlines() if "curl" in line)
+    *_, url, _, header, _, body = shlex.split(call)
+    row = next(iter(dropped_model.patients().values()))
+    assert json.loads(body) == {"instances": [{name: row[name] for name in list(row)[:-1]}]}
+    asked = httpx.post(url, content=body, headers=dict([header.split(": ")]), trust_env=False)
+    assert asked.json()["model_name"] == dropped_model.NAME, asked.text
     assert f"{dropped_model.NAME}: version 1" in laptop.run("status")[1]
     shown = laptop.graphql(
         '{assetNodeOrError(assetKey: {path: ["broken", "model_file"]}) '
@@ -221,9 +228,14 @@ def test_a_model_file_dropped_meanwhile_reaches_production_beside_a_broken_one(
     assert f"{broken}:6: features.age.type: must be" in shown["description"]
     assert not shown["isExecutable"]
 
-    status, said = laptop.run("chain", MODEL="broken")
-    assert status == 1
-    assert "platform_assets.components check" in said
+    # The folders are those of the running stack, whatever this call's environment says.
+    for name, why in (
+        ("broken", f"{broken}:6: features.age.type: must be"),
+        ("outcom", f"Did you mean {dropped_model.NAME}? There are best_model, cars, "),
+    ):
+        status, said = laptop.run("chain", MODEL=name, MODELS_DIR="")
+        assert status == 1
+        assert why in said
 
 
 @pytest.fixture(scope="module")

@@ -297,10 +297,10 @@ def _drop_column(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_drop_column, "lacks ['species']"),
+        (_drop_column, "lacks species in"),
         (
             lambda lines: [lines[0].replace("sepal_width", "width"), *lines[1:]],
-            "lacks ['sepal_width']",
+            "lacks sepal_width in",
         ),
         (lambda lines: [*lines[:4], lines[4].replace("4.32", "wide"), *lines[5:]], "row 4 "),
         (

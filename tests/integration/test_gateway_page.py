@@ -130,6 +130,7 @@ def test_it_follows_production_without_being_loaded_again(
     expect(page.locator(".marks")).to_contain_text("Triton has version 1 READY.")
     expect(page.locator(".marks")).to_contain_text("1 of 1, generation")
     expect(cell(page, "variants", "Mode")).to_have_text("ssot")
+    expect(page.locator("#pin")).to_be_empty()
     expect(page.locator("#routing")).to_contain_text("2")
     page.evaluate("window.same = true")
 
@@ -139,6 +140,9 @@ def test_it_follows_production_without_being_loaded_again(
     expect(page.get_by_role("status")).to_contain_text("version 2: In production. 1 of 1")
     expect(cell(page, "variants", "run_id")).to_have_text("run-2")
     expect(cell(page, "variants", "Mode")).to_have_text("pinned")
+    release = page.locator("#pin code")
+    expect(release.nth(0)).to_have_text("POST /variant/A/reload")
+    expect(release.nth(1)).to_have_text('{"unpin": true}')
     expect(cell(page, "variants", "In Triton")).to_contain_text("READY")
     expect(cell(page, "variants", "Rollback to")).to_contain_text("version 1, run-1")
     assert page.evaluate("window.same")
@@ -338,14 +342,28 @@ def test_a_prefix_in_front_of_the_gateway_is_kept(screen: Screen, gateway: Runni
 
 
 def test_a_refused_question_is_no_live_state(screen: Screen, gateway: RunningGateway) -> None:
-    gateway.routed(1)
     page = screen.page
-    # What is hosted under another name is asked for below that name, and only there.
-    screen.open("?model=no_such/model")
+    page.route("**/models", lambda route: route.fulfill(status=403, json={"error": "not you"}))
+    screen.open()
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("There is no /models/no_such/model")
+    expect(alert).to_contain_text("HTTP 403 not you")
     expect(alert).to_contain_text("Nothing is known yet.")
+
+
+def test_a_model_that_is_not_hosted_leads_to_those_that_are(
+    screen: Screen, gateway: RunningGateway
+) -> None:
+    gateway.routed(1)
+    # What is hosted under another name is asked for below that name, and only there.
+    page = screen.open("?model=no_such/model")
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_have_text("There is no model no_such/model")
+    expect(page.get_by_role("heading", level=2)).to_have_count(0)
+    expect(page.get_by_role("alert")).to_be_empty()
     assert f"{gateway.url}/models/no_such%2Fmodel/shadow" in screen.asked
+    page.get_by_role("main").get_by_role("link", name="best_model").click()
+    expect(title).to_have_text("best_model version 1")
+    expect(cell(page, "variants", "Version")).to_have_text("1")
 
 
 def test_several_models_have_a_page_each(screen: Screen, gateway: RunningGateway) -> None:

@@ -92,7 +92,7 @@ def test_files_that_differ_in_columns_or_kind_are_refused(tmp_path: Path) -> Non
     lines = mixed_lines()
     _csv(tmp_path / "parts" / "a.csv", lines)
     _csv(tmp_path / "parts" / "b.csv", [f"{lines[0]},more", *(f"{one},1" for one in lines[1:])])
-    with pytest.raises(SourceError, match=r"b\.csv also has \['more'\].*columns of .*a\.csv"):
+    with pytest.raises(SourceError, match=r"b\.csv also has more: .*columns of .*a\.csv"):
         _read(FileSource(str(tmp_path / "parts")))
     (tmp_path / "parts" / "c.parquet").write_bytes(b"")
     with pytest.raises(SourceError, match=r"the names end in '.csv', '.parquet'"):
@@ -201,7 +201,7 @@ def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
     [
         ("sqlite:///{}", "SELECT * FROM lost", "failed: no such table: lost"),
         ("sqlite:///{}", "CREATE TABLE x (y)", "answers no rows"),
-        ("sqlite:///{}", "SELECT 1 AS one", r"lacks \['customer', .*it has one"),
+        ("sqlite:///{}", "SELECT 1 AS one", r"lacks customer, .*it has one"),
         ("postgresql+nodriver://u:s3cret@h/db", "SELECT 1", "needs a driver .*postgresql.nodriver"),
         ("mysql+pymysql://u:s3cret@h/db", "SELECT 1", "needs a driver that is not installed"),
         ("postgresql+nodriver://h/db?password=s3cret", "SELECT 1", "h/db needs a driver"),
@@ -313,16 +313,16 @@ def test_what_loses_nothing_is_taken(values: pa.Array, dtype: DType, expected: l
 @pytest.mark.parametrize(
     ("values", "dtype", "said"),
     [
-        (pa.array([None, 1.5]), DType.INT64, (1, "1.5 is not a whole number")),
-        (pa.array([0.0, 1e300]), DType.INT64, (1, "1e+300 is not a whole number")),
-        (pa.array([1, 2**63], pa.uint64()), DType.INT64, (1, "'9223372036854775808' is not")),
-        (pa.array([1, 2]), DType.BOOL, (1, "2 is not true or false")),
-        (pa.array([True]), DType.FP32, (0, "True (type bool) is not a number")),
-        (pa.array([None, b"x"]), DType.BYTES, (1, "(type binary) is not text")),
-        (pa.array([1.0]), DType.BYTES, (0, "1.0 (type double) is not text")),
-        (pa.array(["1", "1_0"]), DType.INT64, (1, "'1_0' is not a whole number")),
-        (pa.array([[1]]), DType.INT64, (0, "is not a whole number")),
-        (pa.array([1]), None, (0, "1 (type int64) is not a time")),
+        (pa.array([None, 1.5]), DType.INT64, (1, "1.5")),
+        (pa.array([0.0, 1e300]), DType.INT64, (1, "1e+300")),
+        (pa.array([1, 2**63], pa.uint64()), DType.INT64, (1, "'9223372036854775808'")),
+        (pa.array([1, 2]), DType.BOOL, (1, "2")),
+        (pa.array([True]), DType.FP32, (0, "True (type bool)")),
+        (pa.array([None, b"x"]), DType.BYTES, (1, "b'x' (type binary)")),
+        (pa.array([1.0]), DType.BYTES, (0, "1.0 (type double)")),
+        (pa.array(["1", "1_0"]), DType.INT64, (1, "'1_0'")),
+        (pa.array([[1]]), DType.INT64, (0, "[1] (type list<item: int64>)")),
+        (pa.array([1]), None, (0, "1 (type int64)")),
     ],
 )
 def test_what_would_lose_something_is_named(
@@ -330,9 +330,7 @@ def test_what_would_lose_something_is_named(
 ) -> None:
     with pytest.raises(Mismatch) as caught:
         conform(values, Column("x", dtype))
-    row, words = next(caught.value.examples)
-    assert row == said[0]
-    assert said[1] in words
+    assert next(caught.value.examples) == said
 
 
 def test_the_fingerprint_of_a_table_is_that_of_its_values() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import ANY
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from platform_assets.components.__main__ import main
 from platform_assets.components.loading import SHIPPED, load_specs, problems
@@ -196,13 +199,23 @@ def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
         ("${DATA}/x.csv", "${DATA}/x.csv"),
         ("/data/x.csv", "/data/x.csv"),
         ("days/*.parquet", "FOLDER/days/*.parquet"),
-        ("../x.csv", "FOLDER/../x.csv"),
+        ("../x.csv", "ABOVE/x.csv"),
     ],
 )
 def test_paths_count_from_the_model_file(tmp_path: Path, written: str, path: str) -> None:
     spec = read_model(write(tmp_path, MINIMAL.replace("patients.csv", f'"{written}"')))
 
-    assert spec.source == FileSource(path.replace("FOLDER", str(tmp_path / "patients")))
+    path = path.replace("FOLDER", str(tmp_path / "patients")).replace("ABOVE", str(tmp_path))
+    assert spec.source == FileSource(path)
+
+
+def test_above_a_folder_that_is_a_link_is_what_is_above_its_target(tmp_path: Path) -> None:
+    file = write(tmp_path / "real", MINIMAL.replace("patients.csv", "../x.csv"))
+    (tmp_path / "link").symlink_to(file.parent)
+
+    spec = read_model(tmp_path / "link" / file.name)
+
+    assert spec.source == FileSource(str(tmp_path / "real" / "x.csv"))
 
 
 REFUSED = [
@@ -612,6 +625,45 @@ def test_check_of_good_files_lists_the_models(
     assert "patients: binary of readmitted, 4 features" in capsys.readouterr().out
     assert main(["check"]) == 0
     assert "seattle_weather" in capsys.readouterr().out
+
+
+def test_check_compares_the_columns_of_a_file_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, MINIMAL)
+    data = file.with_name("patients.csv")
+
+    def checked(text: str) -> tuple[int, str]:
+        data.write_text(text)
+        return main(["check", str(tmp_path)]), capsys.readouterr().out
+
+    assert main(["check", str(tmp_path)]) == 0
+    assert f"note: its columns were not looked at: the source file {data} does not exist" in (
+        capsys.readouterr().out
+    )
+    names = "patient_id,age,weight,ward,smoker,readmitted,more"
+    assert checked(f"{names}\n1,no row is read\n") == (0, ANY)
+    status, printed = checked(names.replace("weight,ward", "mass"))
+    assert status == 1
+    assert f"{file}:3: source.file: the source file {data} lacks ward, weight" in printed
+    assert "0 good, 1 broken" in printed
+    assert checked(names.replace(",", ";"))[0] == 1
+    assert checked("")[0] == 0, "what cannot be read may be written later"
+
+
+@pytest.mark.parametrize(("lacking", "status"), [((), 0), (("age",), 1)])
+def test_check_of_a_pattern_looks_at_its_first_file(
+    tmp_path: Path, lacking: tuple[str, ...], status: int
+) -> None:
+    days = write(tmp_path, MINIMAL.replace("patients.csv", "days/*.parquet")).with_name("days")
+    days.mkdir()
+    names = {"patient_id", "age", "weight", "ward", "smoker", "readmitted"} - {*lacking}
+    parquet.write_table(pa.table({name: [1] for name in names}), days / "1.parquet")
+    (days / "2.parquet").write_text("rubbish")
+
+    assert main(["check", str(tmp_path)]) == status
+    (days / "1.parquet").write_text("rubbish")
+    assert main(["check", str(tmp_path)]) == 0
 
 
 def test_check_takes_the_file_itself_too(

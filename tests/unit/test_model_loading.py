@@ -27,6 +27,7 @@ from platform_assets.components.loading import (
     problems,
     read_models,
 )
+from platform_assets.components.lookup import absence
 from platform_assets.components.model_file import read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.model_spec import FileSource, ModelSpec
@@ -80,6 +81,25 @@ def test_broken_file_becomes_an_asset_that_says_why_and_the_others_load(
     assert broken.kinds == {"yaml", "broken"}
     assert broken.tags["serving/model_file"] == "broken"
     assert f"{file}:12: gates.metric_floor" in caplog.text
+
+
+def test_a_model_that_is_not_there_is_explained_by_its_file_or_by_those_that_are(
+    tmp_path: Path,
+) -> None:
+    for name in ("cars", "boats"):
+        write(tmp_path, MINIMAL, name)
+    file = write(tmp_path, named("planes").replace("0.6", "60"), "b_yaml")
+    no_yaml = write(tmp_path, "{", "rubbish")
+    models = read_models(tmp_path)
+
+    assert absence(models, "cars") is None
+    for asked in ("b_yaml", "planes"):
+        assert f"\n{file}:13: gates.metric_floor: 60" in (absence(models, asked) or "")
+    assert f"\n{no_yaml}:2: file: is not YAML" in (absence(models, "rubbish") or "")
+    said = absence(models, "car") or ""
+    assert "Did you mean cars? There are boats, cars\n" in said
+    assert f"broken: {file}" in said
+    assert "There are none" in (absence(read_models(tmp_path / "absent"), "cars") or "")
 
 
 def test_model_whose_definitions_cannot_be_built_is_broken_alone(

@@ -111,7 +111,7 @@ def test_a_graph_that_answers_as_promised_is_taken() -> None:
         ({"width": 2}, "not a number for each of 3 classes"),
         ({"label": "FLOAT"}, "label is float32"),
         ({"label": "STRING"}, "label is object"),
-        ({"shift": 1}, "label says 3, which is none of [0, 1, 2]"),
+        ({"shift": 1}, "label says 3, which is none of 0, 1, 2"),
     ],
 )
 def test_a_graph_that_answers_in_another_form_is_refused(

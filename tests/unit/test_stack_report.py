@@ -1,60 +1,86 @@
-"""What `make status` says."""
+"""What `make chain` says at its end."""
 
 from __future__ import annotations
 
-import io
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
+import pyarrow as pa
 import pytest
-from rich.console import Console
+from pyarrow import parquet
 
-from platform_assets.local_stack import report
+from platform_assets.local_stack import __main__ as cli
+from platform_assets.local_stack.chain import ChainEvent, ChainResult
+from platform_assets.local_stack.report import sample_call
 from platform_assets.local_stack.settings import stack_settings
-from serving_gateway.contract import DEFAULT_MODEL
-
-PAGES: dict[str, Any] = {
-    "": {"models": ["cars", DEFAULT_MODEL]},
-    f"/{DEFAULT_MODEL}": {
-        "effective": {"A": {"version": 3, "ready": True, "mode": "pinned"}},
-        "replica": {"reasons": []},
-    },
-    "/cars": {"effective": {}, "replica": {"reasons": ["variant A was never reloaded"]}},
-}
+from platform_assets.local_stack.stack import sole_owner
+from platform_assets.resources.failures import failure
 
 
-def said(monkeypatch: pytest.MonkeyPatch, home: Path, pages: dict[str, Any]) -> tuple[int, str]:
-    settings = stack_settings({"STATE_DIR": str(home)})
+class HostsNothing(BaseHTTPRequestHandler):
+    """A gateway on which no model was ever reloaded."""
 
-    def answer(url: str) -> Any:
-        path = url.removeprefix(f"{settings.gateway_url}/models")
-        if path not in pages:
-            raise ConnectionRefusedError("connection refused")
-        return pages[path]
+    def do_GET(self) -> None:
+        self.send_error(404)
 
-    monkeypatch.setattr(report, "get_json", answer)
-    monkeypatch.setattr(report, "services", lambda _: [])
-    console = Console(file=io.StringIO(), soft_wrap=True)
-    status = report.print_status(settings, None, console)
-    assert isinstance(console.file, io.StringIO)
-    return status, console.file.getvalue()
+    def log_message(self, *_: object) -> None:
+        """Tests are quiet."""
 
 
-def test_every_model_is_named_and_which_one_is_the_default(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with HTTPServer(("127.0.0.1", 0), HostsNothing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield {"STATE_DIR": str(tmp_path), "GATEWAY_PORT": str(server.server_port)}
+        server.shutdown()
+
+
+def test_a_chain_of_a_model_that_was_never_served_fails_without_a_word_of_what_was(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, text = said(monkeypatch, tmp_path, PAGES)
-    assert status == 0
-    assert text.splitlines()[-3:] == [
-        "in production:",
-        f"  {DEFAULT_MODEL} (the default model): version 3 (pinned)",
-        "  cars: nothing; variant A was never reloaded",
-    ]
+    why = failure("row 7 is odd", "correct it").description or ""
+
+    def run_chain(_url: str, job: str, on_event: object) -> ChainResult:
+        assert job == "cars_chain"
+        event = ChainEvent("failure", "cars__features", why)
+        assert callable(on_event)
+        on_event(event)
+        return ChainResult("r1", False, (event,))
+
+    monkeypatch.setattr(cli, "run_chain", run_chain)
+    monkeypatch.setattr(cli, "reload_definitions", lambda _: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of pytest stay
+    for name, value in {**environ, "MODEL": "cars"}.items():
+        monkeypatch.setenv(name, value)
+    with sole_owner(stack_settings(os.environ)):
+        assert cli.main(["chain"]) == 1
+
+    said = capsys.readouterr().out
+    assert said.count("Nothing changed in serving.") == 1
+    assert "In production: nothing\n" in said
+    assert "still" not in said
 
 
-def test_without_a_gateway_the_default_model_is_named_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    status, text = said(monkeypatch, tmp_path, {})
-    assert status == 1
-    assert f"{DEFAULT_MODEL} (the default model): nothing; the gateway does not answer" in text
+def test_the_sample_call_is_a_row_of_the_model_and_safe_in_a_shell(tmp_path: Path) -> None:
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    file = tmp_path / "feast" / "data" / "people" / "features.parquet"
+    file.parent.mkdir(parents=True)
+    row = {
+        "id": pa.array([1]),
+        "event_timestamp": pa.array([0], pa.timestamp("us", tz="UTC")),
+        "height": pa.array([1.1], pa.float32()),
+        "name": pa.array(["O'Brien $HOME"]),
+        "age": pa.array([None], pa.int64()),
+    }
+    parquet.write_table(pa.table(row), file)
+
+    words = shlex.split(sample_call(settings, "people"))
+
+    assert words[:3] == ["curl", "-s", f"{settings.gateway_url}/models/people/predict"]
+    shown = {"height": 1.1, "name": "O'Brien $HOME", "age": None}
+    assert json.loads(words[-1]) == {"instances": [shown]}

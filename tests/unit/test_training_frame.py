@@ -111,8 +111,8 @@ def test_classes_are_those_of_the_file_in_its_order_or_those_of_the_data_sorted(
     [
         (["a", "x"], Target("y", classes=("a", "b")), Task.BINARY, "y holds 'x', which is none"),
         (["a", "b"], Target("y", classes=("a", "b", "c")), Task.MULTICLASS, "no row .* class 'c'"),
-        (["a", "a"], Target("y"), Task.MULTICLASS, r"1 classes \['a'\], which does not fit"),
-        ([1, 2, 3], Target("y", DType.INT64), Task.BINARY, "3 classes .* the task binary"),
+        (["a", "a"], Target("y"), Task.MULTICLASS, r"classes of y, 1 \(a\), does not fit"),
+        ([1, 2, 3], Target("y", DType.INT64), Task.BINARY, r"3 \(1, 2, 3\), .* the task binary"),
     ],
 )
 def test_labels_that_do_not_fit_the_model_file_are_named(

@@ -31,7 +31,7 @@ _SHOWN: Final = 40
 
 
 class Mismatch(Exception):
-    """Values that are not of the declared type; `examples` are (row from 0, what is wrong)."""
+    """Values that are not of the declared type; `examples` are (row from 0, the value)."""
 
     def __init__(self, examples: Iterator[tuple[int, str]]) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def _text(values: pa.Array, column: Column, text: bool) -> pa.Array:
 
     if not text:
         if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)):
-            raise _of_type(values, column)
+            raise _of_type(values)
         return values.cast(pa.string())
     empty = pc.equal(pc.binary_length(values), 0)
     return pc.if_else(empty, None, values).cast(column.arrow)
@@ -92,14 +92,14 @@ def _numbers(values: pa.Array, column: Column) -> pa.Array:
 
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise _of_type(values, column)
+        raise _of_type(values)
     if not pa.types.is_floating(kind):
         values = values.cast(pa.float64(), safe=False)
     numbers = values.cast(column.arrow, safe=False)
     return pc.if_else(pc.is_nan(numbers), None, numbers)
 
 
-def _whole(values: pa.Array, column: Column) -> pa.Array:
+def _whole(values: pa.Array, _: Column) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -107,17 +107,17 @@ def _whole(values: pa.Array, column: Column) -> pa.Array:
     if pa.types.is_floating(kind):
         values = pc.if_else(pc.is_nan(values), None, values.cast(pa.float64()))
         kept = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
-        _refuse(values, pc.invert(kept), column)
+        _refuse(values, pc.invert(kept))
         return values.cast(pa.int64(), safe=False)
     if not (pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
-        raise _of_type(values, column)
+        raise _of_type(values)
     try:
         return values.cast(pa.int64())
     except pa.ArrowInvalid:
-        raise _unlike(values, column, _whole_text) from None
+        raise _unlike(values, _whole_text) from None
 
 
-def _truths(values: pa.Array, column: Column) -> pa.Array:
+def _truths(values: pa.Array, _: Column) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -125,10 +125,10 @@ def _truths(values: pa.Array, column: Column) -> pa.Array:
     if pa.types.is_boolean(kind):
         return values
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise _of_type(values, column)
+        raise _of_type(values)
     if pa.types.is_floating(kind):
         values = pc.if_else(pc.is_nan(values), None, values)
-    _refuse(values, pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1))), column)
+    _refuse(values, pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1))))
     return pc.equal(values, 1)
 
 
@@ -139,10 +139,10 @@ def _times(values: pa.Array, column: Column) -> pa.Array:
     if pa.types.is_date(kind):
         values, kind = values.cast(pa.timestamp("us")), pa.timestamp("us")
     if not pa.types.is_timestamp(kind):
-        raise _of_type(values, column)
+        raise _of_type(values)
     if kind.tz is None:
         if column.timezone is None:
-            raise _of_type(values, column)
+            raise _of_type(values)
         values = _in_zone(values.cast(pa.timestamp("us"), safe=False), column.timezone)
     # Nanoseconds are cut; seconds and milliseconds must not overflow.
     return values.cast(pa.timestamp("us", tz="UTC"), safe=kind.unit != "ns")
@@ -167,7 +167,7 @@ def _parsed(values: pa.Array, column: Column) -> pa.Array:
             return _parsed_times(values, column)
         parsed = values.cast(column.arrow)
     except pa.ArrowInvalid:
-        raise _unlike(values, column, parser(column)) from None
+        raise _unlike(values, parser(column)) from None
     return (
         pc.if_else(pc.is_nan(parsed), None, parsed) if pa.types.is_floating(parsed.type) else parsed
     )
@@ -230,18 +230,16 @@ def _aware_time(text: str) -> datetime:
     return value
 
 
-def _refuse(values: pa.Array, wrong: pa.Array, column: Column) -> None:
+def _refuse(values: pa.Array, wrong: pa.Array) -> None:
     """Raise Mismatch for the values where the mask `wrong` is true; null is not wrong."""
     import pyarrow.compute as pc
 
     rows = pc.indices_nonzero(wrong.fill_null(False))
     if len(rows):
-        raise Mismatch(
-            (row, f"{values[row].as_py()!r} is not {column.word}") for row in rows.to_pylist()
-        )
+        raise Mismatch((row, f"{values[row].as_py()!r}") for row in rows.to_pylist())
 
 
-def _unlike(values: pa.Array, column: Column, parse: Callable[[str], Any]) -> Mismatch:
+def _unlike(values: pa.Array, parse: Callable[[str], Any]) -> Mismatch:
     def examples() -> Iterator[tuple[int, str]]:
         for row, value in enumerate(values.to_pylist()):
             if value is None:
@@ -249,20 +247,20 @@ def _unlike(values: pa.Array, column: Column, parse: Callable[[str], Any]) -> Mi
             try:
                 parse(str(value))
             except (ValueError, OverflowError):
-                yield row, f"{str(value)[:_SHOWN]!r} is not {column.word}"
+                yield row, f"{str(value)[:_SHOWN]!r}"
 
     found = list(examples())
     if not found:
         # Arrow is the stricter of the two; what it cannot read is not read.
-        found = [(0, f"not every value is {column.word}")]
+        found = [(0, "one of the values from here on")]
     return Mismatch(iter(found))
 
 
-def _of_type(values: pa.Array, column: Column) -> Mismatch:
+def _of_type(values: pa.Array) -> Mismatch:
     """A whole column of another type: its first value stands for all."""
     import pyarrow.compute as pc
 
     rows = pc.indices_nonzero(values.is_valid())
     first = rows[0].as_py() if len(rows) else 0
     shown = f"{values[first].as_py()!s:.{_SHOWN}}" if len(rows) else "null"
-    return Mismatch(iter([(first, f"{shown} (type {values.type}) is not {column.word}")]))
+    return Mismatch(iter([(first, f"{shown} (type {values.type})")]))

@@ -38,6 +38,16 @@ class Column:
         return "a time, such as 2024-03-01T00:00:00Z"
 
     @property
+    def remedy(self) -> str:
+        """What else than the source may be corrected, for people."""
+        if self.dtype is None and self.timezone is None:
+            return (
+                "name the zone of times without an offset as event_timestamp.timezone in the "
+                "model file"
+            )
+        return "change the type in the model file"
+
+    @property
     def arrow(self) -> pa.DataType:
         """Type of the column once it is read."""
         import pyarrow as pa

@@ -19,11 +19,13 @@ from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import (
     SHOWN_PROBLEMS,
     Progress,
+    Wrong,
     check_columns,
     conform_batch,
     ignored_columns,
+    wrong_values,
 )
-from platform_assets.resources.source import SourceError
+from platform_assets.resources.source import ColumnsError, SourceError
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _FIX: Final = "correct the source file and run again"
 _BLOCK_BYTES: Final = 4 << 20
 _SHOWN: Final = 40
+_OTHER_MARKS: Final = {";": "semicolons (';')", "\t": "tabs"}
 
 
 def read_csv(
@@ -48,7 +51,7 @@ def read_csv(
     import pyarrow as pa
 
     name = f"the source file {path}"
-    header = _header(path)
+    header = csv_header(path)
     check_columns(name, header, columns)
     batches: list[pa.RecordBatch] = []
     rows = 0
@@ -60,10 +63,12 @@ def read_csv(
     except (pa.ArrowInvalid, SourceError) as exc:
         # The fast parser stops at its first complaint, in its own words. Read again slowly,
         # to say which rows are wrong and how.
-        problems = _problems(path, columns)
-        if not problems and isinstance(exc, SourceError):
+        wrong = list(itertools.islice(_each_wrong(path, columns), SHOWN_PROBLEMS + 1))
+        if wrong:
+            raise wrong_values(name, wrong) from exc
+        if isinstance(exc, SourceError):
             raise
-        raise SourceError(problems or f"{name}: {exc}", _FIX) from exc
+        raise SourceError(f"{name}: {exc}", _FIX) from exc
     _check_quotes(path)
     schema = pa.schema([(column.name, column.arrow) for column in columns])
     return pa.Table.from_batches(batches, schema=schema), ignored_columns(header, columns)
@@ -109,8 +114,22 @@ def _check_quotes(path: Path) -> None:
             ) from exc
 
 
-def _header(path: Path) -> list[str]:
+def csv_header(path: Path) -> list[str]:
+    """Return the names of the columns; nothing behind the first line is looked at.
+
+    Raises:
+        SourceError: the file is empty or no UTF-8, or its values are separated by no commas.
+        OSError: the file cannot be read.
+    """
     for _, cells in _rows(path):
+        mark = next((mark for mark in _OTHER_MARKS if mark in cells[0]), None)
+        # A model reads two columns at least.
+        if len(cells) == 1 and mark is not None:
+            raise ColumnsError(
+                f"the source file {path} has one column, {cells[0][:_SHOWN]!r}: it looks separated "
+                f"by {_OTHER_MARKS[mark]}, and commas are expected",
+                "save the file with commas between its values, and run again",
+            )
         return cells
     raise SourceError(
         f"the source file {path} is empty", "write a header line and rows to it, and run again"
@@ -144,15 +163,7 @@ def _line_not_utf8(path: Path) -> int:
     return 0
 
 
-def _problems(path: Path, columns: Sequence[Column]) -> str:
-    found = list(itertools.islice(_each_problem(path, columns), SHOWN_PROBLEMS + 1))
-    if not found:
-        return ""
-    more = "; and more" if len(found) > SHOWN_PROBLEMS else ""
-    return f"the source file {path} has wrong values: {'; '.join(found[:SHOWN_PROBLEMS])}{more}"
-
-
-def _each_problem(path: Path, columns: Sequence[Column]) -> Iterator[str]:
+def _each_wrong(path: Path, columns: Sequence[Column]) -> Iterator[Wrong]:
     rows = _rows(path)
     _, header = next(rows)
     parsers = [
@@ -162,7 +173,8 @@ def _each_problem(path: Path, columns: Sequence[Column]) -> Iterator[str]:
     ]
     for row, (line, cells) in enumerate(rows, start=1):
         if len(cells) != len(header):
-            yield f"row {row} (line {line}) has {len(cells)} values, not {len(header)}"
+            count = "1 value" if len(cells) == 1 else f"{len(cells)} values"
+            yield f"row {row} (line {line})", None, f"has {count}, not {len(header)}"
             continue
         for index, column, parse in parsers:
             cell = cells[index]
@@ -171,5 +183,4 @@ def _each_problem(path: Path, columns: Sequence[Column]) -> Iterator[str]:
             try:
                 parse(cell)
             except (ValueError, OverflowError):
-                shown = f"{cell[:_SHOWN]!r} is not {column.word}"
-                yield f"row {row} (line {line}), {column.name}: {shown}"
+                yield f"row {row} (line {line})", column, f"{cell[:_SHOWN]!r}"

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.csv_file import read_csv
-from platform_assets.features.sources.parquet_file import read_parquet
-from platform_assets.features.sources.reader import Progress, Raw
+from platform_assets.features.sources.csv_file import csv_header, read_csv
+from platform_assets.features.sources.parquet_file import parquet_header, read_parquet
+from platform_assets.features.sources.reader import Progress, Raw, check_columns
 from platform_assets.resources.source import SourceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _READERS: Final = {".csv": read_csv, ".parquet": read_parquet}
+_HEADERS: Final = {".csv": csv_header, ".parquet": parquet_header}
 _SETTLED_S: Final = 2.0
 """A file that changed within this time may change again at what its clock calls the same time."""
 
@@ -49,6 +50,20 @@ class FileReader:
         What an untouched file was found to hold is remembered.
         """
         return self._identity(self._files(), _remembered_digest)
+
+    def check_header(self) -> None:
+        """Compare the column names of the first file with the wanted ones; reads no row.
+
+        Raises:
+            ColumnsError: some are missing.
+            SourceError: there is no file, or it cannot be read.
+        """
+        try:
+            file = self._files()[0]
+            found = _HEADERS[file.suffix.lower()](file)
+        except OSError as exc:
+            raise _unreadable(Path(exc.filename or self._path), exc) from exc
+        check_columns(f"the source file {file}", found, self._columns)
 
     def read(self, progress: Progress) -> Raw:
         """Read all files; raises SourceError also when one of them changes meanwhile."""
@@ -125,17 +140,21 @@ def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as exc:
-        raise SourceError(
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _unreadable(path: Path, exc: OSError) -> SourceError:
+    if isinstance(exc, FileNotFoundError):
+        return SourceError(
             f"the source file {path} does not exist",
             "put the file there, or correct the path in the model file or its variable, and "
             "run again",
-        ) from exc
-    except OSError as exc:
-        raise SourceError(
-            f"the source file {path} cannot be read ({exc.strerror or exc})",
-            "make it a file that this user may read, and run again",
-        ) from exc
+        )
+    return SourceError(
+        f"the source file {path} cannot be read ({exc.strerror or exc})",
+        "make it a file that this user may read, and run again",
+    )
 
 
 _known: dict[Path, tuple[tuple[int, ...], str]] = {}
@@ -161,7 +180,8 @@ def _disagreement(
 ) -> SourceError:
     lacking = sorted(set(ignored) - set(others))
     more = sorted(set(others) - set(ignored))
-    said = [f"{word} {names}" for word, names in (("lacks", lacking), ("also has", more)) if names]
+    told = (("lacks", lacking), ("also has", more))
+    said = [f"{word} {', '.join(names)}" for word, names in told if names]
     return SourceError(
         f"the source file {file} {' and '.join(said)}: it does not have the columns of {first}",
         "give all files the same columns, and run again",

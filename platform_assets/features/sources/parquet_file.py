@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 _BATCH_ROWS: Final = 65_536
 
 
+def parquet_header(path: Path) -> list[str]:
+    """Return the names of the columns; no row is read.
+
+    Raises:
+        SourceError: the file is damaged.
+        OSError: the file cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return list(parquet.read_schema(path).names)
+    except pa.ArrowInvalid as exc:
+        raise _damaged(path, exc) from exc
+
+
 def read_parquet(
     path: Path, columns: Sequence[Column], progress: Progress
 ) -> tuple[pa.Table, tuple[str, ...]]:
@@ -49,8 +65,13 @@ def read_parquet(
                 rows += batch.num_rows
                 progress.at(f"reading {path.name}", rows, file.metadata.num_rows)
     except (pa.ArrowException, OSError) as exc:
-        raise SourceError(
-            f"{name} cannot be read as Parquet: {exc}", "write the file again, and run again"
-        ) from exc
+        raise _damaged(path, exc) from exc
     schema = pa.schema([(column.name, column.arrow) for column in columns])
     return pa.Table.from_batches(batches, schema=schema), ignored_columns(found, columns)
+
+
+def _damaged(path: Path, exc: Exception) -> SourceError:
+    return SourceError(
+        f"the source file {path} cannot be read as Parquet: {exc}",
+        "write the file again, and run again",
+    )

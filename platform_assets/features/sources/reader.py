@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from platform_assets.features.sources.casting import Mismatch, conform
 from platform_assets.features.sources.columns import Column
-from platform_assets.resources.source import SourceError
+from platform_assets.resources.source import ColumnsError, SourceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Log = Callable[[str], None]
+Wrong = tuple[str, Column | None, str]
+"""A row, and what is wrong in it: a column and its value, or without a column a sentence's rest."""
 SHOWN_PROBLEMS: Final = 5
 _EVERY_S: Final = 3.0
 
@@ -89,18 +91,38 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
     """Return when every wanted column is there, once.
 
     Raises:
-        SourceError: it names those that are missing or repeated.
+        ColumnsError: it names those that are missing or repeated.
     """
     wanted = [column.name for column in columns]
     missing = [one for one in wanted if one not in found]
     twice = [one for one in wanted if found.count(one) > 1]
-    said = [f"{word} {names}" for word, names in (("lacks", missing), ("repeats", twice)) if names]
+    told = (("lacks", missing), ("repeats", twice))
+    said = [f"{word} {', '.join(names)}" for word, names in told if names]
     if said:
-        raise SourceError(
+        raise ColumnsError(
             f"{name} {' and '.join(said)} in its columns: it has {', '.join(found) or 'none'}",
             f"give it the columns {', '.join(wanted)}, in any order, or change the model file, "
             "and run again",
         )
+
+
+def wrong_values(name: str, wrong: Sequence[Wrong]) -> SourceError:
+    """The refusal of a source: one sentence for each column, whatever the number of its rows."""
+    said: dict[Column | str, str] = {}
+    remedies: dict[str, None] = {}
+    for row, column, value in wrong[:SHOWN_PROBLEMS]:
+        if column is None:
+            said[row] = f"{row} {value}"
+        elif column in said:
+            said[column] += f", nor is {value} in {row}"
+        else:
+            said[column] = f"{row}, {column.name}: {value} is not {column.word}"
+            remedies[column.remedy] = None
+    more = "; and more" if len(wrong) > SHOWN_PROBLEMS else ""
+    return SourceError(
+        f"{name} has wrong values: {'; '.join(said.values())}{more}",
+        f"{' or '.join(('correct the source', *remedies))}, and run again",
+    )
 
 
 def ignored_columns(found: Sequence[str], columns: Sequence[Column]) -> tuple[str, ...]:
@@ -125,19 +147,15 @@ def conform_batch(
     """
     import pyarrow as pa
 
-    arrays, problems = [], []
+    arrays, wrong = [], []
     for column in columns:
         try:
             arrays.append(conform(batch.column(column.name), column))
         except Mismatch as exc:
-            for row, shown in itertools.islice(exc.examples, SHOWN_PROBLEMS):
-                problems.append((first_row + row + 1, f"{column.name}: {shown}"))
-    if problems:
-        said = [f"row {row}, {what}" for row, what in sorted(problems)[:SHOWN_PROBLEMS]]
-        more = "; and more" if len(problems) > SHOWN_PROBLEMS else ""
-        raise SourceError(
-            f"{name} has wrong values: {'; '.join(said)}{more}",
-            "correct the source, or the types in the model file, and run again",
-        )
+            for row, value in itertools.islice(exc.examples, SHOWN_PROBLEMS + 1):
+                wrong.append((first_row + row + 1, column, value))
+    if wrong:
+        wrong.sort(key=lambda one: one[0])
+        raise wrong_values(name, [(f"row {row}", column, value) for row, column, value in wrong])
     schema = pa.schema([(column.name, column.arrow) for column in columns])
     return pa.record_batch(arrays, schema=schema)
