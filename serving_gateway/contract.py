@@ -195,12 +195,31 @@ class Traffic(msgspec.Struct, frozen=True):
     """Makes a cohort independent of others; None keeps the documented plain rule."""
 
 
+class Switch(msgspec.Struct, frozen=True):
+    """One move of a variant onto another version."""
+
+    generation: int
+    """The one that the move made."""
+    version: int
+    run_id: str
+    mode: Mode
+    previous_version: int | None
+    after: int
+    """Generation of the variant's switch before this one; 0 for the first. Where that one was
+    not written down (by a release that kept no switches), the last generation that may hide it."""
+    at: str
+    """RFC 3339 time in UTC."""
+    by: str
+    reason: str | None
+
+
 class RoutingRecord(msgspec.Struct, frozen=True):
     """The revisioned document that all replicas route by.
 
     `generation` grows by one with each accepted change (0: nothing was ever routed).
     `previous` holds, per variant, the slots it routed to before, newest first: where a
-    rollback goes.
+    rollback goes, which takes them away. `switches` holds, per variant, its last switches,
+    newest first, whatever way they went: for those who look only from time to time.
     """
 
     model_name: str
@@ -213,6 +232,7 @@ class RoutingRecord(msgspec.Struct, frozen=True):
     changed_by: str | None = None
     reason: str | None = None
     schema: int = RECORD_SCHEMA
+    switches: dict[str, tuple[Switch, ...]] = msgspec.field(default_factory=dict)
 
 
 class ReloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -247,7 +247,7 @@ class ControlPlane:
             if changed is base and base is stored:
                 await self._serving.follow(base)
                 return base, False
-            written = next_generation(changed, now=datetime.now(UTC), by=by, reason=reason)
+            written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
             try:
                 await self._store.compare_and_set(stored.generation, written)
             except GenerationConflict:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from serving_gateway.contract import Slot, Traffic
+from serving_gateway.contract import Slot, Switch, Traffic
 from serving_gateway.errors import GatewayError
 from serving_gateway.presence import Presence
 from serving_gateway.replicas import LiveReplica, Replica, now
@@ -49,6 +49,9 @@ class Routing(msgspec.Struct, frozen=True):
     generation: int
     traffic: Traffic
     previous: dict[str, tuple[Slot, ...]]
+    """Where a rollback of each variant goes, newest first."""
+    switches: dict[str, tuple[Switch, ...]]
+    """The last switches of each variant, newest first, rollbacks included."""
     changed_at: str | None
     changed_by: str | None
     reason: str | None
@@ -157,6 +160,7 @@ class Overview:
                 generation=record.generation,
                 traffic=record.traffic,
                 previous=record.previous,
+                switches=record.switches,
                 changed_at=record.changed_at,
                 changed_by=record.changed_by,
                 reason=record.reason,

@@ -13,6 +13,7 @@ from serving_gateway.contract import (
     RoutingRecord,
     Slot,
     Strategy,
+    Switch,
     Traffic,
     TrafficRequest,
 )
@@ -20,7 +21,11 @@ from serving_gateway.errors import Conflict, InvalidInput, VariantUnavailable, V
 from serving_gateway.routing import B
 
 KEPT_PREVIOUS: Final = 10
-"""How many slots a variant's history keeps."""
+"""How many slots to go back to a variant keeps."""
+KEPT_SWITCHES: Final = 32
+"""How many of its last switches a variant keeps."""
+_REASON_CHARACTERS: Final = 500
+"""Of a reason among the switches, so that the record stays small; the newest is kept whole."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -195,13 +200,43 @@ def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecor
 
 
 def next_generation(
-    record: RoutingRecord, *, now: datetime, by: str, reason: str | None
+    base: RoutingRecord, changed: RoutingRecord, *, now: datetime, by: str, reason: str | None
 ) -> RoutingRecord:
-    """The changed `record` as the generation after the one it came from."""
+    """The `changed` record as the generation after `base`, from which it came.
+
+    A variant that routes to another version, or to another run's, has a switch more.
+    """
+    at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    switches = dict(base.switches)
+    for alias, slot in changed.variants.items():
+        held = base.variants.get(alias)
+        if held is None or (held.version, held.run_id) != (slot.version, slot.run_id):
+            made = _switch(base, alias, slot, at=at, by=by, reason=reason)
+            switches[alias] = (made, *switches.get(alias, ()))[:KEPT_SWITCHES]
     return msgspec.structs.replace(
-        record,
-        generation=record.generation + 1,
-        changed_at=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        changed,
+        generation=base.generation + 1,
+        changed_at=at,
         changed_by=by,
         reason=reason,
+        switches=switches,
+    )
+
+
+def _switch(
+    base: RoutingRecord, alias: str, slot: Slot, *, at: str, by: str, reason: str | None
+) -> Switch:
+    """The move of `alias` from where `base` has it onto `slot`."""
+    held, before = base.variants.get(alias), base.switches.get(alias)
+    not_written_down = 0 if held is None else base.generation
+    return Switch(
+        generation=base.generation + 1,
+        version=slot.version,
+        run_id=slot.run_id,
+        mode=slot.mode,
+        previous_version=None if held is None else held.version,
+        after=before[0].generation if before else not_written_down,
+        at=at,
+        by=by,
+        reason=None if reason is None else reason[:_REASON_CHARACTERS],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -46,6 +46,8 @@ class Entry:
     by: str
     """Dagster run that did it, or who asked the gateway."""
     reason: str
+    missing: str = ""
+    """Which switches before this one may not be in the ledger; empty when all of them are."""
 
 
 def reason_of(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
@@ -89,37 +91,61 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
 
     A run that was tried again tells of the same generation twice: it was one switch. When the
     first attempt died before it told, the second one met its own version in production; what
-    was there before is then what the ledger says itself.
+    was there before is then what the ledger says itself. A switch that was entered after one
+    that followed it stands where it belongs.
     """
     records = instance.fetch_materializations(
         dg.AssetKey(spec.key("gateway_reload")), limit=limit
     ).records
     # With its version, since generations begin anew when the gateways' state is lost.
-    by_switch: dict[tuple[int, int], Entry] = {}
+    by_switch: dict[tuple[int, int], tuple[datetime, Entry]] = {}
     for record in records:
         made = record.asset_materialization
         if made is not None:
-            entry = _entry(record.timestamp, record.run_id or "", made.metadata)
+            at, entry = _entry(record.timestamp, record.run_id or "", made.metadata)
             # Overwritten by older ones: the first word about a generation says when it was.
-            by_switch[entry.generation, entry.version] = entry
-    entries = list(by_switch.values())
+            by_switch[entry.generation, entry.version] = (at, entry)
+    entries = _in_order(by_switch.values())
     for place, (entry, older) in enumerate(pairwise(entries)):
         if entry.previous_version is None and older.version != entry.version:
             entries[place] = replace(entry, previous_version=older.version)
     return entries
 
 
-def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> Entry:
+def _in_order(entries: Iterable[tuple[datetime, Entry]]) -> list[Entry]:
+    """Put late entries before what followed them; the rest stays newest first, as it was entered.
+
+    Not by generation alone, since those begin anew when the gateways' state is lost, and not by
+    time alone, since a run tells of its switch a while after it.
+    """
+    ordered: list[tuple[datetime, Entry]] = []
+    for at, entry in reversed([*entries]):
+        place = 0
+        for then, other in ordered:
+            if other.generation <= entry.generation or then < at:
+                break
+            place += 1
+        ordered.insert(place, (at, entry))
+    return [entry for _, entry in ordered]
+
+
+def _entry(
+    timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]
+) -> tuple[datetime, Entry]:
     plain = {name: value.value for name, value in metadata.items()}
     version, previous = int(plain["version"]), plain.get("previous_version")
-    return Entry(
-        at=datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds"),
+    # The gateway's own time where there is one: a switch may be entered long after it.
+    told = plain.get("at")
+    at = datetime.fromisoformat(told) if told else datetime.fromtimestamp(timestamp, UTC)
+    return at, Entry(
+        at=at.astimezone(UTC).isoformat(timespec="seconds"),
         version=version,
         previous_version=previous if isinstance(previous, int) and previous != version else None,
         generation=int(plain.get("generation", 0)),
         action=str(plain.get("action", PROMOTION)),
         by=str(plain.get("by") or run_id),
         reason=str(plain.get("reason", "")),
+        missing=str(plain.get("missing", "")),
     )
 
 
@@ -132,7 +158,8 @@ def ledger_markdown(entries: Sequence[Entry]) -> str:
     for entry in entries:
         before = "none" if entry.previous_version is None else str(entry.previous_version)
         cells = (entry.at, str(entry.version), before, str(entry.generation))
-        words = (entry.action, entry.by, entry.reason)
+        why = entry.reason + (f" ({entry.missing})" if entry.missing else "")
+        words = (entry.action, entry.by, why.strip())
         lines.append("| " + " | ".join((*cells, *map(_cell, words))) + " |")
     return "\n".join(lines)
 

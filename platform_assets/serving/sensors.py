@@ -15,8 +15,8 @@ from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.catching_up import catch_up
 from platform_assets.serving.checks import compare_alias
-from platform_assets.serving.ledger import ELSEWHERE, made_by_run, read_ledger
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 
@@ -122,61 +122,23 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
             if busy is None or spec.model_name in busy:
                 continue
             try:
-                switched = _tell_ledger(spec, gateway, context.instance)
+                pages = gateway.pages(spec.model_name)
             except GatewayError as error:
                 said.append(f"{spec.model_name}: {error}")
                 continue
-            if switched is None:
+            if all(PRODUCTION not in page["effective"] for page in pages):
                 continue
-            said += [f"{spec.model_name}: {switched}"] if switched else []
+            said += [
+                f"{spec.model_name}: version {one.version}, generation {one.generation}, "
+                "entered into the ledger"
+                for one in catch_up(spec, pages, context.instance)
+            ]
             said += _tell_alias(spec, mlflow, gateway, context.instance, known)
         return dg.SensorResult(
             skip_reason="; ".join(said) or "nothing new", cursor=json.dumps(known)
         )
 
     return production_watch
-
-
-def _tell_ledger(
-    spec: ModelSpec, gateway: GatewayResource, instance: dg.DagsterInstance
-) -> str | None:
-    """Enter a switch that the ledger lacks; None while nothing ever was in production."""
-    pages = gateway.pages(spec.model_name)
-    if not pages:
-        return None
-    page = max(pages, key=lambda one: int(one["routing"]["generation"]))
-    slot, routing = page["effective"].get(PRODUCTION), page["routing"]
-    if slot is None:
-        return None
-    ledger = read_ledger(instance, spec, limit=5)
-    newest = ledger[0] if ledger else None
-    generation = int(routing["generation"])
-    if newest and (newest.generation >= generation or newest.version == slot["version"]):
-        return ""
-    reason = str(routing["reason"] or "")
-    action, by = ELSEWHERE, str(routing["changed_by"] or "somebody")
-    told = "A gateway was asked for this switch; the pipeline did not make it."
-    made = made_by_run(reason)
-    if made is not None and instance.has_run(made[1]):
-        action, by = made
-        told = f"Run {by} made this switch, and ended before it could say so."
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(
-            dg.AssetKey(spec.key("gateway_reload")),
-            description=told,
-            metadata={
-                "version": int(slot["version"]),
-                "previous_version": newest.version if newest else "none",
-                "run_id": slot["run_id"],
-                "generation": generation,
-                "changed": True,
-                "action": action,
-                "by": by,
-                "reason": reason,
-            },
-        )
-    )
-    return f"version {slot['version']} by {by} entered into the ledger"
 
 
 def _tell_alias(

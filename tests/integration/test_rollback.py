@@ -6,10 +6,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from platform_assets.model_spec import CandidateSpec
-from platform_assets.serving.ledger import ROLLBACK, read_ledger
+from platform_assets.serving.ledger import ELSEWHERE, ROLLBACK, read_ledger
+from platform_assets.serving.sensors import production_watch_sensor
 from tests.chain import op_config
 from tests.full_platform import Platform
 from tests.load import SteadyClient
@@ -33,6 +35,16 @@ def roll_back(platform: Platform, **config: Any) -> dict[str, str]:
     return platform.execute(
         f"{platform.spec.identifier}_rollback", {"ops": {op: {"config": config}}}
     )
+
+
+def watch(platform: Platform) -> str:
+    """Let `production_watch` look once; return what it said."""
+    context = dg.build_sensor_context(
+        instance=platform.instance,
+        resources={name: platform.resources[name] for name in ("gateway", "mlflow")},
+    )
+    result: Any = production_watch_sensor([platform.spec])(context)
+    return str(result.skip_reason.skip_message)
 
 
 def test_production_goes_back_under_load_without_a_failed_request(
@@ -60,6 +72,21 @@ def test_production_goes_back_under_load_without_a_failed_request(
     assert platform.resources["mlflow"].alias_version(platform.spec.model_name, "production") == (
         before
     )
+
+    # By hand there and back within one look of the sensor: the ledger has both.
+    assert platform.gateway.reload(version=production, reason="short stay").status_code == 200
+    answer = platform.gateway.client.post("/variant/A/rollback", json={"reason": "no good"})
+    assert answer.json()["version"] == before, answer.text
+    watched, again = watch(platform), watch(platform)
+    assert f"version {production}, generation {newest.generation + 1}, entered" in watched
+    assert "entered" not in again
+    assert [
+        (one.version, one.previous_version, one.generation, one.action, one.reason, one.missing)
+        for one in read_ledger(platform.instance, platform.spec)[:2]
+    ] == [
+        (before, production, newest.generation + 2, ELSEWHERE, "no good", ""),
+        (production, before, newest.generation + 1, ELSEWHERE, "short stay", ""),
+    ]
 
 
 def test_a_retired_version_is_loaded_from_the_repository_first(

@@ -34,6 +34,14 @@ async def test_what_was_written_is_read_by_others(tmp_path: Path) -> None:
     assert await FileStore(tmp_path / "deep" / "down", "m").read() == RECORD
 
 
+async def test_records_of_the_releases_before_and_after_are_read(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, "m")
+    store.path.write_bytes(b'{"schema":1,"model_name":"m","generation":4}')
+    assert await store.read() == RoutingRecord(model_name="m", generation=4)
+    store.path.write_bytes(b'{"schema":1,"model_name":"m","generation":15,"unheard_of":[1]}')
+    assert await store.read() == RoutingRecord(model_name="m", generation=15)
+
+
 async def test_a_write_on_an_old_generation_is_refused(tmp_path: Path) -> None:
     store = FileStore(tmp_path, "m")
     await store.compare_and_set(0, RECORD)

@@ -20,6 +20,7 @@ from serving_gateway.errors import Conflict, GatewayError, InvalidInput, Variant
 from serving_gateway.state import Observation, effective, readiness
 from serving_gateway.transitions import (
     KEPT_PREVIOUS,
+    KEPT_SWITCHES,
     choose,
     next_generation,
     previous_slot,
@@ -154,9 +155,50 @@ def test_traffic_is_checked_and_the_same_policy_is_no_change() -> None:
 
 def test_a_generation_says_when_by_whom_and_why() -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    record = next_generation(on(1), now=at, by="token", reason="better")
+    record = next_generation(EMPTY, on(1), now=at, by="token", reason="better")
     assert (record.generation, record.changed_at) == (1, "2026-01-02T03:04:05.000Z")
     assert (record.changed_by, record.reason) == ("token", "better")
+
+
+def moved(base: RoutingRecord, changed: RoutingRecord, reason: str = "because") -> RoutingRecord:
+    at = datetime(2026, 1, 2, 3, 4, base.generation, tzinfo=UTC)
+    return next_generation(base, changed, now=at, by="token", reason=reason)
+
+
+def test_each_switch_is_kept_whatever_way_it_went_and_nothing_else_is() -> None:
+    first = moved(EMPTY, on(1))
+    second = moved(first, with_slot(first, "A", slot(2, Mode.PINNED)), "short stay")
+    shadow = moved(second, with_slot(second, "B", slot(1)))
+    traffic = moved(shadow, with_traffic(shadow, TrafficRequest(Strategy.SPLIT, 5)))
+    back = moved(traffic, rolled_back(traffic, "A", previous_slot(traffic, "A")))
+    unpinned = moved(back, with_slot(back, "A", slot(1)))
+    assert (unpinned.generation, unpinned.switches) == (6, back.switches)
+    kept = unpinned.switches["A"]
+    assert [(s.generation, s.version, s.previous_version, s.after) for s in kept] == [
+        (5, 1, 2, 2),
+        (2, 2, 1, 1),
+        (1, 1, None, 0),
+    ]
+    short = kept[1]
+    assert (short.run_id, short.mode, short.by) == ("run-2", Mode.PINNED, "token")
+    assert (short.reason, short.at) == ("short stay", "2026-01-02T03:04:01.000Z")
+    assert [(s.generation, s.version) for s in unpinned.switches["B"]] == [(3, 1)]
+
+
+def test_the_switches_that_are_kept_stay_few_and_small() -> None:
+    record = EMPTY
+    for turn in range(40):
+        record = moved(record, with_slot(record, "A", slot(turn % 2 + 1)), "x" * 60_000)
+    kept = record.switches["A"]
+    assert [s.generation for s in kept] == list(range(40, 40 - KEPT_SWITCHES, -1))
+    assert kept[-1].after == kept[-1].generation - 1, "it is known that there was one before"
+    assert len(msgspec.json.encode(record.switches)) < 64_000
+
+
+def test_after_a_release_that_kept_no_switches_it_is_known_what_is_not() -> None:
+    former = msgspec.structs.replace(on(1), generation=7)
+    record = moved(former, with_slot(former, "A", slot(2)))
+    assert [(s.generation, s.after) for s in record.switches["A"]] == [(8, 7)]
 
 
 @pytest.mark.parametrize(

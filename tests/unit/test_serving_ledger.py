@@ -107,6 +107,28 @@ def test_reasons_stay_in_their_cell(instance: dg.DagsterInstance) -> None:
     assert table[2].endswith("| a \\| b c |")
 
 
+def by_hand(instance: dg.DagsterInstance, version: int, generation: int, at: str) -> None:
+    made = dg.AssetMaterialization(
+        dg.AssetKey(IRIS.key("gateway_reload")),
+        metadata={"version": version, "generation": generation, "at": at, "missing": "some"},
+    )
+    instance.report_runless_asset_event(made)
+
+
+def test_a_switch_that_was_entered_late_stands_where_it_belongs(
+    instance: dg.DagsterInstance,
+) -> None:
+    switch(instance, version=1, generation=1)
+    switch(instance, version=3, generation=4)
+    by_hand(instance, 2, 2, "2020-01-02T03:04:05.678Z")
+    by_hand(instance, 1, 3, "2020-01-02T03:04:06.678Z")
+    late, later = read_ledger(instance, IRIS)[1:3]
+    assert [entry.generation for entry in read_ledger(instance, IRIS)] == [4, 3, 2, 1]
+    assert (late.version, later.version) == (1, 2)
+    assert later.at == "2020-01-02T03:04:05+00:00", "when it was, not when it was entered"
+    assert ledger_markdown([later]).endswith("| (some) |")
+
+
 def test_generations_that_began_anew_hide_no_switch(instance: dg.DagsterInstance) -> None:
     switch(instance, version=1, generation=1)
     switch(instance, version=2, generation=2, previous=1)

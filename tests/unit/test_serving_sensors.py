@@ -53,10 +53,26 @@ class Registry(MlflowResource):
 
 
 def page(version: int, generation: int, reason: str = "because") -> dict[str, Any]:
-    return {
-        "effective": {"A": {"version": version, "run_id": f"run-{version}", "ready": True}},
-        "routing": {"generation": generation, "changed_by": "operator", "reason": reason},
-    }
+    """What a gateway says whose record was written by a release that kept no switches."""
+    slot = {"version": version, "run_id": f"run-{version}", "mode": "pinned", "ready": True}
+    at = f"2026-01-02T03:04:{generation:02}.000Z"
+    routing = {"generation": generation, "changed_by": "operator", "reason": reason}
+    return {"effective": {"A": slot}, "routing": {**routing, "changed_at": at}}
+
+
+def switches(*versions: int, first: int = 1, after: int = 0) -> dict[str, Any]:
+    """What a gateway says after switches to these versions, of which the first is oldest."""
+    made: list[dict[str, Any]] = []
+    before = None
+    for generation, version in enumerate(versions, first):
+        told = page(version, generation, f"reason {generation}")["routing"]
+        one = {"generation": generation, "version": version, "run_id": f"run-{version}"}
+        one |= {"mode": "pinned", "previous_version": before, "after": after}
+        one |= {"at": told["changed_at"], "by": "operator", "reason": told["reason"]}
+        made.insert(0, one)
+        before, after = version, generation
+    newest = page(versions[-1], first + len(versions) - 1)
+    return {**newest, "routing": {**newest["routing"], "switches": {"A": made}}}
 
 
 @pytest.fixture
@@ -100,6 +116,91 @@ def test_a_change_of_traffic_is_no_switch(instance: dg.DagsterInstance) -> None:
     watch(instance)
     watch(instance, gateway=Gateway(told=[page(3, 8)]))
     assert len(read_ledger(instance, IRIS)) == 1
+
+
+def told_of(instance: dg.DagsterInstance) -> list[tuple[int, int, int | None, str]]:
+    """What the ledger says, oldest first; each as often as it was entered."""
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    entries = read_ledger(instance, IRIS)
+    assert len(entries) == len(instance.fetch_materializations(key, limit=1000).records)
+    return [(e.generation, e.version, e.previous_version, e.missing) for e in reversed(entries)]
+
+
+def test_switches_between_two_looks_are_all_entered_in_order_and_once(
+    instance: dg.DagsterInstance,
+) -> None:
+    watch(instance, gateway=Gateway(told=[switches(1)]))
+    after = Gateway(told=[switches(1, 2, 1)])
+    said = watch(instance, gateway=after)
+    assert told_of(instance) == [(1, 1, None, ""), (2, 2, 1, ""), (3, 1, 2, "")]
+    assert "version 2, generation 2, entered" in str(said.skip_reason.skip_message)
+    stay = read_ledger(instance, IRIS)[1]
+    assert (stay.at, stay.by, stay.reason) == ("2026-01-02T03:04:02+00:00", "operator", "reason 2")
+    watch(instance, gateway=after)
+    assert len(told_of(instance)) == 3
+
+
+def test_a_look_that_died_halfway_is_finished_by_the_next_one(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(told=[switches(1, 2, 3, 1)])
+    enter = instance.report_runless_asset_event
+
+    def once(event: Any) -> None:
+        enter(event)
+        monkeypatch.setattr(instance, "report_runless_asset_event", dies)
+
+    def dies(event: Any) -> None:
+        raise OSError("the database is gone")
+
+    monkeypatch.setattr(instance, "report_runless_asset_event", once)
+    with pytest.raises(OSError, match="the database is gone"):
+        watch(instance, gateway=gateway)
+    assert told_of(instance) == [(1, 1, None, "")]
+    monkeypatch.undo()
+    watch(instance, gateway=gateway)
+    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 3), (4, 1)]
+
+
+def test_switches_by_hand_before_one_that_a_run_told_of_are_entered_too(
+    instance: dg.DagsterInstance,
+) -> None:
+    metadata = {"version": 3, "previous_version": 1, "generation": 4}
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+    watch(instance, gateway=Gateway(told=[switches(1, 2, 1, 3)]))
+    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1), (4, 3)]
+
+
+def test_an_entry_says_when_switches_before_it_may_be_missing(instance: dg.DagsterInstance) -> None:
+    watch(instance, gateway=Gateway(told=[switches(1)]))
+    watch(instance, gateway=Gateway(told=[switches(2, 1, first=40, after=38)]))
+    first, short, last = told_of(instance)
+    assert (first[3], last) == ("", (41, 1, 2, ""))
+    assert "after generation 1 and before generation 40 may be missing" in short[3]
+    record = instance.fetch_materializations(
+        dg.AssetKey(IRIS.key("gateway_reload")), limit=2
+    ).records[1]
+    made = record.asset_materialization
+    assert made is not None
+    assert "may be missing" in str(made.description)
+
+
+def test_a_replica_of_the_release_before_hides_no_switch(instance: dg.DagsterInstance) -> None:
+    watch(instance, gateway=Gateway(told=[page(1, 3), switches(1, 2, 1), page(1, 3)]))
+    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1)]
+
+
+def test_a_switch_is_looked_for_far_back_before_it_is_entered_again(
+    instance: dg.DagsterInstance,
+) -> None:
+    watch(instance, gateway=Gateway(told=[switches(1)]))
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    for _ in range(60):
+        again = dg.AssetMaterialization(key, metadata={"version": 2, "generation": 2})
+        instance.report_runless_asset_event(again)
+    watch(instance, gateway=Gateway(told=[switches(1, 2)]))
+    assert len(instance.fetch_materializations(key, limit=1000).records) == 61
 
 
 def test_the_ledger_waits_while_a_run_may_be_switching(instance: dg.DagsterInstance) -> None:
