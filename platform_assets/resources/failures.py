@@ -10,7 +10,9 @@ from dagster import Failure
 
 from platform_assets.resources.mlflow_client import RegistryError, RegistryUnavailable
 
-STILL_TRUE: Final = "Nothing changed in serving."
+STILL_TRUE: Final = (
+    "Nothing changed in serving: GET /models of the gateway says what is in production."
+)
 """True also of a model that was never served."""
 
 

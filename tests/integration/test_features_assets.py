@@ -27,7 +27,7 @@ from tests.feature_chain import FEATURES, MIXED, ONLINE, FeatureChain, feature_c
 from tests.models import IRIS
 from tests.servers import RunningRedis, free_port, run_redis
 
-STILL_SERVED = "production still is what GET /models of the gateway says"
+STILL_SERVED = "Nothing changed in serving: GET /models of the gateway says what is in production."
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def test_loading_without_triton_fails_and_a_retry_continues(
     finally:
         platform.triton.restart()
     assert f"ersion {candidate} was not loaded" in outcome.failures["triton_serving_state"]
-    assert "production still is" in outcome.failures["triton_serving_state"]
+    assert "Nothing changed in serving" in outcome.failures["triton_serving_state"]
     platform.gateway.wait_ready()
     assert platform.run(*SERVING).success
     assert platform.answering_version() == candidate

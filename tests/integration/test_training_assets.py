@@ -29,7 +29,7 @@ from tests.models import IRIS, QUICK_IRIS
 from tests.servers import RunningMlflow, run_mlflow
 from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
-STILL_SERVED = "production still is what GET /models of the gateway says"
+STILL_SERVED = "Nothing changed in serving: GET /models of the gateway says what is in production."
 CANDIDATES = [str(one.estimator) for one in IRIS.candidates]
 
 

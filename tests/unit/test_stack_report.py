@@ -61,7 +61,7 @@ def test_a_chain_of_a_model_that_was_never_served_fails_without_a_word_of_what_w
         assert cli.main(["chain"]) == 1
 
     said = capsys.readouterr().out
-    assert said.count("Nothing changed in serving.") == 1
+    assert said.count("Nothing changed in serving: ") == 1
     assert "In production: nothing\n" in said
     assert "still" not in said
 
