@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from itertools import count
-from math import nan
+from math import isfinite, isinf, nan
 from typing import Any, Final
 
 from serving_gateway.contract import DType, Feature
 from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.tensors import Codec
 
-_NULL: Final = b"null"
+_MARKS: Final = (b"null", b"NaN", b"Infinity")
 
 
 def without_nulls(body: bytes, header_length: int | None, codec: Codec) -> tuple[bytes, int | None]:
@@ -31,15 +31,17 @@ def without_nulls(body: bytes, header_length: int | None, codec: Codec) -> tuple
         MalformedRequest: the JSON is nested too deeply.
     """
     text = body if header_length is None else body[:header_length]
-    if _NULL not in text:
+    if not any(mark in text for mark in _MARKS):
         return body, header_length
     try:
-        request: dict[str, Any] = json.loads(text)  # which may hold NaN as well
+        request: dict[str, Any] = json.loads(text.decode())  # which may hold NaN as well
         if not _fill(request["inputs"], _columns(codec)):
             return body, header_length
         head = json.dumps(request, separators=(",", ":")).encode()
     except RecursionError as error:
         raise MalformedRequest("The body is nested too deeply.") from error
+    except ValueError as error:  # what nobody looked at so far: other bytes, endless numbers
+        raise MalformedRequest(f"The JSON part is no JSON: {error}.") from error
     return (head, None) if header_length is None else (head + body[header_length:], len(head))
 
 
@@ -48,7 +50,7 @@ def _fill(tensors: list[dict[str, Any]], columns: dict[str, tuple[Feature, ...]]
     found = False
     for place, tensor in enumerate(tensors):
         data = tensor.get("data")
-        if isinstance(data, list) and _has_null(data):
+        if isinstance(data, list) and _has_gap(data):
             field = f"inputs[{place}].data"
             tensor["data"] = _filled(data, columns.get(tensor["name"], ()), field, count())
             found = True
@@ -63,8 +65,12 @@ def _columns(codec: Codec) -> dict[str, tuple[Feature, ...]]:
     return {feature.name: (feature,) for feature in features}
 
 
-def _has_null(data: list[Any]) -> bool:
-    return any(_has_null(one) if isinstance(one, list) else one is None for one in data)
+def _is_gap(one: Any) -> bool:
+    return one is None or (isinstance(one, float) and not isfinite(one))
+
+
+def _has_gap(data: list[Any]) -> bool:
+    return any(_has_gap(one) if isinstance(one, list) else _is_gap(one) for one in data)
 
 
 def _filled(
@@ -77,18 +83,22 @@ def _filled(
             filled.append(_filled(one, columns, f"{field}[{at}]", places))
             continue
         place = next(places)
-        if one is None:
-            filled.append(_missing(columns[place % len(columns)] if columns else None, field, at))
+        if _is_gap(one):
+            filled.append(
+                _missing(columns[place % len(columns)] if columns else None, one, field, at)
+            )
         else:
             filled.append(one)
     return filled
 
 
-def _missing(feature: Feature | None, field: str, at: int) -> Any:
+def _missing(feature: Feature | None, value: float | None, field: str, at: int) -> Any:
+    if value is not None and isinf(value):
+        raise InvalidInput(f"{field}[{at}] is infinite.", field=f"{field}[{at}]")
     if feature is None or not feature.nullable:
         name = "this input" if feature is None else feature.name
         raise InvalidInput(
-            f"{field}[{at}] is null; {name} may not be missing.",
+            f"{field}[{at}] is {'null' if value is None else 'NaN'}; {name} may not be missing.",
             field=f"{field}[{at}]",
             code="missing_value",
         )

@@ -10,8 +10,8 @@ def burdened(graph: bytes, burden: str) -> bytes:
     """The same graph, whose output `label` waits for a burden.
 
     `terabytes` and `gigabytes` of memory; `hours` of multiplications; `for ever`, a loop of 2^62
-    rounds; the same loop `in a branch`; an operator of `others`; `functions` that each call
-    another twice.
+    rounds; the same loop `in a branch`; an operator of `others`; one of `chance`; `functions`
+    that each call another twice.
     """
     import onnx
     from onnx import helper
@@ -32,6 +32,10 @@ def burdened(graph: bytes, burden: str) -> bytes:
             nodes = _branch(_loop())
         case "others":
             nodes = _operator_of_others(model)
+        case "chance":
+            random = helper.make_node("RandomUniform", [], ["chance"], shape=[1], high=1e12)
+            cast = helper.make_node("Cast", ["chance"], ["burden"], to=onnx.TensorProto.INT64)
+            nodes = [random, cast]
         case _:
             nodes = _functions(model, 40)
     nodes.append(helper.make_node("Add", ["calm", "burden"], ["label"]))

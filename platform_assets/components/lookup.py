@@ -36,4 +36,4 @@ def _names(file: Path) -> set[object]:
         written = read_document(file).value["attributes"]["model_name"]
     except (ModelFileError, LookupError, TypeError):
         written = None
-    return {file.parent.name, written}
+    return {file.parent.name, written if isinstance(written, str) else None}

@@ -91,12 +91,13 @@ def sample_call(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> str
         body = {"instances": [_row(settings, model_name)]}
     return (
         f"curl -s {settings.gateway_url}{path} -H 'content-type: application/json' "
-        f"-d {quote(json.dumps(body, ensure_ascii=False))}"
+        f"-d {quote(json.dumps(body))}"
     )
 
 
 def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
     """A row of the model's features by name, as JSON has them."""
+    import numpy as np
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -109,7 +110,7 @@ def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
     for field in list(first.schema)[2:]:  # behind the join key and the time
         value = first[field.name][0].as_py()
         if value is not None and pa.types.is_float32(field.type):
-            value = float(f"{value:.7g}")  # further digits are nothing that anybody wrote
+            value = float(str(np.float32(value)))  # the shortest that is this number
         row[field.name] = value
     return row
 

@@ -39,6 +39,7 @@ from platform_assets.resources.samples import (
     SamplesError,
     SamplesFolder,
 )
+from platform_assets.serving.ledger import read_ledger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,12 +119,9 @@ def production_key(spec: ModelSpec) -> AssetKey:
 
 def production_version(instance: DagsterInstance, spec: ModelSpec) -> int | None:
     """Return the version of the newest switch; None when there never was one."""
-    event = instance.get_latest_materialization_event(production_key(spec))
-    materialization = event.asset_materialization if event else None
-    if materialization is None:
-        return None
-    found = materialization.metadata.get(VERSION_METADATA)
-    return None if found is None else int(str(found.value))
+    # Not the newest materialization: a missed switch is entered after those that followed it.
+    ledger = read_ledger(instance, spec)
+    return ledger[0].version if ledger else None
 
 
 def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: DriftConfig) -> Samples:

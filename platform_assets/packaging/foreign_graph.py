@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 _DOMAINS: Final = ("", "ai.onnx", ML)
 _ENDLESS: Final = "Loop"
 """The one operator that runs as often as a number says; Scan ends with its tensors."""
+_CHANCE: Final = (
+    *("Bernoulli", "Multinomial"),
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+)
+"""What the first run of a graph with one of these took says nothing of the next run."""
 
 
 class GraphRefused(Exception):
@@ -83,6 +88,8 @@ def _require_operators(graph: bytes) -> None:
             wrong.append(f"the operator {node.domain}.{node.op_type}")
         elif node.op_type == _ENDLESS:
             wrong.append(f"the operator {_ENDLESS}, which may run for ever")
+        elif node.op_type in _CHANCE:
+            wrong.append(f"the operator {node.op_type}, which is chance")
     if wrong:
         raise GraphRefused(
             f"its graph has {', '.join(sorted(set(wrong))[:5])}: export it with the operators of "

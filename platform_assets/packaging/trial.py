@@ -164,6 +164,8 @@ def _outcome(task: _Task) -> _Outcome:
         # What a graph calls its tensors may be of any length.
         said = str(error)[:_MOST_SAID].strip()
         return _Outcome(refused=said, exhausted=isinstance(error, Unanswered))
+    except UnicodeDecodeError as error:  # by the checker, of a name in the graph
+        return _Outcome(refused=f"not a valid ONNX model: a name in it is no UTF-8: {error}")
     except MemoryError:
         return _Outcome(refused="its graph needs too much memory", exhausted=True)
 

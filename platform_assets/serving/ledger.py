@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise, zip_longest
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dagster as dg
 import msgspec
@@ -29,6 +29,7 @@ ELSEWHERE: Final = "by hand"
 """A switch that a gateway was asked for without the pipeline."""
 
 _LIMIT: Final = 50
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
 
 
@@ -46,6 +47,8 @@ class Entry:
     by: str
     """Dagster run that did it, or who asked the gateway."""
     reason: str
+    changed: bool = True
+    """Whether the gateways moved; a confirmation of what is there already does not."""
     missing: str = ""
     """Which switches before this one may not be in the ledger; empty when all of them are."""
 
@@ -86,6 +89,14 @@ def switch_metadata(
     }
 
 
+class _Timed(NamedTuple):
+    """An entry, when it was, and since when others are older whatever the gateway's clock."""
+
+    at: datetime
+    surely_after: datetime
+    entry: Entry
+
+
 def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIMIT) -> list[Entry]:
     """Return the newest switches, newest first.
 
@@ -98,46 +109,50 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
         dg.AssetKey(spec.key("gateway_reload")), limit=limit
     ).records
     # With its version, since generations begin anew when the gateways' state is lost.
-    by_switch: dict[tuple[int, int], tuple[datetime, Entry]] = {}
+    by_switch: dict[tuple[int, int], _Timed] = {}
     for record in records:
         made = record.asset_materialization
         if made is not None:
-            at, entry = _entry(record.timestamp, record.run_id or "", made.metadata)
+            found = _entry(record.timestamp, record.run_id or "", made.metadata)
             # Overwritten by older ones: the first word about a generation says when it was.
-            by_switch[entry.generation, entry.version] = (at, entry)
+            by_switch[found.entry.generation, found.entry.version] = found
     entries = _in_order(by_switch.values())
+    # A confirmation after a change of traffic names that change's generation: it was no switch.
+    entries = [
+        entry
+        for entry, older in zip_longest(entries, entries[1:])
+        if entry.changed or older is None or older.version != entry.version
+    ]
     for place, (entry, older) in enumerate(pairwise(entries)):
         if entry.previous_version is None and older.version != entry.version:
             entries[place] = replace(entry, previous_version=older.version)
     return entries
 
 
-def _in_order(entries: Iterable[tuple[datetime, Entry]]) -> list[Entry]:
+def _in_order(entries: Iterable[_Timed]) -> list[Entry]:
     """Put late entries before what followed them; the rest stays newest first, as it was entered.
 
     Not by generation alone, since those begin anew when the gateways' state is lost, and not by
-    time alone, since a run tells of its switch a while after it.
+    time alone, since a run tells of its switch a while after it, and clocks differ.
     """
-    ordered: list[tuple[datetime, Entry]] = []
-    for at, entry in reversed([*entries]):
+    ordered: list[_Timed] = []
+    for one in reversed([*entries]):
         place = 0
-        for then, other in ordered:
-            if other.generation <= entry.generation or then < at:
+        for other in ordered:
+            if other.entry.generation <= one.entry.generation or other.at < one.surely_after:
                 break
             place += 1
-        ordered.insert(place, (at, entry))
-    return [entry for _, entry in ordered]
+        ordered.insert(place, one)
+    return [one.entry for one in ordered]
 
 
-def _entry(
-    timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]
-) -> tuple[datetime, Entry]:
+def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> _Timed:
     plain = {name: value.value for name, value in metadata.items()}
     version, previous = int(plain["version"]), plain.get("previous_version")
     # The gateway's own time where there is one: a switch may be entered long after it.
     told = plain.get("at")
     at = datetime.fromisoformat(told) if told else datetime.fromtimestamp(timestamp, UTC)
-    return at, Entry(
+    entry = Entry(
         at=at.astimezone(UTC).isoformat(timespec="seconds"),
         version=version,
         previous_version=previous if isinstance(previous, int) and previous != version else None,
@@ -145,8 +160,10 @@ def _entry(
         action=str(plain.get("action", PROMOTION)),
         by=str(plain.get("by") or run_id),
         reason=str(plain.get("reason", "")),
+        changed=bool(plain.get("changed", True)),
         missing=str(plain.get("missing", "")),
     )
+    return _Timed(at, at - _CLOCKS_DIFFER if told else at, entry)
 
 
 def ledger_markdown(entries: Sequence[Entry]) -> str:

@@ -95,10 +95,16 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
         texts=Texts.COLUMNS,
     ),
     "random_forest": _Known(
-        "sklearn.ensemble:RandomForestClassifier", _FORESTS, _FOREST | {"class_weight"}
+        "sklearn.ensemble:RandomForestClassifier",
+        _FORESTS,
+        _FOREST | {"class_weight"},
+        texts=Texts.SPARSE_COLUMNS,
     ),
     "extra_trees": _Known(
-        "sklearn.ensemble:ExtraTreesClassifier", _FORESTS, _FOREST | {"class_weight"}
+        "sklearn.ensemble:ExtraTreesClassifier",
+        _FORESTS,
+        _FOREST | {"class_weight"},
+        texts=Texts.SPARSE_COLUMNS,
     ),
     "gradient_boosting": _Known("sklearn.ensemble:GradientBoostingClassifier", _BOOSTED, _BOOSTING),
     "hist_gradient_boosting": _Known(
@@ -126,8 +132,12 @@ REGRESSORS: Final[dict[str, _Known]] = {
         scaled=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
-    "random_forest": _Known("sklearn.ensemble:RandomForestRegressor", _FORESTS, _FOREST),
-    "extra_trees": _Known("sklearn.ensemble:ExtraTreesRegressor", _FORESTS, _FOREST),
+    "random_forest": _Known(
+        "sklearn.ensemble:RandomForestRegressor", _FORESTS, _FOREST, texts=Texts.SPARSE_COLUMNS
+    ),
+    "extra_trees": _Known(
+        "sklearn.ensemble:ExtraTreesRegressor", _FORESTS, _FOREST, texts=Texts.SPARSE_COLUMNS
+    ),
     "gradient_boosting": _Known(
         "sklearn.ensemble:GradientBoostingRegressor", _BOOSTED, _BOOSTING | {"alpha"}
     ),

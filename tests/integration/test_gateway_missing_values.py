@@ -139,7 +139,10 @@ def test_null_in_the_open_inference_protocol_is_missing_too(gateway: RunningGate
     assert refused == (422, "missing_value", "inputs[3].data[2]")
 
 
-def test_the_binary_form_has_the_types_of_the_metadata(gateway: RunningGateway) -> None:
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_client_of_triton_sends_missing_values_by_the_types_of_the_metadata(
+    gateway: RunningGateway, binary: bool
+) -> None:
     types = {"FP32": np.float32, "FP64": np.float64, "BYTES": np.object_}
     with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
         described = client.get_model_metadata(DEFAULT_MODEL)["inputs"]
@@ -149,7 +152,8 @@ def test_the_binary_form_has_the_types_of_the_metadata(gateway: RunningGateway) 
             empty = "" if one["datatype"] == "BYTES" else np.nan
             filled = [[empty if value is None else value] for value in column]
             tensor = triton_http.InferInput(one["name"], [len(ROWS), 1], one["datatype"])
-            tensor.set_data_from_numpy(np.array(filled, dtype=types[one["datatype"]]))
+            values = np.array(filled, dtype=types[one["datatype"]])
+            tensor.set_data_from_numpy(values, binary_data=binary)
             inputs.append(tensor)
         found = client.infer(DEFAULT_MODEL, inputs)
     assert found.as_numpy("missing").ravel().tolist() == MISSING

@@ -86,11 +86,15 @@ def test_tensors_go_through_in_either_encoding(
     assert (answer["model_version"], answer["id"]) == ("1", "r-1")
 
 
-def test_a_missing_number_goes_through_as_clients_of_triton_write_it(client: Any) -> None:
+@pytest.mark.parametrize(("value", "why"), [(np.nan, "is NaN; .* may not be"), (-np.inf, "infin")])
+def test_what_is_no_number_is_refused_in_json_with_its_place(
+    client: Any, value: float, why: str
+) -> None:
     rows = ROWS.copy()
-    rows[1, 3] = np.nan  # which this model does not look at
-    result = client.infer(DEFAULT_MODEL, inputs(triton_http, rows, binary=False))
-    assert result.as_numpy("label").ravel().tolist() == [1, 1]
+    rows[1, 3] = value
+    with pytest.raises(InferenceServerException, match=rf"inputs\[0\]\.data\[7\] {why}") as caught:
+        client.infer(DEFAULT_MODEL, inputs(triton_http, rows, binary=False))
+    assert caught.value.status() == "422"
 
 
 def test_the_client_s_variant_answers(client: Any) -> None:
@@ -170,6 +174,8 @@ def test_nothing_else_of_triton_is_reachable(
         (b'{"inputs":NaN}', {}, 422),
         (b'{"inputs":[NaN}', {}, 400),
         (b'{"inputs":[],"id":"NaN\xff"}', {}, 400),
+        (b'{"inputs":[],"other":["null\xff"]}', {}, 400),
+        (b'{"inputs":[],"other":[null,' + b"9" * 5000 + b"]}", {}, 400),
         (b'{"inputs":[]}', {"inference-header-content-length": "99"}, 400),
         (b'{"inputs":[]}', {"inference-header-content-length": "-1"}, 400),
         (b'{"inputs":[]}', {"content-encoding": "gzip"}, 415),

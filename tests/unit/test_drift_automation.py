@@ -15,7 +15,7 @@ import pytest
 from pydantic import Field
 
 from platform_assets.features.source import source_fingerprint
-from platform_assets.model_spec import FileSource, ModelSpec
+from platform_assets.model_spec import CandidateSpec, FileSource, ModelSpec
 from platform_assets.monitoring.automation import REPORT_TAG, drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_check_key
 from platform_assets.packaging.adoption import FOREIGN_DATA
@@ -164,7 +164,9 @@ def test_nothing_is_trained_again_of_what_has_not_changed(
     assert found.cursor == report, "a query would be read again at every look"
 
 
-@pytest.mark.parametrize("changed", ["rows", "model file", "adopted from others"])
+@pytest.mark.parametrize(
+    "changed", ["rows", "model file", "maybe a function", "adopted from others"]
+)
 def test_drift_trains_once_training_can_give_something_else(
     instance: dg.DagsterInstance, trained: Trained, changed: str
 ) -> None:
@@ -175,6 +177,8 @@ def test_drift_trains_once_training_can_give_something_else(
         trained.path.write_text("age,visits\n3,4\n")
     elif changed == "model file":
         spec = replace(spec, code_version="another file")
+    elif changed == "maybe a function":
+        spec = replace(spec, candidates=(CandidateSpec(function="theirs:estimator"),))
     else:
         tags = {DATA_FINGERPRINT_TAG: FOREIGN_DATA}
     assert len(looked(instance, spec=spec, tags=tags).run_requests) == 1

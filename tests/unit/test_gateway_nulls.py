@@ -49,8 +49,8 @@ def test_what_follows_the_json_part_stays_and_its_length_is_told() -> None:
 
 
 def test_null_and_nan_may_stand_side_by_side() -> None:
-    body, _ = without_nulls(b'{"inputs":[{"name":"x","data":[NaN,null]}]}', None, PACKED)
-    assert str(sent(body)) == "[[nan, nan]]"
+    body, _ = without_nulls(b'{"inputs":[{"name":"x","data":[1,NaN,2,null]}]}', None, PACKED)
+    assert str(sent(body)) == "[[1, nan, 2, nan]]"
 
 
 def test_a_request_without_null_values_is_not_touched() -> None:

@@ -136,6 +136,7 @@ def test_a_graph_that_is_refused_leaves_nothing_behind() -> None:
         ("for ever", "the operator Loop"),
         ("in a branch", "the operator Loop"),
         ("others", "the operator com.microsoft.Gelu"),
+        ("chance", "the operator RandomUniform, which is chance"),
         ("functions", "the function f0"),
     ],
 )

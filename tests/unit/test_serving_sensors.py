@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pydantic import Field
 
 from platform_assets.model_spec import MODEL_TAG
+from platform_assets.monitoring.assets import production_version
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
@@ -170,6 +172,34 @@ def test_switches_by_hand_before_one_that_a_run_told_of_are_entered_too(
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
     watch(instance, gateway=Gateway(told=[switches(1, 2, 1, 3)]))
     assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1), (4, 3)]
+    assert production_version(instance, IRIS) == 3, "which is not what was entered last"
+
+
+def test_a_late_entry_by_a_clock_that_is_ahead_stands_where_it_belongs(
+    instance: dg.DagsterInstance,
+) -> None:
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    metadata = {"version": 1, "previous_version": 2, "generation": 3}
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+    told = switches(1, 2, 1)
+    for number, one in enumerate(reversed(told["routing"]["switches"]["A"])):
+        one["at"] = (datetime.now(UTC) + timedelta(seconds=1 + number)).isoformat()
+    watch(instance, gateway=Gateway(told=[told]))
+    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1)]
+
+
+def test_a_confirmation_after_a_change_of_traffic_is_no_switch(
+    instance: dg.DagsterInstance,
+) -> None:
+    watch(instance, gateway=Gateway(told=[switches(1)]))
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    confirmed = {"version": 2, "previous_version": 2, "generation": 3, "changed": False}
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=confirmed))
+    told = switches(1, 2)
+    told["routing"]["generation"] = 3
+    watch(instance, gateway=Gateway(told=[told]))
+    entries = [(entry.generation, entry.version) for entry in read_ledger(instance, IRIS)]
+    assert entries == [(2, 2), (1, 1)]
 
 
 def test_an_entry_says_when_switches_before_it_may_be_missing(instance: dg.DagsterInstance) -> None:

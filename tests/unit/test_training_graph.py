@@ -85,14 +85,16 @@ def test_mixed_rows_are_answered_alike(task: Task, name: str, classes: str) -> N
         (Task.REGRESSION, "linear_regression", True, 60),
         (Task.REGRESSION, "ridge", True, 60),
         (Task.MULTICLASS, "linear_discriminant", False, 60),
-        (Task.MULTICLASS, "random_forest", False, 1),
+        (Task.MULTICLASS, "random_forest", True, 60),
+        (Task.REGRESSION, "extra_trees", True, 60),
+        (Task.MULTICLASS, "decision_tree", False, 1),
         (Task.REGRESSION, "hist_gradient_boosting", False, 1),
     ],
 )
 def test_texts_of_many_categories_are_answered_alike(
     task: Task, name: str, sparse: bool, width: int
 ) -> None:
-    """Linear models are fitted to a sparse matrix, where they take one; trees to a narrow one."""
+    """Linear models and forests are fitted to a sparse matrix, other trees to a narrow one."""
     classes = () if task is Task.REGRESSION else CLASSES["texts"]
     spec = mixed_spec(task, classes, candidates=(CandidateSpec(name),))
     rows = mixed_rows(spec)
