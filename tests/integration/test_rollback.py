@@ -11,7 +11,7 @@ import pytest
 
 from platform_assets.model_spec import CandidateSpec
 from platform_assets.serving.ledger import ELSEWHERE, ROLLBACK, read_ledger
-from platform_assets.serving.sensors import production_watch_sensor
+from platform_assets.serving.sensors import UNDER_WAY, production_watch_sensor
 from tests.chain import op_config
 from tests.full_platform import Platform
 from tests.load import SteadyClient
@@ -39,6 +39,9 @@ def roll_back(platform: Platform, **config: Any) -> dict[str, str]:
 
 def watch(platform: Platform) -> str:
     """Let `production_watch` look once; return what it said."""
+    # It waits for runs under way, also for one that another test left so.
+    for run in platform.instance.get_runs(dg.RunsFilter(statuses=[*UNDER_WAY])):
+        platform.instance.report_run_canceled(run)
     context = dg.build_sensor_context(
         instance=platform.instance,
         resources={name: platform.resources[name] for name in ("gateway", "mlflow")},
