@@ -86,7 +86,9 @@ def test_tensors_go_through_in_either_encoding(
     assert (answer["model_version"], answer["id"]) == ("1", "r-1")
 
 
-@pytest.mark.parametrize(("value", "why"), [(np.nan, "is NaN; .* may not be"), (-np.inf, "is infinite")])
+@pytest.mark.parametrize(
+    ("value", "why"), [(np.nan, "is NaN; .* may not be"), (-np.inf, "is infinite")]
+)
 def test_what_is_no_number_is_refused_in_json_with_its_place(
     client: Any, value: float, why: str
 ) -> None:
