@@ -6,9 +6,9 @@ import sys
 
 from pydantic import ValidationError
 
-from serving_gateway import logs
-from serving_gateway.server import serve
+from serving_gateway.http.server import serve
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry import logs
 
 
 def main() -> int:

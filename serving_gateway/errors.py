@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import msgspec
+from serving_gateway.contract import ErrorResponse
 
 
 class GatewayError(Exception):
@@ -212,27 +212,14 @@ class ClientGone(Exception):
     """The client closed the connection; there is nobody to answer."""
 
 
-class ErrorAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of every answer that is not a success."""
-
-    status: str
-    code: str
-    error: str
-    request_id: str | None = None
-    field: str | None = None
-    retry_after: int | None = None
-    still_served: Mapping[str, int] | None = None
-    """Versions by variant that the gateway goes on routing to."""
-
-
-def error_answer(
+def error_response(
     error: GatewayError,
     *,
     request_id: str | None,
     still_served: Mapping[str, int] | None,
-) -> ErrorAnswer:
+) -> ErrorResponse:
     """Describe `error` to the caller."""
-    return ErrorAnswer(
+    return ErrorResponse(
         status="error",
         code=error.code,
         error=error.message,

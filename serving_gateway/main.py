@@ -11,38 +11,39 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from serving_gateway import logs
-from serving_gateway.api.asgi import Gateway
-from serving_gateway.api.control import build
-from serving_gateway.control_plane import ControlPlane
-from serving_gateway.data_plane import DataPlane
+from serving_gateway.contract import ReplicaIdentity
+from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.hosting import HostedModel, Hosting
+from serving_gateway.control.registry import Registry, registry_from
+from serving_gateway.control.status import StatusReporter
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import FeatureStore
-from serving_gateway.hosting import Hosting, ModelPlane
-from serving_gateway.metrics import Metrics
-from serving_gateway.mirror import Mirror
-from serving_gateway.open_inference import OpenInference
-from serving_gateway.overview import Overview
-from serving_gateway.presence import Presence
-from serving_gateway.redis_connection import RedisConnection
-from serving_gateway.redis_store import RedisStores
-from serving_gateway.registry import Registry, registry_from
-from serving_gateway.replicas import Identity, this_process
-from serving_gateway.sample_files import SampleWriter
-from serving_gateway.samples import ModelSamples, SampleQueue
-from serving_gateway.server import begin_lame_duck_on_signal
-from serving_gateway.serving import Serving
+from serving_gateway.http.app import build
+from serving_gateway.http.asgi import Gateway
+from serving_gateway.http.server import begin_lame_duck_on_signal
+from serving_gateway.inference.mirror import Mirror
+from serving_gateway.inference.open_inference import OpenInference
+from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.readiness import Lifecycle
+from serving_gateway.inference.router import Router
+from serving_gateway.inference.shadow import Ledger
+from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.redis_connection import RedisConnection
+from serving_gateway.replication.redis_store import RedisStores
+from serving_gateway.replication.replicas import this_process
+from serving_gateway.replication.snapshot import Snapshot, snapshot_names
+from serving_gateway.replication.store import FileStores, Stores
+from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
-from serving_gateway.shadow import Ledger
-from serving_gateway.snapshot import Snapshot, snapshot_names
-from serving_gateway.state import Lifecycle
-from serving_gateway.store import FileStores, Stores
-from serving_gateway.tritons import Tritons
-from serving_gateway.watcher import Watcher
+from serving_gateway.telemetry import logs
+from serving_gateway.telemetry.metrics import Metrics
+from serving_gateway.telemetry.sample_files import SampleWriter
+from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
+from serving_gateway.triton.client_pool import TritonClientPool
 
 if TYPE_CHECKING:
-    from serving_gateway.tracing import Tracing
+    from serving_gateway.telemetry.tracing import Tracing
 
 
 def create_app(
@@ -67,7 +68,7 @@ def create_app(
         settings=settings,
         stores=stores or stores_from(settings),
         registry=registry or registry_from(settings),
-        tritons=Tritons(
+        tritons=TritonClientPool(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
             servers={settings.triton_url: settings.triton_servers_url},
@@ -141,9 +142,9 @@ class _Shared:
     settings: Settings
     stores: Stores
     registry: Registry | None
-    tritons: Tritons
+    tritons: TritonClientPool
     lifecycle: Lifecycle
-    identity: Identity
+    identity: ReplicaIdentity
     metrics: Metrics
     features: FeatureReader | None
     samples: SampleQueue | None
@@ -157,23 +158,23 @@ class _Shared:
         await self.stores.aclose()
 
 
-def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]) -> ModelPlane:
+def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]) -> HostedModel:
     """The plane of one model, wired and not started."""
     settings, metrics = shared.settings, shared.metrics.model(model_name)
-    serving = Serving(model_name, settings, shared.tritons, shared.lifecycle, metrics)
+    router = Router(model_name, settings, shared.tritons, shared.lifecycle, metrics)
     if shared.features is not None:
-        serving.on_services = shared.features.expect
+        router.on_services = shared.features.expect
     store = shared.stores.of(model_name)
     own = model_name == settings.model_name
-    presence = Presence(
-        serving,
+    presence = Heartbeat(
+        router,
         store,
         shared.identity,
         keep_seconds=settings.replica_seconds,
         everybody=None if own else shared.stores.of(settings.model_name),
     )
     snapshot = Snapshot(settings.state_dir, model_name)
-    watcher = Watcher(serving, store, snapshot, presence, interval=settings.watch_seconds)
+    watcher = Watcher(router, store, snapshot, presence, interval=settings.watch_seconds)
     ledger = Ledger(settings.shadow_examples)
     mirror = Mirror(
         metrics,
@@ -184,22 +185,22 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     )
     if shared.samples is not None:
         metrics.samples = ModelSamples(shared.samples, settings.sample_fraction)
-    metrics.watch(serving.routed, ledger)
-    return ModelPlane(
+    metrics.watch(router.routed, ledger)
+    return HostedModel(
         model_name=model_name,
         forget=lambda: shared.metrics.forget(model_name),
-        serving=serving,
+        router=router,
         watcher=watcher,
         presence=presence,
         mirror=mirror,
         data_plane=DataPlane(
-            settings, serving, mirror, watcher.kick, metrics, shared.features, metrics.samples
+            settings, router, mirror, watcher.wake, metrics, shared.features, metrics.samples
         ),
         control_plane=ControlPlane(
-            settings, serving, store, shared.registry, metrics, shared.features
+            settings, router, store, shared.registry, metrics, shared.features
         ),
-        open_inference=OpenInference(settings, serving, watcher.kick, metrics),
-        overview=Overview(settings, serving, watcher, presence, ledger, names),
+        open_inference=OpenInference(settings, router, watcher.wake, metrics),
+        overview=StatusReporter(settings, router, watcher, presence, ledger, names),
     )
 
 
@@ -228,11 +229,11 @@ def sample_writer(shared: _Shared) -> SampleWriter | None:
     )
 
 
-def tracing_from(settings: Settings, identity: Identity) -> Tracing | None:
+def tracing_from(settings: Settings, identity: ReplicaIdentity) -> Tracing | None:
     """What makes traces; None, and nothing of it imported, where the settings name no collector."""
     if settings.otlp_endpoint is None:
         return None
-    from serving_gateway.tracing import Tracing
+    from serving_gateway.telemetry.tracing import Tracing
 
     return Tracing(settings.otlp_endpoint, settings.trace_fraction, identity.id)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-def asked_to_end() -> bool:
+def is_being_cancelled() -> bool:
     """Whether the present task was cancelled, whatever a library made of that.
 
     Seen with a store in Redis: at a bad moment a cancellation comes out of the client as an error

@@ -12,7 +12,7 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
-from serving_gateway.contract import ReloadAnswer, ReloadRequest, RollbackRequest
+from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
 
 if TYPE_CHECKING:
     import httpx
@@ -65,7 +65,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         """Address of each replica."""
         return tuple(url.strip().rstrip("/") for url in self.urls.split(",") if url.strip())
 
-    def reload(self, model_name: str, alias: str, request: ReloadRequest) -> ReloadAnswer:
+    def reload(self, model_name: str, alias: str, request: ReloadRequest) -> ReloadResponse:
         """Move a variant; replicas share the routing record, so one is asked.
 
         Raises:
@@ -74,7 +74,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         """
         return self._change(model_name, f"/variant/{alias}/reload", request)
 
-    def rollback(self, model_name: str, alias: str, request: RollbackRequest) -> ReloadAnswer:
+    def rollback(self, model_name: str, alias: str, request: RollbackRequest) -> ReloadResponse:
         """Move a variant back, and pin it there.
 
         Raises:
@@ -123,7 +123,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return dict(msgspec.json.decode(answer))
 
     def wait_switched(
-        self, model_name: str, alias: str, answer: ReloadAnswer, deadline_s: float
+        self, model_name: str, alias: str, answer: ReloadResponse, deadline_s: float
     ) -> Convergence:
         """Wait until every replica routes `alias` by the generation that a reload made.
 
@@ -145,7 +145,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
                     return found
             time.sleep(_POLL_S)
 
-    def _convergence(self, model_name: str, alias: str, answer: ReloadAnswer) -> Convergence:
+    def _convergence(self, model_name: str, alias: str, answer: ReloadResponse) -> Convergence:
         late: dict[str, str] = {}
         live: set[str] = set()
         for replica in self.replicas:
@@ -161,7 +161,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
             live |= {str(other["id"]) for other in page["replicas"]}
         return Convergence(late, tuple(sorted(live)))
 
-    def _change(self, model_name: str, path: str, request: msgspec.Struct) -> ReloadAnswer:
+    def _change(self, model_name: str, path: str, request: msgspec.Struct) -> ReloadResponse:
         answer = self._any_replica(
             "POST",
             f"/models/{model_name}{path}",
@@ -172,7 +172,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
             },
             timeout_s=_RELOAD_TIMEOUT_S,
         )
-        return msgspec.json.decode(answer, type=ReloadAnswer)
+        return msgspec.json.decode(answer, type=ReloadResponse)
 
     def _json(self, replica: str, path: str) -> dict[str, Any]:
         return dict(msgspec.json.decode(self._request(replica, "GET", path)))

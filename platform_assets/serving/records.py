@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving_gateway.contract import ReloadAnswer
+from serving_gateway.contract import ReloadResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +30,4 @@ class Promotion:
     model_name: str
     version: int
     run_id: str
-    answer: ReloadAnswer
+    answer: ReloadResponse

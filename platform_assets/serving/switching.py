@@ -7,7 +7,7 @@ from typing import Final
 
 from platform_assets.resources.failures import failure
 from platform_assets.resources.gateway import GatewayError, GatewayRefused, GatewayResource
-from serving_gateway.contract import ReloadAnswer, ReloadRequest, RollbackRequest
+from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
 
 PRODUCTION: Final = "A"
 
@@ -18,7 +18,7 @@ _EACH_SERVES: Final = "Each gateway that runs goes on serving what it confirmed 
 class Switched:
     """A switch that was carried out and confirmed."""
 
-    answer: ReloadAnswer
+    answer: ReloadResponse
     replicas: tuple[str, ...]
     """Ids of all live replicas, each of which confirmed it."""
     action: str
@@ -28,7 +28,7 @@ class Switched:
 
 def reload(
     model_name: str, request: ReloadRequest, gateway: GatewayResource, variant: str = PRODUCTION
-) -> ReloadAnswer:
+) -> ReloadResponse:
     """Move a variant of the model to the version that `request` names.
 
     Raises:
@@ -51,7 +51,7 @@ def reload(
 
 def roll_back(
     model_name: str, request: RollbackRequest, gateway: GatewayResource, variant: str
-) -> ReloadAnswer:
+) -> ReloadResponse:
     """Move a variant back to the version that `request` names, and pin it there.
 
     Raises:
@@ -71,7 +71,7 @@ def roll_back(
 
 def wait_for_replicas(
     model_name: str,
-    answer: ReloadAnswer,
+    answer: ReloadResponse,
     gateway: GatewayResource,
     timeout_s: float,
     variant: str = PRODUCTION,

@@ -12,33 +12,20 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-import msgspec
-
 from serving_gateway.contract import (
     VARIANTS,
     Mode,
-    ReloadAnswer,
     ReloadRequest,
+    ReloadResponse,
     RollbackRequest,
     RoutingRecord,
     Slot,
-    Traffic,
     TrafficRequest,
+    TrafficResponse,
 )
-from serving_gateway.errors import (
-    GatewayError,
-    GenerationConflict,
-    InvalidInput,
-    NotFound,
-)
-from serving_gateway.features.reader import FeatureReader
-from serving_gateway.metrics import ModelMetrics
-from serving_gateway.proving import Prover
-from serving_gateway.registry import Registry
-from serving_gateway.serving import Lane, Serving
-from serving_gateway.settings import Settings
-from serving_gateway.store import RoutingStore
-from serving_gateway.transitions import (
+from serving_gateway.control.provenance import check_contract
+from serving_gateway.control.registry import Registry
+from serving_gateway.control.transitions import (
     choose,
     next_generation,
     previous_slot,
@@ -46,7 +33,18 @@ from serving_gateway.transitions import (
     with_slot,
     with_traffic,
 )
-from serving_gateway.vouching import check_contract
+from serving_gateway.control.verification import VersionVerifier
+from serving_gateway.errors import (
+    GatewayError,
+    GenerationConflict,
+    InvalidInput,
+    NotFound,
+)
+from serving_gateway.features.reader import FeatureReader
+from serving_gateway.inference.router import Router, VersionClient
+from serving_gateway.replication.store import RoutingStore
+from serving_gateway.settings import Settings
+from serving_gateway.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -57,21 +55,12 @@ _T = TypeVar("_T")
 Change = Callable[[RoutingRecord], RoutingRecord]
 
 
-class TrafficAnswer(msgspec.Struct, frozen=True):
-    """Body of a traffic change that was carried out."""
-
-    status: str
-    traffic: Traffic
-    generation: int
-    changed: bool
-
-
 class ControlPlane:
     """Changes the routing record.
 
     Args:
         settings: addresses and limits.
-        serving: this replica's table, which follows each change at once.
+        router: this replica's table, which follows each change at once.
         store: where the record is kept.
         registry: tells the run and the signature of a version; None when there is none.
         metrics: counts the changes.
@@ -81,19 +70,19 @@ class ControlPlane:
     def __init__(
         self,
         settings: Settings,
-        serving: Serving,
+        router: Router,
         store: RoutingStore,
         registry: Registry | None,
         metrics: ModelMetrics,
         features: FeatureReader | None = None,
     ) -> None:
-        self._serving = serving
+        self._router = router
         self._store = store
         self._metrics = metrics
-        self._prover = Prover(settings, serving, registry, features)
+        self._prover = VersionVerifier(settings, router, registry, features)
         self._one_at_a_time = asyncio.Lock()
 
-    async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadAnswer:
+    async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
         """Move a variant to a version that Triton, asked now, has READY.
 
         Args:
@@ -112,7 +101,7 @@ class ControlPlane:
         _check_alias(alias)
         return await self._counted("reload", self._reload(alias, request, by))
 
-    async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadAnswer:
+    async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         """Move a variant back to the version before, or to a named one; it is then pinned.
 
         Raises:
@@ -125,7 +114,7 @@ class ControlPlane:
         _check_alias(alias)
         return await self._counted("rollback", self._rollback(alias, request, by))
 
-    async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficAnswer:
+    async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy.
 
         Raises:
@@ -148,7 +137,7 @@ class ControlPlane:
         self._metrics.change(operation, "success").inc()
         return result
 
-    async def _reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadAnswer:
+    async def _reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
         _check_version(request.version)
         async with self._one_at_a_time:
             record = await self._current()
@@ -160,7 +149,7 @@ class ControlPlane:
             held = record.variants.get(alias)
             slot = await self._prover.vouched(record, place, version, choice.mode, request.run_id)
             check_contract(request.feature_contract, slot.signature, place.model_name, version)
-            lane = await self._prover.prove(slot)
+            client = await self._prover.prove(slot)
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 # The rules are applied again to the record that is really replaced: a pin set
@@ -172,10 +161,10 @@ class ControlPlane:
                     )
                 return with_slot(fresh, alias, slot)
 
-            done, changed = await self._commit(change, by, request.reason, lane)
+            done, changed = await self._commit(change, by, request.reason, client)
         return _answer(alias, done, held, changed, choice.others)
 
-    async def _rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadAnswer:
+    async def _rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         _check_version(request.version)
         async with self._one_at_a_time:
             record = await self._current()
@@ -187,7 +176,7 @@ class ControlPlane:
             ready = await self._prover.ready_versions(place)
             await self._prover.require_among(ready, place, version)
             slot = before or await self._prover.vouched(record, place, version, Mode.PINNED, None)
-            lane = await self._prover.prove(slot)
+            client = await self._prover.prove(slot)
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 moved = before is not None and previous_slot(fresh, alias) != before
@@ -198,11 +187,11 @@ class ControlPlane:
                     )
                 return rolled_back(fresh, alias, slot)
 
-            done, changed = await self._commit(change, by, request.reason or "rollback", lane)
+            done, changed = await self._commit(change, by, request.reason or "rollback", client)
         others = tuple(version for version in ready if version != slot.version)
         return _answer(alias, done, held, changed, others)
 
-    async def _set_traffic(self, request: TrafficRequest, by: str) -> TrafficAnswer:
+    async def _set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         def change(fresh: RoutingRecord) -> RoutingRecord:
             expected = request.expected_generation
             if expected is not None and fresh.generation != expected:
@@ -214,16 +203,16 @@ class ControlPlane:
 
         async with self._one_at_a_time:
             done, changed = await self._commit(change, by, request.reason, None)
-        return TrafficAnswer("success", done.traffic, done.generation, changed)
+        return TrafficResponse("success", done.traffic, done.generation, changed)
 
     async def _current(self) -> RoutingRecord:
         """The record to change: the stored one, or the one in effect when the store lost it."""
         stored = await self._store.read()
-        known = self._serving.table.record
+        known = self._router.table.record
         return known if known.generation > stored.generation else stored
 
     async def _commit(
-        self, change: Change, by: str, reason: str | None, _proven: Lane | None
+        self, change: Change, by: str, reason: str | None, _proven: VersionClient | None
     ) -> tuple[RoutingRecord, bool]:
         """Apply `change` to the newest record and write it; adopt it here at once.
 
@@ -239,25 +228,25 @@ class ControlPlane:
         """
         for _ in range(_ATTEMPTS):
             stored = await self._store.read()
-            known = self._serving.table.record
+            known = self._router.table.record
             # A store that lost its content (a cache without persistence, restarted) gets back
             # what is in effect, together with the change.
             base = known if known.generation > stored.generation else stored
             changed = change(base)
             if changed is base and base is stored:
-                await self._serving.follow(base)
+                await self._router.follow(base)
                 return base, False
             written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
             try:
                 await self._store.compare_and_set(stored.generation, written)
             except GenerationConflict:
                 continue
-            await self._serving.follow(written)
+            await self._router.follow(written)
             log.info(
                 "routing record changed",
                 extra={
                     "generation": written.generation,
-                    "routed": self._serving.still_served(),
+                    "routed": self._router.still_served(),
                     "by": by,
                     "reason": reason,
                 },
@@ -286,9 +275,9 @@ def _check_version(version: int | None) -> None:
 
 def _answer(
     alias: str, record: RoutingRecord, held: Slot | None, changed: bool, others: tuple[int, ...]
-) -> ReloadAnswer:
+) -> ReloadResponse:
     slot = record.variants[alias]
-    return ReloadAnswer(
+    return ReloadResponse(
         status="success",
         variant=alias,
         version=slot.version,

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from serving_gateway.contract import check_model_name
-from serving_gateway.control_plane import ControlPlane
-from serving_gateway.data_plane import DataPlane
-from serving_gateway.ending import asked_to_end
+from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.status import StatusReporter
 from serving_gateway.errors import (
     Conflict,
     InvalidInput,
@@ -19,30 +18,31 @@ from serving_gateway.errors import (
     StoreUnavailable,
     VariantUnavailable,
 )
-from serving_gateway.mirror import Mirror
-from serving_gateway.open_inference import OpenInference
-from serving_gateway.overview import Overview
-from serving_gateway.presence import Presence
-from serving_gateway.serving import Serving
-from serving_gateway.store import Stores
-from serving_gateway.watcher import Watcher
+from serving_gateway.inference.mirror import Mirror
+from serving_gateway.inference.open_inference import OpenInference
+from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.router import Router
+from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.store import Stores
+from serving_gateway.replication.watcher import Watcher
+from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ModelPlane:
+class HostedModel:
     """All that this replica has for one model name; nothing runs before `start`."""
 
     model_name: str
-    serving: Serving
+    router: Router
     watcher: Watcher
-    presence: Presence
+    presence: Heartbeat
     mirror: Mirror
     data_plane: DataPlane
     control_plane: ControlPlane
     open_inference: OpenInference
-    overview: Overview
+    overview: StatusReporter
     forget: Callable[[], None]
     """Drops what is counted of the model."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Hosting:
     def __init__(
         self,
         default: str,
-        build: Callable[[str], ModelPlane],
+        build: Callable[[str], HostedModel],
         stores: Stores,
         *,
         snapshots: Callable[[], frozenset[str]],
@@ -101,7 +101,7 @@ class Hosting:
         """The models hosted, in alphabetical order."""
         return tuple(sorted(self._planes))
 
-    def plane(self, model_name: str) -> ModelPlane:
+    def plane(self, model_name: str) -> HostedModel:
         """The plane of a model.
 
         Raises:
@@ -122,7 +122,7 @@ class Hosting:
             )
         return found
 
-    def answering(self, model_name: str) -> ModelPlane:
+    def answering(self, model_name: str) -> HostedModel:
         """The plane whose variants answer for a model of Triton.
 
         That is the plane of that name or, where variant B routes to a model of another name,
@@ -134,7 +134,7 @@ class Hosting:
         if model_name in self._planes:
             return self._planes[model_name]
         for plane in self._planes.values():
-            for target in plane.serving.table.targets.values():
+            for target in plane.router.table.targets.values():
                 if target.model_name == model_name:
                     return plane
         return self.plane(model_name)
@@ -142,10 +142,10 @@ class Hosting:
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
         """Versions by variant that a model (default: the default one) is routed to."""
         plane = self.default if model_name is None else self._planes.get(model_name)
-        return {} if plane is None else plane.serving.still_served()
+        return {} if plane is None else plane.router.still_served()
 
     @contextlib.asynccontextmanager
-    async def opened(self, model_name: str) -> AsyncIterator[ModelPlane]:
+    async def opened(self, model_name: str) -> AsyncIterator[HostedModel]:
         """The plane of a model that may be new: it stays only if it then has a record.
 
         Raises:
@@ -171,7 +171,7 @@ class Hosting:
                 started = True
                 yield plane
             finally:
-                if started and plane.serving.table.record.generation > 0:
+                if started and plane.router.table.record.generation > 0:
                     self._planes[model_name] = plane
                     log.info("a model is hosted", extra={"model_name": model_name})
                 else:
@@ -184,7 +184,7 @@ class Hosting:
 
     async def run(self) -> None:
         """Open what other replicas opened, until cancelled."""
-        while not asked_to_end():
+        while not is_being_cancelled():
             await asyncio.sleep(self._interval)
             try:
                 await self._find()

@@ -7,11 +7,11 @@ from itertools import chain
 import msgspec
 
 from serving_gateway.contract import Lineage, RoutingRecord, Signature, Slot, feature_contract
+from serving_gateway.control.registry import Registered, Registry
 from serving_gateway.errors import Conflict, RegistryUnavailable, Unavailable
-from serving_gateway.registry import Registered, Registry
 
 
-class Vouched(msgspec.Struct, frozen=True):
+class ResolvedProvenance(msgspec.Struct, frozen=True):
     """What is known of a version."""
 
     run_id: str
@@ -21,13 +21,13 @@ class Vouched(msgspec.Struct, frozen=True):
     lineage: Lineage
 
 
-async def vouch(
+async def resolve_provenance(
     registry: Registry | None,
     record: RoutingRecord,
     model_name: str,
     version: int,
     claimed: str | None,
-) -> Vouched:
+) -> ResolvedProvenance:
     """Find out the run that made the version, and what else is recorded of it.
 
     The registry is asked first; when it cannot answer, the authenticated caller or what the
@@ -55,9 +55,9 @@ async def vouch(
                 f"with {claimed}.",
                 code="run_id_contradiction",
             )
-        return Vouched(claimed, "caller", signature, lineage)
+        return ResolvedProvenance(claimed, "caller", signature, lineage)
     if held is not None:
-        return Vouched(held.run_id, "record", signature, lineage)
+        return ResolvedProvenance(held.run_id, "record", signature, lineage)
     raise Unavailable(
         f"Nobody can tell which run made {model_name} version {version}: {problem}. "
         "Name the run_id in the request, or try again once the registry answers.",
@@ -110,7 +110,7 @@ def _on_record(record: RoutingRecord, model_name: str, version: int) -> Slot | N
 
 def _vouched_by_registry(
     registered: Registered | None, model_name: str, version: int, claimed: str | None
-) -> Vouched:
+) -> ResolvedProvenance:
     """What a registry that could be asked vouches for."""
     if registered is None:
         raise Conflict(
@@ -124,4 +124,6 @@ def _vouched_by_registry(
             f"not {claimed}.",
             code="run_id_contradiction",
         )
-    return Vouched(registered.run_id, "registry", registered.signature, registered.lineage)
+    return ResolvedProvenance(
+        registered.run_id, "registry", registered.signature, registered.lineage
+    )

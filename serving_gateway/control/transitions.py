@@ -18,7 +18,7 @@ from serving_gateway.contract import (
     TrafficRequest,
 )
 from serving_gateway.errors import Conflict, InvalidInput, VariantUnavailable, VersionNotReady
-from serving_gateway.routing import B
+from serving_gateway.inference.traffic import B
 
 KEPT_PREVIOUS: Final = 10
 """How many slots to go back to a variant keeps."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from serving_gateway.contract import Mode, RoutingRecord, Slot
+from serving_gateway.control.provenance import resolve_provenance
+from serving_gateway.control.registry import Registry
 from serving_gateway.errors import (
     Conflict,
     DeadlineExceeded,
@@ -14,11 +16,9 @@ from serving_gateway.errors import (
     VersionNotReady,
 )
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.registry import Registry
-from serving_gateway.routing import B
-from serving_gateway.serving import Lane, Serving
+from serving_gateway.inference.router import Router, VersionClient
+from serving_gateway.inference.traffic import B
 from serving_gateway.settings import Settings
-from serving_gateway.vouching import vouch
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -30,12 +30,12 @@ class Place(msgspec.Struct, frozen=True):
     """Its name in Triton and in the registry."""
 
 
-class Prover:
+class VersionVerifier:
     """Asks Triton and the registry about the versions of one model.
 
     Args:
         settings: addresses and limits.
-        serving: the lanes to Triton.
+        router: the clients to Triton.
         registry: tells the run and the signature of a version; None when there is none.
         features: looks features up; None where that is switched off.
     """
@@ -43,18 +43,18 @@ class Prover:
     def __init__(
         self,
         settings: Settings,
-        serving: Serving,
+        router: Router,
         registry: Registry | None,
         features: FeatureReader | None,
     ) -> None:
         self._settings = settings
-        self._serving = serving
+        self._router = router
         self._registry = registry
         self._features = features
 
     def place(self, alias: str) -> Place:
         """Where a variant's versions are served."""
-        own = self._serving.model_name
+        own = self._router.model_name
         if alias != B:
             return Place(None, own)
         settings = self._settings
@@ -64,7 +64,7 @@ class Prover:
 
     def place_of(self, slot: Slot) -> Place:
         """Where the version of a slot is served."""
-        return Place(slot.triton_url, slot.model_name or self._serving.model_name)
+        return Place(slot.triton_url, slot.model_name or self._router.model_name)
 
     async def ready_versions(self, place: Place) -> tuple[int, ...]:
         """What Triton says is READY, asked now.
@@ -72,7 +72,7 @@ class Prover:
         Raises:
             TritonUnavailable: it cannot tell.
         """
-        triton = self._serving.triton(place.url)
+        triton = self._router.triton(place.url)
         try:
             return await triton.ready_versions(place.model_name, self._settings.probe_seconds)
         except DeadlineExceeded as error:
@@ -102,7 +102,7 @@ class Prover:
                         code="unknown_version",
                     )
         raise VersionNotReady(
-            f"Triton at {self._serving.triton(place.url).url} does not have {name} version "
+            f"Triton at {self._router.triton(place.url).url} does not have {name} version "
             f"{version} READY (READY: {listed}). Load it first, then ask again."
         )
 
@@ -115,7 +115,7 @@ class Prover:
             Conflict, Unavailable: nobody vouches for it, or two contradict each other.
         """
         name = place.model_name
-        found = await vouch(self._registry, record, name, version, claimed)
+        found = await resolve_provenance(self._registry, record, name, version, claimed)
         return Slot(
             version=version,
             run_id=found.run_id,
@@ -127,7 +127,7 @@ class Prover:
             lineage=found.lineage,
         )
 
-    async def prove(self, slot: Slot) -> Lane:
+    async def prove(self, slot: Slot) -> VersionClient:
         """Confirm READY by the versioned endpoint and run a trial inference.
 
         Features are prepared too, so that the first look-up does not have to do it in its own
@@ -137,14 +137,14 @@ class Prover:
             VersionNotReady, VariantUnavailable: the version cannot answer.
             TritonUnavailable: Triton cannot tell.
         """
-        lane = self._serving.lane(slot)
+        client = self._router.client(slot)
         try:
-            await lane.require_ready()
+            await client.require_ready()
         except DeadlineExceeded as error:
             raise TritonUnavailable(error.message) from error
-        await lane.warm_up()
+        await client.warm_up()
         signature = slot.signature
         if self._features is not None and signature is not None and signature.feature_service:
             await self._features.prepare(signature.feature_service)
-        lane.confirm()
-        return lane
+        client.mark_ready()
+        return client

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 
 from serving_gateway.errors import FeaturesUnavailable
 from serving_gateway.features.breaker import Breaker
-from serving_gateway.features.types import FeatureStore, Found, ServiceUnusable, Status, WrongIds
+from serving_gateway.features.types import (
+    FeatureStore,
+    Found,
+    InvalidEntityIds,
+    ServiceUnusable,
+    Status,
+)
 
 
 class Counts:
@@ -259,7 +265,7 @@ class Batches:
         try:
             service, names, nullable = lane.asked
             found = await self._store.read(service, names, [*flight.positions], nullable)
-        except WrongIds as error:
+        except InvalidEntityIds as error:
             _sort_out(lane, flight, error)
         except ServiceUnusable as error:
             _fail_all(flight, error)
@@ -288,12 +294,12 @@ def _fail_all(flight: _Flight, error: Exception) -> None:
         job.fail(error)
 
 
-def _sort_out(lane: _Lane, flight: _Flight, error: WrongIds) -> None:
+def _sort_out(lane: _Lane, flight: _Flight, error: InvalidEntityIds) -> None:
     """Fail the look-ups that hold a wrong id; the others go first in the next read."""
     wrong = {one: error.wrong[at] for one, at in flight.positions.items() if at in error.wrong}
     for job in reversed(flight.jobs):
         own = {job.start + at: wrong[one] for at, one in enumerate(job.ids) if one in wrong}
         if own:
-            job.fail(WrongIds(own))
+            job.fail(InvalidEntityIds(own))
         else:
             lane.put_first(job)

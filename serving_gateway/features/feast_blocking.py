@@ -143,7 +143,7 @@ def read_rows(stores: OnlineStores, opened: Opened, question: Question) -> list[
     """Read view by view, by the calling thread's own store.
 
     Raises:
-        WrongIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
+        InvalidEntityIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
     """
     reads = ask(opened, question)
     with translated(READING):
@@ -159,7 +159,7 @@ def ask(opened: Opened, question: Question) -> list[tuple[Read, list[Any]]]:
     """What to read, view by view, and Feast's keys to read it by.
 
     Raises:
-        WrongIds, ServiceUnusable: as `FeatureStore.read`.
+        InvalidEntityIds, ServiceUnusable: as `FeatureStore.read`.
     """
     plan, ids = opened.plan(question.service), question.ids
     reads = plan.reads(question.names)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
+from serving_gateway.features.types import Found, InvalidEntityIds, ServiceUnusable, Status
 
 _ID_FIELDS: Final = {"INT64": "int64_val", "INT32": "int32_val", "STRING": "string_val"}
 """By value type of an entity: the field of Feast's value that holds an id."""
@@ -117,7 +117,7 @@ class Plan:
         """Check that ids can be those of the entity.
 
         Raises:
-            WrongIds: some cannot.
+            InvalidEntityIds: some cannot.
         """
         bits = _ID_BITS.get(self.id_type)
         if bits is None:
@@ -131,7 +131,7 @@ class Plan:
             ]
         if wrong:
             why = f"must be {what}: so it is in feature service {self.service}."
-            raise WrongIds(dict.fromkeys(wrong, why))
+            raise InvalidEntityIds(dict.fromkeys(wrong, why))
 
     def keys(self, join_key: str, ids: Sequence[int | str], key: Any, value: Any) -> list[Any]:
         """Feast's keys of these ids, made by its classes `key` (EntityKey) and `value` (Value)."""

@@ -42,7 +42,7 @@ class LoopReader:
         """Read view by view.
 
         Raises:
-            WrongIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
+            InvalidEntityIds, ServiceUnusable, FeaturesUnavailable: as `FeatureStore.read`.
         """
         reads = ask(opened, question)
         with translated(READING):

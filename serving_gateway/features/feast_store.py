@@ -103,7 +103,7 @@ class FeastStore:
         Those named in `nullable` may be null.
 
         Raises:
-            WrongIds: ids of another type than the entity's.
+            InvalidEntityIds: ids of another type than the entity's.
             ServiceUnusable: there is no such service, none that can be read by one id, or it
                 has no feature of such a name.
             FeaturesUnavailable: the store is not there, is being opened, or cannot be read.

@@ -111,7 +111,7 @@ class FeatureReader:
         Those named in `nullable` may be null.
 
         Raises:
-            WrongIds: an id of a wrong type; `field` says which.
+            InvalidEntityIds: an id of a wrong type; `field` says which.
             FeaturesUnavailable: no answer within the limit, or none to be expected.
         """
         check_ids(ids)

@@ -42,7 +42,7 @@ class Found(msgspec.Struct, frozen=True):
         return None if self.observed is None else self.observed.isoformat().replace("+00:00", "Z")
 
 
-class WrongIds(EntityUnusable):
+class InvalidEntityIds(EntityUnusable):
     """Ids that cannot be an entity's.
 
     Args:
@@ -85,7 +85,7 @@ class FeatureStore(Protocol):
         Those named in `nullable` may be null.
 
         Raises:
-            WrongIds: ids of another type than the entity's.
+            InvalidEntityIds: ids of another type than the entity's.
             ServiceUnusable: there is no such service, none that can be read by one id, or it
                 has no feature of such a name.
             FeaturesUnavailable: the store cannot be asked.
@@ -99,9 +99,9 @@ def check_ids(ids: Sequence[object]) -> None:
     """Check that ids are integers or strings.
 
     Raises:
-        WrongIds: some are not.
+        InvalidEntityIds: some are not.
     """
     # Not isinstance: true is no id, and equals 1 where answers are found by id.
     wrong = [at for at, one in enumerate(ids) if type(one) is not int and type(one) is not str]
     if wrong:
-        raise WrongIds(dict.fromkeys(wrong, "is neither an integer nor a string."))
+        raise InvalidEntityIds(dict.fromkeys(wrong, "is neither an integer nor a string."))

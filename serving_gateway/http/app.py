@@ -9,21 +9,21 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from serving_gateway.api import openapi
-from serving_gateway.api.model_routes import json_answer, model_routes
-from serving_gateway.api.page import read_page
-from serving_gateway.api.raw import error_body
-from serving_gateway.api.security import ControlGuard
+from serving_gateway.contract import ModelStatus
+from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import GatewayError, MethodNotAllowed, NotFound
-from serving_gateway.hosting import Hosting
-from serving_gateway.metrics import Metrics
-from serving_gateway.overview import Models
+from serving_gateway.http import openapi
+from serving_gateway.http.model_routes import json_answer, model_routes
+from serving_gateway.http.page import read_page
+from serving_gateway.http.raw import error_body
+from serving_gateway.http.security import ControlGuard
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.metrics import Metrics
 
 
 def build(settings: Settings, hosting: Hosting, metrics: Metrics) -> FastAPI:
     """The FastAPI application; it gets all requests that are no predictions."""
-    app = FastAPI(title="Serving gateway", version="0.1.0", redirect_slashes=False)
+    app = FastAPI(title="Router gateway", version="0.1.0", redirect_slashes=False)
     guard = ControlGuard(settings.control_token)
     _handle_errors(app, hosting)
     _describe(app)
@@ -41,12 +41,12 @@ def build(settings: Settings, hosting: Hosting, metrics: Metrics) -> FastAPI:
         """A page for people: what is in production, live."""
         return HTMLResponse(page, headers=page_headers)
 
-    @app.get("/models", tags=["state"], responses=openapi.responses(Models))
+    @app.get("/models", tags=["state"], responses=openapi.responses(ModelStatus))
     async def models() -> Response:
         """What Triton serves of the default model at this moment, and what is routed to."""
         return json_answer(await hosting.default.overview.models())
 
-    @app.get("/models/{model_name}", tags=["state"], responses=openapi.responses(Models, 404))
+    @app.get("/models/{model_name}", tags=["state"], responses=openapi.responses(ModelStatus, 404))
     async def model(model_name: str) -> Response:
         """What Triton serves of a model at this moment, and what the gateway routes to."""
         return json_answer(await hosting.plane(model_name).overview.models())

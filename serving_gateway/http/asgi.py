@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter
 
-from serving_gateway.api.oip import OipEndpoint
-from serving_gateway.api.oip import template as protocol_template
-from serving_gateway.api.predict import predict
-from serving_gateway.api.raw import (
+from serving_gateway.control.hosting import Hosting
+from serving_gateway.errors import ClientGone, GatewayError, MethodNotAllowed
+from serving_gateway.http.open_inference_routes import OipEndpoint
+from serving_gateway.http.open_inference_routes import template as protocol_template
+from serving_gateway.http.predict import predict
+from serving_gateway.http.raw import (
     JSON,
     SPAN,
     ASGIApp,
@@ -29,15 +31,13 @@ from serving_gateway.api.raw import (
     read_body,
     trace_context,
 )
-from serving_gateway.api.security import DataGuard
-from serving_gateway.errors import ClientGone, GatewayError, MethodNotAllowed
-from serving_gateway.hosting import Hosting
-from serving_gateway.metrics import Metrics
+from serving_gateway.http.security import DataGuard
+from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
-from serving_gateway.state import Lifecycle
+from serving_gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving_gateway.tracing import RequestSpan, Tracing
+    from serving_gateway.telemetry.tracing import RequestSpan, Tracing
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving_gateway.errors import GatewayError, HeadTooLarge, MalformedRequest, error_answer
+from serving_gateway.errors import GatewayError, HeadTooLarge, MalformedRequest, error_response
 
 
-class HeadLimited(HttpToolsProtocol):
+class HeaderLimitProtocol(HttpToolsProtocol):
     """A connection whose requests have heads (target and headers) and trailers of limited size.
 
     The limit is the server's `h11_max_incomplete_event_size`, which for the other parser means
@@ -99,7 +99,7 @@ class HeadLimited(HttpToolsProtocol):
             self.transport.close()
             return
         error = self._refusal or MalformedRequest(msg or "That is no HTTP request.")
-        body = msgspec.json.encode(error_answer(error, request_id=None, still_served=None))
+        body = msgspec.json.encode(error_response(error, request_id=None, still_served=None))
         reason = "Request Header Fields Too Large" if error.status == 431 else "Bad Request"
         head = (
             f"HTTP/1.1 {error.status} {reason}\r\ncontent-type: application/json\r\n"

@@ -12,16 +12,22 @@ from typing import Any, Final, TypeVar
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
-from serving_gateway.api import openapi
-from serving_gateway.api.predict import invalid
-from serving_gateway.api.raw import check_json, encode, read_body
-from serving_gateway.api.security import ControlGuard
-from serving_gateway.contract import ReloadAnswer, ReloadRequest, RollbackRequest, TrafficRequest
-from serving_gateway.control_plane import TrafficAnswer
+from serving_gateway.contract import (
+    HealthStatus,
+    ReadyStatus,
+    ReloadRequest,
+    ReloadResponse,
+    RollbackRequest,
+    ShadowReport,
+    TrafficRequest,
+    TrafficResponse,
+)
+from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import Forbidden, MalformedRequest, Unauthenticated
-from serving_gateway.hosting import Hosting
-from serving_gateway.overview import Health, Ready
-from serving_gateway.shadow import Shadow
+from serving_gateway.http import openapi
+from serving_gateway.http.predict import invalid
+from serving_gateway.http.raw import check_json, encode, read_body
+from serving_gateway.http.security import ControlGuard
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 CHANGE_ERRORS: Final = (400, 401, 403, 404, 409, 413, 415, 422, 500, 502, 503, 504)
@@ -56,14 +62,14 @@ def model_routes(
         body = await read_body(request.receive, request.headers.raw, max_body)
         return _decoded(request, body, kind, default)
 
-    @router.get("/health", tags=["state"], responses=openapi.responses(Health, *errors))
+    @router.get("/health", tags=["state"], responses=openapi.responses(HealthStatus, *errors))
     async def health(name: str = Depends(name_of)) -> Response:
         """Whether the process lives; always 200 while it does."""
         return json_answer(hosting.plane(name).overview.health())
 
     ready_responses = {
-        **openapi.responses(Ready, *errors),
-        503: {"description": "Not ready; the reasons say why.", **openapi.body_of(Ready)},
+        **openapi.responses(ReadyStatus, *errors),
+        503: {"description": "Not ready; the reasons say why.", **openapi.body_of(ReadyStatus)},
     }
 
     @router.get("/ready", tags=["state"], responses=ready_responses)
@@ -72,7 +78,7 @@ def model_routes(
         found = hosting.plane(name).overview.ready()
         return json_answer(found, 503 if found.reasons else 200)
 
-    @router.get("/shadow", tags=["state"], responses=openapi.responses(Shadow, *errors))
+    @router.get("/shadow", tags=["state"], responses=openapi.responses(ShadowReport, *errors))
     async def shadow(request: Request, name: str = Depends(name_of)) -> Response:
         """How B's answers to mirrored requests compare with A's, on this replica.
 
@@ -88,7 +94,7 @@ def model_routes(
     @router.post(
         "/variant/{alias}/reload",
         tags=["control"],
-        responses=openapi.responses(ReloadAnswer, *CHANGE_ERRORS),
+        responses=openapi.responses(ReloadResponse, *CHANGE_ERRORS),
         openapi_extra={"requestBody": openapi.body_of(ReloadRequest)},
     )
     async def reload(
@@ -103,7 +109,7 @@ def model_routes(
     @router.post(
         "/variant/{alias}/rollback",
         tags=["control"],
-        responses=openapi.responses(ReloadAnswer, *CHANGE_ERRORS),
+        responses=openapi.responses(ReloadResponse, *CHANGE_ERRORS),
         openapi_extra={"requestBody": openapi.body_of(RollbackRequest)},
     )
     async def rollback(
@@ -117,7 +123,7 @@ def model_routes(
     @router.put(
         "/traffic",
         tags=["control"],
-        responses=openapi.responses(TrafficAnswer, *CHANGE_ERRORS),
+        responses=openapi.responses(TrafficResponse, *CHANGE_ERRORS),
         openapi_extra={"requestBody": {"required": True, **openapi.body_of(TrafficRequest)}},
     )
     async def traffic(

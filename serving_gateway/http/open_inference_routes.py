@@ -6,7 +6,14 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from serving_gateway.api.raw import (
+from serving_gateway.control.hosting import Hosting
+from serving_gateway.errors import (
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedMediaType,
+)
+from serving_gateway.http.raw import (
     JSON,
     SPAN,
     Header,
@@ -17,15 +24,8 @@ from serving_gateway.api.raw import (
     origin,
     read_body,
 )
-from serving_gateway.errors import (
-    MalformedRequest,
-    MethodNotAllowed,
-    NotFound,
-    UnsupportedMediaType,
-)
-from serving_gateway.hosting import Hosting
-from serving_gateway.http1 import Answer
-from serving_gateway.open_inference import NAME, ServerMetadata
+from serving_gateway.inference.open_inference import NAME, ServerMetadata
+from serving_gateway.triton.connections import Answer
 
 _MODEL: Final = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?",
@@ -72,7 +72,7 @@ class OipEndpoint:
         _check_method(scope, "GET")
         if path == "/v2":
             return 200, self._metadata, [JSON]
-        live = path == "/v2/health/live" or self._hosting.default.serving.readiness().ready
+        live = path == "/v2/health/live" or self._hosting.default.router.readiness().ready
         return (200 if live else 400), b"", []
 
     async def _model(self, scope: Scope, receive: Receive, match: re.Match[str]) -> Reply:
@@ -89,7 +89,7 @@ class OipEndpoint:
         if what is None:
             return 200, encode(await protocol.metadata(model, number)), [JSON]
         if what == "ready":
-            ready = protocol.target(model, number).lane.ready
+            ready = protocol.target(model, number).client.ready
             return (200 if ready else 400), b"", []
         return _relayed(await protocol.ask(model, number, what))
 

@@ -7,30 +7,32 @@ from typing import Any, Final
 import msgspec
 
 from serving_gateway.contract import (
-    ReloadAnswer,
+    ErrorResponse,
+    HealthStatus,
+    ModelStatus,
+    PredictRequest,
+    PredictResponse,
+    ReadyStatus,
     ReloadRequest,
+    ReloadResponse,
     RollbackRequest,
+    ShadowReport,
     TrafficRequest,
+    TrafficResponse,
 )
-from serving_gateway.control_plane import TrafficAnswer
-from serving_gateway.data_plane import PredictAnswer
-from serving_gateway.errors import ErrorAnswer
-from serving_gateway.overview import Health, Models, Ready
-from serving_gateway.rows import PredictRequest
-from serving_gateway.shadow import Shadow
 
 _TYPES: Final = (
-    ErrorAnswer,
-    Health,
-    Models,
-    PredictAnswer,
+    ErrorResponse,
+    HealthStatus,
+    ModelStatus,
+    PredictResponse,
     PredictRequest,
-    Ready,
-    ReloadAnswer,
+    ReadyStatus,
+    ReloadResponse,
     ReloadRequest,
     RollbackRequest,
-    Shadow,
-    TrafficAnswer,
+    ShadowReport,
+    TrafficResponse,
     TrafficRequest,
 )
 
@@ -75,7 +77,7 @@ def responses(success: type, *errors: int) -> dict[int | str, dict[str, Any]]:
     """The answers of an endpoint."""
     found: dict[int | str, dict[str, Any]] = {200: {"description": "Success.", **body_of(success)}}
     for status in errors:
-        found[status] = {"description": ERRORS[status], **body_of(ErrorAnswer)}
+        found[status] = {"description": ERRORS[status], **body_of(ErrorResponse)}
     return found
 
 
@@ -106,7 +108,7 @@ def predict_path(*, named: bool = False) -> dict[str, Any]:
             "security": [{}, {"api_key": []}],
             "responses": {
                 str(status): described
-                for status, described in responses(PredictAnswer, *statuses).items()
+                for status, described in responses(PredictResponse, *statuses).items()
             },
         }
     }

@@ -13,7 +13,7 @@ _INLINE: Final = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL)
 
 def read_page() -> tuple[str, dict[str, str]]:
     """The page and its headers; the policy holds the digests of its own script and style."""
-    page = files("serving_gateway.api").joinpath("page.html").read_text(encoding="utf-8")
+    page = files("serving_gateway.http").joinpath("page.html").read_text(encoding="utf-8")
     digests = {
         kind: b64encode(sha256(content.encode()).digest()).decode()
         for kind, content in _INLINE.findall(page)

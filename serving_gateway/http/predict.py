@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.api.raw import check_json, encode
-from serving_gateway.coalesce import Origin
-from serving_gateway.data_plane import float_rows
+from serving_gateway.contract import PredictRequest
+from serving_gateway.control.hosting import HostedModel
 from serving_gateway.errors import InvalidInput, MalformedRequest
-from serving_gateway.hosting import ModelPlane
-from serving_gateway.rows import FloatRequest, PredictRequest
+from serving_gateway.http.raw import check_json, encode
+from serving_gateway.inference.batcher import Origin
+from serving_gateway.inference.prediction import float_rows
+from serving_gateway.inference.rows import FloatRequest
 
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
@@ -24,7 +25,7 @@ _anything: Final = msgspec.json.Decoder(PredictRequest)
 
 
 async def predict(
-    plane: ModelPlane, body: bytes, content_type: bytes | None, asked_by: Origin
+    plane: HostedModel, body: bytes, content_type: bytes | None, asked_by: Origin
 ) -> bytes:
     """Bytes of a request to bytes of an answer.
 
@@ -33,7 +34,7 @@ async def predict(
     """
     check_json(content_type)
     # Only a body that cannot name an entity is worth reading the fast way.
-    floats = b'"entity_id' not in body and float_rows(plane.serving.table)
+    floats = b'"entity_id' not in body and float_rows(plane.router.table)
     request = _fast(body) if floats else decode(body)
     return encode(await plane.data_plane.predict(request, asked_by))
 

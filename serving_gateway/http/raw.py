@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from serving_gateway.api.whole import write_whole
-from serving_gateway.coalesce import Connection, Origin
 from serving_gateway.errors import (
     ClientGone,
     GatewayError,
     MalformedRequest,
     TooLarge,
     UnsupportedMediaType,
-    error_answer,
+    error_response,
 )
+from serving_gateway.http.whole import write_whole
+from serving_gateway.inference.batcher import Connection, Origin
 
 if TYPE_CHECKING:
-    from serving_gateway.tracing import RequestSpan
+    from serving_gateway.telemetry.tracing import RequestSpan
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -146,7 +146,7 @@ def error_body(
     error: GatewayError, request_id: bytes | None, still_served: dict[str, int] | None
 ) -> tuple[bytes, list[Header]]:
     """Body and headers that describe an error."""
-    described = error_answer(
+    described = error_response(
         error,
         request_id=None if request_id is None else request_id.decode(),
         still_served=still_served,

@@ -8,9 +8,9 @@ from types import FrameType
 
 import uvicorn
 
-from serving_gateway.heads import HeadLimited
+from serving_gateway.http.connection import HeaderLimitProtocol
+from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
-from serving_gateway.state import Lifecycle
 
 APPLICATION = "serving_gateway.main:app_from_environment"
 
@@ -24,7 +24,7 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http=HeadLimited,
+        http=HeaderLimitProtocol,
         h11_max_incomplete_event_size=settings.max_head_bytes,
         ws="none",
         lifespan="on",

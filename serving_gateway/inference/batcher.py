@@ -21,12 +21,12 @@ from serving_gateway.errors import (
     InferenceRefused,
     Overloaded,
 )
-from serving_gateway.protocol import InferenceRequests
-from serving_gateway.tensors import Answers, Codec, OutputTensor, Tensors
-from serving_gateway.triton import Inference, Triton
+from serving_gateway.inference.codec import Answers, Codec, OutputTensor, Tensors
+from serving_gateway.triton.client import Inference, Triton
+from serving_gateway.triton.protocol import InferenceRequests
 
 if TYPE_CHECKING:
-    from serving_gateway.tracing import InferenceSpan, RequestSpan
+    from serving_gateway.telemetry.tracing import InferenceSpan, RequestSpan
 
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d+)")
 

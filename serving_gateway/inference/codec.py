@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.checked import checked
 from serving_gateway.contract import DType, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
+from serving_gateway.inference.coerce import checked
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("the gateway writes tensors in the machine's byte order: little-endian only")

@@ -11,15 +11,15 @@ from typing import Final
 
 import msgspec
 
-from serving_gateway.coalesce import joined
-from serving_gateway.data_plane import Mirrored
+from serving_gateway.contract import FeatureSource
 from serving_gateway.errors import GatewayError, InvalidInput, VariantUnavailable
-from serving_gateway.metrics import ModelMetrics
-from serving_gateway.replicas import now
-from serving_gateway.rows import FeatureSource
-from serving_gateway.serving import Target
-from serving_gateway.shadow import Ledger, Page, note
-from serving_gateway.tensors import Codec, Tensors
+from serving_gateway.inference.batcher import joined
+from serving_gateway.inference.codec import Codec, Tensors
+from serving_gateway.inference.prediction import Mirrored
+from serving_gateway.inference.router import Target
+from serving_gateway.inference.shadow import Ledger, Page, note
+from serving_gateway.replication.replicas import now
+from serving_gateway.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Mirror:
             return
         page = self._ledger.open((source.side, target.side), now)
         waiting = len(self._waiting)
-        if not target.lane.ready or waiting >= self._limit:
+        if not target.client.ready or waiting >= self._limit:
             page.dropped += 1
             self._counts[DROPPED].inc()
             return
@@ -124,7 +124,7 @@ class Mirror:
         while self._waiting:
             one = self._waiting[0]
             rows += one.mirrored.rows.count
-            coalescer = one.target.lane.coalescer
+            coalescer = one.target.client.coalescer
             full = coalescer is not None and rows > coalescer.max_rows
             if copies and (full or one.page is not copies[0].page):
                 break
@@ -157,7 +157,7 @@ class Mirror:
         if not copies:
             return
         target = copies[0].target
-        coalescer = target.lane.coalescer
+        coalescer = target.client.coalescer
         if coalescer is None:
             raise VariantUnavailable("Variant B is not prepared.")
         codec = coalescer.codec

@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from serving_gateway.contract import DType, Feature
 from serving_gateway.errors import InvalidInput, MalformedRequest
-from serving_gateway.tensors import Codec
+from serving_gateway.inference.codec import Codec
 
 _MARKS: Final = (b"null", b"NaN", b"Infinity")
 
 
-def without_nulls(body: bytes, header_length: int | None, codec: Codec) -> tuple[bytes, int | None]:
+def replace_nulls_with_nan(
+    body: bytes, header_length: int | None, codec: Codec
+) -> tuple[bytes, int | None]:
     """An inference request, and the length of its JSON part, with no null among its values.
 
     Args:

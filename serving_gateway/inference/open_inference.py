@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.coalesce import Origin
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -25,12 +24,13 @@ from serving_gateway.errors import (
     Unavailable,
     VariantUnavailable,
 )
-from serving_gateway.http1 import Answer
-from serving_gateway.metrics import ModelMetrics
-from serving_gateway.nulls import without_nulls
-from serving_gateway.routing import A, B
-from serving_gateway.serving import Serving, Table, Target, production
+from serving_gateway.inference.batcher import Origin
+from serving_gateway.inference.missing_values import replace_nulls_with_nan
+from serving_gateway.inference.router import Router, RoutingTable, Target, production
+from serving_gateway.inference.traffic import A, B
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.triton.connections import Answer
 
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
@@ -84,21 +84,21 @@ class OpenInference:
 
     Args:
         settings: limits.
-        serving: the table to route by.
-        kick: called when Triton seems to have changed, to have it looked at now.
+        router: the table to route by.
+        wake: called when Triton seems to have changed, to have it looked at now.
         metrics: counts.
     """
 
     def __init__(
         self,
         settings: Settings,
-        serving: Serving,
-        kick: Callable[[], None],
+        router: Router,
+        wake: Callable[[], None],
         metrics: ModelMetrics,
     ) -> None:
         self._settings = settings
-        self._serving = serving
-        self._kick = kick
+        self._router = router
+        self._wake = wake
         self._fallbacks = metrics.fallbacks
 
     def target(self, model_name: str, version: int | None) -> Target:
@@ -107,7 +107,7 @@ class OpenInference:
         Raises:
             NotFound: no variant routes to it.
         """
-        for target in self._serving.table.targets.values():
+        for target in self._router.table.targets.values():
             if target.model_name == model_name and version in {None, target.slot.version}:
                 return target
         wanted = model_name if version is None else f"{model_name} version {version}"
@@ -124,8 +124,8 @@ class OpenInference:
             Unavailable: Triton cannot be asked, or does not have it READY.
         """
         target = self.target(model_name, version)
-        lane = target.lane
-        found = await lane.triton.metadata(
+        client = target.client
+        found = await client.triton.metadata(
             model_name, self._settings.probe_seconds, target.slot.version
         )
         if found is None:
@@ -134,7 +134,7 @@ class OpenInference:
             )
         effective = {
             other.slot.version
-            for other in self._serving.table.targets.values()
+            for other in self._router.table.targets.values()
             if other.model_name == model_name
         }
         return {
@@ -154,7 +154,7 @@ class OpenInference:
         """
         target = self.target(model_name, version)
         path = f"/v2/models/{model_name}/versions/{target.slot.version}/{what}"
-        return await target.lane.triton.ask(path, self._settings.probe_seconds)
+        return await target.client.triton.ask(path, self._settings.probe_seconds)
 
     async def infer(
         self,
@@ -185,7 +185,7 @@ class OpenInference:
             given = request.parameters.get("client_id")
             client_id = given if isinstance(given, str) else None
         passed = _Passed(body, header_length, origin)
-        table = self._serving.table
+        table = self._router.table
         asked = self.target(model_name, version)
         production_name = table.targets[A].model_name if A in table.targets else None
         if version is not None or asked.model_name != production_name:
@@ -195,7 +195,7 @@ class OpenInference:
         if (
             shadow is not None
             and shadow.model_name == model_name
-            and table.router.answers(client_id) == B
+            and table.policy.answers(client_id) == B
         ):
             try:
                 return await self._forward(shadow, passed)
@@ -203,66 +203,70 @@ class OpenInference:
                 self._fallbacks.inc()
         return await self._by_a(table, passed)
 
-    async def _by_a(self, table: Table, passed: _Passed) -> Forwarded:
+    async def _by_a(self, table: RoutingTable, passed: _Passed) -> Forwarded:
         """Answer by production, also when it is switched while the request is under way."""
         try:
             return await self._forward(production(table), passed)
         except VariantUnavailable:
-            fresh = self._serving.table
+            fresh = self._router.table
             if fresh is table or A not in fresh.targets:
                 raise
             return await self._forward(fresh.targets[A], passed)
 
     async def _forward(self, target: Target, passed: _Passed) -> Forwarded:
-        lane = target.lane
-        if not lane.ready:
+        client = target.client
+        if not client.ready:
             raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {lane.version}, which cannot answer "
-                f"now: {lane.reason} It heals by itself once Triton has that version READY."
+                f"Variant {target.variant} routes to version {client.version}, which cannot answer "
+                f"now: {client.reason} It heals by itself once Triton has that version READY."
             )
         body, header_length = passed.body, passed.header_length
-        if lane.coalescer is not None:
-            body, header_length = without_nulls(body, header_length, lane.coalescer.codec)
+        if client.coalescer is not None:
+            body, header_length = replace_nulls_with_nan(
+                body, header_length, client.coalescer.codec
+            )
         started = perf_counter()
         try:
             answer = await self._ask_triton(target, body, header_length, passed.origin)
         except GatewayError:
             target.stats.failed += 1
-            self._kick()
+            self._wake()
             raise
         if answer.status == 200:
-            check_version(answer, lane.version)
+            check_version(answer, client.version)
             target.stats.answer(perf_counter() - started, 1)
-            lane.confirm()
-            return Forwarded(answer, target.variant, lane.version)
+            client.mark_ready()
+            return Forwarded(answer, target.variant, client.version)
         target.stats.failed += 1
-        if not await lane.triton.version_ready(
-            lane.model_name, lane.version, self._settings.probe_seconds
+        if not await client.triton.version_ready(
+            client.model_name, client.version, self._settings.probe_seconds
         ):
-            lane.deny(f"Triton does not have {lane.model_name} version {lane.version} READY.")
-            self._kick()
+            client.mark_unready(
+                f"Triton does not have {client.model_name} version {client.version} READY."
+            )
+            self._wake()
             raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {lane.version}, which Triton no "
+                f"Variant {target.variant} routes to version {client.version}, which Triton no "
                 "longer has READY."
             )
-        return Forwarded(answer, target.variant, lane.version)
+        return Forwarded(answer, target.variant, client.version)
 
     async def _ask_triton(
         self, target: Target, body: bytes, header_length: int | None, origin: Origin | None
     ) -> Answer:
         """Pass one request on, in a span of its own where that is traced."""
-        lane = target.lane
-        tracing = lane.triton.tracing
+        client = target.client
+        tracing = client.triton.tracing
         span = None
         if tracing is not None and origin is not None and origin.span is not None:
-            origin.span.answered(target.model_name, target.variant, lane.version)
-            span = tracing.inference(lane.model_name, lane.version, None, [origin.span])
+            origin.span.answered(target.model_name, target.variant, client.version)
+            span = tracing.inference(client.model_name, client.version, None, [origin.span])
         trace = None if origin is None else origin.traceparent
         failed: GatewayError | None = None
         try:
-            return await lane.triton.forward(
-                lane.model_name,
-                lane.version,
+            return await client.triton.forward(
+                client.model_name,
+                client.version,
                 body,
                 header_length,
                 self._settings.request_seconds,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import msgspec
 
-from serving_gateway.coalesce import Origin
-from serving_gateway.contract import Signature
+from serving_gateway.contract import PredictRequest, PredictResponse, Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -25,35 +24,14 @@ from serving_gateway.errors import (
     Unavailable,
     VariantUnavailable,
 )
-from serving_gateway.metrics import ModelMetrics
-from serving_gateway.routing import A, B
-from serving_gateway.rows import (
-    Features,
-    FeatureSource,
-    FloatRequest,
-    PredictRequest,
-    RowReader,
-    Rows,
-)
-from serving_gateway.samples import ModelSamples
-from serving_gateway.serving import Serving, Table, Target, production
+from serving_gateway.inference.batcher import Origin
+from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.router import Router, RoutingTable, Target, production
+from serving_gateway.inference.rows import Features, FloatRequest, RowReader, Rows
+from serving_gateway.inference.traffic import A, B
 from serving_gateway.settings import Settings
-from serving_gateway.tensors import Answers
-
-
-class PredictAnswer(msgspec.Struct):
-    """Body of a prediction: the answers, and which version gave them."""
-
-    predictions: list[Any]
-    probabilities: list[list[float]] | None
-    model_name: str
-    variant: str
-    version: int
-    run_id: str
-    generation: int
-    feature_source: FeatureSource
-    fallback: str | None = None
-    """Why A answered although the client belongs to B's share."""
+from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.samples import ModelSamples
 
 
 class Mirrored(msgspec.Struct, frozen=True):
@@ -77,9 +55,9 @@ class DataPlane:
 
     Args:
         settings: limits.
-        serving: the table to route by.
+        router: the table to route by.
         mirror: gets copies under the mirror policy.
-        kick: called when Triton seems to have changed, to have it looked at now.
+        wake: called when Triton seems to have changed, to have it looked at now.
         metrics: counts.
         features: looks features up; None where that is switched off.
         samples: takes a share of what was answered; None where that is switched off.
@@ -88,16 +66,16 @@ class DataPlane:
     def __init__(
         self,
         settings: Settings,
-        serving: Serving,
+        router: Router,
         mirror: MirrorSink,
-        kick: Callable[[], None],
+        wake: Callable[[], None],
         metrics: ModelMetrics,
         features: Features | None = None,
         samples: ModelSamples | None = None,
     ) -> None:
-        self._serving = serving
+        self._router = router
         self._mirror = mirror
-        self._kick = kick
+        self._wake = wake
         self._rows = RowReader(settings.max_rows, features)
         self._samples = samples
         self._max_client_id = settings.max_client_id_chars
@@ -107,7 +85,7 @@ class DataPlane:
 
     async def predict(
         self, request: PredictRequest | FloatRequest, origin: Origin | None = None
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         """Predict for the rows of one request.
 
         Args:
@@ -129,34 +107,34 @@ class DataPlane:
                 field="client_id",
                 code="too_long",
             )
-        table = self._serving.table
-        router = table.router
+        table = self._router.table
+        router = table.policy
         if router.split and router.answers(client_id) == B:
             return await self._by_b(request, origin)
         return await self._by_a(request, origin, copy=router.mirror and router.mirrors(client_id))
 
     async def _by_a(
         self, request: PredictRequest | FloatRequest, origin: Origin | None, *, copy: bool = False
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         """Answer by production, and hand a copy to the mirror when that is wanted.
 
         A request that meets its version being retired, because the replica was switched while
         it was under way, is answered by the version that is effective now.
         """
-        table = self._serving.table
+        table = self._router.table
         try:
             return await self._ask(table, production(table), request, origin, copy=copy)
         except VariantUnavailable:
-            fresh = self._serving.table
+            fresh = self._router.table
             if fresh is table or A not in fresh.targets:
                 raise
             return await self._ask(fresh, fresh.targets[A], request, origin, copy=copy)
 
     async def _by_b(
         self, request: PredictRequest | FloatRequest, origin: Origin | None
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         """Answer by B; by A when B cannot, saying so."""
-        table = self._serving.table
+        table = self._router.table
         target = table.targets.get(B)
         try:
             if target is None:
@@ -171,20 +149,20 @@ class DataPlane:
 
     async def _ask(
         self,
-        table: Table,
+        table: RoutingTable,
         target: Target,
         request: PredictRequest | FloatRequest,
         origin: Origin | None,
         *,
         copy: bool = False,
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         """Answer by exactly this target."""
-        lane = target.lane
-        coalescer = lane.coalescer
-        if coalescer is None or not lane.ready:
+        client = target.client
+        coalescer = client.coalescer
+        if coalescer is None or not client.ready:
             raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {lane.version}, which cannot answer "
-                f"now: {lane.reason} It heals by itself once Triton has that version READY."
+                f"Variant {target.variant} routes to version {client.version}, which cannot answer "
+                f"now: {client.reason} It heals by itself once Triton has that version READY."
             )
         codec = coalescer.codec
         rows = self._rows.plain(codec, request)
@@ -210,7 +188,7 @@ class DataPlane:
             self._samples.offer(
                 target.model_name, target.variant, slot.version, codec.signature, rows, answers
             )
-        return PredictAnswer(
+        return PredictResponse(
             answers.predictions,
             answers.probabilities,
             target.model_name,
@@ -224,34 +202,36 @@ class DataPlane:
     async def _explained(self, target: Target, error: GatewayError) -> GatewayError:
         """Tell a bad row from a version that is gone, when Triton refused or was lost."""
         if isinstance(error, TritonUnavailable):
-            self._kick()
+            self._wake()
             return error
         if not isinstance(error, InferenceRefused):
             return error
-        lane = target.lane
+        client = target.client
         try:
-            ready = await lane.triton.version_ready(
-                lane.model_name, lane.version, self._probe_seconds
+            ready = await client.triton.version_ready(
+                client.model_name, client.version, self._probe_seconds
             )
         except GatewayError as unreachable:
-            self._kick()
+            self._wake()
             return TritonUnavailable(unreachable.message)
         if ready and error.upstream_status < 500:
             return error
         if ready:
             return BadUpstreamAnswer(error.message, code="model_failed")
-        lane.deny(f"Triton does not have {lane.model_name} version {lane.version} READY.")
-        self._kick()
+        client.mark_unready(
+            f"Triton does not have {client.model_name} version {client.version} READY."
+        )
+        self._wake()
         return VariantUnavailable(
-            f"Variant {target.variant} routes to version {lane.version}, which Triton no longer "
+            f"Variant {target.variant} routes to version {client.version}, which Triton no longer "
             "has READY."
         )
 
 
-def float_rows(table: Table) -> bool:
+def float_rows(table: RoutingTable) -> bool:
     """Whether all variants read rows of plain numbers, so that the fast decoder applies."""
     for target in table.targets.values():
-        coalescer = target.lane.coalescer
+        coalescer = target.client.coalescer
         if coalescer is None or not coalescer.codec.float_rows:
             return False
     return bool(table.targets)

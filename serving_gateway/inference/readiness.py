@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from serving_gateway.contract import RoutingRecord, Signature, feature_contract
-from serving_gateway.routing import A
+from serving_gateway.contract import EffectiveVersion, RoutingRecord, feature_contract
+from serving_gateway.inference.traffic import A
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -18,28 +18,6 @@ class Observation(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     age_seconds: float | None = None
     """Time since READY was last confirmed; None when it never was."""
-
-
-class Effective(msgspec.Struct, frozen=True):
-    """What a variant routes to, and whether requests to it can be answered."""
-
-    model_name: str
-    version: int
-    run_id: str
-    run_id_source: str
-    mode: str
-    ready: bool
-    reason: str | None
-    confirmed_seconds_ago: float | None
-    triton_url: str
-    data_fingerprint: str | None
-    code_version: str | None
-    dagster_run_id: str | None
-    onnx_sha256: str | None
-    feature_contract: str | None
-    """Digest of the features that the version reads; null when no signature is recorded."""
-    signature: Signature | None
-    """What it reads, and the labels in the order of its probabilities; null as above."""
 
 
 class Lifecycle:
@@ -61,16 +39,16 @@ class Readiness(msgspec.Struct, frozen=True):
 
 def effective(
     record: RoutingRecord, observed: Mapping[str, Observation], default_triton_url: str
-) -> dict[str, Effective]:
+) -> dict[str, EffectiveVersion]:
     """What each variant of the record routes to.
 
     A variant that Triton was never asked about is not ready: absence of bad news is no news.
     """
     unknown = Observation(ready=False, reason="not yet confirmed with Triton")
-    found: dict[str, Effective] = {}
+    found: dict[str, EffectiveVersion] = {}
     for alias, slot in sorted(record.variants.items()):
         seen = observed.get(alias, unknown)
-        found[alias] = Effective(
+        found[alias] = EffectiveVersion(
             model_name=slot.model_name or record.model_name,
             version=slot.version,
             run_id=slot.run_id,
@@ -90,7 +68,7 @@ def effective(
 
 
 def readiness(
-    variants: Mapping[str, Effective],
+    variants: Mapping[str, EffectiveVersion],
     *,
     staleness_seconds: float,
     draining: bool,

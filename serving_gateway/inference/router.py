@@ -12,8 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from serving_gateway.coalesce import Coalescer
-from serving_gateway.contract import VARIANTS, RoutingRecord, Signature, Slot
+from serving_gateway.contract import (
+    VARIANTS,
+    EffectiveVersion,
+    RoutingRecord,
+    ShadowSide,
+    Signature,
+    Slot,
+)
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -22,28 +28,27 @@ from serving_gateway.errors import (
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.metrics import ModelMetrics, Routed, VariantStats
-from serving_gateway.protocol import signature_from_metadata
-from serving_gateway.routing import A, Router
-from serving_gateway.settings import Settings
-from serving_gateway.shadow import Side
-from serving_gateway.state import (
-    Effective,
+from serving_gateway.inference.batcher import Coalescer
+from serving_gateway.inference.codec import Answers, Codec
+from serving_gateway.inference.readiness import (
     Lifecycle,
     Observation,
     Readiness,
     effective,
     readiness,
 )
-from serving_gateway.tensors import Answers, Codec
-from serving_gateway.triton import Triton
-from serving_gateway.tritons import Tritons
+from serving_gateway.inference.traffic import A, TrafficPolicy
+from serving_gateway.settings import Settings
+from serving_gateway.telemetry.metrics import ModelMetrics, Routed, VariantStats
+from serving_gateway.triton.client import Triton
+from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.protocol import signature_from_metadata
 
 _FRESH_SECONDS: Final = 1.0
 """How old a confirmed READY may be for a switch to rely on it without asking again."""
 
 
-class Lane:
+class VersionClient:
     """One version on one Triton, with what is known about it.
 
     Attributes:
@@ -87,17 +92,17 @@ class Lane:
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued,
             request_seconds=settings.request_seconds,
-            on_answer=self.confirm,
+            on_answer=self.mark_ready,
         )
 
-    def confirm(self) -> None:
+    def mark_ready(self) -> None:
         """Note that the version is there: Triton said so, or it answered."""
         self._confirmed_at = time.monotonic()
         if not self.ready and self.coalescer is not None:
             self.ready = True
             self.reason = None
 
-    def deny(self, reason: str) -> None:
+    def mark_unready(self, reason: str) -> None:
         """Note that the version cannot answer."""
         self.ready = False
         self.reason = reason
@@ -138,7 +143,7 @@ class Lane:
                 )
             self._open(signature_from_metadata(found, self.version))
 
-    async def look(self) -> None:
+    async def probe(self) -> None:
         """Ask Triton now and note the answer.
 
         A question that got no answer counts only once no inference was answered for a while
@@ -149,11 +154,11 @@ class Lane:
         except (DeadlineExceeded, BadUpstreamAnswer) as error:
             age = self.observation().age_seconds
             if age is None or age > self._settings.staleness_seconds:
-                self.deny(error.message)
+                self.mark_unready(error.message)
         except GatewayError as error:
-            self.deny(error.message)
+            self.mark_unready(error.message)
         else:
-            self.confirm()
+            self.mark_ready()
 
     async def warm_up(self) -> Answers:
         """Run one harmless row through exactly this version.
@@ -178,27 +183,27 @@ class Lane:
 class Target:
     """A variant's slot, its lane, and its counts."""
 
-    __slots__ = ("lane", "model_name", "side", "slot", "stats", "variant")
+    __slots__ = ("client", "model_name", "side", "slot", "stats", "variant")
 
     def __init__(
-        self, variant: str, slot: Slot, model_name: str, lane: Lane, stats: VariantStats
+        self, variant: str, slot: Slot, model_name: str, client: VersionClient, stats: VariantStats
     ) -> None:
         self.variant = variant
         self.slot = slot
         self.model_name = model_name
-        self.side = Side(model_name, slot.version, slot.run_id)
-        self.lane = lane
+        self.side = ShadowSide(model_name, slot.version, slot.run_id)
+        self.client = client
         self.stats = stats
 
 
-class Table:
+class RoutingTable:
     """One generation, ready to route by."""
 
-    __slots__ = ("record", "router", "services", "targets")
+    __slots__ = ("policy", "record", "services", "targets")
 
     def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
         self.record = record
-        self.router = Router(record.traffic)
+        self.policy = TrafficPolicy(record.traffic)
         self.targets = targets
         signatures = [target.slot.signature for target in targets.values()]
         self.services = frozenset(
@@ -206,7 +211,7 @@ class Table:
         )
 
 
-class Serving:
+class Router:
     """The table of this replica for one model, and all that it takes to build the next one.
 
     Args:
@@ -221,7 +226,7 @@ class Serving:
         self,
         model_name: str,
         settings: Settings,
-        tritons: Tritons,
+        tritons: TritonClientPool,
         lifecycle: Lifecycle,
         metrics: ModelMetrics,
     ) -> None:
@@ -231,8 +236,8 @@ class Serving:
         self._lifecycle = lifecycle
         self._metrics = metrics
         # A lane lives as long as a table, a request or a change under way holds it.
-        self._lanes: WeakValueDictionary[Any, Lane] = WeakValueDictionary()
-        self.table = Table(RoutingRecord(model_name=model_name), {})
+        self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
+        self.table = RoutingTable(RoutingRecord(model_name=model_name), {})
         self.on_adopt: Callable[[], None] = _nobody
         """Called after each record that was adopted."""
         self.on_services: Callable[[frozenset[str]], None] = _no_matter
@@ -243,16 +248,16 @@ class Serving:
         """The client of a Triton; None means the default one."""
         return self._tritons.of(url or self._settings.triton_url)
 
-    def lane(self, slot: Slot) -> Lane:
+    def client(self, slot: Slot) -> VersionClient:
         """The lane of a slot; the same one for the same version and signature."""
         triton = self.triton(slot.triton_url)
         model_name = slot.model_name or self.model_name
         key = (triton.url, model_name, slot.version, slot.signature)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = Lane(triton, model_name, slot.version, slot.signature, self._settings)
-            self._lanes[key] = lane
-        return lane
+        client = self._clients.get(key)
+        if client is None:
+            client = VersionClient(triton, model_name, slot.version, slot.signature, self._settings)
+            self._clients[key] = client
+        return client
 
     async def follow(self, record: RoutingRecord) -> None:
         """Ask Triton about what `record` newly routes to, then route by it.
@@ -262,9 +267,9 @@ class Serving:
         """
         if record.generation <= self.table.record.generation:
             return
-        present = {target.lane for target in self.table.targets.values()}
-        wanted = {self.lane(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
-        await asyncio.gather(*(lane.look() for lane in wanted - present if not lane.fresh))
+        present = {target.client for target in self.table.targets.values()}
+        wanted = {self.client(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
+        await asyncio.gather(*(client.probe() for client in wanted - present if not client.fresh))
         self.adopt(record)
 
     def adopt(self, record: RoutingRecord) -> None:
@@ -276,26 +281,26 @@ class Serving:
                 alias,
                 slot,
                 slot.model_name or record.model_name,
-                self.lane(slot),
+                self.client(slot),
                 self._metrics.variant(alias, slot.version),
             )
             for alias, slot in record.variants.items()
             if alias in VARIANTS
         }
-        former, self.table = self.table.services, Table(record, targets)
+        former, self.table = self.table.services, RoutingTable(record, targets)
         if self.table.services - former:
             self.on_services(self.table.services - former)
         self.on_adopt()
 
-    async def look(self) -> None:
+    async def probe(self) -> None:
         """Ask Triton about every version that is routed to."""
-        lanes = {target.lane for target in self.table.targets.values()}
-        await asyncio.gather(*(lane.look() for lane in lanes))
+        clients = {target.client for target in self.table.targets.values()}
+        await asyncio.gather(*(client.probe() for client in clients))
 
-    def effective(self) -> dict[str, Effective]:
+    def effective(self) -> dict[str, EffectiveVersion]:
         """What each variant routes to."""
         table = self.table
-        seen = {alias: target.lane.observation() for alias, target in table.targets.items()}
+        seen = {alias: target.client.observation() for alias, target in table.targets.items()}
         return effective(table.record, seen, self._settings.triton_url)
 
     def readiness(self) -> Readiness:
@@ -311,7 +316,7 @@ class Serving:
         """What is told to Prometheus."""
         table = self.table
         variants = [
-            (one.variant, one.slot.version, one.lane.ready) for one in table.targets.values()
+            (one.variant, one.slot.version, one.client.ready) for one in table.targets.values()
         ]
         return Routed(self.readiness().ready, table.record.generation, variants)
 
@@ -328,7 +333,7 @@ def _no_matter(_: frozenset[str]) -> None:
     """Stands where there is no feature store."""
 
 
-def production(table: Table) -> Target:
+def production(table: RoutingTable) -> Target:
     """Variant A's target.
 
     Raises:

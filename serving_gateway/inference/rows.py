@@ -7,32 +7,17 @@ is going to answer, in the order of its signature.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from math import isfinite
 from typing import Any, Protocol
 
 import msgspec
 
+from serving_gateway.contract import FeatureSource, PredictRequest
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, InvalidInput, TooLarge
-from serving_gateway.features.types import Found, Status, WrongIds
-from serving_gateway.tensors import Codec, Tensors
+from serving_gateway.features.types import Found, InvalidEntityIds, Status
+from serving_gateway.inference.codec import Codec, Tensors
 
 EntityId = int | str
-
-
-class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /predict`.
-
-    The rows come as `data`, as named `instances`, or from the feature store by `entity_id` or
-    `entity_ids`. With an entity, `data` or `instances` are what to take where the store has no
-    fresh values, one row for each entity.
-    """
-
-    data: list[list[Any]] | None = None
-    instances: list[dict[str, Any]] | None = None
-    client_id: str | None = None
-    entity_id: EntityId | None = None
-    entity_ids: list[EntityId] | None = None
 
 
 class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,15 +25,6 @@ class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     data: list[list[float]]
     client_id: str | None = None
-
-
-class FeatureSource(StrEnum):
-    """Where the rows of an answer came from."""
-
-    PAYLOAD = "payload"
-    FEAST = "feast"
-    FALLBACK = "fallback"
-    """The payload, for at least one entity that the feature store could not serve."""
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -77,7 +53,7 @@ class Features(Protocol):
 
         Raises:
             FeaturesUnavailable: the store does not answer in time, or did not a moment ago.
-            WrongIds: ids of another type than the store's.
+            InvalidEntityIds: ids of another type than the store's.
         """
 
 
@@ -124,7 +100,7 @@ class RowReader:
             raise _switched_off(request, self._features is None)
         try:
             found = await self._features.look_up(service, codec.names, ids, codec.nullable)
-        except WrongIds as error:
+        except InvalidEntityIds as error:
             if request.entity_id is None:
                 raise
             raise EntityUnusable(

@@ -11,9 +11,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from serving_gateway.tensors import Answers
+from serving_gateway.contract import (
+    Disagreement,
+    MeanDifference,
+    Pairing,
+    Proportion,
+    ShadowReport,
+    ShadowSide,
+)
+from serving_gateway.inference.codec import Answers
 
 _Z: Final = 1.959963984540054
 """Of the standard normal distribution, for two-sided bounds at 95 %."""
@@ -29,75 +35,7 @@ DELAYS: Final = (
 """Upper bounds of the histogram of latency differences, B's minus A's, in seconds."""
 
 
-class Side(msgspec.Struct, frozen=True):
-    """One version of a pairing."""
-
-    model_name: str
-    version: int
-    run_id: str
-
-
-Pairing = tuple[Side, Side]
-"""A's side, B's side."""
-
-
-class Share(msgspec.Struct, frozen=True):
-    """A share of the rows, with Wilson's bounds at 95 %."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Mean(msgspec.Struct, frozen=True):
-    """A mean with its bounds at 95 %, and the largest value."""
-
-    value: float
-    low: float
-    high: float
-    largest: float
-
-
-class Example(msgspec.Struct, frozen=True):
-    """A row that the two versions label differently."""
-
-    row: Any
-    """As the client sent it."""
-    prediction_a: Any
-    prediction_b: Any
-    probabilities_a: list[float] | None
-    probabilities_b: list[float] | None
-
-
-class Shadow(msgspec.Struct, frozen=True):
-    """Body of `GET /shadow`: the comparisons that this replica made for the present pairing."""
-
-    replica: str
-    a: Side | None
-    b: Side | None
-    """Null while B has no version: nothing is compared."""
-    since: str | None
-    """When the pairing began here; null before the first copy."""
-    requests: int
-    """Mirrored requests that B answered."""
-    rows: int
-    rows_agreed: int
-    failed: int
-    """Copies that B could not answer."""
-    dropped: int
-    """Copies that were not made, because too many waited or B was not there."""
-    agreement: Share | None
-    probability_difference: Mean | None
-    """Per row, the largest difference of a class's probability; null without probabilities."""
-    latency_difference_seconds: Mean | None
-    """Per request, B's latency minus A's."""
-    examples: tuple[Example, ...]
-    """The newest rows that were labelled differently."""
-    examples_withheld: bool = False
-    """Whether there are examples that this caller may not see: they hold clients' data."""
-
-
-def wilson(successes: int, trials: int) -> Share | None:
+def wilson(successes: int, trials: int) -> Proportion | None:
     """The share of successes with the bounds of Wilson's score interval; None without trials."""
     if trials == 0:
         return None
@@ -107,7 +45,7 @@ def wilson(successes: int, trials: int) -> Share | None:
     half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
     # At 0 and 1 rounding may leave the share itself just outside.
     low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-    return Share(share, low, high)
+    return Proportion(share, low, high)
 
 
 class Histogram:
@@ -137,14 +75,14 @@ class Histogram:
         """The sum of all values."""
         return self._mean * self.total
 
-    def mean(self) -> Mean | None:
+    def mean(self) -> MeanDifference | None:
         """The mean with its bounds; None without values."""
         if self.total == 0:
             return None
         half = 0.0
         if self.total > 1:
             half = _Z * math.sqrt(self._squares / (self.total - 1) / self.total)
-        return Mean(self._mean, self._mean - half, self._mean + half, self.largest)
+        return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
 class Comparison:
@@ -214,7 +152,7 @@ class Page:
         self.comparison = Comparison()
         self.failed = 0
         self.dropped = 0
-        self.examples: deque[Example] = deque(maxlen=examples)
+        self.examples: deque[Disagreement] = deque(maxlen=examples)
 
 
 class Ledger:
@@ -234,7 +172,9 @@ class Ledger:
             self.page = Page(pairing, now(), self._kept)
         return self.page
 
-    def summary(self, replica: str, a: Side | None, b: Side | None, *, examples: bool) -> Shadow:
+    def summary(
+        self, replica: str, a: ShadowSide | None, b: ShadowSide | None, *, examples: bool
+    ) -> ShadowReport:
         """What is known about a pairing, which is nothing before its first copy.
 
         Args:
@@ -247,7 +187,7 @@ class Ledger:
         if a is None or b is None or (a, b) != page.pairing:
             page = Page(None, None, 0)
         found = page.comparison
-        return Shadow(
+        return ShadowReport(
             replica=replica,
             a=a,
             b=b,
@@ -279,7 +219,7 @@ def note(page: Page, ours: Answers, theirs: Answers, delay: float, sent: Sequenc
     for number in apart:
         one, other = ours.part(number, number + 1), theirs.part(number, number + 1)
         page.examples.append(
-            Example(
+            Disagreement(
                 sent[number],
                 one.predictions[0],
                 other.predictions[0],

@@ -33,7 +33,7 @@ def threshold(percent: float) -> int:
     return round(percent * 100)
 
 
-class Router:
+class TrafficPolicy:
     """The traffic policy of one generation, ready for many clients."""
 
     __slots__ = ("mirror", "salt", "split", "threshold")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 
+from serving_gateway.contract import ReplicaIdentity, ReplicaStatus
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.replicas import Identity, Replica, Roster, live, roster, strangers
-from serving_gateway.serving import Serving
-from serving_gateway.store import RoutingStore
+from serving_gateway.inference.router import Router
+from serving_gateway.replication.replicas import (
+    ReplicaList,
+    live,
+    replica_list,
+    replicas_not_hosting,
+)
+from serving_gateway.replication.store import RoutingStore
 
 log = logging.getLogger(__name__)
 
 
-class Presence:
+class Heartbeat:
     """This process among the replicas.
 
     Args:
-        serving: what it routes by.
+        router: what it routes by.
         store: where the replicas meet.
         identity: which process this is.
         everybody: where the replicas meet that may not host this model yet: the default model's
@@ -26,28 +32,28 @@ class Presence:
 
     def __init__(
         self,
-        serving: Serving,
+        router: Router,
         store: RoutingStore,
-        identity: Identity,
+        identity: ReplicaIdentity,
         *,
         keep_seconds: float,
         everybody: RoutingStore | None = None,
     ) -> None:
-        self._serving = serving
+        self._router = router
         self._store = store
         self._identity = identity
         self._keep_seconds = keep_seconds
         self._everybody = everybody
 
-    def own(self) -> Replica:
+    def own(self) -> ReplicaStatus:
         """This process at this moment."""
-        found = self._serving.readiness()
-        return Replica(
+        found = self._router.readiness()
+        return ReplicaStatus(
             id=self._identity.id,
             host=self._identity.host,
             pid=self._identity.pid,
             started_at=self._identity.started_at,
-            generation=self._serving.table.record.generation,
+            generation=self._router.table.record.generation,
             ready=found.ready,
             reasons=found.reasons,
         )
@@ -67,13 +73,15 @@ class Presence:
         except StoreUnavailable as error:
             log.warning("the end was not told", extra={"reason": error.message})
 
-    async def roster(self) -> Roster:
+    async def replica_list(self) -> ReplicaList:
         """All live replicas, asked now."""
         try:
             record = await self._store.read()
             found = await self._store.replicas(self._keep_seconds)
             if self._everybody is not None:
-                found += strangers(found, await self._everybody.replicas(self._keep_seconds))
+                found += replicas_not_hosting(
+                    found, await self._everybody.replicas(self._keep_seconds)
+                )
         except StoreUnavailable as error:
-            return Roster((live(self.own(), 0.0),), in_sync=False, problem=error.message)
-        return roster(self.own(), found, record.generation)
+            return ReplicaList((live(self.own(), 0.0),), in_sync=False, problem=error.message)
+        return replica_list(self.own(), found, record.generation)

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import RoutingRecord, is_model_name
-from serving_gateway.ending import asked_to_end
+from serving_gateway.contract import LiveReplica, ReplicaStatus, RoutingRecord, is_model_name
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
-from serving_gateway.redis_connection import RedisConnection, failures
-from serving_gateway.replicas import LiveReplica, Replica, decode_replica, live
-from serving_gateway.store import decode_record
+from serving_gateway.replication.redis_connection import RedisConnection, failures
+from serving_gateway.replication.replicas import decode_replica, live
+from serving_gateway.replication.store import decode_record
+from serving_gateway.tasks import is_being_cancelled
 
 _SILENCE_SECONDS: Final = 5.0
 """After which a subscription that hears nothing asks whether anybody is there."""
@@ -143,12 +143,12 @@ class RedisStore:
 
         What is announced while the subscription is down is found by reading.
         """
-        while not asked_to_end():
+        while not is_being_cancelled():
             with contextlib.suppress(*failures()):
                 await self._listen(changed)
             await asyncio.sleep(self._connection.pause_seconds)
 
-    async def beat(self, replica: Replica, keep_seconds: float) -> None:
+    async def beat(self, replica: ReplicaStatus, keep_seconds: float) -> None:
         """Note that a replica lives; to be repeated before `keep_seconds` have passed.
 
         Raises:
@@ -216,7 +216,7 @@ class RedisStore:
             async with asyncio.timeout(self._connection.limit_seconds):
                 await subscription.subscribe(self._channel)
             asked = False
-            while not asked_to_end():
+            while not is_being_cancelled():
                 message = await subscription.get_message(timeout=_SILENCE_SECONDS)
                 if message is not None:
                     asked = False

@@ -9,43 +9,18 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from serving_gateway.contract import LiveReplica, ReplicaIdentity, ReplicaStatus
 from serving_gateway.errors import StoreUnavailable
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Which gateway process this is, whatever models it hosts."""
-
-    id: str
-    host: str
-    pid: int
-    started_at: str
-
-
-def this_process() -> Identity:
+def this_process() -> ReplicaIdentity:
     """The identity of this process from now on; another one at each call."""
     host = socket.gethostname()
     name = f"{host}-{os.getpid()}-{os.urandom(3).hex()}"
-    return Identity(name, host, os.getpid(), now())
+    return ReplicaIdentity(name, host, os.getpid(), now())
 
 
-class Replica(Identity, frozen=True):
-    """What a gateway process tells of one model that it hosts."""
-
-    generation: int
-    """The one that it routes by."""
-    ready: bool
-    reasons: tuple[str, ...]
-    """Why it is not ready."""
-
-
-class LiveReplica(Replica, frozen=True):
-    """A replica that told of itself a moment ago."""
-
-    age_seconds: float
-    """Time since it did."""
-
-
-class Roster(msgspec.Struct, frozen=True):
+class ReplicaList(msgspec.Struct, frozen=True):
     """All live replicas, as far as the store can tell."""
 
     replicas: tuple[LiveReplica, ...]
@@ -60,33 +35,37 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def live(replica: Replica, age_seconds: float) -> LiveReplica:
+def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
     """The replica with its age."""
     return LiveReplica(**msgspec.structs.asdict(replica), age_seconds=round(age_seconds, 3))
 
 
-def decode_replica(data: bytes, where: str) -> Replica:
+def decode_replica(data: bytes, where: str) -> ReplicaStatus:
     """Read what a replica told of itself.
 
     Raises:
         StoreUnavailable: it cannot be read; to leave it out would hide a replica.
     """
     try:
-        return msgspec.json.decode(data, type=Replica)
+        return msgspec.json.decode(data, type=ReplicaStatus)
     except msgspec.DecodeError as error:
         raise StoreUnavailable(f"A replica in {where} cannot be read: {error}.") from error
 
 
-def roster(own: Replica, found: Iterable[LiveReplica], stored_generation: int) -> Roster:
+def replica_list(
+    own: ReplicaStatus, found: Iterable[LiveReplica], stored_generation: int
+) -> ReplicaList:
     """Put together what the store knows and what this replica knows better: itself."""
     others = [replica for replica in found if replica.id != own.id]
     replicas = sorted([live(own, 0.0), *others], key=lambda replica: replica.id)
     newest = max(stored_generation, *(replica.generation for replica in replicas), 0)
     in_sync = all(replica.generation == newest for replica in replicas)
-    return Roster(tuple(replicas), in_sync, None)
+    return ReplicaList(tuple(replicas), in_sync, None)
 
 
-def strangers(found: Iterable[LiveReplica], everybody: Iterable[LiveReplica]) -> list[LiveReplica]:
+def replicas_not_hosting(
+    found: Iterable[LiveReplica], everybody: Iterable[LiveReplica]
+) -> list[LiveReplica]:
     """Live replicas that do not host the model of `found`: they answer none of its requests."""
     known = {replica.id for replica in found}
     return [

@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 
 from serving_gateway.contract import RoutingRecord
-from serving_gateway.durable import replace_durably
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.store import decode_record, names_of_files
+from serving_gateway.replication.atomic_file import replace_durably
+from serving_gateway.replication.store import decode_record, names_of_files
 
 _PREFIX: Final = "snapshot-"
 

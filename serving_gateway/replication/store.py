@@ -14,10 +14,16 @@ from typing import Final, Protocol
 
 import msgspec
 
-from serving_gateway.contract import RECORD_SCHEMA, RoutingRecord, is_model_name
-from serving_gateway.durable import replace_durably
+from serving_gateway.contract import (
+    RECORD_SCHEMA,
+    LiveReplica,
+    ReplicaStatus,
+    RoutingRecord,
+    is_model_name,
+)
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replicas import LiveReplica, Replica, decode_replica, live
+from serving_gateway.replication.atomic_file import replace_durably
+from serving_gateway.replication.replicas import decode_replica, live
 
 _LOCK_SECONDS: Final = 2.0
 _PREFIX: Final = "routing-"
@@ -48,7 +54,7 @@ class RoutingStore(Protocol):
         A help, not a promise: whoever follows reads from time to time as well.
         """
 
-    async def beat(self, replica: Replica, keep_seconds: float) -> None:
+    async def beat(self, replica: ReplicaStatus, keep_seconds: float) -> None:
         """Note that a replica lives; to be repeated before `keep_seconds` have passed.
 
         Raises:
@@ -195,7 +201,7 @@ class FileStore:
     async def follow(self, changed: Callable[[], None]) -> None:
         """A file announces nothing; reading it costs next to nothing."""
 
-    async def beat(self, replica: Replica, keep_seconds: float) -> None:  # noqa: ARG002 -- readers expire files
+    async def beat(self, replica: ReplicaStatus, keep_seconds: float) -> None:  # noqa: ARG002 -- readers expire files
         """Note that a replica of this host lives: a file of its own, whose time tells when.
 
         Raises:
@@ -230,12 +236,12 @@ class FileStore:
             with contextlib.suppress(OSError):  # others are in it, or it is not there
                 self._replicas_path.rmdir()
 
-    def _beat(self, replica: Replica) -> None:
+    def _beat(self, replica: ReplicaStatus) -> None:
         with self._presence:
             if not self._left:
                 self._note(replica)
 
-    def _note(self, replica: Replica) -> None:
+    def _note(self, replica: ReplicaStatus) -> None:
         path = self._replicas_path / f"{replica.id}.json"
         try:
             self._replicas_path.mkdir(parents=True, exist_ok=True)

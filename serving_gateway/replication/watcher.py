@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from serving_gateway.contract import RoutingRecord
-from serving_gateway.ending import asked_to_end
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
-from serving_gateway.presence import Presence
-from serving_gateway.serving import Serving
-from serving_gateway.snapshot import Snapshot
-from serving_gateway.store import RoutingStore
+from serving_gateway.inference.router import Router
+from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.snapshot import Snapshot
+from serving_gateway.replication.store import RoutingStore
+from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ class Watcher:
 
     def __init__(
         self,
-        serving: Serving,
+        router: Router,
         store: RoutingStore,
         snapshot: Snapshot,
-        presence: Presence,
+        presence: Heartbeat,
         *,
         interval: float,
     ) -> None:
-        self._serving = serving
+        self._router = router
         self._store = store
         self._snapshot = snapshot
         self._presence = presence
@@ -48,9 +48,9 @@ class Watcher:
         self._store_problem: str | None = None
         self._kept_generation = 0
         self._was_ready: bool | None = None
-        serving.on_adopt = self._store_kicked.set
+        router.on_adopt = self._store_kicked.set
 
-    def kick(self) -> None:
+    def wake(self) -> None:
         """Look now: something suggests that what is known is out of date."""
         self._store_kicked.set()
         self._triton_kicked.set()
@@ -70,7 +70,7 @@ class Watcher:
             loops.create_task(self._store.follow(self._store_kicked.set))
 
     async def _repeat(self, look: Callable[[], Awaitable[None]], kicked: asyncio.Event) -> None:
-        while not asked_to_end():
+        while not is_being_cancelled():
             kicked.clear()
             try:
                 await look()
@@ -83,7 +83,7 @@ class Watcher:
                     await kicked.wait()
 
     async def _look_at_triton(self) -> None:
-        await self._serving.look()
+        await self._router.probe()
         self._report()
 
     async def _look_at_store(self) -> None:
@@ -95,24 +95,24 @@ class Watcher:
 
     async def follow_store(self) -> None:
         """Adopt the stored record when it is newer; keep the last good one otherwise (I9)."""
-        serving = self._serving
+        router = self._router
         try:
             record = await self._store.read()
-            known = serving.table.record
+            known = router.table.record
             if record.generation < known.generation:
                 await self._restore(record.generation, known)
         except StoreUnavailable as error:
             self._note(error.message)
-            if serving.table.record.generation == 0:
-                serving.record_problem = error.message
+            if router.table.record.generation == 0:
+                router.record_problem = error.message
             return
         self._note(None)
-        serving.record_problem = None
+        router.record_problem = None
         if record.generation > known.generation:
-            await serving.follow(record)
+            await router.follow(record)
             log.info(
                 "adopted a routing record",
-                extra={"generation": record.generation, "routed": serving.still_served()},
+                extra={"generation": record.generation, "routed": router.still_served()},
             )
 
     async def _restore(self, stored: int, known: RoutingRecord) -> None:
@@ -135,17 +135,17 @@ class Watcher:
         except StoreUnavailable as error:
             log.warning("the snapshot cannot be used", extra={"reason": error.message})
             return
-        if record is None or record.generation <= self._serving.table.record.generation:
+        if record is None or record.generation <= self._router.table.record.generation:
             return
         self._kept_generation = record.generation
-        await self._serving.follow(record)
+        await self._router.follow(record)
         log.warning(
             "started without the routing store, from the snapshot",
-            extra={"generation": record.generation, "routed": self._serving.still_served()},
+            extra={"generation": record.generation, "routed": self._router.still_served()},
         )
 
     async def _keep(self) -> None:
-        record = self._serving.table.record
+        record = self._router.table.record
         if record.generation == self._kept_generation:
             return
         try:
@@ -169,7 +169,7 @@ class Watcher:
         self._store_problem = problem
 
     def _report(self) -> None:
-        now = self._serving.readiness()
+        now = self._router.readiness()
         if now.ready != self._was_ready:
             log.info("readiness changed", extra={"ready": now.ready, "reasons": now.reasons})
             self._store_kicked.set()  # to have the other replicas know at once

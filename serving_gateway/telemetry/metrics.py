@@ -23,8 +23,8 @@ from prometheus_client.registry import Collector
 from serving_gateway.features.breaker import State
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import Status
-from serving_gateway.samples import ModelSamples
-from serving_gateway.shadow import Ledger, Page
+from serving_gateway.inference.shadow import Ledger, Page
+from serving_gateway.telemetry.samples import ModelSamples
 
 BUCKETS: Final = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025),

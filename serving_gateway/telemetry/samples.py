@@ -1,8 +1,7 @@
 """Samples of answered requests, for whoever asks later whether they still look like the training.
 
 The request path decides, and puts what it has into a bounded queue; all else is the writer's
-(`serving_gateway.sample_files`), in a thread of its own. Rows of `/v2` are not sampled: they
-pass through as bytes, and to take them apart would cost every client.
+(`sample_files`), in a thread of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.rows import Rows
-from serving_gateway.tensors import Answers
+from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.rows import Rows
 
 _GOLDEN: Final = 0.6180339887498949
 """The step that spreads evenly whatever share of the steps is taken, and meets no rhythm."""

@@ -16,7 +16,8 @@ from serving_gateway.errors import (
     GatewayError,
     TritonUnavailable,
 )
-from serving_gateway.http1 import (
+from serving_gateway.inference.codec import OutputTensor
+from serving_gateway.triton.connections import (
     Answer,
     AnswerTimeout,
     ConnectFailed,
@@ -27,12 +28,11 @@ from serving_gateway.http1 import (
     Result,
     TransportError,
 )
-from serving_gateway.protocol import ModelMetadata, metadata_decoder, parse_inference
-from serving_gateway.tensors import OutputTensor
-from serving_gateway.triton_servers import ready_on_all
+from serving_gateway.triton.discovery import versions_ready_on_every_server
+from serving_gateway.triton.protocol import ModelMetadata, metadata_decoder, parse_inference
 
 if TYPE_CHECKING:
-    from serving_gateway.tracing import Tracing
+    from serving_gateway.telemetry.tracing import Tracing
 
 _RETRY_COST: Final = 1.0
 _RETRY_EARNED: Final = 0.1
@@ -191,7 +191,7 @@ class Triton:
             BadUpstreamAnswer: its answer is unreadable.
         """
         if self._servers_url is not None:
-            return await ready_on_all(
+            return await versions_ready_on_every_server(
                 self._servers_url, lambda url: self._ready_at(url, model_name, limit_seconds)
             )
         found = await self.metadata(model_name, limit_seconds)

@@ -1,18 +1,18 @@
-"""The clients of all Tritons in use."""
+"""The clients of all Triton servers in use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from serving_gateway.triton import Triton
+from serving_gateway.triton.client import Triton
 
 if TYPE_CHECKING:
-    from serving_gateway.tracing import Tracing
+    from serving_gateway.telemetry.tracing import Tracing
 
 
-class Tritons:
-    """The clients of all Tritons in use, one for each address.
+class TritonClientPool:
+    """The clients of all Triton servers in use, one for each address.
 
     Args:
         connections: most connections kept to one of them.

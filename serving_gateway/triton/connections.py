@@ -2,7 +2,7 @@
 
 A general client library costs more per request than Triton's own work on a small model. This
 one writes prepared bytes and calls back with the answer; it knows nothing of Triton. Its
-exceptions stay below `serving_gateway.triton`, which translates them.
+exceptions stay below `serving_gateway.triton.client`, which translates them.
 """
 
 from __future__ import annotations

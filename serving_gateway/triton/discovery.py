@@ -13,7 +13,7 @@ AskOne = Callable[[str], Awaitable[tuple[int, ...]]]
 """Address -> the versions that the Triton there has READY."""
 
 
-async def ready_on_all(servers_url: str, ask: AskOne) -> tuple[int, ...]:
+async def versions_ready_on_every_server(servers_url: str, ask: AskOne) -> tuple[int, ...]:
     """The versions that every server has READY, ascending.
 
     A server that cannot be reached is left out, since no request reaches it either; one that

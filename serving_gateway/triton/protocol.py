@@ -9,8 +9,8 @@ import msgspec
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InferenceRefused, VariantUnavailable
-from serving_gateway.http1 import Answer
-from serving_gateway.tensors import Codec, Input, OutputTensor, Tensors
+from serving_gateway.inference.codec import Codec, Input, OutputTensor, Tensors
+from serving_gateway.triton.connections import Answer
 
 _CACHED_HEADS: Final = 256
 

@@ -17,7 +17,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.store import FileStore
+from serving_gateway.replication.store import FileStore
 from tests.benchmarks.wrk import BenchmarkError
 from tests.chain import FEATURE_ASSETS, Chain, new_chain
 from tests.integration.gateway_harness import run_gateway

@@ -18,7 +18,7 @@ IMPORTS = """
 import os, sys
 environment = dict(os.environ)
 os.environ.clear()
-import serving_gateway.main, serving_gateway.server, serving_gateway.__main__
+import serving_gateway.main, serving_gateway.http.server, serving_gateway.__main__
 serving_gateway.main.create_app(serving_gateway.main.Settings())
 print(*[name for name in {heavy!r} if name in sys.modules])
 """
@@ -66,7 +66,7 @@ def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
     assert set(page["paths"]) == {*by_model, "/", "/models", "/metrics", *named}
     schemas = page["components"]["schemas"]
     text = str(page)
-    for name in ("PredictRequest", "PredictAnswer", "ErrorAnswer", "ReloadRequest", "Models"):
+    for name in ("PredictRequest", "PredictResponse", "ErrorResponse", "ReloadRequest", "Models"):
         assert name in schemas
     for reference in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert reference in schemas

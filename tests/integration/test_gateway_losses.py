@@ -67,7 +67,7 @@ async def test_the_loss_of_mlflow_fails_no_request(
     tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
 ) -> None:
     def refusal(gateway: RunningGateway) -> tuple[int, str]:
-        # Triton has version 2 READY, nobody but MLflow could vouch for it, and MLflow does not.
+        # Triton has version 2 READY, only MLflow knows its run, and MLflow is down.
         answer = gateway.reload(version=2)
         return answer.status_code, answer.json()["code"]
 

@@ -19,7 +19,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.store import FileStore
+from serving_gateway.replication.store import FileStore
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.onnx_models import missing_values, write_entry
 from tests.servers import run_triton

@@ -22,7 +22,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.store import FileStore
+from serving_gateway.replication.store import FileStore
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.onnx_models import telltale, write_entry
 from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until

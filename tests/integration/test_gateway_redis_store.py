@@ -12,11 +12,10 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
-from serving_gateway.contract import Mode, RoutingRecord, Slot
+from serving_gateway.contract import Mode, ReplicaStatus, RoutingRecord, Slot
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.redis_connection import RedisConnection
-from serving_gateway.redis_store import RedisStore
-from serving_gateway.replicas import Replica
+from serving_gateway.replication.redis_connection import RedisConnection
+from serving_gateway.replication.redis_store import RedisStore
 from tests.servers import RunningRedis
 
 KEY = "gateway:{m}:routing"
@@ -197,8 +196,8 @@ async def test_a_wrong_password_is_told(redis: RunningRedis, store: RedisStore) 
     await stranger._connection.aclose()
 
 
-def replica(name: str, generation: int = 3, *, ready: bool = True) -> Replica:
-    return Replica(name, "host", 1, "2026-01-01T00:00:00.000Z", generation, ready, ())
+def replica(name: str, generation: int = 3, *, ready: bool = True) -> ReplicaStatus:
+    return ReplicaStatus(name, "host", 1, "2026-01-01T00:00:00.000Z", generation, ready, ())
 
 
 async def test_a_replica_is_listed_until_it_leaves_or_tells_nothing_more(

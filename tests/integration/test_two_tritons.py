@@ -1,4 +1,4 @@
-"""Two real Tritons that share a repository: what one cannot serve, nobody is switched to."""
+"""Two real Triton servers share a repository: a version that one lacks is never switched to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROW = {"features": np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)}
 
 @dataclass(slots=True)
 class Pair:
-    """Two Tritons and the resource that stands for both."""
+    """Two Triton servers and the resource that stands for both."""
 
     running: tuple[RunningTriton, RunningTriton]
     repository: ModelRepository

@@ -20,19 +20,19 @@ from serving_gateway.contract import (
     Signature,
     feature_contract,
 )
-from serving_gateway.control_plane import ControlPlane
+from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.registry import Registered
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.metrics import Metrics
-from serving_gateway.protocol import ModelMetadata, TensorMetadata
-from serving_gateway.registry import Registered
-from serving_gateway.serving import Lane, Serving
+from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.readiness import Lifecycle
+from serving_gateway.inference.router import Router, VersionClient
+from serving_gateway.replication.store import FileStore
 from serving_gateway.settings import Settings
-from serving_gateway.state import Lifecycle
-from serving_gateway.store import FileStore
-from serving_gateway.tensors import Answers
-from serving_gateway.triton import Triton
-from serving_gateway.tritons import Tritons
+from serving_gateway.telemetry.metrics import Metrics
+from serving_gateway.triton.client import Triton
+from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
 
 SIGNATURE = Signature(
     (Feature("x", DType.FP32),), packed_input="features", feature_service="flowers"
@@ -80,21 +80,21 @@ class Played:
     def __init__(self, home: Path) -> None:
         settings = Settings(state_dir=home, model_name="m")
         metrics = Metrics().model("m")
-        tritons = Tritons(connections=2, connect_seconds=1)
-        self.serving = Serving("m", settings, tritons, Lifecycle(), metrics)
+        tritons = TritonClientPool(connections=2, connect_seconds=1)
+        self.router = Router("m", settings, tritons, Lifecycle(), metrics)
         self.registry = PlayedRegistry()
         self.features = PlayedFeatures()
         self.features.generation = lambda: self.record.generation
         self.reader = FeatureReader(self.features)
-        self.serving.on_services = self.reader.expect
+        self.router.on_services = self.reader.expect
         store = FileStore(home, "m")
         self.control = ControlPlane(
-            settings, self.serving, store, self.registry, metrics, self.reader
+            settings, self.router, store, self.registry, metrics, self.reader
         )
 
     @property
     def record(self) -> RoutingRecord:
-        return self.serving.table.record
+        return self.router.table.record
 
     async def reload(self, version: int, **wishes: Any) -> Any:
         return await self.control.reload("A", ReloadRequest(version, **wishes), "test")
@@ -111,7 +111,7 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     async def version_ready(*_: Any) -> bool:
         return True
 
-    async def warm_up(_: Lane) -> Answers:
+    async def warm_up(_: VersionClient) -> Answers:
         return Answers([0], None)
 
     monkeypatch.setattr(Triton, "ready_versions", ready_versions)
@@ -122,7 +122,7 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
     monkeypatch.setattr(Triton, "version_ready", version_ready)
     monkeypatch.setattr(Triton, "metadata", metadata)
-    monkeypatch.setattr(Lane, "warm_up", warm_up)
+    monkeypatch.setattr(VersionClient, "warm_up", warm_up)
     return Played(tmp_path)
 
 
@@ -141,7 +141,7 @@ async def test_a_replica_that_follows_prepares_without_waiting(
 ) -> None:
     await played.reload(1)
     follower = Played(tmp_path / "other")
-    await follower.serving.follow(played.record)
+    await follower.router.follow(played.record)
     assert follower.features.told == [], "routing does not wait for it"
     for task in [*follower.reader._preparing]:
         await task
@@ -152,7 +152,7 @@ KNOWN = Lineage("data", "code", "dagster", "onnx")
 
 
 def effective(played: Played) -> dict[str, Any]:
-    return msgspec.structs.asdict(played.serving.effective()["A"])
+    return msgspec.structs.asdict(played.router.effective()["A"])
 
 
 async def test_where_a_version_came_from_is_recorded_and_told(played: Played) -> None:

@@ -14,33 +14,37 @@ from pathlib import Path
 
 import pytest
 
-from serving_gateway.coalesce import Origin
 from serving_gateway.contract import (
     DType,
     Feature,
+    FeatureSource,
     Mode,
+    PredictRequest,
+    PredictResponse,
     RoutingRecord,
+    ShadowSide,
     Signature,
     Slot,
     Strategy,
     Traffic,
 )
-from serving_gateway.data_plane import DataPlane, PredictAnswer
 from serving_gateway.errors import (
     EntityUnusable,
     InferenceRefused,
     TritonUnavailable,
     VariantUnavailable,
 )
-from serving_gateway.metrics import Metrics, ModelMetrics
-from serving_gateway.mirror import Mirror
-from serving_gateway.rows import FeatureSource, FloatRequest, PredictRequest
-from serving_gateway.serving import Serving, Table, Target
+from serving_gateway.inference.batcher import Origin
+from serving_gateway.inference.codec import Answers, Tensors
+from serving_gateway.inference.mirror import Mirror
+from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.readiness import Lifecycle
+from serving_gateway.inference.router import Router, RoutingTable, Target
+from serving_gateway.inference.rows import FloatRequest
+from serving_gateway.inference.shadow import Ledger
 from serving_gateway.settings import Settings
-from serving_gateway.shadow import Ledger, Side
-from serving_gateway.state import Lifecycle
-from serving_gateway.tensors import Answers, Tensors
-from serving_gateway.tritons import Tritons
+from serving_gateway.telemetry.metrics import Metrics, ModelMetrics
+from serving_gateway.triton.client_pool import TritonClientPool
 
 SIGNATURE = Signature((Feature("x", DType.FP32),), packed_input="features")
 
@@ -50,32 +54,32 @@ def record(version: int) -> RoutingRecord:
     return RoutingRecord(model_name="m", generation=version, variants={"A": slot})
 
 
-def serving_of(settings: Settings, metrics: ModelMetrics) -> Serving:
-    tritons = Tritons(connections=2, connect_seconds=1)
-    return Serving("m", settings, tritons, Lifecycle(), metrics)
+def serving_of(settings: Settings, metrics: ModelMetrics) -> Router:
+    tritons = TritonClientPool(connections=2, connect_seconds=1)
+    return Router("m", settings, tritons, Lifecycle(), metrics)
 
 
 class Switching(DataPlane):
     """Version 1 is retired while it is asked; the table moves on to version 2, or does not."""
 
     moves_on = True
-    serving: Serving
+    router: Router
 
     async def _ask(
         self,
-        table: Table,
+        table: RoutingTable,
         target: Target,
         request: PredictRequest | FloatRequest,
         origin: Origin | None,
         *,
         copy: bool = False,
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         version = target.slot.version
         if version == 1:
             if self.moves_on:
-                self.serving.adopt(record(2))
+                self.router.adopt(record(2))
             raise VariantUnavailable("retired")
-        return PredictAnswer(
+        return PredictResponse(
             [version],
             None,
             "m",
@@ -91,11 +95,11 @@ class Switching(DataPlane):
 async def plane(tmp_path: Path) -> Switching:
     settings = Settings(state_dir=tmp_path, model_name="m")
     metrics = Metrics().model("m")
-    serving = serving_of(settings, metrics)
-    serving.adopt(record(1))
+    router = serving_of(settings, metrics)
+    router.adopt(record(1))
     mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1, gather_seconds=0)
-    plane = Switching(settings, serving, mirror, lambda: None, metrics)
-    plane.serving = serving
+    plane = Switching(settings, router, mirror, lambda: None, metrics)
+    plane.router = router
     return plane
 
 
@@ -118,7 +122,7 @@ async def test_no_more_rows_are_merged_than_the_version_takes(
 ) -> None:
     signature = Signature(SIGNATURE.features, "features", max_batch_rows=most)
     slot = Slot(9, "run-9", "registry", Mode.SSOT, signature)
-    coalescer = plane.serving.lane(slot).coalescer
+    coalescer = plane.router.client(slot).coalescer
     assert coalescer is not None
     assert coalescer.max_rows == merged
 
@@ -129,14 +133,14 @@ class Mirroring:
     def __init__(self, home: Path) -> None:
         settings = Settings(state_dir=home, model_name="m")
         metrics, self.ledger = Metrics().model("m"), Ledger(5)
-        serving = serving_of(settings, metrics)
+        router = serving_of(settings, metrics)
         self.mirror = Mirror(metrics, self.ledger, queue=1, in_flight=1, gather_seconds=0)
-        self.plane = DataPlane(settings, serving, self.mirror, lambda: None, metrics)
+        self.plane = DataPlane(settings, router, self.mirror, lambda: None, metrics)
         slots = {
             alias: Slot(version, "run", "registry", Mode.SSOT, SIGNATURE)
             for alias, version in (("A", 1), ("B", 2))
         }
-        serving.adopt(
+        router.adopt(
             RoutingRecord(
                 model_name="m",
                 generation=1,
@@ -144,9 +148,9 @@ class Mirroring:
                 traffic=Traffic(Strategy.MIRROR, 100),
             )
         )
-        self.targets = serving.table.targets
+        self.targets = router.table.targets
         for target in self.targets.values():
-            target.lane.confirm()
+            target.client.mark_ready()
 
 
 @pytest.fixture
@@ -174,7 +178,7 @@ async def test_a_mirrored_request_is_encoded_once(
         return Answers([7], None)
 
     for target in mirroring.targets.values():
-        monkeypatch.setattr(target.lane.coalescer, "submit", answered)
+        monkeypatch.setattr(target.client.coalescer, "submit", answered)
     working = asyncio.create_task(mirroring.mirror.run())
     await mirroring.plane.predict(FloatRequest([[1.0]]))
     await settled(lambda: mirroring.ledger.page.comparison.requests == 1)
@@ -194,8 +198,8 @@ async def test_a_copy_that_fails_is_told_and_the_next_one_is_made(
     async def fails(*_: object) -> Answers:
         raise problem
 
-    monkeypatch.setattr(mirroring.targets["A"].lane.coalescer, "submit", at_once)
-    monkeypatch.setattr(mirroring.targets["B"].lane.coalescer, "submit", fails)
+    monkeypatch.setattr(mirroring.targets["A"].client.coalescer, "submit", at_once)
+    monkeypatch.setattr(mirroring.targets["B"].client.coalescer, "submit", fails)
     working = asyncio.create_task(mirroring.mirror.run())
     for count in (1, 2):
         answer = await mirroring.plane.predict(FloatRequest([[1.0]]))
@@ -217,12 +221,14 @@ async def test_an_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next
         await release.wait()
         return Answers([7], None)
 
-    monkeypatch.setattr(mirroring.targets["A"].lane.coalescer, "submit", at_once)
-    monkeypatch.setattr(mirroring.targets["B"].lane.coalescer, "submit", late)
+    monkeypatch.setattr(mirroring.targets["A"].client.coalescer, "submit", at_once)
+    monkeypatch.setattr(mirroring.targets["B"].client.coalescer, "submit", late)
     working = asyncio.create_task(mirroring.mirror.run())
     await mirroring.plane.predict(FloatRequest([[1.0]]))
     former = mirroring.ledger.page
-    page = mirroring.ledger.open((Side("m", 1, "run"), Side("m", 3, "run")), lambda: "now")
+    page = mirroring.ledger.open(
+        (ShadowSide("m", 1, "run"), ShadowSide("m", 3, "run")), lambda: "now"
+    )
     release.set()
     await settled(lambda: former.comparison.requests == 1)
     working.cancel()
@@ -230,9 +236,9 @@ async def test_an_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next
 
 
 async def test_an_older_record_is_never_adopted(plane: Switching) -> None:
-    plane.serving.adopt(record(5))
-    plane.serving.adopt(record(4))
-    assert plane.serving.still_served() == {"A": 5}
+    plane.router.adopt(record(5))
+    plane.router.adopt(record(4))
+    assert plane.router.still_served() == {"A": 5}
 
 
 async def test_only_the_copies_that_do_not_fit_are_told_to_have_failed(
@@ -249,8 +255,8 @@ async def test_only_the_copies_that_do_not_fit_are_told_to_have_failed(
             raise InferenceRefused("two is too much", upstream_status=400)
         return Answers([7] * rows, None)
 
-    monkeypatch.setattr(mirroring.targets["A"].lane.coalescer, "submit", at_once)
-    monkeypatch.setattr(mirroring.targets["B"].lane.coalescer, "submit", refuses)
+    monkeypatch.setattr(mirroring.targets["A"].client.coalescer, "submit", at_once)
+    monkeypatch.setattr(mirroring.targets["B"].client.coalescer, "submit", refuses)
     mirroring.mirror._limit = 3
     for number in (1.0, 2.0, 3.0):
         await mirroring.plane.predict(FloatRequest([[number]]))
@@ -266,28 +272,28 @@ class Lacking(DataPlane):
 
     async def _ask(
         self,
-        table: Table,
+        table: RoutingTable,
         target: Target,
         request: PredictRequest | FloatRequest,
         origin: Origin | None,
         *,
         copy: bool = False,
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         if target.variant == "B":
             raise EntityUnusable("B has no values", field="entity_id")
         version, generation = target.slot.version, table.record.generation
-        return PredictAnswer([1], None, "m", "A", version, "run", generation, FeatureSource.FEAST)
+        return PredictResponse([1], None, "m", "A", version, "run", generation, FeatureSource.FEAST)
 
 
 async def test_a_answers_for_an_entity_that_only_b_lacks(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, model_name="m")
     metrics = Metrics().model("m")
-    serving = serving_of(settings, metrics)
+    router = serving_of(settings, metrics)
     slots = {alias: Slot(1, "run", "registry", Mode.SSOT, SIGNATURE) for alias in "AB"}
     traffic = Traffic(Strategy.SPLIT, 100)
-    serving.adopt(RoutingRecord(model_name="m", generation=1, variants=slots, traffic=traffic))
+    router.adopt(RoutingRecord(model_name="m", generation=1, variants=slots, traffic=traffic))
     mirror = Mirror(metrics, Ledger(0), queue=1, in_flight=1, gather_seconds=0)
-    plane = Lacking(settings, serving, mirror, lambda: None, metrics)
+    plane = Lacking(settings, router, mirror, lambda: None, metrics)
     answer = await plane.predict(PredictRequest(entity_id=1, client_id="c"))
     assert answer.variant == "A"
     assert "B has no values" in (answer.fallback or "")

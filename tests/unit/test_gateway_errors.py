@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from serving_gateway import errors, http1
-from serving_gateway.api.raw import error_body
-from serving_gateway.api.security import ControlGuard, is_loopback
+from serving_gateway import errors
+from serving_gateway.control.registry import MlflowRegistry
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     Conflict,
@@ -21,12 +20,14 @@ from serving_gateway.errors import (
     TritonUnavailable,
     Unauthenticated,
 )
-from serving_gateway.http1 import Answer
-from serving_gateway.open_inference import check_version
-from serving_gateway.protocol import error_text, parse_inference
-from serving_gateway.registry import MlflowRegistry
+from serving_gateway.http.raw import error_body
+from serving_gateway.http.security import ControlGuard, is_loopback
+from serving_gateway.inference.open_inference import check_version
 from serving_gateway.settings import Settings
-from serving_gateway.triton import translated
+from serving_gateway.triton import connections
+from serving_gateway.triton.client import translated
+from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.protocol import error_text, parse_inference
 
 
 def below(root: type[Exception]) -> Iterator[type[Exception]]:
@@ -36,19 +37,19 @@ def below(root: type[Exception]) -> Iterator[type[Exception]]:
 
 
 TRANSLATIONS = {
-    http1.ConnectFailed: TritonUnavailable,
-    http1.ConnectionLost: TritonUnavailable,
-    http1.AnswerTimeout: DeadlineExceeded,
-    http1.MalformedAnswer: BadUpstreamAnswer,
+    connections.ConnectFailed: TritonUnavailable,
+    connections.ConnectionLost: TritonUnavailable,
+    connections.AnswerTimeout: DeadlineExceeded,
+    connections.MalformedAnswer: BadUpstreamAnswer,
 }
 
 
 def test_every_transport_failure_has_its_translation() -> None:
-    assert set(TRANSLATIONS) == set(below(http1.TransportError))
+    assert set(TRANSLATIONS) == set(below(connections.TransportError))
     for foreign, ours in TRANSLATIONS.items():
         failure = (
-            http1.ConnectionLost("why", answered=False)
-            if foreign is http1.ConnectionLost
+            connections.ConnectionLost("why", answered=False)
+            if foreign is connections.ConnectionLost
             else foreign("why")
         )
         found = translated(failure, "http://t")

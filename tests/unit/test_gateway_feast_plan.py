@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from serving_gateway.features.feast_plan import Plan, Question, Row, View, assemble
-from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
+from serving_gateway.features.types import Found, InvalidEntityIds, ServiceUnusable, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -127,7 +127,7 @@ def test_one_expired_view_is_enough() -> None:
 def test_ids_must_be_of_the_entity_s_type(id_type: str, good: list[Any], wrong: list[Any]) -> None:
     one = plan(id_type=id_type)
     one.check(good)
-    with pytest.raises(WrongIds) as caught:
+    with pytest.raises(InvalidEntityIds) as caught:
         one.check([*good, *wrong])
     assert list(caught.value.wrong) == list(range(len(good), len(good) + len(wrong)))
     assert caught.value.field == f"entity_ids[{len(good)}]"

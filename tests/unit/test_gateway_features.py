@@ -12,7 +12,7 @@ import pytest
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput
 from serving_gateway.features.breaker import Breaker, State
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.features.types import Found, ServiceUnusable, Status, WrongIds
+from serving_gateway.features.types import Found, InvalidEntityIds, ServiceUnusable, Status
 
 NAMES = ("b", "a")
 Answer = Callable[[Sequence[int | str]], list[Found]]
@@ -57,7 +57,7 @@ class FakeStore:
             raise self.fails
         wrong = {at: "is wrong." for at, one in enumerate(ids) if one in self.wrong}
         if wrong:
-            raise WrongIds(wrong)
+            raise InvalidEntityIds(wrong)
         return [Found(Status.UNKNOWN, None, names) if one == 404 else found(one) for one in ids]
 
     async def aclose(self) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from serving_gateway.contract import ReplicaStatus
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.replicas import Replica, live, roster
-from serving_gateway.store import FileStore
+from serving_gateway.replication.replicas import live, replica_list
+from serving_gateway.replication.store import FileStore
 
 
-def replica(name: str, generation: int = 3, *, ready: bool = True) -> Replica:
-    return Replica(name, "host", 1, "2026-01-01T00:00:00.000Z", generation, ready, ())
+def replica(name: str, generation: int = 3, *, ready: bool = True) -> ReplicaStatus:
+    return ReplicaStatus(name, "host", 1, "2026-01-01T00:00:00.000Z", generation, ready, ())
 
 
 @pytest.mark.parametrize(
@@ -32,11 +33,13 @@ def test_all_are_in_sync_when_none_is_behind_the_newest_generation(
     own: int, others: tuple[int, ...], stored: int, in_sync: bool
 ) -> None:
     found = [live(replica(f"b{number}", g), 0.1) for number, g in enumerate(others)]
-    assert roster(replica("a", own), found, stored).in_sync is in_sync
+    assert replica_list(replica("a", own), found, stored).in_sync is in_sync
 
 
 def test_a_replica_knows_itself_better_than_the_store_does() -> None:
-    found = roster(replica("a", 4), [live(replica("a", 3), 0.4), live(replica("b", 4), 0.2)], 4)
+    found = replica_list(
+        replica("a", 4), [live(replica("a", 3), 0.4), live(replica("b", 4), 0.2)], 4
+    )
     assert found.in_sync
     ours, theirs = found.replicas
     assert (ours.id, ours.generation, ours.age_seconds) == ("a", 4, 0.0)

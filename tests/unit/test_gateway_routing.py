@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_gateway.contract import Strategy, Traffic
-from serving_gateway.routing import Router, bucket, threshold
+from serving_gateway.inference.traffic import TrafficPolicy, bucket, threshold
 
 IDS = [f"client-{i}" for i in range(100_000)]
 
 
-def split(percent: float, salt: str | None = None) -> Router:
-    return Router(Traffic(Strategy.SPLIT, percent, salt))
+def split(percent: float, salt: str | None = None) -> TrafficPolicy:
+    return TrafficPolicy(Traffic(Strategy.SPLIT, percent, salt))
 
 
 @given(st.text(), st.integers(0, 100))
@@ -53,13 +53,13 @@ def test_without_a_client_id_a_answers() -> None:
 
 
 def test_a_mirror_never_answers_and_at_100_percent_copies_all() -> None:
-    all_of_it = Router(Traffic(Strategy.MIRROR, 100))
+    all_of_it = TrafficPolicy(Traffic(Strategy.MIRROR, 100))
     assert all_of_it.answers("anybody") == "A"
     assert all_of_it.mirrors("anybody")
     assert all_of_it.mirrors(None)
-    part = Router(Traffic(Strategy.MIRROR, 50))
+    part = TrafficPolicy(Traffic(Strategy.MIRROR, 50))
     assert not part.mirrors(None)
-    assert not Router(Traffic(Strategy.OFF, 50)).mirrors("anybody")
+    assert not TrafficPolicy(Traffic(Strategy.OFF, 50)).mirrors("anybody")
 
 
 def test_thresholds_are_exact_at_each_hundredth() -> None:

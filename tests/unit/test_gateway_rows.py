@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.contract import DType, Feature, FeatureSource, PredictRequest, Signature
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
 from serving_gateway.features.types import Found, Status
-from serving_gateway.rows import FeatureSource, PredictRequest, RowReader, Rows
-from serving_gateway.tensors import Codec
+from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.rows import RowReader, Rows
 
 NAMES = ("width", "length")
 SIGNATURE = Signature(

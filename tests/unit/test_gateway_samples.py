@@ -17,11 +17,11 @@ import pytest
 from pydantic import ValidationError
 
 from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.rows import Rows
-from serving_gateway.sample_files import OWN_COLUMNS, SampleWriter, bound
-from serving_gateway.samples import ModelSamples, SampleQueue
+from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.rows import Rows
 from serving_gateway.settings import Settings
-from serving_gateway.tensors import Answers
+from serving_gateway.telemetry.sample_files import OWN_COLUMNS, SampleWriter, bound
+from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
 from tests.servers import wait_until
 
 KINDS = {"f": DType.FP32, "d": DType.FP64, "n": DType.INT64, "b": DType.BOOL, "t": DType.BYTES}
@@ -70,7 +70,7 @@ class Sampling:
     def files(self, model_name: str = "m") -> list[Path]:
         return sorted(self.directory.glob(f"{model_name}/*.parquet"))
 
-    def table(self) -> pa.Table:
+    def table(self) -> pa.RoutingTable:
         """What all files of the model hold, once everything is written."""
         self.writer.close()
         return pa.concat_tables([pq.read_table(file, partitioning=None) for file in self.files()])

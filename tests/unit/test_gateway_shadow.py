@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving_gateway.metrics import Metrics, Routed
-from serving_gateway.shadow import Ledger, Side, largest_difference, note, same, wilson
-from serving_gateway.tensors import Answers
+from serving_gateway.contract import ShadowSide
+from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.shadow import Ledger, largest_difference, note, same, wilson
+from serving_gateway.telemetry.metrics import Metrics, Routed
 
-A = Side("m", 1, "run-1")
-B = Side("m", 2, "run-2")
-C = Side("m", 3, "run-3")
+A = ShadowSide("m", 1, "run-1")
+B = ShadowSide("m", 2, "run-2")
+C = ShadowSide("m", 3, "run-3")
 
 
 def clock() -> str:

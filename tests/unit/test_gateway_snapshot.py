@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import RecordRefused, StoreUnavailable
+from serving_gateway.replication.snapshot import Snapshot
 from serving_gateway.settings import Settings
-from serving_gateway.snapshot import Snapshot
 
 RECORD = RoutingRecord(
     model_name="m",

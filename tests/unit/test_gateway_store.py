@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from serving_gateway import store as store_module
 from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.store import FileStore
+from serving_gateway.replication import store as store_module
+from serving_gateway.replication.store import FileStore
 
 RECORD = RoutingRecord(
     model_name="m",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput, VariantUnavailable
-from serving_gateway.protocol import ModelMetadata, TensorMetadata, signature_from_metadata
-from serving_gateway.tensors import Codec, OutputTensor, values
+from serving_gateway.inference.codec import Codec, OutputTensor, values
+from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata, signature_from_metadata
 
 FLOATS = Signature(tuple(Feature(n, DType.FP32) for n in "abc"), packed_input="x")
 MIXED = Signature(

@@ -16,9 +16,7 @@ from serving_gateway.contract import (
     Strategy,
     TrafficRequest,
 )
-from serving_gateway.errors import Conflict, GatewayError, InvalidInput, VariantUnavailable
-from serving_gateway.state import Observation, effective, readiness
-from serving_gateway.transitions import (
+from serving_gateway.control.transitions import (
     KEPT_PREVIOUS,
     KEPT_SWITCHES,
     choose,
@@ -28,6 +26,8 @@ from serving_gateway.transitions import (
     with_slot,
     with_traffic,
 )
+from serving_gateway.errors import Conflict, GatewayError, InvalidInput, VariantUnavailable
+from serving_gateway.inference.readiness import Observation, effective, readiness
 
 EMPTY = RoutingRecord(model_name="m")
 

@@ -1,4 +1,4 @@
-"""Several Tritons behind one address, as a gateway sees them."""
+"""Several Triton servers behind one address, as a gateway sees them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from serving_gateway.errors import DeadlineExceeded, GatewayError, TritonUnavailable
-from serving_gateway.http1 import AnswerTimeout, ConnectFailed, ConnectionLost, TransportError
 from serving_gateway.settings import Settings
-from serving_gateway.triton import Triton
-from serving_gateway.triton_servers import ready_on_all, server_urls
+from serving_gateway.triton.client import Triton
+from serving_gateway.triton.connections import (
+    AnswerTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    TransportError,
+)
+from serving_gateway.triton.discovery import server_urls, versions_ready_on_every_server
 
 DOWN, HANGS = TritonUnavailable("down"), DeadlineExceeded("hangs", code="triton_timeout")
 
@@ -41,9 +46,9 @@ async def test_ready_is_what_each_server_that_can_be_reached_has_ready(
     listed = ",".join(told) if len(told) > 1 else "http://a,http://a"
     if isinstance(ready, GatewayError):
         with pytest.raises(type(ready)):
-            await ready_on_all(listed, ask)
+            await versions_ready_on_every_server(listed, ask)
     else:
-        assert await ready_on_all(listed, ask) == ready
+        assert await versions_ready_on_every_server(listed, ask) == ready
 
 
 async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

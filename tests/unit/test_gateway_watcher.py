@@ -10,8 +10,8 @@ from typing import Any
 
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.redis_store import RedisStore
-from serving_gateway.watcher import Watcher
+from serving_gateway.replication.redis_store import RedisStore
+from serving_gateway.replication.watcher import Watcher
 
 
 async def forever() -> None:
@@ -36,7 +36,7 @@ class SwallowingStore:
 
 async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher() -> None:
     record = RoutingRecord(model_name="best_model")
-    serving: Any = SimpleNamespace(
+    router: Any = SimpleNamespace(
         look=forever,
         table=SimpleNamespace(record=record),
         readiness=lambda: SimpleNamespace(ready=False, reasons=()),
@@ -44,7 +44,7 @@ async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher() -> Non
     presence: Any = SimpleNamespace(beat=lambda: asyncio.sleep(0))
     snapshot: Any = SimpleNamespace(keep=lambda _: asyncio.sleep(0))
     store: Any = SwallowingStore()
-    task = asyncio.create_task(Watcher(serving, store, snapshot, presence, interval=0.01).run())
+    task = asyncio.create_task(Watcher(router, store, snapshot, presence, interval=0.01).run())
     await store.asked.wait()
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=5)

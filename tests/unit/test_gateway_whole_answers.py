@@ -10,7 +10,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from serving_gateway.api.raw import JSON, Send, answer
+from serving_gateway.http.raw import JSON, Send, answer
 
 LOG = logging.getLogger(__name__)
 BODY = b'{"predictions":[0]}'

@@ -19,7 +19,7 @@ from platform_assets.serving.ledger import (
     switch_metadata,
 )
 from platform_assets.serving.switching import Switched
-from serving_gateway.contract import Mode, ReloadAnswer
+from serving_gateway.contract import Mode, ReloadResponse
 from tests.models import IRIS
 
 
@@ -39,7 +39,7 @@ def switch(
     action: str = PROMOTION,
     reason: str = "",
 ) -> None:
-    answer = ReloadAnswer(
+    answer = ReloadResponse(
         "success",
         "A",
         version,

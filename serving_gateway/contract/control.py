@@ -1,0 +1,72 @@
+"""Bodies of the calls that change what is served."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving_gateway.contract.routing import Mode, Strategy, Traffic
+
+
+class ReloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /variant/{alias}/reload`; every field is optional.
+
+    A named `version` without a `mode` is an operator's choice and pins the variant. The
+    pipeline names `mode: ssot`; it is refused (409) while the variant is pinned, unless
+    `unpin` says that this is meant.
+    """
+
+    version: int | None = None
+    run_id: str | None = None
+    mode: Mode | None = None
+    unpin: bool = False
+    reason: str | None = None
+    """Why, for the record; shown by `GET /models`."""
+    feature_contract: str | None = None
+    """Refuse (409) a version whose recorded signature has another digest than this one."""
+
+
+class ReloadResponse(msgspec.Struct, frozen=True):
+    """Body of a reload that was carried out."""
+
+    status: str
+    """Always `success`: anything else is an error answer."""
+    variant: str
+    version: int
+    run_id: str
+    run_id_source: str
+    mode: Mode
+    generation: int
+    previous_version: int | None
+    changed: bool
+    """False when the variant already routed to exactly this version in this mode."""
+    other_ready_versions: tuple[int, ...] = ()
+    """READY in Triton beside the chosen one; listed, never taken."""
+
+
+class TrafficRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `PUT /traffic`."""
+
+    strategy: Strategy
+    percent: float = 0.0
+    """B's share of the clients, 0-100, in steps of 0.01."""
+    salt: str | None = None
+    expected_generation: int | None = None
+    """Refuse (409) unless the record still has this generation."""
+    reason: str | None = None
+
+
+class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /variant/{alias}/rollback`; every field is optional."""
+
+    version: int | None = None
+    """Where to go: any registered version that is READY; None is the version before."""
+    reason: str | None = None
+
+
+class TrafficResponse(msgspec.Struct, frozen=True):
+    """Body of a traffic change that was carried out."""
+
+    status: str
+    traffic: Traffic
+    generation: int
+    changed: bool

@@ -1,0 +1,63 @@
+"""Names, paths and limits that both sides use; the tags under which MLflow keeps what is served."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Final
+
+DEFAULT_MODEL: Final = "best_model"
+VARIANTS: Final = ("A", "B")
+"""A is production, B is the shadow or the candidate."""
+
+MODEL_FILE: Final = "model.onnx"
+PROVENANCE_FILE: Final = "provenance.json"
+CONFIG_FILE: Final = "config.pbtxt"
+
+LABEL_OUTPUT: Final = "label"
+PROBABILITIES_OUTPUT: Final = "probabilities"
+
+RUN_ID_TAG: Final = "serving.run_id"
+SIGNATURE_TAG: Final = "serving.signature"
+ONNX_DIGEST_TAG: Final = "serving.onnx_sha256"
+DATA_FINGERPRINT_TAG: Final = "serving.data_fingerprint"
+CODE_VERSION_TAG: Final = "serving.code_version"
+DAGSTER_RUN_TAG: Final = "serving.dagster_run_id"
+"""Tags of a registered model version in MLflow."""
+
+MAX_BATCH_SIZE: Final = 1024
+"""Rows that one inference may carry: packaging writes it to config.pbtxt, the gateway keeps it."""
+
+_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `check_model_name` accepts `name`."""
+    return _MODEL_NAME.fullmatch(name) is not None
+
+
+def check_model_name(name: str) -> str:
+    """Return `name` when it may name an MLflow model and a Triton directory alike.
+
+    Raises:
+        ValueError: for anything but an ASCII letter followed by up to 99 letters, digits,
+            underscores and hyphens. That rules out path parts, leading digits (which Triton
+            would read as a version) and look-alike letters.
+    """
+    if not is_model_name(name):
+        raise ValueError(
+            f"model name {name!r}: use an ASCII letter, then up to 99 ASCII letters, digits, "
+            "underscores or hyphens"
+        )
+    return name
+
+
+def version_directory(model_name: str, version: int) -> PurePath:
+    """Path of a version inside a Triton repository, relative to its root.
+
+    Raises:
+        ValueError: for a bad model name or a version below 1.
+    """
+    if version < 1:
+        raise ValueError(f"version {version}: MLflow versions start at 1")
+    return PurePath(check_model_name(model_name)) / str(version)

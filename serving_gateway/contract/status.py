@@ -1,0 +1,131 @@
+"""What a gateway says of itself: `GET /models`, `/health` and `/ready`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving_gateway.contract.routing import Slot, Switch, Traffic
+from serving_gateway.contract.signature import Signature
+
+
+class ReplicaIdentity(msgspec.Struct, frozen=True):
+    """Which gateway process this is, whatever models it hosts."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: str
+
+
+class ReplicaStatus(ReplicaIdentity, frozen=True):
+    """What a gateway process tells of one model that it hosts."""
+
+    generation: int
+    """The one that it routes by."""
+    ready: bool
+    reasons: tuple[str, ...]
+    """Why it is not ready."""
+
+
+class LiveReplica(ReplicaStatus, frozen=True):
+    """A replica that told of itself a moment ago."""
+
+    age_seconds: float
+    """Time since it did."""
+
+
+class EffectiveVersion(msgspec.Struct, frozen=True):
+    """What a variant routes to, and whether requests to it can be answered."""
+
+    model_name: str
+    version: int
+    run_id: str
+    run_id_source: str
+    mode: str
+    ready: bool
+    reason: str | None
+    confirmed_seconds_ago: float | None
+    triton_url: str
+    data_fingerprint: str | None
+    code_version: str | None
+    dagster_run_id: str | None
+    onnx_sha256: str | None
+    feature_contract: str | None
+    """Digest of the features that the version reads; null when no signature is recorded."""
+    signature: Signature | None
+    """What it reads, and the labels in the order of its probabilities; null as above."""
+
+
+class Ssot(msgspec.Struct, frozen=True):
+    """What Triton says at this moment."""
+
+    model_name: str
+    served_versions: tuple[int, ...]
+    """All READY ones; empty too when Triton cannot be reached."""
+    prod_served_version: int | None
+    """The version A routes to; null unless Triton has it READY now."""
+    shadow_served_version: int | None
+    prod_triton_url: str
+    shadow_triton_url: str | None
+    triton_reachable: bool
+    reason: str | None
+    observed_at: str
+
+
+class ActiveVersion(msgspec.Struct, frozen=True):
+    """What answers requests, in short."""
+
+    model_name: str
+    version: int
+    run_id: str
+
+
+class RoutingStatus(msgspec.Struct, frozen=True):
+    """The generation that this replica routes by."""
+
+    generation: int
+    traffic: Traffic
+    previous: dict[str, tuple[Slot, ...]]
+    """Where a rollback of each variant goes, newest first."""
+    switches: dict[str, tuple[Switch, ...]]
+    """The last switches of each variant, newest first, rollbacks included."""
+    changed_at: str | None
+    changed_by: str | None
+    reason: str | None
+    store_problem: str | None
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """Body of `GET /models/{model_name}`; of `GET /models` for the default model."""
+
+    models: tuple[str, ...]
+    """All models that this replica hosts; each has `/models/{model_name}`."""
+    ssot: Ssot
+    effective: dict[str, EffectiveVersion]
+    active: dict[str, ActiveVersion]
+    routing: RoutingStatus
+    replica: ReplicaStatus
+    """The process that answers."""
+    replicas: tuple[LiveReplica, ...]
+    """All live ones, this one included."""
+    in_sync: bool
+    """Whether all live replicas route by the newest generation; false where nobody can tell."""
+    replicas_problem: str | None
+    """Why others than this replica may be missing from the list."""
+
+
+class HealthStatus(msgspec.Struct, frozen=True):
+    """Body of `GET /health`."""
+
+    status: str
+    loaded_aliases: tuple[str, ...]
+    model_name: str
+    generation: int
+    ready: bool
+
+
+class ReadyStatus(msgspec.Struct, frozen=True):
+    """Body of `GET /ready`."""
+
+    status: str
+    reasons: tuple[str, ...]

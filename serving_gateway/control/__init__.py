@@ -1,0 +1,1 @@
+"""The changes of what is served, and what the gateway says of itself."""

@@ -1,0 +1,1 @@
+"""Metrics, traces, samples and logs."""

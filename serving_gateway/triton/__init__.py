@@ -1,0 +1,1 @@
+"""Triton over its HTTP API: connections, servers behind an address, wire format."""
