@@ -257,7 +257,7 @@ def write_file(batches: list[Any], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.RoutingTable.from_batches(batches), path)
+    pq.write_table(pa.Table.from_batches(batches), path)
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

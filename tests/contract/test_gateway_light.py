@@ -66,7 +66,13 @@ def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
     assert set(page["paths"]) == {*by_model, "/", "/models", "/metrics", *named}
     schemas = page["components"]["schemas"]
     text = str(page)
-    for name in ("PredictRequest", "PredictResponse", "ErrorResponse", "ReloadRequest", "Models"):
+    for name in (
+        "PredictRequest",
+        "PredictResponse",
+        "ErrorResponse",
+        "ReloadRequest",
+        "ModelStatus",
+    ):
         assert name in schemas
     for reference in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert reference in schemas
