@@ -41,7 +41,8 @@ from serving_gateway.errors import (
     NotFound,
 )
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.inference.router import Router, VersionClient
+from serving_gateway.inference.router import Router
+from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import ModelMetrics

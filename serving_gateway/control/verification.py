@@ -16,8 +16,9 @@ from serving_gateway.errors import (
     VersionNotReady,
 )
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.inference.router import Router, VersionClient
+from serving_gateway.inference.router import Router
 from serving_gateway.inference.traffic import B
+from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 
 

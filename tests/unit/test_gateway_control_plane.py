@@ -26,7 +26,8 @@ from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.inference.codec import Answers
 from serving_gateway.inference.readiness import Lifecycle
-from serving_gateway.inference.router import Router, VersionClient
+from serving_gateway.inference.router import Router
+from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.store import FileStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
