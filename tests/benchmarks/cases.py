@@ -5,16 +5,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.benchmarks.wrk import Case
 
 ROW = (5.1, 3.5, 1.4, 0.2)
 PREDICT = b'{"data":[[5.1,3.5,1.4,0.2]],"client_id":"customer-17"}'
 ENTITY = b'{"entity_id":{id},"client_id":"customer-17"}'
-INFER = (
-    b'{"inputs":[{"name":"features","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
-)
+INFER = b'{"inputs":[{"name":"features","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
 _BINARY_HEAD = (
     b'{"inputs":[{"name":"features","shape":[1,4],"datatype":"FP32",'
     b'"parameters":{"binary_data_size":16}}],"parameters":{"binary_data_output":true}}'

@@ -129,22 +129,31 @@ async def drill_under_load(
     async with (
         _clients(replicas) as clients,
         _observers(replicas) as observers,
-        Load(url, CONNECTIONS, per_second=per_second) as load,
     ):
         generation = (await clients[0].get("/health")).json()["generation"]
         report.reigns[generation] = Reign(1, time.monotonic())
-        for number in range(drills):
-            client = clients[number % len(clients)]
-            promotion = client.post("/variant/A/reload", json={"version": 2, "run_id": "run-2"})
-            await _change(promotion, 2, observers, report)
-            rollback = client.post("/variant/A/rollback")
-            responded, converged = await _change(rollback, 1, observers, report)
-            report.responses.append(responded)
-            report.convergence.append(converged)
-            if (number + 1) % 100 == 0:
-                sys.stderr.write(f"drills: {number + 1} of {drills}\n")
+        async with Load(url, CONNECTIONS, per_second=per_second) as load:
+            await _drill(clients, observers, report, drills)
     report.answers = load.answers
     return report
+
+
+async def _drill(
+    clients: Sequence[httpx.AsyncClient],
+    observers: Sequence[Observer],
+    report: DrillReport,
+    drills: int,
+) -> None:
+    for number in range(drills):
+        client = clients[number % len(clients)]
+        promotion = client.post("/variant/A/reload", json={"version": 2, "run_id": "run-2"})
+        await _change(promotion, 2, observers, report)
+        rollback = client.post("/variant/A/rollback")
+        responded, converged = await _change(rollback, 1, observers, report)
+        report.responses.append(responded)
+        report.convergence.append(converged)
+        if (number + 1) % 100 == 0:
+            sys.stderr.write(f"drills: {number + 1} of {drills}\n")
 
 
 async def _change(

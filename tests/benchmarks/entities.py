@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -58,16 +59,26 @@ def start_entities(home: Path, triton: RunningTriton, store: str) -> Iterator[Ru
         BenchmarkError: the store could not be filled.
     """
     home.mkdir(parents=True)
-    logging.getLogger("dagster").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(run_redis(home / "redis")).url if store == "redis" else ""
         chain = new_chain(home, redis=redis)
-        failures = chain.run(*FEATURE_ASSETS).failures
-        if failures:
-            raise BenchmarkError(f"{store} was not filled: {failures}")
+        _fill(chain, store)
         route_to(home / "gateway", chain, {"A": 1, "B": 2})
         # A look-up that a saturated machine delays must not become an answer without features.
         env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "1"}
         gateway = stack.enter_context(start_gateway(home, triton, env=env))
         gateway.wait_ready()
         yield gateway
+
+
+def _fill(chain: Chain, store: str) -> None:
+    # Dagster logs each event of a run, whatever level its logger has.
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            failures = chain.run(*FEATURE_ASSETS).failures
+    finally:
+        logging.disable(logging.NOTSET)
+    if failures:
+        raise BenchmarkError(f"{store} was not filled: {failures}")

@@ -15,8 +15,16 @@ from serving_gateway.settings import Settings
 from tests.benchmarks.wrk import BenchmarkError
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.onnx_models import iris_classifier, write_entry
-from tests.servers import LOOPBACK, TRITON_ENV, RunningProcess, RunningTriton, answers_ok
-from tests.servers import free_port, run_process, run_triton
+from tests.servers import (
+    LOOPBACK,
+    TRITON_ENV,
+    RunningProcess,
+    RunningTriton,
+    answers_ok,
+    free_port,
+    run_process,
+    run_triton,
+)
 
 BATCHED = "best_model_batched"
 _ADDRESSES = frozenset({"host", "port", "triton_url", "state_dir", "mlflow_url"})

@@ -21,8 +21,15 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from serving_gateway.contract import DEFAULT_MODEL, DType, Feature, Mode, RoutingRecord
-from serving_gateway.contract import Signature, Slot
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    DType,
+    Feature,
+    Mode,
+    RoutingRecord,
+    Signature,
+    Slot,
+)
 from serving_gateway.replication.store import FileStore
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import user_environment

@@ -19,6 +19,7 @@ from serving_gateway.http.server import serve
 from serving_gateway.settings import Settings
 from tests.benchmarks.triton_answers import answer_of
 
+
 class _Transport(asyncio.Transport):
     """The half of a transport that both ends share."""
 
@@ -58,7 +59,10 @@ class TritonTransport(_Transport):
     """A connection to a Triton that answers at once: in the next turn of the loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, answers: dict[bytes, bytes]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.Protocol,
+        answers: dict[bytes, bytes],
     ) -> None:
         super().__init__()
         self._loop = loop

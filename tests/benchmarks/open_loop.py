@@ -9,6 +9,7 @@ cost less per request than asyncio; the report says what it was.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import re
@@ -238,6 +239,12 @@ class OpenLoop:
         connection.socket.close()
 
 
+def _wake_on_time() -> None:
+    """Have the kernel end a wait when it is due, not up to 50 µs later to save power."""
+    set_timer_slack = 29
+    ctypes.CDLL(None).prctl(set_timer_slack, 1_000, 0, 0, 0)
+
+
 def main() -> int:
     """Run it once and print the figures as JSON; exit code 1 when a request failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.open_loop")
@@ -249,6 +256,7 @@ def main() -> int:
     arguments = parser.parse_args()
     times = send_times(arguments.rate, arguments.seconds)
     gc.disable()
+    _wake_on_time()
     loop = OpenLoop(arguments.url, arguments.body.encode(), arguments.connections)
     result = loop.run(times)
     sys.stdout.write(json.dumps(result.summary()) + "\n")

@@ -111,9 +111,7 @@ async def switch_under_load(
     async with contextlib.AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
-                httpx.AsyncClient(
-                    base_url=replica, timeout=20, trust_env=False, headers=CONTROL
-                )
+                httpx.AsyncClient(base_url=replica, timeout=20, trust_env=False, headers=CONTROL)
             )
             for replica in replicas
         ]

@@ -12,9 +12,7 @@ _OK = b"HTTP/1.1 200 OK\r\n"
 def answer_of(request: bytes) -> bytes | None:
     """What a Triton with the iris model would answer; None while the request is incomplete."""
     head, separator, body = request.partition(b"\r\n\r\n")
-    fields = dict(
-        line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line
-    )
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
     if not separator or len(body) < int(fields.get(b"content-length", b"0")):
         return None
     method, path, _ = head.split(b" ", 2)
