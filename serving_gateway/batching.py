@@ -106,7 +106,7 @@ class Batcher(Generic[ItemT]):
     Whoever starts a call ends it with exactly one of `complete`, `fail` and `split`.
 
     Args:
-        start: begins the call of a batch; sets `batch.call`. It must not end it synchronously.
+        start: begins the call of a batch for this batcher, and sets `batch.call`.
         name: of the destination, for errors.
         max_rows: rows up to which items are merged; one larger item still goes alone.
         max_in_flight: most calls under way.
@@ -117,7 +117,7 @@ class Batcher(Generic[ItemT]):
 
     def __init__(
         self,
-        start: Callable[[Batch[ItemT]], None],
+        start: Callable[[Batch[ItemT], Batcher[ItemT]], None],
         name: str,
         *,
         max_rows: int,
@@ -254,7 +254,7 @@ class Batcher(Generic[ItemT]):
         batch = Batch(items, rows)
         self._running.add(batch)
         self.calls += 1
-        self._start(batch)
+        self._start(batch, self)
 
     def _next(self) -> tuple[list[ItemT], int]:
         """Take the items of the next call; those that were abandoned meanwhile are dropped."""
