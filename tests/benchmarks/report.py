@@ -29,6 +29,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def throughput(rows: Sequence[Mapping[str, Any]], rounds: int, seconds: int) -> str:
+    """The closed loop, with what has to be known beside it."""
+    how = f"Medians of {rounds} rounds of {seconds} s, 0 answers other than 2xx."
+    return f"{table(rows)}\n\n{how} {BACKEND}"
+
+
 def open_loop_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """The open loop: one line per run."""
     columns = ["requests/s", "p50", "p99", "p99.9", "max", "failed", "switches"]

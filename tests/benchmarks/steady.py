@@ -96,7 +96,7 @@ def measure_steady(
         (STEADY_RUN, gateway.url, None),
         (SWITCHED_RUN, gateway.url, work),
     ):
-        sys.stderr.write(f"open loop: {name}\n")
+        sys.stderr.write(f"open loop: {name}, {rate:,.0f} requests/s\n")
         found[name] = run_open_loop(url, rate, seconds, meanwhile)
     found[SWITCHED_RUN]["switches"] = made
     return found
