@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks [part ...]`: the gateway, raw Triton and two ceilings.
 
 Everything is real and as a user has it. Parts: `throughput` (closed loop), `open-loop` (steady
-rate with switches), `cpu` (in-process), `drills` (rollbacks), `memory`. Default: all of them.
+rate with switches), `cpu` (in-process), `drills` (rollbacks), `memory`, `models` (hundreds of idle
+ones). Default: all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from tests.benchmarks import report, targets
 from tests.benchmarks.cases import PREDICT, PREDICTIONS
 from tests.benchmarks.drills import measure_drills
+from tests.benchmarks.many_models import MODELS, measure_many_models
 from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.results import Results
 from tests.benchmarks.stage import Stage, run_stage
@@ -28,7 +30,7 @@ from tests.benchmarks.throughput import figures, measure_rounds, peak_per_second
 from tests.benchmarks.wrk import BenchmarkError, Case, run
 from tests.servers import ROOT
 
-PARTS = ("throughput", "open-loop", "cpu", "drills", "memory")
+PARTS = ("throughput", "open-loop", "cpu", "drills", "memory", "models")
 _PROGRAMS = ("wrk", "haproxy", "redis-server")
 """Each in the Debian package of its name."""
 _PEAK_SECONDS = 5
@@ -47,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batches", type=int, default=200, help="of 100 requests in-process")
     parser.add_argument("--drills", type=int, default=1_000)
+    parser.add_argument("--models", type=int, default=MODELS, help="that are idle")
     parser.add_argument("--output", type=Path, default=Path(".local/bench.json"))
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
@@ -85,6 +88,11 @@ def measure(results: Results, arguments: argparse.Namespace, parts: Collection[s
         with results.attempt("memory"), _home() as home:
             memory = measure_memory(home)
             results.keep("memory", memory, report.memory_line(memory), targets.judge_memory(memory))
+    if "models" in parts:
+        with results.attempt("models"), _home() as home:
+            models = measure_many_models(home, arguments.models)
+            text = report.many_models_line(models)
+            results.keep("models", models, text, targets.judge_many_models(models))
 
 
 def measure_stage(

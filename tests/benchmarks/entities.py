@@ -66,7 +66,7 @@ def start_entities(home: Path, triton: RunningTriton, store: str) -> Iterator[Ru
         route_to(home / "gateway", chain, {"A": 1, "B": 2})
         # A look-up that a saturated machine delays must not become an answer without features.
         env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "1"}
-        gateway = stack.enter_context(start_gateway(home, triton, env=env))
+        gateway = stack.enter_context(start_gateway(home, triton.http_url, env=env))
         gateway.wait_ready()
         yield gateway
 

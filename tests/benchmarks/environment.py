@@ -26,6 +26,7 @@ from tests.servers import (
     run_triton,
 )
 
+_EXTRAS = ("GATEWAY_FEAST_DIR", "GATEWAY_SAMPLE_DIR")
 BATCHED = "best_model_batched"
 _ADDRESSES = frozenset({"host", "port", "triton_url", "state_dir", "mlflow_url"})
 """Of the servers here. No MLflow runs: it has no part in a prediction (I8)."""
@@ -52,19 +53,21 @@ def authorize(gateway: RunningGateway, home: Path) -> None:
 
 @contextlib.contextmanager
 def start_gateway(
-    home: Path, triton: RunningTriton, *, env: Mapping[str, str] | None = None, without: str = ""
+    home: Path, triton_url: str, *, env: Mapping[str, str] | None = None, light: bool = False
 ) -> Iterator[RunningGateway]:
     """A gateway with everything that `make up` enables.
 
     Args:
         home: its state directory.
-        triton: its upstream.
+        triton_url: its upstream.
         env: variables to add.
-        without: names of variables to leave out, separated by spaces.
+        light: without samples and Feast, which need extra packages, and with them more memory
+            than the gateway itself.
     """
     variables = {**user_environment(home), **(env or {})}
-    kept = {name: value for name, value in variables.items() if name not in without.split()}
-    with run_gateway(home, triton.http_url, env=kept) as gateway:
+    extras = _EXTRAS if light else ()
+    kept = {name: value for name, value in variables.items() if name not in extras}
+    with run_gateway(home, triton_url, env=kept) as gateway:
         authorize(gateway, home)
         yield gateway
 
@@ -118,6 +121,15 @@ def start_noop(home: Path) -> Iterator[str]:
     port = free_port()
     argv = [sys.executable, "-m", "tests.benchmarks.noop", "--port", str(port)]
     with _serving(argv, port, "/", home / "logs" / "noop.log"):
+        yield f"http://{LOOPBACK}:{port}"
+
+
+@contextlib.contextmanager
+def start_stub_triton(home: Path) -> Iterator[str]:
+    """A stub that has every model READY; its address."""
+    port = free_port()
+    argv = [sys.executable, "-m", "tests.benchmarks.stub_triton", "--port", str(port)]
+    with _serving(argv, port, "/v2/health/ready", home / "logs" / "stub.log"):
         yield f"http://{LOOPBACK}:{port}"
 
 

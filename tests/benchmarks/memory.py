@@ -15,8 +15,6 @@ from tests.onnx_models import telltale, write_entry
 from tests.servers import RunningTriton, run_triton
 
 MODELS = 10
-LIGHT = "GATEWAY_FEAST_DIR GATEWAY_SAMPLE_DIR"
-"""What needs extra packages, and with them more memory than the gateway itself."""
 
 
 def measure_memory(home: Path, *, seconds: int = 5) -> dict[str, float]:
@@ -31,19 +29,19 @@ def measure_memory(home: Path, *, seconds: int = 5) -> dict[str, float]:
         write_entry(repository, name, {1: telltale(1)})
     with run_triton(repository, home) as triton:
         return {
-            "one model": _after_load(home / "one", triton, names[:1], seconds, LIGHT),
-            "ten models": _after_load(home / "ten", triton, names, seconds, LIGHT),
+            "one model": _after_load(home / "one", triton, names[:1], seconds, light=True),
+            "ten models": _after_load(home / "ten", triton, names, seconds, light=True),
             "one model, samples and Feast": _after_load(
-                home / "all", triton, names[:1], seconds, ""
+                home / "all", triton, names[:1], seconds, light=False
             ),
         }
 
 
 def _after_load(
-    home: Path, triton: RunningTriton, names: list[str], seconds: int, without: str
+    home: Path, triton: RunningTriton, names: list[str], seconds: int, *, light: bool
 ) -> float:
     sys.stderr.write(f"memory: {len(names)} models\n")
-    with start_gateway(home, triton, without=without) as gateway:
+    with start_gateway(home, triton.http_url, light=light) as gateway:
         for name in names:
             _reload(gateway, name)
             url = f"{gateway.url}/models/{name}/predict"

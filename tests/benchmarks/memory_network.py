@@ -166,6 +166,8 @@ class MemoryClient(_Transport):
         return self.succeeded
 
     def write(self, data: Any) -> None:
+        if not isinstance(data, bytes):
+            data = bytes(data)
         if data.startswith(b"HTTP/1.1 200"):
             self.succeeded += 1
         if len(self.answers) < 2_000:

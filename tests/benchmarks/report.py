@@ -81,8 +81,21 @@ def drills_line(figures: Mapping[str, Any]) -> str:
 
 def memory_line(figures: Mapping[str, float]) -> str:
     """Resident memory."""
-    return "Resident after load: " + ", ".join(
-        f"{mib:.0f} MiB ({name})" for name, mib in figures.items()
+    return (
+        "Resident after load: "
+        + ", ".join(f"{mib:.0f} MiB ({name})" for name, mib in figures.items())
+        + "."
+    )
+
+
+def many_models_line(figures: Mapping[str, Any]) -> str:
+    """Idle models."""
+    return (
+        f"{figures['models']} idle models with two variants each, records on Redis: "
+        f"{figures['cpu_percent_of_a_core']:.1f} % of a core, {figures['redis_connections']} Redis "
+        f"connections, {figures['redis_commands_per_second']:.0f} commands/s, "
+        f"{figures['triton_probes_per_second']:.0f} probes/s, {figures['resident_mib']:.0f} MiB, "
+        f"slowest of 50 GET /health {figures['slowest_health_ms']:.0f} ms."
     )
 
 

@@ -20,7 +20,7 @@ import httpx
 
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import start_gateway, start_triton
-from tests.benchmarks.memory import LIGHT, resident_mib
+from tests.benchmarks.memory import resident_mib
 from tests.benchmarks.wrk import BenchmarkError, Case, run
 from tests.servers import ServerError, answers_ok
 
@@ -61,7 +61,7 @@ def soak(
 ) -> tuple[float, list[tuple[int, float]]]:
     """Seconds from start to ready, and (requests answered, MiB resident) again and again."""
     triton = stack.enter_context(start_triton(home))
-    gateway = stack.enter_context(start_gateway(home, triton, without=LIGHT))
+    gateway = stack.enter_context(start_gateway(home, triton.http_url, light=True))
     gateway.routed(1)
     url = gateway.url
     gateway.process.stop()

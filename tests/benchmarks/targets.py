@@ -24,10 +24,19 @@ CPU_MICROSECONDS, CPU_RATIO = 45.0, 1.6
 P999_MS, ROLLBACK_P99_MS = 10.0, 50.0
 MEMORY_MIB = {"one model": 60.0, "ten models": 70.0}
 
+MANY_MODELS = (
+    ("CPU", "cpu_percent_of_a_core", 5.0, "% of a core"),
+    ("Redis connections", "redis_connections", 4.0, ""),
+    ("Redis commands", "redis_commands_per_second", 50.0, "/s"),
+    ("probes of Triton", "triton_probes_per_second", 50.0, "/s"),
+    ("memory", "resident_mib", 120.0, "MiB"),
+)
+"""Figure, key, largest value, unit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One figure against its bound; `measured` None: not measured in this run."""
+    """One figure against its bound."""
 
     figure: str
     bound: float
@@ -111,4 +120,13 @@ def judge_memory(figures: Mapping[str, float]) -> list[Verdict]:
     return [
         Verdict(f"memory, {name}", bound, figures[name], unit="MiB")
         for name, bound in MEMORY_MIB.items()
+    ]
+
+
+def judge_many_models(figures: Mapping[str, Any]) -> list[Verdict]:
+    """The idle cost of hundreds of models."""
+    name = f"{figures['models']} idle models"
+    return [
+        Verdict(f"{name}: {figure}", bound, figures[key], unit=unit)
+        for figure, key, bound, unit in MANY_MODELS
     ]

@@ -20,7 +20,7 @@ def answer_of(request: bytes) -> bytes | None:
         return _inference(body, path, fields)
     if path.endswith(b"/ready") or path.endswith(b"/live"):
         return _OK + b"Content-Length: 0\r\n\r\n"
-    return _json(_METADATA)
+    return json_answer(_METADATA)
 
 
 _METADATA = {
@@ -35,7 +35,8 @@ _METADATA = {
 }
 
 
-def _json(content: Any) -> bytes:
+def json_answer(content: Any) -> bytes:
+    """A 200 with JSON."""
     body = json.dumps(content).encode()
     head = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     return _OK + head + body
