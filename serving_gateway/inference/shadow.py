@@ -19,7 +19,7 @@ from serving_gateway.contract import (
     ShadowReport,
     ShadowSide,
 )
-from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.codec import ModelOutput
 
 _Z: Final = 1.959963984540054
 """Of the standard normal distribution, for two-sided bounds at 95 %."""
@@ -97,7 +97,7 @@ class Comparison:
         self.differences = Histogram(DIFFERENCES)
         self.delays = Histogram(DELAYS)
 
-    def note(self, ours: Answers, theirs: Answers, delay: float) -> list[int]:
+    def note(self, ours: ModelOutput, theirs: ModelOutput, delay: float) -> list[int]:
         """Compare the answers to one request; the rows that are labelled differently."""
         self.requests += 1
         self.delays.note(delay)
@@ -205,7 +205,7 @@ class Ledger:
         )
 
 
-def note(page: Page, ours: Answers, theirs: Answers, delay: float, sent: Sequence[Any]) -> bool:
+def note(page: Page, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]) -> bool:
     """Note one comparison on its page; whether all rows were labelled alike.
 
     Args:
