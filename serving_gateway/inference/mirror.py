@@ -19,7 +19,7 @@ from serving_gateway.inference.prediction import Mirrored
 from serving_gateway.inference.router import Target
 from serving_gateway.inference.shadow import Ledger, Page, note
 from serving_gateway.replication.replicas import now
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Mirror:
     def _failed(self, copies: list[_Copy], error: Exception) -> None:
         for one in copies:
             one.page.failed += 1
-            one.target.stats.failed += 1
+            one.target.stats.fail()
         self._counts[FAILED].inc(len(copies))
         if isinstance(error, GatewayError):
             log.debug("mirrored requests failed", extra={"reason": error.message})

@@ -29,7 +29,7 @@ from serving_gateway.inference.missing_values import replace_nulls_with_nan
 from serving_gateway.inference.router import Router, RoutingTable, Target, production
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.triton.connections import Answer
 
 NAME: Final = "serving-gateway"
@@ -229,7 +229,7 @@ class OpenInference:
         try:
             answer = await self._ask_triton(target, body, header_length, passed.origin)
         except GatewayError:
-            target.stats.failed += 1
+            target.stats.fail()
             self._wake()
             raise
         if answer.status == 200:
@@ -237,7 +237,7 @@ class OpenInference:
             target.stats.answer(perf_counter() - started, 1)
             client.mark_ready()
             return Forwarded(answer, target.variant, client.version)
-        target.stats.failed += 1
+        target.stats.fail()
         if not await client.triton.version_ready(
             client.model_name, client.version, self._settings.probe_seconds
         ):

@@ -30,7 +30,7 @@ from serving_gateway.inference.router import Router, RoutingTable, Target, produ
 from serving_gateway.inference.rows import Features, FloatRequest, RowReader, Rows
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.telemetry.samples import ModelSamples
 
 
@@ -172,7 +172,7 @@ class DataPlane:
         try:
             answers = await coalescer.submit(rows.tensors, rows.count, None, origin)
         except GatewayError as error:
-            target.stats.failed += 1
+            target.stats.fail()
             raise await self._explained(target, error) from error
         seconds = perf_counter() - started
         target.stats.answer(seconds, rows.count)
@@ -186,7 +186,14 @@ class DataPlane:
             origin.span.answered(target.model_name, target.variant, slot.version)
         if self._samples is not None:
             self._samples.offer(
-                target.model_name, target.variant, slot.version, codec.signature, rows, answers
+                target.model_name,
+                target.variant,
+                slot.version,
+                codec.signature,
+                rows.data,
+                rows.instances,
+                answers.predictions,
+                answers.probabilities,
             )
         return PredictResponse(
             answers.predictions,
