@@ -126,13 +126,16 @@ class DescriptorHandler(logging.Handler):
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
                 line = self._lines.popleft()
+                size = len(line)
                 dropped = 0 if self._lines else self._dropped
                 self._dropped -= dropped
-            _write(self._descriptor, line)
             if dropped:
-                _write(self._descriptor, self.format(_dropped_record(dropped)).encode() + b"\n")
+                fields = {"levelname": "WARNING", "name": __name__, "count": dropped}
+                record = logging.makeLogRecord({"msg": "log lines were dropped", **fields})
+                line += self.format(record).encode() + b"\n"
+            _write(self._descriptor, line)
             with self._changed:
-                self._waiting -= len(line)
+                self._waiting -= size
                 self._changed.notify_all()
 
 
@@ -141,13 +144,6 @@ def _write(descriptor: int, line: bytes) -> None:
     with suppress(OSError):
         while line:
             line = line[os.write(descriptor, line) :]
-
-
-def _dropped_record(count: int) -> logging.LogRecord:
-    message = "log lines were dropped: they came faster than they could be written"
-    return logging.makeLogRecord(
-        {"msg": message, "levelname": "WARNING", "name": __name__, "count": count}
-    )
 
 
 class RepeatedWarning:

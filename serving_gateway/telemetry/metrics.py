@@ -7,7 +7,7 @@ interpreter from the loop for 5 ms at a time; after each slice the loop serves i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -21,7 +21,7 @@ from serving_gateway.telemetry.counters import (
     ShadowState,
 )
 from serving_gateway.telemetry.exposition import Family, families_of, labels
-from serving_gateway.telemetry.process import interpreter_families, process_families
+from serving_gateway.telemetry.process import process_families
 
 _SLICE_SECONDS: Final = 0.002
 _REUSE_SECONDS: Final = 1.0
@@ -109,23 +109,17 @@ class Metrics:
             both = (*families.all.values(), *self._own_families())
             return b"".join(family.encode() for family in both)
         if self._text is None:
-            self._text = asyncio.create_task(self._render(), name="metrics")
+            self._text = asyncio.create_task(self._write(), name="metrics")
             self._text.add_done_callback(self._expire)
         # Shared by all scrapes: one that is cancelled leaves it to the others.
         return await asyncio.shield(self._text)
 
     def _expire(self, text: asyncio.Task[bytes]) -> None:
-        def drop() -> None:
-            self._text = None
-
         failed = text.cancelled() or text.exception() is not None
-        text.get_loop().call_later(0 if failed else _REUSE_SECONDS, drop)
+        text.get_loop().call_later(0 if failed else _REUSE_SECONDS, setattr, self, "_text", None)
 
-    async def _render(self) -> bytes:
-        return b"".join([part async for part in self._parts()])
-
-    async def _parts(self) -> AsyncIterator[bytes]:
-        families = _ModelFamilies()
+    async def _write(self) -> bytes:
+        families, parts = _ModelFamilies(), []
         started = perf_counter()
         for model_name, model in [*self._models.items()]:
             families.add(model_name, model)
@@ -134,10 +128,11 @@ class Metrics:
                 started = perf_counter()
         for family in families.all.values():
             await asyncio.sleep(0)
-            yield family.encode()
+            parts.append(family.encode())
         await asyncio.sleep(0)
-        for family in (*process_families(), *interpreter_families(), *self._own_families()):
-            yield family.encode()
+        parts += [family.encode() for family in (*process_families(), *self._own_families())]
+        await asyncio.sleep(0)
+        return b"".join(parts)
 
     def _own_families(self) -> Iterable[Family]:
         families = families_of(_PROCESS_FAMILIES)

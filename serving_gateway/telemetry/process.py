@@ -6,59 +6,46 @@ import gc
 import os
 import platform
 import resource
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from serving_gateway.telemetry.exposition import Family, families_of, labels
+from serving_gateway.telemetry.exposition import Family, labels
 
 _PROC: Final = Path("/proc")
-_PROCESS: Final = """
-process_cpu_seconds_total counter User and system CPU time.
-process_start_time_seconds gauge Start of the process since the epoch.
-process_virtual_memory_bytes gauge Virtual memory.
-process_resident_memory_bytes gauge Resident memory.
-process_open_fds gauge Open file descriptors.
-process_max_fds gauge Most open file descriptors.
-"""
-_INTERPRETER: Final = """
-python_info gauge Python platform information.
-python_gc_collections_total counter Runs of the garbage collector.
-python_gc_objects_collected_total counter Objects collected.
-python_gc_objects_uncollectable_total counter Objects that cannot be collected.
-"""
 
 
-def process_families() -> list[Family]:
-    """CPU, memory and descriptors of this process; nothing where there is no /proc."""
-    families = families_of(_PROCESS)
+def process_families() -> Iterator[Family]:
+    """CPU, memory and descriptors of this process, and the work of its garbage collector."""
     try:
         # The name before the bracket may hold spaces; field 14 is then the 12th.
         stat = (_PROC / "self" / "stat").read_text().rpartition(")")[2].split()
-        descriptors = len(os.listdir(_PROC / "self" / "fd"))  # noqa: PTH208 -- there may be thousands
+        descriptors = len(os.listdir(_PROC / "self" / "fd"))  # noqa: PTH208 -- maybe thousands
         booted = _boot_seconds()
-    except OSError:
-        return []
+    except OSError:  # not Linux
+        return
     ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    cpu, start = (int(stat[11]) + int(stat[12])) / ticks, booted + int(stat[19]) / ticks
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    values = (cpu, start, int(stat[20]), int(stat[21]) * page, descriptors, limit)
-    for family, value in zip(families.values(), values, strict=True):
+    for name, kind, value in (
+        ("process_cpu_seconds_total", "counter", (int(stat[11]) + int(stat[12])) / ticks),
+        ("process_start_time_seconds", "gauge", booted + int(stat[19]) / ticks),
+        ("process_virtual_memory_bytes", "gauge", int(stat[20])),
+        ("process_resident_memory_bytes", "gauge", int(stat[21]) * page),
+        ("process_open_fds", "gauge", descriptors),
+        ("process_max_fds", "gauge", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    ):
+        family = Family(name, kind, "Of the process, as the kernel counts it.")
         family.add("", value)
-    return [*families.values()]
-
-
-def interpreter_families() -> list[Family]:
-    """Version of the interpreter, and the work of its garbage collector."""
-    families = families_of(_INTERPRETER)
-    version, kind = platform.python_version(), platform.python_implementation()
-    families["python_info"].add(labels(implementation=kind, version=version), 1)
-    for generation, stats in enumerate(gc.get_stats()):
-        label = labels(generation=generation)
-        families["python_gc_collections_total"].add(label, stats["collections"])
-        families["python_gc_objects_collected_total"].add(label, stats["collected"])
-        families["python_gc_objects_uncollectable_total"].add(label, stats["uncollectable"])
-    return [*families.values()]
+        yield family
+    info = Family("python_info", "gauge", "Version of the interpreter.")
+    info.add(labels(version=platform.python_version()), 1)
+    yield info
+    for key in ("collections", "collected", "uncollectable"):
+        name = key if key == "collections" else f"objects_{key}"
+        family = Family(f"python_gc_{name}_total", "counter", "Of the garbage collector.")
+        for generation, stats in enumerate(gc.get_stats()):
+            family.add(labels(generation=generation), stats[key])
+        yield family
 
 
 @cache

@@ -40,7 +40,6 @@ OWN_COLUMNS: Final = (
 _PAUSE_SECONDS: Final = 1.0
 """Longest time between two drains of the queue. Waking for each sample would take the
 interpreter from the event loop each time."""
-_START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 5.0
 _CHUNK: Final = 128
 """Rows that are converted at once; the event loop waits for the interpreter meanwhile."""
@@ -100,23 +99,22 @@ class SampleWriter:
         self._numbers = count(1)
         self._problem: str | None = None
         self._ending = False
-        self._started = threading.Event()
-        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; returns once it can write.
+        """Start the thread; blocks for as long as the import of pyarrow takes.
 
         Raises:
             RuntimeError: pyarrow cannot be imported.
         """
-        self._thread.start()
-        self._started.wait(_START_SECONDS)
-        if self._failure is not None:
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except Exception as error:
             raise RuntimeError(
-                f"GATEWAY_SAMPLE_DIR needs pyarrow, which cannot be imported: {self._failure}. "
+                f"GATEWAY_SAMPLE_DIR needs pyarrow, which cannot be imported: {error}. "
                 "Install the extra 'samples', or unset it."
-            ) from self._failure
+            ) from error
+        self._thread.start()
 
     def close(self) -> None:
         """Write what waits and end; a disk that hangs is not waited for."""
@@ -126,13 +124,6 @@ class SampleWriter:
             self._thread.join(_END_SECONDS)
 
     def _run(self) -> None:
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except Exception as error:
-            self._failure = error
-            return
-        finally:
-            self._started.set()
         while not self._ending:
             self._queue.wake.wait(min(_PAUSE_SECONDS, self._seconds))
             self._queue.wake.clear()
