@@ -62,6 +62,7 @@ def create_app(
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
     feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
+    features = None if feast is None else feature_reader(feast, settings)
     identity = this_process()
     tracing = tracing_from(settings, identity)
     shared = _Shared(
@@ -76,9 +77,11 @@ def create_app(
         ),
         lifecycle=Lifecycle(),
         identity=identity,
-        metrics=Metrics(),
-        features=None if feast is None else feature_reader(feast, settings),
-        samples=None if settings.sample_dir is None else SampleQueue(settings.sample_queue_rows),
+        metrics=Metrics(identity.id, features),
+        features=features,
+        samples=None
+        if settings.sample_dir is None
+        else SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes),
     )
     writer = sample_writer(shared)
     hosting = Hosting(
@@ -91,10 +94,6 @@ def create_app(
     )
     control = build(settings, hosting, shared.metrics)
     gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics, tracing)
-    shared.metrics.hosted = lambda: hosting.names
-    shared.metrics.features = shared.features
-    shared.metrics.info.info({"replica": shared.identity.id})
-    shared.metrics.in_flight = lambda: gateway.in_flight
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -183,9 +182,10 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         in_flight=settings.mirror_in_flight,
         gather_seconds=settings.mirror_gather_seconds,
     )
+    samples = None
     if shared.samples is not None:
-        metrics.samples = ModelSamples(shared.samples, settings.sample_fraction)
-    metrics.watch(router.routed, ledger)
+        metrics.samples = samples = ModelSamples(shared.samples, settings.sample_fraction)
+    metrics.watch(router.routed, ledger.state)
     return HostedModel(
         model_name=model_name,
         forget=lambda: shared.metrics.forget(model_name),
@@ -194,7 +194,7 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         presence=presence,
         mirror=mirror,
         data_plane=DataPlane(
-            settings, router, mirror, watcher.wake, metrics, shared.features, metrics.samples
+            settings, router, mirror, watcher.wake, metrics, shared.features, samples
         ),
         control_plane=ControlPlane(
             settings, router, store, shared.registry, metrics, shared.features
@@ -226,6 +226,7 @@ def sample_writer(shared: _Shared) -> SampleWriter | None:
         rows_per_file=settings.sample_rows_per_file,
         seconds=settings.sample_seconds,
         max_bytes=settings.sample_max_bytes,
+        max_buffered_bytes=settings.sample_queue_bytes,
     )
 
 

@@ -32,7 +32,6 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
-    workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe log line that is written."
     )
@@ -215,6 +214,12 @@ class Settings(BaseSettings):
         default=10_000,
         ge=MAX_BATCH_SIZE,
         description="Most rows waiting for the writer; beyond it samples are dropped and counted.",
+    )
+    sample_queue_bytes: int = Field(
+        default=33_554_432,
+        ge=4_194_304,
+        description="Most bytes of the rows waiting for the writer, and again of those that it "
+        "gathers for files: beyond it samples are dropped, and files are written early.",
     )
     sample_max_bytes: int = Field(
         default=268_435_456,

@@ -13,13 +13,14 @@ from itertools import chain
 from typing import Final
 
 from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.features.batches import Batches, Counts, Overdue
+from serving_gateway.features.batches import Batches, Overdue
 from serving_gateway.features.breaker import Breaker, State
 from serving_gateway.features.types import (
     FeatureStore,
     Found,
     check_ids,
 )
+from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class FeatureReader:
             open_seconds=open_seconds,
             probe_seconds=2 * limit_seconds,
         )
-        self.counts = Counts()
+        self.counts = LookupCounts()
         self._preparing: set[asyncio.Task[None]] = set()
         self._batches = Batches(
             store,
@@ -72,6 +73,11 @@ class FeatureReader:
     def state(self) -> State:
         """Of the circuit breaker."""
         return self._breaker.state
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the store is not asked for now."""
+        return self.state is not State.CLOSED
 
     @property
     def opened(self) -> int:

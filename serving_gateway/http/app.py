@@ -54,7 +54,9 @@ def build(settings: Settings, hosting: Hosting, metrics: Metrics) -> FastAPI:
     @app.get("/metrics", tags=["state"], response_class=Response)
     async def prometheus() -> Response:
         """Metrics in Prometheus's text format."""
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            await metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     limit = settings.max_control_body_bytes
     app.include_router(model_routes(hosting, guard, limit, default, ()))

@@ -7,8 +7,6 @@ import re
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Counter
-
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import ClientGone, GatewayError, MethodNotAllowed
 from serving_gateway.http.open_inference_routes import OipEndpoint
@@ -34,6 +32,7 @@ from serving_gateway.http.raw import (
 from serving_gateway.http.security import DataGuard
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.logs import RepeatedWarning
 from serving_gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -72,14 +71,16 @@ class Gateway:
         tracing: Tracing | None = None,
     ) -> None:
         self._tracing = tracing
-        self.in_flight = 0
         self._hosting = hosting
         self._lifecycle = lifecycle
         self._protocol = OipEndpoint(hosting, settings.max_body_bytes)
         self._control = control
         self._guard = DataGuard(settings.api_keys)
+        self._metrics = metrics
+        self._unanswered = RepeatedWarning(log, "a request was not answered")
+        self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
         self._requests = metrics.http_requests
-        self._predicted: Counter = metrics.http_requests.labels("POST", "/predict", "200")
+        self._predicted = metrics.http_requests.labels("POST", "/predict", "200")
         self._predicted_named = metrics.http_requests.labels("POST", _NAMED_PREDICT, "200")
         self._max_body = settings.max_body_bytes
         self._access_log = settings.access_log
@@ -90,7 +91,7 @@ class Gateway:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        self.in_flight += 1
+        self._metrics.in_flight += 1
         path: str = scope["path"]
         try:
             if path == "/predict":
@@ -102,7 +103,7 @@ class Gateway:
             else:
                 await self._answer_other(scope, receive, send)
         finally:
-            self.in_flight -= 1
+            self._metrics.in_flight -= 1
 
     async def _answer_predict(
         self, scope: Scope, receive: Receive, send: Send, model_name: str | None
@@ -138,9 +139,9 @@ class Gateway:
         except GatewayError as error:
             status = error.status
             body, headers = self._refused(scope, error, request_id, model_name)
-        except Exception:
+        except Exception as error:
             status = 500
-            body, headers = self._failed(scope, request_id, model_name)
+            body, headers = self._failed(scope, error, request_id, model_name)
         finally:
             if span is not None:
                 span.end(status)
@@ -168,9 +169,9 @@ class Gateway:
         except GatewayError as error:
             status = error.status
             body, headers = self._refused(scope, error, request_id)
-        except Exception:
+        except Exception as error:
             status = 500
-            body, headers = self._failed(scope, request_id)
+            body, headers = self._failed(scope, error, request_id)
         finally:
             if span is not None:
                 span.end(status)
@@ -194,9 +195,9 @@ class Gateway:
         await answer(send, status, body, headers)
 
     def _failed(
-        self, scope: Scope, request_id: bytes, model_name: str | None = None
+        self, scope: Scope, bug: Exception, request_id: bytes, model_name: str | None = None
     ) -> tuple[bytes, list[Header]]:
-        log.exception("a request failed on a bug", extra={"request_id": request_id.decode()})
+        self._bugs.log(type(bug).__name__, exception=bug, request_id=request_id.decode())
         return self._refused(scope, GatewayError(_BUG), request_id, model_name)
 
     def _refused(
@@ -213,14 +214,7 @@ class Gateway:
             # What the client still sends of the body is not worth reading.
             headers.append((b"connection", b"close"))
         if error.status >= 500:
-            log.warning(
-                "a request was not answered",
-                extra={
-                    "request_id": request_id.decode(),
-                    "code": error.code,
-                    "reason": error.message,
-                },
-            )
+            self._unanswered.log(error.code, request_id=request_id.decode(), reason=error.message)
         return body, headers
 
     async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -220,7 +220,7 @@ class InferenceEndpoint:
     def finish(self, request: InferenceRequest, status: int, headers: bytes, body: bytes) -> None:
         """Write a response, and count it."""
         self.in_flight -= 1
-        self._requests.count("POST", request.route.template, status)
+        self._requests.labels("POST", request.route.template, str(status)).inc()
         if request.span is not None:
             request.span.end(status)
         if self._lifecycle.draining:
@@ -250,7 +250,7 @@ class InferenceEndpoint:
 
     def describe_refusal(self, error: GatewayError) -> tuple[bytes, bytes]:
         """Header lines and body for a request that is refused before it is complete."""
-        self._requests.count("other", "other", error.status)
+        self._requests.labels("other", "other", str(error.status)).inc()
         body, headers = error_body(error, None, None)
         return b"".join([b"%b: %b\r\n" % one for one in headers]), body
 

@@ -86,7 +86,7 @@ class RoutedRequest(InferenceItem):
 
     def fail(self, error: GatewayError) -> None:
         """An attempt failed on its way through the batcher."""
-        self.target.stats.failed += 1
+        self.target.stats.fail()
         self.dispatcher.call_failed(self, error)
 
 

@@ -25,7 +25,7 @@ from serving_gateway.inference.version_client import PREDICTION, InferenceItem, 
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.replication.replicas import now
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Copy(BatchItem):
     def fail(self, error: GatewayError) -> None:
         """Note that B did not answer."""
         self.page.failed += 1
-        self.target.stats.failed += 1
+        self.target.stats.fail()
         self._mirror.counts[FAILED].inc()
         log.debug("a mirrored request failed", extra={"reason": error.message})
 

@@ -37,7 +37,7 @@ from serving_gateway.inference.rows import (
 from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.telemetry.samples import ModelSamples
 
 if TYPE_CHECKING:
@@ -280,14 +280,17 @@ class Prediction(RoutedRequest):
             self.span.answered(target.model_name, target.variant, target.slot.version)
         if self.table.policy.mirror and not self.is_split:
             predictor.mirror.offer(self, rows, output, seconds)
-        if predictor.samples is not None:
+        codec = target.client.codec
+        if predictor.samples is not None and codec is not None:
             predictor.samples.offer(
                 target.model_name,
                 target.variant,
                 target.slot.version,
-                target.client.codec.signature,
-                rows,
-                output,
+                codec.signature,
+                rows.data,
+                rows.instances,
+                output.predictions,
+                output.probabilities,
             )
         self._sink.succeed(self._response(output, rows.source))
 

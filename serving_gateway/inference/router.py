@@ -29,7 +29,7 @@ from serving_gateway.inference.readiness import (
 from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics, Routed, VariantStats
+from serving_gateway.telemetry.counters import ModelMetrics, RoutedState, VariantStats
 from serving_gateway.triton.client import Triton
 from serving_gateway.triton.client_pool import TritonClientPool
 
@@ -184,13 +184,13 @@ class Router:
             record_problem=self.record_problem,
         )
 
-    def routed(self) -> Routed:
+    def routed(self) -> RoutedState:
         """What is told to Prometheus."""
         table = self.table
         variants = [
             (one.variant, one.slot.version, one.client.ready) for one in table.targets.values()
         ]
-        return Routed(self.readiness().ready, table.record.generation, variants)
+        return RoutedState(self.readiness().ready, table.record.generation, variants)
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""

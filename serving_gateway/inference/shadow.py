@@ -20,6 +20,7 @@ from serving_gateway.contract import (
     ShadowSide,
 )
 from serving_gateway.inference.codec import ModelOutput
+from serving_gateway.telemetry.counters import HistogramState, ShadowState
 
 _Z: Final = 1.959963984540054
 """Of the standard normal distribution, for two-sided bounds at 95 %."""
@@ -171,6 +172,21 @@ class Ledger:
         if pairing != self.page.pairing:
             self.page = Page(pairing, now(), self._kept)
         return self.page
+
+    def state(self) -> ShadowState | None:
+        """The numbers of the present pairing; None before its first copy."""
+        if self.page.pairing is None:
+            return None
+        a, b = self.page.pairing
+        found = self.page.comparison
+        return ShadowState(
+            a.version,
+            b.version,
+            found.rows,
+            found.agreed,
+            HistogramState(DIFFERENCES, found.differences.counts, found.differences.sum),
+            HistogramState(DELAYS, found.delays.counts, None),
+        )
 
     def summary(
         self, replica: str, a: ShadowSide | None, b: ShadowSide | None, *, examples: bool
