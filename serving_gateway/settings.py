@@ -149,6 +149,24 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=1_048_576, ge=256, description="Largest body of a prediction."
     )
+    max_pending_bytes: int = Field(
+        default=67_108_864,
+        ge=1_048_576,
+        description="Most bytes of bodies held for requests that are not answered yet, over all "
+        "clients; beyond it 503.",
+    )
+    head_seconds: Seconds = Field(
+        default=10.0, description="Limit for receiving the target and headers of a request."
+    )
+    body_seconds: Seconds = Field(
+        default=30.0,
+        description="Limit for receiving a whole request, and for a client to take a response.",
+    )
+    keep_alive_seconds: Seconds = Field(
+        default=75.0,
+        description="How long an idle connection is kept: longer than the idle timeout of the "
+        "load balancers in front.",
+    )
     max_head_bytes: int = Field(
         default=16_384, ge=1_024, le=1_048_576, description="Largest target and headers together."
     )
@@ -173,10 +191,20 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         default=1024, ge=1, description="Most requests waiting per version; beyond it 503."
     )
+    max_queued_bytes: int = Field(
+        default=67_108_864,
+        ge=1_048_576,
+        description="Most bytes of rows waiting for Triton, over all versions; beyond it 503.",
+    )
     mirror_queue: int = Field(
         default=1024,
         ge=1,
         description="Most answers waiting to be mirrored; beyond it they are dropped.",
+    )
+    mirror_queue_bytes: int = Field(
+        default=16_777_216,
+        ge=1_048_576,
+        description="Most bytes of answers waiting to be mirrored, over all models.",
     )
     mirror_in_flight: int = Field(
         default=2, ge=1, le=64, description="Most inferences of mirrored requests under way."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from time import perf_counter
@@ -9,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import ClientGone, GatewayError, MethodNotAllowed
+from serving_gateway.http.connection import ConnectionPolicy
+from serving_gateway.http.inference_endpoint import AwaitedRequest, InferenceEndpoint, Route
 from serving_gateway.http.open_inference_routes import OipEndpoint
 from serving_gateway.http.open_inference_routes import template as protocol_template
-from serving_gateway.http.predict import predict
 from serving_gateway.http.raw import (
-    JSON,
-    SPAN,
     ASGIApp,
     Header,
     Message,
@@ -25,9 +25,7 @@ from serving_gateway.http.raw import (
     answer,
     error_body,
     header,
-    origin,
     read_body,
-    trace_context,
 )
 from serving_gateway.http.security import DataGuard
 from serving_gateway.inference.readiness import Lifecycle
@@ -36,7 +34,7 @@ from serving_gateway.telemetry.logs import RepeatedWarning
 from serving_gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import RequestSpan, Tracing
+    from serving_gateway.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +66,12 @@ class Gateway:
         lifecycle: Lifecycle,
         control: ASGIApp,
         metrics: Metrics,
+        endpoint: InferenceEndpoint,
+        connections: ConnectionPolicy,
         tracing: Tracing | None = None,
     ) -> None:
+        self._endpoint = endpoint
+        self.connections = connections
         self._tracing = tracing
         self._hosting = hosting
         self._lifecycle = lifecycle
@@ -94,74 +96,50 @@ class Gateway:
         self._metrics.in_flight += 1
         path: str = scope["path"]
         try:
-            if path == "/predict":
-                await self._answer_predict(scope, receive, send, None)
-            elif path.endswith("/predict") and (named := _PREDICT_PATH.fullmatch(path)):
-                await self._answer_predict(scope, receive, send, named["model"])
+            route = self._endpoint.routes.parse(scope["raw_path"])
+            if route is not None:
+                await self._answer_inference(route, scope, receive, send)
             elif path == "/v2" or path.startswith("/v2/"):
-                await self._answer_protocol(scope, receive, send)
+                await self._answer_protocol(scope, send)
             else:
                 await self._answer_other(scope, receive, send)
         finally:
             self._metrics.in_flight -= 1
 
-    async def _answer_predict(
-        self, scope: Scope, receive: Receive, send: Send, model_name: str | None
+    async def _answer_inference(
+        self, route: Route, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        content_type: bytes | None = None
-        given_id: bytes | None = None
-        traceparent: bytes | None = None
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                content_type = value
-            elif name == b"x-request-id":
-                given_id = value
-            elif name == b"traceparent":
-                traceparent = value
-        request_id = self._ids.of(given_id)
-        span = None if self._tracing is None else self._begin(scope, traceparent)
-        started = perf_counter()
-        status = 200
-        headers: list[Header] = [JSON]
+        """Answer a request for inference that the connection did not answer itself."""
+        request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
+        request: AwaitedRequest | None = None
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed(f"{scope['path']} takes POST.", allow="POST")  # noqa: TRY301 -- one handler below
-            self._guard.check(scope["headers"])
-            hosting = self._hosting
-            plane = hosting.default if model_name is None else hosting.plane(model_name)
-            request = await read_body(receive, scope["headers"], self._max_body)
-            asked_by = origin(receive, traceparent, span)
-            body = await predict(plane, request, content_type, asked_by)
-            (self._predicted if model_name is None else self._predicted_named).inc()
+                raise MethodNotAllowed(f"{scope['path']} takes POST.", allow="POST")
+            body = await read_body(receive, scope["headers"], self._max_body)
+            request = AwaitedRequest(self._endpoint, route, scope["headers"], body, request_id)
+            self._endpoint.start(request)
+            status, headers, content = await request.response()
         except ClientGone:
-            status = 499
             return
         except GatewayError as error:
             status = error.status
-            body, headers = self._refused(scope, error, request_id, model_name)
-        except Exception as error:
-            status = 500
-            body, headers = self._failed(scope, error, request_id, model_name)
-        finally:
-            if span is not None:
-                span.end(status)
-        await self._send(send, status, body, headers, request_id)
-        if self._access_log:
-            self._log(scope, status, request_id, started)
+            content, headers = self._refused(scope, error, request_id)
+            headers.append((b"x-request-id", request_id))
+        except asyncio.CancelledError:
+            if request is not None:
+                self._endpoint.abandon(request)
+            raise
+        await answer(send, status, content, headers)
 
-    async def _answer_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_protocol(self, scope: Scope, send: Send) -> None:
         request_id = self._ids.of(header(scope["headers"], b"x-request-id"))
-        span: RequestSpan | None = None
-        if self._tracing is not None and scope["path"].rstrip("/").endswith("/infer"):
-            span = self._begin(scope, header(scope["headers"], b"traceparent"))
-            scope[SPAN] = span
         started = perf_counter()
         status = 500
         try:
             # A prober has no key: the health of the server and of a model is told to anybody.
             if not _HEALTH_PATH.fullmatch(scope["path"]):
                 self._guard.check(scope["headers"])
-            status, body, headers = await self._protocol(scope, receive)
+            status, body, headers = await self._protocol(scope)
             self._requests.labels(_method(scope), _template(scope["path"]), str(status)).inc()
         except ClientGone:
             status = 499
@@ -172,19 +150,9 @@ class Gateway:
         except Exception as error:
             status = 500
             body, headers = self._failed(scope, error, request_id)
-        finally:
-            if span is not None:
-                span.end(status)
         await self._send(send, status, body, headers, request_id)
         if self._access_log:
             self._log(scope, status, request_id, started)
-
-    def _begin(self, scope: Scope, traceparent: bytes | None) -> RequestSpan | None:
-        """Begin the span of a request; None where it is not traced."""
-        context = trace_context(traceparent)
-        if self._tracing is None or not self._tracing.wants(context):
-            return None
-        return self._tracing.request(_method(scope), _template(scope["path"]), context)
 
     async def _send(
         self, send: Send, status: int, body: bytes, headers: list[Header], request_id: bytes

@@ -96,12 +96,20 @@ class Exchange(InferenceRequest):
     def __init__(
         self,
         connection: GatewayConnection,
+        endpoint: InferenceEndpoint,
         route: Route,
         headers: list[tuple[bytes, bytes]],
         fields: dict[bytes, bytes],
         keep_alive: bool,
     ) -> None:
-        super().__init__(route, headers, fields)
+        # Like `InferenceRequest.__init__`, in one call: this is made for every request.
+        self.endpoint = endpoint
+        self.route = route
+        self.headers = headers
+        self.fields = fields
+        self.body = b""
+        self.call = None
+        self.span = None
         self.connection = connection
         self.keep_alive = keep_alive
         self.is_queued = False
@@ -122,10 +130,10 @@ class Exchange(InferenceRequest):
             return
         self.response_started = self.response_complete = True
         connection = self.connection
-        close = b"" if self.keep_alive else b"connection: close\r\n"
+        if not self.keep_alive:
+            headers += b"connection: close\r\n"
         connection.transport.write(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b"
-            % (STATUS_LINE[status], headers, close, len(body), body)
+            b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], headers, len(body), body)
         )
         if not self.keep_alive:
             connection.close_gracefully()
@@ -144,20 +152,18 @@ class GatewayConnection(HttpToolsProtocol):
         policy = self.policy
         self._endpoint = policy.endpoint
         self._routes = policy.endpoint.routes
-        self._budget = policy.budget
+        self._max_head = policy.max_head_bytes
         self._held = 0
-        """Bytes of bodies that the budget was charged for."""
+        """Bytes of an unfinished body that the budget was charged for."""
         self._in_head = False
         """Whether what comes next belongs to a head, or to trailers after the chunks of a body."""
-        self._began = False
-        """Whether that began in the present read, whose other bytes belong to something else."""
+        self._head_is_over = False
         self._seen = 0
         """Bytes of an unfinished head or trailers that came in earlier reads."""
-        self._head_is_over = False
         self._is_large_read = False
         self._is_incomplete = False
         """Whether a message has begun and not ended."""
-        self._incomplete_since = 0.0
+        self._incomplete_since: float | None = None
         self._idle_since = self.loop.time()
         self._write_paused_since: float | None = None
         self._has_ignored_upgrade = False
@@ -186,7 +192,7 @@ class GatewayConnection(HttpToolsProtocol):
         if self._refusal is not None:
             return
         # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
-        self._is_large_read = len(data) > self.policy.max_head_bytes
+        self._is_large_read = len(data) > self._max_head
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -196,6 +202,8 @@ class GatewayConnection(HttpToolsProtocol):
                 self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
         if self._is_incomplete:
             self._note_incomplete(len(data))
+        elif self._incomplete_since is not None:
+            self._note_complete()
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -217,10 +225,8 @@ class GatewayConnection(HttpToolsProtocol):
         """A head begins."""
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
-        self._in_head = self._began = self._is_incomplete = True
-        self._head_is_over = self._has_ignored_upgrade = False
-        self._seen = 0
+        self._in_head = self._is_incomplete = True
+        self._head_is_over = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; trailers are dropped."""
@@ -229,70 +235,72 @@ class GatewayConnection(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         """A chunk begins: its bytes or, after the last one, trailers."""
-        self._in_head = self._began = True
+        self._in_head = True
         self._seen = 0
 
     def on_headers_complete(self) -> None:
         """The head ends: the request goes to inference, or to the application."""
         self._in_head = False
         self._head_is_over = True
-        if (self._seen or self._is_large_read) and self._head_size() > self.policy.max_head_bytes:
-            self._refuse_head()
-        if self.parser.should_upgrade():
+        if self._seen or self._is_large_read:
+            self._check_head_size()
+        headers = self.headers
+        fields = dict(headers)
+        if b"upgrade" in fields and self.parser.should_upgrade():
             # HTTP/2 over cleartext, which Java's client offers with every first request: RFC 9110
             # lets a server answer as if that was not there, but the parser stops at it.
             self._has_ignored_upgrade = True
             return
-        headers = self.headers
-        fields = dict(headers)
-        version = self.parser.get_http_version()
         if len(fields) != len(headers) or b"host" not in fields:
-            self._check_fields(fields, version)
-        keep_alive = version == "1.1" and self.parser.should_keep_alive()
-        route = self._routes.find(self.parser.get_method(), self.url, fields)
-        if route is not None:
-            self._expect(Exchange(self, route, headers, fields, keep_alive), fields)
+            self._check_fields(fields)
+        parser = self.parser
+        route = self._routes.known.get(self.url) or self._routes.parse(self.url)
+        if (
+            route is None
+            or parser.get_method() != b"POST"
+            or b"content-encoding" in fields
+            or b"expect" in fields
+            or b"origin" in fields
+        ):
+            # What needs decompression, a continuation or CORS is the application's, too.
+            self._start_application(fields)
             return
-        url = self.url
-        super().on_message_begin()
-        self.url = url
-        self.headers.extend(headers)
-        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
-        super().on_headers_complete()
+        exchange = Exchange(
+            self, self._endpoint, route, headers, fields, parser.should_keep_alive()
+        )
+        earlier, self.cycle = self.cycle, exchange
+        if earlier is not None and not earlier.response_complete:
+            exchange.is_queued = True
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cast(Any, exchange), self.app))
+        announced = fields.get(b"content-length")
+        if announced is not None and (
+            len(announced) > 18 or int(announced) > self.policy.max_body_bytes
+        ):
+            self.refuse(_too_large(self.policy.max_body_bytes))
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
         self._in_head = False
         cycle = self.cycle
-        if self._has_ignored_upgrade or cycle.response_complete:
-            return
-        if not self._budget.take(len(body)):
-            self.refuse(
-                Overloaded(
-                    f"Unanswered requests hold {self._budget.held} bytes, as many as they may "
-                    "(GATEWAY_MAX_PENDING_BYTES). Try again.",
-                    code="too_many_bytes",
-                )
-            )
-            return
-        self._held += len(body)
         if type(cycle) is not Exchange:
-            super().on_body(body)
+            if not self._has_ignored_upgrade:
+                super().on_body(body)
         elif not cycle.body:
             cycle.body = body
-        else:
+        elif not cycle.response_complete:
             if isinstance(cycle.body, bytes):
                 cycle.body = bytearray(cycle.body)
             cycle.body += body
-        if type(cycle) is Exchange and len(cycle.body) > self.policy.max_body_bytes:
-            self.refuse(_too_large(self.policy.max_body_bytes))
+            if len(cycle.body) > self.policy.max_body_bytes:
+                self.refuse(_too_large(self.policy.max_body_bytes))
 
     def on_message_complete(self) -> None:
         """A request ends."""
         self._in_head = self._is_incomplete = False
+        cycle = self.cycle
         if self._has_ignored_upgrade:
             return
-        cycle = self.cycle
         if type(cycle) is not Exchange:
             super().on_message_complete()
         elif not cycle.response_complete:
@@ -306,11 +314,11 @@ class GatewayConnection(HttpToolsProtocol):
         """A response was written: go on with the next request."""
         self.server_state.total_requests += 1
         self._idle_since = self.loop.time()
-        if not self.pipeline and not self._is_incomplete:
-            self._release()
-        if self.transport.is_closing() or self.flow.write_paused:
+        flow = self.flow
+        if flow.write_paused or self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if flow.read_paused:
+            flow.resume_reading()
         if self.pipeline:
             self.loop.call_soon(self._start_queued)
 
@@ -354,35 +362,33 @@ class GatewayConnection(HttpToolsProtocol):
                 self.transport.abort()
         elif self._is_incomplete:
             limit = policy.body_seconds if self._head_is_over else policy.head_seconds
-            if self._incomplete_since and now - self._incomplete_since > limit:
+            if self._incomplete_since is not None and now - self._incomplete_since > limit:
                 part = "body" if self._head_is_over else "head"
                 self.refuse(
                     RequestTimeout(
                         f"The {part} of the request was not complete within {limit:g} s."
                     )
                 )
-        elif self.cycle is None or self.cycle.response_complete:
-            if now - self._idle_since > policy.keep_alive_seconds:
-                self.transport.close()
+        elif (
+            self.cycle is None or self.cycle.response_complete
+        ) and now - self._idle_since > policy.keep_alive_seconds:
+            self.transport.close()
 
-    def _expect(self, exchange: Exchange, fields: dict[bytes, bytes]) -> None:
-        """Take a request for inference whose body comes next."""
-        earlier, self.cycle = self.cycle, exchange
-        if earlier is not None and not earlier.response_complete:
-            exchange.is_queued = True
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cast(Any, exchange), self.app))
-        announced = fields.get(b"content-length")
-        if announced is not None and (
-            len(announced) > 18 or int(announced) > self.policy.max_body_bytes
-        ):
-            self.refuse(_too_large(self.policy.max_body_bytes))
+    def _start_application(self, fields: dict[bytes, bytes]) -> None:
+        """Hand a request to the application, in uvicorn's way."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
+        super().on_headers_complete()
 
     def _start_queued(self) -> None:
         if not self.pipeline or self.flow.write_paused or self.transport.is_closing():
             return
-        cycle, app = self.pipeline.pop()
-        if not isinstance(cycle, Exchange):
+        queued, app = self.pipeline.pop()
+        cycle: Any = queued
+        if type(cycle) is not Exchange:
             self._start_asgi_task(cycle, app)
             return
         cycle.is_queued = False
@@ -399,17 +405,33 @@ class GatewayConnection(HttpToolsProtocol):
         self.data_received(b"".join([*head, b"\r\n"]) + rest)
 
     def _note_incomplete(self, size: int) -> None:
-        """Measure a head that is not complete, and note since when a message is not."""
-        if self._incomplete_since <= self._idle_since:
+        """Account for a message that is not complete at the end of a read of `size` bytes."""
+        if self._incomplete_since is None:
             self._incomplete_since = self.loop.time()
         if self._in_head:
-            self._seen += self._head_size() if self._began else size
-            if self._seen > self.policy.max_head_bytes and self._refusal is None:
+            # Where the head began in this read, its other bytes belong to something else.
+            self._seen += size if self._seen else self._head_size()
+            if self._seen > self._max_head and self._refusal is None:
                 self.refuse(self._head_too_large())
-        self._began = False
+        elif not self.policy.budget.take(size):
+            self.refuse(
+                Overloaded(
+                    f"Unfinished requests hold {self.policy.budget.held} bytes, as many as they "
+                    "may (GATEWAY_MAX_PENDING_BYTES). Try again.",
+                    code="too_many_bytes",
+                )
+            )
+        else:
+            self._held += size
+
+    def _note_complete(self) -> None:
+        self._incomplete_since = None
+        self._seen = 0
+        self._release()
 
     def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        fields = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return 1 + len(self.url) + fields
 
     def _head_too_large(self) -> HeadTooLarge:
         return HeadTooLarge(
@@ -417,23 +439,26 @@ class GatewayConnection(HttpToolsProtocol):
             "the most taken."
         )
 
-    def _refuse_head(self) -> None:
-        error = self._head_too_large()
-        self.refuse(error)
-        raise error  # stops the parser, which reports that it was stopped
+    def _check_head_size(self) -> None:
+        self._seen = 0
+        if self._head_size() > self._max_head:
+            error = self._head_too_large()
+            self.refuse(error)
+            raise error  # stops the parser, which reports that it was stopped
 
-    def _check_fields(self, fields: dict[bytes, bytes], version: str) -> None:
+    def _check_fields(self, fields: dict[bytes, bytes]) -> None:
         """Refuse a request whose headers contradict each other (RFC 9112)."""
         names = [name for name, _ in self.headers]
         twice = sorted(name for name in _ONCE if names.count(name) > 1)
-        if twice or (version == "1.1" and b"host" not in fields):
+        lacks_host = b"host" not in fields and self.parser.get_http_version() == "1.1"
+        if twice or lacks_host:
             what = f"names {twice[0].decode()} twice" if twice else "has no Host header"
             error = MalformedRequest(f"The request {what}.", code="malformed_head")
             self.refuse(error)
             raise error
 
     def _release(self) -> None:
-        self._budget.release(self._held)
+        self.policy.budget.release(self._held)
         self._held = 0
 
 

@@ -6,6 +6,7 @@ is written when the batch that carries its rows returns.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from time import perf_counter
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from serving_gateway.batching import BatchItem
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.errors import GatewayError, MalformedRequest, NotFound
+from serving_gateway.errors import GatewayError, MalformedRequest
 from serving_gateway.http.raw import RequestIds, check_json, error_body, trace_context
 from serving_gateway.http.security import DataGuard
 from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.counters import Count, LabelledCounts
+from serving_gateway.telemetry.logs import RepeatedWarning
 from serving_gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -30,73 +33,95 @@ _PREDICT: Final = re.compile(rb"/models/(?P<model>[A-Za-z0-9_-]+)/predict")
 _INFER: Final = re.compile(
     rb"/v2/models/(?P<model>[A-Za-z0-9_.-]+)(?:/versions/(?P<version>[0-9]{1,18}))?/infer/?"
 )
-_ELSEWHERE: Final = frozenset([b"content-encoding", b"expect", b"origin"])
-"""Headers that need what the application does: decompression, continuation, CORS."""
 _ROUTES_KEPT: Final = 4096
 _BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
 
 
 class Route:
-    """What a path asks for."""
+    """What a path asks for, and how often that was answered."""
 
-    __slots__ = ("is_protocol", "model_name", "template", "version")
+    __slots__ = ("answered", "is_protocol", "model_name", "template", "version")
 
     def __init__(
-        self, template: str, model_name: str | None, version: int | None, *, is_protocol: bool
+        self,
+        template: str,
+        model_name: str | None,
+        version: int | None,
+        answered: Count,
+        *,
+        is_protocol: bool,
     ) -> None:
         self.template = template
+        self.answered = answered
         self.model_name = model_name
         self.version = version
         self.is_protocol = is_protocol
 
 
 class Routes:
-    """Finds the route of a target; each is parsed once."""
+    """Finds the route of a target; each is parsed once.
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, Route] = {
-            b"/predict": Route("/predict", None, None, is_protocol=False)
-        }
+    Args:
+        requests: counts responses by method, route and status.
 
-    def find(self, method: bytes, target: bytes, fields: dict[bytes, bytes]) -> Route | None:
-        """The route of a request that is answered in callbacks; None for all others.
+    Attributes:
+        known: routes by target.
+    """
 
-        Args:
-            method: of HTTP.
-            target: as it came, never decoded.
-            fields: headers by lower-case name.
-        """
-        route = self._known.get(target)
-        if route is None:
-            route = self._parse(target)
-        if route is None or method != b"POST" or not _ELSEWHERE.isdisjoint(fields):
-            return None
-        return route
+    def __init__(self, requests: LabelledCounts) -> None:
+        self._requests = requests
+        self._default = self._route("/predict", None, None, is_protocol=False)
+        self.known = {b"/predict": self._default}
 
-    def _parse(self, target: bytes) -> Route | None:
-        route: Route | None = None
+    def parse(self, target: bytes) -> Route | None:
+        """The route of a target; None when it is not one for inference."""
+        route = self.known.get(target)
+        if route is not None:
+            return route
         if predict := _PREDICT.fullmatch(target):
             model = predict["model"].decode()
-            route = Route("/models/{model_name}/predict", model, None, is_protocol=False)
+            route = self._route("/models/{model_name}/predict", model, None, is_protocol=False)
         elif infer := _INFER.fullmatch(target):
             version = None if infer["version"] is None else int(infer["version"])
             template = "/v2/models/{model_name}/infer"
-            route = Route(template, infer["model"].decode(), version, is_protocol=True)
+            route = self._route(template, infer["model"].decode(), version, is_protocol=True)
         if route is not None:
-            if len(self._known) > _ROUTES_KEPT:
-                self._known = {b"/predict": self._known[b"/predict"]}
-            self._known[target] = route
+            if len(self.known) > _ROUTES_KEPT:
+                self.known.clear()
+                self.known[b"/predict"] = self._default
+            self.known[target] = route
         return route
+
+    def _route(
+        self, template: str, model_name: str | None, version: int | None, *, is_protocol: bool
+    ) -> Route:
+        answered = self._requests.labels("POST", template, "200")
+        return Route(template, model_name, version, answered, is_protocol=is_protocol)
 
 
 class InferenceRequest:
     """One request for inference: what came, and how its response is written."""
 
-    __slots__ = ("body", "call", "fields", "headers", "request_id", "route", "span", "started")
+    __slots__ = (
+        "body",
+        "call",
+        "endpoint",
+        "fields",
+        "headers",
+        "request_id",
+        "route",
+        "span",
+        "started",
+    )
 
     def __init__(
-        self, route: Route, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]
+        self,
+        endpoint: InferenceEndpoint,
+        route: Route,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
     ) -> None:
+        self.endpoint = endpoint
         self.route = route
         self.headers = headers
         self.fields = fields
@@ -117,27 +142,18 @@ class InferenceRequest:
         """
         raise NotImplementedError
 
-
-class _Responder:
-    """Writes the response of one request when it is there."""
-
-    __slots__ = ("_endpoint", "_request")
-
-    def __init__(self, endpoint: InferenceEndpoint, request: InferenceRequest) -> None:
-        self._endpoint = endpoint
-        self._request = request
-
     def succeed(self, body: bytes) -> None:
-        request = self._request
-        self._endpoint.finish(
-            request,
+        """Answer with a prediction."""
+        self.endpoint.finish(
+            self,
             200,
-            b"content-type: application/json\r\nx-request-id: %b\r\n" % request.request_id,
+            b"content-type: application/json\r\nx-request-id: %b\r\n" % self.request_id,
             body,
         )
 
     def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
-        request, size = self._request, response.header_length
+        """Answer with an inference of the protocol."""
+        size = response.header_length
         if size is None:
             kind = b"content-type: application/json\r\n"
         else:
@@ -145,14 +161,17 @@ class _Responder:
                 b"content-type: application/octet-stream\r\n"
                 b"inference-header-content-length: %d\r\n" % size
             )
-        headers = (
-            b"%bx-serving-variant: %b\r\nx-serving-version: %d\r\nx-request-id: %b\r\n"
-            % (kind, variant.encode(), version, request.request_id)
+        headers = b"%bx-serving-variant: %b\r\nx-serving-version: %d\r\nx-request-id: %b\r\n" % (
+            kind,
+            variant.encode(),
+            version,
+            self.request_id,
         )
-        self._endpoint.finish(request, 200, headers, response.body)
+        self.endpoint.finish(self, 200, headers, response.body)
 
     def fail(self, error: GatewayError) -> None:
-        self._endpoint.fail(self._request, error)
+        """Answer with an error."""
+        self.endpoint.fail(self, error)
 
 
 class InferenceEndpoint:
@@ -175,19 +194,22 @@ class InferenceEndpoint:
         metrics: Metrics,
         tracing: Tracing | None = None,
     ) -> None:
-        self.routes = Routes()
-        self.in_flight = 0
+        self.routes = Routes(metrics.http_requests)
+        self._metrics = metrics
         self._hosting = hosting
         self._lifecycle = lifecycle
         self._guard = guard
+        self._needs_key = not guard.is_open
         self._requests = metrics.http_requests
         self._tracing = tracing
         self._access_log = settings.access_log
         self._ids = RequestIds()
+        self._unanswered = RepeatedWarning(log, "a request was not answered")
+        self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
 
     def start(self, request: InferenceRequest) -> None:
         """Answer a request whose body is complete."""
-        self.in_flight += 1
+        self._metrics.in_flight += 1
         fields = request.fields
         request.request_id = self._ids.of(fields.get(b"x-request-id"))
         if self._access_log:
@@ -202,9 +224,9 @@ class InferenceEndpoint:
             self._submit(request, traceparent)
         except GatewayError as error:
             self.fail(request, error)
-        except Exception:
-            log.exception(
-                "a request failed on a bug", extra={"request_id": request.request_id.decode()}
+        except Exception as bug:
+            self._bugs.log(
+                type(bug).__name__, exception=bug, request_id=request.request_id.decode()
             )
             self.fail(request, GatewayError(_BUG))
 
@@ -213,14 +235,18 @@ class InferenceEndpoint:
         if request.call is not None:
             if not request.call.is_finished:
                 request.call.abandon()
-            self.in_flight -= 1
+            self._metrics.in_flight -= 1
             if request.span is not None:
                 request.span.end(499)
 
     def finish(self, request: InferenceRequest, status: int, headers: bytes, body: bytes) -> None:
         """Write a response, and count it."""
-        self.in_flight -= 1
-        self._requests.labels("POST", request.route.template, str(status)).inc()
+        request.call = None  # it refers to the request: a cycle would wait for garbage collection
+        self._metrics.in_flight -= 1
+        if status == 200:
+            request.route.answered.value += 1
+        else:
+            self._requests.labels("POST", request.route.template, str(status)).inc()
         if request.span is not None:
             request.span.end(status)
         if self._lifecycle.draining:
@@ -235,13 +261,8 @@ class InferenceEndpoint:
         still = None
         if error.status >= 500:
             still = self._hosting.still_served(request.route.model_name)
-            log.warning(
-                "a request was not answered",
-                extra={
-                    "request_id": request.request_id.decode(),
-                    "code": error.code,
-                    "reason": error.message,
-                },
+            self._unanswered.log(
+                error.code, request_id=request.request_id.decode(), reason=error.message
             )
         body, headers = error_body(error, request.request_id, still)
         lines = b"".join([b"%b: %b\r\n" % one for one in headers])
@@ -255,30 +276,35 @@ class InferenceEndpoint:
         return b"".join([b"%b: %b\r\n" % one for one in headers]), body
 
     def _submit(self, request: InferenceRequest, traceparent: bytes | None) -> None:
-        route, fields, hosting = request.route, request.fields, self._hosting
-        if not self._guard.is_open:
+        if self._needs_key:
             self._guard.check(request.headers)
-        body = bytes(request.body)
-        responder = _Responder(self, request)
-        name = route.model_name
-        if not route.is_protocol:
-            check_json(fields.get(b"content-type"))
-            hosted = hosting.default if name is None else hosting.plane(name)
-            request.call = hosted.predictor.submit(body, responder, traceparent, request.span)
+        route, hosting = request.route, self._hosting
+        if route.is_protocol:
+            self._infer(request, traceparent)
             return
+        content_type = request.fields.get(b"content-type")
+        if content_type != b"application/json":
+            check_json(content_type)
+        name = route.model_name
+        hosted = hosting.default if name is None else hosting.plane(name)
+        request.call = hosted.predictor.submit(
+            bytes(request.body), request, traceparent, request.span
+        )
+
+    def _infer(self, request: InferenceRequest, traceparent: bytes | None) -> None:
+        fields, route = request.fields, request.route
         announced = fields.get(b"inference-header-content-length")
         if announced is not None and (not announced.isdigit() or len(announced) > 18):
             raise MalformedRequest("Inference-Header-Content-Length is not a number.")
         client = fields.get(b"x-client-id")
-        if name is None:
-            raise NotFound("The path names no model.")
-        request.call = hosting.answering(name).open_inference.submit(
+        name = route.model_name or self._hosting.default.model_name
+        request.call = self._hosting.answering(name).open_inference.submit(
             name,
             route.version,
             None if client is None else client.decode("latin-1"),
-            body,
+            bytes(request.body),
             None if announced is None else int(announced),
-            responder,
+            request,
             traceparent,
             request.span,
         )
@@ -294,3 +320,35 @@ class InferenceEndpoint:
                 "seconds": round(perf_counter() - request.started, 6),
             },
         )
+
+
+class AwaitedRequest(InferenceRequest):
+    """A request that came through the application, which waits for its response."""
+
+    __slots__ = ("_response",)
+
+    def __init__(
+        self,
+        endpoint: InferenceEndpoint,
+        route: Route,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        request_id: bytes,
+    ) -> None:
+        super().__init__(endpoint, route, headers, dict(headers))
+        self.fields[b"x-request-id"] = request_id
+        self.body = body
+        self._response: asyncio.Future[tuple[int, bytes, bytes]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def write(self, status: int, headers: bytes, body: bytes) -> None:
+        """Wake the application."""
+        if not self._response.done():
+            self._response.set_result((status, headers, body))
+
+    async def response(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and body."""
+        status, lines, body = await self._response
+        pairs = [line.split(b": ", 1) for line in lines.split(b"\r\n") if line]
+        return status, [(name, value) for name, value in pairs], body

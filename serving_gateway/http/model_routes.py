@@ -25,9 +25,9 @@ from serving_gateway.contract import (
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import Forbidden, MalformedRequest, Unauthenticated
 from serving_gateway.http import openapi
-from serving_gateway.http.predict import invalid
 from serving_gateway.http.raw import check_json, encode, read_body
 from serving_gateway.http.security import ControlGuard
+from serving_gateway.inference.bodies import invalid_body as invalid
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 CHANGE_ERRORS: Final = (400, 401, 403, 404, 409, 413, 415, 422, 500, 502, 503, 504)

@@ -8,24 +8,17 @@ from typing import Final
 
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import (
-    MalformedRequest,
     MethodNotAllowed,
     NotFound,
-    UnsupportedMediaType,
 )
 from serving_gateway.http.raw import (
     JSON,
-    SPAN,
     Header,
-    Receive,
     Scope,
     encode,
-    header,
-    origin,
-    read_body,
 )
 from serving_gateway.inference.open_inference import NAME, ServerMetadata
-from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.connections import TritonResponse
 
 _MODEL: Final = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?",
@@ -57,7 +50,7 @@ class OipEndpoint:
         self._max_body = max_body
         self._metadata = encode(ServerMetadata(NAME, _own_version()))
 
-    async def __call__(self, scope: Scope, receive: Receive) -> Reply:
+    async def __call__(self, scope: Scope) -> Reply:
         """Answer one request: (status, body, headers).
 
         Raises:
@@ -66,7 +59,7 @@ class OipEndpoint:
         path: str = scope["path"].rstrip("/")
         match = _MODEL.fullmatch(path)
         if match is not None:
-            return await self._model(scope, receive, match)
+            return await self._model(scope, match)
         if path not in {"/v2", "/v2/health/live", "/v2/health/ready"}:
             raise NotFound(f"There is no {path} in this gateway.")
         _check_method(scope, "GET")
@@ -75,13 +68,10 @@ class OipEndpoint:
         live = path == "/v2/health/live" or self._hosting.default.router.readiness().ready
         return (200 if live else 400), b"", []
 
-    async def _model(self, scope: Scope, receive: Receive, match: re.Match[str]) -> Reply:
+    async def _model(self, scope: Scope, match: re.Match[str]) -> Reply:
         model = match["model"]
         number = _version(match["version"])
         what = match["what"]
-        if what == "infer":
-            _check_method(scope, "POST")
-            return await self._infer(scope, receive, model, number)
         if what not in {None, "ready", "config", "stats"}:
             raise NotFound(f"There is no {scope['path']} in this gateway.")
         _check_method(scope, "GET")
@@ -93,31 +83,8 @@ class OipEndpoint:
             return (200 if ready else 400), b"", []
         return _relayed(await protocol.ask(model, number, what))
 
-    async def _infer(self, scope: Scope, receive: Receive, model: str, number: int | None) -> Reply:
-        headers = scope["headers"]
-        encoding = header(headers, b"content-encoding")
-        if encoding not in {None, b"identity"}:
-            raise UnsupportedMediaType("Compressed bodies are not read; send it as it is.")
-        announced = header(headers, b"inference-header-content-length")
-        if announced is not None and (not announced.isdigit() or len(announced) > 18):
-            raise MalformedRequest("Inference-Header-Content-Length is no number.")
-        client = header(headers, CLIENT_ID_HEADER)
-        body = await read_body(receive, headers, self._max_body)
-        forwarded = await self._hosting.answering(model).open_inference.infer(
-            model,
-            number,
-            None if client is None else client.decode("latin-1"),
-            body,
-            None if announced is None else int(announced),
-            origin(receive, header(headers, b"traceparent"), scope.get(SPAN)),
-        )
-        status, content, answered = _relayed(forwarded.answer)
-        answered.append((b"x-serving-variant", forwarded.variant.encode()))
-        answered.append((b"x-serving-version", b"%d" % forwarded.version))
-        return status, content, answered
 
-
-def _relayed(answer: Answer) -> Reply:
+def _relayed(answer: TritonResponse) -> Reply:
     """Triton's answer, with the headers that tell how to read it and no others."""
     size = answer.inference_header_length
     if size is None:

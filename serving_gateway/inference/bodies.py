@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -18,7 +18,9 @@ _NOT_JSON: Final = (b"NaN", b"Infinity")
 _SHOWN: Final = 200
 """Characters of a client's text that an error repeats."""
 
-_decode_floats: Final = msgspec.json.Decoder(FloatRequest).decode
+encode_json: Final = msgspec.json.Encoder().encode
+"""JSON of a value of any msgspec type."""
+decode_floats: Final = msgspec.json.Decoder(FloatRequest).decode
 _request: Final = msgspec.json.Decoder(PredictRequest)
 
 _Body = TypeVar("_Body")
@@ -38,7 +40,7 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
     # Only a body that cannot name an entity is worth reading the fast way.
     if floats and b'"entity_id' not in body:
         try:
-            return _decode_floats(body)
+            return decode_floats(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # named instances, or an error that the careful way describes better
     return decode_json(body, _request)
@@ -81,18 +83,8 @@ def invalid_body(error: msgspec.ValidationError) -> InvalidInput:
         named = pattern.search(what)
         if named is not None:
             name = named["name"][:_SHOWN]
-            return InvalidInput(
-                f"{what[:_SHOWN]}.", field=f"{path}.{name}".lstrip("."), code=code
-            )
+            return InvalidInput(f"{what[:_SHOWN]}.", field=f"{path}.{name}".lstrip("."), code=code)
     code = "out_of_range" if "out of range" in what else "wrong_type"
     return InvalidInput(
         f"{path or 'The body'}: {what[:_SHOWN]}.", field=path[:_SHOWN] or None, code=code
     )
-
-
-def encode_json(value: Any) -> bytes:
-    """JSON of a value of any msgspec type."""
-    return _encode(value)
-
-
-_encode: Final = msgspec.json.Encoder().encode

@@ -61,6 +61,7 @@ class Codec:
         outputs: the names of the tensors that make a prediction.
         float_rows: whether every row is a list of floats for one tensor, so that the JSON
             decoder has checked every element's type already.
+        has_bool_labels: whether the labels are booleans, which tensors hold as numbers.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -89,7 +90,7 @@ class Codec:
             if self.float_rows
             else None
         )
-        self._bool_labels = bool(signature.classes) and all(
+        self.has_bool_labels = bool(signature.classes) and all(
             isinstance(label, bool) for label in signature.classes
         )
 
@@ -182,7 +183,7 @@ class Codec:
             if len(predictions) % rows:
                 raise BadUpstreamAnswer(f"Triton's {label.name} has shape {label.shape}.")
             predictions = chunks(predictions, len(predictions) // rows)
-        if self._bool_labels:
+        if self.has_bool_labels:
             predictions = [bool(value) for value in predictions]
         name = self.signature.probabilities_output
         if name is None:

@@ -32,9 +32,7 @@ class _Unfit(Exception):
         self.code = code
 
 
-def coerce_column(
-    values: Iterable[Any], feature: Feature, path: Callable[[int], str]
-) -> list[Any]:
+def coerce_column(values: Iterable[Any], feature: Feature, path: Callable[[int], str]) -> list[Any]:
     """The values of one feature as its tensor holds them; null becomes NaN or the empty text.
 
     Args:

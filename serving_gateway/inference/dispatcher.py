@@ -56,7 +56,14 @@ class RoutedRequest(InferenceItem):
     )
 
     def __init__(self, dispatcher: Dispatcher, arrived: float, due: float) -> None:
-        super().__init__()
+        # Like `InferenceItem.__init__`, in one call: this is made for every request.
+        self.key = None
+        self.is_finished = False
+        self.batcher = None
+        self.tensors = ()
+        self.tail = None
+        self.traceparent = None
+        self.span = None
         self.dispatcher = dispatcher
         self.arrived = arrived
         self.due = due
@@ -102,18 +109,13 @@ class Dispatcher:
     def __init__(
         self, router: Router, wake: Callable[[], None], count_fallback: Callable[[], None]
     ) -> None:
-        self._router = router
+        self.router = router
         self._wake = wake
         self._count_fallback = count_fallback
 
-    @property
-    def table(self) -> RoutingTable:
-        """The generation in effect."""
-        return self._router.table
-
     def dispatch(self, request: RoutedRequest) -> None:
         """Send a request to the variant that the traffic policy says."""
-        table = self._router.table
+        table = self.router.table
         policy = table.policy
         if policy.split and policy.answers(request.client_id) == B:
             request.is_split = True
@@ -125,7 +127,7 @@ class Dispatcher:
     def dispatch_to(self, request: RoutedRequest, target: Target) -> None:
         """Send a request to the target that its client named."""
         request.is_pinned = True
-        self._attempt(request, self._router.table, target, request.due)
+        self._attempt(request, self.router.table, target, request.due)
 
     def call_failed(self, request: RoutedRequest, error: GatewayError) -> None:
         """Recover from a failure of Triton, as far as that is possible."""
@@ -135,7 +137,7 @@ class Dispatcher:
 
     def recover(self, request: RoutedRequest, error: GatewayError) -> None:
         """Answer by A what B could not, and by the newest version what a retired one could not."""
-        fresh = self._router.table
+        fresh = self.router.table
         if request.is_split and isinstance(error, _FALLBACK):
             self._count_fallback()
             request.is_split = False
@@ -156,7 +158,7 @@ class Dispatcher:
         request.table = table
         try:
             if target is None:
-                raise no_version(request.is_split)  # noqa: TRY301 -- recovered like any other
+                raise no_version(request.is_split)
             request.target = target
             request.send(target, deadline)
         except GatewayError as error:

@@ -81,7 +81,7 @@ class OpenInference:
         Raises:
             NotFound: no variant routes to it.
         """
-        for target in self.dispatcher.table.targets.values():
+        for target in self.dispatcher.router.table.targets.values():
             if target.model_name == model_name and version in {None, target.slot.version}:
                 return target
         wanted = model_name if version is None else f"{model_name} version {version}"
@@ -107,7 +107,7 @@ class OpenInference:
             )
         effective = {
             other.slot.version
-            for other in self.dispatcher.table.targets.values()
+            for other in self.dispatcher.router.table.targets.values()
             if other.model_name == model_name
         }
         return {
@@ -178,7 +178,7 @@ class OpenInference:
         """
         model_name, version = inference.asked_for
         target = self.target(model_name, version)
-        production = self.dispatcher.table.targets.get(A)
+        production = self.dispatcher.router.table.targets.get(A)
         if version is not None or production is None or model_name != production.model_name:
             # A version, or variant B's own model, was asked for by its name: no rule applies.
             self.dispatcher.dispatch_to(inference, target)
@@ -206,7 +206,7 @@ class ProtocolInference(RoutedRequest):
             return
         try:
             if isinstance(result, GatewayError):
-                raise result  # noqa: TRY301 -- rejected like any other
+                raise result
             self.request = result
             if self.client_id is None:
                 self.client_id = result.client_id
@@ -236,7 +236,7 @@ class ProtocolInference(RoutedRequest):
             result = DeadlineExceeded("The tensors were not read before the request's deadline.")
         try:
             if isinstance(result, GatewayError):
-                raise result  # noqa: TRY301 -- recovered like any other
+                raise result
             self._queue(result, target, deadline)
         except GatewayError as error:
             self.dispatcher.recover(self, error)

@@ -88,6 +88,7 @@ class Predictor:
         self.max_rows = settings.max_rows
         self._max_client_id = settings.max_client_id_chars
         self._request_seconds = settings.request_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def submit(
         self,
@@ -104,19 +105,24 @@ class Predictor:
             traceparent: W3C trace context, valid by its form.
             span: the request's own, where it is traced.
         """
-        arrived = asyncio.get_running_loop().time()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        arrived = loop.time()
         prediction = Prediction(self, sink, body, arrived, arrived + self._request_seconds)
         prediction.traceparent = traceparent
         prediction.span = span
         if len(body) > LARGE_BYTES:
             self.offload.run(prediction.read, prediction.on_read)
+            return prediction
+        production = self.dispatcher.router.table.production
+        codec = None if production is None else production.client.codec
+        try:
+            request = decode_prediction(body, floats=codec is not None and codec.float_rows)
+        except GatewayError as error:
+            prediction.reject(error)
         else:
-            try:
-                request = prediction.read()
-            except GatewayError as error:
-                prediction.reject(error)
-            else:
-                self.route(prediction, request)
+            self.route(prediction, request)
         return prediction
 
     def read(self, body: bytes) -> PredictRequest | FloatRequest:
@@ -125,7 +131,7 @@ class Predictor:
         Raises:
             MalformedRequest, InvalidInput: it cannot be read; `field` says where.
         """
-        production = self.dispatcher.table.production
+        production = self.dispatcher.router.table.production
         codec = None if production is None else production.client.codec
         return decode_prediction(body, floats=codec is not None and codec.float_rows)
 
@@ -179,9 +185,12 @@ class Prediction(RoutedRequest):
         """Read the rows as this target's version wants them, and queue them."""
         codec = target.client.usable(target.variant)
         request = self.request
-        if isinstance(request, FloatRequest) and not codec.float_rows:
-            # Another version than the one whose rows were expected: integers may be exact there.
-            request = decode_prediction(self._body, floats=False)
+        if type(request) is FloatRequest:
+            if codec.float_rows and len(self._body) <= LARGE_BYTES:
+                self._queue(self._rows(codec, request), target, deadline)
+                return
+            # Maybe another version than the one whose rows were expected, with exact integers.
+            request = decode_prediction(self._body, floats=codec.float_rows)
         if isinstance(request, PredictRequest) and names_entities(request):
             self._look_up(codec, request, target, deadline)
         elif len(self._body) > LARGE_BYTES:
@@ -197,8 +206,10 @@ class Prediction(RoutedRequest):
         if isinstance(request, PredictRequest):
             return payload_rows(codec, request, max_rows)
         data = request.data
-        check_count(codec, "data", len(data), max_rows)
-        return RequestRows(codec.encode_floats(data), len(data), data=data)
+        rows = len(data)
+        if rows > 1:
+            check_count(codec, "data", rows, max_rows)
+        return RequestRows(codec.encode_floats(data), rows, FeatureSource.PAYLOAD, data)
 
     def _look_up(
         self, codec: Codec, request: PredictRequest, target: Target, deadline: float
@@ -214,9 +225,7 @@ class Prediction(RoutedRequest):
 
         def done(result: list[LookupResult] | GatewayError) -> None:
             if not self.is_finished:
-                self._on_rows(
-                    self._looked_up(codec, request, ids, result), target, deadline
-                )
+                self._on_rows(self._looked_up(codec, request, ids, result), target, deadline)
 
         predictor.features.look_up(service, codec.names, ids, codec.nullable, done)
 
@@ -238,9 +247,7 @@ class Prediction(RoutedRequest):
         except GatewayError as error:
             return error
 
-    def _on_rows(
-        self, result: RequestRows | GatewayError, target: Target, deadline: float
-    ) -> None:
+    def _on_rows(self, result: RequestRows | GatewayError, target: Target, deadline: float) -> None:
         """Go on with rows that were not there at once."""
         if self.is_finished:
             return
@@ -248,7 +255,7 @@ class Prediction(RoutedRequest):
             result = DeadlineExceeded("The rows were not ready before the request's deadline.")
         try:
             if isinstance(result, GatewayError):
-                raise result  # noqa: TRY301 -- recovered like any other
+                raise result
             self._queue(result, target, deadline)
         except GatewayError as error:
             self.dispatcher.recover(self, error)

@@ -291,9 +291,7 @@ def _check_floats(flat: list[float], columns: Sequence[Feature], path: str) -> N
             )
 
 
-def _check_texts(
-    data: memoryview, columns: Sequence[Feature], elements: int, path: str
-) -> None:
+def _check_texts(data: memoryview, columns: Sequence[Feature], elements: int, path: str) -> None:
     at = found = 0
     while at + 4 <= len(data) and found < elements:
         stop = at + 4 + int.from_bytes(data[at : at + 4], "little")
@@ -337,9 +335,7 @@ def _wanted(outputs: list[_Output] | None) -> tuple[WantedOutput, ...] | None:
     return tuple(found)
 
 
-def _tail(
-    parameters: Mapping[str, Any], outputs: tuple[WantedOutput, ...] | None
-) -> bytes | None:
+def _tail(parameters: Mapping[str, Any], outputs: tuple[WantedOutput, ...] | None) -> bytes | None:
     """The members of the JSON head that only Triton can act upon; None when there are none."""
     passed = {key: value for key, value in parameters.items() if key not in _OWN_PARAMETERS}
     classified = any(output.classification is not None for output in outputs or ())

@@ -53,9 +53,7 @@ def payload_rows(codec: Codec, request: PredictRequest, max_rows: int) -> Reques
         return RequestRows(codec.encode(data), len(data), data=data)
     if instances is not None and data is None:
         check_count(codec, "instances", len(instances), max_rows)
-        return RequestRows(
-            codec.encode_instances(instances), len(instances), instances=instances
-        )
+        return RequestRows(codec.encode_instances(instances), len(instances), instances=instances)
     raise InvalidInput(
         "Send the rows either as data or as instances.", field="data", code="missing_field"
     )

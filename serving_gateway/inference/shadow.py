@@ -221,7 +221,9 @@ class Ledger:
         )
 
 
-def note(page: Page, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]) -> bool:
+def note(
+    page: Page, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
+) -> bool:
     """Note one comparison on its page; whether all rows were labelled alike.
 
     Args:

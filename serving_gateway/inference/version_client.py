@@ -61,7 +61,10 @@ class InferenceItem(BatchItem):
     __slots__ = ("span", "tail", "tensors", "traceparent")
 
     def __init__(self) -> None:
-        super().__init__(None, 0, 0, 0.0)
+        # Like `BatchItem.__init__`, in one call: this is made for every request.
+        self.key = None
+        self.is_finished = False
+        self.batcher = None
         self.tensors: Tensors = ()
         self.tail: bytes | None = None
         self.traceparent: bytes | None = None
@@ -157,6 +160,10 @@ class VersionClient:
         if self._unusable is not None:
             return self._unusable
         return self.state.reason or (None if self.batcher else "its signature is not known yet.")
+
+    def mark_ready(self) -> None:
+        """Note that the version answers."""
+        self.state.mark_ready()
 
     def observation(self) -> Observation:
         """What is known, for the pure rules."""
@@ -298,6 +305,7 @@ class VersionClient:
         result: TritonResponse | GatewayError,
     ) -> None:
         """Give each item its part of the outputs, or its error, and send what waits."""
+        batch.call = None  # it refers to this batch: a cycle would wait for the garbage collector
         if span is not None:
             span.end(result if isinstance(result, GatewayError) else None)
         if isinstance(result, TritonResponse):

@@ -10,7 +10,15 @@ import msgspec
 from serving_gateway.contract import DType
 from serving_gateway.errors import BadUpstreamAnswer
 from serving_gateway.inference.codec import Codec, ModelOutput
-from serving_gateway.inference.tensors import InputSpec, OutputTensor, Tensors, split_texts
+from serving_gateway.inference.tensors import (
+    FORMATS,
+    InputSpec,
+    OutputTensor,
+    Tensors,
+    all_finite,
+    chunks,
+    split_texts,
+)
 from serving_gateway.triton.connections import TritonResponse
 
 _CACHED: Final = 256
@@ -35,10 +43,6 @@ class _ResponseHead(msgspec.Struct):
 
 _decode_head: Final = msgspec.json.Decoder(_ResponseHead).decode
 _encode: Final = msgspec.json.Encoder().encode
-
-
-Layout = tuple[tuple[_Output, int, int], ...]
-"""The outputs in a response, and where the bytes of each begin and end."""
 
 
 class RequestBuilder:
@@ -124,18 +128,86 @@ ALL_OUTPUTS: Final = b'"parameters":{"binary_data_output":true}'
 """The members of a request that ask for every output as a binary tensor."""
 
 
+class OutputLayout:
+    """Where the outputs in a response lie, worked out once for all responses with equal heads.
+
+    Args:
+        outputs: in the order of their bytes.
+        start: where the first begins.
+        rows: of the inference.
+        codec: of the version.
+    """
+
+    __slots__ = ("_codec", "_columns", "rows", "stop", "tensors_at")
+
+    def __init__(self, outputs: Sequence[_Output], start: int, rows: int, codec: Codec) -> None:
+        self.rows = rows
+        self._codec = codec
+        self.tensors_at: list[tuple[_Output, int, int]] = []
+        for output in outputs:
+            stop = start + output.parameters.binary_data_size
+            self.tensors_at.append((output, start, stop))
+            start = stop
+        self.stop = start
+        self._columns = self._plain_columns()
+
+    def tensors(self, body: bytes) -> list[OutputTensor]:
+        """All output tensors of a response."""
+        view = memoryview(body)
+        return [
+            OutputTensor(output.name, output.datatype, output.shape, view[start:stop])
+            for output, start, stop in self.tensors_at
+        ]
+
+    def predicted(self, body: bytes) -> ModelOutput:
+        """The predictions of a response.
+
+        Raises:
+            BadUpstreamAnswer: they cannot be read by the model's signature.
+        """
+        if self._columns is None:
+            return self._codec.decode(self.tensors(body), self.rows)
+        labels, start, stop, kind, width = self._columns
+        flat = memoryview(body)[start:stop].cast(kind).tolist()  # type: ignore[call-overload]  # one of `FORMATS`
+        probabilities = [flat] if self.rows == 1 else chunks(flat, width)
+        predictions = memoryview(body)[labels[0] : labels[1]].cast(labels[2]).tolist()  # type: ignore[call-overload]  # one of `FORMATS`
+        return ModelOutput(predictions, probabilities, all_finite(flat))
+
+    def _plain_columns(self) -> tuple[tuple[int, int, str], int, int, str, int] | None:
+        """The usual case: one whole number per row as label, and probabilities."""
+        by_name = {output.name: (output, start, stop) for output, start, stop in self.tensors_at}
+        names = self._codec.outputs
+        if len(names) != 2 or not by_name.keys() >= {*names} or self._codec.has_bool_labels:
+            return None
+        (label, *at), (scores, start, stop) = by_name[names[0]], by_name[names[1]]
+        rows = self.rows
+        is_plain = (
+            label.datatype in {"INT32", "INT64"}
+            and label.shape in {(rows,), (rows, 1)}
+            and at[1] - at[0] == rows * FORMATS[label.datatype][1]
+            and scores.datatype in {"FP32", "FP64"}
+            and len(scores.shape) == 2
+            and scores.shape[0] == rows
+            and scores.shape[1] > 0
+            and stop - start == rows * scores.shape[1] * FORMATS[scores.datatype][1]
+        )
+        if not is_plain:
+            return None
+        labels = (at[0], at[1], FORMATS[label.datatype][0])
+        return labels, start, stop, FORMATS[scores.datatype][0], scores.shape[1]
+
+
 class InferenceOutputs:
     """The outputs of one inference; what several requests share is read once."""
 
-    __slots__ = ("_codec", "_predicted", "_texts", "_layout", "_view", "rows")
+    __slots__ = ("_body", "_layout", "_predicted", "_texts", "rows")
 
-    def __init__(self, layout: Layout, body: bytes, rows: int, codec: Codec) -> None:
+    def __init__(self, layout: OutputLayout, body: bytes) -> None:
         self._layout = layout
-        self._codec = codec
+        self._body = body
         self._predicted: ModelOutput | None = None
-        self._texts: dict[str, list[bytes]] = {}
-        self._view = memoryview(body)
-        self.rows = rows
+        self._texts: dict[str, list[bytes]] | None = None
+        self.rows = layout.rows
 
     def predicted(self) -> ModelOutput:
         """The predictions for all rows.
@@ -144,7 +216,7 @@ class InferenceOutputs:
             BadUpstreamAnswer: they cannot be read by the model's signature.
         """
         if self._predicted is None:
-            self._predicted = self._codec.decode(self._tensors(), self.rows)
+            self._predicted = self._layout.predicted(self._body)
         return self._predicted
 
     def part(self, start: int, stop: int) -> list[OutputTensor] | None:
@@ -153,7 +225,7 @@ class InferenceOutputs:
         Raises:
             BadUpstreamAnswer: a tensor ends within an element.
         """
-        tensors = self._tensors()
+        tensors = self._layout.tensors(self._body)
         if stop - start == self.rows:
             return tensors
         if any(not tensor.shape or tensor.shape[0] != self.rows for tensor in tensors):
@@ -166,6 +238,8 @@ class InferenceOutputs:
             size = len(tensor.data) // self.rows
             part = tensor.data[start * size : stop * size]
             return OutputTensor(tensor.name, tensor.datatype, shape, part)
+        if self._texts is None:
+            self._texts = {}
         texts = self._texts.get(tensor.name)
         if texts is None:
             texts = self._texts[tensor.name] = split_texts(tensor.data, tensor.name)
@@ -174,13 +248,6 @@ class InferenceOutputs:
             [len(one).to_bytes(4, "little") + one for one in texts[start * width : stop * width]]
         )
         return OutputTensor(tensor.name, tensor.datatype, shape, memoryview(data))
-
-    def _tensors(self) -> list[OutputTensor]:
-        view = self._view
-        return [
-            OutputTensor(output.name, output.datatype, output.shape, view[start:stop])
-            for output, start, stop in self._layout
-        ]
 
 
 class ResponseReader:
@@ -194,7 +261,7 @@ class ResponseReader:
     def __init__(self, version: int, codec: Codec) -> None:
         self._version = version
         self._codec = codec
-        self._layouts: dict[bytes, Layout] = {}
+        self._layouts: dict[tuple[bytes, int], OutputLayout] = {}
 
     def read(self, response: TritonResponse, rows: int) -> InferenceOutputs:
         """The outputs in a response with status 200.
@@ -205,17 +272,17 @@ class ResponseReader:
         body = response.body
         size = response.inference_header_length
         head = body if size is None else body[:size]
-        layout = self._layouts.get(head)
+        layout = self._layouts.get((head, rows))
         if layout is None:
-            layout = self._parse(head)
+            layout = self._parse(head, rows)
             if len(self._layouts) >= _CACHED:
                 self._layouts.clear()
-            self._layouts[head] = layout
-        if layout and layout[-1][2] > len(body):
-            raise BadUpstreamAnswer(f"Triton's answer ends within {layout[-1][0].name!r}.")
-        return InferenceOutputs(layout, body, rows, self._codec)
+            self._layouts[head, rows] = layout
+        if layout.stop > len(body):
+            raise BadUpstreamAnswer("Triton's answer ends within a tensor.")
+        return InferenceOutputs(layout, body)
 
-    def _parse(self, head: bytes) -> Layout:
+    def _parse(self, head: bytes, rows: int) -> OutputLayout:
         try:
             parsed = _decode_head(head)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -226,10 +293,4 @@ class ResponseReader:
                 f"{self._version}; the answer was dropped.",
                 code="version_mismatch",
             )
-        layout: list[tuple[_Output, int, int]] = []
-        start = len(head)
-        for output in parsed.outputs:
-            stop = start + output.parameters.binary_data_size
-            layout.append((output, start, stop))
-            start = stop
-        return tuple(layout)
+        return OutputLayout(parsed.outputs, len(head), rows, self._codec)

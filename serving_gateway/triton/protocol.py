@@ -1,18 +1,13 @@
-"""Triton's side of the Open Inference Protocol with binary tensors: bytes to types and back."""
+"""What Triton says over HTTP beside inferences: metadata and errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.errors import BadUpstreamAnswer, InferenceRefused, VariantUnavailable
-from serving_gateway.inference.codec import Codec, Input, OutputTensor, Tensors
-from serving_gateway.triton.connections import Answer
-
-_CACHED_HEADS: Final = 256
+_SHOWN: Final = 500
+"""Characters of a reason that are passed on."""
 
 
 class TensorMetadata(msgspec.Struct, frozen=True):
@@ -42,8 +37,9 @@ _error_decoder = msgspec.json.Decoder(_ErrorBody)
 
 
 def error_text(body: bytes) -> str:
-    """The reason in an error answer of Triton."""
+    """The reason in an error answer of Triton, whatever its encoding."""
     try:
-        return _error_decoder.decode(body).error or "no reason given"
-    except msgspec.DecodeError:
-        return body[:200].decode(errors="replace") or "no reason given"
+        reason = _error_decoder.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        reason = body[: 4 * _SHOWN].decode(errors="replace")
+    return reason[:_SHOWN] or "no reason given"
