@@ -25,7 +25,7 @@ from serving_gateway.http.raw import (
     read_body,
 )
 from serving_gateway.inference.open_inference import NAME, ServerMetadata
-from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.connections import TritonResponse
 
 _MODEL: Final = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?",
@@ -117,7 +117,7 @@ class OipEndpoint:
         return status, content, answered
 
 
-def _relayed(answer: Answer) -> Reply:
+def _relayed(answer: TritonResponse) -> Reply:
     """Triton's answer, with the headers that tell how to read it and no others."""
     size = answer.inference_header_length
     if size is None:

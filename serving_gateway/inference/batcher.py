@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from serving_gateway.errors import (
@@ -21,14 +21,15 @@ from serving_gateway.errors import (
     InferenceRefused,
     Overloaded,
 )
-from serving_gateway.inference.codec import Answers, Codec, OutputTensor, Tensors
-from serving_gateway.triton.client import Inference, Triton
-from serving_gateway.triton.protocol import InferenceRequests
+from serving_gateway.inference.codec import Answers, Codec, Tensors
+from serving_gateway.triton.cluster import InferenceCall, TritonCluster
+from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.protocol import InferenceRequests, parse_inference
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import InferenceSpan, RequestSpan
 
-_BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d+)")
+_BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d{1,9})\b")
 
 
 class Connection(Protocol):
@@ -95,7 +96,7 @@ class _Flight:
     def __init__(self, jobs: list[Job], rows: int) -> None:
         self.jobs = jobs
         self.rows = rows
-        self.inference: Inference | None = None
+        self.inference: InferenceCall | None = None
 
 
 class Coalescer:
@@ -110,12 +111,11 @@ class Coalescer:
         max_in_flight: most inferences under way.
         max_queued: most requests waiting; more are refused.
         request_seconds: deadline of a request, from `submit` on.
-        on_answer: called after each answer that the version gave (it is alive).
     """
 
     def __init__(
         self,
-        triton: Triton,
+        triton: TritonCluster,
         model_name: str,
         version: int,
         codec: Codec,
@@ -124,7 +124,6 @@ class Coalescer:
         max_in_flight: int,
         max_queued: int,
         request_seconds: float,
-        on_answer: Callable[[], None],
     ) -> None:
         self.codec = codec
         self.version = version
@@ -132,18 +131,21 @@ class Coalescer:
         self._triton = triton
         self._model_name = model_name
         self._requests = InferenceRequests(
-            triton.pool.authority, triton.pool.prefix, model_name, version, codec
+            triton.authority, triton.prefix, model_name, version, codec
         )
         self._max_in_flight = max_in_flight
         self._max_queued = max_queued
         self._request_seconds = request_seconds
-        self._on_answer = on_answer
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Job] = deque()
         self._flights: set[_Flight] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.inferences = 0
         """Inferences sent since the start; fewer than requests when they are merged."""
+
+    def warm_up_request(self) -> bytes:
+        """The HTTP request of an inference of one harmless row."""
+        return self._requests.build(self.codec.warm_up_rows(), 1)
 
     def submit(
         self,
@@ -191,7 +193,7 @@ class Coalescer:
             request = self._requests.build(tensors, flight.rows, trace)
 
             def done(
-                result: list[OutputTensor] | GatewayError,
+                result: TritonResponse | GatewayError,
                 flight: _Flight = flight,
                 span: InferenceSpan | None = span,
             ) -> None:
@@ -199,7 +201,10 @@ class Coalescer:
                     span.end(result if isinstance(result, GatewayError) else None)
                 self._landed(flight, result)
 
-            flight.inference = Inference(self._triton, request, self.version, done)
+            deadline = max(job.deadline for job in jobs)
+            flight.inference = self._triton.infer(
+                self._model_name, self.version, request, deadline, done
+            )
 
     def _span(self, flight: _Flight) -> InferenceSpan | None:
         """The span of an inference about to be sent; None where nothing is traced."""
@@ -228,18 +233,18 @@ class Coalescer:
                 break
         return _Flight(jobs, rows) if jobs else None
 
-    def _landed(self, flight: _Flight, result: list[OutputTensor] | GatewayError) -> None:
+    def _landed(self, flight: _Flight, result: TritonResponse | GatewayError) -> None:
         """Give each job its part of the answer, or its error, and send what waits."""
         self._flights.discard(flight)
         if isinstance(result, GatewayError):
             self._failed(flight, result)
         else:
             try:
-                answers = self.codec.decode(result, flight.rows)
+                outputs = parse_inference(result, self.version)
+                answers = self.codec.decode(outputs, flight.rows)
             except GatewayError as error:
                 self._failed(flight, error)
             else:
-                self._on_answer()
                 _deliver(flight, answers)
         if self._queue:
             self._dispatch()
@@ -269,7 +274,9 @@ class Coalescer:
             if all(job.future.done() for job in flight.jobs):
                 self._flights.discard(flight)
                 if flight.inference is not None:
-                    flight.inference.abandon()
+                    flight.inference.abandon(
+                        overdue=all(now >= job.deadline for job in flight.jobs)
+                    )
         for job in self._queue:
             self._expire_job(job, now)
         if self._queue:

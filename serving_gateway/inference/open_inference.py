@@ -7,6 +7,7 @@ version: the effective one of the client's variant, checked in the answer (I2).
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from time import perf_counter
@@ -18,6 +19,7 @@ from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
     GatewayError,
+    InferenceRefused,
     InvalidInput,
     MalformedRequest,
     NotFound,
@@ -28,9 +30,10 @@ from serving_gateway.inference.batcher import Origin
 from serving_gateway.inference.missing_values import replace_nulls_with_nan
 from serving_gateway.inference.router import Router, RoutingTable, Target, production
 from serving_gateway.inference.traffic import A, B
+from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import ModelMetrics
-from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.connections import TritonResponse
 
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
@@ -62,7 +65,7 @@ class ServerMetadata(msgspec.Struct, frozen=True):
 class Forwarded(msgspec.Struct, frozen=True):
     """Triton's answer to an inference, and who was asked."""
 
-    answer: Answer
+    answer: TritonResponse
     variant: str
     version: int
 
@@ -145,7 +148,7 @@ class OpenInference:
             "outputs": found.outputs,
         }
 
-    async def ask(self, model_name: str, version: int | None, what: str) -> Answer:
+    async def ask(self, model_name: str, version: int | None, what: str) -> TritonResponse:
         """Triton's answer to `config` or `stats` of the effective version, as it is.
 
         Raises:
@@ -154,7 +157,7 @@ class OpenInference:
         """
         target = self.target(model_name, version)
         path = f"/v2/models/{model_name}/versions/{target.slot.version}/{what}"
-        return await target.client.triton.ask(path, self._settings.probe_seconds)
+        return await target.client.triton.get(path, self._settings.probe_seconds)
 
     async def infer(
         self,
@@ -228,32 +231,57 @@ class OpenInference:
         started = perf_counter()
         try:
             answer = await self._ask_triton(target, body, header_length, passed.origin)
+        except InferenceRefused as error:
+            # Clients of the protocol expect Triton's own status for what their request is to blame.
+            target.stats.failed += 1
+            refusal = msgspec.json.encode({"error": error.message})
+            answer = TritonResponse(error.upstream_status, None, refusal)
+            return Forwarded(answer, target.variant, client.version)
         except GatewayError:
             target.stats.failed += 1
             self._wake()
             raise
-        if answer.status == 200:
-            check_version(answer, client.version)
-            target.stats.answer(perf_counter() - started, 1)
-            client.mark_ready()
-            return Forwarded(answer, target.variant, client.version)
-        target.stats.failed += 1
-        if not await client.triton.version_ready(
-            client.model_name, client.version, self._settings.probe_seconds
-        ):
-            client.mark_unready(
-                f"Triton does not have {client.model_name} version {client.version} READY."
-            )
-            self._wake()
-            raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {client.version}, which Triton no "
-                "longer has READY."
-            )
+        check_version(answer, client.version)
+        target.stats.answer(perf_counter() - started, 1)
         return Forwarded(answer, target.variant, client.version)
+
+    async def _infer(self, client: VersionClient, request: bytes) -> TritonResponse:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[TritonResponse] = loop.create_future()
+
+        def done(result: TritonResponse | GatewayError) -> None:
+            if future.done():
+                return
+            if isinstance(result, GatewayError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        limit = self._settings.request_seconds
+        # A model with state is advanced by each execution.
+        call = client.triton.infer(
+            client.model_name,
+            client.version,
+            request,
+            loop.time() + limit,
+            done,
+            repeatable=b"sequence_id" not in request,
+        )
+        try:
+            async with asyncio.timeout(limit):
+                return await future
+        except TimeoutError as error:
+            call.abandon(overdue=True)
+            raise DeadlineExceeded(
+                f"Triton at {client.triton.url}: no answer within {limit:g} s.",
+                code="triton_timeout",
+            ) from error
+        finally:
+            call.abandon()
 
     async def _ask_triton(
         self, target: Target, body: bytes, header_length: int | None, origin: Origin | None
-    ) -> Answer:
+    ) -> TritonResponse:
         """Pass one request on, in a span of its own where that is traced."""
         client = target.client
         tracing = client.triton.tracing
@@ -264,20 +292,31 @@ class OpenInference:
         trace = None if origin is None else origin.traceparent
         failed: GatewayError | None = None
         try:
-            return await client.triton.forward(
-                client.model_name,
-                client.version,
-                body,
-                header_length,
-                self._settings.request_seconds,
-                trace if span is None else span.traceparent,
-            )
+            trace = trace if span is None else span.traceparent
+            request = inference_request(client, body, header_length, trace)
+            return await self._infer(client, request)
         except GatewayError as error:
             failed = error
             raise
         finally:
             if span is not None:
                 span.end(failed)
+
+
+def inference_request(
+    client: VersionClient, body: bytes, header_length: int | None, traceparent: bytes | None
+) -> bytes:
+    """The HTTP request that passes a body on to exactly the client's version."""
+    triton = client.triton
+    path = f"{triton.prefix}/v2/models/{client.model_name}/versions/{client.version}/infer"
+    kind = "json" if header_length is None else "octet-stream"
+    head = f"POST {path} HTTP/1.1\r\nHost: {triton.authority}\r\n"
+    head += f"Content-Type: application/{kind}\r\nContent-Length: {len(body)}\r\n"
+    if header_length is not None:
+        head += f"Inference-Header-Content-Length: {header_length}\r\n"
+    if traceparent is not None:
+        head += f"traceparent: {traceparent.decode('ascii')}\r\n"
+    return f"{head}\r\n".encode() + body
 
 
 def read_request(body: bytes, header_length: int | None) -> _Request:
@@ -321,7 +360,7 @@ def _decoded(text: bytes) -> _Request:
     return msgspec.convert(json.loads(text.decode()), _Request)
 
 
-def check_version(answer: Answer, version: int) -> None:
+def check_version(answer: TritonResponse, version: int) -> None:
     """Make sure that the version that was asked for has answered.
 
     Raises:

@@ -18,7 +18,6 @@ from serving_gateway.errors import (
     DeadlineExceeded,
     EntityUnusable,
     GatewayError,
-    InferenceRefused,
     InvalidInput,
     TritonUnavailable,
     Unavailable,
@@ -79,7 +78,6 @@ class DataPlane:
         self._rows = RowReader(settings.max_rows, features)
         self._samples = samples
         self._max_client_id = settings.max_client_id_chars
-        self._probe_seconds = settings.probe_seconds
         self._fallbacks = metrics.fallbacks
         self._sources = metrics.sources
 
@@ -173,7 +171,9 @@ class DataPlane:
             answers = await coalescer.submit(rows.tensors, rows.count, None, origin)
         except GatewayError as error:
             target.stats.failed += 1
-            raise await self._explained(target, error) from error
+            if isinstance(error, TritonUnavailable | VariantUnavailable):
+                self._wake()
+            raise
         seconds = perf_counter() - started
         target.stats.answer(seconds, rows.count)
         self._sources[rows.source] += 1
@@ -197,34 +197,6 @@ class DataPlane:
             slot.run_id,
             table.record.generation,
             rows.source,
-        )
-
-    async def _explained(self, target: Target, error: GatewayError) -> GatewayError:
-        """Tell a bad row from a version that is gone, when Triton refused or was lost."""
-        if isinstance(error, TritonUnavailable):
-            self._wake()
-            return error
-        if not isinstance(error, InferenceRefused):
-            return error
-        client = target.client
-        try:
-            ready = await client.triton.version_ready(
-                client.model_name, client.version, self._probe_seconds
-            )
-        except GatewayError as unreachable:
-            self._wake()
-            return TritonUnavailable(unreachable.message)
-        if ready and error.upstream_status < 500:
-            return error
-        if ready:
-            return BadUpstreamAnswer(error.message, code="model_failed")
-        client.mark_unready(
-            f"Triton does not have {client.model_name} version {client.version} READY."
-        )
-        self._wake()
-        return VariantUnavailable(
-            f"Variant {target.variant} routes to version {client.version}, which Triton no longer "
-            "has READY."
         )
 
 

@@ -31,8 +31,8 @@ from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import ModelMetrics, Routed, VariantStats
-from serving_gateway.triton.client import Triton
 from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonCluster
 
 
 class Target:
@@ -99,7 +99,7 @@ class Router:
         """Called with the feature services of each record that was adopted."""
         self.record_problem: str | None = "the routing store was not read yet"
 
-    def triton(self, url: str | None) -> Triton:
+    def triton(self, url: str | None) -> TritonCluster:
         """The client of a Triton; None means the default one."""
         return self._tritons.of(url or self._settings.triton_url)
 

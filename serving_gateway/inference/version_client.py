@@ -8,7 +8,6 @@ from typing import Final
 from serving_gateway.contract import Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
-    DeadlineExceeded,
     GatewayError,
     InferenceRefused,
     VariantUnavailable,
@@ -18,7 +17,7 @@ from serving_gateway.inference.batcher import Coalescer
 from serving_gateway.inference.codec import Answers, Codec
 from serving_gateway.inference.readiness import Observation
 from serving_gateway.settings import Settings
-from serving_gateway.triton.client import Triton
+from serving_gateway.triton.cluster import TritonCluster
 from serving_gateway.triton.protocol import signature_from_metadata
 
 _FRESH_SECONDS: Final = 1.0
@@ -29,14 +28,12 @@ class VersionClient:
     """One version on one Triton, with what is known about it.
 
     Attributes:
-        ready: whether Triton has the version READY, as last seen.
-        reason: why it is not.
         coalescer: the way to it; None until its signature is known.
     """
 
     def __init__(
         self,
-        triton: Triton,
+        triton: TritonCluster,
         model_name: str,
         version: int,
         signature: Signature | None,
@@ -45,12 +42,11 @@ class VersionClient:
         self.triton = triton
         self.model_name = model_name
         self.version = version
-        self.ready = False
-        self.reason: str | None = "not yet confirmed with Triton"
+        self._state = triton.version(model_name, version)
         self.coalescer: Coalescer | None = None
         self._settings = settings
-        self._confirmed_at: float | None = None
         self._unusable: str | None = None
+        self._problem = "not yet confirmed with Triton"
         if signature is not None:
             try:
                 self._open(signature)
@@ -69,24 +65,32 @@ class VersionClient:
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued,
             request_seconds=settings.request_seconds,
-            on_answer=self.mark_ready,
         )
+        self._state.probe_request = self.coalescer.warm_up_request()
+
+    @property
+    def ready(self) -> bool:
+        """Whether Triton has the version READY, as last seen, and rows can be mapped to it."""
+        return self._state.ready and self.coalescer is not None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not ready."""
+        if self.coalescer is None and self._state.ready:
+            return self._problem
+        return self._state.reason
 
     def mark_ready(self) -> None:
         """Note that the version is there: Triton said so, or it answered."""
-        self._confirmed_at = time.monotonic()
-        if not self.ready and self.coalescer is not None:
-            self.ready = True
-            self.reason = None
+        self._state.mark_ready()
 
     def mark_unready(self, reason: str) -> None:
         """Note that the version cannot answer."""
-        self.ready = False
-        self.reason = reason
+        self._state.mark_unready(reason)
 
     def observation(self) -> Observation:
         """What is known, for the pure rules."""
-        at = self._confirmed_at
+        at = self._state.confirmed_at
         return Observation(self.ready, self.reason, None if at is None else time.monotonic() - at)
 
     @property
@@ -106,36 +110,31 @@ class VersionClient:
         if self._unusable is not None:
             raise VariantUnavailable(self._unusable, code="unsupported_signature")
         limit = self._settings.probe_seconds
-        if not await self.triton.version_ready(self.model_name, self.version, limit):
+        await self.triton.require_ready(self.model_name, self.version, limit)
+        await self._learn_signature()
+
+    async def _learn_signature(self) -> None:
+        if self.coalescer is not None:
+            return
+        limit = self._settings.probe_seconds
+        found = await self.triton.metadata(self.model_name, limit, self.version)
+        if found is None:
             raise VersionNotReady(
-                f"Triton at {self.triton.url} does not have {self.model_name} version "
-                f"{self.version} READY."
+                f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
+                "while it was asked about it."
             )
-        if self.coalescer is None:
-            found = await self.triton.metadata(self.model_name, limit, self.version)
-            if found is None:
-                raise VersionNotReady(
-                    f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
-                    "while it was asked about it."
-                )
-            self._open(signature_from_metadata(found, self.version))
+        self._open(signature_from_metadata(found, self.version))
 
     async def probe(self) -> None:
-        """Ask Triton now and note the answer.
-
-        A question that got no answer counts only once no inference was answered for a while
-        either: a busy Triton may be slow to say that it is ready.
-        """
-        try:
-            await self.require_ready()
-        except (DeadlineExceeded, BadUpstreamAnswer) as error:
-            age = self.observation().age_seconds
-            if age is None or age > self._settings.staleness_seconds:
-                self.mark_unready(error.message)
-        except GatewayError as error:
-            self.mark_unready(error.message)
-        else:
-            self.mark_ready()
+        """Ask Triton now and note the answer."""
+        await self.triton.probe(self.model_name, self.version, self._settings.probe_seconds)
+        if self.coalescer is None and self._state.ready:
+            try:
+                if self._unusable is not None:
+                    raise VariantUnavailable(self._unusable)
+                await self._learn_signature()
+            except GatewayError as error:
+                self._problem = error.message
 
     async def warm_up(self) -> Answers:
         """Run one harmless row through exactly this version.

@@ -10,7 +10,7 @@ import msgspec
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InferenceRefused, VariantUnavailable
 from serving_gateway.inference.codec import Codec, Input, OutputTensor, Tensors
-from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.connections import TritonResponse
 
 _CACHED_HEADS: Final = 256
 
@@ -62,11 +62,11 @@ def error_text(body: bytes) -> str:
     """The reason in an error answer of Triton."""
     try:
         return _error_decoder.decode(body).error or "no reason given"
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return body[:200].decode(errors="replace") or "no reason given"
 
 
-def parse_inference(answer: Answer, version: int) -> list[OutputTensor]:
+def parse_inference(answer: TritonResponse, version: int) -> list[OutputTensor]:
     """The output tensors of an inference answer.
 
     Raises:
@@ -84,7 +84,7 @@ def parse_inference(answer: Answer, version: int) -> list[OutputTensor]:
     size = answer.inference_header_length
     try:
         head = _head_decoder.decode(body if size is None else body[:size])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadUpstreamAnswer(f"Triton's inference answer is unreadable: {error}.") from error
     if head.model_version != str(version):
         raise BadUpstreamAnswer(
