@@ -77,6 +77,7 @@ def create_app(
         tritons=TritonClientPool(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
+            staleness_seconds=settings.staleness_seconds,
             servers={settings.triton_url: settings.triton_servers_url},
             tracing=tracing,
         ),

@@ -342,7 +342,8 @@ class GatewayConnection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-            headers, body = self._endpoint.describe_refusal(error)
+            route = cycle.route if type(cycle) is Exchange else None
+            headers, body = self._endpoint.describe_refusal(error, route)
             self.transport.write(
                 b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
                 % (STATUS_LINE[error.status], headers, len(body), body)

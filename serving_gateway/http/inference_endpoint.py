@@ -269,10 +269,13 @@ class InferenceEndpoint:
         lines += b"x-request-id: %b\r\n" % request.request_id
         self.finish(request, error.status, lines, body)
 
-    def describe_refusal(self, error: GatewayError) -> tuple[bytes, bytes]:
+    def describe_refusal(self, error: GatewayError, route: Route | None) -> tuple[bytes, bytes]:
         """Header lines and body for a request that is refused before it is complete."""
-        self._requests.labels("other", "other", str(error.status)).inc()
-        body, headers = error_body(error, None, None)
+        method, path = ("other", "other") if route is None else ("POST", route.template)
+        self._requests.labels(method, path, str(error.status)).inc()
+        request_id = self._ids.of(None)
+        body, headers = error_body(error, request_id, None)
+        headers.append((b"x-request-id", request_id))
         return b"".join([b"%b: %b\r\n" % one for one in headers]), body
 
     def _submit(self, request: InferenceRequest, traceparent: bytes | None) -> None:

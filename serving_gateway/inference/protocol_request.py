@@ -93,6 +93,8 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
             f"The JSON part is announced with {header_length} bytes; the body has {len(body)}."
         )
     text = body if header_length is None else body[:header_length]
+    if not text.isascii():
+        _check_utf8(text)  # also in members that are not read
     head = decode_json(text, _head)
     parameters = head.parameters or {}
     client_id = parameters.get("client_id")
@@ -377,6 +379,13 @@ def _check_own_memory(parameters: Mapping[str, Any] | None, path: str) -> None:
             field=path,
             code="shared_memory",
         )
+
+
+def _check_utf8(text: bytes) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"The JSON part is not valid UTF-8: {error}.") from error
 
 
 def _is_natural(value: Any) -> bool:

@@ -31,7 +31,7 @@ from serving_gateway.inference.wire import (
     named_outputs,
 )
 from serving_gateway.settings import Settings
-from serving_gateway.triton.cluster import TritonCluster
+from serving_gateway.triton.cluster import MODEL_FAILED, TritonCluster
 from serving_gateway.triton.connections import TritonResponse
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _FRESH_SECONDS: Final = 1.0
 """How old a confirmed READY may be for a switch to rely on it without asking again."""
+_SUCCESS_SECONDS: Final = 5.0
+"""How long ago the version must have answered for a failure to be taken for that of a row."""
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d{1,9})\b")
 PREDICTION: Final = "prediction"
 """Key of items that want label and probabilities."""
@@ -321,8 +323,24 @@ class VersionClient:
             if limit is not None and int(limit[1]) < batcher.max_rows:
                 batcher.max_rows = max(1, int(limit[1]))
             batcher.split(batch, result)
+        elif self._is_worth_splitting(result):
+            batcher.split(batch, result)
         else:
             batcher.fail(batch, result)
+
+    def _is_worth_splitting(self, error: GatewayError) -> bool:
+        """Whether one row may be the reason why a whole inference failed inside the model.
+
+        Triton's backends report a value that a graph cannot work with as 500. As long as other
+        inferences succeed, the culprit is looked for; a version that fails always is not asked
+        several times over.
+        """
+        at = self.state.confirmed_at
+        return (
+            error.code == MODEL_FAILED
+            and at is not None
+            and time.monotonic() - at < _SUCCESS_SECONDS
+        )
 
 
 def deliver(batch: Batch[InferenceItem], outputs: InferenceOutputs) -> None:

@@ -39,10 +39,12 @@ _Found = TypeVar("_Found")
 InferenceDone = Callable[[TritonResponse | GatewayError], None]
 """Called with a response of status 200, or with the error that explains why there is none."""
 
+MODEL_FAILED: Final = "model_failed"
+"""Code of the error of an inference that failed inside a READY version."""
 _RETRY_EARNED: Final = 0.1
-_RETRIES_SAVED: Final = 10.0
-"""Each answer earns a tenth of a retry; ten are saved, or one for each connection: the end of a
-server may cost that many, and an outage is not multiplied."""
+_MAX_RETRIES: Final = 100.0
+"""Each answer earns a tenth of a retry, and so many are saved: what was under way on a server
+that ends is tried again, and an outage is not multiplied."""
 _PAUSES: Final = (0.0, 0.02, 0.08)
 """Before the only server is tried again; together short, so that its loss is reported at once."""
 _MAX_ATTEMPTS: Final = 6
@@ -207,7 +209,7 @@ class InferenceCall(Exchange):
         at.in_flight -= 1
         at.misses = 0
         cluster, state = self._cluster, self._state
-        if cluster.retries < cluster.most_retries:
+        if cluster.retries < _MAX_RETRIES:
             cluster.retries += _RETRY_EARNED
         at.server.heard_at = now = monotonic()
         if response.status != 200:
@@ -335,7 +337,7 @@ def _refusal(status: int, reason: str) -> GatewayError:
     message = f"Triton refused the inference ({status}): {reason}"
     if status == 400:
         return InferenceRefused(message, upstream_status=status)
-    return BadUpstreamAnswer(message, code="model_failed" if status >= 500 else None)
+    return BadUpstreamAnswer(message, code=MODEL_FAILED if status >= 500 else None)
 
 
 class TritonCluster:
@@ -366,8 +368,7 @@ class TritonCluster:
         self.prefix = urlsplit(url).path.rstrip("/")
         self.tracing = tracing
         self.loop = asyncio.get_running_loop()
-        self.most_retries = max(_RETRIES_SAVED, float(limits.idle))
-        self.retries = self.most_retries
+        self.retries = _MAX_RETRIES
         self._limits = limits
         self._servers_url = servers_url
         listed = None if servers_url is None else listed_urls(servers_url)
