@@ -403,7 +403,7 @@ async def test_https_is_verified_by_the_name_that_was_resolved(tmp_path: Path) -
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=t"]
     command += ["-addext", "subjectAltName=DNS:triton.example"]
     command += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
