@@ -20,7 +20,9 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import FeatureStore
 from serving_gateway.http.app import build
-from serving_gateway.http.asgi import Gateway
+from serving_gateway.http.control_token import configured_tokens, ensure_token
+from serving_gateway.http.middleware import RequestObserver
+from serving_gateway.http.security import Access, SourceRules
 from serving_gateway.http.server import begin_lame_duck_on_signal
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.open_inference import OpenInference
@@ -52,7 +54,7 @@ def create_app(
     stores: Stores | None = None,
     registry: Registry | None = None,
     own_signals: bool = False,
-) -> Gateway:
+) -> RequestObserver:
     """Build the application; nothing is connected before its lifespan starts.
 
     Args:
@@ -89,8 +91,11 @@ def create_app(
         interval=settings.watch_seconds,
         limit=settings.max_models,
     )
-    control = build(settings, hosting, shared.metrics)
-    gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics, tracing)
+    tokens = configured_tokens(settings)
+    sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
+    access = Access(tokens, settings.api_keys, sources)
+    app = build(settings, hosting, shared.metrics, access, tracing)
+    gateway = RequestObserver(app, shared.lifecycle, shared.metrics, access_log=settings.access_log)
     shared.metrics.hosted = lambda: hosting.names
     shared.metrics.features = shared.features
     shared.metrics.info.info({"replica": shared.identity.id})
@@ -98,6 +103,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        ensure_token(settings, tokens)
         if feast is not None:
             # Its import would take the time of the first requests. Whether the store is there
             # is no matter for the start: look-ups are tried again.
@@ -131,7 +137,7 @@ def create_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    control.router.lifespan_context = lifespan
+    app.router.lifespan_context = lifespan
     return gateway
 
 
@@ -245,7 +251,7 @@ def stores_from(settings: Settings) -> Stores:
     return RedisStores(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
 
 
-def app_from_environment() -> Gateway:
+def app_from_environment() -> RequestObserver:
     """The application for `uvicorn --factory serving_gateway.main:app_from_environment`."""
     settings = Settings()
     logs.configure(settings.log_level)

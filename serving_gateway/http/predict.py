@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Final
 
 import msgspec
@@ -11,14 +10,11 @@ import msgspec
 from serving_gateway.contract import PredictRequest
 from serving_gateway.control.hosting import HostedModel
 from serving_gateway.errors import InvalidInput, MalformedRequest
-from serving_gateway.http.raw import check_json, encode
+from serving_gateway.http.bodies import check_json, invalid
+from serving_gateway.http.raw import encode
 from serving_gateway.inference.batcher import Origin
 from serving_gateway.inference.prediction import float_rows
 from serving_gateway.inference.rows import FloatRequest
-
-_PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
-_UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 _floats: Final = msgspec.json.Decoder(FloatRequest)
 _anything: Final = msgspec.json.Decoder(PredictRequest)
@@ -52,7 +48,7 @@ def decode(body: bytes) -> PredictRequest:
     """Read the body of a prediction with whatever values in its rows.
 
     Raises:
-        MalformedRequest: it is no JSON; a NaN or infinity in it is named by its place.
+        MalformedRequest: it is not valid JSON; a NaN or infinity in it is named by its place.
         InvalidInput: it is JSON of another form; `field` says where.
     """
     try:
@@ -63,20 +59,6 @@ def decode(body: bytes) -> PredictRequest:
         raise _malformed(body, str(error)) from error
     except RecursionError as error:
         raise MalformedRequest("The body is nested too deeply.") from error
-
-
-def invalid(error: msgspec.ValidationError) -> InvalidInput:
-    """The error of a JSON body that has another form than the endpoint reads."""
-    match = _PLACE.match(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    for pattern, code in ((_UNKNOWN, "unknown_field"), (_MISSING, "missing_field")):
-        named = pattern.search(what)
-        if named is not None:
-            field = f"{path}.{named['name']}".lstrip(".")
-            return InvalidInput(f"{what}.", field=field, code=code)
-    if "out of range" in what:
-        return InvalidInput(f"{path}: {what}.", field=path or None, code="out_of_range")
-    return InvalidInput(f"{path or 'The body'}: {what}.", field=path or None, code="wrong_type")
 
 
 def _malformed(body: bytes, why: str) -> MalformedRequest | InvalidInput:
@@ -90,9 +72,9 @@ def _malformed(body: bytes, why: str) -> MalformedRequest | InvalidInput:
     try:
         found = json.loads(body, parse_constant=note)
     except (ValueError, RecursionError):
-        return MalformedRequest(f"The body is no JSON: {why}.")
+        return MalformedRequest(f"The body is not valid JSON: {why}.")
     if not strange:
-        return MalformedRequest(f"The body is no JSON: {why}.")
+        return MalformedRequest(f"The body is not valid JSON: {why}.")
     place = _find(found, "")
     return InvalidInput(
         f"{place} is {strange[0]}; rows must be finite numbers, and JSON has no {strange[0]}.",

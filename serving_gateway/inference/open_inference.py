@@ -51,14 +51,6 @@ class _AnswerHead(msgspec.Struct):
     model_version: str
 
 
-class ServerMetadata(msgspec.Struct, frozen=True):
-    """Body of `GET /v2`."""
-
-    name: str
-    version: str
-    extensions: tuple[str, ...] = EXTENSIONS
-
-
 class Forwarded(msgspec.Struct, frozen=True):
     """Triton's answer to an inference, and who was asked."""
 

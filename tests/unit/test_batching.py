@@ -10,6 +10,7 @@ import pytest
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.errors import DeadlineExceeded, GatewayError, InvalidInput, Overloaded
 
+
 class Item(BatchItem):
     """Records how it ended."""
 
