@@ -15,6 +15,7 @@ from serving_gateway.http.descriptions import (
     KEY_IS_OPTIONAL,
     READ_ERRORS,
     errors,
+    errors_of_text,
 )
 from serving_gateway.http.error_handlers import handle_errors
 from serving_gateway.http.inference_routes import (
@@ -113,22 +114,31 @@ def _state_routes(hosting: Hosting, access: Access, metrics: Metrics) -> APIRout
     router = APIRouter(
         tags=["state"],
         dependencies=[API_KEY],
-        responses=errors(*READ_ERRORS),
         default_response_class=StructResponse,
         route_class=route_class(lambda r: access.admit_status(r.headers.raw), 0),
     )
 
-    @router.get("/models", openapi_extra=KEY_IS_OPTIONAL)
+    described: dict[str, Any] = {
+        "responses": errors(*READ_ERRORS),
+        "openapi_extra": KEY_IS_OPTIONAL,
+    }
+
+    @router.get("/models", **described)
     async def models() -> ModelStatus:
         """What Triton serves of the default model at this moment, and what is routed to."""
         return await hosting.default.overview.models()
 
-    @router.get("/models/{model}", openapi_extra=KEY_IS_OPTIONAL)
+    @router.get("/models/{model}", **described)
     async def model_status(model: str) -> ModelStatus:
         """What Triton serves of a model at this moment, and what the gateway routes to."""
         return await hosting.plane(model).overview.models()
 
-    @router.get("/metrics", response_class=PlainTextResponse, openapi_extra=KEY_IS_OPTIONAL)
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=errors_of_text(*READ_ERRORS),
+        openapi_extra=KEY_IS_OPTIONAL,
+    )
     async def prometheus() -> Response:
         """Metrics in Prometheus's text format."""
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

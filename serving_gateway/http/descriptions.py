@@ -56,6 +56,15 @@ BINARY: Final[dict[str, Any]] = {
 """The JSON part followed by tensors, as Inference-Header-Content-Length says."""
 
 
+def errors_of_text(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of a route whose success is not JSON."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}
+    return {
+        status: {"description": ERRORS[status], "content": {"application/json": schema}}
+        for status in sorted(statuses)
+    }
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The error responses of a route."""
     return {

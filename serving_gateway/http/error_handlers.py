@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import (
@@ -36,12 +38,9 @@ def translate(request: Request, error: Exception) -> GatewayError:
         return _invalid_request(error)
     path = printable(request.url.path, 200)
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = [m.strip() for m in (error.headers or {}).get("Allow", "GET").split(",")]
-        if "GET" in allowed:
-            allowed.append("HEAD")
         method = printable(request.method, 50)
         return MethodNotAllowed(
-            f"{path} does not have the method {method}.", allow=", ".join(allowed)
+            f"{path} does not have the method {method}.", allow=", ".join(_methods(request))
         )
     if isinstance(error, HTTPException) and error.status_code == 404:
         return NotFound(f"There is no {path}; /docs lists what there is.")
@@ -83,6 +82,16 @@ def handle_errors(app: FastAPI, hosting: Hosting, guard: DataGuard) -> None:
 
     for kind in (GatewayError, RequestValidationError, HTTPException, ClientGone, Exception):
         app.add_exception_handler(kind, answer)
+
+
+def _methods(request: Request) -> Iterator[str]:
+    """The methods that the path of a request has."""
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] == Match.FULL for route in request.app.router.routes):
+            yield method
+            if method == "GET":
+                yield "HEAD"
 
 
 def _invalid_request(error: RequestValidationError) -> GatewayError:

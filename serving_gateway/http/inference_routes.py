@@ -19,7 +19,12 @@ from serving_gateway.contract import (
     ServerMetadata,
 )
 from serving_gateway.control.hosting import HostedModel, Hosting
-from serving_gateway.errors import MalformedRequest, NotFound
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    InferenceRefused,
+    MalformedRequest,
+    NotFound,
+)
 from serving_gateway.http.bodies import EncodedAs
 from serving_gateway.http.descriptions import (
     API_KEY,
@@ -37,6 +42,7 @@ from serving_gateway.inference.batcher import Origin
 from serving_gateway.inference.open_inference import EXTENSIONS, NAME
 from serving_gateway.settings import Settings
 from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.protocol import error_text
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
@@ -251,7 +257,19 @@ def _origin(request: Request) -> Origin:
 
 
 def _relayed(answer: Answer) -> Response:
-    """Triton's answer, with the headers that tell how to read it and no others."""
+    """Triton's answer, with the headers that tell how to read it and no others.
+
+    Raises:
+        InferenceRefused: Triton refused the request.
+        NotFound: Triton has it behind a key, which the gateway does not have.
+        BadUpstreamAnswer: Triton failed.
+    """
+    if answer.status == 400:
+        raise InferenceRefused(error_text(answer.body), upstream_status=400)
+    if answer.status in {401, 403}:
+        raise NotFound("Triton shows that only with a key, which this gateway does not have.")
+    if answer.status != 200:
+        raise BadUpstreamAnswer(f"Triton answered {answer.status}: {error_text(answer.body)}")
     size = answer.inference_header_length
     if size is None:
         return Response(answer.body, answer.status, media_type="application/json")

@@ -91,7 +91,7 @@ class RequestObserver:
         try:
             check_one_host(scope["headers"], scope["http_version"])
             if "%2f" in scope["path"].lower():
-                raise NotFound("No path of this gateway has an escaped slash.")  # noqa: TRY301
+                raise NotFound("No path of this gateway has an escaped slash.")
         except GatewayError as error:
             body, headers = error_body(error, scope["request_id"], None)
             headers.append((b"content-length", b"%d" % len(body)))

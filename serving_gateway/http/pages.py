@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
 from serving_gateway.errors import NotFound
-from serving_gateway.http.descriptions import READ_ERRORS, errors
+from serving_gateway.http.descriptions import READ_ERRORS, errors_of_text
 
 _INLINE: Final = re.compile(r"<(script|style)\b[^>]*>(.+?)</\1>", re.DOTALL)
 _DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -25,7 +25,7 @@ _HEADERS: Final = {
 
 def page_routes() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
-    router = APIRouter(tags=["state"], responses=errors(*READ_ERRORS))
+    router = APIRouter(tags=["state"], responses=errors_of_text(*READ_ERRORS))
     status, api = _Page("page.html"), _Page("docs.html", own_files=True)
 
     @router.get("/", response_class=HTMLResponse)
