@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 
 _COMPACT_AFTER: Final = 64
 """Abandoned items that may lie in a queue before they are swept out of it."""
+_EXPIRY_STEP: Final = 0.01
+"""Seconds between two looks for overdue items, so that an outage costs few of them."""
 
 
 class ByteBudget:
@@ -103,7 +106,7 @@ class Batcher(Generic[ItemT]):
     Whoever starts a call ends it with exactly one of `complete`, `fail` and `split`.
 
     Args:
-        start: begins the call of a batch; sets `batch.call`. It must not end it synchronously.
+        start: begins the call of a batch for this batcher, and sets `batch.call`.
         name: of the destination, for errors.
         max_rows: rows up to which items are merged; one larger item still goes alone.
         max_in_flight: most calls under way.
@@ -114,7 +117,7 @@ class Batcher(Generic[ItemT]):
 
     def __init__(
         self,
-        start: Callable[[Batch[ItemT]], None],
+        start: Callable[[Batch[ItemT], Batcher[ItemT]], None],
         name: str,
         *,
         max_rows: int,
@@ -138,6 +141,7 @@ class Batcher(Generic[ItemT]):
         self._split: deque[list[ItemT]] = deque()
         self._running: set[Batch[ItemT]] = set()
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._expires_at = inf
         self._gather_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -151,7 +155,7 @@ class Batcher(Generic[ItemT]):
         Raises:
             Overloaded: too many items or bytes wait already.
         """
-        if self._deadline_timer is None:
+        if item.deadline < self._expires_at:
             self._arm(item.deadline)
         if (
             not self._queue
@@ -250,7 +254,7 @@ class Batcher(Generic[ItemT]):
         batch = Batch(items, rows)
         self._running.add(batch)
         self.calls += 1
-        self._start(batch)
+        self._start(batch, self)
 
     def _next(self) -> tuple[list[ItemT], int]:
         """Take the items of the next call; those that were abandoned meanwhile are dropped."""
@@ -291,27 +295,33 @@ class Batcher(Generic[ItemT]):
         item.fail(error)
 
     def _expire(self) -> None:
-        """Fail what is overdue. One timer serves all items: deadlines come in their order."""
+        """Fail what is overdue. One timer, for the earliest deadline, serves all items."""
         self._deadline_timer = None
+        self._expires_at = inf
         now = asyncio.get_running_loop().time()
         for batch in [*self._running]:
             self._expire_items(batch.items, now)
             if all(item.is_finished for item in batch.items):
-                overdue = any(item.deadline <= now for item in batch.items)
                 self._running.discard(batch)
                 if batch.call is not None:
+                    overdue = any(item.deadline <= now for item in batch.items)
                     batch.call.abandon(overdue=overdue)
-        for half in self._split:
-            self._expire_items(half, now)
-        while self._queue and (self._queue[0].is_finished or self._queue[0].deadline <= now):
-            item = self._queue.popleft()
-            if not item.is_finished:
-                self._end(item, self._overdue())
+        for items in (self._queue, *self._split):
+            self._expire_items(items, now)
         if self._queue or self._split:
             self._dispatch()
-        self._arm_next()
+        pending = [item.deadline for item in self._pending() if not item.is_finished]
+        if pending and self._deadline_timer is None:
+            self._arm(max(min(pending), now + _EXPIRY_STEP))
 
-    def _expire_items(self, items: list[ItemT], now: float) -> None:
+    def _pending(self) -> Iterator[ItemT]:
+        for batch in self._running:
+            yield from batch.items
+        for half in self._split:
+            yield from half
+        yield from self._queue
+
+    def _expire_items(self, items: Iterable[ItemT], now: float) -> None:
         for item in items:
             if item.deadline <= now and not item.is_finished:
                 self._end(item, self._overdue())
@@ -319,15 +329,8 @@ class Batcher(Generic[ItemT]):
     def _overdue(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"There was no answer from {self._name} before the deadline.")
 
-    def _arm_next(self) -> None:
-        deadlines = [
-            item.deadline for batch in self._running for item in batch.items if not item.is_finished
-        ]
-        deadlines += [item.deadline for half in self._split for item in half]
-        if self._queue:
-            deadlines.append(self._queue[0].deadline)
-        if deadlines and self._deadline_timer is None:
-            self._arm(min(deadlines))
-
     def _arm(self, deadline: float) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._expires_at = deadline
         self._deadline_timer = asyncio.get_running_loop().call_at(deadline, self._expire)

@@ -41,7 +41,7 @@ class Destination:
             **options,  # type: ignore[arg-type]
         )
 
-    def start(self, batch: Batch[Item]) -> None:
+    def start(self, batch: Batch[Item], _: Batcher[Item]) -> None:
         batch.call = Abandoned()
         self.batches.append(batch)
 
