@@ -22,7 +22,8 @@ def main() -> int:
             sys.stderr.write(f"GATEWAY_{name}: {problem['msg']}\n")
         return 2
     logs.configure(settings.log_level)
-    serve(settings, create_app(settings, own_signals=True))
+    gateway = create_app(settings, own_signals=True)
+    serve(settings, gateway.app, gateway.connections)
     return 0
 
 

@@ -21,10 +21,11 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import FeatureStore
 from serving_gateway.http.app import build
-from serving_gateway.http.asgi import Gateway
 from serving_gateway.http.connection import ConnectionPolicy
+from serving_gateway.http.control_token import configured_tokens, ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
-from serving_gateway.http.security import DataGuard
+from serving_gateway.http.middleware import RequestObserver
+from serving_gateway.http.security import Access, SourceRules
 from serving_gateway.http.server import begin_lame_duck_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
@@ -49,6 +50,14 @@ from serving_gateway.triton.client_pool import TritonClientPool
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the server runs: an ASGI application, and the connections in front of it."""
+
+    app: RequestObserver
+    connections: ConnectionPolicy
 
 
 def create_app(
@@ -101,9 +110,11 @@ def create_app(
         interval=settings.watch_seconds,
         limit=settings.max_models,
     )
-    control = build(settings, hosting, shared.metrics)
+    tokens = configured_tokens(settings)
+    sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
+    access = Access(tokens, settings.api_keys, sources)
     endpoint = InferenceEndpoint(
-        settings, hosting, shared.lifecycle, DataGuard(settings.api_keys), shared.metrics, tracing
+        settings, hosting, shared.lifecycle, access.data, shared.metrics, tracing
     )
     connections = ConnectionPolicy(
         endpoint,
@@ -114,19 +125,14 @@ def create_app(
         body_seconds=settings.body_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
     )
-    gateway = Gateway(
-        settings,
-        hosting,
-        shared.lifecycle,
-        control,
-        shared.metrics,
-        endpoint,
-        connections,
-        tracing,
+    app = build(settings, hosting, shared.metrics, access, endpoint)
+    observer = RequestObserver(
+        app, shared.lifecycle, shared.metrics, access_log=settings.access_log
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        ensure_token(settings, tokens)
         if feast is not None:
             # Its import would take the time of the first requests. Whether the store is there
             # is no matter for the start: look-ups are tried again.
@@ -164,8 +170,8 @@ def create_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    control.router.lifespan_context = lifespan
-    return gateway
+    app.router.lifespan_context = lifespan
+    return Gateway(observer, connections)
 
 
 @dataclass(frozen=True, slots=True)

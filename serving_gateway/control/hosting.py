@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from serving_gateway.contract import check_model_name
+from serving_gateway.contract import ReadyStatus, RemovalResponse, check_model_name
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.errors import (
@@ -139,6 +139,16 @@ class Hosting:
                 if target.model_name == model_name:
                     return plane
         return self.plane(model_name)
+
+    def readiness(self) -> ReadyStatus:
+        """Whether this replica should get traffic."""
+        return self.default.overview.ready()
+
+    async def remove(
+        self, model_name: str, *, force: bool, by: str, reason: str | None
+    ) -> RemovalResponse:
+        """Host a model no longer."""
+        raise NotImplementedError(model_name, force, by, reason)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
         """Versions by variant that a model (default: the default one) is routed to."""

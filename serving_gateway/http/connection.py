@@ -2,7 +2,7 @@
 
 The only file that knows uvicorn's internals. Requests for inference are parsed, queued and
 answered here without an ASGI scope, a task or a future; all others take uvicorn's usual way. For
-uvicorn an `Exchange` stands where its own `RequestResponseCycle` would.
+uvicorn an `ConnectionExchange` stands where its own `RequestResponseCycle` would.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from serving_gateway.errors import (
     RequestTimeout,
     TooLarge,
 )
-from serving_gateway.http.inference_endpoint import InferenceEndpoint, InferenceRequest, Route
+from serving_gateway.http.inference_endpoint import HttpExchange, InferenceEndpoint, Route
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class _NoEvent:
         """Nothing to wake."""
 
 
-class Exchange(InferenceRequest):
+class ConnectionExchange(HttpExchange):
     """One request for inference on a connection, and its response."""
 
     __slots__ = (
@@ -102,7 +102,7 @@ class Exchange(InferenceRequest):
         fields: dict[bytes, bytes],
         keep_alive: bool,
     ) -> None:
-        # Like `InferenceRequest.__init__`, in one call: this is made for every request.
+        # Like `HttpExchange.__init__`, in one call: this is made for every request.
         self.endpoint = endpoint
         self.route = route
         self.headers = headers
@@ -145,7 +145,7 @@ class GatewayConnection(HttpToolsProtocol):
 
     policy: ConnectionPolicy
     cycle: Any
-    """The newest request: an `Exchange` or uvicorn's own."""
+    """The newest request: an `ConnectionExchange` or uvicorn's own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -182,7 +182,7 @@ class GatewayConnection(HttpToolsProtocol):
         for cycle in (self.cycle, *(queued for queued, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
-                if isinstance(cycle, Exchange):
+                if isinstance(cycle, ConnectionExchange):
                     self._endpoint.abandon(cycle)
         self._release()
         super().connection_lost(exc)
@@ -265,7 +265,7 @@ class GatewayConnection(HttpToolsProtocol):
             # What needs decompression, a continuation or CORS is the application's, too.
             self._start_application(fields)
             return
-        exchange = Exchange(
+        exchange = ConnectionExchange(
             self, self._endpoint, route, headers, fields, parser.should_keep_alive()
         )
         earlier, self.cycle = self.cycle, exchange
@@ -283,7 +283,7 @@ class GatewayConnection(HttpToolsProtocol):
         """Bytes of a body."""
         self._in_head = False
         cycle = self.cycle
-        if type(cycle) is not Exchange:
+        if type(cycle) is not ConnectionExchange:
             if not self._has_ignored_upgrade:
                 super().on_body(body)
         elif not cycle.body:
@@ -301,7 +301,7 @@ class GatewayConnection(HttpToolsProtocol):
         cycle = self.cycle
         if self._has_ignored_upgrade:
             return
-        if type(cycle) is not Exchange:
+        if type(cycle) is not ConnectionExchange:
             super().on_message_complete()
         elif not cycle.response_complete:
             cycle.more_body = False
@@ -342,7 +342,7 @@ class GatewayConnection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-            route = cycle.route if type(cycle) is Exchange else None
+            route = cycle.route if type(cycle) is ConnectionExchange else None
             headers, body = self._endpoint.describe_refusal(error, route)
             self.transport.write(
                 b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
@@ -389,7 +389,7 @@ class GatewayConnection(HttpToolsProtocol):
             return
         queued, app = self.pipeline.pop()
         cycle: Any = queued
-        if type(cycle) is not Exchange:
+        if type(cycle) is not ConnectionExchange:
             self._start_asgi_task(cycle, app)
             return
         cycle.is_queued = False

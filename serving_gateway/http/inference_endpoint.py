@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from serving_gateway.batching import BatchItem
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import GatewayError, MalformedRequest
-from serving_gateway.http.raw import RequestIds, check_json, error_body, trace_context
+from serving_gateway.http.bodies import check_json
+from serving_gateway.http.raw import RequestIds, error_body, trace_context
 from serving_gateway.http.security import DataGuard
 from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.readiness import Lifecycle
@@ -99,7 +100,7 @@ class Routes:
         return Route(template, model_name, version, answered, is_protocol=is_protocol)
 
 
-class InferenceRequest:
+class HttpExchange:
     """One request for inference: what came, and how its response is written."""
 
     __slots__ = (
@@ -207,21 +208,15 @@ class InferenceEndpoint:
         self._unanswered = RepeatedWarning(log, "a request was not answered")
         self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
 
-    def start(self, request: InferenceRequest) -> None:
+    def start(self, request: HttpExchange) -> None:
         """Answer a request whose body is complete."""
         self._metrics.in_flight += 1
         fields = request.fields
         request.request_id = self._ids.of(fields.get(b"x-request-id"))
         if self._access_log:
             request.started = perf_counter()
-        traceparent = fields.get(b"traceparent")
-        if traceparent is not None:
-            traceparent = trace_context(traceparent)
-        if self._tracing is not None and self._tracing.wants(traceparent):
-            span = self._tracing.request("POST", request.route.template, traceparent)
-            request.span, traceparent = span, span.traceparent
         try:
-            self._submit(request, traceparent)
+            self.submit(request, self.begin_trace(request))
         except GatewayError as error:
             self.fail(request, error)
         except Exception as bug:
@@ -230,7 +225,7 @@ class InferenceEndpoint:
             )
             self.fail(request, GatewayError(_BUG))
 
-    def abandon(self, request: InferenceRequest) -> None:
+    def abandon(self, request: HttpExchange) -> None:
         """Forget a request whose client has left."""
         if request.call is not None:
             if not request.call.is_finished:
@@ -239,7 +234,7 @@ class InferenceEndpoint:
             if request.span is not None:
                 request.span.end(499)
 
-    def finish(self, request: InferenceRequest, status: int, headers: bytes, body: bytes) -> None:
+    def finish(self, request: HttpExchange, status: int, headers: bytes, body: bytes) -> None:
         """Write a response, and count it."""
         request.call = None  # it refers to the request: a cycle would wait for garbage collection
         self._metrics.in_flight -= 1
@@ -255,7 +250,7 @@ class InferenceEndpoint:
         if self._access_log:
             self._log(request, status)
 
-    def fail(self, request: InferenceRequest, error: GatewayError) -> None:
+    def fail(self, request: HttpExchange, error: GatewayError) -> None:
         """Write an error."""
         # A caller's mistake says nothing about the state; what cannot be done now does.
         still = None
@@ -278,7 +273,22 @@ class InferenceEndpoint:
         headers.append((b"x-request-id", request_id))
         return b"".join([b"%b: %b\r\n" % one for one in headers]), body
 
-    def _submit(self, request: InferenceRequest, traceparent: bytes | None) -> None:
+    def begin_trace(self, request: HttpExchange) -> bytes | None:
+        """The W3C trace context of a request, and its span where it is traced."""
+        traceparent = request.fields.get(b"traceparent")
+        if traceparent is not None:
+            traceparent = trace_context(traceparent)
+        if self._tracing is not None and self._tracing.wants(traceparent):
+            span = self._tracing.request("POST", request.route.template, traceparent)
+            request.span, traceparent = span, span.traceparent
+        return traceparent
+
+    def submit(self, request: HttpExchange, traceparent: bytes | None) -> None:
+        """Hand a request to the model that it is for.
+
+        Raises:
+            GatewayError: it is refused.
+        """
         if self._needs_key:
             self._guard.check(request.headers)
         route, hosting = request.route, self._hosting
@@ -294,7 +304,7 @@ class InferenceEndpoint:
             bytes(request.body), request, traceparent, request.span
         )
 
-    def _infer(self, request: InferenceRequest, traceparent: bytes | None) -> None:
+    def _infer(self, request: HttpExchange, traceparent: bytes | None) -> None:
         fields, route = request.fields, request.route
         announced = fields.get(b"inference-header-content-length")
         if announced is not None and (not announced.isdigit() or len(announced) > 18):
@@ -312,7 +322,7 @@ class InferenceEndpoint:
             request.span,
         )
 
-    def _log(self, request: InferenceRequest, status: int) -> None:
+    def _log(self, request: HttpExchange, status: int) -> None:
         log.info(
             "request",
             extra={
@@ -325,10 +335,10 @@ class InferenceEndpoint:
         )
 
 
-class AwaitedRequest(InferenceRequest):
-    """A request that came through the application, which waits for its response."""
+class AwaitedExchange(HttpExchange):
+    """A request that came through the application, which waits for what comes of it."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_result",)
 
     def __init__(
         self,
@@ -336,22 +346,55 @@ class AwaitedRequest(InferenceRequest):
         route: Route,
         headers: list[tuple[bytes, bytes]],
         body: bytes,
-        request_id: bytes,
     ) -> None:
         super().__init__(endpoint, route, headers, dict(headers))
-        self.fields[b"x-request-id"] = request_id
         self.body = body
-        self._response: asyncio.Future[tuple[int, bytes, bytes]] = (
+        self._result: asyncio.Future[tuple[bytes, dict[str, str]]] = (
             asyncio.get_running_loop().create_future()
         )
 
-    def write(self, status: int, headers: bytes, body: bytes) -> None:
-        """Wake the application."""
-        if not self._response.done():
-            self._response.set_result((status, headers, body))
+    async def answered(self) -> tuple[bytes, dict[str, str]]:
+        """Body and headers of the response.
 
-    async def response(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Status, headers and body."""
-        status, lines, body = await self._response
-        pairs = [line.split(b": ", 1) for line in lines.split(b"\r\n") if line]
-        return status, [(name, value) for name, value in pairs], body
+        Raises:
+            GatewayError: there is none.
+        """
+        traceparent = self.endpoint.begin_trace(self)
+        status = 500
+        try:
+            self.endpoint.submit(self, traceparent)
+            content, headers = await self._result
+        except GatewayError as error:
+            status = error.status
+            raise
+        else:
+            status = 200
+            return content, headers
+        finally:
+            if self.call is not None and not self.call.is_finished:
+                self.call.abandon()
+            if self.span is not None:
+                self.span.end(status)
+
+    def succeed(self, body: bytes) -> None:
+        """Take a prediction."""
+        self._resolve(body, {"content-type": "application/json"})
+
+    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
+        """Take an inference of the protocol."""
+        headers = {"x-serving-variant": variant, "x-serving-version": str(version)}
+        if response.header_length is None:
+            headers["content-type"] = "application/json"
+        else:
+            headers["content-type"] = "application/octet-stream"
+            headers["inference-header-content-length"] = str(response.header_length)
+        self._resolve(response.body, headers)
+
+    def fail(self, error: GatewayError) -> None:
+        """Take the reason why there is none."""
+        if not self._result.done():
+            self._result.set_exception(error)
+
+    def _resolve(self, body: bytes, headers: dict[str, str]) -> None:
+        if not self._result.done():
+            self._result.set_result((body, headers))

@@ -8,19 +8,20 @@ from types import FrameType
 
 import uvicorn
 
-from serving_gateway.http.asgi import Gateway
+from serving_gateway.http.connection import ConnectionPolicy
+from serving_gateway.http.raw import ASGIApp
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
 
 
-def serve(settings: Settings, gateway: Gateway) -> None:
+def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> None:
     """Run until asked to stop. Raises SystemExit when the server cannot start."""
     config = uvicorn.Config(
-        gateway,
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=gateway.connections.connection_class(),
+        http=connections.connection_class(),
         ws="none",
         lifespan="on",
         log_config=None,

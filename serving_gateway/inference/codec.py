@@ -19,8 +19,8 @@ from serving_gateway.inference.coerce import coerce_column
 from serving_gateway.inference.tensors import (
     FORMATS,
     InputSpec,
-    OutputTensor,
     Tensors,
+    TensorView,
     all_finite,
     chunks,
     pack,
@@ -170,7 +170,7 @@ class Codec:
         features = self.signature.features
         return self._pack([[blank.get(feature.tensor_dtype, 0)] for feature in features])
 
-    def decode(self, outputs: Sequence[OutputTensor], rows: int) -> ModelOutput:
+    def decode(self, outputs: Sequence[TensorView], rows: int) -> ModelOutput:
         """Unpack the outputs for `rows` rows.
 
         Raises:
@@ -193,7 +193,7 @@ class Codec:
         return ModelOutput(predictions, chunks(flat, len(flat) // rows), finite)
 
     @staticmethod
-    def _output(by_name: Mapping[str, OutputTensor], name: str, rows: int) -> OutputTensor:
+    def _output(by_name: Mapping[str, TensorView], name: str, rows: int) -> TensorView:
         output = by_name.get(name)
         if output is None:
             raise BadUpstreamAnswer(f"Triton's answer lacks the output {name!r}.")

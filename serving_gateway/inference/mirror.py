@@ -63,7 +63,7 @@ class Mirror:
         self.counts = {
             outcome: metrics.mirrored(outcome) for outcome in (AGREED, DISAGREED, FAILED, DROPPED)
         }
-        self._batcher: Batcher[Copy] = Batcher(
+        self._batcher: Batcher[MirroredCopy] = Batcher(
             self._start,
             "variant B",
             max_rows=settings.max_batch_rows,
@@ -87,7 +87,7 @@ class Mirror:
         page = self._ledger.open((source.side, target.side), now)
         codec = source.client.codec
         assert codec is not None  # noqa: S101 -- it has just answered
-        copy = Copy(
+        copy = MirroredCopy(
             self, page, target, codec.signature, rows, output, seconds, request.arrived + seconds
         )
         copy.deadline += self._seconds
@@ -103,7 +103,7 @@ class Mirror:
         """Drop what waits."""
         self._batcher.close(Overloaded("The gateway is ending."))
 
-    def _start(self, batch: Batch[Copy], batcher: Batcher[Copy]) -> None:
+    def _start(self, batch: Batch[MirroredCopy], batcher: Batcher[MirroredCopy]) -> None:
         """Have B answer these copies in one inference."""
         target = batch.items[0].target
         codec, to = target.client.codec, target.client.batcher
@@ -112,7 +112,7 @@ class Mirror:
             loop.call_soon(batcher.fail, batch, Overloaded("Variant B is not ready."))
             return
         parts: list[Tensors] = []
-        fitting: list[Copy] = []
+        fitting: list[MirroredCopy] = []
         for copy in batch.items:
             try:
                 parts.append(encoded(codec, copy))
@@ -133,7 +133,7 @@ class Mirror:
             loop.call_soon(batcher.fail, batch, error)
 
 
-class Copy(BatchItem):
+class MirroredCopy(BatchItem):
     """One answered request on its way to B."""
 
     __slots__ = ("_mirror", "output", "page", "row_data", "seconds", "signature", "target")
@@ -181,7 +181,7 @@ class _CopiesInference(InferenceItem):
 
     __slots__ = ("_batch", "_batcher", "_started")
 
-    def __init__(self, batch: Batch[Copy], batcher: Batcher[Copy]) -> None:
+    def __init__(self, batch: Batch[MirroredCopy], batcher: Batcher[MirroredCopy]) -> None:
         super().__init__()
         self._batch = batch
         self._batcher = batcher
@@ -208,7 +208,7 @@ class _CopiesInference(InferenceItem):
             self._batcher.fail(self._batch, error)
 
 
-def encoded(codec: Codec, copy: Copy) -> Tensors:
+def encoded(codec: Codec, copy: MirroredCopy) -> Tensors:
     """The rows of an answered request for a version with the given codec.
 
     Raises:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
+from serving_gateway.contract import EffectiveModelMetadata, TensorDescription
 from serving_gateway.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -33,20 +32,13 @@ from serving_gateway.inference.version_client import EVERY_OUTPUT
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.protocol import TensorMetadata
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import RequestSpan
 
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
-
-
-class ServerMetadata(msgspec.Struct, frozen=True):
-    """Body of `GET /v2`."""
-
-    name: str
-    version: str
-    extensions: tuple[str, ...] = EXTENSIONS
 
 
 class InferenceSink(Protocol):
@@ -90,7 +82,7 @@ class OpenInference:
             code="unknown_model" if version is None else "unknown_version",
         )
 
-    async def metadata(self, model_name: str, version: int | None) -> dict[str, Any]:
+    async def metadata(self, model_name: str, version: int | None) -> EffectiveModelMetadata:
         """Triton's description of the effective version; `versions` are the effective ones.
 
         Raises:
@@ -110,13 +102,13 @@ class OpenInference:
             for other in self.dispatcher.router.table.targets.values()
             if other.model_name == model_name
         }
-        return {
-            "name": model_name,
-            "versions": [str(number) for number in sorted(effective)],
-            "platform": found.platform,
-            "inputs": found.inputs,
-            "outputs": found.outputs,
-        }
+        return EffectiveModelMetadata(
+            name=model_name,
+            versions=tuple([str(number) for number in sorted(effective)]),
+            platform=found.platform,
+            inputs=_described(found.inputs),
+            outputs=_described(found.outputs),
+        )
 
     async def ask(self, model_name: str, version: int | None, what: str) -> TritonResponse:
         """Triton's answer to `config` or `stats` of the effective version, as it is.
@@ -269,3 +261,7 @@ class ProtocolInference(RoutedRequest):
         """End with an error."""
         self.is_finished = True
         self._sink.fail(error)
+
+
+def _described(tensors: tuple[TensorMetadata, ...]) -> tuple[TensorDescription, ...]:
+    return tuple([TensorDescription(one.name, one.datatype, one.shape) for one in tensors])

@@ -10,7 +10,7 @@ from serving_gateway.contract import DType
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
 from serving_gateway.inference.bodies import encode_json
 from serving_gateway.inference.protocol_request import ProtocolRequest, WantedOutput
-from serving_gateway.inference.tensors import FORMATS, OutputTensor, all_finite, unpack
+from serving_gateway.inference.tensors import FORMATS, TensorView, all_finite, unpack
 
 _FLOATS: Final = frozenset(["FP32", "FP64"])
 
@@ -23,7 +23,7 @@ class ProtocolResponse(msgspec.Struct, frozen=True):
 
 
 def encode_response(
-    request: ProtocolRequest, tensors: list[OutputTensor], model_name: str, version: int
+    request: ProtocolRequest, tensors: list[TensorView], model_name: str, version: int
 ) -> ProtocolResponse:
     """Write the outputs as the client asked for them.
 
@@ -55,19 +55,17 @@ def encode_response(
     return ProtocolResponse(b"".join([text, *binary]), len(text))
 
 
-def _chosen(
-    request: ProtocolRequest, tensors: list[OutputTensor]
-) -> list[tuple[OutputTensor, bool]]:
+def _chosen(request: ProtocolRequest, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
     if request.outputs is None:
         return [(tensor, request.is_binary) for tensor in tensors]
     by_name = {tensor.name: tensor for tensor in tensors}
-    chosen: list[tuple[OutputTensor, bool]] = []
+    chosen: list[tuple[TensorView, bool]] = []
     for i, wanted in enumerate(request.outputs):
         chosen.append((_named(by_name, wanted, i), wanted.is_binary or request.is_binary))
     return chosen
 
 
-def _named(by_name: dict[str, OutputTensor], wanted: WantedOutput, i: int) -> OutputTensor:
+def _named(by_name: dict[str, TensorView], wanted: WantedOutput, i: int) -> TensorView:
     tensor = by_name.get(wanted.name)
     if tensor is None:
         raise InvalidInput(
@@ -78,7 +76,7 @@ def _named(by_name: dict[str, OutputTensor], wanted: WantedOutput, i: int) -> Ou
     return tensor
 
 
-def _elements(tensor: OutputTensor) -> list[Any]:
+def _elements(tensor: TensorView) -> list[Any]:
     if tensor.datatype not in FORMATS and tensor.datatype != DType.BYTES:
         raise InvalidInput(
             f"The output {tensor.name} is {tensor.datatype}, which JSON cannot hold; ask for it "

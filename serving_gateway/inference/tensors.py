@@ -46,7 +46,7 @@ class InputSpec(msgspec.Struct, frozen=True):
     width: int
 
 
-class OutputTensor(msgspec.Struct, frozen=True):
+class TensorView(msgspec.Struct, frozen=True):
     """One tensor of a response; `data` holds its bytes."""
 
     name: str
@@ -68,7 +68,7 @@ def pack(dtype: str, flat: Sequence[Any]) -> bytes:
     return struct.pack(f"<{len(flat)}{FORMATS[dtype][0]}", *flat)
 
 
-def unpack(tensor: OutputTensor) -> list[Any]:
+def unpack(tensor: TensorView) -> list[Any]:
     """All elements of a tensor, flat.
 
     Raises:

@@ -13,8 +13,8 @@ from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.tensors import (
     FORMATS,
     InputSpec,
-    OutputTensor,
     Tensors,
+    TensorView,
     all_finite,
     chunks,
     split_texts,
@@ -151,11 +151,11 @@ class OutputLayout:
         self.stop = start
         self._columns = self._plain_columns()
 
-    def tensors(self, body: bytes) -> list[OutputTensor]:
+    def tensors(self, body: bytes) -> list[TensorView]:
         """All output tensors of a response."""
         view = memoryview(body)
         return [
-            OutputTensor(output.name, output.datatype, output.shape, view[start:stop])
+            TensorView(output.name, output.datatype, output.shape, view[start:stop])
             for output, start, stop in self.tensors_at
         ]
 
@@ -219,7 +219,7 @@ class InferenceOutputs:
             self._predicted = self._layout.predicted(self._body)
         return self._predicted
 
-    def part(self, start: int, stop: int) -> list[OutputTensor] | None:
+    def part(self, start: int, stop: int) -> list[TensorView] | None:
         """All outputs for rows `start` to `stop`; None when one of them is not by rows.
 
         Raises:
@@ -232,12 +232,12 @@ class InferenceOutputs:
             return None
         return [self._cut(tensor, start, stop) for tensor in tensors]
 
-    def _cut(self, tensor: OutputTensor, start: int, stop: int) -> OutputTensor:
+    def _cut(self, tensor: TensorView, start: int, stop: int) -> TensorView:
         shape = (stop - start, *tensor.shape[1:])
         if tensor.datatype != "BYTES":
             size = len(tensor.data) // self.rows
             part = tensor.data[start * size : stop * size]
-            return OutputTensor(tensor.name, tensor.datatype, shape, part)
+            return TensorView(tensor.name, tensor.datatype, shape, part)
         if self._texts is None:
             self._texts = {}
         texts = self._texts.get(tensor.name)
@@ -247,7 +247,7 @@ class InferenceOutputs:
         data = b"".join(
             [len(one).to_bytes(4, "little") + one for one in texts[start * width : stop * width]]
         )
-        return OutputTensor(tensor.name, tensor.datatype, shape, memoryview(data))
+        return TensorView(tensor.name, tensor.datatype, shape, memoryview(data))
 
 
 class ResponseReader:
