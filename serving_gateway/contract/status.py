@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from serving_gateway.contract.routing import Slot, Switch, Traffic
 from serving_gateway.contract.signature import Signature
+from serving_gateway.contract.struct import Struct
 
 
-class ReplicaIdentity(msgspec.Struct, frozen=True):
+class ReplicaIdentity(Struct, frozen=True):
     """Which gateway process this is, whatever models it hosts."""
 
     id: str
@@ -34,7 +33,7 @@ class LiveReplica(ReplicaStatus, frozen=True):
     """Time since it did."""
 
 
-class EffectiveVersion(msgspec.Struct, frozen=True):
+class EffectiveVersion(Struct, frozen=True):
     """What a variant routes to, and whether requests to it can be answered."""
 
     model_name: str
@@ -56,7 +55,7 @@ class EffectiveVersion(msgspec.Struct, frozen=True):
     """What it reads, and the labels in the order of its probabilities; null as above."""
 
 
-class Ssot(msgspec.Struct, frozen=True):
+class Ssot(Struct, frozen=True):
     """What Triton says at this moment."""
 
     model_name: str
@@ -72,7 +71,7 @@ class Ssot(msgspec.Struct, frozen=True):
     observed_at: str
 
 
-class ActiveVersion(msgspec.Struct, frozen=True):
+class ActiveVersion(Struct, frozen=True):
     """What answers requests, in short."""
 
     model_name: str
@@ -80,7 +79,7 @@ class ActiveVersion(msgspec.Struct, frozen=True):
     run_id: str
 
 
-class RoutingStatus(msgspec.Struct, frozen=True):
+class RoutingStatus(Struct, frozen=True):
     """The generation that this replica routes by."""
 
     generation: int
@@ -95,7 +94,7 @@ class RoutingStatus(msgspec.Struct, frozen=True):
     store_problem: str | None
 
 
-class ModelStatus(msgspec.Struct, frozen=True):
+class ModelStatus(Struct, frozen=True):
     """Body of `GET /models/{model_name}`; of `GET /models` for the default model."""
 
     models: tuple[str, ...]
@@ -114,7 +113,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Why others than this replica may be missing from the list."""
 
 
-class HealthStatus(msgspec.Struct, frozen=True):
+class HealthStatus(Struct, frozen=True):
     """Body of `GET /health`."""
 
     status: str
@@ -124,7 +123,7 @@ class HealthStatus(msgspec.Struct, frozen=True):
     ready: bool
 
 
-class ReadyStatus(msgspec.Struct, frozen=True):
+class ReadyStatus(Struct, frozen=True):
     """Body of `GET /ready`."""
 
     status: str
