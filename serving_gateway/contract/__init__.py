@@ -7,8 +7,10 @@ integer in MLflow, in the Triton repository and in the routing record, never map
 from __future__ import annotations
 
 from serving_gateway.contract.control import (
+    ClearResponse,
     ReloadRequest,
     ReloadResponse,
+    RemovalResponse,
     RollbackRequest,
     TrafficRequest,
     TrafficResponse,
@@ -95,6 +97,7 @@ __all__ = [
     "SIGNATURE_TAG",
     "VARIANTS",
     "ActiveVersion",
+    "ClearResponse",
     "DType",
     "Disagreement",
     "EffectiveVersion",
@@ -115,6 +118,7 @@ __all__ = [
     "ReadyStatus",
     "ReloadRequest",
     "ReloadResponse",
+    "RemovalResponse",
     "ReplicaIdentity",
     "ReplicaStatus",
     "RollbackRequest",

@@ -70,3 +70,30 @@ class TrafficResponse(msgspec.Struct, frozen=True):
     traffic: Traffic
     generation: int
     changed: bool
+
+
+class ClearResponse(msgspec.Struct, frozen=True):
+    """Body of `DELETE /variant/B`: the variant has no version any more."""
+
+    status: str
+    variant: str
+    version: int | None
+    """The one that it had; null when it had none."""
+    generation: int
+    changed: bool
+    traffic_turned_off: bool
+    """Whether the variant had a share of the traffic, which went with it."""
+    traffic: Traffic
+    """The policy that holds now."""
+
+
+class RemovalResponse(msgspec.Struct, frozen=True):
+    """Body of `DELETE /models/{model_name}`: no replica hosts the model any more."""
+
+    status: str
+    model_name: str
+    generation: int
+    """The one that removed it; a later reload goes on from there."""
+    versions: dict[str, int]
+    """What its variants routed to."""
+    changed: bool

@@ -97,3 +97,6 @@ class RoutingRecord(msgspec.Struct, frozen=True):
     reason: str | None = None
     schema: int = RECORD_SCHEMA
     switches: dict[str, tuple[Switch, ...]] = msgspec.field(default_factory=dict)
+    removed: bool = False
+    """Whether the model was removed: a replica that still has it stops hosting it. The record
+    stays, so that no replica takes the removal for a loss and writes an older record back."""

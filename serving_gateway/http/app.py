@@ -44,12 +44,12 @@ def build(settings: Settings, hosting: Hosting, metrics: Metrics) -> FastAPI:
     @app.get("/models", tags=["state"], responses=openapi.responses(ModelStatus))
     async def models() -> Response:
         """What Triton serves of the default model at this moment, and what is routed to."""
-        return json_answer(await hosting.default.overview.models())
+        return json_answer(await hosting.default.status.models())
 
     @app.get("/models/{model_name}", tags=["state"], responses=openapi.responses(ModelStatus, 404))
     async def model(model_name: str) -> Response:
         """What Triton serves of a model at this moment, and what the gateway routes to."""
-        return json_answer(await hosting.plane(model_name).overview.models())
+        return json_answer(await hosting.plane(model_name).status.models())
 
     @app.get("/metrics", tags=["state"], response_class=Response)
     async def prometheus() -> Response:

@@ -65,7 +65,7 @@ def model_routes(
     @router.get("/health", tags=["state"], responses=openapi.responses(HealthStatus, *errors))
     async def health(name: str = Depends(name_of)) -> Response:
         """Whether the process lives; always 200 while it does."""
-        return json_answer(hosting.plane(name).overview.health())
+        return json_answer(hosting.plane(name).status.health())
 
     ready_responses = {
         **openapi.responses(ReadyStatus, *errors),
@@ -75,7 +75,7 @@ def model_routes(
     @router.get("/ready", tags=["state"], responses=ready_responses)
     async def ready(name: str = Depends(name_of)) -> Response:
         """Whether this replica should get traffic: variant A's version is confirmed READY."""
-        found = hosting.plane(name).overview.ready()
+        found = hosting.plane(name).status.ready()
         return json_answer(found, 503 if found.reasons else 200)
 
     @router.get("/shadow", tags=["state"], responses=openapi.responses(ShadowReport, *errors))
@@ -84,12 +84,12 @@ def model_routes(
 
         Examples are clients' rows: only callers that may use the control endpoints see them.
         """
-        overview = hosting.plane(name).overview
+        status = hosting.plane(name).status
         try:
             await caller(request)
         except (Forbidden, Unauthenticated):
-            return json_answer(overview.shadow(examples=False))
-        return json_answer(overview.shadow(examples=True))
+            return json_answer(status.shadow(examples=False))
+        return json_answer(status.shadow(examples=True))
 
     @router.post(
         "/variant/{alias}/reload",

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import msgspec
 
 from serving_gateway.contract import EffectiveVersion, RoutingRecord, feature_contract
-from serving_gateway.inference.traffic import A
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -18,6 +17,10 @@ class Observation(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     age_seconds: float | None = None
     """Time since READY was last confirmed; None when it never was."""
+    unanswered_seconds: float | None = None
+    """Time since the first probe that Triton has not answered; None when it answered the last.
+
+    Age alone says nothing: a version without requests is probed only every so often."""
 
 
 class Lifecycle:
@@ -35,6 +38,9 @@ class Readiness(msgspec.Struct, frozen=True):
 
     ready: bool
     reasons: tuple[str, ...] = ()
+
+
+READY = Readiness(ready=True)
 
 
 def effective(
@@ -68,36 +74,34 @@ def effective(
 
 
 def readiness(
-    variants: Mapping[str, EffectiveVersion],
+    production: int | None,
+    seen: Observation | None,
     *,
     staleness_seconds: float,
     draining: bool,
     record_problem: str | None,
 ) -> Readiness:
-    """Judge readiness by variant A and this process alone (I12).
+    """Judge one model's readiness by variant A and this process alone (I12).
 
     Args:
-        variants: the answer of `effective`.
-        staleness_seconds: how old a confirmed READY may be.
+        production: the version that A routes to, if any.
+        seen: what Triton said about it.
+        staleness_seconds: how long Triton may leave probes unanswered.
         draining: whether the process is about to end.
-        record_problem: why no routing record was ever read; it explains an empty A, and is
+        record_problem: why no routing record could be read; it explains an empty A, and is
             no reason by itself once A is effective (I9).
     """
     reasons: list[str] = []
     if draining:
         reasons.append("the gateway is shutting down")
-    production = variants.get(A)
-    if production is None:
+    if production is None or seen is None:
         why = record_problem or "nothing was ever reloaded onto it"
         reasons.append(f"variant A has no version: {why}")
-    elif not production.ready:
-        reasons.append(f"variant A, version {production.version}: {production.reason}")
-    elif (
-        production.confirmed_seconds_ago is None
-        or production.confirmed_seconds_ago > staleness_seconds
-    ):
+    elif not seen.ready:
+        reasons.append(f"variant A, version {production}: {seen.reason}")
+    elif seen.unanswered_seconds is not None and seen.unanswered_seconds > staleness_seconds:
         reasons.append(
-            f"variant A, version {production.version}: READY was not confirmed in the last "
+            f"variant A, version {production}: READY was not confirmed in the last "
             f"{staleness_seconds:g} s"
         )
-    return Readiness(ready=not reasons, reasons=tuple(reasons))
+    return Readiness(ready=False, reasons=tuple(reasons)) if reasons else READY

@@ -50,6 +50,7 @@ class VersionClient:
         self.coalescer: Coalescer | None = None
         self._settings = settings
         self._confirmed_at: float | None = None
+        self._unanswered_since: float | None = None
         self._unusable: str | None = None
         if signature is not None:
             try:
@@ -75,19 +76,31 @@ class VersionClient:
     def mark_ready(self) -> None:
         """Note that the version is there: Triton said so, or it answered."""
         self._confirmed_at = time.monotonic()
+        self._unanswered_since = None
         if not self.ready and self.coalescer is not None:
             self.ready = True
             self.reason = None
 
     def mark_unready(self, reason: str) -> None:
         """Note that the version cannot answer."""
+        self._unanswered_since = None
         self.ready = False
         self.reason = reason
 
     def observation(self) -> Observation:
         """What is known, for the pure rules."""
-        at = self._confirmed_at
-        return Observation(self.ready, self.reason, None if at is None else time.monotonic() - at)
+        now, at, since = time.monotonic(), self._confirmed_at, self._unanswered_since
+        return Observation(
+            self.ready,
+            self.reason,
+            None if at is None else now - at,
+            None if since is None else now - since,
+        )
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the version reads: as recorded, or by Triton's metadata once those are known."""
+        return None if self.coalescer is None else self.coalescer.codec.signature
 
     @property
     def fresh(self) -> bool:
@@ -123,14 +136,17 @@ class VersionClient:
     async def probe(self) -> None:
         """Ask Triton now and note the answer.
 
-        A question that got no answer counts only once no inference was answered for a while
-        either: a busy Triton may be slow to say that it is ready.
+        A probe that got no answer counts only once that goes on for a while, and no inference was
+        answered either: a busy Triton may be slow to say that it is ready.
         """
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
         try:
             await self.require_ready()
         except (DeadlineExceeded, BadUpstreamAnswer) as error:
-            age = self.observation().age_seconds
-            if age is None or age > self._settings.staleness_seconds:
+            seen = self.observation()
+            silent = (seen.unanswered_seconds or 0.0) > self._settings.staleness_seconds
+            if silent or seen.age_seconds is None:
                 self.mark_unready(error.message)
         except GatewayError as error:
             self.mark_unready(error.message)

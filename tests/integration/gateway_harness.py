@@ -72,11 +72,11 @@ class RunningGateway:
         return 0.0
 
     def ready(self) -> bool:
-        """What /ready says."""
-        return self.client.get("/ready").status_code == 200
+        """Whether the default model can be answered for; /ready is about the replica."""
+        return self.client.get(f"/models/{DEFAULT_MODEL}/ready").status_code == 200
 
     def wait_ready(self, timeout_s: float = 20) -> None:
-        """Wait until /ready says so."""
+        """Wait until the default model can be answered for."""
         wait_until(self.ready, timeout_s, "gateway ready")
 
 
