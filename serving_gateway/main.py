@@ -31,6 +31,7 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.shadow import Ledger
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.replicas import this_process
@@ -74,7 +75,10 @@ def create_app(
     tracing = tracing_from(settings, identity)
     supervisor = Supervisor()
     routing = store or store_from(settings)
-    watcher = Watcher(routing, Snapshots(settings.state_dir), interval=settings.watch_seconds)
+    losses = Losses()
+    watcher = Watcher(
+        routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
+    )
     shared = _Shared(
         settings=settings,
         store=routing,
@@ -88,6 +92,7 @@ def create_app(
         lifecycle=Lifecycle(),
         metrics=Metrics(),
         watcher=watcher,
+        losses=losses,
         heartbeat=Heartbeat(
             routing,
             identity,
@@ -167,6 +172,7 @@ class _Shared:
     lifecycle: Lifecycle
     metrics: Metrics
     watcher: Watcher
+    losses: Losses
     heartbeat: Heartbeat
     prober: Prober
     features: FeatureReader | None
@@ -224,7 +230,14 @@ def _hosted_model(
         mirror=mirror,
         data_plane=DataPlane(settings, router, mirror, wake, metrics, features, metrics.samples),
         control_plane=ControlPlane(
-            settings, router, shared.store, shared.heartbeat, shared.registry, metrics, features
+            settings,
+            router,
+            shared.store,
+            shared.heartbeat,
+            shared.losses,
+            shared.registry,
+            metrics,
+            features,
         ),
         open_inference=OpenInference(settings, router, wake, metrics),
         status=StatusReporter(

@@ -52,6 +52,7 @@ from serving_gateway.inference.router import TRAFFIC_SECONDS, Router
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.records import merge
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
@@ -74,6 +75,7 @@ class ControlPlane:
         router: this replica's table, which follows each change at once.
         store: where the record is kept.
         heartbeat: knows which variants have traffic on other replicas.
+        losses: reports what the store lost.
         registry: knows the run and the signature of a version; None when there is none.
         metrics: counts the changes.
         features: looks features up; None where that is switched off.
@@ -85,6 +87,7 @@ class ControlPlane:
         router: Router,
         store: RoutingStore,
         heartbeat: Heartbeat,
+        losses: Losses,
         registry: Registry | None,
         metrics: ModelMetrics,
         features: FeatureReader | None = None,
@@ -92,6 +95,7 @@ class ControlPlane:
         self._router = router
         self._store = store
         self._heartbeat = heartbeat
+        self._losses = losses
         self._metrics = metrics
         self._verifier = VersionVerifier(settings, router, registry, features)
         self._one_at_a_time = asyncio.Lock()
@@ -352,9 +356,10 @@ class ControlPlane:
             stored = await self._store.read(self._router.model_name)
             # A store that lost its content (a cache without persistence, restarted) gets back
             # what is in effect, together with the change.
-            base = merge(stored, self._router.record).record
+            merged = merge(stored, self._router.record)
+            base = merged.record
             changed = change(base)
-            if changed is base and base is stored:
+            if changed is base and not merged.write:
                 await self._router.follow(base)
                 return base, False
             written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
@@ -362,6 +367,8 @@ class ControlPlane:
                 await self._store.replace(stored, written)
             except GenerationConflict:
                 continue
+            if merged.dropped is not None:
+                self._losses.drop(merged.dropped, written)
             await self._router.follow(written)
             log.info("routing record changed", extra=_described(written, self._router))
             return written, changed is not base

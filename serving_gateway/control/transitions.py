@@ -19,7 +19,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.errors import Conflict, InvalidInput, VariantUnavailable, VersionNotReady
 from serving_gateway.inference.traffic import B
-from serving_gateway.replication.records import next_change_time
+from serving_gateway.replication.records import descended, next_change_time
 
 KEPT_PREVIOUS: Final = 10
 """How many slots to go back to a variant keeps."""
@@ -256,7 +256,7 @@ def next_generation(
         if held is None or (held.version, held.run_id) != (slot.version, slot.run_id):
             made = _switch(base, alias, slot, at=at, by=by, reason=reason)
             switches[alias] = (made, *switches.get(alias, ()))[:KEPT_SWITCHES]
-    return msgspec.structs.replace(
+    after = msgspec.structs.replace(
         changed,
         generation=base.generation + 1,
         changed_at=at,
@@ -264,6 +264,7 @@ def next_generation(
         reason=reason,
         switches=switches,
     )
+    return descended(after, base)
 
 
 def _switch(

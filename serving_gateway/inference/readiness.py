@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -23,6 +24,9 @@ class Observation(msgspec.Struct, frozen=True):
     Age alone says nothing: a version without requests is probed only every so often."""
 
 
+NEVER_SEEN: Final = Observation(ready=False, reason="not yet confirmed with Triton")
+
+
 class Lifecycle:
     """Where the process stands between its start and its end."""
 
@@ -40,7 +44,7 @@ class Readiness(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
-READY = Readiness(ready=True)
+READY: Final = Readiness(ready=True)
 
 
 def effective(
@@ -50,10 +54,9 @@ def effective(
 
     A variant that Triton was never asked about is not ready: absence of bad news is no news.
     """
-    unknown = Observation(ready=False, reason="not yet confirmed with Triton")
     found: dict[str, EffectiveVersion] = {}
     for alias, slot in sorted(record.variants.items()):
-        seen = observed.get(alias, unknown)
+        seen = observed.get(alias, NEVER_SEEN)
         found[alias] = EffectiveVersion(
             model_name=slot.model_name or record.model_name,
             version=slot.version,
@@ -75,7 +78,7 @@ def effective(
 
 def readiness(
     production: int | None,
-    seen: Observation | None,
+    seen: Observation,
     *,
     staleness_seconds: float,
     draining: bool,
@@ -94,7 +97,7 @@ def readiness(
     reasons: list[str] = []
     if draining:
         reasons.append("the gateway is shutting down")
-    if production is None or seen is None:
+    if production is None:
         why = record_problem or "nothing was ever reloaded onto it"
         reasons.append(f"variant A has no version: {why}")
     elif not seen.ready:

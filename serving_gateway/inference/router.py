@@ -24,6 +24,7 @@ from serving_gateway.errors import (
     VariantUnavailable,
 )
 from serving_gateway.inference.readiness import (
+    NEVER_SEEN,
     Lifecycle,
     Readiness,
     effective,
@@ -193,7 +194,7 @@ class Router:
         target = self.table.targets.get(A)
         return readiness(
             None if target is None else target.slot.version,
-            None if target is None else target.client.observation(),
+            NEVER_SEEN if target is None else target.client.observation(),
             staleness_seconds=self._settings.staleness_seconds,
             draining=self._lifecycle.draining,
             record_problem=self._record_problem(),

@@ -5,15 +5,18 @@ The rules of convergence (I7). A change that was answered with success is in the
 1. Equal generation, different content (a failover lost a commit, another one took its number):
    the store's record wins everywhere.
 2. A store that is ahead wins.
-3. A store that is behind, or empty, lost something. Its record is either an ancestor of the
-   known one, which is then written back; or a change that was accepted after the loss, on what
+3. A store that is behind, or empty, lost something. What it has is either an ancestor of the
+   known record, which is then written back; or a change that was accepted after the loss, on what
    was left. That one is newer and wins, under a generation after all known ones, so that no
    replica ever goes back in generations.
 
 `changed_at` tells the two cases of 3 apart: `next_change_time` makes it grow along every history
 whatever the clocks say, so an ancestor is always older. Only a change accepted after a loss, by a
-host whose clock is behind by more than the time since the loss, is mistaken for an ancestor. What
-is dropped in any of these is logged and counted: never silently.
+host whose clock is behind by more than the time since the loss, is mistaken for an ancestor.
+
+An accepted change that does not survive is never lost silently: each record names its last
+ancestors, so that a replica notices that what it routed by is not among them; it is logged and
+counted as dropped.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ _PARTS: Final = (RoutingRecord, Slot, Signature, Feature, Lineage, Traffic, Swit
 _SHAPE: Final = hashlib.sha256(
     msgspec.json.encode([[one.encode_name for one in fields(part)] for part in _PARTS])
 ).hexdigest()[:6]
+_ANCESTORS: Final = 16
+"""How many ancestors a record names: more than a replica that follows can be behind."""
 
 
 def digest(record: RoutingRecord) -> str | None:
@@ -51,7 +56,15 @@ def digest(record: RoutingRecord) -> str | None:
     if record.generation == 0:
         return None
     content = msgspec.json.encode(record, order="deterministic")
-    return f"{_SHAPE}-{hashlib.sha256(content).hexdigest()[:24]}"
+    return f"{_SHAPE}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def descended(record: RoutingRecord, base: RoutingRecord) -> RoutingRecord:
+    """The record as one that came from `base`."""
+    if base.generation == 0:
+        return record
+    ancestors = (f"{base.generation}:{digest(base)}", *base.ancestors)[:_ANCESTORS]
+    return msgspec.structs.replace(record, ancestors=ancestors)
 
 
 def same_content(one: str | None, other: str | None) -> bool:
@@ -114,18 +127,33 @@ def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
         stored: generation 0 when the store has none.
         known: generation 0 when the replica has none.
     """
-    if stored == known or known.generation == 0:
+    if stored == known:
+        return Merge(known, write=False)
+    if known.generation == 0:
         return Merge(stored, write=False)
     if stored.generation == 0:
         return Merge(known, write=True)
     if stored.generation > known.generation:
-        return Merge(stored, write=False, dropped=known if _newer(known, stored) else None)
+        lost = known if _is_lost(known, stored) else None
+        return Merge(stored, write=False, dropped=lost)
     if stored.generation == known.generation:
         return Merge(stored, write=False, dropped=known)
     if _newer(stored, known):
-        after = msgspec.structs.replace(stored, generation=known.generation + 1)
+        after = descended(msgspec.structs.replace(stored, generation=known.generation + 1), stored)
         return Merge(after, write=True, dropped=known)
-    return Merge(known, write=True, dropped=stored)
+    return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
+
+
+def _is_lost(older: RoutingRecord, newer: RoutingRecord) -> bool:
+    """Whether `newer` did not come from `older`, of a lower generation."""
+    for ancestor in newer.ancestors:
+        generation, _, content = ancestor.partition(":")
+        if int(generation) == older.generation:
+            return not same_content(content, digest(older))
+        if int(generation) < older.generation:
+            return True
+    # Too long ago, or written by a release that named no ancestors: by time, then.
+    return _newer(older, newer)
 
 
 def _newer(one: RoutingRecord, other: RoutingRecord) -> bool:

@@ -7,37 +7,17 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from serving_gateway.errors import StoreUnavailable
+from serving_gateway.settings import redis_place
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _CONNECTIONS: Final = 4
 """Most connections of a replica, whatever it hosts; one of them is the subscription."""
-
-
-def redis_place(url: str) -> str:
-    """Host and port of a Redis URL, for people: without credentials.
-
-    Raises:
-        ValueError: it cannot be read; the message does not repeat it, as it may hold a password.
-    """
-    try:
-        address = urlsplit(url)
-        host, port = address.hostname, address.port
-    except ValueError:
-        address, host, port = None, None, None
-    # A '/', '?' or '#' in a password ends the authority early, and moves the '@' behind it.
-    if address is None or "@" in f"{address.path}{address.query}{address.fragment}":
-        raise ValueError(
-            "cannot be read as an address: percent-encode '/', '?', '#', '@' and ':' in the "
-            "password (as %2F, %3F, %23, %40 and %3A)"
-        ) from None
-    return f"{host}:{port or 6379}" if host else "its socket"
 
 
 class RedisConnection:

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
+from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.records import merge
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import RoutingStore, Stored
@@ -64,15 +65,16 @@ class Watcher:
     Args:
         store: where the records are kept.
         snapshots: where this host keeps copies.
+        losses: reports what the store lost.
         interval: seconds between two bulk reads.
-
-    Attributes:
-        counts: records restored to a store that lost them, and records dropped.
     """
 
-    def __init__(self, store: RoutingStore, snapshots: Snapshots, *, interval: float) -> None:
+    def __init__(
+        self, store: RoutingStore, snapshots: Snapshots, losses: Losses, *, interval: float
+    ) -> None:
         self._store = store
         self._snapshots = snapshots
+        self._losses = losses
         self._interval = interval
         self._problem: str | None = None
         self._problems: dict[str, str] = {}
@@ -85,7 +87,6 @@ class Watcher:
         self._settled: dict[str, tuple[Stored, RoutingRecord]] = {}
         self._unkept: dict[str, RoutingRecord] = {}
         self._to_keep = asyncio.Event()
-        self.counts = {"restored": 0, "dropped": 0}
 
     def problem(self, model_name: str) -> str | None:
         """What is wrong with the store, or with its record of a model, as last seen."""
@@ -231,7 +232,8 @@ class Watcher:
         else:
             self._problems.pop(name, None)
             if holder is not None:
-                await self._converge(holder, stored)
+                if not await self._converge(holder, stored):
+                    return  # the next look tries it again
             elif stored.generation > 0 and not stored.removed:
                 await models.host(stored)
             if stored.removed and models.holder(name) is not None:
@@ -241,27 +243,28 @@ class Watcher:
         else:
             self._settled.pop(name, None)
 
-    async def _converge(self, holder: RecordHolder, stored: RoutingRecord) -> None:
+    async def _converge(self, holder: RecordHolder, stored: RoutingRecord) -> bool:
+        """Have the store and the holder agree; whether they do."""
         known = holder.record
         merged = merge(stored, known)
         if merged.write:
             try:
                 await self._store.replace(stored, merged.record)
             except GenerationConflict:
-                return  # another replica was faster; the next look sees what it wrote
+                return False  # another replica was faster
             except StoreUnavailable as error:
                 self._problems[known.model_name] = error.message
-                return
-            self.counts["restored"] += 1
-            log.warning(
-                "the routing store had lost an accepted change; it was written back",
-                extra={"found": _described(stored), "written": _described(merged.record)},
-            )
+                return False
+            self._losses.restore(stored, merged.record)
         if merged.dropped is not None:
-            self._report_dropped(merged.dropped, merged.record)
+            self._losses.drop(merged.dropped, merged.record)
         if merged.record is not known:
             await holder.follow(merged.record, instead_of=known)
-            log.info("adopted a routing record", extra={"routed": _described(holder.record)})
+            log.info(
+                "adopted a routing record",
+                extra={"model": known.model_name, "generation": holder.record.generation},
+            )
+        return True
 
     async def _take_up(
         self,
@@ -284,7 +287,7 @@ class Watcher:
             elif stored.removed:
                 self.keep(stored)
             elif merge(stored, copy).record != stored or merge(stored, copy).dropped is not None:
-                self._report_dropped(copy, stored)
+                self._losses.drop(copy, stored)
         await self._host_all(models, lost)
 
     async def _resume(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
@@ -314,14 +317,6 @@ class Watcher:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _report_dropped(self, dropped: RoutingRecord, kept: RoutingRecord) -> None:
-        self.counts["dropped"] += 1
-        log.error(
-            "an accepted change was dropped: the routing store lost it and took another one. "
-            "Repeat it if it is still wanted.",
-            extra={"dropped": _described(dropped), "kept": _described(kept)},
-        )
-
     def _note(self, problem: str | None) -> None:
         if problem != self._problem:
             if problem is None:
@@ -329,14 +324,3 @@ class Watcher:
             else:
                 log.warning("the routing store cannot be used", extra={"reason": problem})
         self._problem = problem
-
-
-def _described(record: RoutingRecord) -> Mapping[str, Any]:
-    return {
-        "model": record.model_name,
-        "generation": record.generation,
-        "versions": {alias: slot.version for alias, slot in record.variants.items()},
-        "changed_at": record.changed_at,
-        "changed_by": record.changed_by,
-        "reason": record.reason,
-    }

@@ -17,7 +17,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.benchmarks.wrk import BenchmarkError
 from tests.chain import FEATURE_ASSETS, Chain, new_chain
 from tests.integration.gateway_harness import run_gateway
@@ -37,7 +37,7 @@ def route_to(state_dir: Path, chain: Chain) -> None:
     )
     slot = Slot(1, "run-1", "registry", Mode.SSOT, signature)
     record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants={"A": slot})
-    asyncio.run(FileStore(state_dir, DEFAULT_MODEL).compare_and_set(0, record))
+    asyncio.run(FileStore(state_dir).replace(RoutingRecord(DEFAULT_MODEL), record))
 
 
 @contextlib.contextmanager
