@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from platform_assets.local_stack.http import answers_ok, post_json
+from platform_assets.local_stack.http import answers_ok, post
 from platform_assets.local_stack.settings import LOOPBACK, ROOT, StackSettings
 
 TRITON: Final = "triton"
@@ -130,7 +130,8 @@ def daemon_healthy(dagster_url: str, since: float) -> bool:
 
 def _asked(dagster_url: str, query: str) -> dict[str, Any]:
     try:
-        return dict(post_json(f"{dagster_url}/graphql", {"query": query}, timeout_s=5)["data"])
+        url = f"{dagster_url}/graphql"
+        return dict(post(url, {"query": query}, dict[str, Any], timeout_s=5)["data"])
     except (OSError, KeyError, TypeError, ValueError):
         return {}
 
