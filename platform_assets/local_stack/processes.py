@@ -16,6 +16,15 @@ GATEWAY: Final = "gateway"
 WEBSERVER: Final = "dagster-webserver"
 DAEMON: Final = "dagster-daemon"
 
+TRITON_KEY: Final = "TRITON_CONTROL_KEY"
+GATEWAY_TOKEN: Final = "GATEWAY_CONTROL_TOKEN"  # noqa: S105 # a variable's name
+"""The pipeline's own token, which it sends to the gateway."""
+GATEWAY_TOKENS: Final = "GATEWAY_CONTROL_TOKENS"
+"""Every token that the gateway accepts, by name."""
+SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS})
+"""Variables that a service gets only when it needs them."""
+_PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN})
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -31,6 +40,8 @@ class Service:
     address: str
     ready: Callable[[], bool]
     grace_s: int = 15
+    secrets: frozenset[str] = frozenset()
+    """Those of `SECRETS` that its process gets."""
 
 
 def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]:
@@ -79,6 +90,7 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
             (python, "-m", "serving_gateway"),
             settings.gateway_url,
             partial(answers_ok, f"{settings.gateway_url}/health"),
+            secrets=frozenset({GATEWAY_TOKENS}),
         ),
         Service(
             WEBSERVER,
@@ -90,6 +102,7 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
             ),
             settings.dagster_url,
             partial(definitions_loaded, settings.dagster_url),
+            secrets=_PIPELINE_SECRETS,
         ),
         Service(
             DAEMON,
@@ -98,8 +111,9 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
                 python,
                 *("-m", "platform_assets.local_stack.daemon", "run", "--workspace", workspace),
             ),
-            "heartbeats, told by the webserver",
+            "heartbeats, as the webserver reports them",
             partial(daemon_healthy, settings.dagster_url, since),
+            secrets=_PIPELINE_SECRETS,
         ),
     )
 
