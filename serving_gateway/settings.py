@@ -32,7 +32,6 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
-    workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe log line that is written."
     )
@@ -55,7 +54,7 @@ class Settings(BaseSettings):
         description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
         "from their first reload on.",
     )
-    max_models: int = Field(default=100, ge=1, le=10_000, description="Most models hosted.")
+    max_models: int = Field(default=1000, ge=1, le=10_000, description="Most models hosted.")
     state_dir: Path = Field(
         default=Path(".local/gateway"),
         description="Where the file store keeps the routing record, and every replica a snapshot "

@@ -22,7 +22,6 @@ def serve(settings: Settings) -> None:
         factory=True,
         host=settings.host,
         port=settings.port,
-        workers=settings.workers,
         loop="uvloop",
         http=HeaderLimitProtocol,
         h11_max_incomplete_event_size=settings.max_head_bytes,
