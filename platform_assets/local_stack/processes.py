@@ -89,7 +89,8 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
             1,
             (python, "-m", "serving_gateway"),
             settings.gateway_url,
-            partial(answers_ok, f"{settings.gateway_url}/health"),
+            # Not /health: what is in production is asked for right after the start.
+            partial(answers_ok, f"{settings.gateway_url}/ready"),
             secrets=frozenset({GATEWAY_TOKENS}),
         ),
         Service(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from serving_gateway.settings import Settings
@@ -43,3 +45,8 @@ def test_codes_are_found_at_their_raise_sites() -> None:
 def test_page_without_its_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="settings"):
         rewritten("# The serving gateway\n")
+
+
+def test_variables_on_the_page_are_settings() -> None:
+    known = {f"GATEWAY_{name}".upper() for name in Settings.model_fields}
+    assert set(re.findall(r"\bGATEWAY_[A-Z_]+\b", README.read_text())) <= known
