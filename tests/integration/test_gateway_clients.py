@@ -7,6 +7,7 @@ sent them.
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
@@ -234,3 +235,88 @@ def test_kserve_client_asks_whether_a_model_is_ready(gateway: RunningGateway) ->
     known, unknown = replay(gateway, *(request("GET", path, KSERVE) for path in paths))
     assert known.status == 200
     assert 400 <= unknown.status < 500
+
+
+# What the rebuilt HTTP layer brings
+
+JAVA = """
+    Connection: Upgrade, HTTP2-Settings
+    Host: gateway
+    HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA
+    Upgrade: h2c
+    User-Agent: Java-http-client/17.0.15
+    content-type: application/json
+"""
+
+
+def test_java_http_client_is_answered_in_http_1(gateway: RunningGateway) -> None:
+    """`HttpClient.newHttpClient()` offers h2c with every request to a plain address."""
+    sent = request("POST", "/predict", JAVA, PAYLOAD.encode())
+    for reply in replay(gateway, sent, sent):
+        assert reply.status == 200, reply.body
+        assert reply.json["predictions"] == [1]
+
+
+def test_request_behind_an_offer_of_h2c_is_answered(gateway: RunningGateway) -> None:
+    offer = request("POST", "/predict", JAVA, PAYLOAD.encode())
+    plain = request("GET", "/health", "Host: gateway")
+    address = (LOOPBACK, int(gateway.url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(offer + plain)
+        with connection.makefile("rb") as stream:
+            statuses = []
+            for _ in range(2):
+                statuses.append(stream.readline().split()[1])
+                headers = http.client.parse_headers(stream)
+                stream.read(int(headers["content-length"]))
+    assert statuses == [b"200", b"200"]
+
+
+def test_curl_may_offer_http_2(gateway: RunningGateway) -> None:
+    status, body = curl(gateway, "/predict", "--http2", *JSON, "-d", PAYLOAD)
+    assert status == 200, body
+    assert json.loads(body)["predictions"] == [1]
+
+
+def test_kserve_client_reads_that_the_server_lives_and_is_ready(gateway: RunningGateway) -> None:
+    paths = ("/v2/health/live", "/v2/health/ready")
+    live, ready = replay(gateway, *(request("GET", path, KSERVE) for path in paths))
+    assert (live.status, live.json.get("live")) == (200, True)
+    assert (ready.status, ready.json.get("ready")) == (200, True)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritonclient_compresses_requests_and_responses(
+    gateway: RunningGateway, algorithm: str, binary: bool
+) -> None:
+    with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+        result = client.infer(
+            DEFAULT_MODEL,
+            [tensor(triton_http, binary=binary)],
+            request_compression_algorithm=algorithm,
+            response_compression_algorithm=algorithm,
+        )
+        assert result.as_numpy("label").ravel().tolist() == [1]
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+async def test_tritonclient_compresses_requests_asynchronously(
+    gateway: RunningGateway, algorithm: str
+) -> None:
+    async with triton_aio.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+        result = await client.infer(
+            DEFAULT_MODEL,
+            [tensor(triton_aio, binary=True)],
+            request_compression_algorithm=algorithm,
+        )
+        assert result.as_numpy("label").ravel().tolist() == [1]
+
+
+def test_curl_sends_a_compressed_body(gateway: RunningGateway, tmp_path: Path) -> None:
+    file = tmp_path / "body.json.gz"
+    file.write_bytes(gzip.compress(PAYLOAD.encode()))
+    options = (*JSON, "-H", "content-encoding: gzip", "--data-binary", f"@{file}")
+    status, body = curl(gateway, "/predict", *options)
+    assert status == 200, body
+    assert json.loads(body)["predictions"] == [1]
