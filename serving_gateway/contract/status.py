@@ -90,9 +90,9 @@ class RoutingStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     traffic: Traffic
-    previous: dict[str, tuple[Slot, ...]] = {}
+    previous: dict[str, tuple[Slot, ...]] = msgspec.field(default_factory=dict)
     """Where a rollback of each variant goes, newest first."""
-    switches: dict[str, tuple[Switch, ...]] = {}
+    switches: dict[str, tuple[Switch, ...]] = msgspec.field(default_factory=dict)
     """The last switches of each variant, newest first, rollbacks included."""
     changed_at: str | None = None
     changed_by: str | None = None
