@@ -11,9 +11,10 @@ import msgspec
 
 from serving_gateway.contract.routing import Slot, Switch, Traffic
 from serving_gateway.contract.signature import Signature
+from serving_gateway.contract.struct import Struct
 
 
-class ReplicaIdentity(msgspec.Struct, frozen=True):
+class ReplicaIdentity(Struct, frozen=True):
     """Which gateway process this is, whatever models it hosts."""
 
     id: str
@@ -39,7 +40,7 @@ class LiveReplica(ReplicaStatus, frozen=True, kw_only=True):
     """Time since it did."""
 
 
-class EffectiveVersion(msgspec.Struct, frozen=True, kw_only=True):
+class EffectiveVersion(Struct, frozen=True, kw_only=True):
     """What a variant routes to, and whether requests to it can be answered."""
 
     model_name: str
@@ -61,7 +62,7 @@ class EffectiveVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What it reads, and the labels in the order of its probabilities; null as above."""
 
 
-class Ssot(msgspec.Struct, frozen=True, kw_only=True):
+class Ssot(Struct, frozen=True, kw_only=True):
     """What Triton says at this moment."""
 
     model_name: str
@@ -77,7 +78,7 @@ class Ssot(msgspec.Struct, frozen=True, kw_only=True):
     observed_at: str
 
 
-class ActiveVersion(msgspec.Struct, frozen=True):
+class ActiveVersion(Struct, frozen=True):
     """What answers requests, in short."""
 
     model_name: str
@@ -85,7 +86,7 @@ class ActiveVersion(msgspec.Struct, frozen=True):
     run_id: str
 
 
-class RoutingStatus(msgspec.Struct, frozen=True, kw_only=True):
+class RoutingStatus(Struct, frozen=True, kw_only=True):
     """The generation that this replica routes by."""
 
     generation: int
@@ -100,7 +101,7 @@ class RoutingStatus(msgspec.Struct, frozen=True, kw_only=True):
     store_problem: str | None = None
 
 
-class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+class ModelStatus(Struct, frozen=True, kw_only=True):
     """Body of `GET /models/{model_name}`; of `GET /models` for the default model."""
 
     models: tuple[str, ...]
@@ -120,7 +121,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     that does not say so is no evidence that the list is complete."""
 
 
-class HealthStatus(msgspec.Struct, frozen=True):
+class HealthStatus(Struct, frozen=True):
     """Body of `GET /health`."""
 
     status: str
@@ -130,7 +131,7 @@ class HealthStatus(msgspec.Struct, frozen=True):
     ready: bool
 
 
-class ReadyStatus(msgspec.Struct, frozen=True):
+class ReadyStatus(Struct, frozen=True):
     """Body of `GET /ready`."""
 
     status: str

@@ -166,7 +166,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             client_of(triton),
             ModelRepository(root=str(home / "repository")),
             running,
-            GatewayResource(urls=running.url, control_token="not asked for on loopback"),
+            GatewayResource(urls=running.url, control_token=running.control_token),
         )
         # Two at a time, as two runs would.
         with ThreadPoolExecutor(2) as pool:
