@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
         "from their first reload on.",
     )
-    max_models: int = Field(default=100, ge=1, le=10_000, description="Most models hosted.")
+    max_models: int = Field(default=1000, ge=1, le=10_000, description="Most models hosted.")
     state_dir: Path = Field(
         default=Path(".local/gateway"),
         description="Where the file store keeps the routing record, and every replica a snapshot "
