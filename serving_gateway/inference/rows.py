@@ -6,6 +6,7 @@ is going to answer, in the order of its signature.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any, Protocol
@@ -13,8 +14,14 @@ from typing import Any, Protocol
 import msgspec
 
 from serving_gateway.contract import FeatureSource, PredictRequest
-from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, InvalidInput, TooLarge
-from serving_gateway.features.types import Found, InvalidEntityIds, Status
+from serving_gateway.errors import (
+    EntityUnusable,
+    FeaturesUnavailable,
+    GatewayError,
+    InvalidInput,
+    TooLarge,
+)
+from serving_gateway.features.types import InvalidEntityIds, LookupDone, LookupResult, Status
 from serving_gateway.inference.codec import Codec, Tensors
 
 EntityId = int | str
@@ -40,21 +47,15 @@ class Rows(msgspec.Struct, frozen=True):
 class Features(Protocol):
     """Looks features up; see `serving_gateway.features.reader`."""
 
-    async def look_up(
+    def look_up(
         self,
         service: str,
         names: tuple[str, ...],
         ids: Sequence[EntityId],
-        nullable: frozenset[str] = frozenset(),
-    ) -> list[Found]:
-        """One answer for each id, in that order, values in the order of `names`.
-
-        Those named in `nullable` may be null.
-
-        Raises:
-            FeaturesUnavailable: the store does not answer in time, or did not a moment ago.
-            InvalidEntityIds: ids of another type than the store's.
-        """
+        nullable: frozenset[str],
+        done: LookupDone,
+    ) -> None:
+        """Call `done` later with one result per id, values in the order of `names`, or an error."""
 
 
 class RowReader:
@@ -99,7 +100,7 @@ class RowReader:
                 return self._payload(codec, request)
             raise _switched_off(request, self._features is None)
         try:
-            found = await self._features.look_up(service, codec.names, ids, codec.nullable)
+            found = await _look_up(self._features, service, codec, ids)
         except InvalidEntityIds as error:
             if request.entity_id is None:
                 raise
@@ -170,8 +171,25 @@ class RowReader:
             )
 
 
+async def _look_up(
+    features: Features, service: str, codec: Codec, ids: Sequence[EntityId]
+) -> list[LookupResult]:
+    future: asyncio.Future[list[LookupResult]] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: list[LookupResult] | GatewayError) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, GatewayError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    features.look_up(service, codec.names, ids, codec.nullable, done)
+    return await future
+
+
 def _merged(
-    codec: Codec, request: PredictRequest, found: Sequence[Found], source: FeatureSource
+    codec: Codec, request: PredictRequest, found: Sequence[LookupResult], source: FeatureSource
 ) -> Rows:
     """Rows of the store, and of the request where the store has none."""
     if request.data is not None:
@@ -192,7 +210,9 @@ def _merged(
     return Rows(tensors, len(found), source, data=data)
 
 
-def _missing(request: PredictRequest, place: int, entity: EntityId, found: Found) -> EntityUnusable:
+def _missing(
+    request: PredictRequest, place: int, entity: EntityId, found: LookupResult
+) -> EntityUnusable:
     field = "entity_id" if request.entity_id is not None else f"entity_ids[{place}]"
     why = {
         Status.UNKNOWN: "is not in the feature store",

@@ -20,7 +20,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from serving_gateway.features.breaker import State
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import Status
 from serving_gateway.inference.shadow import Ledger, Page
@@ -307,8 +306,8 @@ def _look_ups(reader: FeatureReader) -> Iterator[Metric]:
     yield reads
     yield GaugeMetricFamily(
         "gateway_feature_store_skipped",
-        "1 while the feature store is not asked because it failed several times in a row.",
-        value=reader.state is not State.CLOSED,
+        "Feature services that are not read now because they failed several times in a row.",
+        value=len(reader.skipped_services),
     )
 
 
