@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import ReplicaIdentity, RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
@@ -20,11 +21,17 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import FeatureStore
 from serving_gateway.http.app import build
-from serving_gateway.http.asgi import Gateway
+from serving_gateway.http.connection import ConnectionPolicy
+from serving_gateway.http.control_token import configured_tokens, ensure_token
+from serving_gateway.http.inference_endpoint import InferenceEndpoint
+from serving_gateway.http.middleware import RequestObserver
+from serving_gateway.http.security import Access, SourceRules
 from serving_gateway.http.server import begin_lame_duck_on_signal
+from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
+from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.open_inference import OpenInference
-from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.prober import Prober
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
@@ -40,7 +47,6 @@ from serving_gateway.replication.store import RoutingStore
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
 from serving_gateway.tasks import Supervisor
-from serving_gateway.telemetry import logs
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.telemetry.sample_files import SampleWriter
 from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
@@ -49,10 +55,17 @@ from serving_gateway.triton.client_pool import TritonClientPool
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
 
-
 _START_SECONDS: Final = 5.0
 """Longest that a start waits for the store, Triton and the feature store; the rest of it goes on
 in the background, and /ready says what is missing (I9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the server runs: an ASGI application, and the connections in front of it."""
+
+    app: RequestObserver
+    connections: ConnectionPolicy
 
 
 def create_app(
@@ -71,11 +84,12 @@ def create_app(
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
     feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
+    features = None if feast is None else feature_reader(feast, settings)
     identity = this_process()
     tracing = tracing_from(settings, identity)
-    supervisor = Supervisor()
-    routing = store or store_from(settings)
-    losses = Losses()
+    metrics = Metrics(identity.id, features)
+    supervisor = Supervisor(lambda name: metrics.task_restarts.labels(name).inc())
+    routing, losses = store or store_from(settings), Losses()
     watcher = Watcher(
         routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
     )
@@ -86,11 +100,12 @@ def create_app(
         tritons=TritonClientPool(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
+            staleness_seconds=settings.staleness_seconds,
             servers={settings.triton_url: settings.triton_servers_url},
             tracing=tracing,
         ),
         lifecycle=Lifecycle(),
-        metrics=Metrics(),
+        metrics=metrics,
         watcher=watcher,
         losses=losses,
         heartbeat=Heartbeat(
@@ -100,43 +115,51 @@ def create_app(
             interval=settings.watch_seconds,
         ),
         prober=Prober(interval=settings.watch_seconds),
-        features=None if feast is None else feature_reader(feast, settings),
-        samples=None if settings.sample_dir is None else SampleQueue(settings.sample_queue_rows),
+        features=features,
+        samples=None
+        if settings.sample_dir is None
+        else SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes),
+        offload=Offload(),
+        queue_budget=ByteBudget(settings.max_queued_bytes),
+        mirror_budget=ByteBudget(settings.mirror_queue_bytes),
     )
     writer = sample_writer(shared)
     hosting = Hosting(
         settings.model_name,
         lambda name: _hosted_model(name, shared, lambda: hosting.names),
         routing,
-        supervisor,
         shared.lifecycle,
         pending=lambda: watcher.pending,
-        forget=shared.metrics.forget,
+        forget=metrics.forget,
         limit=settings.max_models,
     )
-    control = build(settings, hosting, shared.metrics)
-    gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics, tracing)
-    shared.metrics.hosted = lambda: hosting.names
-    shared.metrics.features = shared.features
-    shared.metrics.info.info({"replica": identity.id})
-    shared.metrics.in_flight = lambda: gateway.in_flight
+    tokens = configured_tokens(settings)
+    sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
+    access = Access(tokens, settings.api_keys, sources)
+    endpoint = InferenceEndpoint(
+        settings, hosting, shared.lifecycle, access.data, shared.metrics, tracing
+    )
+    connections = ConnectionPolicy(
+        endpoint,
+        ByteBudget(settings.max_pending_bytes),
+        max_head_bytes=settings.max_head_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        head_seconds=settings.head_seconds,
+        body_seconds=settings.body_seconds,
+        keep_alive_seconds=settings.keep_alive_seconds,
+    )
+    app = build(settings, hosting, shared.metrics, access, endpoint)
+    observer = RequestObserver(
+        app, shared.lifecycle, shared.metrics, access_log=settings.access_log
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        ensure_token(settings, tokens)
         if writer is not None:
             await asyncio.to_thread(writer.start)
-        hosting.start()
-        supervisor.start("prober", lambda: shared.prober.run(hosting.versions))
-        supervisor.start("watcher", lambda: watcher.run(hosting))
-        supervisor.start("subscription", watcher.listen)
-        supervisor.start("snapshots", watcher.keep_snapshots)
-        supervisor.start("heartbeat", lambda: shared.heartbeat.run(hosting.reports))
-        opening = [asyncio.create_task(watcher.first_pass(_START_SECONDS), name="first pass")]
-        if feast is not None:
-            # Its import would take the time of the first requests. Whether the store is there
-            # does not matter for the start: look-ups are tried again.
-            opening.append(asyncio.create_task(feast.prepare(), name="feature store"))
-        await asyncio.wait(opening, timeout=_START_SECONDS)
+        supervisor.start("connections", connections.sweep)
+        await _start(shared, hosting, supervisor)
         if feast is not None:
             supervisor.start("feature store", feast.run, may_end=True)
         # What is there by now stays: without this each full collection of garbage would look
@@ -149,16 +172,17 @@ def create_app(
             yield
         finally:
             shared.lifecycle.draining = True
-            await supervisor.stop(*opening)
             await supervisor.aclose()
+            hosting.close()
+            shared.offload.close()
             await shared.aclose()
             if writer is not None:
                 await asyncio.to_thread(writer.close)
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    control.router.lifespan_context = lifespan
-    return gateway
+    app.router.lifespan_context = lifespan
+    return Gateway(observer, connections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +201,9 @@ class _Shared:
     prober: Prober
     features: FeatureReader | None
     samples: SampleQueue | None
+    offload: Offload
+    queue_budget: ByteBudget
+    mirror_budget: ByteBudget
 
     async def aclose(self) -> None:
         await self.heartbeat.leave()
@@ -188,16 +215,31 @@ class _Shared:
         await self.store.aclose()
 
 
+async def _start(shared: _Shared, hosting: Hosting, supervisor: Supervisor) -> None:
+    """Start what runs in the background, and wait a little for what requests need."""
+    watcher, features = shared.watcher, shared.features
+    supervisor.start("prober", lambda: shared.prober.run(hosting.versions))
+    supervisor.start("watcher", lambda: watcher.run(hosting))
+    supervisor.start("subscription", watcher.listen)
+    supervisor.start("snapshots", watcher.keep_snapshots)
+    supervisor.start("heartbeat", lambda: shared.heartbeat.run(hosting.reports))
+    opening = [supervisor.start("first pass", watcher.first_pass, may_end=True)]
+    if features is not None:
+        # The import of Feast would take the time of the first requests.
+        opening.append(supervisor.start("features", features.prepare, may_end=True))
+    await asyncio.wait(opening, timeout=_START_SECONDS)
+
+
 def _hosted_model(
     model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]
 ) -> HostedModel:
     """All that one model needs, wired; nothing runs."""
     settings, metrics = shared.settings, shared.metrics.model(model_name)
-    watcher, features = shared.watcher, shared.features
+    watcher, features, heartbeat = shared.watcher, shared.features, shared.heartbeat
 
     def adopted(record: RoutingRecord) -> None:
         watcher.keep(record)
-        shared.heartbeat.wake()
+        heartbeat.wake()
 
     def wake() -> None:
         shared.prober.wake(target.client for target in router.table.targets.values())
@@ -209,41 +251,40 @@ def _hosted_model(
         shared.tritons,
         shared.lifecycle,
         metrics,
+        shared.queue_budget,
         record_problem=lambda: watcher.problem(model_name) or watcher.pending,
         on_adopt=adopted,
         on_services=None if features is None else features.expect,
     )
     ledger = Ledger(settings.shadow_examples)
-    mirror = Mirror(
-        metrics,
-        ledger,
-        queue=settings.mirror_queue,
-        in_flight=settings.mirror_in_flight,
-        gather_seconds=settings.mirror_gather_seconds,
-    )
+    mirror = Mirror(settings, router, metrics, ledger, shared.mirror_budget)
+    dispatcher = Dispatcher(router, wake, metrics.fallbacks.inc)
+    samples = None
     if shared.samples is not None:
-        metrics.samples = ModelSamples(shared.samples, settings.sample_fraction)
-    metrics.watch(router.routed, ledger)
+        metrics.samples = samples = ModelSamples(shared.samples, settings.sample_fraction)
+    metrics.watch(router.routed, ledger.state)
     return HostedModel(
         model_name=model_name,
         router=router,
         mirror=mirror,
-        data_plane=DataPlane(settings, router, mirror, wake, metrics, features, metrics.samples),
+        predictor=Predictor(
+            settings, dispatcher, mirror, metrics, shared.offload, features, samples
+        ),
         control_plane=ControlPlane(
             settings,
             router,
             shared.store,
-            shared.heartbeat,
+            heartbeat,
             shared.losses,
             shared.registry,
             metrics,
             features,
         ),
-        open_inference=OpenInference(settings, router, wake, metrics),
+        open_inference=OpenInference(settings, dispatcher, shared.offload),
         status=StatusReporter(
             settings,
             router,
-            shared.heartbeat,
+            heartbeat,
             ledger,
             names=names,
             store_problem=lambda: watcher.problem(model_name),
@@ -256,6 +297,7 @@ def feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
     return FeatureReader(
         store,
         limit_seconds=settings.feature_seconds,
+        prepare_seconds=settings.feature_prepare_seconds,
         failures=settings.feature_failures,
         open_seconds=settings.feature_pause_seconds,
     )
@@ -273,6 +315,7 @@ def sample_writer(shared: _Shared) -> SampleWriter | None:
         rows_per_file=settings.sample_rows_per_file,
         seconds=settings.sample_seconds,
         max_bytes=settings.sample_max_bytes,
+        max_buffered_bytes=settings.sample_queue_bytes,
     )
 
 
@@ -290,10 +333,3 @@ def store_from(settings: Settings) -> RoutingStore:
     if settings.redis_url is None:
         return FileStore(settings.state_dir)
     return RedisStore(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
-
-
-def app_from_environment() -> Gateway:
-    """The application for `uvicorn --factory serving_gateway.main:app_from_environment`."""
-    settings = Settings()
-    logs.configure(settings.log_level)
-    return create_app(settings, own_signals=True)

@@ -31,32 +31,33 @@ def is_being_cancelled() -> bool:
 class Supervisor:
     """Runs coroutines that are not meant to end, and starts them again when they do.
 
-    Attributes:
-        restarts: how often a task was started again, by its kind.
+    Args:
+        on_restart: called with the name of a task that is started again, to count it.
+        first_pause_seconds: before that; twice as long after each failure in a row.
     """
 
-    def __init__(self, *, first_pause_seconds: float = _FIRST_PAUSE_SECONDS) -> None:
-        self.restarts: dict[str, int] = {}
+    def __init__(
+        self,
+        on_restart: Callable[[str], None] | None = None,
+        *,
+        first_pause_seconds: float = _FIRST_PAUSE_SECONDS,
+    ) -> None:
+        self._on_restart = on_restart
         self._first_pause = first_pause_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(
-        self, kind: str, work: Work, *, about: str | None = None, may_end: bool = False
-    ) -> asyncio.Task[None]:
+    def start(self, name: str, work: Work, *, may_end: bool = False) -> asyncio.Task[None]:
         """Run `work` until it is cancelled.
 
         Args:
-            kind: what it does, for logs and metrics.
+            name: what it does, for logs and metrics.
             work: makes the coroutine; called again after each end.
-            about: what it is for, as a model, where there are several of its kind.
             may_end: whether it is done when it ends without an error.
 
         Returns:
             The task, for `stop`.
         """
-        self.restarts.setdefault(kind, 0)
-        name = kind if about is None else f"{kind} of {about}"
-        task = asyncio.create_task(self._run(kind, name, work, may_end), name=name)
+        task = asyncio.create_task(self._run(name, work, may_end), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -71,7 +72,7 @@ class Supervisor:
         """Cancel all tasks and wait for their end."""
         await self.stop(*self._tasks)
 
-    async def _run(self, kind: str, name: str, work: Work, may_end: bool) -> None:
+    async def _run(self, name: str, work: Work, may_end: bool) -> None:
         pause = self._first_pause
         while not is_being_cancelled():
             started = time.monotonic()
@@ -86,7 +87,8 @@ class Supervisor:
                     log.error("a background task ended; it is started again", extra={"task": name})
             if is_being_cancelled():
                 return
-            self.restarts[kind] += 1
+            if self._on_restart is not None:
+                self._on_restart(name)
             if time.monotonic() - started > _SOUND_SECONDS:
                 pause = self._first_pause
             await asyncio.sleep(pause)

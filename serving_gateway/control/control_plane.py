@@ -56,7 +56,7 @@ from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.records import merge
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 

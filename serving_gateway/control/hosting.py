@@ -21,13 +21,12 @@ from serving_gateway.errors import (
 )
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.open_inference import OpenInference
-from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.replicas import ModelReport
 from serving_gateway.replication.store import RoutingStore
-from serving_gateway.tasks import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class HostedModel:
     model_name: str
     router: Router
     mirror: Mirror
-    data_plane: DataPlane
+    predictor: Predictor
     control_plane: ControlPlane
     open_inference: OpenInference
     status: StatusReporter
@@ -52,7 +51,6 @@ class Hosting:
         default: the model of the unprefixed paths; hosted from the start.
         build: makes what a model name needs; nothing runs yet.
         store: where routing records are kept.
-        supervisor: runs what a hosted model does in the background.
         lifecycle: whether the process is about to end.
         pending: why not every record was read and probed once; None when each was.
         forget: drops what is counted of a model that is hosted no more.
@@ -64,7 +62,6 @@ class Hosting:
         default: str,
         build: Callable[[str], HostedModel],
         store: RoutingStore,
-        supervisor: Supervisor,
         lifecycle: Lifecycle,
         *,
         pending: Callable[[], str | None],
@@ -73,7 +70,6 @@ class Hosting:
     ) -> None:
         self._build = build
         self._store = store
-        self._supervisor = supervisor
         self._lifecycle = lifecycle
         self._pending = pending
         self._forget = forget
@@ -81,7 +77,6 @@ class Hosting:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening: set[str] = set()
         self._elsewhere: set[str] = set()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self.default = build(default)
         self._models = {default: self.default}
 
@@ -231,8 +226,7 @@ class Hosting:
         self._elsewhere.discard(model_name)
         if model_name == self.default.model_name or model_name not in self._models:
             return
-        del self._models[model_name]
-        await self._supervisor.stop(self._tasks.pop(model_name))
+        self._models.pop(model_name).mirror.close()
         self._forget(model_name)
         log.info("a model is hosted no more", extra={"model": model_name})
 
@@ -257,19 +251,15 @@ class Hosting:
         await self.unhost(model_name)
         return done
 
-    def start(self) -> None:
-        """Start what the default model does in the background."""
-        self._run(self.default)
+    def close(self) -> None:
+        """Drop what waits for B."""
+        for model in self._models.values():
+            model.mirror.close()
 
     def _add(self, model: HostedModel) -> None:
         self._models[model.model_name] = model
         self._elsewhere.discard(model.model_name)
-        self._run(model)
         log.info("a model is hosted", extra={"model": model.model_name})
-
-    def _run(self, model: HostedModel) -> None:
-        name = model.model_name
-        self._tasks[name] = self._supervisor.start("mirror", model.mirror.run, about=name)
 
     def _has_room(self) -> bool:
         return len(self._models) + len(self._opening) < self._limit

@@ -54,6 +54,7 @@ class Prober:
         self._per_second = per_second
         self._asked_at: dict[Probed, float] = {}
         self._probed_at: dict[Probed, float] = {}
+        self._unanswered: set[Probed] = set()
         self._under_way: dict[Probed, asyncio.Task[None]] = {}
         self._wanted: dict[Probed, None] = {}
         self._woken = asyncio.Event()
@@ -116,10 +117,10 @@ class Prober:
             found[version] = is_urgent or found.get(version, False)
         self._asked_at = {one: self._asked_at.get(one, 0.0) for one in found}
         self._probed_at = {one: self._probed_at.get(one, 0.0) for one in found}
+        self._unanswered &= found.keys()
         due: tuple[list[Probed], list[Probed]] = ([], [])
         for version in sorted(found, key=self._asked_at.__getitem__):
-            seen = version.observation()
-            in_doubt = not seen.ready or seen.unanswered_seconds is not None
+            in_doubt = version in self._unanswered or not version.observation().ready
             due[0 if found[version] or in_doubt else 1].append(version)
         return iter(due[0]), iter(due[1])
 
@@ -155,4 +156,9 @@ class Prober:
             await version.probe()
         except Exception:
             log.exception("a probe failed on a bug")
-        self._probed_at[version] = time.monotonic()
+        self._probed_at[version] = now = time.monotonic()
+        age = version.observation().age_seconds
+        if age is not None and now - age >= self._asked_at.get(version, now):
+            self._unanswered.discard(version)
+        else:
+            self._unanswered.add(version)

@@ -18,10 +18,6 @@ class Observation(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     age_seconds: float | None = None
     """Time since READY was last confirmed; None when it never was."""
-    unanswered_seconds: float | None = None
-    """Time since the first probe that Triton has not answered; None when it answered the last.
-
-    Age alone says nothing: a version without requests is probed only every so often."""
 
 
 NEVER_SEEN: Final = Observation(ready=False, reason="not yet confirmed with Triton")
@@ -80,7 +76,6 @@ def readiness(
     production: int | None,
     seen: Observation,
     *,
-    staleness_seconds: float,
     draining: bool,
     record_problem: str | None,
 ) -> Readiness:
@@ -88,8 +83,8 @@ def readiness(
 
     Args:
         production: the version that A routes to, if any.
-        seen: what Triton said about it.
-        staleness_seconds: how long Triton may leave probes unanswered.
+        seen: what Triton said about it. Its age says nothing: a version without requests is
+            probed only every so often, and one that leaves probes unanswered is not ready.
         draining: whether the process is about to end.
         record_problem: why no routing record could be read; it explains an empty A, and is
             no reason by itself once A is effective (I9).
@@ -102,9 +97,4 @@ def readiness(
         reasons.append(f"variant A has no version: {why}")
     elif not seen.ready:
         reasons.append(f"variant A, version {production}: {seen.reason}")
-    elif seen.unanswered_seconds is not None and seen.unanswered_seconds > staleness_seconds:
-        reasons.append(
-            f"variant A, version {production}: READY was not confirmed in the last "
-            f"{staleness_seconds:g} s"
-        )
     return Readiness(ready=False, reasons=tuple(reasons)) if reasons else READY

@@ -7,21 +7,19 @@ client outlives tables, and alone knows whether Triton has that version READY.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
     VARIANTS,
     EffectiveVersion,
+    FeatureSource,
     RoutingRecord,
     ShadowSide,
     Slot,
-)
-from serving_gateway.errors import (
-    VariantUnavailable,
 )
 from serving_gateway.inference.readiness import (
     NEVER_SEEN,
@@ -35,18 +33,29 @@ from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.records import digest
 from serving_gateway.replication.replicas import ModelReport
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics, Routed, VariantStats
-from serving_gateway.triton.client import Triton
+from serving_gateway.telemetry.counters import ModelMetrics, RoutedState, VariantStats
 from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonCluster
 
 TRAFFIC_SECONDS: Final = 60.0
 """How long a variant counts as one with traffic after its last request."""
 
 
 class Target:
-    """A variant's slot, the client of its version, and its counts."""
+    """A variant's slot in one generation, the way to its version, and its counts.
 
-    __slots__ = ("client", "model_name", "side", "slot", "stats", "variant")
+    `response_tails` keeps what every response of the target ends with, by the source of its rows.
+    """
+
+    __slots__ = (
+        "client",
+        "model_name",
+        "response_tails",
+        "side",
+        "slot",
+        "stats",
+        "variant",
+    )
 
     def __init__(
         self, variant: str, slot: Slot, model_name: str, client: VersionClient, stats: VariantStats
@@ -57,18 +66,20 @@ class Target:
         self.side = ShadowSide(model_name, slot.version, slot.run_id)
         self.client = client
         self.stats = stats
+        self.response_tails: dict[FeatureSource, bytes] = {}
 
 
 class RoutingTable:
-    """One generation, ready to route by."""
+    """One generation, ready to route by; `production` is variant A's target."""
 
-    __slots__ = ("digest", "policy", "record", "services", "targets")
+    __slots__ = ("digest", "policy", "production", "record", "services", "targets")
 
     def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
         self.record = record
         self.digest = digest(record)
         self.policy = TrafficPolicy(record.traffic)
         self.targets = targets
+        self.production = targets.get(A)
         signatures = [target.slot.signature for target in targets.values()]
         self.services = frozenset(
             one.feature_service for one in signatures if one and one.feature_service
@@ -84,6 +95,7 @@ class Router:
         tritons: connections, shared by all models.
         lifecycle: whether the process is about to end.
         metrics: counts of this model.
+        budget: bytes that waiting requests may hold, over all models.
         record_problem: why the model's record cannot be read, if so.
         on_adopt: called with each record that is adopted.
         on_services: called with the feature services that a record newly needs.
@@ -96,6 +108,7 @@ class Router:
         tritons: TritonClientPool,
         lifecycle: Lifecycle,
         metrics: ModelMetrics,
+        budget: ByteBudget,
         *,
         record_problem: Callable[[], str | None] = lambda: None,
         on_adopt: Callable[[RoutingRecord], None] | None = None,
@@ -106,12 +119,12 @@ class Router:
         self._tritons = tritons
         self._lifecycle = lifecycle
         self._metrics = metrics
+        self._budget = budget
         self._record_problem = record_problem
         self._on_adopt = on_adopt
         self._on_services = on_services
         # A version's client lives as long as a table, a request or a change under way holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
-        self._traffic: dict[str, tuple[int, float]] = {}
         self.table = RoutingTable(RoutingRecord(model_name=model_name), {})
 
     @property
@@ -119,7 +132,7 @@ class Router:
         """The record that is routed by; generation 0 before there was one."""
         return self.table.record
 
-    def triton(self, url: str | None) -> Triton:
+    def triton(self, url: str | None) -> TritonCluster:
         """The client of a Triton; None means the default one."""
         return self._tritons.of(url or self._settings.triton_url)
 
@@ -130,7 +143,9 @@ class Router:
         key = (triton.url, model_name, slot.version, slot.signature)
         client = self._clients.get(key)
         if client is None:
-            client = VersionClient(triton, model_name, slot.version, slot.signature, self._settings)
+            client = VersionClient(
+                triton, model_name, slot.version, slot.signature, self._settings, self._budget
+            )
             self._clients[key] = client
         return client
 
@@ -191,29 +206,23 @@ class Router:
 
     def readiness(self) -> Readiness:
         """Whether this replica can answer for the model."""
-        target = self.table.targets.get(A)
+        target = self.table.production
         return readiness(
             None if target is None else target.slot.version,
             NEVER_SEEN if target is None else target.client.observation(),
-            staleness_seconds=self._settings.staleness_seconds,
             draining=self._lifecycle.draining,
             record_problem=self._record_problem(),
         )
 
     def recent_traffic(self) -> tuple[str, ...]:
-        """The variants that had requests within the last minute.
-
-        Seen by the counts growing from call to call, which costs requests nothing: to be called
-        every second or so.
-        """
-        now = time.monotonic()
-        totals = dict.fromkeys(VARIANTS, 0)
-        for (alias, _), stats in self._metrics.variants.items():
-            totals[alias] += stats.answered + stats.failed
-        for alias, total in totals.items():
-            noted, at = self._traffic.get(alias, (0, -math.inf))
-            self._traffic[alias] = (total, now if total > noted else at)
-        return tuple(a for a, (_, at) in self._traffic.items() if now - at < TRAFFIC_SECONDS)
+        """The variants that had requests within the last minute."""
+        since = time.monotonic() - TRAFFIC_SECONDS
+        found = {
+            alias
+            for (alias, _), stats in self._metrics.variants.items()
+            if stats.last_at is not None and stats.last_at > since
+        }
+        return tuple(sorted(found))
 
     def report(self) -> ModelReport:
         """What other replicas are told of this one."""
@@ -222,29 +231,14 @@ class Router:
             table.record.generation, table.digest, found.ready, found.reasons, self.recent_traffic()
         )
 
-    def routed(self) -> Routed:
+    def routed(self) -> RoutedState:
         """What is reported to Prometheus."""
         table = self.table
         variants = [
             (one.variant, one.slot.version, one.client.ready) for one in table.targets.values()
         ]
-        return Routed(self.readiness().ready, table.record.generation, variants)
+        return RoutedState(self.readiness().ready, table.record.generation, variants)
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""
         return {alias: slot.version for alias, slot in self.table.record.variants.items()}
-
-
-def production(table: RoutingTable) -> Target:
-    """Variant A's target.
-
-    Raises:
-        VariantUnavailable: nothing was ever reloaded onto A.
-    """
-    target = table.targets.get(A)
-    if target is None:
-        raise VariantUnavailable(
-            "Variant A has no version yet: nothing was ever reloaded onto it.",
-            code="no_effective_version",
-        )
-    return target

@@ -129,16 +129,12 @@ def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
     """
     if stored == known:
         return Merge(known, write=False)
-    if known.generation == 0:
-        return Merge(stored, write=False)
-    if stored.generation == 0:
-        return Merge(known, write=True)
+    if stored.generation == known.generation:
+        return Merge(stored, write=False, dropped=known)
     if stored.generation > known.generation:
         lost = known if _is_lost(known, stored) else None
         return Merge(stored, write=False, dropped=lost)
-    if stored.generation == known.generation:
-        return Merge(stored, write=False, dropped=known)
-    if _newer(stored, known):
+    if stored.generation > 0 and _newer(stored, known):
         after = descended(msgspec.structs.replace(stored, generation=known.generation + 1), stored)
         return Merge(after, write=True, dropped=known)
     return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
@@ -146,6 +142,8 @@ def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
 
 def _is_lost(older: RoutingRecord, newer: RoutingRecord) -> bool:
     """Whether `newer` did not come from `older`, of a lower generation."""
+    if older.generation == 0:
+        return False
     for ancestor in newer.ancestors:
         generation, _, content = ancestor.partition(":")
         if int(generation) == older.generation:

@@ -99,11 +99,9 @@ class Watcher:
             return None
         return self._problem or "the routing records are still being read and their versions probed"
 
-    async def first_pass(self, limit_seconds: float) -> None:
-        """Wait until each record was read and probed once, but no longer than the limit."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_seconds):
-                await self._first_pass.wait()
+    async def first_pass(self) -> None:
+        """Wait until each record was read and probed once."""
+        await self._first_pass.wait()
 
     def wake(self, model_name: str) -> None:
         """Read a model's record now; with an empty name, all of them."""

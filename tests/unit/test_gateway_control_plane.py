@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
     DType,
     Feature,
@@ -30,8 +31,6 @@ from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.registry import Registered
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.inference import router as router_module
-from serving_gateway.inference.codec import Answers
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
@@ -41,8 +40,8 @@ from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.replicas import this_process
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.client import Triton
 from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonCluster
 from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
 
 SIGNATURE = Signature(
@@ -78,7 +77,7 @@ class PlayedFeatures:
         self.prepared.extend((one, self.generation()) for one in services)
         raise RuntimeError("it is broken")
 
-    async def read(self, *_: Any) -> Any:
+    def read(self, *_: Any) -> None:
         raise NotImplementedError
 
     async def aclose(self) -> None:
@@ -98,7 +97,13 @@ class Played:
         self.features.generation = lambda: self.record.generation
         self.reader = FeatureReader(self.features)
         self.router = Router(
-            "m", settings, tritons, Lifecycle(), metrics, on_services=self.reader.expect
+            "m",
+            settings,
+            tritons,
+            Lifecycle(),
+            metrics,
+            ByteBudget(1 << 20),
+            on_services=self.reader.expect,
         )
         self.store = FileStore(home)
         self.losses = Losses()
@@ -136,20 +141,21 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     async def ready_versions(*_: Any) -> tuple[int, ...]:
         return (1, 2, 3, 4)
 
-    async def version_ready(*_: Any) -> bool:
-        return True
+    async def answer(*_: Any) -> None:
+        pass
 
-    async def warm_up(_: VersionClient) -> Answers:
-        return Answers([0], None)
+    async def warm_up(_: VersionClient) -> None:
+        pass
 
-    monkeypatch.setattr(Triton, "ready_versions", ready_versions)
+    monkeypatch.setattr(TritonCluster, "ready_versions", ready_versions)
 
     async def metadata(*_: Any) -> ModelMetadata:
         inputs = (TensorMetadata("features", "FP32", (-1, 1)),)
         return ModelMetadata("m", ("3",), inputs, (TensorMetadata("label", "INT64", (-1,)),))
 
-    monkeypatch.setattr(Triton, "version_ready", version_ready)
-    monkeypatch.setattr(Triton, "metadata", metadata)
+    monkeypatch.setattr(TritonCluster, "require_ready", answer)
+    monkeypatch.setattr(TritonCluster, "probe", answer)
+    monkeypatch.setattr(TritonCluster, "metadata", metadata)
     monkeypatch.setattr(VersionClient, "warm_up", warm_up)
     return Played(tmp_path)
 
@@ -306,7 +312,7 @@ async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
         outputs = (TensorMetadata("label", "INT64", (-1,)),)
         return ModelMetadata("m", (str(version),), inputs, outputs)
 
-    monkeypatch.setattr(Triton, "metadata", metadata)
+    monkeypatch.setattr(TritonCluster, "metadata", metadata)
     await played.reload(1)
     await played.reload_b(2)
     with pytest.raises(Conflict, match=r"features \(FP32, 1 wide\), and B features \(FP32, 2 wide"):
@@ -343,8 +349,8 @@ async def test_a_variant_with_traffic_on_any_replica_is_not_taken_away(
     await played.reload_b(2)
     other = Played(tmp_path)
     await other.router.follow(played.record)
-    other.metrics.variant("A", 1).failed += 1
-    other.metrics.variant("B", 2).answered += 1
+    other.metrics.variant("A", 1).fail()
+    other.metrics.variant("B", 2).answer(0.1, 1)
     await other.heartbeat.beat({"m": other.router.report()})
     for call in (
         played.control.clear_variant("B", force=False, by="test", reason=None),
@@ -354,10 +360,10 @@ async def test_a_variant_with_traffic_on_any_replica_is_not_taken_away(
             await call
         assert caught.value.code == "variant_has_traffic"
     now = time.monotonic()
-    monkeypatch.setattr(router_module.time, "monotonic", lambda: now + 61)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     await other.heartbeat.beat({"m": other.router.report()})
     assert (await played.control.clear_variant("B", force=False, by="t", reason=None)).changed
-    other.metrics.variant("A", 1).answered += 1
+    other.metrics.variant("A", 1).answer(0.1, 1)
     await other.heartbeat.beat({"m": other.router.report()})
     forced = await played.control.remove(force=True, by="test", reason=None)
     assert (forced.versions, forced.changed) == ({"A": 1}, True)

@@ -211,16 +211,14 @@ def test_after_a_release_that_kept_no_switches_it_is_known_what_is_not() -> None
         (Observation(ready=True, age_seconds=0.1), True, False),
         # An idle version is probed only in its turn.
         (Observation(ready=True, age_seconds=30.0), False, True),
-        (Observation(ready=True, age_seconds=3.5, unanswered_seconds=2.9), False, True),
-        (Observation(ready=True, age_seconds=3.5, unanswered_seconds=3.1), False, False),
         (Observation(ready=False, reason="gone", age_seconds=0.1), False, False),
         (NEVER_SEEN, False, False),
     ],
 )
-def test_readiness_is_variant_a_confirmed_and_no_probe_left_unanswered(
+def test_readiness_is_variant_a_confirmed(
     observation: Observation, draining: bool, ready: bool
 ) -> None:
-    judged = readiness(1, observation, staleness_seconds=3, draining=draining, record_problem=None)
+    judged = readiness(1, observation, draining=draining, record_problem=None)
     assert judged.ready is ready
     assert bool(judged.reasons) is not ready
 
@@ -228,8 +226,8 @@ def test_readiness_is_variant_a_confirmed_and_no_probe_left_unanswered(
 def test_a_store_in_trouble_does_not_make_an_effective_a_unready() -> None:
     seen = Observation(ready=True, age_seconds=0)
     down = "the store is down"
-    assert readiness(1, seen, staleness_seconds=3, draining=False, record_problem=down).ready
-    nothing = readiness(None, NEVER_SEEN, staleness_seconds=3, draining=False, record_problem=down)
+    assert readiness(1, seen, draining=False, record_problem=down).ready
+    nothing = readiness(None, NEVER_SEEN, draining=False, record_problem=down)
     assert down in nothing.reasons[0]
 
 

@@ -149,7 +149,7 @@ async def test_a_start_reads_all_records_in_bulk(world: World) -> None:
     await put(world.store, *(record(f"m{number}", 1) for number in range(50)))
     assert world.watcher.pending is not None
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.watcher.pending is None
         assert len(world.models.hosted) == 50
     assert world.store.reads == []
@@ -158,7 +158,7 @@ async def test_a_start_reads_all_records_in_bulk(world: World) -> None:
 async def test_one_model_that_hangs_or_fails_does_not_hold_up_the_others(world: World) -> None:
     await put(world.store, record("good", 1), record("stuck", 1))
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         world.models.hosted["stuck"].hangs = True
         await put(world.store, record("stuck", 2), record("broken", 1, reason="cannot be hosted"))
         await put(world.store, record("good", 2), record("new", 1))
@@ -172,7 +172,7 @@ async def test_an_announcement_is_followed_without_waiting_for_the_interval(tmp_
     world.watcher = Watcher(world.store, world.snapshots, world.losses, interval=60)
     await put(world.store, record("m", 1))
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         await put(world.store, record("m", 2))
         for _ in range(20):
             world.store.announce("m")
@@ -185,7 +185,7 @@ async def test_a_corrupt_record_is_its_own_models_trouble(world: World) -> None:
     await world.snapshots.keep(record("bad", 2))
     world.store.path("bad").write_text("{")
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.watcher.problem("good") is None
         assert "corrupt" in (world.watcher.problem("bad") or "")
         assert world.models.generations() == {"good": 1, "bad": 2}, "from its snapshot"
@@ -199,7 +199,7 @@ async def test_without_the_store_models_come_from_snapshots(world: World) -> Non
     await world.snapshots.keep(record("m", 2))
     world.store.is_down = True
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.models.generations() == {"m": 2}
         assert world.watcher.problem("m") == "the store is down"
         world.store.is_down = False
@@ -209,10 +209,10 @@ async def test_without_the_store_models_come_from_snapshots(world: World) -> Non
 async def test_without_the_store_and_snapshots_the_replica_stays_pending(world: World) -> None:
     world.store.is_down = True
     async with running(world):
-        await world.watcher.first_pass(0.1)
+        await asyncio.sleep(0.1)
         assert world.watcher.pending == "the store is down"
         world.store.is_down = False
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.watcher.pending is None
 
 
@@ -221,7 +221,7 @@ async def test_a_store_that_lost_everything_while_no_replica_was_up_gets_it_back
 ) -> None:
     await world.snapshots.keep(record("m", 7))
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         await settles(lambda: world.models.generations() == {"m": 7}, "it is hosted")
     assert await world.store.read("m") == record("m", 7)
     assert world.losses.restored == 1
@@ -233,7 +233,7 @@ async def test_a_snapshot_never_overrides_a_record_of_the_store_and_is_reported(
     await world.snapshots.keep(record("m", 7))
     await put(world.store, record("m", 2))
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.models.generations() == {"m": 2}
     assert world.losses.dropped == 1
     assert "an accepted change was dropped" in caplog.text
@@ -243,7 +243,7 @@ async def test_a_replica_that_was_down_does_not_bring_a_removed_model_back(world
     await world.snapshots.keep(record("m", 2))
     await put(world.store, record("m", 3, variants={}, removed=True))
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.models.generations() == {}
         await settles(lambda: not world.snapshots.path("m").exists(), "its snapshot goes")
     assert (await world.store.read("m")).removed
@@ -252,7 +252,7 @@ async def test_a_replica_that_was_down_does_not_bring_a_removed_model_back(world
 async def test_a_removal_reaches_a_replica_and_its_snapshot(world: World) -> None:
     await put(world.store, record("m", 2))
     async with running(world):
-        await world.watcher.first_pass(5)
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
         world.watcher.keep(world.models.hosted["m"].record)
         await settles(lambda: world.snapshots.path("m").exists(), "a snapshot is kept")
         await put(world.store, record("m", 3, variants={}, removed=True))
@@ -264,7 +264,9 @@ async def test_a_removal_reaches_a_replica_and_its_snapshot(world: World) -> Non
     assert (await world.store.read("m")).removed
 
 
-async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher(world: World) -> None:
+async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = asyncio.Event()
 
     async def swallow(_: Collection[str]) -> Mapping[str, Stored]:
@@ -273,7 +275,7 @@ async def test_a_cancellation_that_the_store_swallowed_ends_the_watcher(world: W
             await forever()
         raise StoreUnavailable("the connection was closed")
 
-    world.store.read_all = swallow  # type: ignore[method-assign]
+    monkeypatch.setattr(world.store, "read_all", swallow)
     task = asyncio.create_task(world.watcher.run(world.models))
     await asked.wait()
     task.cancel()
