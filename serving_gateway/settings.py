@@ -208,7 +208,7 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         default=67_108_864,
         ge=1_048_576,
-        description="Most bytes of bodies held for requests that are not answered yet, over all "
+        description="Most bytes held for requests that have not arrived completely, over all "
         "clients; beyond it 503.",
     )
     head_seconds: Seconds = Field(
