@@ -80,6 +80,13 @@ class MethodNotAllowed(GatewayError):
         self.allow = allow
 
 
+class RequestTimeout(GatewayError):
+    """A request that did not arrive completely in time (408)."""
+
+    status = 408
+    default_code = "request_timeout"
+
+
 class Conflict(GatewayError):
     """The change is refused because of the present state (409); nothing changed."""
 

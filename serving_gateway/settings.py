@@ -37,7 +37,6 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
-    workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe log line that is written."
     )
@@ -60,7 +59,7 @@ class Settings(BaseSettings):
         description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
         "from their first reload on.",
     )
-    max_models: int = Field(default=100, ge=1, le=10_000, description="Most models hosted.")
+    max_models: int = Field(default=1000, ge=1, le=10_000, description="Most models hosted.")
     state_dir: Path = Field(
         default=Path(".local/gateway"),
         description="Where the file store keeps the routing record, and every replica a snapshot "
@@ -174,6 +173,24 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=1_048_576, ge=256, description="Largest body of a prediction."
     )
+    max_pending_bytes: int = Field(
+        default=67_108_864,
+        ge=1_048_576,
+        description="Most bytes of bodies held for requests that are not answered yet, over all "
+        "clients; beyond it 503.",
+    )
+    head_seconds: Seconds = Field(
+        default=10.0, description="Limit for receiving the target and headers of a request."
+    )
+    body_seconds: Seconds = Field(
+        default=30.0,
+        description="Limit for receiving a whole request, and for a client to take a response.",
+    )
+    keep_alive_seconds: Seconds = Field(
+        default=75.0,
+        description="How long an idle connection is kept: longer than the idle timeout of the "
+        "load balancers in front.",
+    )
     max_head_bytes: int = Field(
         default=16_384, ge=1_024, le=1_048_576, description="Largest target and headers together."
     )
@@ -198,10 +215,20 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         default=1024, ge=1, description="Most requests waiting per version; beyond it 503."
     )
+    max_queued_bytes: int = Field(
+        default=67_108_864,
+        ge=1_048_576,
+        description="Most bytes of rows waiting for Triton, over all versions; beyond it 503.",
+    )
     mirror_queue: int = Field(
         default=1024,
         ge=1,
         description="Most answers waiting to be mirrored; beyond it they are dropped.",
+    )
+    mirror_queue_bytes: int = Field(
+        default=16_777_216,
+        ge=1_048_576,
+        description="Most bytes of answers waiting to be mirrored, over all models.",
     )
     mirror_in_flight: int = Field(
         default=2, ge=1, le=64, description="Most inferences of mirrored requests under way."
@@ -239,6 +266,12 @@ class Settings(BaseSettings):
         default=10_000,
         ge=MAX_BATCH_SIZE,
         description="Most rows waiting for the writer; beyond it samples are dropped and counted.",
+    )
+    sample_queue_bytes: int = Field(
+        default=33_554_432,
+        ge=4_194_304,
+        description="Most bytes of the rows waiting for the writer, and again of those that it "
+        "gathers for files: beyond it samples are dropped, and files are written early.",
     )
     sample_max_bytes: int = Field(
         default=268_435_456,

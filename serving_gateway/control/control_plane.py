@@ -46,7 +46,7 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ same features: a store that hangs holds one of its threads, however much is aske
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 
 from serving_gateway.errors import FeaturesUnavailable
@@ -18,27 +18,8 @@ from serving_gateway.features.types import (
     Found,
     InvalidEntityIds,
     ServiceUnusable,
-    Status,
 )
-
-
-class Counts:
-    """What was asked for and what came of it, since the start."""
-
-    def __init__(self) -> None:
-        self.look_ups = 0
-        self.answered = 0
-        self.reads = 0
-        """Reads of the store: fewer than look-ups when they are merged."""
-        self.rows_read = 0
-        self.failed_reads = 0
-        """Reads that failed or were overdue."""
-        self.timed_out = 0
-        """Look-ups that got no answer within the limit."""
-        self.refused = 0
-        """Look-ups that were not tried: breaker open, or too many waiting."""
-        self.by_status: Counter[Status] = Counter()
-        """Entities answered."""
+from serving_gateway.telemetry.counters import LookupCounts
 
 
 class _Job:
@@ -132,7 +113,7 @@ class Batches:
         self,
         store: FeatureStore,
         breaker: Breaker,
-        counts: Counts,
+        counts: LookupCounts,
         *,
         limit_seconds: float,
         max_rows: int,

@@ -1,6 +1,6 @@
 """The application: every route, on FastAPI."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -18,6 +18,7 @@ from serving_gateway.http.descriptions import (
     errors_of_text,
 )
 from serving_gateway.http.error_handlers import handle_errors
+from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.inference_routes import (
     inference_routes,
     protocol_health_routes,
@@ -39,9 +40,6 @@ from serving_gateway.http.security import Access
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import Tracing
-
 _COMPRESSED_FROM_BYTES = 1_024
 
 
@@ -50,7 +48,7 @@ def build(
     hosting: Hosting,
     metrics: Metrics,
     access: Access,
-    tracing: "Tracing | None" = None,
+    endpoint: InferenceEndpoint,
 ) -> FastAPI:
     """The FastAPI application.
 
@@ -59,7 +57,7 @@ def build(
         hosting: finds the model of a request.
         metrics: what `/metrics` shows.
         access: who may do what.
-        tracing: makes spans of predictions; None where that is switched off.
+        endpoint: answers predictions.
     """
     app = FastAPI(
         title="Serving gateway",
@@ -75,7 +73,7 @@ def build(
     async def named(model: str) -> str:
         return model
 
-    app.include_router(inference_routes(hosting, access, settings, tracing))
+    app.include_router(inference_routes(access, endpoint, settings.max_body_bytes))
     app.include_router(protocol_health_routes(hosting))
     app.include_router(protocol_routes(hosting, access))
     app.include_router(_readiness_routes(hosting))
@@ -142,7 +140,9 @@ def _state_routes(hosting: Hosting, access: Access, metrics: Metrics) -> APIRout
     )
     async def prometheus() -> Response:
         """Metrics in Prometheus's text format."""
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            await metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     return router
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -13,12 +12,12 @@ from serving_gateway.contract.struct import schema_of
 from serving_gateway.errors import (
     ClientGone,
     GatewayError,
-    InvalidInput,
     MalformedRequest,
     TooLarge,
     UnsupportedMediaType,
 )
 from serving_gateway.http.raw import Header, Receive, header
+from serving_gateway.inference.bodies import invalid_body
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ENCODINGS: Final = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
-_PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
-_UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
 class EncodedAs:
@@ -138,24 +134,10 @@ def check_json(content_type: bytes | None) -> None:
         )
 
 
-def invalid(error: msgspec.ValidationError) -> InvalidInput:
-    """The error of a JSON body that has another form than the endpoint reads."""
-    match = _PLACE.match(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    for pattern, code in ((_UNKNOWN, "unknown_field"), (_MISSING, "missing_field")):
-        named = pattern.search(what)
-        if named is not None:
-            field = f"{path}.{named['name']}".lstrip(".")
-            return InvalidInput(f"{what}.", field=field, code=code)
-    if "out of range" in what:
-        return InvalidInput(f"{path}: {what}.", field=path or None, code="out_of_range")
-    return InvalidInput(f"{path or 'The body'}: {what}.", field=path or None, code="wrong_type")
-
-
 def decode_error(cause: BaseException | None) -> GatewayError | None:
     """The answer to a body that msgspec cannot decode; None where something else failed."""
     if isinstance(cause, msgspec.ValidationError):
-        return invalid(cause)
+        return invalid_body(cause)
     if isinstance(cause, msgspec.DecodeError | UnicodeDecodeError):
         return MalformedRequest(f"The body is not valid JSON: {cause}.")
     if isinstance(cause, RecursionError):

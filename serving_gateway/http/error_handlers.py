@@ -24,6 +24,7 @@ from serving_gateway.errors import (
 from serving_gateway.http.bodies import decode_error
 from serving_gateway.http.raw import error_body
 from serving_gateway.http.security import DataGuard
+from serving_gateway.telemetry.logs import RepeatedWarning
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def handle_errors(app: FastAPI, hosting: Hosting, guard: DataGuard) -> None:
         hosting: tells what is still served.
         guard: who may know that.
     """
+    unanswered = RepeatedWarning(log, "a request was not answered")
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, ClientGone):
@@ -69,9 +71,8 @@ def handle_errors(app: FastAPI, hosting: Hosting, guard: DataGuard) -> None:
         if knows and (translated.status >= 500 or "data" not in tags):
             still = hosting.still_served(request.path_params.get("model"))
         if translated.status >= 500:
-            reason = {"code": translated.code, "reason": translated.message}
-            log.warning(
-                "a request was not answered", extra={"request_id": request_id.decode(), **reason}
+            unanswered.log(
+                translated.code, request_id=request_id.decode(), reason=translated.message
             )
         body, headers = error_body(translated, request_id, still)
         if isinstance(translated, MethodNotAllowed):

@@ -3,9 +3,8 @@
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of_package
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
-import msgspec
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
 
 from serving_gateway.contract import (
@@ -18,11 +17,10 @@ from serving_gateway.contract import (
     ServerLive,
     ServerMetadata,
 )
-from serving_gateway.control.hosting import HostedModel, Hosting
+from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     InferenceRefused,
-    MalformedRequest,
     NotFound,
 )
 from serving_gateway.http.bodies import EncodedAs
@@ -34,18 +32,12 @@ from serving_gateway.http.descriptions import (
     READ_ERRORS,
     errors,
 )
-from serving_gateway.http.predict import predict
-from serving_gateway.http.raw import SPAN, header, origin, trace_context
+from serving_gateway.http.inference_endpoint import AwaitedExchange, InferenceEndpoint
 from serving_gateway.http.routes import StructResponse, route_class
 from serving_gateway.http.security import Access
-from serving_gateway.inference.batcher import Origin
 from serving_gateway.inference.open_inference import EXTENSIONS, NAME
-from serving_gateway.settings import Settings
-from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.connections import TritonResponse
 from serving_gateway.triton.protocol import error_text
-
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import Tracing
 
 VersionOf = Callable[..., Awaitable[int | None]]
 """A dependency: the version that a path names, if it names one."""
@@ -69,87 +61,68 @@ ClientId = Annotated[
 ]
 
 
-class _TracedAdmission:
-    """Lets a request for a prediction in, and begins its span where it is traced."""
-
-    def __init__(self, access: Access, tracing: "Tracing | None") -> None:
-        self._access = access
-        self._tracing = tracing
-
-    def __call__(self, request: Request) -> None:
-        if self._tracing is not None:
-            context = trace_context(header(request.headers.raw, b"traceparent"))
-            if self._tracing.wants(context):
-                route = request.scope["route"].path
-                request.scope[SPAN] = self._tracing.request(request.method, route, context)
-        self._access.admit_prediction(request.headers.raw)
-
-
-def inference_routes(
-    hosting: Hosting, access: Access, settings: Settings, tracing: "Tracing | None"
-) -> APIRouter:
+def inference_routes(access: Access, endpoint: InferenceEndpoint, max_body: int) -> APIRouter:
     """`POST /predict`, `POST /models/{model}/predict` and the inferences of `/v2`."""
     router = APIRouter(
         tags=["data"],
         dependencies=[API_KEY],
         responses=errors(*PREDICT_ERRORS),
         route_class=route_class(
-            _TracedAdmission(access, tracing), settings.max_body_bytes, json_only=False
+            lambda r: access.admit_prediction(r.headers.raw), max_body, json_only=False
         ),
     )
-
-    async def answer(request: Request, hosted: HostedModel, body: bytes) -> Response:
-        content_type = header(request.headers.raw, b"content-type")
-        content = await predict(hosted, body, content_type, _origin(request))
-        return Response(content, media_type="application/json")
 
     @router.post("/predict", response_model=PredictResponse, openapi_extra=KEY_IS_OPTIONAL)
     async def predict_by_default(request: Request, body: PredictBody) -> Response:
         """Predict by the version of the default model that is effective for the client.
 
         Send rows as `data`, in the order of the model's features, or as `instances`, by feature
-        name. The answer names the variant, version and run that made it. `client_id` keeps a
+        name. The response names the variant, version and run that made it. `client_id` keeps a
         client on its variant while traffic is split.
         """
-        return await answer(request, hosting.default, body)
+        return await _answer(endpoint, request, body)
 
     @router.post(
         "/models/{model}/predict", response_model=PredictResponse, openapi_extra=KEY_IS_OPTIONAL
     )
-    async def predict_by_model(model: str, request: Request, body: PredictBody) -> Response:
+    async def predict_by_model(model: str, request: Request, body: PredictBody) -> Response:  # noqa: ARG001 -- described
         """Predict by the version of a model that is effective for the client."""
-        return await answer(request, hosting.plane(model), body)
+        return await _answer(endpoint, request, body)
 
     for path, version_of in _MODEL_PATHS:
-        _add_infer(router, f"{path}/infer", version_of, hosting)
+        _add_infer(router, f"{path}/infer", version_of, endpoint)
     return router
 
 
-def _add_infer(router: APIRouter, path: str, version_of: VersionOf, hosting: Hosting) -> None:
+def _add_infer(
+    router: APIRouter, path: str, version_of: VersionOf, endpoint: InferenceEndpoint
+) -> None:
     @router.post(
         path,
         response_model=InferenceResponse,
-        responses={200: {"content": BINARY, "description": "Triton's answer."}},
+        responses={200: {"content": BINARY, "description": "The outputs."}},
         openapi_extra={**KEY_IS_OPTIONAL, "requestBody": {"content": BINARY}},
     )
     async def infer(
-        model: str,
+        model: str,  # noqa: ARG001 -- described
         request: Request,
         body: InferBody,
-        version: Annotated[int | None, Depends(version_of)],
-        json_length: JsonLength = None,
-        client_id: ClientId = None,
+        version: Annotated[int | None, Depends(version_of)],  # noqa: ARG001 -- described
+        json_length: JsonLength = None,  # noqa: ARG001 -- described
+        client_id: ClientId = None,  # noqa: ARG001 -- described
     ) -> Response:
         """Have the effective version, or a named one that is effective, answer tensors."""
-        if json_length is not None and (not json_length.isdecimal() or len(json_length) > 18):
-            raise MalformedRequest("Inference-Header-Content-Length is not a number.")
-        size = None if json_length is None else int(json_length)
-        protocol = hosting.answering(model).open_inference
-        forwarded = await protocol.infer(model, version, client_id, body, size, _origin(request))
-        response = _relayed(forwarded.answer)
-        response.headers["x-serving-variant"] = forwarded.variant
-        response.headers["x-serving-version"] = str(forwarded.version)
-        return response
+        return await _answer(endpoint, request, body)
+
+
+async def _answer(endpoint: InferenceEndpoint, request: Request, body: bytes) -> Response:
+    """Answer what the connection did not answer itself, in the same way."""
+    route = endpoint.routes.parse(request.scope["raw_path"].partition(b"?")[0])
+    if route is None:
+        raise NotFound("That is not the name of a model.", code="unknown_model")
+    exchange = AwaitedExchange(endpoint, route, request.headers.raw, body)
+    content, headers = await exchange.answered()
+    return Response(content, headers=headers)
 
 
 def protocol_routes(hosting: Hosting, access: Access) -> APIRouter:
@@ -181,8 +154,7 @@ def _add_descriptions(
     @router.get(path, openapi_extra=KEY_IS_OPTIONAL)
     async def model_metadata(model: str, version: Version) -> EffectiveModelMetadata:
         """What the effective version of a model reads and answers."""
-        found = await hosting.answering(model).open_inference.metadata(model, version)
-        return msgspec.convert(found, EffectiveModelMetadata, from_attributes=True)
+        return await hosting.answering(model).open_inference.metadata(model, version)
 
     @router.get(f"{path}/config", response_model=dict[str, Any], openapi_extra=KEY_IS_OPTIONAL)
     async def config(model: str, version: Version) -> Response:
@@ -251,12 +223,7 @@ _MODEL_PATHS: Final[tuple[tuple[str, VersionOf], ...]] = (
 )
 
 
-def _origin(request: Request) -> Origin:
-    traceparent = header(request.headers.raw, b"traceparent")
-    return origin(request.receive, traceparent, request.scope.get(SPAN))
-
-
-def _relayed(answer: Answer) -> Response:
+def _relayed(answer: TritonResponse) -> Response:
     """Triton's answer, with the headers that tell how to read it and no others.
 
     Raises:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
 
 from serving_gateway.errors import GatewayError, NotFound
 from serving_gateway.http.raw import (
-    SPAN,
     ASGIApp,
     Message,
     Receive,
@@ -23,10 +22,8 @@ from serving_gateway.http.raw import (
 )
 from serving_gateway.http.security import check_one_host
 from serving_gateway.inference.readiness import Lifecycle
+from serving_gateway.telemetry.logs import RepeatedWarning
 from serving_gateway.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import RequestSpan
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +47,11 @@ class RequestObserver:
     def __init__(
         self, app: ASGIApp, lifecycle: Lifecycle, metrics: Metrics, *, access_log: bool
     ) -> None:
-        self.in_flight = 0
         self.app = app
         self._lifecycle = lifecycle
+        self._metrics = metrics
         self._requests = metrics.http_requests
+        self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
         self._access_log = access_log
         self._ids = RequestIds()
 
@@ -77,14 +75,13 @@ class RequestObserver:
             await send(message)
 
         started = perf_counter()
-        self.in_flight += 1
+        self._metrics.in_flight += 1
         try:
             await self._answer(inner, receive, observed)
-        except Exception:
-            # The application has answered it.
-            log.exception("a request failed on a bug", extra={"request_id": request_id.decode()})
+        except Exception as bug:  # the application has answered it
+            self._bugs.log(type(bug).__name__, exception=bug, request_id=request_id.decode())
         finally:
-            self.in_flight -= 1
+            self._metrics.in_flight -= 1
             self._note(scope["method"], inner, status, perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,9 +102,6 @@ class RequestObserver:
         known = method if method in _METHODS else "other"
         template = getattr(scope.get("route"), "path", "other")
         self._requests.labels(known, template, str(status)).inc()
-        span: RequestSpan | None = scope.get(SPAN)
-        if span is not None:
-            span.end(status)
         if self._access_log:
             log.info(
                 "request",

@@ -6,15 +6,11 @@ import itertools
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from serving_gateway.errors import GatewayError, error_response
-from serving_gateway.inference.batcher import Connection, Origin
-
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import RequestSpan
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,8 +20,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 encode: Final = msgspec.json.Encoder().encode
-SPAN: Final = "serving_gateway.span"
-"""Where a traced request's span stands in its scope."""
 JSON: Final[Header] = (b"content-type", b"application/json")
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -52,19 +46,6 @@ def trace_context(traceparent: bytes | None) -> bytes | None:
     if traceparent is None or _TRACEPARENT.fullmatch(traceparent) is None:
         return None
     return traceparent
-
-
-def origin(receive: Receive, traceparent: bytes | None, span: RequestSpan | None = None) -> Origin:
-    """Who asks, as far as it matters on the way to Triton.
-
-    The server's `receive` is a method of the connection's present exchange, which knows at no
-    cost whether the client is still there; another server just does not tell.
-    """
-    owner = getattr(receive, "__self__", None)
-    connection: Connection | None = owner if hasattr(owner, "disconnected") else None
-    if span is not None:
-        return Origin(connection, span.traceparent, span)
-    return Origin(connection, trace_context(traceparent))
 
 
 def header(headers: Iterable[Header], name: bytes) -> bytes | None:
