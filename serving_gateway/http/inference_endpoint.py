@@ -220,8 +220,11 @@ class InferenceEndpoint:
         request.request_id = self._ids.of(fields.get(b"x-request-id"))
         if self._access_log:
             request.started = perf_counter()
+        traceparent = None
+        if self._tracing is not None or b"traceparent" in fields:
+            traceparent = self.begin_trace(request)
         try:
-            self.submit(request, self.begin_trace(request))
+            self.submit(request, traceparent)
         except GatewayError as error:
             self.fail(request, error)
         except Exception as bug:
