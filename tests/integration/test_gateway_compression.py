@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import tritonclient.http.aio as triton_aio
 
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.servers import RunningTriton
+from tests.onnx_models import telltale, write_entry
+from tests.servers import RunningTriton, run_triton
 
 ROWS = np.array([ROW] * 64, dtype=np.float32)
 
@@ -96,6 +98,21 @@ def test_large_and_control_responses_are_compressed_on_request(gateway: RunningG
         assert "access-control-allow-origin" not in plain.headers
     small = gateway.client.post("/predict", json={"data": [ROW]}, headers=asked)
     assert "content-encoding" not in small.headers
-    large = gateway.client.post("/predict", json={"data": [ROW] * 64}, headers=asked)
-    assert large.headers["content-encoding"] == "gzip"
-    assert large.json()["predictions"] == [1] * 64
+
+
+def test_large_predictions_are_compressed_on_request(tmp_path: Path, repository: Path) -> None:
+    write_entry(repository, DEFAULT_MODEL, {1: telltale(1)}, max_batch_size=1024)
+    with (
+        run_triton(repository, tmp_path) as triton,
+        run_gateway(tmp_path, triton.http_url) as gateway,
+    ):
+        gateway.routed(1)
+        rows = np.array([ROW] * 1_000, dtype=np.float32)
+        answer = gateway.predict(*rows.tolist())
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.json()["predictions"] == [1] * len(rows)
+        tensor = triton_http.InferInput("features", list(rows.shape), "FP32")
+        tensor.set_data_from_numpy(rows)
+        with triton_http.InferenceServerClient(gateway.url.removeprefix("http://")) as client:
+            found = client.infer(DEFAULT_MODEL, [tensor], response_compression_algorithm="gzip")
+            assert found.as_numpy("label").ravel().tolist() == [1] * len(rows)

@@ -59,7 +59,7 @@ def test_page_waits_for_a_rollback_that_takes_long_and_tells_what_it_knows(
         gateway.routed(1)
         gateway.routed(2)
         page.goto(gateway.url)
-        page.route("**/rollback", lambda route: held.append(route))
+        page.route("**/rollback", lambda route: held.append(route))  # noqa: PLW0108 -- playwright marks it
 
         def begin() -> None:
             page.get_by_role("button", name="Roll variant A back to version 1").click()
