@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from serving_gateway.triton.client import Triton
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
     DType,
     Feature,
@@ -25,7 +25,7 @@ from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.registry import Registered
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
@@ -33,6 +33,7 @@ from serving_gateway.replication.store import FileStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonCluster
 from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
 
 SIGNATURE = Signature(
@@ -82,7 +83,9 @@ class Played:
         settings = Settings(state_dir=home, model_name="m")
         metrics = Metrics().model("m")
         tritons = TritonClientPool(connections=2, connect_seconds=1)
-        self.router = Router("m", settings, tritons, Lifecycle(), metrics)
+        self.router = Router(
+            "m", settings, tritons, Lifecycle(), metrics, ByteBudget(settings.max_queued_bytes)
+        )
         self.registry = PlayedRegistry()
         self.features = PlayedFeatures()
         self.features.generation = lambda: self.record.generation
@@ -109,20 +112,20 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     async def ready_versions(*_: Any) -> tuple[int, ...]:
         return (1, 2, 3, 4)
 
-    async def version_ready(*_: Any) -> bool:
-        return True
+    async def require_ready(*_: Any) -> None:
+        """Every version is."""
 
-    async def warm_up(_: VersionClient) -> Answers:
-        return Answers([0], None)
+    async def warm_up(_: VersionClient) -> ModelOutput:
+        return ModelOutput([0], None)
 
-    monkeypatch.setattr(Triton, "ready_versions", ready_versions)
+    monkeypatch.setattr(TritonCluster, "ready_versions", ready_versions)
 
     async def metadata(*_: Any) -> ModelMetadata:
         inputs = (TensorMetadata("features", "FP32", (-1, 1)),)
         return ModelMetadata("m", ("3",), inputs, (TensorMetadata("label", "INT64", (-1,)),))
 
-    monkeypatch.setattr(Triton, "version_ready", version_ready)
-    monkeypatch.setattr(Triton, "metadata", metadata)
+    monkeypatch.setattr(TritonCluster, "require_ready", require_ready)
+    monkeypatch.setattr(TritonCluster, "metadata", metadata)
     monkeypatch.setattr(VersionClient, "warm_up", warm_up)
     return Played(tmp_path)
 
