@@ -7,7 +7,7 @@ interpreter from the loop for 5 ms at a time; after each slice the loop serves i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -62,7 +62,7 @@ class FeatureLookups(Protocol):
     counts: LookupCounts
 
     @property
-    def skipped_services(self) -> list[str]:
+    def skipped_services(self) -> Sequence[str]:
         """Feature services that are not read for now, because they failed several times."""
 
 

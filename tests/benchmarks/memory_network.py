@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from serving_gateway.http.server import serve
+from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
 from tests.benchmarks.triton_answers import answer_of
 
@@ -207,7 +208,9 @@ def gateway_config() -> uvicorn.Config:
         self.started = True
 
     with _replaced(uvicorn.Server, "run", run):
-        serve(Settings())
+        settings = Settings()
+        gateway = create_app(settings)
+        serve(settings, gateway.app, gateway.connections)
     return captured[0]
 
 

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving_gateway.contract import ShadowSide
-from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.shadow import Ledger, note
 from serving_gateway.telemetry.counters import (
     KEPT_VERSIONS,
@@ -173,7 +173,7 @@ async def test_every_kind_of_number_is_read_back_by_the_prometheus_parser() -> N
 
     class Store:
         counts = lookups
-        skipped = True
+        skipped_services = ("flowers_v1",)
 
     metrics = Metrics('host "a"\\1\n', Store())
     metrics.http_requests.labels("GET", "/metrics", "200").inc()
@@ -277,8 +277,8 @@ async def test_shadow_histograms_are_cumulative_and_whole() -> None:
     assert b"gateway_shadow_rows_total{" not in await metrics.render("m")
     page = ledger.open((A, B), lambda: "2026-01-01T00:00:00.000Z")
     for number in range(10):
-        ours = Answers([1], [[0.9, 0.1]])
-        theirs = Answers([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
+        ours = ModelOutput([1], [[0.9, 0.1]])
+        theirs = ModelOutput([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
         note(page, ours, theirs, (number - 5) / 1000, [[1.0]])
     families = await scrape(metrics, "m")
     rows = {s.labels["outcome"]: s.value for s in families["gateway_shadow_rows"].samples}
