@@ -25,7 +25,7 @@ from serving_gateway.http.raw import (
     read_body,
 )
 from serving_gateway.inference.open_inference import NAME, ServerMetadata
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 
 _MODEL: Final = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?",

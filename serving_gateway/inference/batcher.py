@@ -22,8 +22,9 @@ from serving_gateway.errors import (
     Overloaded,
 )
 from serving_gateway.inference.codec import Answers, Codec, Tensors
-from serving_gateway.triton.cluster import InferenceCall, TritonCluster
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.cluster import TritonCluster
+from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.inference_call import InferenceCall
 from serving_gateway.triton.protocol import InferenceRequests, parse_inference
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import ModelMetrics
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
@@ -369,7 +369,7 @@ def check_version(answer: TritonResponse, version: int) -> None:
     size = answer.inference_header_length
     try:
         head = _heads.decode(answer.body if size is None else answer.body[:size])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadUpstreamAnswer(f"Triton's inference answer is unreadable: {error}.") from error
     if head.model_version != str(version):
         raise BadUpstreamAnswer(

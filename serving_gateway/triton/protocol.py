@@ -10,7 +10,7 @@ import msgspec
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InferenceRefused, VariantUnavailable
 from serving_gateway.inference.codec import Codec, Input, OutputTensor, Tensors
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 
 _CACHED_HEADS: Final = 256
 

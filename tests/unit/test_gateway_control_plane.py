@@ -31,8 +31,8 @@ from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.store import FileStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.client import Triton
 from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonCluster
 from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
 
 SIGNATURE = Signature(
@@ -109,20 +109,21 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     async def ready_versions(*_: Any) -> tuple[int, ...]:
         return (1, 2, 3, 4)
 
-    async def version_ready(*_: Any) -> bool:
-        return True
+    async def is_ready(*_: Any) -> None:
+        """It is."""
 
     async def warm_up(_: VersionClient) -> Answers:
         return Answers([0], None)
 
-    monkeypatch.setattr(Triton, "ready_versions", ready_versions)
+    monkeypatch.setattr(TritonCluster, "ready_versions", ready_versions)
 
     async def metadata(*_: Any) -> ModelMetadata:
         inputs = (TensorMetadata("features", "FP32", (-1, 1)),)
         return ModelMetadata("m", ("3",), inputs, (TensorMetadata("label", "INT64", (-1,)),))
 
-    monkeypatch.setattr(Triton, "version_ready", version_ready)
-    monkeypatch.setattr(Triton, "metadata", metadata)
+    monkeypatch.setattr(TritonCluster, "require_ready", is_ready)
+    monkeypatch.setattr(TritonCluster, "probe", is_ready)
+    monkeypatch.setattr(TritonCluster, "metadata", metadata)
     monkeypatch.setattr(VersionClient, "warm_up", warm_up)
     return Played(tmp_path)
 

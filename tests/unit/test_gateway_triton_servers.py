@@ -8,47 +8,9 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.errors import DeadlineExceeded, GatewayError, TritonUnavailable
+from serving_gateway.errors import TritonUnavailable
 from serving_gateway.settings import Settings
-from serving_gateway.triton.client import Triton
-from serving_gateway.triton.connections import (
-    AnswerTimeout,
-    ConnectFailed,
-    ConnectionLost,
-    TransportError,
-)
-from serving_gateway.triton.discovery import server_urls, versions_ready_on_every_server
-
-DOWN, HANGS = TritonUnavailable("down"), DeadlineExceeded("hangs", code="triton_timeout")
-
-
-@pytest.mark.parametrize(
-    ("told", "ready"),
-    [
-        ({"http://a": (1, 2)}, (1, 2)),
-        ({"http://a": (1, 2), "http://b": (2, 3)}, (2,)),
-        ({"http://a": (1, 2), "http://b": ()}, ()),
-        ({"http://a": (1, 2), "http://b": DOWN}, (1, 2)),
-        ({"http://a": DOWN, "http://b": DOWN}, DOWN),
-        ({"http://a": (1, 2), "http://b": HANGS}, HANGS),
-    ],
-)
-async def test_ready_is_what_each_server_that_can_be_reached_has_ready(
-    told: dict[str, tuple[int, ...] | GatewayError], ready: tuple[int, ...] | GatewayError
-) -> None:
-    async def ask(url: str) -> tuple[int, ...]:
-        found = told[url]
-        if isinstance(found, GatewayError):
-            raise found
-        return found
-
-    # Two at least, so that nobody is looked up.
-    listed = ",".join(told) if len(told) > 1 else "http://a,http://a"
-    if isinstance(ready, GatewayError):
-        with pytest.raises(type(ready)):
-            await versions_ready_on_every_server(listed, ask)
-    else:
-        assert await versions_ready_on_every_server(listed, ask) == ready
+from serving_gateway.triton.discovery import server_urls
 
 
 async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,28 +31,6 @@ async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPat
 async def test_a_name_without_addresses_is_unavailable() -> None:
     with pytest.raises(TritonUnavailable, match=r"triton\.invalid"):
         await server_urls("http://triton.invalid:8000")
-
-
-@pytest.mark.parametrize(
-    ("failure", "alone", "behind_a_service"),
-    [
-        (ConnectionLost("gone", answered=False), True, True),
-        (ConnectionLost("gone", answered=True), False, False),
-        (ConnectFailed("refused"), False, True),
-        (AnswerTimeout("late"), False, False),
-    ],
-)
-def test_a_refused_connection_is_tried_again_only_where_another_server_may_answer(
-    failure: TransportError, alone: bool, behind_a_service: bool
-) -> None:
-    one = Triton("http://t", connections=2, connect_seconds=1)
-    several = Triton("http://t", connections=2, connect_seconds=1, servers_url="http://all")
-    assert (one.may_retry(failure), several.may_retry(failure)) == (alone, behind_a_service)
-
-
-def test_the_end_of_a_server_may_cost_a_retry_for_each_connection() -> None:
-    triton = Triton("http://t", connections=16, connect_seconds=1)
-    assert [triton.take_retry() for _ in range(17)] == [True] * 16 + [False]
 
 
 def test_the_setting_is_a_list_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

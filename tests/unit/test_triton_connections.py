@@ -14,11 +14,12 @@ from typing import cast
 import pytest
 import uvloop
 
+from serving_gateway.triton import connection as connection_module
 from serving_gateway.triton import connections as module
-from serving_gateway.triton.connections import (
+from serving_gateway.triton.connections import Connections
+from serving_gateway.triton.exchange import (
     ConnectFailed,
     ConnectionLost,
-    Connections,
     Exchange,
     MalformedResponse,
     TooManyConnections,
@@ -327,7 +328,7 @@ async def test_bytes_that_are_not_http_end_the_exchange(answer: bytes) -> None:
 async def test_a_response_over_the_limit_ends_the_exchange(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", 10)
+    monkeypatch.setattr(connection_module, "MAX_RESPONSE_BYTES", 10)
     for size in (19, 20):
         body = b"x" * size
         (error,) = await raw(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", body)
@@ -398,24 +399,32 @@ async def test_connections_are_kept_alive_by_the_kernel(
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
-async def test_https_is_verified_by_the_name_that_was_resolved(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key and a certificate for triton.example."""
+    home = tmp_path_factory.mktemp("tls")
+    key, certificate = home / "key.pem", home / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=t"]
     command += ["-addext", "subjectAltName=DNS:triton.example"]
     command += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
+    return key, certificate
+
+
+async def test_https_is_verified_by_the_name_that_was_resolved(
+    certificate: tuple[Path, Path],
+) -> None:
+    key, trusted = certificate
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(trusted, key)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Raw(answer), LOOPBACK, 0, ssl=context)
     url = f"https://{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
     for name, is_good in (("triton.example", True), ("other.example", False), (None, False)):
-        pool = Connections(
-            url, idle=1, connect_seconds=1, max_age_seconds=60, server_name=name
-        )
+        pool = Connections(url, idle=1, connect_seconds=1, max_age_seconds=60, server_name=name)
         assert pool._tls is not None
-        pool._tls.load_verify_locations(certificate)
+        pool._tls.load_verify_locations(trusted)
         one = Recorded()
         pool.start(one)
         ended = await asyncio.wait_for(one.ended, 5)
