@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 
-import msgspec
-
 from serving_gateway.contract.names import LABEL_OUTPUT, MAX_BATCH_SIZE, PROBABILITIES_OUTPUT
+from serving_gateway.contract.struct import Struct
 
 
 class DType(StrEnum):
@@ -21,8 +20,10 @@ class DType(StrEnum):
     BYTES = "BYTES"
     """UTF-8 text; Triton's configuration calls it TYPE_STRING."""
 
+    __hash__ = str.__hash__  # an enumeration's own costs a call in Python at each look-up
 
-class Feature(msgspec.Struct, frozen=True):
+
+class Feature(Struct, frozen=True):
     """One column that a model reads."""
 
     name: str
@@ -53,7 +54,7 @@ def feature_contract(features: Sequence[Feature]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-class Signature(msgspec.Struct, frozen=True):
+class Signature(Struct, frozen=True):
     """What a version reads and answers; stored as JSON in the version's `SIGNATURE_TAG`.
 
     `features` stand in the order in which the model was trained, which is the order of the
@@ -74,7 +75,7 @@ class Signature(msgspec.Struct, frozen=True):
     """Rows that Triton takes in one inference."""
 
 
-class Lineage(msgspec.Struct, frozen=True):
+class Lineage(Struct, frozen=True):
     """Where a version came from, as the registry records it; None for what is not recorded."""
 
     data_fingerprint: str | None = None

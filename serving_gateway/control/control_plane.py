@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from serving_gateway.contract import (
     VARIANTS,
+    ClearResponse,
     Mode,
     ReloadRequest,
     ReloadResponse,
@@ -45,7 +46,7 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,12 @@ class ControlPlane:
         """
         _check_alias(alias)
         return await self._counted("rollback", self._rollback(alias, request, by))
+
+    async def clear_variant(
+        self, alias: str, *, force: bool, by: str, reason: str | None
+    ) -> ClearResponse:
+        """Take a variant's version away."""
+        raise NotImplementedError(alias, force, by, reason)
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy.

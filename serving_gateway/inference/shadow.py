@@ -19,7 +19,8 @@ from serving_gateway.contract import (
     ShadowReport,
     ShadowSide,
 )
-from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.codec import ModelOutput
+from serving_gateway.telemetry.counters import HistogramState, ShadowState
 
 _Z: Final = 1.959963984540054
 """Of the standard normal distribution, for two-sided bounds at 95 %."""
@@ -97,7 +98,7 @@ class Comparison:
         self.differences = Histogram(DIFFERENCES)
         self.delays = Histogram(DELAYS)
 
-    def note(self, ours: Answers, theirs: Answers, delay: float) -> list[int]:
+    def note(self, ours: ModelOutput, theirs: ModelOutput, delay: float) -> list[int]:
         """Compare the answers to one request; the rows that are labelled differently."""
         self.requests += 1
         self.delays.note(delay)
@@ -172,6 +173,21 @@ class Ledger:
             self.page = Page(pairing, now(), self._kept)
         return self.page
 
+    def state(self) -> ShadowState | None:
+        """The numbers of the present pairing; None before its first copy."""
+        if self.page.pairing is None:
+            return None
+        a, b = self.page.pairing
+        found = self.page.comparison
+        return ShadowState(
+            a.version,
+            b.version,
+            found.rows,
+            found.agreed,
+            HistogramState(DIFFERENCES, found.differences.counts, found.differences.sum),
+            HistogramState(DELAYS, found.delays.counts, None),
+        )
+
     def summary(
         self, replica: str, a: ShadowSide | None, b: ShadowSide | None, *, examples: bool
     ) -> ShadowReport:
@@ -205,7 +221,9 @@ class Ledger:
         )
 
 
-def note(page: Page, ours: Answers, theirs: Answers, delay: float, sent: Sequence[Any]) -> bool:
+def note(
+    page: Page, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
+) -> bool:
     """Note one comparison on its page; whether all rows were labelled alike.
 
     Args:

@@ -1,8 +1,19 @@
-"""Structured logs: one JSON object per line, on standard error."""
+"""Structured logs: one JSON object per line, on standard error.
+
+Logging never delays requests: no line waits for a reader that stalls, and what repeats in an
+outage is counted instead of written.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import select
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,10 +22,18 @@ import msgspec
 _STANDARD: Final = frozenset(
     [*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "color_message"]
 )
+_MAX_WAITING_BYTES: Final = 4_194_304
+"""Of lines that wait to be written; more lines are dropped and counted."""
+_END_SECONDS: Final = 2.0
+"""Longest wait for the last lines when the process ends."""
+_SUMMARY_SECONDS: Final = 1.0
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record, and whatever was passed as `extra`, as one JSON object."""
+    """Writes a record, and everything that was passed as `extra`, as one JSON object.
+
+    Never raises: a value that JSON cannot express is written as text.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -23,24 +42,167 @@ class JsonFormatter(logging.Formatter):
             "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
         }
-        line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+        try:
+            line["message"] = record.getMessage()
+        except Exception:
+            line["message"] = f"{_text(record.msg)} {_text(record.args)}"
+        for key, value in vars(record).items():
+            if key not in _STANDARD:
+                line.setdefault(key, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return _encode(line)
+        except Exception:
+            return _encode({_text(key): _encodable(value) for key, value in line.items()})
+
+
+def _encode(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _encodable(value: object) -> object:
+    """The value, or its text where JSON cannot express it."""
+    try:
+        _encode(value)
+    except Exception:
+        return _text(value)
+    return value
+
+
+def _text(value: object) -> str:
+    """A text that UTF-8 can express: lone surrogates are escaped."""
+    try:
+        return str(value).encode(errors="backslashreplace").decode()
+    except Exception:
+        return f"<{type(value).__name__} that cannot be printed>"
+
+
+class DescriptorHandler(logging.Handler):
+    """Writes lines to a file descriptor without ever waiting for its reader.
+
+    A line that a pipe does not take at once is left to a thread, and so are those that follow;
+    lines that would take more than `max_bytes` meanwhile are dropped and counted.
+    """
+
+    def __init__(self, descriptor: int, max_bytes: int = _MAX_WAITING_BYTES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._max_bytes = max_bytes
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write or queue a record's line."""
+        line = self.format(record).encode() + b"\n"
+        with self._changed:
+            # A pipe that is ready takes this much at once.
+            if not self._waiting and len(line) <= select.PIPE_BUF and self._poll.poll(0):
+                _write(self._descriptor, line)
+                return
+            if self._waiting + len(line) > self._max_bytes:
+                self._dropped += 1
+                return
+            self._waiting += len(line)
+            self._lines.append(line)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait a moment until all is written; called when the process ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting == 0, _END_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                line = self._lines.popleft()
+                size = len(line)
+                dropped = 0 if self._lines else self._dropped
+                self._dropped -= dropped
+            if dropped:
+                fields = {"levelname": "WARNING", "name": __name__, "count": dropped}
+                record = logging.makeLogRecord({"msg": "log lines were dropped", **fields})
+                line += self.format(record).encode() + b"\n"
+            _write(self._descriptor, line)
+            with self._changed:
+                self._waiting -= size
+                self._changed.notify_all()
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    # Where standard error is closed, there is nowhere to report that.
+    with suppress(OSError):
+        while line:
+            line = line[os.write(descriptor, line) :]
+
+
+class RepeatedWarning:
+    """A warning that an outage repeats thousands of times a second.
+
+    The first of each code is logged at once; those that follow are counted, and each second one
+    line says how many there were, with the last of them as an example.
+
+    Args:
+        logger: of the caller.
+        message: of the first line.
+        level: of all lines.
+    """
+
+    def __init__(self, logger: logging.Logger, message: str, level: int = logging.WARNING) -> None:
+        self._logger = logger
+        self._message = message
+        self._level = level
+        self._repeated: dict[str, tuple[int, dict[str, object]]] = {}
+
+    def log(self, code: str, *, exception: BaseException | None = None, **extra: object) -> None:
+        """Log or count one; called on the event loop.
+
+        Args:
+            code: from a bounded set.
+            exception: logged with its traceback, the first one only.
+            extra: further fields of the line.
+        """
+        counted = self._repeated.get(code)
+        if counted is not None:
+            self._repeated[code] = (counted[0] + 1, extra)
+            return
+        fields = {"code": code, **extra}
+        self._logger.log(self._level, self._message, extra=fields, exc_info=exception)
+        self._begin(code)
+
+    def _begin(self, code: str) -> None:
+        self._repeated[code] = (0, {})
+        asyncio.get_running_loop().call_later(_SUMMARY_SECONDS, self._summarize, code)
+
+    def _summarize(self, code: str) -> None:
+        count, extra = self._repeated.pop(code)
+        if count:
+            fields = {"code": code, "count": count, **extra}
+            self._logger.log(self._level, f"{self._message}, repeatedly", extra=fields)
+            self._begin(code)
 
 
 def configure(level: str) -> None:
     """Send all logs of this process, the server's too, through the JSON formatter."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
     root.setLevel(level)
+    if not any(isinstance(handler, DescriptorHandler) for handler in root.handlers):
+        handler = DescriptorHandler(sys.stderr.fileno())
+        handler.setFormatter(JsonFormatter())
+        root.handlers[:] = [handler]
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # Addresses of MLflow are logged by the library for every call; ours says what matters.
+    # The library logs MLflow's address for every call; our own lines say what matters.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
-"""Writes samples to Parquet files, in a thread of its own: the only user of pyarrow in here.
+"""Writes samples to Parquet files in a thread of its own: the gateway's only user of pyarrow.
 
 A model's folder holds whole files only: one is staged under a name that starts with a dot, and
-renamed. What cannot be written is counted and told once; answers go on.
+renamed. Rows that cannot be written are counted and logged once; answers go on.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from serving_gateway.telemetry.samples import (
     ModelSamples,
     Sample,
     SampleQueue,
-    columns_of,
-    scores_of,
+    to_columns,
+    to_scores,
 )
 
 log = logging.getLogger(__name__)
@@ -38,20 +38,19 @@ OWN_COLUMNS: Final = (
     "sample_score",
 )
 _PAUSE_SECONDS: Final = 1.0
-"""Longest time between two looks at the queue. To be woken for each sample would take the
+"""Longest time between two drains of the queue. Waking for each sample would take the
 interpreter from the event loop each time."""
-_START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 5.0
 _CHUNK: Final = 128
 """Rows that are converted at once; the event loop waits for the interpreter meanwhile."""
-_BREATH_SECONDS: Final = 0.001
-"""Pause after them."""
+_YIELD_SECONDS: Final = 0.001
+"""Pause after a chunk."""
 _STALE_SECONDS: Final = 3600.0
-"""Age of a staged file that nobody is going to rename any more."""
+"""Age of a staged file whose process must have died."""
 
 
 _Key = tuple[str, tuple[Feature, ...]]
-"""Model and features: what may stand in one file."""
+"""Model and features: rows with the same ones may share a file."""
 
 
 class _Buffer:
@@ -61,6 +60,7 @@ class _Buffer:
         self.due = due
         self.batches: list[Any] = []
         self.rows = 0
+        self.bytes = 0
         self.origins: Counter[ModelSamples] = Counter()
 
 
@@ -74,6 +74,7 @@ class SampleWriter:
         rows_per_file: rows after which a file is written.
         seconds: age of the oldest row after which a file is written.
         max_bytes: most bytes of a model's files; the oldest ones are deleted.
+        max_buffered_bytes: most bytes in memory, of all models; beyond it a file is written early.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class SampleWriter:
         rows_per_file: int,
         seconds: float,
         max_bytes: int,
+        max_buffered_bytes: int,
     ) -> None:
         self._queue = queue
         self._directory = directory
@@ -92,27 +94,27 @@ class SampleWriter:
         self._rows_per_file = rows_per_file
         self._seconds = seconds
         self._max_bytes = max_bytes
+        self._max_buffered = max_buffered_bytes
         self._buffers: dict[_Key, _Buffer] = {}
         self._numbers = count(1)
         self._problem: str | None = None
         self._ending = False
-        self._started = threading.Event()
-        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; returns once it can write.
+        """Start the thread; blocks for as long as the import of pyarrow takes.
 
         Raises:
             RuntimeError: pyarrow cannot be imported.
         """
-        self._thread.start()
-        self._started.wait(_START_SECONDS)
-        if self._failure is not None:
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except Exception as error:
             raise RuntimeError(
-                f"GATEWAY_SAMPLE_DIR needs pyarrow, which cannot be imported: {self._failure}. "
+                f"GATEWAY_SAMPLE_DIR needs pyarrow, which cannot be imported: {error}. "
                 "Install the extra 'samples', or unset it."
-            ) from self._failure
+            ) from error
+        self._thread.start()
 
     def close(self) -> None:
         """Write what waits and end; a disk that hangs is not waited for."""
@@ -122,13 +124,6 @@ class SampleWriter:
             self._thread.join(_END_SECONDS)
 
     def _run(self) -> None:
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except Exception as error:
-            self._failure = error
-            return
-        finally:
-            self._started.set()
         while not self._ending:
             self._queue.wake.wait(min(_PAUSE_SECONDS, self._seconds))
             self._queue.wake.clear()
@@ -139,14 +134,18 @@ class SampleWriter:
         """Take what waits, and write what is due."""
         taken: dict[_Key, list[Sample]] = {}
         rows: Counter[_Key] = Counter()
-        for sample in self._queue.drain():
+        sizes: Counter[_Key] = Counter()
+        for sample, size in self._queue.drain():
             key = (sample.model_name, sample.signature.features)
             taken.setdefault(key, []).append(sample)
             rows[key] += sample.rows
+            sizes[key] += size
             if rows[key] >= min(_CHUNK, self._rows_per_file):
-                self._take(key, taken.pop(key), rows.pop(key))
+                self._take(key, taken.pop(key), rows[key])
+                self._queue.release(rows.pop(key), sizes.pop(key))
         for key, samples in taken.items():
             self._take(key, samples, rows[key])
+            self._queue.release(rows[key], sizes[key])
         now = time.monotonic()
         for key, buffer in [*self._buffers.items()]:
             if everything or now >= buffer.due:
@@ -155,11 +154,11 @@ class SampleWriter:
     def _take(self, key: _Key, samples: list[Sample], rows: int) -> None:
         """Put samples into a buffer, as they will stand in the file.
 
-        In that form at once: kept as they came, they would be thousands of objects for the
-        collector of garbage to look through, while requests wait.
+        Converted at once: otherwise they would be thousands of objects for the garbage collector
+        to traverse while requests wait.
         """
         try:
-            batch = batch_of(samples)
+            batch = to_record_batch(samples)
         except Exception as error:
             for sample in samples:
                 sample.origin.failed += sample.rows
@@ -170,14 +169,17 @@ class SampleWriter:
             buffer = self._buffers[key] = _Buffer(time.monotonic() + self._seconds)
         buffer.batches.append(batch)
         buffer.rows += rows
+        buffer.bytes += batch.nbytes
         for sample in samples:
             buffer.origins[sample.origin] += sample.rows
         if buffer.rows >= self._rows_per_file:
             self._write(key, buffer)
-        time.sleep(_BREATH_SECONDS)
+        while sum(one.bytes for one in self._buffers.values()) > self._max_buffered:
+            self._write(*max(self._buffers.items(), key=lambda item: item[1].bytes))
+        time.sleep(_YIELD_SECONDS)
 
     def _write(self, key: _Key, buffer: _Buffer) -> None:
-        """Write a buffer to a file; whatever becomes of it, the buffer is gone."""
+        """Write a buffer to a file; the buffer is emptied even if that fails."""
         del self._buffers[key]
         folder = self._directory / key[0]
         day = datetime.now(UTC).date().isoformat()
@@ -199,7 +201,7 @@ class SampleWriter:
             origin.written += rows
         self._note(None)
         try:
-            bound(folder, self._max_bytes, keep=name)
+            delete_oldest(folder, self._max_bytes, keep=name)
         except OSError as error:
             log.warning("old samples were not deleted", extra={"reason": str(error)})
 
@@ -214,11 +216,11 @@ class SampleWriter:
         self._problem = problem
 
 
-def batch_of(samples: Sequence[Sample]) -> Any:
-    """Samples with the same features as Arrow's columns: those of the features, then ours.
+def to_record_batch(samples: Sequence[Sample]) -> Any:
+    """Samples with the same features as Arrow columns: the features, then `OWN_COLUMNS`.
 
     Raises:
-        ValueError: a feature has the name of a column of ours.
+        ValueError: a feature has the name of one of `OWN_COLUMNS`.
     """
     import pyarrow as pa
 
@@ -236,12 +238,12 @@ def batch_of(samples: Sequence[Sample]) -> Any:
     }
     own = (pa.timestamp("us", tz="UTC"), pa.int64(), pa.string(), pa.string(), pa.float64())
     columns = (
-        *columns_of(samples),
+        *to_columns(samples),
         [one.at_us for one in samples for _ in range(one.rows)],
         [one.version for one in samples for _ in range(one.rows)],
         [one.variant for one in samples for _ in range(one.rows)],
-        [str(label) for one in samples for label in one.answers.predictions],
-        [score for one in samples for score in scores_of(one.answers)],
+        [str(label) for one in samples for label in one.predictions],
+        [score for one in samples for score in to_scores(one)],
     )
     types = (*(kinds[feature.dtype] for feature in features), *own)
     arrays = [pa.array(column, type=kind) for column, kind in zip(columns, types, strict=True)]
@@ -249,7 +251,7 @@ def batch_of(samples: Sequence[Sample]) -> Any:
 
 
 def write_file(batches: list[Any], path: Path) -> None:
-    """Write batches of the same columns to a Parquet file, and have them on the disk.
+    """Write batches of the same columns to a Parquet file, and sync it to the disk.
 
     Raises:
         OSError: it cannot be written.
@@ -265,11 +267,10 @@ def write_file(batches: list[Any], path: Path) -> None:
         os.close(file)
 
 
-def bound(folder: Path, max_bytes: int, *, keep: str) -> None:
+def delete_oldest(folder: Path, max_bytes: int, *, keep: str) -> None:
     """Delete the oldest files of a folder until all together have at most `max_bytes`.
 
-    Also what a process that died left half written. Other replicas may do the same at the same
-    time.
+    Deletes what dead processes left half written, too. Other replicas may do so at the same time.
 
     Args:
         folder: of one model.

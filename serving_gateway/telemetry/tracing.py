@@ -1,8 +1,8 @@
 """Traces of requests and of the inferences that answer them, for an OpenTelemetry collector.
 
-Imported only where GATEWAY_OTLP_ENDPOINT is set. Spans hold routes, names, numbers: nothing that
-a client sent. They wait in a bounded queue for a thread of their own; with the collector down
-they are dropped, and no request knows.
+Imported only where GATEWAY_OTLP_ENDPOINT is set. Spans hold routes, names and numbers, nothing
+that a client sent. They wait in a bounded queue for a thread of their own; while the collector is
+down they are dropped, and requests go on.
 """
 
 from __future__ import annotations
@@ -38,21 +38,29 @@ _CLOSE_SECONDS: Final = 2.0
 """What the end of the process waits for the last spans."""
 
 
-class RequestSpan:
-    """The server's side of one request.
+class _Span:
+    """A span of ours.
 
     Attributes:
-        traceparent: W3C trace context that what the request causes belongs to.
+        traceparent: W3C trace context that what happens within the span belongs to.
     """
 
     __slots__ = ("span", "traceparent")
 
     def __init__(self, span: Span) -> None:
+        context = span.get_span_context()
+        ids = f"{context.trace_id:032x}-{context.span_id:016x}"
         self.span = span
-        self.traceparent = _traceparent(span.get_span_context())
+        self.traceparent = f"00-{ids}-{int(context.trace_flags):02x}".encode()
+
+
+class RequestSpan(_Span):
+    """The server's side of one request."""
+
+    __slots__ = ()
 
     def answered(self, model_name: str, variant: str, version: int) -> None:
-        """Note who gave the answer."""
+        """Record which version answered."""
         self.span.set_attributes(
             {"serving.model": model_name, "serving.variant": variant, "serving.version": version}
         )
@@ -66,18 +74,10 @@ class RequestSpan:
         self.span.end()
 
 
-class InferenceSpan:
-    """The client's side of one inference by Triton.
+class InferenceSpan(_Span):
+    """The client's side of one inference by Triton."""
 
-    Attributes:
-        traceparent: W3C trace context that Triton gets.
-    """
-
-    __slots__ = ("span", "traceparent")
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
-        self.traceparent = _traceparent(span.get_span_context())
+    __slots__ = ()
 
     def end(self, error: GatewayError | None) -> None:
         """End the span; the error's code is kept, its message may quote a client."""
@@ -103,7 +103,7 @@ class Tracing:
             resource=Resource.create(
                 {"service.name": "serving-gateway", "service.instance.id": replica}
             ),
-            sampler=ALWAYS_ON,  # asked for what is traced only
+            sampler=ALWAYS_ON,  # `wants` has decided before
             shutdown_on_exit=False,
         )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=_EXPORT_SECONDS)
@@ -113,7 +113,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer("serving_gateway")
 
     def wants(self, traceparent: bytes | None) -> bool:
-        """Whether a request is traced; those that are not cost this question."""
+        """Whether a request is traced; others cost no more than this call."""
         if traceparent is None:
             return random() < self._fraction  # noqa: S311 -- nothing secret
         return bool(int(traceparent[-2:], 16) & TraceFlags.SAMPLED)
@@ -165,7 +165,7 @@ class Tracing:
         return InferenceSpan(span)
 
     def close(self) -> None:
-        """Send what waits, as far as that is quickly done."""
+        """Send the waiting spans, within two seconds."""
         # The library would wait half a minute for a collector that does not answer.
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
@@ -176,8 +176,3 @@ def _remote(traceparent: bytes) -> NonRecordingSpan:
     _, trace, span, _ = traceparent.decode("ascii").split("-")
     flags = TraceFlags(TraceFlags.SAMPLED)
     return NonRecordingSpan(SpanContext(int(trace, 16), int(span, 16), True, flags))
-
-
-def _traceparent(context: SpanContext) -> bytes:
-    flags = int(context.trace_flags)
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}".encode()

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 InferenceDone = Callable[[TritonResponse | GatewayError], None]
 """Called with a response of status 200, or with the error that explains why there is none."""
 
+MODEL_FAILED: Final = "model_failed"
+"""Code of the error of an inference that failed inside a READY version."""
 _RETRY_EARNED: Final = 0.1
 MAX_RETRIES: Final = 100.0
 """Each answer earns a tenth of a retry, and so many are saved: what was under way on a server
@@ -257,4 +259,4 @@ def _refusal(status: int, reason: str) -> GatewayError:
     message = f"Triton refused the inference ({status}): {reason}"
     if status == 400:
         return InferenceRefused(message, upstream_status=status)
-    return BadUpstreamAnswer(message, code="model_failed" if status >= 500 else None)
+    return BadUpstreamAnswer(message, code=MODEL_FAILED if status >= 500 else None)

@@ -310,12 +310,9 @@ def test_control_needs_the_token_when_one_is_set(
         assert "open-sesame-0123456789" not in gateway.process.log_tail(10_000)
 
 
-def test_without_a_token_a_proxy_or_a_web_page_may_change_nothing(
-    gateway: RunningGateway,
-) -> None:
-    for headers in ({"x-forwarded-for": "10.0.0.9"}, {"origin": "https://example.org"}):
-        refused = gateway.client.post("/variant/A/reload", headers=headers)
-        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+def test_a_page_of_another_origin_may_change_nothing(gateway: RunningGateway) -> None:
+    refused = gateway.client.post("/variant/A/reload", headers={"origin": "https://example.org"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert gateway.reload().status_code == 200
 
 
@@ -334,23 +331,3 @@ def test_sigterm_is_a_lame_duck_and_then_an_orderly_end(
         gateway.process.wait(10)
         with pytest.raises(httpx.ConnectError):
             gateway.predict()
-
-
-def test_several_workers_share_a_port_and_the_record(
-    tmp_path: Path, shared_triton: RunningTriton
-) -> None:
-    def versions(url: str) -> set[int]:
-        # A new connection each time, so that any worker may take it.
-        return {
-            httpx.post(f"{url}/predict", json={"data": [ROW]}, trust_env=False, timeout=10)
-            .json()
-            .get("version", 0)
-            for _ in range(20)
-        }
-
-    env = {"GATEWAY_WORKERS": "2"}
-    with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
-        gateway.routed(1)
-        wait_until(lambda: versions(gateway.url) == {1}, 10, "all workers on version 1")
-        gateway.routed(2)
-        wait_until(lambda: versions(gateway.url) == {2}, 2, "all workers on version 2")

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from serving_gateway.inference.batcher import Origin
 
 from serving_gateway.contract import (
     DType,
@@ -34,7 +35,6 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VariantUnavailable,
 )
-from serving_gateway.inference.batcher import Origin
 from serving_gateway.inference.codec import Answers, Tensors
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.prediction import DataPlane
@@ -43,7 +43,8 @@ from serving_gateway.inference.router import Router, RoutingTable, Target
 from serving_gateway.inference.rows import FloatRequest
 from serving_gateway.inference.shadow import Ledger
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.metrics import Metrics, ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
+from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
 
 SIGNATURE = Signature((Feature("x", DType.FP32),), packed_input="features")

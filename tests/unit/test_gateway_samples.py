@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +22,8 @@ from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.inference.codec import Answers
 from serving_gateway.inference.rows import Rows
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.sample_files import OWN_COLUMNS, SampleWriter, bound
-from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
+from serving_gateway.telemetry.sample_files import OWN_COLUMNS, SampleWriter, delete_oldest
+from serving_gateway.telemetry.samples import ModelSamples, Sample, SampleQueue
 from tests.servers import wait_until
 
 KINDS = {"f": DType.FP32, "d": DType.FP64, "n": DType.INT64, "b": DType.BOOL, "t": DType.BYTES}
@@ -32,6 +34,7 @@ SIGNATURE = Signature(
 )
 ROW = [2**24 + 1, 2.5, 3.0, True, "ä"]
 EMPTY = [None, None, None, None, ""]
+MANY = 2**30
 
 
 def rows(*data: list[Any]) -> Rows:
@@ -45,15 +48,28 @@ def answers(*labels: Any) -> Answers:
 def offer(samples: ModelSamples, data: Rows | None = None, **what: Any) -> None:
     """Offer one row, or the given ones, with an answer to each."""
     data = data or rows(ROW)
+    answered = what.pop("answers", answers(*["yes"] * data.count))
     given = {
         "model_name": "m",
         "variant": "A",
         "version": 3,
         "signature": SIGNATURE,
-        "answers": answers(*["yes"] * data.count),
+        "data": data.data,
+        "instances": data.instances,
+        "predictions": answered.predictions,
+        "probabilities": answered.probabilities,
         **what,
     }
-    samples.offer(rows=data, **given)
+    samples.offer(**given)
+
+
+def drained(queue: SampleQueue) -> list[Sample]:
+    """Take out and release what waits, as the writer does."""
+    taken = []
+    for sample, size in queue.drain():
+        taken.append(sample)
+        queue.release(sample.rows, size)
+    return taken
 
 
 class Sampling:
@@ -61,16 +77,22 @@ class Sampling:
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
-        self.queue = SampleQueue(1024)
+        self.queue = SampleQueue(1024, MANY)
         self.samples = ModelSamples(self.queue, 1.0)
-        limits = {"rows_per_file": 1000, "seconds": 60.0, "max_bytes": 2**30, **options}
+        limits = {
+            "rows_per_file": 1000,
+            "seconds": 60.0,
+            "max_bytes": MANY,
+            "max_buffered_bytes": MANY,
+            **options,
+        }
         self.writer = SampleWriter(self.queue, directory, "host/1-ab", **limits)
         self.writer.start()
 
     def files(self, model_name: str = "m") -> list[Path]:
         return sorted(self.directory.glob(f"{model_name}/*.parquet"))
 
-    def table(self) -> pa.RoutingTable:
+    def table(self) -> pa.Table:
         """What all files of the model hold, once everything is written."""
         self.writer.close()
         return pa.concat_tables([pq.read_table(file, partitioning=None) for file in self.files()])
@@ -85,31 +107,83 @@ def sampling(tmp_path: Path) -> Iterator[Sampling]:
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("every", [1, 2, 5, 10])
-def test_the_share_holds_for_every_rhythm_of_clients(fraction: float, every: int) -> None:
-    queue = SampleQueue(10**6)
+def test_share_of_samples_holds_for_every_rhythm_of_clients(fraction: float, every: int) -> None:
+    queue = SampleQueue(10**6, MANY)
     mine, others = ModelSamples(queue, fraction), ModelSamples(queue, fraction)
     taken = 0
     for number in range(10_000):
         offer(mine)
-        took = len([*queue.drain()])
+        took = len(drained(queue))
         taken += took if number % every == 0 else 0
         offer(others)
-        assert len([*queue.drain()]) == took, "the same each time"
+        assert len(drained(queue)) == took, "the same each time"
     assert taken == pytest.approx(fraction * 10_000 / every, abs=3)
 
 
-def test_more_than_may_wait_is_dropped_and_counted() -> None:
-    queue = SampleQueue(10)
+def test_samples_beyond_the_row_limit_are_dropped_and_counted() -> None:
+    queue = SampleQueue(10, MANY)
     samples = ModelSamples(queue, 1.0)
     for _ in range(4):
         offer(samples, rows(ROW, ROW, ROW))
     assert samples.dropped == 3
-    assert [sample.rows for sample in queue.drain()] == [3, 3, 3]
+    assert [sample.rows for sample in drained(queue)] == [3, 3, 3]
     offer(samples)
     assert samples.dropped == 3, "there is room again"
 
 
-def test_a_file_holds_logical_values_by_name_and_what_was_answered(sampling: Sampling) -> None:
+def test_rows_that_the_writer_converts_count_until_they_are_released() -> None:
+    queue = SampleQueue(10, MANY)
+    samples = ModelSamples(queue, 1.0)
+    offer(samples, rows(*[ROW] * 10))
+    [(_, size)] = queue.drain()
+    offer(samples)
+    assert samples.dropped == 1
+    queue.release(10, size)
+    offer(samples)
+    assert samples.dropped == 1
+
+
+@pytest.mark.parametrize("shape", ["data", "instances", "text"])
+def test_samples_are_bounded_in_bytes(shape: str) -> None:
+    limit = 1_000_000
+    width = 1 if shape == "text" else 30
+    dtype = DType.BYTES if shape == "text" else DType.FP64
+    names = [f"f{at}" for at in range(width)]
+    signature = Signature(tuple(Feature(name, dtype) for name in names), None)
+    number = itertools.count(10**6)
+
+    def row() -> list[Any]:
+        return (
+            [f"ä{next(number):05000d}"] if shape == "text" else [float(next(number)) for _ in names]
+        )
+
+    samples = ModelSamples(SampleQueue(10**6, limit), 1.0)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            listed = [row() for _ in range(10)]
+            given = rows(*listed)
+            if shape == "instances":
+                given = Rows(
+                    (), 10, instances=[dict(zip(names, one, strict=True)) for one in listed]
+                )
+            offer(samples, given, signature=signature, answers=Answers([0.5] * 10, None))
+        del listed, given
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert samples.dropped > 0
+    assert limit / 10 < held < limit
+
+
+def test_requests_of_the_platform_are_not_sampled() -> None:
+    queue = SampleQueue(10, MANY)
+    samples = ModelSamples(queue, 1.0)
+    offer(samples, platform=True)
+    assert (drained(queue), samples.dropped) == ([], 0)
+
+
+def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -> None:
     before = datetime.now(UTC)
     offer(sampling.samples, rows(ROW, EMPTY), answers=answers("yes", "no"))
     named = dict(zip(KINDS, ROW, strict=True))
@@ -153,7 +227,7 @@ def test_a_file_holds_logical_values_by_name_and_what_was_answered(sampling: Sam
         (Answers(["a"], None), "a", None),
     ],
 )
-def test_a_number_predicted_is_its_own_score(
+def test_predicted_number_is_its_own_score(
     sampling: Sampling, given: Answers, prediction: str, score: float | None
 ) -> None:
     offer(sampling.samples, answers=given)
@@ -161,7 +235,7 @@ def test_a_number_predicted_is_its_own_score(
     assert (found["sample_prediction"], found["sample_score"]) == (prediction, score)
 
 
-def test_a_file_is_written_when_it_is_full_or_old_enough(tmp_path: Path) -> None:
+def test_file_is_written_when_it_is_full_or_old_enough(tmp_path: Path) -> None:
     full = Sampling(tmp_path / "full", rows_per_file=2)
     for _ in range(5):
         offer(full.samples)
@@ -176,7 +250,7 @@ def test_a_file_is_written_when_it_is_full_or_old_enough(tmp_path: Path) -> None
     assert len(old.files()) == 1
 
 
-def test_other_features_and_other_models_are_other_files(sampling: Sampling) -> None:
+def test_each_model_and_set_of_features_has_its_own_files(sampling: Sampling) -> None:
     fewer = Signature(SIGNATURE.features[:1], packed_input="f")
     offer(sampling.samples)
     offer(sampling.samples, rows([2.0]), signature=fewer)
@@ -187,7 +261,7 @@ def test_other_features_and_other_models_are_other_files(sampling: Sampling) -> 
     assert len(sampling.files("other")) == 1
 
 
-def test_a_disk_that_cannot_be_written_is_told_once_and_heals(
+def test_unwritable_disk_is_logged_once_and_recovers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -208,7 +282,7 @@ def test_a_disk_that_cannot_be_written_is_told_once_and_heals(
     ]
 
 
-def test_a_feature_with_a_name_of_ours_is_not_mixed_up(
+def test_feature_with_the_name_of_an_own_column_is_rejected(
     sampling: Sampling, caplog: pytest.LogCaptureFixture
 ) -> None:
     clash = Signature((Feature("sample_time", DType.FP32),), packed_input="f")
@@ -219,23 +293,23 @@ def test_a_feature_with_a_name_of_ours_is_not_mixed_up(
     assert "a feature cannot be called sample_time" in caplog.records[0].__dict__["reason"]
 
 
-def test_the_oldest_files_make_room(tmp_path: Path) -> None:
+def test_oldest_files_are_deleted(tmp_path: Path) -> None:
     now = time.time()
     for age in range(5):
         for name in (f"{age}.parquet", f".{age}.parquet.staged"):
             (tmp_path / name).write_bytes(bytes(100))
             os.utime(tmp_path / name, (now - 1000 * age, now - 1000 * age))
-    bound(tmp_path, 250, keep="4.parquet")
+    delete_oldest(tmp_path, 250, keep="4.parquet")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {
         *("0.parquet", "4.parquet"),
         *(f".{age}.parquet.staged" for age in range(4)),
     }
-    bound(tmp_path, 10, keep="4.parquet")
+    delete_oldest(tmp_path, 10, keep="4.parquet")
     assert [path.name for path in tmp_path.glob("[0-9]*")] == ["4.parquet"]
 
 
-def test_the_bound_is_kept_file_by_file(tmp_path: Path) -> None:
+def test_bound_of_the_folder_holds_after_each_file(tmp_path: Path) -> None:
     sampling = Sampling(tmp_path, rows_per_file=1, max_bytes=1)
     for _ in range(3):
         offer(sampling.samples)
@@ -243,7 +317,16 @@ def test_the_bound_is_kept_file_by_file(tmp_path: Path) -> None:
     assert [file.name[-14:] for file in sampling.files()] == ["000003.parquet"]
 
 
-def test_without_pyarrow_sampling_is_refused_at_the_start(
+def test_buffers_of_many_models_are_bounded_in_bytes(tmp_path: Path) -> None:
+    sampling = Sampling(tmp_path, max_buffered_bytes=5_000)
+    for number in range(100):
+        offer(sampling.samples, model_name=f"m{number % 10}")
+    wait_until(lambda: sampling.samples.written > 0, 10, "a file that is early")
+    sampling.writer.close()
+    assert sampling.samples.written == 100
+
+
+def test_sampling_without_pyarrow_is_refused_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
 from serving_gateway.contract import ShadowSide
 from serving_gateway.inference.codec import Answers
 from serving_gateway.inference.shadow import Ledger, largest_difference, note, same, wilson
-from serving_gateway.telemetry.metrics import Metrics, Routed
 
 A = ShadowSide("m", 1, "run-1")
 B = ShadowSide("m", 2, "run-2")
@@ -107,25 +104,3 @@ def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it()
     assert page.comparison.requests == 0
     assert ledger.summary("r", A, C, examples=True).agreement is None
     assert ledger.summary("r", A, None, examples=True).b is None
-
-
-def test_the_histograms_are_cumulative_and_whole() -> None:
-    ledger = Ledger(0)
-    metrics = Metrics()
-    metrics.model("m").watch(lambda: Routed(ready=True, generation=1), ledger)
-    metrics.hosted = lambda: ("m",)
-    assert b"gateway_shadow_rows_total{" not in metrics.render()
-    page = ledger.open((A, B), clock)
-    for number in range(10):
-        ours = Answers([1], [[0.9, 0.1]])
-        theirs = Answers([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
-        note(page, ours, theirs, (number - 5) / 1000, [[1.0]])
-    families = {f.name: f for f in text_string_to_metric_families(metrics.render().decode())}
-    rows = {s.labels["outcome"]: s.value for s in families["gateway_shadow_rows"].samples}
-    assert rows == {"agreed": 5, "disagreed": 5}
-    for name in ("probability_difference", "latency_difference_seconds"):
-        samples = families[f"gateway_shadow_{name}"].samples
-        buckets = [s.value for s in samples if s.name.endswith("_bucket")]
-        assert all(low <= high for low, high in pairwise(buckets))
-        assert buckets[-1] == 10
-        assert all((s.labels["model"], s.labels["version_b"]) == ("m", "2") for s in samples)

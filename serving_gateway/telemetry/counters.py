@@ -1,0 +1,190 @@
+"""Plain numbers that the request path and background tasks update; `metrics` only reads them.
+
+All belong to one event loop, so that counting takes no lock. Requests that the platform sends
+itself (parity, proof, warm-up) are not traffic and count nowhere (I14): callers pass `platform`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final, NamedTuple
+
+BUCKETS: Final = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+"""Upper bounds of the latency histograms, in seconds."""
+KEPT_VERSIONS: Final = 3
+"""Versions of a variant whose counts are kept: the newest ones. A version that returns after
+its counts were dropped starts at 0, which Prometheus reads as a restart."""
+
+
+ENTITY_STATUSES: Final = ("found", "unknown", "expired", "incomplete")
+
+
+class Count:
+    """A number that only grows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, amount: int = 1) -> None:
+        """Add `amount`."""
+        self.value += amount
+
+
+class LabelledCounts(dict[tuple[str, ...], Count]):
+    """Counts by the values of their labels, of which callers must use a bounded number."""
+
+    def labels(self, *values: str) -> Count:
+        """The count of these values; the same object each time, so that it may be kept."""
+        count = self.get(values)
+        if count is None:
+            count = self[values] = Count()
+        return count
+
+
+class VariantStats:
+    """Counts of one variant and version.
+
+    Attributes:
+        last_at: `time.monotonic()` of the last request that ended; None before the first.
+    """
+
+    __slots__ = ("answered", "counts", "failed", "last_at", "rows", "seconds")
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed = 0
+        self.rows = 0
+        self.seconds = 0.0
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.last_at: float | None = None
+
+    def answer(self, seconds: float, rows: int, *, platform: bool = False) -> None:
+        """Count an answered request of `rows` rows that took `seconds`."""
+        if platform:
+            return
+        self.last_at = monotonic()
+        self.answered += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+
+    def fail(self, *, platform: bool = False) -> None:
+        """Count a request that was not answered."""
+        if platform:
+            return
+        self.last_at = monotonic()
+        self.failed += 1
+
+
+class LookupCounts:
+    """Feature look-ups since the start, and what became of them."""
+
+    def __init__(self) -> None:
+        self.look_ups = 0
+        self.answered = 0
+        self.reads = 0
+        """Reads of the store: fewer than look-ups when they are merged."""
+        self.rows_read = 0
+        self.failed_reads = 0
+        """Reads that failed or were overdue."""
+        self.timed_out = 0
+        """Look-ups that got no answer within the limit."""
+        self.refused = 0
+        """Look-ups that were not tried: breaker open, or too many waiting."""
+        self.by_status: Counter[str] = Counter()
+        """Entities answered; each of `ENTITY_STATUSES` is reported."""
+
+
+class RoutedState(NamedTuple):
+    """What a replica routes a model to."""
+
+    ready: bool
+    """Whether the replica should get the model's traffic."""
+    generation: int
+    variants: Sequence[tuple[str, int, bool]] = ()
+    """Variant, version, and whether Triton has it READY, as last seen."""
+
+
+class HistogramState(NamedTuple):
+    """Numbers of a histogram; `counts` has one more than `bounds`, for all beyond."""
+
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    sum: float | None
+    """None where values may be negative: Prometheus takes a sum that falls for a restart."""
+
+
+class ShadowState(NamedTuple):
+    """Comparisons of the present pairing of versions."""
+
+    version_a: int
+    version_b: int
+    rows: int
+    rows_agreed: int
+    probability_difference: HistogramState
+    latency_difference: HistogramState
+
+
+class SampleCounts:
+    """Rows of one model that were chosen as samples, by what became of them."""
+
+    __slots__ = ("dropped", "failed", "written")
+
+    def __init__(self) -> None:
+        self.written = 0
+        """In a file."""
+        self.dropped = 0
+        """Not taken, because too many waited."""
+        self.failed = 0
+        """Could not be written."""
+
+
+class ModelMetrics:
+    """Everything that is counted for one model, and where its present state is read."""
+
+    def __init__(self) -> None:
+        self.fallbacks = Count()
+        """Requests of B's share that A answered because B could not."""
+        self.sources: dict[str, int] = dict.fromkeys(("payload", "feast", "fallback"), 0)
+        """Answered requests by where their rows came from."""
+        self.variants: dict[tuple[str, int], VariantStats] = {}
+        """By variant and version, the one adopted last at the end."""
+        self.samples: SampleCounts | None = None
+        """None where nothing is sampled."""
+        self.routed: Callable[[], RoutedState] | None = None
+        self.shadow: Callable[[], ShadowState | None] | None = None
+        self.copies = LabelledCounts()
+        """Copies of requests for B, by outcome."""
+        self.changes = LabelledCounts()
+        """Attempted changes of the routing record, by operation and outcome."""
+
+    def variant(self, variant: str, version: int) -> VariantStats:
+        """The counts of one variant and version; drops those of all but its newest versions."""
+        stats = self.variants.pop((variant, version), None) or VariantStats()
+        self.variants[variant, version] = stats
+        for key in [key for key in self.variants if key[0] == variant][:-KEPT_VERSIONS]:
+            del self.variants[key]
+        return stats
+
+    def mirrored(self, outcome: str) -> Count:
+        """Counts copies by what became of them."""
+        return self.copies.labels(outcome)
+
+    def change(self, operation: str, outcome: str) -> Count:
+        """Counts changes of the routing record by what became of them."""
+        return self.changes.labels(operation, outcome)
+
+    def watch(
+        self, routed: Callable[[], RoutedState], shadow: Callable[[], ShadowState | None]
+    ) -> None:
+        """Read both at each scrape."""
+        self.routed = routed
+        self.shadow = shadow

@@ -1,0 +1,300 @@
+"""Metrics: valid text, a bounded number of lines, and an event loop that goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving_gateway.contract import ShadowSide
+from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.shadow import Ledger, note
+from serving_gateway.telemetry.counters import (
+    KEPT_VERSIONS,
+    HistogramState,
+    LookupCounts,
+    RoutedState,
+    VariantStats,
+)
+from serving_gateway.telemetry.exposition import Family, labels
+from serving_gateway.telemetry.metrics import Metrics
+
+A = ShadowSide("m", 1, "run-1")
+B = ShadowSide("m", 2, "run-2")
+MAX_STALL_S = 0.02
+
+
+async def scrape(metrics: Metrics, model_name: str | None = None) -> dict[str, Metric]:
+    text = (await metrics.render(model_name)).decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(families: dict[str, Metric], name: str, **wanted: str) -> float:
+    """The value of the one sample with this name and these labels."""
+    (found,) = (
+        sample.value
+        for family in families.values()
+        for sample in family.samples
+        if sample.name == name and wanted.items() <= sample.labels.items()
+    )
+    return found
+
+
+def promoted(metrics: Metrics, model_name: str, versions: int) -> None:
+    """Route a model to `versions` versions in turn, on both variants, each answering once."""
+    model = metrics.model(model_name)
+    model.watch(lambda: RoutedState(True, versions, [("A", versions, True)]), Ledger(0).state)
+    for outcome in ("agreed", "disagreed", "failed", "dropped"):
+        model.mirrored(outcome)
+    for version in range(1, versions + 1):
+        for variant in "AB":
+            model.variant(variant, version).answer(0.001, 1)
+
+
+async def stall_s(work: Callable[[], Awaitable[object]]) -> float:
+    """CPU seconds for which the loop did nothing else during `work`, at most.
+
+    CPU time, because other processes of the machine may take the core at any moment.
+    """
+    longest, last = 0.0, time.thread_time()
+
+    async def beat() -> None:
+        nonlocal longest, last
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    last, longest = time.thread_time(), 0.0
+    await work()
+    await asyncio.sleep(0)
+    beating.cancel()
+    with suppress(asyncio.CancelledError):
+        await beating
+    return longest
+
+
+@pytest.mark.parametrize(("models", "versions"), [(1, 500), (500, 1), (500, 3)])
+async def test_scrape_lets_the_loop_go_on(models: int, versions: int) -> None:
+    metrics = Metrics("r")
+    for number in range(models):
+        promoted(metrics, f"model_{number}", versions)
+    assert await stall_s(metrics.render) < MAX_STALL_S
+
+
+async def test_scrape_has_the_last_versions_of_a_variant_after_many_promotions() -> None:
+    few, many = Metrics("r"), Metrics("r")
+    promoted(few, "m", KEPT_VERSIONS)
+    promoted(many, "m", 500)
+    lines = [len((await metrics.render()).splitlines()) for metrics in (few, many)]
+    assert lines[0] == lines[1]
+    answered = (await scrape(many))["gateway_predictions"].samples
+    assert {(one.labels["variant"], one.labels["version"]) for one in answered} == {
+        (variant, str(version)) for variant in "AB" for version in (498, 499, 500)
+    }
+
+
+async def test_version_that_is_adopted_again_keeps_its_counts_and_its_place() -> None:
+    model = Metrics().model("m")
+    first = model.variant("A", 1)
+    for version in (2, 3, 1, 4, 1, 5):
+        stats = model.variant("A", version)
+        assert (stats is first) == (version == 1)
+    assert [version for _, version in model.variants] == [4, 1, 5]
+
+
+async def test_lines_grow_linearly_with_models() -> None:
+    async def lines(models: int) -> int:
+        metrics = Metrics("r")
+        for number in range(models):
+            promoted(metrics, f"model_{number}", 2)
+        return len((await metrics.render()).splitlines())
+
+    one, two, eleven = [await lines(models) for models in (1, 2, 11)]
+    assert eleven - one == 10 * (two - one)
+
+
+async def test_scrapes_within_a_second_share_one_text_and_later_ones_are_fresh() -> None:
+    metrics = Metrics("r")
+    stats = metrics.model("m").variant("A", 1)
+    first, second = await asyncio.gather(metrics.render(), metrics.render())
+    assert first is second
+    stats.answer(0.1, 1)
+    async with asyncio.timeout(5):
+        while await metrics.render() is first:  # noqa: ASYNC110 -- a timer
+            await asyncio.sleep(0.05)
+    assert value(await scrape(metrics), "gateway_rows_total") == 1
+
+
+async def test_scrape_that_is_cancelled_leaves_the_text_to_the_others() -> None:
+    metrics = Metrics("r")
+    promoted(metrics, "m", 1)
+    leaving, staying = (asyncio.create_task(metrics.render()) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert b"gateway_rows_total" in await staying
+
+
+async def test_failed_scrape_is_not_remembered() -> None:
+    metrics, broken = Metrics("r"), True
+
+    def routed() -> RoutedState:
+        if broken:
+            raise RuntimeError("not now")
+        return RoutedState(ready=True, generation=7)
+
+    metrics.model("m").watch(routed, lambda: None)
+    with pytest.raises(RuntimeError, match="not now"):
+        await metrics.render()
+    broken = False
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(RuntimeError):
+                families = await scrape(metrics)
+                break
+            await asyncio.sleep(0)
+    assert value(families, "gateway_routing_generation") == 7
+
+
+async def test_every_kind_of_number_is_read_back_by_the_prometheus_parser() -> None:
+    lookups = LookupCounts()
+    lookups.reads, lookups.failed_reads, lookups.timed_out = 5, 2, 1
+    lookups.by_status["found"] += 3
+
+    class Store:
+        counts = lookups
+        skipped = True
+
+    metrics = Metrics('host "a"\\1\n', Store())
+    metrics.http_requests.labels("GET", "/metrics", "200").inc()
+    metrics.task_restarts.labels("watcher").inc(2)
+    metrics.in_flight = 4
+    model = metrics.model("m")
+    model.watch(lambda: RoutedState(True, 3, [("A", 2, True), ("B", 3, False)]), lambda: None)
+    model.fallbacks.inc()
+    model.sources["feast"] += 1
+    model.mirrored("agreed").inc(6)
+    model.change("reload", "success").inc()
+    stats = model.variant("A", 2)
+    stats.answer(0.0012, 3)
+    stats.answer(100.0, 1)
+    stats.fail()
+    families = await scrape(metrics)
+    assert value(families, "gateway_info") == 1
+    assert families["gateway_info"].samples[0].labels == {"replica": 'host "a"\\1\n'}
+    for name, wanted, number in (
+        ("http_requests_total", {"method": "GET", "path": "/metrics", "status": "200"}, 1),
+        ("gateway_task_restarts_total", {"task": "watcher"}, 2),
+        ("gateway_requests_in_flight", {}, 4),
+        ("gateway_fallbacks_total", {"model": "m"}, 1),
+        ("gateway_feature_source_total", {"source": "feast"}, 1),
+        ("gateway_mirrored_total", {"outcome": "agreed"}, 6),
+        ("gateway_changes_total", {"operation": "reload", "outcome": "success"}, 1),
+        ("gateway_predictions_total", {"version": "2", "outcome": "answered"}, 2),
+        ("gateway_predictions_total", {"outcome": "failed"}, 1),
+        ("gateway_rows_total", {"variant": "A"}, 4),
+        ("gateway_prediction_seconds_count", {}, 2),
+        ("gateway_prediction_seconds_sum", {}, 100.0012),
+        ("gateway_prediction_seconds_bucket", {"le": "0.001"}, 0),
+        ("gateway_prediction_seconds_bucket", {"le": "0.002"}, 1),
+        ("gateway_prediction_seconds_bucket", {"le": "+Inf"}, 2),
+        ("gateway_ready", {}, 1),
+        ("gateway_effective_version_ready", {"variant": "B", "version": "3"}, 0),
+        ("gateway_feature_reads_total", {"outcome": "answered"}, 3),
+        ("gateway_feature_look_ups_total", {"outcome": "timed_out"}, 1),
+        ("gateway_feature_entities_total", {"status": "found"}, 3),
+        ("gateway_feature_entities_total", {"status": "expired"}, 0),
+        ("gateway_feature_store_skipped", {}, 1),
+    ):
+        assert value(families, name, **wanted) == pytest.approx(number), name
+    assert value(families, "process_resident_memory_bytes") > 1_000_000
+    assert 0 <= time.time() - value(families, "process_start_time_seconds") < 86_400
+    assert value(families, "process_open_fds") > 2
+    assert value(families, "python_gc_collections_total", generation="0") > 0
+    types = {name: family.type for name, family in families.items()}
+    assert types["gateway_predictions"] == "counter"
+    assert types["gateway_prediction_seconds"] == "histogram"
+    assert types["gateway_ready"] == "gauge"
+
+
+async def test_scrape_of_one_model_holds_no_other_and_names_the_replica() -> None:
+    metrics = Metrics("r")
+    for name in ("m", "other"):
+        promoted(metrics, name, 1)
+    families = await scrape(metrics, "m")
+    models = {one.labels.get("model") for of in families.values() for one in of.samples}
+    assert models == {None, "m"}
+    assert value(families, "gateway_info", replica="r") == 1
+    assert "gateway_predictions" in await scrape(metrics, "unknown")
+
+
+async def test_forgotten_model_is_no_longer_reported() -> None:
+    metrics = Metrics("r")
+    promoted(metrics, "m", 1)
+    metrics.forget("m")
+    assert b'model="m"' not in await metrics.render()
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.text()), st.floats(allow_nan=False))
+def test_any_label_and_number_is_read_back(given: dict[str, str], number: float) -> None:
+    family = Family("n", "gauge", "d")
+    family.add(labels(**given), number)
+    given = {name: text.encode(errors="replace").decode() for name, text in given.items()}
+    (found,) = text_string_to_metric_families(family.encode().decode())
+    (sample,) = found.samples
+    assert (sample.labels, sample.value) == (given, number)
+
+
+def test_requests_of_the_platform_count_nowhere() -> None:
+    stats = VariantStats()
+    stats.answer(0.1, 1, platform=True)
+    stats.fail(platform=True)
+    assert (stats.answered, stats.failed, stats.rows, stats.last_at) == (0, 0, 0, None)
+
+
+def test_last_request_is_dated_whether_it_was_answered_or_not() -> None:
+    for end in (lambda stats: stats.answer(0.1, 1), VariantStats.fail):
+        stats, before = VariantStats(), time.monotonic()
+        end(stats)
+        assert stats.last_at is not None
+        assert before <= stats.last_at <= time.monotonic()
+
+
+async def test_shadow_histograms_are_cumulative_and_whole() -> None:
+    ledger = Ledger(0)
+    metrics = Metrics()
+    metrics.model("m").watch(lambda: RoutedState(ready=True, generation=1), ledger.state)
+    assert b"gateway_shadow_rows_total{" not in await metrics.render("m")
+    page = ledger.open((A, B), lambda: "2026-01-01T00:00:00.000Z")
+    for number in range(10):
+        ours = Answers([1], [[0.9, 0.1]])
+        theirs = Answers([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
+        note(page, ours, theirs, (number - 5) / 1000, [[1.0]])
+    families = await scrape(metrics, "m")
+    rows = {s.labels["outcome"]: s.value for s in families["gateway_shadow_rows"].samples}
+    assert rows == {"agreed": 5, "disagreed": 5}
+    for name in ("probability_difference", "latency_difference_seconds"):
+        samples = families[f"gateway_shadow_{name}"].samples
+        buckets = [s.value for s in samples if s.name.endswith("_bucket")]
+        assert all(low <= high for low, high in pairwise(buckets))
+        assert buckets[-1] == 10
+        assert all((s.labels["model"], s.labels["version_b"]) == ("m", "2") for s in samples)
+
+
+def test_histogram_without_a_sum_has_none() -> None:
+    family = Family("n", "histogram", "d")
+    family.add_histogram(labels(a="b"), HistogramState((0.0,), (1, 2), None))
+    (found,) = text_string_to_metric_families(family.encode().decode())
+    assert [(sample.name, sample.value) for sample in found.samples] == [
+        *(("n_bucket", 1), ("n_bucket", 3))
+    ]
