@@ -138,7 +138,7 @@ class Connections:
     def remember(self, head: bytes, size: int, header_length: int | None) -> None:
         """Note what a head means, when it alone says where the response ends."""
         lines = head.lower() + b"\r\n"
-        is_sized = b"\r\ncontent-length: %d\r\n" % size in lines and b"chunked" not in lines
+        is_sized = b"\r\ncontent-length: %d\r\n" % size in lines
         if is_sized and len(self.heads) < _MAX_CACHED_HEADS:
             self.heads[head] = (size, header_length)
 
