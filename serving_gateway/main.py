@@ -133,8 +133,10 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ensure_token(settings, tokens)
-        if shared.features is not None:
-            # The import of Feast would take the time of the first requests.
+        if feast is not None and shared.features is not None:
+            # The import would take the time of the first requests; it needs no store, which may
+            # be gone.
+            await feast.import_library()
             await shared.features.prepare()
         if writer is not None:
             await asyncio.to_thread(writer.start)

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader
@@ -23,6 +23,9 @@ from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
 
 log = logging.getLogger(__name__)
+
+_IMPORT_SECONDS: Final = 30.0
+"""Longest that a start waits for the import of Feast."""
 
 
 class FeastStore:
@@ -74,12 +77,14 @@ class FeastStore:
         if self._snapshot is None or not all(map(self._snapshot.is_readable, services)):
             await asyncio.shield(self._open())
 
+    async def import_library(self) -> None:
+        """Import Feast, which takes seconds of computing; returns also when it cannot be."""
+        with suppress(FeaturesUnavailable, TimeoutError):
+            async with asyncio.timeout(_IMPORT_SECONDS):
+                await self._loader.run("", import_feast)
+
     async def run(self) -> None:
         """Open the store as soon as it is there, so that no request has to fail first."""
-        if self._snapshot is None:
-            # What takes the longest needs no store.
-            with suppress(FeaturesUnavailable):
-                await self._loader.run("", import_feast)
         while self._snapshot is None:
             await asyncio.sleep(self._retry_seconds)
             await asyncio.shield(self._open())

@@ -58,7 +58,7 @@ class FeatureReader:
         store: FeatureStore,
         *,
         limit_seconds: float = 0.1,
-        prepare_seconds: float = 5.0,
+        prepare_seconds: float = 2.0,
         max_rows: int = 256,
         max_queued: int = 4096,
         max_bytes: int = 4_194_304,

@@ -44,7 +44,12 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
 def run_on(chain: Chain, home: Path, triton: RunningTriton) -> Iterator[RunningGateway]:
     """A gateway whose record already routes to a version that names the feature service."""
     route_to(home / "gateway", chain)
-    env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "0.2"}
+    env = {
+        "GATEWAY_FEAST_DIR": str(chain.feast.home),
+        "GATEWAY_FEATURE_SECONDS": "0.2",
+        # A saturated machine opens it late.
+        "GATEWAY_FEATURE_PREPARE_SECONDS": "30",
+    }
     with run_gateway(home, triton.http_url, env=env) as gateway:
         gateway.wait_ready()
         yield gateway
