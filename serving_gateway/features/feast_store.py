@@ -10,22 +10,18 @@ import asyncio
 import gc
 import logging
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader
 from serving_gateway.features.daemon_threads import DaemonThreads
-from serving_gateway.features.feast_snapshot import FeastSnapshot, import_feast, open_snapshot
+from serving_gateway.features.feast_snapshot import FeastSnapshot, open_snapshot
 from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
 
 log = logging.getLogger(__name__)
-
-_IMPORT_SECONDS: Final = 30.0
-"""Longest that a start waits for the import of Feast."""
 
 
 class FeastStore:
@@ -76,12 +72,6 @@ class FeastStore:
             await asyncio.shield(self._opening)
         if self._snapshot is None or not all(map(self._snapshot.is_readable, services)):
             await asyncio.shield(self._open())
-
-    async def import_library(self) -> None:
-        """Import Feast, which takes seconds of computing; returns also when it cannot be."""
-        with suppress(FeaturesUnavailable, TimeoutError):
-            async with asyncio.timeout(_IMPORT_SECONDS):
-                await self._loader.run("", import_feast)
 
     async def run(self) -> None:
         """Open the store as soon as it is there, so that no request has to fail first."""
