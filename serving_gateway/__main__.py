@@ -7,6 +7,7 @@ import sys
 from pydantic import ValidationError
 
 from serving_gateway.http.server import serve
+from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry import logs
 
@@ -21,7 +22,8 @@ def main() -> int:
             sys.stderr.write(f"GATEWAY_{name}: {problem['msg']}\n")
         return 2
     logs.configure(settings.log_level)
-    serve(settings)
+    gateway = create_app(settings, own_signals=True)
+    serve(settings, gateway.app, gateway.connections)
     return 0
 
 

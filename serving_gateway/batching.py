@@ -60,7 +60,7 @@ class BatchItem:
     __slots__ = ("batcher", "deadline", "is_finished", "key", "rows", "size")
 
     def __init__(self, key: object, rows: int, size: int, deadline: float) -> None:
-        self.key = key
+        self.key: object = key
         self.rows = rows
         self.size = size
         self.deadline = deadline

@@ -49,14 +49,14 @@ class MalformedRequest(GatewayError):
 
 
 class Unauthenticated(GatewayError):
-    """A control call without the right token (401)."""
+    """A call without the token or key that it needs (401)."""
 
     status = 401
     default_code = "unauthenticated"
 
 
 class Forbidden(GatewayError):
-    """A control call from where none is accepted (403)."""
+    """A call with a Host or Origin that is not the gateway's own (403)."""
 
     status = 403
     default_code = "forbidden"
@@ -78,6 +78,13 @@ class MethodNotAllowed(GatewayError):
     def __init__(self, message: str, *, allow: str = "GET") -> None:
         super().__init__(message)
         self.allow = allow
+
+
+class RequestTimeout(GatewayError):
+    """A request that did not arrive completely in time (408)."""
+
+    status = 408
+    default_code = "request_timeout"
 
 
 class Conflict(GatewayError):
@@ -212,19 +219,25 @@ class ClientGone(Exception):
     """The client closed the connection; there is nobody to answer."""
 
 
+def printable(text: str, limit: int = 2_000) -> str:
+    """At most `limit` characters of a text, with lone surrogates written as escapes."""
+    cut = text if len(text) <= limit else f"{text[:limit]}…"
+    return cut.encode("utf-8", "backslashreplace").decode()
+
+
 def error_response(
     error: GatewayError,
     *,
     request_id: str | None,
     still_served: Mapping[str, int] | None,
 ) -> ErrorResponse:
-    """Describe `error` to the caller."""
+    """Describe `error` to the caller; what it echoes is bounded and always valid UTF-8."""
     return ErrorResponse(
         status="error",
         code=error.code,
-        error=error.message,
+        error=printable(error.message),
         request_id=request_id,
-        field=error.field,
+        field=None if error.field is None else printable(error.field, 500),
         retry_after=error.retry_after,
         still_served=still_served,
     )

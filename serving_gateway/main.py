@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import ReplicaIdentity
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
@@ -20,11 +21,17 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import FeatureStore
 from serving_gateway.http.app import build
-from serving_gateway.http.asgi import Gateway
+from serving_gateway.http.connection import ConnectionPolicy
+from serving_gateway.http.control_token import configured_tokens, ensure_token
+from serving_gateway.http.inference_endpoint import InferenceEndpoint
+from serving_gateway.http.middleware import RequestObserver
+from serving_gateway.http.security import Access, SourceRules
 from serving_gateway.http.server import begin_lame_duck_on_signal
+from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
+from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.open_inference import OpenInference
-from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.shadow import Ledger
@@ -36,7 +43,6 @@ from serving_gateway.replication.snapshot import Snapshot, snapshot_names
 from serving_gateway.replication.store import FileStores, Stores
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry import logs
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.telemetry.sample_files import SampleWriter
 from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
@@ -44,6 +50,14 @@ from serving_gateway.triton.client_pool import TritonClientPool
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the server runs: an ASGI application, and the connections in front of it."""
+
+    app: RequestObserver
+    connections: ConnectionPolicy
 
 
 def create_app(
@@ -72,6 +86,7 @@ def create_app(
         tritons=TritonClientPool(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
+            staleness_seconds=settings.staleness_seconds,
             servers={settings.triton_url: settings.triton_servers_url},
             tracing=tracing,
         ),
@@ -82,6 +97,9 @@ def create_app(
         samples=None
         if settings.sample_dir is None
         else SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes),
+        offload=Offload(),
+        queue_budget=ByteBudget(settings.max_queued_bytes),
+        mirror_budget=ByteBudget(settings.mirror_queue_bytes),
     )
     writer = sample_writer(shared)
     hosting = Hosting(
@@ -92,11 +110,29 @@ def create_app(
         interval=settings.watch_seconds,
         limit=settings.max_models,
     )
-    control = build(settings, hosting, shared.metrics)
-    gateway = Gateway(settings, hosting, shared.lifecycle, control, shared.metrics, tracing)
+    tokens = configured_tokens(settings)
+    sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
+    access = Access(tokens, settings.api_keys, sources)
+    endpoint = InferenceEndpoint(
+        settings, hosting, shared.lifecycle, access.data, shared.metrics, tracing
+    )
+    connections = ConnectionPolicy(
+        endpoint,
+        ByteBudget(settings.max_pending_bytes),
+        max_head_bytes=settings.max_head_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        head_seconds=settings.head_seconds,
+        body_seconds=settings.body_seconds,
+        keep_alive_seconds=settings.keep_alive_seconds,
+    )
+    app = build(settings, hosting, shared.metrics, access, endpoint)
+    observer = RequestObserver(
+        app, shared.lifecycle, shared.metrics, access_log=settings.access_log
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        ensure_token(settings, tokens)
         if feast is not None:
             # Its import would take the time of the first requests. Whether the store is there
             # is no matter for the start: look-ups are tried again.
@@ -113,7 +149,10 @@ def create_app(
             await feast.prepare()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
-        tasks = [asyncio.create_task(hosting.run(), name="hosting")]
+        tasks = [
+            asyncio.create_task(hosting.run(), name="hosting"),
+            asyncio.create_task(connections.sweep(), name="connections"),
+        ]
         if feast is not None:
             tasks.append(asyncio.create_task(feast.run(), name="feature store"))
         try:
@@ -124,14 +163,15 @@ def create_app(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await hosting.aclose()
+            shared.offload.close()
             await shared.aclose()
             if writer is not None:
                 await asyncio.to_thread(writer.close)
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    control.router.lifespan_context = lifespan
-    return gateway
+    app.router.lifespan_context = lifespan
+    return Gateway(observer, connections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +187,9 @@ class _Shared:
     metrics: Metrics
     features: FeatureReader | None
     samples: SampleQueue | None
+    offload: Offload
+    queue_budget: ByteBudget
+    mirror_budget: ByteBudget
 
     async def aclose(self) -> None:
         if self.features is not None:
@@ -160,7 +203,9 @@ class _Shared:
 def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]) -> HostedModel:
     """The plane of one model, wired and not started."""
     settings, metrics = shared.settings, shared.metrics.model(model_name)
-    router = Router(model_name, settings, shared.tritons, shared.lifecycle, metrics)
+    router = Router(
+        model_name, settings, shared.tritons, shared.lifecycle, metrics, shared.queue_budget
+    )
     if shared.features is not None:
         router.on_services = shared.features.expect
     store = shared.stores.of(model_name)
@@ -175,13 +220,8 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
     snapshot = Snapshot(settings.state_dir, model_name)
     watcher = Watcher(router, store, snapshot, presence, interval=settings.watch_seconds)
     ledger = Ledger(settings.shadow_examples)
-    mirror = Mirror(
-        metrics,
-        ledger,
-        queue=settings.mirror_queue,
-        in_flight=settings.mirror_in_flight,
-        gather_seconds=settings.mirror_gather_seconds,
-    )
+    mirror = Mirror(settings, router, metrics, ledger, shared.mirror_budget)
+    dispatcher = Dispatcher(router, watcher.wake, metrics.fallbacks.inc)
     samples = None
     if shared.samples is not None:
         metrics.samples = samples = ModelSamples(shared.samples, settings.sample_fraction)
@@ -193,13 +233,13 @@ def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]
         watcher=watcher,
         presence=presence,
         mirror=mirror,
-        data_plane=DataPlane(
-            settings, router, mirror, watcher.wake, metrics, shared.features, samples
+        predictor=Predictor(
+            settings, dispatcher, mirror, metrics, shared.offload, shared.features, samples
         ),
         control_plane=ControlPlane(
             settings, router, store, shared.registry, metrics, shared.features
         ),
-        open_inference=OpenInference(settings, router, watcher.wake, metrics),
+        open_inference=OpenInference(settings, dispatcher, shared.offload),
         overview=StatusReporter(settings, router, watcher, presence, ledger, names),
     )
 
@@ -244,10 +284,3 @@ def stores_from(settings: Settings) -> Stores:
     if settings.redis_url is None:
         return FileStores(settings.state_dir)
     return RedisStores(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
-
-
-def app_from_environment() -> Gateway:
-    """The application for `uvicorn --factory serving_gateway.main:app_from_environment`."""
-    settings = Settings()
-    logs.configure(settings.log_level)
-    return create_app(settings, own_signals=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE, check_model_name
 
 _HTTP_URL = TypeAdapter(HttpUrl)
-_LEAST_KEY_CHARS = 16
+MIN_KEY_LENGTH = 16
+"""Fewest characters of a token or key."""
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -26,7 +29,9 @@ def _http_url(value: str) -> str:
 class Settings(BaseSettings):
     """Settings of one gateway process, from environment variables named GATEWAY_<FIELD>."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
@@ -54,7 +59,7 @@ class Settings(BaseSettings):
         description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
         "from their first reload on.",
     )
-    max_models: int = Field(default=100, ge=1, le=10_000, description="Most models hosted.")
+    max_models: int = Field(default=1000, ge=1, le=10_000, description="Most models hosted.")
     state_dir: Path = Field(
         default=Path(".local/gateway"),
         description="Where the file store keeps the routing record, and every replica a snapshot "
@@ -135,7 +140,26 @@ class Settings(BaseSettings):
 
     control_token: SecretStr | None = Field(
         default=None,
-        description="Bearer token of the control endpoints. Unset: loopback peers only.",
+        description="Bearer token of the control endpoints; it is recorded as 'default'. Without "
+        "this and GATEWAY_CONTROL_TOKENS one is generated: the file control-token in the state "
+        "directory, whose place is logged at the start.",
+    )
+    control_tokens: Annotated[tuple[tuple[str, SecretStr], ...], NoDecode] = Field(
+        default=(),
+        description="Further control tokens as name:token, separated by commas. The routing "
+        "record keeps the name of the token that made a change; two tokens of one person allow "
+        "to replace one without a gap.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names, separated by commas, by which web pages may reach the status of this "
+        "gateway without a token, besides localhost and addresses; * is every name. A defence "
+        "against DNS rebinding, which cannot forge a token.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins, separated by commas, whose web pages may ask for predictions, as "
+        "https://app.example.com; * is every origin. Control endpoints never allow any.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -148,6 +172,24 @@ class Settings(BaseSettings):
     request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
     max_body_bytes: int = Field(
         default=1_048_576, ge=256, description="Largest body of a prediction."
+    )
+    max_pending_bytes: int = Field(
+        default=67_108_864,
+        ge=1_048_576,
+        description="Most bytes of bodies held for requests that are not answered yet, over all "
+        "clients; beyond it 503.",
+    )
+    head_seconds: Seconds = Field(
+        default=10.0, description="Limit for receiving the target and headers of a request."
+    )
+    body_seconds: Seconds = Field(
+        default=30.0,
+        description="Limit for receiving a whole request, and for a client to take a response.",
+    )
+    keep_alive_seconds: Seconds = Field(
+        default=75.0,
+        description="How long an idle connection is kept: longer than the idle timeout of the "
+        "load balancers in front.",
     )
     max_head_bytes: int = Field(
         default=16_384, ge=1_024, le=1_048_576, description="Largest target and headers together."
@@ -173,10 +215,20 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         default=1024, ge=1, description="Most requests waiting per version; beyond it 503."
     )
+    max_queued_bytes: int = Field(
+        default=67_108_864,
+        ge=1_048_576,
+        description="Most bytes of rows waiting for Triton, over all versions; beyond it 503.",
+    )
     mirror_queue: int = Field(
         default=1024,
         ge=1,
         description="Most answers waiting to be mirrored; beyond it they are dropped.",
+    )
+    mirror_queue_bytes: int = Field(
+        default=16_777_216,
+        ge=1_048_576,
+        description="Most bytes of answers waiting to be mirrored, over all models.",
     )
     mirror_in_flight: int = Field(
         default=2, ge=1, le=64, description="Most inferences of mirrored requests under way."
@@ -265,9 +317,32 @@ class Settings(BaseSettings):
     @field_validator("control_token")
     @classmethod
     def _check_control_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().strip()) < _LEAST_KEY_CHARS:
-            raise ValueError(f"must have at least {_LEAST_KEY_CHARS} characters, or be unset")
-        return value
+        if value is None:
+            return None
+        token = value.get_secret_value().strip()  # a secret made by `echo` ends with a newline
+        if len(token) < MIN_KEY_LENGTH:
+            raise ValueError(f"must have at least {MIN_KEY_LENGTH} characters, or be unset")
+        return SecretStr(token)
+
+    @field_validator("control_tokens", mode="before")
+    @classmethod
+    def _split_tokens(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [tuple(map(str.strip, pair.partition(":")[::2])) for pair in value.split(",")]
+        for number, (name, token) in enumerate(pairs, 1):
+            if _TOKEN_NAME.fullmatch(name) is None:
+                raise ValueError(f"token {number} needs a name: name:token, of A-Za-z0-9_.-")
+            if len(token) < MIN_KEY_LENGTH:
+                raise ValueError(f"token {name} has fewer than {MIN_KEY_LENGTH} characters")
+        return pairs
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(name.strip().rstrip("/").lower() for name in value.split(",") if name.strip())
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -275,8 +350,8 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         keys = [key.strip() for key in value.split(",")]
-        if any(len(key) < _LEAST_KEY_CHARS for key in keys):
-            raise ValueError(f"a key has fewer than {_LEAST_KEY_CHARS} characters")
+        if any(len(key) < MIN_KEY_LENGTH for key in keys):
+            raise ValueError(f"a key has fewer than {MIN_KEY_LENGTH} characters")
         return keys
 
     @field_validator("model_name", "shadow_model_name")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from serving_gateway.contract.routing import Mode, Strategy, Traffic
+from serving_gateway.contract.struct import Struct
 
 
-class ReloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Body of `POST /variant/{alias}/reload`; every field is optional.
 
     A named `version` without a `mode` is an operator's choice and pins the variant. The
@@ -25,7 +24,7 @@ class ReloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Refuse (409) a version whose recorded signature has another digest than this one."""
 
 
-class ReloadResponse(msgspec.Struct, frozen=True):
+class ReloadResponse(Struct, frozen=True):
     """Body of a reload that was carried out."""
 
     status: str
@@ -43,7 +42,7 @@ class ReloadResponse(msgspec.Struct, frozen=True):
     """READY in Triton beside the chosen one; listed, never taken."""
 
 
-class TrafficRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TrafficRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Body of `PUT /traffic`."""
 
     strategy: Strategy
@@ -55,7 +54,7 @@ class TrafficRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
 
 
-class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RollbackRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Body of `POST /variant/{alias}/rollback`; every field is optional."""
 
     version: int | None = None
@@ -63,10 +62,37 @@ class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
 
 
-class TrafficResponse(msgspec.Struct, frozen=True):
+class TrafficResponse(Struct, frozen=True):
     """Body of a traffic change that was carried out."""
 
     status: str
     traffic: Traffic
     generation: int
+    changed: bool
+
+
+class ClearResponse(Struct, frozen=True):
+    """Body of `DELETE /variant/B`: the variant has no version any more."""
+
+    status: str
+    variant: str
+    version: int | None
+    """The one that it had; null when it had none."""
+    generation: int
+    changed: bool
+    traffic_turned_off: bool
+    """Whether the variant had a share of the traffic, which went with it."""
+    traffic: Traffic
+    """The policy that holds now."""
+
+
+class RemovalResponse(Struct, frozen=True):
+    """Body of `DELETE /models/{model_name}`: no replica hosts the model any more."""
+
+    status: str
+    model_name: str
+    generation: int
+    """The one that removed it; a later reload goes on from there."""
+    versions: dict[str, int]
+    """What its variants routed to."""
     changed: bool

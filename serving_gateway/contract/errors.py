@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
+from serving_gateway.contract.struct import Struct
 
 
-class ErrorResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+class ErrorResponse(Struct, frozen=True, omit_defaults=True):
     """Body of every answer that is not a success."""
 
     status: str

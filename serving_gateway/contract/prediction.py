@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from serving_gateway.contract.struct import NativeType, Struct
+
 EntityId = int | str
 
 
-class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
+class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Body of `POST /predict`.
 
     The rows come as `data`, as named `instances`, or from the feature store by `entity_id` or
@@ -34,7 +36,7 @@ class FeatureSource(StrEnum):
     """The payload, for at least one entity that the feature store could not serve."""
 
 
-class PredictResponse(msgspec.Struct):
+class PredictResponse(NativeType, msgspec.Struct):
     """Body of a prediction: the answers, and which version gave them."""
 
     predictions: list[Any]

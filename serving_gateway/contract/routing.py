@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from serving_gateway.contract.signature import Lineage, Signature
+from serving_gateway.contract.struct import Struct
 
 RECORD_SCHEMA: Final = 1
 
@@ -31,7 +32,7 @@ class Strategy(StrEnum):
     """B gets a copy of its share; its answer is compared and dropped."""
 
 
-class Slot(msgspec.Struct, frozen=True):
+class Slot(Struct, frozen=True):
     """The version that a variant routes to, and where that choice came from."""
 
     version: int
@@ -49,7 +50,7 @@ class Slot(msgspec.Struct, frozen=True):
     lineage: Lineage = Lineage()
 
 
-class Traffic(msgspec.Struct, frozen=True):
+class Traffic(Struct, frozen=True):
     """The traffic policy between A and B."""
 
     strategy: Strategy = Strategy.OFF
@@ -59,7 +60,7 @@ class Traffic(msgspec.Struct, frozen=True):
     """Makes a cohort independent of others; None keeps the documented plain rule."""
 
 
-class Switch(msgspec.Struct, frozen=True):
+class Switch(Struct, frozen=True):
     """One move of a variant onto another version."""
 
     generation: int
@@ -77,7 +78,7 @@ class Switch(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-class RoutingRecord(msgspec.Struct, frozen=True):
+class RoutingRecord(Struct, frozen=True):
     """The revisioned document that all replicas route by.
 
     `generation` grows by one with each accepted change (0: nothing was ever routed).

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
+from serving_gateway.contract.struct import Struct
 
 
-class ShadowSide(msgspec.Struct, frozen=True):
+class ShadowSide(Struct, frozen=True):
     """One version of a pairing."""
 
     model_name: str
@@ -19,7 +19,7 @@ Pairing = tuple[ShadowSide, ShadowSide]
 """A's side, B's side."""
 
 
-class Proportion(msgspec.Struct, frozen=True):
+class Proportion(Struct, frozen=True):
     """A share of the rows, with Wilson's bounds at 95 %."""
 
     value: float
@@ -27,7 +27,7 @@ class Proportion(msgspec.Struct, frozen=True):
     high: float
 
 
-class MeanDifference(msgspec.Struct, frozen=True):
+class MeanDifference(Struct, frozen=True):
     """A mean with its bounds at 95 %, and the largest value."""
 
     value: float
@@ -36,7 +36,7 @@ class MeanDifference(msgspec.Struct, frozen=True):
     largest: float
 
 
-class Disagreement(msgspec.Struct, frozen=True):
+class Disagreement(Struct, frozen=True):
     """A row that the two versions label differently."""
 
     row: Any
@@ -47,7 +47,7 @@ class Disagreement(msgspec.Struct, frozen=True):
     probabilities_b: list[float] | None
 
 
-class ShadowReport(msgspec.Struct, frozen=True):
+class ShadowReport(Struct, frozen=True):
     """Body of `GET /shadow`: the comparisons that this replica made for the present pairing."""
 
     replica: str

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 
-import msgspec
-
 from serving_gateway.contract.names import LABEL_OUTPUT, MAX_BATCH_SIZE, PROBABILITIES_OUTPUT
+from serving_gateway.contract.struct import Struct
 
 
 class DType(StrEnum):
@@ -22,7 +21,7 @@ class DType(StrEnum):
     """UTF-8 text; Triton's configuration calls it TYPE_STRING."""
 
 
-class Feature(msgspec.Struct, frozen=True):
+class Feature(Struct, frozen=True):
     """One column that a model reads."""
 
     name: str
@@ -53,7 +52,7 @@ def feature_contract(features: Sequence[Feature]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-class Signature(msgspec.Struct, frozen=True):
+class Signature(Struct, frozen=True):
     """What a version reads and answers; stored as JSON in the version's `SIGNATURE_TAG`.
 
     `features` stand in the order in which the model was trained, which is the order of the
@@ -74,7 +73,7 @@ class Signature(msgspec.Struct, frozen=True):
     """Rows that Triton takes in one inference."""
 
 
-class Lineage(msgspec.Struct, frozen=True):
+class Lineage(Struct, frozen=True):
     """Where a version came from, as the registry records it; None for what is not recorded."""
 
     data_fingerprint: str | None = None

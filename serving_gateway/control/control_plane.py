@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from serving_gateway.contract import (
     VARIANTS,
+    ClearResponse,
     Mode,
     ReloadRequest,
     ReloadResponse,
@@ -114,6 +115,12 @@ class ControlPlane:
         """
         _check_alias(alias)
         return await self._counted("rollback", self._rollback(alias, request, by))
+
+    async def clear_variant(
+        self, alias: str, *, force: bool, by: str, reason: str | None
+    ) -> ClearResponse:
+        """Take a variant's version away."""
+        raise NotImplementedError(alias, force, by, reason)
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy.

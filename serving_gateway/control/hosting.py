@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from serving_gateway.contract import check_model_name
+from serving_gateway.contract import ReadyStatus, RemovalResponse, check_model_name
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.errors import (
@@ -20,7 +20,7 @@ from serving_gateway.errors import (
 )
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.open_inference import OpenInference
-from serving_gateway.inference.prediction import DataPlane
+from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.router import Router
 from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.store import Stores
@@ -39,7 +39,7 @@ class HostedModel:
     watcher: Watcher
     presence: Heartbeat
     mirror: Mirror
-    data_plane: DataPlane
+    predictor: Predictor
     control_plane: ControlPlane
     open_inference: OpenInference
     overview: StatusReporter
@@ -51,8 +51,8 @@ class HostedModel:
         """Look once at store and Triton, then follow both in the background."""
         # One look before the first request: a gateway whose Triton is up starts ready.
         await self.watcher.start()
-        for work in (self.watcher.run(), self.mirror.run()):
-            self.tasks.append(asyncio.create_task(work, name=f"plane of {self.model_name}"))
+        task = asyncio.create_task(self.watcher.run(), name=f"plane of {self.model_name}")
+        self.tasks.append(task)
 
     async def aclose(self) -> None:
         """Stop following, and tell the other replicas."""
@@ -60,6 +60,7 @@ class HostedModel:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.tasks.clear()
+        self.mirror.close()
         await self.presence.leave()
 
 
@@ -138,6 +139,16 @@ class Hosting:
                 if target.model_name == model_name:
                     return plane
         return self.plane(model_name)
+
+    def readiness(self) -> ReadyStatus:
+        """Whether this replica should get traffic."""
+        return self.default.overview.ready()
+
+    async def remove(
+        self, model_name: str, *, force: bool, by: str, reason: str | None
+    ) -> RemovalResponse:
+        """Host a model no longer."""
+        raise NotImplementedError(model_name, force, by, reason)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
         """Versions by variant that a model (default: the default one) is routed to."""

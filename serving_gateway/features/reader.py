@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from serving_gateway.errors import FeaturesUnavailable
+from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.batches import Batches, Overdue
 from serving_gateway.features.breaker import Breaker, State
 from serving_gateway.features.types import (
@@ -105,7 +105,27 @@ class FeatureReader:
             self._preparing.add(task)
             task.add_done_callback(self._preparing.discard)
 
-    async def look_up(
+    def look_up(
+        self,
+        service: str,
+        names: tuple[str, ...],
+        ids: Sequence[int | str],
+        nullable: frozenset[str],
+        done: Callable[[list[Found] | GatewayError], None],
+    ) -> None:
+        """Shim until the callback reader lands."""
+
+        async def run() -> None:
+            try:
+                done(await self.look_up_async(service, names, ids, nullable))
+            except GatewayError as error:
+                done(error)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    async def look_up_async(
         self,
         service: str,
         names: tuple[str, ...],

@@ -105,3 +105,6 @@ def check_ids(ids: Sequence[object]) -> None:
     wrong = [at for at, one in enumerate(ids) if type(one) is not int and type(one) is not str]
     if wrong:
         raise InvalidEntityIds(dict.fromkeys(wrong, "is neither an integer nor a string."))
+
+
+LookupResult = Found

@@ -1,117 +1,467 @@
-"""Limits the head of a request, which the server's own parser would read without end."""
+"""One client connection: uvicorn's, with inference answered in callbacks and limits of its own.
+
+The only file that knows uvicorn's internals. Requests for inference are parsed, queued and
+answered here without an ASGI scope, a task or a future; all others take uvicorn's usual way. For
+uvicorn an `ConnectionExchange` stands where its own `RequestResponseCycle` would.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
-import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving_gateway.errors import GatewayError, HeadTooLarge, MalformedRequest, error_response
+from serving_gateway.batching import ByteBudget
+from serving_gateway.errors import (
+    GatewayError,
+    HeadTooLarge,
+    MalformedRequest,
+    Overloaded,
+    RequestTimeout,
+    TooLarge,
+)
+from serving_gateway.http.inference_endpoint import HttpExchange, InferenceEndpoint, Route
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS: Final = 1.0
+_LINGER_SECONDS: Final = 1.0
+"""How long what a refused client still sends is read and dropped, so that it sees the refusal."""
+_ONCE: Final = frozenset([b"host", b"content-length", b"content-type", b"authorization"])
+"""Headers that two readers would understand differently when they came twice."""
 
 
-class HeaderLimitProtocol(HttpToolsProtocol):
-    """A connection whose requests have heads (target and headers) and trailers of limited size.
+@dataclass(slots=True)
+class ConnectionPolicy:
+    """What all connections of a process share.
 
-    The limit is the server's `h11_max_incomplete_event_size`, which for the other parser means
-    just that.
+    Attributes:
+        endpoint: answers requests for inference.
+        budget: bytes held for requests that are not answered yet.
+        max_head_bytes: largest target and headers together.
+        max_body_bytes: largest body.
+        head_seconds: limit for receiving a head, from its first byte on.
+        body_seconds: limit for receiving a request, and for a client to take a response.
+        keep_alive_seconds: how long an idle connection is kept.
     """
 
-    _in_head = False
-    """Whether what comes next belongs to a head, or to trailers after the chunks of a body."""
-    _began = False
-    """Whether that began in the present read, whose other bytes belong to something else."""
-    _seen = 0
-    """Bytes of an unfinished head or trailers that came in earlier reads."""
-    _head_is_over = False
-    _large_read = False
-    _refusal: GatewayError | None = None
+    endpoint: InferenceEndpoint
+    budget: ByteBudget
+    max_head_bytes: int
+    max_body_bytes: int
+    head_seconds: float = 10.0
+    body_seconds: float = 30.0
+    keep_alive_seconds: float = 75.0
+    connections: set[GatewayConnection] = field(default_factory=set)
+
+    async def sweep(self) -> None:
+        """End what is overdue, until cancelled: one coarse timer for all connections."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for connection in [*self.connections]:
+                connection.enforce_timeouts(now)
+
+    def connection_class(self) -> type[GatewayConnection]:
+        """The class for uvicorn's `http` option."""
+        return type("BoundConnection", (GatewayConnection,), {"policy": self})
+
+
+class _NoEvent:
+    """Stands for the event of uvicorn's cycle: nothing waits for an exchange."""
+
+    def set(self) -> None:
+        """Nothing to wake."""
+
+
+class ConnectionExchange(HttpExchange):
+    """One request for inference on a connection, and its response."""
+
+    __slots__ = (
+        "connection",
+        "disconnected",
+        "is_queued",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+    )
+
+    message_event: Final = _NoEvent()
+
+    def __init__(
+        self,
+        connection: GatewayConnection,
+        endpoint: InferenceEndpoint,
+        route: Route,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
+        keep_alive: bool,
+    ) -> None:
+        # Like `HttpExchange.__init__`, in one call: this is made for every request.
+        self.endpoint = endpoint
+        self.route = route
+        self.headers = headers
+        self.fields = fields
+        self.body = b""
+        self.call = None
+        self.span = None
+        self.connection = connection
+        self.keep_alive = keep_alive
+        self.is_queued = False
+        self.more_body = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+
+    def write(self, status: int, headers: bytes, body: bytes) -> None:
+        """Send the whole response at once: one system call, one packet, one read for the client.
+
+        Args:
+            status: of HTTP.
+            headers: lines that end with CRLF.
+            body: the whole body.
+        """
+        if self.response_complete or self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        connection = self.connection
+        if not self.keep_alive:
+            headers += b"connection: close\r\n"
+        connection.transport.write(
+            b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], headers, len(body), body)
+        )
+        if not self.keep_alive:
+            connection.close_gracefully()
+        connection.on_response_complete()
+
+
+class GatewayConnection(HttpToolsProtocol):
+    """A connection under a `ConnectionPolicy`."""
+
+    policy: ConnectionPolicy
+    cycle: Any
+    """The newest request: an `ConnectionExchange` or uvicorn's own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        limit = self.config.h11_max_incomplete_event_size
-        assert limit is not None  # noqa: S101 -- `server.serve` sets it
-        self._limit = limit
+        policy = self.policy
+        self._endpoint = policy.endpoint
+        self._routes = policy.endpoint.routes
+        self._max_head = policy.max_head_bytes
+        self._held = 0
+        """Bytes of an unfinished body that the budget was charged for."""
+        self._in_head = False
+        """Whether what comes next belongs to a head, or to trailers after the chunks of a body."""
+        self._head_is_over = False
+        self._seen = 0
+        """Bytes of an unfinished head or trailers that came in earlier reads."""
+        self._is_large_read = False
+        self._is_incomplete = False
+        """Whether a message has begun and not ended."""
+        self._incomplete_since: float | None = None
+        self._idle_since = self.loop.time()
+        self._write_paused_since: float | None = None
+        self._has_ignored_upgrade = False
+        self._refusal: GatewayError | None = None
+
+    # Called by the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self.policy.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left: what it waited for is abandoned."""
+        self.policy.connections.discard(self)
+        for cycle in (self.cycle, *(queued for queued, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                if isinstance(cycle, ConnectionExchange):
+                    self._endpoint.abandon(cycle)
+        self._release()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; end the connection when a head does not end within the limit."""
+        """Read on."""
         if self._refusal is not None:
             return
         # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
-        self._large_read = len(data) > self._limit
-        super().data_received(data)
-        if not self._in_head:
-            return
-        self._seen += self._size() if self._began else len(data)
-        self._began = False
-        if self._seen > self._limit and self._refusal is None:
-            self._refusal = self._too_large()
-            self.send_400_response("")
+        self._is_large_read = len(data) > self._max_head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._continue_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self._refusal is None:
+                self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
+        if self._is_incomplete:
+            self._note_incomplete(len(data))
+        elif self._incomplete_since is not None:
+            self._note_complete()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        super().pause_writing()
+        self._write_paused_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """The client has caught up: go on with what it sent meanwhile."""
+        super().resume_writing()
+        self._write_paused_since = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self.loop.call_soon(self._start_queued)
+
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._in_head = self._began = True
+        self.url = b""
+        self.headers = []
+        self._in_head = self._is_incomplete = True
         self._head_is_over = False
-        self._seen = 0
-        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; nobody reads trailers."""
+        """Keep a header; trailers are dropped."""
         if not self._head_is_over:
-            super().on_header(name, value)
+            self.headers.append((name.lower(), value))
 
     def on_chunk_header(self) -> None:
         """A chunk begins: its bytes or, after the last one, trailers."""
-        self._in_head = self._began = True
+        self._in_head = True
         self._seen = 0
+
+    def on_headers_complete(self) -> None:
+        """The head ends: the request goes to inference, or to the application."""
+        self._in_head = False
+        self._head_is_over = True
+        if self._seen or self._is_large_read:
+            self._check_head_size()
+        headers = self.headers
+        fields = dict(headers)
+        if b"upgrade" in fields and self.parser.should_upgrade():
+            # HTTP/2 over cleartext, which Java's client offers with every first request: RFC 9110
+            # lets a server answer as if that was not there, but the parser stops at it.
+            self._has_ignored_upgrade = True
+            return
+        if len(fields) != len(headers) or b"host" not in fields:
+            self._check_fields(fields)
+        parser = self.parser
+        route = self._routes.known.get(self.url) or self._routes.parse(self.url)
+        if (
+            route is None
+            or parser.get_method() != b"POST"
+            or b"content-encoding" in fields
+            or b"expect" in fields
+            or b"origin" in fields
+        ):
+            # What needs decompression, a continuation or CORS is the application's, too.
+            self._start_application(fields)
+            return
+        exchange = ConnectionExchange(
+            self, self._endpoint, route, headers, fields, parser.should_keep_alive()
+        )
+        earlier, self.cycle = self.cycle, exchange
+        if earlier is not None and not earlier.response_complete:
+            exchange.is_queued = True
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cast(Any, exchange), self.app))
+        announced = fields.get(b"content-length")
+        if announced is not None and (
+            len(announced) > 18 or int(announced) > self.policy.max_body_bytes
+        ):
+            self.refuse(_too_large(self.policy.max_body_bytes))
 
     def on_body(self, body: bytes) -> None:
         """Bytes of a body."""
         self._in_head = False
-        super().on_body(body)
+        cycle = self.cycle
+        if type(cycle) is not ConnectionExchange:
+            if not self._has_ignored_upgrade:
+                super().on_body(body)
+        elif not cycle.body:
+            cycle.body = body
+        elif not cycle.response_complete:
+            if isinstance(cycle.body, bytes):
+                cycle.body = bytearray(cycle.body)
+            cycle.body += body
+            if len(cycle.body) > self.policy.max_body_bytes:
+                self.refuse(_too_large(self.policy.max_body_bytes))
 
     def on_message_complete(self) -> None:
         """A request ends."""
-        self._in_head = False
-        super().on_message_complete()
+        self._in_head = self._is_incomplete = False
+        cycle = self.cycle
+        if self._has_ignored_upgrade:
+            return
+        if type(cycle) is not ConnectionExchange:
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            cycle.more_body = False
+            if not cycle.is_queued:
+                self._endpoint.start(cycle)
 
-    def on_headers_complete(self) -> None:
-        """The head ends.
+    # Called by the server, and by the cycles
 
-        Raises:
-            HeadTooLarge: it is over the limit; the parser hands on that it was stopped.
-        """
-        self._in_head = False
-        self._head_is_over = True
-        if (self._seen or self._large_read) and self._size() > self._limit:
-            self._refusal = self._too_large()
-            raise self._refusal
-        super().on_headers_complete()
+    def on_response_complete(self) -> None:
+        """A response was written: go on with the next request."""
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        flow = self.flow
+        if flow.write_paused or self.transport.is_closing():
+            return
+        if flow.read_paused:
+            flow.resume_reading()
+        if self.pipeline:
+            self.loop.call_soon(self._start_queued)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, and end the connection.
+    def close_gracefully(self) -> None:
+        """Close once what was written is sent."""
+        if self._refusal is None:
+            self.transport.close()
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer the request that is being received with an error, and end the connection.
 
         While an earlier request on it is being answered nothing is said: it would be taken for
         that answer.
         """
-        cycle: Any = self.cycle  # None before the first request, whatever its type says
-        if cycle is not None and not cycle.response_complete:
+        self._refusal = error
+        cycle = self.cycle
+        owns_turn = not self.pipeline and (
+            cycle is None or cycle.response_complete or not getattr(cycle, "response_started", True)
+        )
+        if owns_turn and (self._is_incomplete or cycle is None or cycle.response_complete):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+            route = cycle.route if type(cycle) is ConnectionExchange else None
+            headers, body = self._endpoint.describe_refusal(error, route)
+            self.transport.write(
+                b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+                % (STATUS_LINE[error.status], headers, len(body), body)
+            )
+            self.flow.resume_reading()
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
             self.transport.close()
+
+    def enforce_timeouts(self, now: float) -> None:
+        """End the connection when it is overdue."""
+        policy = self.policy
+        if self._refusal is not None:
             return
-        error = self._refusal or MalformedRequest(msg or "That is no HTTP request.")
-        body = msgspec.json.encode(error_response(error, request_id=None, still_served=None))
-        reason = "Request Header Fields Too Large" if error.status == 431 else "Bad Request"
-        head = (
-            f"HTTP/1.1 {error.status} {reason}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        if self._write_paused_since is not None:
+            if now - self._write_paused_since > policy.body_seconds:
+                self.transport.abort()
+        elif self._is_incomplete:
+            limit = policy.body_seconds if self._head_is_over else policy.head_seconds
+            if self._incomplete_since is not None and now - self._incomplete_since > limit:
+                part = "body" if self._head_is_over else "head"
+                self.refuse(
+                    RequestTimeout(
+                        f"The {part} of the request was not complete within {limit:g} s."
+                    )
+                )
+        elif (
+            self.cycle is None or self.cycle.response_complete
+        ) and now - self._idle_since > policy.keep_alive_seconds:
+            self.transport.close()
 
-    def _size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+    def _start_application(self, fields: dict[bytes, bytes]) -> None:
+        """Hand a request to the application, in uvicorn's way."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
+        super().on_headers_complete()
 
-    def _too_large(self) -> HeadTooLarge:
+    def _start_queued(self) -> None:
+        if not self.pipeline or self.flow.write_paused or self.transport.is_closing():
+            return
+        queued, app = self.pipeline.pop()
+        cycle: Any = queued
+        if type(cycle) is not ConnectionExchange:
+            self._start_asgi_task(cycle, app)
+            return
+        cycle.is_queued = False
+        if not cycle.more_body:
+            self._endpoint.start(cycle)
+
+    def _continue_without_upgrade(self, rest: bytes) -> None:
+        """Read the request again as if it had not asked for another protocol."""
+        method = self.parser.get_method()
+        hidden = {b"upgrade", b"http2-settings", b"connection"}
+        head = [b"%b %b HTTP/1.1\r\n" % (method, self.url)]
+        head += [b"%b: %b\r\n" % one for one in self.headers if one[0] not in hidden]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*head, b"\r\n"]) + rest)
+
+    def _note_incomplete(self, size: int) -> None:
+        """Account for a message that is not complete at the end of a read of `size` bytes."""
+        if self._incomplete_since is None:
+            self._incomplete_since = self.loop.time()
+        if self._in_head:
+            # Where the head began in this read, its other bytes belong to something else.
+            self._seen += size if self._seen else self._head_size()
+            if self._seen > self._max_head and self._refusal is None:
+                self.refuse(self._head_too_large())
+        elif not self.policy.budget.take(size):
+            self.refuse(
+                Overloaded(
+                    f"Unfinished requests hold {self.policy.budget.held} bytes, as many as they "
+                    "may (GATEWAY_MAX_PENDING_BYTES). Try again.",
+                    code="too_many_bytes",
+                )
+            )
+        else:
+            self._held += size
+
+    def _note_complete(self) -> None:
+        self._incomplete_since = None
+        self._seen = 0
+        self._release()
+
+    def _head_size(self) -> int:
+        fields = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return 1 + len(self.url) + fields
+
+    def _head_too_large(self) -> HeadTooLarge:
         return HeadTooLarge(
-            f"The target and headers of the request are over {self._limit} bytes, the most taken."
+            f"The target and headers of the request are over {self.policy.max_head_bytes} bytes, "
+            "the most taken."
         )
+
+    def _check_head_size(self) -> None:
+        self._seen = 0
+        if self._head_size() > self._max_head:
+            error = self._head_too_large()
+            self.refuse(error)
+            raise error  # stops the parser, which reports that it was stopped
+
+    def _check_fields(self, fields: dict[bytes, bytes]) -> None:
+        """Refuse a request whose headers contradict each other (RFC 9112)."""
+        names = [name for name, _ in self.headers]
+        twice = sorted(name for name in _ONCE if names.count(name) > 1)
+        lacks_host = b"host" not in fields and self.parser.get_http_version() == "1.1"
+        if twice or lacks_host:
+            what = f"names {twice[0].decode()} twice" if twice else "has no Host header"
+            error = MalformedRequest(f"The request {what}.", code="malformed_head")
+            self.refuse(error)
+            raise error
+
+    def _release(self) -> None:
+        self.policy.budget.release(self._held)
+        self._held = 0
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is over {limit} bytes, the most that is taken.")

@@ -1,18 +1,16 @@
 """The routes of one model: what it is served by, and the changes of that.
 
 They stand twice in the application: unprefixed for the default model, and below
-`/models/{model_name}` for any.
+`/models/{model}` for any.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
-import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 
 from serving_gateway.contract import (
+    ClearResponse,
     HealthStatus,
     ReadyStatus,
     ReloadRequest,
@@ -23,128 +21,133 @@ from serving_gateway.contract import (
     TrafficResponse,
 )
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.errors import Forbidden, MalformedRequest, Unauthenticated
-from serving_gateway.http import openapi
-from serving_gateway.http.predict import invalid
-from serving_gateway.http.raw import check_json, encode, read_body
-from serving_gateway.http.security import ControlGuard
+from serving_gateway.http.descriptions import (
+    API_KEY,
+    CHANGE_ERRORS,
+    CONTROL_TOKEN,
+    KEY_IS_OPTIONAL,
+    READ_ERRORS,
+    errors,
+)
+from serving_gateway.http.routes import StructResponse, route_class
+from serving_gateway.http.security import Access
 
-_Body = TypeVar("_Body", bound=msgspec.Struct)
-CHANGE_ERRORS: Final = (400, 401, 403, 404, 409, 413, 415, 422, 500, 502, 503, 504)
 NameOf = Callable[..., Awaitable[str]]
-"""A dependency that tells which model a request is about."""
+"""A dependency: the name of the model that a request is about."""
+Force = Annotated[
+    bool, Query(description="Do it although A answered clients within the last minute.")
+]
+Reason = Annotated[str | None, Query(description="Why, for the record.", max_length=500)]
+_RELOAD: Final = ReloadRequest()
+_ROLLBACK: Final = RollbackRequest()
+NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
+    503: {"description": "Not ready; `reasons` says why.", "model": ReadyStatus}
+}
 
 
-def json_answer(body: Any, status: int = 200) -> Response:
-    """An answer of any msgspec type."""
-    return Response(encode(body), status, media_type="application/json")
+def health_routes(hosting: Hosting, prefix: str, name_of: NameOf) -> APIRouter:
+    """Health of the model that `name_of` names; it needs no key."""
+    router = APIRouter(
+        prefix=prefix,
+        tags=["health"],
+        responses=errors(*READ_ERRORS),
+        default_response_class=StructResponse,
+    )
 
-
-def model_routes(
-    hosting: Hosting, guard: ControlGuard, max_body: int, name_of: NameOf, errors: tuple[int, ...]
-) -> APIRouter:
-    """The routes of the model that `name_of` tells.
-
-    Args:
-        hosting: finds the model.
-        guard: who may change what is served.
-        max_body: largest body in bytes.
-        name_of: tells the model of a request.
-        errors: what every route may answer because of the model's name.
-    """
-    router = APIRouter()
-
-    async def caller(request: Request) -> str:
-        peer = None if request.client is None else request.client.host
-        return guard.admit(peer, request.headers)
-
-    async def read(request: Request, kind: type[_Body], default: _Body | None) -> _Body:
-        body = await read_body(request.receive, request.headers.raw, max_body)
-        return _decoded(request, body, kind, default)
-
-    @router.get("/health", tags=["state"], responses=openapi.responses(HealthStatus, *errors))
-    async def health(name: str = Depends(name_of)) -> Response:
+    @router.get("/health")
+    async def health(model: Annotated[str, Depends(name_of)]) -> HealthStatus:
         """Whether the process lives; always 200 while it does."""
-        return json_answer(hosting.plane(name).overview.health())
-
-    ready_responses = {
-        **openapi.responses(ReadyStatus, *errors),
-        503: {"description": "Not ready; the reasons say why.", **openapi.body_of(ReadyStatus)},
-    }
-
-    @router.get("/ready", tags=["state"], responses=ready_responses)
-    async def ready(name: str = Depends(name_of)) -> Response:
-        """Whether this replica should get traffic: variant A's version is confirmed READY."""
-        found = hosting.plane(name).overview.ready()
-        return json_answer(found, 503 if found.reasons else 200)
-
-    @router.get("/shadow", tags=["state"], responses=openapi.responses(ShadowReport, *errors))
-    async def shadow(request: Request, name: str = Depends(name_of)) -> Response:
-        """How B's answers to mirrored requests compare with A's, on this replica.
-
-        Examples are clients' rows: only callers that may use the control endpoints see them.
-        """
-        overview = hosting.plane(name).overview
-        try:
-            await caller(request)
-        except (Forbidden, Unauthenticated):
-            return json_answer(overview.shadow(examples=False))
-        return json_answer(overview.shadow(examples=True))
-
-    @router.post(
-        "/variant/{alias}/reload",
-        tags=["control"],
-        responses=openapi.responses(ReloadResponse, *CHANGE_ERRORS),
-        openapi_extra={"requestBody": openapi.body_of(ReloadRequest)},
-    )
-    async def reload(
-        alias: str, request: Request, by: str = Depends(caller), name: str = Depends(name_of)
-    ) -> Response:
-        """Move a variant to a version that Triton has READY; without a body, follow Triton."""
-        wishes = await read(request, ReloadRequest, ReloadRequest())
-        async with hosting.opened(name) as plane:
-            answer = await plane.control_plane.reload(alias, wishes, by)
-        return json_answer(answer)
-
-    @router.post(
-        "/variant/{alias}/rollback",
-        tags=["control"],
-        responses=openapi.responses(ReloadResponse, *CHANGE_ERRORS),
-        openapi_extra={"requestBody": openapi.body_of(RollbackRequest)},
-    )
-    async def rollback(
-        alias: str, request: Request, by: str = Depends(caller), name: str = Depends(name_of)
-    ) -> Response:
-        """Move a variant back to the version before, and pin it there."""
-        plane = hosting.plane(name)
-        wishes = await read(request, RollbackRequest, RollbackRequest())
-        return json_answer(await plane.control_plane.rollback(alias, wishes, by))
-
-    @router.put(
-        "/traffic",
-        tags=["control"],
-        responses=openapi.responses(TrafficResponse, *CHANGE_ERRORS),
-        openapi_extra={"requestBody": {"required": True, **openapi.body_of(TrafficRequest)}},
-    )
-    async def traffic(
-        request: Request, by: str = Depends(caller), name: str = Depends(name_of)
-    ) -> Response:
-        """Set what variant B gets of the traffic."""
-        plane = hosting.plane(name)
-        wishes = await read(request, TrafficRequest, None)
-        return json_answer(await plane.control_plane.set_traffic(wishes, by))
+        return hosting.plane(model).overview.health()
 
     return router
 
 
-def _decoded(request: Request, body: bytes, kind: type[_Body], default: _Body | None) -> _Body:
-    if not body.strip() and default is not None:
-        return default
-    content_type = request.headers.get("content-type")
-    check_json(None if content_type is None else content_type.encode())
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise invalid(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRequest(f"The body is no JSON: {error}.") from error
+def shadow_routes(hosting: Hosting, access: Access, prefix: str, name_of: NameOf) -> APIRouter:
+    """The comparison of the variants of the model that `name_of` names."""
+    router = APIRouter(
+        prefix=prefix,
+        tags=["state"],
+        dependencies=[API_KEY],
+        responses=errors(*READ_ERRORS),
+        default_response_class=StructResponse,
+        route_class=route_class(lambda r: access.admit_client_data(r.headers.raw), 0),
+    )
+
+    @router.get("/shadow", openapi_extra=KEY_IS_OPTIONAL)
+    async def shadow(request: Request, model: Annotated[str, Depends(name_of)]) -> ShadowReport:
+        """How B's answers to mirrored requests compare with A's, on this replica.
+
+        Examples are clients' rows: only callers with a control token see them.
+        """
+        may_change = access.tokens.name_of(request.headers.raw) is not None
+        return hosting.plane(model).overview.shadow(examples=may_change)
+
+    return router
+
+
+def ready_response(status: ReadyStatus, response: Response) -> ReadyStatus:
+    """Answer 503 where there are reasons not to be ready."""
+    if status.reasons:
+        response.status_code = 503
+    return status
+
+
+def control_routes(
+    hosting: Hosting, access: Access, max_body: int, prefix: str, name_of: NameOf
+) -> APIRouter:
+    """The routes that change what the model that `name_of` names is served by.
+
+    Args:
+        hosting: finds the model.
+        access: who may change it.
+        max_body: largest body in bytes.
+        prefix: of the paths.
+        name_of: names the model of a request.
+    """
+    router = APIRouter(
+        prefix=prefix,
+        tags=["control"],
+        responses=errors(*CHANGE_ERRORS),
+        dependencies=[CONTROL_TOKEN],
+        default_response_class=StructResponse,
+        route_class=route_class(lambda r: access.admit_control(r.headers.raw), max_body),
+    )
+
+    async def caller(request: Request) -> str:
+        return access.tokens.authenticate(request.headers.raw)
+
+    Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
+    Caller = Annotated[str, Depends(caller)]  # noqa: N806 -- a type
+
+    @router.post("/variant/{alias}/reload")
+    async def reload(
+        alias: str, model: Model, by: Caller, body: Annotated[ReloadRequest, Body()] = _RELOAD
+    ) -> ReloadResponse:
+        """Move a variant to a version that Triton has READY; without a body, follow Triton."""
+        async with hosting.opened(model) as hosted:
+            return await hosted.control_plane.reload(alias, body, by)
+
+    @router.post("/variant/{alias}/rollback")
+    async def rollback(
+        alias: str, model: Model, by: Caller, body: Annotated[RollbackRequest, Body()] = _ROLLBACK
+    ) -> ReloadResponse:
+        """Move a variant back to the version before, and pin it there."""
+        hosted = hosting.plane(model)
+        return await hosted.control_plane.rollback(alias, body, by)
+
+    @router.delete("/variant/{alias}")
+    async def clear(
+        alias: str, model: Model, by: Caller, force: Force = False, reason: Reason = None
+    ) -> ClearResponse:
+        """Take variant B's version away."""
+        control_plane = hosting.plane(model).control_plane
+        return await control_plane.clear_variant(alias, force=force, by=by, reason=reason)
+
+    @router.put("/traffic")
+    async def traffic(
+        body: Annotated[TrafficRequest, Body()], model: Model, by: Caller
+    ) -> TrafficResponse:
+        """Set what variant B gets of the traffic."""
+        return await hosting.plane(model).control_plane.set_traffic(body, by)
+
+    return router

@@ -1,4 +1,4 @@
-"""What every raw ASGI endpoint needs: bodies under a limit, answers, errors."""
+"""What every request needs, whichever way it is answered: ids, trace contexts, error bodies."""
 
 from __future__ import annotations
 
@@ -6,23 +6,11 @@ import itertools
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.errors import (
-    ClientGone,
-    GatewayError,
-    MalformedRequest,
-    TooLarge,
-    UnsupportedMediaType,
-    error_response,
-)
-from serving_gateway.http.whole import write_whole
-from serving_gateway.inference.batcher import Connection, Origin
-
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import RequestSpan
+from serving_gateway.errors import GatewayError, error_response
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,8 +20,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 encode: Final = msgspec.json.Encoder().encode
-SPAN: Final = "serving_gateway.span"
-"""Where a traced request's span stands in its scope."""
 JSON: Final[Header] = (b"content-type", b"application/json")
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -62,84 +48,12 @@ def trace_context(traceparent: bytes | None) -> bytes | None:
     return traceparent
 
 
-def origin(receive: Receive, traceparent: bytes | None, span: RequestSpan | None = None) -> Origin:
-    """Who asks, as far as it matters on the way to Triton.
-
-    The server's `receive` is a method of the connection's present exchange, which knows at no
-    cost whether the client is still there; another server just does not tell.
-    """
-    owner = getattr(receive, "__self__", None)
-    connection: Connection | None = owner if hasattr(owner, "disconnected") else None
-    if span is not None:
-        return Origin(connection, span.traceparent, span)
-    return Origin(connection, trace_context(traceparent))
-
-
 def header(headers: Iterable[Header], name: bytes) -> bytes | None:
     """The value of a header by its lower-case name."""
     for key, value in headers:
         if key == name:
             return value
     return None
-
-
-async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        TooLarge: it is, or says that it will be, over `limit` bytes.
-        MalformedRequest: its announced length is no number.
-        ClientGone: the client left before it was complete.
-    """
-    announced = header(headers, b"content-length")
-    if announced is not None:
-        if not announced.isdigit():
-            raise MalformedRequest("The Content-Length is no number.")
-        if len(announced) > 18 or int(announced) > limit:
-            raise TooLarge(f"The body has {announced.decode()} bytes; at most {limit} are taken.")
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    body: bytes = message.get("body", b"")
-    if len(body) <= limit and not message.get("more_body", False):
-        return body
-    parts = [body]
-    size = len(body)
-    while True:
-        if size > limit:
-            raise TooLarge(f"The body is over {limit} bytes, the most that is taken.")
-        if not message.get("more_body", False):
-            return b"".join(parts)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-
-
-def check_json(content_type: bytes | None) -> None:
-    """Accept JSON, or no content type at all.
-
-    Raises:
-        UnsupportedMediaType: the body says that it is something else.
-    """
-    if content_type is None or content_type == b"application/json":
-        return
-    kind = content_type.partition(b";")[0].strip().lower()
-    if kind != b"application/json":
-        raise UnsupportedMediaType(
-            f"The body is {kind.decode(errors='replace')!r}; send JSON with the header "
-            "'Content-Type: application/json'."
-        )
-
-
-async def answer(send: Send, status: int, body: bytes, headers: list[Header]) -> None:
-    """Send a whole answer; its length is added to the headers."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    if await write_whole(send, status, body, headers):
-        return
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def error_body(
@@ -152,6 +66,9 @@ def error_body(
         still_served=still_served,
     )
     headers = [JSON]
+    if error.status == 413:
+        # What the client still sends of the body is not worth reading.
+        headers.append((b"connection", b"close"))
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
     if error.status == 401:

@@ -1,132 +1,261 @@
-"""Who may change what is served, and who may ask for predictions."""
+"""Who may change what is served, who may ask for predictions, and which addresses are ours."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from serving_gateway.errors import Forbidden, Unauthenticated
+from serving_gateway.errors import Forbidden, MalformedRequest, Unauthenticated
 
-_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
+Headers = Iterable[tuple[bytes, bytes]]
+"""Headers of a request, with lower-case names."""
+
+_UNCHANGED: Final = "Nothing was changed."
 
 
-class ControlGuard:
-    """Lets control calls pass by bearer token or, when none is configured, from loopback.
+def _digest(secret: bytes) -> bytes:
+    # Comparing digests tells nothing about a secret by the time that it takes.
+    return sha256(secret.strip()).digest()
+
+
+class ControlTokens:
+    """The bearer tokens of the control endpoints, by the names under which changes are recorded.
 
     Args:
-        token: the token, if one is configured.
+        tokens: name and token; several tokens of one name are accepted alike.
     """
 
-    def __init__(self, token: SecretStr | None) -> None:
-        self._token = None if token is None else token.get_secret_value().encode()
+    def __init__(self, tokens: Iterable[tuple[str, str]] = ()) -> None:
+        self._names: dict[bytes, str] = {}
+        for name, token in tokens:
+            self.add(name, token)
 
-    def admit(self, peer: str | None, headers: Mapping[str, str]) -> str:
-        """Return who asks, for the record.
+    def add(self, name: str, token: str) -> None:
+        """Accept another token."""
+        self._names[_digest(token.encode())] = name
 
-        Args:
-            peer: address of the other end of the connection.
-            headers: of the request, with lower-case names.
+    def name_of(self, headers: Headers) -> str | None:
+        """The name of the token that a request carries; None when it carries none of them."""
+        given = _bearer(headers)
+        if given is None:
+            return None
+        digest, found = _digest(given), None
+        for known, name in self._names.items():
+            if hmac.compare_digest(known, digest):
+                found = name
+        return found
+
+    def authenticate(self, headers: Headers) -> str:
+        """Return who asks, for the record: `token:<name>`.
 
         Raises:
-            Unauthenticated: a token is configured and was not given.
-            Forbidden: none is configured and the call is not surely made on this host.
+            Unauthenticated: the request carries none of the tokens.
         """
-        if self._token is not None:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token):
-                raise Unauthenticated(
-                    "This endpoint changes what is served and needs the header "
-                    "'Authorization: Bearer <GATEWAY_CONTROL_TOKEN>'. Nothing was changed."
-                )
-            return "token"
-        if not is_loopback(peer):
-            raise Forbidden(
-                "No GATEWAY_CONTROL_TOKEN is configured, so this endpoint answers calls from "
-                "this host only. Nothing was changed."
+        name = self.name_of(headers)
+        if name is None:
+            raise Unauthenticated(
+                "This endpoint changes what is served and needs the header 'Authorization: Bearer "
+                f"<token>' with one of the gateway's control tokens. {_UNCHANGED}"
             )
-        # A proxy on this host makes everybody's calls look local, and so does a web page in a
-        # browser on this host: neither may switch production.
-        if any(name in headers for name in _FORWARDED):
-            raise Forbidden(
-                "The call came through a proxy; configure GATEWAY_CONTROL_TOKEN to allow that. "
-                "Nothing was changed."
-            )
-        origin = headers.get("origin")
-        if origin is not None and not is_loopback(_host(origin)):
-            raise Forbidden(
-                f"The call was made by a web page of {origin}; configure GATEWAY_CONTROL_TOKEN "
-                "to allow that. Nothing was changed."
-            )
-        return "loopback"
+        return f"token:{name}"
 
 
 class DataGuard:
-    """Lets predictions pass by API key; all of them when no key is configured.
+    """Lets requests pass by API key or control token; all of them when no key is configured.
 
     Args:
         keys: any one of which will do.
+        tokens: control tokens, which will do as well.
     """
 
-    def __init__(self, keys: Sequence[SecretStr]) -> None:
-        # Looking up a digest tells nothing about a key by the time that it takes.
-        self._digests = frozenset(sha256(key.get_secret_value().encode()).digest() for key in keys)
+    def __init__(self, keys: Sequence[SecretStr], tokens: ControlTokens) -> None:
+        self._digests = frozenset(_digest(key.get_secret_value().encode()) for key in keys)
+        self._tokens = tokens
 
     @property
     def is_open(self) -> bool:
         """Whether no key is needed."""
         return not self._digests
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def admits(self, headers: Headers) -> bool:
+        """Whether a request carries what it needs."""
+        if not self._digests:
+            return True
+        for name, value in headers:
+            if name == b"x-api-key" and _digest(value) in self._digests:
+                return True
+        given = _bearer(headers)
+        if given is not None and _digest(given) in self._digests:
+            return True
+        return self._tokens.name_of(headers) is not None
+
+    def check(self, headers: Headers) -> None:
         """Let a request pass.
 
-        Args:
-            headers: of the request, with lower-case names.
+        Raises:
+            Unauthenticated: keys are configured, and the request carries neither one of them nor
+                a control token.
+        """
+        if not self.admits(headers):
+            raise Unauthenticated(
+                "This gateway answers with one of GATEWAY_API_KEYS only, as the header "
+                "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Health and readiness need "
+                "none."
+            )
+
+
+class SourceRules:
+    """Which Host and Origin a request may carry.
+
+    A page of another site reaches a gateway on the visitor's machine in two ways. A cross-site
+    request carries that site's Origin. A name that the site lets resolve to the gateway's address
+    (DNS rebinding) makes both Host and Origin the site's own, so that Host itself must be known.
+    An address cannot be rebound, and a token is not known to that page: requests with either
+    pass. Predictions are open to any Host, as clients use names that only they know; where that
+    is too much, API keys close them.
+
+    Args:
+        bind: the address that the gateway listens on.
+        allowed_hosts: further names; `*` allows every name.
+        cors_origins: origins of pages that may ask for predictions.
+    """
+
+    def __init__(self, bind: str, allowed_hosts: Iterable[str], cors_origins: Iterable[str]):
+        self._hosts = frozenset({"localhost", bind.lower(), *map(str.lower, allowed_hosts)})
+        self._cors_origins = frozenset(cors_origins)
+
+    def check_host(self, headers: Headers) -> None:
+        """Let a request pass that names the gateway as its owner does.
 
         Raises:
-            Unauthenticated: keys are configured and none of them was given.
+            Forbidden: it names it otherwise.
         """
-        if not self._digests:
+        name = _host_name(_value(headers, b"host"))
+        if "*" in self._hosts or name in self._hosts or _is_address(name):
             return
-        for name, value in headers:
-            given = value
-            if name == b"authorization":
-                scheme, _, given = value.partition(b" ")
-                if scheme.lower() != b"bearer":
-                    continue
-            elif name != b"x-api-key":
-                continue
-            if sha256(given.strip()).digest() in self._digests:
-                return
-        raise Unauthenticated(
-            "Predictions need one of GATEWAY_API_KEYS here, as the header 'X-API-Key: <key>' or "
-            "'Authorization: Bearer <key>'."
+        raise Forbidden(
+            f"The Host {name[:100]!r} is not one of this gateway's: call it by its address, send "
+            f"a control token, or name it in GATEWAY_ALLOWED_HOSTS. {_UNCHANGED}"
+        )
+
+    def check_origin(self, headers: Headers, *, cors: bool) -> None:
+        """Let a request pass that no page made, or one of this gateway's or an allowed origin.
+
+        Args:
+            headers: of the request.
+            cors: whether the configured origins are allowed.
+
+        Raises:
+            Forbidden: a page of another origin made it.
+        """
+        value = _value(headers, b"origin")
+        if value is None:
+            return
+        origin = value.decode("latin-1").lower()
+        host = (_value(headers, b"host") or b"").decode("latin-1").lower()
+        # Behind a proxy that ends TLS the gateway's own pages have an https origin.
+        if origin in {f"http://{host}", f"https://{host}"}:
+            return
+        if cors and (origin in self._cors_origins or "*" in self._cors_origins):
+            return
+        where = "GATEWAY_CORS_ORIGINS does not allow it" if cors else _UNCHANGED
+        raise Forbidden(f"The request was made by a web page of {origin[:100]!r}: {where}")
+
+
+def check_one_host(headers: Headers, http_version: str) -> None:
+    """Refuse a request whose target is ambiguous, as RFC 9112 demands.
+
+    Raises:
+        MalformedRequest: there is not exactly one Host.
+    """
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (hosts == 0 and http_version == "1.1"):
+        raise MalformedRequest(
+            f"The request has {hosts} Host headers; HTTP/1.1 has exactly one.", code="bad_host"
         )
 
 
-def _host(origin: str) -> str | None:
-    """The host of an Origin header; None when it names none that can be told."""
-    try:
-        return urlsplit(origin).hostname
-    except ValueError:
-        return None
+def _value(headers: Headers, wanted: bytes) -> bytes | None:
+    return next((value for name, value in headers if name == wanted), None)
 
 
-def is_loopback(host: str | None) -> bool:
-    """Whether an address (or the name localhost) means this host."""
-    if host is None:
-        return False
-    if host == "localhost":
-        return True
+def _bearer(headers: Headers) -> bytes | None:
+    scheme, _, given = (_value(headers, b"authorization") or b"").partition(b" ")
+    return given if scheme.lower() == b"bearer" else None
+
+
+def _host_name(host: bytes | None) -> str:
+    """The name in a Host header without its port; empty when it is not one."""
     try:
-        address = ip_address(host)
+        name = urlsplit(f"//{(host or b'').decode('latin-1')}").hostname
+    except ValueError:
+        return ""
+    return (name or "").rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
     except ValueError:
         return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
+    return True
+
+
+class Access:
+    """All rules of access of one gateway.
+
+    Args:
+        tokens: control tokens.
+        keys: API keys; without any, predictions and status are open.
+        sources: which Host and Origin are the gateway's own.
+    """
+
+    def __init__(
+        self, tokens: ControlTokens, keys: Sequence[SecretStr], sources: SourceRules
+    ) -> None:
+        self.tokens = tokens
+        self.data = DataGuard(keys, tokens)
+        self._sources = sources
+
+    def admit_control(self, headers: Headers) -> None:
+        """Let a change pass: no page of another origin may make it, and it needs a token.
+
+        Raises:
+            Forbidden, Unauthenticated: it is refused.
+        """
+        self._sources.check_origin(headers, cors=False)
+        self.tokens.authenticate(headers)
+
+    def admit_prediction(self, headers: Headers) -> None:
+        """Let a prediction pass: by key where there are keys, and from no foreign page.
+
+        Raises:
+            Forbidden, Unauthenticated: it is refused.
+        """
+        self._sources.check_origin(headers, cors=True)
+        self.data.check(headers)
+
+    def admit_status(self, headers: Headers) -> None:
+        """Let a question about the state pass: by key where there are keys.
+
+        Raises:
+            Forbidden, Unauthenticated: it is refused.
+        """
+        self._sources.check_origin(headers, cors=False)
+        self.data.check(headers)
+
+    def admit_client_data(self, headers: Headers) -> None:
+        """Let a question pass whose answer may hold clients' rows.
+
+        Raises:
+            Forbidden, Unauthenticated: it is refused.
+        """
+        self.admit_status(headers)
+        if self.tokens.name_of(headers) is None:
+            self._sources.check_host(headers)

@@ -8,23 +8,20 @@ from types import FrameType
 
 import uvicorn
 
-from serving_gateway.http.connection import HeaderLimitProtocol
+from serving_gateway.http.connection import ConnectionPolicy
+from serving_gateway.http.raw import ASGIApp
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
 
-APPLICATION = "serving_gateway.main:app_from_environment"
 
-
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> None:
     """Run until asked to stop. Raises SystemExit when the server cannot start."""
-    uvicorn.run(
-        APPLICATION,
-        factory=True,
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=HeaderLimitProtocol,
-        h11_max_incomplete_event_size=settings.max_head_bytes,
+        http=connections.connection_class(),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -35,6 +32,10 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
         backlog=4096,
     )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise SystemExit(3)
 
 
 def begin_lame_duck_on_signal(lifecycle: Lifecycle, drain_seconds: float) -> None:

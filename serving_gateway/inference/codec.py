@@ -1,90 +1,67 @@
-"""Rows to tensors and back, by a model's signature: pure and without numpy.
+"""Rows to tensors and back, by a model's signature: pure.
 
-Tensors are the little-endian, row-major bytes of the Open Inference Protocol's binary
-extension. JSON has no NaN and no infinity, so a decoded number is finite; what is null in a row
-and may be, is NaN or the empty text in its tensor.
+NaN means that a value is missing, in every encoding: null or NaN in JSON, NaN in a binary tensor,
+the empty text among texts. It is accepted where the feature may be missing. Infinity never is.
 """
 
 from __future__ import annotations
 
 import struct
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from serving_gateway.contract import DType, Signature
+from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
-from serving_gateway.inference.coerce import checked
-
-if sys.byteorder != "little":  # pragma: no cover
-    raise ImportError("the gateway writes tensors in the machine's byte order: little-endian only")
-
-FORMATS: Final[Mapping[str, tuple[str, int]]] = {
-    "FP32": ("f", 4),
-    "FP64": ("d", 8),
-    "INT8": ("b", 1),
-    "INT16": ("h", 2),
-    "INT32": ("i", 4),
-    "INT64": ("q", 8),
-    "UINT8": ("B", 1),
-    "UINT16": ("H", 2),
-    "UINT32": ("I", 4),
-    "UINT64": ("Q", 8),
-    "BOOL": ("?", 1),
-}
-"""Format character and size in bytes of the fixed-size element types."""
+from serving_gateway.inference.coerce import coerce_column
+from serving_gateway.inference.tensors import (
+    FORMATS,
+    InputSpec,
+    Tensors,
+    TensorView,
+    all_finite,
+    chunks,
+    pack,
+    unpack,
+)
 
 Row = Sequence[Any]
-Tensors = tuple[bytes, ...]
-"""One buffer per model input, in the order of `Codec.inputs`."""
 
 
-class Input(msgspec.Struct, frozen=True):
-    """One input tensor of a model: `width` elements per row."""
+class ModelOutput(msgspec.Struct, frozen=True):
+    """Decoded predictions for some rows, to be cut into those of single requests.
 
-    name: str
-    dtype: DType
-    width: int
-
-
-class OutputTensor(msgspec.Struct, frozen=True):
-    """One tensor of an answer; `data` holds its bytes."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: memoryview
-
-
-class Answers(msgspec.Struct, frozen=True):
-    """Decoded answers to `rows` rows, to be cut into those of single requests."""
+    `probabilities` holds one list per row, in the order of the classes; None for a regression.
+    `is_finite` says that JSON can hold it: there is no NaN and no infinity.
+    """
 
     predictions: list[Any]
     probabilities: list[list[float]] | None
+    is_finite: bool = True
 
-    def part(self, start: int, stop: int) -> Answers:
-        """The answers to rows `start` to `stop`, the latter excluded."""
-        probabilities = self.probabilities
-        return Answers(
-            self.predictions[start:stop],
-            None if probabilities is None else probabilities[start:stop],
-        )
+    def part(self, start: int, stop: int) -> ModelOutput:
+        """The output for rows `start` to `stop`, the latter excluded."""
+        predictions, probabilities = self.predictions[start:stop], self.probabilities
+        if probabilities is not None:
+            probabilities = probabilities[start:stop]
+        finite = self.is_finite or _is_finite(predictions, probabilities)
+        return ModelOutput(predictions, probabilities, finite)
 
 
 class Codec:
-    """Checks and packs rows for one signature, and unpacks the answers.
+    """Checks and packs rows for one signature, and unpacks the outputs.
 
     Attributes:
         signature: what the model reads and answers.
         names: of the features, in the order of a row.
         nullable: the names of those that may be missing.
         inputs: the model's input tensors, in order.
-        outputs: the names of the tensors to ask for.
+        outputs: the names of the tensors that make a prediction.
         float_rows: whether every row is a list of floats for one tensor, so that the JSON
             decoder has checked every element's type already.
+        has_bool_labels: whether the labels are booleans, which tensors hold as numbers.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -95,12 +72,12 @@ class Codec:
         self.nullable = frozenset(feature.name for feature in features if feature.nullable)
         packed = signature.packed_input
         if packed is None:
-            self.inputs = tuple(Input(f.name, f.tensor_dtype, 1) for f in features)
+            self.inputs = tuple(InputSpec(f.name, f.tensor_dtype, 1) for f in features)
         else:
             dtypes = {feature.tensor_dtype for feature in features}
             if len(dtypes) != 1:
                 raise ValueError(f"packed input {packed!r} needs one type, has {sorted(dtypes)}")
-            self.inputs = (Input(packed, features[0].tensor_dtype, self.width),)
+            self.inputs = (InputSpec(packed, features[0].tensor_dtype, self.width),)
         outputs = [signature.label_output]
         if signature.probabilities_output is not None:
             outputs.append(signature.probabilities_output)
@@ -113,9 +90,15 @@ class Codec:
             if self.float_rows
             else None
         )
-        self._bool_labels = bool(signature.classes) and all(
+        self.has_bool_labels = bool(signature.classes) and all(
             isinstance(label, bool) for label in signature.classes
         )
+
+    def columns(self, name: str) -> tuple[Feature, ...]:
+        """The features that the columns of an input are."""
+        if self.signature.packed_input is not None:
+            return self.signature.features
+        return tuple([feature for feature in self.signature.features if feature.name == name])
 
     def encode(self, rows: Sequence[Row], field: str = "data") -> Tensors:
         """Pack rows of values in the order of the features.
@@ -132,14 +115,15 @@ class Codec:
                 f"{field} is empty; send at least one row.", field=field, code="empty"
             )
         self._check_widths(rows, field)
-        columns = [
-            [checked(row[i], feature, f"{field}[{r}][{i}]") for r, row in enumerate(rows)]
-            for i, feature in enumerate(self.signature.features)
-        ]
-        return self._pack(columns)
+        return self._pack(
+            [
+                coerce_column([row[i] for row in rows], feature, _cell(field, i))
+                for i, feature in enumerate(self.signature.features)
+            ]
+        )
 
     def encode_floats(self, rows: Sequence[Sequence[float]]) -> Tensors:
-        """Pack rows whose elements are known to be floats: the fast way of `encode`.
+        """Pack rows whose elements are known to be finite floats: the fast way of `encode`.
 
         To be used with `float_rows` only, and never with unchecked values: packing would take
         a boolean for a number.
@@ -148,15 +132,17 @@ class Codec:
             InvalidInput: naming the first offending value.
         """
         if self._row is not None and rows:
-            pack = self._row.pack
+            row_pack = self._row.pack
             try:
-                return (b"".join([pack(*row) for row in rows]),)
+                if len(rows) == 1:
+                    return (row_pack(*rows[0]),)
+                return (b"".join([row_pack(*row) for row in rows]),)
             except (struct.error, OverflowError):
-                pass  # found again, with its place, by the careful way
+                pass  # the careful way finds it again, with its place
         return self.encode(rows)
 
     def encode_instances(self, instances: Sequence[Mapping[str, Any]]) -> Tensors:
-        """Pack rows given as objects by feature name, in whatever order.
+        """Pack rows given as objects by feature name, in any order.
 
         Raises:
             InvalidInput: naming the first missing, unknown or offending value.
@@ -165,32 +151,18 @@ class Codec:
             raise InvalidInput(
                 "instances is empty; send at least one.", field="instances", code="empty"
             )
-        known = set(self.names)
+        known = frozenset(self.names)
         for r, instance in enumerate(instances):
-            for feature in self.signature.features:
-                if feature.name not in instance:
-                    todo = "; send null where it is not known" if feature.nullable else ""
-                    raise InvalidInput(
-                        f"instances[{r}] lacks the feature {feature.name!r}{todo}.",
-                        field=f"instances[{r}].{feature.name}",
-                        code="missing_feature",
-                    )
-            if len(instance) > len(known):
-                extra = sorted(set(instance) - known)[0]
-                raise InvalidInput(
-                    f"instances[{r}] has {extra!r}, which is no feature of this model; "
-                    f"it has {', '.join(self.names)}.",
-                    field=f"instances[{r}].{extra}",
-                    code="unknown_feature",
-                )
-        columns = [
+            if instance.keys() != known:
+                raise self._misnamed(r, instance)
+        return self._pack(
             [
-                checked(instance[feature.name], feature, f"instances[{r}].{feature.name}")
-                for r, instance in enumerate(instances)
+                coerce_column(
+                    [instance[feature.name] for instance in instances], feature, _named(feature)
+                )
+                for feature in self.signature.features
             ]
-            for feature in self.signature.features
-        ]
-        return self._pack(columns)
+        )
 
     def warm_up_rows(self) -> Tensors:
         """One harmless row, of zeros, False and empty text."""
@@ -198,30 +170,30 @@ class Codec:
         features = self.signature.features
         return self._pack([[blank.get(feature.tensor_dtype, 0)] for feature in features])
 
-    def decode(self, outputs: Sequence[OutputTensor], rows: int) -> Answers:
-        """Unpack the answer to `rows` rows.
+    def decode(self, outputs: Sequence[TensorView], rows: int) -> ModelOutput:
+        """Unpack the outputs for `rows` rows.
 
         Raises:
             BadUpstreamAnswer: a tensor is missing, or has another number of rows.
         """
         by_name = {output.name: output for output in outputs}
         label = self._output(by_name, self.signature.label_output, rows)
-        predictions = values(label)
+        predictions = unpack(label)
         if len(predictions) != rows:
             if len(predictions) % rows:
                 raise BadUpstreamAnswer(f"Triton's {label.name} has shape {label.shape}.")
             predictions = chunks(predictions, len(predictions) // rows)
-        if self._bool_labels:
+        if self.has_bool_labels:
             predictions = [bool(value) for value in predictions]
         name = self.signature.probabilities_output
         if name is None:
-            return Answers(predictions, None)
-        scores = self._output(by_name, name, rows)
-        flat = values(scores)
-        return Answers(predictions, chunks(flat, len(flat) // rows))
+            return ModelOutput(predictions, None, _is_finite(predictions, None))
+        flat = unpack(self._output(by_name, name, rows))
+        finite = all_finite(flat) and _is_finite(predictions, None)
+        return ModelOutput(predictions, chunks(flat, len(flat) // rows), finite)
 
     @staticmethod
-    def _output(by_name: Mapping[str, OutputTensor], name: str, rows: int) -> OutputTensor:
+    def _output(by_name: Mapping[str, TensorView], name: str, rows: int) -> TensorView:
         output = by_name.get(name)
         if output is None:
             raise BadUpstreamAnswer(f"Triton's answer lacks the output {name!r}.")
@@ -241,58 +213,49 @@ class Codec:
                     code="wrong_width",
                 )
 
+    def _misnamed(self, r: int, instance: Mapping[str, Any]) -> InvalidInput:
+        for feature in self.signature.features:
+            if feature.name not in instance:
+                todo = "; send null where it is not known" if feature.nullable else ""
+                return InvalidInput(
+                    f"instances[{r}] lacks the feature {feature.name!r}{todo}.",
+                    field=f"instances[{r}].{feature.name}",
+                    code="missing_feature",
+                )
+        extra = sorted(instance.keys() - set(self.names))[0]
+        return InvalidInput(
+            f"instances[{r}] has {extra!r}, which is not a feature of this model; "
+            f"it has {', '.join(self.names)}.",
+            field=f"instances[{r}].{extra}",
+            code="unknown_feature",
+        )
+
     def _pack(self, columns: Sequence[Sequence[Any]]) -> Tensors:
-        """Pack checked values, given by feature."""
+        """Pack coerced values, given by feature."""
         if self.signature.packed_input is None:
             return tuple(
-                pack(feature.tensor_dtype, column)
-                for feature, column in zip(self.signature.features, columns, strict=True)
+                [
+                    pack(feature.tensor_dtype, column)
+                    for feature, column in zip(self.signature.features, columns, strict=True)
+                ]
             )
         flat = list(chain.from_iterable(zip(*columns, strict=True)))
         return (pack(self.inputs[0].dtype, flat),)
 
 
-def pack(dtype: str, flat: Sequence[Any]) -> bytes:
-    """Bytes of checked values of one type; text is UTF-8 behind its length."""
-    if dtype == "BYTES":
-        parts = [text.encode() for text in flat]
-        return b"".join(struct.pack("<I", len(part)) + part for part in parts)
-    return struct.pack(f"<{len(flat)}{FORMATS[dtype][0]}", *flat)
+def _cell(field: str, column: int) -> Callable[[int], str]:
+    return lambda row: f"{field}[{row}][{column}]"
 
 
-def values(tensor: OutputTensor) -> list[Any]:
-    """All elements of a tensor, flat.
-
-    Raises:
-        BadUpstreamAnswer: unknown type, bytes that do not fit the type, text that is no UTF-8.
-    """
-    if tensor.datatype == "BYTES":
-        return _texts(tensor)
-    try:
-        return tensor.data.cast(FORMATS[tensor.datatype][0]).tolist()  # type: ignore[call-overload, no-any-return]  # the format is one of the table's
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadUpstreamAnswer(
-            f"Triton's {tensor.name} is {tensor.datatype} with {len(tensor.data)} bytes: {error}"
-        ) from error
+def _named(feature: Feature) -> Callable[[int], str]:
+    return lambda row: f"instances[{row}].{feature.name}"
 
 
-def _texts(tensor: OutputTensor) -> list[str]:
-    data = bytes(tensor.data)
-    found: list[str] = []
-    at = 0
-    try:
-        while at < len(data):
-            (size,) = struct.unpack_from("<I", data, at)
-            at += 4
-            if at + size > len(data):
-                raise BadUpstreamAnswer(f"Triton's {tensor.name} ends within a text.")
-            found.append(data[at : at + size].decode())
-            at += size
-    except (struct.error, UnicodeDecodeError) as error:
-        raise BadUpstreamAnswer(f"Triton's {tensor.name} is no text: {error}") from error
-    return found
-
-
-def chunks(flat: list[Any], width: int) -> list[Any]:
-    """Cut a flat list into rows of `width`."""
-    return [flat[i : i + width] for i in range(0, len(flat), width)] if width else []
+def _is_finite(predictions: list[Any], probabilities: list[list[float]] | None) -> bool:
+    first = predictions[0] if predictions else None
+    if isinstance(first, list):
+        predictions = list(chain.from_iterable(predictions))
+        first = predictions[0] if predictions else None
+    if isinstance(first, float) and not all_finite(predictions):
+        return False
+    return probabilities is None or all(map(all_finite, probabilities))

@@ -1,24 +1,30 @@
-"""Copies answered requests to variant B and compares: never on the client's time."""
+"""Copies answered requests to variant B and compares: never on the client's time.
+
+Copies gather for a moment and go to B together: one inference of many rows costs Triton about as
+much as one of a single row, and that time is taken from the clients.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
 from time import perf_counter
 from typing import Final
 
-import msgspec
-
-from serving_gateway.contract import FeatureSource
-from serving_gateway.errors import GatewayError, InvalidInput, VariantUnavailable
-from serving_gateway.inference.batcher import joined
-from serving_gateway.inference.codec import Codec, Tensors
-from serving_gateway.inference.prediction import Mirrored
-from serving_gateway.inference.router import Target
+from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
+from serving_gateway.contract import FeatureSource, Signature
+from serving_gateway.errors import GatewayError, InferenceRefused, Overloaded
+from serving_gateway.inference.codec import Codec, ModelOutput
+from serving_gateway.inference.dispatcher import RoutedRequest
+from serving_gateway.inference.router import Router, Target
+from serving_gateway.inference.rows import RequestRows
 from serving_gateway.inference.shadow import Ledger, Page, note
+from serving_gateway.inference.tensors import Tensors
+from serving_gateway.inference.traffic import B
+from serving_gateway.inference.version_client import PREDICTION, InferenceItem, joined
+from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.replication.replicas import now
+from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
@@ -28,169 +34,193 @@ DISAGREED: Final = "disagreed"
 FAILED: Final = "failed"
 DROPPED: Final = "dropped"
 
-_MANY: Final = 64
-"""Copies that go without waiting for more."""
-
-
-class _Copy(msgspec.Struct, frozen=True):
-    """One answered request on its way to B."""
-
-    page: Page
-    target: Target
-    mirrored: Mirrored
+_VALUE_BYTES: Final = 40
+"""What a value of a decoded row takes in memory, beside its tensor."""
 
 
 class Mirror:
-    """A bounded queue of answered requests, and the workers that repeat them on B.
-
-    Copies gather for a moment and go to B together: one inference of many rows costs Triton
-    about as much as one of a single row, and that time is taken from the clients.
+    """The copies of one model's requests on their way to B.
 
     Args:
+        settings: limits.
+        router: tells the present generation.
         metrics: counts what becomes of each copy.
         ledger: notes how B's answers compare with A's.
-        queue: most copies waiting; more are dropped and counted.
-        in_flight: most inferences of copies under way.
-        gather_seconds: longest wait of a copy for others to go with.
+        budget: bytes that waiting copies may hold, over all models.
     """
 
     def __init__(
         self,
+        settings: Settings,
+        router: Router,
         metrics: ModelMetrics,
         ledger: Ledger,
-        *,
-        queue: int,
-        in_flight: int,
-        gather_seconds: float,
+        budget: ByteBudget,
     ) -> None:
+        self._router = router
         self._ledger = ledger
-        self._limit = queue
-        self._in_flight = in_flight
-        self._gather_seconds = gather_seconds
-        self._waiting: deque[_Copy] = deque()
-        self._available = asyncio.Event()
-        self._many = asyncio.Event()
-        self._counts = {
+        self._seconds = settings.request_seconds
+        self.counts = {
             outcome: metrics.mirrored(outcome) for outcome in (AGREED, DISAGREED, FAILED, DROPPED)
         }
+        self._batcher: Batcher[MirroredCopy] = Batcher(
+            self._start,
+            "variant B",
+            max_rows=settings.max_batch_rows,
+            max_in_flight=settings.mirror_in_flight,
+            max_queued=settings.mirror_queue,
+            budget=budget,
+            gather_seconds=settings.mirror_gather_seconds,
+        )
 
-    def offer(self, source: Target, target: Target | None, mirrored: Mirrored) -> None:
-        """Queue a copy for B; dropped when B is not there or too many wait."""
+    def offer(
+        self, request: RoutedRequest, rows: RequestRows, output: ModelOutput, seconds: float
+    ) -> None:
+        """Copy an answered request, when the policy says so; at once and without failing."""
+        table = request.table
+        if table is not self._router.table or not table.policy.mirrors(request.client_id):
+            return  # an answer of a former generation belongs to a pairing that has ended
+        source, target = request.target, table.targets.get(B)
         if target is None:
-            self._counts[DROPPED].inc()
+            self.counts[DROPPED].inc()
             return
         page = self._ledger.open((source.side, target.side), now)
-        waiting = len(self._waiting)
-        if not target.client.ready or waiting >= self._limit:
-            page.dropped += 1
-            self._counts[DROPPED].inc()
-            return
-        self._waiting.append(_Copy(page, target, mirrored))
-        if waiting == 0:
-            self._available.set()
-        if waiting + 1 == _MANY:
-            self._many.set()
-
-    async def run(self) -> None:
-        """Repeat and compare until cancelled."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(self._in_flight):
-                workers.create_task(self._work())
-
-    async def _work(self) -> None:
-        while True:
-            copies = await self._gathered()
-            try:
-                await self._repeat(copies)
-            except InvalidInput:
-                # One of them is at fault, and only that one shall be told to have failed.
-                for one in copies:
-                    await self._guarded([one])
-            except Exception as error:
-                self._failed(copies, error)
-
-    async def _gathered(self) -> list[_Copy]:
-        """The copies of the next inference, of one pairing and no more rows than it may have."""
-        while not self._waiting:
-            self._available.clear()
-            await self._available.wait()
-        if len(self._waiting) < _MANY:
-            self._many.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._gather_seconds):
-                    await self._many.wait()
-        copies: list[_Copy] = []
-        rows = 0
-        while self._waiting:
-            one = self._waiting[0]
-            rows += one.mirrored.rows.count
-            coalescer = one.target.client.coalescer
-            full = coalescer is not None and rows > coalescer.max_rows
-            if copies and (full or one.page is not copies[0].page):
-                break
-            copies.append(self._waiting.popleft())
-        return copies
-
-    async def _guarded(self, copies: list[_Copy]) -> None:
+        codec = source.client.codec
+        assert codec is not None  # noqa: S101 -- it has just answered
+        copy = MirroredCopy(
+            self, page, target, codec.signature, rows, output, seconds, request.arrived + seconds
+        )
+        copy.deadline += self._seconds
         try:
-            await self._repeat(copies)
-        except Exception as error:
-            self._failed(copies, error)
+            if not target.client.ready:
+                raise Overloaded("Variant B is not ready.")  # noqa: TRY301 -- dropped like any other
+            self._batcher.submit(copy)
+        except Overloaded:
+            page.dropped += 1
+            self.counts[DROPPED].inc()
 
-    def _failed(self, copies: list[_Copy], error: Exception) -> None:
-        for one in copies:
-            one.page.failed += 1
-            one.target.stats.fail()
-        self._counts[FAILED].inc(len(copies))
-        if isinstance(error, GatewayError):
-            log.debug("mirrored requests failed", extra={"reason": error.message})
-        else:
-            # A bug in here must not end the worker: copies would be dropped from then on.
-            log.error("mirrored requests failed on a bug", exc_info=error)
+    def close(self) -> None:
+        """Drop what waits."""
+        self._batcher.close(Overloaded("The gateway is ending."))
 
-    async def _repeat(self, copies: list[_Copy]) -> None:
-        """Have B answer these copies in one inference, and compare.
-
-        Raises:
-            GatewayError: B cannot answer; none of them was compared.
-        """
-        if not copies:
+    def _start(self, batch: Batch[MirroredCopy], batcher: Batcher[MirroredCopy]) -> None:
+        """Have B answer these copies in one inference."""
+        target = batch.items[0].target
+        codec, to = target.client.codec, target.client.batcher
+        loop = asyncio.get_running_loop()
+        if codec is None or to is None:
+            loop.call_soon(batcher.fail, batch, Overloaded("Variant B is not ready."))
             return
-        target = copies[0].target
-        coalescer = target.client.coalescer
-        if coalescer is None:
-            raise VariantUnavailable("Variant B is not prepared.")
-        codec = coalescer.codec
-        tensors = joined([encoded(codec, one.mirrored) for one in copies])
-        started = perf_counter()
-        answers = await coalescer.submit(tensors, sum(one.mirrored.rows.count for one in copies))
-        seconds = perf_counter() - started
-        agreed = start = 0
-        for one in copies:
-            mirrored, rows = one.mirrored, one.mirrored.rows
-            theirs = answers.part(start, start + rows.count)
-            start += rows.count
-            target.stats.answer(seconds, rows.count)
-            sent = rows.data if rows.instances is None else rows.instances
-            delay = seconds - mirrored.seconds
-            agreed += note(one.page, mirrored.answers, theirs, delay, sent or [])
-        self._counts[AGREED].inc(agreed)
-        self._counts[DISAGREED].inc(len(copies) - agreed)
+        parts: list[Tensors] = []
+        fitting: list[MirroredCopy] = []
+        for copy in batch.items:
+            try:
+                parts.append(encoded(codec, copy))
+                fitting.append(copy)
+            except GatewayError as error:
+                copy.is_finished = True
+                copy.fail(error)
+        batch.items, batch.rows = fitting, sum(copy.rows for copy in fitting)
+        if not fitting:
+            loop.call_soon(batcher.complete, batch)
+            return
+        inference = _CopiesInference(batch, batcher)
+        inference.carry(joined(parts), batch.rows, PREDICTION, loop.time() + self._seconds)
+        batch.call = inference
+        try:
+            to.submit(inference)
+        except Overloaded as error:
+            loop.call_soon(batcher.fail, batch, error)
 
 
-def encoded(codec: Codec, mirrored: Mirrored) -> Tensors:
+class MirroredCopy(BatchItem):
+    """One answered request on its way to B."""
+
+    __slots__ = ("_mirror", "output", "page", "row_data", "seconds", "signature", "target")
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        page: Page,
+        target: Target,
+        signature: Signature,
+        rows: RequestRows,
+        output: ModelOutput,
+        seconds: float,
+        deadline: float,
+    ) -> None:
+        size = sum(map(len, rows.tensors))
+        size += _VALUE_BYTES * rows.count * len(signature.features)
+        super().__init__(page, rows.count, size, deadline)
+        self._mirror = mirror
+        self.page = page
+        self.target = target
+        self.signature = signature
+        self.row_data = rows
+        self.output = output
+        self.seconds = seconds
+
+    def compare(self, output: ModelOutput, seconds: float) -> None:
+        """Note how B's output for the same rows compares."""
+        rows = self.row_data
+        sent = rows.data if rows.instances is None else rows.instances
+        self.target.stats.answer(seconds, rows.count)
+        agreed = note(self.page, self.output, output, seconds - self.seconds, sent or [])
+        self._mirror.counts[AGREED if agreed else DISAGREED].inc()
+
+    def fail(self, error: GatewayError) -> None:
+        """Note that B did not answer."""
+        self.page.failed += 1
+        self.target.stats.fail()
+        self._mirror.counts[FAILED].inc()
+        log.debug("a mirrored request failed", extra={"reason": error.message})
+
+
+class _CopiesInference(InferenceItem):
+    """One inference of B for several copies."""
+
+    __slots__ = ("_batch", "_batcher", "_started")
+
+    def __init__(self, batch: Batch[MirroredCopy], batcher: Batcher[MirroredCopy]) -> None:
+        super().__init__()
+        self._batch = batch
+        self._batcher = batcher
+        self._started = perf_counter()
+
+    def abandon(self, *, overdue: bool = False) -> None:  # noqa: ARG002 -- B's own queue counts it
+        super().abandon()
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
+        output = outputs.predicted().part(start, stop)
+        seconds = perf_counter() - self._started
+        at = 0
+        for copy in self._batch.items:
+            if not copy.is_finished:
+                copy.is_finished = True
+                copy.compare(output.part(at, at + copy.rows), seconds)
+            at += copy.rows
+        self._batcher.complete(self._batch)
+
+    def fail(self, error: GatewayError) -> None:
+        if isinstance(error, InferenceRefused):
+            self._batcher.split(self._batch, error)
+        else:
+            self._batcher.fail(self._batch, error)
+
+
+def encoded(codec: Codec, copy: MirroredCopy) -> Tensors:
     """The rows of an answered request for a version with the given codec.
 
     Raises:
         InvalidInput: they do not fit that version.
     """
-    rows = mirrored.rows
-    if codec.signature == mirrored.signature:
+    rows = copy.row_data
+    if codec.signature == copy.signature:
         return rows.tensors
     if rows.instances is not None:
         return codec.encode_instances(rows.instances)
     if rows.source is FeatureSource.PAYLOAD:
         return codec.encode(rows.data or [])
     # Values of the feature store have names, also where the payload filled a gap.
-    names = [feature.name for feature in mirrored.signature.features]
+    names = [feature.name for feature in copy.signature.features]
     return codec.encode_instances([dict(zip(names, row, strict=True)) for row in rows.data or []])

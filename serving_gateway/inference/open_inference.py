@@ -1,105 +1,71 @@
-"""The Open Inference Protocol for clients that speak it to Triton: routed, otherwise untouched.
+"""The Open Inference Protocol for clients that speak it to Triton: routed like any prediction.
 
-The tensors go through as they came, so every type and both encodings work; but for null in JSON,
-which becomes NaN or the empty text where a value may be missing. What the gateway adds is the
-version: the effective one of the client's variant, checked in the answer (I2).
+What the gateway adds is the version: the effective one of the client's variant, checked in the
+answer (I2).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import asyncio
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
+from serving_gateway.contract import EffectiveModelMetadata, TensorDescription
 from serving_gateway.errors import (
-    BadUpstreamAnswer,
     DeadlineExceeded,
     GatewayError,
-    InvalidInput,
-    MalformedRequest,
     NotFound,
-    Unavailable,
     VariantUnavailable,
 )
-from serving_gateway.inference.batcher import Origin
-from serving_gateway.inference.missing_values import replace_nulls_with_nan
-from serving_gateway.inference.router import Router, RoutingTable, Target, production
-from serving_gateway.inference.traffic import A, B
+from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
+from serving_gateway.inference.offload import LARGE_BYTES, Offload
+from serving_gateway.inference.protocol_request import (
+    ProtocolRequest,
+    pack_tensors,
+    read_request,
+)
+from serving_gateway.inference.protocol_response import ProtocolResponse, encode_response
+from serving_gateway.inference.router import Target
+from serving_gateway.inference.tensors import Tensors
+from serving_gateway.inference.traffic import A
+from serving_gateway.inference.version_client import EVERY_OUTPUT
+from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.counters import ModelMetrics
-from serving_gateway.triton.connections import Answer
+from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.protocol import TensorMetadata
+
+if TYPE_CHECKING:
+    from serving_gateway.telemetry.tracing import RequestSpan
 
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
 
 
-class _Tensor(msgspec.Struct):
-    name: str
-    parameters: dict[str, Any] = {}
+class InferenceSink(Protocol):
+    """Whoever waits for an inference."""
 
+    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
+        """Take the response, and who gave it."""
 
-class _Request(msgspec.Struct):
-    inputs: list[_Tensor]
-    outputs: list[_Tensor] = []
-    parameters: dict[str, Any] = {}
-
-
-class _AnswerHead(msgspec.Struct):
-    model_version: str
-
-
-class ServerMetadata(msgspec.Struct, frozen=True):
-    """Body of `GET /v2`."""
-
-    name: str
-    version: str
-    extensions: tuple[str, ...] = EXTENSIONS
-
-
-class Forwarded(msgspec.Struct, frozen=True):
-    """Triton's answer to an inference, and who was asked."""
-
-    answer: Answer
-    variant: str
-    version: int
-
-
-class _Passed(msgspec.Struct, frozen=True):
-    """What is passed on to Triton as it came."""
-
-    body: bytes
-    header_length: int | None
-    origin: Origin | None
-
-
-_requests = msgspec.json.Decoder(_Request)
-_heads = msgspec.json.Decoder(_AnswerHead)
+    def fail(self, error: GatewayError) -> None:
+        """Take the reason why there is none."""
 
 
 class OpenInference:
-    """Answers the protocol's questions by the effective versions.
+    """Answers the protocol's questions by the effective versions of one model.
 
     Args:
         settings: limits.
-        router: the table to route by.
-        wake: called when Triton seems to have changed, to have it looked at now.
-        metrics: counts.
+        dispatcher: routes inferences.
+        offload: reads large bodies.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        router: Router,
-        wake: Callable[[], None],
-        metrics: ModelMetrics,
-    ) -> None:
-        self._settings = settings
-        self._router = router
-        self._wake = wake
-        self._fallbacks = metrics.fallbacks
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, offload: Offload) -> None:
+        self.dispatcher = dispatcher
+        self.offload = offload
+        self.max_rows = settings.max_rows
+        self._probe_seconds = settings.probe_seconds
+        self._request_seconds = settings.request_seconds
 
     def target(self, model_name: str, version: int | None) -> Target:
         """The variant that serves a model, or exactly a version of it.
@@ -107,7 +73,7 @@ class OpenInference:
         Raises:
             NotFound: no variant routes to it.
         """
-        for target in self._router.table.targets.values():
+        for target in self.dispatcher.router.table.targets.values():
             if target.model_name == model_name and version in {None, target.slot.version}:
                 return target
         wanted = model_name if version is None else f"{model_name} version {version}"
@@ -116,7 +82,7 @@ class OpenInference:
             code="unknown_model" if version is None else "unknown_version",
         )
 
-    async def metadata(self, model_name: str, version: int | None) -> dict[str, Any]:
+    async def metadata(self, model_name: str, version: int | None) -> EffectiveModelMetadata:
         """Triton's description of the effective version; `versions` are the effective ones.
 
         Raises:
@@ -124,9 +90,8 @@ class OpenInference:
             Unavailable: Triton cannot be asked, or does not have it READY.
         """
         target = self.target(model_name, version)
-        client = target.client
-        found = await client.triton.metadata(
-            model_name, self._settings.probe_seconds, target.slot.version
+        found = await target.client.triton.metadata(
+            model_name, self._probe_seconds, target.slot.version
         )
         if found is None:
             raise VariantUnavailable(
@@ -134,18 +99,18 @@ class OpenInference:
             )
         effective = {
             other.slot.version
-            for other in self._router.table.targets.values()
+            for other in self.dispatcher.router.table.targets.values()
             if other.model_name == model_name
         }
-        return {
-            "name": model_name,
-            "versions": [str(number) for number in sorted(effective)],
-            "platform": found.platform,
-            "inputs": found.inputs,
-            "outputs": found.outputs,
-        }
+        return EffectiveModelMetadata(
+            name=model_name,
+            versions=tuple([str(number) for number in sorted(effective)]),
+            platform=found.platform,
+            inputs=_described(found.inputs),
+            outputs=_described(found.outputs),
+        )
 
-    async def ask(self, model_name: str, version: int | None, what: str) -> Answer:
+    async def ask(self, model_name: str, version: int | None, what: str) -> TritonResponse:
         """Triton's answer to `config` or `stats` of the effective version, as it is.
 
         Raises:
@@ -154,18 +119,20 @@ class OpenInference:
         """
         target = self.target(model_name, version)
         path = f"/v2/models/{model_name}/versions/{target.slot.version}/{what}"
-        return await target.client.triton.ask(path, self._settings.probe_seconds)
+        return await target.client.triton.get(path, self._probe_seconds)
 
-    async def infer(
+    def submit(
         self,
         model_name: str,
         version: int | None,
         client_id: str | None,
         body: bytes,
         header_length: int | None,
-        origin: Origin | None = None,
-    ) -> Forwarded:
-        """Have the effective version answer a request of the protocol.
+        sink: InferenceSink,
+        traceparent: bytes | None = None,
+        span: RequestSpan | None = None,
+    ) -> ProtocolInference:
+        """Answer a request; `sink` is called once, unless the inference is abandoned.
 
         Args:
             model_name: the model asked for.
@@ -173,168 +140,128 @@ class OpenInference:
             client_id: who asks; one in the request's parameters is taken otherwise.
             body: JSON, followed by binary tensors when `header_length` is given.
             header_length: bytes of the JSON part.
-            origin: who asks, when that is known.
+            sink: gets the response or the error.
+            traceparent: W3C trace context, valid by its form.
+            span: the request's own, where it is traced.
+        """
+        arrived = asyncio.get_running_loop().time()
+        inference = ProtocolInference(self, sink, arrived, arrived + self._request_seconds)
+        inference.traceparent = traceparent
+        inference.span = span
+        inference.client_id = client_id
+        inference.asked_for = (model_name, version)
+        inference.size = len(body)
+        if len(body) > LARGE_BYTES:
+            self.offload.run(lambda: read_request(body, header_length), inference.on_read)
+        else:
+            try:
+                request = read_request(body, header_length)
+            except GatewayError as error:
+                inference.reject(error)
+            else:
+                inference.on_read(request)
+        return inference
+
+    def route(self, inference: ProtocolInference) -> None:
+        """Send an inference on its way, by rule or to what its client named.
 
         Raises:
-            NotFound: no variant routes to the model or version.
-            MalformedRequest, InvalidInput: the JSON part is wrong, or null where nothing may be.
-            Unavailable, DeadlineExceeded, BadUpstreamAnswer: no answer to pass on.
+            NotFound: no variant routes to what was asked for.
         """
-        request = read_request(body, header_length)
-        if client_id is None:
-            given = request.parameters.get("client_id")
-            client_id = given if isinstance(given, str) else None
-        passed = _Passed(body, header_length, origin)
-        table = self._router.table
-        asked = self.target(model_name, version)
-        production_name = table.targets[A].model_name if A in table.targets else None
-        if version is not None or asked.model_name != production_name:
+        model_name, version = inference.asked_for
+        target = self.target(model_name, version)
+        production = self.dispatcher.router.table.targets.get(A)
+        if version is not None or production is None or model_name != production.model_name:
             # A version, or variant B's own model, was asked for by its name: no rule applies.
-            return await self._forward(asked, passed)
-        shadow = table.targets.get(B)
-        if (
-            shadow is not None
-            and shadow.model_name == model_name
-            and table.policy.answers(client_id) == B
-        ):
-            try:
-                return await self._forward(shadow, passed)
-            except (Unavailable, DeadlineExceeded, BadUpstreamAnswer):
-                self._fallbacks.inc()
-        return await self._by_a(table, passed)
+            self.dispatcher.dispatch_to(inference, target)
+        else:
+            self.dispatcher.dispatch(inference)
 
-    async def _by_a(self, table: RoutingTable, passed: _Passed) -> Forwarded:
-        """Answer by production, also when it is switched while the request is under way."""
-        try:
-            return await self._forward(production(table), passed)
-        except VariantUnavailable:
-            fresh = self._router.table
-            if fresh is table or A not in fresh.targets:
-                raise
-            return await self._forward(fresh.targets[A], passed)
 
-    async def _forward(self, target: Target, passed: _Passed) -> Forwarded:
-        client = target.client
-        if not client.ready:
-            raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {client.version}, which cannot answer "
-                f"now: {client.reason} It heals by itself once Triton has that version READY."
-            )
-        body, header_length = passed.body, passed.header_length
-        if client.coalescer is not None:
-            body, header_length = replace_nulls_with_nan(
-                body, header_length, client.coalescer.codec
-            )
-        started = perf_counter()
-        try:
-            answer = await self._ask_triton(target, body, header_length, passed.origin)
-        except GatewayError:
-            target.stats.fail()
-            self._wake()
-            raise
-        if answer.status == 200:
-            check_version(answer, client.version)
-            target.stats.answer(perf_counter() - started, 1)
-            client.mark_ready()
-            return Forwarded(answer, target.variant, client.version)
-        target.stats.fail()
-        if not await client.triton.version_ready(
-            client.model_name, client.version, self._settings.probe_seconds
-        ):
-            client.mark_unready(
-                f"Triton does not have {client.model_name} version {client.version} READY."
-            )
-            self._wake()
-            raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {client.version}, which Triton no "
-                "longer has READY."
-            )
-        return Forwarded(answer, target.variant, client.version)
+class ProtocolInference(RoutedRequest):
+    """One inference request of the protocol."""
 
-    async def _ask_triton(
-        self, target: Target, body: bytes, header_length: int | None, origin: Origin | None
-    ) -> Answer:
-        """Pass one request on, in a span of its own where that is traced."""
-        client = target.client
-        tracing = client.triton.tracing
-        span = None
-        if tracing is not None and origin is not None and origin.span is not None:
-            origin.span.answered(target.model_name, target.variant, client.version)
-            span = tracing.inference(client.model_name, client.version, None, [origin.span])
-        trace = None if origin is None else origin.traceparent
-        failed: GatewayError | None = None
+    __slots__ = ("_owner", "_sink", "asked_for", "request")
+
+    def __init__(
+        self, owner: OpenInference, sink: InferenceSink, arrived: float, due: float
+    ) -> None:
+        super().__init__(owner.dispatcher, arrived, due)
+        self._owner = owner
+        self._sink = sink
+        self.asked_for: tuple[str, int | None] = ("", None)
+        self.request: ProtocolRequest
+
+    def on_read(self, result: ProtocolRequest | GatewayError) -> None:
+        """Go on once the JSON part was read."""
+        if self.is_finished:
+            return
         try:
-            return await client.triton.forward(
-                client.model_name,
-                client.version,
-                body,
-                header_length,
-                self._settings.request_seconds,
-                trace if span is None else span.traceparent,
-            )
+            if isinstance(result, GatewayError):
+                raise result
+            self.request = result
+            if self.client_id is None:
+                self.client_id = result.client_id
+            self._owner.route(self)
         except GatewayError as error:
-            failed = error
-            raise
-        finally:
-            if span is not None:
-                span.end(failed)
+            self.reject(error)
 
-
-def read_request(body: bytes, header_length: int | None) -> _Request:
-    """The JSON part of an inference request.
-
-    Raises:
-        MalformedRequest: it is no JSON, or shorter than announced.
-        InvalidInput: it is no inference request, or wants shared memory.
-    """
-    if header_length is not None and header_length > len(body):
-        raise MalformedRequest(
-            f"The JSON part is announced with {header_length} bytes; the body has {len(body)}."
-        )
-    text = body if header_length is None else body[:header_length]
-    try:
-        request = _decoded(text)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"No inference request: {error}.") from error
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise MalformedRequest(f"The JSON part is no JSON: {error}.") from error
-    for tensor in (*request.inputs, *request.outputs):
-        if "shared_memory_region" in tensor.parameters:
-            raise InvalidInput(
-                f"{tensor.name} lies in shared memory, which is not reachable through the "
-                "gateway; send the tensor itself.",
-                field=tensor.name,
-                code="shared_memory",
+    def send(self, target: Target, deadline: float) -> None:
+        """Pack the tensors for this target's version, and queue them."""
+        codec = target.client.usable(target.variant)
+        request, max_rows = self.request, self._owner.max_rows
+        if self.size > LARGE_BYTES:
+            self._owner.offload.run(
+                lambda: pack_tensors(request, codec, max_rows),
+                lambda result: self._on_packed(result, target, deadline),
             )
-    return request
+        else:
+            self._queue(pack_tensors(request, codec, max_rows), target, deadline)
+
+    def _on_packed(
+        self, result: tuple[Tensors, int] | GatewayError, target: Target, deadline: float
+    ) -> None:
+        """Go on with a large body that was packed in a thread."""
+        if self.is_finished:
+            return
+        if asyncio.get_running_loop().time() >= self.due:
+            result = DeadlineExceeded("The tensors were not read before the request's deadline.")
+        try:
+            if isinstance(result, GatewayError):
+                raise result
+            self._queue(result, target, deadline)
+        except GatewayError as error:
+            self.dispatcher.recover(self, error)
+
+    def _queue(self, packed: tuple[Tensors, int], target: Target, deadline: float) -> None:
+        batcher = target.client.batcher
+        assert batcher is not None  # noqa: S101 -- there with the codec, which packed the tensors
+        self.tail = self.request.tail
+        key = EVERY_OUTPUT if self.tail is None and target.client.can_merge_outputs else None
+        self.carry(*packed, key, deadline)
+        self.sent_at = perf_counter()
+        batcher.submit(self)
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
+        """Answer with these rows of the outputs."""
+        target = self.target
+        tensors = outputs.part(start, stop)
+        if tensors is None:
+            # An output is not by rows, so that nothing can be merged: asked again, alone.
+            target.client.can_merge_outputs = False
+            self._queue((self.tensors, self.rows), target, self.deadline)
+            return
+        response = encode_response(self.request, tensors, target.model_name, target.slot.version)
+        target.stats.answer(perf_counter() - self.sent_at, self.rows)
+        if self.span is not None:
+            self.span.answered(target.model_name, target.variant, target.slot.version)
+        self._sink.respond(response, target.variant, target.slot.version)
+
+    def reject(self, error: GatewayError) -> None:
+        """End with an error."""
+        self.is_finished = True
+        self._sink.fail(error)
 
 
-def _decoded(text: bytes) -> _Request:
-    try:
-        return _requests.decode(text)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        # Clients of Triton write missing numbers as NaN, which is no JSON; Triton reads it.
-        if b"NaN" not in text and b"Infinity" not in text:
-            raise
-    return msgspec.convert(json.loads(text.decode()), _Request)
-
-
-def check_version(answer: Answer, version: int) -> None:
-    """Make sure that the version that was asked for has answered.
-
-    Raises:
-        BadUpstreamAnswer: another one has, or nobody can tell.
-    """
-    size = answer.inference_header_length
-    try:
-        head = _heads.decode(answer.body if size is None else answer.body[:size])
-    except msgspec.DecodeError as error:
-        raise BadUpstreamAnswer(f"Triton's inference answer is unreadable: {error}.") from error
-    if head.model_version != str(version):
-        raise BadUpstreamAnswer(
-            f"Triton answered by version {head.model_version} when asked for version {version}; "
-            "the answer was dropped.",
-            code="version_mismatch",
-        )
+def _described(tensors: tuple[TensorMetadata, ...]) -> tuple[TensorDescription, ...]:
+    return tuple([TensorDescription(one.name, one.datatype, one.shape) for one in tensors])

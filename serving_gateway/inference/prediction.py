@@ -1,64 +1,70 @@
-"""The use case that clients come for: a prediction by the version that is effective.
-
-No HTTP in here, and on this path no call to MLflow, Dagster or the routing store (I8): all
-that it reads is the table in memory, all that it calls is Triton.
-"""
+"""Predictions for rows in JSON or entities by id, by the version that is effective."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from time import perf_counter
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from serving_gateway.contract import PredictRequest, PredictResponse, Signature
+from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
-    EntityUnusable,
+    FeaturesUnavailable,
     GatewayError,
-    InferenceRefused,
     InvalidInput,
-    TritonUnavailable,
-    Unavailable,
-    VariantUnavailable,
 )
-from serving_gateway.inference.batcher import Origin
-from serving_gateway.inference.codec import Answers
-from serving_gateway.inference.router import Router, RoutingTable, Target, production
-from serving_gateway.inference.rows import Features, FloatRequest, RowReader, Rows
-from serving_gateway.inference.traffic import A, B
+from serving_gateway.features.types import InvalidEntityIds, LookupResult
+from serving_gateway.inference.bodies import decode_prediction, encode_json
+from serving_gateway.inference.codec import Codec, ModelOutput
+from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
+from serving_gateway.inference.offload import LARGE_BYTES, Offload
+from serving_gateway.inference.router import Target
+from serving_gateway.inference.rows import (
+    FloatRequest,
+    RequestRows,
+    check_count,
+    entity_ids,
+    fallback_rows,
+    features_off,
+    invalid_ids,
+    merged_rows,
+    names_entities,
+    payload_rows,
+)
+from serving_gateway.inference.version_client import PREDICTION
+from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.telemetry.samples import ModelSamples
 
-
-class Mirrored(msgspec.Struct, frozen=True):
-    """An answered request, to be repeated on B."""
-
-    signature: Signature
-    rows: Rows
-    answers: Answers
-    seconds: float
+if TYPE_CHECKING:
+    from serving_gateway.features.reader import FeatureReader
+    from serving_gateway.inference.mirror import Mirror
+    from serving_gateway.telemetry.tracing import RequestSpan
 
 
-class MirrorSink(Protocol):
-    """Takes copies of answered requests, at once and without failing."""
+class PredictionSink(Protocol):
+    """Whoever waits for a prediction."""
 
-    def offer(self, source: Target, target: Target | None, mirrored: Mirrored) -> None:
-        """Take a copy of what `source` answered, for `target`."""
+    def succeed(self, body: bytes) -> None:
+        """Take the JSON body of a `PredictResponse`."""
+
+    def fail(self, error: GatewayError) -> None:
+        """Take the reason why there is none."""
 
 
-class DataPlane:
-    """Answers predictions.
+class Predictor:
+    """Answers the predictions of one model.
 
     Args:
         settings: limits.
-        router: the table to route by.
+        dispatcher: routes them.
         mirror: gets copies under the mirror policy.
-        wake: called when Triton seems to have changed, to have it looked at now.
         metrics: counts.
+        offload: reads large bodies.
         features: looks features up; None where that is switched off.
         samples: takes a share of what was answered; None where that is switched off.
     """
@@ -66,179 +72,267 @@ class DataPlane:
     def __init__(
         self,
         settings: Settings,
-        router: Router,
-        mirror: MirrorSink,
-        wake: Callable[[], None],
+        dispatcher: Dispatcher,
+        mirror: Mirror,
         metrics: ModelMetrics,
-        features: Features | None = None,
+        offload: Offload,
+        features: FeatureReader | None = None,
         samples: ModelSamples | None = None,
     ) -> None:
-        self._router = router
-        self._mirror = mirror
-        self._wake = wake
-        self._rows = RowReader(settings.max_rows, features)
-        self._samples = samples
+        self.dispatcher = dispatcher
+        self.mirror = mirror
+        self.sources = metrics.sources
+        self.offload = offload
+        self.features = features
+        self.samples = samples
+        self.max_rows = settings.max_rows
         self._max_client_id = settings.max_client_id_chars
-        self._probe_seconds = settings.probe_seconds
-        self._fallbacks = metrics.fallbacks
-        self._sources = metrics.sources
+        self._request_seconds = settings.request_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def predict(
-        self, request: PredictRequest | FloatRequest, origin: Origin | None = None
-    ) -> PredictResponse:
-        """Predict for the rows of one request.
+    def submit(
+        self,
+        body: bytes,
+        sink: PredictionSink,
+        traceparent: bytes | None = None,
+        span: RequestSpan | None = None,
+    ) -> Prediction:
+        """Answer a request; `sink` is called once, unless the prediction is abandoned.
 
         Args:
-            request: what to predict for.
-            origin: who asks, when that is known.
+            body: JSON of a `PredictRequest`.
+            sink: gets the response or the error.
+            traceparent: W3C trace context, valid by its form.
+            span: the request's own, where it is traced.
+        """
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        prediction = Prediction(self, sink, body, arrived, arrived + self._request_seconds)
+        prediction.traceparent = traceparent
+        prediction.span = span
+        if len(body) > LARGE_BYTES:
+            self.offload.run(prediction.read, prediction.on_read)
+            return prediction
+        production = self.dispatcher.router.table.production
+        codec = None if production is None else production.client.codec
+        try:
+            request = decode_prediction(body, floats=codec is not None and codec.float_rows)
+        except GatewayError as error:
+            prediction.reject(error)
+        else:
+            self.route(prediction, request)
+        return prediction
+
+    def read(self, body: bytes) -> PredictRequest | FloatRequest:
+        """Read a body, by what the version in production reads.
 
         Raises:
-            InvalidInput, TooLarge: the request is wrong; `field` says where.
-            VariantUnavailable, TritonUnavailable, Overloaded: no answer now (503).
-            FeaturesUnavailable: no features now, and no rows in the request (503).
-            DeadlineExceeded: no answer in time.
-            BadUpstreamAnswer: Triton's answer must not be passed on.
+            MalformedRequest, InvalidInput: it cannot be read; `field` says where.
         """
+        production = self.dispatcher.router.table.production
+        codec = None if production is None else production.client.codec
+        return decode_prediction(body, floats=codec is not None and codec.float_rows)
+
+    def route(self, prediction: Prediction, request: PredictRequest | FloatRequest) -> None:
+        """Send a prediction whose body was read on its way."""
         client_id = request.client_id
         if client_id is not None and len(client_id) > self._max_client_id:
-            raise InvalidInput(
-                f"client_id has {len(client_id)} characters; at most {self._max_client_id} "
-                "are taken.",
-                field="client_id",
-                code="too_long",
+            prediction.reject(
+                InvalidInput(
+                    f"client_id has {len(client_id)} characters; at most {self._max_client_id} "
+                    "are taken.",
+                    field="client_id",
+                    code="too_long",
+                )
             )
-        table = self._router.table
-        router = table.policy
-        if router.split and router.answers(client_id) == B:
-            return await self._by_b(request, origin)
-        return await self._by_a(request, origin, copy=router.mirror and router.mirrors(client_id))
+            return
+        prediction.request = request
+        prediction.client_id = client_id
+        self.dispatcher.dispatch(prediction)
 
-    async def _by_a(
-        self, request: PredictRequest | FloatRequest, origin: Origin | None, *, copy: bool = False
-    ) -> PredictResponse:
-        """Answer by production, and hand a copy to the mirror when that is wanted.
 
-        A request that meets its version being retired, because the replica was switched while
-        it was under way, is answered by the version that is effective now.
-        """
-        table = self._router.table
-        try:
-            return await self._ask(table, production(table), request, origin, copy=copy)
-        except VariantUnavailable:
-            fresh = self._router.table
-            if fresh is table or A not in fresh.targets:
-                raise
-            return await self._ask(fresh, fresh.targets[A], request, origin, copy=copy)
+class Prediction(RoutedRequest):
+    """One request for a prediction."""
 
-    async def _by_b(
-        self, request: PredictRequest | FloatRequest, origin: Origin | None
-    ) -> PredictResponse:
-        """Answer by B; by A when B cannot, saying so."""
-        table = self._router.table
-        target = table.targets.get(B)
-        try:
-            if target is None:
-                raise VariantUnavailable("Variant B has no version.")
-            return await self._ask(table, target, request, origin)
-        except (Unavailable, DeadlineExceeded, BadUpstreamAnswer, EntityUnusable) as error:
-            # B may read other features than A, so what it lacks says nothing of the request.
-            self._fallbacks.inc()
-            answer = await self._by_a(request, origin)
-            answer.fallback = f"variant B could not answer: {error.message}"
-            return answer
+    __slots__ = ("_body", "_predictor", "_sent_rows", "_sink", "request")
 
-    async def _ask(
+    def __init__(
+        self, predictor: Predictor, sink: PredictionSink, body: bytes, arrived: float, due: float
+    ) -> None:
+        super().__init__(predictor.dispatcher, arrived, due)
+        self._predictor = predictor
+        self._sink = sink
+        self._body = body
+        self._sent_rows: RequestRows
+        self.request: PredictRequest | FloatRequest
+
+    def read(self) -> PredictRequest | FloatRequest:
+        """Read the body."""
+        return self._predictor.read(self._body)
+
+    def on_read(self, result: PredictRequest | FloatRequest | GatewayError) -> None:
+        """Go on with a body that was read in a thread."""
+        if self.is_finished:
+            return
+        if isinstance(result, GatewayError):
+            self.reject(result)
+        else:
+            self._predictor.route(self, result)
+
+    def send(self, target: Target, deadline: float) -> None:
+        """Read the rows as this target's version wants them, and queue them."""
+        codec = target.client.usable(target.variant)
+        request = self.request
+        if type(request) is FloatRequest:
+            if codec.float_rows and len(self._body) <= LARGE_BYTES:
+                self._queue(self._rows(codec, request), target, deadline)
+                return
+            # Maybe another version than the one whose rows were expected, with exact integers.
+            request = decode_prediction(self._body, floats=codec.float_rows)
+        if isinstance(request, PredictRequest) and names_entities(request):
+            self._look_up(codec, request, target, deadline)
+        elif len(self._body) > LARGE_BYTES:
+            self._predictor.offload.run(
+                lambda: self._rows(codec, request),
+                lambda result: self._on_rows(result, target, deadline),
+            )
+        else:
+            self._queue(self._rows(codec, request), target, deadline)
+
+    def _rows(self, codec: Codec, request: PredictRequest | FloatRequest) -> RequestRows:
+        max_rows = self._predictor.max_rows
+        if isinstance(request, PredictRequest):
+            return payload_rows(codec, request, max_rows)
+        data = request.data
+        rows = len(data)
+        if rows > 1:
+            check_count(codec, "data", rows, max_rows)
+        return RequestRows(codec.encode_floats(data), rows, FeatureSource.PAYLOAD, data)
+
+    def _look_up(
+        self, codec: Codec, request: PredictRequest, target: Target, deadline: float
+    ) -> None:
+        predictor = self._predictor
+        ids = entity_ids(codec, request, predictor.max_rows)
+        service = codec.signature.feature_service
+        if predictor.features is None or service is None:
+            if request.data is None and request.instances is None:
+                raise features_off(request, is_configured=predictor.features is not None)
+            self._queue(self._rows(codec, request), target, deadline)
+            return
+
+        def done(result: list[LookupResult] | GatewayError) -> None:
+            if not self.is_finished:
+                self._on_rows(self._looked_up(codec, request, ids, result), target, deadline)
+
+        predictor.features.look_up(service, codec.names, ids, codec.nullable, done)
+
+    def _looked_up(
         self,
-        table: RoutingTable,
-        target: Target,
-        request: PredictRequest | FloatRequest,
-        origin: Origin | None,
-        *,
-        copy: bool = False,
-    ) -> PredictResponse:
-        """Answer by exactly this target."""
-        client = target.client
-        coalescer = client.coalescer
-        if coalescer is None or not client.ready:
-            raise VariantUnavailable(
-                f"Variant {target.variant} routes to version {client.version}, which cannot answer "
-                f"now: {client.reason} It heals by itself once Triton has that version READY."
-            )
-        codec = coalescer.codec
-        rows = self._rows.plain(codec, request)
-        if rows is None:
-            rows = await self._rows.of_entities(codec, cast(PredictRequest, request))
-        started = perf_counter()
+        codec: Codec,
+        request: PredictRequest,
+        ids: list[int | str],
+        result: list[LookupResult] | GatewayError,
+    ) -> RequestRows | GatewayError:
         try:
-            answers = await coalescer.submit(rows.tensors, rows.count, None, origin)
+            if isinstance(result, InvalidEntityIds):
+                return invalid_ids(request, result)
+            if isinstance(result, FeaturesUnavailable):
+                return fallback_rows(codec, request, self._predictor.max_rows, result)
+            if isinstance(result, GatewayError):
+                return result
+            return merged_rows(codec, request, result, ids)
         except GatewayError as error:
-            target.stats.fail()
-            raise await self._explained(target, error) from error
-        seconds = perf_counter() - started
+            return error
+
+    def _on_rows(self, result: RequestRows | GatewayError, target: Target, deadline: float) -> None:
+        """Go on with rows that were not there at once."""
+        if self.is_finished:
+            return
+        if asyncio.get_running_loop().time() >= self.due:
+            result = DeadlineExceeded("The rows were not ready before the request's deadline.")
+        try:
+            if isinstance(result, GatewayError):
+                raise result
+            self._queue(result, target, deadline)
+        except GatewayError as error:
+            self.dispatcher.recover(self, error)
+
+    def _queue(self, rows: RequestRows, target: Target, deadline: float) -> None:
+        batcher = target.client.batcher
+        assert batcher is not None  # noqa: S101 -- there with the codec, which packed the rows
+        self._sent_rows = rows
+        self.carry(rows.tensors, rows.count, PREDICTION, deadline)
+        self.sent_at = perf_counter()
+        batcher.submit(self)
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
+        """Answer with these rows of the outputs."""
+        output = outputs.predicted()
+        if stop - start != outputs.rows:
+            output = output.part(start, stop)
+        if not output.is_finite:
+            raise BadUpstreamAnswer(
+                f"{self.target.model_name} version {self.target.slot.version} predicted NaN or "
+                "infinity for these rows, which JSON cannot hold.",
+                code="not_finite_output",
+            )
+        target, rows, predictor = self.target, self._sent_rows, self._predictor
+        seconds = perf_counter() - self.sent_at
         target.stats.answer(seconds, rows.count)
-        self._sources[rows.source] += 1
-        if copy:
-            # Whatever happens to the copy is not this request's matter.
-            mirrored = Mirrored(codec.signature, rows, answers, seconds)
-            self._mirror.offer(target, table.targets.get(B), mirrored)
-        slot = target.slot
-        if origin is not None and origin.span is not None:
-            origin.span.answered(target.model_name, target.variant, slot.version)
-        if self._samples is not None:
-            self._samples.offer(
+        predictor.sources[rows.source] += 1
+        if self.span is not None:
+            self.span.answered(target.model_name, target.variant, target.slot.version)
+        if self.table.policy.mirror and not self.is_split:
+            predictor.mirror.offer(self, rows, output, seconds)
+        codec = target.client.codec
+        if predictor.samples is not None and codec is not None:
+            predictor.samples.offer(
                 target.model_name,
                 target.variant,
-                slot.version,
+                target.slot.version,
                 codec.signature,
                 rows.data,
                 rows.instances,
-                answers.predictions,
-                answers.probabilities,
+                output.predictions,
+                output.probabilities,
             )
-        return PredictResponse(
-            answers.predictions,
-            answers.probabilities,
+        self._sink.succeed(self._response(output, rows.source))
+
+    def reject(self, error: GatewayError) -> None:
+        """End with an error."""
+        self.is_finished = True
+        self._sink.fail(error)
+
+    def _response(self, output: ModelOutput, source: FeatureSource) -> bytes:
+        """The body: what is the same for every response of a target is encoded once."""
+        target = self.target
+        tail = target.response_tails.get(source) if self.fallback is None else None
+        if tail is None:
+            tail = self._tail(source)
+            if self.fallback is None:
+                target.response_tails[source] = tail
+        return b'{"predictions":%b,"probabilities":%b,%b' % (
+            encode_json(output.predictions),
+            encode_json(output.probabilities),
+            tail,
+        )
+
+    def _tail(self, source: FeatureSource) -> bytes:
+        target = self.target
+        response = PredictResponse(
+            [],
+            None,
             target.model_name,
             target.variant,
-            slot.version,
-            slot.run_id,
-            table.record.generation,
-            rows.source,
+            target.slot.version,
+            target.slot.run_id,
+            self.table.record.generation,
+            source,
+            self.fallback,
         )
-
-    async def _explained(self, target: Target, error: GatewayError) -> GatewayError:
-        """Tell a bad row from a version that is gone, when Triton refused or was lost."""
-        if isinstance(error, TritonUnavailable):
-            self._wake()
-            return error
-        if not isinstance(error, InferenceRefused):
-            return error
-        client = target.client
-        try:
-            ready = await client.triton.version_ready(
-                client.model_name, client.version, self._probe_seconds
-            )
-        except GatewayError as unreachable:
-            self._wake()
-            return TritonUnavailable(unreachable.message)
-        if ready and error.upstream_status < 500:
-            return error
-        if ready:
-            return BadUpstreamAnswer(error.message, code="model_failed")
-        client.mark_unready(
-            f"Triton does not have {client.model_name} version {client.version} READY."
-        )
-        self._wake()
-        return VariantUnavailable(
-            f"Variant {target.variant} routes to version {client.version}, which Triton no longer "
-            "has READY."
-        )
-
-
-def float_rows(table: RoutingTable) -> bool:
-    """Whether all variants read rows of plain numbers, so that the fast decoder applies."""
-    for target in table.targets.values():
-        coalescer = target.client.coalescer
-        if coalescer is None or not coalescer.codec.float_rows:
-            return False
-    return bool(table.targets)
+        fields = msgspec.structs.asdict(response)
+        del fields["predictions"], fields["probabilities"]
+        return encode_json(fields)[1:]

@@ -11,15 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
     VARIANTS,
     EffectiveVersion,
+    FeatureSource,
     RoutingRecord,
     ShadowSide,
     Slot,
-)
-from serving_gateway.errors import (
-    VariantUnavailable,
 )
 from serving_gateway.inference.readiness import (
     Lifecycle,
@@ -31,14 +30,25 @@ from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics, RoutedState, VariantStats
-from serving_gateway.triton.client import Triton
 from serving_gateway.triton.client_pool import TritonClientPool
+from serving_gateway.triton.cluster import TritonCluster
 
 
 class Target:
-    """A variant's slot, its lane, and its counts."""
+    """A variant's slot in one generation, the way to its version, and its counts.
 
-    __slots__ = ("client", "model_name", "side", "slot", "stats", "variant")
+    `response_tails` keeps what every response of the target ends with, by the source of its rows.
+    """
+
+    __slots__ = (
+        "client",
+        "model_name",
+        "response_tails",
+        "side",
+        "slot",
+        "stats",
+        "variant",
+    )
 
     def __init__(
         self, variant: str, slot: Slot, model_name: str, client: VersionClient, stats: VariantStats
@@ -49,17 +59,19 @@ class Target:
         self.side = ShadowSide(model_name, slot.version, slot.run_id)
         self.client = client
         self.stats = stats
+        self.response_tails: dict[FeatureSource, bytes] = {}
 
 
 class RoutingTable:
-    """One generation, ready to route by."""
+    """One generation, ready to route by; `production` is variant A's target."""
 
-    __slots__ = ("policy", "record", "services", "targets")
+    __slots__ = ("policy", "production", "record", "services", "targets")
 
     def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
         self.record = record
         self.policy = TrafficPolicy(record.traffic)
         self.targets = targets
+        self.production = targets.get(A)
         signatures = [target.slot.signature for target in targets.values()]
         self.services = frozenset(
             one.feature_service for one in signatures if one and one.feature_service
@@ -75,6 +87,7 @@ class Router:
         tritons: connections, shared by all models.
         lifecycle: whether the process is about to end.
         metrics: counts of this model.
+        budget: bytes that waiting requests may hold, over all models.
     """
 
     def __init__(
@@ -84,7 +97,9 @@ class Router:
         tritons: TritonClientPool,
         lifecycle: Lifecycle,
         metrics: ModelMetrics,
+        budget: ByteBudget,
     ) -> None:
+        self._budget = budget
         self.model_name = model_name
         self._settings = settings
         self._tritons = tritons
@@ -99,7 +114,7 @@ class Router:
         """Called with the feature services of each record that was adopted."""
         self.record_problem: str | None = "the routing store was not read yet"
 
-    def triton(self, url: str | None) -> Triton:
+    def triton(self, url: str | None) -> TritonCluster:
         """The client of a Triton; None means the default one."""
         return self._tritons.of(url or self._settings.triton_url)
 
@@ -110,7 +125,9 @@ class Router:
         key = (triton.url, model_name, slot.version, slot.signature)
         client = self._clients.get(key)
         if client is None:
-            client = VersionClient(triton, model_name, slot.version, slot.signature, self._settings)
+            client = VersionClient(
+                triton, model_name, slot.version, slot.signature, self._settings, self._budget
+            )
             self._clients[key] = client
         return client
 
@@ -186,18 +203,3 @@ def _nobody() -> None:
 
 def _no_matter(_: frozenset[str]) -> None:
     """Stands where there is no feature store."""
-
-
-def production(table: RoutingTable) -> Target:
-    """Variant A's target.
-
-    Raises:
-        VariantUnavailable: nothing was ever reloaded onto A.
-    """
-    target = table.targets.get(A)
-    if target is None:
-        raise VariantUnavailable(
-            "Variant A has no version yet: nothing was ever reloaded onto it.",
-            code="no_effective_version",
-        )
-    return target

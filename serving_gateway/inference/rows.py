@@ -8,27 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from serving_gateway.contract import FeatureSource, PredictRequest
+from serving_gateway.contract import EntityId, FeatureSource, PredictRequest
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, InvalidInput, TooLarge
-from serving_gateway.features.types import Found, InvalidEntityIds, Status
-from serving_gateway.inference.codec import Codec, Tensors
-
-EntityId = int | str
+from serving_gateway.features.types import InvalidEntityIds, LookupResult, Status
+from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.tensors import Tensors
 
 
 class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The same for rows of plain numbers, which the JSON decoder checks as it reads them."""
+    """A prediction for rows of plain numbers, which the JSON decoder checks as it reads them."""
 
     data: list[list[float]]
     client_id: str | None = None
 
 
-class Rows(msgspec.Struct, frozen=True):
-    """Rows ready to be sent, and as the client (or the feature store) gave them."""
+class RequestRows(msgspec.Struct, frozen=True):
+    """Rows ready to be sent, and as the client (or the feature store) wrote them."""
 
     tensors: Tensors
     count: int
@@ -37,162 +36,156 @@ class Rows(msgspec.Struct, frozen=True):
     instances: list[dict[str, Any]] | None = None
 
 
-class Features(Protocol):
-    """Looks features up; see `serving_gateway.features.reader`."""
-
-    async def look_up(
-        self,
-        service: str,
-        names: tuple[str, ...],
-        ids: Sequence[EntityId],
-        nullable: frozenset[str] = frozenset(),
-    ) -> list[Found]:
-        """One answer for each id, in that order, values in the order of `names`.
-
-        Those named in `nullable` may be null.
-
-        Raises:
-            FeaturesUnavailable: the store does not answer in time, or did not a moment ago.
-            InvalidEntityIds: ids of another type than the store's.
-        """
+def names_entities(request: PredictRequest) -> bool:
+    """Whether the rows have to be looked up."""
+    return request.entity_id is not None or request.entity_ids is not None
 
 
-class RowReader:
-    """Turns bodies into rows.
+def payload_rows(codec: Codec, request: PredictRequest, max_rows: int) -> RequestRows:
+    """The rows that the request itself holds.
 
-    Args:
-        max_rows: most rows of one request.
-        features: looks features up; None where that is switched off.
+    Raises:
+        InvalidInput, TooLarge: the rows are wrong; `field` says where.
     """
+    data, instances = request.data, request.instances
+    if data is not None and instances is None:
+        check_count(codec, "data", len(data), max_rows)
+        return RequestRows(codec.encode(data), len(data), data=data)
+    if instances is not None and data is None:
+        check_count(codec, "instances", len(instances), max_rows)
+        return RequestRows(codec.encode_instances(instances), len(instances), instances=instances)
+    raise InvalidInput(
+        "Send the rows either as data or as instances.", field="data", code="missing_field"
+    )
 
-    def __init__(self, max_rows: int, features: Features | None) -> None:
-        self._max_rows = max_rows
-        self._features = features
 
-    def plain(self, codec: Codec, request: PredictRequest | FloatRequest) -> Rows | None:
-        """The rows of a request that names no entity; None when it names some.
+def check_count(codec: Codec, field: str, rows: int, max_rows: int) -> None:
+    """Bound the rows of one request.
 
-        Raises:
-            InvalidInput, TooLarge: the rows are wrong; `field` says where.
-        """
-        if isinstance(request, FloatRequest):
-            self._check_count(codec, "data", request.data)
-            return Rows(codec.encode_floats(request.data), len(request.data), data=request.data)
-        if request.entity_id is not None or request.entity_ids is not None:
-            return None
-        return self._payload(codec, request)
-
-    async def of_entities(self, codec: Codec, request: PredictRequest) -> Rows:
-        """The rows of a request that names entities.
-
-        Raises:
-            InvalidInput, TooLarge: the request is wrong; `field` says where.
-            EntityUnusable: it names an entity that the store has no fresh values for, and has no
-                row for it either.
-            FeaturesUnavailable: the store does not answer, and the request has no rows.
-        """
-        ids = self._ids(codec, request)
-        has_payload = self._check_payload(request, len(ids))
-        service = codec.signature.feature_service
-        if self._features is None or service is None:
-            if has_payload:
-                return self._payload(codec, request)
-            raise _switched_off(request, self._features is None)
-        try:
-            found = await self._features.look_up(service, codec.names, ids, codec.nullable)
-        except InvalidEntityIds as error:
-            if request.entity_id is None:
-                raise
-            raise EntityUnusable(
-                f"entity_id {error.wrong[0]}", field="entity_id", code=error.code
-            ) from error
-        except FeaturesUnavailable:
-            if not has_payload:
-                raise
-            payload = self._payload(codec, request)
-            return msgspec.structs.replace(payload, source=FeatureSource.FALLBACK)
-        missing = [i for i, one in enumerate(found) if one.status is not Status.FOUND]
-        if missing and not has_payload:
-            raise _missing(request, missing[0], ids[missing[0]], found[missing[0]])
-        source = FeatureSource.FALLBACK if missing else FeatureSource.FEAST
-        return _merged(codec, request, found, source)
-
-    def _payload(self, codec: Codec, request: PredictRequest) -> Rows:
-        data, instances = request.data, request.instances
-        if data is not None and instances is None:
-            self._check_count(codec, "data", data)
-            return Rows(codec.encode(data), len(data), data=data)
-        if instances is not None and data is None:
-            self._check_count(codec, "instances", instances)
-            return Rows(codec.encode_instances(instances), len(instances), instances=instances)
-        raise InvalidInput(
-            "Send the rows either as data or as instances.", field="data", code="missing_field"
+    Raises:
+        TooLarge: there are too many.
+    """
+    most = min(max_rows, codec.signature.max_batch_rows)
+    if rows > most:
+        raise TooLarge(
+            f"{field} has {rows} rows; at most {most} are taken in one request.",
+            field=field,
+            code="too_many_rows",
         )
 
-    def _ids(self, codec: Codec, request: PredictRequest) -> list[EntityId]:
-        if request.entity_id is not None:
-            if request.entity_ids is not None:
-                raise InvalidInput(
-                    "Send either entity_id or entity_ids.", field="entity_ids", code="too_many"
-                )
-            return [request.entity_id]
+
+def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[EntityId]:
+    """The entities that a request names.
+
+    Raises:
+        InvalidInput, TooLarge: they are wrong, or do not match its own rows.
+    """
+    if request.entity_id is not None:
+        if request.entity_ids is not None:
+            raise InvalidInput(
+                "Send either entity_id or entity_ids.", field="entity_ids", code="too_many"
+            )
+        ids = [request.entity_id]
+    else:
         ids = request.entity_ids or []
         if not ids:
             raise InvalidInput("entity_ids is empty.", field="entity_ids", code="empty")
-        self._check_count(codec, "entity_ids", ids)
-        return ids
-
-    def _check_payload(self, request: PredictRequest, entities: int) -> bool:
-        """Whether there are rows to fall back to; they must be as many as the entities."""
-        if request.data is not None and request.instances is not None:
-            raise InvalidInput(
-                "Send the rows either as data or as instances.", field="data", code="too_many"
-            )
-        field = "data" if request.data is not None else "instances"
-        rows: Sequence[object] | None = request.instances
-        if request.data is not None:
-            rows = request.data
-        if rows is not None and len(rows) != entities:
-            raise InvalidInput(
-                f"{field} has {len(rows)} rows for {entities} entities; send one for each.",
-                field=field,
-                code="wrong_length",
-            )
-        return rows is not None
-
-    def _check_count(self, codec: Codec, field: str, rows: Sequence[object]) -> None:
-        most = min(self._max_rows, codec.signature.max_batch_rows)
-        if len(rows) > most:
-            raise TooLarge(
-                f"{field} has {len(rows)} rows; at most {most} are taken in one request.",
-                field=field,
-                code="too_many_rows",
-            )
+        check_count(codec, "entity_ids", len(ids), max_rows)
+    _check_payload(request, len(ids))
+    return ids
 
 
-def _merged(
-    codec: Codec, request: PredictRequest, found: Sequence[Found], source: FeatureSource
-) -> Rows:
-    """Rows of the store, and of the request where the store has none."""
-    if request.data is not None:
-        pairs = zip(found, request.data, strict=True)
-        data = [given if one.values is None else one.values for one, given in pairs]
-        tensors = codec.encode(data)
-    elif request.instances is not None:
+def has_payload(request: PredictRequest) -> bool:
+    """Whether the request holds rows to take where the feature store has none."""
+    return request.data is not None or request.instances is not None
+
+
+def merged_rows(
+    codec: Codec, request: PredictRequest, found: Sequence[LookupResult], ids: Sequence[EntityId]
+) -> RequestRows:
+    """Rows of the store, and of the request where the store has none.
+
+    Raises:
+        EntityUnusable: neither has a row for an entity.
+        InvalidInput: a row of the request is wrong.
+    """
+    missing = [i for i, one in enumerate(found) if one.status is not Status.FOUND]
+    if missing and not has_payload(request):
+        raise _missing(request, missing[0], ids[missing[0]], found[missing[0]])
+    source = FeatureSource.FALLBACK if missing else FeatureSource.FEAST
+    if request.instances is not None:
         instances = [
-            given if one.values is None else dict(zip(codec.names, one.values, strict=True))
-            for one, given in zip(found, request.instances, strict=True)
+            own if one.values is None else dict(zip(codec.names, one.values, strict=True))
+            for one, own in zip(found, request.instances, strict=True)
         ]
         tensors = codec.encode_instances(instances)
-        return Rows(tensors, len(found), source, instances=instances)
-    else:
-        data = [one.values or [] for one in found]
-        plain = all(type(value) is float and isfinite(value) for row in data for value in row)
-        tensors = codec.encode_floats(data) if plain else codec.encode(data, "entity_ids")
-    return Rows(tensors, len(found), source, data=data)
+        return RequestRows(tensors, len(found), source, instances=instances)
+    if request.data is not None:
+        pairs = zip(found, request.data, strict=True)
+        data = [own if one.values is None else one.values for one, own in pairs]
+        return RequestRows(codec.encode(data), len(found), source, data=data)
+    data = [one.values or [] for one in found]
+    plain = codec.float_rows and all(
+        type(value) is float and isfinite(value) for row in data for value in row
+    )
+    tensors = codec.encode_floats(data) if plain else codec.encode(data, "entity_ids")
+    return RequestRows(tensors, len(found), source, data=data)
 
 
-def _missing(request: PredictRequest, place: int, entity: EntityId, found: Found) -> EntityUnusable:
+def fallback_rows(
+    codec: Codec, request: PredictRequest, max_rows: int, error: FeaturesUnavailable
+) -> RequestRows:
+    """The request's own rows, where the feature store does not answer.
+
+    Raises:
+        FeaturesUnavailable: it has none.
+        InvalidInput, TooLarge: they are wrong.
+    """
+    if not has_payload(request):
+        raise error
+    rows = payload_rows(codec, request, max_rows)
+    return msgspec.structs.replace(rows, source=FeatureSource.FALLBACK)
+
+
+def invalid_ids(request: PredictRequest, error: InvalidEntityIds) -> EntityUnusable:
+    """The error of ids of a wrong type, with the field that the client wrote."""
+    if request.entity_id is None:
+        return error
+    return EntityUnusable(f"entity_id {error.wrong[0]}", field="entity_id", code=error.code)
+
+
+def features_off(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:
+    """The error of a request for entities that cannot be looked up at all."""
+    why = (
+        "The version that answers was registered without a feature service"
+        if is_configured
+        else "This gateway has no feature store (GATEWAY_FEAST_DIR)"
+    )
+    return EntityUnusable(
+        f"{why}; send the rows as data or instances.",
+        field="entity_ids" if request.entity_id is None else "entity_id",
+        code="features_off",
+    )
+
+
+def _check_payload(request: PredictRequest, entities: int) -> None:
+    if request.data is not None and request.instances is not None:
+        raise InvalidInput(
+            "Send the rows either as data or as instances.", field="data", code="too_many"
+        )
+    field = "data" if request.data is not None else "instances"
+    rows: Sequence[object] | None = request.instances if request.data is None else request.data
+    if rows is not None and len(rows) != entities:
+        raise InvalidInput(
+            f"{field} has {len(rows)} rows for {entities} entities; send one for each.",
+            field=field,
+            code="wrong_length",
+        )
+
+
+def _missing(
+    request: PredictRequest, place: int, entity: EntityId, found: LookupResult
+) -> EntityUnusable:
     field = "entity_id" if request.entity_id is not None else f"entity_ids[{place}]"
     why = {
         Status.UNKNOWN: "is not in the feature store",
@@ -203,17 +196,4 @@ def _missing(request: PredictRequest, place: int, entity: EntityId, found: Found
         f"Entity {entity!r} {why}. Send its row as data or instances too, to be taken instead.",
         field=field,
         code=f"{found.status}_entity",
-    )
-
-
-def _switched_off(request: PredictRequest, off: bool) -> EntityUnusable:
-    why = (
-        "This gateway has no feature store (GATEWAY_FEAST_DIR)"
-        if off
-        else "The version that answers was registered without a feature service"
-    )
-    return EntityUnusable(
-        f"{why}; send the rows as data or instances.",
-        field="entity_ids" if request.entity_id is None else "entity_id",
-        code="features_off",
     )

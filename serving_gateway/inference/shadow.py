@@ -19,7 +19,7 @@ from serving_gateway.contract import (
     ShadowReport,
     ShadowSide,
 )
-from serving_gateway.inference.codec import Answers
+from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.telemetry.counters import HistogramState, ShadowState
 
 _Z: Final = 1.959963984540054
@@ -98,7 +98,7 @@ class Comparison:
         self.differences = Histogram(DIFFERENCES)
         self.delays = Histogram(DELAYS)
 
-    def note(self, ours: Answers, theirs: Answers, delay: float) -> list[int]:
+    def note(self, ours: ModelOutput, theirs: ModelOutput, delay: float) -> list[int]:
         """Compare the answers to one request; the rows that are labelled differently."""
         self.requests += 1
         self.delays.note(delay)
@@ -221,7 +221,9 @@ class Ledger:
         )
 
 
-def note(page: Page, ours: Answers, theirs: Answers, delay: float, sent: Sequence[Any]) -> bool:
+def note(
+    page: Page, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
+) -> bool:
     """Note one comparison on its page; whether all rows were labelled alike.
 
     Args:

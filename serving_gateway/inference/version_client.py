@@ -2,98 +2,196 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
 import time
-from typing import Final
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
+from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.contract import Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
-    DeadlineExceeded,
     GatewayError,
     InferenceRefused,
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.inference.batcher import Coalescer
-from serving_gateway.inference.codec import Answers, Codec
+from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.readiness import Observation
+from serving_gateway.inference.signatures import signature_from_metadata
+from serving_gateway.inference.tensors import Tensors
+from serving_gateway.inference.wire import (
+    ALL_OUTPUTS,
+    InferenceOutputs,
+    RequestBuilder,
+    ResponseReader,
+    named_outputs,
+)
 from serving_gateway.settings import Settings
-from serving_gateway.triton.client import Triton
-from serving_gateway.triton.protocol import signature_from_metadata
+from serving_gateway.triton.cluster import MODEL_FAILED, TritonCluster
+from serving_gateway.triton.connections import TritonResponse
+
+if TYPE_CHECKING:
+    from serving_gateway.telemetry.tracing import InferenceSpan, RequestSpan
+
+log = logging.getLogger(__name__)
 
 _FRESH_SECONDS: Final = 1.0
 """How old a confirmed READY may be for a switch to rely on it without asking again."""
+_SUCCESS_SECONDS: Final = 5.0
+"""How long ago the version must have answered for a failure to be taken for that of a row."""
+_BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d{1,9})\b")
+PREDICTION: Final = "prediction"
+"""Key of items that want label and probabilities."""
+EVERY_OUTPUT: Final = "every output"
+"""Key of items that want all outputs as they are."""
+
+
+class InferenceItem(BatchItem):
+    """One request's tensors on their way through a version.
+
+    Attributes:
+        tensors: one buffer per input of the version.
+        tail: members of the request's JSON head that only this item has; it then goes alone.
+        traceparent: W3C trace context, valid by its form.
+        span: the request's own; None where nothing is traced.
+    """
+
+    __slots__ = ("span", "tail", "tensors", "traceparent")
+
+    def __init__(self) -> None:
+        # Like `BatchItem.__init__`, in one call: this is made for every request.
+        self.key = None
+        self.is_finished = False
+        self.batcher = None
+        self.tensors: Tensors = ()
+        self.tail: bytes | None = None
+        self.traceparent: bytes | None = None
+        self.span: RequestSpan | None = None
+
+    def carry(self, tensors: Tensors, rows: int, key: str | None, deadline: float) -> None:
+        """Take what is to be sent, for a first or a further attempt."""
+        self.tensors = tensors
+        self.rows = rows
+        self.size = len(tensors[0]) if len(tensors) == 1 else sum(map(len, tensors))
+        self.key = key
+        self.deadline = deadline
+        self.is_finished = False
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
+        """Take rows `start` to `stop` of the outputs.
+
+        Raises:
+            BadUpstreamAnswer: they cannot be used.
+        """
+        raise NotImplementedError
 
 
 class VersionClient:
     """One version on one Triton, with what is known about it.
 
     Attributes:
-        ready: whether Triton has the version READY, as last seen.
-        reason: why it is not.
-        coalescer: the way to it; None until its signature is known.
+        state: whether Triton has the version READY, as last seen; shared with the cluster.
+        codec: packs rows and unpacks outputs; None until the signature is known.
+        batcher: the way to the version; None until then, too.
+        can_merge_outputs: whether all of its outputs are by rows, as far as is known.
     """
 
     def __init__(
         self,
-        triton: Triton,
+        triton: TritonCluster,
         model_name: str,
         version: int,
         signature: Signature | None,
         settings: Settings,
+        budget: ByteBudget,
     ) -> None:
         self.triton = triton
         self.model_name = model_name
         self.version = version
-        self.ready = False
-        self.reason: str | None = "not yet confirmed with Triton"
-        self.coalescer: Coalescer | None = None
+        self.state = triton.version(model_name, version)
+        self.codec: Codec | None = None
+        self.batcher: Batcher[InferenceItem] | None = None
+        self.can_merge_outputs = True
         self._settings = settings
-        self._confirmed_at: float | None = None
+        self._budget = budget
+        self._builders: dict[object, RequestBuilder] = {}
         self._unusable: str | None = None
         if signature is not None:
             try:
                 self._open(signature)
             except (ValueError, IndexError, KeyError) as error:
-                # Whatever a registry or a record holds must not keep others from being served.
+                # A bad signature in a registry or a record must not keep others from being served.
                 self._unusable = f"The signature of version {version} cannot be used: {error}."
 
     def _open(self, signature: Signature) -> None:
         settings = self._settings
-        self.coalescer = Coalescer(
-            self.triton,
-            self.model_name,
-            self.version,
-            Codec(signature),
+        self.codec = codec = Codec(signature)
+        self._reader = ResponseReader(self.version, codec)
+        triton = self.triton
+        self._builders = {
+            key: RequestBuilder(
+                triton.authority, triton.prefix, self.model_name, self.version, codec.inputs, tail
+            )
+            for key, tail in (
+                (PREDICTION, named_outputs(codec.outputs)),
+                (EVERY_OUTPUT, ALL_OUTPUTS),
+            )
+        }
+        self.state.probe_request = self._builders[PREDICTION].build(codec.warm_up_rows(), 1)
+        self.batcher = Batcher(
+            self.start,
+            f"{self.model_name} version {self.version}",
             max_rows=max(1, min(settings.max_batch_rows, signature.max_batch_rows)),
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued,
-            request_seconds=settings.request_seconds,
-            on_answer=self.mark_ready,
+            budget=self._budget,
         )
 
-    def mark_ready(self) -> None:
-        """Note that the version is there: Triton said so, or it answered."""
-        self._confirmed_at = time.monotonic()
-        if not self.ready and self.coalescer is not None:
-            self.ready = True
-            self.reason = None
+    @property
+    def ready(self) -> bool:
+        """Whether the version can answer, as last seen."""
+        return self.state.ready and self.batcher is not None
 
-    def mark_unready(self, reason: str) -> None:
-        """Note that the version cannot answer."""
-        self.ready = False
-        self.reason = reason
+    @property
+    def reason(self) -> str | None:
+        """Why it cannot."""
+        if self._unusable is not None:
+            return self._unusable
+        return self.state.reason or (None if self.batcher else "its signature is not known yet.")
+
+    def mark_ready(self) -> None:
+        """Note that the version answers."""
+        self.state.mark_ready()
 
     def observation(self) -> Observation:
         """What is known, for the pure rules."""
-        at = self._confirmed_at
-        return Observation(self.ready, self.reason, None if at is None else time.monotonic() - at)
+        at = self.state.confirmed_at
+        age = None if at is None else time.monotonic() - at
+        return Observation(self.ready, None if self.ready else self.reason, age)
 
     @property
     def fresh(self) -> bool:
         """Whether Triton confirmed the version a moment ago."""
         age = self.observation().age_seconds
         return self.ready and age is not None and age < _FRESH_SECONDS
+
+    def usable(self, variant: str) -> Codec:
+        """The codec of a version that can answer.
+
+        Raises:
+            VariantUnavailable: it cannot; the message says why.
+        """
+        codec = self.codec
+        if codec is None or not self.state.ready:
+            raise VariantUnavailable(
+                f"Variant {variant} routes to version {self.version}, which cannot answer now: "
+                f"{self.reason} It heals by itself once Triton has that version READY."
+            )
+        return codec
 
     async def require_ready(self) -> None:
         """Ask Triton now, and learn the signature when none is recorded.
@@ -106,52 +204,190 @@ class VersionClient:
         if self._unusable is not None:
             raise VariantUnavailable(self._unusable, code="unsupported_signature")
         limit = self._settings.probe_seconds
-        if not await self.triton.version_ready(self.model_name, self.version, limit):
-            raise VersionNotReady(
-                f"Triton at {self.triton.url} does not have {self.model_name} version "
-                f"{self.version} READY."
-            )
-        if self.coalescer is None:
-            found = await self.triton.metadata(self.model_name, limit, self.version)
-            if found is None:
-                raise VersionNotReady(
-                    f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
-                    "while it was asked about it."
-                )
-            self._open(signature_from_metadata(found, self.version))
+        await self.triton.require_ready(self.model_name, self.version, limit)
+        await self._learn_signature()
 
     async def probe(self) -> None:
-        """Ask Triton now and note the answer.
+        """Ask Triton now and note the answer."""
+        await self.triton.probe(self.model_name, self.version, self._settings.probe_seconds)
+        if self.batcher is None and self.state.ready and self._unusable is None:
+            try:
+                await self._learn_signature()
+            except VariantUnavailable as error:
+                self._unusable = error.message
+            except GatewayError:
+                return  # the next probe tries again
 
-        A question that got no answer counts only once no inference was answered for a while
-        either: a busy Triton may be slow to say that it is ready.
-        """
-        try:
-            await self.require_ready()
-        except (DeadlineExceeded, BadUpstreamAnswer) as error:
-            age = self.observation().age_seconds
-            if age is None or age > self._settings.staleness_seconds:
-                self.mark_unready(error.message)
-        except GatewayError as error:
-            self.mark_unready(error.message)
-        else:
-            self.mark_ready()
+    async def _learn_signature(self) -> None:
+        if self.batcher is not None:
+            return
+        limit = self._settings.probe_seconds
+        found = await self.triton.metadata(self.model_name, limit, self.version)
+        if found is None:
+            raise VersionNotReady(
+                f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
+                "while it was asked about it."
+            )
+        self._open(signature_from_metadata(found, self.version))
 
-    async def warm_up(self) -> Answers:
-        """Run one harmless row through exactly this version.
+    async def warm_up(self) -> ModelOutput:
+        """Run one harmless row through exactly this version, past the queue of its clients.
 
         Raises:
             VersionNotReady: the inference was refused, or its answer cannot be used.
             TritonUnavailable, DeadlineExceeded: Triton is gone.
         """
-        if self.coalescer is None:
+        if self.codec is None:
             raise VersionNotReady(f"Version {self.version} was not prepared.")
-        tensors = self.coalescer.codec.warm_up_rows()
         try:
-            return await self.coalescer.submit(tensors, 1, self._settings.warm_up_seconds)
+            outputs = await self.infer(self.codec.warm_up_rows(), 1, self._settings.warm_up_seconds)
+            return outputs.predicted()
         except (InferenceRefused, BadUpstreamAnswer) as error:
             raise VersionNotReady(
                 f"A trial inference through {self.model_name} version {self.version} failed: "
                 f"{error.message}",
                 code="warm_up_failed",
             ) from error
+
+    async def infer(self, tensors: Tensors, rows: int, limit_seconds: float) -> InferenceOutputs:
+        """One inference of its own, past the queue.
+
+        Raises:
+            GatewayError: there was no usable answer within the limit.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[InferenceOutputs] = loop.create_future()
+        item = _Awaited(future)
+        item.carry(tensors, rows, PREDICTION, loop.time() + limit_seconds)
+        # A batcher of its own, since it has all that a call needs: the deadline above all.
+        Batcher(
+            self.start,
+            f"{self.model_name} version {self.version}",
+            max_rows=rows,
+            max_in_flight=1,
+            max_queued=1,
+            budget=self._budget,
+        ).submit(item)
+        try:
+            return await future
+        finally:
+            if not item.is_finished:
+                item.abandon()
+
+    def start(self, batch: Batch[InferenceItem], batcher: Batcher[InferenceItem]) -> None:
+        """Begin the inference of a batch."""
+        items = batch.items
+        first = items[0]
+        tensors = first.tensors if len(items) == 1 else joined([item.tensors for item in items])
+        span = None if self.triton.tracing is None else self._span(batch)
+        trace = traceparent_of(items) if span is None else span.traceparent
+        builder = self._builders[first.key or EVERY_OUTPUT]
+        request = builder.build(tensors, batch.rows, trace, first.tail)
+        batch.call = self.triton.infer(
+            self.model_name,
+            self.version,
+            request,
+            items[-1].deadline,
+            partial(self._on_complete, batch, batcher, span),
+        )
+
+    def _span(self, batch: Batch[InferenceItem]) -> InferenceSpan | None:
+        """The span of an inference about to be sent; None when no request in it is traced."""
+        tracing = self.triton.tracing
+        spans = [item.span for item in batch.items if item.span is not None]
+        if tracing is None or not spans:
+            return None
+        return tracing.inference(self.model_name, self.version, batch.rows, spans)
+
+    def _on_complete(
+        self,
+        batch: Batch[InferenceItem],
+        batcher: Batcher[InferenceItem],
+        span: InferenceSpan | None,
+        result: TritonResponse | GatewayError,
+    ) -> None:
+        """Give each item its part of the outputs, or its error, and send what waits."""
+        batch.call = None  # it refers to this batch: a cycle would wait for the garbage collector
+        if span is not None:
+            span.end(result if isinstance(result, GatewayError) else None)
+        if isinstance(result, TritonResponse):
+            try:
+                outputs = self._reader.read(result, batch.rows)
+            except GatewayError as error:
+                batcher.fail(batch, error)
+                return
+            deliver(batch, outputs)
+            batcher.complete(batch)
+        elif isinstance(result, InferenceRefused):
+            limit = _BATCH_LIMIT.search(result.message)
+            if limit is not None and int(limit[1]) < batcher.max_rows:
+                batcher.max_rows = max(1, int(limit[1]))
+            batcher.split(batch, result)
+        elif self._is_worth_splitting(result):
+            batcher.split(batch, result)
+        else:
+            batcher.fail(batch, result)
+
+    def _is_worth_splitting(self, error: GatewayError) -> bool:
+        """Whether one row may be the reason why a whole inference failed inside the model.
+
+        Triton's backends report a value that a graph cannot work with as 500. As long as other
+        inferences succeed, the culprit is looked for; a version that fails always is not asked
+        several times over.
+        """
+        at = self.state.confirmed_at
+        return (
+            error.code == MODEL_FAILED
+            and at is not None
+            and time.monotonic() - at < _SUCCESS_SECONDS
+        )
+
+
+def deliver(batch: Batch[InferenceItem], outputs: InferenceOutputs) -> None:
+    """Hand the outputs out; an item that cannot use its part fails alone."""
+    start = 0
+    for item in batch.items:
+        stop = start + item.rows
+        if not item.is_finished:
+            item.is_finished = True
+            try:
+                item.deliver(outputs, start, stop)
+            except GatewayError as error:
+                item.fail(error)
+            except Exception:
+                log.exception("a response could not be delivered")
+                item.fail(GatewayError("The gateway failed on a bug of its own; see its log."))
+        start = stop
+
+
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """The tensors of several requests as those of one, input by input."""
+    if len(parts[0]) == 1:
+        return (b"".join([part[0] for part in parts]),)
+    return tuple([b"".join(columns) for columns in zip(*parts, strict=True)])
+
+
+def traceparent_of(items: Sequence[InferenceItem]) -> bytes | None:
+    """The trace that an inference belongs to: it can be one only, so that of the first item."""
+    for item in items:
+        if item.traceparent is not None:
+            return item.traceparent
+    return None
+
+
+class _Awaited(InferenceItem):
+    """An inference that a coroutine waits for."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        super().__init__()
+        self._future = future
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:  # noqa: ARG002
+        if not self._future.done():
+            self._future.set_result(outputs)
+
+    def fail(self, error: GatewayError) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)

@@ -1,4 +1,4 @@
-"""Where the routing record is kept. The file store serves one host and all its workers."""
+"""Where the routing record is kept. The file store serves all replicas of one host."""
 
 from __future__ import annotations
 

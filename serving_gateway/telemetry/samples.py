@@ -181,7 +181,11 @@ def to_scores(sample: Sample) -> list[float | None]:
 
 
 def _column(feature: Feature, values: list[Any]) -> list[Any]:
-    """Checked values of one feature; in JSON a float may be written as an integer."""
+    """Checked values of one feature; in JSON a float may be written as an integer.
+
+    NaN, which is how some encoders write a missing number, is None like null.
+    """
+    values = [None if one != one else one for one in values]  # noqa: PLR0124
     if feature.dtype in {DType.FP32, DType.FP64}:
         return [None if one is None else float(one) for one in values]
     return [one or None for one in values] if feature.dtype is DType.BYTES else values

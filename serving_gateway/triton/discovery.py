@@ -1,41 +1,18 @@
-"""Every Triton behind one address, where a Service spreads requests over several."""
+"""Which servers an address stands for."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from serving_gateway.errors import TritonUnavailable
 
-AskOne = Callable[[str], Awaitable[tuple[int, ...]]]
-"""Address -> the versions that the Triton there has READY."""
 
-
-async def versions_ready_on_every_server(servers_url: str, ask: AskOne) -> tuple[int, ...]:
-    """The versions that every server has READY, ascending.
-
-    A server that cannot be reached is left out, since no request reaches it either; one that
-    does not answer in time is not.
-
-    Raises:
-        TritonUnavailable: none can be reached.
-        DeadlineExceeded, BadUpstreamAnswer: one did not answer, or not sensibly.
-    """
-
-    async def asked(url: str) -> frozenset[int] | TritonUnavailable:
-        try:
-            return frozenset(await ask(url))
-        except TritonUnavailable as error:
-            return error
-
-    answers = await asyncio.gather(*map(asked, await server_urls(servers_url)))
-    found = [answer for answer in answers if isinstance(answer, frozenset)]
-    for answer in answers:
-        if not found and isinstance(answer, TritonUnavailable):
-            raise answer
-    return tuple(sorted(frozenset.intersection(*found)))
+def listed_urls(servers_url: str) -> list[str] | None:
+    """The addresses in a list; None for a single one, whose name may stand for several servers."""
+    listed = servers_url.split(",")
+    return listed if len(listed) > 1 else None
 
 
 async def server_urls(servers_url: str) -> list[str]:
@@ -46,8 +23,8 @@ async def server_urls(servers_url: str) -> list[str]:
     Raises:
         TritonUnavailable: the name has no address.
     """
-    listed = servers_url.split(",")
-    if len(listed) > 1:
+    listed = listed_urls(servers_url)
+    if listed is not None:
         return listed
     parts = urlsplit(servers_url)
     try:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
 
@@ -52,27 +54,45 @@ def test_a_wrong_setting_is_named() -> None:
 
 
 def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
-    from fastapi import FastAPI
-
-    app = create_app(Settings(state_dir=tmp_path))
-    control = app._control
-    assert isinstance(control, FastAPI)
-    page = control.openapi()
+    app = create_app(Settings(state_dir=tmp_path)).app.app
+    assert isinstance(app, FastAPI)
+    page = app.openapi()
     by_model = {
         *("/health", "/ready", "/shadow", "/predict", "/traffic"),
-        *("/variant/{alias}/reload", "/variant/{alias}/rollback"),
+        *("/variant/{alias}/reload", "/variant/{alias}/rollback", "/variant/{alias}"),
     }
-    named = {f"/models/{{model_name}}{path}" for path in ("", *by_model)}
-    assert set(page["paths"]) == {*by_model, "/", "/models", "/metrics", *named}
+    named = {f"/models/{{model}}{path}" for path in ("", *by_model)}
+    protocol = {
+        f"/v2/models/{{model}}{version}{path}"
+        for version in ("", "/versions/{version}")
+        for path in ("", "/infer", "/ready", "/config", "/stats")
+    }
+    plain = {"/", "/models", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
+    assert set(page["paths"]) == {*by_model, *plain, *named, *protocol}
+    assert set(page["paths"]["/models/{model}"]) == {"get", "delete"}
     schemas = page["components"]["schemas"]
-    text = str(page)
     for name in (
-        "PredictRequest",
-        "PredictResponse",
-        "ErrorResponse",
-        "ReloadRequest",
-        "ModelStatus",
+        *("PredictRequest", "PredictResponse", "ErrorResponse", "ReloadRequest", "ModelStatus"),
+        *("InferenceRequest", "InferenceResponse", "ServerMetadata"),
     ):
-        assert name in schemas
-    for reference in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert schemas[name]["properties"], name
+        assert schemas[name]["description"], name
+    for reference in {part.split("'")[0] for part in str(page).split("#/components/schemas/")[1:]}:
         assert reference in schemas
+
+
+def test_every_operation_names_its_bodies_and_credentials(tmp_path: Path) -> None:
+    app = create_app(Settings(state_dir=tmp_path)).app.app
+    assert isinstance(app, FastAPI)
+    page = app.openapi()
+    for path, operations in page["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["description"], where
+            assert operation["responses"]["200"]["content"], where
+            error = operation["responses"]["400"]["content"]["application/json"]["schema"]
+            assert error["$ref"].endswith(("/ErrorResponse", "/Ready")), where
+            changes = "control" in operation["tags"]
+            assert (operation.get("security") == [{"control": []}]) is changes, where
+            takes_body = method in {"post", "put"}
+            assert ("requestBody" in operation) is takes_body, where

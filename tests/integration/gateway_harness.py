@@ -37,6 +37,7 @@ class RunningGateway:
     process: RunningProcess
     client: httpx.Client
     state_dir: Path
+    control_token: str
 
     def reload(self, alias: str = "A", **body: Any) -> httpx.Response:
         """Reload; without arguments without a body."""
@@ -72,11 +73,11 @@ class RunningGateway:
         return 0.0
 
     def ready(self) -> bool:
-        """What /ready says."""
-        return self.client.get("/ready").status_code == 200
+        """Whether the default model can answer, which a replica's own /ready does not say."""
+        return bool(self.client.get("/health").json()["ready"])
 
     def wait_ready(self, timeout_s: float = 20) -> None:
-        """Wait until /ready says so."""
+        """Wait until the default model can answer."""
         wait_until(self.ready, timeout_s, "gateway ready")
 
 
@@ -103,7 +104,29 @@ def run_gateway(
         ) as process,
         httpx.Client(base_url=url, timeout=20, trust_env=False) as client,
     ):
-        yield RunningGateway(url, process, client, state_dir / "gateway")
+        token = environ.get("GATEWAY_CONTROL_TOKEN")
+        if token is None:
+            token = control_token(Path(environ["GATEWAY_STATE_DIR"]))
+            client.auth = ControlAuth(token)
+        yield RunningGateway(url, process, client, state_dir / "gateway", token)
+
+
+def control_token(state_dir: Path) -> str:
+    """The token that a gateway generated because none was configured."""
+    return (state_dir / "control-token").read_text(encoding="utf-8").strip()
+
+
+class ControlAuth(httpx.Auth):
+    """Sends the control token with calls that change what is served, and with no others."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        path = request.url.path
+        if "/variant/" in path or path.endswith("/traffic") or request.method == "DELETE":
+            request.headers.setdefault("authorization", f"Bearer {self._token}")
+        yield request
 
 
 class Client(threading.Thread):

@@ -125,7 +125,7 @@ async def test_the_asynchronous_client_works_the_same(gateway: RunningGateway) -
     [
         ("other", "", "does not host 'other'"),
         (DEFAULT_MODEL, "3", "does not route to best_model version 3"),
-        (DEFAULT_MODEL, "x", "no version"),
+        (DEFAULT_MODEL, "x", "not a version"),
     ],
 )
 def test_what_is_not_effective_does_not_answer(
@@ -180,7 +180,8 @@ def test_nothing_else_of_triton_is_reachable(
         (b'{"inputs":[],"other":[null,' + b"9" * 5000 + b"]}", {}, 400),
         (b'{"inputs":[]}', {"inference-header-content-length": "99"}, 400),
         (b'{"inputs":[]}', {"inference-header-content-length": "-1"}, 400),
-        (b'{"inputs":[]}', {"content-encoding": "gzip"}, 415),
+        (b'{"inputs":[]}', {"content-encoding": "br"}, 415),
+        (b'{"inputs":[]}', {"content-encoding": "gzip"}, 400),
         (
             b'{"inputs":[{"name":"features","parameters":{"shared_memory_region":"r"}}]}',
             {},

@@ -310,12 +310,9 @@ def test_control_needs_the_token_when_one_is_set(
         assert "open-sesame-0123456789" not in gateway.process.log_tail(10_000)
 
 
-def test_without_a_token_a_proxy_or_a_web_page_may_change_nothing(
-    gateway: RunningGateway,
-) -> None:
-    for headers in ({"x-forwarded-for": "10.0.0.9"}, {"origin": "https://example.org"}):
-        refused = gateway.client.post("/variant/A/reload", headers=headers)
-        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+def test_a_page_of_another_origin_may_change_nothing(gateway: RunningGateway) -> None:
+    refused = gateway.client.post("/variant/A/reload", headers={"origin": "https://example.org"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert gateway.reload().status_code == 200
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from serving_gateway.triton.client import Triton
 
 from serving_gateway.contract import (
     DType,
@@ -31,7 +32,6 @@ from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.store import FileStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.client import Triton
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
 

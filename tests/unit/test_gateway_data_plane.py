@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from serving_gateway.inference.batcher import Origin
 
 from serving_gateway.contract import (
     DType,
@@ -34,7 +35,6 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VariantUnavailable,
 )
-from serving_gateway.inference.batcher import Origin
 from serving_gateway.inference.codec import Answers, Tensors
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.prediction import DataPlane

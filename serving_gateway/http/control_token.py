@@ -1,0 +1,83 @@
+"""The control token of a gateway that none was configured for: made once, kept in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from serving_gateway.http.security import ControlTokens
+from serving_gateway.settings import MIN_KEY_LENGTH, Settings
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "control-token"
+DEFAULT_NAME: Final = "default"
+"""Name of the token that is configured or generated without one."""
+
+
+def configured_tokens(settings: Settings) -> ControlTokens:
+    """The tokens that the settings name."""
+    tokens = ControlTokens()
+    if settings.control_token is not None:
+        tokens.add(DEFAULT_NAME, settings.control_token.get_secret_value())
+    for name, token in settings.control_tokens:
+        tokens.add(name, token.get_secret_value())
+    return tokens
+
+
+def ensure_token(settings: Settings, tokens: ControlTokens) -> None:
+    """Generate a token where the settings name none, and log where it lies.
+
+    A directory that cannot be written leaves the control endpoints closed; predictions are
+    answered all the same.
+    """
+    if settings.control_token is not None or settings.control_tokens:
+        return
+    path = settings.state_dir / FILE_NAME
+    try:
+        tokens.add(DEFAULT_NAME, read_or_create(path))
+    except (OSError, ValueError) as error:
+        log.error(  # noqa: TRY400 -- the cause is in the message
+            "no control token: control endpoints refuse every call until GATEWAY_CONTROL_TOKEN "
+            "is set or the file can be used; predictions are answered",
+            extra={"file": str(path.absolute()), "reason": str(error)},
+        )
+        return
+    log.warning(
+        "GATEWAY_CONTROL_TOKEN is not set; the control token is in a file",
+        extra={"file": str(path.absolute())},
+    )
+
+
+def read_or_create(path: Path) -> str:
+    """The token in a file, which is created with mode 0600 where there is none.
+
+    Of several processes that start at once all get the token of one.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: it holds too few characters.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        staged = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            with os.fdopen(
+                os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+            ) as file:
+                file.write(secrets.token_urlsafe(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, fails where another process was first.
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(staged)
+        finally:
+            staged.unlink(missing_ok=True)
+    token = path.read_text(encoding="utf-8").strip()
+    if len(token) < MIN_KEY_LENGTH:
+        raise ValueError(f"{path} holds {len(token)} characters; it needs {MIN_KEY_LENGTH}")
+    return token

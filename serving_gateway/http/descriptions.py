@@ -1,0 +1,73 @@
+"""What the generated OpenAPI page says beyond the types: errors, credentials, examples."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from serving_gateway.contract import ErrorResponse
+
+CONTROL_TOKEN: Final = Security(
+    HTTPBearer(
+        scheme_name="control",
+        description="A control token: the configured one, or that of the file control-token.",
+        auto_error=False,
+    )
+)
+API_KEY: Final = Security(
+    APIKeyHeader(
+        name="X-API-Key",
+        scheme_name="api_key",
+        description="One of GATEWAY_API_KEYS, where there are any; a control token will do too.",
+        auto_error=False,
+    )
+)
+KEY_IS_OPTIONAL: Final[dict[str, Any]] = {"security": [{}]}
+"""Beside `API_KEY`: a gateway without keys needs none."""
+
+ERRORS: Final = {
+    400: "The request or its body cannot be read.",
+    401: "The control token or API key is missing or wrong.",
+    403: "The Host or the Origin is not the gateway's own.",
+    404: "Unknown variant, version, model or path.",
+    405: "The path does not have this method.",
+    409: "Refused because of the present state; nothing changed.",
+    413: "The body or the batch is too large.",
+    415: "The body is not declared as JSON, or compressed in an unknown way.",
+    422: "A wrong value; `field` says where.",
+    431: "The target and headers are too large.",
+    500: "A bug in the gateway.",
+    502: "Triton's answer could not be passed on.",
+    503: "Not available now; `Retry-After` says when to ask again.",
+    504: "Triton did not answer in time.",
+}
+_ALWAYS: Final = (400, 401, 403, 405, 422, 431, 500)
+READ_ERRORS: Final = (*_ALWAYS, 404, 502, 503, 504)
+CHANGE_ERRORS: Final = (*READ_ERRORS, 409, 413, 415)
+PREDICT_ERRORS: Final = (*READ_ERRORS, 413, 415)
+
+BINARY: Final[dict[str, Any]] = {
+    "application/octet-stream": {
+        "schema": {"type": "string", "format": "binary"},
+    }
+}
+"""The JSON part followed by tensors, as Inference-Header-Content-Length says."""
+
+
+def errors_of_text(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of a route whose success is not JSON."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}
+    return {
+        status: {"description": ERRORS[status], "content": {"application/json": schema}}
+        for status in sorted(statuses)
+    }
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of a route."""
+    return {
+        status: {"description": ERRORS[status], "model": ErrorResponse}
+        for status in sorted(statuses)
+    }

@@ -1,0 +1,108 @@
+"""The one table from what can go wrong to what a caller is answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from serving_gateway.control.hosting import Hosting
+from serving_gateway.errors import (
+    ClientGone,
+    GatewayError,
+    InvalidInput,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    printable,
+)
+from serving_gateway.http.bodies import decode_error
+from serving_gateway.http.raw import error_body
+from serving_gateway.http.security import DataGuard
+from serving_gateway.telemetry.logs import RepeatedWarning
+
+log = logging.getLogger(__name__)
+
+_BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
+
+
+def translate(request: Request, error: Exception) -> GatewayError:
+    """The gateway's error for any exception of an endpoint or of the framework."""
+    if isinstance(error, GatewayError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid_request(error)
+    path = printable(request.url.path, 200)
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        method = printable(request.method, 50)
+        return MethodNotAllowed(
+            f"{path} does not have the method {method}.", allow=", ".join(_methods(request))
+        )
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return NotFound(f"There is no {path}; /docs lists what there is.")
+    return GatewayError(_BUG)
+
+
+def handle_errors(app: FastAPI, hosting: Hosting, guard: DataGuard) -> None:
+    """Answer every exception of the application.
+
+    Args:
+        app: gets the handlers.
+        hosting: tells what is still served.
+        guard: who may know that.
+    """
+    unanswered = RepeatedWarning(log, "a request was not answered")
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, ClientGone):
+            return Response(status_code=499)  # for the metrics: there is no client to read it
+        translated = translate(request, error)
+        request_id: bytes = request.scope["request_id"]
+        tags = getattr(request.scope.get("route"), "tags", ())
+        still, knows = None, guard.admits(request.headers.raw)
+        if not knows and translated.code == "unknown_model":
+            translated = NotFound("The gateway does not host that model.", code="unknown_model")
+        # A mistake in a prediction tells nothing about the state; what cannot be done now does.
+        if knows and (translated.status >= 500 or "data" not in tags):
+            still = hosting.still_served(request.path_params.get("model"))
+        if translated.status >= 500:
+            unanswered.log(
+                translated.code, request_id=request_id.decode(), reason=translated.message
+            )
+        body, headers = error_body(translated, request_id, still)
+        if isinstance(translated, MethodNotAllowed):
+            headers.append((b"allow", translated.allow.encode()))
+        response = Response(body, translated.status)
+        response.headers.raw.extend(headers)
+        return response
+
+    for kind in (GatewayError, RequestValidationError, HTTPException, ClientGone, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def _methods(request: Request) -> Iterator[str]:
+    """The methods that the path of a request has."""
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] == Match.FULL for route in request.app.router.routes):
+            yield method
+            if method == "GET":
+                yield "HEAD"
+
+
+def _invalid_request(error: RequestValidationError) -> GatewayError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "missing" and not place:
+        return MalformedRequest("The body is empty; this endpoint needs one, as JSON.")
+    found: BaseException | None = first.get("ctx", {}).get("error")
+    decoded = None if found is None else decode_error(found.__cause__)
+    if decoded is not None:
+        return decoded
+    code = "missing_field" if first["type"] == "missing" else "wrong_type"
+    return InvalidInput(f"{place}: {first['msg']}.", field=place or None, code=code)

@@ -1,0 +1,79 @@
+"""Pages for people: the status and the API, each under a policy that lets it run only its own."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
+from typing import Final
+
+from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
+
+from serving_gateway.errors import NotFound
+from serving_gateway.http.descriptions import READ_ERRORS, errors_of_text
+
+_INLINE: Final = re.compile(r"<(script|style)\b[^>]*>(.+?)</\1>", re.DOTALL)
+_DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+_HEADERS: Final = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def page_routes() -> APIRouter:
+    """The status page, the API page, and the API page's script and style."""
+    router = APIRouter(tags=["state"], responses=errors_of_text(*READ_ERRORS))
+    status, api = _Page("page.html"), _Page("docs.html", own_files=True)
+
+    @router.get("/", response_class=HTMLResponse)
+    async def status_page() -> Response:
+        """A page for people: what is in production, live."""
+        return status.response()
+
+    @router.get("/docs", include_in_schema=False)
+    async def api_page() -> Response:
+        return api.response()
+
+    @router.get("/docs/{name}", include_in_schema=False)
+    async def api_page_file(name: str) -> Response:
+        if name not in _DOCS_FILES:
+            raise NotFound(f"There is no /docs/{name[:100]}.")
+        content = files("fastapi_offline").joinpath("static", name).read_bytes()
+        return Response(content, headers=_HEADERS, media_type=_DOCS_FILES[name])
+
+    return router
+
+
+class _Page:
+    """A page, and a policy that holds the digests of its inline script and style."""
+
+    def __init__(self, name: str, *, own_files: bool = False) -> None:
+        self._text = files("serving_gateway.http").joinpath(name).read_text(encoding="utf-8")
+        allowed: dict[str, list[str]] = {"script": [], "style": []}
+        for kind, content in re.findall(
+            r"<(script|style)\b[^>]*>(.+?)</\1>", self._text, re.DOTALL
+        ):
+            digest = b64encode(sha256(content.encode()).digest()).decode()
+            allowed[kind].append(f"'sha256-{digest}'")
+        if own_files:
+            allowed["script"].append("'self'")
+            # The API page's script sets styles on elements.
+            allowed["style"] = ["'self'", "'unsafe-inline'"]
+        policy = (
+            "default-src 'none'",
+            f"script-src {' '.join(allowed['script'])}",
+            f"style-src {' '.join(allowed['style'])}",
+            "connect-src 'self'",
+            "img-src data:",  # the empty icon, so that no browser asks for /favicon.ico
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+        self._headers = {**_HEADERS, "content-security-policy": "; ".join(policy)}
+
+    def response(self) -> Response:
+        """The page."""
+        return HTMLResponse(self._text, headers=self._headers)

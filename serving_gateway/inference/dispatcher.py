@@ -1,0 +1,174 @@
+"""Which variant answers a request, and what happens when it cannot: for every protocol alike.
+
+On this path there is no call to MLflow, Dagster or the routing store (I8): all that it reads is
+the table in memory, all that it calls is Triton and the online feature store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    DeadlineExceeded,
+    GatewayError,
+    InvalidInput,
+    TooLarge,
+    TritonUnavailable,
+    Unavailable,
+    VariantUnavailable,
+)
+from serving_gateway.inference.router import Router, RoutingTable, Target
+from serving_gateway.inference.traffic import A, B
+from serving_gateway.inference.version_client import InferenceItem
+
+_FALLBACK: Final = (Unavailable, DeadlineExceeded, BadUpstreamAnswer, InvalidInput, TooLarge)
+"""What variant A answers instead of B. B may read other features and take fewer rows than A, so
+that B refuses a request says nothing of it: when A refuses it too, A's reason is reported."""
+_B_SHARE: Final = 0.5
+"""Part of a request's time that B gets before A is asked instead."""
+
+
+class RoutedRequest(InferenceItem):
+    """A client's request, wherever the routing rules lead it.
+
+    Attributes:
+        client_id: who asks; decides about split and mirror.
+        arrived: time of the event loop.
+        due: time of the event loop by which it ends.
+        table: the generation that it was last routed by.
+        target: where it was last sent.
+        fallback: why A answers although the client belongs to B's share.
+    """
+
+    __slots__ = (
+        "arrived",
+        "client_id",
+        "dispatcher",
+        "due",
+        "fallback",
+        "is_pinned",
+        "is_split",
+        "sent_at",
+        "table",
+        "target",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, arrived: float, due: float) -> None:
+        # Like `InferenceItem.__init__`, in one call: this is made for every request.
+        self.key = None
+        self.is_finished = False
+        self.batcher = None
+        self.tensors = ()
+        self.tail = None
+        self.traceparent = None
+        self.span = None
+        self.dispatcher = dispatcher
+        self.arrived = arrived
+        self.due = due
+        self.client_id: str | None = None
+        self.fallback: str | None = None
+        self.is_split = False
+        """Whether B was chosen for it by the traffic policy, and A may answer instead."""
+        self.is_pinned = False
+        """Whether the client named the version, so that no other may answer."""
+        self.sent_at = 0.0
+        self.table: RoutingTable
+        self.target: Target
+
+    def send(self, target: Target, deadline: float) -> None:
+        """Prepare the tensors for exactly this target and hand them to its batcher.
+
+        What fails later than this call is reported to `Dispatcher.recover`.
+
+        Raises:
+            GatewayError: the request does not fit, or the target cannot take it now.
+        """
+        raise NotImplementedError
+
+    def reject(self, error: GatewayError) -> None:
+        """End the request with an error, for good."""
+        raise NotImplementedError
+
+    def fail(self, error: GatewayError) -> None:
+        """An attempt failed on its way through the batcher."""
+        self.target.stats.fail()
+        self.dispatcher.call_failed(self, error)
+
+
+class Dispatcher:
+    """Routes the requests of one model.
+
+    Args:
+        router: the table to route by.
+        wake: called when Triton seems to have changed, to have it looked at now.
+        count_fallback: called for each request of B's share that A gets instead.
+    """
+
+    def __init__(
+        self, router: Router, wake: Callable[[], None], count_fallback: Callable[[], None]
+    ) -> None:
+        self.router = router
+        self._wake = wake
+        self._count_fallback = count_fallback
+
+    def dispatch(self, request: RoutedRequest) -> None:
+        """Send a request to the variant that the traffic policy says."""
+        table = self.router.table
+        policy = table.policy
+        if policy.split and policy.answers(request.client_id) == B:
+            request.is_split = True
+            deadline = request.arrived + (request.due - request.arrived) * _B_SHARE
+            self._attempt(request, table, table.targets.get(B), deadline)
+        else:
+            self._attempt(request, table, table.production, request.due)
+
+    def dispatch_to(self, request: RoutedRequest, target: Target) -> None:
+        """Send a request to the target that its client named."""
+        request.is_pinned = True
+        self._attempt(request, self.router.table, target, request.due)
+
+    def call_failed(self, request: RoutedRequest, error: GatewayError) -> None:
+        """Recover from a failure of Triton, as far as that is possible."""
+        if isinstance(error, (TritonUnavailable, VariantUnavailable)):
+            self._wake()
+        self.recover(request, error)
+
+    def recover(self, request: RoutedRequest, error: GatewayError) -> None:
+        """Answer by A what B could not, and by the newest version what a retired one could not."""
+        fresh = self.router.table
+        if request.is_split and isinstance(error, _FALLBACK):
+            self._count_fallback()
+            request.is_split = False
+            request.fallback = f"variant B could not answer: {error.message}"
+        elif (
+            request.is_pinned
+            or fresh is request.table
+            or fresh.production is None
+            or not isinstance(error, VariantUnavailable)
+        ):
+            request.reject(error)
+            return
+        self._attempt(request, fresh, fresh.production, request.due)
+
+    def _attempt(
+        self, request: RoutedRequest, table: RoutingTable, target: Target | None, deadline: float
+    ) -> None:
+        request.table = table
+        try:
+            if target is None:
+                raise no_version(request.is_split)
+            request.target = target
+            request.send(target, deadline)
+        except GatewayError as error:
+            self.recover(request, error)
+
+
+def no_version(is_split: bool) -> VariantUnavailable:
+    """The error of a request for a variant that was never reloaded."""
+    variant = B if is_split else A
+    return VariantUnavailable(
+        f"Variant {variant} has no version yet: nothing was ever reloaded onto it.",
+        code="no_effective_version",
+    )
