@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from platform_assets.local_stack.healing import fail_abandoned_runs, exclude_corrupt_versions
+from platform_assets.local_stack.healing import exclude_corrupt_versions, fail_abandoned_runs
 from platform_assets.packaging.onnx_export import sha256
 from platform_assets.packaging.triton_config import (
     ServingOptions,
