@@ -133,10 +133,9 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ensure_token(settings, tokens)
-        if feast is not None:
-            # Its import would take the time of the first requests. Whether the store is there
-            # is no matter for the start: look-ups are tried again.
-            await feast.prepare()
+        if shared.features is not None:
+            # The import of Feast would take the time of the first requests.
+            await shared.features.prepare()
         if writer is not None:
             await asyncio.to_thread(writer.start)
         # What is there by now stays: without this each full collection of garbage would look
@@ -144,9 +143,9 @@ def create_app(
         gc.collect()
         gc.freeze()
         await hosting.start()
-        if feast is not None:
+        if shared.features is not None:
             # The services of the records that were found; they are being looked up already.
-            await feast.prepare()
+            await shared.features.prepare()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
         tasks = [
@@ -249,6 +248,7 @@ def feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
     return FeatureReader(
         store,
         limit_seconds=settings.feature_seconds,
+        prepare_seconds=settings.feature_prepare_seconds,
         failures=settings.feature_failures,
         open_seconds=settings.feature_pause_seconds,
     )

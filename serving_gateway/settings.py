@@ -131,11 +131,19 @@ class Settings(BaseSettings):
         default=0.1,
         description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
     )
+    feature_prepare_seconds: Seconds = Field(
+        default=5.0,
+        description="How long a start or a reload waits at most until the feature store is open, "
+        "which includes the import of Feast; the rest is done in the background.",
+    )
     feature_failures: int = Field(
-        default=5, ge=1, description="Look-ups that fail in a row before none is tried for a while."
+        default=5,
+        ge=1,
+        description="Reads of one feature service that fail in a row before none is tried for a "
+        "while. Other services are not affected.",
     )
     feature_pause_seconds: Seconds = Field(
-        default=1.0, description="That while, after which one look-up tries the store again."
+        default=1.0, description="That while, after which one look-up tries the service again."
     )
 
     control_token: SecretStr | None = Field(

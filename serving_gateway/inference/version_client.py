@@ -289,6 +289,7 @@ class VersionClient:
             request,
             items[-1].deadline,
             partial(self._on_complete, batch, batcher, span),
+            repeatable=first.tail is None,  # its parameters may be those of a sequence
         )
 
     def _span(self, batch: Batch[InferenceItem]) -> InferenceSpan | None:

@@ -68,7 +68,7 @@ class PlayedFeatures:
         self.told.extend((one, self.generation()) for one in services)
         raise RuntimeError("it is broken")
 
-    async def read(self, *_: Any) -> Any:
+    def read(self, *_: Any) -> None:
         raise NotImplementedError
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from serving_gateway.triton.client import translated
 
 from serving_gateway import errors
 from serving_gateway.control.registry import MlflowRegistry
@@ -21,7 +22,6 @@ from serving_gateway.errors import (
 from serving_gateway.http.raw import error_body
 from serving_gateway.inference.open_inference import check_version
 from serving_gateway.triton import connections
-from serving_gateway.triton.client import translated
 from serving_gateway.triton.connections import Answer
 from serving_gateway.triton.protocol import error_text, parse_inference
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, FeatureSource, PredictRequest, Signature
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
-from serving_gateway.features.types import Found, Status
+from serving_gateway.features.types import LookupDone, LookupResult, Status
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.rows import RowReader, Rows
 
@@ -24,11 +25,11 @@ SIGNATURE = Signature(
 )
 CODEC = Codec(SIGNATURE)
 NOWHERE = Codec(Signature(features=SIGNATURE.features, packed_input="features"))
-STORED: dict[int | str, Found] = {
-    1: Found(Status.FOUND, [1.0, 10.0], (), None),
-    2: Found(Status.FOUND, [2.0, 20.0], (), None),
-    7: Found(Status.EXPIRED, None, (), datetime(2020, 1, 1, tzinfo=UTC)),
-    8: Found(Status.INCOMPLETE, None, ("length",), None),
+STORED: dict[int | str, LookupResult] = {
+    1: LookupResult(Status.FOUND, [1.0, 10.0], (), None),
+    2: LookupResult(Status.FOUND, [2.0, 20.0], (), None),
+    7: LookupResult(Status.EXPIRED, None, (), datetime(2020, 1, 1, tzinfo=UTC).timestamp()),
+    8: LookupResult(Status.INCOMPLETE, None, ("length",), None),
 }
 
 
@@ -39,18 +40,19 @@ class Store:
         self.down = False
         self.asked: list[tuple[str, tuple[str, ...]]] = []
 
-    async def look_up(
+    def look_up(
         self,
         service: str,
         names: tuple[str, ...],
         ids: Sequence[int | str],
-        nullable: frozenset[str] = frozenset(),
-    ) -> list[Found]:
+        nullable: frozenset[str],
+        done: LookupDone,
+    ) -> None:
         self.asked.append((service, names))
         self.nullable = nullable
-        if self.down:
-            raise FeaturesUnavailable("down")
-        return [STORED.get(one, Found(Status.UNKNOWN, None, (), None)) for one in ids]
+        outcome = [STORED.get(one, LookupResult(Status.UNKNOWN, None, (), None)) for one in ids]
+        error = FeaturesUnavailable("down") if self.down else None
+        asyncio.get_running_loop().call_soon(done, error or outcome)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ async def test_rows_come_in_the_order_of_the_signature(reader: RowReader, store:
 async def test_a_null_of_the_store_travels_as_nan(reader: RowReader, store: Store) -> None:
     features = (Feature("width", DType.FP32), Feature("length", DType.FP32, nullable=True))
     codec = Codec(Signature(features, packed_input="features", feature_service="flowers_v1"))
-    STORED[5] = Found(Status.FOUND, [5.0, None], (), None)
+    STORED[5] = LookupResult(Status.FOUND, [5.0, None], (), None)
     rows = await reader.of_entities(codec, PredictRequest(entity_ids=[5, 1]))
     assert store.nullable == {"length"}
     assert [math.isnan(one) for one in numbers(rows)] == [False, True, False, False]
