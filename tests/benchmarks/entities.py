@@ -18,7 +18,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.benchmarks.environment import start_gateway
 from tests.benchmarks.wrk import BenchmarkError
 from tests.chain import FEATURE_ASSETS, Chain, new_chain
@@ -48,7 +48,7 @@ def route_to(state_dir: Path, chain: Chain, variants: Mapping[str, int] | None =
         for alias, version in (variants or {"A": 1}).items()
     }
     record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants=slots)
-    asyncio.run(FileStore(state_dir, DEFAULT_MODEL).compare_and_set(0, record))
+    asyncio.run(FileStore(state_dir).replace(RoutingRecord(DEFAULT_MODEL), record))
 
 
 @contextlib.contextmanager

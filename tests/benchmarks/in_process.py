@@ -30,7 +30,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import user_environment
 from tests.benchmarks.memory_network import MemoryClient, MemoryLoop, gateway_config, serving
@@ -59,7 +59,7 @@ def prepare(home: Path) -> None:
         for alias, version in (("A", 1), ("B", 2))
     }
     record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants=variants)
-    asyncio.run(FileStore(home / "gateway", DEFAULT_MODEL).compare_and_set(0, record))
+    asyncio.run(FileStore(home / "gateway").replace(RoutingRecord(DEFAULT_MODEL), record))
 
 
 async def measure(batches: int, *, profile: bool = False) -> dict[str, Any]:
