@@ -56,7 +56,7 @@ lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
-bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## requests/s of the gateway against raw Triton, and the pipeline by rows, on this machine
+bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against raw Triton and its own bounds, and the pipeline by rows, on this machine
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
 

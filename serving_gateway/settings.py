@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -24,6 +25,26 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 def _http_url(value: str) -> str:
     """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
     return str(_HTTP_URL.validate_python(value)).rstrip("/")
+
+
+def redis_place(url: str) -> str:
+    """Host and port of a Redis URL, for people: without credentials.
+
+    Raises:
+        ValueError: it cannot be read; the message does not repeat it, as it may hold a password.
+    """
+    try:
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
+    except ValueError:
+        address, host, port = None, None, None
+    # A '/', '?' or '#' in a password ends the authority early, and moves the '@' behind it.
+    if address is None or "@" in f"{address.path}{address.query}{address.fragment}":
+        raise ValueError(
+            "cannot be read as an address: percent-encode '/', '?', '#', '@' and ':' in the "
+            "password (as %2F, %3F, %23, %40 and %3A)"
+        ) from None
+    return f"{host}:{port or 6379}" if host else "its socket"
 
 
 class Settings(BaseSettings):
@@ -59,7 +80,7 @@ class Settings(BaseSettings):
         description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
         "from their first reload on.",
     )
-    max_models: int = Field(default=100, ge=1, le=10_000, description="Most models hosted.")
+    max_models: int = Field(default=1000, ge=1, le=10_000, description="Most models hosted.")
     state_dir: Path = Field(
         default=Path(".local/gateway"),
         description="Where the file store keeps the routing record, and every replica a snapshot "
@@ -78,7 +99,7 @@ class Settings(BaseSettings):
         default=5.0,
         ge=1,
         le=3600,
-        description="How long a replica that tells nothing more counts as live.",
+        description="How long a replica that reports nothing more counts as live.",
     )
 
     triton_url: str = Field(default="http://127.0.0.1:8000", description="Triton's HTTP address.")
@@ -106,10 +127,13 @@ class Settings(BaseSettings):
         default=1.0, description="Limit for a readiness or metadata question."
     )
     watch_seconds: Seconds = Field(
-        default=0.5, description="How often the routing store and Triton are looked at."
+        default=0.5,
+        description="How often the routing store is looked at, and each version that answers no "
+        "requests is probed; at most 50 versions a second are, idle ones in turn.",
     )
     staleness_seconds: Seconds = Field(
-        default=3.0, description="How long a confirmed READY counts while Triton does not answer."
+        default=3.0,
+        description="How long a confirmed READY counts while Triton does not answer probes.",
     )
     warm_up_seconds: Seconds = Field(
         default=30.0, description="Limit for the inference that proves a version before a switch."
@@ -131,11 +155,19 @@ class Settings(BaseSettings):
         default=0.1,
         description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
     )
+    feature_prepare_seconds: Seconds = Field(
+        default=5.0,
+        description="How long a start or a reload waits at most until the feature store is open, "
+        "which includes the import of Feast; the rest is done in the background.",
+    )
     feature_failures: int = Field(
-        default=5, ge=1, description="Look-ups that fail in a row before none is tried for a while."
+        default=5,
+        ge=1,
+        description="Reads of one feature service that fail in a row before none is tried for a "
+        "while. Other services are not affected.",
     )
     feature_pause_seconds: Seconds = Field(
-        default=1.0, description="That while, after which one look-up tries the store again."
+        default=1.0, description="That while, after which one look-up tries the service again."
     )
 
     control_token: SecretStr | None = Field(
@@ -372,7 +404,9 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        # The message must not repeat the address: it may hold a password.
+        # The messages must not repeat the address: it may hold a password.
         if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
             raise ValueError(f"must start with one of {', '.join(_REDIS_SCHEMES)}")
+        if value is not None:
+            redis_place(value.get_secret_value())
         return value

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
@@ -19,9 +20,9 @@ from k8s.local.platform import PlayedPlatform, overlay, rendered
 from k8s.local.podman import Podman, PodmanError
 from k8s.local.variables import UntranslatableError
 from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
-from platform_assets.local_stack.http import answers_ok, get_json, post_json
+from platform_assets.local_stack.http import answers_ok, get, post
 from platform_assets.local_stack.settings import StackError
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import DEFAULT_MODEL, FeatureSource, ModelStatus, PredictResponse
 
 _ROW: Final = {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "me"}
 _PROOF: Final = f"proof/{DEFAULT_MODEL}/latest/"
@@ -49,12 +50,15 @@ def _predict(platform: PlayedPlatform, console: Console) -> None:
         PodmanError: the row was not looked up in the feature store.
     """
     url = f"{platform.url('gateway')}/predict"
-    for asked, source in ((_ROW, "payload"), ({"entity_id": 17}, "feast")):
-        answer = post_json(url, asked)
+    for asked, source in (
+        (_ROW, FeatureSource.PAYLOAD),
+        ({"entity_id": 17}, FeatureSource.FEAST),
+    ):
+        answer = post(url, asked, PredictResponse)
         console.rule(f"POST /predict {json.dumps(asked)}", align="left")
-        console.print(json.dumps(answer), markup=False, highlight=False)
-        if answer["feature_source"] != source:
-            raise PodmanError(f"the features came from {answer['feature_source']}, not {source}")
+        _print_json(answer, console)
+        if answer.feature_source is not source:
+            raise PodmanError(f"the features came from {answer.feature_source}, not {source}")
 
 
 def _lose_triton(platform: PlayedPlatform, console: Console) -> None:
@@ -63,7 +67,7 @@ def _lose_triton(platform: PlayedPlatform, console: Console) -> None:
     Raises:
         PodmanError: it does not come back, or with another version.
     """
-    before = post_json(f"{platform.url('gateway')}/predict", _ROW)
+    before = post(f"{platform.url('gateway')}/predict", _ROW, PredictResponse)
     killed = platform.process_of("triton")
     os.kill(killed, signal.SIGKILL)
     _noticed(platform, "Triton was killed", console)
@@ -81,28 +85,47 @@ def _lose_triton(platform: PlayedPlatform, console: Console) -> None:
 
 
 def _noticed(platform: PlayedPlatform, what: str, console: Console) -> None:
-    ready = f"{platform.url('gateway')}/ready"
-    platform.until(lambda: not answers_ok(ready), 30, "the gateway notices the loss", "gateway")
-    console.print(f"{what}: the gateway answers 503 to /ready")
+    platform.until(
+        lambda: not answers_ok(_model_ready(platform)),
+        30,
+        "the gateway notices the loss",
+        "gateway",
+    )
+    console.print(f"{what}: the gateway answers 503 for {DEFAULT_MODEL}")
 
 
-def _same_again(platform: PlayedPlatform, before: dict[str, Any], console: Console) -> None:
+def _model_ready(platform: PlayedPlatform) -> str:
+    return f"{platform.url('gateway')}/models/{DEFAULT_MODEL}/ready"
+
+
+def _same_again(platform: PlayedPlatform, before: PredictResponse, console: Console) -> None:
     platform.wait_for("triton", "readinessProbe", _BACK_WITHIN_S)
-    platform.wait_for("gateway", "readinessProbe", _BACK_WITHIN_S)
-    after = post_json(f"{platform.url('gateway')}/predict", _ROW)
+    # The gateway's own probe says nothing of a single model.
+    platform.until(
+        lambda: answers_ok(_model_ready(platform)),
+        _BACK_WITHIN_S,
+        f"{DEFAULT_MODEL} is ready again",
+        "gateway",
+    )
+    after = post(f"{platform.url('gateway')}/predict", _ROW, PredictResponse)
     for name in ("version", "run_id", "predictions", "probabilities"):
-        if after[name] != before[name]:
+        if getattr(after, name) != getattr(before, name):
             raise PodmanError(f"Triton came back with another {name}: {before} then, {after} now")
-    console.print(f"[green]✓[/] version {after['version']} serves again, and answers the same")
+    console.print(f"[green]✓[/] version {after.version} serves again, and answers the same")
 
 
 def _prove(platform: PlayedPlatform, console: Console) -> None:
     for name in ("triton_ready_and_repo_index.txt", "reload_variant_A.json"):
         console.rule(name, align="left")
         console.print(platform.file("platform-state", _PROOF + name).rstrip(), markup=False)
-    served = get_json(f"{platform.url('gateway')}/models/{DEFAULT_MODEL}")
-    console.rule("GET /models/best_model, effective", align="left")
-    console.print(json.dumps(served["effective"]), markup=False, highlight=False)
+    served = get(f"{platform.url('gateway')}/models/{DEFAULT_MODEL}", ModelStatus)
+    console.rule(f"GET /models/{DEFAULT_MODEL}, effective", align="left")
+    for slot in served.effective.values():
+        _print_json(slot, console)
+
+
+def _print_json(body: msgspec.Struct, console: Console) -> None:
+    console.print(msgspec.json.encode(body).decode(), markup=False, highlight=False)
 
 
 def _confined(platform: PlayedPlatform, console: Console) -> None:

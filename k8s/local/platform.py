@@ -48,10 +48,13 @@ def rendered(overlay: Path) -> list[dict[str, Any]]:
 
 def new_secrets() -> dict[str, dict[str, str]]:
     """Return values for every secret that the manifests read; good for one play."""
-    password = secrets.token_hex(24)
+    password, token = secrets.token_hex(24), secrets.token_hex(32)
     return {
         "triton-control": {"key": secrets.token_hex(32)},
-        "gateway-control": {"token": secrets.token_hex(32)},
+        "gateway-control": {
+            "token": token,
+            "tokens": f"dagster:{token},operator:{secrets.token_hex(32)}",
+        },
         "postgres-credentials": {"username": "platform", "password": secrets.token_hex(24)},
         "redis-credentials": {
             "url": f"redis://:{password}@redis:6379/0",

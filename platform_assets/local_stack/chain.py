@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from platform_assets.local_stack.http import post_json
+from platform_assets.local_stack.http import post
 from platform_assets.local_stack.settings import StackError
 
 LOCATION: Final = "platform"
@@ -193,9 +193,8 @@ def _failure_text(raw: dict[str, Any]) -> str:
 
 def _graphql(dagster_url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     try:
-        body = post_json(
-            f"{dagster_url}/graphql", {"query": query, "variables": variables}, timeout_s=60
-        )
+        asked = {"query": query, "variables": variables}
+        body = post(f"{dagster_url}/graphql", asked, dict[str, Any], timeout_s=60)
     except (OSError, ValueError) as error:
         raise StackError(
             f"Dagster at {dagster_url} does not answer ({error}): start it with `make up`, or "

@@ -6,7 +6,11 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+Body = TypeVar("Body")
 
 # A proxy of the user's environment must not stand between us and our own loopback.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -21,21 +25,21 @@ def answers_ok(url: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
-def get_json(url: str, timeout_s: float = 10.0) -> dict[str, Any]:
-    """Return the JSON object at `url`.
+def get(url: str, kind: type[Body], timeout_s: float = 10.0) -> Body:
+    """Return the JSON body at `url`.
 
     Raises:
         OSError: no answer, or one that is not 2xx.
-        ValueError: the answer is no JSON.
+        ValueError: the answer is not a body of that kind.
     """
     with _OPENER.open(url, timeout=timeout_s) as answer:
-        return dict(json.load(answer))
+        return msgspec.json.decode(answer.read(), type=kind)
 
 
-def post_json(url: str, body: Mapping[str, Any], timeout_s: float = 10.0) -> dict[str, Any]:
-    """Post a JSON object and return the one that is answered; raises as `get_json` does."""
+def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float = 10.0) -> Body:
+    """Post a JSON object and return the body of the answer; raises as `get` does."""
     request = urllib.request.Request(  # noqa: S310 # our own loopback address
         url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
     with _OPENER.open(request, timeout=timeout_s) as answer:
-        return dict(json.load(answer))
+        return msgspec.json.decode(answer.read(), type=kind)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from platform_assets.local_stack.http import answers_ok, post_json
+from platform_assets.local_stack.http import answers_ok, post
 from platform_assets.local_stack.settings import LOOPBACK, ROOT, StackSettings
 
 TRITON: Final = "triton"
@@ -15,6 +15,15 @@ MLFLOW: Final = "mlflow"
 GATEWAY: Final = "gateway"
 WEBSERVER: Final = "dagster-webserver"
 DAEMON: Final = "dagster-daemon"
+
+TRITON_KEY: Final = "TRITON_CONTROL_KEY"
+GATEWAY_TOKEN: Final = "GATEWAY_CONTROL_TOKEN"  # noqa: S105 # a variable's name
+"""The pipeline's own token, which it sends to the gateway."""
+GATEWAY_TOKENS: Final = "GATEWAY_CONTROL_TOKENS"
+"""Every token that the gateway accepts, by name."""
+SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS})
+"""Variables that a service gets only when it needs them."""
+_PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,8 @@ class Service:
     address: str
     ready: Callable[[], bool]
     grace_s: int = 15
+    secrets: frozenset[str] = frozenset()
+    """Those of `SECRETS` that its process gets."""
 
 
 def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]:
@@ -78,7 +89,9 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
             1,
             (python, "-m", "serving_gateway"),
             settings.gateway_url,
-            partial(answers_ok, f"{settings.gateway_url}/health"),
+            # Not /health: what is in production is asked for right after the start.
+            partial(answers_ok, f"{settings.gateway_url}/ready"),
+            secrets=frozenset({GATEWAY_TOKENS}),
         ),
         Service(
             WEBSERVER,
@@ -90,6 +103,7 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
             ),
             settings.dagster_url,
             partial(definitions_loaded, settings.dagster_url),
+            secrets=_PIPELINE_SECRETS,
         ),
         Service(
             DAEMON,
@@ -98,8 +112,9 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
                 python,
                 *("-m", "platform_assets.local_stack.daemon", "run", "--workspace", workspace),
             ),
-            "heartbeats, told by the webserver",
+            "heartbeats, as the webserver reports them",
             partial(daemon_healthy, settings.dagster_url, since),
+            secrets=_PIPELINE_SECRETS,
         ),
     )
 
@@ -130,7 +145,8 @@ def daemon_healthy(dagster_url: str, since: float) -> bool:
 
 def _asked(dagster_url: str, query: str) -> dict[str, Any]:
     try:
-        return dict(post_json(f"{dagster_url}/graphql", {"query": query}, timeout_s=5)["data"])
+        url = f"{dagster_url}/graphql"
+        return dict(post(url, {"query": query}, dict[str, Any], timeout_s=5)["data"])
     except (OSError, KeyError, TypeError, ValueError):
         return {}
 

@@ -9,14 +9,21 @@ from shlex import quote
 from typing import Any, Final
 from urllib.error import HTTPError
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from platform_assets.local_stack.http import get_json, post_json
+from platform_assets.local_stack.http import get, post
 from platform_assets.local_stack.processes import services
 from platform_assets.local_stack.settings import StackError, StackSettings
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    HealthStatus,
+    Mode,
+    ModelStatus,
+    PredictResponse,
+)
 
 SAMPLE_ROW: Final = (5.1, 3.5, 1.4, 0.2)
 _PROOF_FILES: Final = ("triton_ready_and_repo_index.txt", "reload_variant_A.json")
@@ -40,24 +47,24 @@ class Production:
 def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Production:
     """Ask the gateway what of a model is in production now."""
     try:
-        page = get_json(f"{settings.gateway_url}/models/{model_name}")
-    except OSError as error:
+        status = get(f"{settings.gateway_url}/models/{model_name}", ModelStatus)
+    except (OSError, ValueError) as error:
         if isinstance(error, HTTPError) and error.code == HTTPStatus.NOT_FOUND:
             return Production(None)  # never served
         return Production(None, reasons=(f"the gateway does not answer: {error}",))
-    slot = page["effective"].get("A")
-    if slot is not None and slot["ready"]:
-        return Production(int(slot["version"]), pinned=slot["mode"] == "pinned")
-    return Production(None, reasons=tuple(page["replica"]["reasons"]))
+    slot = status.effective.get("A")
+    if slot is not None and slot.ready:
+        return Production(slot.version, pinned=slot.mode == Mode.PINNED)
+    return Production(None, reasons=status.replica.reasons)
 
 
 def other_models(settings: StackSettings) -> list[str]:
     """Models beside the default one that the gateway serves; none when it does not answer."""
     try:
-        names = get_json(f"{settings.gateway_url}/models")["models"]
-    except OSError:
+        status = get(f"{settings.gateway_url}/models", ModelStatus)
+    except (OSError, ValueError):
         return []
-    return [name for name in names if name != DEFAULT_MODEL]
+    return [name for name in status.models if name != DEFAULT_MODEL]
 
 
 def print_addresses(settings: StackSettings, console: Console) -> None:
@@ -128,17 +135,17 @@ def print_proof(settings: StackSettings, console: Console) -> None:
             raise StackError(f"the chain left no {name} in {folder}")
         _print_block(console, name, path.read_text())
     try:
-        for path_ in ("/health", "/models"):
-            page = get_json(settings.gateway_url + path_)
-            _print_block(console, f"GET {path_}", json.dumps(page, indent=2))
-        answer = post_json(
-            f"{settings.gateway_url}/predict", {"data": [SAMPLE_ROW], "client_id": "me"}
-        )
-    except OSError as error:
+        health = get(f"{settings.gateway_url}/health", HealthStatus)
+        status = get(f"{settings.gateway_url}/models", ModelStatus)
+        body = {"data": [SAMPLE_ROW], "client_id": "me"}
+        answer = post(f"{settings.gateway_url}/predict", body, PredictResponse)
+    except (OSError, ValueError) as error:
         raise StackError(f"the gateway did not answer: {error}") from error
-    _print_block(console, "POST /predict", json.dumps(answer, indent=2))
+    _print_block(console, "GET /health", _pretty(health))
+    _print_block(console, "GET /models", _pretty(status))
+    _print_block(console, "POST /predict", _pretty(answer))
     console.print(
-        f"[green]Proved:[/] version {answer['version']} (run {answer['run_id']}) is READY in "
+        f"[green]Proved:[/] version {answer.version} (run {answer.run_id}) is READY in "
         "Triton, routed to by every gateway replica, and answers."
     )
 
@@ -152,7 +159,7 @@ def print_status(settings: StackSettings, owner: int | None, console: Console) -
         all_ready &= ready
         table.add_row(service.name, "[green]yes[/]" if ready else "[red]no[/]", service.address)
     console.print(table)
-    holder = "nobody" if owner is None else f"pid {owner}"
+    holder = "no process" if owner is None else f"pid {owner}"
     console.print(f"state: {settings.state_dir}, held by {holder}")
     served = production(settings)
     console.print("in production:")
@@ -160,6 +167,10 @@ def print_status(settings: StackSettings, owner: int | None, console: Console) -
     for model_name in other_models(settings):
         console.print(f"  {model_name}: {escape(str(production(settings, model_name)))}")
     return 0 if all_ready and served.version is not None else 1
+
+
+def _pretty(body: msgspec.Struct) -> str:
+    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
 def _print_block(console: Console, title: str, text: str) -> None:

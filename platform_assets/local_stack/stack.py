@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from platform_assets.local_stack.processes import (
+    GATEWAY_TOKEN,
+    GATEWAY_TOKENS,
+    TRITON_KEY,
     Service,
     environment,
     services,
@@ -154,20 +157,26 @@ def prepare_state(settings: StackSettings) -> None:
 def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return this state directory's secrets, made on first use and readable by the owner alone.
 
-    A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`.
+    A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`. The gateway knows
+    the operator and the pipeline by tokens of their own, so that its record says which of them
+    made a switch; those of `GATEWAY_CONTROL_TOKENS` are accepted besides.
 
-    Whoever may read the arguments of the server's process (this user and root) can read
+    Users that may read the arguments of the server's process (this one and root) can read
     Triton's control key there.
     """
     from platform_assets.local_stack.triton_server import control_key
 
-    token = _kept_secret(settings.state_dir / "secrets" / "gateway-control-token")
+    folder = settings.state_dir / "secrets"
+    operator = _kept_secret(folder / "gateway-control-token")
+    pipeline = _kept_secret(folder / "gateway-pipeline-token")
     key = control_key(settings.state_dir)
     if settings.external_triton is not None:
-        key = environ.get("TRITON_CONTROL_KEY") or key
+        key = environ.get(TRITON_KEY) or key
+    tokens = [f"operator:{operator}", f"dagster:{pipeline}", environ.get(GATEWAY_TOKENS, "")]
     return {
-        "TRITON_CONTROL_KEY": key,
-        "GATEWAY_CONTROL_TOKEN": token,
+        TRITON_KEY: key,
+        GATEWAY_TOKEN: pipeline,
+        GATEWAY_TOKENS: ",".join(filter(None, tokens)),
     }
 
 

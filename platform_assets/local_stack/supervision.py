@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from platform_assets.local_stack.processes import Service
+from platform_assets.local_stack.processes import SECRETS, Service
 from platform_assets.local_stack.settings import StackError, StackSettings
 
 _TETHER: Final = "platform_assets.local_stack.tether"
@@ -79,9 +79,10 @@ def configuration(settings: StackSettings, services: Sequence[Service]) -> str:
 
 def _program(settings: StackSettings, service: Service) -> dict[str, str]:
     # The tether is what keeps a killed supervisord from leaving the service behind.
+    withheld = [word for name in sorted(SECRETS - service.secrets) for word in ("--without", name)]
     tethered = (
         str(settings.python),
-        *("-m", _TETHER, "--grace", str(service.grace_s), "--"),
+        *("-m", _TETHER, "--grace", str(service.grace_s), *withheld, "--"),
         *service.argv,
     )
     return {

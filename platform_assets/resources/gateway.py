@@ -1,4 +1,4 @@
-"""The gateways, as the pipeline sees them: reload, look, ask for a prediction."""
+"""The gateways, as the pipeline sees them: switches, status, predictions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import dagster as dg
 import msgspec
 from pydantic import Field
 
-from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
+from serving_gateway.contract import (
+    ErrorResponse,
+    HealthStatus,
+    ModelStatus,
+    PredictResponse,
+    ReloadRequest,
+    ReloadResponse,
+    RollbackRequest,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -22,6 +30,8 @@ _RELOAD_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
 _NOT_HOSTED: Final = frozenset({"unknown_model", "model_not_open"})
 
+Body = TypeVar("Body", bound=msgspec.Struct)
+
 
 class GatewayError(Exception):
     """A gateway could not be used; the message says which and why."""
@@ -29,6 +39,10 @@ class GatewayError(Exception):
 
 class GatewayUnavailable(GatewayError):
     """No gateway answers at that address."""
+
+
+class UnreadableAnswer(GatewayError):
+    """The gateway answered something that its contract does not know."""
 
 
 class GatewayRefused(GatewayError):
@@ -48,7 +62,7 @@ class ModelNotHosted(GatewayRefused):
 class Convergence:
     """How far the replicas followed a switch."""
 
-    late: dict[str, str]
+    behind: dict[str, str]
     """Address or id of each replica that did not, and how it stands instead."""
     live: tuple[str, ...]
     """Ids of all live replicas."""
@@ -83,51 +97,71 @@ class GatewayResource(dg.ConfigurableResource[None]):
         """
         return self._change(model_name, f"/variant/{alias}/rollback", request)
 
-    def models(self, replica: str, model_name: str) -> dict[str, Any]:
-        """Return what one replica says of a model (`GET /models/{model_name}`).
+    def model_status(self, replica: str, model_name: str) -> ModelStatus:
+        """Return the status of a model on one replica (`GET /models/{model_name}`).
 
         Raises:
             GatewayUnavailable: it does not answer.
             ModelNotHosted: it never routed to a version of the model, or does not yet.
+            UnreadableAnswer: it answers something else.
         """
-        return self._json(replica, f"/models/{model_name}")
+        return self._get(replica, f"/models/{model_name}", ModelStatus)
 
-    def pages(self, model_name: str) -> list[dict[str, Any]]:
-        """Return what each replica that hosts the model says of it; none before the first reload.
+    def model_statuses(self, model_name: str) -> list[ModelStatus]:
+        """Return the status on each replica that hosts the model; none before the first reload.
 
         Raises:
             GatewayUnavailable: a replica does not answer.
+            UnreadableAnswer: a replica answers something else.
         """
-        found = []
+        statuses = []
         for replica in self.replicas:
             with contextlib.suppress(ModelNotHosted):
-                found.append(self.models(replica, model_name))
-        return found
+                statuses.append(self.model_status(replica, model_name))
+        return statuses
 
-    def health(self, replica: str, model_name: str) -> dict[str, Any]:
-        """Return `GET /models/{model_name}/health` of one replica."""
-        return self._json(replica, f"/models/{model_name}/health")
+    def health(self, replica: str, model_name: str) -> HealthStatus:
+        """Return `GET /models/{model_name}/health` of one replica.
+
+        Raises:
+            GatewayUnavailable: it does not answer.
+            UnreadableAnswer: it answers something else.
+        """
+        return self._get(replica, f"/models/{model_name}/health", HealthStatus)
 
     def metrics(self, replica: str) -> str:
         """Return `GET /metrics` of one replica, in Prometheus' text format."""
         return self._request(replica, "GET", "/metrics").decode()
 
-    def predict(self, model_name: str, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-        """Return the answer to a prediction for rows in signature order; None is missing."""
+    def predict(self, model_name: str, rows: Sequence[Sequence[Any]]) -> PredictResponse:
+        """Return the answer to a prediction for rows in signature order; None is missing.
+
+        Raises:
+            GatewayUnavailable: no replica answers.
+            GatewayRefused: with the gateway's own reason.
+            UnreadableAnswer: the answer is not one to a prediction.
+        """
+        path = f"/models/{model_name}/predict"
         answer = self._any_replica(
             "POST",
-            f"/models/{model_name}/predict",
+            path,
             content=msgspec.json.encode({"data": rows}),
             headers={"content-type": "application/json"},
         )
-        return dict(msgspec.json.decode(answer))
+        return _decode(answer, path, PredictResponse)
 
-    def wait_switched(
-        self, model_name: str, alias: str, answer: ReloadResponse, deadline_s: float
+    def wait_until_followed(
+        self, model_name: str, alias: str, switch: ReloadResponse, deadline_s: float
     ) -> Convergence:
-        """Wait until every replica routes `alias` by the generation that a reload made.
+        """Wait until every replica routes `alias` by the generation that a switch made.
 
-        Every replica is each address of `urls`, and whichever else those list as live.
+        Every replica is each address of `urls`, and each other one that those list as live.
+
+        Args:
+            model_name: the model.
+            alias: the variant that was switched.
+            switch: what the gateway answered to it.
+            deadline_s: seconds to wait at most.
 
         Raises:
             GatewayUnavailable: an address does not answer at the end of the time.
@@ -136,35 +170,38 @@ class GatewayResource(dg.ConfigurableResource[None]):
         while True:
             out_of_time = time.monotonic() >= deadline
             try:
-                found = self._convergence(model_name, alias, answer)
+                convergence = self._convergence(model_name, alias, switch)
             except GatewayError:
                 if out_of_time:
                     raise
             else:
-                if out_of_time or not found.late:
-                    return found
+                if out_of_time or not convergence.behind:
+                    return convergence
             time.sleep(_POLL_S)
 
-    def _convergence(self, model_name: str, alias: str, answer: ReloadResponse) -> Convergence:
-        late: dict[str, str] = {}
+    def _convergence(self, model_name: str, alias: str, switch: ReloadResponse) -> Convergence:
+        behind: dict[str, str] = {}
         live: set[str] = set()
         for replica in self.replicas:
             try:
-                page = self.models(replica, model_name)
+                status = self.model_status(replica, model_name)
             except ModelNotHosted:
-                late[replica] = "does not host the model yet"
+                behind[replica] = "does not host the model yet"
                 continue
-            version = effective_version(page, alias)
-            if version != answer.version:
-                late[replica] = "no confirmed version" if version is None else f"version {version}"
-            late |= laggards(page, answer.generation)
-            live |= {str(other["id"]) for other in page["replicas"]}
-        return Convergence(late, tuple(sorted(live)))
+            version = confirmed_version(status, alias)
+            if version != switch.version:
+                behind[replica] = (
+                    "no confirmed version" if version is None else f"version {version}"
+                )
+            behind |= replicas_behind(status, switch.generation)
+            live |= {other.id for other in status.replicas}
+        return Convergence(behind, tuple(sorted(live)))
 
     def _change(self, model_name: str, path: str, request: msgspec.Struct) -> ReloadResponse:
+        path = f"/models/{model_name}{path}"
         answer = self._any_replica(
             "POST",
-            f"/models/{model_name}{path}",
+            path,
             content=msgspec.json.encode(request),
             headers={
                 "content-type": "application/json",
@@ -172,10 +209,10 @@ class GatewayResource(dg.ConfigurableResource[None]):
             },
             timeout_s=_RELOAD_TIMEOUT_S,
         )
-        return msgspec.json.decode(answer, type=ReloadResponse)
+        return _decode(answer, path, ReloadResponse)
 
-    def _json(self, replica: str, path: str) -> dict[str, Any]:
-        return dict(msgspec.json.decode(self._request(replica, "GET", path)))
+    def _get(self, replica: str, path: str, kind: type[Body]) -> Body:
+        return _decode(self._request(replica, "GET", path), replica + path, kind)
 
     def _any_replica(self, method: str, path: str, **options: Any) -> bytes:
         unavailable: GatewayUnavailable | None = None
@@ -204,13 +241,22 @@ class GatewayResource(dg.ConfigurableResource[None]):
         raise _refusal(replica, path, answer)
 
 
-def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
-    code, reason = "", answer.text[:500]
+def _decode(body: bytes, where: str, kind: type[Body]) -> Body:
     try:
-        body = answer.json()
-        code, reason = str(body["code"]), str(body["error"])
-    except (ValueError, KeyError, TypeError):
-        pass
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise UnreadableAnswer(
+            f"the gateway's answer to {where} cannot be read ({error}): is there a gateway of a "
+            "compatible release at that address?"
+        ) from error
+
+
+def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
+    try:
+        body = msgspec.json.decode(answer.content, type=ErrorResponse)
+        code, reason = body.code, body.error
+    except msgspec.DecodeError:  # of a proxy between
+        code, reason = "", answer.text[:500]
     kind = ModelNotHosted if code in _NOT_HOSTED else GatewayRefused
     return kind(
         f"the gateway at {replica} refused {path} ({answer.status_code} {code}): {reason}",
@@ -219,36 +265,37 @@ def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
     )
 
 
-def effective_version(models: dict[str, Any], alias: str) -> int | None:
-    """Version that `GET /models` shows as effective for a variant.
-
-    None when the variant has none, or the replica could not confirm it with Triton.
-    """
-    slot = models["effective"].get(alias)
-    return int(slot["version"]) if slot is not None and slot["ready"] else None
+def confirmed_version(status: ModelStatus, alias: str) -> int | None:
+    """Version that a variant routes to and that the replica confirmed with Triton; else None."""
+    slot = status.effective.get(alias)
+    return slot.version if slot is not None and slot.ready else None
 
 
-def laggards(models: dict[str, Any], generation: int) -> dict[str, str]:
-    """Live replicas on a page of `GET /models` that do not serve by `generation` yet.
-
-    Returns:
-        Why, by replica. A list that may lack somebody counts as a replica that is late.
-    """
-    late: dict[str, str] = {}
-    if models["replicas_problem"] is not None:
-        late["replicas that are not listed"] = str(models["replicas_problem"])
-    for replica in models["replicas"]:
-        if replica["generation"] < generation:
-            late[replica["id"]] = f"generation {replica['generation']}"
-        elif not replica["ready"]:
-            late[replica["id"]] = "not ready: " + "; ".join(replica["reasons"])
-    return late
+def routed_version(status: ModelStatus, alias: str) -> int | None:
+    """Version that a variant routes to, confirmed or not; None when it has none."""
+    slot = status.effective.get(alias)
+    return None if slot is None else slot.version
 
 
-def routed_versions(models: Iterable[dict[str, Any]]) -> tuple[int, ...]:
+def routed_versions(statuses: Iterable[ModelStatus]) -> tuple[int, ...]:
     """Every version that some variant of some replica routes to."""
     return tuple(
-        dict.fromkeys(
-            int(slot["version"]) for page in models for slot in page["effective"].values()
-        )
+        dict.fromkeys(slot.version for status in statuses for slot in status.effective.values())
     )
+
+
+def replicas_behind(status: ModelStatus, generation: int) -> dict[str, str]:
+    """Live replicas in a model's status that do not serve by `generation` yet.
+
+    Returns:
+        Why, by replica. A list that may be incomplete counts as a replica that is behind.
+    """
+    behind: dict[str, str] = {}
+    if status.replicas_problem is not None:
+        behind["replicas that are not listed"] = status.replicas_problem
+    for replica in status.replicas:
+        if replica.generation < generation:
+            behind[replica.id] = f"generation {replica.generation}"
+        elif not replica.ready:
+            behind[replica.id] = "not ready: " + "; ".join(replica.reasons)
+    return behind

@@ -11,9 +11,9 @@ from platform_assets.packaging.parity_check import parity_check
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.gateway import (
     GatewayError,
-    GatewayRefused,
     GatewayResource,
-    effective_version,
+    confirmed_version,
+    routed_version,
 )
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
@@ -241,15 +241,15 @@ def _gateway_effective(spec: ModelSpec) -> dg.AssetChecksDefinition:
         agree = True
         for replica in gateway.replicas:
             try:
-                page = gateway.models(replica, spec.model_name)
+                status = gateway.model_status(replica, spec.model_name)
             except GatewayError as error:
                 agree = False
                 rows.append(
                     dg.TableRecord({"replica": replica, "effective": str(error), "served": ""})
                 )
                 continue
-            effective = effective_version(page, PRODUCTION)
-            served = page["ssot"]["prod_served_version"]
+            effective = confirmed_version(status, PRODUCTION)
+            served = status.ssot.prod_served_version
             agree = agree and effective == served == expected
             rows.append(
                 dg.TableRecord(
@@ -307,7 +307,8 @@ def _registry_alias(spec: ModelSpec) -> dg.AssetChecksDefinition:
         name="registry_alias",
         description=(
             f"MLflow's alias `{PRODUCTION_ALIAS}` names the version that the gateway really "
-            "routes to. Moving the alias changes nothing that is served; it only makes MLflow lie."
+            "routes to. Moving the alias changes nothing that is served; it only leaves MLflow "
+            "out of date."
         ),
     )
     def registry_alias(mlflow: MlflowResource, gateway: GatewayResource) -> dg.AssetCheckResult:
@@ -323,10 +324,10 @@ def compare_alias(
     warn = dg.AssetCheckSeverity.WARN
     try:
         alias = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
-        pages = gateway.pages(model_name)
-    except (RegistryError, GatewayRefused, GatewayError) as error:
+        statuses = gateway.model_statuses(model_name)
+    except (RegistryError, GatewayError) as error:
         return dg.AssetCheckResult(passed=False, severity=warn, description=str(error))
-    routed = {page["effective"].get(PRODUCTION, {}).get("version") for page in pages} or {None}
+    routed = {routed_version(status, PRODUCTION) for status in statuses} or {None}
     passed = routed == {alias}
     served = ", ".join(str(version) for version in routed)
     return dg.AssetCheckResult(

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 PROMOTION: Final = "promotion"
 ROLLBACK: Final = "rollback"
-ELSEWHERE: Final = "by hand"
-"""A switch that a gateway was asked for without the pipeline."""
+MANUAL: Final = "manual"
+"""A switch that was made at a gateway, without the pipeline."""
+UNKNOWN: Final = "unknown"
+"""Who made a switch, where the gateway's record does not name a credential."""
 
 _LIMIT: Final = 50
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
+_RENAMED: Final = {"by hand": MANUAL}
+"""Actions as releases before this one recorded them."""
 _BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
 
 
@@ -43,9 +47,10 @@ class Entry:
     previous_version: int | None
     generation: int
     action: str
-    """`promotion`, `rollback` or `by hand`."""
+    """`promotion`, `rollback` or `manual`."""
     by: str
-    """Dagster run that did it, or who asked the gateway."""
+    """Who: the Dagster run or the person that it names; of a manual switch the gateway's
+    credential, as `token:operator`."""
     reason: str
     changed: bool = True
     """Whether the gateways moved; a confirmation of what is there already does not."""
@@ -56,7 +61,7 @@ class Entry:
 def reason_of(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
     """Return why a switch is made, as the routing record and the ledger keep it.
 
-    It names the run, so that a switch can be told from one by hand though its run died.
+    It names the run, so that a switch can be told from a manual one though its run died.
     """
     asked = f" for {wanted_by}" if wanted_by else ""
     return f"{action} by Dagster run {run_id}{asked}" + (f": {why}" if why else "")
@@ -149,6 +154,7 @@ def _in_order(entries: Iterable[_Timed]) -> list[Entry]:
 def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> _Timed:
     plain = {name: value.value for name, value in metadata.items()}
     version, previous = int(plain["version"]), plain.get("previous_version")
+    action = str(plain.get("action", PROMOTION))
     # The gateway's own time where there is one: a switch may be entered long after it.
     told = plain.get("at")
     at = datetime.fromisoformat(told) if told else datetime.fromtimestamp(timestamp, UTC)
@@ -157,7 +163,7 @@ def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValu
         version=version,
         previous_version=previous if isinstance(previous, int) and previous != version else None,
         generation=int(plain.get("generation", 0)),
-        action=str(plain.get("action", PROMOTION)),
+        action=_RENAMED.get(action, action),
         by=str(plain.get("by") or run_id),
         reason=str(plain.get("reason", "")),
         changed=bool(plain.get("changed", True)),

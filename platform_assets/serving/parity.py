@@ -52,12 +52,12 @@ def ask_gateway(
     probabilities: list[list[float]] = []
     for start in range(0, len(rows), _BATCH_ROWS):
         answer = gateway.predict(model_name, rows[start : start + _BATCH_ROWS])
-        if answer["version"] != version:
+        if answer.version != version:
             raise GatewayError(
-                f"POST /predict was answered by version {answer['version']}, not {version}"
+                f"POST /predict was answered by version {answer.version}, not {version}"
             )
-        labels += answer["predictions"]
-        probabilities += answer.get("probabilities") or []
+        labels += answer.predictions
+        probabilities += answer.probabilities or []
     has_probabilities = signature.probabilities_output is not None
     return (
         np.asarray(labels, dtype=dtype),

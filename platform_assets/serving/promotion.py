@@ -135,13 +135,13 @@ def retire_surplus(
     """
     name = spec.model_name
     try:
-        pages = gateway.pages(name)
+        statuses = gateway.model_statuses(name)
         previous = [
-            int(slot["version"])
-            for page in pages
-            for slot in page["routing"]["previous"].get(PRODUCTION, ())
+            slot.version
+            for status in statuses
+            for slot in status.routing.previous.get(PRODUCTION, ())
         ]
-        routed = routed_versions(pages)
+        routed = routed_versions(statuses)
         keep = versions_to_keep(
             production=production,
             routed=routed,

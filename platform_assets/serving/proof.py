@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -36,9 +35,7 @@ def collect_proof(
     """
     return {
         "triton_ready_and_repo_index.txt": _triton_says(promotion, triton),
-        "reload_variant_A.json": msgspec.json.format(
-            msgspec.json.encode(promotion.answer), indent=2
-        ).decode(),
+        "reload_variant_A.json": _pretty(promotion.answer),
         "gateway_health_models_metrics.txt": _gateways_say(promotion.model_name, gateway),
         "prediction_parity.txt": _parity_table(spec, promotion, gateway, mlflow),
         "deployment_ledger.md": ledger_markdown(ledger),
@@ -73,15 +70,15 @@ def _gateways_say(model_name: str, gateway: GatewayResource) -> str:
     for replica in gateway.replicas:
         for path, answer in (
             (f"/models/{model_name}/health", _pretty(gateway.health(replica, model_name))),
-            (f"/models/{model_name}", _pretty(gateway.models(replica, model_name))),
+            (f"/models/{model_name}", _pretty(gateway.model_status(replica, model_name))),
             ("/metrics", gateway.metrics(replica)),
         ):
             parts += [f"GET {replica}{path}", answer, ""]
     return "\n".join(parts)
 
 
-def _pretty(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2)
+def _pretty(body: msgspec.Struct) -> str:
+    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
 def _parity_table(

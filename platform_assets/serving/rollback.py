@@ -1,7 +1,7 @@
 """Rollback as a job: to a version that is READY at once, to a retired one after its load."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import dagster as dg
 from pydantic import Field
@@ -9,7 +9,7 @@ from pydantic import Field
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.failures import failure
-from platform_assets.resources.gateway import GatewayError, GatewayResource
+from platform_assets.resources.gateway import GatewayError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -17,7 +17,7 @@ from platform_assets.serving.ledger import ROLLBACK, read_ledger, reason_of, swi
 from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import tell_registry
 from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
-from serving_gateway.contract import VARIANTS, RollbackRequest
+from serving_gateway.contract import VARIANTS, ModelStatus, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
 """Tag of a run: its id and the version that it goes back to."""
@@ -116,35 +116,35 @@ def _target(
             f"name one of {', '.join(VARIANTS)}.",
         )
     try:
-        pages = gateway.pages(spec.model_name)
+        statuses = gateway.model_statuses(spec.model_name)
     except GatewayError as error:
         raise failure(
             f"nothing was rolled back: {error}", "bring the gateway back, then run this again."
         ) from error
     if config.version:
         if config.variant == PRODUCTION:
-            _refuse_unless_proven(spec, config.version, pages, instance)
+            _require_known_in_production(spec, config.version, statuses, instance)
         return config.version
-    for page in pages:
-        present = page["effective"].get(config.variant, {}).get("version")
-        for slot in page["routing"]["previous"].get(config.variant, ()):
-            if slot["version"] != present:
-                return int(slot["version"])
+    for status in statuses:
+        present = routed_version(status, config.variant)
+        for slot in status.routing.previous.get(config.variant, ()):
+            if slot.version != present:
+                return slot.version
     raise failure(
         f"variant {config.variant} of {spec.model_name} has no earlier version",
         "name the version to go back to.",
     )
 
 
-def _refuse_unless_proven(
-    spec: ModelSpec, version: int, pages: Sequence[dict[str, Any]], instance: dg.DagsterInstance
+def _require_known_in_production(
+    spec: ModelSpec, version: int, statuses: Sequence[ModelStatus], instance: dg.DagsterInstance
 ) -> None:
     """Refuse a version that never was in production: going back is no way around the gates."""
     proven = {entry.version for entry in read_ledger(instance, spec, limit=_MOST_SWITCHES)}
-    for page in pages:
-        slots = [*page["routing"]["previous"].get(PRODUCTION, ())]
-        slots += [slot for slot in (page["effective"].get(PRODUCTION),) if slot]
-        proven |= {int(slot["version"]) for slot in slots}
+    for status in statuses:
+        proven |= {slot.version for slot in status.routing.previous.get(PRODUCTION, ())}
+        present = routed_version(status, PRODUCTION)
+        proven |= set() if present is None else {present}
     if version not in proven:
         known = ", ".join(map(str, sorted(proven))) or "none"
         raise failure(

@@ -15,8 +15,8 @@ from platform_assets.resources.gateway import GatewayError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.catching_up import catch_up
 from platform_assets.serving.checks import compare_alias
+from platform_assets.serving.ledger_backfill import backfill_ledger
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 
@@ -100,14 +100,14 @@ def serving_drift_sensor(
 
 
 def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
-    """Build the sensor that keeps the ledger whole and notices an alias that was moved by hand."""
+    """Build the sensor that keeps the ledger whole and notices an alias that was moved manually."""
 
     @dg.sensor(
         name="production_watch",
         minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Writes switches that somebody asked a gateway for into the deployment ledger, and "
+            "Records switches made outside a run in the deployment ledger, and "
             "evaluates registry_alias when MLflow and production begin or cease to agree. It "
             "changes nothing that is served."
         ),
@@ -122,16 +122,16 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
             if busy is None or spec.model_name in busy:
                 continue
             try:
-                pages = gateway.pages(spec.model_name)
+                statuses = gateway.model_statuses(spec.model_name)
             except GatewayError as error:
                 said.append(f"{spec.model_name}: {error}")
                 continue
-            if all(PRODUCTION not in page["effective"] for page in pages):
+            if all(PRODUCTION not in status.effective for status in statuses):
                 continue
             said += [
                 f"{spec.model_name}: version {one.version}, generation {one.generation}, "
                 "entered into the ledger"
-                for one in catch_up(spec, pages, context.instance)
+                for one in backfill_ledger(spec, statuses, context.instance)
             ]
             said += _tell_alias(spec, mlflow, gateway, context.instance, known)
         return dg.SensorResult(

@@ -82,7 +82,7 @@ def wait_for_replicas(
         dagster.Failure: some did not within `timeout_s` seconds.
     """
     try:
-        followed = gateway.wait_switched(model_name, variant, answer, timeout_s)
+        convergence = gateway.wait_until_followed(model_name, variant, answer, timeout_s)
     except GatewayError as error:
         raise failure(
             f"the routing record names version {answer.version}, but not every replica could be "
@@ -91,14 +91,17 @@ def wait_for_replicas(
             still_true=_EACH_SERVES,
             allow_retries=True,
         ) from error
-    if followed.late:
+    if convergence.behind:
         raise failure(
             f"the routing record names version {answer.version}, but after {timeout_s:.0f} s "
             "these replicas did not confirm it: "
-            + ", ".join(f"{replica} ({how})" for replica, how in sorted(followed.late.items())),
-            "look at /ready of those replicas; run this again when they follow.",
-            still_true="A replica that cannot confirm its version is not ready and gets no "
-            "traffic; the others serve.",
+            + ", ".join(
+                f"{replica} ({how})" for replica, how in sorted(convergence.behind.items())
+            ),
+            f"look at /models/{model_name}/ready of those replicas; run this again when they "
+            "follow.",
+            still_true="A replica that cannot confirm its version answers 503 for this model; the "
+            "others serve it.",
             allow_retries=True,
         )
-    return followed.live
+    return convergence.live

@@ -35,6 +35,8 @@ class FeatureSource(StrEnum):
     FALLBACK = "fallback"
     """The payload, for at least one entity that the feature store could not serve."""
 
+    __hash__ = str.__hash__  # an enumeration's own costs a call in Python at each look-up
+
 
 class PredictResponse(NativeType, msgspec.Struct):
     """Body of a prediction: the answers, and which version gave them."""

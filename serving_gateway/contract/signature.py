@@ -20,6 +20,8 @@ class DType(StrEnum):
     BYTES = "BYTES"
     """UTF-8 text; Triton's configuration calls it TYPE_STRING."""
 
+    __hash__ = str.__hash__  # an enumeration's own costs a call in Python at each look-up
+
 
 class Feature(Struct, frozen=True):
     """One column that a model reads."""

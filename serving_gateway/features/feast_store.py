@@ -1,7 +1,7 @@
 """Features in a Feast online store (SQLite, Redis or another one that Feast reads).
 
-Feast blocks, and takes seconds to import: it is imported and run in a few threads of our own,
-but for reads of a plain Redis. Definitions are kept, and looked at again in the background.
+Feast blocks, and takes seconds to import: it is imported and run in threads of its own, except
+for reads of a plain Redis. Definitions are kept, and opened again in the background.
 """
 
 from __future__ import annotations
@@ -9,23 +9,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.feast_blocking import (
-    OnlineStores,
-    Opened,
-    import_feast,
-    open_store,
-    read_rows,
-)
-from serving_gateway.features.feast_plan import Question
-from serving_gateway.features.feast_redis import LoopReader, on_loop
-from serving_gateway.features.types import Found
+from serving_gateway.features.blocking_reader import BlockingReader
+from serving_gateway.features.daemon_threads import DaemonThreads
+from serving_gateway.features.feast_snapshot import FeastSnapshot, import_feast, open_snapshot
+from serving_gateway.features.redis_reader import RedisReader
+from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +30,11 @@ class FeastStore:
 
     Args:
         home: directory of the rendered feature_store.yaml; it need not be there yet.
-        socket_seconds: limit for one answer of Redis, so that one that hangs gives its thread
-            back. What the connection string says itself goes first.
-        threads: most reads at a time.
-        refresh_seconds: after which definitions are looked at again.
-        retry_seconds: shortest time between two looks at what is not there.
+        socket_seconds: limit for one answer of Redis, so that one that hangs is disconnected. A
+            limit in the connection string has priority.
+        threads_per_service: most blocking reads of one feature service at a time.
+        refresh_seconds: after which definitions are opened again.
+        retry_seconds: shortest time between two attempts to open what is not there.
     """
 
     def __init__(
@@ -47,7 +42,7 @@ class FeastStore:
         home: Path,
         *,
         socket_seconds: float = 0.5,
-        threads: int = 2,
+        threads_per_service: int = 2,
         refresh_seconds: float = 60.0,
         retry_seconds: float = 1.0,
     ) -> None:
@@ -55,142 +50,178 @@ class FeastStore:
         self._socket_seconds = socket_seconds
         self._refresh_seconds = refresh_seconds
         self._retry_seconds = retry_seconds
-        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="features")
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="feature-definitions")
-        self._stores = OnlineStores()
-        self._on_loop = LoopReader()
+        self._loader = DaemonThreads("feature-definitions", total=1, per_group=1)
+        self._blocking = BlockingReader(threads_per_service)
+        self._redis = RedisReader(socket_seconds)
         self._wanted: set[str] = set()
-        self._opened: Opened | None = None
+        self._snapshot: FeastSnapshot | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._next_look = 0.0
+        self._late_reads: set[asyncio.Task[None]] = set()
+        self._next_attempt = 0.0
         self._refresh_at = 0.0
         self._problem: str | None = None
+        self._is_closed = False
 
     async def prepare(self, *services: str) -> None:
         """Open the store, look services up and read once, ahead of the first request's read.
 
-        Importing Feast takes seconds and much of the interpreter: do it before the first
-        request, but let nothing depend on it. What cannot be opened now is tried again by reads
-        and by `run`, these services included.
+        What cannot be opened now is tried again by reads and by `run`, these services included.
         """
         self._wanted.update(services)
         if self._opening is not None:
-            # It may have begun before these services were known of.
+            # It may have begun before these services were wanted.
             await asyncio.shield(self._opening)
-        if self._opened is None or not all(map(self._opened.readable, services)):
-            await asyncio.shield(self._look())
+        if self._snapshot is None or not all(map(self._snapshot.is_readable, services)):
+            await asyncio.shield(self._open())
 
     async def run(self) -> None:
-        """Open the store as soon as it is there, so that no request has to come to grief first."""
-        if self._opened is None:
+        """Open the store as soon as it is there, so that no request has to fail first."""
+        if self._snapshot is None:
             # What takes the longest needs no store.
-            loop = asyncio.get_running_loop()
             with suppress(FeaturesUnavailable):
-                await loop.run_in_executor(self._loader, import_feast)
-        while self._opened is None:
+                await self._loader.run("", import_feast)
+        while self._snapshot is None:
             await asyncio.sleep(self._retry_seconds)
-            await asyncio.shield(self._look())
+            await asyncio.shield(self._open())
 
-    async def read(
-        self,
-        service: str,
-        names: tuple[str, ...],
-        ids: Sequence[int | str],
-        nullable: frozenset[str] = frozenset(),
-    ) -> list[Found]:
-        """Read these features of a feature service: one `Found` per id, in that order.
-
-        Those named in `nullable` may be null.
-
-        Raises:
-            InvalidEntityIds: ids of another type than the entity's.
-            ServiceUnusable: there is no such service, none that can be read by one id, or it
-                has no feature of such a name.
-            FeaturesUnavailable: the store is not there, is being opened, or cannot be read.
-        """
-        opened = await self._definitions(service, names)
-        return await self._read(opened, Question(service, names, ids, nullable))
+    def read(self, request: LookupRequest, done: ReadDone) -> None:
+        """Read features of distinct ids, as `FeatureStore.read`."""
+        loop = asyncio.get_running_loop()
+        if self._is_closed:
+            loop.call_soon(done, FeaturesUnavailable("The feature store is closed."))
+            return
+        snapshot = self._snapshot
+        if snapshot is None or not snapshot.has(request.service, request.names):
+            self._keep(self._read_after_opening(request, done))
+            return
+        if loop.time() >= self._refresh_at:
+            self._open()
+        try:
+            self._read(snapshot, request, done)
+        except GatewayError as error:
+            loop.call_soon(done, error)
 
     async def aclose(self) -> None:
-        """Let go of connections and threads; a thread that hangs is not waited for."""
-        if self._opening is not None:
-            self._opening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._opening
-        self._loader.shutdown(wait=False, cancel_futures=True)
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        self._stores.close()
-        await self._on_loop.aclose()
+        """Close connections; a thread that hangs is not waited for."""
+        self._is_closed = True
+        tasks = [*self._late_reads, *([self._opening] if self._opening else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loader.close()
+        self._blocking.close()
+        self._redis.close()
 
-    async def _read(self, opened: Opened, question: Question) -> list[Found]:
-        if on_loop(opened):
-            return await self._on_loop.read(opened, question)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._readers, read_rows, self._stores, opened, question
-        )
+    def _read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
+        plan = snapshot.plan(request.service)
+        plan.reads(request.names)
+        invalid = plan.invalid_ids(request.ids)
+        if invalid:
+            request, done = _without_invalid_ids(request, invalid, done)
+        if not request.ids:
+            asyncio.get_running_loop().call_soon(done, [])
+        elif plan.has_layouts:
+            self._redis.read(snapshot, request, done)
+        else:
+            self._blocking.read(snapshot, request, done)
 
-    async def _warm_up(self, opened: Opened) -> None:
-        """Read an entity that hardly exists: imports and connections are no request's to make."""
-        sample = next(filter(None, map(opened.sample, sorted(self._wanted))), None)
-        if sample is None:
-            return
+    async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
+        """Read by the newest definitions, and wait for them where they lack the features."""
         try:
-            await self._read(opened, sample)
+            self._read(await self._snapshot_with(request), request, done)
         except GatewayError as error:
-            log.debug("the trial read failed", extra={"reason": error.message})
+            done(error)
 
-    async def _definitions(self, service: str, names: tuple[str, ...]) -> Opened:
-        """The newest definitions; waits for them only when they lack what is asked for."""
-        now = time.monotonic()
-        opened = self._opened
-        if opened is not None and opened.has(service, names):
-            if now >= self._refresh_at:
-                self._look()
-            return opened
-        new = service not in self._wanted
-        self._wanted.add(service)
-        if opened is None:
-            if now >= self._next_look:
-                self._look()
+    async def _snapshot_with(self, request: LookupRequest) -> FeastSnapshot:
+        """The newest definitions, once the service was looked up.
+
+        Raises:
+            FeaturesUnavailable: there are none yet.
+        """
+        loop = asyncio.get_running_loop()
+        is_new = request.service not in self._wanted
+        self._wanted.add(request.service)
+        if self._snapshot is None:
+            if loop.time() >= self._next_attempt:
+                self._open()
             raise FeaturesUnavailable(self._problem or "The feature store is being opened.")
         if self._opening is not None:
             await asyncio.shield(self._opening)
-        if new or now >= self._next_look:
-            await asyncio.shield(self._look())
-        return self._opened or opened
+        if is_new or loop.time() >= self._next_attempt:
+            await asyncio.shield(self._open())
+        return self._snapshot
 
-    def _look(self) -> asyncio.Task[None]:
-        """Start to open the store anew, unless that is under way."""
+    async def _warm_up(self, snapshot: FeastSnapshot) -> None:
+        """Read an entity that hardly exists, so that no request has to import and connect."""
+        sample = next(filter(None, map(snapshot.sample, sorted(self._wanted))), None)
+        if sample is None:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: list[EntityOutcome] | GatewayError) -> None:
+            if isinstance(outcome, GatewayError):
+                log.debug("the trial read failed", extra={"reason": outcome.message})
+            if not future.done():
+                future.set_result(None)
+
+        try:
+            self._read(snapshot, sample, done)
+        except GatewayError as error:
+            done(error)
+        await future
+
+    def _open(self) -> asyncio.Task[None]:
+        """Start to open the store again, unless that is under way."""
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open_again())
         return self._opening
 
     async def _open_again(self) -> None:
         wanted = sorted(self._wanted)
-        loop = asyncio.get_running_loop()
         wait = self._retry_seconds
         try:
-            opened = await loop.run_in_executor(
-                self._loader, open_store, self._home, wanted, self._socket_seconds
+            snapshot = await self._loader.run(
+                "", partial(open_snapshot, self._home, wanted, self._socket_seconds)
             )
         except FeaturesUnavailable as error:
             if error.message != self._problem:
                 log.warning("the feature store cannot be opened", extra={"reason": error.message})
             self._problem = error.message
         else:
-            if self._opened is None:
+            if self._snapshot is None:
                 # What Feast brought stays: without this each full collection of garbage would
                 # look through it, and requests would wait for that.
                 gc.freeze()
-            fresh = self._opened is None or self._problem is not None
-            self._opened = opened
+            is_news = self._snapshot is None or self._problem is not None
+            self._snapshot = snapshot
             self._problem = None
-            await self._warm_up(opened)
-            if fresh:
+            await self._warm_up(snapshot)
+            if is_news:
                 log.info("the feature store is open", extra={"services": wanted})
             wait = self._refresh_seconds
         finally:
             self._opening = None
-            now = time.monotonic()
-            self._next_look = now + self._retry_seconds
+            now = asyncio.get_running_loop().time()
+            self._next_attempt = now + self._retry_seconds
             self._refresh_at = now + wait
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._late_reads.add(task)
+        task.add_done_callback(self._late_reads.discard)
+
+
+def _without_invalid_ids(
+    request: LookupRequest, invalid: Mapping[int, GatewayError], done: ReadDone
+) -> tuple[LookupRequest, ReadDone]:
+    """A request for the other ids, and a receiver that adds the errors of the invalid ones."""
+    good = [one for at, one in enumerate(request.ids) if at not in invalid]
+
+    def merge(outcome: list[EntityOutcome] | GatewayError) -> None:
+        if isinstance(outcome, GatewayError):
+            done(outcome)
+            return
+        rest = iter(outcome)
+        done([invalid[at] if at in invalid else next(rest) for at in range(len(request.ids))])
+
+    return LookupRequest(request.service, request.names, good, request.nullable), merge

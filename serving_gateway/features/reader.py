@@ -1,7 +1,7 @@
 """Features of entities, looked up in an online store on the way to a prediction.
 
-Pure of any store: what it asks is a `FeatureStore`. Nobody waits longer than the limit, and a
-store that fails or hangs is not asked again for a moment.
+Knows a `FeatureStore`, but no particular one. A look-up is answered within its limit, and a
+feature service that fails or hangs is left alone for a moment; the others are not affected.
 """
 
 from __future__ import annotations
@@ -9,34 +9,47 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
-from typing import Final
+from typing import Final, cast
 
-from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.batches import Batches, Overdue
-from serving_gateway.features.breaker import Breaker, State
+from serving_gateway.errors import (
+    DeadlineExceeded,
+    FeaturesUnavailable,
+    GatewayError,
+    Overloaded,
+)
+from serving_gateway.features.circuit_breaker import CircuitBreaker, CircuitState
+from serving_gateway.features.lookup_queue import (
+    LookupItem,
+    LookupLimits,
+    LookupQueue,
+)
 from serving_gateway.features.types import (
+    EntityOutcome,
     FeatureStore,
-    Found,
+    InvalidEntityIds,
+    LookupDone,
+    LookupResult,
     check_ids,
 )
 from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
 
-_PREPARE_SECONDS: Final = 5.0
-"""Longest that anybody waits for a service to be looked up ahead of its first read."""
+_MAX_IDLE_QUEUES: Final = 256
+"""Queues kept for features that are not looked up at the moment."""
 
 
 class FeatureReader:
-    """Looks features up for the data plane.
+    """Looks features up for predictions.
 
     Args:
         store: where they are.
         limit_seconds: longest wait of a look-up.
+        prepare_seconds: longest wait of a start or a reload for definitions.
         max_rows: most different ids in one read.
-        max_queued: most ids waiting for the same features; more look-ups are refused.
-        failures: so many failed or overdue reads in a row, and the store is left alone.
+        max_queued: most look-ups waiting for the same features; more are refused.
+        max_bytes: most bytes that these hold.
+        failures: so many failed or overdue reads in a row, and a service is left alone.
         open_seconds: how long, before one look-up tries it again.
     """
 
@@ -45,65 +58,56 @@ class FeatureReader:
         store: FeatureStore,
         *,
         limit_seconds: float = 0.1,
+        prepare_seconds: float = 5.0,
         max_rows: int = 256,
         max_queued: int = 4096,
+        max_bytes: int = 4_194_304,
         failures: int = 5,
         open_seconds: float = 1.0,
     ) -> None:
         self._store = store
-        self._limit = limit_seconds
-        self._breaker = Breaker(
-            "the feature store",
+        self._limits = LookupLimits(limit_seconds, max_rows, max_queued, max_bytes)
+        self._prepare_seconds = prepare_seconds
+        self._new_breaker: Callable[[str], CircuitBreaker] = lambda service: CircuitBreaker(
+            f"feature service {service}",
             failures=failures,
             open_seconds=open_seconds,
             probe_seconds=2 * limit_seconds,
         )
         self.counts = LookupCounts()
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._queues: dict[tuple[str, tuple[str, ...], frozenset[str]], LookupQueue] = {}
         self._preparing: set[asyncio.Task[None]] = set()
-        self._batches = Batches(
-            store,
-            self._breaker,
-            self.counts,
-            limit_seconds=limit_seconds,
-            max_rows=max_rows,
-            max_queued=max_queued,
-        )
+        self._is_prepare_overdue = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def state(self) -> State:
-        """Of the circuit breaker."""
-        return self._breaker.state
+    def skipped_services(self) -> list[str]:
+        """The feature services that are not read because they failed several times in a row."""
+        return [
+            service
+            for service, breaker in self._breakers.items()
+            if breaker.state is not CircuitState.CLOSED
+        ]
 
-    @property
-    def skipped(self) -> bool:
-        """Whether the store is not asked for now."""
-        return self.state is not State.CLOSED
+    async def prepare(self, *services: str) -> None:
+        """Look services up ahead of their first read, so that no look-up has to wait for that.
 
-    @property
-    def opened(self) -> int:
-        """How often the breaker opened since the start."""
-        return self._breaker.opened
-
-    async def prepare(self, service: str) -> None:
-        """Look a service up ahead of its first read, so that no look-up has to wait for that.
-
-        Returns once it is, or after a few seconds: what fails is tried again by look-ups, and
-        nothing depends on it (I9).
+        Returns once it is done, or after `prepare_seconds`: it then goes on in the background,
+        look-ups try again what failed, and nothing depends on it (I9). While one is overdue,
+        the next ones do not wait at all.
         """
-        try:
-            async with asyncio.timeout(_PREPARE_SECONDS):
-                await self._store.prepare(service)
-        except TimeoutError:
-            log.warning("a feature service is still being looked up", extra={"service": service})
-        except Exception:
-            log.exception("a feature service was not looked up", extra={"service": service})
+        task = self._prepare_in_background(services)
+        if not self._is_prepare_overdue:
+            done, _ = await asyncio.wait([task], timeout=self._prepare_seconds)
+            self._is_prepare_overdue = not done
+            if not done:
+                log.warning("the feature store is still being opened", extra={"services": services})
 
     def expect(self, services: Iterable[str]) -> None:
         """Have services looked up in the background."""
         for service in services:
-            task = asyncio.get_running_loop().create_task(self.prepare(service))
-            self._preparing.add(task)
-            task.add_done_callback(self._preparing.discard)
+            self._prepare_in_background((service,))
 
     def look_up(
         self,
@@ -111,63 +115,144 @@ class FeatureReader:
         names: tuple[str, ...],
         ids: Sequence[int | str],
         nullable: frozenset[str],
-        done: Callable[[list[Found] | GatewayError], None],
+        done: LookupDone,
     ) -> None:
-        """Shim until the callback reader lands."""
+        """Look features up; never raises and never calls back synchronously.
 
-        async def run() -> None:
-            try:
-                done(await self.look_up_async(service, names, ids, nullable))
-            except GatewayError as error:
-                done(error)
-
-        task = asyncio.get_running_loop().create_task(run())
-        self._preparing.add(task)
-        task.add_done_callback(self._preparing.discard)
-
-    async def look_up_async(
-        self,
-        service: str,
-        names: tuple[str, ...],
-        ids: Sequence[int | str],
-        nullable: frozenset[str] = frozenset(),
-    ) -> list[Found]:
-        """Look up these features of each id: one `Found` per id, in that order.
-
-        Those named in `nullable` may be null.
-
-        Raises:
-            InvalidEntityIds: an id of a wrong type; `field` says which.
-            FeaturesUnavailable: no answer within the limit, or none to be expected.
+        Args:
+            service: the feature service.
+            names: its features, in the order of the results' values.
+            ids: the entities.
+            nullable: those of the names whose values may be null.
+            done: gets one result per id, in that order; or `InvalidEntityIds` (its `field` says
+                which), or `FeaturesUnavailable` when there is no answer within the limit, or none
+                can be expected.
         """
-        check_ids(ids)
-        if not ids:
-            return []
-        counts = self.counts
-        counts.look_ups += 1
-        if not self._breaker.admit():
-            counts.refused += 1
-            raise FeaturesUnavailable(
-                f"The feature store is not asked for now: {self._breaker.reason}"
-            )
-        parts = self._batches.submit(service, names, ids, nullable)
+        # Kept: to ask for it costs a system call, and this is once for each prediction.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        self.counts.look_ups += 1
         try:
-            if len(parts) == 1:
-                found = await parts[0]
-            else:
-                found = list(chain.from_iterable(await asyncio.gather(*parts)))
-        except Overdue:
-            counts.timed_out += 1
-            raise
-        counts.answered += 1
-        for one in found:
-            counts.by_status[one.status] += 1
-        return found
+            check_ids(ids)
+            breaker = self._breaker(service)
+            if not breaker.admit():
+                self.counts.refused += 1
+                raise FeaturesUnavailable(
+                    f"Feature service {service} is not read for now: {breaker.reason}"
+                )
+            if not ids:
+                loop.call_soon(done, [])
+                return
+            limits = self._limits
+            _Lookup(done, self.counts, limits.seconds).submit(
+                self._queue(service, names, nullable), ids, limits.max_rows, loop.time()
+            )
+        except Overloaded as error:
+            self.counts.refused += 1
+            refused = FeaturesUnavailable(error.message, code="too_many_look_ups")
+            loop.call_soon(done, refused)
+        except GatewayError as error:
+            loop.call_soon(done, error)
 
     async def aclose(self) -> None:
         """Fail what waits, and close the store."""
         for task in self._preparing:
             task.cancel()
         await asyncio.gather(*self._preparing, return_exceptions=True)
-        await self._batches.aclose()
+        for queue in self._queues.values():
+            queue.close(FeaturesUnavailable("The gateway is ending."))
         await self._store.aclose()
+
+    def _breaker(self, service: str) -> CircuitBreaker:
+        breaker = self._breakers.get(service)
+        if breaker is None:
+            breaker = self._breakers[service] = self._new_breaker(service)
+        return breaker
+
+    def _queue(self, service: str, names: tuple[str, ...], nullable: frozenset[str]) -> LookupQueue:
+        key = (service, names, nullable)
+        queue = self._queues.get(key)
+        if queue is None:
+            if len(self._queues) >= _MAX_IDLE_QUEUES:
+                self._queues = {key: one for key, one in self._queues.items() if not one.is_idle}
+            queue = self._queues[key] = LookupQueue(
+                self._store, key, self._breaker(service), self.counts, self._limits
+            )
+        return queue
+
+    def _prepare_in_background(self, services: Sequence[str]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._prepare(services))
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+        return task
+
+    async def _prepare(self, services: Sequence[str]) -> None:
+        try:
+            await self._store.prepare(*services)
+        except Exception:
+            log.exception("feature services were not looked up", extra={"services": services})
+        self._is_prepare_overdue = False
+
+
+class _Lookup:
+    """A look-up under way; a large one is read in parts."""
+
+    __slots__ = ("_counts", "_done", "_is_finished", "_pending", "_results", "_seconds")
+
+    def __init__(self, done: LookupDone, counts: LookupCounts, seconds: float) -> None:
+        self._done = done
+        self._counts = counts
+        self._seconds = seconds
+        self._results: dict[int, list[LookupResult]] = {}
+        self._pending = 0
+        self._is_finished = False
+
+    def submit(self, queue: LookupQueue, ids: Sequence[int | str], size: int, now: float) -> None:
+        """Queue the look-up.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        self._pending = -(-len(ids) // size)
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size] if self._pending > 1 else ids
+            queue.submit(LookupItem(self, part, start, now + self._seconds))
+
+    def receive(self, start: int, outcomes: list[EntityOutcome]) -> None:
+        """Take the outcomes of one part; the last one ends the look-up."""
+        invalid: dict[int, str] = {}
+        for at, one in enumerate(outcomes):
+            if isinstance(one, LookupResult):
+                self._counts.by_status[one.status] += 1
+            elif isinstance(one, InvalidEntityIds):
+                invalid[start + at] = one.wrong[0]
+            else:
+                self.fail(one)
+                return
+        if invalid:
+            self.fail(InvalidEntityIds(invalid))
+            return
+        self._results[start] = cast(list[LookupResult], outcomes)
+        self._pending -= 1
+        if not self._pending:
+            self._counts.answered += 1
+            results = self._results
+            self._end([one for start in sorted(results) for one in results[start]])
+
+    def fail(self, error: GatewayError) -> None:
+        """End with an error, unless another part failed already."""
+        if isinstance(error, DeadlineExceeded):
+            error = FeaturesUnavailable(
+                f"The feature store did not answer within {self._seconds:g} s."
+            )
+            self._counts.timed_out += not self._is_finished
+        self._end(error)
+
+    def _end(self, outcome: list[LookupResult] | GatewayError) -> None:
+        if self._is_finished:
+            return
+        self._is_finished = True
+        try:
+            self._done(outcome)
+        except Exception:
+            # Others wait for the same read.
+            log.exception("the caller of a look-up failed")

@@ -1,15 +1,15 @@
-"""What an online store knows of an entity, and what is asked of any such store."""
+"""What an online store knows of an entity, and the interface of such a store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from serving_gateway.errors import EntityUnusable, FeaturesUnavailable
+from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
 
 
 class Status(StrEnum):
@@ -24,29 +24,30 @@ class Status(StrEnum):
     """Known, but some of the features are null and may not be."""
 
 
-class Found(msgspec.Struct, frozen=True):
-    """One entity's features. Shared by all that asked for it at the same time: never change it."""
+class LookupResult(msgspec.Struct, frozen=True, gc=False):
+    """One entity's features. Shared by all look-ups that a read served: never change it."""
 
     status: Status
     values: list[Any] | None
-    """In the order of the names asked for, None where null; no list unless `FOUND`."""
+    """In the order of the requested names, None where null; no list unless `FOUND`."""
     missing: tuple[str, ...] = ()
-    """The names without a value that may be used."""
-    observed: datetime | None = None
-    """When the values were observed, in UTC; the oldest of several views."""
+    """The names without a usable value."""
+    observed_at: float | None = None
+    """When the values were observed, in seconds since the epoch; the oldest of several views."""
 
     @property
     def event_timestamp(self) -> str | None:
         """When the values were observed, as RFC 3339."""
-        # Written down only where somebody reads it, which for values that are found nobody does.
-        return None if self.observed is None else self.observed.isoformat().replace("+00:00", "Z")
+        if self.observed_at is None:
+            return None
+        return datetime.fromtimestamp(self.observed_at, UTC).isoformat().replace("+00:00", "Z")
 
 
 class InvalidEntityIds(EntityUnusable):
     """Ids that cannot be an entity's.
 
     Args:
-        wrong: by position in what was asked, what is wrong, to follow `entity_ids[i]`.
+        wrong: by position in the request, what is wrong, to follow `entity_ids[i]`.
     """
 
     default_code = "wrong_type"
@@ -59,9 +60,29 @@ class InvalidEntityIds(EntityUnusable):
 
 
 class ServiceUnusable(FeaturesUnavailable):
-    """The store is there, but this feature service is not, or not with what is asked of it."""
+    """The store works, but lacks this feature service or some of the requested features."""
 
     default_code = "feature_service_unusable"
+
+
+class LookupRequest(msgspec.Struct, frozen=True):
+    """A read of one feature service."""
+
+    service: str
+    names: tuple[str, ...]
+    ids: Sequence[int | str]
+    nullable: frozenset[str] = frozenset()
+    """The names whose values may be null."""
+
+
+LookupDone: TypeAlias = Callable[[list[LookupResult] | GatewayError], None]
+"""Called once with one result per id, in the order of the ids, or with an error for all."""
+
+EntityOutcome: TypeAlias = LookupResult | GatewayError
+
+ReadDone: TypeAlias = Callable[[list[EntityOutcome] | GatewayError], None]
+"""The same of a store, where an unreadable entity has an error of its own: `InvalidEntityIds`
+at position 0 for an id of another type than the entity's."""
 
 
 class FeatureStore(Protocol):
@@ -73,26 +94,16 @@ class FeatureStore(Protocol):
         Returns also when it could not be done; reads try again.
         """
 
-    async def read(
-        self,
-        service: str,
-        names: tuple[str, ...],
-        ids: Sequence[int | str],
-        nullable: frozenset[str] = frozenset(),
-    ) -> list[Found]:
-        """Read these features of a feature service: one `Found` per id, in that order.
+    def read(self, request: LookupRequest, done: ReadDone) -> None:
+        """Read features of distinct ids; never raises and never calls back synchronously.
 
-        Those named in `nullable` may be null.
-
-        Raises:
-            InvalidEntityIds: ids of another type than the entity's.
-            ServiceUnusable: there is no such service, none that can be read by one id, or it
-                has no feature of such a name.
-            FeaturesUnavailable: the store cannot be asked.
+        Errors for all ids: `ServiceUnusable` when there is no such service, it cannot be read
+        by one id, or it lacks a requested feature; `FeaturesUnavailable` when the store cannot
+        be read.
         """
 
     async def aclose(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and leave threads to end by themselves."""
 
 
 def check_ids(ids: Sequence[object]) -> None:
@@ -101,10 +112,7 @@ def check_ids(ids: Sequence[object]) -> None:
     Raises:
         InvalidEntityIds: some are not.
     """
-    # Not isinstance: true is no id, and equals 1 where answers are found by id.
+    # Not isinstance: true is not an id, and equals 1 where results are found by id.
     wrong = [at for at, one in enumerate(ids) if type(one) is not int and type(one) is not str]
     if wrong:
         raise InvalidEntityIds(dict.fromkeys(wrong, "is neither an integer nor a string."))
-
-
-LookupResult = Found

@@ -7,6 +7,7 @@ is written when the batch that carries its rows returns.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import re
 from time import perf_counter
@@ -35,6 +36,10 @@ _INFER: Final = re.compile(
     rb"/v2/models/(?P<model>[A-Za-z0-9_.-]+)(?:/versions/(?P<version>[0-9]{1,18}))?/infer/?"
 )
 _ROUTES_KEPT: Final = 4096
+_COMPRESSED_FROM: Final = 16_384
+"""Bytes from which a response is compressed for a client that asks for it."""
+_COMPRESSION: Final = 1
+"""The fastest: 1 MB in about 10 ms."""
 _BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
 
 
@@ -215,8 +220,11 @@ class InferenceEndpoint:
         request.request_id = self._ids.of(fields.get(b"x-request-id"))
         if self._access_log:
             request.started = perf_counter()
+        traceparent = None
+        if self._tracing is not None or b"traceparent" in fields:
+            traceparent = self.begin_trace(request)
         try:
-            self.submit(request, self.begin_trace(request))
+            self.submit(request, traceparent)
         except GatewayError as error:
             self.fail(request, error)
         except Exception as bug:
@@ -246,6 +254,9 @@ class InferenceEndpoint:
             request.span.end(status)
         if self._lifecycle.draining:
             headers += b"connection: close\r\n"
+        if len(body) > _COMPRESSED_FROM and _accepts_gzip(request.fields):
+            headers += b"content-encoding: gzip\r\nvary: accept-encoding\r\n"
+            body = gzip.compress(body, _COMPRESSION)
         request.write(status, headers, body)
         if self._access_log:
             self._log(request, status)
@@ -333,6 +344,11 @@ class InferenceEndpoint:
                 "seconds": round(perf_counter() - request.started, 6),
             },
         )
+
+
+def _accepts_gzip(fields: dict[bytes, bytes]) -> bool:
+    accepted = fields.get(b"accept-encoding", b"").lower()
+    return b"gzip" in accepted and b"gzip;q=0" not in accepted
 
 
 class AwaitedExchange(HttpExchange):

@@ -58,6 +58,7 @@ class Codec:
         names: of the features, in the order of a row.
         nullable: the names of those that may be missing.
         inputs: the model's input tensors, in order.
+        columns: by input, its columns as features of the tensor's own type.
         outputs: the names of the tensors that make a prediction.
         float_rows: whether every row is a list of floats for one tensor, so that the JSON
             decoder has checked every element's type already.
@@ -78,6 +79,14 @@ class Codec:
             if len(dtypes) != 1:
                 raise ValueError(f"packed input {packed!r} needs one type, has {sorted(dtypes)}")
             self.inputs = (InputSpec(packed, features[0].tensor_dtype, self.width),)
+        self.columns = {
+            spec.name: tuple(
+                msgspec.structs.replace(feature, dtype=spec.dtype)
+                for feature in features
+                if packed is not None or feature.name == spec.name
+            )
+            for spec in self.inputs
+        }
         outputs = [signature.label_output]
         if signature.probabilities_output is not None:
             outputs.append(signature.probabilities_output)
@@ -93,12 +102,6 @@ class Codec:
         self.has_bool_labels = bool(signature.classes) and all(
             isinstance(label, bool) for label in signature.classes
         )
-
-    def columns(self, name: str) -> tuple[Feature, ...]:
-        """The features that the columns of an input are."""
-        if self.signature.packed_input is not None:
-            return self.signature.features
-        return tuple([feature for feature in self.signature.features if feature.name == name])
 
     def encode(self, rows: Sequence[Row], field: str = "data") -> Tensors:
         """Pack rows of values in the order of the features.

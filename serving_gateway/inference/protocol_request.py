@@ -145,7 +145,7 @@ def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple
                 code="too_many_rows",
             )
         size = (tensor.parameters or {}).get("binary_data_size")
-        columns = [_as_tensor(feature, spec) for feature in codec.columns(spec.name)]
+        columns = codec.columns[spec.name]
         if size is None:
             packed[spec.name] = _pack_json(tensor, spec, columns, rows, path)
         else:
@@ -165,13 +165,6 @@ def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple
             f"The input {missing[0]!r} is missing.", field="inputs", code="missing_input"
         )
     return tuple([packed[spec.name] for spec in codec.inputs]), rows
-
-
-def _as_tensor(feature: Feature, spec: InputSpec) -> Feature:
-    """A feature as its tensor holds it: the protocol speaks of tensors."""
-    if feature.dtype is spec.dtype:
-        return feature
-    return msgspec.structs.replace(feature, dtype=spec.dtype)
 
 
 def _rows_of(tensor: _Tensor, spec: InputSpec, path: str) -> int:

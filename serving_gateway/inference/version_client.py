@@ -163,6 +163,11 @@ class VersionClient:
             return self._unusable
         return self.state.reason or (None if self.batcher else "its signature is not known yet.")
 
+    @property
+    def signature(self) -> Signature | None:
+        """What the version reads: as recorded, or by Triton's metadata once those are known."""
+        return None if self.codec is None else self.codec.signature
+
     def mark_ready(self) -> None:
         """Note that the version answers."""
         self.state.mark_ready()
@@ -289,6 +294,7 @@ class VersionClient:
             request,
             items[-1].deadline,
             partial(self._on_complete, batch, batcher, span),
+            repeatable=first.tail is None,  # its parameters may be those of a sequence
         )
 
     def _span(self, batch: Batch[InferenceItem]) -> InferenceSpan | None:

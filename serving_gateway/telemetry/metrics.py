@@ -36,7 +36,7 @@ _LOOK_UP_FAMILIES: Final = """
 gateway_feature_look_ups_total counter Look-ups answered, overdue, or not tried (refused).
 gateway_feature_entities_total counter Entities looked up, by what was found.
 gateway_feature_reads_total counter Reads of the feature store.
-gateway_feature_store_skipped gauge 1 while the store is not asked, after failures in a row.
+gateway_feature_store_skipped gauge 1 while a feature service is not read, after failures in a row.
 """
 _MODEL_FAMILIES: Final = """
 gateway_predictions_total counter Prediction requests, of a variant's last three versions.
@@ -62,8 +62,8 @@ class FeatureLookups(Protocol):
     counts: LookupCounts
 
     @property
-    def skipped(self) -> bool:
-        """Whether the store is not asked for now, because it failed several times in a row."""
+    def skipped_services(self) -> list[str]:
+        """Feature services that are not read for now, because they failed several times."""
 
 
 class Metrics:
@@ -217,5 +217,5 @@ def _look_ups(features: FeatureLookups) -> dict[str, Family]:
     reads = families["gateway_feature_reads_total"]
     reads.add(labels(outcome="answered"), counts.reads - counts.failed_reads)
     reads.add(labels(outcome="failed"), counts.failed_reads)
-    families["gateway_feature_store_skipped"].add("", features.skipped)
+    families["gateway_feature_store_skipped"].add("", bool(features.skipped_services))
     return families

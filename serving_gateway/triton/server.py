@@ -279,6 +279,7 @@ class ServerVersion:
         "probed_at",
         "server",
         "turn",
+        "unanswered_since",
         "version",
     )
 
@@ -293,6 +294,7 @@ class ServerVersion:
         self.is_usable = False
         self.confirmed_at: float | None = None
         self.probed_at = 0.0
+        self.unanswered_since = 0.0
         self.in_flight = 0
         self.misses = 0
         self.turn = 0
@@ -368,7 +370,10 @@ class ServerVersion:
         silent = now - server.heard_at
         if silent > staleness or (server.connections.busy and silent > SILENT_SECONDS):
             server.note_problem(error.message, silent=True)
-        if self.confirmed_at is None or now - self.confirmed_at > staleness:
+        # Not by the age of the confirmation: a version without requests is probed only in its turn.
+        if self.confirmed_at is None or self.confirmed_at >= self.unanswered_since:
+            self.unanswered_since = self.probed_at
+        if self.confirmed_at is None or now - self.unanswered_since > staleness:
             self.note(False, error.message)
 
     def verify(self, done: Verified, limit_seconds: float) -> None:

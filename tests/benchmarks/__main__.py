@@ -1,7 +1,8 @@
-"""`python -m tests.benchmarks`: raw Triton, a plain gateway and ours, on the same cores.
+"""`python -m tests.benchmarks [part ...]`: the gateway, raw Triton and two ceilings.
 
-Everything is real and as a user has it. The cases of a round follow each other, round after
-round, and medians are reported, so that a slow moment of the machine hits all alike.
+Everything is real and as a user has it. Parts: `throughput` (closed loop), `open-loop` (steady
+rate with switches), `cpu` (in-process), `drills` (rollbacks), `memory`, `models` (hundreds of idle
+ones). Default: all of them.
 """
 
 from __future__ import annotations
@@ -10,196 +11,145 @@ import argparse
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
+from tests.benchmarks import report, targets
+from tests.benchmarks.cases import PREDICT, PREDICTIONS
+from tests.benchmarks.drills import measure_drills
+from tests.benchmarks.many_models import MODELS, measure_many_models
+from tests.benchmarks.memory import measure_memory
+from tests.benchmarks.results import Results
+from tests.benchmarks.stage import Stage, run_stage
+from tests.benchmarks.steady import measure_steady
+from tests.benchmarks.throughput import figures, measure_rounds, peak_per_second
+from tests.benchmarks.wrk import BenchmarkError, Case, run
+from tests.servers import ROOT
 
-from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE
-from tests.benchmarks.entities import ENTITIES, start_entities
-from tests.benchmarks.picture import draw
-from tests.benchmarks.wrk import BenchmarkError, Case, Measurement, run, summarize, table
-from tests.onnx_models import iris_classifier, write_entry
-from tests.servers import (
-    LOOPBACK,
-    RunningProcess,
-    RunningTriton,
-    ServerError,
-    answers_ok,
-    free_port,
-    run_process,
-    run_triton,
-)
+PARTS = ("throughput", "open-loop", "cpu", "drills", "memory", "models")
+_PROGRAMS = ("wrk", "haproxy", "redis-server")
+"""Each in the Debian package of its name."""
+_PEAK_SECONDS = 5
 
-BATCHED = "best_model_batched"
-ROW = "[5.1,3.5,1.4,0.2]"
-PREDICT = f'{{"data":[{ROW}],"client_id":"customer-17"}}'
-ENTITY = '{"entity_id":{id},"client_id":"customer-17"}'
-INFER = '{"inputs":[{"name":"features","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
-RAW = ("raw Triton, dynamic batching off", "raw Triton, dynamic batching on")
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=5, help="of the closed loop")
+    parser.add_argument("--seconds", type=int, default=2, help="per measurement of it")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--switches", type=int, default=200, help="during the open loop")
+    parser.add_argument(
+        "--rate", type=float, help="requests/s of the open loop; default: half of the peak"
+    )
+    parser.add_argument("--batches", type=int, default=200, help="of 100 requests in-process")
+    parser.add_argument("--drills", type=int, default=1_000)
+    parser.add_argument("--models", type=int, default=MODELS, help="that are idle")
+    parser.add_argument("--output", type=Path, default=Path(".local/bench.json"))
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
+    return arguments
 
 
 def main() -> int:
-    """Measure, print the table, write the figures; exit code 1 when a measurement failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="per measurement")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--output", type=Path, default=Path(".local/bench.json"))
-    arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.stderr.write("wrk is missing: apt-get install wrk\n")
+    """Measure, print the report, write the figures; exit code 1 when a part failed."""
+    arguments = parse_arguments()
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        sys.stderr.write(f"missing: apt-get install {' '.join(missing)}\n")
         return 1
-    try:
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-            figures = measure(arguments, Path(folder), stack)
-    except (BenchmarkError, ServerError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
-    picture = arguments.output.with_suffix(".png")
-    draw(figures["rows"], picture)
-    sys.stdout.write(f"{figures['table']}\n\nFigures: {arguments.output}, {picture}\n")
-    return 0
+    results = Results()
+    measure(results, arguments, arguments.parts or PARTS)
+    files = results.write(arguments.output)
+    sys.stdout.write(f"{results.report}\n\nWritten: {', '.join(map(str, files))}\n")
+    return 1 if results.problems else 0
 
 
-def measure(
-    arguments: argparse.Namespace, home: Path, stack: contextlib.ExitStack
-) -> dict[str, Any]:
-    """Start all servers, load them in turns, and return the figures."""
-    triton = stack.enter_context(start_triton(home))
-    plain, _ = stack.enter_context(start_yardstick(home, triton))
-    ours, process = stack.enter_context(start_gateway(home, triton))
-    entities = {
-        store: stack.enter_context(start_entities(home / store, triton, store))
-        for store in ("sqlite", "redis")
-    }
-    infer = f"/v2/models/{DEFAULT_MODEL}"
-    cases: list[tuple[Case, Callable[[], None]]] = [
-        (Case(RAW[0], f"{triton.http_url}{infer}/versions/1/infer", INFER), _nothing),
-        (
-            Case(RAW[1], f"{triton.http_url}/v2/models/{BATCHED}/versions/1/infer", INFER),
-            _nothing,
-        ),
-        (Case("FastAPI + tritonclient.http.aio", f"{plain}/predict", PREDICT), _nothing),
-        (Case("gateway", f"{ours}/predict", PREDICT), lambda: policy(ours, "off", 0)),
-        (
-            Case("gateway, split 50 %", f"{ours}/predict", PREDICT),
-            lambda: policy(ours, "split", 50),
-        ),
-        (
-            Case("gateway, mirror 100 %", f"{ours}/predict", PREDICT),
-            lambda: policy(ours, "mirror", 100),
-        ),
-        *(
-            (Case(f"gateway, entity_id ({store})", f"{url}/predict", ENTITY, ENTITIES), _nothing)
-            for store, url in entities.items()
-        ),
-        (Case("gateway, /v2 JSON", f"{ours}{infer}/infer", INFER), lambda: policy(ours, "off", 0)),
-    ]
-    for case, prepare in cases:
-        prepare()
-        run(case, 8, 1, home)
-    rounds: list[dict[tuple[str, int], Measurement]] = []
-    for number in range(arguments.rounds):
-        found: dict[tuple[str, int], Measurement] = {}
-        for connections in arguments.connections:
-            for case, prepare in cases:
-                prepare()
-                found[case.name, connections] = run(case, connections, arguments.seconds, home)
-        rounds.append(found)
-        sys.stderr.write(f"round {number + 1} of {arguments.rounds}\n")
-    memory = process.server.memory_info().rss / 2**20
-    rows = summarize(rounds, RAW)
-    return {
-        "table": f"{table(rows)}\n\nGateway: {memory:.0f} MiB resident, one worker; "
-        f"{psutil.cpu_count()} cores, medians of {arguments.rounds} rounds of "
-        f"{arguments.seconds} s.",
-        "rows": rows,
-        "gateway_mib": round(memory, 1),
-        "cores": psutil.cpu_count(),
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-        "load_average": psutil.getloadavg(),
-    }
+def measure(results: Results, arguments: argparse.Namespace, parts: Collection[str]) -> None:
+    """Run the parts one after the other."""
+    if {"throughput", "open-loop"} & set(parts):
+        with results.attempt("servers"), _home() as home, run_stage(home) as stage:
+            measure_stage(results, stage, arguments, parts, home)
+    if "cpu" in parts:
+        with results.attempt("cpu"):
+            cpu = measure_cpu(arguments.batches)
+            results.keep("cpu", cpu, report.cpu_line(cpu), targets.judge_cpu(cpu))
+    if "drills" in parts:
+        with results.attempt("drills"), _home() as home:
+            drills = measure_drills(home, arguments.drills).summary()
+            results.keep("drills", drills, report.drills_line(drills), targets.judge_drills(drills))
+    if "memory" in parts:
+        with results.attempt("memory"), _home() as home:
+            memory = measure_memory(home)
+            results.keep("memory", memory, report.memory_line(memory), targets.judge_memory(memory))
+    if "models" in parts:
+        with results.attempt("models"), _home() as home:
+            models = measure_many_models(home, arguments.models)
+            text = report.many_models_line(models)
+            results.keep("models", models, text, targets.judge_many_models(models))
 
 
-def _nothing() -> None:
-    """What raw Triton and the yardstick need before a measurement."""
+def measure_stage(
+    results: Results,
+    stage: Stage,
+    arguments: argparse.Namespace,
+    parts: Collection[str],
+    home: Path,
+) -> None:
+    """The parts that share servers: the closed loop, and the open loop at half of its peak."""
+    peak = None
+    if "throughput" in parts:
+        with results.attempt("throughput"):
+            rounds = measure_rounds(
+                stage,
+                rounds=arguments.rounds,
+                seconds=arguments.seconds,
+                connections=arguments.connections,
+                folder=home,
+            )
+            found = figures(rounds)
+            peak = peak_per_second(found["rows"])
+            text = report.throughput(found["rows"], arguments.rounds, arguments.seconds)
+            results.keep("throughput", found, text, targets.judge_throughput(rounds))
+    if "open-loop" in parts:
+        with results.attempt("open-loop"):
+            rate = arguments.rate or (peak or measure_peak(stage, home)) / 2
+            steady = measure_steady(stage.gateway, stage.addresses.noop, rate, arguments.switches)
+            text = report.open_loop_table(steady)
+            results.keep("open-loop", steady, text, targets.judge_steady(steady))
 
 
-def policy(url: str, strategy: str, percent: float) -> None:
-    """Set the gateway's traffic policy."""
-    body = {"strategy": strategy, "percent": percent}
-    answer = httpx.put(f"{url}/traffic", json=body, trust_env=False)
-    if answer.status_code != 200:
-        raise BenchmarkError(f"PUT /traffic: {answer.text}")
+def measure_peak(stage: Stage, folder: Path) -> float:
+    """Requests/s of /predict from 64 connections, where the closed loop was not measured."""
+    case = Case(PREDICTIONS, f"{stage.gateway.url}/predict", PREDICT)
+    run(case, 64, 1, folder)
+    return run(case, 64, _PEAK_SECONDS, folder).per_second
+
+
+def measure_cpu(batches: int) -> dict[str, Any]:
+    """CPU in-process, in a process that holds nothing else.
+
+    Raises:
+        BenchmarkError: it failed.
+    """
+    argv = [sys.executable, "-m", "tests.benchmarks.in_process", "--batches", str(batches)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @contextlib.contextmanager
-def start_triton(home: Path) -> Iterator[RunningTriton]:
-    """The same iris model twice: without dynamic batching (two versions) and with it."""
-    repository = home / "repository"
-    model = iris_classifier()
-    versions = {1: model, 2: iris_classifier(0.1)}
-    write_entry(repository, DEFAULT_MODEL, versions, max_batch_size=MAX_BATCH_SIZE)
-    write_entry(
-        repository,
-        BATCHED,
-        {1: model},
-        max_batch_size=MAX_BATCH_SIZE,
-        extra="dynamic_batching { preferred_batch_size: [8, 16] }",
-    )
-    with run_triton(repository, home) as triton:
-        yield triton
-
-
-@contextlib.contextmanager
-def start_gateway(home: Path, triton: RunningTriton) -> Iterator[tuple[str, RunningProcess]]:
-    """Our gateway, one worker, with A and B on two versions."""
-    port = free_port()
-    url = f"http://{LOOPBACK}:{port}"
-    env = {
-        "GATEWAY_PORT": str(port),
-        "GATEWAY_TRITON_URL": triton.http_url,
-        "GATEWAY_STATE_DIR": str(home / "gateway"),
-    }
-    with run_process(
-        [sys.executable, "-m", "serving_gateway"],
-        ready=lambda: answers_ok(f"{url}/health"),
-        log=home / "logs" / "gateway.log",
-        env=env,
-    ) as process:
-        for alias, version in (("A", 1), ("B", 2)):
-            body = {"version": version, "run_id": "bench"}
-            answer = httpx.post(f"{url}/variant/{alias}/reload", json=body, trust_env=False)
-            if answer.status_code != 200:
-                raise BenchmarkError(f"reload: {answer.text}")
-        yield url, process
-
-
-@contextlib.contextmanager
-def start_yardstick(home: Path, triton: RunningTriton) -> Iterator[tuple[str, RunningProcess]]:
-    """The plain gateway, one worker on the same server, loop and parser."""
-    port = free_port()
-    url = f"http://{LOOPBACK}:{port}"
-    argv = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "tests.benchmarks.yardstick:app"),
-        *("--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools"),
-        *("--no-access-log", "--log-level", "warning"),
-    ]
-    with run_process(
-        argv,
-        ready=lambda: answers_ok(f"{url}/openapi.json"),
-        log=home / "logs" / "yardstick.log",
-        env={"TRITON_URL": triton.http_url, "MODEL_NAME": DEFAULT_MODEL},
-    ) as process:
-        yield url, process
+def _home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield Path(folder)
 
 
 if __name__ == "__main__":

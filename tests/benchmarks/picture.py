@@ -11,7 +11,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write a PNG of the ratios to raw Triton.
 
     Args:
-        rows: what `wrk.summarize` returns.
+        rows: what `summary.summarize` returns.
         path: of the picture.
     """
     import matplotlib as mpl
@@ -27,14 +27,14 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         found = {row["case"]: row for row in rows if row["connections"] == load}
         places = [place + number * height for place in range(len(cases))]
         bars = axes.barh(places, [found[case]["ratio"] for case in cases], height * 0.9)
-        bars.set_label(f"{load} connections")
+        bars.set_label(f"{load} connection" + "s" * (load != 1))
         texts = [f"{found[c]['per_second']:,.0f}/s, p50 {found[c]['p50_ms']:.2f} ms" for c in cases]
         axes.bar_label(bars, texts, padding=3, fontsize=7)
     axes.axvline(1, color="grey", linewidth=1, linestyle="--")
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(cases))], cases)
     axes.invert_yaxis()
     axes.margins(x=0.18)
-    axes.set_xlabel("requests/s as a ratio to raw Triton, the better of its two settings")
+    axes.set_xlabel("requests/s as a ratio to the better raw Triton")
     axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=130)

@@ -18,7 +18,9 @@ from statistics import median
 
 import httpx
 
-from tests.benchmarks.__main__ import PREDICT, start_gateway, start_triton
+from tests.benchmarks.cases import PREDICT
+from tests.benchmarks.environment import start_gateway, start_triton
+from tests.benchmarks.memory import resident_mib
 from tests.benchmarks.wrk import BenchmarkError, Case, run
 from tests.servers import ServerError, answers_ok
 
@@ -59,18 +61,20 @@ def soak(
 ) -> tuple[float, list[tuple[int, float]]]:
     """Seconds from start to ready, and (requests answered, MiB resident) again and again."""
     triton = stack.enter_context(start_triton(home))
-    url, process = stack.enter_context(start_gateway(home, triton))
-    process.stop()
+    gateway = stack.enter_context(start_gateway(home, triton.http_url, light=True))
+    gateway.routed(1)
+    url = gateway.url
+    gateway.process.stop()
     started = time.monotonic()
-    process.start()
+    gateway.process.start()
     while not answers_ok(f"{url}/ready"):
         time.sleep(0.01)
     ready = time.monotonic() - started
     case = Case("gateway", f"{url}/predict", PREDICT)
-    samples = [(0, _mib(process.server.memory_info().rss))]
+    samples = [(0, resident_mib(gateway))]
     while samples[-1][0] < arguments.requests:
         run(case, arguments.connections, _LOAD_SECONDS, home)
-        samples.append((answered(url), _mib(process.server.memory_info().rss)))
+        samples.append((answered(url), resident_mib(gateway)))
         sys.stderr.write(f"{samples[-1][0]:>10,} requests  {samples[-1][1]:6.1f} MiB\n")
     return ready, samples
 
@@ -86,10 +90,6 @@ def answered(url: str) -> int:
     text = httpx.get(f"{url}/metrics", trust_env=False).text
     lines = [line for line in text.splitlines() if line.startswith("gateway_predictions_total{")]
     return int(sum(float(line.rpartition(" ")[2]) for line in lines if '"answered"' in line))
-
-
-def _mib(size: int) -> float:
-    return round(size / 2**20, 1)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ from tests.load import Answer, Load, Reign, usurped
 from tests.onnx_models import telltale, write_entry
 from tests.servers import RunningRedis, RunningTriton, run_haproxy, run_redis, run_triton
 
+_TOKEN = "a-token-of-the-benchmarks"
+CONTROL = {"authorization": f"Bearer {_TOKEN}"}
+"""Headers of control calls to the replicas."""
 _POLL_SECONDS = 0.005
 
 
@@ -82,18 +85,18 @@ def replicas_behind_haproxy(
     count: int = 2,
 ) -> Iterator[tuple[str, Sequence[RunningGateway]]]:
     """Replicas with A on version 1: the balancer's address, and the replicas."""
+    variables = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_CONTROL_TOKEN": _TOKEN, **(env or {})}
     with contextlib.ExitStack() as stack:
         replicas = [
             stack.enter_context(
                 run_gateway(
-                    home / str(number),
-                    triton.http_url,
-                    env={"GATEWAY_REDIS_URL": redis.url, **(env or {})},
-                    name=f"replica-{number}",
+                    home / str(number), triton.http_url, env=variables, name=f"replica-{number}"
                 )
             )
             for number in range(count)
         ]
+        for replica in replicas:
+            replica.client.headers.update(CONTROL)
         replicas[0].routed(1)
         for replica in replicas:
             replica.wait_ready()
@@ -108,7 +111,7 @@ async def switch_under_load(
     async with contextlib.AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
-                httpx.AsyncClient(base_url=replica, timeout=20, trust_env=False)
+                httpx.AsyncClient(base_url=replica, timeout=20, trust_env=False, headers=CONTROL)
             )
             for replica in replicas
         ]

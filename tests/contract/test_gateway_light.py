@@ -54,7 +54,7 @@ def test_a_wrong_setting_is_named() -> None:
 
 
 def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
-    app = create_app(Settings(state_dir=tmp_path)).app
+    app = create_app(Settings(state_dir=tmp_path)).app.app
     assert isinstance(app, FastAPI)
     page = app.openapi()
     by_model = {
@@ -82,7 +82,7 @@ def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
 
 
 def test_every_operation_names_its_bodies_and_credentials(tmp_path: Path) -> None:
-    app = create_app(Settings(state_dir=tmp_path)).app
+    app = create_app(Settings(state_dir=tmp_path)).app.app
     assert isinstance(app, FastAPI)
     page = app.openapi()
     for path, operations in page["paths"].items():

@@ -31,7 +31,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.automation import REPORT_TAG
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource
 from platform_assets.resources.webhook import URL_VARIABLE
-from platform_assets.serving.ledger import ELSEWHERE, read_ledger
+from platform_assets.serving.ledger import MANUAL, read_ledger
 from platform_assets.serving.promotion import GATES
 from tests.foreign import foreign_graph, hostile_pickle, register_files
 from tests.servers import LOOPBACK, free_port
@@ -371,7 +371,7 @@ def test_what_was_moved_by_hand_is_written_down(machine: Machine) -> None:
 
     def entered() -> bool:
         newest = read_ledger(machine.dagster, machine.spec("quick"))[0]
-        return (newest.version, newest.action, newest.reason) == (other, ELSEWHERE, "because")
+        return (newest.version, newest.action, newest.reason) == (other, MANUAL, "because")
 
     wait_for(entered, "the ledger's entry")
     wait_for(lambda: alias_agrees(machine, "timed") is False, "registry_alias to fail")

@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Page
 
 from platform_assets.local_stack.chain import run_chain
-from platform_assets.local_stack.http import answers_ok, post_json
+from platform_assets.local_stack.http import answers_ok, post
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
 from platform_assets.local_stack.supervision import Supervisor
 from platform_assets.resources.triton import TritonResource
@@ -58,7 +58,7 @@ class Laptop:
         return done.returncode, done.stdout + done.stderr
 
     def predict(self) -> dict[str, Any]:
-        return post_json(f"{self.settings.gateway_url}/predict", ROW)
+        return post(f"{self.settings.gateway_url}/predict", ROW, dict[str, Any])
 
     def predict_entity(self, entity: int) -> Any:
         """Ask as a client that honours Retry-After does, for 10 s."""
@@ -76,7 +76,7 @@ class Laptop:
         return int(self.predict()["version"])
 
     def ready(self) -> bool:
-        return answers_ok(f"{self.settings.gateway_url}/ready")
+        return answers_ok(f"{self.settings.gateway_url}/models/{DEFAULT_MODEL}/ready")
 
     def triton(self) -> TritonResource:
         key = (self.settings.state_dir / "secrets" / "triton-control-key").read_text()
@@ -90,7 +90,8 @@ class Laptop:
         return int(page["routing"]["generation"])
 
     def graphql(self, query: str) -> dict[str, Any]:
-        answer = post_json(f"{self.settings.dagster_url}/graphql", {"query": query}, 30)
+        url = f"{self.settings.dagster_url}/graphql"
+        answer = post(url, {"query": query}, dict[str, Any], 30)
         return dict(answer["data"])
 
 
@@ -258,11 +259,11 @@ def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> 
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
     server = process_of(laptop, "triton", "tritonserver")
     server.kill()
-    wait_until(lambda: not laptop.ready(), 10, "/ready to tell that Triton is gone")
+    wait_until(lambda: not laptop.ready(), 10, "the model to be not ready")
     answer = httpx.post(f"{laptop.settings.gateway_url}/predict", json=ROW, trust_env=False)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
-    wait_until(laptop.ready, 60, "/ready again")
+    wait_until(laptop.ready, 60, "the model to be ready again")
     assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready
     assert laptop.version() == before
 
@@ -270,7 +271,7 @@ def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> 
 def test_the_drift_sensor_gives_back_a_version_that_somebody_unloaded(laptop: Laptop) -> None:
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
     laptop.triton().unload(DEFAULT_MODEL)
-    wait_until(lambda: not laptop.ready(), 10, "/ready to tell that the version is gone")
+    wait_until(lambda: not laptop.ready(), 10, "the model to be not ready")
     wait_until(laptop.ready, 150, "the sensor's run to reconcile Triton")
     assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready
     assert laptop.version() == before

@@ -73,11 +73,11 @@ class RunningGateway:
         return 0.0
 
     def ready(self) -> bool:
-        """What /ready says."""
-        return self.client.get("/ready").status_code == 200
+        """Whether the default model can answer, which a replica's own /ready does not say."""
+        return bool(self.client.get("/health").json()["ready"])
 
     def wait_ready(self, timeout_s: float = 20) -> None:
-        """Wait until /ready says so."""
+        """Wait until the default model can answer."""
         wait_until(self.ready, timeout_s, "gateway ready")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -17,11 +18,11 @@ import pytest
 
 from platform_assets.resources.feast import FeastResource
 from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput
-from serving_gateway.features.breaker import State
-from serving_gateway.features.feast_blocking import open_store
+from serving_gateway.features.feast_snapshot import open_snapshot
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.features.types import Found, ServiceUnusable, Status
+from serving_gateway.features.types import LookupResult, ServiceUnusable, Status
+from tests.feature_lookups import look_up, read
 from tests.servers import RunningRedis, run_redis
 
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
@@ -181,7 +182,7 @@ async def until(
         await asyncio.sleep(0.02)
 
 
-def _statuses(found: list[Found]) -> list[str]:
+def _statuses(found: list[LookupResult]) -> list[str]:
     return [one.status.value for one in found]
 
 
@@ -190,16 +191,17 @@ async def test_values_are_those_of_feast_itself(filled: FeastResource) -> None:
     frame = filled.online("entity_id", ids, "both")
     async with opened(filled, "both") as store:
         for names in (NAMES, NAMES[::-1], ("sepal_width",), ("petals", "petal_width")):
-            answer = await store.read("both", names, ids)
+            answer = await read(store, "both", names, ids)
             assert [one.values for one in answer] == frame[list(names)].to_numpy().tolist()
             assert _statuses(answer) == ["found", "found"]
-        stamp = datetime.fromisoformat((await store.read("both", NAMES, [1]))[0].event_timestamp)
+        [one] = await read(store, "both", NAMES, [1])
+        stamp = datetime.fromisoformat(one.event_timestamp or "")
         assert abs(datetime.now(UTC) - timedelta(days=400) - stamp) < timedelta(minutes=5)
 
 
-async def test_what_a_row_lacks_is_told(filled: FeastResource) -> None:
+async def test_missing_features_of_a_row_are_named(filled: FeastResource) -> None:
     async with opened(filled, "both") as store:
-        answer = await store.read("both", NAMES, [1, 99, 3, 4, 5, 6])
+        answer = await read(store, "both", NAMES, [1, 99, 3, 4, 5, 6])
     assert _statuses(answer) == [
         *("found", "unknown", "expired", "incomplete", "incomplete", "incomplete")
     ]
@@ -214,30 +216,30 @@ async def test_what_a_row_lacks_is_told(filled: FeastResource) -> None:
     ]
     async with opened(filled, "both") as store:
         nullable = frozenset({"sepal_length", "petal_width", "sepal_width"})
-        again = await store.read("both", NAMES, [1, 99, 3, 4, 5, 6], nullable)
+        again = await read(store, "both", NAMES, [1, 99, 3, 4, 5, 6], nullable)
     assert _statuses(again) == ["found", "unknown", "expired", "found", "found", "found"]
     assert [again[3].values, again[5].values] == [[0.4, None, pytest.approx(3.1)], [None] * 3]
     assert answer[1].event_timestamp is None
     assert answer[2].event_timestamp is not None
 
 
-async def test_a_view_that_is_not_asked_for_is_not_judged(filled: FeastResource) -> None:
+async def test_views_that_are_not_requested_are_not_judged(filled: FeastResource) -> None:
     async with opened(filled, "both", "short") as store:
-        assert _statuses(await store.read("both", ("sepal_width",), [3, 4, 5])) == ["found"] * 3
-        assert _statuses(await store.read("short", ("petal_width",), [1, 3, 5])) == [
+        assert _statuses(await read(store, "both", ("sepal_width",), [3, 4, 5])) == ["found"] * 3
+        assert _statuses(await read(store, "short", ("petal_width",), [1, 3, 5])) == [
             *("found", "expired", "unknown")
         ]
 
 
 async def test_string_ids(filled: FeastResource) -> None:
     async with opened(filled, "text") as store:
-        answer = await store.read("text", ("city", "turnover"), ["Köln", "7", "köln"])
+        answer = await read(store, "text", ("city", "turnover"), ["Köln", "7", "köln"])
         assert answer[0].values == ["Köln", 1.5]
         assert answer[1].missing == ("city",)
         assert answer[2].status is Status.UNKNOWN
         for wrong in (7, "\ud800"):
             with pytest.raises(InvalidInput) as caught:
-                await store.read("text", ("city",), ["7", wrong])
+                await read(store, "text", ("city",), ["7", wrong])
             assert caught.value.field == "entity_ids[1]"
             assert "must be a string" in caught.value.message
 
@@ -245,32 +247,32 @@ async def test_string_ids(filled: FeastResource) -> None:
 @pytest.mark.parametrize("wrong", ["1", "x", 1 << 63, -(1 << 63) - 1])
 async def test_integer_ids(filled: FeastResource, wrong: int | str) -> None:
     async with opened(filled, "short") as store:
-        extremes = await store.read("short", ("petal_width",), [(1 << 63) - 1, -(1 << 63)])
+        extremes = await read(store, "short", ("petal_width",), [(1 << 63) - 1, -(1 << 63)])
         assert _statuses(extremes) == ["unknown", "unknown"]
         with pytest.raises(InvalidInput, match=r"entity_ids\[1\] must be an integer of 64 bits"):
-            await store.read("short", ("petal_width",), [1, wrong])
+            await read(store, "short", ("petal_width",), [1, wrong])
 
 
 async def test_aliases_and_mapped_join_keys(filled: FeastResource) -> None:
     async with opened(filled, "named", "mapped") as store:
         names = ("others__sepal_length", "mine__sepal_length", "sepal_width")
-        [answer] = await store.read("named", names, [1])
+        [answer] = await read(store, "named", names, [1])
         assert answer.values == pytest.approx([9.5, 5.1, 3.5])
         for name in ("sepal_length", "more", "sepals__sepal_length"):
             with pytest.raises(ServiceUnusable, match=f"no feature {name} "):
-                await store.read("named", (name,), [1])
-        [answer] = await store.read("mapped", ("sepal_width", "petals"), [2])
+                await read(store, "named", (name,), [1])
+        [answer] = await read(store, "mapped", ("sepal_width", "petals"), [2])
         assert answer.values == [3.0, 6]
 
 
-async def test_services_that_one_id_does_not_answer_are_refused(filled: FeastResource) -> None:
+async def test_services_with_several_join_keys_are_refused(filled: FeastResource) -> None:
     async with opened(filled, "short") as store:
         for service in ("crossed", "mixed"):
             with pytest.raises(ServiceUnusable, match="one join key"):
-                await store.read(service, ("sepal_width",), [1])
+                await read(store, service, ("sepal_width",), [1])
         with pytest.raises(ServiceUnusable, match="nothing"):
-            await store.read("nothing", ("sepal_width",), [1])
-        assert await store.read("short", ("petal_width",), [1])
+            await read(store, "nothing", ("sepal_width",), [1])
+        assert await read(store, "short", ("petal_width",), [1])
 
 
 async def test_features_applied_later_are_noticed(tmp_path: Path) -> None:
@@ -278,33 +280,33 @@ async def test_features_applied_later_are_noticed(tmp_path: Path) -> None:
     _fill(feast)
     async with opened(feast, "short", retry_seconds=0.05, refresh_seconds=0.05) as store:
         with pytest.raises(ServiceUnusable, match="no feature petals "):
-            await store.read("short", ("petals",), [1])
+            await read(store, "short", ("petals",), [1])
         _apply(feast, DEFINITIONS.replace('[petals[["petal_width"]]]', "[petals]"))
-        read = await until(lambda: store.read("short", ("petals",), [1]), bool)
-        assert read[0].values == [5]
+        found = await until(lambda: read(store, "short", ("petals",), [1]), bool)
+        assert found[0].values == [5]
         _apply(feast, DEFINITIONS.replace("days=1", "days=10"))
         assert await until(
-            lambda: store.read("short", ("petal_width",), [3]), lambda now: now[0].values == [0.3]
+            lambda: read(store, "short", ("petal_width",), [3]), lambda now: now[0].values == [0.3]
         ), "the new TTL counts"
 
 
-async def test_a_store_that_is_not_there_yet_is_used_once_it_is(tmp_path: Path) -> None:
+async def test_store_that_does_not_exist_yet_is_used_once_it_does(tmp_path: Path) -> None:
     feast = FeastResource(state_dir=str(tmp_path / "feast"))
     async with opened(feast, "short", retry_seconds=0.05) as store:
         with pytest.raises(FeaturesUnavailable, match="no feature store yet"):
-            await store.read("short", ("petal_width",), [1])
+            await read(store, "short", ("petal_width",), [1])
         feast.render()
         with pytest.raises(FeaturesUnavailable, match=r"no feature store yet|being opened"):
-            await store.read("short", ("petal_width",), [1])
+            await read(store, "short", ("petal_width",), [1])
         await store.prepare("short")
         assert not (feast.home / "online.db").exists()
         assert not (feast.home / "registry.db").exists(), "nothing is made in its place"
         _fill(feast)
-        found = await until(lambda: store.read("short", ("petal_width",), [1]), bool)
+        found = await until(lambda: read(store, "short", ("petal_width",), [1]), bool)
         assert found[0].values == [0.2]
 
 
-async def test_a_configuration_that_cannot_be_read_is_told_without_its_secrets(
+async def test_unreadable_configuration_is_reported_without_its_secrets(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "feast"
@@ -317,52 +319,61 @@ async def test_a_configuration_that_cannot_be_read_is_told_without_its_secrets(
     try:
         await store.prepare("short")
         with pytest.raises(FeaturesUnavailable, match="could not open") as caught:
-            await store.read("short", ("petal_width",), [1])
+            await read(store, "short", ("petal_width",), [1])
         assert "s3cret" not in caught.value.message
     finally:
         await store.aclose()
 
 
-async def test_what_was_prepared_is_read_within_the_time_of_a_look_up(
+async def test_prepared_service_is_read_within_the_limit_of_a_look_up(
     filled: FeastResource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while definitions take longer to open than a look-up may take."""
 
     def slowly(*args: Any) -> Any:
         time.sleep(0.3)
-        return open_store(*args)
+        return open_snapshot(*args)
 
     async with opened(filled) as store:
         await store.prepare()
-        monkeypatch.setattr("serving_gateway.features.feast_store.open_store", slowly)
+        monkeypatch.setattr("serving_gateway.features.feast_store.open_snapshot", slowly)
         reader = FeatureReader(store, limit_seconds=0.1)
         with pytest.raises(FeaturesUnavailable, match="within"):
-            await reader.look_up("short", ("petal_width",), [1])
+            await look_up(reader, "short", ("petal_width",), [1])
         opening = asyncio.create_task(store.prepare("text"))
         await asyncio.sleep(0.05)
         await asyncio.gather(opening, reader.prepare("both"))
-        [found] = await reader.look_up("both", ("petal_width",), [1])
+        [found] = await look_up(reader, "both", ("petal_width",), [1])
         assert found.values == [0.2], "a service that an opening under way did not know of"
 
 
-async def test_a_trial_read_makes_the_connection(filled: FeastResource) -> None:
+def _open_files(path: Path) -> int:
+    """How often this process has a file open."""
+    links = Path("/proc/self/fd").iterdir()
+    return sum(1 for one in links if os.path.realpath(one) == str(path))
+
+
+async def test_trial_read_makes_the_connection(filled: FeastResource) -> None:
+    online = (filled.home / "online.db").resolve()
+    before = _open_files(online)
     async with opened(filled, "both") as store:
-        sqlite = [one._conn for one in store._stores._all]
-        redis = store._on_loop._client
-        assert sqlite or redis._connection.is_connected
-        assert None not in sqlite
+        assert store._redis.is_connected or _open_files(online) > before
+    deadline = time.monotonic() + 5
+    while _open_files(online) > before:
+        assert time.monotonic() < deadline, "its thread closes it"
+        await asyncio.sleep(0.01)
 
 
-async def test_an_online_store_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+async def test_replaced_online_store_is_opened_again(tmp_path: Path) -> None:
     feast = FeastResource(state_dir=str(tmp_path / "feast"))
     _fill(feast)
     async with opened(feast, "short", refresh_seconds=0.05) as store:
-        assert (await store.read("short", ("petal_width",), [1]))[0].values == [0.2]
+        assert (await read(store, "short", ("petal_width",), [1]))[0].values == [0.2]
         (feast.home / "online.db").unlink()
         (feast.home / "registry.db").unlink()
         _apply(feast)
         await until(
-            lambda: store.read("short", ("petal_width",), [1]),
+            lambda: read(store, "short", ("petal_width",), [1]),
             lambda now: now is not None and now[0].status is Status.UNKNOWN,
         )
 
@@ -381,18 +392,18 @@ def _threads() -> int:
     return sum(1 for thread in threading.enumerate() if thread.name.startswith("features"))
 
 
-async def test_a_redis_that_hangs_or_dies_costs_little_and_heals(tmp_path: Path) -> None:
+async def test_redis_that_hangs_or_dies_costs_little_and_recovers(tmp_path: Path) -> None:
     with run_redis(tmp_path / "redis") as redis:
         feast = _redis_store(tmp_path, redis)
         store = FeastStore(feast.home, socket_seconds=0.2)
         reader = FeatureReader(store, limit_seconds=0.1, open_seconds=0.2)
         before = _threads()
 
-        async def look() -> list[Found]:
-            return await reader.look_up("short", ("petal_width",), [1])
+        async def look() -> list[LookupResult]:
+            return await look_up(reader, "short", ("petal_width",), [1])
 
         async def is_lost() -> None:
-            while reader.state is State.CLOSED:
+            while not reader.skipped_services:
                 asked = [asyncio.create_task(look()) for _ in range(8)]
                 started = time.monotonic()
                 ended = await asyncio.gather(*asked, return_exceptions=True)
@@ -412,11 +423,11 @@ async def test_a_redis_that_hangs_or_dies_costs_little_and_heals(tmp_path: Path)
             assert _threads() - before <= 2
             started = time.monotonic()
             with pytest.raises(FeaturesUnavailable, match="read the online store"):
-                await store.read("short", ("petal_width",), [1])
+                await read(store, "short", ("petal_width",), [1])
             assert time.monotonic() - started < 1.5, "its thread comes back, without more tries"
             redis.process.signal(signal.SIGCONT)
             assert (await until(look, bool, 5))[0].values == [0.2]
-            assert reader.state is State.CLOSED
+            assert reader.skipped_services == []
 
             redis.process.kill()
             async with asyncio.timeout(10):

@@ -126,8 +126,8 @@ class Fleet:
         self.gateway.reload(name, "A", request)
 
     def generations(self) -> list[int]:
-        pages = [self.gateway.pages(name_of(number))[0] for number in range(SERVED)]
-        return [int(page["routing"]["generation"]) for page in pages]
+        statuses = [self.gateway.model_statuses(name_of(number))[0] for number in range(SERVED)]
+        return [status.routing.generation for status in statuses]
 
     def predicted(self, number: int) -> tuple[int, int]:
         """Label and version of an answer at the model's own path."""
@@ -198,9 +198,9 @@ def test_ten_models_are_listed_and_counted_each_by_its_name(fleet: Fleet) -> Non
     for number, name in enumerate(names):
         assert answered(fleet, name) - before[number] == number
         assert fleet.running.metric("gateway_ready", model=name) == 1
-        page = fleet.gateway.pages(name)[0]
-        assert page["ssot"]["model_name"] == name
-        assert page["effective"]["A"]["run_id"] == f"run-{number}-1"
+        status = fleet.gateway.model_statuses(name)[0]
+        assert status.ssot.model_name == name
+        assert status.effective["A"].run_id == f"run-{number}-1"
         assert observed_drift(name, fleet.triton, fleet.repository) == Drift((), ())
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from platform_assets.model_spec import CandidateSpec
-from platform_assets.serving.ledger import ELSEWHERE, ROLLBACK, read_ledger
+from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
 from platform_assets.serving.sensors import UNDER_WAY, production_watch_sensor
 from tests.chain import op_config
 from tests.full_platform import Platform
@@ -87,8 +87,8 @@ def test_production_goes_back_under_load_without_a_failed_request(
         (one.version, one.previous_version, one.generation, one.action, one.reason, one.missing)
         for one in read_ledger(platform.instance, platform.spec)[:2]
     ] == [
-        (before, production, newest.generation + 2, ELSEWHERE, "no good", ""),
-        (production, before, newest.generation + 1, ELSEWHERE, "short stay", ""),
+        (before, production, newest.generation + 2, MANUAL, "no good", ""),
+        (production, before, newest.generation + 1, MANUAL, "short stay", ""),
     ]
 
 

@@ -22,6 +22,9 @@ CONTROL_KEY = "0123456789abcdef-control-key"
 SECRETS = {
     ("triton-control", "key"): CONTROL_KEY,
     ("gateway-control", "token"): "0123456789abcdef-control-token",
+    ("gateway-control", "tokens"): (
+        "dagster:0123456789abcdef-control-token,operator:0123456789abcdef-operator-token"
+    ),
     ("redis-credentials", "url"): "redis://redis:6379/0",
     ("redis-credentials", "password"): "redis-password",
     ("postgres-credentials", "username"): "postgres-user",

@@ -14,12 +14,15 @@ from tests.manifests.rendering import K8S, Manifests, Object, matches, named
 
 SECRETS: Final = {
     "triton-control": {"key"},
-    "gateway-control": {"token"},
+    "gateway-control": {"token", "tokens"},
     "postgres-credentials": {"username", "password"},
     "redis-credentials": {"url", "password"},
 }
 """Secrets that whoever installs the platform makes, with their keys."""
-_PLAUSIBLE: Final = {"GATEWAY_REDIS_URL": "redis://:password@redis:6379/0"}
+_PLAUSIBLE: Final = {
+    "GATEWAY_REDIS_URL": "redis://:password@redis:6379/0",
+    "GATEWAY_CONTROL_TOKENS": f"dagster:{'x' * 32},operator:{'y' * 32}",
+}
 _ADDRESS: Final = re.compile(r"(?<![\w.-])([a-z][a-z-]*):(\d{2,5})\b")
 _READ_BY_OTHERS: Final = frozenset({"HOME", "FEAST_USAGE", "DAGSTER_HOME"})
 _LABELS: Final = ("name", "component", "part-of", "managed-by")

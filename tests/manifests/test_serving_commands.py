@@ -33,11 +33,13 @@ from tests.manifests.rendering import Manifests
 from tests.onnx_models import telltale, write_config, write_entry
 from tests.servers import (
     LOOPBACK,
+    ROOT,
     RunningRedis,
     RunningTriton,
     answers_ok,
     free_port,
     run_process,
+    wait_until,
 )
 
 # Triton
@@ -121,7 +123,7 @@ def gateway(production: Manifests, tmp_path: Path) -> Runnable:
     return runnable(production, "Deployment/gateway", tmp_path)
 
 
-def test_a_gateway_lives_before_it_is_ready_and_the_smoke_job_knows_why(
+def test_gateway_is_ready_before_the_first_reload_and_the_smoke_job_passes(
     production: Manifests,
     gateway: Runnable,
     shared_triton: RunningTriton,
@@ -140,15 +142,16 @@ def test_a_gateway_lives_before_it_is_ready_and_the_smoke_job_knows_why(
         }
     )
     smoke = runnable(production, "Job/smoke", tmp_path)
-    asking = smoke.environ({"GATEWAY": url, "SMOKE_SECONDS": "1"})
+    asking = smoke.environ({"GATEWAY": url, "SMOKE_SECONDS": "1", "PYTHONPATH": str(ROOT)})
     assert run(smoke.argv(), asking).returncode == 1
     startup, readiness = (url + path_of(gateway.container, k) for k in ("startup", "readiness"))
     with run_process(
         gateway.argv(), ready=lambda: answers_ok(startup), log=tmp_path / "log", env=environ
     ) as process:
-        assert status(readiness) == 503
+        wait_until(lambda: status(readiness) == 200, 10, "the replica is ready")
+        assert status(f"{url}/models/{DEFAULT_MODEL}/ready") == 503
         assert run(smoke.argv(), asking).returncode == 0
-        token = SECRETS["gateway-control", "token"]
+        token = SECRETS["gateway-control", "tokens"].rpartition(":")[2]
         answer = httpx.post(
             f"{url}/variant/A/reload",
             headers={"authorization": f"Bearer {token}"},
@@ -156,8 +159,10 @@ def test_a_gateway_lives_before_it_is_ready_and_the_smoke_job_knows_why(
             trust_env=False,
         )
         assert answer.status_code == 200, answer.text
-        assert status(readiness) == 200
+        assert status(f"{url}/models/{DEFAULT_MODEL}/ready") == 200
         assert run(smoke.argv(), asking).returncode == 0
+        models = httpx.get(f"{url}/models", trust_env=False).json()
+        assert models["routing"]["changed_by"] == "token:operator"
         process.signal(signal.SIGTERM)
         assert process.wait() in {0, 128 + signal.SIGTERM}
 

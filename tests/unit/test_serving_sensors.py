@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
+from msgspec.structs import replace
 from pydantic import Field
 
 from platform_assets.model_spec import MODEL_TAG
@@ -17,31 +19,39 @@ from platform_assets.resources.gateway import GatewayResource, GatewayUnavailabl
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
-from platform_assets.serving.ledger import ELSEWHERE, PROMOTION, read_ledger, reason_of
+from platform_assets.serving.ledger import MANUAL, PROMOTION, read_ledger, reason_of
 from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import (
     busy_models,
     production_watch_sensor,
     serving_drift_sensor,
 )
+from serving_gateway.contract import Mode, ModelStatus, Switch
 from tests.models import IRIS
 from tests.servers import free_port
+from tests.statuses import effective_version, model_status
 
+OPERATOR = "token:operator"
 ALIAS = dg.AssetCheckKey(dg.AssetKey(IRIS.key("gateway_reload")), "registry_alias")
 
 
 class Gateway(GatewayResource):
-    """A gateway whose pages the test writes."""
+    """A gateway whose answers the test writes."""
 
     urls: str = "http://127.0.0.1:9"
     control_token: str = "none"
-    told: list[Any] = Field(default_factory=list)
+    bodies: list[Any] = Field(default_factory=list)
     down: bool = False
 
-    def pages(self, model_name: str) -> list[dict[str, Any]]:
+    def model_statuses(self, model_name: str) -> list[ModelStatus]:
         if self.down:
-            raise GatewayUnavailable("nobody answers")
-        return self.told
+            raise GatewayUnavailable("no gateway answers")
+        return msgspec.convert(self.bodies, list[ModelStatus])
+
+
+def answering(*statuses: ModelStatus) -> Gateway:
+    """A gateway with one replica for each status."""
+    return Gateway(bodies=msgspec.to_builtins(statuses))
 
 
 class Registry(MlflowResource):
@@ -54,27 +64,48 @@ class Registry(MlflowResource):
         return self.alias or None
 
 
-def page(version: int, generation: int, reason: str = "because") -> dict[str, Any]:
-    """What a gateway says whose record was written by a release that kept no switches."""
-    slot = {"version": version, "run_id": f"run-{version}", "mode": "pinned", "ready": True}
-    at = f"2026-01-02T03:04:{generation:02}.000Z"
-    routing = {"generation": generation, "changed_by": "operator", "reason": reason}
-    return {"effective": {"A": slot}, "routing": {**routing, "changed_at": at}}
+def status(version: int, generation: int, reason: str = "because") -> ModelStatus:
+    """Status from a gateway whose record was written by a release that kept no switches."""
+    return model_status(
+        {"A": effective_version(version, mode="pinned")},
+        generation=generation,
+        changed_at=at(generation),
+        changed_by=OPERATOR,
+        reason=reason,
+    )
 
 
-def switches(*versions: int, first: int = 1, after: int = 0) -> dict[str, Any]:
-    """What a gateway says after switches to these versions, of which the first is oldest."""
-    made: list[dict[str, Any]] = []
+def at(generation: int) -> str:
+    return f"2026-01-02T03:04:{generation:02}.000Z"
+
+
+def switched(*versions: int, first: int = 1, after: int = 0) -> ModelStatus:
+    """Status after switches to these versions, of which the first is the oldest."""
+    switches: list[Switch] = []
     before = None
     for generation, version in enumerate(versions, first):
-        told = page(version, generation, f"reason {generation}")["routing"]
-        one = {"generation": generation, "version": version, "run_id": f"run-{version}"}
-        one |= {"mode": "pinned", "previous_version": before, "after": after}
-        one |= {"at": told["changed_at"], "by": "operator", "reason": told["reason"]}
-        made.insert(0, one)
+        switches.insert(
+            0,
+            Switch(
+                generation=generation,
+                version=version,
+                run_id=f"run-{version}",
+                mode=Mode.PINNED,
+                previous_version=before,
+                after=after,
+                at=at(generation),
+                by=OPERATOR,
+                reason=f"reason {generation}",
+            ),
+        )
         before, after = version, generation
-    newest = page(versions[-1], first + len(versions) - 1)
-    return {**newest, "routing": {**newest["routing"], "switches": {"A": made}}}
+    newest = status(versions[-1], first + len(versions) - 1)
+    return routed(newest, switches={"A": tuple(switches)})
+
+
+def routed(status: ModelStatus, **changes: Any) -> ModelStatus:
+    """The status with another routing."""
+    return replace(status, routing=replace(status.routing, **changes))
 
 
 @pytest.fixture
@@ -87,7 +118,11 @@ def watch(instance: dg.DagsterInstance, cursor: str | None = None, **resources: 
     context = dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
-        resources={"gateway": Gateway(told=[page(3, 7)]), "mlflow": Registry(alias=3), **resources},
+        resources={
+            "gateway": answering(status(3, 7)),
+            "mlflow": Registry(alias=3),
+            **resources,
+        },
     )
     return production_watch_sensor([IRIS])(context)
 
@@ -96,8 +131,8 @@ def test_a_switch_by_hand_is_entered_once(instance: dg.DagsterInstance) -> None:
     watch(instance)
     watch(instance)
     [entry] = read_ledger(instance, IRIS)
-    assert (entry.version, entry.generation, entry.action) == (3, 7, ELSEWHERE)
-    assert (entry.by, entry.reason) == ("operator", "because")
+    assert (entry.version, entry.generation, entry.action) == (3, 7, MANUAL)
+    assert (entry.by, entry.reason) == (OPERATOR, "because")
 
 
 def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
@@ -106,17 +141,38 @@ def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
     run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.FAILURE)
     reason = reason_of(PROMOTION, run.run_id)
     # Anybody can write such words: the run must be known.
-    watch(instance, gateway=Gateway(told=[page(3, 7, reason)]))
+    watch(instance, gateway=answering(status(3, 7, reason)))
     instance.add_run(run)
-    watch(instance, gateway=Gateway(told=[page(4, 8, reason)]))
+    watch(instance, gateway=answering(status(4, 8, reason)))
     newest, before = read_ledger(instance, IRIS)
     assert (newest.action, newest.by, newest.previous_version) == (PROMOTION, run.run_id, 3)
-    assert (before.action, before.by) == (ELSEWHERE, "operator")
+    assert (before.action, before.by) == (MANUAL, OPERATOR)
+
+
+def test_ledger_says_manual_where_an_earlier_release_recorded_by_hand(
+    instance: dg.DagsterInstance,
+) -> None:
+    key = dg.AssetKey(IRIS.key("gateway_reload"))
+    made = dg.AssetMaterialization(
+        key, metadata={"version": 1, "generation": 1, "action": "by hand", "by": "operator"}
+    )
+    instance.report_runless_asset_event(made)
+    [entry] = read_ledger(instance, IRIS)
+    assert entry.action == MANUAL
+
+
+def test_switch_without_a_credential_is_recorded_as_by_unknown(
+    instance: dg.DagsterInstance,
+) -> None:
+    anonymous = routed(status(3, 7), changed_by=None)
+    watch(instance, gateway=answering(anonymous))
+    [entry] = read_ledger(instance, IRIS)
+    assert (entry.action, entry.by) == (MANUAL, "unknown")
 
 
 def test_a_change_of_traffic_is_no_switch(instance: dg.DagsterInstance) -> None:
     watch(instance)
-    watch(instance, gateway=Gateway(told=[page(3, 8)]))
+    watch(instance, gateway=answering(status(3, 8)))
     assert len(read_ledger(instance, IRIS)) == 1
 
 
@@ -131,13 +187,13 @@ def told_of(instance: dg.DagsterInstance) -> list[tuple[int, int, int | None, st
 def test_switches_between_two_looks_are_all_entered_in_order_and_once(
     instance: dg.DagsterInstance,
 ) -> None:
-    watch(instance, gateway=Gateway(told=[switches(1)]))
-    after = Gateway(told=[switches(1, 2, 1)])
+    watch(instance, gateway=answering(switched(1)))
+    after = answering(switched(1, 2, 1))
     said = watch(instance, gateway=after)
     assert told_of(instance) == [(1, 1, None, ""), (2, 2, 1, ""), (3, 1, 2, "")]
     assert "version 2, generation 2, entered" in str(said.skip_reason.skip_message)
     stay = read_ledger(instance, IRIS)[1]
-    assert (stay.at, stay.by, stay.reason) == ("2026-01-02T03:04:02+00:00", "operator", "reason 2")
+    assert (stay.at, stay.by, stay.reason) == ("2026-01-02T03:04:02+00:00", OPERATOR, "reason 2")
     watch(instance, gateway=after)
     assert len(told_of(instance)) == 3
 
@@ -145,7 +201,7 @@ def test_switches_between_two_looks_are_all_entered_in_order_and_once(
 def test_a_look_that_died_halfway_is_finished_by_the_next_one(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = Gateway(told=[switches(1, 2, 3, 1)])
+    gateway = answering(switched(1, 2, 3, 1))
     enter = instance.report_runless_asset_event
 
     def once(event: Any) -> None:
@@ -170,7 +226,7 @@ def test_switches_by_hand_before_one_that_a_run_told_of_are_entered_too(
     metadata = {"version": 3, "previous_version": 1, "generation": 4}
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
-    watch(instance, gateway=Gateway(told=[switches(1, 2, 1, 3)]))
+    watch(instance, gateway=answering(switched(1, 2, 1, 3)))
     assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1), (4, 3)]
     assert production_version(instance, IRIS) == 3, "which is not what was entered last"
 
@@ -181,30 +237,31 @@ def test_a_late_entry_by_a_clock_that_is_ahead_stands_where_it_belongs(
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     metadata = {"version": 1, "previous_version": 2, "generation": 3}
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
-    told = switches(1, 2, 1)
-    for number, one in enumerate(reversed(told["routing"]["switches"]["A"])):
-        one["at"] = (datetime.now(UTC) + timedelta(seconds=1 + number)).isoformat()
-    watch(instance, gateway=Gateway(told=[told]))
+    ahead = switched(1, 2, 1)
+    switches = tuple(
+        replace(one, at=(datetime.now(UTC) + timedelta(seconds=3 - number)).isoformat())
+        for number, one in enumerate(ahead.routing.switches["A"])
+    )
+    watch(instance, gateway=answering(routed(ahead, switches={"A": switches})))
     assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1)]
 
 
 def test_a_confirmation_after_a_change_of_traffic_is_no_switch(
     instance: dg.DagsterInstance,
 ) -> None:
-    watch(instance, gateway=Gateway(told=[switches(1)]))
+    watch(instance, gateway=answering(switched(1)))
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     confirmed = {"version": 2, "previous_version": 2, "generation": 3, "changed": False}
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=confirmed))
-    told = switches(1, 2)
-    told["routing"]["generation"] = 3
-    watch(instance, gateway=Gateway(told=[told]))
+    after_traffic = routed(switched(1, 2), generation=3)
+    watch(instance, gateway=answering(after_traffic))
     entries = [(entry.generation, entry.version) for entry in read_ledger(instance, IRIS)]
     assert entries == [(2, 2), (1, 1)]
 
 
 def test_an_entry_says_when_switches_before_it_may_be_missing(instance: dg.DagsterInstance) -> None:
-    watch(instance, gateway=Gateway(told=[switches(1)]))
-    watch(instance, gateway=Gateway(told=[switches(2, 1, first=40, after=38)]))
+    watch(instance, gateway=answering(switched(1)))
+    watch(instance, gateway=answering(switched(2, 1, first=40, after=38)))
     first, short, last = told_of(instance)
     assert (first[3], last) == ("", (41, 1, 2, ""))
     assert "after generation 1 and before generation 40 may be missing" in short[3]
@@ -217,19 +274,19 @@ def test_an_entry_says_when_switches_before_it_may_be_missing(instance: dg.Dagst
 
 
 def test_a_replica_of_the_release_before_hides_no_switch(instance: dg.DagsterInstance) -> None:
-    watch(instance, gateway=Gateway(told=[page(1, 3), switches(1, 2, 1), page(1, 3)]))
+    watch(instance, gateway=answering(status(1, 3), switched(1, 2, 1), status(1, 3)))
     assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1)]
 
 
 def test_a_switch_is_looked_for_far_back_before_it_is_entered_again(
     instance: dg.DagsterInstance,
 ) -> None:
-    watch(instance, gateway=Gateway(told=[switches(1)]))
+    watch(instance, gateway=answering(switched(1)))
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     for _ in range(60):
         again = dg.AssetMaterialization(key, metadata={"version": 2, "generation": 2})
         instance.report_runless_asset_event(again)
-    watch(instance, gateway=Gateway(told=[switches(1, 2)]))
+    watch(instance, gateway=answering(switched(1, 2)))
     assert len(instance.fetch_materializations(key, limit=1000).records) == 61
 
 
@@ -267,12 +324,12 @@ def test_a_gateway_that_is_down_is_named_and_nothing_is_written(
     instance: dg.DagsterInstance,
 ) -> None:
     result = watch(instance, gateway=Gateway(down=True))
-    assert "nobody answers" in str(result.skip_reason.skip_message)
+    assert "no gateway answers" in str(result.skip_reason.skip_message)
     assert read_ledger(instance, IRIS) == []
 
 
 def test_a_model_that_was_never_switched_to_is_left_alone(instance: dg.DagsterInstance) -> None:
-    watch(instance, gateway=Gateway(told=[]))
+    watch(instance, gateway=answering())
     assert read_ledger(instance, IRIS) == []
     assert verdict(instance) is None
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import stat
+from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
 
-from platform_assets.local_stack.processes import environment, services
+from platform_assets.local_stack.processes import SECRETS, environment, services
 from platform_assets.local_stack.settings import StackError, stack_settings
-from platform_assets.local_stack.stack import refuse_awkward_path
+from platform_assets.local_stack.stack import refuse_awkward_path, stack_secrets
+from platform_assets.local_stack.supervision import configuration
 
 
 def test_the_documented_defaults() -> None:
@@ -52,7 +56,41 @@ def test_secrets_reach_the_services_by_environment_and_never_by_argument() -> No
     settings = stack_settings({})
     environ = environment(settings, {}, {"TRITON_CONTROL_KEY": "hidden"})
     assert environ["TRITON_CONTROL_KEY"] == "hidden"
-    assert not any("hidden" in word for service in services(settings) for word in service.argv)
+    assert "hidden" not in configuration(settings, services(settings))
+
+
+def test_each_service_gets_only_the_secrets_that_it_needs() -> None:
+    settings = stack_settings({})
+    parser = RawConfigParser(strict=True)
+    parser.read_string(configuration(settings, services(settings)))
+
+    def withheld(name: str) -> set[str]:
+        words = shlex.split(parser[f"program:{name}"]["command"])
+        words = words[: words.index("--")]
+        return {words[place + 1] for place, word in enumerate(words) if word == "--without"}
+
+    assert withheld("gateway") == {"TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN"}
+    assert withheld("mlflow") == withheld("triton") == SECRETS
+    assert withheld("dagster-daemon") == {"GATEWAY_CONTROL_TOKENS"}
+    assert withheld("dagster-webserver") == {"GATEWAY_CONTROL_TOKENS"}
+
+
+def test_operator_and_pipeline_have_named_tokens_that_last(tmp_path: Path) -> None:
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    first = stack_secrets(settings, {})
+    operator = (tmp_path / "secrets" / "gateway-control-token").read_text()
+    pipeline = first["GATEWAY_CONTROL_TOKEN"]
+    assert operator != pipeline
+    assert first["GATEWAY_CONTROL_TOKENS"] == f"operator:{operator},dagster:{pipeline}"
+    for file in (tmp_path / "secrets").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stack_secrets(settings, {}) == first
+
+
+def test_further_tokens_come_from_the_environment(tmp_path: Path) -> None:
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    more = {"GATEWAY_CONTROL_TOKENS": "ada:0123456789abcdef"}
+    assert stack_secrets(settings, more)["GATEWAY_CONTROL_TOKENS"].endswith(",ada:0123456789abcdef")
 
 
 @pytest.mark.parametrize("path", ["/a b", "/50%", "/it's", "/$HOME", "/(x)", "/a;b"])

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from platform_assets.local_stack import report
 from platform_assets.local_stack.settings import stack_settings
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import DEFAULT_MODEL, ModelStatus
+from tests.statuses import effective_version, model_status
 
-PAGES: dict[str, Any] = {
-    "": {"models": ["cars", DEFAULT_MODEL]},
-    f"/{DEFAULT_MODEL}": {
-        "effective": {"A": {"version": 3, "ready": True, "mode": "pinned"}},
-        "replica": {"reasons": []},
-    },
-    "/cars": {"effective": {}, "replica": {"reasons": ["variant A was never reloaded"]}},
+STATUSES = {
+    "": model_status(models=("cars", DEFAULT_MODEL)),
+    f"/{DEFAULT_MODEL}": model_status({"A": effective_version(3, mode="pinned")}),
+    "/cars": model_status(model_name="cars", reasons=("variant A was never reloaded",)),
 }
 
 
-def said(monkeypatch: pytest.MonkeyPatch, home: Path, pages: dict[str, Any]) -> tuple[int, str]:
+def said(
+    monkeypatch: pytest.MonkeyPatch, home: Path, statuses: Mapping[str, ModelStatus]
+) -> tuple[int, str]:
     settings = stack_settings({"STATE_DIR": str(home)})
 
-    def answer(url: str) -> Any:
+    def answer(url: str, kind: type[ModelStatus]) -> ModelStatus:
         path = url.removeprefix(f"{settings.gateway_url}/models")
-        if path not in pages:
+        if path not in statuses:
             raise ConnectionRefusedError("connection refused")
-        return pages[path]
+        return statuses[path]
 
-    monkeypatch.setattr(report, "get_json", answer)
+    monkeypatch.setattr(report, "get", answer)
     monkeypatch.setattr(report, "services", lambda _: [])
     console = Console(file=io.StringIO(), soft_wrap=True)
     status = report.print_status(settings, None, console)
@@ -43,7 +43,7 @@ def said(monkeypatch: pytest.MonkeyPatch, home: Path, pages: dict[str, Any]) -> 
 def test_every_model_is_named_and_which_one_is_the_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    status, text = said(monkeypatch, tmp_path, PAGES)
+    status, text = said(monkeypatch, tmp_path, STATUSES)
     assert status == 0
     assert text.splitlines()[-3:] == [
         "in production:",

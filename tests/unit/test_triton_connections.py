@@ -411,9 +411,7 @@ async def test_https_is_verified_by_the_name_that_was_resolved(tmp_path: Path) -
     server = await loop.create_server(lambda: Raw(answer), LOOPBACK, 0, ssl=context)
     url = f"https://{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
     for name, is_good in (("triton.example", True), ("other.example", False), (None, False)):
-        pool = Connections(
-            url, idle=1, connect_seconds=1, max_age_seconds=60, server_name=name
-        )
+        pool = Connections(url, idle=1, connect_seconds=1, max_age_seconds=60, server_name=name)
         assert pool._tls is not None
         pool._tls.load_verify_locations(certificate)
         one = Recorded()

@@ -1,15 +1,18 @@
-"""Ask a gateway how it is: that it lives, and that it serves or says why it does not yet.
+"""Ask a gateway how it is: that it lives and is ready, and that its default model can answer.
 
 An empty platform passes: no version was promoted, which no deployment can change. Anything else
-that keeps a gateway from being ready fails the sync.
+that keeps the model from answering fails the sync.
 """
 
-import json
 import os
 import sys
 import time
 import urllib.error
 import urllib.request
+
+import msgspec
+
+from serving_gateway.contract import HealthStatus
 
 GATEWAY = os.environ["GATEWAY"]  # as http://gateway-control:8080
 DEADLINE_S = float(os.environ.get("SMOKE_SECONDS", "120"))
@@ -27,12 +30,15 @@ def ask(path: str) -> tuple[int, str]:
 def state() -> tuple[bool, str]:
     """Whether all is well, and what was seen."""
     try:
-        alive, health = ask("/health")
-        ready, why = ask("/ready")
-    except OSError as error:
+        _, health = ask("/health")
+        status = msgspec.json.decode(health, type=HealthStatus)
+        model = f"/models/{status.model_name}/ready"
+        answers = {path: ask(path) for path in ("/ready", model)}
+    except (OSError, msgspec.DecodeError) as error:
         return False, f"no gateway answers at {GATEWAY}: {error}"
-    seen = f"/health {alive}: {health}\n/ready {ready}: {why}"
-    return alive == 200 and (ready == 200 or json.loads(health)["generation"] == 0), seen
+    seen = [f"/health: {health}", *(f"{path} {code}: {b}" for path, (code, b) in answers.items())]
+    well = answers["/ready"][0] == 200 and (answers[model][0] == 200 or status.generation == 0)
+    return well, "\n".join(seen)
 
 
 def main() -> int:

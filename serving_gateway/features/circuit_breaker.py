@@ -1,4 +1,4 @@
-"""A circuit breaker: a server that failed several times in a row is left alone for a moment.
+"""A circuit breaker: what failed several times in a row is left alone for a moment.
 
 Pure but for its clock; it neither waits nor calls anything.
 """
@@ -13,7 +13,7 @@ from enum import StrEnum
 log = logging.getLogger(__name__)
 
 
-class State(StrEnum):
+class CircuitState(StrEnum):
     """What is let through."""
 
     CLOSED = "closed"
@@ -24,15 +24,15 @@ class State(StrEnum):
     """One call, which decides."""
 
 
-class Breaker:
-    """Counts what failed in a row, and says whether the next call makes sense.
+class CircuitBreaker:
+    """Counts failures in a row, and decides whether the next call makes sense.
 
     Args:
         name: what is guarded, for the log.
         failures: so many in a row open it.
         open_seconds: how long nothing is let through then.
         probe_seconds: how long the one call that is let through next may take to be decided;
-            one that nobody hears of again (its caller left) is then followed by another.
+            when its outcome is never reported (its caller left), another follows.
         clock: seconds that never go backwards.
     """
 
@@ -52,7 +52,7 @@ class Breaker:
         self._clock = clock
         self._in_a_row = 0
         self._next_probe = 0.0
-        self.state = State.CLOSED
+        self.state = CircuitState.CLOSED
         self.reason = ""
         """Why it opened last."""
         self.opened = 0
@@ -60,36 +60,36 @@ class Breaker:
 
     def admit(self) -> bool:
         """Whether a call may be made now; when half-open, this is the one that decides."""
-        if self.state is State.CLOSED:
+        if self.state is CircuitState.CLOSED:
             return True
         now = self._clock()
         if now < self._next_probe:
             return False
-        self.state = State.HALF_OPEN
+        self.state = CircuitState.HALF_OPEN
         self._next_probe = now + self._probe_seconds
         return True
 
     def succeeded(self) -> None:
-        """Note an answer in time. One that was asked for before it opened does not close it."""
+        """Record an answer in time. One to a call from before it opened does not close it."""
         self._in_a_row = 0
-        if self.state is State.HALF_OPEN:
-            self.state = State.CLOSED
+        if self.state is CircuitState.HALF_OPEN:
+            self.state = CircuitState.CLOSED
             log.info("%s answers again", self._name)
 
     def failed(self, reason: str) -> None:
-        """Note a call that failed or is overdue."""
+        """Record a call that failed or is overdue."""
         self._in_a_row += 1
-        if self.state is State.OPEN:
+        if self.state is CircuitState.OPEN:
             return
-        if self.state is State.CLOSED and self._in_a_row < self._limit:
-            return
-        if self.state is State.CLOSED:
+        if self.state is CircuitState.CLOSED:
+            if self._in_a_row < self._limit:
+                return
             self.opened += 1
             log.warning(
-                "%s is not asked for now",
+                "%s is not read for now",
                 self._name,
                 extra={"reason": reason, "failures": self._in_a_row},
             )
         self.reason = reason
-        self.state = State.OPEN
+        self.state = CircuitState.OPEN
         self._next_probe = self._clock() + self._open_seconds

@@ -1,0 +1,128 @@
+"""Backfill the ledger: switches made outside a run, and those whose run died.
+
+The gateways keep the last switches of each variant, so that none is missed however short it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import dagster as dg
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.serving.ledger import MANUAL, UNKNOWN, Entry, made_by_run, read_ledger
+from platform_assets.serving.switching import PRODUCTION
+from serving_gateway.contract import Mode, ModelStatus, Switch
+
+_FAR_BACK: Final = 500
+"""Materializations to look through before a switch counts as not recorded."""
+
+
+def backfill_ledger(
+    spec: ModelSpec, statuses: Sequence[ModelStatus], instance: dg.DagsterInstance
+) -> list[Switch]:
+    """Record each switch of production that the ledger lacks, in order, and return them.
+
+    A failure halfway leaves the later ones to the next time; none is recorded twice.
+
+    Args:
+        spec: the model.
+        statuses: its status on each replica; at least one.
+        instance: keeps the ledger.
+    """
+    # A replica of a release that keeps no switches shows none, whatever the record holds.
+    status = max(statuses, key=lambda one: (one.routing.generation, len(_switches(one))))
+    if not missing_entries(status, read_ledger(instance, spec)):
+        return []
+    ledger = read_ledger(instance, spec, limit=_FAR_BACK)
+    switches = missing_entries(status, ledger)
+    recorded = [entry.generation for entry in ledger]
+    for switch in switches:
+        gap = gap_before(switch, recorded)
+        instance.report_runless_asset_event(_materialization(spec, switch, gap, instance))
+        recorded.append(switch.generation)
+    return switches
+
+
+def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch]:
+    """Return the switches of production that a replica knows and the ledger lacks, oldest first.
+
+    Not simply what is newer than the newest entry: a run may have recorded its own switch before
+    the manual ones that preceded it were looked for.
+    """
+    slot = status.effective.get(PRODUCTION)
+    if slot is None:
+        return []
+    known = {(entry.generation, entry.version) for entry in ledger}
+    if switches := _switches(status):
+        return [one for one in reversed(switches) if (one.generation, one.version) not in known]
+    # The record comes from a release that kept no switches: the present version is all it knows.
+    newest, routing = ledger[0] if ledger else None, status.routing
+    if newest and (newest.generation >= routing.generation or newest.version == slot.version):
+        return []
+    return [
+        Switch(
+            generation=routing.generation,
+            version=slot.version,
+            run_id=slot.run_id,
+            mode=Mode(slot.mode),
+            previous_version=newest.version if newest else None,
+            after=routing.generation - 1,
+            at=routing.changed_at or "",
+            by=routing.changed_by or "",
+            reason=routing.reason,
+        )
+    ]
+
+
+def gap_before(switch: Switch, recorded: Sequence[int]) -> str:
+    """Return which switches before this one may be missing; empty when none is.
+
+    Args:
+        switch: the one to be recorded.
+        recorded: generations that are in the ledger.
+    """
+    reached = any(switch.after <= generation < switch.generation for generation in recorded)
+    if reached or not switch.after:
+        return ""
+    last = max((generation for generation in recorded if generation < switch.generation), default=0)
+    since = f"after generation {last} and " if last else ""
+    return (
+        f"switches {since}before generation {switch.generation} may be missing: "
+        "the gateways' record does not reach back to them"
+    )
+
+
+def _switches(status: ModelStatus) -> tuple[Switch, ...]:
+    """The last switches of production, newest first."""
+    return status.routing.switches.get(PRODUCTION, ())
+
+
+def _materialization(
+    spec: ModelSpec, switch: Switch, gap: str, instance: dg.DagsterInstance
+) -> dg.AssetMaterialization:
+    reason = switch.reason or ""
+    action, by = MANUAL, switch.by or UNKNOWN
+    description = f"Made outside the pipeline, with the gateway's credential {by!r}"
+    made = made_by_run(reason)
+    if made is not None and instance.has_run(made[1]):
+        action, by = made
+        description = f"Run {by} made this switch, and ended before it could record it"
+    return dg.AssetMaterialization(
+        dg.AssetKey(spec.key("gateway_reload")),
+        description=f"{description}; {gap}." if gap else f"{description}.",
+        metadata={
+            "version": switch.version,
+            "previous_version": switch.previous_version or "none",
+            "run_id": switch.run_id,
+            "generation": switch.generation,
+            "changed": True,
+            "action": action,
+            "by": by,
+            "credential": switch.by or UNKNOWN,
+            "reason": reason,
+            "at": switch.at,
+            **({"missing": gap} if gap else {}),
+        },
+    )

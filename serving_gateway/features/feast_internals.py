@@ -1,0 +1,91 @@
+"""Everything that is not public in Feast and in Redis's client, and that reads need nevertheless.
+
+A test compares each of these with the installed versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+
+def new_online_store(config: Any) -> Any:
+    """An online store of Feast, not yet connected; imports what its reads need."""
+    from feast.infra.online_stores.helpers import get_online_store_from_config
+
+    return get_online_store_from_config(config.online_store)
+
+
+def close_online_store(store: Any) -> None:
+    """Close the connections of an online store, for which Feast has no call."""
+    for name in ("_conn", "_client"):
+        connection = getattr(store, name, None)
+        if connection is not None:
+            # It is discarded, in whatever state it is.
+            with suppress(Exception):
+                connection.close()
+
+
+def is_plain_redis(config: Any) -> bool:
+    """Whether the online store is one Redis server, read by Feast's default client.
+
+    A cluster answers for the keys of one node only, so it is read in Feast's own way.
+    """
+    online = config.online_store
+    kinds = [getattr(online, name, None) for name in ("type", "redis_type", "client")]
+    return kinds == ["redis"] * 3
+
+
+def redis_reads(
+    config: Any, table: Any, entity_keys: Sequence[Any], features: Sequence[str]
+) -> list[tuple[bytes, list[bytes]]]:
+    """The keys and fields that Feast would read for these entities; nothing is connected."""
+    store = new_online_store(config)
+    client = store._client = _RecordingClient()
+    store.online_read(config, table, [*entity_keys], [*features])
+    return client.reads
+
+
+class _RecordingClient:
+    """Stands in for Redis's client: records what is read, and has none of it."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[bytes, list[bytes]]] = []
+
+    def pipeline(self, *, transaction: bool) -> _RecordingClient:  # noqa: ARG002 -- Feast's call
+        return self
+
+    def __enter__(self) -> _RecordingClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def hmget(self, key: bytes, fields: Sequence[str | bytes]) -> None:
+        plain = [one.encode() if isinstance(one, str) else one for one in fields]
+        self.reads.append((key, plain))
+
+    def execute(self) -> list[list[None]]:
+        return [[None] * len(fields) for _, fields in self.reads]
+
+
+async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float | None]:
+    """A connection with the address, credentials, TLS and database that Feast is configured with.
+
+    Returns:
+        The writer, of whose transport the protocol may be replaced; and the limit in seconds
+        for an answer, if the configuration has one.
+    """
+    client = await new_online_store(config)._get_client_async(config.online_store)
+    connection = client.connection_pool.make_connection()
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    writer: asyncio.StreamWriter = connection._writer
+    # Its finalizer would close a connection that it believes to be its own.
+    connection._writer = connection._reader = None
+    return writer, connection.socket_timeout

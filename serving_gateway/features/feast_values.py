@@ -1,0 +1,60 @@
+"""Feast's stored values as plain Python values; null, NaN and the empty text become None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isnan
+from struct import Struct
+from typing import Any, Final
+
+_FIXED: Final = {"FLOAT": (0x35, "f"), "DOUBLE": (0x29, "d")}
+"""By value type: the tag byte of a serialized `Value` and the `struct` format behind it."""
+
+
+def plain_value(value: Any) -> Any:
+    """The content of Feast's `Value` message; None for one that is unset."""
+    kind = None if value is None else value.WhichOneof("val")
+    if kind is None or kind == "null_val":
+        return None
+    plain = getattr(value, kind)
+    # pandas writes its nulls as NaN, which alone is not equal to itself.
+    return None if plain == "" or plain != plain else plain  # noqa: PLR0124
+
+
+def make_row_decoder(
+    value_types: Sequence[str],
+) -> Callable[[Sequence[bytes | None]], tuple[float, list[Any]]]:
+    """A decoder of a row as Redis holds it: serialized values, and a timestamp after them.
+
+    It returns seconds since the epoch, which is 0 when there is no timestamp, and plain values.
+
+    Args:
+        value_types: Feast's types of the columns. Values of other types are decoded as well.
+    """
+    from feast.protos.feast.types.Value_pb2 import Value
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    parse, parse_timestamp = Value.FromString, Timestamp.FromString
+    # A row of floats is unpacked as a whole: a ninth of the time of a message per value. The
+    # tags tell whether it has that form; each value ends where the next one's tag must be.
+    formats = [_FIXED[one] for one in value_types if one in _FIXED]
+    layout = Struct("<" + "".join("B" + letter for _, letter in formats))
+    size, unpack, tags = layout.size, layout.unpack, tuple(tag for tag, _ in formats)
+    is_fixed = len(formats) == len(value_types)
+
+    def decode(row: Sequence[bytes | None]) -> tuple[float, list[Any]]:
+        *values, timestamp = row
+        seconds = 0.0
+        if timestamp:
+            stamp = parse_timestamp(timestamp)
+            seconds = stamp.seconds + stamp.nanos / 1e9
+        if is_fixed and None not in values:
+            packed = b"".join(values)  # type: ignore[arg-type]
+            if len(packed) == size:
+                parts = unpack(packed)
+                plain = parts[1::2]
+                if parts[::2] == tags and not isnan(sum(plain)):
+                    return seconds, [*plain]
+        return seconds, [plain_value(parse(one)) if one else None for one in values]
+
+    return decode

@@ -1,0 +1,118 @@
+"""`python -m tests.reference`: rewrite the generated tables of serving_gateway/README.md.
+
+A test fails when they are stale: settings and error codes are documented where they are defined.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from serving_gateway import errors
+from serving_gateway.errors import GatewayError
+from serving_gateway.settings import Settings
+
+GATEWAY: Final = Path(__file__).resolve().parents[1] / "serving_gateway"
+README: Final = GATEWAY / "README.md"
+_STATUS: Final = re.compile(r" \(\d{3}\)")
+
+
+def settings_table() -> str:
+    """Every setting of the gateway: variable, default, description."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    prefix = Settings.model_config["env_prefix"]
+    for name, field in Settings.model_fields.items():
+        variable = f"{prefix}{name}".upper()
+        default = _default(field.get_default(call_default_factory=True))
+        lines.append(f"| `{variable}` | {default} | {_cell(field.description or '')} |")
+    return "\n".join(lines)
+
+
+def _default(value: Any) -> str:
+    if value is None or value == ():
+        return "unset"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def errors_table() -> str:
+    """Every class of errors: status, codes, meaning."""
+    used = codes_in_use()
+    lines = ["| status | code | meaning |", "|---|---|---|"]
+    for kind in sorted(error_classes(), key=lambda one: one.status):
+        codes = dict.fromkeys([kind.default_code, *sorted(used.get(kind.__name__, ()))])
+        listed = ", ".join(f"`{code}`" for code in codes)
+        lines.append(f"| {kind.status} | {listed} | {_cell(_meaning(kind))} |")
+    return "\n".join(lines)
+
+
+def error_classes() -> Iterator[type[GatewayError]]:
+    """The errors that are answered to callers, in the order of their definition."""
+    for found in vars(errors).values():
+        if isinstance(found, type) and issubclass(found, GatewayError):
+            yield found
+
+
+def codes_in_use() -> dict[str, set[str]]:
+    """Codes that raise sites give instead of their class's own, by the name of the class."""
+    known = {kind.__name__ for kind in error_classes()}
+    found: dict[str, set[str]] = {}
+    for path in GATEWAY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) not in known:
+                continue
+            for keyword in node.keywords:
+                if keyword.arg == "code":
+                    found.setdefault(ast.unparse(node.func), set()).update(_codes(keyword.value))
+    return found
+
+
+def _codes(value: ast.expr) -> Iterator[str]:
+    if isinstance(value, ast.Constant):
+        yield str(value.value)
+    elif isinstance(value, ast.IfExp):
+        yield from (*_codes(value.body), *_codes(value.orelse))
+    elif isinstance(value, ast.JoinedStr):
+        parts = value.values
+        yield "".join(str(p.value) if isinstance(p, ast.Constant) else "..." for p in parts)
+
+
+def _meaning(kind: type[GatewayError]) -> str:
+    if kind is GatewayError:
+        return "A fault of the gateway itself. It is in the log, by its `request_id`."
+    return _STATUS.sub("", " ".join((kind.__doc__ or "").split("\n\n")[0].split()))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def rewritten(page: str) -> str:
+    """The page with its generated tables as they should be.
+
+    Raises:
+        ValueError: a table's markers are not there.
+    """
+    for name, table in (("settings", settings_table()), ("errors", errors_table())):
+        begin, end = f"<!-- {name}: python -m tests.reference -->\n", f"<!-- end of {name} -->"
+        before, opening, rest = page.partition(begin)
+        _, closing, after = rest.partition(end)
+        if not opening or not closing:
+            raise ValueError(f"{README} lacks {begin.strip()!r} or, after it, {end!r}")
+        page = f"{before}{begin}{table}\n{end}{after}"
+    return page
+
+
+def main() -> int:
+    """Rewrite the page; always 0."""
+    README.write_text(rewritten(README.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

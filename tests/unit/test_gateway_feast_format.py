@@ -1,0 +1,205 @@
+"""What the gateway knows of Feast's storage, compared with the installed Feast and Redis client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.infra.online_stores.sqlite import SqliteOnlineStore
+from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving_gateway.features import feast_internals
+from serving_gateway.features.blocking_reader import _seconds
+from serving_gateway.features.feast_values import make_row_decoder, plain_value
+from serving_gateway.features.redis_layout import HashLayout, derive_layout, probe_ids
+from serving_gateway.features.service_plan import ServicePlan
+from tests.servers import free_port
+
+NULL: Any = 0
+FEATURES = ("width", "Größe", "count")
+INTS = st.integers(-(1 << 63), (1 << 63) - 1)
+IDS = {"INT64": INTS, "INT32": st.integers(-(1 << 31), (1 << 31) - 1), "STRING": st.text()}
+VALUES = {
+    "FLOAT": st.floats(width=32).map(lambda one: Value(float_val=one)),
+    "DOUBLE": st.floats().map(lambda one: Value(double_val=one)),
+    "INT64": INTS.map(lambda one: Value(int64_val=one)),
+    "BOOL": st.booleans().map(lambda one: Value(bool_val=one)),
+    "STRING": st.text().map(lambda one: Value(string_val=one)),
+    "BYTES": st.binary().map(lambda one: Value(bytes_val=one)),
+    "NULL": st.just(Value(null_val=NULL)),
+    "UNSET": st.just(Value()),
+    "LIST": st.just(Value(float_list_val=FloatList(val=[1.0]))),
+}
+
+
+def config(**options: Any) -> Any:
+    online = RedisOnlineStoreConfig(**options)
+    return SimpleNamespace(
+        project="my_project",
+        online_store=online,
+        entity_key_serialization_version=3,
+        registry=SimpleNamespace(enable_online_feature_view_versioning=False),
+    )
+
+
+def plan(id_type: str) -> ServicePlan:
+    return ServicePlan("s", (), id_type, {})
+
+
+def layout_of(id_type: str) -> HashLayout:
+    keys = plan(id_type).entity_keys("plant", probe_ids(id_type))
+    view = SimpleNamespace(name="petals")
+    reads = feast_internals.redis_reads(config(), view, keys, FEATURES)
+    layout = derive_layout(id_type, FEATURES, reads)
+    assert layout is not None
+    return layout
+
+
+LAYOUTS = {id_type: layout_of(id_type) for id_type in IDS}
+
+
+def resp(*parts: bytes) -> bytes:
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts)
+
+
+# The first text is slow to draw: tables of all characters are made.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(data=st.data(), id_type=st.sampled_from([*IDS]))
+def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -> None:
+    one: Any = data.draw(IDS[id_type])
+    [key] = plan(id_type).entity_keys("plant", [one])
+    expected = _redis_key("my_project", key)
+    layout = LAYOUTS[id_type]
+    assert layout.key(one) == expected
+    assert layout.command_maker(("count", "width"))(one) == resp(
+        b"HMGET", expected, _mmh3("petals:count"), _mmh3("petals:width"), b"_ts:petals"
+    )
+
+
+@pytest.mark.parametrize("broken", ["key", "field", "timestamp", "count"])
+def test_unknown_layout_is_recognized(broken: str) -> None:
+    keys = plan("INT64").entity_keys("plant", probe_ids("INT64"))
+    reads = feast_internals.redis_reads(config(), SimpleNamespace(name="v"), keys, ["a"])
+    key, (field, stamp) = reads[2]
+    reads[2] = {
+        "key": (key + b"!", [field, stamp]),
+        "field": (key, [b"other", stamp]),
+        "timestamp": (key, [field, b"when"]),
+        "count": (key, [field]),
+    }[broken]
+    assert derive_layout("INT64", ["a"], reads) is None
+    assert derive_layout("INT64", ["a"], [(one[::-1], own) for one, own in reads]) is None
+
+
+def plain_by_protobuf(serialized: bytes | None) -> Any:
+    return plain_value(Value.FromString(serialized)) if serialized else None
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(data=st.data(), types=st.lists(st.sampled_from(["FLOAT", "DOUBLE", "INT64"]), max_size=5))
+def test_rows_are_decoded_as_protobuf_does(data: st.DataObject, types: list[str]) -> None:
+    """Also where other types are stored than the definitions say."""
+    row: list[bytes | None] = []
+    for own in types:
+        any_value = st.one_of(VALUES[own], VALUES[own], VALUES[own], *VALUES.values())
+        serialized = any_value.map(lambda value: value.SerializeToString())
+        row.append(data.draw(st.one_of(serialized, serialized, serialized, st.none())))
+    nanos = data.draw(st.none() | st.integers(0, 10**9 - 1))
+    stamp = None if nanos is None else Timestamp(seconds=1_700_000_000, nanos=nanos)
+    seconds, values = make_row_decoder(types)([*row, stamp and stamp.SerializeToString()])
+    assert values == [plain_by_protobuf(one) for one in row]
+    assert [type(one) for one in values] == [type(plain_by_protobuf(one)) for one in row]
+    assert seconds == pytest.approx(stamp.seconds + stamp.nanos / 1e9 if stamp else 0.0)
+
+
+@pytest.mark.parametrize(
+    "null",
+    [
+        *(None, Value(), Value(null_val=NULL), Value(string_val="")),
+        *(Value(float_val=float("nan")), Value(double_val=float("nan"))),
+    ],
+)
+def test_null_in_any_form_is_none(null: Any) -> None:
+    assert plain_value(null) is None
+    serialized = None if null is None else null.SerializeToString()
+    for kind in ("FLOAT", "STRING"):
+        _, values = make_row_decoder([kind, "FLOAT"])([serialized, b"\x35\x00\x00\x80\x3f", None])
+        assert values == [None, 1.0]
+
+
+def test_timestamps_without_a_zone_are_in_utc() -> None:
+    noon = datetime(2024, 6, 1, 12, tzinfo=UTC)
+    for stamp in (noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))):
+        assert _seconds(stamp) == noon.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, True), ({"redis_type": "redis_cluster"}, False), ({"client": "glide"}, False)],
+)
+def test_only_a_plain_redis_is_read_on_the_loop(options: dict[str, Any], expected: bool) -> None:
+    assert feast_internals.is_plain_redis(config(**options)) is expected
+
+
+async def test_connection_is_that_of_redis_own_client_and_can_be_taken_over() -> None:
+    """AUTH and SELECT of the connection string are sent; replies then come to our protocol."""
+    received: list[bytes] = []
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(4096):
+                received.append(data)
+                writer.write(b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+        ended.set()
+
+    port = free_port()
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    text = f"127.0.0.1:{port},password=secret,db=3,socket_timeout=0.25,retry=null,protocol=2"
+    writer, limit = await feast_internals.connect_redis(config(connection_string=text))
+    assert limit == 0.25
+    sent = b"".join(received)
+    assert b"AUTH\r\n$6\r\nsecret" in sent
+    assert b"SELECT\r\n$1\r\n3" in sent
+    replies: asyncio.Queue[bytes] = asyncio.Queue()
+
+    class Taken(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            replies.put_nowait(data)
+
+    writer.transport.set_protocol(Taken())
+    writer.transport.write(b"*1\r\n$4\r\nPING\r\n")
+    async with asyncio.timeout(5):
+        assert await replies.get() == b"+OK\r\n"
+    writer.transport.abort()
+    await ended.wait()
+    server.close()
+    await server.wait_closed()
+
+
+def test_closing_an_online_store_closes_its_connections() -> None:
+    closed: list[str] = []
+
+    class Connection:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+            raise OSError("it was broken")
+
+    store = SimpleNamespace(_conn=Connection("sqlite"), _client=Connection("redis"))
+    feast_internals.close_online_store(store)
+    assert closed == ["sqlite", "redis"]
+    assert hasattr(SqliteOnlineStore, "_conn")
+    assert hasattr(RedisOnlineStore, "_client")
