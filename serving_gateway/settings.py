@@ -208,7 +208,7 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         default=67_108_864,
         ge=1_048_576,
-        description="Most bytes of bodies held for requests that are not answered yet, over all "
+        description="Most bytes held for requests that have not arrived completely, over all "
         "clients; beyond it 503.",
     )
     head_seconds: Seconds = Field(
@@ -363,10 +363,12 @@ class Settings(BaseSettings):
             return value
         pairs = [tuple(map(str.strip, pair.partition(":")[::2])) for pair in value.split(",")]
         for number, (name, token) in enumerate(pairs, 1):
-            if _TOKEN_NAME.fullmatch(name) is None:
-                raise ValueError(f"token {number} needs a name: name:token, of A-Za-z0-9_.-")
-            if len(token) < MIN_KEY_LENGTH:
-                raise ValueError(f"token {name} has fewer than {MIN_KEY_LENGTH} characters")
+            # The message must not repeat what may be the token.
+            if _TOKEN_NAME.fullmatch(name) is None or len(token) < MIN_KEY_LENGTH:
+                raise ValueError(
+                    f"number {number} is not name:token, with a name of A-Za-z0-9_.- and a token "
+                    f"of at least {MIN_KEY_LENGTH} characters"
+                )
         return pairs
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")

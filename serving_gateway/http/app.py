@@ -87,7 +87,8 @@ def build(
     app.include_router(page_routes())
     handle_errors(app, hosting, access.data)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=5)
-    app.add_middleware(DataPlaneCors, origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(DataPlaneCors, origins=settings.cors_origins)
     return app
 
 

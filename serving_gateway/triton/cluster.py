@@ -127,8 +127,11 @@ class VersionState:
 
         A server that was not asked yet is taken only when no other can be.
         """
+        on_servers = self.on_servers
+        if len(on_servers) == 1 and on_servers[0].is_usable and not tried:
+            return on_servers[0]
         best: ServerVersion | None = None
-        for one in self.on_servers:
+        for one in on_servers:
             if one in tried or not (
                 one.is_usable or (not self.ready and one.is_ready is None and not one.is_hung)
             ):
@@ -337,7 +340,9 @@ def _refusal(status: int, reason: str) -> GatewayError:
     message = f"Triton refused the inference ({status}): {reason}"
     if status == 400:
         return InferenceRefused(message, upstream_status=status)
-    return BadUpstreamAnswer(message, code=MODEL_FAILED if status >= 500 else None)
+    if status >= 500:
+        return BadUpstreamAnswer(message, code=MODEL_FAILED)
+    return BadUpstreamAnswer(message)
 
 
 class TritonCluster:
