@@ -184,9 +184,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Names, separated by commas, by which web pages may reach the status of this "
-        "gateway without a token, besides localhost and addresses; * is every name. A defence "
-        "against DNS rebinding, which cannot forge a token.",
+        description="Names, separated by commas, that a request for clients' data (GET /shadow) "
+        "may carry as its Host when it carries no control token, besides localhost and addresses; "
+        "* is every name. A defence against DNS rebinding, which cannot forge a token.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -196,9 +196,10 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
-        description="Keys, separated by commas, one of which predictions and /v2 then need as "
-        "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that one can be "
-        "replaced while clients still use the other. Unset: none is needed.",
+        description="Keys, separated by commas, one of which (or a control token) everything but "
+        "health and readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. "
+        "Several, so that one can be replaced while clients still use the other. Unset: none is "
+        "needed.",
     )
 
     request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
