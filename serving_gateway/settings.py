@@ -156,9 +156,9 @@ class Settings(BaseSettings):
         description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
     )
     feature_prepare_seconds: Seconds = Field(
-        default=5.0,
-        description="How long a start or a reload waits at most until the feature store is open, "
-        "which includes the import of Feast; the rest is done in the background.",
+        default=2.0,
+        description="How long a reload waits at most until a feature service was looked up, which "
+        "then goes on in the background.",
     )
     feature_failures: int = Field(
         default=5,
