@@ -89,7 +89,7 @@ def create_app(
     tracing = tracing_from(settings, identity)
     metrics = Metrics(identity.id, features)
     supervisor = Supervisor(lambda name: metrics.task_restarts.labels(name).inc())
-    routing, losses = store or store_from(settings), Losses()
+    routing, losses = store or store_from(settings), Losses(metrics.record_losses)
     watcher = Watcher(
         routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
     )
@@ -101,7 +101,7 @@ def create_app(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
             staleness_seconds=settings.staleness_seconds,
-            servers={settings.triton_url: settings.triton_servers_url},
+            servers=settings.triton_servers,
             tracing=tracing,
         ),
         lifecycle=Lifecycle(),
