@@ -15,6 +15,7 @@ from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import ReplicaIdentity, RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
+from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registry, registry_from
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.features.feast_store import FeastStore
@@ -273,9 +274,8 @@ def _hosted_model(
         control_plane=ControlPlane(
             settings,
             router,
-            shared.store,
+            RecordWriter(router, shared.store, shared.losses),
             heartbeat,
-            shared.losses,
             shared.registry,
             metrics,
             features,

@@ -28,6 +28,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.control import verification
 from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registered
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
@@ -108,14 +109,12 @@ class Played:
         )
         self.store = FileStore(home)
         self.lost = LabelledCounts()
-        self.losses = Losses(self.lost)
         self.heartbeat = Heartbeat(self.store, this_process(), keep_seconds=5, interval=1)
         self.control = ControlPlane(
             settings,
             self.router,
-            self.store,
+            RecordWriter(self.router, self.store, Losses(self.lost)),
             self.heartbeat,
-            self.losses,
             self.registry,
             metrics,
             self.reader,
