@@ -159,9 +159,9 @@ class Settings(BaseSettings):
         description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
     )
     feature_prepare_seconds: Seconds = Field(
-        default=5.0,
-        description="How long a start or a reload waits at most until the feature store is open, "
-        "which includes the import of Feast; the rest is done in the background.",
+        default=2.0,
+        description="How long a reload waits at most until a feature service was looked up, which "
+        "then goes on in the background.",
     )
     feature_failures: int = Field(
         default=5,
@@ -187,9 +187,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Names, separated by commas, by which web pages may reach the status of this "
-        "gateway without a token, besides localhost and addresses; * is every name. A defence "
-        "against DNS rebinding, which cannot forge a token.",
+        description="Names, separated by commas, that a request for clients' data (GET /shadow) "
+        "may carry as its Host when it carries no control token, besides localhost and addresses; "
+        "* is every name. A defence against DNS rebinding, which cannot forge a token.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -199,9 +199,10 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
-        description="Keys, separated by commas, one of which predictions and /v2 then need as "
-        "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that one can be "
-        "replaced while clients still use the other. Unset: none is needed.",
+        description="Keys, separated by commas, one of which (or a control token) everything but "
+        "health and readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. "
+        "Several, so that one can be replaced while clients still use the other. Unset: none is "
+        "needed.",
     )
 
     request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")

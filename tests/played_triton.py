@@ -22,8 +22,8 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.shadow import Ledger
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.cluster import VersionState
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.version_state import VersionState
 from tests.stub_model import SIGNATURE, StubModel
 
 
@@ -59,6 +59,7 @@ class PlayedTriton:
         self.errors: dict[int, GatewayError] = {}
         self.calls: list[PlayedCall] = []
         self.asked: list[int] = []
+        self.repeatable: list[bool] = []
         self._states: dict[tuple[str, int], VersionState] = {}
 
     def of(self, url: str) -> Self:
@@ -80,8 +81,11 @@ class PlayedTriton:
         request: bytes,
         deadline: float,
         done: Callable[[TritonResponse | GatewayError], None],
+        *,
+        repeatable: bool = True,
     ) -> PlayedCall:
         """Answer on the next turn of the loop, or when the test says so."""
+        self.repeatable.append(repeatable)
         self.asked.append(version)
         body = request.partition(b"\r\n\r\n")[2]
 
