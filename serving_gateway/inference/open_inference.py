@@ -31,7 +31,7 @@ from serving_gateway.inference.traffic import A
 from serving_gateway.inference.version_client import EVERY_OUTPUT
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.protocol import TensorMetadata
 
 if TYPE_CHECKING:
