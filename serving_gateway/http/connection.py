@@ -404,6 +404,7 @@ class GatewayConnection(HttpToolsProtocol):
         hidden = {b"upgrade", b"http2-settings", b"connection"}
         head = [b"%b %b HTTP/1.1\r\n" % (method, self.url)]
         head += [b"%b: %b\r\n" % one for one in self.headers if one[0] not in hidden]
+        self._has_ignored_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"".join([*head, b"\r\n"]) + rest)
 
