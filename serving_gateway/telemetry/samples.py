@@ -141,7 +141,7 @@ class ModelSamples(SampleCounts):
         predictions: list[Any],
         probabilities: list[list[float]] | None,
     ) -> None:
-        """Take an answered request that is due and that a client sent (I14)."""
+        """Take an answered request that is due."""
         sample = Sample(
             self,
             time.time_ns() // 1000,
