@@ -59,6 +59,7 @@ class PlayedTriton:
         self.errors: dict[int, GatewayError] = {}
         self.calls: list[PlayedCall] = []
         self.asked: list[int] = []
+        self.repeatable: list[bool] = []
         self._states: dict[tuple[str, int], VersionState] = {}
 
     def of(self, url: str) -> Self:
@@ -80,8 +81,11 @@ class PlayedTriton:
         request: bytes,
         deadline: float,
         done: Callable[[TritonResponse | GatewayError], None],
+        *,
+        repeatable: bool = True,
     ) -> PlayedCall:
         """Answer on the next turn of the loop, or when the test says so."""
+        self.repeatable.append(repeatable)
         self.asked.append(version)
         body = request.partition(b"\r\n\r\n")[2]
 
@@ -152,7 +156,7 @@ class PlayedPlane:
         )
         self.woken = 0
         self.dispatcher = Dispatcher(self.router, self._wake, self.metrics.fallbacks.inc)
-        self.offload = Offload()
+        self.offload = Offload(ByteBudget(1 << 20))
         self.predictor = Predictor(
             self.settings, self.dispatcher, self.mirror, self.metrics, self.offload, features
         )

@@ -107,12 +107,9 @@ def test_prediction_that_does_not_fit_is_not_passed_on(
 
 def test_responses_with_equal_heads_keep_their_own_values() -> None:
     reader = ResponseReader(1, CODEC)
+    scores = ("probabilities", "FP32", [1, 2], bytes(8))
     answers = [
-        response(
-            ("label", "INT64", [1], struct.pack("<q", label)),
-            ("probabilities", "FP32", [1, 2], bytes(8)),
-        )
-        for label in (7, 8)
+        response(("label", "INT64", [1], struct.pack("<q", label)), scores) for label in (7, 8)
     ]
     first, second = [reader.read(answer, 1) for answer in answers]
     assert (first.predicted().predictions, second.predicted().predictions) == ([7], [8])
