@@ -87,6 +87,7 @@ def create_app(
     feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
     features = None if feast is None else feature_reader(feast, settings)
     identity = this_process()
+    queue_budget = ByteBudget(settings.max_queued_bytes)
     tracing = tracing_from(settings, identity)
     metrics = Metrics(identity.id, features)
     supervisor = Supervisor(lambda name: metrics.task_restarts.labels(name).inc())
@@ -120,8 +121,8 @@ def create_app(
         samples=None
         if settings.sample_dir is None
         else SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes),
-        offload=Offload(),
-        queue_budget=ByteBudget(settings.max_queued_bytes),
+        offload=Offload(queue_budget),
+        queue_budget=queue_budget,
         mirror_budget=ByteBudget(settings.mirror_queue_bytes),
     )
     writer = sample_writer(shared)

@@ -60,7 +60,8 @@ def offer(samples: ModelSamples, data: RequestRows | None = None, **what: Any) -
         "probabilities": answered.probabilities,
         **what,
     }
-    samples.offer(**given)
+    if samples.is_due():
+        samples.offer(**given)
 
 
 def drained(queue: SampleQueue) -> list[Sample]:
