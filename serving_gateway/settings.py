@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     shadow_triton_url: str | None = Field(
         default=None, description="Triton for all variants B, when it is another one."
     )
+    shadow_triton_servers_url: str | None = Field(
+        default=None, description="Every Triton behind shadow_triton_url, likewise."
+    )
     shadow_model_name: str | None = Field(
         default=None,
         description="Name in Triton of the default model's variant B, when it is another one.",
@@ -156,9 +159,9 @@ class Settings(BaseSettings):
         description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
     )
     feature_prepare_seconds: Seconds = Field(
-        default=5.0,
-        description="How long a start or a reload waits at most until the feature store is open, "
-        "which includes the import of Feast; the rest is done in the background.",
+        default=2.0,
+        description="How long a reload waits at most until a feature service was looked up, which "
+        "then goes on in the background.",
     )
     feature_failures: int = Field(
         default=5,
@@ -184,9 +187,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Names, separated by commas, by which web pages may reach the status of this "
-        "gateway without a token, besides localhost and addresses; * is every name. A defence "
-        "against DNS rebinding, which cannot forge a token.",
+        description="Names, separated by commas, that a request for clients' data (GET /shadow) "
+        "may carry as its Host when it carries no control token, besides localhost and addresses; "
+        "* is every name. A defence against DNS rebinding, which cannot forge a token.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -196,9 +199,10 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
-        description="Keys, separated by commas, one of which predictions and /v2 then need as "
-        "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that one can be "
-        "replaced while clients still use the other. Unset: none is needed.",
+        description="Keys, separated by commas, one of which (or a control token) everything but "
+        "health and readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. "
+        "Several, so that one can be replaced while clients still use the other. Unset: none is "
+        "needed.",
     )
 
     request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
@@ -326,6 +330,14 @@ class Settings(BaseSettings):
         "are traced when that says so.",
     )
 
+    @property
+    def triton_servers(self) -> dict[str, str | None]:
+        """Addresses of Tritons, and every server behind each; None for a single one."""
+        found = {self.triton_url: self.triton_servers_url}
+        if self.shadow_triton_url is not None:
+            found.setdefault(self.shadow_triton_url, self.shadow_triton_servers_url)
+        return found
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_tracing(cls, value: str | None) -> str | None:
@@ -398,7 +410,7 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         return None if value is None else _http_url(value)
 
-    @field_validator("triton_servers_url")
+    @field_validator("triton_servers_url", "shadow_triton_servers_url")
     @classmethod
     def _check_urls(cls, value: str | None) -> str | None:
         return None if value is None else ",".join(map(_http_url, value.split(",")))

@@ -22,8 +22,8 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.shadow import Ledger
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.triton.cluster import VersionState
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.version_state import VersionState
 from tests.stub_model import SIGNATURE, StubModel
 
 
@@ -156,7 +156,7 @@ class PlayedPlane:
         )
         self.woken = 0
         self.dispatcher = Dispatcher(self.router, self._wake, self.metrics.fallbacks.inc)
-        self.offload = Offload()
+        self.offload = Offload(ByteBudget(1 << 20))
         self.predictor = Predictor(
             self.settings, self.dispatcher, self.mirror, self.metrics, self.offload, features
         )

@@ -36,7 +36,7 @@ from serving_gateway.http.inference_endpoint import AwaitedExchange, InferenceEn
 from serving_gateway.http.routes import StructResponse, route_class
 from serving_gateway.http.security import Access
 from serving_gateway.inference.open_inference import EXTENSIONS, NAME
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.protocol import error_text
 
 VersionOf = Callable[..., Awaitable[int | None]]

@@ -31,8 +31,9 @@ from serving_gateway.inference.wire import (
     named_outputs,
 )
 from serving_gateway.settings import Settings
-from serving_gateway.triton.cluster import MODEL_FAILED, TritonCluster
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.cluster import TritonCluster
+from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.inference_call import MODEL_FAILED
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import InferenceSpan, RequestSpan

@@ -19,7 +19,7 @@ from serving_gateway.inference.tensors import (
     chunks,
     split_texts,
 )
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 
 _CACHED: Final = 256
 """Heads kept of each kind: one for each number of rows, usually."""

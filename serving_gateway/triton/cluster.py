@@ -1,34 +1,27 @@
-"""Every Triton server behind one address: which one is asked, and what its outcome means."""
+"""Every Triton server behind one address: which there are, and which one is asked."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from serving_gateway.errors import (
-    BadUpstreamAnswer,
-    GatewayError,
-    InferenceRefused,
-    Overloaded,
-    TritonUnavailable,
-    VariantUnavailable,
-    VersionNotReady,
-)
-from serving_gateway.triton.connections import (
-    ConnectFailed,
-    ConnectionLost,
-    Exchange,
-    TransportError,
-    TritonResponse,
-)
+from serving_gateway.errors import TritonUnavailable, VariantUnavailable
 from serving_gateway.triton.discovery import listed_urls, server_urls
-from serving_gateway.triton.protocol import ModelMetadata, error_text
-from serving_gateway.triton.server import ServerLimits, ServerVersion, TritonServer, translated
+from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.inference_call import (
+    MAX_RETRIES,
+    VERIFY_SECONDS,
+    InferenceCall,
+    InferenceDone,
+)
+from serving_gateway.triton.protocol import ModelMetadata
+from serving_gateway.triton.server import ServerLimits, TritonServer
+from serving_gateway.triton.version_state import VersionState
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
@@ -36,313 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _Found = TypeVar("_Found")
-InferenceDone = Callable[[TritonResponse | GatewayError], None]
-"""Called with a response of status 200, or with the error that explains why there is none."""
-
-MODEL_FAILED: Final = "model_failed"
-"""Code of the error of an inference that failed inside a READY version."""
-_RETRY_EARNED: Final = 0.1
-_MAX_RETRIES: Final = 100.0
-"""Each answer earns a tenth of a retry, and so many are saved: what was under way on a server
-that ends is tried again, and an outage is not multiplied."""
-_PAUSES: Final = (0.0, 0.02, 0.08)
-"""Before the only server is tried again; together short, so that its loss is reported at once."""
-_MAX_ATTEMPTS: Final = 6
-_AT_ONCE_SECONDS: Final = 0.1
-_VERIFY_SECONDS: Final = 1.0
 _REFRESH_SECONDS: Final = 5.0
 _RECOVERY_SECONDS: Final = 1.0
 _MAX_RECOVERY_PROBES: Final = 25
-
-
-class VersionState:
-    """One version on all servers of a cluster; it changes while it is held.
-
-    Attributes:
-        ready: whether at least one server has exactly this version READY and it does not hang.
-        reason: why not.
-        confirmed_at: `time.monotonic()` of the last confirmation, by a probe or an answer.
-        probe_request: a complete HTTP inference request for one harmless row, with which a
-            version that hangs is tried.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "confirmed_at",
-        "model_name",
-        "on_servers",
-        "probe_request",
-        "ready",
-        "reason",
-        "version",
-    )
-
-    def __init__(self, model_name: str, version: int, servers: Sequence[TritonServer]) -> None:
-        self.model_name = model_name
-        self.version = version
-        self.ready = False
-        self.reason: str | None = None
-        self.confirmed_at: float | None = None
-        self.probe_request: bytes | None = None
-        self.on_servers: list[ServerVersion] = []
-        self.follow(servers)
-
-    def follow(self, servers: Sequence[TritonServer]) -> list[ServerVersion]:
-        """Be on exactly these servers; the additions."""
-        known = {one.server: one for one in self.on_servers}
-        name, version = self.model_name, self.version
-        self.on_servers = [
-            known.get(server) or ServerVersion(server, name, version, self) for server in servers
-        ]
-        self.refresh()
-        return [one for one in self.on_servers if one.server not in known]
-
-    def refresh(self) -> None:
-        """Combine what is known of the servers."""
-        ready = False
-        for one in self.on_servers:
-            one.is_usable = one.is_ready is True and not one.is_hung and one.server.problem is None
-            ready = ready or one.is_usable
-            if one.is_usable and (self.confirmed_at or 0.0) < (one.confirmed_at or 0.0):
-                self.confirmed_at = one.confirmed_at
-        self.ready = ready
-        self.reason = None if ready or not self.on_servers else self.on_servers[0].reason
-
-    def mark_ready(self) -> None:
-        """Note that the version answers."""
-        self.confirmed_at = monotonic()
-        if not self.ready:
-            for one in self.on_servers:
-                one.server.note_well()
-                one.is_hung = False
-                one.note(True)
-
-    def mark_unready(self, reason: str) -> None:
-        """Note that no server's version can answer."""
-        for one in self.on_servers:
-            one.note(False, reason)
-
-    def choose(self, tried: tuple[ServerVersion, ...] = ()) -> ServerVersion | None:
-        """Where the next inference goes: where least are under way; None when nowhere.
-
-        A server that was not asked yet is taken only when no other can be.
-        """
-        on_servers = self.on_servers
-        if len(on_servers) == 1 and on_servers[0].is_usable and not tried:
-            return on_servers[0]
-        best: ServerVersion | None = None
-        for one in on_servers:
-            if one in tried or not (
-                one.is_usable or (not self.ready and one.is_ready is None and not one.is_hung)
-            ):
-                continue
-            if best is None or (one.in_flight, one.turn) < (best.in_flight, best.turn):
-                best = one
-        return best
-
-
-class InferenceCall(Exchange):
-    """One inference under way."""
-
-    __slots__ = (
-        "_at",
-        "_attempts",
-        "_cluster",
-        "_deadline",
-        "_done",
-        "_is_pinned",
-        "_is_repeatable",
-        "_state",
-        "_timer",
-        "_tried",
-    )
-
-    def __init__(
-        self,
-        cluster: TritonCluster,
-        state: VersionState,
-        request: bytes,
-        deadline: float,
-        done: InferenceDone,
-    ) -> None:
-        self.request = request
-        self.connection = None
-        self.is_abandoned = False
-        self._cluster = cluster
-        self._state = state
-        self._deadline = deadline
-        self._done = done
-        self._at: ServerVersion | None = None
-        self._attempts = 0
-        self._tried: tuple[ServerVersion, ...] = ()
-        self._is_pinned = False
-        self._is_repeatable = True
-        self._timer: asyncio.TimerHandle | None = None
-
-    def abandon(self, *, overdue: bool = False) -> None:
-        """Forget the inference: `done` is not called any more.
-
-        Args:
-            overdue: whether it missed its deadline, which counts against the server's version.
-        """
-        at, self._at = self._at, None
-        self.drop()
-        if self._timer is not None:
-            self._timer.cancel()
-        if at is not None:
-            at.in_flight -= 1
-            if overdue:
-                at.miss()
-
-    def send(self, to: ServerVersion, *, fresh: bool = False) -> None:
-        """Send the request to a server."""
-        self._at = to
-        to.in_flight += 1
-        self._attempts += 1
-        if fresh:
-            to.server.connections.start_fresh(self)
-        else:
-            to.server.connections.start(self)
-
-    def on_response(self, response: TritonResponse) -> None:
-        """Pass a good response on, and find out what another one means."""
-        at, self._at = self._at, None
-        if at is None:
-            return
-        at.in_flight -= 1
-        at.misses = 0
-        cluster, state = self._cluster, self._state
-        if cluster.retries < _MAX_RETRIES:
-            cluster.retries += _RETRY_EARNED
-        at.server.heard_at = now = monotonic()
-        if response.status != 200:
-            self._on_refusal(at, response)
-            return
-        at.confirmed_at = state.confirmed_at = now
-        if not at.is_usable:
-            at.note_answer()
-        try:
-            self._done(response)
-        except Exception:
-            log.exception("an inference's response could not be processed")
-            self._finish(BadUpstreamAnswer("Triton's answer could not be processed; see the log."))
-
-    def on_failure(self, error: TransportError) -> None:
-        """Try again where that is safe and may help."""
-        at, self._at = self._at, None
-        if at is None or self.is_abandoned:
-            return
-        at.in_flight -= 1
-        if isinstance(error, ConnectionLost):
-            self._on_lost(at, error)
-        elif isinstance(error, ConnectFailed) and not self._is_pinned:
-            failed = translated(error, at.server.url)
-            self._cluster.suspect(at.server, failed.message)
-            self._retry(failed, at)
-        else:
-            self._finish(translated(error, at.server.url))
-
-    def _on_lost(self, at: ServerVersion, error: ConnectionLost) -> None:
-        # What may be sent again: a request that the server cannot have read goes to any server.
-        # One that it may have read could be what killed it, so that no other server gets it; it
-        # goes again once, pinned to the same server, if a kept connection ended right after the
-        # write, as idle limits, drains and balancers end them. A server that died refuses that
-        # new connection, and the request ends. For a sequence, which must not be executed twice,
-        # not even that is done.
-        server = at.server
-        server.connections.drop_idle()
-        failed = translated(error, server.url)
-        if self._is_pinned:
-            self._finish(failed)
-        elif error.unread and error.kept:
-            self._retry(failed, None)
-        elif error.unread:
-            self._cluster.suspect(server, f"{failed.message} It seems to shut down.")
-            self._retry(failed, at)
-        elif (
-            self._is_repeatable
-            and error.kept
-            and not error.answered
-            and error.seconds < _AT_ONCE_SECONDS
-            and self._cluster.take_retry()
-        ):
-            self._is_pinned = True
-            self.send(at, fresh=True)
-        else:
-            self._finish(failed)
-
-    def _retry(self, error: GatewayError, failed: ServerVersion | None) -> None:
-        """Send it again, to another server where one failed; end with `error` otherwise."""
-        state, cluster = self._state, self._cluster
-        if failed is not None:
-            self._tried = (*self._tried, failed)
-        to, pause = state.choose(self._tried), 0.0
-        if to is None and state.on_servers == [failed] and self._attempts <= len(_PAUSES):
-            to, pause = failed, _PAUSES[self._attempts - 1]
-        if (
-            to is None
-            or self._attempts >= _MAX_ATTEMPTS
-            or cluster.loop.time() + pause >= self._deadline
-            or not cluster.take_retry()
-        ):
-            self._finish(error)
-        elif pause:
-            self._timer = cluster.loop.call_later(pause, lambda: self.send(to, fresh=True))
-        else:
-            self.send(to, fresh=True)
-
-    def _on_refusal(self, at: ServerVersion, response: TritonResponse) -> None:
-        """Find out whether the request is to blame, or the version is gone."""
-        status, reason = response.status, error_text(response.body)
-
-        def explain(not_ready: GatewayError | None) -> None:
-            if self.is_abandoned:
-                return
-            if not_ready is not None:
-                is_gone = isinstance(not_ready, VersionNotReady)
-                kind = VariantUnavailable if is_gone else TritonUnavailable
-                self._retry_elsewhere(at, kind(not_ready.message))
-            elif status in {429, 503}:
-                busy = f"Triton at {at.server.url} has too much to do ({status}): {reason}"
-                self._retry_elsewhere(at, Overloaded(busy))
-            else:
-                self._finish(_refusal(status, reason))
-
-        if status == 429:
-            explain(None)
-        else:
-            at.verify(explain, _VERIFY_SECONDS)
-
-    def _retry_elsewhere(self, at: ServerVersion, error: GatewayError) -> None:
-        if self._state.choose((*self._tried, at)) is None:
-            self._finish(error)
-        else:
-            self._retry(error, at)
-
-    def _finish(self, error: GatewayError) -> None:
-        if self.is_abandoned:
-            return
-        try:
-            self._done(error)
-        except Exception:
-            log.exception("an inference's error could not be processed")
-
-    def refuse(self, error: GatewayError) -> None:
-        """End an inference that was not sent, after `infer` has returned."""
-        self._cluster.loop.call_soon(self._finish, error)
-
-    def forbid_repetition(self) -> None:
-        """Have nothing executed twice."""
-        self._is_repeatable = False
-
-
-def _refusal(status: int, reason: str) -> GatewayError:
-    message = f"Triton refused the inference ({status}): {reason}"
-    if status == 400:
-        return InferenceRefused(message, upstream_status=status)
-    if status >= 500:
-        return BadUpstreamAnswer(message, code=MODEL_FAILED)
-    return BadUpstreamAnswer(message)
 
 
 class TritonCluster:
@@ -373,7 +62,7 @@ class TritonCluster:
         self.prefix = urlsplit(url).path.rstrip("/")
         self.tracing = tracing
         self.loop = asyncio.get_running_loop()
-        self.retries = _MAX_RETRIES
+        self.retries = MAX_RETRIES
         self._limits = limits
         self._servers_url = servers_url
         listed = None if servers_url is None else listed_urls(servers_url)
@@ -392,11 +81,9 @@ class TritonCluster:
         if servers_url is not None:
             self._timer = self.loop.call_soon(self._tick)
 
-    def _add(self, url: str) -> TritonServer:
-        name = urlsplit(self._servers_url or self.url).hostname if self._is_dynamic else None
-        server = self._servers[url] = TritonServer(url, self._limits, name)
+    def _add(self, url: str, server_name: str | None = None) -> None:
+        server = self._servers[url] = TritonServer(url, self._limits, server_name)
         server.on_change = self._refresh_states
-        return server
 
     def _refresh_states(self) -> None:
         for state in [*self._states.values()]:
@@ -596,11 +283,11 @@ class TritonCluster:
             self._retired[-1].retire()
         for url in urls:
             if url not in self._servers:
-                self._add(url)
+                self._add(url, urlsplit(self._servers_url or self.url).hostname)
         servers = [*self._servers.values()]
         log.info("Triton's servers changed", extra={"servers": sorted(self._servers)})
         added = [one for state in [*self._states.values()] for one in state.follow(servers)]
-        await asyncio.gather(*(one.probe(_VERIFY_SECONDS) for one in added))
+        await asyncio.gather(*(one.probe(VERIFY_SECONDS) for one in added))
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -1,307 +1,28 @@
-"""A lean HTTP/1.1 client for one server, for the one hop that every prediction makes.
+"""The connections to one server, for the one hop that every prediction makes.
 
-A general client library costs more per request than Triton's own work on a small model. This
-one writes prepared bytes and calls back with the response; it knows nothing of Triton. Nothing
-queues here: callers bound what they have under way, so an exchange takes an idle connection or
-opens its own, and a failed connection affects at most one exchange.
+A general client library costs more per request than Triton's own work on a small model; this one
+knows nothing of Triton. Nothing queues here: callers bound what they have under way, so an
+exchange takes an idle connection or opens its own, and a failed one affects its exchange alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import socket
 import ssl
-import struct
-import termios
-from typing import Final, cast
+from typing import Final
 from urllib.parse import urlsplit
 
-import httptools
+from serving_gateway.triton.connection import Connection
+from serving_gateway.triton.exchange import (
+    ConnectFailed,
+    ConnectionLost,
+    Exchange,
+    TooManyConnections,
+)
 
-MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 MAX_CONNECTIONS: Final = 1024
 """Connections to one server, busy ones included; beyond it exchanges are refused."""
-_MAX_SIMPLE_BYTES: Final = 65_536
 _MAX_CACHED_HEADS: Final = 256
-_MAX_LENGTH_DIGITS: Final = 18
-_KEEPALIVE_SECONDS: Final = 10
-
-
-class TransportError(Exception):
-    """Root of what can go wrong below HTTP."""
-
-
-class ConnectFailed(TransportError):
-    """No connection could be opened."""
-
-
-class TooManyConnections(TransportError):
-    """As many connections are open as may be."""
-
-
-class ConnectionLost(TransportError):
-    """The connection ended before the response was complete.
-
-    Attributes:
-        answered: whether a part of the response had arrived.
-        unread: whether the server cannot have read the whole request: it reset the connection
-            with bytes unread, or its kernel never acknowledged them.
-        kept: whether the connection had carried another exchange before.
-        seconds: time since the request was written.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        answered: bool,
-        unread: bool = False,
-        kept: bool = False,
-        seconds: float = 0.0,
-    ) -> None:
-        super().__init__(message)
-        self.answered = answered
-        self.unread = unread
-        self.kept = kept
-        self.seconds = seconds
-
-
-class ResponseTimeout(TransportError):
-    """The response took too long."""
-
-
-class MalformedResponse(TransportError):
-    """What arrived is not HTTP, or is larger than any response may be."""
-
-
-class TritonResponse:
-    """A complete HTTP response."""
-
-    __slots__ = ("body", "inference_header_length", "status")
-
-    def __init__(self, status: int, inference_header_length: int | None, body: bytes) -> None:
-        self.status = status
-        self.inference_header_length = inference_header_length
-        self.body = body
-
-
-class Exchange:
-    """One request under way; subclasses say what its end means."""
-
-    __slots__ = ("connection", "is_abandoned", "request")
-
-    def __init__(self, request: bytes) -> None:
-        self.request = request
-        self.connection: _Connection | None = None
-        self.is_abandoned = False
-
-    def on_response(self, response: TritonResponse) -> None:
-        """Called with the complete response."""
-        raise NotImplementedError
-
-    def on_failure(self, error: TransportError) -> None:
-        """Called when there will be no response."""
-        raise NotImplementedError
-
-    def drop(self) -> None:
-        """Have no callback any more; a connection in use cannot be used again and is closed."""
-        self.is_abandoned = True
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.close()
-
-
-class _Connection(asyncio.Protocol):
-    """One connection that carries one exchange at a time."""
-
-    __slots__ = (
-        "_exchange",
-        "_head",
-        "_header_length",
-        "_is_complete",
-        "_is_followed",
-        "_is_unread",
-        "_keeps",
-        "_parser",
-        "_parts",
-        "_pool",
-        "_sent_at",
-        "_size",
-        "_started",
-        "_status",
-        "_transport",
-        "exchanges",
-        "opened_at",
-    )
-
-    def __init__(self, pool: Connections) -> None:
-        self._pool = pool
-        self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._head: bytes | None = None
-        self._header_length: int | None = None
-        self._status = 0
-        self._keeps = False
-        self._started = False
-        self._is_complete = False
-        self._is_followed = False
-        self._is_unread = False
-        self._sent_at = 0.0
-        self.exchanges = 0
-        self.opened_at = 0.0
-
-    def send(self, exchange: Exchange, now: float) -> None:
-        """Write the request; the connection is the exchange's until its response is complete."""
-        self._exchange = exchange
-        exchange.connection = self
-        self._sent_at = now
-        self.exchanges += 1
-        assert self._transport is not None  # noqa: S101 -- only connected ones are handed out
-        self._transport.write(exchange.request)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it has ended."""
-        return self._transport is None
-
-    def close(self) -> None:
-        """Close it; an exchange under way is forgotten."""
-        self._exchange = None
-        if self._transport is not None:
-            self._transport.abort()
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._pool.opened(self)
-        self.opened_at = self._pool.loop.time()
-        made = transport.get_extra_info("socket")
-        if made is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if hasattr(socket, "TCP_KEEPIDLE"):
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
-
-    def data_received(self, data: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None:
-            # Not asked for: what comes next could be taken for another exchange's response.
-            self._pool.close(self)
-            return
-        if not self._started and len(data) <= _MAX_SIMPLE_BYTES:
-            # A head seen before means what it meant then: nearly all responses end here.
-            head, _, body = data.partition(b"\r\n\r\n")
-            known = self._pool.heads.get(head)
-            if known is not None and known[0] == len(body):
-                self._finish(exchange, TritonResponse(200, known[1], body))
-                return
-            self._head = head
-        else:
-            self._head = None
-        self._started = True
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(MalformedResponse(f"not HTTP: {error}"))
-            return
-        if self._size > MAX_RESPONSE_BYTES:
-            self._fail(MalformedResponse(f"a response over {MAX_RESPONSE_BYTES} bytes"))
-        elif self._is_complete:
-            self._on_complete(exchange)
-
-    def eof_received(self) -> None:
-        self._pool.forget_idle(self)
-        if self._transport is not None:
-            # Whatever is sent after this is not read either.
-            self._is_unread = self._exchange is None or _unacknowledged(self._transport) > 0
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        exchange, self._exchange = self._exchange, None
-        self._pool.closed(self)
-        if exchange is None:
-            return
-        exchange.connection = None
-        reset = isinstance(exc, ConnectionResetError | BrokenPipeError)
-        why = "closed by the server" if exc is None else str(exc) or type(exc).__name__
-        lost = ConnectionLost(
-            why,
-            answered=self._started,
-            unread=not self._started and (reset or self._is_unread),
-            kept=self.exchanges > 1,
-            seconds=self._pool.loop.time() - self._sent_at,
-        )
-        exchange.on_failure(lost)
-
-    # httptools; an exception in here would be swallowed by it, so that nothing else is called
-
-    def on_message_begin(self) -> None:
-        self._is_followed = self._is_complete
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if (
-            len(name) == 31
-            and name.lower() == b"inference-header-content-length"
-            and value.isdigit()
-            and len(value) <= _MAX_LENGTH_DIGITS
-            and not self._is_complete
-        ):
-            self._header_length = int(value)
-
-    def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size <= MAX_RESPONSE_BYTES and not self._is_complete:
-            self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        if not self._is_complete:
-            self._status = self._parser.get_status_code()
-            self._keeps = self._parser.should_keep_alive()
-            self._is_complete = self._status >= 200  # what precedes the response is 1xx
-
-    def _on_complete(self, exchange: Exchange) -> None:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        status, length = self._status, self._header_length
-        keeps = self._keeps and not self._is_followed
-        if status == 200 and keeps and self._head is not None:
-            self._pool.remember(self._head, len(body), length)
-        self._parts = []
-        self._size = 0
-        self._header_length = None
-        self._is_complete = False
-        self._started = False
-        self._finish(exchange, TritonResponse(status, length, body), keeps=keeps)
-
-    def _finish(self, exchange: Exchange, response: TritonResponse, *, keeps: bool = True) -> None:
-        self._exchange = None
-        exchange.connection = None
-        if keeps:
-            self._pool.keep(self)
-        else:
-            self.close()
-        exchange.on_response(response)
-
-    def _fail(self, error: TransportError) -> None:
-        exchange = self._exchange
-        self.close()
-        if exchange is not None:
-            exchange.connection = None
-            exchange.on_failure(error)
-
-
-def _unacknowledged(transport: asyncio.Transport) -> int:
-    """Bytes written that the peer's kernel has not acknowledged; 0 where that is not known."""
-    try:
-        descriptor = transport.get_extra_info("socket").fileno()
-        found = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
-    except (AttributeError, OSError, ValueError):
-        return 0
-    return int(struct.unpack("i", found)[0])
 
 
 class Connections:
@@ -328,7 +49,6 @@ class Connections:
         parts = urlsplit(url)
         self.loop = asyncio.get_running_loop()
         self.heads: dict[bytes, tuple[int, int | None]] = {}
-        """Heads of responses with status 200 that arrived whole -> sizes of body and JSON part."""
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -336,8 +56,8 @@ class Connections:
         self._most_idle = idle
         self._connect_seconds = connect_seconds
         self._max_age = max_age_seconds
-        self._idle: list[_Connection] = []
-        self._connections: set[_Connection] = set()
+        self._idle: list[Connection] = []
+        self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -379,7 +99,7 @@ class Connections:
         try:
             async with asyncio.timeout(self._connect_seconds):
                 _, connection = await self.loop.create_connection(
-                    lambda: _Connection(self),
+                    lambda: Connection(self),
                     self._host,
                     self._port,
                     ssl=self._tls,
@@ -397,7 +117,7 @@ class Connections:
         else:
             connection.send(exchange, self.loop.time())
 
-    def keep(self, connection: _Connection) -> None:
+    def keep(self, connection: Connection) -> None:
         """Keep a connection whose exchange is complete, when there is room."""
         if len(self._idle) >= self._most_idle or connection.is_lost:
             connection.close()
@@ -410,40 +130,37 @@ class Connections:
         self._sweep = None
         oldest = self.loop.time() - self._max_age
         for connection in [one for one in self._idle if one.opened_at <= oldest]:
-            self.close(connection)
+            self.ending(connection)
+            connection.close()
         if self._idle:
             self._sweep = self.loop.call_later(self._max_age, self._drop_old)
 
     def remember(self, head: bytes, size: int, header_length: int | None) -> None:
         """Note what a head means, when it alone says where the response ends."""
         lines = head.lower() + b"\r\n"
-        is_sized = b"\r\ncontent-length: %d\r\n" % size in lines and b"chunked" not in lines
+        is_sized = b"\r\ncontent-length: %d\r\n" % size in lines
         if is_sized and len(self.heads) < _MAX_CACHED_HEADS:
             self.heads[head] = (size, header_length)
 
-    def close(self, connection: _Connection) -> None:
-        """Close an idle connection."""
-        self.forget_idle(connection)
-        connection.close()
-
-    def forget_idle(self, connection: _Connection) -> None:
+    def ending(self, connection: Connection) -> None:
         """Use a connection no more: it is ending."""
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: Connection) -> None:
         """Note a connection that was made."""
         self._connections.add(connection)
 
-    def closed(self, connection: _Connection) -> None:
+    def closed(self, connection: Connection) -> None:
         """Forget a connection that ended."""
         self._connections.discard(connection)
-        self.forget_idle(connection)
+        self.ending(connection)
 
     def drop_idle(self) -> None:
         """Close the idle connections: their server is likely to be gone."""
-        for connection in [*self._idle]:
-            self.close(connection)
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def retire(self) -> None:
         """Keep nothing any more; exchanges under way go on."""

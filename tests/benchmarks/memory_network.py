@@ -15,8 +15,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from serving_gateway.http.server import serve
-from serving_gateway.settings import Settings
+from serving_gateway.__main__ import main
 from tests.benchmarks.triton_answers import answer_of
 
 
@@ -69,6 +68,7 @@ class TritonTransport(_Transport):
         self._protocol = protocol
         self._answers = answers
         self._pending = b""
+        self._delivery: asyncio.Handle | None = None
         self._socket = socket.socket()
 
     def write(self, data: Any) -> None:
@@ -81,11 +81,7 @@ class TritonTransport(_Transport):
                 return
             self._answers[data] = answer
         self._pending = b""
-        self._loop.call_soon(self._deliver, answer)
-
-    def _deliver(self, answer: bytes) -> None:
-        if not self.is_closed:
-            self._protocol.data_received(answer)
+        self._delivery = self._loop.call_soon(self._protocol.data_received, answer)
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -97,6 +93,8 @@ class TritonTransport(_Transport):
     def close(self) -> None:
         if not self.is_closed:
             self.is_closed = True
+            if self._delivery is not None:
+                self._delivery.cancel()
             self._socket.close()
             self._loop.call_soon(self._protocol.connection_lost, None)
 
@@ -152,7 +150,7 @@ class MemoryClient(_Transport):
         self._left = 0
         self._done: asyncio.Future[None] | None = None
         self.answers = b""
-        """Of the last `send`, the first bytes."""
+        """Of the last `send`, what did not begin as a success, to explain a failure."""
         self.succeeded = 0
         self._protocol = loop.listening[port]()
         self._protocol.connection_made(self)
@@ -170,7 +168,7 @@ class MemoryClient(_Transport):
             data = bytes(data)
         if data.startswith(b"HTTP/1.1 200"):
             self.succeeded += 1
-        if len(self.answers) < 2_000:
+        elif len(self.answers) < 2_000:
             self.answers += data
         if not data.endswith(b"}"):
             return
@@ -199,7 +197,11 @@ class MemoryClient(_Transport):
 
 
 def gateway_config() -> uvicorn.Config:
-    """The server's options, as the gateway itself makes them from the environment."""
+    """The application and the server's options, as `python -m serving_gateway` wires them.
+
+    Raises:
+        RuntimeError: it ended before it came to a server.
+    """
     captured: list[uvicorn.Config] = []
 
     def run(self: uvicorn.Server, *_: Any, **__: Any) -> None:
@@ -207,7 +209,9 @@ def gateway_config() -> uvicorn.Config:
         self.started = True
 
     with _replaced(uvicorn.Server, "run", run):
-        serve(Settings())
+        main()
+    if not captured:
+        raise RuntimeError("the gateway did not start a server")
     return captured[0]
 
 

@@ -92,11 +92,13 @@ def test_lost_commits_are_noticed_within_the_watch_interval(
         msgspec.json.decode(client.get(KEY), type=RoutingRecord),
         variants=stored_variants(kept, client),
     )
-    for key, dump in kept.items():
-        client.restore(key, 0, dump, replace=True)
-    client.set(KEY, msgspec.json.encode(other))
+    with client.pipeline() as at_once:
+        for key, dump in kept.items():
+            at_once.restore(key, 0, dump, replace=True)
+        at_once.set(KEY, msgspec.json.encode(other))
+        at_once.execute()
     wait_until(
-        lambda: routed(replicas) == [(2, 1), (2, 1)], 2 * WATCH_SECONDS, "both take the record"
+        lambda: routed(replicas) == [(2, 1), (2, 1)], 4 * WATCH_SECONDS, "both take the record"
     )
 
 

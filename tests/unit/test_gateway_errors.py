@@ -20,7 +20,7 @@ from serving_gateway.errors import (
     TritonUnavailable,
 )
 from serving_gateway.http.raw import error_body
-from serving_gateway.triton import connections
+from serving_gateway.triton import exchange
 from serving_gateway.triton.server import translated
 
 
@@ -31,20 +31,20 @@ def below(root: type[Exception]) -> Iterator[type[Exception]]:
 
 
 TRANSLATIONS = {
-    connections.ConnectFailed: TritonUnavailable,
-    connections.ConnectionLost: TritonUnavailable,
-    connections.TooManyConnections: Overloaded,
-    connections.ResponseTimeout: DeadlineExceeded,
-    connections.MalformedResponse: BadUpstreamAnswer,
+    exchange.ConnectFailed: TritonUnavailable,
+    exchange.ConnectionLost: TritonUnavailable,
+    exchange.TooManyConnections: Overloaded,
+    exchange.ResponseTimeout: DeadlineExceeded,
+    exchange.MalformedResponse: BadUpstreamAnswer,
 }
 
 
 def test_every_transport_failure_has_its_translation() -> None:
-    assert set(TRANSLATIONS) == set(below(connections.TransportError))
+    assert set(TRANSLATIONS) == set(below(exchange.TransportError))
     for foreign, ours in TRANSLATIONS.items():
         failure = (
-            connections.ConnectionLost("why", answered=False)
-            if foreign is connections.ConnectionLost
+            exchange.ConnectionLost("why", answered=False)
+            if foreign is exchange.ConnectionLost
             else foreign("why")
         )
         found = translated(failure, "http://t")

@@ -20,6 +20,7 @@ from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import Stored
 from serving_gateway.replication.watcher import Watcher
+from serving_gateway.telemetry.counters import LabelledCounts
 
 
 async def forever() -> None:
@@ -120,8 +121,12 @@ class World:
         self.store = CountingStore(home / "store")
         self.snapshots = Snapshots(home / "snapshots")
         self.models = Models()
-        self.losses = Losses()
+        self.lost = LabelledCounts()
+        self.losses = Losses(self.lost)
         self.watcher = Watcher(self.store, self.snapshots, self.losses, interval=0.02)
+
+    def pending(self) -> str | None:
+        return self.watcher.pending
 
 
 @pytest.fixture
@@ -147,10 +152,10 @@ async def running(world: World) -> AsyncIterator[None]:
 
 async def test_a_start_reads_all_records_in_bulk(world: World) -> None:
     await put(world.store, *(record(f"m{number}", 1) for number in range(50)))
-    assert world.watcher.pending is not None
+    assert world.pending()
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
-        assert world.watcher.pending is None
+        assert not world.pending()
         assert len(world.models.hosted) == 50
     assert world.store.reads == []
 
@@ -224,7 +229,7 @@ async def test_a_store_that_lost_everything_while_no_replica_was_up_gets_it_back
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         await settles(lambda: world.models.generations() == {"m": 7}, "it is hosted")
     assert await world.store.read("m") == record("m", 7)
-    assert world.losses.restored == 1
+    assert world.lost.labels("restored").value == 1
 
 
 async def test_a_snapshot_never_overrides_a_record_of_the_store_and_is_reported(
@@ -235,7 +240,7 @@ async def test_a_snapshot_never_overrides_a_record_of_the_store_and_is_reported(
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.models.generations() == {"m": 2}
-    assert world.losses.dropped == 1
+    assert world.lost.labels("dropped").value == 1
     assert "an accepted change was dropped" in caplog.text
 
 

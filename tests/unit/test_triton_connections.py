@@ -14,11 +14,12 @@ from typing import cast
 import pytest
 import uvloop
 
+from serving_gateway.triton import connection as connection_module
 from serving_gateway.triton import connections as module
-from serving_gateway.triton.connections import (
+from serving_gateway.triton.connections import Connections
+from serving_gateway.triton.exchange import (
     ConnectFailed,
     ConnectionLost,
-    Connections,
     Exchange,
     MalformedResponse,
     TooManyConnections,
@@ -167,6 +168,33 @@ async def test_a_connection_beyond_its_age_is_not_used_again(stub: StubTriton) -
     await exchange(pool)
     assert stub.opened == 2
     await pool.aclose()
+
+
+async def test_an_old_connection_is_not_used_even_before_it_is_swept(
+    stub: StubTriton, pool: Connections
+) -> None:
+    await exchange(pool)
+    for connection in pool._connections:
+        connection.opened_at -= 100
+    await exchange(pool)
+    assert stub.opened == 2
+
+
+async def test_a_connection_that_is_lost_before_it_can_be_used_fails_the_exchange(
+    pool: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def create(
+        factory: Callable[[], asyncio.Protocol], *_: object, **__: object
+    ) -> tuple[None, asyncio.Protocol]:
+        connection = factory()
+        connection.connection_made(asyncio.Transport())
+        connection.connection_lost(None)
+        return None, connection
+
+    monkeypatch.setattr(pool.loop, "create_connection", create)
+    one = Recorded()
+    pool.start(one)
+    assert (await one.loss()).unread
 
 
 async def test_connections_beyond_the_cap_are_refused(
@@ -327,7 +355,7 @@ async def test_bytes_that_are_not_http_end_the_exchange(answer: bytes) -> None:
 async def test_a_response_over_the_limit_ends_the_exchange(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", 10)
+    monkeypatch.setattr(connection_module, "MAX_RESPONSE_BYTES", 10)
     for size in (19, 20):
         body = b"x" * size
         (error,) = await raw(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", body)
@@ -376,9 +404,29 @@ async def test_a_length_without_end_is_not_converted() -> None:
 async def test_bytes_after_a_response_never_become_the_next_one(extra: bytes) -> None:
     good = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     for found in await raw(good, extra, times=3):
-        assert isinstance(found, TritonResponse | MalformedResponse)
-        if isinstance(found, TritonResponse):
-            assert found.body == b"ok"
+        assert isinstance(found, TritonResponse)
+        assert found.body == b"ok"
+
+
+async def test_a_body_that_follows_its_head_is_waited_for() -> None:
+    answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"] * 2
+    late = b"ok"
+
+    class Late(Raw):
+        def data_received(self, _: bytes) -> None:
+            whole = answers.pop() if answers else b""
+            self.transport.write(whole or head)
+            if not whole:
+                asyncio.get_running_loop().call_later(0.02, self.transport.write, late)
+
+    head = answers[0][: -len(late)]
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Late(b""), LOOPBACK, 0)
+    pool = connections_to(f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}")
+    for _ in range(4):
+        assert (await exchange(pool)).body == b"ok"
+    server.close()
+    await pool.aclose()
 
 
 async def test_a_response_in_pieces_is_put_together(pool: Connections, stub: StubTriton) -> None:
@@ -398,14 +446,24 @@ async def test_connections_are_kept_alive_by_the_kernel(
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
-async def test_https_is_verified_by_the_name_that_was_resolved(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key and a certificate for triton.example."""
+    home = tmp_path_factory.mktemp("tls")
+    key, certificate = home / "key.pem", home / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=t"]
     command += ["-addext", "subjectAltName=DNS:triton.example"]
     command += ["-keyout", str(key), "-out", str(certificate)]
-    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
+    return key, certificate
+
+
+async def test_https_is_verified_by_the_name_that_was_resolved(
+    certificate: tuple[Path, Path],
+) -> None:
+    key, trusted = certificate
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(trusted, key)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Raw(answer), LOOPBACK, 0, ssl=context)
@@ -413,7 +471,7 @@ async def test_https_is_verified_by_the_name_that_was_resolved(tmp_path: Path) -
     for name, is_good in (("triton.example", True), ("other.example", False), (None, False)):
         pool = Connections(url, idle=1, connect_seconds=1, max_age_seconds=60, server_name=name)
         assert pool._tls is not None
-        pool._tls.load_verify_locations(certificate)
+        pool._tls.load_verify_locations(trusted)
         one = Recorded()
         pool.start(one)
         ended = await asyncio.wait_for(one.ended, 5)

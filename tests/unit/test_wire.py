@@ -13,7 +13,7 @@ from serving_gateway.errors import BadUpstreamAnswer
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.tensors import pack
 from serving_gateway.inference.wire import InferenceOutputs, RequestBuilder, ResponseReader
-from serving_gateway.triton.connections import TritonResponse
+from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.protocol import error_text
 
 SIGNATURE = Signature(
