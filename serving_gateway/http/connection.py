@@ -208,9 +208,7 @@ class GatewayConnection(HttpToolsProtocol):
         # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
         self._is_large_read = len(data) > self._max_head
         self._at_once = 0
-        self._feed(data)
-        if self._refusal is not None:
-            self._release()
+        if not self._feed(data):
             return
         if self._is_incomplete:
             self._note_incomplete(len(data))
@@ -454,8 +452,11 @@ class GatewayConnection(HttpToolsProtocol):
         if len(self.pipeline) == 1:
             self.loop.call_soon(self._start_queued)
 
-    def _feed(self, data: bytes) -> None:
-        """Parse a read. Requests that offer another protocol are parsed again without that."""
+    def _feed(self, data: bytes) -> bool:
+        """Parse a read; False when it was refused.
+
+        Requests that offer another protocol are parsed again without that.
+        """
         for _ in range(_MAX_OFFERS):
             try:
                 self.parser.feed_data(data)
@@ -465,10 +466,11 @@ class GatewayConnection(HttpToolsProtocol):
                 data = self._without_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
-                return
+                return False
             else:
-                return
+                return self._refusal is None
         self.refuse(MalformedRequest("The connection cannot be used for another protocol."))
+        return False
 
     def _without_upgrade(self) -> bytes:
         """The head that was just parsed, without its offer."""

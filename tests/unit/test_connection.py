@@ -92,7 +92,7 @@ async def test_ambiguous_request_is_refused_and_the_connection_ends(
         assert found[-1].status == 400
         assert found[-1].headers["connection"] == "close"
         assert json.loads(found[-1].body)["code"] in {"malformed_head", "malformed_body"}
-        await eventually(lambda client=client: client.transport.closed)
+        await eventually(client.transport.is_closing)
 
 
 async def test_answer_under_way_is_not_lost_to_garbage_behind_it(server: FakeServer) -> None:

@@ -57,7 +57,7 @@ async def test_request_that_does_not_become_complete_ends_with_408(
         assert (found[-1].status, found[-1].headers["connection"]) == (408, "close")
         assert part in json.loads(found[-1].body)["error"]
         client.send(b"x")
-        await eventually(lambda client=client: client.transport.closed)
+        await eventually(client.transport.is_closing)
         assert server.policy.budget.held == 0
 
 
