@@ -265,9 +265,11 @@ class GatewayConnection(HttpToolsProtocol):
             # What needs decompression, a continuation or CORS is the application's, too.
             self._start_application(fields)
             return
-        exchange = ConnectionExchange(
-            self, self._endpoint, route, headers, fields, parser.should_keep_alive()
+        # A client of HTTP/1.0 that asks for keep-alive waits for a header that 1.1 does not have.
+        keep_alive = parser.should_keep_alive() and (
+            b"connection" not in fields or parser.get_http_version() == "1.1"
         )
+        exchange = ConnectionExchange(self, self._endpoint, route, headers, fields, keep_alive)
         earlier, self.cycle = self.cycle, exchange
         if earlier is not None and not earlier.response_complete:
             exchange.is_queued = True

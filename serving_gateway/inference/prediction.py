@@ -113,7 +113,7 @@ class Predictor:
         prediction.traceparent = traceparent
         prediction.span = span
         if len(body) > LARGE_BYTES:
-            self.offload.run(prediction.read, prediction.on_read)
+            self.offload.run(len(body), prediction.read, prediction.on_read)
             return prediction
         production = self.dispatcher.router.table.production
         codec = None if production is None else production.client.codec
@@ -195,6 +195,7 @@ class Prediction(RoutedRequest):
             self._look_up(codec, request, target, deadline)
         elif len(self._body) > LARGE_BYTES:
             self._predictor.offload.run(
+                len(self._body),
                 lambda: self._rows(codec, request),
                 lambda result: self._on_rows(result, target, deadline),
             )
