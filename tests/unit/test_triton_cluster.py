@@ -220,6 +220,22 @@ async def test_a_request_that_kills_a_server_reaches_no_other(
     assert len(stub.inferences) + len(other.inferences) == 1
 
 
+async def test_a_dying_server_that_still_accepts_connections_spreads_no_request(
+    pair: Client, stub: StubTriton, other: StubTriton
+) -> None:
+    assert good(await pair.many(4))
+    for one in (stub, other):
+        one.inferences.clear()
+        one.hangs_inferences = True
+    _, ended = pair.send()
+    await eventually(lambda: len(stub.inferences) + len(other.inferences) == 1)
+    dying = stub if stub.inferences else other
+    dying.drains = True
+    dying.close_connections()
+    assert isinstance(await ended, TritonUnavailable)
+    assert len(stub.inferences) + len(other.inferences) == 1
+
+
 async def test_a_connection_that_ends_during_the_work_is_not_a_reason_to_repeat_it(
     alone: Client, stub: StubTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +463,21 @@ async def test_a_stopped_server_is_left_soon_after_it_fell_silent(
     call.abandon()
     stub.hangs = False
     assert (await alone.probe()).ready
+
+
+async def test_an_answer_ends_the_silence_of_a_server(alone: Client, stub: StubTriton) -> None:
+    await alone.infer()
+    stub.hangs = True
+    stub.delay = 0.0
+    call, ended = alone.send()
+    await eventually(lambda: len(stub.inferences) == 2)
+    while alone.is_ready:
+        await alone.probe()
+    for connection in stub.connections:
+        connection.reply(200, stub.body)
+    assert isinstance(await ended, TritonResponse)
+    assert alone.is_ready
+    call.abandon()
 
 
 async def test_a_server_that_answers_inferences_may_be_slow_to_say_that_it_is_ready(
