@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 
@@ -77,6 +77,16 @@ class BatchItem:
     def fail(self, error: GatewayError) -> None:
         """End with an error; called at most once, and never after `is_finished`."""
         raise NotImplementedError
+
+
+class _Placeholder(BatchItem):
+    """Takes the place of an item that does not wait for its call any more."""
+
+    __slots__ = ()
+
+    def __init__(self, item: BatchItem) -> None:
+        super().__init__(item.key, item.rows, 0, item.deadline)
+        self.is_finished = True
 
 
 class Call(Protocol):
@@ -300,12 +310,7 @@ class Batcher(Generic[ItemT]):
         self._expires_at = inf
         now = asyncio.get_running_loop().time()
         for batch in [*self._running]:
-            self._expire_items(batch.items, now)
-            if all(item.is_finished for item in batch.items):
-                self._running.discard(batch)
-                if batch.call is not None:
-                    overdue = any(item.deadline <= now for item in batch.items)
-                    batch.call.abandon(overdue=overdue)
+            self._expire_running(batch, now)
         for items in (self._queue, *self._split):
             self._expire_items(items, now)
         if self._queue or self._split:
@@ -320,6 +325,22 @@ class Batcher(Generic[ItemT]):
         for half in self._split:
             yield from half
         yield from self._queue
+
+    def _expire_running(self, batch: Batch[ItemT], now: float) -> None:
+        """Fail the overdue items of a call, and abandon it once nothing waits for it."""
+        late = [item for item in batch.items if item.deadline <= now and not item.is_finished]
+        # An item that fails may go on to another destination at once: the late result of this
+        # call must not reach it there, so a placeholder takes over its rows.
+        batch.items = [
+            cast(ItemT, _Placeholder(item)) if item.deadline <= now else item
+            for item in batch.items
+        ]
+        if all(item.is_finished for item in batch.items):
+            self._running.discard(batch)
+            if batch.call is not None:
+                batch.call.abandon(overdue=any(item.deadline <= now for item in batch.items))
+        for item in late:
+            self._end(item, self._overdue())
 
     def _expire_items(self, items: Iterable[ItemT], now: float) -> None:
         for item in items:

@@ -7,12 +7,12 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 
 from serving_gateway.batching import ByteBudget
-from serving_gateway.contract import ReplicaIdentity
+from serving_gateway.contract import ReplicaIdentity, RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
 from serving_gateway.control.registry import Registry, registry_from
@@ -32,17 +32,21 @@ from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.open_inference import OpenInference
 from serving_gateway.inference.prediction import Predictor
+from serving_gateway.inference.prober import Prober
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.shadow import Ledger
+from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.redis_connection import RedisConnection
-from serving_gateway.replication.redis_store import RedisStores
+from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.replicas import this_process
-from serving_gateway.replication.snapshot import Snapshot, snapshot_names
-from serving_gateway.replication.store import FileStores, Stores
+from serving_gateway.replication.snapshot import Snapshots
+from serving_gateway.replication.store import RoutingStore
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
+from serving_gateway.tasks import Supervisor
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.telemetry.sample_files import SampleWriter
 from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
@@ -50,6 +54,10 @@ from serving_gateway.triton.client_pool import TritonClientPool
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import Tracing
+
+_START_SECONDS: Final = 5.0
+"""Longest that a start waits for the store, Triton and the feature store; the rest of it goes on
+in the background, and /ready says what is missing (I9)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Gateway:
 def create_app(
     settings: Settings,
     *,
-    stores: Stores | None = None,
+    store: RoutingStore | None = None,
     registry: Registry | None = None,
     own_signals: bool = False,
 ) -> Gateway:
@@ -71,7 +79,7 @@ def create_app(
 
     Args:
         settings: everything that can be set.
-        stores: where routing records are kept; by default what the settings name.
+        store: where routing records are kept; by default what the settings name.
         registry: where versions are recorded; by default what the settings name.
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
@@ -79,9 +87,15 @@ def create_app(
     features = None if feast is None else feature_reader(feast, settings)
     identity = this_process()
     tracing = tracing_from(settings, identity)
+    metrics = Metrics(identity.id, features)
+    supervisor = Supervisor(lambda name: metrics.task_restarts.labels(name).inc())
+    routing, losses = store or store_from(settings), Losses()
+    watcher = Watcher(
+        routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
+    )
     shared = _Shared(
         settings=settings,
-        stores=stores or stores_from(settings),
+        store=routing,
         registry=registry or registry_from(settings),
         tritons=TritonClientPool(
             connections=settings.triton_connections,
@@ -91,8 +105,16 @@ def create_app(
             tracing=tracing,
         ),
         lifecycle=Lifecycle(),
-        identity=identity,
-        metrics=Metrics(identity.id, features),
+        metrics=metrics,
+        watcher=watcher,
+        losses=losses,
+        heartbeat=Heartbeat(
+            routing,
+            identity,
+            keep_seconds=settings.replica_seconds,
+            interval=settings.watch_seconds,
+        ),
+        prober=Prober(interval=settings.watch_seconds),
         features=features,
         samples=None
         if settings.sample_dir is None
@@ -104,10 +126,11 @@ def create_app(
     writer = sample_writer(shared)
     hosting = Hosting(
         settings.model_name,
-        lambda name: _plane(name, shared, lambda: hosting.names),
-        shared.stores,
-        snapshots=lambda: snapshot_names(settings.state_dir),
-        interval=settings.watch_seconds,
+        lambda name: _hosted_model(name, shared, lambda: hosting.names),
+        routing,
+        shared.lifecycle,
+        pending=lambda: watcher.pending,
+        forget=metrics.forget,
         limit=settings.max_models,
     )
     tokens = configured_tokens(settings)
@@ -133,35 +156,24 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ensure_token(settings, tokens)
-        if shared.features is not None:
-            # The import of Feast would take the time of the first requests.
-            await shared.features.prepare()
         if writer is not None:
             await asyncio.to_thread(writer.start)
+        supervisor.start("connections", connections.sweep)
+        await _start(shared, hosting, supervisor)
+        if feast is not None:
+            supervisor.start("feature store", feast.run, may_end=True)
         # What is there by now stays: without this each full collection of garbage would look
         # through it, and requests would wait for that.
         gc.collect()
         gc.freeze()
-        await hosting.start()
-        if shared.features is not None:
-            # The services of the records that were found; they are being looked up already.
-            await shared.features.prepare()
         if own_signals:
             begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
-        tasks = [
-            asyncio.create_task(hosting.run(), name="hosting"),
-            asyncio.create_task(connections.sweep(), name="connections"),
-        ]
-        if feast is not None:
-            tasks.append(asyncio.create_task(feast.run(), name="feature store"))
         try:
             yield
         finally:
             shared.lifecycle.draining = True
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await hosting.aclose()
+            await supervisor.aclose()
+            hosting.close()
             shared.offload.close()
             await shared.aclose()
             if writer is not None:
@@ -175,15 +187,18 @@ def create_app(
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What all planes of a process share."""
+    """What all hosted models of a process share."""
 
     settings: Settings
-    stores: Stores
+    store: RoutingStore
     registry: Registry | None
     tritons: TritonClientPool
     lifecycle: Lifecycle
-    identity: ReplicaIdentity
     metrics: Metrics
+    watcher: Watcher
+    losses: Losses
+    heartbeat: Heartbeat
+    prober: Prober
     features: FeatureReader | None
     samples: SampleQueue | None
     offload: Offload
@@ -191,55 +206,89 @@ class _Shared:
     mirror_budget: ByteBudget
 
     async def aclose(self) -> None:
+        await self.heartbeat.leave()
         if self.features is not None:
             await self.features.aclose()
         await self.tritons.aclose()
         if self.registry is not None:
             await self.registry.aclose()
-        await self.stores.aclose()
+        await self.store.aclose()
 
 
-def _plane(model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]) -> HostedModel:
-    """The plane of one model, wired and not started."""
+async def _start(shared: _Shared, hosting: Hosting, supervisor: Supervisor) -> None:
+    """Start what runs in the background, and wait a little for what requests need."""
+    watcher, features = shared.watcher, shared.features
+    supervisor.start("prober", lambda: shared.prober.run(hosting.versions))
+    supervisor.start("watcher", lambda: watcher.run(hosting))
+    supervisor.start("subscription", watcher.listen)
+    supervisor.start("snapshots", watcher.keep_snapshots)
+    supervisor.start("heartbeat", lambda: shared.heartbeat.run(hosting.reports))
+    opening = [supervisor.start("first pass", watcher.first_pass, may_end=True)]
+    if features is not None:
+        # The import of Feast would take the time of the first requests.
+        opening.append(supervisor.start("features", features.prepare, may_end=True))
+    await asyncio.wait(opening, timeout=_START_SECONDS)
+
+
+def _hosted_model(
+    model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]
+) -> HostedModel:
+    """All that one model needs, wired; nothing runs."""
     settings, metrics = shared.settings, shared.metrics.model(model_name)
+    watcher, features, heartbeat = shared.watcher, shared.features, shared.heartbeat
+
+    def adopted(record: RoutingRecord) -> None:
+        watcher.keep(record)
+        heartbeat.wake()
+
+    def wake() -> None:
+        shared.prober.wake(target.client for target in router.table.targets.values())
+        watcher.wake(model_name)
+
     router = Router(
-        model_name, settings, shared.tritons, shared.lifecycle, metrics, shared.queue_budget
+        model_name,
+        settings,
+        shared.tritons,
+        shared.lifecycle,
+        metrics,
+        shared.queue_budget,
+        record_problem=lambda: watcher.problem(model_name) or watcher.pending,
+        on_adopt=adopted,
+        on_services=None if features is None else features.expect,
     )
-    if shared.features is not None:
-        router.on_services = shared.features.expect
-    store = shared.stores.of(model_name)
-    own = model_name == settings.model_name
-    presence = Heartbeat(
-        router,
-        store,
-        shared.identity,
-        keep_seconds=settings.replica_seconds,
-        everybody=None if own else shared.stores.of(settings.model_name),
-    )
-    snapshot = Snapshot(settings.state_dir, model_name)
-    watcher = Watcher(router, store, snapshot, presence, interval=settings.watch_seconds)
     ledger = Ledger(settings.shadow_examples)
     mirror = Mirror(settings, router, metrics, ledger, shared.mirror_budget)
-    dispatcher = Dispatcher(router, watcher.wake, metrics.fallbacks.inc)
+    dispatcher = Dispatcher(router, wake, metrics.fallbacks.inc)
     samples = None
     if shared.samples is not None:
         metrics.samples = samples = ModelSamples(shared.samples, settings.sample_fraction)
     metrics.watch(router.routed, ledger.state)
     return HostedModel(
         model_name=model_name,
-        forget=lambda: shared.metrics.forget(model_name),
         router=router,
-        watcher=watcher,
-        presence=presence,
         mirror=mirror,
         predictor=Predictor(
-            settings, dispatcher, mirror, metrics, shared.offload, shared.features, samples
+            settings, dispatcher, mirror, metrics, shared.offload, features, samples
         ),
         control_plane=ControlPlane(
-            settings, router, store, shared.registry, metrics, shared.features
+            settings,
+            router,
+            shared.store,
+            heartbeat,
+            shared.losses,
+            shared.registry,
+            metrics,
+            features,
         ),
         open_inference=OpenInference(settings, dispatcher, shared.offload),
-        overview=StatusReporter(settings, router, watcher, presence, ledger, names),
+        status=StatusReporter(
+            settings,
+            router,
+            heartbeat,
+            ledger,
+            names=names,
+            store_problem=lambda: watcher.problem(model_name),
+        ),
     )
 
 
@@ -262,7 +311,7 @@ def sample_writer(shared: _Shared) -> SampleWriter | None:
     return SampleWriter(
         shared.samples,
         settings.sample_dir,
-        shared.identity.id,
+        shared.heartbeat.identity.id,
         rows_per_file=settings.sample_rows_per_file,
         seconds=settings.sample_seconds,
         max_bytes=settings.sample_max_bytes,
@@ -279,8 +328,8 @@ def tracing_from(settings: Settings, identity: ReplicaIdentity) -> Tracing | Non
     return Tracing(settings.otlp_endpoint, settings.trace_fraction, identity.id)
 
 
-def stores_from(settings: Settings) -> Stores:
-    """The stores that the settings name; nothing is connected yet."""
+def store_from(settings: Settings) -> RoutingStore:
+    """The routing store that the settings name; nothing is connected yet."""
     if settings.redis_url is None:
-        return FileStores(settings.state_dir)
-    return RedisStores(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
+        return FileStore(settings.state_dir)
+    return RedisStore(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -24,6 +25,26 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 def _http_url(value: str) -> str:
     """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
     return str(_HTTP_URL.validate_python(value)).rstrip("/")
+
+
+def redis_place(url: str) -> str:
+    """Host and port of a Redis URL, for people: without credentials.
+
+    Raises:
+        ValueError: it cannot be read; the message does not repeat it, as it may hold a password.
+    """
+    try:
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
+    except ValueError:
+        address, host, port = None, None, None
+    # A '/', '?' or '#' in a password ends the authority early, and moves the '@' behind it.
+    if address is None or "@" in f"{address.path}{address.query}{address.fragment}":
+        raise ValueError(
+            "cannot be read as an address: percent-encode '/', '?', '#', '@' and ':' in the "
+            "password (as %2F, %3F, %23, %40 and %3A)"
+        ) from None
+    return f"{host}:{port or 6379}" if host else "its socket"
 
 
 class Settings(BaseSettings):
@@ -78,7 +99,7 @@ class Settings(BaseSettings):
         default=5.0,
         ge=1,
         le=3600,
-        description="How long a replica that tells nothing more counts as live.",
+        description="How long a replica that reports nothing more counts as live.",
     )
 
     triton_url: str = Field(default="http://127.0.0.1:8000", description="Triton's HTTP address.")
@@ -106,10 +127,13 @@ class Settings(BaseSettings):
         default=1.0, description="Limit for a readiness or metadata question."
     )
     watch_seconds: Seconds = Field(
-        default=0.5, description="How often the routing store and Triton are looked at."
+        default=0.5,
+        description="How often the routing store is looked at, and each version that answers no "
+        "requests is probed; at most 50 versions a second are, idle ones in turn.",
     )
     staleness_seconds: Seconds = Field(
-        default=3.0, description="How long a confirmed READY counts while Triton does not answer."
+        default=3.0,
+        description="How long a confirmed READY counts while Triton does not answer probes.",
     )
     warm_up_seconds: Seconds = Field(
         default=30.0, description="Limit for the inference that proves a version before a switch."
@@ -132,9 +156,9 @@ class Settings(BaseSettings):
         description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
     )
     feature_prepare_seconds: Seconds = Field(
-        default=5.0,
-        description="How long a start or a reload waits at most until the feature store is open, "
-        "which includes the import of Feast; the rest is done in the background.",
+        default=2.0,
+        description="How long a reload waits at most until a feature service was looked up, which "
+        "then goes on in the background.",
     )
     feature_failures: int = Field(
         default=5,
@@ -160,9 +184,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Names, separated by commas, by which web pages may reach the status of this "
-        "gateway without a token, besides localhost and addresses; * is every name. A defence "
-        "against DNS rebinding, which cannot forge a token.",
+        description="Names, separated by commas, that a request for clients' data (GET /shadow) "
+        "may carry as its Host when it carries no control token, besides localhost and addresses; "
+        "* is every name. A defence against DNS rebinding, which cannot forge a token.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -172,9 +196,10 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
-        description="Keys, separated by commas, one of which predictions and /v2 then need as "
-        "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that one can be "
-        "replaced while clients still use the other. Unset: none is needed.",
+        description="Keys, separated by commas, one of which (or a control token) everything but "
+        "health and readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. "
+        "Several, so that one can be replaced while clients still use the other. Unset: none is "
+        "needed.",
     )
 
     request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
@@ -184,7 +209,7 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         default=67_108_864,
         ge=1_048_576,
-        description="Most bytes of bodies held for requests that are not answered yet, over all "
+        description="Most bytes held for requests that have not arrived completely, over all "
         "clients; beyond it 503.",
     )
     head_seconds: Seconds = Field(
@@ -339,10 +364,12 @@ class Settings(BaseSettings):
             return value
         pairs = [tuple(map(str.strip, pair.partition(":")[::2])) for pair in value.split(",")]
         for number, (name, token) in enumerate(pairs, 1):
-            if _TOKEN_NAME.fullmatch(name) is None:
-                raise ValueError(f"token {number} needs a name: name:token, of A-Za-z0-9_.-")
-            if len(token) < MIN_KEY_LENGTH:
-                raise ValueError(f"token {name} has fewer than {MIN_KEY_LENGTH} characters")
+            # The message must not repeat what may be the token.
+            if _TOKEN_NAME.fullmatch(name) is None or len(token) < MIN_KEY_LENGTH:
+                raise ValueError(
+                    f"number {number} is not name:token, with a name of A-Za-z0-9_.- and a token "
+                    f"of at least {MIN_KEY_LENGTH} characters"
+                )
         return pairs
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
@@ -380,7 +407,9 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        # The message must not repeat the address: it may hold a password.
+        # The messages must not repeat the address: it may hold a password.
         if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
             raise ValueError(f"must start with one of {', '.join(_REDIS_SCHEMES)}")
+        if value is not None:
+            redis_place(value.get_secret_value())
         return value

@@ -9,7 +9,7 @@ from platform_assets.resources.version_files import RepositoryError, verify_vers
 from serving_gateway.contract import CONFIG_FILE, PROVENANCE_FILE
 
 
-def leave_out_broken_versions(repository: Path) -> Iterator[tuple[str, str]]:
+def exclude_corrupt_versions(repository: Path) -> Iterator[tuple[str, str]]:
     """Take versions that changed after packaging out of the policies on disk.
 
     Triton loads all versions that a policy names or none of them, so one broken file would

@@ -58,8 +58,8 @@ class Stack:
             StackError: a port is taken, or a service did not become ready in time; the message
                 names it and ends with its last log lines. What was started is stopped again.
         """
-        refuse_awkward_path(self._settings)
-        refuse_ports_in_use(self._settings)
+        validate_state_dir(self._settings)
+        require_free_ports(self._settings)
         prepare_state(self._settings)
         environ = environment(
             self._settings, self._environ, stack_secrets(self._settings, self._environ)
@@ -191,7 +191,7 @@ def _kept_secret(path: Path) -> str:
     return path.read_text()
 
 
-def refuse_awkward_path(settings: StackSettings) -> None:
+def validate_state_dir(settings: StackSettings) -> None:
     """Refuse a state directory whose path a server could not use.
 
     Triton starts its Python worker by an unquoted shell command, and supervisord expands `%`.
@@ -208,7 +208,7 @@ def refuse_awkward_path(settings: StackSettings) -> None:
         )
 
 
-def refuse_ports_in_use(settings: StackSettings) -> None:
+def require_free_ports(settings: StackSettings) -> None:
     """Refuse to start when a port is taken.
 
     Raises:

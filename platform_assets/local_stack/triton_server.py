@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from platform_assets.local_stack.healing import leave_out_broken_versions
+from platform_assets.local_stack.healing import exclude_corrupt_versions
 from platform_assets.local_stack.settings import LOOPBACK, StackError
 from platform_assets.local_stack.triton_package import (
     TritonPackage,
@@ -216,7 +216,7 @@ def prepare(
     repository.mkdir(parents=True, exist_ok=True)
     backends = prepare_backends(package, state_dir)
     remove_stale_shared_memory(state_dir)
-    for model_name, reason in leave_out_broken_versions(repository):
+    for model_name, reason in exclude_corrupt_versions(repository):
         print(f"{model_name}: left out, since {reason}", file=sys.stderr, flush=True)
     options = triton_arguments(
         repository=repository,

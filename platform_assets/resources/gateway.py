@@ -33,19 +33,19 @@ _NOT_HOSTED: Final = frozenset({"unknown_model", "model_not_open"})
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
-class GatewayError(Exception):
+class GatewayClientError(Exception):
     """A gateway could not be used; the message says which and why."""
 
 
-class GatewayUnavailable(GatewayError):
+class GatewayUnavailable(GatewayClientError):
     """No gateway answers at that address."""
 
 
-class UnreadableAnswer(GatewayError):
+class UnreadableAnswer(GatewayClientError):
     """The gateway answered something that its contract does not know."""
 
 
-class GatewayRefused(GatewayError):
+class GatewayRefused(GatewayClientError):
     """The gateway answered, and refused."""
 
     def __init__(self, message: str, *, status: int, code: str) -> None:
@@ -171,7 +171,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
             out_of_time = time.monotonic() >= deadline
             try:
                 convergence = self._convergence(model_name, alias, switch)
-            except GatewayError:
+            except GatewayClientError:
                 if out_of_time:
                     raise
             else:

@@ -8,7 +8,7 @@ from pydantic import Field
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.records import PackagedVersion
 from platform_assets.resources.failures import failure
-from platform_assets.resources.gateway import GatewayError, GatewayResource
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
@@ -204,7 +204,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
                 gateway=gateway,
                 mlflow=mlflow,
             )
-        except (TritonError, GatewayError, RegistryError) as error:
+        except (TritonError, GatewayClientError, RegistryError) as error:
             raise failure(
                 f"the proof could not be collected: {error}",
                 "materialize serving_proof again when the server named above answers.",

@@ -10,7 +10,7 @@ from platform_assets.packaging.onnx_export import model_inputs
 from platform_assets.packaging.parity_check import parity_check
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.gateway import (
-    GatewayError,
+    GatewayClientError,
     GatewayResource,
     confirmed_version,
     routed_version,
@@ -242,7 +242,7 @@ def _gateway_effective(spec: ModelSpec) -> dg.AssetChecksDefinition:
         for replica in gateway.replicas:
             try:
                 status = gateway.model_status(replica, spec.model_name)
-            except GatewayError as error:
+            except GatewayClientError as error:
                 agree = False
                 rows.append(
                     dg.TableRecord({"replica": replica, "effective": str(error), "served": ""})
@@ -286,7 +286,7 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
                 version=gateway_reload.version,
                 dtype=evaluation.labels.dtype,
             )
-        except GatewayError as error:
+        except GatewayClientError as error:
             return dg.AssetCheckResult(passed=False, description=str(error))
         return parity_check(
             "predict_parity",
@@ -325,7 +325,7 @@ def compare_alias(
     try:
         alias = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
         statuses = gateway.model_statuses(model_name)
-    except (RegistryError, GatewayError) as error:
+    except (RegistryError, GatewayClientError) as error:
         return dg.AssetCheckResult(passed=False, severity=warn, description=str(error))
     routed = {routed_version(status, PRODUCTION) for status in statuses} or {None}
     passed = routed == {alias}

@@ -12,7 +12,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import graph_contract
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
-from platform_assets.resources.gateway import GatewayError, GatewayResource, routed_version
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
@@ -53,7 +53,7 @@ class _Production:
 def _production(model_name: str, gateway: GatewayResource) -> _Production:
     try:
         statuses = gateway.model_statuses(model_name)
-    except GatewayError as error:
+    except GatewayClientError as error:
         return _Production(None, f"the gateway could not be asked what is in production: {error}")
     routed = {routed_version(status, PRODUCTION) for status in statuses} - {None}
     if len(routed) > 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import model_inputs
-from platform_assets.resources.gateway import GatewayError, GatewayResource
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.serving.records import ServingState
@@ -43,7 +43,7 @@ def ask_gateway(
         dtype: of the labels.
 
     Raises:
-        GatewayError: a request was not answered, or by another version.
+        GatewayClientError: a request was not answered, or by another version.
     """
     import numpy as np
 
@@ -53,7 +53,7 @@ def ask_gateway(
     for start in range(0, len(rows), _BATCH_ROWS):
         answer = gateway.predict(model_name, rows[start : start + _BATCH_ROWS])
         if answer.version != version:
-            raise GatewayError(
+            raise GatewayClientError(
                 f"POST /predict was answered by version {answer.version}, not {version}"
             )
         labels += answer.predictions

@@ -12,7 +12,7 @@ import dagster as dg
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.failures import failure
-from platform_assets.resources.gateway import GatewayError, GatewayResource, routed_versions
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -160,7 +160,7 @@ def retire_surplus(
         )
         for version in doomed:
             repository.delete(name, version)
-    except (GatewayError, TritonError, RepositoryError, ConfigError, OSError) as error:
+    except (GatewayClientError, TritonError, RepositoryError, ConfigError, OSError) as error:
         log.warning("The switch stands, but retiring stopped: %s", error)
         return {"retired": f"stopped: {error}"}
     return {

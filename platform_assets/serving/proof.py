@@ -31,7 +31,7 @@ def collect_proof(
     """Ask every server and return {file name: text}.
 
     Raises:
-        TritonError, GatewayError, RegistryError: a server does not answer.
+        TritonError, GatewayClientError, RegistryError: a server does not answer.
     """
     return {
         "triton_ready_and_repo_index.txt": _triton_says(promotion, triton),

@@ -9,7 +9,7 @@ from pydantic import Field
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
 from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.failures import failure
-from platform_assets.resources.gateway import GatewayError, GatewayResource, routed_version
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -117,7 +117,7 @@ def _target(
         )
     try:
         statuses = gateway.model_statuses(spec.model_name)
-    except GatewayError as error:
+    except GatewayClientError as error:
         raise failure(
             f"nothing was rolled back: {error}", "bring the gateway back, then run this again."
         ) from error

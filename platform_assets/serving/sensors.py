@@ -11,7 +11,7 @@ import dagster as dg
 
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import MODEL_TAG, ModelSpec
-from platform_assets.resources.gateway import GatewayError, GatewayResource
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -123,7 +123,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
                 continue
             try:
                 statuses = gateway.model_statuses(spec.model_name)
-            except GatewayError as error:
+            except GatewayClientError as error:
                 said.append(f"{spec.model_name}: {error}")
                 continue
             if all(PRODUCTION not in status.effective for status in statuses):

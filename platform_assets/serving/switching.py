@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from platform_assets.resources.failures import failure
-from platform_assets.resources.gateway import GatewayError, GatewayRefused, GatewayResource
+from platform_assets.resources.gateway import GatewayClientError, GatewayRefused, GatewayResource
 from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
 
 PRODUCTION: Final = "A"
@@ -36,7 +36,7 @@ def reload(
     """
     try:
         return gateway.reload(model_name, variant, request)
-    except GatewayError as error:
+    except GatewayClientError as error:
         pinned = isinstance(error, GatewayRefused) and error.code == "variant_pinned"
         raise failure(
             f"production was not confirmed on version {request.version}: {error}",
@@ -59,7 +59,7 @@ def roll_back(
     """
     try:
         return gateway.rollback(model_name, variant, request)
-    except GatewayError as error:
+    except GatewayClientError as error:
         raise failure(
             f"variant {variant} was not rolled back to version {request.version}: {error}",
             f"look at GET /models/{model_name} of the gateway for what it serves, mend the cause "
@@ -83,7 +83,7 @@ def wait_for_replicas(
     """
     try:
         convergence = gateway.wait_until_followed(model_name, variant, answer, timeout_s)
-    except GatewayError as error:
+    except GatewayClientError as error:
         raise failure(
             f"the routing record names version {answer.version}, but not every replica could be "
             f"asked: {error}",

@@ -98,3 +98,9 @@ class RoutingRecord(Struct, frozen=True):
     reason: str | None = None
     schema: int = RECORD_SCHEMA
     switches: dict[str, tuple[Switch, ...]] = msgspec.field(default_factory=dict)
+    ancestors: tuple[str, ...] = ()
+    """`<generation>:<digest>` of the records that this one came from, newest first, so that a
+    replica notices that a change of its own was lost on the way."""
+    removed: bool = False
+    """Whether the model was removed: a replica that still has it stops hosting it. The record
+    stays, so that no replica takes the removal for a loss and writes an older record back."""

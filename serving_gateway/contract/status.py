@@ -24,17 +24,21 @@ class ReplicaIdentity(Struct, frozen=True):
 
 
 class ReplicaStatus(ReplicaIdentity, frozen=True):
-    """What a gateway process tells of one model that it hosts."""
+    """What a gateway process reports of one model that it hosts."""
 
     generation: int
     """The one that it routes by."""
     ready: bool
     reasons: tuple[str, ...] = ()
     """Why it is not ready."""
+    digest: str | None = None
+    """Digest of the routing record that it routes by; null before there was one."""
+    traffic: tuple[str, ...] = ()
+    """Variants that had requests within the last minute."""
 
 
 class LiveReplica(ReplicaStatus, frozen=True, kw_only=True):
-    """A replica that told of itself a moment ago."""
+    """A replica that reported a moment ago."""
 
     age_seconds: float
     """Time since it did."""
@@ -115,7 +119,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     replicas: tuple[LiveReplica, ...]
     """All live ones, this one included."""
     in_sync: bool
-    """Whether all live replicas route by the newest generation; false where nobody can tell."""
+    """Whether all live replicas route by the stored record, by generation and content; false
+    while that is unknown."""
     replicas_problem: str | None
     """Why others than this replica may be missing from the list. Without a default: an answer
     that does not say so is no evidence that the list is complete."""
@@ -132,7 +137,11 @@ class HealthStatus(Struct, frozen=True):
 
 
 class ReadyStatus(Struct, frozen=True):
-    """Body of `GET /ready`."""
+    """Body of `GET /ready` and `GET /models/{model_name}/ready`."""
 
     status: str
     reasons: tuple[str, ...] = ()
+    """Why it is not ready."""
+    models: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Of the replica's own `/ready`: hosted models that cannot answer, and why. They answer 503
+    for themselves, and do not make the replica unready."""

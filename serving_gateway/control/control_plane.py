@@ -1,7 +1,7 @@
-"""The use cases that change what is served: reload, rollback, traffic. No HTTP in here.
+"""The use cases that change what is served: reload, rollback, traffic, removal. No HTTP in here.
 
-Each asks Triton at that moment, proves the version with an inference, and writes the routing
-record once. Whatever goes wrong before that write leaves everything as it was (I1).
+A change of version asks Triton at that moment and verifies the version with an inference; each
+writes the routing record once. What goes wrong before that write leaves everything as it was (I1).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from serving_gateway.contract import (
     VARIANTS,
@@ -18,6 +18,7 @@ from serving_gateway.contract import (
     Mode,
     ReloadRequest,
     ReloadResponse,
+    RemovalResponse,
     RollbackRequest,
     RoutingRecord,
     Slot,
@@ -28,22 +29,31 @@ from serving_gateway.control.provenance import check_contract
 from serving_gateway.control.registry import Registry
 from serving_gateway.control.transitions import (
     choose,
+    has_traffic,
     next_generation,
     previous_slot,
+    removed,
     rolled_back,
+    splits,
     with_slot,
     with_traffic,
+    without_variant,
 )
 from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.errors import (
+    Conflict,
     GatewayError,
     GenerationConflict,
     InvalidInput,
     NotFound,
 )
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.inference.router import Router
+from serving_gateway.inference.router import TRAFFIC_SECONDS, Router
+from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import VersionClient
+from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.records import merge
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
@@ -51,7 +61,7 @@ from serving_gateway.telemetry.counters import ModelMetrics
 log = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 20
-"""How often a change is tried again when somebody else wrote first."""
+"""How often a change is tried again when another one was written first."""
 
 _T = TypeVar("_T")
 Change = Callable[[RoutingRecord], RoutingRecord]
@@ -64,7 +74,9 @@ class ControlPlane:
         settings: addresses and limits.
         router: this replica's table, which follows each change at once.
         store: where the record is kept.
-        registry: tells the run and the signature of a version; None when there is none.
+        heartbeat: knows which variants have traffic on other replicas.
+        losses: reports what the store lost.
+        registry: knows the run and the signature of a version; None when there is none.
         metrics: counts the changes.
         features: looks features up; None where that is switched off.
     """
@@ -74,14 +86,18 @@ class ControlPlane:
         settings: Settings,
         router: Router,
         store: RoutingStore,
+        heartbeat: Heartbeat,
+        losses: Losses,
         registry: Registry | None,
         metrics: ModelMetrics,
         features: FeatureReader | None = None,
     ) -> None:
         self._router = router
         self._store = store
+        self._heartbeat = heartbeat
+        self._losses = losses
         self._metrics = metrics
-        self._prover = VersionVerifier(settings, router, registry, features)
+        self._verifier = VersionVerifier(settings, router, registry, features)
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
@@ -89,15 +105,16 @@ class ControlPlane:
 
         Args:
             alias: the variant.
-            request: the caller's wishes.
+            request: what the caller asks for.
             by: who asks, for the record.
 
         Raises:
             NotFound: no such variant, or neither Triton nor the registry knows the version.
             Conflict: the version is not READY, its trial inference failed, several are READY
-                and none was named, the variant is pinned, the run contradicts the registry, or
-                the features are not those that the caller named.
-            Unavailable: Triton cannot be asked, nothing is READY, nobody knows the run, or the
+                and none was named, the variant is pinned, the run contradicts the registry,
+                the features are not those that the caller named, or B answers a share of the
+                clients and the version cannot answer what they send.
+            Unavailable: Triton cannot be asked, nothing is READY, the run is not known, or the
                 store cannot be written.
         """
         _check_alias(alias)
@@ -109,28 +126,57 @@ class ControlPlane:
         Raises:
             NotFound: no such variant, or neither Triton nor the registry knows the version.
             Conflict: nothing to go back to, or it is not READY or not registered, or its trial
-                inference failed.
-            Unavailable: Triton cannot be asked, nobody knows the run of the version named, or
+                inference failed, or it is B's and cannot answer the clients of a split.
+            Unavailable: Triton cannot be asked, the run of the version named is not known, or
                 the store cannot be written.
         """
         _check_alias(alias)
         return await self._counted("rollback", self._rollback(alias, request, by))
-
-    async def clear_variant(
-        self, alias: str, *, force: bool, by: str, reason: str | None
-    ) -> ClearResponse:
-        """Take a variant's version away."""
-        raise NotImplementedError(alias, force, by, reason)
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy.
 
         Raises:
             InvalidInput: an impossible share.
-            Conflict: B has no version, or the record is not at `expected_generation`.
+            Conflict: B has no version, or cannot answer what A's clients send, or the record is
+                not at `expected_generation`.
             Unavailable: the store cannot be written.
         """
         return await self._counted("traffic", self._set_traffic(request, by))
+
+    async def clear_variant(
+        self, alias: str, *, force: bool, by: str, reason: str | None
+    ) -> ClearResponse:
+        """Take variant B's version away, and its share of the traffic.
+
+        Args:
+            alias: the variant.
+            force: whether that it has traffic does not matter.
+            by: who asks, for the record.
+            reason: why, for the record.
+
+        Raises:
+            NotFound: no such variant.
+            Conflict: it is A, or it had traffic within the last minute.
+            Unavailable: the store cannot be written.
+        """
+        _check_alias(alias)
+        if alias == A:
+            raise Conflict(
+                "Variant A is production: it goes with the model only (DELETE "
+                f"/models/{self._router.model_name}). Reload it to change its version.",
+                code="production_variant",
+            )
+        return await self._counted("clear", self._clear_variant(alias, force, by, reason))
+
+    async def remove(self, *, force: bool, by: str, reason: str | None) -> RemovalResponse:
+        """Remove the model: no replica routes it any more.
+
+        Raises:
+            Conflict: A had traffic within the last minute, and `force` is not set.
+            Unavailable: the store cannot be written.
+        """
+        return await self._counted("remove", self._remove(force, by, reason))
 
     async def _counted(self, operation: str, work: Coroutine[None, None, _T]) -> _T:
         try:
@@ -147,26 +193,30 @@ class ControlPlane:
 
     async def _reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
         _check_version(request.version)
+        verifier = self._verifier
         async with self._one_at_a_time:
             record = await self._current()
-            place = self._prover.place(alias)
-            ready = await self._prover.ready_versions(place)
+            upstream = verifier.upstream(alias)
+            ready = await verifier.ready_versions(upstream)
             choice = choose(record, alias, request, ready)
             version = choice.version
-            await self._prover.require_among(ready, place, version)
+            await verifier.require_among(ready, upstream, version)
             held = record.variants.get(alias)
-            slot = await self._prover.vouched(record, place, version, choice.mode, request.run_id)
-            check_contract(request.feature_contract, slot.signature, place.model_name, version)
-            client = await self._prover.prove(slot)
+            slot = await verifier.resolve_slot(
+                record, upstream, version, choice.mode, request.run_id
+            )
+            check_contract(request.feature_contract, slot.signature, upstream.model_name, version)
+            client = await verifier.verify(slot)
+            if alias == B:
+                await self._check_split(with_slot(record, alias, slot))
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 # The rules are applied again to the record that is really replaced: a pin set
                 # meanwhile holds, and a version chosen by rule must still be the chosen one.
-                if choose(fresh, alias, request, ready) != choice:
-                    raise GenerationConflict(
-                        f"Variant {alias} was changed while version {version} was being "
-                        "verified. Look at /models and ask again."
-                    )
+                if choose(fresh, alias, request, ready) != choice or (
+                    alias == B and splits(fresh.traffic) and not splits(record.traffic)
+                ):
+                    raise _changed_while_verified(alias, version)
                 return with_slot(fresh, alias, slot)
 
             done, changed = await self._commit(change, by, request.reason, client)
@@ -174,25 +224,27 @@ class ControlPlane:
 
     async def _rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         _check_version(request.version)
+        verifier = self._verifier
         async with self._one_at_a_time:
             record = await self._current()
             held = record.variants.get(alias)
-            before, place = None, self._prover.place(alias)
+            before, upstream = None, verifier.upstream(alias)
             if (version := request.version) is None:
                 before = previous_slot(record, alias)
-                version, place = before.version, self._prover.place_of(before)
-            ready = await self._prover.ready_versions(place)
-            await self._prover.require_among(ready, place, version)
-            slot = before or await self._prover.vouched(record, place, version, Mode.PINNED, None)
-            client = await self._prover.prove(slot)
+                version, upstream = before.version, verifier.upstream_of(before)
+            ready = await verifier.ready_versions(upstream)
+            await verifier.require_among(ready, upstream, version)
+            slot = before or await verifier.resolve_slot(
+                record, upstream, version, Mode.PINNED, None
+            )
+            client = await verifier.verify(slot)
+            if alias == B:
+                await self._check_split(rolled_back(record, alias, slot))
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 moved = before is not None and previous_slot(fresh, alias) != before
                 if moved or fresh.variants.get(alias) != held:
-                    raise GenerationConflict(
-                        f"Variant {alias} was changed while version {slot.version} was being "
-                        "verified. Look at /models and ask again."
-                    )
+                    raise _changed_while_verified(alias, slot.version)
                 return rolled_back(fresh, alias, slot)
 
             done, changed = await self._commit(change, by, request.reason or "rollback", client)
@@ -200,27 +252,93 @@ class ControlPlane:
         return _answer(alias, done, held, changed, others)
 
     async def _set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
-        def change(fresh: RoutingRecord) -> RoutingRecord:
-            expected = request.expected_generation
-            if expected is not None and fresh.generation != expected:
-                raise GenerationConflict(
-                    f"The routing record is at generation {fresh.generation}, not at the "
-                    f"expected {expected}. Look at /models and decide again."
-                )
-            return with_traffic(fresh, request)
-
         async with self._one_at_a_time:
-            done, changed = await self._commit(change, by, request.reason, None)
+            record = await self._current()
+            await self._check_split(with_traffic(record, request))
+
+            def change(fresh: RoutingRecord) -> RoutingRecord:
+                expected = request.expected_generation
+                if expected is not None and fresh.generation != expected:
+                    raise GenerationConflict(
+                        f"The routing record is at generation {fresh.generation}, not at the "
+                        f"expected {expected}. Look at /models and decide again."
+                    )
+                if splits(with_traffic(fresh, request).traffic) and (
+                    fresh.variants != record.variants
+                ):
+                    raise _changed_while_verified(B, fresh.variants[B].version)
+                return with_traffic(fresh, request)
+
+            done, changed = await self._commit(change, by, request.reason)
         return TrafficResponse("success", done.traffic, done.generation, changed)
 
+    async def _clear_variant(
+        self, alias: str, force: bool, by: str, reason: str | None
+    ) -> ClearResponse:
+        replaced: list[RoutingRecord] = []
+
+        def change(fresh: RoutingRecord) -> RoutingRecord:
+            replaced[:] = [fresh]
+            return without_variant(fresh, alias)
+
+        async with self._one_at_a_time:
+            if not force:
+                await self._require_no_traffic(alias)
+            done, changed = await self._commit(change, by, reason)
+        (before,) = replaced
+        held = before.variants.get(alias)
+        return ClearResponse(
+            status="success",
+            variant=alias,
+            version=None if held is None else held.version,
+            generation=done.generation,
+            changed=changed,
+            traffic_turned_off=changed and has_traffic(before.traffic),
+            traffic=done.traffic,
+        )
+
+    async def _remove(self, force: bool, by: str, reason: str | None) -> RemovalResponse:
+        async with self._one_at_a_time:
+            if not force:
+                await self._require_no_traffic(A)
+            served = self._router.still_served()
+            done, changed = await self._commit(removed, by, reason)
+        return RemovalResponse("success", self._router.model_name, done.generation, served, changed)
+
+    async def _check_split(self, wanted: RoutingRecord) -> None:
+        """Refuse a record in which B answers clients whose requests it cannot read.
+
+        Raises:
+            Conflict: it is one.
+        """
+        a, b = wanted.variants.get(A), wanted.variants.get(B)
+        if splits(wanted.traffic) and a is not None and b is not None:
+            await self._verifier.require_split(a, b)
+
+    async def _require_no_traffic(self, alias: str) -> None:
+        """Make sure that no replica had a request for the variant lately.
+
+        Raises:
+            Conflict: one had.
+        """
+        router = self._router
+        own = self._heartbeat.status(router.report())
+        found = await self._heartbeat.replica_list(router.model_name, own)
+        busy = [replica.id for replica in found.replicas if alias in replica.traffic]
+        if busy:
+            raise Conflict(
+                f"Variant {alias} of {router.model_name} had requests within the last "
+                f"{TRAFFIC_SECONDS:g} s, at {', '.join(busy)}; mirrored copies count for B. "
+                "Nothing was changed. Stop them first and wait that long, or set force.",
+                code="variant_has_traffic",
+            )
+
     async def _current(self) -> RoutingRecord:
-        """The record to change: the stored one, or the one in effect when the store lost it."""
-        stored = await self._store.read()
-        known = self._router.table.record
-        return known if known.generation > stored.generation else stored
+        """The record to change: what all replicas have to route by at this moment."""
+        return merge(await self._store.read(self._router.model_name), self._router.record).record
 
     async def _commit(
-        self, change: Change, by: str, reason: str | None, _proven: VersionClient | None
+        self, change: Change, by: str, reason: str | None, _verified: VersionClient | None = None
     ) -> tuple[RoutingRecord, bool]:
         """Apply `change` to the newest record and write it; adopt it here at once.
 
@@ -228,42 +346,53 @@ class ControlPlane:
             change: from one record to the next, or to the same when nothing has to change.
             by: who asks, for the record.
             reason: why, for the record.
-            _proven: the lane of the slot that was proven: held, so that the one that is routed
-                to afterwards is that one.
+            _verified: the client of the slot that was verified: held, so that the one that is
+                routed to afterwards is that one.
 
         Returns:
             The record in effect, and whether it is a new generation.
         """
         for _ in range(_ATTEMPTS):
-            stored = await self._store.read()
-            known = self._router.table.record
+            stored = await self._store.read(self._router.model_name)
             # A store that lost its content (a cache without persistence, restarted) gets back
             # what is in effect, together with the change.
-            base = known if known.generation > stored.generation else stored
+            merged = merge(stored, self._router.record)
+            base = merged.record
             changed = change(base)
-            if changed is base and base is stored:
+            if changed is base and not merged.write:
                 await self._router.follow(base)
                 return base, False
             written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
             try:
-                await self._store.compare_and_set(stored.generation, written)
+                await self._store.replace(stored, written)
             except GenerationConflict:
                 continue
+            if merged.dropped is not None:
+                self._losses.drop(merged.dropped, written)
             await self._router.follow(written)
-            log.info(
-                "routing record changed",
-                extra={
-                    "generation": written.generation,
-                    "routed": self._router.still_served(),
-                    "by": by,
-                    "reason": reason,
-                },
-            )
+            log.info("routing record changed", extra=_described(written, self._router))
             return written, changed is not base
         raise GenerationConflict(
             f"The routing record was changed by others {_ATTEMPTS} times in a row. Try again.",
             retry_after=1,
         )
+
+
+def _described(record: RoutingRecord, router: Router) -> dict[str, Any]:
+    return {
+        "model": record.model_name,
+        "generation": record.generation,
+        "routed": router.still_served(),
+        "by": record.changed_by,
+        "reason": record.reason,
+    }
+
+
+def _changed_while_verified(alias: str, version: int) -> GenerationConflict:
+    return GenerationConflict(
+        f"Variant {alias} was changed while version {version} was being verified. Look at /models "
+        "and ask again."
+    )
 
 
 def _check_alias(alias: str) -> None:

@@ -1,14 +1,15 @@
-"""The models that this replica hosts: one plane each, opened by a reload or found in the store."""
+"""The models that this replica hosts: opened by a reload, or found in the routing store."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
-from serving_gateway.contract import ReadyStatus, RemovalResponse, check_model_name
+from serving_gateway.contract import ReadyStatus, RemovalResponse, RoutingRecord, check_model_name
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.errors import (
@@ -21,58 +22,38 @@ from serving_gateway.errors import (
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.open_inference import OpenInference
 from serving_gateway.inference.prediction import Predictor
+from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
-from serving_gateway.replication.heartbeat import Heartbeat
-from serving_gateway.replication.store import Stores
-from serving_gateway.replication.watcher import Watcher
-from serving_gateway.tasks import is_being_cancelled
+from serving_gateway.inference.version_client import VersionClient
+from serving_gateway.replication.replicas import ModelReport
+from serving_gateway.replication.store import RoutingStore
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostedModel:
-    """All that this replica has for one model name; nothing runs before `start`."""
+    """All that this replica has for one model name."""
 
     model_name: str
     router: Router
-    watcher: Watcher
-    presence: Heartbeat
     mirror: Mirror
     predictor: Predictor
     control_plane: ControlPlane
     open_inference: OpenInference
-    overview: StatusReporter
-    forget: Callable[[], None]
-    """Drops what is counted of the model."""
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-
-    async def start(self) -> None:
-        """Look once at store and Triton, then follow both in the background."""
-        # One look before the first request: a gateway whose Triton is up starts ready.
-        await self.watcher.start()
-        task = asyncio.create_task(self.watcher.run(), name=f"plane of {self.model_name}")
-        self.tasks.append(task)
-
-    async def aclose(self) -> None:
-        """Stop following, and tell the other replicas."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.tasks.clear()
-        self.mirror.close()
-        await self.presence.leave()
+    status: StatusReporter
 
 
 class Hosting:
-    """Finds the plane of a model, and opens those that the routing store knows.
+    """Finds the hosted model of a request, and opens those that the routing store knows.
 
     Args:
         default: the model of the unprefixed paths; hosted from the start.
-        build: makes the plane of a model name, without starting it.
-        stores: tells which models have a routing record.
-        snapshots: where snapshots lie, which tell the models while the store is down.
-        interval: seconds between two looks for models that another replica opened.
+        build: makes what a model name needs; nothing runs yet.
+        store: where routing records are kept.
+        lifecycle: whether the process is about to end.
+        pending: why not every record was read and probed once; None when each was.
+        forget: drops what is counted of a model that is hosted no more.
         limit: most models at one time.
     """
 
@@ -80,37 +61,39 @@ class Hosting:
         self,
         default: str,
         build: Callable[[str], HostedModel],
-        stores: Stores,
+        store: RoutingStore,
+        lifecycle: Lifecycle,
         *,
-        snapshots: Callable[[], frozenset[str]],
-        interval: float,
+        pending: Callable[[], str | None],
+        forget: Callable[[str], None],
         limit: int,
     ) -> None:
         self._build = build
-        self._stores = stores
-        self._snapshots = snapshots
-        self._interval = interval
+        self._store = store
+        self._lifecycle = lifecycle
+        self._pending = pending
+        self._forget = forget
         self._limit = limit
-        self._opening = asyncio.Lock()
-        self._refused: frozenset[str] = frozenset()
-        self._known: frozenset[str] = frozenset()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._opening: set[str] = set()
+        self._elsewhere: set[str] = set()
         self.default = build(default)
-        self._planes = {default: self.default}
+        self._models = {default: self.default}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The models hosted, in alphabetical order."""
-        return tuple(sorted(self._planes))
+        return tuple(sorted(self._models))
 
     def plane(self, model_name: str) -> HostedModel:
-        """The plane of a model.
+        """A hosted model.
 
         Raises:
             NotFound: the model is not hosted.
-            VariantUnavailable: it is by others, and not yet, or no more, by this replica.
+            VariantUnavailable: other replicas host it, and this one does not yet, or no more.
         """
-        found = self._planes.get(model_name)
-        if found is None and model_name in self._known:
+        found = self._models.get(model_name)
+        if found is None and model_name in self._elsewhere:
             raise VariantUnavailable(
                 f"This replica does not host {model_name!r} yet; others do.",
                 code="model_not_open",
@@ -124,127 +107,170 @@ class Hosting:
         return found
 
     def answering(self, model_name: str) -> HostedModel:
-        """The plane whose variants answer for a model of Triton.
+        """The hosted model whose variants answer for a model of Triton.
 
-        That is the plane of that name or, where variant B routes to a model of another name,
+        That is the one of that name or, where variant B routes to a model of another name,
         the one that B belongs to.
 
         Raises:
             NotFound: no variant routes to it.
         """
-        if model_name in self._planes:
-            return self._planes[model_name]
-        for plane in self._planes.values():
-            for target in plane.router.table.targets.values():
+        if model_name in self._models:
+            return self._models[model_name]
+        for model in self._models.values():
+            for target in model.router.table.targets.values():
                 if target.model_name == model_name:
-                    return plane
+                    return model
         return self.plane(model_name)
-
-    def readiness(self) -> ReadyStatus:
-        """Whether this replica should get traffic."""
-        return self.default.overview.ready()
-
-    async def remove(
-        self, model_name: str, *, force: bool, by: str, reason: str | None
-    ) -> RemovalResponse:
-        """Host a model no longer."""
-        raise NotImplementedError(model_name, force, by, reason)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
         """Versions by variant that a model (default: the default one) is routed to."""
-        plane = self.default if model_name is None else self._planes.get(model_name)
-        return {} if plane is None else plane.router.still_served()
+        model = self.default if model_name is None else self._models.get(model_name)
+        return {} if model is None else model.router.still_served()
+
+    def readiness(self) -> ReadyStatus:
+        """Whether this replica should get traffic.
+
+        It should once it has read and probed every record. A model that cannot answer is listed,
+        and answers 503 for itself: taking the replica out would take the others down with it.
+        """
+        reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
+        if (pending := self._pending()) is not None:
+            reasons.append(pending)
+        found = {name: model.router.readiness() for name, model in self._models.items()}
+        models = {name: one.reasons for name, one in sorted(found.items()) if not one.ready}
+        status = "not ready" if reasons else "ready"
+        return ReadyStatus(status, tuple(reasons), {} if self._lifecycle.draining else models)
+
+    def reports(self) -> Mapping[str, ModelReport]:
+        """What other replicas are told of each hosted model."""
+        return {name: model.router.report() for name, model in self._models.items()}
+
+    def versions(self) -> Iterator[tuple[VersionClient, bool]]:
+        """All routed versions, and whether each is urgent to probe."""
+        for name, model in self._models.items():
+            router = model.router
+            urgent = name == self.default.model_name or bool(router.recent_traffic())
+            for target in router.table.targets.values():
+                yield target.client, urgent
+
+    def holder(self, model_name: str) -> Router | None:
+        """What routes a model; None when it is not hosted."""
+        model = self._models.get(model_name)
+        return None if model is None else model.router
 
     @contextlib.asynccontextmanager
     async def opened(self, model_name: str) -> AsyncIterator[HostedModel]:
-        """The plane of a model that may be new: it stays only if it then has a record.
+        """A model that may be new: it stays hosted only if it then has a record.
 
         Raises:
             InvalidInput: that can be no model's name.
             Conflict: as many models as may be are hosted already.
         """
-        if model_name in self._planes:
-            yield self._planes[model_name]
+        if model_name in self._models:
+            yield self._models[model_name]
             return
         try:
             check_model_name(model_name)
         except ValueError as error:
             raise InvalidInput(f"{error}.", field="model_name", code="bad_model_name") from error
-        async with self._opening:
-            if model_name in self._planes:
-                yield self._planes[model_name]
+        async with self._lock(model_name):
+            if model_name in self._models:
+                yield self._models[model_name]
                 return
             self._check_room(model_name)
-            plane = self._build(model_name)
-            started = False
+            self._opening.add(model_name)
+            model = self._build(model_name)
             try:
-                await plane.start()
-                started = True
-                yield plane
+                with contextlib.suppress(StoreUnavailable):  # the change itself says so
+                    await model.router.follow(await self._store.read(model_name))
+                yield model
             finally:
-                if started and plane.router.table.record.generation > 0:
-                    self._planes[model_name] = plane
-                    log.info("a model is hosted", extra={"model_name": model_name})
+                self._opening.discard(model_name)
+                if model.router.still_served():
+                    self._add(model)
                 else:
-                    await plane.aclose()
-                    plane.forget()
+                    self._forget(model_name)
 
-    async def start(self) -> None:
-        """Start all planes that the store knows; without it, those with a snapshot."""
-        await asyncio.gather(self.default.start(), self._find(without_store=True))
-
-    async def run(self) -> None:
-        """Open what other replicas opened, until cancelled."""
-        while not is_being_cancelled():
-            await asyncio.sleep(self._interval)
+    async def host(self, record: RoutingRecord) -> None:
+        """Host a model by a record that another replica, or this one in the past, wrote."""
+        name = record.model_name
+        if self._lock(name).locked():
+            return  # a first reload is under way here, and adopts what it writes
+        async with self._lock(name):
+            if (hosted := self._models.get(name)) is not None:
+                await hosted.router.follow(record)
+                return
+            if not self._has_room():
+                if name not in self._elsewhere:
+                    log.error(
+                        "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
+                        extra={"model": name},
+                    )
+                self._elsewhere.add(name)
+                return
+            self._opening.add(name)
+            model = self._build(name)
             try:
-                await self._find()
-            except Exception:
-                # A bug in here must not end the only thing that finds models.
-                log.exception("looking for models failed; it goes on")
+                await model.router.follow(record)
+            except BaseException:
+                self._elsewhere.add(name)
+                self._forget(name)
+                raise
+            finally:
+                self._opening.discard(name)
+            self._add(model)
 
-    async def aclose(self) -> None:
-        """Stop all planes."""
-        await asyncio.gather(*(plane.aclose() for plane in self._planes.values()))
+    async def unhost(self, model_name: str) -> None:
+        """Stop hosting a model that was removed; the default one stays, without a version."""
+        self._elsewhere.discard(model_name)
+        if model_name == self.default.model_name or model_name not in self._models:
+            return
+        self._models.pop(model_name).mirror.close()
+        self._forget(model_name)
+        log.info("a model is hosted no more", extra={"model": model_name})
+
+    async def remove(
+        self, model_name: str, *, force: bool, by: str, reason: str | None
+    ) -> RemovalResponse:
+        """Remove a model from all replicas.
+
+        Args:
+            model_name: the model.
+            force: whether that A has traffic does not matter.
+            by: who asks, for the record.
+            reason: why, for the record.
+
+        Raises:
+            NotFound: the model is not hosted.
+            Conflict: A had traffic within the last minute.
+            Unavailable: the store cannot be written.
+        """
+        control = self.plane(model_name).control_plane
+        done = await control.remove(force=force, by=by, reason=reason)
+        await self.unhost(model_name)
+        return done
+
+    def close(self) -> None:
+        """Drop what waits for B."""
+        for model in self._models.values():
+            model.mirror.close()
+
+    def _add(self, model: HostedModel) -> None:
+        self._models[model.model_name] = model
+        self._elsewhere.discard(model.model_name)
+        log.info("a model is hosted", extra={"model": model.model_name})
+
+    def _has_room(self) -> bool:
+        return len(self._models) + len(self._opening) < self._limit
 
     def _check_room(self, model_name: str) -> None:
-        if len(self._planes) >= self._limit:
+        if not self._has_room():
             raise Conflict(
-                f"The gateway hosts {len(self._planes)} models, as many as GATEWAY_MAX_MODELS "
+                f"The gateway hosts {len(self._models)} models, as many as GATEWAY_MAX_MODELS "
                 f"allows; {model_name!r} is not taken.",
                 code="too_many_models",
             )
 
-    async def _find(self, *, without_store: bool = False) -> None:
-        try:
-            names = await self._stores.names()
-        except StoreUnavailable:  # each plane tells so
-            if not without_store:
-                return
-            names = self._snapshots()
-        self._known = names
-        if names <= self._planes.keys() | self._refused:
-            return
-        async with self._opening:
-            wanted = sorted(names - self._planes.keys())
-            room = self._limit - len(self._planes)
-            self._refused = frozenset(wanted[room:])
-            if self._refused:
-                log.error(
-                    "models of the routing store are not hosted: GATEWAY_MAX_MODELS is reached",
-                    extra={"models": sorted(self._refused)},
-                )
-            await asyncio.gather(*(self._open(name) for name in wanted[:room]))
-
-    async def _open(self, model_name: str) -> None:
-        plane = self._build(model_name)
-        try:
-            await plane.start()
-        except Exception:
-            # One model's trouble is not the others'; the next look tries it again.
-            log.exception("a model cannot be hosted", extra={"model_name": model_name})
-            await plane.aclose()
-            plane.forget()
-            return
-        self._planes[model_name] = plane
-        log.info("a model is hosted", extra={"model_name": model_name})
+    def _lock(self, model_name: str) -> asyncio.Lock:
+        return self._locks.setdefault(model_name, asyncio.Lock())

@@ -1,4 +1,4 @@
-"""Who vouches for a version: the run that made it, its signature, and where it came from."""
+"""Where a version came from: the run that made it, its signature and its lineage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def resolve_provenance(
         except RegistryUnavailable as error:
             problem = error.message
         else:
-            found = _vouched_by_registry(registered, model_name, version, claimed)
+            found = _from_registry(registered, model_name, version, claimed)
             if held is None or held.run_id != found.run_id:
                 return found
             lineage = _filled(found.lineage, held.lineage)
@@ -59,7 +59,7 @@ async def resolve_provenance(
     if held is not None:
         return ResolvedProvenance(held.run_id, "record", signature, lineage)
     raise Unavailable(
-        f"Nobody can tell which run made {model_name} version {version}: {problem}. "
+        f"The run that made {model_name} version {version} is not known: {problem}. "
         "Name the run_id in the request, or try again once the registry answers.",
         code="run_id_unknown",
     )
@@ -71,13 +71,13 @@ def check_contract(
     """Make sure that a version reads what the caller says that it reads.
 
     Args:
-        wanted: digest of the features; None when the caller says nothing.
-        signature: of the version, as recorded; without one nobody can tell.
+        wanted: digest of the features; None when the caller does not care.
+        signature: of the version, as recorded; without one that is unknown.
         model_name: whose version it is.
         version: for the error.
 
     Raises:
-        Conflict: it reads something else, or nobody knows what.
+        Conflict: it reads something else, or that is unknown.
     """
     if wanted is None:
         return
@@ -108,14 +108,14 @@ def _on_record(record: RoutingRecord, model_name: str, version: int) -> Slot | N
     return None
 
 
-def _vouched_by_registry(
+def _from_registry(
     registered: Registered | None, model_name: str, version: int, claimed: str | None
 ) -> ResolvedProvenance:
-    """What a registry that could be asked vouches for."""
+    """What a registry that could be asked says."""
     if registered is None:
         raise Conflict(
             f"Triton has {model_name} version {version} READY, but the registry has no such "
-            "version, so nobody vouches for it.",
+            "version, so its run is not known.",
             code="not_registered",
         )
     if claimed is not None and claimed != registered.run_id:

@@ -44,7 +44,7 @@ class Registry(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class _Tag(msgspec.Struct):
@@ -98,7 +98,7 @@ class MlflowRegistry:
         )
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         await self._client.aclose()
 
     async def version(self, model_name: str, version: int) -> Registered | None:
@@ -106,7 +106,7 @@ class MlflowRegistry:
 
         Raises:
             RegistryUnavailable: MLflow is down, slow, or answers with an error of its own.
-            Conflict: the version's tags cannot be read, so that it cannot be vouched for.
+            Conflict: the version's tags cannot be read, so that its run is not known.
         """
         try:
             answer = await self._client.get(
@@ -147,8 +147,8 @@ class MlflowRegistry:
             signature = None if text is None else msgspec.json.decode(text, type=Signature)
         except msgspec.DecodeError as error:
             raise Conflict(
-                f"MLflow's tag {SIGNATURE_TAG} of {model_name} version {version} is no signature: "
-                f"{error}.",
+                f"MLflow's tag {SIGNATURE_TAG} of {model_name} version {version} is not a valid "
+                f"signature: {error}.",
                 code="signature_unreadable",
             ) from error
         return Registered(run_id, signature, lineage_of(tags))

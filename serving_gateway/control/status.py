@@ -1,4 +1,4 @@
-"""What the gateway tells about itself: `GET /models` and `GET /health`. No HTTP in here."""
+"""What the gateway says of one model: `GET /models` and `GET /health`. No HTTP in here."""
 
 from __future__ import annotations
 
@@ -21,28 +21,37 @@ from serving_gateway.inference.shadow import Ledger
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.replicas import now
-from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
 
 
 class StatusReporter:
-    """Describes this replica's side of one model, and what Triton says now."""
+    """Describes this replica's side of one model, and what Triton says now.
+
+    Args:
+        settings: addresses and limits.
+        router: what the model is routed by.
+        heartbeat: knows the other replicas.
+        ledger: how B compares with A.
+        names: all models that this replica hosts.
+        store_problem: why the model's record cannot be read, if so.
+    """
 
     def __init__(
         self,
         settings: Settings,
         router: Router,
-        watcher: Watcher,
-        presence: Heartbeat,
+        heartbeat: Heartbeat,
         ledger: Ledger,
+        *,
         names: Callable[[], tuple[str, ...]],
+        store_problem: Callable[[], str | None],
     ) -> None:
         self._settings = settings
-        self._names = names
         self._router = router
-        self._watcher = watcher
-        self._presence = presence
+        self._heartbeat = heartbeat
         self._ledger = ledger
+        self._names = names
+        self._store_problem = store_problem
 
     def health(self) -> HealthStatus:
         """That the process lives, and which variants have a version."""
@@ -56,7 +65,7 @@ class StatusReporter:
         )
 
     def ready(self) -> ReadyStatus:
-        """Whether this replica should get traffic."""
+        """Whether this replica can answer for the model."""
         found = self._router.readiness()
         return ReadyStatus("ready" if found.ready else "not ready", found.reasons)
 
@@ -65,7 +74,7 @@ class StatusReporter:
         targets = self._router.table.targets
         production, shadow = targets.get(A), targets.get(B)
         return self._ledger.summary(
-            self._presence.own().id,
+            self._heartbeat.identity.id,
             None if production is None else production.side,
             None if shadow is None else shadow.side,
             examples=examples,
@@ -75,8 +84,10 @@ class StatusReporter:
         """What Triton serves, asked now, beside what this replica routes to."""
         table = self._router.table
         record = table.record
+        own = self._heartbeat.status(self._router.report())
         ssot, replica_list = await asyncio.gather(
-            self._ssot(table.targets.get(A), table.targets.get(B)), self._presence.replica_list()
+            self._ssot(table.targets.get(A), table.targets.get(B)),
+            self._heartbeat.replica_list(record.model_name, own),
         )
         return ModelStatus(
             models=self._names(),
@@ -95,9 +106,9 @@ class StatusReporter:
                 changed_at=record.changed_at,
                 changed_by=record.changed_by,
                 reason=record.reason,
-                store_problem=self._watcher.store_problem,
+                store_problem=self._store_problem(),
             ),
-            replica=self._presence.own(),
+            replica=own,
             replicas=replica_list.replicas,
             in_sync=replica_list.in_sync,
             replicas_problem=replica_list.problem,

@@ -19,6 +19,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.errors import Conflict, InvalidInput, VariantUnavailable, VersionNotReady
 from serving_gateway.inference.traffic import B
+from serving_gateway.replication.records import descended, next_change_time
 
 KEPT_PREVIOUS: Final = 10
 """How many slots to go back to a variant keeps."""
@@ -45,7 +46,7 @@ def choose(
     Args:
         record: the record at this moment.
         alias: the variant.
-        request: the caller's wishes.
+        request: what the caller asks for.
         ready: the versions that Triton, asked now, has READY.
 
     Raises:
@@ -102,6 +103,8 @@ def _mode(alias: str, current: Slot | None, request: ReloadRequest, version: int
 
 def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
     """The record with `slot` in `alias`; the same record when that changes nothing."""
+    if record.removed:
+        record = msgspec.structs.replace(record, removed=False)
     current = record.variants.get(alias)
     if current is not None and _same(current, slot):
         return record
@@ -117,7 +120,7 @@ def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
 def _same(current: Slot, slot: Slot) -> bool:
     """Whether routing to `slot` would differ from routing to `current` in nothing.
 
-    Who vouched for a version, and where it came from, does not change what is served.
+    Who is the source of a version's run, and where it came from, does not change what is served.
     """
     if slot.signature is None and current.signature is not None:
         slot = msgspec.structs.replace(slot, signature=current.signature)
@@ -199,6 +202,46 @@ def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecor
     return msgspec.structs.replace(record, traffic=traffic)
 
 
+def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
+    """The record without a version in `alias` and without traffic to it.
+
+    The version stays the one that a rollback of the variant goes to. The same record when the
+    variant has none.
+    """
+    current = record.variants.get(alias)
+    if current is None:
+        return record
+    older = [s for s in record.previous.get(alias, ()) if s.version != current.version]
+    return msgspec.structs.replace(
+        record,
+        variants={name: slot for name, slot in record.variants.items() if name != alias},
+        previous={**record.previous, alias: (current, *older)[:KEPT_PREVIOUS]},
+        traffic=Traffic() if has_traffic(record.traffic) else record.traffic,
+    )
+
+
+def removed(record: RoutingRecord) -> RoutingRecord:
+    """The record of a model that is removed; the same record when it was already."""
+    if record.removed:
+        return record
+    return RoutingRecord(
+        model_name=record.model_name,
+        generation=record.generation,
+        changed_at=record.changed_at,
+        removed=True,
+    )
+
+
+def has_traffic(traffic: Traffic) -> bool:
+    """Whether B gets requests or copies of them."""
+    return traffic.strategy is not Strategy.OFF and traffic.percent > 0
+
+
+def splits(traffic: Traffic) -> bool:
+    """Whether B answers clients."""
+    return traffic.strategy is Strategy.SPLIT and traffic.percent > 0
+
+
 def next_generation(
     base: RoutingRecord, changed: RoutingRecord, *, now: datetime, by: str, reason: str | None
 ) -> RoutingRecord:
@@ -206,14 +249,14 @@ def next_generation(
 
     A variant that routes to another version, or to another run's, has a switch more.
     """
-    at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = next_change_time(base, now)
     switches = dict(base.switches)
     for alias, slot in changed.variants.items():
         held = base.variants.get(alias)
         if held is None or (held.version, held.run_id) != (slot.version, slot.run_id):
             made = _switch(base, alias, slot, at=at, by=by, reason=reason)
             switches[alias] = (made, *switches.get(alias, ()))[:KEPT_SWITCHES]
-    return msgspec.structs.replace(
+    after = msgspec.structs.replace(
         changed,
         generation=base.generation + 1,
         changed_at=at,
@@ -221,6 +264,7 @@ def next_generation(
         reason=reason,
         switches=switches,
     )
+    return descended(after, base)
 
 
 def _switch(

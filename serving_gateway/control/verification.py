@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 import msgspec
 
-from serving_gateway.contract import Mode, RoutingRecord, Slot
+from serving_gateway.contract import Mode, RoutingRecord, Signature, Slot
+from serving_gateway.control.compatibility import require_same_requests
 from serving_gateway.control.provenance import resolve_provenance
 from serving_gateway.control.registry import Registry
 from serving_gateway.errors import (
@@ -13,6 +17,7 @@ from serving_gateway.errors import (
     NotFound,
     RegistryUnavailable,
     TritonUnavailable,
+    VariantUnavailable,
     VersionNotReady,
 )
 from serving_gateway.features.reader import FeatureReader
@@ -21,8 +26,11 @@ from serving_gateway.inference.traffic import B
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 
+_PREPARE_SECONDS: Final = 1.0
+"""Longest that a switch waits for the feature store (I9)."""
 
-class Place(msgspec.Struct, frozen=True):
+
+class Upstream(msgspec.Struct, frozen=True):
     """Where a version is served."""
 
     url: str | None
@@ -37,7 +45,7 @@ class VersionVerifier:
     Args:
         settings: addresses and limits.
         router: the clients to Triton.
-        registry: tells the run and the signature of a version; None when there is none.
+        registry: knows the run and the signature of a version; None when there is none.
         features: looks features up; None where that is switched off.
     """
 
@@ -52,34 +60,35 @@ class VersionVerifier:
         self._router = router
         self._registry = registry
         self._features = features
+        self._preparing: set[asyncio.Task[None]] = set()
 
-    def place(self, alias: str) -> Place:
+    def upstream(self, alias: str) -> Upstream:
         """Where a variant's versions are served."""
         own = self._router.model_name
         if alias != B:
-            return Place(None, own)
+            return Upstream(None, own)
         settings = self._settings
         # Another name for B is that of the default model's B alone.
         name = settings.shadow_model_name if own == settings.model_name else None
-        return Place(settings.shadow_triton_url, name or own)
+        return Upstream(settings.shadow_triton_url, name or own)
 
-    def place_of(self, slot: Slot) -> Place:
+    def upstream_of(self, slot: Slot) -> Upstream:
         """Where the version of a slot is served."""
-        return Place(slot.triton_url, slot.model_name or self._router.model_name)
+        return Upstream(slot.triton_url, slot.model_name or self._router.model_name)
 
-    async def ready_versions(self, place: Place) -> tuple[int, ...]:
+    async def ready_versions(self, upstream: Upstream) -> tuple[int, ...]:
         """What Triton says is READY, asked now.
 
         Raises:
             TritonUnavailable: it cannot tell.
         """
-        triton = self._router.triton(place.url)
+        triton = self._router.triton(upstream.url)
         try:
-            return await triton.ready_versions(place.model_name, self._settings.probe_seconds)
+            return await triton.ready_versions(upstream.model_name, self._settings.probe_seconds)
         except DeadlineExceeded as error:
             raise TritonUnavailable(error.message) from error
 
-    async def require_among(self, ready: tuple[int, ...], place: Place, version: int) -> None:
+    async def require_among(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
         """Make sure that a version is among those that are READY.
 
         Raises:
@@ -89,7 +98,7 @@ class VersionVerifier:
         if version in ready:
             return
         listed = ", ".join(map(str, ready)) or "none"
-        name = place.model_name
+        name = upstream.model_name
         if self._registry is not None:
             try:
                 known = await self._registry.version(name, version)
@@ -103,19 +112,24 @@ class VersionVerifier:
                         code="unknown_version",
                     )
         raise VersionNotReady(
-            f"Triton at {self._router.triton(place.url).url} does not have {name} version "
+            f"Triton at {self._router.triton(upstream.url).url} does not have {name} version "
             f"{version} READY (READY: {listed}). Load it first, then ask again."
         )
 
-    async def vouched(
-        self, record: RoutingRecord, place: Place, version: int, mode: Mode, claimed: str | None
+    async def resolve_slot(
+        self,
+        record: RoutingRecord,
+        upstream: Upstream,
+        version: int,
+        mode: Mode,
+        claimed: str | None,
     ) -> Slot:
         """The slot of a version, with all that is known of where it came from.
 
         Raises:
-            Conflict, Unavailable: nobody vouches for it, or two contradict each other.
+            Conflict, Unavailable: its run is not known, or two sources contradict each other.
         """
-        name = place.model_name
+        name = upstream.model_name
         found = await resolve_provenance(self._registry, record, name, version, claimed)
         return Slot(
             version=version,
@@ -124,15 +138,15 @@ class VersionVerifier:
             mode=mode,
             signature=found.signature,
             model_name=None if name == record.model_name else name,
-            triton_url=place.url,
+            triton_url=upstream.url,
             lineage=found.lineage,
         )
 
-    async def prove(self, slot: Slot) -> VersionClient:
+    async def verify(self, slot: Slot) -> VersionClient:
         """Confirm READY by the versioned endpoint and run a trial inference.
 
         Features are prepared too, so that the first look-up does not have to do it in its own
-        short time; whether they can be is no matter for the change (I9).
+        short time; whether they can be does not matter for the change (I9).
 
         Raises:
             VersionNotReady, VariantUnavailable: the version cannot answer.
@@ -143,9 +157,47 @@ class VersionVerifier:
             await client.require_ready()
         except DeadlineExceeded as error:
             raise TritonUnavailable(error.message) from error
+        preparing = self._prepare(slot)
         await client.warm_up()
-        signature = slot.signature
-        if self._features is not None and signature is not None and signature.feature_service:
-            await self._features.prepare(signature.feature_service)
+        if preparing:
+            await asyncio.wait(preparing, timeout=_PREPARE_SECONDS)
         client.mark_ready()
         return client
+
+    async def require_split(self, a: Slot, b: Slot) -> None:
+        """Make sure that B can answer what A's clients send.
+
+        A signature that is not recorded is taken from Triton's metadata.
+
+        Raises:
+            Conflict: it cannot, or a version is not READY.
+            TritonUnavailable, VariantUnavailable: Triton cannot tell.
+        """
+        read = [await self._signature(slot) for slot in (a, b)]
+        named = a.signature is not None and b.signature is not None
+        require_same_requests(read[0], read[1], named=named)
+
+    async def _signature(self, slot: Slot) -> Signature:
+        client = self._router.client(slot)
+        if slot.signature is None and client.signature is None:
+            try:
+                await client.require_ready()
+            except DeadlineExceeded as error:
+                raise TritonUnavailable(error.message) from error
+        found = slot.signature or client.signature
+        if found is None:
+            raise VariantUnavailable(
+                f"What version {slot.version} reads is not recorded, and Triton does not say.",
+                code="unsupported_signature",
+            )
+        return found
+
+    def _prepare(self, slot: Slot) -> set[asyncio.Task[None]]:
+        """Have the slot's features prepared; that goes on when it takes longer than a switch."""
+        service = None if slot.signature is None else slot.signature.feature_service
+        if self._features is None or service is None:
+            return set()
+        task = asyncio.create_task(self._features.prepare(service))
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+        return {task}

@@ -73,18 +73,8 @@ class FeastSnapshot:
         return plan
 
 
-def import_feast() -> None:
-    """Import Feast, which takes seconds.
-
-    Raises:
-        FeaturesUnavailable: it is not installed, or cannot be imported.
-    """
-    with feast_errors_translated("be imported"):
-        import feast  # noqa: F401
-
-
 def open_snapshot(home: Path, services: Sequence[str], socket_seconds: float) -> FeastSnapshot:
-    """Read configuration and definitions anew, so that replaced files are noticed.
+    """Import Feast, and read configuration and definitions anew: files may have been replaced.
 
     Args:
         home: directory of feature_store.yaml.
@@ -94,15 +84,16 @@ def open_snapshot(home: Path, services: Sequence[str], socket_seconds: float) ->
     Raises:
         FeaturesUnavailable: they are not there, or cannot be read.
     """
+    with feast_errors_translated("be imported"):
+        # It takes seconds and needs no store, so it is not left to the first one that is there.
+        import yaml
+        from feast import FeatureStore, RepoConfig
     path = home / CONFIG_NAME
     if not path.is_file():
         raise FeaturesUnavailable(
             f"There is no feature store yet: {path} is written by the pipeline."
         )
     with feast_errors_translated(f"open the feature store of {path}"):
-        import yaml
-        from feast import FeatureStore, RepoConfig
-
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         # Rows of the past are not looked up here, so what can do that is neither imported nor
         # installed.

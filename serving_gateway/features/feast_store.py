@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader
 from serving_gateway.features.daemon_threads import DaemonThreads
-from serving_gateway.features.feast_snapshot import FeastSnapshot, import_feast, open_snapshot
+from serving_gateway.features.feast_snapshot import FeastSnapshot, open_snapshot
 from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
 
@@ -76,10 +75,6 @@ class FeastStore:
 
     async def run(self) -> None:
         """Open the store as soon as it is there, so that no request has to fail first."""
-        if self._snapshot is None:
-            # What takes the longest needs no store.
-            with suppress(FeaturesUnavailable):
-                await self._loader.run("", import_feast)
         while self._snapshot is None:
             await asyncio.sleep(self._retry_seconds)
             await asyncio.shield(self._open())

@@ -45,7 +45,7 @@ class FeatureReader:
     Args:
         store: where they are.
         limit_seconds: longest wait of a look-up.
-        prepare_seconds: longest wait of a start or a reload for definitions.
+        prepare_seconds: longest wait of a reload for definitions.
         max_rows: most different ids in one read.
         max_queued: most look-ups waiting for the same features; more are refused.
         max_bytes: most bytes that these hold.
@@ -58,7 +58,7 @@ class FeatureReader:
         store: FeatureStore,
         *,
         limit_seconds: float = 0.1,
-        prepare_seconds: float = 5.0,
+        prepare_seconds: float = 2.0,
         max_rows: int = 256,
         max_queued: int = 4096,
         max_bytes: int = 4_194_304,
@@ -95,11 +95,12 @@ class FeatureReader:
 
         Returns once it is done, or after `prepare_seconds`: it then goes on in the background,
         look-ups try again what failed, and nothing depends on it (I9). While one is overdue,
-        the next ones do not wait at all.
+        the next ones do not wait at all. Without services there is no limit but the caller's.
         """
         task = self._prepare_in_background(services)
         if not self._is_prepare_overdue:
-            done, _ = await asyncio.wait([task], timeout=self._prepare_seconds)
+            limit = self._prepare_seconds if services else None
+            done, _ = await asyncio.wait([task], timeout=limit)
             self._is_prepare_overdue = not done
             if not done:
                 log.warning("the feature store is still being opened", extra={"services": services})

@@ -87,7 +87,8 @@ def build(
     app.include_router(page_routes())
     handle_errors(app, hosting, access.data)
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=5)
-    app.add_middleware(DataPlaneCors, origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(DataPlaneCors, origins=settings.cors_origins)
     return app
 
 
@@ -103,7 +104,7 @@ def _readiness_routes(hosting: Hosting) -> APIRouter:
     @router.get("/models/{model}/ready")
     async def model_ready(model: str, response: Response) -> ReadyStatus:
         """Whether this replica can answer for one model: A's version is confirmed READY."""
-        return ready_response(hosting.plane(model).overview.ready(), response)
+        return ready_response(hosting.plane(model).status.ready(), response)
 
     return router
 
@@ -124,12 +125,12 @@ def _state_routes(hosting: Hosting, access: Access, metrics: Metrics) -> APIRout
     @router.get("/models", **described)
     async def models() -> ModelStatus:
         """What Triton serves of the default model at this moment, and what is routed to."""
-        return await hosting.default.overview.models()
+        return await hosting.default.status.models()
 
     @router.get("/models/{model}", **described)
     async def model_status(model: str) -> ModelStatus:
         """What Triton serves of a model at this moment, and what the gateway routes to."""
-        return await hosting.plane(model).overview.models()
+        return await hosting.plane(model).status.models()
 
     @router.get(
         "/metrics",

@@ -86,10 +86,10 @@ class Routes:
             return route
         if predict := _PREDICT.fullmatch(target):
             model = predict["model"].decode()
-            route = self._route("/models/{model_name}/predict", model, None, is_protocol=False)
+            route = self._route("/models/{model}/predict", model, None, is_protocol=False)
         elif infer := _INFER.fullmatch(target):
             version = None if infer["version"] is None else int(infer["version"])
-            template = "/v2/models/{model_name}/infer"
+            template = "/v2/models/{model}/infer"
             route = self._route(template, infer["model"].decode(), version, is_protocol=True)
         if route is not None:
             if len(self.known) > _ROUTES_KEPT:

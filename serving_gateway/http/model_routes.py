@@ -57,7 +57,7 @@ def health_routes(hosting: Hosting, prefix: str, name_of: NameOf) -> APIRouter:
     @router.get("/health")
     async def health(model: Annotated[str, Depends(name_of)]) -> HealthStatus:
         """Whether the process lives; always 200 while it does."""
-        return hosting.plane(model).overview.health()
+        return hosting.plane(model).status.health()
 
     return router
 
@@ -80,7 +80,7 @@ def shadow_routes(hosting: Hosting, access: Access, prefix: str, name_of: NameOf
         Examples are clients' rows: only callers with a control token see them.
         """
         may_change = access.tokens.name_of(request.headers.raw) is not None
-        return hosting.plane(model).overview.shadow(examples=may_change)
+        return hosting.plane(model).status.shadow(examples=may_change)
 
     return router
 

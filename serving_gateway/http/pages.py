@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from serving_gateway.errors import NotFound
 from serving_gateway.http.descriptions import READ_ERRORS, errors_of_text
 
-_INLINE: Final = re.compile(r"<(script|style)\b[^>]*>(.+?)</\1>", re.DOTALL)
+_INLINE: Final = re.compile(r'<(script|style)(?: type="module")?>(.*?)</\1>', re.DOTALL)
 _DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -53,15 +53,12 @@ class _Page:
     def __init__(self, name: str, *, own_files: bool = False) -> None:
         self._text = files("serving_gateway.http").joinpath(name).read_text(encoding="utf-8")
         allowed: dict[str, list[str]] = {"script": [], "style": []}
-        for kind, content in re.findall(
-            r"<(script|style)\b[^>]*>(.+?)</\1>", self._text, re.DOTALL
-        ):
+        for kind, content in _INLINE.findall(self._text):
             digest = b64encode(sha256(content.encode()).digest()).decode()
             allowed[kind].append(f"'sha256-{digest}'")
         if own_files:
-            allowed["script"].append("'self'")
-            # The API page's script sets styles on elements.
-            allowed["style"] = ["'self'", "'unsafe-inline'"]
+            for sources in allowed.values():
+                sources.append("'self'")
         policy = (
             "default-src 'none'",
             f"script-src {' '.join(allowed['script'])}",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from serving_gateway.contract import EffectiveVersion, RoutingRecord, feature_contract
-from serving_gateway.inference.traffic import A
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -18,6 +18,9 @@ class Observation(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     age_seconds: float | None = None
     """Time since READY was last confirmed; None when it never was."""
+
+
+NEVER_SEEN: Final = Observation(ready=False, reason="not yet confirmed with Triton")
 
 
 class Lifecycle:
@@ -37,6 +40,9 @@ class Readiness(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
+READY: Final = Readiness(ready=True)
+
+
 def effective(
     record: RoutingRecord, observed: Mapping[str, Observation], default_triton_url: str
 ) -> dict[str, EffectiveVersion]:
@@ -44,10 +50,9 @@ def effective(
 
     A variant that Triton was never asked about is not ready: absence of bad news is no news.
     """
-    unknown = Observation(ready=False, reason="not yet confirmed with Triton")
     found: dict[str, EffectiveVersion] = {}
     for alias, slot in sorted(record.variants.items()):
-        seen = observed.get(alias, unknown)
+        seen = observed.get(alias, NEVER_SEEN)
         found[alias] = EffectiveVersion(
             model_name=slot.model_name or record.model_name,
             version=slot.version,
@@ -68,36 +73,28 @@ def effective(
 
 
 def readiness(
-    variants: Mapping[str, EffectiveVersion],
+    production: int | None,
+    seen: Observation,
     *,
-    staleness_seconds: float,
     draining: bool,
     record_problem: str | None,
 ) -> Readiness:
-    """Judge readiness by variant A and this process alone (I12).
+    """Judge one model's readiness by variant A and this process alone (I12).
 
     Args:
-        variants: the answer of `effective`.
-        staleness_seconds: how old a confirmed READY may be.
+        production: the version that A routes to, if any.
+        seen: what Triton said about it. Its age says nothing: a version without requests is
+            probed only every so often, and one that leaves probes unanswered is not ready.
         draining: whether the process is about to end.
-        record_problem: why no routing record was ever read; it explains an empty A, and is
+        record_problem: why no routing record could be read; it explains an empty A, and is
             no reason by itself once A is effective (I9).
     """
     reasons: list[str] = []
     if draining:
         reasons.append("the gateway is shutting down")
-    production = variants.get(A)
     if production is None:
         why = record_problem or "nothing was ever reloaded onto it"
         reasons.append(f"variant A has no version: {why}")
-    elif not production.ready:
-        reasons.append(f"variant A, version {production.version}: {production.reason}")
-    elif (
-        production.confirmed_seconds_ago is None
-        or production.confirmed_seconds_ago > staleness_seconds
-    ):
-        reasons.append(
-            f"variant A, version {production.version}: READY was not confirmed in the last "
-            f"{staleness_seconds:g} s"
-        )
-    return Readiness(ready=not reasons, reasons=tuple(reasons))
+    elif not seen.ready:
+        reasons.append(f"variant A, version {production}: {seen.reason}")
+    return Readiness(ready=False, reasons=tuple(reasons)) if reasons else READY

@@ -1,14 +1,15 @@
 """What this replica routes to at this moment: the table that the request path reads.
 
-A table is replaced as a whole, never changed, so that a request sees one generation. A lane is
-one version on one Triton; it outlives tables, and alone knows whether Triton has it READY.
+A table is replaced as a whole, never changed, so that a request sees one generation. A version's
+client outlives tables, and alone knows whether Triton has that version READY.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from serving_gateway.batching import ByteBudget
@@ -21,6 +22,7 @@ from serving_gateway.contract import (
     Slot,
 )
 from serving_gateway.inference.readiness import (
+    NEVER_SEEN,
     Lifecycle,
     Readiness,
     effective,
@@ -28,10 +30,15 @@ from serving_gateway.inference.readiness import (
 )
 from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
+from serving_gateway.replication.records import digest
+from serving_gateway.replication.replicas import ModelReport
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics, RoutedState, VariantStats
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.cluster import TritonCluster
+
+TRAFFIC_SECONDS: Final = 60.0
+"""How long a variant counts as one with traffic after its last request."""
 
 
 class Target:
@@ -65,10 +72,11 @@ class Target:
 class RoutingTable:
     """One generation, ready to route by; `production` is variant A's target."""
 
-    __slots__ = ("policy", "production", "record", "services", "targets")
+    __slots__ = ("digest", "policy", "production", "record", "services", "targets")
 
     def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
         self.record = record
+        self.digest = digest(record)
         self.policy = TrafficPolicy(record.traffic)
         self.targets = targets
         self.production = targets.get(A)
@@ -88,6 +96,9 @@ class Router:
         lifecycle: whether the process is about to end.
         metrics: counts of this model.
         budget: bytes that waiting requests may hold, over all models.
+        record_problem: why the model's record cannot be read, if so.
+        on_adopt: called with each record that is adopted.
+        on_services: called with the feature services that a record newly needs.
     """
 
     def __init__(
@@ -98,28 +109,35 @@ class Router:
         lifecycle: Lifecycle,
         metrics: ModelMetrics,
         budget: ByteBudget,
+        *,
+        record_problem: Callable[[], str | None] = lambda: None,
+        on_adopt: Callable[[RoutingRecord], None] | None = None,
+        on_services: Callable[[frozenset[str]], None] | None = None,
     ) -> None:
-        self._budget = budget
         self.model_name = model_name
         self._settings = settings
         self._tritons = tritons
         self._lifecycle = lifecycle
         self._metrics = metrics
-        # A lane lives as long as a table, a request or a change under way holds it.
+        self._budget = budget
+        self._record_problem = record_problem
+        self._on_adopt = on_adopt
+        self._on_services = on_services
+        # A version's client lives as long as a table, a request or a change under way holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
         self.table = RoutingTable(RoutingRecord(model_name=model_name), {})
-        self.on_adopt: Callable[[], None] = _nobody
-        """Called after each record that was adopted."""
-        self.on_services: Callable[[frozenset[str]], None] = _no_matter
-        """Called with the feature services of each record that was adopted."""
-        self.record_problem: str | None = "the routing store was not read yet"
+
+    @property
+    def record(self) -> RoutingRecord:
+        """The record that is routed by; generation 0 before there was one."""
+        return self.table.record
 
     def triton(self, url: str | None) -> TritonCluster:
         """The client of a Triton; None means the default one."""
         return self._tritons.of(url or self._settings.triton_url)
 
     def client(self, slot: Slot) -> VersionClient:
-        """The lane of a slot; the same one for the same version and signature."""
+        """The client of a slot; the same one for the same version and signature."""
         triton = self.triton(slot.triton_url)
         model_name = slot.model_name or self.model_name
         key = (triton.url, model_name, slot.version, slot.signature)
@@ -131,22 +149,29 @@ class Router:
             self._clients[key] = client
         return client
 
-    async def follow(self, record: RoutingRecord) -> None:
+    async def follow(
+        self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None
+    ) -> None:
         """Ask Triton about what `record` newly routes to, then route by it.
 
         Asked first, so that no request meets a version about which nothing is known. Routed by
-        whatever the answer was: a replica that cannot confirm its version is not ready (I7).
+        whatever the answer was: a model whose version is not confirmed is not ready (I7).
+
+        Args:
+            record: ignored unless it is newer than the present one.
+            instead_of: the record that it replaces in any case, when that is the present one:
+                the store has other content under the same generation.
         """
-        if record.generation <= self.table.record.generation:
+        if not self._supersedes(record, instead_of):
             return
         present = {target.client for target in self.table.targets.values()}
         wanted = {self.client(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
         await asyncio.gather(*(client.probe() for client in wanted - present if not client.fresh))
-        self.adopt(record)
+        self.adopt(record, instead_of=instead_of)
 
-    def adopt(self, record: RoutingRecord) -> None:
-        """Route by `record` from now on, when it is newer than the present one."""
-        if record.generation <= self.table.record.generation:
+    def adopt(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
+        """Route by `record` from now on, under the conditions of `follow`."""
+        if not self._supersedes(record, instead_of):
             return
         targets = {
             alias: Target(
@@ -160,9 +185,13 @@ class Router:
             if alias in VARIANTS
         }
         former, self.table = self.table.services, RoutingTable(record, targets)
-        if self.table.services - former:
-            self.on_services(self.table.services - former)
-        self.on_adopt()
+        if self._on_services is not None and self.table.services - former:
+            self._on_services(self.table.services - former)
+        if self._on_adopt is not None:
+            self._on_adopt(record)
+
+    def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
+        return record.generation > self.record.generation or self.record is instead_of
 
     async def probe(self) -> None:
         """Ask Triton about every version that is routed to."""
@@ -176,16 +205,34 @@ class Router:
         return effective(table.record, seen, self._settings.triton_url)
 
     def readiness(self) -> Readiness:
-        """Whether this replica should get traffic."""
+        """Whether this replica can answer for the model."""
+        target = self.table.production
         return readiness(
-            self.effective(),
-            staleness_seconds=self._settings.staleness_seconds,
+            None if target is None else target.slot.version,
+            NEVER_SEEN if target is None else target.client.observation(),
             draining=self._lifecycle.draining,
-            record_problem=self.record_problem,
+            record_problem=self._record_problem(),
+        )
+
+    def recent_traffic(self) -> tuple[str, ...]:
+        """The variants that had requests within the last minute."""
+        since = time.monotonic() - TRAFFIC_SECONDS
+        found = {
+            alias
+            for (alias, _), stats in self._metrics.variants.items()
+            if stats.last_at is not None and stats.last_at > since
+        }
+        return tuple(sorted(found))
+
+    def report(self) -> ModelReport:
+        """What other replicas are told of this one."""
+        found, table = self.readiness(), self.table
+        return ModelReport(
+            table.record.generation, table.digest, found.ready, found.reasons, self.recent_traffic()
         )
 
     def routed(self) -> RoutedState:
-        """What is told to Prometheus."""
+        """What is reported to Prometheus."""
         table = self.table
         variants = [
             (one.variant, one.slot.version, one.client.ready) for one in table.targets.values()
@@ -195,11 +242,3 @@ class Router:
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""
         return {alias: slot.version for alias, slot in self.table.record.variants.items()}
-
-
-def _nobody() -> None:
-    """Stands where nobody wants to be told."""
-
-
-def _no_matter(_: frozenset[str]) -> None:
-    """Stands where there is no feature store."""

@@ -164,6 +164,11 @@ class VersionClient:
             return self._unusable
         return self.state.reason or (None if self.batcher else "its signature is not known yet.")
 
+    @property
+    def signature(self) -> Signature | None:
+        """What the version reads: as recorded, or by Triton's metadata once those are known."""
+        return None if self.codec is None else self.codec.signature
+
     def mark_ready(self) -> None:
         """Note that the version answers."""
         self.state.mark_ready()

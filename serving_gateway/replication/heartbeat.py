@@ -1,87 +1,114 @@
-"""Who else serves: each replica tells the store that it lives, and lists those that do."""
+"""How replicas know of each other: each reports that it lives and what it routes by."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from serving_gateway.contract import ReplicaIdentity, ReplicaStatus
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.inference.router import Router
 from serving_gateway.replication.replicas import (
+    ModelReport,
     ReplicaList,
     live,
     replica_list,
-    replicas_not_hosting,
+    status_of,
 )
 from serving_gateway.replication.store import RoutingStore
+from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
 
+Reports = Callable[[], Mapping[str, ModelReport]]
+"""What to report at this moment of each hosted model."""
+
+_BEATS: Final = 4
+"""Reports within the time after which a silent replica counts as dead."""
+_LEAST_PAUSE_SECONDS: Final = 0.01
+
 
 class Heartbeat:
-    """This process among the replicas.
+    """This process among the replicas: one report for all models that it hosts.
 
     Args:
-        router: what it routes by.
         store: where the replicas meet.
         identity: which process this is.
-        everybody: where the replicas meet that may not host this model yet: the default model's
-            store, since every replica hosts that; None for the default model itself.
-        keep_seconds: for how long a replica that tells nothing more counts as live.
+        keep_seconds: for how long a replica that reports nothing more counts as live.
+        interval: seconds between two looks for something new to report.
     """
 
     def __init__(
         self,
-        router: Router,
         store: RoutingStore,
         identity: ReplicaIdentity,
         *,
         keep_seconds: float,
-        everybody: RoutingStore | None = None,
+        interval: float,
     ) -> None:
-        self._router = router
         self._store = store
-        self._identity = identity
         self._keep_seconds = keep_seconds
-        self._everybody = everybody
+        self._interval = interval
+        self._woken = asyncio.Event()
+        self._reported: Mapping[str, ModelReport] = {}
+        self._reported_at = -keep_seconds
+        self.identity = identity
 
-    def own(self) -> ReplicaStatus:
-        """This process at this moment."""
-        found = self._router.readiness()
-        return ReplicaStatus(
-            id=self._identity.id,
-            host=self._identity.host,
-            pid=self._identity.pid,
-            started_at=self._identity.started_at,
-            generation=self._router.table.record.generation,
-            ready=found.ready,
-            reasons=found.reasons,
-        )
+    def wake(self) -> None:
+        """Report now: something changed."""
+        self._woken.set()
 
-    async def beat(self) -> None:
-        """Tell that this process lives.
+    async def run(self, reports: Reports) -> None:
+        """Report what changed at once, and that the process lives from time to time."""
+        while not is_being_cancelled():
+            self._woken.clear()
+            await self.beat(reports())
+            await asyncio.sleep(_LEAST_PAUSE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._woken.wait()
 
-        Raises:
-            StoreUnavailable: nobody can be told.
-        """
-        await self._store.beat(self.own(), self._keep_seconds)
+    async def beat(self, reports: Mapping[str, ModelReport]) -> None:
+        """Report, unless nothing changed and the last report is recent."""
+        now = time.monotonic()
+        due = now - self._reported_at >= self._keep_seconds / _BEATS
+        if not due and reports == self._reported:
+            return
+        self._log_readiness(reports)
+        self._reported, self._reported_at = reports, now
+        try:
+            await self._store.beat(self.identity, reports, self._keep_seconds)
+        except StoreUnavailable:  # the watcher logs it; due again at the next look
+            self._reported_at = -self._keep_seconds
 
     async def leave(self) -> None:
-        """Tell that it ends; where nobody can be told, it expires."""
+        """Report that the process ends; where that fails, the replica expires."""
         try:
-            await self._store.leave(self._identity.id)
+            await self._store.leave(self.identity.id)
         except StoreUnavailable as error:
-            log.warning("the end was not told", extra={"reason": error.message})
+            log.warning("the replica's end was not reported", extra={"reason": error.message})
 
-    async def replica_list(self) -> ReplicaList:
-        """All live replicas, asked now."""
+    async def replica_list(self, model_name: str, own: ReplicaStatus) -> ReplicaList:
+        """All live replicas and what they do with a model, asked now."""
         try:
-            record = await self._store.read()
-            found = await self._store.replicas(self._keep_seconds)
-            if self._everybody is not None:
-                found += replicas_not_hosting(
-                    found, await self._everybody.replicas(self._keep_seconds)
-                )
+            record = await self._store.read(model_name)
+            found = await self._store.replicas(model_name, self._keep_seconds)
         except StoreUnavailable as error:
-            return ReplicaList((live(self.own(), 0.0),), in_sync=False, problem=error.message)
-        return replica_list(self.own(), found, record.generation)
+            return ReplicaList((live(own, 0.0),), in_sync=False, problem=error.message)
+        return replica_list(own, found, record)
+
+    def status(self, report: ModelReport) -> ReplicaStatus:
+        """This process with a report of one model."""
+        return status_of(self.identity, report)
+
+    def _log_readiness(self, reports: Mapping[str, ModelReport]) -> None:
+        for name, report in reports.items():
+            before = self._reported.get(name)
+            if before is None or before.ready != report.ready:
+                log.info(
+                    "readiness changed",
+                    extra={"model": name, "ready": report.ready, "reasons": report.reasons},
+                )

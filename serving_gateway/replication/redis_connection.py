@@ -1,4 +1,4 @@
-"""The one Redis client of a gateway: given up after a short limit, and then left alone a while."""
+"""The Redis client of a gateway: abandoned after a short limit, and then left alone a while."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr
 
 from serving_gateway.errors import StoreUnavailable
+from serving_gateway.settings import redis_place
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+_CONNECTIONS: Final = 4
+"""Most connections of a replica, whatever it hosts; one of them is the subscription."""
 
 
 class RedisConnection:
@@ -23,32 +26,36 @@ class RedisConnection:
     Args:
         url: `redis://`, `rediss://` or `unix://`, with credentials where they are needed.
         limit_seconds: longest wait for one answer.
-        pause_seconds: after a failure, how long others are refused without asking.
+        pause_seconds: after Redis did not answer, how long exchanges are refused at once.
 
     Attributes:
         where: the address for people, without credentials.
         client: for subscriptions, whose failures are `failures()`.
+
+    Raises:
+        ValueError: the address cannot be read.
     """
 
     def __init__(
         self, url: SecretStr, *, limit_seconds: float = 0.5, pause_seconds: float = 1.0
     ) -> None:
         # Not needed by a gateway that keeps its record in a file.
-        from redis.asyncio import Redis
+        from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
         self.limit_seconds = limit_seconds
         self.pause_seconds = pause_seconds
-        address = urlsplit(url.get_secret_value())
-        place = f"{address.hostname}:{address.port or 6379}" if address.hostname else "its socket"
-        self.where = f"Redis at {place}"
-        self.client: Redis = Redis.from_url(
+        self.where = f"Redis at {redis_place(url.get_secret_value())}"
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url.get_secret_value(),
+            max_connections=_CONNECTIONS,
+            timeout=None,  # `asking` has the limit
             socket_timeout=limit_seconds,
             socket_connect_timeout=limit_seconds,
             retry=Retry(NoBackoff(), 0),
         )
+        self.client: Redis = Redis.from_pool(pool)
         self._refused_until = 0.0
         self._refusal = ""
 
@@ -56,29 +63,44 @@ class RedisConnection:
     async def asking(self) -> AsyncIterator[Redis]:
         """The client, for one exchange within the limit; foreign errors end here.
 
+        A Redis that cannot be reached, or does not answer, is not asked again for a moment. One
+        that answers with an error, as for a key of another type, has refused this exchange alone.
+
         Raises:
-            StoreUnavailable: Redis does not answer, or did not a moment ago.
+            StoreUnavailable: Redis does not answer, did not a moment ago, or refuses.
         """
+        from redis.exceptions import RedisError
+
         if time.monotonic() < self._refused_until:
             raise StoreUnavailable(self._refusal)
         try:
             async with asyncio.timeout(self.limit_seconds):
                 yield self.client
-        except failures() as error:
+        except losses() as error:
             why = str(error) or f"no answer within {self.limit_seconds:g} s"
             self._refusal = f"{self.where} cannot be used: {why.rstrip('.')}."
             self._refused_until = time.monotonic() + self.pause_seconds
             raise StoreUnavailable(self._refusal) from error
+        except RedisError as error:
+            raise StoreUnavailable(f"{self.where} refuses: {str(error).rstrip('.')}.") from error
 
     async def aclose(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         with contextlib.suppress(*failures()):
             async with asyncio.timeout(self.limit_seconds):
                 await self.client.aclose()
 
 
+def losses() -> tuple[type[Exception], ...]:
+    """What Redis's client raises when Redis cannot be reached or does not answer."""
+    from redis.exceptions import ConnectionError as Lost
+    from redis.exceptions import TimeoutError as Late
+
+    return (Lost, Late, OSError, TimeoutError, EOFError)
+
+
 def failures() -> tuple[type[Exception], ...]:
-    """What Redis's client raises when Redis cannot be used."""
+    """What Redis's client raises, for whatever reason."""
     from redis.exceptions import RedisError
 
-    return (RedisError, OSError, TimeoutError)
+    return (RedisError, OSError, TimeoutError, EOFError)

@@ -1,164 +1,180 @@
-"""The routing record in Redis: shared by replicas on any host, announced when it changes.
+"""Routing records in Redis: shared by replicas on any host, announced when they change.
 
-A Redis that hangs is given up after a short limit, and for a moment after a failure nobody waits
-for it again. A change that was given up must not happen later, when a Redis that was stopped
-goes on with what stands in its buffers: so the write carries a deadline by Redis's own clock.
+Everything of a replica goes over a few connections and some commands a second, however many
+models it hosts: one subscription, one beat, one look at whether anything was written, and a bulk
+read when it was, or every few seconds in case somebody wrote past the gateways.
+
+A Redis that hangs is abandoned after a short limit, and for a moment after a failure no exchange
+waits for it again. A change that was abandoned must not happen later, when a Redis that was
+stopped goes on with its buffers: so the write carries a deadline by Redis's own clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import LiveReplica, ReplicaStatus, RoutingRecord, is_model_name
-from serving_gateway.errors import GenerationConflict, StoreUnavailable
+from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord, is_model_name
+from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
+from serving_gateway.replication.records import decode_record, encode_record
 from serving_gateway.replication.redis_connection import RedisConnection, failures
-from serving_gateway.replication.replicas import decode_replica, live
-from serving_gateway.replication.store import decode_record
+from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
+from serving_gateway.replication.store import Stored
 from serving_gateway.tasks import is_being_cancelled
 
 _SILENCE_SECONDS: Final = 5.0
-"""After which a subscription that hears nothing asks whether anybody is there."""
+"""After which a subscription that hears nothing checks that Redis still answers."""
+_FULL_SECONDS: Final = 5.0
+"""How often all records are read although no gateway wrote one."""
+_BULK: Final = 100
+"""Records read by one command, so that neither Redis nor the event loop stalls."""
 
 _NAMES: Final = "gateway:models"
+_REVISION: Final = "gateway:revision"
+_REPLICAS: Final = "gateway:replicas"
+_CHANNELS: Final = "gateway:{*}:changed"
 _WRITTEN: Final = 1
 _LATE: Final = -1
 _WRITE: Final = """
 local now = redis.call('TIME')
 if now[1] * 1000000 + now[2] > tonumber(ARGV[3]) then return -1 end
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call(ARGV[6], KEYS[3], ARGV[4])
 redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[4], ARGV[5])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
 """
-"""Compares byte by byte, so that nothing has to be decoded in there."""
+"""Compares byte by byte, so that nothing has to be decoded in there. The name is listed with the
+record, so that no model is left that other replicas never find. The revision is a random token: a
+failover that loses writes brings an older one back, which differs from the last one seen."""
 
 _BEAT: Final = """
+if ARGV[3] == '1' then redis.call('DEL', KEYS[2])
+elseif redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+for i = 4, #ARGV, 2 do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[2], ARGV[i])
+  else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 local now = redis.call('TIME')
 local at = now[1] * 1000 + math.floor(now[2] / 1000)
 local noted = redis.call('HGETALL', KEYS[1])
 for i = 1, #noted, 2 do
-  local told = tonumber(string.match(noted[i + 1], '^%d+'))
-  if told and told < at - tonumber(ARGV[3]) then redis.call('HDEL', KEYS[1], noted[i]) end
+  local seen = tonumber(noted[i + 1])
+  if seen and seen < at - tonumber(ARGV[2]) then redis.call('HDEL', KEYS[1], noted[i]) end
 end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', at) .. ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', at))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-"""Notes a replica with the time by Redis's clock, which all share, and forgets the dead."""
+"""Notes what changed of a replica, with the time by Redis's clock, which all share, and forgets
+replicas that died. Answers 0 when Redis lost what the replica had reported before."""
 
 
-class RedisStores:
-    """The stores of all models in one Redis, and the set of their names.
+class RedisStore:
+    """The records of all models in one Redis, version 5 or later.
 
     Args:
-        connection: the client that all of them share.
+        connection: the client.
     """
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
-
-    def of(self, model_name: str) -> RedisStore:
-        """The store of one model."""
-        return RedisStore(self._connection, model_name)
-
-    async def names(self) -> frozenset[str]:
-        """The models that have, or are about to get, a routing record.
-
-        Raises:
-            StoreUnavailable: Redis does not answer.
-        """
-        async with self._connection.asking() as redis:
-            asked: Any = redis.smembers(_NAMES)
-            noted: set[bytes] = await asked
-        found = (name.decode(errors="replace") for name in noted)
-        return frozenset(name for name in found if is_model_name(name))
-
-    async def aclose(self) -> None:
-        """Let go of connections."""
-        await self._connection.aclose()
-
-
-class RedisStore:
-    """The record under one key of a Redis, version 5 or later, and the replicas under another.
-
-    Args:
-        connection: the client.
-        model_name: whose record it is.
-    """
-
-    def __init__(self, connection: RedisConnection, model_name: str) -> None:
-        self._model_name = model_name
-        self._key = f"gateway:{{{model_name}}}:routing"
-        self._channel = f"gateway:{{{model_name}}}:changed"
-        self._replicas_key = f"gateway:{{{model_name}}}:replicas"
-        self._connection = connection
         self._where = connection.where
-        self._seen: tuple[bytes, RoutingRecord] | None = None
+        self._seen: dict[str, tuple[bytes | None, Stored]] = {}
+        self._names: frozenset[str] = frozenset()
+        self._revision: bytes | None = None
+        self._read_fully_at = -_FULL_SECONDS
+        self._sent: dict[str, ModelReport] | None = None
 
-    async def read(self) -> RoutingRecord:
-        """The newest record; generation 0 when none was ever written.
+    async def read(self, model_name: str) -> RoutingRecord:
+        """A model's record, read now; generation 0 when none was ever written.
 
         Raises:
-            StoreUnavailable: Redis does not answer.
+            StoreUnavailable: Redis does not answer, or refuses.
             RecordRefused: it is corrupt, of a newer schema, or of another model.
         """
         async with self._connection.asking() as redis:
-            data: bytes | None = await redis.get(self._key)
-        return self._decoded(data)
+            data: bytes | None = await redis.get(_key(model_name))
+        return self._decoded(model_name, data)
 
-    async def compare_and_set(self, expected: int, record: RoutingRecord) -> None:
-        """Write `record` if the stored generation is `expected`, and tell the other replicas.
+    async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
+        """The records of all models; from memory while no gateway wrote one, for a few seconds.
 
         Raises:
-            GenerationConflict: it is not; nothing was written.
+            StoreUnavailable: Redis does not answer.
+        """
+        async with self._connection.asking() as redis:
+            revision: bytes | None = await redis.get(_REVISION)
+        known = revision == self._revision and self._names.issuperset(hosted)
+        if not known or time.monotonic() - self._read_fully_at >= _FULL_SECONDS:
+            names = sorted((await self._listed()).union(hosted))
+            for start in range(0, len(names), _BULK):
+                await self._read_bulk(names[start : start + _BULK])
+            self._names = frozenset(names)
+            # Noted last: what failed above is read again.
+            self._revision, self._read_fully_at = revision, time.monotonic()
+        return {name: self._seen[name][1] for name in self._names}
+
+    async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
+        """Write `record` in the place of exactly `expected`, and announce it to all replicas.
+
+        Raises:
+            GenerationConflict: Redis has another record; nothing was written.
             StoreUnavailable: it cannot be written, or what is there cannot be read.
         """
+        name = record.model_name
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.time()
-            question.get(self._key)
+            question.get(_key(name))
             (seconds, micros), data = await question.execute()
-        stored = self._decoded(data).generation
+        stored = self._decoded(name, data)
         if stored != expected:
-            raise _changed_meanwhile(f"is at generation {stored}, not at {expected}")
-        if expected == 0:
-            # Before the record, so that no model is left that the other replicas never find.
-            async with self._connection.asking() as redis:
-                noted: Any = redis.sadd(_NAMES, self._model_name)
-                await noted
+            raise _changed_meanwhile(
+                f"is at generation {stored.generation} and not what it was when it was read, at "
+                f"generation {expected.generation}"
+            )
         deadline = seconds * 1_000_000 + micros + int(self._connection.limit_seconds * 800_000)
-        outcome = await self._write(data or b"", msgspec.json.encode(record), deadline)
+        new = encode_record(record)
+        outcome = await self._write(record, data or b"", new, deadline)
         if outcome == _LATE:
             raise StoreUnavailable(f"{self._where} was too slow; nothing was written.")
         if outcome != _WRITTEN:
-            raise _changed_meanwhile(f"is no longer at generation {expected}")
+            raise _changed_meanwhile(f"is no longer at generation {expected.generation}")
+        self._seen[name] = (new, record)
 
-    async def follow(self, changed: Callable[[], None]) -> None:
+    async def follow(self, changed: Callable[[str], None]) -> None:
         """Call `changed` when a replica announces a change, until cancelled.
 
-        What is announced while the subscription is down is found by reading.
+        Called with an empty name when a subscription begins: what was announced before is found
+        by reading.
         """
         while not is_being_cancelled():
             with contextlib.suppress(*failures()):
                 await self._listen(changed)
             await asyncio.sleep(self._connection.pause_seconds)
 
-    async def beat(self, replica: ReplicaStatus, keep_seconds: float) -> None:
-        """Note that a replica lives; to be repeated before `keep_seconds` have passed.
+    async def beat(
+        self, replica: ReplicaIdentity, reports: Mapping[str, ModelReport], keep_seconds: float
+    ) -> None:
+        """Note that a replica lives, and what changed of what it reports.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        told = msgspec.json.encode(replica)
-        keep_ms = str(int(keep_seconds * 1000))
-        async with self._connection.asking() as redis:
-            beaten: Any = redis.eval(_BEAT, 1, self._replicas_key, replica.id, told, keep_ms)
-            await beaten
+        before, self._sent = self._sent, None  # unknown until Redis has answered
+        if before is None or not await self._beat(replica.id, keep_seconds, before, reports):
+            identity = {"": msgspec.json.encode(replica)}
+            await self._beat(replica.id, keep_seconds, {}, reports, identity)
+        self._sent = dict(reports)
 
     async def leave(self, replica_id: str) -> None:
         """Forget a replica that ends.
@@ -167,10 +183,12 @@ class RedisStore:
             StoreUnavailable: Redis does not answer; the replica expires.
         """
         async with self._connection.asking() as redis:
-            left: Any = redis.hdel(self._replicas_key, replica_id)
-            await left
+            question = redis.pipeline(transaction=False)
+            question.hdel(_REPLICAS, replica_id)
+            question.delete(_replica_key(replica_id))
+            await question.execute()
 
-    async def replicas(self, keep_seconds: float) -> list[LiveReplica]:
+    async def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
         """The replicas noted within the last `keep_seconds`, by Redis's clock.
 
         Raises:
@@ -179,31 +197,80 @@ class RedisStore:
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.time()
-            question.hgetall(self._replicas_key)
+            question.hgetall(_REPLICAS)
             (seconds, micros), noted = await question.execute()
+            ages = {one: seconds + micros / 1e6 - int(at) / 1e3 for one, at in noted.items()}
+            alive = [one.decode() for one, age in ages.items() if age <= keep_seconds]
+            for one in alive:
+                question.hmget(_replica_key(one), ["", model_name])
+            reported = await question.execute() if alive else []
         found: list[LiveReplica] = []
-        for told in noted.values():
-            at, _, data = told.partition(b" ")
-            replica = decode_replica(data, f"{self._where} (key {self._replicas_key})")
-            age = seconds + micros / 1e6 - int(at) / 1e3
-            if age <= keep_seconds:
-                found.append(live(replica, max(0.0, age)))
+        for name, (identity, report) in zip(alive, reported, strict=True):
+            if identity is None:  # it left meanwhile
+                continue
+            where = f"{self._where} (key {_replica_key(name)})"
+            one = decoded(identity, ReplicaIdentity, where)
+            status = status_of(one, None if report is None else decoded(report, ModelReport, where))
+            found.append(live(status, max(0.0, ages[name.encode()])))
         return found
 
-    def _decoded(self, data: bytes | None) -> RoutingRecord:
-        if data is None:
-            return RoutingRecord(model_name=self._model_name)
-        if self._seen is None or self._seen[0] != data:
-            where = f"{self._where} (key {self._key})"
-            self._seen = (data, decode_record(data, self._model_name, where))
-        return self._seen[1]
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self._connection.aclose()
 
-    async def _write(self, old: bytes, new: bytes, deadline: int) -> int:
-        keys = (self._key, self._channel)
+    async def _listed(self) -> frozenset[str]:
+        async with self._connection.asking() as redis:
+            question: Any = redis.smembers(_NAMES)
+            listed: set[bytes] = await question
+        return frozenset(filter(is_model_name, (one.decode(errors="replace") for one in listed)))
+
+    async def _read_bulk(self, names: Sequence[str]) -> None:
+        async with self._connection.asking() as redis:
+            values: list[bytes | None] = await redis.mget(map(_key, names))
+            # A key of another type looks like a missing one; asked for by itself it says so.
+            missing = [name for name, data in zip(names, values, strict=True) if data is None]
+            question = redis.pipeline(transaction=False)
+            for name in missing:
+                question.get(_key(name))
+            answers = await question.execute(raise_on_error=False) if missing else []
+        found: dict[str, Any] = dict(zip(names, values, strict=True))
+        found.update(zip(missing, answers, strict=True))
+        for name, data in found.items():
+            if isinstance(data, Exception):
+                self._seen[name] = (
+                    None,
+                    RecordRefused(f"{self._where} (key {_key(name)}) holds no record: {data}."),
+                )
+                continue
+            with contextlib.suppress(RecordRefused):  # noted
+                self._decoded(name, data)
+
+    def _decoded(self, model_name: str, data: bytes | None) -> RoutingRecord:
+        before, stored = self._seen.get(model_name, (None, None))
+        if stored is None or before != data or (data is None and isinstance(stored, Exception)):
+            where = f"{self._where} (key {_key(model_name)})"
+            try:
+                stored = (
+                    RoutingRecord(model_name=model_name)
+                    if data is None
+                    else decode_record(data, model_name, where)
+                )
+            except RecordRefused as error:
+                stored = error
+            self._seen[model_name] = (data, stored)
+        if isinstance(stored, StoreUnavailable):
+            raise stored
+        return stored
+
+    async def _write(self, record: RoutingRecord, old: bytes, new: bytes, deadline: int) -> int:
+        name = record.model_name
+        keys = (_key(name), f"gateway:{{{name}}}:changed", _NAMES, _REVISION)
+        listing = "SREM" if record.removed else "SADD"
+        values = (old, new, str(deadline), name, os.urandom(8).hex(), listing)
         try:
             async with self._connection.asking() as redis:
                 # redis-py's type of eval covers its blocking client too.
-                answer: Any = redis.eval(_WRITE, len(keys), *keys, old, new, str(deadline))
+                answer: Any = redis.eval(_WRITE, len(keys), *keys, *values)
                 return int(await answer)
         except StoreUnavailable as error:
             raise StoreUnavailable(
@@ -211,16 +278,40 @@ class RedisStore:
                 "was written: look at /models before trying again."
             ) from error
 
-    async def _listen(self, changed: Callable[[], None]) -> None:
+    async def _beat(
+        self,
+        replica_id: str,
+        keep_seconds: float,
+        before: Mapping[str, ModelReport],
+        reports: Mapping[str, ModelReport],
+        identity: Mapping[str, bytes] | None = None,
+    ) -> bool:
+        """Send what differs from `before`; all of it, with the identity, as a new replica does."""
+        values: list[str | bytes] = [replica_id, str(int(keep_seconds * 1000))]
+        values.append("0" if identity is None else "1")
+        for name, data in (identity or {}).items():
+            values += (name, data)
+        for name, report in reports.items():
+            if before.get(name) != report:
+                values += (name, msgspec.json.encode(report))
+        for name in before.keys() - reports.keys():
+            values += (name, b"")
+        keys = (_REPLICAS, _replica_key(replica_id))
+        async with self._connection.asking() as redis:
+            answer: Any = redis.eval(_BEAT, len(keys), *keys, *values)
+            return bool(await answer)
+
+    async def _listen(self, changed: Callable[[str], None]) -> None:
         async with self._connection.client.pubsub() as subscription:
             async with asyncio.timeout(self._connection.limit_seconds):
-                await subscription.subscribe(self._channel)
+                await subscription.psubscribe(_CHANNELS)
             asked = False
             while not is_being_cancelled():
                 message = await subscription.get_message(timeout=_SILENCE_SECONDS)
                 if message is not None:
                     asked = False
-                    changed()
+                    if message["type"] != "pong":
+                        changed(_name_in(message))
                 elif asked:
                     return
                 else:
@@ -228,5 +319,21 @@ class RedisStore:
                     await subscription.ping()
 
 
+def _key(model_name: str) -> str:
+    return f"gateway:{{{model_name}}}:routing"
+
+
+def _replica_key(replica_id: str) -> str:
+    return f"gateway:replica:{replica_id}"
+
+
+def _name_in(message: Mapping[str, Any]) -> str:
+    """The model whose channel a message came by; empty for the start of a subscription."""
+    if message["type"] != "pmessage":
+        return ""
+    channel: str = message["channel"].decode(errors="replace")
+    return channel.removeprefix("gateway:{").removesuffix("}:changed")
+
+
 def _changed_meanwhile(how: str) -> GenerationConflict:
-    return GenerationConflict(f"The routing record {how}: somebody changed it meanwhile.")
+    return GenerationConflict(f"The routing record {how}: it was changed meanwhile.")

@@ -6,11 +6,29 @@ import os
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Final, TypeVar
 
 import msgspec
 
-from serving_gateway.contract import LiveReplica, ReplicaIdentity, ReplicaStatus
+from serving_gateway.contract import LiveReplica, ReplicaIdentity, ReplicaStatus, RoutingRecord
 from serving_gateway.errors import StoreUnavailable
+from serving_gateway.replication.records import digest, same_content
+
+
+class ModelReport(msgspec.Struct, frozen=True, array_like=True):
+    """What a replica reports of one model that it hosts; compact, as there may be many."""
+
+    generation: int
+    digest: str | None
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    traffic: tuple[str, ...] = ()
+    """Variants that had requests within the last minute."""
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+NOT_HOSTED: Final = ModelReport(0, None, ready=False, reasons=("it does not host this model yet",))
+"""What a replica that lives and reports nothing of a model stands for."""
 
 
 def this_process() -> ReplicaIdentity:
@@ -25,7 +43,7 @@ class ReplicaList(msgspec.Struct, frozen=True):
 
     replicas: tuple[LiveReplica, ...]
     in_sync: bool
-    """Whether all of them route by the newest generation; false where nobody can tell."""
+    """Whether all of them route by the stored record; false while that is unknown."""
     problem: str | None
     """Why others than this replica may be missing."""
 
@@ -35,43 +53,40 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def status_of(replica: ReplicaIdentity, report: ModelReport | None) -> ReplicaStatus:
+    """A replica with its report of one model."""
+    return ReplicaStatus(
+        **msgspec.structs.asdict(replica), **msgspec.structs.asdict(report or NOT_HOSTED)
+    )
+
+
 def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
     """The replica with its age."""
     return LiveReplica(**msgspec.structs.asdict(replica), age_seconds=round(age_seconds, 3))
 
 
-def decode_replica(data: bytes, where: str) -> ReplicaStatus:
-    """Read what a replica told of itself.
+def decoded(data: bytes, kind: type[_Kind], where: str) -> _Kind:
+    """Read what a replica reported.
 
     Raises:
         StoreUnavailable: it cannot be read; to leave it out would hide a replica.
     """
     try:
-        return msgspec.json.decode(data, type=ReplicaStatus)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise StoreUnavailable(f"A replica in {where} cannot be read: {error}.") from error
 
 
 def replica_list(
-    own: ReplicaStatus, found: Iterable[LiveReplica], stored_generation: int
+    own: ReplicaStatus, found: Iterable[LiveReplica], stored: RoutingRecord
 ) -> ReplicaList:
     """Put together what the store knows and what this replica knows better: itself."""
     others = [replica for replica in found if replica.id != own.id]
     replicas = sorted([live(own, 0.0), *others], key=lambda replica: replica.id)
-    newest = max(stored_generation, *(replica.generation for replica in replicas), 0)
-    in_sync = all(replica.generation == newest for replica in replicas)
+    newest = max(stored.generation, *(replica.generation for replica in replicas), 0)
+    content = digest(stored)
+    in_sync = newest == stored.generation and all(
+        replica.generation == newest and same_content(replica.digest, content)
+        for replica in replicas
+    )
     return ReplicaList(tuple(replicas), in_sync, None)
-
-
-def replicas_not_hosting(
-    found: Iterable[LiveReplica], everybody: Iterable[LiveReplica]
-) -> list[LiveReplica]:
-    """Live replicas that do not host the model of `found`: they answer none of its requests."""
-    known = {replica.id for replica in found}
-    return [
-        msgspec.structs.replace(
-            replica, generation=0, ready=False, reasons=("it does not host this model yet",)
-        )
-        for replica in everybody
-        if replica.id not in known
-    ]

@@ -1,59 +1,49 @@
-"""The last record that this host routed by: what a replica starts from when the store is down.
+"""The last records that this host routed by: what a replica starts from when the store is down.
 
-It is never asked while the store answers, and Triton has the last word on it: a replica that
-starts from it is ready only once Triton confirms the version that it names.
+They are never asked while the store answers, but for models of which it holds no trace: a store
+that lost everything while no replica was up gets them back. Triton has the last word: a model
+that comes from a snapshot is ready only once Triton confirms the version that it names.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from serving_gateway.contract import RoutingRecord
-from serving_gateway.errors import StoreUnavailable
+from serving_gateway.contract import RoutingRecord, is_model_name
+from serving_gateway.errors import RecordRefused, StoreUnavailable
 from serving_gateway.replication.atomic_file import replace_durably
-from serving_gateway.replication.store import decode_record, names_of_files
+from serving_gateway.replication.records import decode_record, encode_record
+
+log = logging.getLogger(__name__)
 
 _PREFIX: Final = "snapshot-"
 
 
-def snapshot_names(directory: Path) -> frozenset[str]:
-    """The models that have a snapshot in a directory."""
-    return names_of_files(directory, _PREFIX)
-
-
-class Snapshot:
-    """A copy of the routing record beside the process.
+class Snapshots:
+    """Copies of the routing records beside the process.
 
     Args:
-        directory: where the file lies; made when missing. Processes of one host may share it.
-        model_name: whose record it is.
+        directory: where the files lie; made when missing. Processes of one host may share it.
     """
 
-    def __init__(self, directory: Path, model_name: str) -> None:
-        self._model_name = model_name
-        self.path = directory / f"{_PREFIX}{model_name}.json"
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
-    async def read(self) -> RoutingRecord | None:
-        """The record kept last; None when there is none.
+    def path(self, model_name: str) -> Path:
+        """The file of a model's record."""
+        return self._directory / f"{_PREFIX}{model_name}.json"
 
-        Raises:
-            StoreUnavailable: it cannot be read.
-            RecordRefused: it is corrupt, of a newer schema, or of another model.
-        """
-        try:
-            data = await asyncio.to_thread(self.path.read_bytes)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreUnavailable(f"The snapshot cannot be read: {error}.") from error
-        return decode_record(data, self._model_name, str(self.path))
+    async def read_all(self) -> dict[str, RoutingRecord]:
+        """The records kept last; those that cannot be read are logged and left out."""
+        return await asyncio.to_thread(self._read_all)
 
     async def keep(self, record: RoutingRecord) -> None:
-        """Replace what is kept.
+        """Replace what is kept of a model; a removed one has no snapshot.
 
         Raises:
             StoreUnavailable: it cannot be written; the older snapshot stands.
@@ -63,6 +53,43 @@ class Snapshot:
         except OSError as error:
             raise StoreUnavailable(f"The snapshot cannot be written: {error}.") from error
 
+    def read(self, model_name: str) -> RoutingRecord | None:
+        """The record kept last; None when there is none. Blocks.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+            RecordRefused: it is corrupt, of a newer schema, or of another model.
+        """
+        path = self.path(model_name)
+        try:
+            return decode_record(path.read_bytes(), model_name, str(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreUnavailable(f"The snapshot cannot be read: {error}.") from error
+
+    def _read_all(self) -> dict[str, RoutingRecord]:
+        found: dict[str, RoutingRecord] = {}
+        for path in self._directory.glob(f"{_PREFIX}*.json"):
+            name = path.stem.removeprefix(_PREFIX)
+            if not is_model_name(name):
+                continue
+            try:
+                record = self.read(name)
+            except (StoreUnavailable, RecordRefused) as error:
+                log.warning("a snapshot cannot be used", extra={"reason": error.message})
+            else:
+                if record is not None:
+                    found[name] = record
+        return found
+
     def _keep(self, record: RoutingRecord) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_durably(self.path, msgspec.json.format(msgspec.json.encode(record)))
+        path = self.path(record.model_name)
+        if record.removed:
+            path.unlink(missing_ok=True)
+            return
+        data = msgspec.json.format(encode_record(record))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A start finds most of them as they should be; writing each durably would take seconds.
+        if not path.exists() or path.read_bytes() != data:
+            replace_durably(path, data)

@@ -7,8 +7,8 @@ interpreter from the loop for 5 ms at a time; after each slice the loop serves i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from time import perf_counter
+from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Final, Protocol
 
 from serving_gateway.telemetry.counters import (
@@ -24,8 +24,9 @@ from serving_gateway.telemetry.exposition import Family, families_of, labels
 from serving_gateway.telemetry.process import process_families
 
 _SLICE_SECONDS: Final = 0.002
-_REUSE_SECONDS: Final = 1.0
-"""How long a text answers further scrapes."""
+_PAUSE_SHARE: Final = 4.0
+"""Pause after a text, as a multiple of the time that it took: scrapes get a fifth of the loop."""
+_MAX_PAUSE_SECONDS: Final = 1.0
 _PROCESS_FAMILIES: Final = """
 gateway_info gauge Which replica answers this scrape: do not sum counters of two replicas.
 gateway_requests_in_flight gauge Requests being worked on.
@@ -62,7 +63,7 @@ class FeatureLookups(Protocol):
     counts: LookupCounts
 
     @property
-    def skipped_services(self) -> list[str]:
+    def skipped_services(self) -> Sequence[str]:
         """Feature services that are not read for now, because they failed several times."""
 
 
@@ -84,7 +85,9 @@ class Metrics:
         self._replica = replica
         self._features = features
         self._models: dict[str, ModelMetrics] = {}
-        self._text: asyncio.Task[bytes] | None = None
+        self._next: asyncio.Task[bytes] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._pause_until = 0.0
 
     def model(self, model_name: str) -> ModelMetrics:
         """The metrics of one model; the same object each time."""
@@ -97,7 +100,7 @@ class Metrics:
         self._models.pop(model_name, None)
 
     async def render(self, model_name: str | None = None) -> bytes:
-        """The text that Prometheus scrapes; one that is under a second old is used again.
+        """The text that Prometheus scrapes: all that was counted before this call.
 
         Args:
             model_name: write this model only, and of the process what is small.
@@ -108,31 +111,38 @@ class Metrics:
                 families.add(model_name, model)
             both = (*families.all.values(), *self._own_families())
             return b"".join(family.encode() for family in both)
-        if self._text is None:
-            self._text = asyncio.create_task(self._write(), name="metrics")
-            self._text.add_done_callback(self._expire)
-        # Shared by all scrapes: one that is cancelled leaves it to the others.
-        return await asyncio.shield(self._text)
-
-    def _expire(self, text: asyncio.Task[bytes]) -> None:
-        failed = text.cancelled() or text.exception() is not None
-        text.get_loop().call_later(0 if failed else _REUSE_SECONDS, setattr, self, "_text", None)
+        if self._next is None:
+            self._next = asyncio.create_task(self._write(), name="metrics")
+        # Shared by all scrapes that wait: one that is cancelled leaves it to the others.
+        return await asyncio.shield(self._next)
 
     async def _write(self) -> bytes:
+        async with self._one_at_a_time:
+            await asyncio.sleep(self._pause_until - monotonic())
+            # A scrape that arrives from now on wants what is counted until then: it waits for
+            # the next text.
+            self._next, began = None, monotonic()
+            try:
+                return b"".join(await self._parts())
+            finally:
+                took = monotonic() - began
+                self._pause_until = monotonic() + min(_MAX_PAUSE_SECONDS, _PAUSE_SHARE * took)
+
+    async def _parts(self) -> list[bytes]:
         families, parts = _ModelFamilies(), []
-        started = perf_counter()
+        started = monotonic()
         for model_name, model in [*self._models.items()]:
             families.add(model_name, model)
-            if perf_counter() - started > _SLICE_SECONDS:
+            if monotonic() - started > _SLICE_SECONDS:
                 await asyncio.sleep(0)
-                started = perf_counter()
+                started = monotonic()
         for family in families.all.values():
             await asyncio.sleep(0)
             parts.append(family.encode())
         await asyncio.sleep(0)
         parts += [family.encode() for family in (*process_families(), *self._own_families())]
         await asyncio.sleep(0)
-        return b"".join(parts)
+        return parts
 
     def _own_families(self) -> Iterable[Family]:
         families = families_of(_PROCESS_FAMILIES)

@@ -259,4 +259,6 @@ def _refusal(status: int, reason: str) -> GatewayError:
     message = f"Triton refused the inference ({status}): {reason}"
     if status == 400:
         return InferenceRefused(message, upstream_status=status)
-    return BadUpstreamAnswer(message, code=MODEL_FAILED if status >= 500 else None)
+    if status >= 500:
+        return BadUpstreamAnswer(message, code=MODEL_FAILED)
+    return BadUpstreamAnswer(message)

@@ -18,15 +18,16 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.benchmarks.environment import start_gateway
 from tests.benchmarks.wrk import BenchmarkError
 from tests.chain import FEATURE_ASSETS, Chain, new_chain
 from tests.integration.gateway_harness import RunningGateway
-from tests.servers import RunningTriton, run_redis
+from tests.servers import RunningTriton, run_redis, wait_until
 
 ENTITIES = 150
 """Ids 1 to 150 are in the store."""
+_OPEN_SECONDS = 120.0
 
 
 def route_to(state_dir: Path, chain: Chain, variants: Mapping[str, int] | None = None) -> None:
@@ -48,7 +49,7 @@ def route_to(state_dir: Path, chain: Chain, variants: Mapping[str, int] | None =
         for alias, version in (variants or {"A": 1}).items()
     }
     record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants=slots)
-    asyncio.run(FileStore(state_dir, DEFAULT_MODEL).compare_and_set(0, record))
+    asyncio.run(FileStore(state_dir).replace(RoutingRecord(DEFAULT_MODEL), record))
 
 
 @contextlib.contextmanager
@@ -57,6 +58,7 @@ def start_entities(home: Path, triton: RunningTriton, store: str) -> Iterator[Ru
 
     Raises:
         BenchmarkError: the store could not be filled.
+        TimeoutError: the gateway does not find its entities.
     """
     home.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
@@ -68,7 +70,13 @@ def start_entities(home: Path, triton: RunningTriton, store: str) -> Iterator[Ru
         env = {"GATEWAY_FEAST_DIR": str(chain.feast.home), "GATEWAY_FEATURE_SECONDS": "1"}
         gateway = stack.enter_context(start_gateway(home, triton.http_url, env=env))
         gateway.wait_ready()
+        # A start does not wait for the store, which may take longer than the start itself.
+        wait_until(lambda: _knows_entities(gateway), _OPEN_SECONDS, f"{store} is open")
         yield gateway
+
+
+def _knows_entities(gateway: RunningGateway) -> bool:
+    return gateway.client.post("/predict", json={"entity_id": ENTITIES}).status_code == 200
 
 
 def _fill(chain: Chain, store: str) -> None:

@@ -30,7 +30,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import user_environment
 from tests.benchmarks.memory_network import MemoryClient, MemoryLoop, gateway_config, serving
@@ -43,6 +43,7 @@ _GATEWAY_PORT, _NOOP_PORT = 8080, 8081
 _REQUEST = post(f"http://127.0.0.1:{_GATEWAY_PORT}/predict", PREDICT)
 _READY = b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
 _READY_SECONDS = 30.0
+_QUIET_SECONDS = 60.0
 
 
 def prepare(home: Path) -> None:
@@ -59,7 +60,7 @@ def prepare(home: Path) -> None:
         for alias, version in (("A", 1), ("B", 2))
     }
     record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants=variants)
-    asyncio.run(FileStore(home / "gateway", DEFAULT_MODEL).compare_and_set(0, record))
+    asyncio.run(FileStore(home / "gateway").replace(RoutingRecord(DEFAULT_MODEL), record))
 
 
 async def measure(batches: int, *, profile: bool = False) -> dict[str, Any]:
@@ -67,8 +68,9 @@ async def measure(batches: int, *, profile: bool = False) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, MemoryLoop)
     async with serving(gateway_config()), serving(server_config(port=_NOOP_PORT)):
-        gateway, noop = MemoryClient(loop, _GATEWAY_PORT), MemoryClient(loop, _NOOP_PORT)
         await _wait_ready(MemoryClient(loop, _GATEWAY_PORT))
+        await _wait_quiet()
+        gateway, noop = MemoryClient(loop, _GATEWAY_PORT), MemoryClient(loop, _NOOP_PORT)
         for client in (gateway, noop):
             await _batch(client, 3 * BATCH)
         gc.collect()
@@ -115,6 +117,15 @@ async def _wait_ready(client: MemoryClient) -> None:
             raise BenchmarkError(f"not ready: {client.answers.decode(errors='replace')}")
         await asyncio.sleep(0.05)
     client.close()
+
+
+async def _wait_quiet() -> None:
+    """Wait until threads that a start leaves behind, as for the import of Feast, have ended."""
+    deadline, quiet = time.monotonic() + _QUIET_SECONDS, 0
+    while quiet < 3 and time.monotonic() < deadline:
+        before = time.process_time()
+        await asyncio.sleep(0.2)
+        quiet = quiet + 1 if time.process_time() - before < 0.01 else 0
 
 
 async def _profile(client: MemoryClient) -> None:

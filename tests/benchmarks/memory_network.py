@@ -15,8 +15,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from serving_gateway.http.server import serve
-from serving_gateway.settings import Settings
+from serving_gateway.__main__ import main
 from tests.benchmarks.triton_answers import answer_of
 
 
@@ -199,7 +198,11 @@ class MemoryClient(_Transport):
 
 
 def gateway_config() -> uvicorn.Config:
-    """The server's options, as the gateway itself makes them from the environment."""
+    """The application and the server's options, as `python -m serving_gateway` wires them.
+
+    Raises:
+        RuntimeError: it ended before it came to a server.
+    """
     captured: list[uvicorn.Config] = []
 
     def run(self: uvicorn.Server, *_: Any, **__: Any) -> None:
@@ -207,7 +210,9 @@ def gateway_config() -> uvicorn.Config:
         self.started = True
 
     with _replaced(uvicorn.Server, "run", run):
-        serve(Settings())
+        main()
+    if not captured:
+        raise RuntimeError("the gateway did not start a server")
     return captured[0]
 
 

@@ -51,7 +51,7 @@ class Results:
         sys.stderr.write(f"{part}\n")
         try:
             yield
-        except (BenchmarkError, ServerError) as error:
+        except (BenchmarkError, ServerError, TimeoutError) as error:
             self.problems.append(f"{part} was not measured: {error}")
 
     @property

@@ -25,8 +25,16 @@ class Stage:
     """The servers, and what is measured on them."""
 
     gateway: RunningGateway
+    """With Feast on SQLite."""
+    gateway_redis: RunningGateway
     addresses: Addresses
     steps: list[Step]
+
+    def log_tails(self) -> str:
+        """The last lines of the gateways, for the report of a failure."""
+        return "\n".join(
+            gateway.process.log_tail(5) for gateway in (self.gateway, self.gateway_redis)
+        )
 
 
 @contextlib.contextmanager
@@ -52,4 +60,6 @@ def run_stage(home: Path) -> Iterator[Stage]:
             gateway=gateways["sqlite"].url,
             gateway_redis=gateways["redis"].url,
         )
-        yield Stage(gateways["sqlite"], addresses, steps(addresses, BATCHED, ENTITIES))
+        yield Stage(
+            gateways["sqlite"], gateways["redis"], addresses, steps(addresses, BATCHED, ENTITIES)
+        )

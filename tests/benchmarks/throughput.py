@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.cases import PREDICTIONS, RAW
+from tests.benchmarks.cases import PREDICTIONS, RAW, Step
 from tests.benchmarks.environment import set_policy
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.summary import Rounds, summarize
-from tests.benchmarks.wrk import Measurement, run
+from tests.benchmarks.wrk import BenchmarkError, Measurement, run
 
 
 def measure_rounds(
@@ -24,24 +24,26 @@ def measure_rounds(
         BenchmarkError: an answer was not 2xx.
     """
     for step in stage.steps:
-        _set_policy(stage, step.policy)
-        run(step.case, 8, 1, folder)
+        _run(stage, step, 8, 1, folder)
     measured = []
     for number in range(rounds):
         found: dict[tuple[str, int], Measurement] = {}
         for clients in connections:
             for step in stage.steps:
-                _set_policy(stage, step.policy)
-                found[step.case.name, clients] = run(step.case, clients, seconds, folder)
+                found[step.case.name, clients] = _run(stage, step, clients, seconds, folder)
         measured.append(found)
         sys.stderr.write(f"throughput: round {number + 1} of {rounds}\n")
-    _set_policy(stage, ("off", 0.0))
+    set_policy(stage.gateway, "off", 0.0)
     return measured
 
 
-def _set_policy(stage: Stage, policy: tuple[str, float] | None) -> None:
-    if policy is not None:
-        set_policy(stage.gateway, *policy)
+def _run(stage: Stage, step: Step, connections: int, seconds: int, folder: Path) -> Measurement:
+    if step.policy is not None:
+        set_policy(stage.gateway, *step.policy)
+    try:
+        return run(step.case, connections, seconds, folder)
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{error}\n{stage.log_tails()}") from error
 
 
 def figures(rounds: Rounds) -> dict[str, Any]:

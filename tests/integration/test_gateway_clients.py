@@ -61,9 +61,9 @@ def replay(gateway: RunningGateway, *requests: bytes) -> list[Reply]:
     with socket.create_connection(address, timeout=10) as connection:
         for request in requests:
             connection.sendall(request)
-            response = http.client.HTTPResponse(connection)
-            response.begin()
-            replies.append(Reply(response.status, response.headers, response.read()))
+            with http.client.HTTPResponse(connection) as response:
+                response.begin()
+                replies.append(Reply(response.status, response.headers, response.read()))
     return replies
 
 

@@ -68,6 +68,7 @@ def gateway(
     chain: Chain, tmp_path_factory: pytest.TempPathFactory, triton: RunningTriton
 ) -> Iterator[RunningGateway]:
     with run_on(chain, tmp_path_factory.mktemp("gateway"), triton) as running:
+        wait_for_features(running)
         yield running
 
 
@@ -75,7 +76,21 @@ def ask(gateway: RunningGateway, **body: Any) -> httpx.Response:
     return gateway.client.post("/predict", json=body)
 
 
+def wait_for_features(gateway: RunningGateway) -> None:
+    """A start waits for them a few seconds only; a busy machine takes longer to import Feast."""
+    found = lambda: ask(gateway, entity_id=KNOWN).status_code == 200  # noqa: E731
+    wait_until(found, 90, "features")
+
+
+def metric(gateway: RunningGateway, name: str, **labels: str) -> float:
+    """A metric of now: the text of /metrics is used again for a second."""
+    former = gateway.client.get("/metrics").text
+    wait_until(lambda: gateway.client.get("/metrics").text != former, 10, "metrics of now")
+    return gateway.metric(name, **labels)
+
+
 def counted(gateway: RunningGateway) -> dict[str, int]:
+    metric(gateway, "")
     return {
         source: int(gateway.metric("gateway_feature_source_total", source=source))
         for source in ("payload", "feast", "fallback")
@@ -87,7 +102,7 @@ def stored_row(chain: Chain, entity: int) -> list[float]:
     return [float(frame[name].iloc[0]) for name in chain.spec.feature_names]
 
 
-def test_an_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chain: Chain) -> None:
+def test_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chain: Chain) -> None:
     ids = [1, 60, 120, 1]
     found = ask(gateway, entity_ids=ids).json()
     by_row = ask(gateway, data=[stored_row(chain, one) for one in ids]).json()
@@ -100,7 +115,7 @@ def test_an_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chai
     assert single["probabilities"][0] == pytest.approx(by_row["probabilities"][1], abs=1e-6)
 
 
-def test_the_payload_stands_in_for_an_entity_that_the_store_lacks(
+def test_payload_is_used_for_entities_that_the_store_lacks(
     gateway: RunningGateway, chain: Chain
 ) -> None:
     before = counted(gateway)
@@ -132,7 +147,7 @@ def test_the_payload_stands_in_for_an_entity_that_the_store_lacks(
         ({"entity_id": KNOWN, "data": [PAYLOAD, PAYLOAD]}, "data", "wrong_length"),
     ],
 )
-def test_what_cannot_be_looked_up_is_refused_with_its_place(
+def test_invalid_entities_are_refused_with_their_place(
     gateway: RunningGateway, body: dict[str, Any], field: str, code: str
 ) -> None:
     answer = ask(gateway, **body)
@@ -142,7 +157,7 @@ def test_what_cannot_be_looked_up_is_refused_with_its_place(
 
 def test_concurrent_look_ups_share_reads(gateway: RunningGateway) -> None:
     def reads() -> float:
-        return gateway.metric("gateway_feature_reads_total", outcome="answered")
+        return metric(gateway, "gateway_feature_reads_total", outcome="answered")
 
     async def load() -> int:
         async with Load(gateway.url, 32, body={"entity_id": KNOWN}) as running, asyncio.timeout(20):
@@ -156,7 +171,7 @@ def test_concurrent_look_ups_share_reads(gateway: RunningGateway) -> None:
     assert 1 <= reads() - before < answered
 
 
-def test_a_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
+def test_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
     tmp_path: Path, triton: RunningTriton
 ) -> None:
     chain = new_chain(tmp_path)
@@ -170,11 +185,11 @@ def test_a_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
         assert chain.run(*FEATURE_ASSETS).failures == {}
         # By itself: no request has to fail before it is looked for.
         log = gateway.process.log
-        wait_until(lambda: "the feature store is open" in log.read_text(), 20, "the store")
+        wait_until(lambda: "the feature store is open" in log.read_text(), 90, "the store")
         assert ask(gateway, entity_id=KNOWN).json()["feature_source"] == "feast"
 
 
-async def test_the_loss_of_the_feature_store_fails_no_request_with_a_row(
+async def test_loss_of_the_feature_store_fails_no_request_with_a_row(
     tmp_path: Path, triton: RunningTriton
 ) -> None:
     with run_redis(tmp_path / "redis") as redis:
@@ -183,6 +198,7 @@ async def test_the_loss_of_the_feature_store_fails_no_request_with_a_row(
         manager = run_on(chain, tmp_path, triton)
         gateway = await asyncio.to_thread(manager.__enter__)
         try:
+            await asyncio.to_thread(wait_for_features, gateway)
             before = counted(gateway)
             body = {"entity_id": KNOWN, "data": [PAYLOAD]}
             async with Load(gateway.url, 8, pause_seconds=0.005, body=body) as load:
@@ -202,7 +218,7 @@ async def test_the_loss_of_the_feature_store_fails_no_request_with_a_row(
                 "feast": found["feast"],
                 "fallback": found["fallback"],
             }
-            assert gateway.metric("gateway_feature_store_skipped") == 1
+            assert metric(gateway, "gateway_feature_store_skipped") == 1
             assert ask(gateway, entity_id=KNOWN).status_code == 503
             assert gateway.ready()
         finally:

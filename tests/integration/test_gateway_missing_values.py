@@ -18,8 +18,10 @@ from serving_gateway.contract import (
     RoutingRecord,
     Signature,
     Slot,
+    Strategy,
+    Traffic,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.onnx_models import missing_values, write_entry
 from tests.servers import run_triton
@@ -58,8 +60,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
             ("B", 2, (*FEATURES[:3], Feature("t", DType.BYTES)), "echo"),
         )
     }
-    record = RoutingRecord(model_name=DEFAULT_MODEL, generation=1, variants=slots)
-    asyncio.run(FileStore(home / "gateway", DEFAULT_MODEL).compare_and_set(0, record))
+    # A split that a client could not turn on: B does not take what may be missing for A.
+    record = RoutingRecord(DEFAULT_MODEL, 1, slots, Traffic(Strategy.SPLIT, 100))
+    store = FileStore(home / "gateway")
+    asyncio.run(store.replace(RoutingRecord(DEFAULT_MODEL), record))
     with (
         run_triton(home / "repository", home) as triton,
         run_gateway(home, triton.http_url) as running,
@@ -96,17 +100,19 @@ def test_null_reaches_the_model_as_missing(gateway: RunningGateway) -> None:
 
 
 def test_text_comes_back_as_it_went_and_may_not_be_missing_there(gateway: RunningGateway) -> None:
-    assert gateway.traffic("split", 100).status_code == 200
-    try:
-        body: dict[str, Any] = {"client_id": "anybody"}
-        body["data"] = [[None, None, None, "Köln, 10 km"]]
-        assert predictions(gateway, **body) == ["Köln, 10 km"]
-        for empty in ("", None):
-            body = {"client_id": "anybody", "data": [[1, 1, True, empty]]}
-            refused = refusal(gateway, "/predict", body)
-            assert refused == (422, "missing_value", "data[0][3]")
-    finally:
-        gateway.traffic("off", 0)
+    body: dict[str, Any] = {"client_id": "anybody"}
+    body["data"] = [[None, None, None, "Köln, 10 km"]]
+    assert predictions(gateway, **body) == ["Köln, 10 km"]
+    for empty in ("", None):
+        body = {"client_id": "anybody", "data": [[1, 1, True, empty]]}
+        refused = refusal(gateway, "/predict", body)
+        assert refused == (422, "missing_value", "data[0][3]")
+
+
+def test_a_split_to_a_variant_that_refuses_null_is_refused(gateway: RunningGateway) -> None:
+    answer = gateway.traffic("split", 50)
+    assert (answer.status_code, answer.json()["code"]) == (409, "incompatible_variants")
+    assert "t may be null for A and not for B" in answer.json()["error"]
 
 
 def test_more_rows_than_the_version_takes_at_once_are_refused(gateway: RunningGateway) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.onnx_models import telltale, write_entry
 from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until
@@ -138,7 +139,8 @@ def test_a_reload_that_is_refused_hosts_nothing(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert gateway.models()["models"] == [DEFAULT_MODEL]
     assert f'model="{name}"' not in gateway.client.get("/metrics").text
-    assert [path.name for path in (gateway.state_dir / "replicas").iterdir()] == [DEFAULT_MODEL]
+    (presence,) = (gateway.state_dir / "replicas").iterdir()
+    assert list(json.loads(presence.read_text())["models"]) == [DEFAULT_MODEL]
     assert sorted(path.name for path in gateway.state_dir.glob("routing-*.json")) == [
         f"routing-{DEFAULT_MODEL}.json"
     ]
@@ -268,7 +270,8 @@ def test_a_record_that_cannot_be_served_does_not_keep_others_out(
     for name, signature in ((DEFAULT_MODEL, None), (OTHER, mixed)):
         slot = Slot(1, "run", "registry", Mode.SSOT, signature)
         record = RoutingRecord(model_name=name, generation=1, variants={"A": slot})
-        asyncio.run(FileStore(tmp_path / "gateway", name).compare_and_set(0, record))
+        store = FileStore(tmp_path / "gateway")
+        asyncio.run(store.replace(RoutingRecord(model_name=name), record))
     with run_gateway(tmp_path, triton.http_url) as gateway:
         gateway.wait_ready()
         assert gateway.predict().json()["version"] == 1

@@ -419,3 +419,11 @@ def test_a_poll_leaves_the_focus_and_says_nothing_unless_something_changed(
     assert len(page.evaluate("window.said")) == 1
     assert page.evaluate(focused) == "metrics"
     screen.is_clean()
+
+
+def test_the_api_page_runs_the_script_of_the_gateway_alone(screen: Screen) -> None:
+    page = screen.open("/docs")
+    expect(page.locator("#operations-control-reload_variant__alias__reload_post")).to_be_visible()
+    page.locator("#operations-data-predict_by_default_predict_post button").first.click()
+    expect(page.locator(".opblock.is-open")).to_contain_text("customer-17")
+    screen.is_clean()

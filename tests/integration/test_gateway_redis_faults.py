@@ -181,7 +181,7 @@ def test_a_start_without_the_store_is_not_ready_where_triton_disagrees_with_the_
         redis.process.kill()
         assert serve_versions(triton, 2).status_code == 200
         with on_redis(tmp_path, triton, redis) as gateway:
-            answer = gateway.client.get("/ready")
+            answer = gateway.client.get(f"/models/{DEFAULT_MODEL}/ready")
             assert answer.status_code == 503
             assert "version 1" in answer.text
             assert gateway.predict().status_code == 503

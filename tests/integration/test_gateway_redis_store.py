@@ -12,13 +12,15 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
-from serving_gateway.contract import Mode, ReplicaStatus, RoutingRecord, Slot
+from serving_gateway.contract import Mode, ReplicaIdentity, RoutingRecord, Slot
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.redis_store import RedisStore
+from serving_gateway.replication.replicas import ModelReport
 from tests.servers import RunningRedis
 
 KEY = "gateway:{m}:routing"
+NOTHING = RoutingRecord(model_name="m")
 RECORD = RoutingRecord(
     model_name="m",
     generation=1,
@@ -31,7 +33,7 @@ def at(generation: int) -> RoutingRecord:
 
 
 def store_on(redis: RunningRedis, **options: Any) -> RedisStore:
-    return RedisStore(RedisConnection(SecretStr(redis.url), **options), "m")
+    return RedisStore(RedisConnection(SecretStr(redis.url), **options))
 
 
 @pytest.fixture
@@ -49,18 +51,19 @@ async def other(redis: RunningRedis) -> AsyncIterator[RedisStore]:
 
 
 async def test_what_was_written_is_read_by_others(store: RedisStore, other: RedisStore) -> None:
-    assert await store.read() == RoutingRecord(model_name="m")
-    await store.compare_and_set(0, RECORD)
-    assert await store.read() == RECORD
-    assert await other.read() == RECORD
+    assert await store.read("m") == NOTHING
+    await store.replace(NOTHING, RECORD)
+    assert await store.read("m") == RECORD
+    assert await other.read("m") == RECORD
 
 
 async def test_a_write_on_an_old_generation_is_refused(store: RedisStore) -> None:
-    await store.compare_and_set(0, RECORD)
-    for expected in (0, 2):
+    await store.replace(NOTHING, RECORD)
+    other = msgspec.structs.replace(RECORD, reason="another change of that number")
+    for expected in (NOTHING, at(2), other):
         with pytest.raises(GenerationConflict):
-            await store.compare_and_set(expected, at(expected + 1))
-    assert await store.read() == RECORD
+            await store.replace(expected, at(expected.generation + 1))
+    assert await store.read("m") == RECORD
 
 
 async def test_a_write_between_reading_and_writing_is_noticed(
@@ -68,23 +71,23 @@ async def test_a_write_between_reading_and_writing_is_noticed(
 ) -> None:
     write = store._write
 
-    async def overtaken(old: bytes, new: bytes, deadline: int) -> int:
-        await other.compare_and_set(0, at(1))
-        return await write(old, new, deadline)
+    async def overtaken(*change: Any) -> int:
+        await other.replace(NOTHING, at(1))
+        return await write(*change)
 
     monkeypatch.setattr(store, "_write", overtaken)
     with pytest.raises(GenerationConflict, match="no longer at generation 0"):
-        await store.compare_and_set(0, msgspec.structs.replace(RECORD, reason="overtaken"))
-    assert (await store.read()).reason is None
+        await store.replace(NOTHING, msgspec.structs.replace(RECORD, reason="overtaken"))
+    assert (await store.read("m")).reason is None
 
 
 async def test_writers_at_the_same_time_lose_nothing(redis: RunningRedis) -> None:
     async def count_up(times: int) -> None:
         store = store_on(redis)
         while times:
-            generation = (await store.read()).generation
+            stored = await store.read("m")
             try:
-                await store.compare_and_set(generation, at(generation + 1))
+                await store.replace(stored, at(stored.generation + 1))
             except GenerationConflict:
                 continue
             times -= 1
@@ -92,7 +95,7 @@ async def test_writers_at_the_same_time_lose_nothing(redis: RunningRedis) -> Non
 
     await asyncio.gather(*(count_up(20) for _ in range(5)))
     store = store_on(redis)
-    assert (await store.read()).generation == 100
+    assert (await store.read("m")).generation == 100
     await store._connection.aclose()
 
 
@@ -105,126 +108,216 @@ async def test_a_strange_record_is_refused_and_never_overwritten(
 ) -> None:
     await store._connection.client.set(KEY, content)
     with pytest.raises(RecordRefused, match=r"key gateway:\{m\}:routing"):
-        await store.read()
+        await store.read("m")
     with pytest.raises(RecordRefused):
-        await store.compare_and_set(0, RECORD)
+        await store.replace(NOTHING, RECORD)
     assert await store._connection.client.get(KEY) == content
 
 
 async def test_a_change_is_announced_to_others_also_after_redis_was_gone(
     redis: RunningRedis, store: RedisStore, other: RedisStore
 ) -> None:
-    heard = asyncio.Event()
-    following = asyncio.create_task(store.follow(heard.set))
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    following = asyncio.create_task(store.follow(heard.put_nowait))
 
-    async def hears_of(generation: int) -> None:
-        # The subscription announces itself as well: wait for that, then for the change alone.
-        async with asyncio.timeout(5):
-            await heard.wait()
-        heard.clear()
-        await other.compare_and_set(generation - 1, at(generation))
-        async with asyncio.timeout(1):
-            await heard.wait()
-        heard.clear()
+    async def hears_of_a_change() -> None:
+        # A subscription that begins says so: what was announced before is found by reading.
+        assert await asyncio.wait_for(heard.get(), 5) == ""
+        for name in ("m", "another-model"):
+            one = msgspec.structs.replace(RECORD, model_name=name)
+            await other.replace(RoutingRecord(model_name=name), one)
+            assert await asyncio.wait_for(heard.get(), 1) == name
 
-    await hears_of(1)
+    await hears_of_a_change()
     redis.process.kill()
     await asyncio.to_thread(redis.process.start)
-    await hears_of(1)
+    await hears_of_a_change()
     following.cancel()
     with pytest.raises(asyncio.CancelledError):
         await following
 
 
-async def test_a_stopped_redis_is_given_up_in_time_and_then_not_waited_for(
+async def test_a_stopped_redis_is_abandoned_in_time_and_then_not_waited_for(
     redis: RunningRedis, store: RedisStore
 ) -> None:
-    await store.compare_and_set(0, RECORD)
+    await store.replace(NOTHING, RECORD)
     redis.process.signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"Redis at 127\.0\.0\.1"):
-            await store.read()
+            await store.read("m")
         assert 0.3 < time.monotonic() - started < 2
         started = time.monotonic()
         for _ in range(20):
             with pytest.raises(StoreUnavailable):
-                await store.read()
+                await store.read("m")
         assert time.monotonic() - started < 0.4
     finally:
         redis.process.signal(signal.SIGCONT)
     await asyncio.sleep(0.25)  # the pause after a failure
-    assert await store.read() == RECORD
+    assert await store.read("m") == RECORD
 
 
-async def test_a_change_that_was_given_up_does_not_happen_later(
+async def test_a_change_that_was_abandoned_does_not_happen_later(
     redis: RunningRedis, store: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.compare_and_set(0, RECORD)
+    await store.replace(NOTHING, RECORD)
     write = store._write
 
-    async def stopped_before(old: bytes, new: bytes, deadline: int) -> int:
+    async def stopped_before(*change: Any) -> int:
         redis.process.signal(signal.SIGSTOP)
-        return await write(old, new, deadline)
+        return await write(*change)
 
     monkeypatch.setattr(store, "_write", stopped_before)
     try:
         with pytest.raises(StoreUnavailable, match="nothing was written"):
-            await store.compare_and_set(1, at(2))
+            await store.replace(RECORD, at(2))
     finally:
         redis.process.signal(signal.SIGCONT)
     # The abandoned write reached Redis's buffers, before anything that is asked now.
-    assert await other.read() == RECORD
+    assert await other.read("m") == RECORD
 
 
-async def test_a_redis_that_is_gone_is_told_without_its_password(redis: RunningRedis) -> None:
+async def test_a_redis_that_is_gone_is_reported_without_its_password(redis: RunningRedis) -> None:
     url = redis.url.replace("redis://", "redis://somebody:s3cret@")
     redis.process.kill()
-    store = RedisStore(RedisConnection(SecretStr(url)), "m")
+    store = RedisStore(RedisConnection(SecretStr(url)))
     with pytest.raises(StoreUnavailable) as caught:
-        await store.compare_and_set(0, RECORD)
+        await store.replace(NOTHING, RECORD)
     assert "s3cret" not in caught.value.message
     assert f"127.0.0.1:{redis.port}" in caught.value.message
     await store._connection.aclose()
 
 
-async def test_a_wrong_password_is_told(redis: RunningRedis, store: RedisStore) -> None:
+async def test_a_wrong_password_is_reported(redis: RunningRedis, store: RedisStore) -> None:
     await store._connection.client.config_set("requirepass", "s3cret")
     stranger = store_on(redis)
     with pytest.raises(StoreUnavailable, match="Authentication required"):
-        await stranger.read()
+        await stranger.read("m")
     await stranger._connection.aclose()
 
 
-def replica(name: str, generation: int = 3, *, ready: bool = True) -> ReplicaStatus:
-    return ReplicaStatus(name, "host", 1, "2026-01-01T00:00:00.000Z", generation, ready, ())
-
-
-async def test_a_replica_is_listed_until_it_leaves_or_tells_nothing_more(
+async def test_all_records_are_read_in_bulk_and_again_only_when_one_was_written(
     store: RedisStore, other: RedisStore
 ) -> None:
-    assert await store.replicas(5) == []
-    for told in (replica("a"), replica("b"), replica("a", 4, ready=False)):
-        await store.beat(told, 5)
-    found = {r.id: (r.generation, r.ready) for r in await other.replicas(5)}
-    assert found == {"a": (4, False), "b": (3, True)}
+    names = [f"m{number}" for number in range(250)]
+    for name in names:
+        one = RoutingRecord(model_name=name)
+        await other.replace(one, msgspec.structs.replace(RECORD, model_name=name))
+    before = await commands(other)
+    first = await store.read_all(["fresh"])
+    assert await commands(other) - before < 12
+    assert set(first) == {*names, "fresh"}
+    assert {one.generation for one in first.values() if isinstance(one, RoutingRecord)} == {0, 1}
+    again = await store.read_all(["fresh"])
+    assert all(again[name] is first[name] for name in first)
+    moved = msgspec.structs.replace(RECORD, model_name="m7", generation=2)
+    await other.replace(msgspec.structs.replace(RECORD, model_name="m7"), moved)
+    assert (await store.read_all(()))["m7"] == moved
+    gone = RoutingRecord("m8", 2, removed=True)
+    await other.replace(msgspec.structs.replace(RECORD, model_name="m8"), gone)
+    assert "m8" not in await store.read_all(())
+    assert (await store.read_all(["m8"]))["m8"] == gone
+
+
+async def commands(store: RedisStore) -> int:
+    return int((await store._connection.client.info("stats"))["total_commands_processed"])
+
+
+async def test_what_a_failover_brings_back_is_read_at_once(
+    store: RedisStore, other: RedisStore
+) -> None:
+    client: Any = store._connection.client
+    await other.replace(NOTHING, RECORD)
+    kept = {key: await client.get(key) for key in (KEY, "gateway:revision")}
+    await other.replace(RECORD, at(2))
+    assert (await store.read_all(()))["m"] == at(2)
+    await client.mset(kept)
+    assert (await store.read_all(()))["m"] == RECORD
+
+
+async def test_a_key_of_another_type_is_its_own_models_trouble(
+    store: RedisStore, other: RedisStore
+) -> None:
+    await other.replace(NOTHING, RECORD)
+    client: Any = store._connection.client
+    await client.lpush("gateway:{bad}:routing", "x")
+    await client.sadd("gateway:models", "bad")
+    found = await store.read_all(())
+    assert found["m"] == RECORD
+    assert isinstance(found["bad"], RecordRefused)
+    assert "WRONGTYPE" in found["bad"].message
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+            await store.read("bad")
+        with pytest.raises(StoreUnavailable):
+            await store.replace(RoutingRecord("bad"), RoutingRecord("bad", 1))
+        assert await store.read("m") == RECORD, "the others are asked for all the same"
+    await client.delete("gateway:{bad}:routing")
+    assert (await store.read("bad")).generation == 0
+
+
+def identity(name: str) -> ReplicaIdentity:
+    return ReplicaIdentity(name, "host", 1, "2026-01-01T00:00:00.000Z")
+
+
+def report(generation: int = 3, *, ready: bool = True) -> ModelReport:
+    return ModelReport(generation, "digest", ready)
+
+
+async def test_a_replica_is_listed_until_it_leaves_or_reports_nothing_more(
+    redis: RunningRedis, store: RedisStore, other: RedisStore
+) -> None:
+    third = store_on(redis)
+    assert await store.replicas("m", 5) == []
+    await store.beat(identity("a"), {"m": report(), "n": report(7)}, 5)
+    await other.beat(identity("b"), {"m": report()}, 5)
+    await store.beat(identity("a"), {"m": report(4, ready=False), "n": report(7)}, 5)
+    found = {r.id: (r.generation, r.ready, r.digest) for r in await third.replicas("m", 5)}
+    assert found == {"a": (4, False, "digest"), "b": (3, True, "digest")}
+    assert {r.id: r.generation for r in await third.replicas("n", 5)} == {"a": 7, "b": 0}
+    await store.beat(identity("a"), {"n": report(7)}, 5)
+    assert {r.id: r.generation for r in await third.replicas("m", 5)} == {"a": 0, "b": 3}
     await store.leave("a")
     await store.leave("a")
-    (seen,) = await other.replicas(5)
+    (seen,) = await third.replicas("m", 5)
     assert 0 <= seen.age_seconds < 1
     await asyncio.sleep(0.3)
-    assert await other.replicas(0.2) == []
-    # The next replica that tells of itself forgets the dead one.
-    await store.beat(replica("c"), 0.2)
+    assert await third.replicas("m", 0.2) == []
+    # The next replica that reports forgets the dead one.
+    await third.beat(identity("c"), {"m": report()}, 0.2)
     client: Any = store._connection.client
-    assert list(await client.hgetall("gateway:{m}:replicas")) == [b"c"]
+    assert list(await client.hgetall("gateway:replicas")) == [b"c"]
     await asyncio.sleep(0.3)
-    assert await store._connection.client.exists("gateway:{m}:replicas") == 0
+    assert await client.exists("gateway:replicas", "gateway:replica:c") == 0
+    await third._connection.aclose()
+
+
+async def test_a_redis_that_lost_a_replica_gets_its_whole_report_again(
+    store: RedisStore, other: RedisStore
+) -> None:
+    reports = {f"m{number}": report(number) for number in range(1, 4)}
+    await store.beat(identity("a"), reports, 5)
+    await other._connection.client.flushall()
+    await store.beat(identity("a"), reports, 5)
+    for number in range(1, 4):
+        (seen,) = await other.replicas(f"m{number}", 5)
+        assert seen.generation == number
+
+
+async def test_an_unchanged_report_is_a_small_sign_of_life(
+    store: RedisStore, other: RedisStore
+) -> None:
+    reports = {f"m{number}": report(number) for number in range(500)}
+    await store.beat(identity("a"), reports, 5)
+    before = await commands(other)
+    await store.beat(identity("a"), reports, 5)
+    assert await commands(other) - before < 12
 
 
 async def test_a_replica_that_cannot_be_read_is_not_left_out_in_silence(store: RedisStore) -> None:
-    await store.beat(replica("a"), 5)
+    await store.beat(identity("a"), {}, 5)
     client: Any = store._connection.client
-    await client.hset("gateway:{m}:replicas", "b", "1790000000000 {}")
+    await client.hset("gateway:replica:a", "m", "{}")
     with pytest.raises(StoreUnavailable, match="cannot be read"):
-        await store.replicas(5)
+        await store.replicas("m", 5)

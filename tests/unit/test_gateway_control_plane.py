@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
     DType,
     Feature,
@@ -18,17 +21,23 @@ from serving_gateway.contract import (
     RollbackRequest,
     RoutingRecord,
     Signature,
+    Strategy,
+    Traffic,
+    TrafficRequest,
     feature_contract,
 )
+from serving_gateway.control import verification
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.registry import Registered
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.inference.codec import Answers
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
 from serving_gateway.inference.version_client import VersionClient
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication.file_store import FileStore
+from serving_gateway.replication.heartbeat import Heartbeat
+from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.replicas import this_process
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
@@ -61,11 +70,11 @@ class PlayedFeatures:
     """A feature store that notes when it is told of a service, and by which generation."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.prepared: list[tuple[str, int]] = []
         self.generation: Callable[[], int] = lambda: 0
 
     async def prepare(self, *services: str) -> None:
-        self.told.extend((one, self.generation()) for one in services)
+        self.prepared.extend((one, self.generation()) for one in services)
         raise RuntimeError("it is broken")
 
     def read(self, *_: Any) -> None:
@@ -82,15 +91,32 @@ class Played:
         settings = Settings(state_dir=home, model_name="m")
         metrics = Metrics().model("m")
         tritons = TritonClientPool(connections=2, connect_seconds=1)
-        self.router = Router("m", settings, tritons, Lifecycle(), metrics)
+        self.metrics = metrics
         self.registry = PlayedRegistry()
         self.features = PlayedFeatures()
         self.features.generation = lambda: self.record.generation
         self.reader = FeatureReader(self.features)
-        self.router.on_services = self.reader.expect
-        store = FileStore(home, "m")
+        self.router = Router(
+            "m",
+            settings,
+            tritons,
+            Lifecycle(),
+            metrics,
+            ByteBudget(1 << 20),
+            on_services=self.reader.expect,
+        )
+        self.store = FileStore(home)
+        self.losses = Losses()
+        self.heartbeat = Heartbeat(self.store, this_process(), keep_seconds=5, interval=1)
         self.control = ControlPlane(
-            settings, self.router, store, self.registry, metrics, self.reader
+            settings,
+            self.router,
+            self.store,
+            self.heartbeat,
+            self.losses,
+            self.registry,
+            metrics,
+            self.reader,
         )
 
     @property
@@ -99,6 +125,12 @@ class Played:
 
     async def reload(self, version: int, **wishes: Any) -> Any:
         return await self.control.reload("A", ReloadRequest(version, **wishes), "test")
+
+    async def reload_b(self, version: int) -> Any:
+        return await self.control.reload("B", ReloadRequest(version), "test")
+
+    async def traffic(self, strategy: Strategy, percent: float) -> Any:
+        return await self.control.set_traffic(TrafficRequest(strategy, percent), "test")
 
     async def rollback(self, **wishes: Any) -> Any:
         return await self.control.rollback("A", RollbackRequest(**wishes), "test")
@@ -109,11 +141,11 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     async def ready_versions(*_: Any) -> tuple[int, ...]:
         return (1, 2, 3, 4)
 
-    async def is_ready(*_: Any) -> None:
-        """It is."""
+    async def answer(*_: Any) -> None:
+        pass
 
-    async def warm_up(_: VersionClient) -> Answers:
-        return Answers([0], None)
+    async def warm_up(_: VersionClient) -> None:
+        pass
 
     monkeypatch.setattr(TritonCluster, "ready_versions", ready_versions)
 
@@ -121,8 +153,8 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
         inputs = (TensorMetadata("features", "FP32", (-1, 1)),)
         return ModelMetadata("m", ("3",), inputs, (TensorMetadata("label", "INT64", (-1,)),))
 
-    monkeypatch.setattr(TritonCluster, "require_ready", is_ready)
-    monkeypatch.setattr(TritonCluster, "probe", is_ready)
+    monkeypatch.setattr(TritonCluster, "require_ready", answer)
+    monkeypatch.setattr(TritonCluster, "probe", answer)
     monkeypatch.setattr(TritonCluster, "metadata", metadata)
     monkeypatch.setattr(VersionClient, "warm_up", warm_up)
     return Played(tmp_path)
@@ -130,12 +162,12 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
 async def test_features_are_prepared_before_the_switch_and_never_refuse_it(played: Played) -> None:
     assert (await played.reload(1)).generation == 1
-    assert played.features.told[0] == ("flowers", 0)
+    assert played.features.prepared[0] == ("flowers", 0)
     await played.reload(2)
-    assert played.features.told[-1] == ("flowers", 1)
-    told = len(played.features.told)
+    assert played.features.prepared[-1] == ("flowers", 1)
+    before = len(played.features.prepared)
     assert (await played.rollback()).generation == 3
-    assert played.features.told[told:] == [("flowers", 2)]
+    assert played.features.prepared[before:] == [("flowers", 2)]
 
 
 async def test_a_replica_that_follows_prepares_without_waiting(
@@ -144,10 +176,10 @@ async def test_a_replica_that_follows_prepares_without_waiting(
     await played.reload(1)
     follower = Played(tmp_path / "other")
     await follower.router.follow(played.record)
-    assert follower.features.told == [], "routing does not wait for it"
+    assert follower.features.prepared == [], "routing does not wait for it"
     for task in [*follower.reader._preparing]:
         await task
-    assert follower.features.told == [("flowers", 1)]
+    assert follower.features.prepared == [("flowers", 1)]
 
 
 KNOWN = Lineage("data", "code", "dagster", "onnx")
@@ -222,3 +254,150 @@ async def test_a_rollback_may_name_any_registered_version_that_is_ready(played: 
         await played.rollback(version=5)
     assert caught.value.code == "version_not_ready"
     assert played.record.generation == back.generation
+
+
+def reads(*features: Feature, packed: str | None = "features") -> Signature:
+    return Signature(features, packed_input=packed)
+
+
+X, Y = Feature("x", DType.FP32), Feature("y", DType.FP32)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        (reads(X), reads(X, Y), "B reads y, which A does not"),
+        (reads(X, Y), reads(X), "B does not read y, so rows by position have another width"),
+        (reads(X, Y), reads(Y, X), "in another order: y, x"),
+        (reads(X), reads(Feature("x", DType.FP64)), "x is FP32 for A and FP64 for B"),
+        (reads(X), reads(X, packed="rows"), r"features \(FP32, 1 wide\), and B rows"),
+        (reads(X, Y), reads(X, Y, packed=None), "the tensors"),
+        (reads(Feature("x", DType.FP32, nullable=True)), reads(X), "x may be null for A"),
+    ],
+)
+async def test_a_split_to_a_variant_that_reads_otherwise_is_refused(
+    played: Played, a: Signature, b: Signature, said: str
+) -> None:
+    played.registry.signature = a
+    await played.reload(1)
+    played.registry.signature = b
+    await played.reload_b(2)
+    with pytest.raises(Conflict, match=said) as caught:
+        await played.traffic(Strategy.SPLIT, 10)
+    assert caught.value.code == "incompatible_variants"
+    assert played.record.traffic == Traffic()
+    assert (await played.traffic(Strategy.MIRROR, 10)).changed, "failed copies are counted"
+    assert (await played.traffic(Strategy.SPLIT, 0)).changed, "no client is answered by B"
+    # B moves while a split is on.
+    played.registry.signature = a
+    await played.reload_b(3)
+    assert (await played.traffic(Strategy.SPLIT, 10)).changed
+    played.registry.signature = b
+    generation = played.record.generation
+    for move in (played.reload_b(1), played.control.rollback("B", RollbackRequest(), "test")):
+        with pytest.raises(Conflict, match=said):
+            await move
+    assert played.record.generation == generation
+
+
+async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.registry.signature = None
+    widths = {1: 1, 2: 2, 3: 1}
+
+    async def metadata(*arguments: Any) -> ModelMetadata:
+        version = arguments[-1]
+        inputs = (TensorMetadata("features", "FP32", (-1, widths[version])),)
+        outputs = (TensorMetadata("label", "INT64", (-1,)),)
+        return ModelMetadata("m", (str(version),), inputs, outputs)
+
+    monkeypatch.setattr(TritonCluster, "metadata", metadata)
+    await played.reload(1)
+    await played.reload_b(2)
+    with pytest.raises(Conflict, match=r"features \(FP32, 1 wide\), and B features \(FP32, 2 wide"):
+        await played.traffic(Strategy.SPLIT, 10)
+    await played.reload_b(3)
+    assert (await played.traffic(Strategy.SPLIT, 10)).changed
+
+
+async def test_variant_b_is_cleared_with_its_traffic(played: Played) -> None:
+    await played.reload(1)
+    await played.reload_b(2)
+    await played.traffic(Strategy.SPLIT, 10)
+    done = await played.control.clear_variant("B", force=False, by="token:ci", reason="over")
+    assert (done.version, done.changed, done.traffic_turned_off) == (2, True, True)
+    assert (done.traffic, set(played.record.variants)) == (Traffic(), {"A"})
+    assert (played.record.changed_by, played.record.reason) == ("token:ci", "over")
+    again = await played.control.clear_variant("B", force=False, by="test", reason=None)
+    assert (again.version, again.changed, again.traffic_turned_off) == (None, False, False)
+    assert again.generation == done.generation
+    back = await played.control.rollback("B", RollbackRequest(), "test")
+    assert back.version == 2
+    with pytest.raises(Conflict) as caught:
+        await played.control.clear_variant("A", force=True, by="test", reason=None)
+    assert caught.value.code == "production_variant"
+    with pytest.raises(GatewayError) as unknown:
+        await played.control.clear_variant("C", force=True, by="test", reason=None)
+    assert unknown.value.code == "unknown_variant"
+
+
+async def test_a_variant_with_traffic_on_any_replica_is_not_taken_away(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await played.reload(1)
+    await played.reload_b(2)
+    other = Played(tmp_path)
+    await other.router.follow(played.record)
+    other.metrics.variant("A", 1).fail()
+    other.metrics.variant("B", 2).answer(0.1, 1)
+    await other.heartbeat.beat({"m": other.router.report()})
+    for call in (
+        played.control.clear_variant("B", force=False, by="test", reason=None),
+        played.control.remove(force=False, by="test", reason=None),
+    ):
+        with pytest.raises(Conflict, match=other.heartbeat.identity.id) as caught:
+            await call
+        assert caught.value.code == "variant_has_traffic"
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    await other.heartbeat.beat({"m": other.router.report()})
+    assert (await played.control.clear_variant("B", force=False, by="t", reason=None)).changed
+    other.metrics.variant("A", 1).answer(0.1, 1)
+    await other.heartbeat.beat({"m": other.router.report()})
+    forced = await played.control.remove(force=True, by="test", reason=None)
+    assert (forced.versions, forced.changed) == ({"A": 1}, True)
+    assert (await played.store.read("m")).removed
+    back = await played.reload(3)
+    assert back.generation == forced.generation + 1
+    assert not played.record.removed
+
+
+async def test_a_change_on_what_a_store_lost_reports_what_it_drops(
+    played: Played, tmp_path: Path
+) -> None:
+    await played.reload(1)
+    first = played.store.path("m").read_bytes()
+    await played.reload(2)
+    other = Played(tmp_path)
+    played.store.path("m").write_bytes(first)  # a restore lost generation 2
+    await other.router.follow(await other.store.read("m"))
+    await other.reload(3)
+    assert (other.record.generation, other.record.variants["A"].version) == (2, 3)
+    await played.reload(1)
+    assert played.record.generation == 3
+    assert played.losses.dropped == 1
+
+
+async def test_a_hanging_feature_store_delays_no_switch(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "_PREPARE_SECONDS", 0.05)
+
+    async def hang(*_: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(played.features, "prepare", hang)
+    async with asyncio.timeout(2):
+        assert (await played.reload(1)).changed
+    await played.reader.aclose()

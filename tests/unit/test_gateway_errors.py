@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from serving_gateway import errors
-from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.control.registry import MlflowRegistry
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -21,11 +20,7 @@ from serving_gateway.errors import (
     TritonUnavailable,
 )
 from serving_gateway.http.raw import error_body
-from serving_gateway.inference.codec import Codec
-from serving_gateway.inference.wire import ResponseReader
 from serving_gateway.triton import exchange
-from serving_gateway.triton.exchange import TritonResponse
-from serving_gateway.triton.protocol import error_text
 from serving_gateway.triton.server import translated
 
 
@@ -37,8 +32,8 @@ def below(root: type[Exception]) -> Iterator[type[Exception]]:
 
 TRANSLATIONS = {
     exchange.ConnectFailed: TritonUnavailable,
-    exchange.TooManyConnections: Overloaded,
     exchange.ConnectionLost: TritonUnavailable,
+    exchange.TooManyConnections: Overloaded,
     exchange.ResponseTimeout: DeadlineExceeded,
     exchange.MalformedResponse: BadUpstreamAnswer,
 }
@@ -71,51 +66,6 @@ def test_every_error_can_be_answered() -> None:
         body, headers = error_body(error, b"id", {"A": 1})
         assert b'"error":"what"' in body
         assert (error.retry_after is not None) == any(k == b"retry-after" for k, _ in headers)
-
-
-def reader(version: int) -> ResponseReader:
-    features = (Feature("x", DType.FP32),)
-    return ResponseReader(version, Codec(Signature(features, packed_input="features")))
-
-
-def test_a_response_by_another_version_is_dropped() -> None:
-    head = b'{"model_name":"m","model_version":"2","outputs":[]}'
-    for response in (TritonResponse(200, None, head), TritonResponse(200, len(head), head + b"t")):
-        assert reader(2).read(response, 1).rows == 1
-        with pytest.raises(BadUpstreamAnswer, match="version 2 when asked for version 1") as caught:
-            reader(1).read(response, 1)
-        assert caught.value.code == "version_mismatch"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"x",
-        b'{"outputs":[]}',
-        b'{"model_version":1,"outputs":[]}',
-        b'{"model_version":"\xc3","outputs":[]}',
-    ],
-)
-def test_an_unreadable_response_is_dropped(body: bytes) -> None:
-    with pytest.raises(BadUpstreamAnswer):
-        reader(1).read(TritonResponse(200, None, body), 1)
-
-
-def test_a_response_that_ends_too_early_is_dropped() -> None:
-    head = (
-        b'{"model_version":"1","outputs":[{"name":"y","datatype":"FP32","shape":[1],'
-        b'"parameters":{"binary_data_size":4}}]}'
-    )
-    with pytest.raises(BadUpstreamAnswer, match="ends within"):
-        reader(1).read(TritonResponse(200, len(head), head + b"123"), 1)
-
-
-def test_the_reason_of_a_refusal_is_read_in_any_encoding() -> None:
-    assert error_text(b'{"error":"too wide"}') == "too wide"
-    assert error_text(b'{"error":"cut \xc3"}') == '{"error":"cut \ufffd"}'
-    assert error_text(b"<html>") == "<html>"
-    assert error_text(b"") == "no reason given"
 
 
 @pytest.mark.parametrize(

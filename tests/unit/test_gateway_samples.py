@@ -19,8 +19,8 @@ import pytest
 from pydantic import ValidationError
 
 from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.inference.codec import Answers
-from serving_gateway.inference.rows import Rows
+from serving_gateway.inference.codec import ModelOutput
+from serving_gateway.inference.rows import RequestRows
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.sample_files import OWN_COLUMNS, SampleWriter, delete_oldest
 from serving_gateway.telemetry.samples import ModelSamples, Sample, SampleQueue
@@ -37,15 +37,15 @@ EMPTY = [None, None, None, None, ""]
 MANY = 2**30
 
 
-def rows(*data: list[Any]) -> Rows:
-    return Rows((), len(data), data=[*data])
+def rows(*data: list[Any]) -> RequestRows:
+    return RequestRows((), len(data), data=[*data])
 
 
-def answers(*labels: Any) -> Answers:
-    return Answers([*labels], [[0.25, 0.75]] * len(labels))
+def answers(*labels: Any) -> ModelOutput:
+    return ModelOutput([*labels], [[0.25, 0.75]] * len(labels))
 
 
-def offer(samples: ModelSamples, data: Rows | None = None, **what: Any) -> None:
+def offer(samples: ModelSamples, data: RequestRows | None = None, **what: Any) -> None:
     """Offer one row, or the given ones, with an answer to each."""
     data = data or rows(ROW)
     answered = what.pop("answers", answers(*["yes"] * data.count))
@@ -95,6 +95,7 @@ class Sampling:
     def table(self) -> pa.Table:
         """What all files of the model hold, once everything is written."""
         self.writer.close()
+        self.writer._thread.join(60)  # `close` does not wait long for a busy machine
         return pa.concat_tables([pq.read_table(file, partitioning=None) for file in self.files()])
 
 
@@ -164,10 +165,10 @@ def test_samples_are_bounded_in_bytes(shape: str) -> None:
             listed = [row() for _ in range(10)]
             given = rows(*listed)
             if shape == "instances":
-                given = Rows(
+                given = RequestRows(
                     (), 10, instances=[dict(zip(names, one, strict=True)) for one in listed]
                 )
-            offer(samples, given, signature=signature, answers=Answers([0.5] * 10, None))
+            offer(samples, given, signature=signature, answers=ModelOutput([0.5] * 10, None))
         del listed, given
         held, _ = tracemalloc.get_traced_memory()
     finally:
@@ -189,7 +190,7 @@ def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -
     named = dict(zip(KINDS, ROW, strict=True))
     offer(
         sampling.samples,
-        Rows((), 1, instances=[dict(reversed(named.items()))]),
+        RequestRows((), 1, instances=[dict(reversed(named.items()))]),
         variant="B",
         version=4,
     )
@@ -221,14 +222,14 @@ def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -
 @pytest.mark.parametrize(
     ("given", "prediction", "score"),
     [
-        (Answers([1.5], None), "1.5", 1.5),
-        (Answers([7], None), "7", None),
-        (Answers([True], [[0.1, 0.9]]), "True", 0.9),
-        (Answers(["a"], None), "a", None),
+        (ModelOutput([1.5], None), "1.5", 1.5),
+        (ModelOutput([7], None), "7", None),
+        (ModelOutput([True], [[0.1, 0.9]]), "True", 0.9),
+        (ModelOutput(["a"], None), "a", None),
     ],
 )
 def test_predicted_number_is_its_own_score(
-    sampling: Sampling, given: Answers, prediction: str, score: float | None
+    sampling: Sampling, given: ModelOutput, prediction: str, score: float | None
 ) -> None:
     offer(sampling.samples, answers=given)
     [found] = sampling.table().to_pylist()

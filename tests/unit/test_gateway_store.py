@@ -12,9 +12,10 @@ import pytest
 
 from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replication import store as store_module
-from serving_gateway.replication.store import FileStore
+from serving_gateway.replication import file_store as store_module
+from serving_gateway.replication.file_store import FileStore
 
+NOTHING = RoutingRecord(model_name="m")
 RECORD = RoutingRecord(
     model_name="m",
     generation=1,
@@ -27,28 +28,29 @@ def at(generation: int) -> RoutingRecord:
 
 
 async def test_what_was_written_is_read_by_others(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "deep" / "down", "m")
-    assert await store.read() == RoutingRecord(model_name="m")
-    await store.compare_and_set(0, RECORD)
-    assert await store.read() == RECORD
-    assert await FileStore(tmp_path / "deep" / "down", "m").read() == RECORD
+    store = FileStore(tmp_path / "deep" / "down")
+    assert await store.read("m") == NOTHING
+    await store.replace(NOTHING, RECORD)
+    assert await store.read("m") == RECORD
+    assert await FileStore(tmp_path / "deep" / "down").read("m") == RECORD
 
 
 async def test_records_of_the_releases_before_and_after_are_read(tmp_path: Path) -> None:
-    store = FileStore(tmp_path, "m")
-    store.path.write_bytes(b'{"schema":1,"model_name":"m","generation":4}')
-    assert await store.read() == RoutingRecord(model_name="m", generation=4)
-    store.path.write_bytes(b'{"schema":1,"model_name":"m","generation":15,"unheard_of":[1]}')
-    assert await store.read() == RoutingRecord(model_name="m", generation=15)
+    store = FileStore(tmp_path)
+    store.path("m").write_bytes(b'{"schema":1,"model_name":"m","generation":4}')
+    assert await store.read("m") == RoutingRecord(model_name="m", generation=4)
+    store.path("m").write_bytes(b'{"schema":1,"model_name":"m","generation":15,"unheard_of":[1]}')
+    assert await store.read("m") == RoutingRecord(model_name="m", generation=15)
 
 
 async def test_a_write_on_an_old_generation_is_refused(tmp_path: Path) -> None:
-    store = FileStore(tmp_path, "m")
-    await store.compare_and_set(0, RECORD)
-    for expected in (0, 2):
+    store = FileStore(tmp_path)
+    await store.replace(NOTHING, RECORD)
+    other = msgspec.structs.replace(RECORD, reason="another change of that number")
+    for expected in (NOTHING, at(2), other):
         with pytest.raises(GenerationConflict):
-            await store.compare_and_set(expected, at(expected + 1))
-    assert await store.read() == RECORD
+            await store.replace(expected, at(expected.generation + 1))
+    assert await store.read("m") == RECORD
 
 
 @pytest.mark.parametrize(
@@ -58,58 +60,58 @@ async def test_a_write_on_an_old_generation_is_refused(tmp_path: Path) -> None:
 async def test_a_strange_record_is_refused_and_never_overwritten(
     tmp_path: Path, content: bytes
 ) -> None:
-    store = FileStore(tmp_path, "m")
-    store.path.write_bytes(content)
+    store = FileStore(tmp_path)
+    store.path("m").write_bytes(content)
     with pytest.raises(RecordRefused):
-        await store.read()
+        await store.read("m")
     with pytest.raises(RecordRefused):
-        await store.compare_and_set(0, RECORD)
-    assert store.path.read_bytes() == content
+        await store.replace(NOTHING, RECORD)
+    assert store.path("m").read_bytes() == content
 
 
 async def test_a_crash_while_writing_leaves_the_old_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = FileStore(tmp_path, "m")
-    await store.compare_and_set(0, RECORD)
+    store = FileStore(tmp_path)
+    await store.replace(NOTHING, RECORD)
 
     def crash(_: int) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(StoreUnavailable, match="disk full"):
-        await store.compare_and_set(1, at(2))
-    assert await FileStore(tmp_path, "m").read() == RECORD
+        await store.replace(RECORD, at(2))
+    assert await FileStore(tmp_path).read("m") == RECORD
 
 
 async def test_a_lock_that_is_not_let_go_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_LOCK_SECONDS", 0.05)
-    store = FileStore(tmp_path, "m")
+    store = FileStore(tmp_path)
     with (tmp_path / "routing-m.lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StoreUnavailable, match="held by another process"):
-            await store.compare_and_set(0, RECORD)
-    await store.compare_and_set(0, RECORD)
+            await store.replace(NOTHING, RECORD)
+    await store.replace(NOTHING, RECORD)
 
 
 async def test_a_folder_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = FileStore(tmp_path / "file", "m")
+    store = FileStore(tmp_path / "file")
     with pytest.raises(StoreUnavailable):
-        await store.compare_and_set(0, RECORD)
+        await store.replace(NOTHING, RECORD)
     with pytest.raises(StoreUnavailable):
-        await store.read()
+        await store.read("m")
 
 
 def _count_up(directory: Path, times: int) -> None:
-    store = FileStore(directory, "m")
+    store = FileStore(directory)
     done = 0
     while done < times:
-        generation = store._read().generation
+        stored = store._read("m")
         try:
-            store._compare_and_set(generation, at(generation + 1))
+            store._replace(stored, at(stored.generation + 1))
         except GenerationConflict:
             continue
         done += 1
@@ -123,4 +125,25 @@ def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> N
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    assert FileStore(tmp_path, "m")._read().generation == 75
+    assert FileStore(tmp_path)._read("m").generation == 75
+
+
+async def test_all_records_are_read_in_bulk_and_again_only_when_they_changed(
+    tmp_path: Path,
+) -> None:
+    store = FileStore(tmp_path)
+    assert await store.read_all(["m"]) == {"m": NOTHING}
+    await store.replace(NOTHING, RECORD)
+    (tmp_path / "routing-bad.json").write_text("{")
+    (tmp_path / "routing-1wrong.json").write_text("{")
+    first = await store.read_all(["n"])
+    assert first["m"] == RECORD
+    assert first["n"] == RoutingRecord(model_name="n")
+    assert isinstance(first["bad"], RecordRefused)
+    assert set(first) == {"m", "n", "bad"}
+    again = await store.read_all(["n"])
+    assert all(again[name] is first[name] for name in ("m", "bad"))
+    await store.replace(RECORD, at(2))
+    store.path("bad").unlink()
+    last = await store.read_all(())
+    assert last == {"m": at(2)}

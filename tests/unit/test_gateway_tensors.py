@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput, VariantUnavailable
-from serving_gateway.inference.codec import Codec, OutputTensor, values
-from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata, signature_from_metadata
+from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.signatures import signature_from_metadata
+from serving_gateway.inference.tensors import TensorView, unpack
+from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
 
 FLOATS = Signature(tuple(Feature(n, DType.FP32) for n in "abc"), packed_input="x")
 MIXED = Signature(
@@ -30,8 +32,8 @@ NULLABLE = Signature(
 )
 
 
-def output(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> OutputTensor:
-    return OutputTensor(name, datatype, shape, memoryview(data))
+def output(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> TensorView:
+    return TensorView(name, datatype, shape, memoryview(data))
 
 
 def refusal(signature: Signature, rows: list[Any]) -> tuple[str, str | None]:
@@ -199,7 +201,7 @@ def test_text_and_boolean_labels_and_regressions_are_understood() -> None:
         output("other", "INT64", (2,), bytes(16)),
     ],
 )
-def test_an_answer_that_does_not_fit_is_not_passed_on(tensor: OutputTensor) -> None:
+def test_an_answer_that_does_not_fit_is_not_passed_on(tensor: TensorView) -> None:
     signature = Signature(FLOATS.features, "x", probabilities_output=None)
     with pytest.raises(BadUpstreamAnswer):
         Codec(signature).decode([tensor], 2)
@@ -207,7 +209,7 @@ def test_an_answer_that_does_not_fit_is_not_passed_on(tensor: OutputTensor) -> N
 
 @pytest.mark.parametrize(("datatype", "code"), [("UINT8", "B"), ("INT32", "i"), ("FP64", "d")])
 def test_other_types_of_answers_are_read(datatype: str, code: str) -> None:
-    assert values(output("y", datatype, (2,), struct.pack(f"<2{code}", 1, 2))) == [1, 2]
+    assert unpack(output("y", datatype, (2,), struct.pack(f"<2{code}", 1, 2))) == [1, 2]
 
 
 def metadata(*inputs: tuple[str, str, tuple[int, ...]]) -> ModelMetadata:

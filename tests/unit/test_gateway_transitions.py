@@ -14,6 +14,7 @@ from serving_gateway.contract import (
     RoutingRecord,
     Slot,
     Strategy,
+    Traffic,
     TrafficRequest,
 )
 from serving_gateway.control.transitions import (
@@ -22,12 +23,14 @@ from serving_gateway.control.transitions import (
     choose,
     next_generation,
     previous_slot,
+    removed,
     rolled_back,
     with_slot,
     with_traffic,
+    without_variant,
 )
 from serving_gateway.errors import Conflict, GatewayError, InvalidInput, VariantUnavailable
-from serving_gateway.inference.readiness import Observation, effective, readiness
+from serving_gateway.inference.readiness import NEVER_SEEN, Observation, readiness
 
 EMPTY = RoutingRecord(model_name="m")
 
@@ -206,24 +209,51 @@ def test_after_a_release_that_kept_no_switches_it_is_known_what_is_not() -> None
     [
         (Observation(ready=True, age_seconds=0.1), False, True),
         (Observation(ready=True, age_seconds=0.1), True, False),
-        (Observation(ready=True, age_seconds=9.0), False, False),
+        # An idle version is probed only in its turn.
+        (Observation(ready=True, age_seconds=30.0), False, True),
         (Observation(ready=False, reason="gone", age_seconds=0.1), False, False),
-        (None, False, False),
+        (NEVER_SEEN, False, False),
     ],
 )
-def test_readiness_is_variant_a_confirmed_lately(
-    observation: Observation | None, draining: bool, ready: bool
+def test_readiness_is_variant_a_confirmed(
+    observation: Observation, draining: bool, ready: bool
 ) -> None:
-    observed = {} if observation is None else {"A": observation}
-    found = effective(on(1), observed, "http://t")
-    judged = readiness(found, staleness_seconds=3, draining=draining, record_problem=None)
+    judged = readiness(1, observation, draining=draining, record_problem=None)
     assert judged.ready is ready
     assert bool(judged.reasons) is not ready
 
 
 def test_a_store_in_trouble_does_not_make_an_effective_a_unready() -> None:
-    found = effective(on(1), {"A": Observation(ready=True, age_seconds=0)}, "http://t")
+    seen = Observation(ready=True, age_seconds=0)
     down = "the store is down"
-    assert readiness(found, staleness_seconds=3, draining=False, record_problem=down).ready
-    nothing = readiness({}, staleness_seconds=3, draining=False, record_problem=down)
+    assert readiness(1, seen, draining=False, record_problem=down).ready
+    nothing = readiness(None, NEVER_SEEN, draining=False, record_problem=down)
     assert down in nothing.reasons[0]
+
+
+def test_a_variant_that_is_cleared_leaves_no_traffic_and_can_be_rolled_back_to() -> None:
+    record = with_slot(on(1), "B", slot(2))
+    record = with_traffic(record, TrafficRequest(Strategy.MIRROR, 50))
+    cleared = without_variant(record, "B")
+    assert (set(cleared.variants), cleared.traffic) == ({"A"}, Traffic())
+    assert previous_slot(cleared, "B").version == 2
+    assert without_variant(cleared, "B") is cleared
+
+
+def test_a_removed_model_goes_on_from_its_generation_when_it_is_reloaded() -> None:
+    record = moved(on(1), with_slot(on(1), "A", slot(2)))
+    gone = moved(record, removed(record))
+    assert (gone.removed, gone.variants, gone.generation) == (True, {}, record.generation + 1)
+    assert removed(gone) is gone
+    back = moved(gone, with_slot(gone, "A", slot(2)))
+    assert (back.removed, back.generation) == (False, gone.generation + 1)
+
+
+def test_change_times_grow_along_a_history_whatever_the_clocks_say() -> None:
+    ahead = datetime(2026, 1, 2, tzinfo=UTC)
+    record = next_generation(on(1), on(1), now=ahead, by="a", reason=None)
+    for _ in range(3):
+        behind = datetime(2026, 1, 1, tzinfo=UTC)
+        after = next_generation(record, record, now=behind, by="b", reason=None)
+        assert (after.changed_at or "") > (record.changed_at or "")
+        record = after

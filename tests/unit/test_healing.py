@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from platform_assets.local_stack.healing import fail_abandoned_runs, leave_out_broken_versions
+from platform_assets.local_stack.healing import exclude_corrupt_versions, fail_abandoned_runs
 from platform_assets.packaging.onnx_export import sha256
 from platform_assets.packaging.triton_config import (
     ServingOptions,
@@ -48,7 +48,7 @@ def damage(repository: ModelRepository, version: int) -> None:
 
 def test_whole_versions_stay_in_the_policy(repository: ModelRepository) -> None:
     before = repository.persisted_config(NAME)
-    assert list(leave_out_broken_versions(Path(repository.root))) == []
+    assert list(exclude_corrupt_versions(Path(repository.root))) == []
     assert repository.persisted_config(NAME) == before
 
 
@@ -56,7 +56,7 @@ def test_a_broken_version_is_taken_out_so_that_the_others_come_back(
     repository: ModelRepository,
 ) -> None:
     damage(repository, 1)
-    ((name, reason),) = leave_out_broken_versions(Path(repository.root))
+    ((name, reason),) = exclude_corrupt_versions(Path(repository.root))
     assert name == NAME
     assert "changed or truncated after packaging" in reason
     assert policy(repository) == (2,)
@@ -65,14 +65,14 @@ def test_a_broken_version_is_taken_out_so_that_the_others_come_back(
 def test_a_policy_of_which_nothing_would_be_left_stays(repository: ModelRepository) -> None:
     damage(repository, 1)
     damage(repository, 2)
-    assert len(list(leave_out_broken_versions(Path(repository.root)))) == 2
+    assert len(list(exclude_corrupt_versions(Path(repository.root)))) == 2
     assert policy(repository) == (1, 2)
 
 
 def test_a_version_that_nobody_packaged_here_is_not_judged(repository: ModelRepository) -> None:
     (repository.path(NAME, 1) / "provenance.json").unlink()
     damage(repository, 1)
-    assert list(leave_out_broken_versions(Path(repository.root))) == []
+    assert list(exclude_corrupt_versions(Path(repository.root))) == []
     assert policy(repository) == (1, 2)
 
 

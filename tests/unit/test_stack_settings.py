@@ -11,7 +11,7 @@ import pytest
 
 from platform_assets.local_stack.processes import SECRETS, environment, services
 from platform_assets.local_stack.settings import StackError, stack_settings
-from platform_assets.local_stack.stack import refuse_awkward_path, stack_secrets
+from platform_assets.local_stack.stack import stack_secrets, validate_state_dir
 from platform_assets.local_stack.supervision import configuration
 
 
@@ -96,12 +96,12 @@ def test_further_tokens_come_from_the_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/a b", "/50%", "/it's", "/$HOME", "/(x)", "/a;b"])
 def test_a_state_directory_that_a_server_could_not_use_is_refused(path: str) -> None:
     with pytest.raises(StackError, match="Choose another one"):
-        refuse_awkward_path(stack_settings({"STATE_DIR": path}))
+        validate_state_dir(stack_settings({"STATE_DIR": path}))
 
 
 @pytest.mark.parametrize("path", ["/plain/path-1.x_y", "/home/jörg/.local", "/a@b+c=d,e:f"])
 def test_an_ordinary_state_directory_is_taken(path: str) -> None:
-    refuse_awkward_path(stack_settings({"STATE_DIR": path}))
+    validate_state_dir(stack_settings({"STATE_DIR": path}))
 
 
 def test_services_reach_each_other_whatever_proxy_the_user_has() -> None:

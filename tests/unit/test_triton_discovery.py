@@ -1,4 +1,4 @@
-"""Several Triton servers behind one address, as a gateway sees them."""
+"""Which servers an address of several Tritons stands for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving_gateway.settings import Settings
 from serving_gateway.triton.discovery import server_urls
 
 
-async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = ["10.0.0.7", "10.0.0.4", "10.0.0.4"]
 
     async def look_up(self: object, host: str, port: int, **options: Any) -> list[Any]:
@@ -28,12 +28,12 @@ async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPat
     assert await server_urls("http://triton-headless:8000") == ["http://[fd00::4]:8000"]
 
 
-async def test_a_name_without_addresses_is_unavailable() -> None:
+async def test_name_without_addresses_is_unavailable() -> None:
     with pytest.raises(TritonUnavailable, match=r"triton\.invalid"):
         await server_urls("http://triton.invalid:8000")
 
 
-def test_the_setting_is_a_list_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_is_a_list_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TRITON_SERVERS_URL", "http://a:8000/,http://b:8000")
     assert Settings().triton_servers_url == "http://a:8000,http://b:8000"
     monkeypatch.setenv("GATEWAY_TRITON_SERVERS_URL", "http://a:8000,b")

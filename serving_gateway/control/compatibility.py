@@ -1,0 +1,65 @@
+"""Whether variant B can answer the requests that variant A's clients send: pure."""
+
+from __future__ import annotations
+
+from serving_gateway.contract import Signature
+from serving_gateway.errors import Conflict
+
+
+def require_same_requests(a: Signature, b: Signature, *, named: bool) -> None:
+    """Make sure that every request that A can answer can be answered by B too.
+
+    Clients send rows by name, rows by position, and tensors of the Open Inference Protocol. So B
+    has to read the same features, of the same types, in the same order and the same tensors.
+
+    Args:
+        a: what A's version reads.
+        b: what B's version reads.
+        named: whether both signatures are recorded. What is derived from Triton's metadata has
+            no names for the columns of a packed tensor, so that only tensors are compared.
+
+    Raises:
+        Conflict: B cannot; the message says what differs.
+    """
+    found = _differences(a, b) if named else []
+    if not found and list(_tensors(a).items()) != list(_tensors(b).items()):
+        found = [f"A reads the tensors {_listed(a)}, and B {_listed(b)}"]
+    if found:
+        raise Conflict(
+            "Variant B cannot answer what A's clients send: " + "; ".join(found) + ". Nothing was "
+            "changed. Mirror the traffic instead, or reload B with a version that reads the same.",
+            code="incompatible_variants",
+        )
+
+
+def _differences(a: Signature, b: Signature) -> list[str]:
+    """What differs in features, for people."""
+    ours = {feature.name: feature for feature in a.features}
+    theirs = {feature.name: feature for feature in b.features}
+    found = []
+    if missing := [name for name in theirs if name not in ours]:
+        found.append(f"B reads {', '.join(missing)}, which A does not")
+    if extra := [name for name in ours if name not in theirs]:
+        found.append(f"B does not read {', '.join(extra)}, so rows by position have another width")
+    if not found and list(ours) != list(theirs):
+        found.append(f"B reads the features in another order: {', '.join(theirs)}")
+    for name, feature in theirs.items():
+        if name in ours and ours[name].dtype is not feature.dtype:
+            found.append(f"{name} is {ours[name].dtype} for A and {feature.dtype} for B")
+        elif name in ours and ours[name].nullable and not feature.nullable:
+            found.append(f"{name} may be null for A and not for B")
+    return found
+
+
+def _tensors(signature: Signature) -> dict[str, tuple[str, int]]:
+    """Type and width of each input tensor."""
+    if signature.packed_input is not None:
+        dtype = signature.features[0].tensor_dtype.value if signature.features else ""
+        return {signature.packed_input: (dtype, len(signature.features))}
+    return {feature.name: (feature.tensor_dtype.value, 1) for feature in signature.features}
+
+
+def _listed(signature: Signature) -> str:
+    return ", ".join(
+        f"{name} ({dtype}, {width} wide)" for name, (dtype, width) in _tensors(signature).items()
+    )

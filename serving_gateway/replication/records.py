@@ -1,0 +1,169 @@
+"""Routing records as bytes, their digests, and which of two wins: pure.
+
+The rules of convergence (I7). A change that was answered with success is in the store, so:
+
+1. Equal generation, different content (a failover lost a commit, another one took its number):
+   the store's record wins everywhere.
+2. A store that is ahead wins.
+3. A store that is behind, or empty, lost something. What it has is either an ancestor of the
+   known record, which is then written back; or a change that was accepted after the loss, on what
+   was left. That one is newer and wins, under a generation after all known ones, so that no
+   replica ever goes back in generations.
+
+`changed_at` tells the two cases of 3 apart: `next_change_time` makes it grow along every history
+whatever the clocks say, so an ancestor is always older. Only a change accepted after a loss, by a
+host whose clock is behind by more than the time since the loss, is mistaken for an ancestor.
+
+An accepted change that does not survive is never lost silently: each record names its last
+ancestors, so that a replica notices that what it routed by is not among them; it is logged and
+counted as dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+from msgspec.structs import fields
+
+from serving_gateway.contract import (
+    RECORD_SCHEMA,
+    Feature,
+    Lineage,
+    RoutingRecord,
+    Signature,
+    Slot,
+    Switch,
+    Traffic,
+)
+from serving_gateway.errors import RecordRefused
+
+_PARTS: Final = (RoutingRecord, Slot, Signature, Feature, Lineage, Traffic, Switch)
+_SHAPE: Final = hashlib.sha256(
+    msgspec.json.encode([[one.encode_name for one in fields(part)] for part in _PARTS])
+).hexdigest()[:6]
+_ANCESTORS: Final = 16
+"""How many ancestors a record names: more than a replica that follows can be behind."""
+
+
+def digest(record: RoutingRecord) -> str | None:
+    """Digest of a record's content; None for one that was never written.
+
+    Its first part names the shape of records: releases with other fields cannot be compared.
+    """
+    if record.generation == 0:
+        return None
+    content = msgspec.json.encode(record, order="deterministic")
+    return f"{_SHAPE}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def descended(record: RoutingRecord, base: RoutingRecord) -> RoutingRecord:
+    """The record as one that came from `base`."""
+    if base.generation == 0:
+        return record
+    ancestors = (f"{base.generation}:{digest(base)}", *base.ancestors)[:_ANCESTORS]
+    return msgspec.structs.replace(record, ancestors=ancestors)
+
+
+def same_content(one: str | None, other: str | None) -> bool:
+    """Whether two digests may be of equal records; those that cannot be compared may."""
+    if one is None or other is None or one[:6] != other[:6]:
+        return True
+    return one == other
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def encode_record(record: RoutingRecord) -> bytes:
+    """The record as stored."""
+    return msgspec.json.encode(record)
+
+
+def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
+    """Read a stored record.
+
+    Raises:
+        RecordRefused: it is corrupt, of a newer schema, or of another model; `where` is named.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema > RECORD_SCHEMA:
+            raise RecordRefused(
+                f"The routing record in {where} has schema {schema}; this gateway reads up to "
+                f"{RECORD_SCHEMA}. Run the newer gateway that wrote it."
+            )
+        record = msgspec.json.decode(data, type=RoutingRecord)
+    except msgspec.DecodeError as error:
+        raise RecordRefused(
+            f"The routing record in {where} is corrupt: {error}. It is left as it is; restore it, "
+            "or move it away to start from an empty one."
+        ) from error
+    if record.model_name != model_name:
+        raise RecordRefused(
+            f"The routing record in {where} is of model {record.model_name!r}, "
+            f"not of {model_name!r}."
+        )
+    return record
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """What all replicas have to route by, given the store's record and a replica's."""
+
+    record: RoutingRecord
+    write: bool
+    """Whether the store lacks it."""
+    dropped: RoutingRecord | None = None
+    """The record that was replaced although it may hold an accepted change."""
+
+
+def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
+    """Decide between the store's record and the one that a replica routes by.
+
+    Args:
+        stored: generation 0 when the store has none.
+        known: generation 0 when the replica has none.
+    """
+    if stored == known:
+        return Merge(known, write=False)
+    if stored.generation == known.generation:
+        return Merge(stored, write=False, dropped=known)
+    if stored.generation > known.generation:
+        lost = known if _is_lost(known, stored) else None
+        return Merge(stored, write=False, dropped=lost)
+    if stored.generation > 0 and _newer(stored, known):
+        after = descended(msgspec.structs.replace(stored, generation=known.generation + 1), stored)
+        return Merge(after, write=True, dropped=known)
+    return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
+
+
+def _is_lost(older: RoutingRecord, newer: RoutingRecord) -> bool:
+    """Whether `newer` did not come from `older`, of a lower generation."""
+    if older.generation == 0:
+        return False
+    for ancestor in newer.ancestors:
+        generation, _, content = ancestor.partition(":")
+        if int(generation) == older.generation:
+            return not same_content(content, digest(older))
+        if int(generation) < older.generation:
+            return True
+    # Too long ago, or written by a release that named no ancestors: by time, then.
+    return _newer(older, newer)
+
+
+def _newer(one: RoutingRecord, other: RoutingRecord) -> bool:
+    return (one.changed_at or "") > (other.changed_at or "")
+
+
+def next_change_time(base: RoutingRecord, now: datetime) -> str:
+    """The `changed_at` of a change to `base`: this moment, and always after the one before."""
+    if base.changed_at is not None:
+        try:
+            before = datetime.fromisoformat(base.changed_at)
+        except ValueError:
+            before = now
+        now = max(now, before + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,171 @@
+"""Opening models: side by side, within the limit, and kept only with a record."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from serving_gateway.contract import Mode, RoutingRecord, Slot
+from serving_gateway.control.hosting import Hosting
+from serving_gateway.errors import Conflict, GatewayError, NotFound, VariantUnavailable
+from serving_gateway.inference.readiness import READY, Lifecycle, Readiness
+from serving_gateway.replication.file_store import FileStore
+
+
+def record(name: str, generation: int = 1) -> RoutingRecord:
+    return RoutingRecord(name, generation, {"A": Slot(1, "run", "caller", Mode.PINNED)})
+
+
+class PlayedRouter:
+    def __init__(self, name: str) -> None:
+        self.record = RoutingRecord(name)
+        self.found = READY
+
+    async def follow(self, record: RoutingRecord, **_: Any) -> None:
+        if record.reason == "cannot be hosted":
+            raise RuntimeError(record.reason)
+        self.record = record
+
+    def still_served(self) -> dict[str, int]:
+        return {alias: slot.version for alias, slot in self.record.variants.items()}
+
+    def readiness(self) -> Readiness:
+        return self.found
+
+
+class Played:
+    def __init__(self, home: Path, limit: int = 3) -> None:
+        self.forgotten: list[str] = []
+        self.pending: str | None = None
+        self.lifecycle = Lifecycle()
+        self.closed: list[str] = []
+        self.store = FileStore(home)
+        self.hosting = Hosting(
+            "default",
+            self.build,
+            self.store,
+            self.lifecycle,
+            pending=lambda: self.pending,
+            forget=self.forgotten.append,
+            limit=limit,
+        )
+
+    def names(self) -> tuple[str, ...]:
+        return self.hosting.names
+
+    def build(self, name: str) -> Any:
+        mirror = SimpleNamespace(close=lambda: self.closed.append(name))
+        return SimpleNamespace(model_name=name, router=PlayedRouter(name), mirror=mirror)
+
+    async def open(
+        self, name: str, *, work: Any = None, record: RoutingRecord | None = None
+    ) -> None:
+        async with self.hosting.opened(name) as model:
+            if work is not None:
+                await work
+            if record is not None:
+                await model.router.follow(record)
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Played:
+    return Played(tmp_path)
+
+
+async def test_first_reloads_of_different_models_run_side_by_side(played: Played) -> None:
+    slow = asyncio.Event()
+    opening = asyncio.create_task(played.open("slow", work=slow.wait(), record=record("slow")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await played.open("fast", record=record("fast"))
+    assert played.names() == ("default", "fast")
+    # The slow one's record, announced by its own commit, does not host it a second time.
+    await played.hosting.host(record("slow"))
+    assert played.names() == ("default", "fast")
+    slow.set()
+    await opening
+    assert played.names() == ("default", "fast", "slow")
+
+
+async def test_first_reloads_of_one_model_run_one_after_the_other(played: Played) -> None:
+    first = asyncio.Event()
+    one = asyncio.create_task(played.open("new", work=first.wait(), record=record("new")))
+    await asyncio.sleep(0)
+    two = asyncio.create_task(played.open("new"))
+    await asyncio.sleep(0.05)
+    assert not two.done()
+    first.set()
+    await asyncio.gather(one, two)
+    assert played.names() == ("default", "new")
+    assert played.forgotten == []
+
+
+async def test_reloads_under_way_count_towards_the_limit(played: Played) -> None:
+    held = asyncio.Event()
+    tasks = [
+        asyncio.create_task(played.open(name, work=held.wait(), record=record(name)))
+        for name in ("one", "two")
+    ]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Conflict) as caught:
+        await played.open("three")
+    assert caught.value.code == "too_many_models"
+    await played.hosting.host(record("four"))
+    with pytest.raises(VariantUnavailable, match="does not host 'four' yet"):
+        played.hosting.plane("four")
+    held.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_refused_first_reload_hosts_nothing(played: Played) -> None:
+    with pytest.raises(GatewayError):
+        async with played.hosting.opened("new"):
+            raise GatewayError("refused")
+    assert played.forgotten == ["new"]
+    with pytest.raises(NotFound):
+        played.hosting.plane("new")
+    # Neither does one of a model that was removed.
+    gone = msgspec.structs.replace(record("gone", 4), variants={}, removed=True)
+    await played.store.replace(RoutingRecord("gone"), gone)
+    await played.open("gone")
+    assert played.names() == ("default",)
+
+
+async def test_a_model_that_cannot_be_hosted_leaves_room_for_others(played: Played) -> None:
+    bad = msgspec.structs.replace(record("bad"), reason="cannot be hosted")
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            await played.hosting.host(bad)
+    await asyncio.gather(*(played.hosting.host(record(name)) for name in ("one", "two")))
+    assert played.names() == ("default", "one", "two")
+
+
+async def test_a_removed_model_is_closed_and_forgotten_and_the_default_one_stays(
+    played: Played,
+) -> None:
+    await played.hosting.host(record("one"))
+    await played.hosting.unhost("one")
+    await played.hosting.unhost("default")
+    assert (played.closed, played.forgotten) == (["one"], ["one"])
+    assert played.names() == ("default",)
+
+
+async def test_a_replica_is_ready_once_every_record_was_read_whatever_its_models_say(
+    played: Played,
+) -> None:
+    played.pending = "the store is down"
+    assert played.hosting.readiness().reasons == ("the store is down",)
+    played.pending = None
+    await played.hosting.host(record("one"))
+    router: Any = played.hosting.plane("one").router
+    router.found = Readiness(ready=False, reasons=("gone",))
+    found = played.hosting.readiness()
+    assert (found.status, found.reasons, found.models) == ("ready", (), {"one": ("gone",)})
+    played.lifecycle.draining = True
+    found = played.hosting.readiness()
+    assert (found.status, found.reasons) == ("not ready", ("the gateway is shutting down",))

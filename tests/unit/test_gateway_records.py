@@ -1,0 +1,162 @@
+"""Which of two routing records wins: every history of commits, losses and looks converges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving_gateway.contract import Mode, RoutingRecord, Slot
+from serving_gateway.replication.records import (
+    decode_record,
+    descended,
+    digest,
+    encode_record,
+    merge,
+    next_change_time,
+    same_content,
+)
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOTHING = RoutingRecord("m")
+
+
+@dataclass
+class World:
+    """A store that may lose its newest commits, and replicas that look at it from time to time."""
+
+    stored: RoutingRecord = NOTHING
+    history: list[RoutingRecord] = field(default_factory=lambda: [NOTHING])
+    known: list[RoutingRecord] = field(default_factory=lambda: [NOTHING] * 3)
+    parents: dict[str, str | None] = field(default_factory=dict)
+    reported: set[str] = field(default_factory=set)
+    accepted: list[str] = field(default_factory=list)
+    seconds: int = 0
+
+    def commit(self, replica: int) -> None:
+        self.seconds += 1
+        base = merge(self.stored, self.known[replica]).record
+        self._report(replica)
+        name = f"change {len(self.accepted)}"
+        self.parents[name] = base.reason
+        self.accepted.append(name)
+        record = msgspec.structs.replace(
+            base,
+            generation=base.generation + 1,
+            changed_at=next_change_time(base, START + timedelta(seconds=self.seconds)),
+            reason=name,
+        )
+        record = descended(record, base)
+        self._write(record)
+        self.known[replica] = record
+
+    def look(self, replica: int) -> None:
+        before = self.known[replica]
+        merged = merge(self.stored, before)
+        self._report(replica)
+        if merged.write:
+            self._write(merged.record)
+        assert merged.record.generation >= before.generation, "no replica goes back"
+        self.known[replica] = merged.record
+
+    def lose(self, commits: int) -> None:
+        del self.history[max(1, len(self.history) - commits) :]
+        self.stored = self.history[-1]
+
+    def _report(self, replica: int) -> None:
+        merged = merge(self.stored, self.known[replica])
+        if merged.dropped is not None and merged.dropped.reason is not None:
+            self.reported.add(merged.dropped.reason)
+
+    def _write(self, record: RoutingRecord) -> None:
+        self.stored = record
+        self.history.append(record)
+
+    def ancestors(self) -> set[str]:
+        return set() if self.stored.reason is None else self.ancestors_of(self.stored.reason)
+
+    def reported_with_ancestors(self) -> set[str]:
+        """What is known to be lost: with a record goes what led to it."""
+        return {one for name in self.reported for one in self.ancestors_of(name)}
+
+    def ancestors_of(self, name: str) -> set[str]:
+        found: set[str] = set()
+        parent: str | None = name
+        while parent is not None:
+            found.add(parent)
+            parent = self.parents[parent]
+        return found
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.integers(0, 2)),
+        st.tuples(st.just("look"), st.integers(0, 2)),
+        st.tuples(st.just("lose"), st.integers(1, 5)),
+    ),
+    max_size=30,
+)
+
+
+def play(steps: list[tuple[str, int]]) -> World:
+    world = World()
+    for action, number in steps:
+        getattr(world, action)(number)
+    for _ in range(2):
+        for replica in range(3):
+            world.look(replica)
+    return world
+
+
+@settings(max_examples=500, deadline=None)
+@given(STEPS)
+def test_all_replicas_and_the_store_converge(steps: list[tuple[str, int]]) -> None:
+    world = play(steps)
+    assert {encode_record(one) for one in world.known} == {encode_record(world.stored)}
+    for replica in range(3):
+        assert not merge(world.stored, world.known[replica]).write
+
+
+@settings(max_examples=500, deadline=None)
+@given(STEPS)
+def test_no_accepted_change_that_a_replica_knew_is_lost_silently(
+    steps: list[tuple[str, int]],
+) -> None:
+    world = play(steps)
+    assert set(world.accepted) - world.ancestors() <= world.reported_with_ancestors()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["commit", "look"]), st.integers(0, 2)), max_size=30))
+def test_without_losses_every_accepted_change_is_in_effect(steps: list[tuple[str, int]]) -> None:
+    world = play(steps)
+    assert world.ancestors() == set(world.accepted)
+    assert world.reported == set()
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.integers(0, 2))
+def test_the_last_change_accepted_after_the_last_loss_is_in_effect(
+    steps: list[tuple[str, int]], replica: int
+) -> None:
+    world = play([*steps, ("commit", replica)])
+    assert world.stored.reason == world.accepted[-1]
+
+
+def test_a_digest_covers_the_content_and_not_its_encoding() -> None:
+    one = RoutingRecord("m", 2, {"A": Slot(1, "r", "caller", Mode.SSOT), "B": slot(2)})
+    turned = RoutingRecord("m", 2, dict(reversed(one.variants.items())))
+    assert encode_record(one) != encode_record(turned)
+    assert digest(one) == digest(turned) == digest(decode_record(encode_record(one), "m", "here"))
+    other = digest(msgspec.structs.replace(one, reason="other"))
+    assert not same_content(digest(one), other)
+    assert digest(NOTHING) is None
+    stored_with_a_digest = encode_record(one)[:-1] + b',"digest":"forged"}'
+    assert digest(decode_record(stored_with_a_digest, "m", "here")) == digest(one)
+
+
+def slot(version: int) -> Slot:
+    return Slot(version, f"run-{version}", "caller", Mode.SSOT)

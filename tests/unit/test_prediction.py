@@ -1,0 +1,243 @@
+"""A prediction from its body to its response, over every way that rows may come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving_gateway.contract import Signature, Strategy, Traffic
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    DeadlineExceeded,
+    EntityUnusable,
+    FeaturesUnavailable,
+    GatewayError,
+    InferenceRefused,
+    InvalidInput,
+    Overloaded,
+)
+from serving_gateway.features.types import LookupResult, Status
+from tests.played_triton import Outcome, PlayedPlane, eventually
+from tests.stub_model import SIGNATURE
+
+FEATURED = Signature(SIGNATURE.features, "x", feature_service="flowers")
+
+
+class Reader:
+    """A feature reader that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.waiting: list[Any] = []
+        self.result: Any = None
+
+    def look_up(self, service: str, names: Any, ids: Any, nullable: Any, done: Any) -> None:
+        self.asked.append((service, names, list(ids), nullable))
+        self.waiting.append(done)
+
+    def answer(self, *results: Any) -> None:
+        self.waiting.pop(0)(results[0] if isinstance(results[0], GatewayError) else [*results])
+
+
+def found(*values: Any) -> LookupResult:
+    return LookupResult(Status.FOUND, [*values])
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+@pytest.fixture
+async def plane(tmp_path: Path, reader: Reader) -> Iterator[PlayedPlane]:  # type: ignore[misc]
+    with PlayedPlane(tmp_path, reader, request_seconds=0.5) as one:
+        one.route(signatures={"A": FEATURED}, A=1)
+        yield one
+
+
+async def told(outcome: Outcome) -> Any:
+    return json.loads(await outcome)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"data":[[1.5,2.5],[2,null]]}', b'{"instances":[{"b":2.5,"a":1.5},{"a":2,"b":null}]}'],
+)
+async def test_rows_of_the_payload_are_answered(plane: PlayedPlane, body: bytes) -> None:
+    response = await told(plane.predict(body))
+    assert response == {
+        "predictions": [1, 1],
+        "probabilities": [[1.5, 2.0], [2.0, 2.0]],
+        "model_name": "m",
+        "variant": "A",
+        "version": 1,
+        "run_id": "run-1",
+        "generation": 1,
+        "feature_source": "payload",
+        "fallback": None,
+    }
+    assert plane.metrics.sources["payload"] == 1
+
+
+async def test_concurrent_requests_share_an_inference_and_keep_their_rows(
+    plane: PlayedPlane,
+) -> None:
+    outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(20)]
+    answers = [(await told(outcome))["probabilities"][0][0] for outcome in outcomes]
+    assert answers == [float(number) for number in range(20)]
+    assert len(plane.triton.calls) < 6
+
+
+async def test_output_that_json_cannot_hold_fails_only_its_own_request(
+    plane: PlayedPlane,
+) -> None:
+    plane.triton.model.broken.add(7.0)
+    outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(10)]
+    for number, outcome in enumerate(outcomes):
+        if number == 7:
+            with pytest.raises(BadUpstreamAnswer) as caught:
+                await outcome
+            assert caught.value.code == "not_finite_output"
+        else:
+            assert (await told(outcome))["probabilities"][0][0] == number
+
+
+async def test_row_that_the_model_refuses_fails_only_its_own_request(plane: PlayedPlane) -> None:
+    plane.triton.model.refused.add(37.0)
+    outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(66)]
+    for number, outcome in enumerate(outcomes):
+        if number == 37:
+            with pytest.raises(InferenceRefused):
+                await outcome
+        else:
+            await outcome
+    assert len(plane.triton.calls) < 20, "found by halving"
+
+
+async def test_overloaded_triton_gets_no_request_twice(plane: PlayedPlane) -> None:
+    plane.triton.errors[1] = Overloaded("Triton has too much to do")
+    outcomes = [plane.predict(b'{"data":[[1,0]]}') for _ in range(64)]
+    for outcome in outcomes:
+        with pytest.raises(Overloaded) as caught:
+            await outcome
+        assert caught.value.retry_after == 1
+    assert len(plane.triton.calls) <= 3
+
+
+async def test_rows_of_the_store_are_answered(plane: PlayedPlane, reader: Reader) -> None:
+    outcome = plane.predict(b'{"entity_ids":[7,"x"]}')
+    assert reader.asked == [("flowers", ("a", "b"), [7, "x"], {"b"})]
+    reader.answer(found(1.0, None), found(2.0, 5.0))
+    response = await told(outcome)
+    assert (response["probabilities"], response["feature_source"]) == ([[1, 2], [2, 2]], "feast")
+
+
+async def test_payload_answers_when_the_store_does_not(plane: PlayedPlane, reader: Reader) -> None:
+    outcome = plane.predict(b'{"entity_id":7,"data":[[3,4]]}')
+    reader.answer(FeaturesUnavailable("down"))
+    assert (await told(outcome))["feature_source"] == "fallback"
+    outcome = plane.predict(b'{"entity_id":7}')
+    reader.answer(FeaturesUnavailable("down"))
+    with pytest.raises(FeaturesUnavailable):
+        await outcome
+
+
+async def test_a_answers_for_an_entity_that_only_b_lacks(
+    plane: PlayedPlane, reader: Reader
+) -> None:
+    split = Traffic(Strategy.SPLIT, 100)
+    plane.route(split, dict.fromkeys("AB", FEATURED), A=1, B=2)
+    outcome = plane.predict(b'{"entity_id":7,"client_id":"c"}')
+    reader.answer(LookupResult(Status.UNKNOWN, None))
+    await eventually(lambda: reader.waiting)
+    reader.answer(found(1.0, 2.0))
+    response = await told(outcome)
+    assert response["variant"] == "A"
+    assert "not in the feature store" in response["fallback"]
+
+
+async def test_look_up_that_outlasts_the_request_is_not_inferred(
+    plane: PlayedPlane, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.predictor._request_seconds = 0.0
+    outcome = plane.predict(b'{"entity_id":7}')
+    reader.answer(found(1.0, 2.0))
+    with pytest.raises(DeadlineExceeded):
+        await outcome
+    assert plane.triton.calls == []
+
+
+async def test_nothing_is_inferred_for_a_client_that_left_during_the_look_up(
+    plane: PlayedPlane, reader: Reader
+) -> None:
+    outcome = Outcome()
+    plane.predictor.submit(b'{"entity_id":7}', outcome).abandon()
+    reader.answer(found(1.0, 2.0))
+    assert plane.triton.calls == []
+    assert not outcome.ended.done()
+
+
+async def test_entities_without_a_store_are_refused(tmp_path: Path) -> None:
+    with PlayedPlane(tmp_path) as plane:
+        plane.route(A=1)
+        with pytest.raises(EntityUnusable) as caught:
+            await plane.predict(b'{"entity_id":7}')
+        assert caught.value.code == "features_off"
+        assert (await told(plane.predict(b'{"entity_id":7,"data":[[1,2]]}')))["version"] == 1
+
+
+LARGE = b" " * 70_000
+
+
+@pytest.mark.parametrize("padding", [b"", LARGE])
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        (b'{"data":[[1,NaN],[NaN,1]]}', "missing_value", "data[1][0]"),
+        (b'{"data":[[1,Infinity]]}', "not_finite", "data[0][1]"),
+        (b'{"data":[[1,2],[1]]}', "wrong_width", "data[1]"),
+        (b'{"data":[[1,"x"]]}', "wrong_type", "data[0][1]"),
+        (b'{"instances":[{"a":1}]}', "missing_feature", "instances[0].b"),
+        (b'{"instances":[{"a":1,"b":1,"\\ud800":1}]}', "invalid_text", None),
+        (b'{"data":[[1,2]],"\\ud800":NaN}', "unknown_field", None),
+        (b'{"data":[[1,2]],"more":1}', "unknown_field", "more"),
+        (b'{"data":[]}', "empty", "data"),
+        (b"{}", "missing_field", "data"),
+        (b'{"data":[[1,2]],"client_id":"%b"}' % (b"c" * 300), "too_long", "client_id"),
+        (b'{"data":%b}' % json.dumps([[1, 2]] * 2000).encode(), "too_many_rows", "data"),
+    ],
+)
+async def test_wrong_body_is_refused_alike_whatever_its_size(
+    plane: PlayedPlane, body: bytes, code: str, field: str | None, padding: bytes
+) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await plane.predict(body + padding)
+    error = caught.value
+    assert 400 <= error.status < 500
+    if field is not None:
+        assert (error.code, error.field) == (code, field)
+
+
+@pytest.mark.parametrize("padding", [b"", LARGE])
+async def test_good_body_is_answered_whatever_its_size(plane: PlayedPlane, padding: bytes) -> None:
+    response = await told(plane.predict(b'{"data":[[1.5,NaN]]}' + padding))
+    assert response["probabilities"] == [[1.5, 1.0]]
+
+
+async def test_large_body_of_a_client_that_left_is_not_inferred(plane: PlayedPlane) -> None:
+    gone, stays = Outcome(), Outcome()
+    plane.predictor.submit(b'{"data":[[1,2]]}' + LARGE, gone).abandon()
+    plane.predictor.submit(b'{"data":[[2,2]]}' + LARGE, stays)
+    await stays
+    assert len(plane.triton.calls) == 1
+    assert not gone.ended.done()
+
+
+async def test_error_repeats_little_of_what_the_client_sent(plane: PlayedPlane) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await plane.predict(b'{"data":[[1,2]],"%b":1}' % (b"k" * 100_000))
+    assert len(caught.value.message) + len(caught.value.field or "") < 1000

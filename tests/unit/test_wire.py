@@ -1,0 +1,149 @@
+"""Inference responses of Triton: by which version, complete, readable, cut for each request."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.errors import BadUpstreamAnswer
+from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.tensors import pack
+from serving_gateway.inference.wire import InferenceOutputs, RequestBuilder, ResponseReader
+from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.protocol import error_text
+
+SIGNATURE = Signature(
+    tuple(Feature(name, DType.FP32) for name in "ab"), packed_input="x", classes=(7, 8)
+)
+CODEC = Codec(SIGNATURE)
+
+
+def response(*tensors: tuple[str, str, list[int], bytes], version: str = "1") -> TritonResponse:
+    """A response as Triton writes it: JSON first, then each tensor's bytes."""
+    outputs = [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": shape,
+            "parameters": {"binary_data_size": len(data)},
+        }
+        for name, datatype, shape, data in tensors
+    ]
+    head = json.dumps({"model_name": "m", "model_version": version, "outputs": outputs}).encode()
+    return TritonResponse(200, len(head), head + b"".join(data for *_, data in tensors))
+
+
+def read(answer: TritonResponse, rows: int = 2, version: int = 1) -> InferenceOutputs:
+    return ResponseReader(version, CODEC).read(answer, rows)
+
+
+LABELS = ("label", "INT64", [2], struct.pack("<2q", 7, 8))
+SCORES = ("probabilities", "FP32", [2, 2], struct.pack("<4f", 1, 0, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("size", [None, "head"])
+def test_response_of_another_version_is_dropped(size: str | None) -> None:
+    answer = response(version="2")
+    if size is None:
+        answer = TritonResponse(200, None, answer.body)
+    assert read(answer, version=2).part(0, 2) == []
+    with pytest.raises(BadUpstreamAnswer, match="version 2 when asked for version 1") as caught:
+        read(answer, version=1)
+    assert caught.value.code == "version_mismatch"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"x", b"{}", b'{"outputs":[]}', b'{"model_version":1,"outputs":[]}', b'{"\xff":1}'],
+)
+def test_unreadable_response_is_dropped(body: bytes) -> None:
+    with pytest.raises(BadUpstreamAnswer, match="unreadable"):
+        read(TritonResponse(200, None, body))
+
+
+def test_response_that_ends_too_early_is_dropped() -> None:
+    answer = response(LABELS, SCORES)
+    with pytest.raises(BadUpstreamAnswer, match="ends within"):
+        read(TritonResponse(200, answer.inference_header_length, answer.body[:-1]))
+
+
+def test_reason_of_a_refusal_is_found_in_any_encoding() -> None:
+    assert error_text(b'{"error":"too wide"}') == "too wide"
+    assert error_text(b"<html>") == "<html>"
+    assert error_text(b"") == "no reason given"
+    assert error_text(b"\xff\xfe") == "\N{REPLACEMENT CHARACTER}" * 2
+
+
+@pytest.mark.parametrize("order", [(LABELS, SCORES), (SCORES, LABELS)])
+def test_prediction_is_read_alike_whatever_else_a_version_answers(order: Any) -> None:
+    other = ("embedding", "FP32", [2, 3], bytes(24))
+    for tensors in (order, (*order, other), (other, *order)):
+        output = read(response(*tensors)).predicted()
+        assert output.predictions == [7, 8]
+        assert output.probabilities == [[1, 0], [0.5, 0.5]]
+        assert output.is_finite
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "shape", "data"),
+    [
+        ("label", "INT64", [3], bytes(24)),
+        ("label", "INT64", [1, 2], bytes(16)),
+        ("label", "INT64", [2], bytes(15)),
+        ("label", "BF16", [2], bytes(4)),
+        ("wrong", "INT64", [2], bytes(16)),
+    ],
+)
+def test_prediction_that_does_not_fit_is_not_passed_on(
+    name: str, datatype: str, shape: list[int], data: bytes
+) -> None:
+    with pytest.raises(BadUpstreamAnswer):
+        read(response((name, datatype, shape, data), SCORES)).predicted()
+
+
+def test_responses_with_equal_heads_keep_their_own_values() -> None:
+    reader = ResponseReader(1, CODEC)
+    scores = ("probabilities", "FP32", [1, 2], bytes(8))
+    answers = [
+        response(("label", "INT64", [1], struct.pack("<q", label)), scores) for label in (7, 8)
+    ]
+    first, second = [reader.read(answer, 1) for answer in answers]
+    assert (first.predicted().predictions, second.predicted().predictions) == ([7], [8])
+    with pytest.raises(BadUpstreamAnswer):
+        reader.read(answers[0], 2).predicted()
+
+
+def test_outputs_are_cut_by_rows_whatever_their_type() -> None:
+    texts = pack("BYTES", ["a", "", "ä", "dd"])
+    tensors = [LABELS, ("t", "BYTES", [2, 2], texts), ("half", "FP16", [2, 3], bytes(range(12)))]
+    part = read(response(*tensors)).part(1, 2)
+    assert part is not None
+    assert [(one.name, one.shape, bytes(one.data)) for one in part] == [
+        ("label", (1,), struct.pack("<q", 8)),
+        ("t", (1, 2), pack("BYTES", ["ä", "dd"])),
+        ("half", (1, 3), bytes(range(6, 12))),
+    ]
+
+
+@pytest.mark.parametrize("shape", [[], [1], [3, 2], [1, 2]])
+def test_outputs_that_are_not_by_rows_are_not_cut(shape: list[int]) -> None:
+    outputs = read(response(LABELS, ("scalar", "FP32", shape, bytes(24))))
+    assert outputs.part(0, 1) is None
+    whole = outputs.part(0, 2)
+    assert whole is not None
+    assert len(whole) == 2
+
+
+def test_request_names_its_version_and_its_trace() -> None:
+    builder = RequestBuilder("h:1", "/base", "m", 3, CODEC.inputs, b'"outputs":[]')
+    for _ in range(2):
+        head, _, body = builder.build((bytes(8),), 1, b"00-trace").partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /base/v2/models/m/versions/3/infer HTTP/1.1\r\n")
+        assert b"traceparent: 00-trace" in head
+        assert b"Content-Length: %d" % len(body) in head
+        assert json.loads(body[:-8])["inputs"][0]["shape"] == [1, 2]
+    assert b"traceparent" not in builder.build((bytes(8),), 1)
