@@ -15,6 +15,7 @@ from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import ReplicaIdentity, RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
+from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registry, registry_from
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.features.feast_store import FeastStore
@@ -86,10 +87,11 @@ def create_app(
     feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
     features = None if feast is None else feature_reader(feast, settings)
     identity = this_process()
+    queue_budget = ByteBudget(settings.max_queued_bytes)
     tracing = tracing_from(settings, identity)
     metrics = Metrics(identity.id, features)
     supervisor = Supervisor(lambda name: metrics.task_restarts.labels(name).inc())
-    routing, losses = store or store_from(settings), Losses()
+    routing, losses = store or store_from(settings), Losses(metrics.record_losses)
     watcher = Watcher(
         routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
     )
@@ -101,7 +103,7 @@ def create_app(
             connections=settings.triton_connections,
             connect_seconds=settings.triton_connect_seconds,
             staleness_seconds=settings.staleness_seconds,
-            servers={settings.triton_url: settings.triton_servers_url},
+            servers=settings.triton_servers,
             tracing=tracing,
         ),
         lifecycle=Lifecycle(),
@@ -119,8 +121,8 @@ def create_app(
         samples=None
         if settings.sample_dir is None
         else SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes),
-        offload=Offload(),
-        queue_budget=ByteBudget(settings.max_queued_bytes),
+        offload=Offload(queue_budget),
+        queue_budget=queue_budget,
         mirror_budget=ByteBudget(settings.mirror_queue_bytes),
     )
     writer = sample_writer(shared)
@@ -273,9 +275,8 @@ def _hosted_model(
         control_plane=ControlPlane(
             settings,
             router,
-            shared.store,
+            RecordWriter(router, shared.store, shared.losses),
             heartbeat,
-            shared.losses,
             shared.registry,
             metrics,
             features,

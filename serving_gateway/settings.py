@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     shadow_triton_url: str | None = Field(
         default=None, description="Triton for all variants B, when it is another one."
     )
+    shadow_triton_servers_url: str | None = Field(
+        default=None, description="Every Triton behind shadow_triton_url, likewise."
+    )
     shadow_model_name: str | None = Field(
         default=None,
         description="Name in Triton of the default model's variant B, when it is another one.",
@@ -328,6 +331,14 @@ class Settings(BaseSettings):
         "are traced when that says so.",
     )
 
+    @property
+    def triton_servers(self) -> dict[str, str | None]:
+        """Addresses of Tritons, and every server behind each; None for a single one."""
+        found = {self.triton_url: self.triton_servers_url}
+        if self.shadow_triton_url is not None:
+            found.setdefault(self.shadow_triton_url, self.shadow_triton_servers_url)
+        return found
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_tracing(cls, value: str | None) -> str | None:
@@ -400,7 +411,7 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         return None if value is None else _http_url(value)
 
-    @field_validator("triton_servers_url")
+    @field_validator("triton_servers_url", "shadow_triton_servers_url")
     @classmethod
     def _check_urls(cls, value: str | None) -> str | None:
         return None if value is None else ",".join(map(_http_url, value.split(",")))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from collections.abc import Coroutine
+from typing import TypeVar
 
 from serving_gateway.contract import (
     VARIANTS,
@@ -26,11 +25,11 @@ from serving_gateway.contract import (
     TrafficResponse,
 )
 from serving_gateway.control.provenance import check_contract
+from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registry
 from serving_gateway.control.transitions import (
     choose,
     has_traffic,
-    next_generation,
     previous_slot,
     removed,
     rolled_back,
@@ -50,21 +49,13 @@ from serving_gateway.errors import (
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.inference.router import TRAFFIC_SECONDS, Router
 from serving_gateway.inference.traffic import A, B
-from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.heartbeat import Heartbeat
-from serving_gateway.replication.losses import Losses
-from serving_gateway.replication.records import merge
-from serving_gateway.replication.store import RoutingStore
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS: Final = 20
-"""How often a change is tried again when another one was written first."""
-
 _T = TypeVar("_T")
-Change = Callable[[RoutingRecord], RoutingRecord]
 
 
 class ControlPlane:
@@ -72,10 +63,9 @@ class ControlPlane:
 
     Args:
         settings: addresses and limits.
-        router: this replica's table, which follows each change at once.
-        store: where the record is kept.
+        router: this replica's table.
+        writer: reads and writes the record.
         heartbeat: knows which variants have traffic on other replicas.
-        losses: reports what the store lost.
         registry: knows the run and the signature of a version; None when there is none.
         metrics: counts the changes.
         features: looks features up; None where that is switched off.
@@ -85,17 +75,15 @@ class ControlPlane:
         self,
         settings: Settings,
         router: Router,
-        store: RoutingStore,
+        writer: RecordWriter,
         heartbeat: Heartbeat,
-        losses: Losses,
         registry: Registry | None,
         metrics: ModelMetrics,
         features: FeatureReader | None = None,
     ) -> None:
         self._router = router
-        self._store = store
+        self._writer = writer
         self._heartbeat = heartbeat
-        self._losses = losses
         self._metrics = metrics
         self._verifier = VersionVerifier(settings, router, registry, features)
         self._one_at_a_time = asyncio.Lock()
@@ -195,7 +183,7 @@ class ControlPlane:
         _check_version(request.version)
         verifier = self._verifier
         async with self._one_at_a_time:
-            record = await self._current()
+            record = await self._writer.current()
             upstream = verifier.upstream(alias)
             ready = await verifier.ready_versions(upstream)
             choice = choose(record, alias, request, ready)
@@ -219,14 +207,14 @@ class ControlPlane:
                     raise _changed_while_verified(alias, version)
                 return with_slot(fresh, alias, slot)
 
-            done, changed = await self._commit(change, by, request.reason, client)
+            done, changed = await self._writer.commit(change, by, request.reason, holding=client)
         return _answer(alias, done, held, changed, choice.others)
 
     async def _rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         _check_version(request.version)
         verifier = self._verifier
         async with self._one_at_a_time:
-            record = await self._current()
+            record = await self._writer.current()
             held = record.variants.get(alias)
             before, upstream = None, verifier.upstream(alias)
             if (version := request.version) is None:
@@ -247,13 +235,15 @@ class ControlPlane:
                     raise _changed_while_verified(alias, slot.version)
                 return rolled_back(fresh, alias, slot)
 
-            done, changed = await self._commit(change, by, request.reason or "rollback", client)
+            done, changed = await self._writer.commit(
+                change, by, request.reason or "rollback", holding=client
+            )
         others = tuple(version for version in ready if version != slot.version)
         return _answer(alias, done, held, changed, others)
 
     async def _set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         async with self._one_at_a_time:
-            record = await self._current()
+            record = await self._writer.current()
             await self._check_split(with_traffic(record, request))
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
@@ -269,7 +259,7 @@ class ControlPlane:
                     raise _changed_while_verified(B, fresh.variants[B].version)
                 return with_traffic(fresh, request)
 
-            done, changed = await self._commit(change, by, request.reason)
+            done, changed = await self._writer.commit(change, by, request.reason)
         return TrafficResponse("success", done.traffic, done.generation, changed)
 
     async def _clear_variant(
@@ -284,7 +274,7 @@ class ControlPlane:
         async with self._one_at_a_time:
             if not force:
                 await self._require_no_traffic(alias)
-            done, changed = await self._commit(change, by, reason)
+            done, changed = await self._writer.commit(change, by, reason)
         (before,) = replaced
         held = before.variants.get(alias)
         return ClearResponse(
@@ -302,7 +292,7 @@ class ControlPlane:
             if not force:
                 await self._require_no_traffic(A)
             served = self._router.still_served()
-            done, changed = await self._commit(removed, by, reason)
+            done, changed = await self._writer.commit(removed, by, reason)
         return RemovalResponse("success", self._router.model_name, done.generation, served, changed)
 
     async def _check_split(self, wanted: RoutingRecord) -> None:
@@ -332,60 +322,6 @@ class ControlPlane:
                 "Nothing was changed. Stop them first and wait that long, or set force.",
                 code="variant_has_traffic",
             )
-
-    async def _current(self) -> RoutingRecord:
-        """The record to change: what all replicas have to route by at this moment."""
-        return merge(await self._store.read(self._router.model_name), self._router.record).record
-
-    async def _commit(
-        self, change: Change, by: str, reason: str | None, _verified: VersionClient | None = None
-    ) -> tuple[RoutingRecord, bool]:
-        """Apply `change` to the newest record and write it; adopt it here at once.
-
-        Args:
-            change: from one record to the next, or to the same when nothing has to change.
-            by: who asks, for the record.
-            reason: why, for the record.
-            _verified: the client of the slot that was verified: held, so that the one that is
-                routed to afterwards is that one.
-
-        Returns:
-            The record in effect, and whether it is a new generation.
-        """
-        for _ in range(_ATTEMPTS):
-            stored = await self._store.read(self._router.model_name)
-            # A store that lost its content (a cache without persistence, restarted) gets back
-            # what is in effect, together with the change.
-            merged = merge(stored, self._router.record)
-            base = merged.record
-            changed = change(base)
-            if changed is base and not merged.write:
-                await self._router.follow(base)
-                return base, False
-            written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
-            try:
-                await self._store.replace(stored, written)
-            except GenerationConflict:
-                continue
-            if merged.dropped is not None:
-                self._losses.drop(merged.dropped, written)
-            await self._router.follow(written)
-            log.info("routing record changed", extra=_described(written, self._router))
-            return written, changed is not base
-        raise GenerationConflict(
-            f"The routing record was changed by others {_ATTEMPTS} times in a row. Try again.",
-            retry_after=1,
-        )
-
-
-def _described(record: RoutingRecord, router: Router) -> dict[str, Any]:
-    return {
-        "model": record.model_name,
-        "generation": record.generation,
-        "routed": router.still_served(),
-        "by": record.changed_by,
-        "reason": record.reason,
-    }
 
 
 def _changed_while_verified(alias: str, version: int) -> GenerationConflict:

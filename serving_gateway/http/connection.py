@@ -2,7 +2,7 @@
 
 The only file that knows uvicorn's internals. Requests for inference are parsed, queued and
 answered here without an ASGI scope, a task or a future; all others take uvicorn's usual way. For
-uvicorn an `ConnectionExchange` stands where its own `RequestResponseCycle` would.
+uvicorn a `ConnectionExchange` stands where its own `RequestResponseCycle` would.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 _SWEEP_SECONDS: Final = 1.0
 _LINGER_SECONDS: Final = 1.0
 """How long what a refused client still sends is read and dropped, so that it sees the refusal."""
+_MAX_OFFERS: Final = 16
+"""Offers of another protocol in one read; clients make one on each connection."""
+_MAX_PIPELINED: Final = 256
+"""Requests on one connection that wait for the answers to earlier ones."""
+_MAX_AT_ONCE: Final = 32
+"""Requests of one read that are started before the event loop gets its turn."""
 _ONCE: Final = frozenset([b"host", b"content-length", b"content-type", b"authorization"])
 """Headers that two readers would understand differently when they came twice."""
 
@@ -129,6 +135,7 @@ class ConnectionExchange(HttpExchange):
         if self.response_complete or self.disconnected:
             return
         self.response_started = self.response_complete = True
+        self.body = b""  # the connection keeps its last request while it is idle
         connection = self.connection
         if not self.keep_alive:
             headers += b"connection: close\r\n"
@@ -145,7 +152,7 @@ class GatewayConnection(HttpToolsProtocol):
 
     policy: ConnectionPolicy
     cycle: Any
-    """The newest request: an `ConnectionExchange` or uvicorn's own."""
+    """The newest request: a `ConnectionExchange` or uvicorn's own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -153,6 +160,10 @@ class GatewayConnection(HttpToolsProtocol):
         self._endpoint = policy.endpoint
         self._routes = policy.endpoint.routes
         self._max_head = policy.max_head_bytes
+        self._running: Any = None
+        """The oldest request that is not answered, or the last one that was."""
+        self._at_once = 0
+        """Requests of this read that were started."""
         self._held = 0
         """Bytes of an unfinished body that the budget was charged for."""
         self._in_head = False
@@ -168,6 +179,7 @@ class GatewayConnection(HttpToolsProtocol):
         self._write_paused_since: float | None = None
         self._has_ignored_upgrade = False
         self._refusal: GatewayError | None = None
+        self._is_lingering = False
 
     # Called by the transport
 
@@ -179,11 +191,13 @@ class GatewayConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waited for is abandoned."""
         self.policy.connections.discard(self)
-        for cycle in (self.cycle, *(queued for queued, _ in self.pipeline)):
+        for cycle in (self._running, *(queued for queued, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
+                cycle.message_event.set()
                 if isinstance(cycle, ConnectionExchange):
                     self._endpoint.abandon(cycle)
+        self.pipeline.clear()
         self._release()
         super().connection_lost(exc)
 
@@ -193,31 +207,28 @@ class GatewayConnection(HttpToolsProtocol):
             return
         # Only a head that came in pieces, or in a read beyond the limit, has to be measured.
         self._is_large_read = len(data) > self._max_head
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._continue_without_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if self._refusal is None:
-                self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
+        self._at_once = 0
+        if not self._feed(data):
+            return
         if self._is_incomplete:
             self._note_incomplete(len(data))
         elif self._incomplete_since is not None:
             self._note_complete()
 
     def pause_writing(self) -> None:
-        """The client reads too slowly."""
+        """The client reads too slowly: it does not get to ask for more."""
         super().pause_writing()
+        self.flow.pause_reading()
         self._write_paused_since = self.loop.time()
 
     def resume_writing(self) -> None:
         """The client has caught up: go on with what it sent meanwhile."""
         super().resume_writing()
         self._write_paused_since = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.flow.resume_reading()
         if self.pipeline:
             self.loop.call_soon(self._start_queued)
+        else:
+            self.flow.resume_reading()
 
     # Called by the parser
 
@@ -253,6 +264,10 @@ class GatewayConnection(HttpToolsProtocol):
             return
         if len(fields) != len(headers) or b"host" not in fields:
             self._check_fields(fields)
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            error = Overloaded(f"{_MAX_PIPELINED} requests wait on this connection already.")
+            self.refuse(error)
+            raise error  # stops the parser, which reports that it was stopped
         parser = self.parser
         route = self._routes.known.get(self.url) or self._routes.parse(self.url)
         if (
@@ -265,14 +280,21 @@ class GatewayConnection(HttpToolsProtocol):
             # What needs decompression, a continuation or CORS is the application's, too.
             self._start_application(fields)
             return
-        exchange = ConnectionExchange(
-            self, self._endpoint, route, headers, fields, parser.should_keep_alive()
+        # A client of HTTP/1.0 that asks for keep-alive waits for a header that 1.1 does not have.
+        keep_alive = parser.should_keep_alive() and (
+            b"connection" not in fields or parser.get_http_version() == "1.1"
         )
+        exchange = ConnectionExchange(self, self._endpoint, route, headers, fields, keep_alive)
         earlier, self.cycle = self.cycle, exchange
-        if earlier is not None and not earlier.response_complete:
-            exchange.is_queued = True
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cast(Any, exchange), self.app))
+        self._at_once += 1
+        if (
+            (earlier is not None and not earlier.response_complete)
+            or self._at_once > _MAX_AT_ONCE
+            or self.flow.write_paused
+        ):
+            self._queue(exchange)
+        else:
+            self._running = exchange
         announced = fields.get(b"content-length")
         if announced is not None and (
             len(announced) > 18 or int(announced) > self.policy.max_body_bytes
@@ -286,12 +308,13 @@ class GatewayConnection(HttpToolsProtocol):
         if type(cycle) is not ConnectionExchange:
             if not self._has_ignored_upgrade:
                 super().on_body(body)
-        elif not cycle.body:
-            cycle.body = body
         elif not cycle.response_complete:
-            if isinstance(cycle.body, bytes):
-                cycle.body = bytearray(cycle.body)
-            cycle.body += body
+            if not cycle.body:
+                cycle.body = body
+            else:
+                if isinstance(cycle.body, bytes):
+                    cycle.body = bytearray(cycle.body)
+                cycle.body += body
             if len(cycle.body) > self.policy.max_body_bytes:
                 self.refuse(_too_large(self.policy.max_body_bytes))
 
@@ -303,7 +326,7 @@ class GatewayConnection(HttpToolsProtocol):
             return
         if type(cycle) is not ConnectionExchange:
             super().on_message_complete()
-        elif not cycle.response_complete:
+        elif not cycle.response_complete and self._refusal is None:
             cycle.more_body = False
             if not cycle.is_queued:
                 self._endpoint.start(cycle)
@@ -317,41 +340,55 @@ class GatewayConnection(HttpToolsProtocol):
         flow = self.flow
         if flow.write_paused or self.transport.is_closing():
             return
-        if flow.read_paused:
-            flow.resume_reading()
         if self.pipeline:
             self.loop.call_soon(self._start_queued)
+        elif flow.read_paused:
+            flow.resume_reading()
 
     def close_gracefully(self) -> None:
         """Close once what was written is sent."""
-        if self._refusal is None:
+        if not self._is_lingering:
             self.transport.close()
 
     def refuse(self, error: GatewayError) -> None:
         """Answer the request that is being received with an error, and end the connection.
 
-        While an earlier request on it is being answered nothing is said: it would be taken for
-        that answer.
+        While earlier requests on it are being answered nothing is said: it would be taken for
+        their answer. They are still answered.
         """
+        if self._refusal is not None:
+            return
         self._refusal = error
-        cycle = self.cycle
-        owns_turn = not self.pipeline and (
-            cycle is None or cycle.response_complete or not getattr(cycle, "response_started", True)
-        )
-        if owns_turn and (self._is_incomplete or cycle is None or cycle.response_complete):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-            route = cycle.route if type(cycle) is ConnectionExchange else None
-            headers, body = self._endpoint.describe_refusal(error, route)
-            self.transport.write(
-                b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-                % (STATUS_LINE[error.status], headers, len(body), body)
-            )
-            self.flow.resume_reading()
-            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self._release()
+        cycle, running = self.cycle, self._running
+        if self.pipeline and cycle.more_body:
+            self.pipeline.popleft()
+        is_answered = running is None or running.response_complete
+        if self.pipeline or not (is_answered or (running is cycle and cycle.more_body)):
+            last: Any = self.pipeline[0][0] if self.pipeline else running
+            last.keep_alive = False
+        elif (is_answered and running is cycle and running is not None and running.more_body) or (
+            not is_answered and cycle.response_started
+        ):
+            self.transport.close()  # this very request has its answer
         else:
-            self.transport.close()
+            self._write_refusal(error)
+
+    def _write_refusal(self, error: GatewayError) -> None:
+        cycle, route = self.cycle, None
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            cycle.body = b""
+            route = cycle.route if type(cycle) is ConnectionExchange else None
+        headers, body = self._endpoint.describe_refusal(error, route)
+        self.transport.write(
+            b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (STATUS_LINE[error.status], headers, len(body), body)
+        )
+        self._is_lingering = True
+        self.flow.resume_reading()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def enforce_timeouts(self, now: float) -> None:
         """End the connection when it is overdue."""
@@ -383,12 +420,23 @@ class GatewayConnection(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
 
     def _start_queued(self) -> None:
-        if not self.pipeline or self.flow.write_paused or self.transport.is_closing():
+        running = self._running
+        if (
+            not self.pipeline
+            or self.flow.write_paused
+            or self.transport.is_closing()
+            or not (running is None or running.response_complete)
+        ):
             return
         queued, app = self.pipeline.pop()
         cycle: Any = queued
+        self._running = cycle
+        if not self.pipeline:
+            self.flow.resume_reading()
         if type(cycle) is not ConnectionExchange:
             self._start_asgi_task(cycle, app)
             return
@@ -396,14 +444,45 @@ class GatewayConnection(HttpToolsProtocol):
         if not cycle.more_body:
             self._endpoint.start(cycle)
 
-    def _continue_without_upgrade(self, rest: bytes) -> None:
-        """Read the request again as if it had not asked for another protocol."""
-        method = self.parser.get_method()
+    def _queue(self, exchange: ConnectionExchange) -> None:
+        """Have a request wait until the earlier ones are answered."""
+        exchange.is_queued = True
+        self.flow.pause_reading()
+        self.pipeline.appendleft((cast(Any, exchange), self.app))
+        if len(self.pipeline) == 1:
+            self.loop.call_soon(self._start_queued)
+
+    def _feed(self, data: bytes) -> bool:
+        """Parse a read; False when it was refused.
+
+        Requests that offer another protocol are parsed again without that.
+        """
+        for _ in range(_MAX_OFFERS):
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._has_ignored_upgrade:
+                    break  # CONNECT
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
+                return False
+            else:
+                return self._refusal is None
+        self.refuse(MalformedRequest("The connection cannot be used for another protocol."))
+        return False
+
+    def _without_upgrade(self) -> bytes:
+        """The head that was just parsed, without its offer."""
+        self._has_ignored_upgrade = False
         hidden = {b"upgrade", b"http2-settings", b"connection"}
-        head = [b"%b %b HTTP/1.1\r\n" % (method, self.url)]
+        version = self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
         head += [b"%b: %b\r\n" % one for one in self.headers if one[0] not in hidden]
+        self._has_ignored_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"".join([*head, b"\r\n"]) + rest)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"".join([*head, b"\r\n"])
 
     def _note_incomplete(self, size: int) -> None:
         """Account for a message that is not complete at the end of a read of `size` bytes."""
@@ -412,7 +491,7 @@ class GatewayConnection(HttpToolsProtocol):
         if self._in_head:
             # Where the head began in this read, its other bytes belong to something else.
             self._seen += size if self._seen else self._head_size()
-            if self._seen > self._max_head and self._refusal is None:
+            if self._seen > self._max_head:
                 self.refuse(self._head_too_large())
         elif not self.policy.budget.take(size):
             self.refuse(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from serving_gateway.errors import GatewayError
+from serving_gateway.batching import ByteBudget
+from serving_gateway.errors import GatewayError, Overloaded
+
+log = logging.getLogger(__name__)
 
 LARGE_BYTES: Final = 65_536
 """Size from which a body counts as large: decoding and checking it may take 5 ms and more."""
@@ -19,14 +23,35 @@ class Offload:
     """One thread that works on large bodies in the order of their arrival.
 
     The interpreter switches to the event loop every few milliseconds meanwhile.
+
+    Args:
+        budget: bytes that bodies may hold which wait for the thread, shared with others that wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
-    def run(self, work: Callable[[], _T], done: Callable[[_T | GatewayError], None]) -> None:
-        """Do `work` in the thread, then call `done` on the event loop with what came of it."""
+    def run(
+        self, size: int, work: Callable[[], _T], done: Callable[[_T | GatewayError], None]
+    ) -> None:
+        """Do `work` in the thread, then call `done` on the event loop with what came of it.
+
+        Args:
+            size: bytes that are held meanwhile.
+            work: for the thread; may raise a `GatewayError`.
+            done: never called before this returns.
+        """
         loop = asyncio.get_running_loop()
+        if not self._budget.take(size):
+            loop.call_soon(
+                done, Overloaded("Large bodies that wait hold as many bytes as they may.")
+            )
+            return
+
+        def end(result: _T | GatewayError) -> None:
+            self._budget.release(size)
+            done(result)
 
         def guarded() -> None:
             try:
@@ -34,8 +59,9 @@ class Offload:
             except GatewayError as error:
                 result = error
             except Exception as error:  # a bug belongs to the request that met it
+                log.exception("a large body could not be read")
                 result = GatewayError(f"{type(error).__name__} while the body was read.")
-            loop.call_soon_threadsafe(done, result)
+            loop.call_soon_threadsafe(end, result)
 
         self._threads.submit(guarded)
 

@@ -152,7 +152,9 @@ class OpenInference:
         inference.asked_for = (model_name, version)
         inference.size = len(body)
         if len(body) > LARGE_BYTES:
-            self.offload.run(lambda: read_request(body, header_length), inference.on_read)
+            self.offload.run(
+                len(body), lambda: read_request(body, header_length), inference.on_read
+            )
         else:
             try:
                 request = read_request(body, header_length)
@@ -212,6 +214,7 @@ class ProtocolInference(RoutedRequest):
         request, max_rows = self.request, self._owner.max_rows
         if self.size > LARGE_BYTES:
             self._owner.offload.run(
+                self.size,
                 lambda: pack_tensors(request, codec, max_rows),
                 lambda result: self._on_packed(result, target, deadline),
             )

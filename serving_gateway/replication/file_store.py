@@ -38,6 +38,8 @@ class FileStore:
 
     Args:
         directory: where the files and their locks lie; made when missing.
+
+    Errors are those of `RoutingStore`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,29 +56,15 @@ class FileStore:
         return self._directory / f"{_PREFIX}{model_name}.json"
 
     async def read(self, model_name: str) -> RoutingRecord:
-        """A model's record; generation 0 when none was ever written.
-
-        Raises:
-            StoreUnavailable: it cannot be read.
-            RecordRefused: it is corrupt, of a newer schema, or of another model.
-        """
+        """A model's record; generation 0 when none was ever written."""
         return await asyncio.to_thread(self._read, model_name)
 
     async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
-        """The records of all models; files that did not change are not read again.
-
-        Raises:
-            StoreUnavailable: the directory cannot be listed.
-        """
+        """The records of all models; files that did not change are not read again."""
         return await asyncio.to_thread(self._read_all, tuple(hosted))
 
     async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write `record` durably in the place of exactly `expected`.
-
-        Raises:
-            GenerationConflict: the file has another record; nothing was written.
-            StoreUnavailable: it cannot be written, or what is there cannot be read.
-        """
+        """Write `record` durably in the place of exactly `expected`."""
         await asyncio.to_thread(self._replace, expected, record)
 
     async def follow(self, changed: Callable[[str], None]) -> None:  # noqa: ARG002 -- see below
@@ -89,27 +77,15 @@ class FileStore:
         reports: Mapping[str, ModelReport],
         keep_seconds: float,  # noqa: ARG002 -- readers expire files
     ) -> None:
-        """Note that a replica of this host lives: a file of its own, whose time says when.
-
-        Raises:
-            StoreUnavailable: it cannot be noted.
-        """
+        """Note that a replica of this host lives: a file of its own, whose time says when."""
         await asyncio.to_thread(self._beat, replica, dict(reports))
 
     async def leave(self, replica_id: str) -> None:
-        """Forget a replica that ends.
-
-        Raises:
-            StoreUnavailable: it cannot be forgotten now; it expires.
-        """
+        """Forget a replica that ends."""
         await asyncio.to_thread(self._leave, replica_id)
 
     async def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
-        """The replicas of this host noted within the last `keep_seconds`; older ones are removed.
-
-        Raises:
-            StoreUnavailable: they cannot be listed, or not all of them can be read.
-        """
+        """The replicas of this host that reported lately; the files of others are removed."""
         return await asyncio.to_thread(self._replicas, model_name, keep_seconds)
 
     async def aclose(self) -> None:
@@ -222,7 +198,7 @@ class FileStore:
     def _locked(self, model_name: str) -> Iterator[None]:
         """Hold the lock of a model that all processes of this host share.
 
-        The kernel lets go of it when its holder dies, so nothing stale has to be broken.
+        The kernel releases it when its holder dies, so no stale lock has to be broken.
         """
         path = self._directory / f"{_PREFIX}{model_name}.lock"
         deadline = time.monotonic() + _LOCK_SECONDS

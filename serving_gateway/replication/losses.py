@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving_gateway.contract import RoutingRecord
+from serving_gateway.telemetry.counters import LabelledCounts
 
 log = logging.getLogger(__name__)
 
@@ -14,18 +15,18 @@ log = logging.getLogger(__name__)
 class Losses:
     """Reports of this replica.
 
-    Attributes:
-        restored: records that were written back to a store that had lost them.
-        dropped: records that were replaced although an accepted change was in them alone.
+    Args:
+        counts: by outcome: `restored` to a store that had lost a record, or `dropped` although an
+            accepted change was in that record alone.
     """
 
-    def __init__(self) -> None:
-        self.restored = 0
-        self.dropped = 0
+    def __init__(self, counts: LabelledCounts) -> None:
+        self._restored = counts.labels("restored")
+        self._dropped = counts.labels("dropped")
 
     def restore(self, found: RoutingRecord, written: RoutingRecord) -> None:
         """Report that `written` was written back in the place of `found`."""
-        self.restored += 1
+        self._restored.inc()
         log.warning(
             "the routing store had lost an accepted change; it was written back",
             extra={"found": _described(found), "written": _described(written)},
@@ -33,7 +34,7 @@ class Losses:
 
     def drop(self, dropped: RoutingRecord, kept: RoutingRecord) -> None:
         """Report that `dropped` is lost, and that all replicas route by `kept`."""
-        self.dropped += 1
+        self._dropped.inc()
         log.error(
             "an accepted change was dropped: the routing store lost it and took another one. "
             "Repeat it if it is still wanted.",

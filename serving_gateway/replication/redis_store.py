@@ -2,7 +2,7 @@
 
 Everything of a replica goes over a few connections and some commands a second, however many
 models it hosts: one subscription, one beat, one look at whether anything was written, and a bulk
-read when it was, or every few seconds in case somebody wrote past the gateways.
+read when it was, or every few seconds in case a record was written past the gateways.
 
 A Redis that hangs is abandoned after a short limit, and for a moment after a failure no exchange
 waits for it again. A change that was abandoned must not happen later, when a Redis that was
@@ -83,6 +83,8 @@ class RedisStore:
 
     Args:
         connection: the client.
+
+    Errors are those of `RoutingStore`.
     """
 
     def __init__(self, connection: RedisConnection) -> None:
@@ -95,22 +97,13 @@ class RedisStore:
         self._sent: dict[str, ModelReport] | None = None
 
     async def read(self, model_name: str) -> RoutingRecord:
-        """A model's record, read now; generation 0 when none was ever written.
-
-        Raises:
-            StoreUnavailable: Redis does not answer, or refuses.
-            RecordRefused: it is corrupt, of a newer schema, or of another model.
-        """
+        """A model's record, read now; generation 0 when none was ever written."""
         async with self._connection.asking() as redis:
             data: bytes | None = await redis.get(_key(model_name))
         return self._decoded(model_name, data)
 
     async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
-        """The records of all models; from memory while no gateway wrote one, for a few seconds.
-
-        Raises:
-            StoreUnavailable: Redis does not answer.
-        """
+        """The records of all models; from memory while no gateway wrote one, for a few seconds."""
         async with self._connection.asking() as redis:
             revision: bytes | None = await redis.get(_REVISION)
         known = revision == self._revision and self._names.issuperset(hosted)
@@ -124,12 +117,7 @@ class RedisStore:
         return {name: self._seen[name][1] for name in self._names}
 
     async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write `record` in the place of exactly `expected`, and announce it to all replicas.
-
-        Raises:
-            GenerationConflict: Redis has another record; nothing was written.
-            StoreUnavailable: it cannot be written, or what is there cannot be read.
-        """
+        """Write `record` in the place of exactly `expected`, and announce it to all replicas."""
         name = record.model_name
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
@@ -165,11 +153,7 @@ class RedisStore:
     async def beat(
         self, replica: ReplicaIdentity, reports: Mapping[str, ModelReport], keep_seconds: float
     ) -> None:
-        """Note that a replica lives, and what changed of what it reports.
-
-        Raises:
-            StoreUnavailable: Redis does not answer.
-        """
+        """Note that a replica lives, and what changed of what it reports."""
         before, self._sent = self._sent, None  # unknown until Redis has answered
         if before is None or not await self._beat(replica.id, keep_seconds, before, reports):
             identity = {"": msgspec.json.encode(replica)}
@@ -177,11 +161,7 @@ class RedisStore:
         self._sent = dict(reports)
 
     async def leave(self, replica_id: str) -> None:
-        """Forget a replica that ends.
-
-        Raises:
-            StoreUnavailable: Redis does not answer; the replica expires.
-        """
+        """Forget a replica that ends."""
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.hdel(_REPLICAS, replica_id)
@@ -189,11 +169,7 @@ class RedisStore:
             await question.execute()
 
     async def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
-        """The replicas noted within the last `keep_seconds`, by Redis's clock.
-
-        Raises:
-            StoreUnavailable: Redis does not answer, or not all of them can be read.
-        """
+        """The replicas noted within the last `keep_seconds`, by Redis's clock."""
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.time()

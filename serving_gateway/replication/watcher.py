@@ -135,6 +135,7 @@ class Watcher:
 
     async def run(self, models: HostedModels) -> None:
         """Follow the store until cancelled."""
+        self._queued.clear()  # of a run that failed
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_repeatedly(models, tasks))
             while not is_being_cancelled():

@@ -31,6 +31,7 @@ _PROCESS_FAMILIES: Final = """
 gateway_info gauge Which replica answers this scrape: do not sum counters of two replicas.
 gateway_requests_in_flight gauge Requests being worked on.
 gateway_task_restarts_total counter Background tasks that failed and were started again.
+gateway_routing_records_lost_total counter Records that the store lost: restored, or dropped.
 http_requests_total counter HTTP requests answered.
 """
 _LOOK_UP_FAMILIES: Final = """
@@ -80,6 +81,8 @@ class Metrics:
         """Answered HTTP requests, by method, path and status."""
         self.task_restarts = LabelledCounts()
         """Background tasks that failed and were started again, by name."""
+        self.record_losses = LabelledCounts()
+        """Routing records that the store lost, by what became of them."""
         self.in_flight = 0
         """Requests being worked on."""
         self._replica = replica
@@ -153,6 +156,8 @@ class Metrics:
             families["http_requests_total"].add(label, count.value)
         for (task,), count in self.task_restarts.items():
             families["gateway_task_restarts_total"].add(labels(task=task), count.value)
+        for (outcome,), count in self.record_losses.items():
+            families["gateway_routing_records_lost_total"].add(labels(outcome=outcome), count.value)
         if self._features is not None:
             families |= _look_ups(self._features)
         return families.values()

@@ -68,6 +68,7 @@ class TritonTransport(_Transport):
         self._protocol = protocol
         self._answers = answers
         self._pending = b""
+        self._delivery: asyncio.Handle | None = None
         self._socket = socket.socket()
 
     def write(self, data: Any) -> None:
@@ -80,11 +81,7 @@ class TritonTransport(_Transport):
                 return
             self._answers[data] = answer
         self._pending = b""
-        self._loop.call_soon(self._deliver, answer)
-
-    def _deliver(self, answer: bytes) -> None:
-        if not self.is_closed:
-            self._protocol.data_received(answer)
+        self._delivery = self._loop.call_soon(self._protocol.data_received, answer)
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -96,6 +93,8 @@ class TritonTransport(_Transport):
     def close(self) -> None:
         if not self.is_closed:
             self.is_closed = True
+            if self._delivery is not None:
+                self._delivery.cancel()
             self._socket.close()
             self._loop.call_soon(self._protocol.connection_lost, None)
 
@@ -151,7 +150,7 @@ class MemoryClient(_Transport):
         self._left = 0
         self._done: asyncio.Future[None] | None = None
         self.answers = b""
-        """Of the last `send`, the first bytes."""
+        """Of the last `send`, what did not begin as a success, to explain a failure."""
         self.succeeded = 0
         self._protocol = loop.listening[port]()
         self._protocol.connection_made(self)
@@ -169,7 +168,7 @@ class MemoryClient(_Transport):
             data = bytes(data)
         if data.startswith(b"HTTP/1.1 200"):
             self.succeeded += 1
-        if len(self.answers) < 2_000:
+        elif len(self.answers) < 2_000:
             self.answers += data
         if not data.endswith(b"}"):
             return

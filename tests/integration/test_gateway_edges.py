@@ -202,11 +202,20 @@ def test_a_trace_goes_on_to_triton_when_it_is_one(tmp_path: Path, recorder: Reco
                 assert b"traceparent" not in found
 
 
+PATIENT = {
+    "GATEWAY_MAX_IN_FLIGHT": "1",
+    "GATEWAY_REQUEST_SECONDS": "30",
+    "GATEWAY_PROBE_SECONDS": "30",
+    "GATEWAY_STALENESS_SECONDS": "30",
+}
+"""A gateway that waits for a Triton that stands still; its metrics are new once a second."""
+
+
 def test_a_client_that_leaves_while_it_waits_costs_nothing(tmp_path: Path) -> None:
     write_entry(tmp_path / "repository", DEFAULT_MODEL, {1: telltale(1)})
     with (
         run_triton(tmp_path / "repository", tmp_path / "triton") as triton,
-        run_gateway(tmp_path, triton.http_url, env={"GATEWAY_MAX_IN_FLIGHT": "1"}) as gateway,
+        run_gateway(tmp_path, triton.http_url, env=PATIENT) as gateway,
     ):
         gateway.routed(1)
         before = rows_inferred(triton)
@@ -253,7 +262,7 @@ def clients_of(gateway: RunningGateway) -> set[int]:
 
 def test_clients_that_left_take_nobodys_place_in_the_queue(tmp_path: Path) -> None:
     write_entry(tmp_path / "repository", DEFAULT_MODEL, {1: telltale(1)})
-    env = {"GATEWAY_MAX_IN_FLIGHT": "1", "GATEWAY_MAX_QUEUED": "2"}
+    env = {**PATIENT, "GATEWAY_MAX_QUEUED": "2"}
     with (
         run_triton(tmp_path / "repository", tmp_path / "triton") as triton,
         run_gateway(tmp_path, triton.http_url, env=env) as gateway,
@@ -263,15 +272,16 @@ def test_clients_that_left_take_nobodys_place_in_the_queue(tmp_path: Path) -> No
         request = b"POST /predict HTTP/1.1\r\nhost: g\r\ncontent-length: %d\r\n\r\n" % len(body)
         address = (LOOPBACK, urlsplit(gateway.url).port or 0)
         triton.process.signal(signal.SIGSTOP)
-        for number in range(1, 4):
+        for _ in range(3):
             with socket.create_connection(address, 20) as client:
                 client.sendall(request + body)
-                wait_until(lambda n=number: in_flight(gateway) == n, 5, "the request to wait")  # type: ignore[misc]
+                wait_until(lambda: in_flight(gateway) == 1, 5, "the request to wait")
                 port = client.getsockname()[1]
             wait_until(lambda p=port: p not in clients_of(gateway), 5, "the client to be gone")  # type: ignore[misc]
+            wait_until(lambda: in_flight(gateway) == 0, 5, "the place to be free")
         with socket.create_connection(address, 20) as stays:
             stays.sendall(request + body)
-            wait_until(lambda: in_flight(gateway) == 2, 5, "the places to be free")
+            wait_until(lambda: in_flight(gateway) == 1, 5, "the request to wait")
             triton.process.signal(signal.SIGCONT)
             assert stays.recv(65_536).startswith(b"HTTP/1.1 200 ")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,9 +17,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from redis import Redis
 
 from platform_assets.resources.feast import FeastResource
 from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput
+from serving_gateway.features.blocking_reader import _rows as read_rows
 from serving_gateway.features.feast_snapshot import open_snapshot
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
@@ -25,6 +29,7 @@ from serving_gateway.features.types import LookupResult, ServiceUnusable, Status
 from tests.feature_lookups import look_up, read
 from tests.servers import RunningRedis, run_redis
 
+ROOT = Path(__file__).resolve().parents[2]
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 NAMES = ("petal_width", "sepal_length", "sepal_width")
 DEFINITIONS = """
@@ -345,6 +350,150 @@ async def test_prepared_service_is_read_within_the_limit_of_a_look_up(
         await asyncio.gather(opening, reader.prepare("both"))
         [found] = await look_up(reader, "both", ("petal_width",), [1])
         assert found.values == [0.2], "a service that an opening under way did not know of"
+
+
+def _clients(url: str) -> list[str]:
+    """The connections of a Redis, but for the one that asks."""
+    with Redis.from_url(url) as admin:
+        own = admin.client_id()
+        return [one["id"] for one in admin.client_list() if int(one["id"]) != own]
+
+
+async def test_slow_reads_of_one_service_do_not_delay_another(
+    filled: FeastResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = threading.Event()
+
+    def rows(store: Any, snapshot: Any, plan: Any, own: Any, request: Any) -> Any:
+        if request.service == "both":
+            hang.wait(20)
+        return read_rows(store, snapshot, plan, own, request)
+
+    monkeypatch.setattr("serving_gateway.features.feast_store._TRIAL_SECONDS", 0.05)
+    async with opened(filled, "both") as store:
+        monkeypatch.setattr("serving_gateway.features.blocking_reader._rows", rows)
+        async with asyncio.timeout(10):
+            await store.prepare("short")
+        slow = [asyncio.create_task(read(store, "both", (name,), [1])) for name in NAMES]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert _statuses(await read(store, "short", ("petal_width",), [1])) == ["found"]
+        if filled.online_store != "redis":
+            assert not any(task.done() for task in slow)
+        hang.set()
+        for task in slow:
+            assert _statuses(await task) == ["found"]
+
+
+async def test_broken_definition_affects_its_own_service_only(
+    filled: FeastResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast import FeatureStore
+
+    known = FeatureStore.get_feature_service
+
+    def get(self: Any, name: str, *args: Any, **options: Any) -> Any:
+        if name == "text":
+            raise ValueError("a corrupt row of the registry")
+        return known(self, name, *args, **options)
+
+    async with opened(filled, "text", refresh_seconds=0, retry_seconds=0) as store:
+        former = store._snapshot
+        monkeypatch.setattr(FeatureStore, "get_feature_service", get)
+        await read(store, "text", ("city",), ["7"])
+        await until(_async(lambda: store._snapshot), lambda now: now is not former)
+        [one] = await read(store, "text", ("turnover",), ["7"])
+        assert one.values == [2.5], "what was known before stays"
+    async with opened(filled, "short", "text") as store:
+        assert _statuses(await read(store, "short", ("petal_width",), [1])) == ["found"]
+        with pytest.raises(FeaturesUnavailable, match="service text up: ValueError: a corrupt"):
+            await read(store, "text", ("city",), ["7"])
+
+
+@pytest.mark.parametrize("filled", ["redis"], indirect=True)
+async def test_key_that_holds_no_hash_fails_its_own_look_up_only(
+    redis: RunningRedis, filled: FeastResource
+) -> None:
+    async with opened(filled, "short") as store:
+        [view] = store._snapshot.plan("short").views
+        reader = FeatureReader(store, limit_seconds=10)
+        names = ("petal_width",)
+        with Redis.from_url(redis.url) as admin:
+            admin.set(view.layout.key(77), "not a hash")
+            first = asyncio.create_task(look_up(reader, "short", names, [2]))
+            bad = asyncio.create_task(look_up(reader, "short", names, [1, 77]))
+            good = asyncio.create_task(look_up(reader, "short", names, [1]))
+            assert _statuses(await first + await good) == ["found", "found"]
+            with pytest.raises(FeaturesUnavailable, match="WRONGTYPE"):
+                await bad
+            admin.delete(view.layout.key(77))
+        assert reader.skipped_services == []
+
+
+@pytest.mark.parametrize("filled", ["redis"], indirect=True)
+async def test_redis_without_eval_is_supported(redis: RunningRedis, filled: FeastResource) -> None:
+    with Redis.from_url(redis.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-@scripting")
+        try:
+            async with opened(filled, "both") as store:
+                assert _statuses(await read(store, "both", NAMES, [1, 2])) == ["found", "found"]
+        finally:
+            admin.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+@pytest.mark.parametrize("filled", ["redis"], indirect=True)
+async def test_no_connection_is_left_after_the_end(
+    redis: RunningRedis, filled: FeastResource
+) -> None:
+    """Of reads that were under way, and of those that come later."""
+    before = _clients(redis.url)
+    async with opened(filled, "both", socket_seconds=5) as store:
+        assert len(_clients(redis.url)) == len(before) + 1
+        redis.process.signal(signal.SIGSTOP)
+        under_way = [asyncio.create_task(read(store, "both", (name,), [1])) for name in NAMES]
+        await asyncio.sleep(0.05)
+        await store.aclose()
+        redis.process.signal(signal.SIGCONT)
+        late = [asyncio.create_task(read(store, "both", (name,), [1])) for name in NAMES]
+        ended = await asyncio.gather(*under_way, *late, return_exceptions=True)
+        assert [type(one) for one in ended] == [FeaturesUnavailable] * 6
+    await until(_async(lambda: _clients(redis.url)), lambda now: now == before)
+
+
+@pytest.mark.parametrize("filled", ["redis"], indirect=True)
+async def test_refresh_keeps_the_connection(redis: RunningRedis, filled: FeastResource) -> None:
+    async with opened(filled, "both", refresh_seconds=0) as store:
+        clients = _clients(redis.url)
+        former = store._snapshot
+        await read(store, "both", NAMES, [1])
+        await until(_async(lambda: store._snapshot), lambda now: now is not former)
+        assert _statuses(await read(store, "both", NAMES, [1])) == ["found"]
+        assert _clients(redis.url) == clients
+
+
+def _async(value: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
+    async def attempt() -> Any:
+        return value()
+
+    return attempt
+
+
+def test_hanging_feast_does_not_keep_the_process_from_exiting(tmp_path: Path) -> None:
+    code = """
+import asyncio, pathlib, sys, time
+from serving_gateway.features import feast_store
+feast_store.open_snapshot = lambda *_: time.sleep(60)
+
+async def main():
+    store = feast_store.FeastStore(pathlib.Path("nowhere"))
+    opening = asyncio.create_task(store.prepare("s"))
+    await asyncio.sleep(0.1)
+    opening.cancel()
+    await store.aclose()
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
 
 
 def _open_files(path: Path) -> int:

@@ -78,8 +78,11 @@ def ask(gateway: RunningGateway, **body: Any) -> httpx.Response:
 
 def wait_for_features(gateway: RunningGateway) -> None:
     """A start waits for them a few seconds only; a busy machine takes longer to import Feast."""
-    found = lambda: ask(gateway, entity_id=KNOWN).status_code == 200  # noqa: E731
-    wait_until(found, 90, "features")
+
+    def is_found() -> bool:
+        return ask(gateway, entity_id=KNOWN).status_code == 200
+
+    wait_until(is_found, 90, "features")
 
 
 def metric(gateway: RunningGateway, name: str, **labels: str) -> float:
@@ -179,7 +182,11 @@ def test_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
         assert ask(gateway, data=[PAYLOAD]).json()["feature_source"] == "payload"
         answer = ask(gateway, entity_id=KNOWN)
         assert (answer.status_code, answer.json()["code"]) == (503, "features_unavailable")
-        assert "written by the pipeline" in answer.json()["error"]
+
+        def is_explained() -> bool:
+            return "written by the pipeline" in ask(gateway, entity_id=KNOWN).json()["error"]
+
+        wait_until(is_explained, 90, "the reason")
         assert int(answer.headers["retry-after"]) >= 1
         assert gateway.ready()
         assert chain.run(*FEATURE_ASSETS).failures == {}

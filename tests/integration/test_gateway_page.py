@@ -423,7 +423,8 @@ def test_a_poll_leaves_the_focus_and_says_nothing_unless_something_changed(
 
 def test_the_api_page_runs_the_script_of_the_gateway_alone(screen: Screen) -> None:
     page = screen.open("/docs")
-    expect(page.locator("#operations-control-reload_variant__alias__reload_post")).to_be_visible()
+    last = page.locator("#operations-control-reload_variant__alias__reload_post")
+    expect(last).to_be_visible(timeout=30_000)  # a megabyte and a half of script
     page.locator("#operations-data-predict_by_default_predict_post button").first.click()
     expect(page.locator(".opblock.is-open")).to_contain_text("customer-17")
     screen.is_clean()

@@ -28,6 +28,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.control import verification
 from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registered
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
@@ -39,6 +40,7 @@ from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.replicas import this_process
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.counters import LabelledCounts
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.cluster import TritonCluster
@@ -106,14 +108,13 @@ class Played:
             on_services=self.reader.expect,
         )
         self.store = FileStore(home)
-        self.losses = Losses()
+        self.lost = LabelledCounts()
         self.heartbeat = Heartbeat(self.store, this_process(), keep_seconds=5, interval=1)
         self.control = ControlPlane(
             settings,
             self.router,
-            self.store,
+            RecordWriter(self.router, self.store, Losses(self.lost)),
             self.heartbeat,
-            self.losses,
             self.registry,
             metrics,
             self.reader,
@@ -386,7 +387,7 @@ async def test_a_change_on_what_a_store_lost_reports_what_it_drops(
     assert (other.record.generation, other.record.variants["A"].version) == (2, 3)
     await played.reload(1)
     assert played.record.generation == 3
-    assert played.losses.dropped == 1
+    assert played.lost.labels("dropped").value == 1
 
 
 async def test_a_hanging_feature_store_delays_no_switch(

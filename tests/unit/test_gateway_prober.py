@@ -89,9 +89,11 @@ async def test_an_inference_failure_probes_at_once_but_not_for_each_failure() ->
             prober.wake([version, other])
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.05)
-    assert version.probes[before] - woken < 0.08
+        elapsed = time.monotonic() - woken
+    assert version.probes[before] - woken < max(0.08, elapsed / 2)
     assert other.probes
-    assert len(version.probes) - before <= 3
+    # 50 failures; each tenth of a second allows one probe.
+    assert len(version.probes) - before <= 2 + elapsed / 0.1
 
 
 async def test_a_version_that_hangs_is_asked_once_and_holds_up_no_other() -> None:

@@ -20,6 +20,7 @@ from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import Stored
 from serving_gateway.replication.watcher import Watcher
+from serving_gateway.telemetry.counters import LabelledCounts
 
 
 async def forever() -> None:
@@ -120,7 +121,8 @@ class World:
         self.store = CountingStore(home / "store")
         self.snapshots = Snapshots(home / "snapshots")
         self.models = Models()
-        self.losses = Losses()
+        self.lost = LabelledCounts()
+        self.losses = Losses(self.lost)
         self.watcher = Watcher(self.store, self.snapshots, self.losses, interval=0.02)
 
     def pending(self) -> str | None:
@@ -227,7 +229,7 @@ async def test_a_store_that_lost_everything_while_no_replica_was_up_gets_it_back
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         await settles(lambda: world.models.generations() == {"m": 7}, "it is hosted")
     assert await world.store.read("m") == record("m", 7)
-    assert world.losses.restored == 1
+    assert world.lost.labels("restored").value == 1
 
 
 async def test_a_snapshot_never_overrides_a_record_of_the_store_and_is_reported(
@@ -238,7 +240,7 @@ async def test_a_snapshot_never_overrides_a_record_of_the_store_and_is_reported(
     async with running(world):
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.models.generations() == {"m": 2}
-    assert world.losses.dropped == 1
+    assert world.lost.labels("dropped").value == 1
     assert "an accepted change was dropped" in caplog.text
 
 

@@ -1,0 +1,107 @@
+"""The way of a change into the routing record: read, merged, compared and set, adopted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from serving_gateway.contract import RoutingRecord
+from serving_gateway.control.transitions import next_generation
+from serving_gateway.errors import GenerationConflict
+from serving_gateway.inference.router import Router
+from serving_gateway.inference.version_client import VersionClient
+from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.records import merge
+from serving_gateway.replication.store import RoutingStore
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 20
+"""How often a change is tried again when another one was written first."""
+
+Change = Callable[[RoutingRecord], RoutingRecord]
+"""From one record to the next, or to the same when nothing has to change."""
+
+
+class RecordWriter:
+    """Changes the routing record of one model.
+
+    Args:
+        router: this replica's table, which follows each change at once.
+        store: where the record is kept.
+        losses: reports what the store lost.
+    """
+
+    def __init__(self, router: Router, store: RoutingStore, losses: Losses) -> None:
+        self._router = router
+        self._store = store
+        self._losses = losses
+
+    async def current(self) -> RoutingRecord:
+        """What all replicas have to route by at this moment.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        return merge(await self._store.read(self._router.model_name), self._router.record).record
+
+    async def commit(
+        self,
+        change: Change,
+        by: str,
+        reason: str | None,
+        *,
+        holding: VersionClient | None = None,  # noqa: ARG002 -- see below
+    ) -> tuple[RoutingRecord, bool]:
+        """Apply `change` to the newest record and write it; adopt it here at once.
+
+        Args:
+            change: may be applied several times, while others write first.
+            by: who asks, for the record.
+            reason: why, for the record.
+            holding: the client of the slot that was verified: kept alive meanwhile, so that it
+                is the one that is routed to afterwards.
+
+        Returns:
+            The record in effect, and whether it is a new generation.
+
+        Raises:
+            GenerationConflict: others wrote first, all the time.
+            StoreUnavailable: the store cannot be read or written.
+        """
+        router = self._router
+        for _ in range(_ATTEMPTS):
+            stored = await self._store.read(router.model_name)
+            # A store that lost its content (a cache without persistence, restarted) gets back
+            # what is in effect, together with the change.
+            merged = merge(stored, router.record)
+            base = merged.record
+            changed = change(base)
+            if changed is base and not merged.write:
+                await router.follow(base)
+                return base, False
+            written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
+            try:
+                await self._store.replace(stored, written)
+            except GenerationConflict:
+                continue
+            if merged.dropped is not None:
+                self._losses.drop(merged.dropped, written)
+            await router.follow(written)
+            log.info(
+                "routing record changed",
+                extra={
+                    "model": router.model_name,
+                    "generation": written.generation,
+                    "routed": router.still_served(),
+                    "by": by,
+                    "reason": reason,
+                },
+            )
+            return written, changed is not base
+        raise GenerationConflict(
+            f"The routing record was changed by others {_ATTEMPTS} times in a row. Try again.",
+            retry_after=1,
+        )
