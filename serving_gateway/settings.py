@@ -107,8 +107,9 @@ class Settings(BaseSettings):
         default=None,
         description="Every Triton behind triton_url, where a Service spreads requests over "
         "several: addresses separated by commas, or a name that resolves to all of them, as that "
-        "of a headless Service. A version then counts as READY when each that can be reached has "
-        "it READY. Unset: triton_url is one Triton.",
+        "of a headless Service, looked up every five seconds. Requests go to those that have the "
+        "version READY; a switch needs each that can be reached to have it. Unset: triton_url is "
+        "one Triton.",
     )
     shadow_triton_url: str | None = Field(
         default=None, description="Triton for all variants B, when it is another one."
@@ -121,7 +122,7 @@ class Settings(BaseSettings):
         description="Name in Triton of the default model's variant B, when it is another one.",
     )
     triton_connections: int = Field(
-        default=16, ge=2, le=1024, description="Most connections kept to one Triton."
+        default=16, ge=2, le=1024, description="Most idle connections kept to one Triton."
     )
     triton_connect_seconds: Seconds = Field(
         default=1.0, description="Limit for opening a connection."

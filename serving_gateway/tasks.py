@@ -19,7 +19,7 @@ _SOUND_SECONDS: Final = 60.0
 
 
 def is_being_cancelled() -> bool:
-    """Whether the present task was cancelled, whatever a library made of that.
+    """Whether the present task was cancelled, also when a library made an error of that.
 
     Seen with a store in Redis: at a bad moment a cancellation comes out of the client as an error
     like any other. A loop that goes on after errors would then never end, nor would the process.

@@ -143,7 +143,7 @@ class Hosting:
         return ReadyStatus(status, tuple(reasons), {} if self._lifecycle.draining else models)
 
     def reports(self) -> Mapping[str, ModelReport]:
-        """What other replicas are told of each hosted model."""
+        """What this replica reports of each hosted model."""
         return {name: model.router.report() for name, model in self._models.items()}
 
     def versions(self) -> Iterator[tuple[VersionClient, bool]]:

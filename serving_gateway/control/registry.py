@@ -162,7 +162,7 @@ class MlflowRegistry:
 
 
 def lineage_of(tags: Mapping[str, str]) -> Lineage:
-    """What the tags of a registered version tell of its origin; an empty tag tells nothing."""
+    """The origin that the tags of a registered version name; an empty tag names none."""
     return Lineage(
         data_fingerprint=tags.get(DATA_FINGERPRINT_TAG) or None,
         code_version=tags.get(CODE_VERSION_TAG) or None,

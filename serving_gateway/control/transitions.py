@@ -124,8 +124,8 @@ def _same(current: Slot, slot: Slot) -> bool:
     """
     if slot.signature is None and current.signature is not None:
         slot = msgspec.structs.replace(slot, signature=current.signature)
-    told = {"run_id_source": current.run_id_source, "lineage": current.lineage}
-    return msgspec.structs.replace(slot, **told) == current
+    origin = {"run_id_source": current.run_id_source, "lineage": current.lineage}
+    return msgspec.structs.replace(slot, **origin) == current
 
 
 def previous_slot(record: RoutingRecord, alias: str) -> Slot:

@@ -43,6 +43,13 @@ class FeastSnapshot:
         """The connection string of a Redis."""
         return getattr(self.config.online_store, "connection_string", None)
 
+    def keep_plans_of(self, former: FeastSnapshot) -> None:
+        """Keep what was planned before, where the registry could not be read now."""
+        for name, plan in [*self.services.items()]:
+            known = former.services.get(name)
+            if type(plan) is FeaturesUnavailable and isinstance(known, ServicePlan):
+                self.services[name] = known
+
     def has(self, service: str, names: tuple[str, ...]) -> bool:
         """Whether these features can be read."""
         plan = self.services.get(service)
@@ -129,6 +136,7 @@ def _plan_service(store: Any, name: str) -> ServicePlan | GatewayError:
     except GatewayError as error:
         if isinstance(error.__cause__, FeatureServiceNotFoundException):
             return ServiceUnusable(_first_line(error.__cause__))
+        log.warning("a feature service cannot be read", extra={"reason": error.message})
         return error
 
 

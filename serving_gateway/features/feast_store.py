@@ -10,9 +10,10 @@ import asyncio
 import gc
 import logging
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader
@@ -22,6 +23,9 @@ from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
 
 log = logging.getLogger(__name__)
+
+_TRIAL_SECONDS: Final = 2.0
+"""Longest wait for the read that makes connections."""
 
 
 class FeastStore:
@@ -151,19 +155,12 @@ class FeastStore:
         sample = next(filter(None, map(snapshot.sample, sorted(self._wanted))), None)
         if sample is None:
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: list[EntityOutcome] | GatewayError) -> None:
-            if isinstance(outcome, GatewayError):
-                log.debug("the trial read failed", extra={"reason": outcome.message})
-            if not future.done():
-                future.set_result(None)
-
-        try:
-            self._read(snapshot, sample, done)
-        except GatewayError as error:
-            done(error)
-        await future
+        ended = asyncio.Event()
+        with suppress(GatewayError, TimeoutError):
+            self._read(snapshot, sample, lambda _: ended.set())
+            # A view that hangs must not keep the definitions of others from being refreshed.
+            async with asyncio.timeout(_TRIAL_SECONDS):
+                await ended.wait()
 
     def _open(self) -> asyncio.Task[None]:
         """Start to open the store again, unless that is under way."""
@@ -183,7 +180,9 @@ class FeastStore:
                 log.warning("the feature store cannot be opened", extra={"reason": error.message})
             self._problem = error.message
         else:
-            if self._snapshot is None:
+            if self._snapshot is not None:
+                snapshot.keep_plans_of(self._snapshot)
+            else:
                 # What Feast brought stays: without this each full collection of garbage would
                 # look through it, and requests would wait for that.
                 gc.freeze()

@@ -7,21 +7,28 @@ however many look-ups come.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from sys import getsizeof
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, cast
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
-from serving_gateway.errors import FeaturesUnavailable, GatewayError
+from serving_gateway.errors import DeadlineExceeded, FeaturesUnavailable, GatewayError, Overloaded
 from serving_gateway.features.circuit_breaker import CircuitBreaker
 from serving_gateway.features.types import (
     EntityOutcome,
     FeatureStore,
+    InvalidEntityIds,
+    LookupDone,
     LookupRequest,
+    LookupResult,
     ServiceUnusable,
 )
 from serving_gateway.telemetry.counters import LookupCounts
+
+log = logging.getLogger(__name__)
 
 _ITEM_BYTES: Final = 512
 """Held by a waiting look-up beside its ids."""
@@ -40,32 +47,97 @@ class LookupLimits(NamedTuple):
     """Most bytes that these hold."""
 
 
-class Receiver(Protocol):
-    """What a look-up's parts are delivered to."""
+class Lookup:
+    """A look-up under way; a large one is read in parts.
+
+    Args:
+        done: gets the results or an error, once.
+        counts: counts the outcome.
+        seconds: limit, for the error.
+    """
+
+    __slots__ = ("_counts", "_done", "_is_finished", "_pending", "_results", "_seconds")
+
+    def __init__(self, done: LookupDone, counts: LookupCounts, seconds: float) -> None:
+        self._done = done
+        self._counts = counts
+        self._seconds = seconds
+        self._results: dict[int, list[LookupResult]] = {}
+        self._pending = 0
+        self._is_finished = False
+
+    def submit(self, queue: LookupQueue, ids: Sequence[int | str], size: int, now: float) -> None:
+        """Queue the look-up in parts of `size` ids.
+
+        Raises:
+            Overloaded: too many wait already; there will be no results.
+        """
+        self._pending = -(-len(ids) // size)
+        try:
+            for start in range(0, len(ids), size):
+                part = ids[start : start + size] if self._pending > 1 else ids
+                queue.submit(LookupItem(self, part, start, now + self._seconds))
+        except Overloaded:
+            self._is_finished = True
+            raise
 
     def receive(self, start: int, outcomes: list[EntityOutcome]) -> None:
-        """Take the outcomes of the ids from position `start` on."""
+        """Take the outcomes of one part; the last one ends the look-up."""
+        invalid: dict[int, str] = {}
+        for at, one in enumerate(outcomes):
+            if isinstance(one, LookupResult):
+                self._counts.by_status[one.status] += 1
+            elif isinstance(one, InvalidEntityIds):
+                invalid[start + at] = one.wrong[0]
+            else:
+                self.fail(one)
+                return
+        if invalid:
+            self.fail(InvalidEntityIds(invalid))
+            return
+        self._pending -= 1
+        self._results[start] = cast(list[LookupResult], outcomes)
+        if not self._pending:
+            self._counts.answered += 1
+            parts = [self._results[one] for one in sorted(self._results)]
+            self._end(parts[0] if len(parts) == 1 else [*chain.from_iterable(parts)])
 
     def fail(self, error: GatewayError) -> None:
-        """End without results."""
+        """End with an error, unless another part failed already."""
+        if isinstance(error, DeadlineExceeded):
+            error = FeaturesUnavailable(
+                f"The feature store did not answer within {self._seconds:g} s."
+            )
+            self._counts.timed_out += not self._is_finished
+        self._end(error)
+
+    def _end(self, outcome: list[LookupResult] | GatewayError) -> None:
+        if self._is_finished:
+            return
+        self._is_finished = True
+        try:
+            self._done(outcome)
+        except Exception:
+            # Others wait for the same read.
+            log.exception("the caller of a look-up failed")
 
 
 class LookupItem(BatchItem):
     """The ids of a look-up from position `start` on; all of them, unless it is a large one."""
 
-    __slots__ = ("ids", "receiver", "start")
+    __slots__ = ("ids", "lookup", "start")
 
     def __init__(
-        self, receiver: Receiver, ids: Sequence[int | str], start: int, deadline: float
+        self, lookup: Lookup, ids: Sequence[int | str], start: int, deadline: float
     ) -> None:
         super().__init__(True, len(ids), _ITEM_BYTES + sum(map(getsizeof, ids)), deadline)
-        self.receiver = receiver
+        self.lookup = lookup
         self.ids = ids
         self.start = start
 
     def fail(self, error: GatewayError) -> None:
         """End without results."""
-        self.receiver.fail(error)
+        self.lookup.fail(error)
 
 
 class _Read:
@@ -193,7 +265,7 @@ class LookupQueue:
         for item in read.batch.items:
             if not item.is_finished:
                 item.is_finished = True
-                item.receiver.receive(item.start, [by_id[one] for one in item.ids])
+                item.lookup.receive(item.start, [by_id[one] for one in item.ids])
 
     def _inform_breaker(self, outcome: list[EntityOutcome] | GatewayError) -> None:
         if not isinstance(outcome, GatewayError):

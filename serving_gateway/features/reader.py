@@ -9,28 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, cast
+from typing import Final
 
-from serving_gateway.errors import (
-    DeadlineExceeded,
-    FeaturesUnavailable,
-    GatewayError,
-    Overloaded,
-)
+from serving_gateway.errors import FeaturesUnavailable, GatewayError, Overloaded
 from serving_gateway.features.circuit_breaker import CircuitBreaker, CircuitState
-from serving_gateway.features.lookup_queue import (
-    LookupItem,
-    LookupLimits,
-    LookupQueue,
-)
-from serving_gateway.features.types import (
-    EntityOutcome,
-    FeatureStore,
-    InvalidEntityIds,
-    LookupDone,
-    LookupResult,
-    check_ids,
-)
+from serving_gateway.features.lookup_queue import Lookup, LookupLimits, LookupQueue
+from serving_gateway.features.types import FeatureStore, LookupDone, check_ids
 from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
@@ -144,7 +128,7 @@ class FeatureReader:
                 loop.call_soon(done, [])
                 return
             limits = self._limits
-            _Lookup(done, self.counts, limits.seconds).submit(
+            Lookup(done, self.counts, limits.seconds).submit(
                 self._queue(service, names, nullable), ids, limits.max_rows, loop.time()
             )
         except Overloaded as error:
@@ -192,68 +176,3 @@ class FeatureReader:
         except Exception:
             log.exception("feature services were not looked up", extra={"services": services})
         self._is_prepare_overdue = False
-
-
-class _Lookup:
-    """A look-up under way; a large one is read in parts."""
-
-    __slots__ = ("_counts", "_done", "_is_finished", "_pending", "_results", "_seconds")
-
-    def __init__(self, done: LookupDone, counts: LookupCounts, seconds: float) -> None:
-        self._done = done
-        self._counts = counts
-        self._seconds = seconds
-        self._results: dict[int, list[LookupResult]] = {}
-        self._pending = 0
-        self._is_finished = False
-
-    def submit(self, queue: LookupQueue, ids: Sequence[int | str], size: int, now: float) -> None:
-        """Queue the look-up.
-
-        Raises:
-            Overloaded: too many wait already.
-        """
-        self._pending = -(-len(ids) // size)
-        for start in range(0, len(ids), size):
-            part = ids[start : start + size] if self._pending > 1 else ids
-            queue.submit(LookupItem(self, part, start, now + self._seconds))
-
-    def receive(self, start: int, outcomes: list[EntityOutcome]) -> None:
-        """Take the outcomes of one part; the last one ends the look-up."""
-        invalid: dict[int, str] = {}
-        for at, one in enumerate(outcomes):
-            if isinstance(one, LookupResult):
-                self._counts.by_status[one.status] += 1
-            elif isinstance(one, InvalidEntityIds):
-                invalid[start + at] = one.wrong[0]
-            else:
-                self.fail(one)
-                return
-        if invalid:
-            self.fail(InvalidEntityIds(invalid))
-            return
-        self._results[start] = cast(list[LookupResult], outcomes)
-        self._pending -= 1
-        if not self._pending:
-            self._counts.answered += 1
-            results = self._results
-            self._end([one for start in sorted(results) for one in results[start]])
-
-    def fail(self, error: GatewayError) -> None:
-        """End with an error, unless another part failed already."""
-        if isinstance(error, DeadlineExceeded):
-            error = FeaturesUnavailable(
-                f"The feature store did not answer within {self._seconds:g} s."
-            )
-            self._counts.timed_out += not self._is_finished
-        self._end(error)
-
-    def _end(self, outcome: list[LookupResult] | GatewayError) -> None:
-        if self._is_finished:
-            return
-        self._is_finished = True
-        try:
-            self._done(outcome)
-        except Exception:
-            # Others wait for the same read.
-            log.exception("the caller of a look-up failed")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
+
+_ID_TYPES: Final = frozenset({int, str})
 
 
 class Status(StrEnum):
@@ -113,6 +115,6 @@ def check_ids(ids: Sequence[object]) -> None:
         InvalidEntityIds: some are not.
     """
     # Not isinstance: true is not an id, and equals 1 where results are found by id.
-    wrong = [at for at, one in enumerate(ids) if type(one) is not int and type(one) is not str]
-    if wrong:
+    if not _ID_TYPES.issuperset(map(type, ids)):
+        wrong = [at for at, one in enumerate(ids) if type(one) not in _ID_TYPES]
         raise InvalidEntityIds(dict.fromkeys(wrong, "is neither an integer nor a string."))

@@ -115,12 +115,15 @@ class Predictor:
         if len(body) > LARGE_BYTES:
             self.offload.run(len(body), prediction.read, prediction.on_read)
             return prediction
-        production = self.dispatcher.router.table.production
-        codec = None if production is None else production.client.codec
         try:
-            request = decode_prediction(body, floats=codec is not None and codec.float_rows)
+            request = self.read(body)
         except GatewayError as error:
             prediction.reject(error)
+            return prediction
+        if request.client_id is None or len(request.client_id) <= self._max_client_id:
+            prediction.request = request
+            prediction.client_id = request.client_id
+            self.dispatcher.dispatch(prediction)
         else:
             self.route(prediction, request)
         return prediction
@@ -183,7 +186,10 @@ class Prediction(RoutedRequest):
 
     def send(self, target: Target, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""
-        codec = target.client.usable(target.variant)
+        client = target.client
+        codec = client.codec if client.state.ready else None
+        if codec is None:
+            codec = client.usable(target.variant)
         request = self.request
         if type(request) is FloatRequest:
             if codec.float_rows and len(self._body) <= LARGE_BYTES:
@@ -288,19 +294,24 @@ class Prediction(RoutedRequest):
             self.span.answered(target.model_name, target.variant, target.slot.version)
         if self.table.policy.mirror and not self.is_split:
             predictor.mirror.offer(self, rows, output, seconds)
-        codec = target.client.codec
-        if predictor.samples is not None and codec is not None:
-            predictor.samples.offer(
-                target.model_name,
-                target.variant,
-                target.slot.version,
-                codec.signature,
-                rows.data,
-                rows.instances,
-                output.predictions,
-                output.probabilities,
-            )
+        if predictor.samples is not None and predictor.samples.is_due():
+            self._offer_sample(predictor.samples, rows, output)
         self._sink.succeed(self._response(output, rows.source))
+
+    def _offer_sample(self, samples: ModelSamples, rows: RequestRows, output: ModelOutput) -> None:
+        target = self.target
+        codec = target.client.codec
+        assert codec is not None  # noqa: S101 -- it has just answered
+        samples.offer(
+            target.model_name,
+            target.variant,
+            target.slot.version,
+            codec.signature,
+            rows.data,
+            rows.instances,
+            output.predictions,
+            output.probabilities,
+        )
 
     def reject(self, error: GatewayError) -> None:
         """End with an error."""

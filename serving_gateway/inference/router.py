@@ -155,7 +155,7 @@ class Router:
         """Ask Triton about what `record` newly routes to, then route by it.
 
         Asked first, so that no request meets a version about which nothing is known. Routed by
-        whatever the answer was: a model whose version is not confirmed is not ready (I7).
+        also when the answer is bad: a model whose version is not confirmed is not ready (I7).
 
         Args:
             record: ignored unless it is newer than the present one.
@@ -225,7 +225,7 @@ class Router:
         return tuple(sorted(found))
 
     def report(self) -> ModelReport:
-        """What other replicas are told of this one."""
+        """What this replica reports of the model."""
         found, table = self.readiness(), self.table
         return ModelReport(
             table.record.generation, table.digest, found.ready, found.reasons, self.recent_traffic()

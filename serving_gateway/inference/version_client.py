@@ -286,7 +286,9 @@ class VersionClient:
         first = items[0]
         tensors = first.tensors if len(items) == 1 else joined([item.tensors for item in items])
         span = None if self.triton.tracing is None else self._span(batch)
-        trace = traceparent_of(items) if span is None else span.traceparent
+        trace = span.traceparent if span is not None else first.traceparent
+        if trace is None and len(items) > 1:
+            trace = traceparent_of(items)
         builder = self._builders[first.key or EVERY_OUTPUT]
         request = builder.build(tensors, batch.rows, trace, first.tail)
         batch.call = self.triton.infer(

@@ -198,7 +198,7 @@ class FileStore:
     def _locked(self, model_name: str) -> Iterator[None]:
         """Hold the lock of a model that all processes of this host share.
 
-        The kernel lets go of it when its holder dies, so nothing stale has to be broken.
+        The kernel releases it when its holder dies, so no stale lock has to be broken.
         """
         path = self._directory / f"{_PREFIX}{model_name}.lock"
         deadline = time.monotonic() + _LOCK_SECONDS

@@ -11,7 +11,7 @@ The rules of convergence (I7). A change that was answered with success is in the
    replica ever goes back in generations.
 
 `changed_at` tells the two cases of 3 apart: `next_change_time` makes it grow along every history
-whatever the clocks say, so an ancestor is always older. Only a change accepted after a loss, by a
+even where clocks differ, so an ancestor is always older. Only a change accepted after a loss, by a
 host whose clock is behind by more than the time since the loss, is mistaken for an ancestor.
 
 An accepted change that does not survive is never lost silently: each record names its last

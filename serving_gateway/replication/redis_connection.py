@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _CONNECTIONS: Final = 4
-"""Most connections of a replica, whatever it hosts; one of them is the subscription."""
+"""Most connections of a replica, one of which is the subscription, however many models it hosts."""
 
 
 class RedisConnection:
@@ -100,7 +100,7 @@ def losses() -> tuple[type[Exception], ...]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What Redis's client raises, for whatever reason."""
+    """Everything that Redis's client raises."""
     from redis.exceptions import RedisError
 
     return (RedisError, OSError, TimeoutError, EOFError)

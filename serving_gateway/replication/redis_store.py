@@ -2,7 +2,7 @@
 
 Everything of a replica goes over a few connections and some commands a second, however many
 models it hosts: one subscription, one beat, one look at whether anything was written, and a bulk
-read when it was, or every few seconds in case somebody wrote past the gateways.
+read when it was, or every few seconds in case a record was written past the gateways.
 
 A Redis that hangs is abandoned after a short limit, and for a moment after a failure no exchange
 waits for it again. A change that was abandoned must not happen later, when a Redis that was

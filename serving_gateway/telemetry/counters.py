@@ -1,7 +1,6 @@
 """Plain numbers that the request path and background tasks update; `metrics` only reads them.
 
-All belong to one event loop, so that counting takes no lock. Requests that the platform sends
-itself (parity, proof, warm-up) are not traffic and count nowhere (I14): callers pass `platform`.
+All belong to one event loop, so that counting takes no lock.
 """
 
 from __future__ import annotations
@@ -66,20 +65,16 @@ class VariantStats:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.last_at: float | None = None
 
-    def answer(self, seconds: float, rows: int, *, platform: bool = False) -> None:
+    def answer(self, seconds: float, rows: int) -> None:
         """Count an answered request of `rows` rows that took `seconds`."""
-        if platform:
-            return
         self.last_at = monotonic()
         self.answered += 1
         self.rows += rows
         self.seconds += seconds
         self.counts[bisect_left(BUCKETS, seconds)] += 1
 
-    def fail(self, *, platform: bool = False) -> None:
+    def fail(self) -> None:
         """Count a request that was not answered."""
-        if platform:
-            return
         self.last_at = monotonic()
         self.failed += 1
 

@@ -125,6 +125,11 @@ class ModelSamples(SampleCounts):
         self._fraction = fraction
         self._phase = 0.0
 
+    def is_due(self) -> bool:
+        """Whether the next request is one to take; asked once for each."""
+        self._phase = phase = (self._phase + _GOLDEN) % 1.0
+        return phase < self._fraction
+
     def offer(
         self,
         model_name: str,
@@ -135,15 +140,8 @@ class ModelSamples(SampleCounts):
         instances: list[dict[str, Any]] | None,
         predictions: list[Any],
         probabilities: list[list[float]] | None,
-        *,
-        platform: bool = False,
     ) -> None:
-        """Take an answered request if it is its turn, unless the platform sent it itself (I14)."""
-        if platform:
-            return
-        self._phase = phase = (self._phase + _GOLDEN) % 1.0
-        if phase >= self._fraction:
-            return
+        """Take an answered request that is due."""
         sample = Sample(
             self,
             time.time_ns() // 1000,

@@ -72,8 +72,11 @@ class VersionState:
 
         Where none is usable, one that may have recovered or was never asked is better than none.
         """
+        on_servers = self.on_servers
+        if len(on_servers) == 1 and on_servers[0].is_usable and not tried:
+            return on_servers[0]
         best: ServerVersion | None = None
-        for one in self.on_servers:
+        for one in on_servers:
             if (
                 one.is_usable
                 and one not in tried
@@ -82,4 +85,4 @@ class VersionState:
                 best = one
         if best is not None or usable_only:
             return best
-        return next((one for one in self.on_servers if one.is_possible and one not in tried), None)
+        return next((one for one in on_servers if one.is_possible and one not in tried), None)

@@ -369,8 +369,11 @@ async def test_slow_reads_of_one_service_do_not_delay_another(
             hang.wait(20)
         return read_rows(store, snapshot, plan, own, request)
 
-    async with opened(filled, "both", "short") as store:
+    monkeypatch.setattr("serving_gateway.features.feast_store._TRIAL_SECONDS", 0.05)
+    async with opened(filled, "both") as store:
         monkeypatch.setattr("serving_gateway.features.blocking_reader._rows", rows)
+        async with asyncio.timeout(10):
+            await store.prepare("short")
         slow = [asyncio.create_task(read(store, "both", (name,), [1])) for name in NAMES]
         await asyncio.sleep(0)
         async with asyncio.timeout(10):
@@ -394,7 +397,13 @@ async def test_broken_definition_affects_its_own_service_only(
             raise ValueError("a corrupt row of the registry")
         return known(self, name, *args, **options)
 
-    monkeypatch.setattr(FeatureStore, "get_feature_service", get)
+    async with opened(filled, "text", refresh_seconds=0, retry_seconds=0) as store:
+        former = store._snapshot
+        monkeypatch.setattr(FeatureStore, "get_feature_service", get)
+        await read(store, "text", ("city",), ["7"])
+        await until(_async(lambda: store._snapshot), lambda now: now is not former)
+        [one] = await read(store, "text", ("turnover",), ["7"])
+        assert one.values == [2.5], "what was known before stays"
     async with opened(filled, "short", "text") as store:
         assert _statuses(await read(store, "short", ("petal_width",), [1])) == ["found"]
         with pytest.raises(FeaturesUnavailable, match="service text up: ValueError: a corrupt"):

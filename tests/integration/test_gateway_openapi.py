@@ -30,7 +30,7 @@ enabled = false
 KNOWN_PATHS = """
 [parameters]
 "path.alias" = ["A", "B"]
-"path.model_name" = "best_model"
+"path.model" = "best_model"
 """
 
 
@@ -61,4 +61,5 @@ def test_no_generated_request_meets_a_bug_or_an_undescribed_answer(
         assert generated is not None
         assert int(generated[1].replace(",", "")) >= CASES
         assert "failed on a bug" not in gateway.process.log.read_text()
-        assert gateway.ready()
+        # Its models may have been removed: that is no reason to take the replica out.
+        assert gateway.client.get("/ready").status_code == 200

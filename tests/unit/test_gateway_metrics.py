@@ -305,13 +305,6 @@ def test_any_label_and_number_is_read_back(given: dict[str, str], number: float)
     assert (sample.labels, sample.value) == (given, number)
 
 
-def test_requests_of_the_platform_count_nowhere() -> None:
-    stats = VariantStats()
-    stats.answer(0.1, 1, platform=True)
-    stats.fail(platform=True)
-    assert (stats.answered, stats.failed, stats.rows, stats.last_at) == (0, 0, 0, None)
-
-
 def test_last_request_is_dated_whether_it_was_answered_or_not() -> None:
     for end in (lambda stats: stats.answer(0.1, 1), VariantStats.fail):
         stats, before = VariantStats(), time.monotonic()

@@ -60,7 +60,8 @@ def offer(samples: ModelSamples, data: RequestRows | None = None, **what: Any) -
         "probabilities": answered.probabilities,
         **what,
     }
-    samples.offer(**given)
+    if samples.is_due():
+        samples.offer(**given)
 
 
 def drained(queue: SampleQueue) -> list[Sample]:
@@ -175,13 +176,6 @@ def test_samples_are_bounded_in_bytes(shape: str) -> None:
         tracemalloc.stop()
     assert samples.dropped > 0
     assert limit / 10 < held < limit
-
-
-def test_requests_of_the_platform_are_not_sampled() -> None:
-    queue = SampleQueue(10, MANY)
-    samples = ModelSamples(queue, 1.0)
-    offer(samples, platform=True)
-    assert (drained(queue), samples.dropped) == ([], 0)
 
 
 def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -> None:

@@ -220,6 +220,22 @@ async def test_a_request_that_kills_a_server_reaches_no_other(
     assert len(stub.inferences) + len(other.inferences) == 1
 
 
+async def test_a_dying_server_that_still_accepts_connections_spreads_no_request(
+    pair: Client, stub: StubTriton, other: StubTriton
+) -> None:
+    assert good(await pair.many(4))
+    for one in (stub, other):
+        one.inferences.clear()
+        one.hangs_inferences = True
+    _, ended = pair.send()
+    await eventually(lambda: len(stub.inferences) + len(other.inferences) == 1)
+    dying = stub if stub.inferences else other
+    dying.drains = True
+    dying.close_connections()
+    assert isinstance(await ended, TritonUnavailable)
+    assert len(stub.inferences) + len(other.inferences) == 1
+
+
 async def test_a_connection_that_ends_during_the_work_is_not_a_reason_to_repeat_it(
     alone: Client, stub: StubTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +465,21 @@ async def test_a_stopped_server_is_left_soon_after_it_fell_silent(
     assert (await alone.probe()).ready
 
 
+async def test_an_answer_ends_the_silence_of_a_server(alone: Client, stub: StubTriton) -> None:
+    await alone.infer()
+    stub.hangs = True
+    stub.delay = 0.0
+    call, ended = alone.send()
+    await eventually(lambda: len(stub.inferences) == 2)
+    while alone.is_ready:
+        await alone.probe()
+    for connection in stub.connections:
+        connection.reply(200, stub.body)
+    assert isinstance(await ended, TritonResponse)
+    assert [one.is_usable for one in alone.state.on_servers] == [True]
+    call.abandon()
+
+
 async def test_a_server_that_answers_inferences_may_be_slow_to_say_that_it_is_ready(
     make: MakeCluster, stub: StubTriton
 ) -> None:
@@ -500,9 +531,11 @@ async def test_inferences_go_where_least_are_under_way(
     stub.hangs_inferences = False
     for call, _ in calls:
         call.abandon()
+    before = len(stub.inferences), len(other.inferences)
     for _ in range(10):
         await pair.infer()
-    assert len(stub.inferences) > 22, "one after the other, they take turns"
+    # One after the other, they take turns.
+    assert (len(stub.inferences), len(other.inferences)) == (before[0] + 5, before[1] + 5)
 
 
 async def test_only_servers_that_have_the_version_are_asked(
