@@ -156,7 +156,7 @@ class PlayedPlane:
         )
         self.woken = 0
         self.dispatcher = Dispatcher(self.router, self._wake, self.metrics.fallbacks.inc)
-        self.offload = Offload(ByteBudget(1 << 20))
+        self.offload = Offload(self.queue_budget)
         self.predictor = Predictor(
             self.settings, self.dispatcher, self.mirror, self.metrics, self.offload, features
         )

@@ -56,6 +56,15 @@ class StubModel:
     broken: set[float] = field(default_factory=set)
     extra: dict[str, tuple[str, list[int], bytes]] = field(default_factory=dict)
 
+    def metadata(self) -> dict[str, Any]:
+        """Inputs and outputs, as Triton describes them."""
+        inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+        outputs = [
+            {"name": "label", "datatype": "INT64", "shape": [-1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+        ]
+        return {"inputs": inputs, "outputs": outputs}
+
     def answer(self, version: int, body: bytes) -> tuple[int, int | None, bytes]:
         """Status, length of the JSON part and body of the response.
 

@@ -14,6 +14,7 @@ from typing import cast
 import httptools
 
 from tests.servers import LOOPBACK
+from tests.stub_model import StubModel
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d+))?(?:/(\w+))?")
 
@@ -32,6 +33,8 @@ class StubTriton:
         drains: whether it closes new connections at once and goes on with the others.
         inferences: requests that were read, of inferences alone.
         connections: open ones.
+        model: answers inferences of every model, instead of `body`.
+        delays: seconds by model name, instead of `delay`.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,8 @@ class StubTriton:
         self.probes = 0
         self.opened = 0
         self.connections: set[_Connection] = set()
+        self.model: StubModel | None = None
+        self.delays: dict[str, float] = {}
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -126,8 +131,11 @@ class _Connection(asyncio.Protocol):
             if stub.dies:
                 stub.die()
             elif not stub.hangs and not stub.hangs_inferences:
+                status, size, body = stub.status, None, stub.body
+                if stub.model is not None and status == 200:
+                    status, size, body = stub.model.answer(int(version or 0), self.body)
                 asyncio.get_running_loop().call_later(
-                    stub.delay, self.reply, stub.status, stub.body
+                    stub.delays.get(name, stub.delay), self.reply, status, body, size
                 )
             return
         stub.probes += 1
@@ -138,13 +146,17 @@ class _Connection(asyncio.Protocol):
             return
         versions = sorted(str(number) for one, number in stub.ready if one == name)
         metadata = {"name": name, "versions": versions, "inputs": [], "outputs": []}
+        if stub.model is not None:
+            metadata |= stub.model.metadata()
         known = what == "live" or versions
         self.reply(200 if known else 400, json.dumps(metadata).encode())
 
-    def reply(self, status: int, body: bytes) -> None:
+    def reply(self, status: int, body: bytes, header_length: int | None = None) -> None:
         if self.transport is not None:
-            head = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
-            self.transport.write(head + body)
+            head = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n" % (status, len(body))
+            if header_length is not None:
+                head += b"Inference-Header-Content-Length: %d\r\n" % header_length
+            self.transport.write(head + b"\r\n" + body)
 
 
 @asynccontextmanager

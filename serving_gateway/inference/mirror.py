@@ -17,7 +17,7 @@ from serving_gateway.errors import GatewayError, InferenceRefused, Overloaded
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.dispatcher import RoutedRequest
 from serving_gateway.inference.router import Router, Target
-from serving_gateway.inference.rows import RequestRows
+from serving_gateway.inference.rows import VALUE_BYTES, RequestRows
 from serving_gateway.inference.shadow import Ledger, Page, note
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.traffic import B
@@ -33,9 +33,6 @@ AGREED: Final = "agreed"
 DISAGREED: Final = "disagreed"
 FAILED: Final = "failed"
 DROPPED: Final = "dropped"
-
-_VALUE_BYTES: Final = 40
-"""What a value of a decoded row takes in memory, beside its tensor."""
 
 
 class Mirror:
@@ -150,7 +147,7 @@ class MirroredCopy(BatchItem):
         deadline: float,
     ) -> None:
         size = sum(map(len, rows.tensors))
-        size += _VALUE_BYTES * rows.count * len(signature.features)
+        size += VALUE_BYTES * rows.count * len(signature.features)
         super().__init__(page, rows.count, size, deadline)
         self._mirror = mirror
         self.page = page

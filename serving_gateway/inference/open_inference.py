@@ -26,6 +26,7 @@ from serving_gateway.inference.protocol_request import (
 )
 from serving_gateway.inference.protocol_response import ProtocolResponse, encode_response
 from serving_gateway.inference.router import Target
+from serving_gateway.inference.rows import VALUE_BYTES
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.traffic import A
 from serving_gateway.inference.version_client import EVERY_OUTPUT
@@ -150,7 +151,7 @@ class OpenInference:
         inference.span = span
         inference.client_id = client_id
         inference.asked_for = (model_name, version)
-        inference.size = len(body)
+        inference.body_bytes = len(body)
         if len(body) > LARGE_BYTES:
             self.offload.run(
                 len(body), lambda: read_request(body, header_length), inference.on_read
@@ -183,7 +184,7 @@ class OpenInference:
 class ProtocolInference(RoutedRequest):
     """One inference request of the protocol."""
 
-    __slots__ = ("_owner", "_sink", "asked_for", "request")
+    __slots__ = ("_owner", "_sink", "asked_for", "body_bytes", "request")
 
     def __init__(
         self, owner: OpenInference, sink: InferenceSink, arrived: float, due: float
@@ -192,6 +193,7 @@ class ProtocolInference(RoutedRequest):
         self._owner = owner
         self._sink = sink
         self.asked_for: tuple[str, int | None] = ("", None)
+        self.body_bytes = 0
         self.request: ProtocolRequest
 
     def on_read(self, result: ProtocolRequest | GatewayError) -> None:
@@ -212,10 +214,10 @@ class ProtocolInference(RoutedRequest):
         """Pack the tensors for this target's version, and queue them."""
         codec = target.client.usable(target.variant)
         request, max_rows = self.request, self._owner.max_rows
-        if self.size > LARGE_BYTES:
+        if self.body_bytes > LARGE_BYTES:
             queue = partial(self._queue, target=target, deadline=deadline)
             self._owner.offload.run(
-                self.size,
+                self.body_bytes,
                 lambda: pack_tensors(request, codec, max_rows),
                 lambda packed: self.resume(packed, queue),
             )
@@ -227,7 +229,10 @@ class ProtocolInference(RoutedRequest):
         assert batcher is not None  # noqa: S101 -- there with the codec, which packed the tensors
         self.tail = self.request.tail
         key = EVERY_OUTPUT if self.tail is None and target.client.can_merge_outputs else None
-        self.carry(*packed, key, deadline)
+        kept = self.body_bytes
+        if not self.request.body and target.client.codec is not None:
+            kept += VALUE_BYTES * packed[1] * target.client.codec.width  # decoded JSON
+        self.carry(*packed, key, deadline, kept)
         self.sent_at = perf_counter()
         batcher.submit(self)
 

@@ -23,6 +23,7 @@ from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
 from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from serving_gateway.inference.router import Target
 from serving_gateway.inference.rows import (
+    VALUE_BYTES,
     FloatRequest,
     RequestRows,
     check_count,
@@ -191,12 +192,9 @@ class Prediction(RoutedRequest):
         if codec is None:
             codec = client.usable(target.variant)
         request = self.request
-        if type(request) is FloatRequest:
-            if codec.float_rows and len(self._body) <= LARGE_BYTES:
-                self._queue(self._rows(codec, request), target, deadline)
-                return
-            # Maybe another version than the one whose rows were expected, with exact integers.
-            request = decode_prediction(self._body, floats=codec.float_rows)
+        if type(request) is FloatRequest and not codec.float_rows:
+            # Another version than the one whose rows were expected, maybe with exact integers.
+            request = decode_prediction(self._body, floats=False)
         if isinstance(request, PredictRequest) and names_entities(request):
             self._look_up(codec, request, target, deadline)
         elif len(self._body) > LARGE_BYTES:
@@ -258,10 +256,12 @@ class Prediction(RoutedRequest):
             return error
 
     def _queue(self, rows: RequestRows, target: Target, deadline: float) -> None:
-        batcher = target.client.batcher
+        batcher, codec = target.client.batcher, target.client.codec
         assert batcher is not None  # noqa: S101 -- there with the codec, which packed the rows
+        assert codec is not None  # noqa: S101
         self._sent_rows = rows
-        self.carry(rows.tensors, rows.count, PREDICTION, deadline)
+        kept = len(self._body) + VALUE_BYTES * rows.count * codec.width
+        self.carry(rows.tensors, rows.count, PREDICTION, deadline, kept)
         self.sent_at = perf_counter()
         batcher.submit(self)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,6 +17,9 @@ from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, InvalidI
 from serving_gateway.features.types import InvalidEntityIds, LookupResult, Status
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.tensors import Tensors
+
+VALUE_BYTES: Final = 40
+"""What a value of a decoded row takes in memory, beside its tensor."""
 
 
 class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):

@@ -73,11 +73,21 @@ class InferenceItem(BatchItem):
         self.traceparent: bytes | None = None
         self.span: RequestSpan | None = None
 
-    def carry(self, tensors: Tensors, rows: int, key: str | None, deadline: float) -> None:
-        """Take what is to be sent, for a first or a further attempt."""
+    def carry(
+        self, tensors: Tensors, rows: int, key: str | None, deadline: float, kept: int = 0
+    ) -> None:
+        """Take what is to be sent, for a first or a further attempt.
+
+        Args:
+            tensors: one buffer per input.
+            rows: first dimension of each.
+            key: see `BatchItem`.
+            deadline: see `BatchItem`.
+            kept: bytes that are held beside the tensors, for a further attempt.
+        """
         self.tensors = tensors
         self.rows = rows
-        self.size = len(tensors[0]) if len(tensors) == 1 else sum(map(len, tensors))
+        self.size = kept + (len(tensors[0]) if len(tensors) == 1 else sum(map(len, tensors)))
         self.key = key
         self.deadline = deadline
         self.is_finished = False

@@ -82,7 +82,7 @@ BAD = {
     "text": (b'{"data":[[1,2,3,4],[1,"2",3,4]]}', 422, "wrong_type", "data[1][1]"),
     "null number": (b'{"data":[[1,2,null,4]]}', 422, "missing_value", "data[0][2]"),
     "boolean": (b'{"data":[[1,2,3,true]]}', 422, "wrong_type", "data[0][3]"),
-    "NaN": (b'{"data":[[1,2,3,4],[1,NaN,3,4]]}', 422, "not_finite", "data[1][1]"),
+    "NaN": (b'{"data":[[1,2,3,4],[1,NaN,3,4]]}', 422, "missing_value", "data[1][1]"),
     "infinity": (b'{"data":[[1,2,-Infinity,4]]}', 422, "not_finite", "data[0][2]"),
     "beyond FP32": (b'{"data":[[1,2,3,1e39]]}', 422, "out_of_range", "data[0][3]"),
     "beyond FP64": (b'{"data":[[1,1e999,3,4]]}', 422, "out_of_range", "data[0][1]"),
