@@ -125,7 +125,7 @@ class Router:
         self._on_services = on_services
         # A version's client lives as long as a table, a request or a change under way holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
-        self.table = RoutingTable(RoutingRecord(model_name=model_name), {})
+        self.table = self._former = RoutingTable(RoutingRecord(model_name=model_name), {})
 
     @property
     def record(self) -> RoutingRecord:
@@ -184,9 +184,10 @@ class Router:
             for alias, slot in record.variants.items()
             if alias in VARIANTS
         }
-        former, self.table = self.table.services, RoutingTable(record, targets)
-        if self._on_services is not None and self.table.services - former:
-            self._on_services(self.table.services - former)
+        # Held, so that a rollback finds the client as it was, with all that it has learned.
+        self._former, self.table = self.table, RoutingTable(record, targets)
+        if self._on_services is not None and self.table.services - self._former.services:
+            self._on_services(self.table.services - self._former.services)
         if self._on_adopt is not None:
             self._on_adopt(record)
 
