@@ -237,13 +237,9 @@ def test_a_lost_version_is_503_with_the_reason(tmp_path: Path, repository: Path)
         lost = ask()
         assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
         ready = f"/v2/models/{DEFAULT_MODEL}/ready"
-<<<<<<< HEAD
-        assert gateway.client.get(ready).status_code == 400
-=======
         wait_until(lambda: gateway.client.get(ready).status_code == 400, 5, "it is not ready")
         # The replica still answers for its other models.
         assert gateway.client.get("/v2/health/ready").status_code == 200
->>>>>>> control
         assert gateway.client.get("/v2/health/live").status_code == 200
         triton.kill()
         assert ask().status_code == 503
