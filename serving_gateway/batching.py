@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -311,8 +311,7 @@ class Batcher(Generic[ItemT]):
         now = asyncio.get_running_loop().time()
         for batch in [*self._running]:
             self._expire_running(batch, now)
-        for items in (self._queue, *self._split):
-            self._expire_items(items, now)
+        self._expire_waiting(now)
         if self._queue or self._split:
             self._dispatch()
         pending = [item.deadline for item in self._pending() if not item.is_finished]
@@ -342,10 +341,15 @@ class Batcher(Generic[ItemT]):
         for item in late:
             self._end(item, self._overdue())
 
-    def _expire_items(self, items: Iterable[ItemT], now: float) -> None:
-        for item in items:
-            if item.deadline <= now and not item.is_finished:
-                self._end(item, self._overdue())
+    def _expire_waiting(self, now: float) -> None:
+        """Fail the overdue items that wait; taken out first, as they may go elsewhere at once."""
+        waiting = [*self._queue, *(item for half in self._split for item in half)]
+        late = [item for item in waiting if item.deadline <= now and not item.is_finished]
+        if late:
+            self._queue = deque([item for item in self._queue if item.deadline > now])
+            self._split = deque([[i for i in half if i.deadline > now] for half in self._split])
+        for item in late:
+            self._end(item, self._overdue())
 
     def _overdue(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"There was no answer from {self._name} before the deadline.")

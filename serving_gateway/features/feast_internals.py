@@ -23,7 +23,7 @@ def close_online_store(store: Any) -> None:
     for name in ("_conn", "_client"):
         connection = getattr(store, name, None)
         if connection is not None:
-            # It is discarded, in whatever state it is.
+            # It is discarded, so its state does not matter.
             with suppress(Exception):
                 connection.close()
 

@@ -6,8 +6,9 @@ the table in memory, all that it calls is Triton and the online feature store.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -28,6 +29,9 @@ _FALLBACK: Final = (Unavailable, DeadlineExceeded, BadUpstreamAnswer, InvalidInp
 that B refuses a request says nothing of it: when A refuses it too, A's reason is reported."""
 _B_SHARE: Final = 0.5
 """Part of a request's time that B gets before A is asked instead."""
+
+
+_T = TypeVar("_T")
 
 
 class RoutedRequest(InferenceItem):
@@ -91,6 +95,24 @@ class RoutedRequest(InferenceItem):
         """End the request with an error, for good."""
         raise NotImplementedError
 
+    def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
+        """Go on with what was not there at once, unless the request ended meanwhile.
+
+        Args:
+            result: what the target's tensors come from, or why there is nothing.
+            queue: hands it to the target's batcher.
+        """
+        if self.is_finished:
+            return
+        try:
+            if isinstance(result, GatewayError):
+                raise result
+            if asyncio.get_running_loop().time() >= self.due:
+                raise DeadlineExceeded("The body was not read before the request's deadline.")
+            queue(result)
+        except GatewayError as error:
+            self.dispatcher.recover(self, error)
+
     def fail(self, error: GatewayError) -> None:
         """An attempt failed on its way through the batcher."""
         self.target.stats.fail()
@@ -150,6 +172,7 @@ class Dispatcher:
         ):
             request.reject(error)
             return
+        request.is_finished = False  # the attempt is, the request goes on
         self._attempt(request, fresh, fresh.production, request.due)
 
     def _attempt(

@@ -7,12 +7,12 @@ answer (I2).
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from serving_gateway.contract import EffectiveModelMetadata, TensorDescription
 from serving_gateway.errors import (
-    DeadlineExceeded,
     GatewayError,
     NotFound,
     VariantUnavailable,
@@ -215,28 +215,14 @@ class ProtocolInference(RoutedRequest):
         codec = target.client.usable(target.variant)
         request, max_rows = self.request, self._owner.max_rows
         if self.body_bytes > LARGE_BYTES:
+            queue = partial(self._queue, target=target, deadline=deadline)
             self._owner.offload.run(
                 self.body_bytes,
                 lambda: pack_tensors(request, codec, max_rows),
-                lambda result: self._on_packed(result, target, deadline),
+                lambda packed: self.resume(packed, queue),
             )
         else:
             self._queue(pack_tensors(request, codec, max_rows), target, deadline)
-
-    def _on_packed(
-        self, result: tuple[Tensors, int] | GatewayError, target: Target, deadline: float
-    ) -> None:
-        """Go on with a large body that was packed in a thread."""
-        if self.is_finished:
-            return
-        if asyncio.get_running_loop().time() >= self.due:
-            result = DeadlineExceeded("The tensors were not read before the request's deadline.")
-        try:
-            if isinstance(result, GatewayError):
-                raise result
-            self._queue(result, target, deadline)
-        except GatewayError as error:
-            self.dispatcher.recover(self, error)
 
     def _queue(self, packed: tuple[Tensors, int], target: Target, deadline: float) -> None:
         batcher = target.client.batcher

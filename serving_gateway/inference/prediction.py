@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +12,6 @@ import msgspec
 from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
 from serving_gateway.errors import (
     BadUpstreamAnswer,
-    DeadlineExceeded,
     FeaturesUnavailable,
     GatewayError,
     InvalidInput,
@@ -198,10 +198,11 @@ class Prediction(RoutedRequest):
         if isinstance(request, PredictRequest) and names_entities(request):
             self._look_up(codec, request, target, deadline)
         elif len(self._body) > LARGE_BYTES:
+            queue = partial(self._queue, target=target, deadline=deadline)
             self._predictor.offload.run(
                 len(self._body),
                 lambda: self._rows(codec, request),
-                lambda result: self._on_rows(result, target, deadline),
+                lambda rows: self.resume(rows, queue),
             )
         else:
             self._queue(self._rows(codec, request), target, deadline)
@@ -228,9 +229,11 @@ class Prediction(RoutedRequest):
             self._queue(self._rows(codec, request), target, deadline)
             return
 
+        queue = partial(self._queue, target=target, deadline=deadline)
+
         def done(result: list[LookupResult] | GatewayError) -> None:
             if not self.is_finished:
-                self._on_rows(self._looked_up(codec, request, ids, result), target, deadline)
+                self.resume(self._looked_up(codec, request, ids, result), queue)
 
         predictor.features.look_up(service, codec.names, ids, codec.nullable, done)
 
@@ -251,19 +254,6 @@ class Prediction(RoutedRequest):
             return merged_rows(codec, request, result, ids)
         except GatewayError as error:
             return error
-
-    def _on_rows(self, result: RequestRows | GatewayError, target: Target, deadline: float) -> None:
-        """Go on with rows that were not there at once."""
-        if self.is_finished:
-            return
-        if asyncio.get_running_loop().time() >= self.due:
-            result = DeadlineExceeded("The rows were not ready before the request's deadline.")
-        try:
-            if isinstance(result, GatewayError):
-                raise result
-            self._queue(result, target, deadline)
-        except GatewayError as error:
-            self.dispatcher.recover(self, error)
 
     def _queue(self, rows: RequestRows, target: Target, deadline: float) -> None:
         batcher, codec = target.client.batcher, target.client.codec

@@ -164,7 +164,7 @@ def test_concurrent_look_ups_share_reads(gateway: RunningGateway) -> None:
 
     async def load() -> int:
         async with Load(gateway.url, 32, body={"entity_id": KNOWN}) as running, asyncio.timeout(20):
-            while len(running.answers) < 1_000:  # noqa: ASYNC110 -- a list tells nobody
+            while len(running.answers) < 1_000:  # noqa: ASYNC110 -- a list has no event
                 await asyncio.sleep(0.01)
         assert running.failed == []
         return len(running.answers)
@@ -240,5 +240,5 @@ async def phase(load: Load, source: str) -> None:
     """Wait until a hundred further answers in a row came from one source."""
     seen = len(load.answers)
     async with asyncio.timeout(20):
-        while sources(load.answers[seen:][-100:]) != [source] * 100:  # noqa: ASYNC110 -- a list tells nobody
+        while sources(load.answers[seen:][-100:]) != [source] * 100:  # noqa: ASYNC110 -- a list has no event
             await asyncio.sleep(0.02)

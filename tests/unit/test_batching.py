@@ -195,3 +195,32 @@ async def test_gathering_waits_for_company_but_not_beyond_a_full_batch() -> None
     there.submit(Item("e"))
     await eventually(lambda: len(there.batches) == 2)
     assert there.names()[1] == ["e"]
+
+
+class Wanderer(Item):
+    """Goes to another destination when this one does not answer in time."""
+
+    __slots__ = ("next",)
+
+    def __init__(self, name: str, after: Destination) -> None:
+        super().__init__(name, seconds=0.02)
+        self.next = after
+
+    def fail(self, error: GatewayError) -> None:
+        super().fail(error)
+        self.is_finished = False
+        self.deadline += 5
+        self.next.submit(self)
+
+
+async def test_item_that_goes_elsewhere_at_its_deadline_is_not_sent_here_later() -> None:
+    here, elsewhere = Destination(), Destination()
+    here.submit(Item("first"))
+    item = Wanderer("second", elsewhere)
+    here.submit(item)
+    await eventually(lambda: elsewhere.names() == [["second"]])
+    here.answer(here.batches[0])
+    assert here.names() == [["first"]]
+    assert here.budget.held == 0
+    elsewhere.answer(elsewhere.batches[0])
+    assert item.ended[-1] == "done"

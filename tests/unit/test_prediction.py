@@ -171,6 +171,30 @@ async def test_a_answers_for_an_entity_that_only_b_lacks(
     assert "not in the feature store" in response["fallback"]
 
 
+async def test_a_answers_for_an_entity_when_b_fails_after_its_look_up(
+    plane: PlayedPlane, reader: Reader
+) -> None:
+    split = Traffic(Strategy.SPLIT, 100)
+    plane.route(split, dict.fromkeys("AB", FEATURED), A=1, B=2)
+    plane.triton.errors[2] = BadUpstreamAnswer("broken")
+    outcome = plane.predict(b'{"entity_id":7,"client_id":"c"}')
+    for _ in "BA":
+        await eventually(lambda: reader.waiting)
+        reader.answer(found(1.0, 2.0))
+    response = await told(outcome)
+    assert (response["variant"], response["fallback"]) == (
+        "A",
+        "variant B could not answer: broken",
+    )
+
+
+async def test_a_answers_a_large_body_when_b_fails(plane: PlayedPlane) -> None:
+    plane.route(Traffic(Strategy.SPLIT, 100), A=1, B=2)
+    plane.triton.errors[2] = BadUpstreamAnswer("broken")
+    body = b'{"data":[[1,2]],"client_id":"c"}' + b" " * 70_000
+    assert (await told(plane.predict(body)))["variant"] == "A"
+
+
 async def test_look_up_that_outlasts_the_request_is_not_inferred(
     plane: PlayedPlane, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

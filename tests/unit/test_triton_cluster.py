@@ -20,6 +20,7 @@ from serving_gateway.errors import (
     VersionNotReady,
 )
 from serving_gateway.triton import cluster as cluster_module
+from serving_gateway.triton import connections as connections_module
 from serving_gateway.triton import inference_call as call_module
 from serving_gateway.triton import server_version as view_module
 from serving_gateway.triton.cluster import TritonCluster
@@ -380,6 +381,31 @@ async def test_stuck_inferences_delay_neither_others_nor_control_calls(
         call.abandon()
 
 
+async def test_control_calls_have_connections_of_their_own(
+    alone: Client, stub: StubTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "MAX_CONNECTIONS", 3)
+    stub.hangs_inferences = True
+    stuck = [alone.send() for _ in range(3)]
+    assert isinstance(await alone.error(), Overloaded)
+    await alone.cluster.require_ready("m", 1, 1)
+    for call, _ in stuck:
+        call.abandon()
+
+
+async def test_only_a_new_connection_proves_that_a_server_in_trouble_is_well(
+    alone: Client, stub: StubTriton
+) -> None:
+    stub.drains = True
+    server = alone.state.on_servers[0].server
+    server.note_problem("it drains")
+    await alone.probe()
+    assert server.problem is not None
+    stub.drains = False
+    await alone.probe()
+    assert alone.is_ready
+
+
 # hanging
 
 
@@ -407,6 +433,7 @@ async def test_five_missed_deadlines_in_a_row_stop_the_wait_for_a_version(
     # That it says READY does not help.
     assert not (await alone.probe()).ready
     await eventually(lambda: b"[]" in stub.inferences)
+    await asyncio.sleep(0.2)  # four times the pause between trials
     assert stub.inferences.count(b"[]") == 1, "one trial at a time"
     stub.hangs_inferences = False
     stub.close_connections()  # the model was restarted
@@ -745,12 +772,16 @@ async def test_servers_behind_a_name_come_and_go(
     names.urls = [stub.url, other.url]
     await eventually(lambda: len(client.state.on_servers) == 2 and len(other.inferences) == 0)
     await eventually(lambda: client.state.on_servers[1].is_usable)
-    stub.delay = 0.1
-    _, ended = client.send()
-    stub.delay = 0
+    stub.delay = other.delay = 0.5
+    before = len(stub.inferences)
+    sent = [client.send() for _ in range(2)]
+    await eventually(lambda: len(stub.inferences) == before + 1)
+    stub.delay = other.delay = 0
     names.urls = [other.url]
     await eventually(lambda: len(client.state.on_servers) == 1)
-    assert isinstance(await ended, TritonResponse), "what is under way there goes on"
+    for _, ended in sent:
+        outcome = await asyncio.wait_for(ended, 5)
+        assert isinstance(outcome, TritonResponse), "what is under way there goes on"
     before = len(stub.inferences)
     assert good(await client.many(10))
     assert len(stub.inferences) == before
