@@ -243,8 +243,11 @@ def _hosted_model(
         watcher.keep(record)
         heartbeat.wake()
 
-    def wake() -> None:
+    def probe() -> None:
         shared.prober.wake(target.client for target in router.table.targets.values())
+
+    def wake() -> None:
+        probe()
         watcher.wake(model_name)
 
     router = Router(
@@ -260,7 +263,7 @@ def _hosted_model(
     )
     ledger = Ledger(settings.shadow_examples)
     mirror = Mirror(settings, router, metrics, ledger, shared.mirror_budget)
-    dispatcher = Dispatcher(router, wake, metrics.fallbacks.inc)
+    dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc)
     samples = None
     if shared.samples is not None:
         metrics.samples = samples = ModelSamples(shared.samples, settings.sample_fraction)

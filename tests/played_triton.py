@@ -155,7 +155,10 @@ class PlayedPlane:
             self.settings, self.router, self.metrics, self.ledger, self.mirror_budget
         )
         self.woken = 0
-        self.dispatcher = Dispatcher(self.router, self._wake, self.metrics.fallbacks.inc)
+        self.probed = 0
+        self.dispatcher = Dispatcher(
+            self.router, self._wake, self._probe, self.metrics.fallbacks.inc
+        )
         self.offload = Offload(self.queue_budget)
         self.predictor = Predictor(
             self.settings, self.dispatcher, self.mirror, self.metrics, self.offload, features
@@ -164,6 +167,9 @@ class PlayedPlane:
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def _probe(self) -> None:
+        self.probed += 1
 
     def route(
         self,

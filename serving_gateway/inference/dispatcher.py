@@ -124,15 +124,21 @@ class Dispatcher:
 
     Args:
         router: the table to route by.
-        wake: called when Triton seems to have changed, to have it looked at now.
+        wake: called when Triton seems to have changed, to have it and the record looked at now.
+        probe: called for a request whose version is not ready, to have Triton asked about it.
         count_fallback: called for each request of B's share that A gets instead.
     """
 
     def __init__(
-        self, router: Router, wake: Callable[[], None], count_fallback: Callable[[], None]
+        self,
+        router: Router,
+        wake: Callable[[], None],
+        probe: Callable[[], None],
+        count_fallback: Callable[[], None],
     ) -> None:
         self.router = router
         self._wake = wake
+        self._probe = probe
         self._count_fallback = count_fallback
 
     def dispatch(self, request: RoutedRequest) -> None:
@@ -160,6 +166,8 @@ class Dispatcher:
     def recover(self, request: RoutedRequest, error: GatewayError) -> None:
         """Answer by A what B could not, and by the newest version what a retired one could not."""
         fresh = self.router.table
+        if isinstance(error, VariantUnavailable):
+            self._probe()
         if request.is_split and isinstance(error, _FALLBACK):
             self._count_fallback()
             request.is_split = False

@@ -223,3 +223,13 @@ async def test_abandoned_request_leaves_the_queue_at_once(plane: PlayedPlane) ->
         call.answer()
     assert len(plane.triton.calls) == 2
     assert [outcome.ended.done() for outcome in outcomes] == [True] * 2 + [False] * 8
+
+
+async def test_request_for_a_version_that_is_not_ready_has_triton_asked_about_it(
+    plane: PlayedPlane,
+) -> None:
+    plane.route(A=1)
+    plane.triton.version("m", 1).ready = False
+    with pytest.raises(VariantUnavailable):
+        await plane.predict(BODY)
+    assert (plane.probed, plane.woken, plane.triton.calls) == (1, 0, [])
