@@ -479,7 +479,6 @@ class GatewayConnection(HttpToolsProtocol):
         version = self.parser.get_http_version().encode()
         head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
         head += [b"%b: %b\r\n" % one for one in self.headers if one[0] not in hidden]
-        self._has_ignored_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return b"".join([*head, b"\r\n"])
