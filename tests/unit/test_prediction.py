@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving_gateway.contract import DType, Feature, Signature, Strategy, Traffic
+from serving_gateway.contract import Signature, Strategy, Traffic
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -43,15 +41,6 @@ class Reader:
 
     def answer(self, *results: Any) -> None:
         self.waiting.pop(0)(results[0] if isinstance(results[0], GatewayError) else [*results])
-
-
-class Ended(Outcome):
-    """Keeps the kind of the error alone: its traceback refers to the whole request."""
-
-    error: type[GatewayError] | None = None
-
-    def fail(self, error: GatewayError) -> None:
-        self.error = type(error)
 
 
 def found(*values: Any) -> LookupResult:
@@ -276,44 +265,3 @@ async def test_error_repeats_little_of_what_the_client_sent(plane: PlayedPlane) 
     with pytest.raises(InvalidInput) as caught:
         await plane.predict(b'{"data":[[1,2]],"%b":1}' % (b"k" * 100_000))
     assert len(caught.value.message) + len(caught.value.field or "") < 1000
-
-
-@pytest.mark.parametrize("rows", [80, 800])
-@pytest.mark.parametrize("protocol", [False, True])
-async def test_waiting_requests_are_bounded_by_what_they_hold(
-    tmp_path: Path, rows: int, protocol: bool
-) -> None:
-    wide = Signature(tuple(Feature(f"f{at}", DType.FP32) for at in range(30)), packed_input="x")
-    limit = 4 * 2**20
-
-    def body(number: int) -> bytes:
-        data = [[number + row * 30 + at + 0.125 for at in range(30)] for row in range(rows)]
-        tensor = {"name": "x", "shape": [rows, 30], "datatype": "FP32", "data": data}
-        return json.dumps({"inputs": [tensor]} if protocol else {"data": data}).encode()
-
-    with PlayedPlane(tmp_path, request_seconds=60, max_queued_bytes=limit) as plane:
-        plane.route(signatures={"A": wide}, A=1)
-        plane.triton.holds.add(1)
-
-        def send(number: int) -> Ended:
-            ended = Ended()
-            if protocol:
-                plane.open_inference.submit("m", None, None, body(number), None, ended)
-            else:
-                plane.predictor.submit(body(number), ended)
-            return ended
-
-        first = [send(0) for _ in range(2)]
-        await eventually(lambda: len(plane.triton.calls) == 2)
-        tracemalloc.start()
-        try:
-            waiting = [send(number) for number in range(120 if rows == 80 else 20)]
-            await eventually(lambda: any(one.error is not None for one in waiting), 10)
-            await asyncio.sleep(0.2)
-            held, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert plane.queue_budget.held <= limit
-        assert held < 1.3 * limit
-        assert {one.error for one in waiting} == {None, Overloaded}
-        assert [one.error for one in first] == [None, None]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.errors import GatewayError, InvalidInput, MalformedRequest, TooLarge
+from serving_gateway.errors import GatewayError, MalformedRequest, TooLarge
 from serving_gateway.inference.codec import Codec
-from serving_gateway.inference.protocol_request import ProtocolRequest, pack_tensors, read_request
+from serving_gateway.inference.protocol_request import pack_tensors, read_request
 from serving_gateway.inference.tensors import Tensors, pack
 
 PACKED = Codec(
@@ -299,43 +299,3 @@ def test_binary_columns_are_checked(name: str, data: bytes, code: str) -> None:
     text = head(*inputs)
     error = refusal(text + data, COLUMNS, len(text))
     assert (error.status, error.code) == (422, code)
-
-
-def read(**members: Any) -> ProtocolRequest:
-    return read_request(head(packed_input([1, 2], 1), **members), None)
-
-
-@pytest.mark.parametrize("key", ["timeout", "priority", "sequence_id"])
-def test_parameters_of_triton_are_passed_on(key: str) -> None:
-    tail = read(parameters={key: 7, "client_id": "c", "binary_data_output": True}).tail
-    assert json.loads(b"{%b}" % (tail or b""))["parameters"] == {key: 7, "binary_data_output": True}
-    assert read(parameters={"client_id": "c", "binary_data_output": True}).tail is None
-
-
-@pytest.mark.parametrize(
-    ("parameters", "field"),
-    [
-        ({"timeout": -1}, "parameters.timeout"),
-        ({"timeout": 2**64}, "parameters.timeout"),
-        ({"priority": True}, "parameters.priority"),
-        ({"own": [1]}, "parameters.own"),
-        ({"own": {"a": 1}}, "parameters.own"),
-        ({"own": None}, "parameters.own"),
-    ],
-)
-def test_parameter_that_triton_could_not_read_is_refused(
-    parameters: dict[str, Any], field: str
-) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        read(parameters=parameters)
-    assert caught.value.field == field
-
-
-def test_outputs_may_be_classified_and_are_then_asked_for_alone() -> None:
-    plain = read(outputs=[{"name": "label", "parameters": {"binary_data": True}}])
-    assert plain.tail is None
-    classified = read(outputs=[{"name": "p", "parameters": {"classification": 2}}])
-    assert b'"classification":2' in (classified.tail or b"")
-    for wrong in (-1, True, "2", 2**70):
-        with pytest.raises(InvalidInput):
-            read(outputs=[{"name": "p", "parameters": {"classification": wrong}}])
