@@ -36,7 +36,7 @@ from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.prober import Prober
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
-from serving_gateway.inference.shadow import Ledger
+from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.losses import Losses
@@ -47,7 +47,7 @@ from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import RoutingStore
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
-from serving_gateway.tasks import Supervisor
+from serving_gateway.tasks import TaskSupervisor
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.telemetry.sample_files import SampleWriter
 from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
@@ -90,7 +90,7 @@ def create_app(
     queue_budget = ByteBudget(settings.max_queued_bytes)
     tracing = tracing_from(settings, identity)
     metrics = Metrics(identity.id, features)
-    supervisor = Supervisor(lambda name: metrics.task_restarts.labels(name).inc())
+    supervisor = TaskSupervisor(lambda name: metrics.task_restarts.labels(name).inc())
     routing, losses = store or store_from(settings), Losses(metrics.record_losses)
     watcher = Watcher(
         routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
@@ -217,7 +217,7 @@ class _Shared:
         await self.store.aclose()
 
 
-async def _start(shared: _Shared, hosting: Hosting, supervisor: Supervisor) -> None:
+async def _start(shared: _Shared, hosting: Hosting, supervisor: TaskSupervisor) -> None:
     """Start what runs in the background, and wait a little for what requests need."""
     watcher, features = shared.watcher, shared.features
     supervisor.start("prober", lambda: shared.prober.run(hosting.versions))
@@ -261,7 +261,7 @@ def _hosted_model(
         on_adopt=adopted,
         on_services=None if features is None else features.expect,
     )
-    ledger = Ledger(settings.shadow_examples)
+    ledger = ShadowStatistics(settings.shadow_examples)
     mirror = Mirror(settings, router, metrics, ledger, shared.mirror_budget)
     dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc)
     samples = None

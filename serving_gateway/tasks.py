@@ -28,7 +28,7 @@ def is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class Supervisor:
+class TaskSupervisor:
     """Runs coroutines that are not meant to end, and starts them again when they do.
 
     Args:

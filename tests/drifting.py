@@ -25,7 +25,7 @@ from platform_assets.monitoring.assets import drift_assets, production_key
 from platform_assets.monitoring.checks import drift_check_key, drift_checks
 from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.feast import FeastResource
-from platform_assets.resources.mlflow import MlflowResource, RegistryUnavailable
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.samples import (
     SAMPLE_PREDICTION,
@@ -64,7 +64,7 @@ class StubMlflow(MlflowResource):
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         if self.down:
-            raise RegistryUnavailable("MLflow at http://127.0.0.1:9 does not answer")
+            raise MlflowUnavailable("MLflow at http://127.0.0.1:9 does not answer")
         signature = VISITORS.signature((False, True))
         return RegisteredVersion(model_name, version, RUN_ID, "f" * 64, signature)
 

@@ -19,7 +19,7 @@ from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.inference.router import Router
-from serving_gateway.inference.shadow import Ledger
+from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.exchange import TritonResponse
@@ -150,7 +150,7 @@ class PlayedPlane:
             self.metrics,
             self.queue_budget,
         )
-        self.ledger = Ledger(5)
+        self.ledger = ShadowStatistics(5)
         self.mirror = Mirror(
             self.settings, self.router, self.metrics, self.ledger, self.mirror_budget
         )

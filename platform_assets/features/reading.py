@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from platform_assets.features.rules import Rows, check_features, check_keys, check_target
+from platform_assets.features.rules import CountedRows, check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import Label, ModelSpec
@@ -51,7 +51,7 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
     raw = open_source(spec, source).read(Progress(log))
     if raw.table.num_rows == 0:
         raise SourceError(f"{raw.name} has columns and no rows", "add rows to it and run again")
-    rows = Rows(raw, _with_keys(raw.table, spec))
+    rows = CountedRows(raw, _with_keys(raw.table, spec))
     rows = _labelled(rows, spec)
     check_features(rows, spec)
     check_keys(rows, spec)
@@ -75,7 +75,7 @@ def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
     return table.select(list(names))
 
 
-def _labelled(rows: Rows, spec: ModelSpec) -> Rows:
+def _labelled(rows: CountedRows, spec: ModelSpec) -> CountedRows:
     """Leave rows without a label out, where the model file wants that."""
     import pyarrow.compute as pc
 
@@ -88,4 +88,4 @@ def _labelled(rows: Rows, spec: ModelSpec) -> Rows:
             "add rows with a label and run again",
         )
     kept = label.is_valid()
-    return Rows(rows.source, rows.table.filter(kept), pc.indices_nonzero(kept))
+    return CountedRows(rows.source, rows.table.filter(kept), pc.indices_nonzero(kept))

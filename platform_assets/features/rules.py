@@ -25,7 +25,7 @@ _FIX: Final = "correct the source and run again"
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CountedRows:
     """The rows that count, and where in the source they stand.
 
     `positions` are the source's row of each, from 0; None: all of them, in order.
@@ -46,7 +46,7 @@ class Rows:
         return self.row(pc.index(mask, True).as_py())
 
 
-def check_features(rows: Rows, spec: ModelSpec) -> None:
+def check_features(rows: CountedRows, spec: ModelSpec) -> None:
     """Return when the features, the keys and the label have a value wherever they must.
 
     Raises:
@@ -64,7 +64,7 @@ def check_features(rows: Rows, spec: ModelSpec) -> None:
     _check_texts(rows, spec)
 
 
-def _check_nulls(rows: Rows, spec: ModelSpec) -> None:
+def _check_nulls(rows: CountedRows, spec: ModelSpec) -> None:
     nullable = {feature.name for feature in spec.features if feature.nullable}
     said = [
         f"{name}: {rows.table[name].null_count}, first in {rows.first(rows.table[name].is_null())}"
@@ -79,7 +79,7 @@ def _check_nulls(rows: Rows, spec: ModelSpec) -> None:
         )
 
 
-def _check_finite(rows: Rows, spec: ModelSpec) -> None:
+def _check_finite(rows: CountedRows, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -100,7 +100,7 @@ def _check_finite(rows: Rows, spec: ModelSpec) -> None:
         )
 
 
-def _check_texts(rows: Rows, spec: ModelSpec) -> None:
+def _check_texts(rows: CountedRows, spec: ModelSpec) -> None:
     import pyarrow.compute as pc
 
     for feature in spec.features:
@@ -116,7 +116,7 @@ def _check_texts(rows: Rows, spec: ModelSpec) -> None:
             )
 
 
-def check_keys(rows: Rows, spec: ModelSpec) -> None:
+def check_keys(rows: CountedRows, spec: ModelSpec) -> None:
     """Return when no entity has two rows at one time, and no time is too long ago to be one.
 
     Raises:
@@ -154,7 +154,7 @@ def check_keys(rows: Rows, spec: ModelSpec) -> None:
     )
 
 
-def _check_times(rows: Rows, spec: ModelSpec) -> None:
+def _check_times(rows: CountedRows, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -169,7 +169,7 @@ def _check_times(rows: Rows, spec: ModelSpec) -> None:
         )
 
 
-def check_target(rows: Rows, spec: ModelSpec) -> tuple[Label, ...]:
+def check_target(rows: CountedRows, spec: ModelSpec) -> tuple[Label, ...]:
     """Return the classes in the order of the probabilities, () for a regression.
 
     Raises:
@@ -199,7 +199,7 @@ def check_target(rows: Rows, spec: ModelSpec) -> tuple[Label, ...]:
     return classes
 
 
-def _constant(rows: Rows, name: str, value: object) -> SourceError:
+def _constant(rows: CountedRows, name: str, value: object) -> SourceError:
     return SourceError(
         f"{rows.source.name} has the same {name} in every row ({value!r}), so there is nothing "
         "to learn",
@@ -217,7 +217,7 @@ def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, in
     }
 
 
-def _check_known(rows: Rows, spec: ModelSpec) -> None:
+def _check_known(rows: CountedRows, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -238,7 +238,7 @@ def _check_known(rows: Rows, spec: ModelSpec) -> None:
 
 
 def _check_rare(
-    rows: Rows,
+    rows: CountedRows,
     spec: ModelSpec,
     classes: tuple[Label, ...],
     counts: dict[Label, tuple[int, int]],

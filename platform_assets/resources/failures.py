@@ -8,7 +8,7 @@ from typing import Final
 
 from dagster import Failure
 
-from platform_assets.resources.mlflow_client import RegistryError, RegistryUnavailable
+from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
 
 STILL_TRUE: Final = (
     "Nothing changed in serving: GET /models of the gateway says what is in production."
@@ -42,7 +42,7 @@ def mlflow_failures(step: str) -> Iterator[None]:
     """Turn a `RegistryError` in the block into the failure of the asset `step`."""
     try:
         yield
-    except RegistryUnavailable as exc:
+    except MlflowUnavailable as exc:
         raise failure(
             str(exc),
             f"start MLflow (or wait until it answers), then run again from {step}: what was "

@@ -22,9 +22,9 @@ from platform_assets.resources.evaluation import (
     read_evaluation,
 )
 from platform_assets.resources.mlflow_client import (
+    MlflowUnavailable,
     RegistryError,
     RegistryNotFound,
-    RegistryUnavailable,
     open_client,
     probe,
     translated,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
-__all__ = ["MlflowResource", "RegistryError", "RegistryNotFound", "RegistryUnavailable", "RunLog"]
+__all__ = ["MlflowResource", "MlflowUnavailable", "RegistryError", "RegistryNotFound", "RunLog"]
 
 PRODUCTION_ALIAS: Final = "production"
 MODEL_TAG: Final = "serving.model_name"
@@ -54,7 +54,7 @@ MODEL_TAG: Final = "serving.model_name"
 class MlflowResource(ConfigurableResource["MlflowResource"]):
     """Typed access to one MLflow server.
 
-    Every method raises `RegistryUnavailable` when the server does not answer (within about
+    Every method raises `MlflowUnavailable` when the server does not answer (within about
     ten seconds, not minutes), `RegistryNotFound` for what it does not know, and
     `RegistryError`, the root of both, for any other refusal.
     """

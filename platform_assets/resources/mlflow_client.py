@@ -29,7 +29,7 @@ class RegistryError(Exception):
     """MLflow did not do what was asked; the message says what was asked and why not."""
 
 
-class RegistryUnavailable(RegistryError):
+class MlflowUnavailable(RegistryError):
     """MLflow does not answer; the same call may succeed later."""
 
 
@@ -84,7 +84,7 @@ def probe(tracking_uri: str) -> None:
     """Return when the server answers its health page.
 
     Raises:
-        RegistryUnavailable: no answer within `PROBE_TIMEOUT` seconds, or an error page.
+        MlflowUnavailable: no answer within `PROBE_TIMEOUT` seconds, or an error page.
         RegistryError: the address is no http(s) address, or holds credentials.
     """
     # Neither is repeated: a database's address has a password in it, too.
@@ -107,12 +107,12 @@ def probe(tracking_uri: str) -> None:
         # Anything that is not the server's own trouble means: somebody is there. A proxy
         # that wants credentials, for one, is asked again by the client that has them.
         if exc.code >= 500:
-            raise RegistryUnavailable(
+            raise MlflowUnavailable(
                 f"MLflow at {tracking_uri} answers {exc.code} {exc.reason}"
             ) from exc
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
-        raise RegistryUnavailable(f"MLflow at {tracking_uri} does not answer: {reason}") from exc
+        raise MlflowUnavailable(f"MLflow at {tracking_uri} does not answer: {reason}") from exc
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def translated(doing: str) -> Iterator[None]:
     except MlflowException as exc:
         raise _translate(exc, doing) from exc
     except RequestException as exc:
-        raise RegistryUnavailable(f"MLflow stopped answering while it was to {doing}") from exc
+        raise MlflowUnavailable(f"MLflow stopped answering while it was to {doing}") from exc
 
 
 def _translate(exc: Any, doing: str) -> RegistryError:
@@ -139,10 +139,10 @@ def _translate(exc: Any, doing: str) -> RegistryError:
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, RequestException):
-            return RegistryUnavailable(f"MLflow stopped answering while it was to {doing}")
+            return MlflowUnavailable(f"MLflow stopped answering while it was to {doing}")
         cause = cause.__cause__ or cause.__context__
     if exc.get_http_status_code() in _UNAVAILABLE_STATUS:
-        return RegistryUnavailable(f"MLflow is not available to {doing}: {exc.message}")
+        return MlflowUnavailable(f"MLflow is not available to {doing}: {exc.message}")
     if exc.error_code in {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}:
         return RegistryNotFound(f"MLflow cannot {doing}: {exc.message}")
     return RegistryError(f"MLflow refused to {doing}: {exc.message}")

@@ -22,7 +22,7 @@ from platform_assets.resources.triton_api import (
     TritonLocked,
     TritonNotReady,
     TritonRefused,
-    TritonUnavailable,
+    TritonUnreachable,
     VersionMismatch,
 )
 from platform_assets.resources.triton_endpoint import TritonEndpoint
@@ -42,7 +42,7 @@ __all__ = [
     "TritonNotReady",
     "TritonRefused",
     "TritonResource",
-    "TritonUnavailable",
+    "TritonUnreachable",
     "VersionMismatch",
 ]
 
@@ -109,11 +109,11 @@ class TritonResource(ConfigurableResource[None]):
         A server that goes away meanwhile does not count; one that comes is asked as well.
 
         Raises:
-            TritonUnavailable: the only server, or one that stays, does not answer.
+            TritonUnreachable: the only server, or one that stays, does not answer.
             TritonError: the first that `ask` raised; the servers after it were not asked.
         """
         answers: dict[str, T] = {}
-        lost: dict[str, TritonUnavailable] = {}
+        lost: dict[str, TritonUnreachable] = {}
         deadline = time.monotonic() + self.replacement_s
         while True:
             endpoints = self.endpoints()
@@ -126,13 +126,13 @@ class TritonResource(ConfigurableResource[None]):
                     raise lost[endpoint.url]
                 try:
                     answers[endpoint.url] = ask(endpoint)
-                except TritonUnavailable as error:
+                except TritonUnreachable as error:
                     lost[endpoint.url] = error
             if lost and not over:
                 time.sleep(_PAUSE_S)
 
     def live(self) -> bool:
-        """Whether every server answers at all; never raises `TritonUnavailable`."""
+        """Whether every server answers at all; never raises `TritonUnreachable`."""
         return all(endpoint.live() for endpoint in self.endpoints())
 
     def index(self, model_name: str | None = None) -> list[IndexEntry]:

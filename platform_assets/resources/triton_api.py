@@ -28,7 +28,7 @@ class TritonError(Exception):
     """Root of everything that can go wrong between us and a Triton."""
 
 
-class TritonUnavailable(TritonError):
+class TritonUnreachable(TritonError):
     """No answer: nothing listens, the connection broke, or time ran out."""
 
 

@@ -20,7 +20,7 @@ from platform_assets.resources.triton_api import (
     TritonAnswerError,
     TritonError,
     TritonNotReady,
-    TritonUnavailable,
+    TritonUnreachable,
     VersionMismatch,
 )
 from platform_assets.resources.triton_failures import translated
@@ -38,7 +38,7 @@ class TritonEndpoint:
     """A Triton server in explicit mode, at one address.
 
     Every call opens a connection of its own, so one endpoint may be used by several threads.
-    All methods raise `TritonUnavailable` when no answer comes, `TritonRefused` when Triton says
+    All methods raise `TritonUnreachable` when no answer comes, `TritonRefused` when Triton says
     no (`TritonLocked` for the control key) and `TritonAnswerError` for an answer that makes no
     sense; all are `TritonError`.
     """
@@ -52,11 +52,11 @@ class TritonEndpoint:
     load_timeout_s: float
 
     def live(self) -> bool:
-        """Whether the server answers at all; never raises `TritonUnavailable`."""
+        """Whether the server answers at all; never raises `TritonUnreachable`."""
         try:
             with self._client("ask whether it lives") as client:
                 return bool(client.is_server_live())
-        except TritonUnavailable:
+        except TritonUnreachable:
             return False
 
     def index(self, model_name: str | None = None) -> list[IndexEntry]:
@@ -86,7 +86,7 @@ class TritonEndpoint:
 
         Raises:
             TritonNotReady: Triton says that the version failed, or the time is over.
-            TritonUnavailable: Triton itself did not answer until the time was over.
+            TritonUnreachable: Triton itself did not answer until the time was over.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -95,7 +95,7 @@ class TritonEndpoint:
                 if self.version_ready(model_name, version):
                     return
                 entry = self._entry(model_name, version)
-            except TritonUnavailable:
+            except TritonUnreachable:
                 if late:
                     raise
             else:

@@ -12,7 +12,7 @@ from platform_assets.resources.triton_api import (
     TritonError,
     TritonLocked,
     TritonRefused,
-    TritonUnavailable,
+    TritonUnreachable,
 )
 
 # gRPC's words for what HTTP says in numbers; anything else is Triton's own failure.
@@ -49,16 +49,16 @@ def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
         raise
     except TimeoutError as error:
         message = f"{failed} gave no answer within {timeout_s:g} s; {_DOWN}"
-        raise TritonUnavailable(message) from error
+        raise TritonUnreachable(message) from error
     except HTTPParseError as error:
         # The library tells a broken connection and an answer that is no HTTP by one kind.
-        raise TritonUnavailable(
+        raise TritonUnreachable(
             f"{failed} broke off its answer or does not speak HTTP ({error}); {_DOWN}, and "
             f"{_STRANGER}"
         ) from error
     # The HTTP pool tells by RuntimeError that a name does not resolve or a proxy refused.
     except (OSError, RuntimeError) as error:
-        raise TritonUnavailable(f"{failed} cannot be reached ({error}); {_DOWN}") from error
+        raise TritonUnreachable(f"{failed} cannot be reached ({error}); {_DOWN}") from error
     except InferenceServerException as error:
         raise _refusal(failed, error) from error
     except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
@@ -89,5 +89,5 @@ def _refusal(failed: str, error: Any) -> TritonError:
             reason=reason,
         )
     if code in (502, 503, 504):
-        return TritonUnavailable(f"{failed} is not available ({code}: {reason}); {_DOWN}")
+        return TritonUnreachable(f"{failed} is not available ({code}: {reason}); {_DOWN}")
     return TritonRefused(f"{failed} refused ({code}): {reason}", status=code, reason=reason)

@@ -53,7 +53,7 @@ def load_beside(
         log: takes one line per step.
 
     Raises:
-        TritonUnavailable: Triton does not answer; nothing was changed.
+        TritonUnreachable: Triton does not answer; nothing was changed.
     """
     name, version = packaged.model_name, packaged.version
     triton.ready_versions(name)  # nothing is done while one of them is down
@@ -186,7 +186,7 @@ def retire(
 
     Raises:
         RepositoryError: there is no persisted configuration to start from.
-        TritonUnavailable, TritonRefused: nothing was persisted.
+        TritonUnreachable, TritonRefused: nothing was persisted.
     """
     ready = triton.ready_anywhere(model_name)
     retired = tuple(version for version in ready if version not in keep)
@@ -206,7 +206,7 @@ def serve_exactly(
 
     Raises:
         RepositoryError: there is no persisted configuration to start from.
-        TritonUnavailable, TritonRefused: nothing was persisted.
+        TritonUnreachable, TritonRefused: nothing was persisted.
     """
     config = with_versions(persisted_config(repository, model_name), versions)
     triton.load(model_name, load_override(config))

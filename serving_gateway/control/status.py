@@ -16,8 +16,8 @@ from serving_gateway.contract import (
     Ssot,
 )
 from serving_gateway.errors import GatewayError
-from serving_gateway.inference.router import Router, Target
-from serving_gateway.inference.shadow import Ledger
+from serving_gateway.inference.router import Router, RoutingTarget
+from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.replicas import now
@@ -41,7 +41,7 @@ class StatusReporter:
         settings: Settings,
         router: Router,
         heartbeat: Heartbeat,
-        ledger: Ledger,
+        ledger: ShadowStatistics,
         *,
         names: Callable[[], tuple[str, ...]],
         store_problem: Callable[[], str | None],
@@ -114,7 +114,7 @@ class StatusReporter:
             replicas_problem=replica_list.problem,
         )
 
-    async def _ssot(self, production: Target | None, shadow: Target | None) -> Ssot:
+    async def _ssot(self, production: RoutingTarget | None, shadow: RoutingTarget | None) -> Ssot:
         settings = self._settings
         served, shadowed = await asyncio.gather(
             self._versions(None if production is None else production.slot),
@@ -149,7 +149,7 @@ class StatusReporter:
             return error
 
 
-def _among(target: Target | None, served: tuple[int, ...] | GatewayError) -> int | None:
+def _among(target: RoutingTarget | None, served: tuple[int, ...] | GatewayError) -> int | None:
     if target is None or isinstance(served, GatewayError) or target.slot.version not in served:
         return None
     return target.slot.version

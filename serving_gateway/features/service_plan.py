@@ -48,7 +48,7 @@ class View(msgspec.Struct, frozen=True):
     """Where Redis holds it; None for other stores."""
 
 
-class Column(msgspec.Struct, frozen=True):
+class ServiceColumn(msgspec.Struct, frozen=True):
     """Where a feature of a service comes from."""
 
     view: int
@@ -81,7 +81,11 @@ class ServicePlan:
     """
 
     def __init__(
-        self, service: str, views: Sequence[View], id_type: str, columns: Mapping[str, Column]
+        self,
+        service: str,
+        views: Sequence[View],
+        id_type: str,
+        columns: Mapping[str, ServiceColumn],
     ) -> None:
         self.service = service
         self.id_type = id_type
@@ -127,7 +131,7 @@ class ServicePlan:
                 f"Feature service {self.service} has no feature {', '.join(missing)} that "
                 f"a row can hold; it has {', '.join(sorted(self._columns))}."
             )
-        by_view: dict[int, list[tuple[Column, int]]] = {}
+        by_view: dict[int, list[tuple[ServiceColumn, int]]] = {}
         for position, name in enumerate(names):
             column = self._columns[name]
             by_view.setdefault(column.view, []).append((column, position))
@@ -158,7 +162,7 @@ class ServicePlan:
         return [EntityKey(join_keys=joined, entity_values=[value(**{field: one})]) for one in ids]
 
 
-def _view_read(view: View, wanted: Sequence[tuple[Column, int]]) -> ViewRead:
+def _view_read(view: View, wanted: Sequence[tuple[ServiceColumn, int]]) -> ViewRead:
     features = tuple(column.feature for column, _ in wanted)
     positions = tuple(position for _, position in wanted)
     if view.layout is None:
@@ -176,13 +180,13 @@ def make_plan(service: Any, tables: Sequence[Any]) -> ServicePlan:
     """
     views: list[View] = []
     keys: set[tuple[str, str]] = set()
-    columns: dict[str, Column] = {}
-    by_feature: dict[str, list[Column]] = {}
+    columns: dict[str, ServiceColumn] = {}
+    by_feature: dict[str, list[ServiceColumn]] = {}
     for index, table in enumerate(tables):
         name, id_type = _join_key(service.name, table)
         keys.add((table.projection.join_key_map.get(name, name), id_type))
         usable = {
-            feature.name: Column(index, feature.name, value_type)
+            feature.name: ServiceColumn(index, feature.name, value_type)
             for feature in table.projection.features
             if (value_type := feature.dtype.to_value_type().name) in _COLUMN_TYPES
         }

@@ -20,7 +20,7 @@ from serving_gateway.errors import (
     Unavailable,
     VariantUnavailable,
 )
-from serving_gateway.inference.router import Router, RoutingTable, Target
+from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
 
@@ -79,9 +79,9 @@ class RoutedRequest(InferenceItem):
         """Whether the client named the version, so that no other may answer."""
         self.sent_at = 0.0
         self.table: RoutingTable
-        self.target: Target
+        self.target: RoutingTarget
 
-    def send(self, target: Target, deadline: float) -> None:
+    def send(self, target: RoutingTarget, deadline: float) -> None:
         """Prepare the tensors for exactly this target and hand them to its batcher.
 
         What fails later than this call is reported to `Dispatcher.recover`.
@@ -152,7 +152,7 @@ class Dispatcher:
         else:
             self._attempt(request, table, table.production, request.due)
 
-    def dispatch_to(self, request: RoutedRequest, target: Target) -> None:
+    def dispatch_to(self, request: RoutedRequest, target: RoutingTarget) -> None:
         """Send a request to the target that its client named."""
         request.is_pinned = True
         self._attempt(request, self.router.table, target, request.due)
@@ -184,7 +184,11 @@ class Dispatcher:
         self._attempt(request, fresh, fresh.production, request.due)
 
     def _attempt(
-        self, request: RoutedRequest, table: RoutingTable, target: Target | None, deadline: float
+        self,
+        request: RoutedRequest,
+        table: RoutingTable,
+        target: RoutingTarget | None,
+        deadline: float,
     ) -> None:
         request.table = table
         try:

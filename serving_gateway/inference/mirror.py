@@ -16,9 +16,9 @@ from serving_gateway.contract import FeatureSource, Signature
 from serving_gateway.errors import GatewayError, InferenceRefused, Overloaded
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.dispatcher import RoutedRequest
-from serving_gateway.inference.router import Router, Target
+from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.rows import VALUE_BYTES, RequestRows
-from serving_gateway.inference.shadow import Ledger, Page, note
+from serving_gateway.inference.shadow import PairingStatistics, ShadowStatistics, note
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.traffic import B
 from serving_gateway.inference.version_client import PREDICTION, InferenceItem, joined
@@ -51,7 +51,7 @@ class Mirror:
         settings: Settings,
         router: Router,
         metrics: ModelMetrics,
-        ledger: Ledger,
+        ledger: ShadowStatistics,
         budget: ByteBudget,
     ) -> None:
         self._router = router
@@ -138,8 +138,8 @@ class MirroredCopy(BatchItem):
     def __init__(
         self,
         mirror: Mirror,
-        page: Page,
-        target: Target,
+        page: PairingStatistics,
+        target: RoutingTarget,
         signature: Signature,
         rows: RequestRows,
         output: ModelOutput,

@@ -25,7 +25,7 @@ from serving_gateway.inference.protocol_request import (
     read_request,
 )
 from serving_gateway.inference.protocol_response import ProtocolResponse, encode_response
-from serving_gateway.inference.router import Target
+from serving_gateway.inference.router import RoutingTarget
 from serving_gateway.inference.rows import VALUE_BYTES
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.traffic import A
@@ -33,7 +33,7 @@ from serving_gateway.inference.version_client import EVERY_OUTPUT
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.triton.exchange import TritonResponse
-from serving_gateway.triton.protocol import TensorMetadata
+from serving_gateway.triton.protocol import TritonTensorMetadata
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import RequestSpan
@@ -68,7 +68,7 @@ class OpenInference:
         self._probe_seconds = settings.probe_seconds
         self._request_seconds = settings.request_seconds
 
-    def target(self, model_name: str, version: int | None) -> Target:
+    def target(self, model_name: str, version: int | None) -> RoutingTarget:
         """The variant that serves a model, or exactly a version of it.
 
         Raises:
@@ -210,7 +210,7 @@ class ProtocolInference(RoutedRequest):
         except GatewayError as error:
             self.reject(error)
 
-    def send(self, target: Target, deadline: float) -> None:
+    def send(self, target: RoutingTarget, deadline: float) -> None:
         """Pack the tensors for this target's version, and queue them."""
         codec = target.client.usable(target.variant)
         request, max_rows = self.request, self._owner.max_rows
@@ -224,7 +224,7 @@ class ProtocolInference(RoutedRequest):
         else:
             self._queue(pack_tensors(request, codec, max_rows), target, deadline)
 
-    def _queue(self, packed: tuple[Tensors, int], target: Target, deadline: float) -> None:
+    def _queue(self, packed: tuple[Tensors, int], target: RoutingTarget, deadline: float) -> None:
         batcher = target.client.batcher
         assert batcher is not None  # noqa: S101 -- there with the codec, which packed the tensors
         self.tail = self.request.tail
@@ -257,5 +257,5 @@ class ProtocolInference(RoutedRequest):
         self._sink.fail(error)
 
 
-def _described(tensors: tuple[TensorMetadata, ...]) -> tuple[TensorDescription, ...]:
+def _described(tensors: tuple[TritonTensorMetadata, ...]) -> tuple[TensorDescription, ...]:
     return tuple([TensorDescription(one.name, one.datatype, one.shape) for one in tensors])

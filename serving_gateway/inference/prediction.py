@@ -21,7 +21,7 @@ from serving_gateway.inference.bodies import decode_prediction, encode_json
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
 from serving_gateway.inference.offload import LARGE_BYTES, Offload
-from serving_gateway.inference.router import Target
+from serving_gateway.inference.router import RoutingTarget
 from serving_gateway.inference.rows import (
     VALUE_BYTES,
     FloatRequest,
@@ -185,7 +185,7 @@ class Prediction(RoutedRequest):
         else:
             self._predictor.route(self, result)
 
-    def send(self, target: Target, deadline: float) -> None:
+    def send(self, target: RoutingTarget, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""
         client = target.client
         codec = client.codec if client.state.ready else None
@@ -218,7 +218,7 @@ class Prediction(RoutedRequest):
         return RequestRows(codec.encode_floats(data), rows, FeatureSource.PAYLOAD, data)
 
     def _look_up(
-        self, codec: Codec, request: PredictRequest, target: Target, deadline: float
+        self, codec: Codec, request: PredictRequest, target: RoutingTarget, deadline: float
     ) -> None:
         predictor = self._predictor
         ids = entity_ids(codec, request, predictor.max_rows)
@@ -255,7 +255,7 @@ class Prediction(RoutedRequest):
         except GatewayError as error:
             return error
 
-    def _queue(self, rows: RequestRows, target: Target, deadline: float) -> None:
+    def _queue(self, rows: RequestRows, target: RoutingTarget, deadline: float) -> None:
         batcher, codec = target.client.batcher, target.client.codec
         assert batcher is not None  # noqa: S101 -- there with the codec, which packed the rows
         assert codec is not None  # noqa: S101

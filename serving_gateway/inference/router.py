@@ -41,7 +41,7 @@ TRAFFIC_SECONDS: Final = 60.0
 """How long a variant counts as one with traffic after its last request."""
 
 
-class Target:
+class RoutingTarget:
     """A variant's slot in one generation, the way to its version, and its counts.
 
     `response_tails` keeps what every response of the target ends with, by the source of its rows.
@@ -74,7 +74,7 @@ class RoutingTable:
 
     __slots__ = ("digest", "policy", "production", "record", "services", "targets")
 
-    def __init__(self, record: RoutingRecord, targets: Mapping[str, Target]) -> None:
+    def __init__(self, record: RoutingRecord, targets: Mapping[str, RoutingTarget]) -> None:
         self.record = record
         self.digest = digest(record)
         self.policy = TrafficPolicy(record.traffic)
@@ -174,7 +174,7 @@ class Router:
         if not self._supersedes(record, instead_of):
             return
         targets = {
-            alias: Target(
+            alias: RoutingTarget(
                 alias,
                 slot,
                 slot.model_name or record.model_name,

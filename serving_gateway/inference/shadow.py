@@ -86,7 +86,7 @@ class Histogram:
         return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
-class Comparison:
+class PairingCounts:
     """Counts of one pairing."""
 
     __slots__ = ("agreed", "delays", "differences", "requests", "rows")
@@ -133,7 +133,7 @@ def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
     return found
 
 
-class Page:
+class PairingStatistics:
     """The comparisons of one pairing.
 
     Attributes:
@@ -150,13 +150,13 @@ class Page:
     def __init__(self, pairing: Pairing | None, since: str | None, examples: int) -> None:
         self.pairing = pairing
         self.since = since
-        self.comparison = Comparison()
+        self.comparison = PairingCounts()
         self.failed = 0
         self.dropped = 0
         self.examples: deque[Disagreement] = deque(maxlen=examples)
 
 
-class Ledger:
+class ShadowStatistics:
     """Keeps the page of the present pairing.
 
     Args:
@@ -165,12 +165,12 @@ class Ledger:
 
     def __init__(self, examples: int) -> None:
         self._kept = examples
-        self.page = Page(None, None, examples)
+        self.page = PairingStatistics(None, None, examples)
 
-    def open(self, pairing: Pairing, now: Callable[[], str]) -> Page:
+    def open(self, pairing: Pairing, now: Callable[[], str]) -> PairingStatistics:
         """The page of a pairing: an empty one when the pairing is another than before."""
         if pairing != self.page.pairing:
-            self.page = Page(pairing, now(), self._kept)
+            self.page = PairingStatistics(pairing, now(), self._kept)
         return self.page
 
     def state(self) -> ShadowState | None:
@@ -201,7 +201,7 @@ class Ledger:
         """
         page = self.page
         if a is None or b is None or (a, b) != page.pairing:
-            page = Page(None, None, 0)
+            page = PairingStatistics(None, None, 0)
         found = page.comparison
         return ShadowReport(
             replica=replica,
@@ -222,7 +222,11 @@ class Ledger:
 
 
 def note(
-    page: Page, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
+    page: PairingStatistics,
+    ours: ModelOutput,
+    theirs: ModelOutput,
+    delay: float,
+    sent: Sequence[Any],
 ) -> bool:
     """Note one comparison on its page; whether all rows were labelled alike.
 

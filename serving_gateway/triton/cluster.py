@@ -19,7 +19,7 @@ from serving_gateway.triton.inference_call import (
     InferenceCall,
     InferenceDone,
 )
-from serving_gateway.triton.protocol import ModelMetadata
+from serving_gateway.triton.protocol import TritonModelMetadata
 from serving_gateway.triton.server import ServerLimits, TritonServer
 from serving_gateway.triton.version_state import VersionState
 
@@ -194,7 +194,7 @@ class TritonCluster:
 
     async def metadata(
         self, model_name: str, limit_seconds: float, version: int | None = None
-    ) -> ModelMetadata | None:
+    ) -> TritonModelMetadata | None:
         """Triton's description of a model; None when no version of it, or not this, is READY.
 
         Raises:

@@ -10,7 +10,7 @@ _SHOWN: Final = 500
 """Characters of a reason that are passed on."""
 
 
-class TensorMetadata(msgspec.Struct, frozen=True):
+class TritonTensorMetadata(msgspec.Struct, frozen=True):
     """An input or output as Triton's model metadata describe it; -1 is any size."""
 
     name: str
@@ -18,13 +18,13 @@ class TensorMetadata(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-class ModelMetadata(msgspec.Struct, frozen=True):
+class TritonModelMetadata(msgspec.Struct, frozen=True):
     """Triton's description of a model; `versions` are those that are READY."""
 
     name: str
     versions: tuple[str, ...]
-    inputs: tuple[TensorMetadata, ...]
-    outputs: tuple[TensorMetadata, ...]
+    inputs: tuple[TritonTensorMetadata, ...]
+    outputs: tuple[TritonTensorMetadata, ...]
     platform: str = ""
 
 
@@ -32,7 +32,7 @@ class _ErrorBody(msgspec.Struct):
     error: str = ""
 
 
-metadata_decoder = msgspec.json.Decoder(ModelMetadata)
+metadata_decoder = msgspec.json.Decoder(TritonModelMetadata)
 _error_decoder = msgspec.json.Decoder(_ErrorBody)
 
 

@@ -29,7 +29,7 @@ from serving_gateway.triton.exchange import (
     TransportError,
     TritonResponse,
 )
-from serving_gateway.triton.protocol import ModelMetadata, metadata_decoder
+from serving_gateway.triton.protocol import TritonModelMetadata, metadata_decoder
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class TritonServer:
 
     async def metadata(
         self, model_name: str, limit_seconds: float, version: int | None = None
-    ) -> ModelMetadata | None:
+    ) -> TritonModelMetadata | None:
         """The server's description of a model; None when no version of it is READY.
 
         Raises:

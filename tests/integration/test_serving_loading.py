@@ -18,7 +18,7 @@ from platform_assets.packaging.triton_config import (
     to_text,
 )
 from platform_assets.resources.model_repository import ModelRepository, Provenance
-from platform_assets.resources.triton import TritonResource, TritonUnavailable
+from platform_assets.resources.triton import TritonResource, TritonUnreachable
 from platform_assets.serving.loading import load_beside, persisted_versions, retire
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.records import ServingState
@@ -194,7 +194,7 @@ def test_triton_down_changes_nothing_on_disk(serving: Serving) -> None:
     config = serving.repository.persisted_config(DEFAULT_MODEL)
     packaged = serving.package(2)
     serving.running.kill()
-    with pytest.raises(TritonUnavailable):
+    with pytest.raises(TritonUnreachable):
         serving.load(packaged)
     assert serving.repository.persisted_config(DEFAULT_MODEL) == config
 

@@ -27,7 +27,7 @@ from platform_assets.resources.triton import (
     TritonNotReady,
     TritonRefused,
     TritonResource,
-    TritonUnavailable,
+    TritonUnreachable,
     VersionMismatch,
 )
 from platform_assets.resources.triton_failures import translated
@@ -220,9 +220,9 @@ def test_use_from_several_threads_at_once(shared: TritonResource) -> None:
 def test_nothing_listening_is_unavailable() -> None:
     triton = TritonResource(url=f"http://{LOOPBACK}:{free_port()}", control_key="k")
     assert not triton.live()
-    with pytest.raises(TritonUnavailable, match=r"Triton at http://127.0.0.1:\d+ cannot be reach"):
+    with pytest.raises(TritonUnreachable, match=r"Triton at http://127.0.0.1:\d+ cannot be reach"):
         triton.version_ready(MODEL, 1)
-    with pytest.raises(TritonUnavailable):
+    with pytest.raises(TritonUnreachable):
         triton.wait_until_ready(MODEL, 1, timeout_s=0.1)
 
 
@@ -230,18 +230,18 @@ def test_nothing_listening_is_unavailable() -> None:
 def test_a_load_with_nobody_at_the_grpc_address_is_unavailable(address: str | None) -> None:
     address = address or f"{LOOPBACK}:{free_port()}"
     triton = TritonResource(url="http://unused", grpc_url=address, control_key="k")
-    with pytest.raises(TritonUnavailable, match=address):
+    with pytest.raises(TritonUnreachable, match=address):
         triton.load(MODEL)
 
 
 def test_a_load_that_takes_too_long_is_unavailable(shared_triton: RunningTriton) -> None:
-    with pytest.raises(TritonUnavailable, match="Deadline"):
+    with pytest.raises(TritonUnreachable, match="Deadline"):
         resource(shared_triton).model_copy(update={"load_timeout_s": 1e-6}).load(MODEL)
 
 
 def test_an_unknown_host_is_unavailable() -> None:
     triton = TritonResource(url="http://triton.invalid:8000", control_key="k")
-    with pytest.raises(TritonUnavailable, match=r"triton\.invalid"):
+    with pytest.raises(TritonUnreachable, match=r"triton\.invalid"):
         triton.version_ready(MODEL, 1)
 
 
@@ -276,15 +276,15 @@ def http(body: bytes, status: bytes = b"200 OK") -> bytes:
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (None, TritonUnavailable),
-        (b"", TritonUnavailable),
-        (b"HTTP/1.1 200 OK\r\nConte", TritonUnavailable),
-        (http(b"[1,2,3,4,5]")[:-3], TritonUnavailable),
-        (http(b'{"error":"busy"}', b"503 Service Unavailable"), TritonUnavailable),
-        (http(b"<html>", b"502 Bad Gateway"), TritonUnavailable),
+        (None, TritonUnreachable),
+        (b"", TritonUnreachable),
+        (b"HTTP/1.1 200 OK\r\nConte", TritonUnreachable),
+        (http(b"[1,2,3,4,5]")[:-3], TritonUnreachable),
+        (http(b'{"error":"busy"}', b"503 Service Unavailable"), TritonUnreachable),
+        (http(b"<html>", b"502 Bad Gateway"), TritonUnreachable),
         (http(b'{"error":"no"}', b"403 Forbidden"), TritonLocked),
         (http(b'{"error":"no"}', b"400 Bad Request"), TritonRefused),
-        (b"SSH-2.0-OpenSSH_9\r\n", TritonUnavailable),
+        (b"SSH-2.0-OpenSSH_9\r\n", TritonUnreachable),
         (http(b"<html>"), TritonAnswerError),
         (http(b'[{"nme":"x"}]'), TritonAnswerError),
         (http(b'[{"name":"x","version":"one"}]'), TritonAnswerError),
@@ -303,29 +303,29 @@ def test_every_way_to_answer_wrongly_has_its_own_kind(
 @pytest.mark.parametrize(
     ("foreign", "kind"),
     [
-        (TimeoutError("timed out"), TritonUnavailable),
-        (ConnectionRefusedError(111, "refused"), TritonUnavailable),
-        (ConnectionResetError(104, "reset"), TritonUnavailable),
-        (BrokenPipeError(32, "pipe"), TritonUnavailable),
-        (socket.gaierror(-2, "unknown name"), TritonUnavailable),
-        (OSError(113, "no route"), TritonUnavailable),
-        (RuntimeError("Cannot resolve x:1"), TritonUnavailable),
-        (HTTPConnectionClosed("connection closed."), TritonUnavailable),
-        (HTTPProtocolViolationError("two answers"), TritonUnavailable),
-        (HTTPParseError("bad"), TritonUnavailable),
+        (TimeoutError("timed out"), TritonUnreachable),
+        (ConnectionRefusedError(111, "refused"), TritonUnreachable),
+        (ConnectionResetError(104, "reset"), TritonUnreachable),
+        (BrokenPipeError(32, "pipe"), TritonUnreachable),
+        (socket.gaierror(-2, "unknown name"), TritonUnreachable),
+        (OSError(113, "no route"), TritonUnreachable),
+        (RuntimeError("Cannot resolve x:1"), TritonUnreachable),
+        (HTTPConnectionClosed("connection closed."), TritonUnreachable),
+        (HTTPProtocolViolationError("two answers"), TritonUnreachable),
+        (HTTPParseError("bad"), TritonUnreachable),
         (InferenceServerException("not sent"), TritonAnswerError),
         (InferenceServerException("no", status="400"), TritonRefused),
         (InferenceServerException("no", status="404"), TritonRefused),
         (InferenceServerException("no", status="403"), TritonLocked),
         (InferenceServerException("broke", status="500"), TritonRefused),
-        (InferenceServerException("busy", status="503"), TritonUnavailable),
+        (InferenceServerException("busy", status="503"), TritonUnreachable),
         (InferenceServerException("bad", status="StatusCode.INVALID_ARGUMENT"), TritonRefused),
         (InferenceServerException("broke", status="StatusCode.INTERNAL"), TritonRefused),
         (InferenceServerException("what", status="StatusCode.UNKNOWN"), TritonRefused),
-        (InferenceServerException("gone", status="StatusCode.UNAVAILABLE"), TritonUnavailable),
+        (InferenceServerException("gone", status="StatusCode.UNAVAILABLE"), TritonUnreachable),
         (
             InferenceServerException("late", status="StatusCode.DEADLINE_EXCEEDED"),
-            TritonUnavailable,
+            TritonUnreachable,
         ),
         (
             InferenceServerException(

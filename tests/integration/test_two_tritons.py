@@ -18,7 +18,7 @@ from platform_assets.packaging.records import PackagedVersion
 from platform_assets.packaging.triton_config import ServingOptions, model_config, to_text
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.model_repository import ModelRepository, Provenance
-from platform_assets.resources.triton import TritonEndpoint, TritonResource, TritonUnavailable
+from platform_assets.resources.triton import TritonEndpoint, TritonResource, TritonUnreachable
 from platform_assets.resources.triton_addresses import TritonAddress
 from platform_assets.serving.loading import load_beside, persisted_versions, retire
 from platform_assets.serving.promotion import refuse_unless_ready
@@ -170,7 +170,7 @@ def test_one_that_dies_stops_loads_and_comes_back_with_what_served(pair: Pair) -
     assert pair.load(2).ready
     config = pair.repository.persisted_config(MODEL)
     pair.running[1].kill()
-    with pytest.raises(TritonUnavailable, match=pair.running[1].http_url):
+    with pytest.raises(TritonUnreachable, match=pair.running[1].http_url):
         pair.load(4)
     assert pair.endpoints[0].ready_versions(MODEL) == (1, 2)
     assert pair.repository.persisted_config(MODEL) == config

@@ -15,7 +15,7 @@ from pydantic import Field
 from platform_assets import automation
 from platform_assets.features.source import FINGERPRINT_METADATA, source_fingerprint
 from platform_assets.model_spec import AutomationSpec
-from platform_assets.resources.mlflow import MlflowResource, RegistryUnavailable
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import SIGNATURE_TAG
@@ -81,7 +81,7 @@ class Registry(MlflowResource):
 
     def versions(self, model_name: str) -> list[VersionEntry]:
         if self.down:
-            raise RegistryUnavailable("MLflow does not answer")
+            raise MlflowUnavailable("MLflow does not answer")
         return [
             VersionEntry(version, f"run-{version}", {SIGNATURE_TAG: "{}"} if own else {})
             for version, own in self.listed

@@ -21,8 +21,8 @@ from platform_assets.monitoring.checks import drift_check_key
 from platform_assets.packaging.adoption import FOREIGN_DATA
 from platform_assets.resources.mlflow import (
     MlflowResource,
+    MlflowUnavailable,
     RegistryNotFound,
-    RegistryUnavailable,
 )
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
@@ -72,7 +72,7 @@ class Tags(MlflowResource):
         if self.fails == "lost":
             raise RegistryNotFound("MLflow has no such version")
         if self.fails:
-            raise RegistryUnavailable("MLflow does not answer")
+            raise MlflowUnavailable("MLflow does not answer")
         return self.tags
 
 

@@ -44,7 +44,7 @@ from serving_gateway.telemetry.counters import LabelledCounts
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.cluster import TritonCluster
-from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
+from serving_gateway.triton.protocol import TritonModelMetadata, TritonTensorMetadata
 
 SIGNATURE = Signature(
     (Feature("x", DType.FP32),), packed_input="features", feature_service="flowers"
@@ -150,9 +150,11 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
     monkeypatch.setattr(TritonCluster, "ready_versions", ready_versions)
 
-    async def metadata(*_: Any) -> ModelMetadata:
-        inputs = (TensorMetadata("features", "FP32", (-1, 1)),)
-        return ModelMetadata("m", ("3",), inputs, (TensorMetadata("label", "INT64", (-1,)),))
+    async def metadata(*_: Any) -> TritonModelMetadata:
+        inputs = (TritonTensorMetadata("features", "FP32", (-1, 1)),)
+        return TritonModelMetadata(
+            "m", ("3",), inputs, (TritonTensorMetadata("label", "INT64", (-1,)),)
+        )
 
     monkeypatch.setattr(TritonCluster, "require_ready", answer)
     monkeypatch.setattr(TritonCluster, "probe", answer)
@@ -307,11 +309,11 @@ async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
     played.registry.signature = None
     widths = {1: 1, 2: 2, 3: 1}
 
-    async def metadata(*arguments: Any) -> ModelMetadata:
+    async def metadata(*arguments: Any) -> TritonModelMetadata:
         version = arguments[-1]
-        inputs = (TensorMetadata("features", "FP32", (-1, widths[version])),)
-        outputs = (TensorMetadata("label", "INT64", (-1,)),)
-        return ModelMetadata("m", (str(version),), inputs, outputs)
+        inputs = (TritonTensorMetadata("features", "FP32", (-1, widths[version])),)
+        outputs = (TritonTensorMetadata("label", "INT64", (-1,)),)
+        return TritonModelMetadata("m", (str(version),), inputs, outputs)
 
     monkeypatch.setattr(TritonCluster, "metadata", metadata)
     await played.reload(1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving_gateway.features.lookup_results import judge_rows
-from serving_gateway.features.service_plan import Column, Row, ServicePlan, View
+from serving_gateway.features.service_plan import Row, ServiceColumn, ServicePlan, View
 from serving_gateway.features.types import LookupRequest, LookupResult, ServiceUnusable, Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,8 +25,8 @@ def row(age: float | None, *values: Any) -> Row:
 
 def plan(ttl_seconds: float = 60, id_type: str = "INT64") -> ServicePlan:
     views = [View("one", "id", ttl_seconds), View("two", "id", 0)]
-    columns = {"a": Column(0, "a", "FLOAT"), "b": Column(0, "b", "FLOAT")}
-    return ServicePlan("s", views, id_type, {**columns, "c": Column(1, "c", "FLOAT")})
+    columns = {"a": ServiceColumn(0, "a", "FLOAT"), "b": ServiceColumn(0, "b", "FLOAT")}
+    return ServicePlan("s", views, id_type, {**columns, "c": ServiceColumn(1, "c", "FLOAT")})
 
 
 def judged(

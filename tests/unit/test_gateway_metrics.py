@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving_gateway.contract import ShadowSide
 from serving_gateway.inference.codec import ModelOutput
-from serving_gateway.inference.shadow import Ledger, note
+from serving_gateway.inference.shadow import ShadowStatistics, note
 from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import (
@@ -67,7 +67,9 @@ def value(families: dict[str, Metric], name: str, **wanted: str) -> float:
 def promoted(metrics: Metrics, model_name: str, versions: int) -> None:
     """Route a model to `versions` versions in turn, on both variants, each answering once."""
     model = metrics.model(model_name)
-    model.watch(lambda: RoutedState(True, versions, [("A", versions, True)]), Ledger(0).state)
+    model.watch(
+        lambda: RoutedState(True, versions, [("A", versions, True)]), ShadowStatistics(0).state
+    )
     for outcome in ("agreed", "disagreed", "failed", "dropped"):
         model.mirrored(outcome)
     for version in range(1, versions + 1):
@@ -314,7 +316,7 @@ def test_last_request_is_dated_whether_it_was_answered_or_not() -> None:
 
 
 async def test_shadow_histograms_are_cumulative_and_whole() -> None:
-    ledger = Ledger(0)
+    ledger = ShadowStatistics(0)
     metrics = Metrics()
     metrics.model("m").watch(lambda: RoutedState(ready=True, generation=1), ledger.state)
     assert b"gateway_shadow_rows_total{" not in await metrics.render("m")

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from serving_gateway.contract import ShadowSide
 from serving_gateway.inference.codec import ModelOutput
-from serving_gateway.inference.shadow import Ledger, largest_difference, note, same, wilson
+from serving_gateway.inference.shadow import (
+    ShadowStatistics,
+    largest_difference,
+    note,
+    same,
+    wilson,
+)
 
 A = ShadowSide("m", 1, "run-1")
 B = ShadowSide("m", 2, "run-2")
@@ -65,7 +71,7 @@ def test_the_largest_difference_counts(
 
 
 def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -> None:
-    ledger = Ledger(2)
+    ledger = ShadowStatistics(2)
     page = ledger.open((A, B), clock)
     ours = ModelOutput([1, 1, 1], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     theirs = ModelOutput([1, 2, 2], [[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
@@ -93,7 +99,7 @@ def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -
 
 
 def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it() -> None:
-    ledger = Ledger(2)
+    ledger = ShadowStatistics(2)
     former = ledger.open((A, B), clock)
     answers = ModelOutput([1], None)
     note(former, answers, answers, 0.0, [[1.0]])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serving_gateway.tasks import Supervisor
+from serving_gateway.tasks import TaskSupervisor
 
 
 async def settles(task: asyncio.Task[None]) -> None:
@@ -17,7 +17,7 @@ async def test_a_task_that_fails_or_ends_is_logged_counted_and_started_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     restarts: list[str] = []
-    supervisor = Supervisor(restarts.append, first_pause_seconds=0.001)
+    supervisor = TaskSupervisor(restarts.append, first_pause_seconds=0.001)
     running = asyncio.Event()
     starts = 0
 
@@ -42,7 +42,7 @@ async def test_a_task_that_fails_or_ends_is_logged_counted_and_started_again(
 
 async def test_a_task_that_may_end_is_not_started_again() -> None:
     restarts: list[str] = []
-    supervisor = Supervisor(restarts.append)
+    supervisor = TaskSupervisor(restarts.append)
 
     async def work() -> None:
         await asyncio.sleep(0)
@@ -53,7 +53,7 @@ async def test_a_task_that_may_end_is_not_started_again() -> None:
 
 
 async def test_a_task_that_swallows_its_cancellation_as_an_error_ends() -> None:
-    supervisor = Supervisor(first_pause_seconds=0.001)
+    supervisor = TaskSupervisor(first_pause_seconds=0.001)
     running = asyncio.Event()
 
     async def work() -> None:
@@ -70,7 +70,7 @@ async def test_a_task_that_swallows_its_cancellation_as_an_error_ends() -> None:
 
 
 async def test_failures_in_a_row_are_tried_again_ever_later() -> None:
-    supervisor = Supervisor(first_pause_seconds=0.01)
+    supervisor = TaskSupervisor(first_pause_seconds=0.01)
     starts = 0
 
     async def work() -> None:

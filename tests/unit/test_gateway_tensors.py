@@ -15,7 +15,7 @@ from serving_gateway.errors import BadUpstreamAnswer, InvalidInput, VariantUnava
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.signatures import signature_from_metadata
 from serving_gateway.inference.tensors import TensorView, unpack
-from serving_gateway.triton.protocol import ModelMetadata, TensorMetadata
+from serving_gateway.triton.protocol import TritonModelMetadata, TritonTensorMetadata
 
 FLOATS = Signature(tuple(Feature(n, DType.FP32) for n in "abc"), packed_input="x")
 MIXED = Signature(
@@ -212,9 +212,11 @@ def test_other_types_of_answers_are_read(datatype: str, code: str) -> None:
     assert unpack(output("y", datatype, (2,), struct.pack(f"<2{code}", 1, 2))) == [1, 2]
 
 
-def metadata(*inputs: tuple[str, str, tuple[int, ...]]) -> ModelMetadata:
-    outputs = (TensorMetadata("label", "INT64", (-1, 1)),)
-    return ModelMetadata("m", ("1",), tuple(TensorMetadata(*i) for i in inputs), outputs)
+def metadata(*inputs: tuple[str, str, tuple[int, ...]]) -> TritonModelMetadata:
+    outputs = (TritonTensorMetadata("label", "INT64", (-1, 1)),)
+    return TritonModelMetadata(
+        "m", ("1",), tuple(TritonTensorMetadata(*i) for i in inputs), outputs
+    )
 
 
 def test_triton_s_metadata_stand_in_for_a_signature() -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import (
+    MlflowUnavailable,
     RegistryError,
     RegistryNotFound,
-    RegistryUnavailable,
     import_mlflow,
     probe,
     translated,
@@ -49,7 +49,7 @@ def test_a_server_that_refuses_is_unavailable_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(RegistryUnavailable, match="does not answer"):
+        with pytest.raises(MlflowUnavailable, match="does not answer"):
             MlflowResource(tracking_uri=url).version("best_model", 1)
 
 
@@ -59,14 +59,14 @@ def test_a_server_that_accepts_and_never_answers_is_unavailable_within_seconds()
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()
-        with pytest.raises(RegistryUnavailable, match="does not answer"):
+        with pytest.raises(MlflowUnavailable, match="does not answer"):
             MlflowResource(tracking_uri=url).set_alias("best_model", "production", 1)
         assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
 def test_a_server_in_trouble_is_unavailable(status: int) -> None:
-    with _answering(status) as url, pytest.raises(RegistryUnavailable, match=str(status)):
+    with _answering(status) as url, pytest.raises(MlflowUnavailable, match=str(status)):
         probe(url)
 
 
@@ -118,10 +118,10 @@ def test_every_kind_of_foreign_error_is_translated_once_with_its_cause() -> None
     wrapped = MlflowException("API request failed")
     wrapped.__cause__ = RequestsConnectionError("gone")
     cases = [
-        (RequestsConnectionError("gone"), RegistryUnavailable),
-        (ReadTimeout("late"), RegistryUnavailable),
-        (wrapped, RegistryUnavailable),
-        (rest("TEMPORARILY_UNAVAILABLE"), RegistryUnavailable),
+        (RequestsConnectionError("gone"), MlflowUnavailable),
+        (ReadTimeout("late"), MlflowUnavailable),
+        (wrapped, MlflowUnavailable),
+        (rest("TEMPORARILY_UNAVAILABLE"), MlflowUnavailable),
         (rest("RESOURCE_DOES_NOT_EXIST"), RegistryNotFound),
         (rest("INVALID_PARAMETER_VALUE"), RegistryError),
         (rest("PERMISSION_DENIED"), RegistryError),

@@ -20,7 +20,7 @@ from platform_assets.resources.triton import (
     TritonError,
     TritonRefused,
     TritonResource,
-    TritonUnavailable,
+    TritonUnreachable,
     merged_index,
 )
 from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
@@ -123,7 +123,7 @@ def test_one_that_leaves_meanwhile_does_not_count(name: Name) -> None:
     def ask(endpoint: TritonEndpoint) -> str:
         if endpoint.url == "b":
             name.servers = ["a", "c"]
-            raise TritonUnavailable("b is gone")
+            raise TritonUnreachable("b is gone")
         return endpoint.url
 
     assert several(replacement_s=0).everywhere(ask) == ["a", "c"]
@@ -133,7 +133,7 @@ def test_one_that_starts_is_waited_for(name: Name) -> None:
     def ask(endpoint: TritonEndpoint) -> str:
         name.asked.append(endpoint.url)
         if len(name.asked) < 5 and endpoint.url == "b":
-            raise TritonUnavailable("b starts")
+            raise TritonUnreachable("b starts")
         return endpoint.url
 
     assert several().everywhere(ask) == ["a", "b"]
@@ -147,11 +147,11 @@ def test_one_that_stays_away_is_unavailable(name: Name, servers: list[str]) -> N
     def ask(endpoint: TritonEndpoint) -> str:
         name.asked.append(endpoint.url)
         if endpoint.url == "b":
-            raise TritonUnavailable("b is down")
+            raise TritonUnreachable("b is down")
         return endpoint.url
 
     # The only one is not waited for at all.
-    with pytest.raises(TritonUnavailable, match="b is down"):
+    with pytest.raises(TritonUnreachable, match="b is down"):
         several(replacement_s=30 if servers == ["b"] else 0.05).everywhere(ask)
     assert name.asked.count("b") == 1 if servers == ["b"] else name.asked.count("b") > 1
 
