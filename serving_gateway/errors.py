@@ -101,7 +101,7 @@ class VersionNotReady(Conflict):
 
 
 class GenerationConflict(Conflict):
-    """Somebody else changed the routing record first."""
+    """The routing record was changed by another call first."""
 
     default_code = "generation_conflict"
 
@@ -216,7 +216,7 @@ class InferenceRefused(InvalidInput):
 
 
 class ClientGone(Exception):
-    """The client closed the connection; there is nobody to answer."""
+    """The client closed the connection; nothing can be answered."""
 
 
 def printable(text: str, limit: int = 2_000) -> str:

@@ -38,7 +38,7 @@ class Slot(Struct, frozen=True):
     version: int
     run_id: str
     run_id_source: str
-    """`registry`, `caller` or `record`: who vouched for `run_id` when the slot was taken."""
+    """`registry`, `caller` or `record`: what confirmed `run_id` when the slot was taken."""
     mode: Mode
     signature: Signature | None = None
     """None when the registry could not be asked: rows are then checked against Triton's own
@@ -84,7 +84,7 @@ class RoutingRecord(Struct, frozen=True):
     `generation` grows by one with each accepted change (0: nothing was ever routed).
     `previous` holds, per variant, the slots it routed to before, newest first: where a
     rollback goes, which takes them away. `switches` holds, per variant, its last switches,
-    newest first, whatever way they went: for those who look only from time to time.
+    newest first, in either direction: for readers that look only from time to time.
     """
 
     model_name: str

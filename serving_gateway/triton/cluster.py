@@ -90,7 +90,7 @@ class TritonCluster:
             state.refresh()
 
     def version(self, model_name: str, version: int) -> VersionState:
-        """What is known of a version; the same object as long as somebody holds it."""
+        """What is known of a version; the same object as long as it is referenced."""
         state = self._states.get((model_name, version))
         if state is None:
             state = VersionState(model_name, version, [*self._servers.values()])

@@ -73,7 +73,7 @@ def translated(error: TransportError, url: str) -> GatewayError:
 
 
 class _Fetch(Exchange):
-    """A request whose response somebody awaits."""
+    """A request whose response a coroutine awaits."""
 
     __slots__ = ("future",)
 
