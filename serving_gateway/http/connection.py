@@ -29,8 +29,9 @@ from serving_gateway.http.inference_endpoint import HttpExchange, InferenceEndpo
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
-_LINGER_SECONDS: Final = 1.0
-"""How long what a refused client still sends is read and dropped, so that it sees the refusal."""
+_LINGER_SECONDS: Final = 5.0
+"""How long what a refused client still sends is read and dropped, so that it sees the refusal
+instead of a reset; most clients close at once."""
 _MAX_OFFERS: Final = 16
 """Offers of another protocol in one read; clients make one on each connection."""
 _MAX_PIPELINED: Final = 256
@@ -344,6 +345,13 @@ class GatewayConnection(HttpToolsProtocol):
             self.loop.call_soon(self._start_queued)
         elif flow.read_paused:
             flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """The server ends: what is under way is answered, nothing else is waited for."""
+        if self._is_lingering:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def close_gracefully(self) -> None:
         """Close once what was written is sent."""

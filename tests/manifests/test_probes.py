@@ -144,9 +144,14 @@ def loading_held(triton: RunningTriton) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unfinished_request(gateway: RunningGateway) -> Iterator[None]:
-    """A prediction whose body has not come whole yet."""
+    """A control call whose body has not arrived completely."""
     host, port = gateway.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /variant/A/reload HTTP/1.1\r\nhost: {host}:{port}\r\n"
+        f"authorization: Bearer {gateway.control_token}\r\n"
+        "content-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+    )
     with socket.create_connection((host, int(port))) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{")
+        client.sendall(head.encode())
         wait_until(lambda: gateway.metric("gateway_requests_in_flight") >= 2, 5, "under way")
         yield
