@@ -145,7 +145,13 @@ class FakeServer:
             DataGuard(plane.settings.api_keys, configured_tokens(plane.settings)),
             self.metrics,
         )
-        given = {"max_head_bytes": 16_384, "max_body_bytes": 2**20, "bytes": 2**26, **limits}
+        given = {
+            "max_head_bytes": 16_384,
+            "max_body_bytes": 2**20,
+            "bytes": 2**26,
+            "linger_seconds": 0.2,
+            **limits,
+        }
         self.policy = ConnectionPolicy(self.endpoint, ByteBudget(given.pop("bytes")), **given)
         self.state = ServerState()
         self._config = Config(

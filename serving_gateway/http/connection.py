@@ -29,9 +29,6 @@ from serving_gateway.http.inference_endpoint import HttpExchange, InferenceEndpo
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
-_LINGER_SECONDS: Final = 5.0
-"""How long what a refused client still sends is read and dropped, so that it sees the refusal
-instead of a reset; most clients close at once."""
 _MAX_OFFERS: Final = 16
 """Offers of another protocol in one read; clients make one on each connection."""
 _MAX_PIPELINED: Final = 256
@@ -54,6 +51,8 @@ class ConnectionPolicy:
         head_seconds: limit for receiving a head, from its first byte on.
         body_seconds: limit for receiving a request, and for a client to take a response.
         keep_alive_seconds: how long an idle connection is kept.
+        linger_seconds: how long what a refused client still sends is read and dropped, so that it
+            sees the refusal instead of a reset.
     """
 
     endpoint: InferenceEndpoint
@@ -63,6 +62,7 @@ class ConnectionPolicy:
     head_seconds: float = 10.0
     body_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
+    linger_seconds: float = 5.0
     connections: set[GatewayConnection] = field(default_factory=set)
 
     async def sweep(self) -> None:
@@ -396,7 +396,7 @@ class GatewayConnection(HttpToolsProtocol):
         )
         self._is_lingering = True
         self.flow.resume_reading()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.loop.call_later(self.policy.linger_seconds, self.transport.close)
 
     def enforce_timeouts(self, now: float) -> None:
         """End the connection when it is overdue."""
