@@ -204,6 +204,7 @@ def no_version(is_split: bool) -> VariantUnavailable:
     """The error of a request for a variant that was never reloaded."""
     variant = B if is_split else A
     return VariantUnavailable(
-        f"Variant {variant} has no version yet: nothing was ever reloaded onto it.",
+        f"Variant {variant} has no version yet. Reload it onto one that is READY, by a POST to its "
+        f"variant/{variant}/reload.",
         code="no_effective_version",
     )
