@@ -107,8 +107,8 @@ class Responses:
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Echoes method, path and body, as a slow application would."""
-    body, more = b"", True
+    """Echoes method, path and body, as a slow application would; `/early` before the body."""
+    body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":

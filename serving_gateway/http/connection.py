@@ -325,9 +325,11 @@ class GatewayConnection(HttpToolsProtocol):
         cycle = self.cycle
         if self._has_ignored_upgrade:
             return
-        if type(cycle) is not ConnectionExchange:
+        if cycle is not None and cycle.response_complete:
+            cycle.more_body = False  # answered before its body had come, which now has
+        elif type(cycle) is not ConnectionExchange:
             super().on_message_complete()
-        elif not cycle.response_complete and self._refusal is None:
+        elif self._refusal is None:
             cycle.more_body = False
             if not cycle.is_queued:
                 self._endpoint.start(cycle)

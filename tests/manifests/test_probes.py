@@ -32,9 +32,10 @@ EXPECTED = {
     ("triton", "serving"):                     (YES, YES, YES),
     ("triton", "serving, failed candidate"):   (YES, YES, YES),
     ("triton", "exiting"):                     (NO, NO, NO),
-    ("gateway", "empty"):                      (YES, NO, YES),
-    ("gateway", "loading"):                    (YES, NO, YES),
-    ("gateway", "failed load"):                (YES, NO, YES),
+    # A replica is ready for models that it can answer: one that is down takes no replica out.
+    ("gateway", "empty"):                      (YES, YES, YES),
+    ("gateway", "loading"):                    (YES, YES, YES),
+    ("gateway", "failed load"):                (YES, YES, YES),
     ("gateway", "serving"):                    (YES, YES, YES),
     ("gateway", "serving, failed candidate"):  (YES, YES, YES),
     ("gateway", "exiting"):                    (NO, NO, NO),

@@ -95,6 +95,16 @@ async def test_ambiguous_request_is_refused_and_the_connection_ends(
         await eventually(client.transport.is_closing)
 
 
+async def test_refusal_behind_a_request_answered_before_its_body_is_said(
+    server: FakeServer,
+) -> None:
+    early, _, body = post("/early", GOOD).rpartition(b"{")
+    client = server.connect().send(early)
+    assert statuses(await client.responses(1)) == [200]
+    client.send(b"{" + body).send(b"GARBAGE\r\n\r\n")
+    assert statuses(await client.responses(2)) == [200, 400]
+
+
 async def test_answer_under_way_is_not_lost_to_garbage_behind_it(server: FakeServer) -> None:
     found = await server.answer(PREDICT + b"GARBAGE\r\n\r\n", count=2)
     assert statuses(found) in ([200], [200, 400])
