@@ -139,7 +139,7 @@ class ControlPlane:
 
         Args:
             alias: the variant.
-            force: whether that it has traffic does not matter.
+            force: clear it even if it had traffic within the last minute.
             by: who asks, for the record.
             reason: why, for the record.
 

@@ -53,7 +53,7 @@ class Hosting:
         store: where routing records are kept.
         lifecycle: whether the process is about to end.
         pending: why not every record was read and probed once; None when each was.
-        forget: drops what is counted of a model that is hosted no more.
+        forget: drops the counts of a model that is no longer hosted.
         limit: most models at one time.
     """
 
@@ -228,7 +228,7 @@ class Hosting:
             return
         self._models.pop(model_name).mirror.close()
         self._forget(model_name)
-        log.info("a model is hosted no more", extra={"model": model_name})
+        log.info("a model is no longer hosted", extra={"model": model_name})
 
     async def remove(
         self, model_name: str, *, force: bool, by: str, reason: str | None
@@ -237,7 +237,7 @@ class Hosting:
 
         Args:
             model_name: the model.
-            force: whether that A has traffic does not matter.
+            force: remove it even if A had traffic within the last minute.
             by: who asks, for the record.
             reason: why, for the record.
 

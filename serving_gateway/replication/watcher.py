@@ -290,7 +290,7 @@ class Watcher:
         await self._host_all(models, lost)
 
     async def _resume(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
-        """Route by the copies of this host; whether that is served is Triton's to say."""
+        """Route by the copies of this host; only Triton can say whether it serves them."""
         await self._host_all(models, copies)
         self._first_pass.set()
         log.warning(
