@@ -15,16 +15,27 @@ from serving_gateway.contract import ErrorResponse
 class GatewayError(Exception):
     """Root of all errors that are answered to a caller.
 
+    A class's keywords: its HTTP status, its code, and seconds after which trying again makes
+    sense. What it does not name is as in its base.
+
     Args:
         message: what happened and what to do, for a person.
         code: for programs, when one class covers several causes.
         field: path of the offending value in the request, such as `data[3][1]`.
-        retry_after: seconds after which trying again makes sense.
+        retry_after: instead of the class's.
     """
 
     status: ClassVar[int] = 500
     default_code: ClassVar[str] = "internal_error"
     default_retry_after: ClassVar[int | None] = None
+
+    def __init_subclass__(
+        cls, *, status: int | None = None, code: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init_subclass__()
+        cls.status = status or cls.status
+        cls.default_code = code or cls.default_code
+        cls.default_retry_after = retry_after or cls.default_retry_after
 
     def __init__(
         self,
@@ -41,174 +52,108 @@ class GatewayError(Exception):
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
 
-class MalformedRequest(GatewayError):
+class MalformedRequest(GatewayError, status=400, code="malformed_body"):
     """The body cannot be read at all (400)."""
 
-    status = 400
-    default_code = "malformed_body"
 
-
-class Unauthenticated(GatewayError):
+class Unauthenticated(GatewayError, status=401, code="unauthenticated"):
     """A call without the token or key that it needs (401)."""
 
-    status = 401
-    default_code = "unauthenticated"
 
-
-class Forbidden(GatewayError):
+class Forbidden(GatewayError, status=403, code="forbidden"):
     """A call with a Host or Origin that is not the gateway's own (403)."""
 
-    status = 403
-    default_code = "forbidden"
 
-
-class NotFound(GatewayError):
+class NotFound(GatewayError, status=404, code="not_found"):
     """An unknown path, variant, model or version (404)."""
 
-    status = 404
-    default_code = "not_found"
 
-
-class MethodNotAllowed(GatewayError):
+class MethodNotAllowed(GatewayError, status=405, code="method_not_allowed"):
     """A known path with a method that it does not have (405); `allow` is one that it has."""
-
-    status = 405
-    default_code = "method_not_allowed"
 
     def __init__(self, message: str, *, allow: str = "GET") -> None:
         super().__init__(message)
         self.allow = allow
 
 
-class RequestTimeout(GatewayError):
+class RequestTimeout(GatewayError, status=408, code="request_timeout"):
     """A request that did not arrive completely in time (408)."""
 
-    status = 408
-    default_code = "request_timeout"
 
-
-class Conflict(GatewayError):
+class Conflict(GatewayError, status=409, code="conflict"):
     """The change is refused because of the present state (409); nothing changed."""
 
-    status = 409
-    default_code = "conflict"
 
-
-class VersionNotReady(Conflict):
+class VersionNotReady(Conflict, code="version_not_ready"):
     """The version is not READY in Triton, asked at this moment."""
 
-    default_code = "version_not_ready"
 
-
-class GenerationConflict(Conflict):
+class GenerationConflict(Conflict, code="generation_conflict"):
     """The routing record was changed by another call first."""
 
-    default_code = "generation_conflict"
 
-
-class TooLarge(GatewayError):
+class TooLarge(GatewayError, status=413, code="body_too_large"):
     """A body or a batch over its limit (413)."""
 
-    status = 413
-    default_code = "body_too_large"
 
-
-class UnsupportedMediaType(GatewayError):
+class UnsupportedMediaType(GatewayError, status=415, code="unsupported_media_type"):
     """A content type that the endpoint does not read (415)."""
 
-    status = 415
-    default_code = "unsupported_media_type"
 
-
-class InvalidInput(GatewayError):
+class InvalidInput(GatewayError, status=422, code="invalid_input"):
     """A readable body with a wrong value (422); `field` says where."""
 
-    status = 422
-    default_code = "invalid_input"
 
-
-class HeadTooLarge(GatewayError):
+class HeadTooLarge(GatewayError, status=431, code="head_too_large"):
     """The target and headers of a request over their limit (431)."""
 
-    status = 431
-    default_code = "head_too_large"
 
-
-class EntityUnusable(InvalidInput):
+class EntityUnusable(InvalidInput, code="unusable_entity"):
     """An entity that the feature store has no usable values for, and no row to take instead."""
 
-    default_code = "unusable_entity"
 
-
-class BadUpstreamAnswer(GatewayError):
+class BadUpstreamAnswer(GatewayError, status=502, code="bad_triton_answer"):
     """Triton answered something that must not be passed on (502)."""
 
-    status = 502
-    default_code = "bad_triton_answer"
 
-
-class Unavailable(GatewayError):
+class Unavailable(GatewayError, status=503, code="unavailable", retry_after=1):
     """Something the call needs is not there now (503)."""
 
-    status = 503
-    default_code = "unavailable"
-    default_retry_after = 1
 
-
-class TritonUnavailable(Unavailable):
+class TritonUnavailable(Unavailable, code="triton_unavailable"):
     """Triton cannot be reached, or lost the connection."""
 
-    default_code = "triton_unavailable"
 
-
-class VariantUnavailable(Unavailable):
+class VariantUnavailable(Unavailable, code="variant_unavailable"):
     """The variant has no version, or Triton does not have that version READY."""
 
-    default_code = "variant_unavailable"
 
-
-class StoreUnavailable(Unavailable):
+class StoreUnavailable(Unavailable, code="store_unavailable"):
     """The routing store cannot be read or written."""
 
-    default_code = "store_unavailable"
 
-
-class RecordRefused(StoreUnavailable):
+class RecordRefused(StoreUnavailable, code="record_refused"):
     """The stored routing record is corrupt or of a newer schema."""
 
-    default_code = "record_refused"
 
-
-class RegistryUnavailable(Unavailable):
+class RegistryUnavailable(Unavailable, code="registry_unavailable"):
     """MLflow cannot be asked."""
 
-    default_code = "registry_unavailable"
 
-
-class FeaturesUnavailable(Unavailable):
+class FeaturesUnavailable(Unavailable, code="features_unavailable"):
     """The online feature store cannot be asked, or does not answer in time."""
 
-    default_code = "features_unavailable"
 
-
-class Overloaded(Unavailable):
+class Overloaded(Unavailable, code="overloaded"):
     """Too many requests wait already."""
 
-    default_code = "overloaded"
 
-
-class DeadlineExceeded(GatewayError):
+class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded", retry_after=1):
     """Triton did not answer in time (504)."""
 
-    status = 504
-    default_code = "deadline_exceeded"
-    default_retry_after = 1
 
-
-class InferenceRefused(InvalidInput):
+class InferenceRefused(InvalidInput, code="refused_by_model"):
     """Triton refused an inference; `upstream_status` is the HTTP status of its answer."""
-
-    default_code = "refused_by_model"
 
     def __init__(self, message: str, *, upstream_status: int) -> None:
         super().__init__(message)
@@ -226,10 +171,7 @@ def printable(text: str, limit: int = 2_000) -> str:
 
 
 def error_response(
-    error: GatewayError,
-    *,
-    request_id: str | None,
-    still_served: Mapping[str, int] | None,
+    error: GatewayError, *, request_id: str | None, still_served: Mapping[str, int] | None
 ) -> ErrorResponse:
     """Describe `error` to the caller; what it echoes is bounded and always valid UTF-8."""
     return ErrorResponse(

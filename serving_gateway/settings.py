@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, TypeAdapter
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE, check_model_name
@@ -19,13 +20,6 @@ MIN_KEY_LENGTH = 16
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
-Seconds = Annotated[float, Field(gt=0, le=3600)]
-
-
-def _http_url(value: str) -> str:
-    """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
-    return str(_HTTP_URL.validate_python(value)).rstrip("/")
-
 
 def redis_place(url: str) -> str:
     """Host and port of a Redis URL, for people: without credentials.
@@ -33,303 +27,276 @@ def redis_place(url: str) -> str:
     Raises:
         ValueError: it cannot be read; the message does not repeat it, as it may hold a password.
     """
-    try:
+    with suppress(ValueError):
         address = urlsplit(url)
-        host, port = address.hostname, address.port
-    except ValueError:
-        address, host, port = None, None, None
-    # A '/', '?' or '#' in a password ends the authority early, and moves the '@' behind it.
-    if address is None or "@" in f"{address.path}{address.query}{address.fragment}":
-        raise ValueError(
-            "cannot be read as an address: percent-encode '/', '?', '#', '@' and ':' in the "
-            "password (as %2F, %3F, %23, %40 and %3A)"
-        ) from None
-    return f"{host}:{port or 6379}" if host else "its socket"
+        place = f"{address.hostname}:{address.port or 6379}" if address.hostname else "its socket"
+        # A '/', '?' or '#' in a password ends the authority early, and moves the '@' behind it.
+        if "@" not in f"{address.path}{address.query}{address.fragment}":
+            return place
+    raise ValueError(
+        "cannot be read as an address: percent-encode '/', '?', '#', '@' and ':' in the "
+        "password (as %2F, %3F, %23, %40 and %3A)"
+    )
+
+
+def _check_redis_url(value: SecretStr) -> SecretStr:
+    # The messages must not repeat the address: it may hold a password.
+    if not value.get_secret_value().startswith(_REDIS_SCHEMES):
+        raise ValueError(f"must start with one of {', '.join(_REDIS_SCHEMES)}")
+    redis_place(value.get_secret_value())
+    return value
+
+
+def _http_url(value: str) -> str:
+    """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
+    return str(_HTTP_URL.validate_python(value)).rstrip("/")
+
+
+def _check_key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value().strip()  # a secret made by `echo` ends with a newline
+    if len(key) < MIN_KEY_LENGTH:
+        raise ValueError(f"must have at least {MIN_KEY_LENGTH} characters, or be unset")
+    return SecretStr(key)
+
+
+def _split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")]
+
+
+def _split_names(value: Any) -> Any:
+    return [name.rstrip("/").lower() for name in _split(value) if name]
+
+
+def _split_tokens(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [tuple(map(str.strip, pair.partition(":")[::2])) for pair in value.split(",")]
+    for number, (name, token) in enumerate(pairs, 1):
+        # The message must not repeat what may be the token.
+        if _TOKEN_NAME.fullmatch(name) is None or len(token) < MIN_KEY_LENGTH:
+            raise ValueError(
+                f"number {number} is not name:token, with a name of A-Za-z0-9_.- and a token "
+                f"of at least {MIN_KEY_LENGTH} characters"
+            )
+    return pairs
+
+
+def _needs(module: str, extra: str) -> AfterValidator:
+    """Refuses a setting whose optional dependency is not installed."""
+
+    def check(value: Any) -> Any:
+        found = None
+        with suppress(ModuleNotFoundError):  # one of the module's parents
+            found = importlib.util.find_spec(module)
+        if found is None:
+            raise ValueError(f"needs {module}: install the extra '{extra}', or unset it")
+        return value
+
+    return AfterValidator(check)
+
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+ModelName = Annotated[str, AfterValidator(check_model_name)]
+Url = Annotated[str, AfterValidator(_http_url)]
+Urls = Annotated[str, AfterValidator(lambda urls: ",".join(map(_http_url, urls.split(","))))]
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
+Keys = Annotated[
+    tuple[SecretStr, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(lambda keys: tuple(map(_check_key, keys))),
+]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 
 
 class Settings(BaseSettings):
-    """Settings of one gateway process, from environment variables named GATEWAY_<FIELD>."""
+    """Settings of one gateway process, from environment variables named GATEWAY_<FIELD>.
+
+    The texts below the fields are their descriptions in README.md.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix="GATEWAY_", frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="GATEWAY_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(
-        default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe log line that is written."
-    )
-    access_log: bool = Field(
-        default=False, description="Log each request; errors and control calls are logged anyway."
-    )
-    drain_seconds: float = Field(
-        default=0.0,
-        ge=0,
-        le=600,
-        description="After SIGTERM, how long /ready answers 503 while new requests are still "
-        "accepted: the time a load balancer needs to notice.",
-    )
-    shutdown_seconds: Seconds = Field(
-        default=30.0, description="After that, how long requests in flight may take to finish."
-    )
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe log line that is written."""
+    access_log: bool = False
+    """Log each request; errors and control calls are logged anyway."""
+    drain_seconds: float = Field(default=0.0, ge=0, le=600)
+    """After SIGTERM, how long /ready answers 503 while new requests are still accepted: the time a
+    load balancer needs to notice."""
+    shutdown_seconds: Seconds = 30.0
+    """After that, how long requests in flight may take to finish."""
 
-    model_name: str = Field(
-        default=DEFAULT_MODEL,
-        description="The model of the unprefixed paths. Others are hosted at /models/{model_name} "
-        "from their first reload on.",
-    )
-    max_models: int = Field(default=1000, ge=1, le=10_000, description="Most models hosted.")
-    state_dir: Path = Field(
-        default=Path(".local/gateway"),
-        description="Where the file store keeps the routing record, and every replica a snapshot "
-        "of the last record that it routed by.",
-    )
-    redis_url: SecretStr | None = Field(
-        default=None,
-        description="Redis that keeps the routing record of replicas on several hosts: "
-        "redis://, rediss:// or unix://. Unset: the file store, for one host.",
-    )
-    store_seconds: Seconds = Field(
-        default=0.5, description="Limit for one answer of the Redis that keeps the record."
-    )
+    model_name: ModelName = DEFAULT_MODEL
+    """The model of the unprefixed paths. Others are hosted at /models/{model_name} from their
+    first reload on."""
+    max_models: int = Field(default=1000, ge=1, le=10_000)
+    """Most models hosted."""
+    state_dir: Path = Path(".local/gateway")
+    """Where the file store keeps the routing record, and every replica a snapshot of the last
+    record that it routed by."""
+    redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url)] | None = None
+    """Redis that keeps the routing record of replicas on several hosts: redis://, rediss:// or
+    unix://. Unset: the file store, for one host."""
+    store_seconds: Seconds = 0.5
+    """Limit for one answer of the Redis that keeps the record."""
 
-    replica_seconds: float = Field(
-        default=5.0,
-        ge=1,
-        le=3600,
-        description="How long a replica that reports nothing more counts as live.",
-    )
+    replica_seconds: float = Field(default=5.0, ge=1, le=3600)
+    """How long a replica that reports nothing more counts as live."""
 
-    triton_url: str = Field(default="http://127.0.0.1:8000", description="Triton's HTTP address.")
-    triton_servers_url: str | None = Field(
-        default=None,
-        description="Every Triton behind triton_url, where a Service spreads requests over "
-        "several: addresses separated by commas, or a name that resolves to all of them, as that "
-        "of a headless Service, looked up every five seconds. Requests go to those that have the "
-        "version READY; a switch needs each that can be reached to have it. Unset: triton_url is "
-        "one Triton.",
-    )
-    shadow_triton_url: str | None = Field(
-        default=None, description="Triton for all variants B, when it is another one."
-    )
-    shadow_triton_servers_url: str | None = Field(
-        default=None, description="Every Triton behind shadow_triton_url, likewise."
-    )
-    shadow_model_name: str | None = Field(
-        default=None,
-        description="Name in Triton of the default model's variant B, when it is another one.",
-    )
-    triton_connections: int = Field(
-        default=16, ge=2, le=1024, description="Most idle connections kept to one Triton."
-    )
-    triton_connect_seconds: Seconds = Field(
-        default=1.0, description="Limit for opening a connection."
-    )
-    probe_seconds: Seconds = Field(
-        default=1.0, description="Limit for a readiness or metadata question."
-    )
-    watch_seconds: Seconds = Field(
-        default=0.5,
-        description="How often the routing store is looked at, and each version that answers no "
-        "requests is probed; at most 50 versions a second are, idle ones in turn.",
-    )
-    staleness_seconds: Seconds = Field(
-        default=3.0,
-        description="How long a confirmed READY counts while Triton does not answer probes.",
-    )
-    warm_up_seconds: Seconds = Field(
-        default=30.0, description="Limit for the inference that proves a version before a switch."
-    )
+    triton_url: Url = "http://127.0.0.1:8000"
+    """Triton's HTTP address."""
+    triton_servers_url: Urls | None = None
+    """Every Triton behind triton_url, where a Service spreads requests over several: addresses
+    separated by commas, or a name that resolves to all of them, as that of a headless Service,
+    looked up every five seconds. Requests go to those that have the version READY; a switch needs
+    each that can be reached to have it. Unset: triton_url is one Triton."""
+    shadow_triton_url: Url | None = None
+    """Triton for all variants B, when it is another one."""
+    shadow_triton_servers_url: Urls | None = None
+    """Every Triton behind shadow_triton_url, likewise."""
+    shadow_model_name: ModelName | None = None
+    """Name in Triton of the default model's variant B, when it is another one."""
+    triton_connections: int = Field(default=16, ge=2, le=1024)
+    """Most idle connections kept to one Triton."""
+    triton_connect_seconds: Seconds = 1.0
+    """Limit for opening a connection."""
+    probe_seconds: Seconds = 1.0
+    """Limit for a readiness or metadata question."""
+    watch_seconds: Seconds = 0.5
+    """How often the routing store is looked at, and each version that answers no requests is
+    probed; at most 50 versions a second are, idle ones in turn."""
+    staleness_seconds: Seconds = 3.0
+    """How long a confirmed READY counts while Triton does not answer probes."""
+    warm_up_seconds: Seconds = 30.0
+    """Limit for the inference that proves a version before a switch."""
 
-    mlflow_url: str | None = Field(
-        default=None, description="MLflow's address. Unset: no registry, callers name the run_id."
-    )
-    mlflow_token: SecretStr | None = Field(default=None, description="Bearer token for MLflow.")
-    mlflow_seconds: Seconds = Field(default=10.0, description="Limit for one question to MLflow.")
+    mlflow_url: Url | None = None
+    """MLflow's address. Unset: no registry, callers name the run_id."""
+    mlflow_token: SecretStr | None = None
+    """Bearer token for MLflow."""
+    mlflow_seconds: Seconds = 10.0
+    """Limit for one question to MLflow."""
 
-    feast_dir: Path | None = Field(
-        default=None,
-        description="Directory of the feature_store.yaml that the pipeline renders, for "
-        "predictions by entity id; it need not be there yet. Unset: rows come from requests "
-        "alone, and Feast is not imported. Needs the extra 'feast'.",
-    )
-    feature_seconds: Seconds = Field(
-        default=0.1,
-        description="Limit for one look-up; then the request's own rows are taken, or it is 503.",
-    )
-    feature_prepare_seconds: Seconds = Field(
-        default=2.0,
-        description="How long a reload waits at most until a feature service was looked up, which "
-        "then goes on in the background.",
-    )
-    feature_failures: int = Field(
-        default=5,
-        ge=1,
-        description="Reads of one feature service that fail in a row before none is tried for a "
-        "while. Other services are not affected.",
-    )
-    feature_pause_seconds: Seconds = Field(
-        default=1.0, description="That while, after which one look-up tries the service again."
-    )
+    feast_dir: Path | None = None
+    """Directory of the feature_store.yaml that the pipeline renders, for predictions by entity id;
+    it need not be there yet. Unset: rows come from requests alone, and Feast is not imported.
+    Needs the extra 'feast'."""
+    feature_seconds: Seconds = 0.1
+    """Limit for one look-up; then the request's own rows are taken, or it is 503."""
+    feature_prepare_seconds: Seconds = 2.0
+    """How long a reload waits at most until a feature service was looked up, which then goes on in
+    the background."""
+    feature_failures: int = Field(default=5, ge=1)
+    """Reads of one feature service that fail in a row before none is tried for a while. Other
+    services are not affected."""
+    feature_pause_seconds: Seconds = 1.0
+    """That while, after which one look-up tries the service again."""
 
-    control_token: SecretStr | None = Field(
-        default=None,
-        description="Bearer token of the control endpoints; it is recorded as 'default'. Without "
-        "this and GATEWAY_CONTROL_TOKENS one is generated: the file control-token in the state "
-        "directory, whose place is logged at the start.",
-    )
-    control_tokens: Annotated[tuple[tuple[str, SecretStr], ...], NoDecode] = Field(
-        default=(),
-        description="Further control tokens as name:token, separated by commas. The routing "
-        "record keeps the name of the token that made a change; two tokens of one person allow "
-        "to replace one without a gap.",
-    )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="Names, separated by commas, that a request for clients' data (GET /shadow) "
-        "may carry as its Host when it carries no control token, besides localhost and addresses; "
-        "* is every name. A defence against DNS rebinding, which cannot forge a token.",
-    )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="Origins, separated by commas, whose web pages may ask for predictions, as "
-        "https://app.example.com; * is every origin. Control endpoints never allow any.",
-    )
+    control_token: Key | None = None
+    """Bearer token of the control endpoints; it is recorded as 'default'. Without this and
+    GATEWAY_CONTROL_TOKENS one is generated: the file control-token in the state directory, whose
+    place is logged at the start."""
+    control_tokens: Annotated[
+        tuple[tuple[str, SecretStr], ...], NoDecode, BeforeValidator(_split_tokens)
+    ] = ()
+    """Further control tokens as name:token, separated by commas. The routing record keeps the name
+    of the token that made a change; two tokens of one person allow to replace one without a
+    gap."""
+    allowed_hosts: Names = ()
+    """Names, separated by commas, that a request for clients' data (GET /shadow) may carry as its
+    Host when it carries no control token, besides localhost and addresses; * is every name. A
+    defence against DNS rebinding, which cannot forge a token."""
+    cors_origins: Names = ()
+    """Origins, separated by commas, whose web pages may ask for predictions, as
+    https://app.example.com; * is every origin. Control endpoints never allow any."""
 
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(),
-        description="Keys, separated by commas, one of which (or a control token) everything but "
-        "health and readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. "
-        "Several, so that one can be replaced while clients still use the other. Unset: none is "
-        "needed.",
-    )
+    api_keys: Keys = ()
+    """Keys, separated by commas, one of which (or a control token) everything but health and
+    readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that
+    one can be replaced while clients still use the other. Unset: none is needed."""
 
-    request_seconds: Seconds = Field(default=5.0, description="Deadline of one prediction.")
-    max_body_bytes: int = Field(
-        default=1_048_576, ge=256, description="Largest body of a prediction."
-    )
-    max_pending_bytes: int = Field(
-        default=67_108_864,
-        ge=1_048_576,
-        description="Most bytes held for requests that have not arrived completely, over all "
-        "clients; beyond it 503.",
-    )
-    head_seconds: Seconds = Field(
-        default=10.0, description="Limit for receiving the target and headers of a request."
-    )
-    body_seconds: Seconds = Field(
-        default=30.0,
-        description="Limit for receiving a whole request, and for a client to take a response.",
-    )
-    keep_alive_seconds: Seconds = Field(
-        default=75.0,
-        description="How long an idle connection is kept: longer than the idle timeout of the "
-        "load balancers in front.",
-    )
-    max_head_bytes: int = Field(
-        default=16_384, ge=1_024, le=1_048_576, description="Largest target and headers together."
-    )
-    max_control_body_bytes: int = Field(default=65_536, ge=256, description="Largest control body.")
-    max_rows: int = Field(
-        default=MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE, description="Most rows in one prediction."
-    )
-    max_client_id_chars: int = Field(default=256, ge=1, description="Longest client_id.")
-    max_batch_rows: int = Field(
-        default=64,
-        ge=1,
-        le=MAX_BATCH_SIZE,
-        description="Rows up to which concurrent requests are put into one Triton inference.",
-    )
-    max_in_flight: int = Field(
-        default=2,
-        ge=1,
-        le=256,
-        description="Most inferences under way per version at one time: one that Triton works on "
-        "and one that waits there. More only helps a model with several instances.",
-    )
-    max_queued: int = Field(
-        default=1024, ge=1, description="Most requests waiting per version; beyond it 503."
-    )
-    max_queued_bytes: int = Field(
-        default=67_108_864,
-        ge=1_048_576,
-        description="Most bytes of rows waiting for Triton, over all versions; beyond it 503.",
-    )
-    mirror_queue: int = Field(
-        default=1024,
-        ge=1,
-        description="Most answers waiting to be mirrored; beyond it they are dropped.",
-    )
-    mirror_queue_bytes: int = Field(
-        default=16_777_216,
-        ge=1_048_576,
-        description="Most bytes of answers waiting to be mirrored, over all models.",
-    )
-    mirror_in_flight: int = Field(
-        default=2, ge=1, le=64, description="Most inferences of mirrored requests under way."
-    )
-    mirror_gather_seconds: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="How long a copy waits for others to go to B in one inference with.",
-    )
-    shadow_examples: int = Field(
-        default=5,
-        ge=0,
-        le=100,
-        description="Rows that both variants label differently, kept for GET /shadow; they hold "
-        "clients' data and are shown to callers that may change what is served. 0 keeps none.",
-    )
+    request_seconds: Seconds = 5.0
+    """Deadline of one prediction."""
+    max_body_bytes: int = Field(default=1_048_576, ge=256)
+    """Largest body of a prediction."""
+    max_pending_bytes: int = Field(default=67_108_864, ge=1_048_576)
+    """Most bytes held for requests that have not arrived completely, over all clients; beyond it
+    503."""
+    head_seconds: Seconds = 10.0
+    """Limit for receiving the target and headers of a request."""
+    body_seconds: Seconds = 30.0
+    """Limit for receiving a whole request, and for a client to take a response."""
+    keep_alive_seconds: Seconds = 75.0
+    """How long an idle connection is kept: longer than the idle timeout of the load balancers in
+    front."""
+    max_head_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
+    """Largest target and headers together."""
+    max_control_body_bytes: int = Field(default=65_536, ge=256)
+    """Largest control body."""
+    max_rows: int = Field(default=MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE)
+    """Most rows in one prediction."""
+    max_client_id_chars: int = Field(default=256, ge=1)
+    """Longest client_id."""
+    max_batch_rows: int = Field(default=64, ge=1, le=MAX_BATCH_SIZE)
+    """Rows up to which concurrent requests are put into one Triton inference."""
+    max_in_flight: int = Field(default=2, ge=1, le=256)
+    """Most inferences under way per version at one time: one that Triton works on and one that
+    waits there. More only helps a model with several instances."""
+    max_queued: int = Field(default=1024, ge=1)
+    """Most requests waiting per version; beyond it 503."""
+    max_queued_bytes: int = Field(default=67_108_864, ge=1_048_576)
+    """Most bytes of rows waiting for Triton, over all versions; beyond it 503."""
+    mirror_queue: int = Field(default=1024, ge=1)
+    """Most answers waiting to be mirrored; beyond it they are dropped."""
+    mirror_queue_bytes: int = Field(default=16_777_216, ge=1_048_576)
+    """Most bytes of answers waiting to be mirrored, over all models."""
+    mirror_in_flight: int = Field(default=2, ge=1, le=64)
+    """Most inferences of mirrored requests under way."""
+    mirror_gather_seconds: float = Field(default=0.02, ge=0, le=1)
+    """How long a copy waits for others to go to B in one inference with."""
+    shadow_examples: int = Field(default=5, ge=0, le=100)
+    """Rows that both variants label differently, kept for GET /shadow; they hold clients' data and
+    are shown to callers that may change what is served. 0 keeps none."""
 
-    sample_dir: Path | None = Field(
-        default=None,
-        description="Where samples of answered predictions are written as Parquet, a folder for "
-        "each model. Unset: nothing is sampled. Needs the extra 'samples'. The files hold "
-        "clients' data.",
-    )
-    sample_fraction: float = Field(
-        default=0.1, gt=0, le=1, description="Share of the requests that are sampled."
-    )
-    sample_rows_per_file: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="Rows after which a file is written."
-    )
-    sample_seconds: Seconds = Field(
-        default=60.0, description="Age of the oldest row after which a file is written anyway."
-    )
-    sample_queue_rows: int = Field(
-        default=10_000,
-        ge=MAX_BATCH_SIZE,
-        description="Most rows waiting for the writer; beyond it samples are dropped and counted.",
-    )
-    sample_queue_bytes: int = Field(
-        default=33_554_432,
-        ge=4_194_304,
-        description="Most bytes of the rows waiting for the writer, and again of those that it "
-        "gathers for files: beyond it samples are dropped, and files are written early.",
-    )
-    sample_max_bytes: int = Field(
-        default=268_435_456,
-        ge=1_048_576,
-        description="Most bytes of a model's samples; the oldest files are deleted.",
-    )
+    sample_dir: Annotated[Path, _needs("pyarrow", "samples")] | None = None
+    """Where samples of answered predictions are written as Parquet, a folder for each model.
+    Unset: nothing is sampled. Needs the extra 'samples'. The files hold clients' data."""
+    sample_fraction: float = Field(default=0.1, gt=0, le=1)
+    """Share of the requests that are sampled."""
+    sample_rows_per_file: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Rows after which a file is written."""
+    sample_seconds: Seconds = 60.0
+    """Age of the oldest row after which a file is written anyway."""
+    sample_queue_rows: int = Field(default=10_000, ge=MAX_BATCH_SIZE)
+    """Most rows waiting for the writer; beyond it samples are dropped and counted."""
+    sample_queue_bytes: int = Field(default=33_554_432, ge=4_194_304)
+    """Most bytes of the rows waiting for the writer, and again of those that it gathers for files:
+    beyond it samples are dropped, and files are written early."""
+    sample_max_bytes: int = Field(default=268_435_456, ge=1_048_576)
+    """Most bytes of a model's samples; the oldest files are deleted."""
 
-    otlp_endpoint: str | None = Field(
-        default=None,
-        description="Base address of an OpenTelemetry collector, for OTLP over HTTP, as "
-        "http://collector:4318: predictions and the inferences that answer them are traced. "
-        "Unset: none is; a caller's traceparent goes on to Triton all the same. Needs the extra "
-        "'tracing'.",
-    )
-    trace_fraction: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Share of the predictions traced that come without a traceparent; the others "
-        "are traced when that says so.",
-    )
+    otlp_endpoint: (
+        Annotated[Url, _needs("opentelemetry.exporter.otlp.proto.http", "tracing")] | None
+    ) = None
+    """Base address of an OpenTelemetry collector, for OTLP over HTTP, as http://collector:4318:
+    predictions and the inferences that answer them are traced. Unset: none is; a caller's
+    traceparent goes on to Triton all the same. Needs the extra 'tracing'."""
+    trace_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Share of the predictions traced that come without a traceparent; the others are traced when
+    that says so."""
 
     @property
     def triton_servers(self) -> dict[str, str | None]:
@@ -338,90 +305,3 @@ class Settings(BaseSettings):
         if self.shadow_triton_url is not None:
             found.setdefault(self.shadow_triton_url, self.shadow_triton_servers_url)
         return found
-
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _check_tracing(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
-        except ModuleNotFoundError:  # one of its parents
-            found = None
-        if found is None:
-            raise ValueError("needs OpenTelemetry: install the extra 'tracing', or unset it")
-        return _http_url(value)
-
-    @field_validator("sample_dir")
-    @classmethod
-    def _check_sample_dir(cls, value: Path | None) -> Path | None:
-        if value is not None and importlib.util.find_spec("pyarrow") is None:
-            raise ValueError("needs pyarrow: install the extra 'samples', or unset it")
-        return value
-
-    @field_validator("control_token")
-    @classmethod
-    def _check_control_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        token = value.get_secret_value().strip()  # a secret made by `echo` ends with a newline
-        if len(token) < MIN_KEY_LENGTH:
-            raise ValueError(f"must have at least {MIN_KEY_LENGTH} characters, or be unset")
-        return SecretStr(token)
-
-    @field_validator("control_tokens", mode="before")
-    @classmethod
-    def _split_tokens(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        pairs = [tuple(map(str.strip, pair.partition(":")[::2])) for pair in value.split(",")]
-        for number, (name, token) in enumerate(pairs, 1):
-            # The message must not repeat what may be the token.
-            if _TOKEN_NAME.fullmatch(name) is None or len(token) < MIN_KEY_LENGTH:
-                raise ValueError(
-                    f"number {number} is not name:token, with a name of A-Za-z0-9_.- and a token "
-                    f"of at least {MIN_KEY_LENGTH} characters"
-                )
-        return pairs
-
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
-    @classmethod
-    def _split_names(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(name.strip().rstrip("/").lower() for name in value.split(",") if name.strip())
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _split_keys(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        keys = [key.strip() for key in value.split(",")]
-        if any(len(key) < MIN_KEY_LENGTH for key in keys):
-            raise ValueError(f"a key has fewer than {MIN_KEY_LENGTH} characters")
-        return keys
-
-    @field_validator("model_name", "shadow_model_name")
-    @classmethod
-    def _check_model_name(cls, value: str | None) -> str | None:
-        return None if value is None else check_model_name(value)
-
-    @field_validator("triton_url", "shadow_triton_url", "mlflow_url")
-    @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        return None if value is None else _http_url(value)
-
-    @field_validator("triton_servers_url", "shadow_triton_servers_url")
-    @classmethod
-    def _check_urls(cls, value: str | None) -> str | None:
-        return None if value is None else ",".join(map(_http_url, value.split(",")))
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        # The messages must not repeat the address: it may hold a password.
-        if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
-            raise ValueError(f"must start with one of {', '.join(_REDIS_SCHEMES)}")
-        if value is not None:
-            redis_place(value.get_secret_value())
-        return value

@@ -33,63 +33,44 @@ class TaskSupervisor:
 
     Args:
         on_restart: called with the name of a task that is started again, to count it.
-        first_pause_seconds: before that; twice as long after each failure in a row.
     """
 
-    def __init__(
-        self,
-        on_restart: Callable[[str], None] | None = None,
-        *,
-        first_pause_seconds: float = _FIRST_PAUSE_SECONDS,
-    ) -> None:
+    def __init__(self, on_restart: Callable[[str], None]) -> None:
         self._on_restart = on_restart
-        self._first_pause = first_pause_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, work: Work, *, may_end: bool = False) -> asyncio.Task[None]:
-        """Run `work` until it is cancelled.
-
-        Args:
-            name: what it does, for logs and metrics.
-            work: makes the coroutine; called again after each end.
-            may_end: whether it is done when it ends without an error.
-
-        Returns:
-            The task, for `stop`.
-        """
+        """Run what `work` makes until it is cancelled; with `may_end`, or ends without an error."""
         task = asyncio.create_task(self._run(name, work, may_end), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def stop(self, *tasks: asyncio.Task[None]) -> None:
-        """Cancel these tasks and wait for their end."""
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def aclose(self) -> None:
         """Cancel all tasks and wait for their end."""
-        await self.stop(*self._tasks)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, name: str, work: Work, may_end: bool) -> None:
-        pause = self._first_pause
-        while not is_being_cancelled():
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
             started = time.monotonic()
+            problem: Exception | None = None
             try:
                 await work()
-            except Exception:
-                log.exception("a background task failed; it is started again", extra={"task": name})
-            else:
-                if may_end:
-                    return
-                if not is_being_cancelled():
-                    log.error("a background task ended; it is started again", extra={"task": name})
-            if is_being_cancelled():
+            except Exception as error:
+                problem = error
+            if is_being_cancelled() or (may_end and problem is None):
                 return
-            if self._on_restart is not None:
-                self._on_restart(name)
+            log.error(
+                "a background task %s; it is started again",
+                "ended" if problem is None else "failed",
+                extra={"task": name},
+                exc_info=problem,
+            )
+            self._on_restart(name)
             if time.monotonic() - started > _SOUND_SECONDS:
-                pause = self._first_pause
+                pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

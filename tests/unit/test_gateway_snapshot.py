@@ -111,4 +111,4 @@ def test_a_password_that_is_not_percent_encoded_is_never_shown(
     with pytest.raises(ValueError, match="percent-encode") as refused:
         RedisConnection(SecretStr(url))
     assert refused.value.__cause__ is None
-    assert refused.value.__suppress_context__
+    assert refused.value.__context__ is None

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from serving_gateway import tasks
 from serving_gateway.tasks import TaskSupervisor
 
 
@@ -14,10 +15,11 @@ async def settles(task: asyncio.Task[None]) -> None:
 
 
 async def test_a_task_that_fails_or_ends_is_logged_counted_and_started_again(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tasks, "_FIRST_PAUSE_SECONDS", 0.001)
     restarts: list[str] = []
-    supervisor = TaskSupervisor(restarts.append, first_pause_seconds=0.001)
+    supervisor = TaskSupervisor(restarts.append)
     running = asyncio.Event()
     starts = 0
 
@@ -53,7 +55,8 @@ async def test_a_task_that_may_end_is_not_started_again() -> None:
 
 
 async def test_a_task_that_swallows_its_cancellation_as_an_error_ends() -> None:
-    supervisor = TaskSupervisor(first_pause_seconds=0.001)
+    restarts: list[str] = []
+    supervisor = TaskSupervisor(restarts.append)
     running = asyncio.Event()
 
     async def work() -> None:
@@ -65,12 +68,16 @@ async def test_a_task_that_swallows_its_cancellation_as_an_error_ends() -> None:
 
     task = supervisor.start("watcher", work)
     await running.wait()
-    await asyncio.wait_for(supervisor.stop(task), 5)
+    await asyncio.wait_for(supervisor.aclose(), 5)
     assert task.done()
+    assert restarts == []
 
 
-async def test_failures_in_a_row_are_tried_again_ever_later() -> None:
-    supervisor = TaskSupervisor(first_pause_seconds=0.01)
+async def test_failures_in_a_row_are_tried_again_ever_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "_FIRST_PAUSE_SECONDS", 0.01)
+    supervisor = TaskSupervisor(lambda _: None)
     starts = 0
 
     async def work() -> None:
