@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastapi import FastAPI
 
 from serving_gateway.batching import ByteBudget
-from serving_gateway.contract import ReplicaIdentity, RoutingRecord
+from serving_gateway.contract import RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
 from serving_gateway.control.record_writer import RecordWriter
-from serving_gateway.control.registry import Registry, registry_from
+from serving_gateway.control.registry import registry_from
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
@@ -61,85 +61,27 @@ _START_SECONDS: Final = 5.0
 in the background, and /ready says what is missing (I9)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(NamedTuple):
     """What the server runs: an ASGI application, and the connections in front of it."""
 
     app: RequestObserver
     connections: ConnectionPolicy
 
 
-def create_app(
-    settings: Settings,
-    *,
-    store: RoutingStore | None = None,
-    registry: Registry | None = None,
-    own_signals: bool = False,
-) -> Gateway:
+def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
     """Build the application; nothing is connected before its lifespan starts.
 
     Args:
         settings: everything that can be set.
-        store: where routing records are kept; by default what the settings name.
-        registry: where versions are recorded; by default what the settings name.
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
-    feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
-    features = None if feast is None else feature_reader(feast, settings)
-    identity = this_process()
-    queue_budget = ByteBudget(settings.max_queued_bytes)
-    tracing = tracing_from(settings, identity)
-    metrics = Metrics(identity.id, features)
-    supervisor = TaskSupervisor(lambda name: metrics.task_restarts.labels(name).inc())
-    routing, losses = store or store_from(settings), Losses(metrics.record_losses)
-    watcher = Watcher(
-        routing, Snapshots(settings.state_dir), losses, interval=settings.watch_seconds
-    )
-    shared = _Shared(
-        settings=settings,
-        store=routing,
-        registry=registry or registry_from(settings),
-        tritons=TritonClientPool(
-            connections=settings.triton_connections,
-            connect_seconds=settings.triton_connect_seconds,
-            staleness_seconds=settings.staleness_seconds,
-            servers=settings.triton_servers,
-            tracing=tracing,
-        ),
-        lifecycle=Lifecycle(),
-        metrics=metrics,
-        watcher=watcher,
-        losses=losses,
-        heartbeat=Heartbeat(
-            routing,
-            identity,
-            keep_seconds=settings.replica_seconds,
-            interval=settings.watch_seconds,
-        ),
-        prober=Prober(interval=settings.watch_seconds),
-        features=features,
-        samples=None
-        if settings.sample_dir is None
-        else SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes),
-        offload=Offload(queue_budget),
-        queue_budget=queue_budget,
-        mirror_budget=ByteBudget(settings.mirror_queue_bytes),
-    )
-    writer = sample_writer(shared)
-    hosting = Hosting(
-        settings.model_name,
-        lambda name: _hosted_model(name, shared, lambda: hosting.names),
-        routing,
-        shared.lifecycle,
-        pending=lambda: watcher.pending,
-        forget=metrics.forget,
-        limit=settings.max_models,
-    )
+    replica = _Replica(settings)
+    metrics, lifecycle, hosting = replica.metrics, replica.lifecycle, replica.hosting
     tokens = configured_tokens(settings)
     sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
     access = Access(tokens, settings.api_keys, sources)
     endpoint = InferenceEndpoint(
-        settings, hosting, shared.lifecycle, access.data, shared.metrics, tracing
+        settings, hosting, lifecycle, access.data, metrics, replica.tracing
     )
     connections = ConnectionPolicy(
         endpoint,
@@ -150,154 +92,163 @@ def create_app(
         body_seconds=settings.body_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
     )
-    app = build(settings, hosting, shared.metrics, access, endpoint)
-    observer = RequestObserver(
-        app, shared.lifecycle, shared.metrics, access_log=settings.access_log
-    )
+    app = build(settings, hosting, metrics, access, endpoint)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ensure_token(settings, tokens)
-        if writer is not None:
-            await asyncio.to_thread(writer.start)
-        supervisor.start("connections", connections.sweep)
-        await _start(shared, hosting, supervisor)
-        if feast is not None:
-            supervisor.start("feature store", feast.run, may_end=True)
+        replica.supervisor.start("connections", connections.sweep)
+        await replica.start()
+        if own_signals:
+            begin_lame_duck_on_signal(lifecycle, settings.drain_seconds)
+        try:
+            yield
+        finally:
+            await replica.aclose()
+
+    app.router.lifespan_context = lifespan
+    observer = RequestObserver(app, lifecycle, metrics, access_log=settings.access_log)
+    return Gateway(observer, connections)
+
+
+class _Replica:
+    """What all models of a process share, from its start to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        identity = this_process()
+        self.settings = settings
+        self.feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
+        self.features = None if self.feast is None else _feature_reader(self.feast, settings)
+        self.tracing = _tracing(settings, identity.id)
+        self.metrics = Metrics(identity.id, self.features)
+        self.supervisor = TaskSupervisor(lambda name: self.metrics.task_restarts.labels(name).inc())
+        self.lifecycle = Lifecycle()
+        self.registry = registry_from(settings)
+        self.store: RoutingStore = FileStore(settings.state_dir)
+        if settings.redis_url is not None:
+            redis = RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds)
+            self.store = RedisStore(redis)
+        self.losses = Losses(self.metrics.record_losses)
+        interval, snapshots = settings.watch_seconds, Snapshots(settings.state_dir)
+        self.watcher = Watcher(self.store, snapshots, self.losses, interval=interval)
+        self.prober = Prober(interval=interval)
+        self.heartbeat = Heartbeat(
+            self.store, identity, keep_seconds=settings.replica_seconds, interval=interval
+        )
+        self.tritons = TritonClientPool(
+            connections=settings.triton_connections,
+            connect_seconds=settings.triton_connect_seconds,
+            staleness_seconds=settings.staleness_seconds,
+            servers=settings.triton_servers,
+            tracing=self.tracing,
+        )
+        self.samples = SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes)
+        self.writer: SampleWriter | None = None
+        if settings.sample_dir is not None:
+            self.writer = SampleWriter(self.samples, settings.sample_dir, identity.id, settings)
+        self.queue_budget = ByteBudget(settings.max_queued_bytes)
+        self.mirror_budget = ByteBudget(settings.mirror_queue_bytes)
+        self.offload = Offload(self.queue_budget)
+        self.hosting = Hosting(
+            settings.model_name,
+            self._hosted_model,
+            self.store,
+            self.lifecycle,
+            pending=lambda: self.watcher.pending,
+            forget=self.metrics.forget,
+            limit=settings.max_models,
+        )
+
+    async def start(self) -> None:
+        """Start what runs in the background, and wait a little for what requests need."""
+        start, watcher, hosting = self.supervisor.start, self.watcher, self.hosting
+        if self.writer is not None:
+            await asyncio.to_thread(self.writer.start)
+        start("prober", lambda: self.prober.run(hosting.versions))
+        start("watcher", lambda: watcher.run(hosting))
+        start("subscription", watcher.listen)
+        start("snapshots", watcher.keep_snapshots)
+        start("heartbeat", lambda: self.heartbeat.run(hosting.reports))
+        opening = [start("first pass", watcher.first_pass, may_end=True)]
+        if self.features is not None:
+            # The import of Feast would take the time of the first requests.
+            opening.append(start("features", self.features.prepare, may_end=True))
+        await asyncio.wait(opening, timeout=_START_SECONDS)
+        if self.feast is not None:
+            start("feature store", self.feast.run, may_end=True)
         # What is there by now stays: without this each full collection of garbage would look
         # through it, and requests would wait for that.
         gc.collect()
         gc.freeze()
-        if own_signals:
-            begin_lame_duck_on_signal(shared.lifecycle, settings.drain_seconds)
-        try:
-            yield
-        finally:
-            shared.lifecycle.draining = True
-            await supervisor.aclose()
-            hosting.close()
-            shared.offload.close()
-            await shared.aclose()
-            if writer is not None:
-                await asyncio.to_thread(writer.close)
-            if tracing is not None:
-                await asyncio.to_thread(tracing.close)
-
-    app.router.lifespan_context = lifespan
-    return Gateway(observer, connections)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What all hosted models of a process share."""
-
-    settings: Settings
-    store: RoutingStore
-    registry: Registry | None
-    tritons: TritonClientPool
-    lifecycle: Lifecycle
-    metrics: Metrics
-    watcher: Watcher
-    losses: Losses
-    heartbeat: Heartbeat
-    prober: Prober
-    features: FeatureReader | None
-    samples: SampleQueue | None
-    offload: Offload
-    queue_budget: ByteBudget
-    mirror_budget: ByteBudget
 
     async def aclose(self) -> None:
+        """End everything: answer nothing new, leave the cluster, write what waits."""
+        self.lifecycle.draining = True
+        await self.supervisor.aclose()
+        self.hosting.close()
+        self.offload.close()
         await self.heartbeat.leave()
-        if self.features is not None:
-            await self.features.aclose()
-        await self.tritons.aclose()
-        if self.registry is not None:
-            await self.registry.aclose()
-        await self.store.aclose()
+        for used in (self.features, self.tritons, self.registry, self.store):
+            if used is not None:
+                await used.aclose()
+        for writer in (self.writer, self.tracing):
+            if writer is not None:
+                await asyncio.to_thread(writer.close)
 
+    def _hosted_model(self, model_name: str) -> HostedModel:
+        """All that one model needs, wired; nothing runs."""
+        settings, metrics = self.settings, self.metrics.model(model_name)
+        watcher, features, heartbeat = self.watcher, self.features, self.heartbeat
+        problem = partial(watcher.problem, model_name)
 
-async def _start(shared: _Shared, hosting: Hosting, supervisor: TaskSupervisor) -> None:
-    """Start what runs in the background, and wait a little for what requests need."""
-    watcher, features = shared.watcher, shared.features
-    supervisor.start("prober", lambda: shared.prober.run(hosting.versions))
-    supervisor.start("watcher", lambda: watcher.run(hosting))
-    supervisor.start("subscription", watcher.listen)
-    supervisor.start("snapshots", watcher.keep_snapshots)
-    supervisor.start("heartbeat", lambda: shared.heartbeat.run(hosting.reports))
-    opening = [supervisor.start("first pass", watcher.first_pass, may_end=True)]
-    if features is not None:
-        # The import of Feast would take the time of the first requests.
-        opening.append(supervisor.start("features", features.prepare, may_end=True))
-    await asyncio.wait(opening, timeout=_START_SECONDS)
+        def adopted(record: RoutingRecord) -> None:
+            watcher.keep(record)
+            heartbeat.wake()
 
+        def probe() -> None:
+            self.prober.wake(target.client for target in router.table.targets.values())
 
-def _hosted_model(
-    model_name: str, shared: _Shared, names: Callable[[], tuple[str, ...]]
-) -> HostedModel:
-    """All that one model needs, wired; nothing runs."""
-    settings, metrics = shared.settings, shared.metrics.model(model_name)
-    watcher, features, heartbeat = shared.watcher, shared.features, shared.heartbeat
+        def wake() -> None:
+            probe()
+            watcher.wake(model_name)
 
-    def adopted(record: RoutingRecord) -> None:
-        watcher.keep(record)
-        heartbeat.wake()
-
-    def probe() -> None:
-        shared.prober.wake(target.client for target in router.table.targets.values())
-
-    def wake() -> None:
-        probe()
-        watcher.wake(model_name)
-
-    router = Router(
-        model_name,
-        settings,
-        shared.tritons,
-        shared.lifecycle,
-        metrics,
-        shared.queue_budget,
-        record_problem=lambda: watcher.problem(model_name) or watcher.pending,
-        on_adopt=adopted,
-        on_services=None if features is None else features.expect,
-    )
-    ledger = ShadowStatistics(settings.shadow_examples)
-    mirror = Mirror(settings, router, metrics, ledger, shared.mirror_budget)
-    dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc)
-    samples = None
-    if shared.samples is not None:
-        metrics.samples = samples = ModelSamples(shared.samples, settings.sample_fraction)
-    metrics.watch(router.routed, ledger.state)
-    return HostedModel(
-        model_name=model_name,
-        router=router,
-        mirror=mirror,
-        predictor=Predictor(
-            settings, dispatcher, mirror, metrics, shared.offload, features, samples
-        ),
-        control_plane=ControlPlane(
+        router = Router(
+            model_name,
             settings,
-            router,
-            RecordWriter(router, shared.store, shared.losses),
-            heartbeat,
-            shared.registry,
+            self.tritons,
+            self.lifecycle,
             metrics,
-            features,
-        ),
-        open_inference=OpenInference(settings, dispatcher, shared.offload),
-        status=StatusReporter(
+            self.queue_budget,
+            record_problem=lambda: problem() or watcher.pending,
+            on_adopt=adopted,
+            on_services=None if features is None else features.expect,
+        )
+        ledger = ShadowStatistics(settings.shadow_examples)
+        metrics.routed, metrics.shadow = router.routed, ledger.state
+        if self.writer is not None:
+            metrics.samples = ModelSamples(self.samples, settings.sample_fraction)
+        mirror = Mirror(settings, router, metrics, ledger, self.mirror_budget)
+        dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc)
+        predictor = Predictor(
+            settings, dispatcher, mirror, metrics, self.offload, features, metrics.samples
+        )
+        writer = RecordWriter(router, self.store, self.losses)
+        control = ControlPlane(
+            settings, router, writer, heartbeat, self.registry, metrics, features
+        )
+        protocol = OpenInference(settings, dispatcher, self.offload)
+        status = StatusReporter(
             settings,
             router,
             heartbeat,
             ledger,
-            names=names,
-            store_problem=lambda: watcher.problem(model_name),
-        ),
-    )
+            names=lambda: self.hosting.names,
+            store_problem=problem,
+        )
+        return HostedModel(model_name, router, mirror, predictor, control, protocol, status)
 
 
-def feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
-    """Look-ups in a feature store, within the settings' limits."""
+def _feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
     return FeatureReader(
         store,
         limit_seconds=settings.feature_seconds,
@@ -307,33 +258,10 @@ def feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
     )
 
 
-def sample_writer(shared: _Shared) -> SampleWriter | None:
-    """What writes samples, not started; None where nothing is sampled."""
-    settings = shared.settings
-    if settings.sample_dir is None or shared.samples is None:
-        return None
-    return SampleWriter(
-        shared.samples,
-        settings.sample_dir,
-        shared.heartbeat.identity.id,
-        rows_per_file=settings.sample_rows_per_file,
-        seconds=settings.sample_seconds,
-        max_bytes=settings.sample_max_bytes,
-        max_buffered_bytes=settings.sample_queue_bytes,
-    )
-
-
-def tracing_from(settings: Settings, identity: ReplicaIdentity) -> Tracing | None:
+def _tracing(settings: Settings, replica: str) -> Tracing | None:
     """What makes traces; None, and nothing of it imported, where the settings name no collector."""
     if settings.otlp_endpoint is None:
         return None
     from serving_gateway.telemetry.tracing import Tracing
 
-    return Tracing(settings.otlp_endpoint, settings.trace_fraction, identity.id)
-
-
-def store_from(settings: Settings) -> RoutingStore:
-    """The routing store that the settings name; nothing is connected yet."""
-    if settings.redis_url is None:
-        return FileStore(settings.state_dir)
-    return RedisStore(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
+    return Tracing(settings.otlp_endpoint, settings.trace_fraction, replica)

@@ -170,13 +170,13 @@ class ControlPlane:
         try:
             result = await work
         except GatewayError as error:
-            self._metrics.change(operation, error.code).inc()
+            self._metrics.changes.labels(operation, error.code).inc()
             log.warning(
                 "a change was refused",
                 extra={"operation": operation, "code": error.code, "reason": error.message},
             )
             raise
-        self._metrics.change(operation, "success").inc()
+        self._metrics.changes.labels(operation, "success").inc()
         return result
 
     async def _reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:

@@ -58,7 +58,8 @@ class Mirror:
         self._ledger = ledger
         self._seconds = settings.request_seconds
         self.counts = {
-            outcome: metrics.mirrored(outcome) for outcome in (AGREED, DISAGREED, FAILED, DROPPED)
+            outcome: metrics.mirrored.labels(outcome)
+            for outcome in (AGREED, DISAGREED, FAILED, DROPPED)
         }
         self._batcher: Batcher[MirroredCopy] = Batcher(
             self._start,

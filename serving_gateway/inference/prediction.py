@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -39,7 +39,7 @@ from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
-from serving_gateway.telemetry.samples import ModelSamples
+from serving_gateway.telemetry.samples import ModelSamples, Sample
 
 if TYPE_CHECKING:
     from serving_gateway.features.reader import FeatureReader
@@ -293,14 +293,17 @@ class Prediction(RoutedRequest):
         codec = target.client.codec
         assert codec is not None  # noqa: S101 -- it has just answered
         samples.offer(
-            target.model_name,
-            target.variant,
-            target.slot.version,
-            codec.signature,
-            rows.data,
-            rows.instances,
-            output.predictions,
-            output.probabilities,
+            Sample(
+                time_ns() // 1000,
+                target.model_name,
+                target.variant,
+                target.slot.version,
+                codec.signature,
+                rows.data,
+                rows.instances,
+                output.predictions,
+                output.probabilities,
+            )
         )
 
     def reject(self, error: GatewayError) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
+from serving_gateway.telemetry.samples import ModelSamples
+
 BUCKETS: Final = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
@@ -19,8 +21,6 @@ BUCKETS: Final = (
 KEPT_VERSIONS: Final = 3
 """Versions of a variant whose counts are kept: the newest ones. A version that returns after
 its counts were dropped starts at 0, which Prometheus reads as a restart."""
-
-
 ENTITY_STATUSES: Final = ("found", "unknown", "expired", "incomplete")
 
 
@@ -42,10 +42,7 @@ class LabelledCounts(dict[tuple[str, ...], Count]):
 
     def labels(self, *values: str) -> Count:
         """The count of these values; the same object each time, so that it may be kept."""
-        count = self.get(values)
-        if count is None:
-            count = self[values] = Count()
-        return count
+        return self.setdefault(values, Count())
 
 
 class VariantStats:
@@ -58,9 +55,7 @@ class VariantStats:
     __slots__ = ("answered", "counts", "failed", "last_at", "rows", "seconds")
 
     def __init__(self) -> None:
-        self.answered = 0
-        self.failed = 0
-        self.rows = 0
+        self.answered = self.failed = self.rows = 0
         self.seconds = 0.0
         self.counts = [0] * (len(BUCKETS) + 1)
         self.last_at: float | None = None
@@ -80,22 +75,20 @@ class VariantStats:
 
 
 class LookupCounts:
-    """Feature look-ups since the start, and what became of them."""
+    """Feature look-ups since the start, and what became of them.
+
+    Attributes:
+        reads: of the store; fewer than look-ups, as they are merged.
+        failed_reads: those that failed or were overdue.
+        timed_out: look-ups that got no answer within the limit.
+        refused: look-ups that were not tried: breaker open, or too many waiting.
+        by_status: entities answered, by one of `ENTITY_STATUSES`.
+    """
 
     def __init__(self) -> None:
-        self.look_ups = 0
-        self.answered = 0
-        self.reads = 0
-        """Reads of the store: fewer than look-ups when they are merged."""
-        self.rows_read = 0
-        self.failed_reads = 0
-        """Reads that failed or were overdue."""
-        self.timed_out = 0
-        """Look-ups that got no answer within the limit."""
-        self.refused = 0
-        """Look-ups that were not tried: breaker open, or too many waiting."""
+        self.look_ups = self.answered = self.timed_out = self.refused = 0
+        self.reads = self.failed_reads = self.rows_read = 0
         self.by_status: Counter[str] = Counter()
-        """Entities answered; each of `ENTITY_STATUSES` is reported."""
 
 
 class RoutedState(NamedTuple):
@@ -128,20 +121,6 @@ class ShadowState(NamedTuple):
     latency_difference: HistogramState
 
 
-class SampleCounts:
-    """Rows of one model that were chosen as samples, by what became of them."""
-
-    __slots__ = ("dropped", "failed", "written")
-
-    def __init__(self) -> None:
-        self.written = 0
-        """In a file."""
-        self.dropped = 0
-        """Not taken, because too many waited."""
-        self.failed = 0
-        """Could not be written."""
-
-
 class ModelMetrics:
     """Everything that is counted for one model, and where its present state is read."""
 
@@ -152,14 +131,13 @@ class ModelMetrics:
         """Answered requests by where their rows came from."""
         self.variants: dict[tuple[str, int], VariantStats] = {}
         """By variant and version, the one adopted last at the end."""
-        self.samples: SampleCounts | None = None
-        """None where nothing is sampled."""
-        self.routed: Callable[[], RoutedState] | None = None
-        self.shadow: Callable[[], ShadowState | None] | None = None
-        self.copies = LabelledCounts()
+        self.mirrored = LabelledCounts()
         """Copies of requests for B, by outcome."""
         self.changes = LabelledCounts()
         """Attempted changes of the routing record, by operation and outcome."""
+        self.samples: ModelSamples | None = None
+        self.routed: Callable[[], RoutedState | None] = lambda: None
+        self.shadow: Callable[[], ShadowState | None] = lambda: None
 
     def variant(self, variant: str, version: int) -> VariantStats:
         """The counts of one variant and version; drops those of all but its newest versions."""
@@ -168,18 +146,3 @@ class ModelMetrics:
         for key in [key for key in self.variants if key[0] == variant][:-KEPT_VERSIONS]:
             del self.variants[key]
         return stats
-
-    def mirrored(self, outcome: str) -> Count:
-        """Counts copies by what became of them."""
-        return self.copies.labels(outcome)
-
-    def change(self, operation: str, outcome: str) -> Count:
-        """Counts changes of the routing record by what became of them."""
-        return self.changes.labels(operation, outcome)
-
-    def watch(
-        self, routed: Callable[[], RoutedState], shadow: Callable[[], ShadowState | None]
-    ) -> None:
-        """Read both at each scrape."""
-        self.routed = routed
-        self.shadow = shadow

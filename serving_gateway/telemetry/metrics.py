@@ -7,7 +7,7 @@ interpreter from the loop for 5 ms at a time; after each slice the loop serves i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 from typing import Final, Protocol
 
@@ -20,27 +20,23 @@ from serving_gateway.telemetry.counters import (
     ModelMetrics,
     ShadowState,
 )
-from serving_gateway.telemetry.exposition import Family, families_of, labels
-from serving_gateway.telemetry.process import process_families
+from serving_gateway.telemetry.exposition import Exposition, labels
+from serving_gateway.telemetry.process import PROCESS_TABLE, add_process
 
 _SLICE_SECONDS: Final = 0.002
 _PAUSE_SHARE: Final = 4.0
 """Pause after a text, as a multiple of the time that it took: scrapes get a fifth of the loop."""
 _MAX_PAUSE_SECONDS: Final = 1.0
-_PROCESS_FAMILIES: Final = """
+_TABLE: Final = """
 gateway_info gauge Which replica answers this scrape: do not sum counters of two replicas.
 gateway_requests_in_flight gauge Requests being worked on.
 gateway_task_restarts_total counter Background tasks that failed and were started again.
 gateway_routing_records_lost_total counter Records that the store lost: restored, or dropped.
 http_requests_total counter HTTP requests answered.
-"""
-_LOOK_UP_FAMILIES: Final = """
 gateway_feature_look_ups_total counter Look-ups answered, overdue, or not tried (refused).
 gateway_feature_entities_total counter Entities looked up, by what was found.
 gateway_feature_reads_total counter Reads of the feature store.
 gateway_feature_store_skipped gauge 1 while a feature service is not read, after failures in a row.
-"""
-_MODEL_FAMILIES: Final = """
 gateway_predictions_total counter Prediction requests, of a variant's last three versions.
 gateway_rows_total counter Rows predicted.
 gateway_prediction_seconds histogram From a checked request to its answer, Triton included.
@@ -94,26 +90,14 @@ class Metrics:
 
     def model(self, model_name: str) -> ModelMetrics:
         """The metrics of one model; the same object each time."""
-        if model_name not in self._models:
-            self._models[model_name] = ModelMetrics()
-        return self._models[model_name]
+        return self._models.setdefault(model_name, ModelMetrics())
 
     def forget(self, model_name: str) -> None:
         """Drop what is counted of a model that is no longer hosted."""
         self._models.pop(model_name, None)
 
-    async def render(self, model_name: str | None = None) -> bytes:
-        """The text that Prometheus scrapes: all that was counted before this call.
-
-        Args:
-            model_name: write this model only, and of the process what is small.
-        """
-        if model_name is not None:
-            families = _ModelFamilies()
-            if (model := self._models.get(model_name)) is not None:
-                families.add(model_name, model)
-            both = (*families.all.values(), *self._own_families())
-            return b"".join(family.encode() for family in both)
+    async def render(self) -> bytes:
+        """The text that Prometheus scrapes: all that was counted before this call."""
         if self._next is None:
             self._next = asyncio.create_task(self._write(), name="metrics")
         # Shared by all scrapes that wait: one that is cancelled leaves it to the others.
@@ -126,111 +110,92 @@ class Metrics:
             # the next text.
             self._next, began = None, monotonic()
             try:
-                return b"".join(await self._parts())
+                return b"".join([part async for part in self._parts()])
             finally:
                 took = monotonic() - began
                 self._pause_until = monotonic() + min(_MAX_PAUSE_SECONDS, _PAUSE_SHARE * took)
 
-    async def _parts(self) -> list[bytes]:
-        families, parts = _ModelFamilies(), []
+    async def _parts(self) -> AsyncIterator[bytes]:
+        text = Exposition(_TABLE + PROCESS_TABLE)
         started = monotonic()
         for model_name, model in [*self._models.items()]:
-            families.add(model_name, model)
+            _add_model(text, model_name, model)
             if monotonic() - started > _SLICE_SECONDS:
                 await asyncio.sleep(0)
                 started = monotonic()
-        for family in families.all.values():
+        await asyncio.sleep(0)
+        add_process(text)
+        self._add_own(text)
+        for part in text.encode():
             await asyncio.sleep(0)
-            parts.append(family.encode())
-        await asyncio.sleep(0)
-        parts += [family.encode() for family in (*process_families(), *self._own_families())]
-        await asyncio.sleep(0)
-        return parts
+            yield part
 
-    def _own_families(self) -> Iterable[Family]:
-        families = families_of(_PROCESS_FAMILIES)
-        families["gateway_info"].add(labels(replica=self._replica), 1)
-        families["gateway_requests_in_flight"].add("", self.in_flight)
+    def _add_own(self, text: Exposition) -> None:
+        text.add("gateway_info", labels(replica=self._replica), 1)
+        text.add("gateway_requests_in_flight", "", self.in_flight)
         for (method, path, status), count in self.http_requests.items():
             label = labels(method=method, path=path, status=status)
-            families["http_requests_total"].add(label, count.value)
+            text.add("http_requests_total", label, count.value)
         for (task,), count in self.task_restarts.items():
-            families["gateway_task_restarts_total"].add(labels(task=task), count.value)
+            text.add("gateway_task_restarts_total", labels(task=task), count.value)
         for (outcome,), count in self.record_losses.items():
-            families["gateway_routing_records_lost_total"].add(labels(outcome=outcome), count.value)
+            text.add("gateway_routing_records_lost_total", labels(outcome=outcome), count.value)
         if self._features is not None:
-            families |= _look_ups(self._features)
-        return families.values()
+            _add_look_ups(text, self._features)
 
 
-class _ModelFamilies:
-    """The metrics that have samples for each model."""
-
-    def __init__(self) -> None:
-        self.all = families_of(_MODEL_FAMILIES)
-
-    def add(self, model_name: str, model: ModelMetrics) -> None:
-        """Add the samples of one model."""
-        name = labels(model=model_name)
-        for (variant, version), stats in model.variants.items():
-            label = f"{name},{labels(variant=variant, version=version)}"
-            self.all["gateway_predictions_total"].add(f'{label},outcome="answered"', stats.answered)
-            self.all["gateway_predictions_total"].add(f'{label},outcome="failed"', stats.failed)
-            self.all["gateway_rows_total"].add(label, stats.rows)
-            self.all["gateway_prediction_seconds"].add_histogram(
-                label, HistogramState(BUCKETS, stats.counts, stats.seconds)
-            )
-        for source, number in model.sources.items():
-            self.all["gateway_feature_source_total"].add(f'{name},source="{source}"', number)
-        self.all["gateway_fallbacks_total"].add(name, model.fallbacks.value)
-        for (outcome,), count in model.copies.items():
-            self.all["gateway_mirrored_total"].add(f'{name},outcome="{outcome}"', count.value)
-        for (operation, outcome), count in model.changes.items():
-            self.all["gateway_changes_total"].add(
-                f"{name},{labels(operation=operation, outcome=outcome)}", count.value
-            )
-        if model.samples is not None:
-            for outcome in ("written", "dropped", "failed"):
-                self.all["gateway_sample_rows_total"].add(
-                    f'{name},outcome="{outcome}"', getattr(model.samples, outcome)
-                )
-        if model.shadow is not None and (shadow := model.shadow()) is not None:
-            self._add_shadow(name, shadow)
-        if model.routed is not None:
-            routed = model.routed()
-            self.all["gateway_ready"].add(name, routed.ready)
-            self.all["gateway_routing_generation"].add(name, routed.generation)
-            for variant, version, ready in routed.variants:
-                label = f"{name},{labels(variant=variant, version=version)}"
-                self.all["gateway_effective_version_ready"].add(label, ready)
-
-    def _add_shadow(self, name: str, shadow: ShadowState) -> None:
+def _add_model(text: Exposition, model_name: str, model: ModelMetrics) -> None:
+    add, name = text.add, labels(model=model_name)
+    for (variant, version), stats in model.variants.items():
+        label = f"{name},{labels(variant=variant, version=version)}"
+        add("gateway_predictions_total", f'{label},outcome="answered"', stats.answered)
+        add("gateway_predictions_total", f'{label},outcome="failed"', stats.failed)
+        add("gateway_rows_total", label, stats.rows)
+        seconds = HistogramState(BUCKETS, stats.counts, stats.seconds)
+        text.add_histogram("gateway_prediction_seconds", label, seconds)
+    for source, number in model.sources.items():
+        add("gateway_feature_source_total", f'{name},source="{source}"', number)
+    add("gateway_fallbacks_total", name, model.fallbacks.value)
+    for (outcome,), count in model.mirrored.items():
+        add("gateway_mirrored_total", f'{name},outcome="{outcome}"', count.value)
+    for (operation, outcome), count in model.changes.items():
+        label = f"{name},{labels(operation=operation, outcome=outcome)}"
+        add("gateway_changes_total", label, count.value)
+    if (samples := model.samples) is not None:
+        add("gateway_sample_rows_total", f'{name},outcome="written"', samples.written)
+        add("gateway_sample_rows_total", f'{name},outcome="dropped"', samples.dropped)
+        add("gateway_sample_rows_total", f'{name},outcome="failed"', samples.failed)
+    if (shadow := model.shadow()) is not None:
         pair = labels(version_a=shadow.version_a, version_b=shadow.version_b)
-        label = f"{name},{pair}"
-        self.all["gateway_shadow_rows_total"].add(f'{label},outcome="agreed"', shadow.rows_agreed)
-        self.all["gateway_shadow_rows_total"].add(
-            f'{label},outcome="disagreed"', shadow.rows - shadow.rows_agreed
-        )
-        self.all["gateway_shadow_probability_difference"].add_histogram(
-            label, shadow.probability_difference
-        )
-        self.all["gateway_shadow_latency_difference_seconds"].add_histogram(
-            label, shadow.latency_difference
-        )
+        _add_shadow(text, f"{name},{pair}", shadow)
+    if (routed := model.routed()) is not None:
+        add("gateway_ready", name, routed.ready)
+        add("gateway_routing_generation", name, routed.generation)
+        for variant, version, ready in routed.variants:
+            label = f"{name},{labels(variant=variant, version=version)}"
+            add("gateway_effective_version_ready", label, ready)
 
 
-def _look_ups(features: FeatureLookups) -> dict[str, Family]:
-    """Feature look-ups and reads of the store."""
+def _add_shadow(text: Exposition, label: str, shadow: ShadowState) -> None:
+    apart = shadow.rows - shadow.rows_agreed
+    text.add("gateway_shadow_rows_total", f'{label},outcome="agreed"', shadow.rows_agreed)
+    text.add("gateway_shadow_rows_total", f'{label},outcome="disagreed"', apart)
+    text.add_histogram(
+        "gateway_shadow_probability_difference", label, shadow.probability_difference
+    )
+    text.add_histogram(
+        "gateway_shadow_latency_difference_seconds", label, shadow.latency_difference
+    )
+
+
+def _add_look_ups(text: Exposition, features: FeatureLookups) -> None:
     counts = features.counts
-    families = families_of(_LOOK_UP_FAMILIES)
     for outcome in ("answered", "timed_out", "refused"):
-        label = labels(outcome=outcome)
-        families["gateway_feature_look_ups_total"].add(label, getattr(counts, outcome))
+        label = f'outcome="{outcome}"'
+        text.add("gateway_feature_look_ups_total", label, getattr(counts, outcome))
     for status in ENTITY_STATUSES:
-        label = labels(status=status)
-        families["gateway_feature_entities_total"].add(label, counts.by_status[status])
-    reads = families["gateway_feature_reads_total"]
-    reads.add(labels(outcome="answered"), counts.reads - counts.failed_reads)
-    reads.add(labels(outcome="failed"), counts.failed_reads)
-    families["gateway_feature_store_skipped"].add("", bool(features.skipped_services))
-    return families
+        text.add("gateway_feature_entities_total", f'status="{status}"', counts.by_status[status])
+    answered = counts.reads - counts.failed_reads
+    text.add("gateway_feature_reads_total", 'outcome="answered"', answered)
+    text.add("gateway_feature_reads_total", 'outcome="failed"', counts.failed_reads)
+    text.add("gateway_feature_store_skipped", "", bool(features.skipped_services))

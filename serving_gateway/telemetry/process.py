@@ -6,46 +6,48 @@ import gc
 import os
 import platform
 import resource
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from time import process_time
 from typing import Final
 
-from serving_gateway.telemetry.exposition import Family, labels
+from serving_gateway.telemetry.exposition import Exposition, labels
 
+PROCESS_TABLE: Final = """
+process_cpu_seconds_total counter CPU time, of user and system.
+process_start_time_seconds gauge When the process started, since the epoch.
+process_virtual_memory_bytes gauge Size of the address space.
+process_resident_memory_bytes gauge Memory that is in use.
+process_open_fds gauge Open file descriptors.
+process_max_fds gauge Most file descriptors that may be open.
+python_info gauge Version of the interpreter.
+python_gc_collections_total counter Runs of the garbage collector.
+python_gc_objects_collected_total counter Objects that it freed.
+python_gc_objects_uncollectable_total counter Objects that it could not free.
+"""
 _PROC: Final = Path("/proc")
 
 
-def process_families() -> Iterator[Family]:
-    """CPU, memory and descriptors of this process, and the work of its garbage collector."""
+def add_process(text: Exposition) -> None:
+    """Add CPU, memory and descriptors of this process, and the work of its garbage collector."""
+    text.add("python_info", labels(version=platform.python_version()), 1)
+    for generation, stats in enumerate(gc.get_stats()):
+        for key in ("collections", "objects_collected", "objects_uncollectable"):
+            value = stats[key.removeprefix("objects_")]
+            text.add(f"python_gc_{key}_total", labels(generation=generation), value)
     try:
-        # The name before the bracket may hold spaces; field 14 is then the 12th.
+        # The name before the bracket may hold spaces; field 22 is then the 20th.
         stat = (_PROC / "self" / "stat").read_text().rpartition(")")[2].split()
         descriptors = len(os.listdir(_PROC / "self" / "fd"))  # noqa: PTH208 -- maybe thousands
-        booted = _boot_seconds()
+        started = _boot_seconds() + int(stat[19]) / os.sysconf("SC_CLK_TCK")
     except OSError:  # not Linux
         return
-    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    for name, kind, value in (
-        ("process_cpu_seconds_total", "counter", (int(stat[11]) + int(stat[12])) / ticks),
-        ("process_start_time_seconds", "gauge", booted + int(stat[19]) / ticks),
-        ("process_virtual_memory_bytes", "gauge", int(stat[20])),
-        ("process_resident_memory_bytes", "gauge", int(stat[21]) * page),
-        ("process_open_fds", "gauge", descriptors),
-        ("process_max_fds", "gauge", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-    ):
-        family = Family(name, kind, "Of the process, as the kernel counts it.")
-        family.add("", value)
-        yield family
-    info = Family("python_info", "gauge", "Version of the interpreter.")
-    info.add(labels(version=platform.python_version()), 1)
-    yield info
-    for key in ("collections", "collected", "uncollectable"):
-        name = key if key == "collections" else f"objects_{key}"
-        family = Family(f"python_gc_{name}_total", "counter", "Of the garbage collector.")
-        for generation, stats in enumerate(gc.get_stats()):
-            family.add(labels(generation=generation), stats[key])
-        yield family
+    text.add("process_cpu_seconds_total", "", process_time())
+    text.add("process_start_time_seconds", "", started)
+    text.add("process_virtual_memory_bytes", "", int(stat[20]))
+    text.add("process_resident_memory_bytes", "", int(stat[21]) * os.sysconf("SC_PAGE_SIZE"))
+    text.add("process_open_fds", "", descriptors)
+    text.add("process_max_fds", "", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 @cache

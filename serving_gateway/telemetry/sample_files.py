@@ -14,19 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.contract import DType, Feature
-from serving_gateway.telemetry.samples import (
-    ModelSamples,
-    Sample,
-    SampleQueue,
-    to_columns,
-    to_scores,
-)
+from serving_gateway.settings import Settings
+from serving_gateway.telemetry.samples import ModelSamples, Sample, SampleQueue
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +44,18 @@ _YIELD_SECONDS: Final = 0.001
 _STALE_SECONDS: Final = 3600.0
 """Age of a staged file whose process must have died."""
 
+_Key = tuple[ModelSamples, str, tuple[Feature, ...]]
+"""What counts the rows, model and features: rows with the same ones may share a file."""
 
-_Key = tuple[str, tuple[Feature, ...]]
-"""Model and features: rows with the same ones may share a file."""
 
-
+@dataclass
 class _Buffer:
-    """Rows of one model with the same features, on their way to one file."""
+    """Rows on their way to one file."""
 
-    def __init__(self, due: float) -> None:
-        self.due = due
-        self.batches: list[Any] = []
-        self.rows = 0
-        self.bytes = 0
-        self.origins: Counter[ModelSamples] = Counter()
+    due: float
+    batches: list[Any] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
 
 
 class SampleWriter:
@@ -71,30 +65,16 @@ class SampleWriter:
         queue: where they come from.
         directory: holds a folder for each model; made when missing.
         replica: part of the files' names, so that replicas may share the directory.
-        rows_per_file: rows after which a file is written.
-        seconds: age of the oldest row after which a file is written.
-        max_bytes: most bytes of a model's files; the oldest ones are deleted.
-        max_buffered_bytes: most bytes in memory, of all models; beyond it a file is written early.
+        settings: limits.
     """
 
     def __init__(
-        self,
-        queue: SampleQueue,
-        directory: Path,
-        replica: str,
-        *,
-        rows_per_file: int,
-        seconds: float,
-        max_bytes: int,
-        max_buffered_bytes: int,
+        self, queue: SampleQueue, directory: Path, replica: str, settings: Settings
     ) -> None:
         self._queue = queue
         self._directory = directory
         self._replica = re.sub(r"[^A-Za-z0-9._]", "_", replica)
-        self._rows_per_file = rows_per_file
-        self._seconds = seconds
-        self._max_bytes = max_bytes
-        self._max_buffered = max_buffered_bytes
+        self._settings = settings
         self._buffers: dict[_Key, _Buffer] = {}
         self._numbers = count(1)
         self._problem: str | None = None
@@ -125,83 +105,83 @@ class SampleWriter:
 
     def _run(self) -> None:
         while not self._ending:
-            self._queue.wake.wait(min(_PAUSE_SECONDS, self._seconds))
+            self._queue.wake.wait(min(_PAUSE_SECONDS, self._settings.sample_seconds))
             self._queue.wake.clear()
             self._work()
         self._work(everything=True)
 
     def _work(self, *, everything: bool = False) -> None:
         """Take what waits, and write what is due."""
-        taken: dict[_Key, list[Sample]] = {}
+        chunk = min(_CHUNK, self._settings.sample_rows_per_file)
+        waiting: dict[_Key, list[Sample]] = {}
         rows: Counter[_Key] = Counter()
         sizes: Counter[_Key] = Counter()
-        for sample, size in self._queue.drain():
-            key = (sample.model_name, sample.signature.features)
-            taken.setdefault(key, []).append(sample)
-            rows[key] += sample.rows
+        for origin, sample, size in self._queue.drain():
+            key = (origin, sample.model_name, sample.signature.features)
+            waiting.setdefault(key, []).append(sample)
+            rows[key] += len(sample.predictions)
             sizes[key] += size
-            if rows[key] >= min(_CHUNK, self._rows_per_file):
-                self._take(key, taken.pop(key), rows[key])
-                self._queue.release(rows.pop(key), sizes.pop(key))
-        for key, samples in taken.items():
-            self._take(key, samples, rows[key])
-            self._queue.release(rows[key], sizes[key])
+            if rows[key] >= chunk:
+                self._take(key, waiting.pop(key), rows.pop(key), sizes.pop(key))
+        for key, samples in waiting.items():
+            self._take(key, samples, rows[key], sizes[key])
         now = time.monotonic()
         for key, buffer in [*self._buffers.items()]:
             if everything or now >= buffer.due:
-                self._write(key, buffer)
+                self._write(key)
 
-    def _take(self, key: _Key, samples: list[Sample], rows: int) -> None:
+    def _take(self, key: _Key, samples: list[Sample], rows: int, size: int) -> None:
         """Put samples into a buffer, as they will stand in the file.
 
         Converted at once: otherwise they would be thousands of objects for the garbage collector
         to traverse while requests wait.
         """
+        limits, buffers = self._settings, self._buffers
         try:
             batch = to_record_batch(samples)
         except Exception as error:
-            for sample in samples:
-                sample.origin.failed += sample.rows
+            key[0].failed += rows
             self._note(f"{type(error).__name__}: {error}")
-            return
-        buffer = self._buffers.get(key)
-        if buffer is None:
-            buffer = self._buffers[key] = _Buffer(time.monotonic() + self._seconds)
-        buffer.batches.append(batch)
-        buffer.rows += rows
-        buffer.bytes += batch.nbytes
-        for sample in samples:
-            buffer.origins[sample.origin] += sample.rows
-        if buffer.rows >= self._rows_per_file:
-            self._write(key, buffer)
-        while sum(one.bytes for one in self._buffers.values()) > self._max_buffered:
-            self._write(*max(self._buffers.items(), key=lambda item: item[1].bytes))
+        else:
+            buffer = buffers.setdefault(key, _Buffer(time.monotonic() + limits.sample_seconds))
+            buffer.batches.append(batch)
+            buffer.rows += rows
+            buffer.bytes += batch.nbytes
+            if buffer.rows >= limits.sample_rows_per_file:
+                self._write(key)
+            while sum(one.bytes for one in buffers.values()) > limits.sample_queue_bytes:
+                self._write(max(buffers, key=lambda key: buffers[key].bytes))
+        self._queue.release(rows, size)
         time.sleep(_YIELD_SECONDS)
 
-    def _write(self, key: _Key, buffer: _Buffer) -> None:
-        """Write a buffer to a file; the buffer is emptied even if that fails."""
-        del self._buffers[key]
-        folder = self._directory / key[0]
+    def _write(self, key: _Key) -> None:
+        """Write a buffer to a file; the buffer is dropped even if that fails."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer, (origin, model_name, _) = self._buffers.pop(key), key
+        folder = self._directory / model_name
         day = datetime.now(UTC).date().isoformat()
         name = f"{day}-{self._replica}-{next(self._numbers):06d}.parquet"
         staged = folder / f".{name}.staged"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_file(buffer.batches, staged)
+            with staged.open("wb") as file:
+                pq.write_table(pa.Table.from_batches(buffer.batches), file)
+                file.flush()
+                os.fsync(file.fileno())
             staged.replace(folder / name)
         except Exception as error:
             # A full or unwritable disk above all; a bug in here must not end the thread either.
             with suppress(OSError):
                 staged.unlink()
-            for origin, rows in buffer.origins.items():
-                origin.failed += rows
+            origin.failed += buffer.rows
             self._note(f"{type(error).__name__}: {error}")
             return
-        for origin, rows in buffer.origins.items():
-            origin.written += rows
+        origin.written += buffer.rows
         self._note(None)
         try:
-            delete_oldest(folder, self._max_bytes, keep=name)
+            delete_oldest(folder, self._settings.sample_max_bytes, keep=name)
         except OSError as error:
             log.warning("old samples were not deleted", extra={"reason": str(error)})
 
@@ -219,6 +199,8 @@ class SampleWriter:
 def to_record_batch(samples: Sequence[Sample]) -> Any:
     """Samples with the same features as Arrow columns: the features, then `OWN_COLUMNS`.
 
+    NaN, which is how some encoders write a missing number, is null like null.
+
     Raises:
         ValueError: a feature has the name of one of `OWN_COLUMNS`.
     """
@@ -226,8 +208,7 @@ def to_record_batch(samples: Sequence[Sample]) -> Any:
 
     features = samples[0].signature.features
     names = [feature.name for feature in features]
-    twice = sorted(set(names) & set(OWN_COLUMNS))
-    if twice:
+    if twice := sorted(set(names) & set(OWN_COLUMNS)):
         raise ValueError(f"a feature cannot be called {', '.join(twice)}")
     kinds = {
         DType.FP32: pa.float32(),
@@ -236,52 +217,49 @@ def to_record_batch(samples: Sequence[Sample]) -> Any:
         DType.BOOL: pa.bool_(),
         DType.BYTES: pa.string(),
     }
-    own = (pa.timestamp("us", tz="UTC"), pa.int64(), pa.string(), pa.string(), pa.float64())
-    columns = (
-        *to_columns(samples),
-        [one.at_us for one in samples for _ in range(one.rows)],
-        [one.version for one in samples for _ in range(one.rows)],
-        [one.variant for one in samples for _ in range(one.rows)],
-        [str(label) for one in samples for label in one.predictions],
-        [score for one in samples for score in to_scores(one)],
-    )
-    types = (*(kinds[feature.dtype] for feature in features), *own)
-    arrays = [pa.array(column, type=kind) for column, kind in zip(columns, types, strict=True)]
+    rows: list[list[Any]] = []
+    for one in samples:
+        rows += one.data or [[row[name] for name in names] for row in one.instances or ()]
+    arrays = [
+        pa.array(_column(rows, at, feature.dtype), kinds[feature.dtype], from_pandas=True)
+        for at, feature in enumerate(features)
+    ]
+    every = [one for one in samples for _ in one.predictions]
+    arrays += [
+        pa.array([one.at_us for one in every], pa.timestamp("us", tz="UTC")),
+        pa.array([one.version for one in every], pa.int64()),
+        pa.array([one.variant for one in every], pa.string()),
+        pa.array([str(label) for one in samples for label in one.predictions], pa.string()),
+        pa.array([score for one in samples for score in _scores(one)], pa.float64()),
+    ]
     return pa.record_batch(arrays, names=[*names, *OWN_COLUMNS])
 
 
-def write_file(batches: list[Any], path: Path) -> None:
-    """Write batches of the same columns to a Parquet file, and sync it to the disk.
+def _column(rows: list[list[Any]], at: int, dtype: DType) -> list[Any]:
+    """The values of one feature; in JSON a float may be written as an integer."""
+    values = [row[at] for row in rows]
+    if dtype in {DType.FP32, DType.FP64}:
+        return [None if one is None else float(one) for one in values]
+    return [one or None for one in values] if dtype is DType.BYTES else values
 
-    Raises:
-        OSError: it cannot be written.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_batches(batches), path)
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+def _scores(sample: Sample) -> list[float | None]:
+    """By row, the largest probability; without any the number predicted, if it is one."""
+    if sample.probabilities is not None:
+        return [max(row, default=None) for row in sample.probabilities]
+    return [one if isinstance(one, float) else None for one in sample.predictions]
 
 
 def delete_oldest(folder: Path, max_bytes: int, *, keep: str) -> None:
-    """Delete the oldest files of a folder until all together have at most `max_bytes`.
+    """Delete the oldest files of a model, but not `keep`, until all have at most `max_bytes`.
 
     Deletes what dead processes left half written, too. Other replicas may do so at the same time.
-
-    Args:
-        folder: of one model.
-        max_bytes: the bound.
-        keep: a file that stays whatever its size.
     """
     found: list[tuple[float, int, Path]] = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
             about = path.stat()
-            if path.suffix == ".parquet" and not path.name.startswith("."):
+            if path.suffix == ".parquet":
                 found.append((about.st_mtime, about.st_size, path))
             elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
                 path.unlink()

@@ -7,13 +7,11 @@ the writer (`sample_files`) in its own thread.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.telemetry.counters import SampleCounts
+from serving_gateway.contract import DType, Signature
 
 _GOLDEN: Final = 0.6180339887498949
 """A step of this size spreads any share evenly, and coincides with no rhythm of clients."""
@@ -26,8 +24,6 @@ _CHAR_BYTES: Final = 4
 class Sample(NamedTuple):
     """One answered request: rows as `data` or as `instances`, and one prediction for each."""
 
-    origin: ModelSamples
-    """Counts it."""
     at_us: int
     """When it was answered: microseconds since the epoch, UTC."""
     model_name: str
@@ -39,27 +35,16 @@ class Sample(NamedTuple):
     predictions: list[Any]
     probabilities: list[list[float]] | None
 
-    @property
-    def rows(self) -> int:
-        """How many rows it has."""
-        return len(self.predictions)
-
     def size(self) -> int:
         """About how many bytes it holds, rather too many than too few."""
-        features = self.signature.features
-        cell = _CELL_BYTES if self.instances is None else 3 * _CELL_BYTES
+        features, is_named = self.signature.features, self.instances is not None
+        cell = 3 * _CELL_BYTES if is_named else _CELL_BYTES
         cells = len(features) + len(self.signature.classes or ())
-        size = self.rows * (_ROW_BYTES + cell * cells)
-        texts = [at for at, feature in enumerate(features) if feature.dtype is DType.BYTES]
-        if not texts:
-            return size
-        values: Iterator[Any]
-        if self.instances is None:
-            values = (row[at] for row in self.data or () for at in texts)
-        else:
-            names = [features[at].name for at in texts]
-            values = (one[name] for one in self.instances for name in names)
-        return size + _CHAR_BYTES * sum(len(value or "") for value in values)
+        size = len(self.predictions) * (_ROW_BYTES + cell * cells)
+        texts = [one for one in enumerate(features) if one[1].dtype is DType.BYTES]
+        keys: list[Any] = [feature.name if is_named else at for at, feature in texts]
+        rows: Sequence[Any] = self.instances or self.data or ()
+        return size + _CHAR_BYTES * sum(len(row[key] or "") for row in rows for key in keys)
 
 
 class SampleQueue:
@@ -77,29 +62,30 @@ class SampleQueue:
         """Set when there is work before its time."""
         self._max_rows = max_rows
         self._max_bytes = max_bytes
-        self._samples: deque[tuple[Sample, int]] = deque()
+        self._samples: deque[tuple[ModelSamples, Sample, int]] = deque()
         # Each is changed by one thread only, so that no lock is needed.
         self._put_rows = self._put_bytes = 0
         self._released_rows = self._released_bytes = 0
 
-    def put(self, sample: Sample) -> bool:
-        """Add a sample; False when it does not fit."""
-        rows = self._put_rows - self._released_rows + sample.rows
+    def put(self, origin: ModelSamples, sample: Sample) -> bool:
+        """Add a sample that `origin` counts; False when it does not fit."""
+        count = len(sample.predictions)
+        rows = self._put_rows - self._released_rows + count
         if rows > self._max_rows:
             return False
         size = sample.size()
         held = self._put_bytes - self._released_bytes + size
         if held > self._max_bytes:
             return False
-        self._put_rows += sample.rows
+        self._put_rows += count
         self._put_bytes += size
-        self._samples.append((sample, size))
+        self._samples.append((origin, sample, size))
         if 2 * rows > self._max_rows or 2 * held > self._max_bytes:
             self.wake.set()
         return True
 
-    def drain(self) -> Iterator[tuple[Sample, int]]:
-        """Take out what waits: each sample and its size, for `release`."""
+    def drain(self) -> Iterator[tuple[ModelSamples, Sample, int]]:
+        """Take out what waits: what counts it, each sample, and its size for `release`."""
         while self._samples:
             yield self._samples.popleft()
 
@@ -109,18 +95,23 @@ class SampleQueue:
         self._released_bytes += size
 
 
-class ModelSamples(SampleCounts):
+class ModelSamples:
     """Chooses the requests of one model that are sampled, and counts their rows.
 
     Args:
         queue: to the writer.
         fraction: share of the requests that are sampled, above 0 and up to 1.
+
+    Attributes:
+        written: rows in a file.
+        dropped: rows not taken, because too many waited.
+        failed: rows that could not be written.
     """
 
-    __slots__ = ("_fraction", "_phase", "_queue")
+    __slots__ = ("_fraction", "_phase", "_queue", "dropped", "failed", "written")
 
     def __init__(self, queue: SampleQueue, fraction: float) -> None:
-        super().__init__()
+        self.written = self.dropped = self.failed = 0
         self._queue = queue
         self._fraction = fraction
         self._phase = 0.0
@@ -130,60 +121,7 @@ class ModelSamples(SampleCounts):
         self._phase = phase = (self._phase + _GOLDEN) % 1.0
         return phase < self._fraction
 
-    def offer(
-        self,
-        model_name: str,
-        variant: str,
-        version: int,
-        signature: Signature,
-        data: list[list[Any]] | None,
-        instances: list[dict[str, Any]] | None,
-        predictions: list[Any],
-        probabilities: list[list[float]] | None,
-    ) -> None:
+    def offer(self, sample: Sample) -> None:
         """Take an answered request that is due."""
-        sample = Sample(
-            self,
-            time.time_ns() // 1000,
-            model_name,
-            variant,
-            version,
-            signature,
-            data,
-            instances,
-            predictions,
-            probabilities,
-        )
-        if not self._queue.put(sample):
-            self.dropped += sample.rows
-
-
-def to_columns(samples: Sequence[Sample]) -> list[list[Any]]:
-    """The rows of samples with the same features, by feature: logical values, None if missing."""
-    features = samples[0].signature.features
-    names = [feature.name for feature in features]
-    rows: list[list[Any]] = []
-    for sample in samples:
-        if sample.instances is None:
-            rows += sample.data or []
-        else:
-            rows += [[one[name] for name in names] for one in sample.instances]
-    return [_column(feature, [row[i] for row in rows]) for i, feature in enumerate(features)]
-
-
-def to_scores(sample: Sample) -> list[float | None]:
-    """By row, the largest probability; without any the number predicted, if it is one."""
-    if sample.probabilities is not None:
-        return [max(row, default=None) for row in sample.probabilities]
-    return [one if isinstance(one, float) else None for one in sample.predictions]
-
-
-def _column(feature: Feature, values: list[Any]) -> list[Any]:
-    """Checked values of one feature; in JSON a float may be written as an integer.
-
-    NaN, which is how some encoders write a missing number, is None like null.
-    """
-    values = [None if one != one else one for one in values]  # noqa: PLR0124
-    if feature.dtype in {DType.FP32, DType.FP64}:
-        return [None if one is None else float(one) for one in values]
-    return [one or None for one in values] if feature.dtype is DType.BYTES else values
+        if not self._queue.put(self, sample):
+            self.dropped += len(sample.predictions)

@@ -29,7 +29,7 @@ from serving_gateway.telemetry.counters import (
     RoutedState,
     VariantStats,
 )
-from serving_gateway.telemetry.exposition import Family, labels
+from serving_gateway.telemetry.exposition import Exposition, labels
 from serving_gateway.telemetry.metrics import Metrics
 
 A = ShadowSide("m", 1, "run-1")
@@ -48,8 +48,8 @@ SCOPE: Final = {
 }
 
 
-async def scrape(metrics: Metrics, model_name: str | None = None) -> dict[str, Metric]:
-    text = (await metrics.render(model_name)).decode()
+async def scrape(metrics: Metrics) -> dict[str, Metric]:
+    text = (await metrics.render()).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
@@ -67,11 +67,10 @@ def value(families: dict[str, Metric], name: str, **wanted: str) -> float:
 def promoted(metrics: Metrics, model_name: str, versions: int) -> None:
     """Route a model to `versions` versions in turn, on both variants, each answering once."""
     model = metrics.model(model_name)
-    model.watch(
-        lambda: RoutedState(True, versions, [("A", versions, True)]), ShadowStatistics(0).state
-    )
+    model.routed = lambda: RoutedState(True, versions, [("A", versions, True)])
+    model.shadow = ShadowStatistics(0).state
     for outcome in ("agreed", "disagreed", "failed", "dropped"):
-        model.mirrored(outcome)
+        model.mirrored.labels(outcome)
     for version in range(1, versions + 1):
         for variant in "AB":
             model.variant(variant, version).answer(0.001, 1)
@@ -210,7 +209,7 @@ async def test_failed_scrape_is_not_remembered() -> None:
             raise RuntimeError("not now")
         return RoutedState(ready=True, generation=7)
 
-    metrics.model("m").watch(routed, lambda: None)
+    metrics.model("m").routed = routed
     with pytest.raises(RuntimeError, match="not now"):
         await metrics.render()
     broken = False
@@ -232,11 +231,11 @@ async def test_every_kind_of_number_is_read_back_by_the_prometheus_parser() -> N
     metrics.task_restarts.labels("watcher").inc(2)
     metrics.in_flight = 4
     model = metrics.model("m")
-    model.watch(lambda: RoutedState(True, 3, [("A", 2, True), ("B", 3, False)]), lambda: None)
+    model.routed = lambda: RoutedState(True, 3, [("A", 2, True), ("B", 3, False)])
     model.fallbacks.inc()
     model.sources["feast"] += 1
-    model.mirrored("agreed").inc(6)
-    model.change("reload", "success").inc()
+    model.mirrored.labels("agreed").inc(6)
+    model.changes.labels("reload", "success").inc()
     stats = model.variant("A", 2)
     stats.answer(0.0012, 3)
     stats.answer(100.0, 1)
@@ -279,17 +278,6 @@ async def test_every_kind_of_number_is_read_back_by_the_prometheus_parser() -> N
     assert types["gateway_ready"] == "gauge"
 
 
-async def test_scrape_of_one_model_holds_no_other_and_names_the_replica() -> None:
-    metrics = Metrics("r")
-    for name in ("m", "other"):
-        promoted(metrics, name, 1)
-    families = await scrape(metrics, "m")
-    models = {one.labels.get("model") for of in families.values() for one in of.samples}
-    assert models == {None, "m"}
-    assert value(families, "gateway_info", replica="r") == 1
-    assert "gateway_predictions" in await scrape(metrics, "unknown")
-
-
 async def test_forgotten_model_is_no_longer_reported() -> None:
     metrics = Metrics("r")
     promoted(metrics, "m", 1)
@@ -299,10 +287,10 @@ async def test_forgotten_model_is_no_longer_reported() -> None:
 
 @given(st.dictionaries(st.sampled_from("abc"), st.text()), st.floats(allow_nan=False))
 def test_any_label_and_number_is_read_back(given: dict[str, str], number: float) -> None:
-    family = Family("n", "gauge", "d")
-    family.add(labels(**given), number)
+    written = Exposition("n gauge d")
+    written.add("n", labels(**given), number)
     given = {name: text.encode(errors="replace").decode() for name, text in given.items()}
-    (found,) = text_string_to_metric_families(family.encode().decode())
+    (found,) = text_string_to_metric_families(b"".join(written.encode()).decode())
     (sample,) = found.samples
     assert (sample.labels, sample.value) == (given, number)
 
@@ -318,14 +306,14 @@ def test_last_request_is_dated_whether_it_was_answered_or_not() -> None:
 async def test_shadow_histograms_are_cumulative_and_whole() -> None:
     ledger = ShadowStatistics(0)
     metrics = Metrics()
-    metrics.model("m").watch(lambda: RoutedState(ready=True, generation=1), ledger.state)
-    assert b"gateway_shadow_rows_total{" not in await metrics.render("m")
+    metrics.model("m").shadow = ledger.state
+    assert b"gateway_shadow_rows_total{" not in await metrics.render()
     page = ledger.open((A, B), lambda: "2026-01-01T00:00:00.000Z")
     for number in range(10):
         ours = ModelOutput([1], [[0.9, 0.1]])
         theirs = ModelOutput([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
         note(page, ours, theirs, (number - 5) / 1000, [[1.0]])
-    families = await scrape(metrics, "m")
+    families = await scrape(metrics)
     rows = {s.labels["outcome"]: s.value for s in families["gateway_shadow_rows"].samples}
     assert rows == {"agreed": 5, "disagreed": 5}
     for name in ("probability_difference", "latency_difference_seconds"):
@@ -337,9 +325,9 @@ async def test_shadow_histograms_are_cumulative_and_whole() -> None:
 
 
 def test_histogram_without_a_sum_has_none() -> None:
-    family = Family("n", "histogram", "d")
-    family.add_histogram(labels(a="b"), HistogramState((0.0,), (1, 2), None))
-    (found,) = text_string_to_metric_families(family.encode().decode())
+    written = Exposition("n histogram d")
+    written.add_histogram("n", labels(a="b"), HistogramState((0.0,), (1, 2), None))
+    (found,) = text_string_to_metric_families(b"".join(written.encode()).decode())
     assert [(sample.name, sample.value) for sample in found.samples] == [
         *(("n_bucket", 1), ("n_bucket", 3))
     ]

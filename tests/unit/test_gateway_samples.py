@@ -61,15 +61,15 @@ def offer(samples: ModelSamples, data: RequestRows | None = None, **what: Any) -
         **what,
     }
     if samples.is_due():
-        samples.offer(**given)
+        samples.offer(Sample(time.time_ns() // 1000, **given))
 
 
 def drained(queue: SampleQueue) -> list[Sample]:
     """Take out and release what waits, as the writer does."""
     taken = []
-    for sample, size in queue.drain():
+    for _, sample, size in queue.drain():
         taken.append(sample)
-        queue.release(sample.rows, size)
+        queue.release(len(sample.predictions), size)
     return taken
 
 
@@ -80,14 +80,10 @@ class Sampling:
         self.directory = directory
         self.queue = SampleQueue(1024, MANY)
         self.samples = ModelSamples(self.queue, 1.0)
-        limits = {
-            "rows_per_file": 1000,
-            "seconds": 60.0,
-            "max_bytes": MANY,
-            "max_buffered_bytes": MANY,
-            **options,
-        }
-        self.writer = SampleWriter(self.queue, directory, "host/1-ab", **limits)
+        limits = {"rows_per_file": 1000, "max_bytes": MANY, "queue_bytes": MANY, **options}
+        # Not validated: the least values are meant for production.
+        settings = Settings.model_construct(**{f"sample_{k}": v for k, v in limits.items()})
+        self.writer = SampleWriter(self.queue, directory, "host/1-ab", settings)
         self.writer.start()
 
     def files(self, model_name: str = "m") -> list[Path]:
@@ -128,7 +124,7 @@ def test_samples_beyond_the_row_limit_are_dropped_and_counted() -> None:
     for _ in range(4):
         offer(samples, rows(ROW, ROW, ROW))
     assert samples.dropped == 3
-    assert [sample.rows for sample in drained(queue)] == [3, 3, 3]
+    assert [len(sample.predictions) for sample in drained(queue)] == [3, 3, 3]
     offer(samples)
     assert samples.dropped == 3, "there is room again"
 
@@ -137,7 +133,7 @@ def test_rows_that_the_writer_converts_count_until_they_are_released() -> None:
     queue = SampleQueue(10, MANY)
     samples = ModelSamples(queue, 1.0)
     offer(samples, rows(*[ROW] * 10))
-    [(_, size)] = queue.drain()
+    [(_, _, size)] = queue.drain()
     offer(samples)
     assert samples.dropped == 1
     queue.release(10, size)
@@ -313,7 +309,7 @@ def test_bound_of_the_folder_holds_after_each_file(tmp_path: Path) -> None:
 
 
 def test_buffers_of_many_models_are_bounded_in_bytes(tmp_path: Path) -> None:
-    sampling = Sampling(tmp_path, max_buffered_bytes=5_000)
+    sampling = Sampling(tmp_path, queue_bytes=5_000)
     for number in range(100):
         offer(sampling.samples, model_name=f"m{number % 10}")
     wait_until(lambda: sampling.samples.written > 0, 10, "a file that is early")
