@@ -19,9 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-_STANDARD: Final = frozenset(
-    [*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "color_message"]
-)
+_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
 _MAX_WAITING_BYTES: Final = 4_194_304
 """Of lines that wait to be written; more lines are dropped and counted."""
 _END_SECONDS: Final = 2.0
@@ -64,19 +62,17 @@ def _encode(value: object) -> str:
 
 def _encodable(value: object) -> object:
     """The value, or its text where JSON cannot express it."""
-    try:
+    with suppress(Exception):
         _encode(value)
-    except Exception:
-        return _text(value)
-    return value
+        return value
+    return _text(value)
 
 
 def _text(value: object) -> str:
     """A text that UTF-8 can express: lone surrogates are escaped."""
-    try:
+    with suppress(Exception):
         return str(value).encode(errors="backslashreplace").decode()
-    except Exception:
-        return f"<{type(value).__name__} that cannot be printed>"
+    return f"<{type(value).__name__} that cannot be printed>"
 
 
 class DescriptorHandler(logging.Handler):
@@ -93,10 +89,9 @@ class DescriptorHandler(logging.Handler):
         self._poll.register(descriptor, select.POLLOUT)
         self._max_bytes = max_bytes
         self._lines: deque[bytes] = deque()
-        self._waiting = 0
-        self._dropped = 0
+        self._waiting = self._dropped = 0
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        threading.Thread(target=self._run, name="logs", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write or queue a record's line."""
@@ -105,16 +100,12 @@ class DescriptorHandler(logging.Handler):
             # A pipe that is ready takes this much at once.
             if not self._waiting and len(line) <= select.PIPE_BUF and self._poll.poll(0):
                 _write(self._descriptor, line)
-                return
-            if self._waiting + len(line) > self._max_bytes:
+            elif self._waiting + len(line) > self._max_bytes:
                 self._dropped += 1
-                return
-            self._waiting += len(line)
-            self._lines.append(line)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            else:
+                self._waiting += len(line)
+                self._lines.append(line)
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait a moment until all is written; called when the process ends."""
@@ -125,17 +116,13 @@ class DescriptorHandler(logging.Handler):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
-                line = self._lines.popleft()
-                size = len(line)
-                dropped = 0 if self._lines else self._dropped
-                self._dropped -= dropped
-            if dropped:
-                fields = {"levelname": "WARNING", "name": __name__, "count": dropped}
-                record = logging.makeLogRecord({"msg": "log lines were dropped", **fields})
-                line += self.format(record).encode() + b"\n"
-            _write(self._descriptor, line)
+            _write(self._descriptor, self._lines[0])
             with self._changed:
-                self._waiting -= size
+                self._waiting -= len(self._lines.popleft())
+                if self._dropped and not self._lines:
+                    fields = {"levelname": "WARNING", "name": __name__, "count": self._dropped}
+                    self._dropped = 0
+                    self.emit(logging.makeLogRecord({"msg": "log lines were dropped", **fields}))
                 self._changed.notify_all()
 
 
@@ -151,11 +138,6 @@ class RepeatedWarning:
 
     The first of each code is logged at once; those that follow are counted, and each second one
     line says how many there were, with the last of them as an example.
-
-    Args:
-        logger: of the caller.
-        message: of the first line.
-        level: of all lines.
     """
 
     def __init__(self, logger: logging.Logger, message: str, level: int = logging.WARNING) -> None:
@@ -165,16 +147,9 @@ class RepeatedWarning:
         self._repeated: dict[str, tuple[int, dict[str, object]]] = {}
 
     def log(self, code: str, *, exception: BaseException | None = None, **extra: object) -> None:
-        """Log or count one; called on the event loop.
-
-        Args:
-            code: from a bounded set.
-            exception: logged with its traceback, the first one only.
-            extra: further fields of the line.
-        """
-        counted = self._repeated.get(code)
-        if counted is not None:
-            self._repeated[code] = (counted[0] + 1, extra)
+        """Log or count one of a bounded set of codes; only the first has its traceback."""
+        if code in self._repeated:
+            self._repeated[code] = (self._repeated[code][0] + 1, extra)
             return
         fields = {"code": code, **extra}
         self._logger.log(self._level, self._message, extra=fields, exc_info=exception)
@@ -194,15 +169,8 @@ class RepeatedWarning:
 
 def configure(level: str) -> None:
     """Send all logs of this process, the server's too, through the JSON formatter."""
-    root = logging.getLogger()
-    root.setLevel(level)
-    if not any(isinstance(handler, DescriptorHandler) for handler in root.handlers):
-        handler = DescriptorHandler(sys.stderr.fileno())
-        handler.setFormatter(JsonFormatter())
-        root.handlers[:] = [handler]
-    for name in ("uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
+    handler = DescriptorHandler(sys.stderr.fileno())
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     # The library logs MLflow's address for every call; our own lines say what matters.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -11,10 +11,9 @@ import os
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -26,12 +25,8 @@ from serving_gateway.telemetry.samples import ModelSamples, Sample, SampleQueue
 
 log = logging.getLogger(__name__)
 
-OWN_COLUMNS: Final = (
-    "sample_time",
-    "sample_version",
-    "sample_variant",
-    "sample_prediction",
-    "sample_score",
+OWN_COLUMNS: Final = tuple(
+    f"sample_{what}" for what in ("time", "version", "variant", "prediction", "score")
 )
 _PAUSE_SECONDS: Final = 1.0
 """Longest time between two drains of the queue. Waking for each sample would take the
@@ -46,16 +41,6 @@ _STALE_SECONDS: Final = 3600.0
 
 _Key = tuple[ModelSamples, str, tuple[Feature, ...]]
 """What counts the rows, model and features: rows with the same ones may share a file."""
-
-
-@dataclass
-class _Buffer:
-    """Rows on their way to one file."""
-
-    due: float
-    batches: list[Any] = field(default_factory=list)
-    rows: int = 0
-    bytes: int = 0
 
 
 class SampleWriter:
@@ -75,24 +60,22 @@ class SampleWriter:
         self._directory = directory
         self._replica = re.sub(r"[^A-Za-z0-9._]", "_", replica)
         self._settings = settings
-        self._buffers: dict[_Key, _Buffer] = {}
+        self._due: dict[_Key, float] = {}
+        self._buffers: defaultdict[_Key, list[Any]] = defaultdict(list)
+        self._buffered = 0
+        """Bytes of the batches in all buffers."""
         self._numbers = count(1)
         self._problem: str | None = None
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; blocks for as long as the import of pyarrow takes.
-
-        Raises:
-            RuntimeError: pyarrow cannot be imported.
-        """
+        """Start the thread; blocks while pyarrow is imported, RuntimeError if it cannot be."""
         try:
             import pyarrow.parquet  # noqa: F401
         except Exception as error:
             raise RuntimeError(
-                f"GATEWAY_SAMPLE_DIR needs pyarrow, which cannot be imported: {error}. "
-                "Install the extra 'samples', or unset it."
+                f"GATEWAY_SAMPLE_DIR is set, but pyarrow cannot be imported: {error}"
             ) from error
         self._thread.start()
 
@@ -113,24 +96,22 @@ class SampleWriter:
     def _work(self, *, everything: bool = False) -> None:
         """Take what waits, and write what is due."""
         chunk = min(_CHUNK, self._settings.sample_rows_per_file)
-        waiting: dict[_Key, list[Sample]] = {}
+        waiting: defaultdict[_Key, list[tuple[Sample, int]]] = defaultdict(list)
         rows: Counter[_Key] = Counter()
-        sizes: Counter[_Key] = Counter()
         for origin, sample, size in self._queue.drain():
             key = (origin, sample.model_name, sample.signature.features)
-            waiting.setdefault(key, []).append(sample)
+            waiting[key].append((sample, size))
             rows[key] += len(sample.predictions)
-            sizes[key] += size
             if rows[key] >= chunk:
-                self._take(key, waiting.pop(key), rows.pop(key), sizes.pop(key))
+                self._take(key, waiting.pop(key), rows.pop(key))
         for key, samples in waiting.items():
-            self._take(key, samples, rows[key], sizes[key])
+            self._take(key, samples, rows[key])
         now = time.monotonic()
-        for key, buffer in [*self._buffers.items()]:
-            if everything or now >= buffer.due:
+        for key, due in [*self._due.items()]:
+            if everything or now >= due:
                 self._write(key)
 
-    def _take(self, key: _Key, samples: list[Sample], rows: int, size: int) -> None:
+    def _take(self, key: _Key, samples: list[tuple[Sample, int]], rows: int) -> None:
         """Put samples into a buffer, as they will stand in the file.
 
         Converted at once: otherwise they would be thousands of objects for the garbage collector
@@ -138,20 +119,19 @@ class SampleWriter:
         """
         limits, buffers = self._settings, self._buffers
         try:
-            batch = to_record_batch(samples)
+            batch = to_record_batch([sample for sample, _ in samples])
         except Exception as error:
             key[0].failed += rows
             self._note(f"{type(error).__name__}: {error}")
         else:
-            buffer = buffers.setdefault(key, _Buffer(time.monotonic() + limits.sample_seconds))
-            buffer.batches.append(batch)
-            buffer.rows += rows
-            buffer.bytes += batch.nbytes
-            if buffer.rows >= limits.sample_rows_per_file:
+            self._due.setdefault(key, time.monotonic() + limits.sample_seconds)
+            buffers[key].append(batch)
+            self._buffered += batch.nbytes
+            if sum(one.num_rows for one in buffers[key]) >= limits.sample_rows_per_file:
                 self._write(key)
-            while sum(one.bytes for one in buffers.values()) > limits.sample_queue_bytes:
-                self._write(max(buffers, key=lambda key: buffers[key].bytes))
-        self._queue.release(rows, size)
+            while self._buffered > limits.sample_queue_bytes:
+                self._write(max(buffers, key=lambda key: sum(one.nbytes for one in buffers[key])))
+        self._queue.release(rows, sum(size for _, size in samples))
         time.sleep(_YIELD_SECONDS)
 
     def _write(self, key: _Key) -> None:
@@ -159,7 +139,11 @@ class SampleWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        buffer, (origin, model_name, _) = self._buffers.pop(key), key
+        origin, model_name, _ = key
+        del self._due[key]
+        batches = self._buffers.pop(key)
+        self._buffered -= sum(one.nbytes for one in batches)
+        table = pa.Table.from_batches(batches)
         folder = self._directory / model_name
         day = datetime.now(UTC).date().isoformat()
         name = f"{day}-{self._replica}-{next(self._numbers):06d}.parquet"
@@ -167,7 +151,7 @@ class SampleWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with staged.open("wb") as file:
-                pq.write_table(pa.Table.from_batches(buffer.batches), file)
+                pq.write_table(table, file)
                 file.flush()
                 os.fsync(file.fileno())
             staged.replace(folder / name)
@@ -175,10 +159,10 @@ class SampleWriter:
             # A full or unwritable disk above all; a bug in here must not end the thread either.
             with suppress(OSError):
                 staged.unlink()
-            origin.failed += buffer.rows
+            origin.failed += table.num_rows
             self._note(f"{type(error).__name__}: {error}")
             return
-        origin.written += buffer.rows
+        origin.written += table.num_rows
         self._note(None)
         try:
             delete_oldest(folder, self._settings.sample_max_bytes, keep=name)

@@ -23,7 +23,6 @@ from opentelemetry.trace import (
     Span,
     SpanContext,
     SpanKind,
-    Status,
     StatusCode,
     TraceFlags,
     set_span_in_context,
@@ -51,7 +50,13 @@ class _Span:
         context = span.get_span_context()
         ids = f"{context.trace_id:032x}-{context.span_id:016x}"
         self.span = span
-        self.traceparent = f"00-{ids}-{int(context.trace_flags):02x}".encode()
+        self.traceparent = f"00-{ids}-{context.trace_flags:02x}".encode()
+
+    def _end(self, error_type: str | None) -> None:
+        if error_type is not None:
+            self.span.set_status(StatusCode.ERROR)
+            self.span.set_attribute("error.type", error_type)
+        self.span.end()
 
 
 class RequestSpan(_Span):
@@ -68,10 +73,7 @@ class RequestSpan(_Span):
     def end(self, status: int) -> None:
         """End the span with the status of the answer."""
         self.span.set_attribute("http.response.status_code", status)
-        if status >= 500:
-            self.span.set_status(Status(StatusCode.ERROR))
-            self.span.set_attribute("error.type", str(status))
-        self.span.end()
+        self._end(str(status) if status >= 500 else None)
 
 
 class InferenceSpan(_Span):
@@ -81,10 +83,7 @@ class InferenceSpan(_Span):
 
     def end(self, error: GatewayError | None) -> None:
         """End the span; the error's code is kept, its message may quote a client."""
-        if error is not None:
-            self.span.set_status(Status(StatusCode.ERROR))
-            self.span.set_attribute("error.type", error.code)
-        self.span.end()
+        self._end(None if error is None else error.code)
 
 
 class Tracing:
@@ -99,10 +98,9 @@ class Tracing:
 
     def __init__(self, endpoint: str, fraction: float, replica: str) -> None:
         self._fraction = fraction
+        identity = {"service.name": "serving-gateway", "service.instance.id": replica}
         self._provider = TracerProvider(
-            resource=Resource.create(
-                {"service.name": "serving-gateway", "service.instance.id": replica}
-            ),
+            resource=Resource.create(identity),
             sampler=ALWAYS_ON,  # `wants` has decided before
             shutdown_on_exit=False,
         )
@@ -119,24 +117,18 @@ class Tracing:
         return bool(int(traceparent[-2:], 16) & TraceFlags.SAMPLED)
 
     def request(self, method: str, route: str, traceparent: bytes | None) -> RequestSpan:
-        """Begin the span of a request that is traced.
-
-        Args:
-            method: of HTTP.
-            route: the path's template.
-            traceparent: W3C trace context that came with it, valid by its form.
-        """
-        parent = None if traceparent is None else set_span_in_context(_remote(traceparent))
-        span = self._tracer.start_span(
-            f"{method} {route}",
-            parent,
-            SpanKind.SERVER,
-            {"http.request.method": method, "http.route": route},
-        )
+        """Begin the span of a request, as part of the W3C trace context that came with it."""
+        parent = None
+        if traceparent is not None:
+            _, trace, caller, _ = (int(part, 16) for part in traceparent.split(b"-"))
+            context = SpanContext(trace, caller, True, TraceFlags(TraceFlags.SAMPLED))
+            parent = set_span_in_context(NonRecordingSpan(context))
+        attributes = {"http.request.method": method, "http.route": route}
+        span = self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes)
         return RequestSpan(span)
 
     def inference(
-        self, model_name: str, version: int, rows: int | None, requests: Sequence[RequestSpan]
+        self, model_name: str, version: int, rows: int, requests: Sequence[RequestSpan]
     ) -> InferenceSpan | None:
         """Begin the span of an inference; None when no request that shares it is traced.
 
@@ -150,9 +142,8 @@ class Tracing:
             "serving.model": model_name,
             "serving.version": version,
             "serving.requests": len(traced),
+            "serving.rows": rows,
         }
-        if rows is not None:
-            attributes["serving.rows"] = rows
         span = self._tracer.start_span(
             "triton infer",
             set_span_in_context(traced[0]),
@@ -170,9 +161,3 @@ class Tracing:
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_SECONDS)
-
-
-def _remote(traceparent: bytes) -> NonRecordingSpan:
-    _, trace, span, _ = traceparent.decode("ascii").split("-")
-    flags = TraceFlags(TraceFlags.SAMPLED)
-    return NonRecordingSpan(SpanContext(int(trace, 16), int(span, 16), True, flags))
