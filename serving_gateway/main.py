@@ -20,7 +20,6 @@ from serving_gateway.control.registry import registry_from
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.features.types import FeatureStore
 from serving_gateway.http.app import build
 from serving_gateway.http.connection import ConnectionPolicy
 from serving_gateway.http.control_token import configured_tokens, ensure_token
@@ -71,9 +70,7 @@ class Gateway(NamedTuple):
 def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
     """Build the application; nothing is connected before its lifespan starts.
 
-    Args:
-        settings: everything that can be set.
-        own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
+    With `own_signals` the process is the gateway's own, and SIGTERM its to handle.
     """
     replica = _Replica(settings)
     metrics, lifecycle, hosting = replica.metrics, replica.lifecycle, replica.hosting
@@ -97,8 +94,8 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ensure_token(settings, tokens)
-        replica.supervisor.start("connections", connections.sweep)
         await replica.start()
+        replica.supervisor.start("connections", connections.sweep)
         if own_signals:
             begin_lame_duck_on_signal(lifecycle, settings.drain_seconds)
         try:
@@ -117,9 +114,24 @@ class _Replica:
     def __init__(self, settings: Settings) -> None:
         identity = this_process()
         self.settings = settings
-        self.feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
-        self.features = None if self.feast is None else _feature_reader(self.feast, settings)
-        self.tracing = _tracing(settings, identity.id)
+        self.feast: FeastStore | None = None
+        self.features: FeatureReader | None = None
+        if settings.feast_dir is not None:
+            self.feast = FeastStore(settings.feast_dir)
+            self.features = FeatureReader(
+                self.feast,
+                limit_seconds=settings.feature_seconds,
+                prepare_seconds=settings.feature_prepare_seconds,
+                failures=settings.feature_failures,
+                open_seconds=settings.feature_pause_seconds,
+            )
+        self.tracing: Tracing | None = None
+        if settings.otlp_endpoint is not None:
+            from serving_gateway.telemetry import tracing  # OpenTelemetry only where it is used
+
+            self.tracing = tracing.Tracing(
+                settings.otlp_endpoint, settings.trace_fraction, identity.id
+            )
         self.metrics = Metrics(identity.id, self.features)
         self.supervisor = TaskSupervisor(lambda name: self.metrics.task_restarts.labels(name).inc())
         self.lifecycle = Lifecycle()
@@ -246,22 +258,3 @@ class _Replica:
             store_problem=problem,
         )
         return HostedModel(model_name, router, mirror, predictor, control, protocol, status)
-
-
-def _feature_reader(store: FeatureStore, settings: Settings) -> FeatureReader:
-    return FeatureReader(
-        store,
-        limit_seconds=settings.feature_seconds,
-        prepare_seconds=settings.feature_prepare_seconds,
-        failures=settings.feature_failures,
-        open_seconds=settings.feature_pause_seconds,
-    )
-
-
-def _tracing(settings: Settings, replica: str) -> Tracing | None:
-    """What makes traces; None, and nothing of it imported, where the settings name no collector."""
-    if settings.otlp_endpoint is None:
-        return None
-    from serving_gateway.telemetry.tracing import Tracing
-
-    return Tracing(settings.otlp_endpoint, settings.trace_fraction, replica)

@@ -60,9 +60,7 @@ def _check_key(value: SecretStr) -> SecretStr:
 
 
 def _split(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",")]
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _split_names(value: Any) -> Any:

@@ -180,12 +180,9 @@ def _add_shadow(text: Exposition, label: str, shadow: ShadowState) -> None:
     apart = shadow.rows - shadow.rows_agreed
     text.add("gateway_shadow_rows_total", f'{label},outcome="agreed"', shadow.rows_agreed)
     text.add("gateway_shadow_rows_total", f'{label},outcome="disagreed"', apart)
-    text.add_histogram(
-        "gateway_shadow_probability_difference", label, shadow.probability_difference
-    )
-    text.add_histogram(
-        "gateway_shadow_latency_difference_seconds", label, shadow.latency_difference
-    )
+    add = text.add_histogram
+    add("gateway_shadow_probability_difference", label, shadow.probability_difference)
+    add("gateway_shadow_latency_difference_seconds", label, shadow.latency_difference)
 
 
 def _add_look_ups(text: Exposition, features: FeatureLookups) -> None:
