@@ -32,17 +32,12 @@ from serving_gateway.errors import GatewayError
 
 _EXPORT_SECONDS: Final = 5.0
 """Limit for one export, its repetitions included."""
-_QUEUE: Final = 2048
 _CLOSE_SECONDS: Final = 2.0
 """What the end of the process waits for the last spans."""
 
 
 class _Span:
-    """A span of ours.
-
-    Attributes:
-        traceparent: W3C trace context that what happens within the span belongs to.
-    """
+    """A span, and the W3C trace context of what happens within it."""
 
     __slots__ = ("span", "traceparent")
 
@@ -87,13 +82,10 @@ class InferenceSpan(_Span):
 
 
 class Tracing:
-    """Makes spans and sends them.
+    """Makes spans and sends them to `endpoint`, the base address of a collector.
 
-    Args:
-        endpoint: base address of the collector, for OTLP over HTTP.
-        fraction: share of the requests traced that come without a trace; those that come with
-            one are traced as that says.
-        replica: which process this is.
+    `fraction` is the share of the requests traced that come without a trace; those that come with
+    one are traced as that says.
     """
 
     def __init__(self, endpoint: str, fraction: float, replica: str) -> None:
@@ -105,9 +97,7 @@ class Tracing:
             shutdown_on_exit=False,
         )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=_EXPORT_SECONDS)
-        self._provider.add_span_processor(
-            BatchSpanProcessor(exporter, max_queue_size=_QUEUE, schedule_delay_millis=1000)
-        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("serving_gateway")
 
     def wants(self, traceparent: bytes | None) -> bool:
