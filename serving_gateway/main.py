@@ -22,11 +22,11 @@ from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import FeatureStore
 from serving_gateway.http.app import build
-from serving_gateway.http.connection import ConnectionPolicy
-from serving_gateway.http.control_token import configured_tokens, ensure_token
+from serving_gateway.http.connection_policy import ConnectionPolicy
+from serving_gateway.http.control_token import ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.middleware import RequestObserver
-from serving_gateway.http.security import Access, SourceRules
+from serving_gateway.http.security import Access
 from serving_gateway.http.server import begin_lame_duck_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
@@ -135,21 +135,11 @@ def create_app(
         forget=metrics.forget,
         limit=settings.max_models,
     )
-    tokens = configured_tokens(settings)
-    sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
-    access = Access(tokens, settings.api_keys, sources)
+    access = Access(settings)
     endpoint = InferenceEndpoint(
-        settings, hosting, shared.lifecycle, access.data, shared.metrics, tracing
+        settings, hosting, shared.lifecycle, access, shared.metrics, tracing
     )
-    connections = ConnectionPolicy(
-        endpoint,
-        ByteBudget(settings.max_pending_bytes),
-        max_head_bytes=settings.max_head_bytes,
-        max_body_bytes=settings.max_body_bytes,
-        head_seconds=settings.head_seconds,
-        body_seconds=settings.body_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-    )
+    connections = ConnectionPolicy(endpoint, settings)
     app = build(settings, hosting, shared.metrics, access, endpoint)
     observer = RequestObserver(
         app, shared.lifecycle, shared.metrics, access_log=settings.access_log
@@ -157,7 +147,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        ensure_token(settings, tokens)
+        ensure_token(settings, access)
         if writer is not None:
             await asyncio.to_thread(writer.start)
         supervisor.start("connections", connections.sweep)

@@ -9,27 +9,15 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from serving_gateway.http.security import ControlTokens
+from serving_gateway.http.security import DEFAULT_NAME, Access
 from serving_gateway.settings import MIN_KEY_LENGTH, Settings
 
 log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "control-token"
-DEFAULT_NAME: Final = "default"
-"""Name of the token that is configured or generated without one."""
 
 
-def configured_tokens(settings: Settings) -> ControlTokens:
-    """The tokens that the settings name."""
-    tokens = ControlTokens()
-    if settings.control_token is not None:
-        tokens.add(DEFAULT_NAME, settings.control_token.get_secret_value())
-    for name, token in settings.control_tokens:
-        tokens.add(name, token.get_secret_value())
-    return tokens
-
-
-def ensure_token(settings: Settings, tokens: ControlTokens) -> None:
+def ensure_token(settings: Settings, access: Access) -> None:
     """Generate a token where the settings name none, and log where it lies.
 
     A directory that cannot be written leaves the control endpoints closed; predictions are
@@ -39,7 +27,7 @@ def ensure_token(settings: Settings, tokens: ControlTokens) -> None:
         return
     path = settings.state_dir / FILE_NAME
     try:
-        tokens.add(DEFAULT_NAME, read_or_create(path))
+        access.add_token(DEFAULT_NAME, read_or_create(path))
     except (OSError, ValueError) as error:
         log.error(  # noqa: TRY400 -- the cause is in the message
             "no control token: control endpoints refuse every call until GATEWAY_CONTROL_TOKEN "

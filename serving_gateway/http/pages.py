@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
 from serving_gateway.errors import NotFound
-from serving_gateway.http.descriptions import READ_ERRORS, errors_of_text
+from serving_gateway.http.descriptions import READ_ERRORS, errors
 
 _INLINE: Final = re.compile(r'<(script|style)(?: type="module")?>(.*?)</\1>', re.DOTALL)
 _DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -23,9 +23,9 @@ _HEADERS: Final = {
 }
 
 
-def page_routes() -> APIRouter:
+def page_router() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
-    router = APIRouter(tags=["state"], responses=errors_of_text(*READ_ERRORS))
+    router = APIRouter(tags=["state"], responses=errors(*READ_ERRORS, of_text=True))
     status, api = _Page("page.html"), _Page("docs.html", own_files=True)
 
     @router.get("/", response_class=HTMLResponse)
