@@ -1,8 +1,7 @@
 """One client connection: uvicorn's, with inference answered in callbacks and limits of its own.
 
 The only file that knows uvicorn's internals. Requests for inference are parsed, queued and
-answered here without an ASGI scope, a task or a future; all others take uvicorn's usual way. For
-uvicorn a `ConnectionExchange` stands where its own `RequestResponseCycle` would.
+answered here without an ASGI scope, a task or a future; all others take uvicorn's usual way.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving_gateway.errors import GatewayError, MalformedRequest, Overloaded
-from serving_gateway.http.connection_policy import ConnectionPolicy
+from serving_gateway.http.connection_policy import ConnectionPolicy, Unfinished
 from serving_gateway.http.inference_endpoint import HttpExchange
 from serving_gateway.http.request_head import contradiction, head_size, head_without_offer
 
@@ -31,21 +30,17 @@ _NOTHING, _HEAD, _BODY, _TRAILERS = range(4)
 
 
 class ConnectionExchange(HttpExchange):
-    """One request for inference on a connection, and its response."""
+    """One request for inference; for uvicorn it is a `RequestResponseCycle` of its own."""
 
     __slots__ = ("connection", "disconnected", "keep_alive", "more_body", "response_complete")
 
     message_event: Final = asyncio.Event()  # uvicorn sets it; nothing waits for it
+    response_started: Final = False  # while its body is received
     connection: GatewayConnection
     keep_alive: bool
     more_body: bool
     disconnected: bool
     response_complete: bool
-
-    @property
-    def response_started(self) -> bool:
-        """Responses are sent whole."""
-        return self.response_complete
 
     def write(self, status: int, headers: bytes, body: bytes) -> None:
         """Send the whole response at once: one system call, one packet, one read for the client."""
@@ -75,23 +70,20 @@ class GatewayConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         policy = self.policy
+        policy.connections = self.connections
         self._endpoint = policy.endpoint
         self._routes = policy.endpoint.routes
-        self._max_head = policy.max_head_bytes
-        self._max_body = policy.max_body_bytes
+        self._max_head = policy.settings.max_head_bytes
+        self._max_body = policy.settings.max_body_bytes
         self._running: Any = None
         """The oldest request that is not answered, or the last one that was."""
         self._at_once = 0
         """Requests of this read that were started."""
         self._part = _NOTHING
-        self._held = 0
-        """Bytes of an unfinished body that the budget was charged for."""
-        self._seen = 0
-        """Bytes of an unfinished head or trailers that came in earlier reads."""
+        self._unfinished = Unfinished(policy)
         self._is_large_read = False
-        self._incomplete_since = 0.0
         self._idle_since = self.loop.time()
-        self._write_paused_since: float | None = None
+        self._write_paused_since = 0.0
         self._has_offer = False
         """Whether the head just parsed offers another protocol."""
         self._refusal: GatewayError | None = None
@@ -101,16 +93,8 @@ class GatewayConnection(HttpToolsProtocol):
         """The class for uvicorn's `http` option."""
         return type("BoundConnection", (cls,), {"policy": policy})
 
-    # Called by the transport
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
-        super().connection_made(transport)
-        self.policy.connections.add(self)
-
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waited for is abandoned."""
-        self.policy.connections.discard(self)
         for cycle in (self._running, *(queued for queued, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -118,7 +102,7 @@ class GatewayConnection(HttpToolsProtocol):
                 if isinstance(cycle, ConnectionExchange):
                     self._endpoint.abandon(cycle)
         self.pipeline.clear()
-        self._release()
+        self._unfinished.end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes, offers: int = _MAX_OFFERS) -> None:
@@ -135,18 +119,17 @@ class GatewayConnection(HttpToolsProtocol):
                 rest = data[upgrade.args[0] :]
                 self.data_received(self._head_without_offer() + rest, offers - 1)
             else:  # CONNECT, or a flood
-                text = "The connection cannot be used for another protocol."
-                self.refuse(MalformedRequest(text))
+                self.refuse(MalformedRequest("This connection is for HTTP/1.1 only."))
             return
         except httptools.HttpParserError as error:
             self.refuse(MalformedRequest(f"This is not a valid HTTP request: {error}"))
             return
         if self._part:
-            self._note_incomplete(len(data))
-        elif self._incomplete_since:
-            self._incomplete_since = 0.0
-            self._seen = 0
-            self._release()
+            head = None if self._part == _BODY else (self.url, self.headers)
+            if refusal := self._unfinished.add(len(data), head, self.loop.time()):
+                self.refuse(refusal)
+        elif self._unfinished.since:
+            self._unfinished.end()
 
     def pause_writing(self) -> None:
         """The client reads too slowly: it does not get to ask for more."""
@@ -157,7 +140,7 @@ class GatewayConnection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client has caught up: go on with what it sent meanwhile."""
         super().resume_writing()
-        self._write_paused_since = None
+        self._write_paused_since = 0.0
         self._go_on()
 
     # Called by the parser
@@ -176,13 +159,13 @@ class GatewayConnection(HttpToolsProtocol):
         """A chunk begins: its bytes or, after the last one, trailers, which are dropped."""
         self.headers = []
         self._part = _TRAILERS
-        self._seen = 0
+        self._unfinished.head_bytes = 0
 
     def on_headers_complete(self) -> None:
         """The head ends: the request goes to inference, or to the application."""
         self._part = _BODY
-        if self._seen or self._is_large_read:
-            self._seen = 0
+        if self._unfinished.head_bytes or self._is_large_read:
+            self._unfinished.head_bytes = 0
             if head_size(self.url, self.headers) > self._max_head:
                 self._reject(self.policy.head_too_large())
         headers = self.headers
@@ -191,15 +174,14 @@ class GatewayConnection(HttpToolsProtocol):
             error := contradiction(headers, self.parser.get_http_version())
         ):
             self._reject(error)
-        if len(self.pipeline) >= _MAX_PIPELINED:
-            text = f"{_MAX_PIPELINED} requests wait on this connection already."
-            self._reject(Overloaded(text))
+        if self.pipeline and len(self.pipeline) >= _MAX_PIPELINED:
+            self._reject(Overloaded("Too many requests wait on this connection already."))
         parser = self.parser
         route = self._routes[self.url]
         if (
             route is None
-            or not _FOR_APPLICATION.isdisjoint(fields)
             or parser.get_method() != b"POST"
+            or not _FOR_APPLICATION.isdisjoint(fields)
         ):
             # HTTP/2 over cleartext, which Java's client offers with every first request: RFC 9110
             # lets a server answer as if that was not there, but the parser stops at it.
@@ -212,9 +194,7 @@ class GatewayConnection(HttpToolsProtocol):
             b"connection" not in fields or parser.get_http_version() == "1.1"
         )
         exchange = ConnectionExchange(self._endpoint, route, headers, fields)
-        exchange.connection = self
-        exchange.keep_alive = keep_alive
-        exchange.more_body = True
+        exchange.connection, exchange.keep_alive, exchange.more_body = self, keep_alive, True
         exchange.disconnected = exchange.response_complete = False
         earlier, self.cycle = self.cycle, exchange
         self._at_once += 1
@@ -266,24 +246,23 @@ class GatewayConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A response was written: go on with the next request."""
         self._idle_since = self.loop.time()
-        if not self.flow.write_paused and not self.transport.is_closing():
+        if self.pipeline or self.flow.read_paused:
             self._go_on()
 
     def enforce_timeouts(self, now: float) -> None:
         """End the connection when it is overdue."""
-        policy = self.policy
         if self._refusal is not None:
             return
-        if self._write_paused_since is not None:
-            if now - self._write_paused_since > policy.body_seconds:
+        limits, cycle = self.policy.settings, self.cycle
+        if self._write_paused_since:
+            if now - self._write_paused_since > limits.body_seconds:
                 self.transport.abort()
         elif self._part:
-            waited = now - self._incomplete_since
-            if error := policy.timeout(waited, in_head=self._part == _HEAD):
+            if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):
                 self.refuse(error)
-        elif (
-            self.cycle is None or self.cycle.response_complete
-        ) and now - self._idle_since > policy.keep_alive_seconds:
+        elif (cycle is None or cycle.response_complete) and (
+            now - self._idle_since > limits.keep_alive_seconds
+        ):
             self.transport.close()
 
     def refuse(self, error: GatewayError) -> None:
@@ -295,18 +274,18 @@ class GatewayConnection(HttpToolsProtocol):
         if self._refusal is not None:
             return
         self._refusal = error
-        self._release()
+        self._unfinished.end()
         cycle = self.cycle
         received = cycle if cycle is not None and cycle.more_body else None
         if self.pipeline and received is not None:
             self.pipeline.popleft()
         last: Any = self.pipeline[0][0] if self.pipeline else self._running
-        if received is not None and received is last and received.response_started:
-            self.transport.close()  # this very request has its answer
-        elif last is None or last is received or last.response_complete:
-            self._write_refusal(error)
-        else:
+        if last is not None and last is not received and not last.response_complete:
             last.keep_alive = False
+        elif received is not None and received is last and received.response_started:
+            self.transport.close()  # this very request has its answer
+        else:
+            self._write_refusal(error)
 
     def _write_refusal(self, error: GatewayError) -> None:
         cycle, route = self.cycle, None
@@ -314,7 +293,7 @@ class GatewayConnection(HttpToolsProtocol):
             cycle.disconnected = cycle.response_complete = True
             cycle.message_event.set()
             cycle.body = b""
-            route = cycle.route if type(cycle) is ConnectionExchange else None
+            route = getattr(cycle, "route", None)
         headers, body = self._endpoint.describe_refusal(error, route)
         self.transport.write(
             b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
@@ -340,29 +319,25 @@ class GatewayConnection(HttpToolsProtocol):
             self._running = self.cycle
 
     def _go_on(self) -> None:
+        if self.flow.write_paused or self.transport.is_closing():
+            return
         if self.pipeline:
             self.loop.call_soon(self._start_queued)
-        elif self.flow.read_paused:
+        else:
             self.flow.resume_reading()
 
     def _start_queued(self) -> None:
-        running = self._running
-        if (
-            not self.pipeline
-            or self.flow.write_paused
-            or self.transport.is_closing()
-            or not (running is None or running.response_complete)
-        ):
+        if not self.pipeline or self.flow.write_paused or self.transport.is_closing():
             return
-        cycle: Any
-        cycle, app = self.pipeline.pop()
-        self._running = cycle
+        if self._running is not None and not self._running.response_complete:
+            return
+        self._running, app = self.pipeline.pop()
         if not self.pipeline:
             self.flow.resume_reading()
-        if type(cycle) is not ConnectionExchange:
-            self._start_asgi_task(cycle, app)
-        elif not cycle.more_body:
-            self._endpoint.start(cycle)
+        if type(self._running) is not ConnectionExchange:
+            self._start_asgi_task(self._running, app)
+        elif not self._running.more_body:
+            self._endpoint.start(self._running)
 
     def _head_without_offer(self) -> bytes:
         self._has_offer = False
@@ -372,21 +347,3 @@ class GatewayConnection(HttpToolsProtocol):
         return head_without_offer(
             parser.get_method(), self.url, parser.get_http_version(), self.headers
         )
-
-    def _note_incomplete(self, size: int) -> None:
-        """Account for a message that is not complete at the end of a read of `size` bytes."""
-        if not self._incomplete_since:
-            self._incomplete_since = self.loop.time()
-        if self._part != _BODY:
-            # Where the head began in this read, its other bytes belong to something else.
-            self._seen += size if self._seen else head_size(self.url, self.headers)
-            if self._seen > self._max_head:
-                self.refuse(self.policy.head_too_large())
-        elif self.policy.budget.take(size):
-            self._held += size
-        else:
-            self.refuse(self.policy.too_many_bytes())
-
-    def _release(self) -> None:
-        self.policy.budget.release(self._held)
-        self._held = 0

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Any, Final
 
 from serving_gateway.batching import ByteBudget
-from serving_gateway.errors import HeadTooLarge, Overloaded, RequestTimeout, TooLarge
+from serving_gateway.errors import GatewayError, HeadTooLarge, Overloaded, RequestTimeout, TooLarge
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
+from serving_gateway.http.request_head import Head, head_size
 from serving_gateway.settings import Settings
 
 _SWEEP_SECONDS: Final = 1.0
-
-
-class TimedConnection(Protocol):
-    """A connection that is looked at every second."""
-
-    def enforce_timeouts(self, now: float) -> None:
-        """End what is overdue at this time of the event loop."""
 
 
 class ConnectionPolicy:
@@ -32,14 +26,9 @@ class ConnectionPolicy:
     def __init__(self, endpoint: InferenceEndpoint, settings: Settings) -> None:
         self.endpoint = endpoint
         self.budget = ByteBudget(settings.max_pending_bytes)
-        self.max_head_bytes = settings.max_head_bytes
-        self.max_body_bytes = settings.max_body_bytes
-        self.head_seconds = settings.head_seconds
-        self.body_seconds = settings.body_seconds
-        """For receiving a request, and for a client to take a response."""
-        self.keep_alive_seconds = settings.keep_alive_seconds
+        self.settings = settings
         self.linger_seconds = 5.0
-        self.connections: set[TimedConnection] = set()
+        self.connections: set[Any] = set()
 
     async def sweep(self) -> None:
         """End what is overdue, until cancelled: one coarse timer for all connections."""
@@ -52,25 +41,63 @@ class ConnectionPolicy:
     def head_too_large(self) -> HeadTooLarge:
         """The refusal of a head over its limit."""
         return HeadTooLarge(
-            f"The target and headers of the request are over {self.max_head_bytes} bytes, the "
-            "most taken."
+            f"The target and headers are over {self.settings.max_head_bytes} bytes, the most taken."
         )
 
     def body_too_large(self) -> TooLarge:
         """The refusal of a body over its limit."""
-        return TooLarge(f"The body is over {self.max_body_bytes} bytes, the most that is taken.")
+        return TooLarge(
+            f"The body is over {self.settings.max_body_bytes} bytes, the most that is taken."
+        )
 
-    def too_many_bytes(self) -> Overloaded:
-        """The refusal of a body that the budget has no room for."""
+
+class Unfinished:
+    """What a connection has received of messages that are not complete.
+
+    Attributes:
+        since: time of the event loop at which the oldest of it came; 0 when all are complete.
+        head_bytes: of a head, or of trailers, in the reads until now.
+    """
+
+    __slots__ = ("_held", "_policy", "head_bytes", "since")
+
+    def __init__(self, policy: ConnectionPolicy) -> None:
+        self._policy = policy
+        self._held = 0
+        self.head_bytes = 0
+        self.since = 0.0
+
+    def add(self, size: int, head: Head | None, now: float) -> GatewayError | None:
+        """Note a read of `size` bytes that ended within a head or, without one, a body."""
+        policy = self._policy
+        self.since = self.since or now
+        if head is not None:
+            # Where the head began in this read, its other bytes belong to something else.
+            self.head_bytes += size if self.head_bytes else head_size(*head)
+            return (
+                policy.head_too_large()
+                if self.head_bytes > policy.settings.max_head_bytes
+                else None
+            )
+        if policy.budget.take(size):
+            self._held += size
+            return None
         return Overloaded(
-            f"Unfinished requests hold {self.budget.held} bytes, as many as they may "
+            f"Unfinished requests hold {policy.budget.held} bytes, as many as they may "
             "(GATEWAY_MAX_PENDING_BYTES). Try again.",
             code="too_many_bytes",
         )
 
-    def timeout(self, seconds: float, *, in_head: bool) -> RequestTimeout | None:
-        """The refusal of a request that has been coming for so long; None within the limit."""
-        part, limit = ("head", self.head_seconds) if in_head else ("body", self.body_seconds)
-        if seconds <= limit:
+    def overdue(self, now: float, *, in_head: bool) -> RequestTimeout | None:
+        """The refusal of a request that takes too long to come; None within the limit."""
+        limits = self._policy.settings
+        part, limit = ("head", limits.head_seconds) if in_head else ("body", limits.body_seconds)
+        if now - self.since <= limit:
             return None
         return RequestTimeout(f"The {part} of the request was not complete within {limit:g} s.")
+
+    def end(self) -> None:
+        """All is complete, or of no use any more."""
+        self._policy.budget.release(self._held)
+        self._held = self.head_bytes = 0
+        self.since = 0.0

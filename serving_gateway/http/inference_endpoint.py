@@ -18,7 +18,7 @@ from serving_gateway.batching import BatchItem
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import GatewayError, MalformedRequest
 from serving_gateway.http.bodies import check_json
-from serving_gateway.http.raw import BUG, RequestIds, error_body, log_request
+from serving_gateway.http.raw import BUG, Header, RequestIds, error_body, log_request
 from serving_gateway.http.security import Access
 from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.readiness import Lifecycle
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Fields = dict[bytes, bytes]
+"""Headers by lower-case name."""
+
 _PREDICT: Final = re.compile(rb"(?:/models/([A-Za-z0-9_-]+))?/predict")
 _INFER: Final = re.compile(
     rb"/v2/models/([A-Za-z0-9_.-]+)(?:/versions/([0-9]{1,18}))?/infer/?",
@@ -42,8 +45,7 @@ _TRACEPARENT: Final = re.compile(
 _ROUTES_KEPT: Final = 4096
 _COMPRESSED_FROM: Final = 16_384
 """Bytes from which a response is compressed for a client that asks for it."""
-_COMPRESSION: Final = 1
-"""The fastest: 1 MB in about 10 ms."""
+_COMPRESSION: Final = 1  # the fastest: 1 MB in about 10 ms
 _JSON: Final = b"content-type: application/json\r\n"
 
 
@@ -91,11 +93,7 @@ class HttpExchange:
     )
 
     def __init__(
-        self,
-        endpoint: InferenceEndpoint,
-        route: Route,
-        headers: list[tuple[bytes, bytes]],
-        fields: dict[bytes, bytes],
+        self, endpoint: InferenceEndpoint, route: Route, headers: list[Header], fields: Fields
     ) -> None:
         self.endpoint = endpoint
         self.route = route
@@ -209,13 +207,8 @@ class InferenceEndpoint:
             request.started = perf_counter()
         try:
             self.submit(request)
-        except GatewayError as error:
+        except Exception as error:
             self.fail(request, error)
-        except Exception as bug:
-            self._bugs.log(
-                type(bug).__name__, exception=bug, request_id=request.request_id.decode()
-            )
-            self.fail(request, GatewayError(BUG))
 
     def abandon(self, request: HttpExchange) -> None:
         """Forget a request whose client has left."""
@@ -246,15 +239,17 @@ class InferenceEndpoint:
             seconds = perf_counter() - request.started
             log_request("POST", request.route.template, status, request.request_id, seconds)
 
-    def fail(self, request: HttpExchange, error: GatewayError) -> None:
+    def fail(self, request: HttpExchange, error: Exception) -> None:
         """Write an error."""
+        request_id = request.request_id.decode()
+        if not isinstance(error, GatewayError):
+            self._bugs.log(type(error).__name__, exception=error, request_id=request_id)
+            error = GatewayError(BUG)
         # A caller's mistake says nothing about the state; what cannot be done now does.
         still = None
         if error.status >= 500:
             still = self._hosting.still_served(request.route.model_name)
-            self._unanswered.log(
-                error.code, request_id=request.request_id.decode(), reason=error.message
-            )
+            self._unanswered.log(error.code, request_id=request_id, reason=error.message)
         body, headers = error_body(error, request.request_id, still)
         self.finish(request, error.status, _lines(headers), body)
 
@@ -319,10 +314,10 @@ class InferenceEndpoint:
         return traceparent
 
 
-def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+def _lines(headers: list[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % one for one in headers])
 
 
-def _accepts_gzip(fields: dict[bytes, bytes]) -> bool:
+def _accepts_gzip(fields: Fields) -> bool:
     accepted = fields.get(b"accept-encoding", b"").lower()
     return b"gzip" in accepted and b"gzip;q=0" not in accepted

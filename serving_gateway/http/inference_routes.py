@@ -192,13 +192,7 @@ async def _named_version(version: str) -> int:
 
 
 def _relayed(answer: TritonResponse) -> Response:
-    """Triton's description.
-
-    Raises:
-        InferenceRefused: Triton refused the request.
-        NotFound: Triton has it behind a key, which the gateway does not have.
-        BadUpstreamAnswer: Triton failed.
-    """
+    """Triton's description; its errors are raised as the gateway's."""
     if answer.status == 400:
         raise InferenceRefused(error_text(answer.body), upstream_status=400)
     if answer.status in {401, 403}:

@@ -27,6 +27,8 @@ from serving_gateway.http.descriptions import Responses
 from serving_gateway.http.routes import Caller, guarded_router, open_router
 from serving_gateway.http.security import Access, Need
 
+NameOf = Callable[..., Awaitable[str]]
+"""A dependency: the name of the model that a request is about."""
 Force = Annotated[
     bool, Query(description="Do it although A answered clients within the last minute.")
 ]
@@ -47,27 +49,23 @@ def model_routers(hosting: Hosting, access: Access, max_body: int) -> Iterator[A
     async def named(model: str) -> str:
         return model
 
-    yield _ready_router(hosting)
+    ready = open_router("health", responses=_NOT_READY)
+    _add_readiness(ready, hosting)
+    yield ready
     for prefix, name_of in (("", default), ("/models/{model}", named)):
-        yield _health_router(hosting, prefix, name_of)
-        yield _status_router(hosting, access, prefix, name_of)
-        yield _shadow_router(hosting, access, prefix, name_of)
+        health = open_router("health", prefix)
+        status = guarded_router(access, Need.STATUS, "state", prefix)
+        shadow = guarded_router(access, Need.CLIENT_DATA, "state", prefix)
         control = guarded_router(access, Need.CONTROL, "control", prefix, max_body=max_body)
+        _add_reads(health, status, shadow, hosting, name_of)
         _add_changes(control, hosting, name_of)
         _add_removals(control, hosting, name_of)
-        yield control
+        yield from (health, status, shadow, control)
 
 
-NameOf = Callable[..., Awaitable[str]]
-"""A dependency: the name of the model that a request is about."""
-
-
-def _ready_router(hosting: Hosting) -> APIRouter:
-    router = open_router("health", responses=_NOT_READY)
-
+def _add_readiness(router: APIRouter, hosting: Hosting) -> None:
     def answer(status: ReadyStatus, response: Response) -> ReadyStatus:
-        if status.reasons:
-            response.status_code = 503
+        response.status_code = 503 if status.reasons else 200
         return status
 
     @router.get("/ready")
@@ -80,44 +78,34 @@ def _ready_router(hosting: Hosting) -> APIRouter:
         """Whether this replica can answer for one model: A's version is confirmed READY."""
         return answer(hosting.plane(model).status.ready(), response)
 
-    return router
 
+def _add_reads(
+    health_router: APIRouter,
+    status_router: APIRouter,
+    shadow_router: APIRouter,
+    hosting: Hosting,
+    name_of: NameOf,
+) -> None:
+    Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
 
-def _health_router(hosting: Hosting, prefix: str, name_of: NameOf) -> APIRouter:
-    router = open_router("health", prefix)
-
-    @router.get("/health")
-    async def health(model: Annotated[str, Depends(name_of)]) -> HealthStatus:
+    @health_router.get("/health")
+    async def health(model: Model) -> HealthStatus:
         """Whether the process lives; always 200 while it does."""
         return hosting.plane(model).status.health()
 
-    return router
-
-
-def _status_router(hosting: Hosting, access: Access, prefix: str, name_of: NameOf) -> APIRouter:
-    router = guarded_router(access, Need.STATUS, "state", prefix)
-
-    @router.get("" if prefix else "/models")
-    async def models(model: Annotated[str, Depends(name_of)]) -> ModelStatus:
+    @status_router.get("" if status_router.prefix else "/models")
+    async def models(model: Model) -> ModelStatus:
         """What Triton serves of the model at this moment, and what the gateway routes to."""
         return await hosting.plane(model).status.models()
 
-    return router
-
-
-def _shadow_router(hosting: Hosting, access: Access, prefix: str, name_of: NameOf) -> APIRouter:
-    router = guarded_router(access, Need.CLIENT_DATA, "state", prefix)
-
-    @router.get("/shadow")
-    async def shadow(request: Request, model: Annotated[str, Depends(name_of)]) -> ShadowReport:
+    @shadow_router.get("/shadow")
+    async def shadow(request: Request, model: Model) -> ShadowReport:
         """How B's answers to mirrored requests compare with A's, on this replica.
 
         Examples are clients' rows: only callers with a control token see them.
         """
         may_change = request.state.token_name is not None
         return hosting.plane(model).status.shadow(examples=may_change)
-
-    return router
 
 
 def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from serving_gateway.errors import MalformedRequest
+from serving_gateway.http.raw import Header
 
-Header = tuple[bytes, bytes]
-"""Lower-case name, and value."""
+Head = tuple[bytes, Sequence[Header]]
+"""Target and headers."""
 
 _ONCE: Final = (b"authorization", b"content-length", b"content-type", b"host")
 """Headers that two readers would understand differently when they came twice."""

@@ -57,12 +57,7 @@ def guarded_router(
 ) -> APIRouter:
     """A router of JSON for requests that bring what they need, before any body is read.
 
-    Args:
-        access: checks that.
-        need: what is checked.
-        tag: of the routes.
-        prefix: of the paths.
-        max_body: most bytes of a body; 0 for routes without one.
+    A body has at most `max_body` bytes; 0 is for routes without one.
     """
     is_control = need is Need.CONTROL
 
