@@ -21,11 +21,11 @@ from serving_gateway.control.status import StatusReporter
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.http.app import build
-from serving_gateway.http.connection import ConnectionPolicy
-from serving_gateway.http.control_token import configured_tokens, ensure_token
+from serving_gateway.http.connection_policy import ConnectionPolicy
+from serving_gateway.http.control_token import ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.middleware import RequestObserver
-from serving_gateway.http.security import Access, SourceRules
+from serving_gateway.http.security import Access
 from serving_gateway.http.server import begin_lame_duck_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
@@ -74,26 +74,14 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
     """
     replica = _Replica(settings)
     metrics, lifecycle, hosting = replica.metrics, replica.lifecycle, replica.hosting
-    tokens = configured_tokens(settings)
-    sources = SourceRules(settings.host, settings.allowed_hosts, settings.cors_origins)
-    access = Access(tokens, settings.api_keys, sources)
-    endpoint = InferenceEndpoint(
-        settings, hosting, lifecycle, access.data, metrics, replica.tracing
-    )
-    connections = ConnectionPolicy(
-        endpoint,
-        ByteBudget(settings.max_pending_bytes),
-        max_head_bytes=settings.max_head_bytes,
-        max_body_bytes=settings.max_body_bytes,
-        head_seconds=settings.head_seconds,
-        body_seconds=settings.body_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-    )
+    access = Access(settings)
+    endpoint = InferenceEndpoint(settings, hosting, lifecycle, access, metrics, replica.tracing)
+    connections = ConnectionPolicy(endpoint, settings)
     app = build(settings, hosting, metrics, access, endpoint)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        ensure_token(settings, tokens)
+        ensure_token(settings, access)
         await replica.start()
         replica.supervisor.start("connections", connections.sweep)
         if own_signals:

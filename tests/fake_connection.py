@@ -8,15 +8,14 @@ from types import SimpleNamespace
 from typing import Any, Self, cast
 
 import httptools
+from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from serving_gateway.batching import ByteBudget
-from serving_gateway.http.connection import ConnectionPolicy, GatewayConnection
-from serving_gateway.http.control_token import configured_tokens
+from serving_gateway.http.connection import GatewayConnection
+from serving_gateway.http.connection_policy import ConnectionPolicy
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
-from serving_gateway.http.raw import Receive, Scope, Send
-from serving_gateway.http.security import DataGuard
+from serving_gateway.http.security import Access
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.telemetry.metrics import Metrics
 from tests.played_triton import PlayedPlane
@@ -142,23 +141,17 @@ class FakeServer:
             plane.settings,
             cast(Any, hosting),
             self.lifecycle,
-            DataGuard(plane.settings.api_keys, configured_tokens(plane.settings)),
+            Access(plane.settings),
             self.metrics,
         )
-        given = {
-            "max_head_bytes": 16_384,
-            "max_body_bytes": 2**20,
-            "bytes": 2**26,
-            "linger_seconds": 0.2,
-            **limits,
-        }
-        self.policy = ConnectionPolicy(self.endpoint, ByteBudget(given.pop("bytes")), **given)
+        self.policy = ConnectionPolicy(self.endpoint, plane.settings.model_copy(update=limits))
+        self.policy.linger_seconds = 0.2
         self.state = ServerState()
         self._config = Config(
             cast(Any, application), loop="asyncio", ws="none", log_config=None, access_log=False
         )
         self._config.load()
-        self._class = self.policy.connection_class()
+        self._class = GatewayConnection.under(self.policy)
 
     def connect(self) -> FakeClient:
         """A new connection."""

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from serving_gateway.http.connection import GatewayConnection
 from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
 from tests.servers import LOOPBACK, free_port
@@ -72,7 +73,7 @@ async def run_in_process(home: Path, **settings: Any) -> AsyncIterator[InProcess
             gateway.app,
             host=LOOPBACK,
             port=port,
-            http=gateway.connections.connection_class(),
+            http=GatewayConnection.under(gateway.connections),
             loop="asyncio",
             ws="none",
             lifespan="on",

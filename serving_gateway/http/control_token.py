@@ -7,29 +7,18 @@ import logging
 import os
 import secrets
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
 
-from serving_gateway.http.security import ControlTokens
+from serving_gateway.http.security import DEFAULT_NAME, Access
 from serving_gateway.settings import MIN_KEY_LENGTH, Settings
 
 log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "control-token"
-DEFAULT_NAME: Final = "default"
-"""Name of the token that is configured or generated without one."""
 
 
-def configured_tokens(settings: Settings) -> ControlTokens:
-    """The tokens that the settings name."""
-    tokens = ControlTokens()
-    if settings.control_token is not None:
-        tokens.add(DEFAULT_NAME, settings.control_token.get_secret_value())
-    for name, token in settings.control_tokens:
-        tokens.add(name, token.get_secret_value())
-    return tokens
-
-
-def ensure_token(settings: Settings, tokens: ControlTokens) -> None:
+def ensure_token(settings: Settings, access: Access) -> None:
     """Generate a token where the settings name none, and log where it lies.
 
     A directory that cannot be written leaves the control endpoints closed; predictions are
@@ -38,19 +27,18 @@ def ensure_token(settings: Settings, tokens: ControlTokens) -> None:
     if settings.control_token is not None or settings.control_tokens:
         return
     path = settings.state_dir / FILE_NAME
+    file = {"file": str(path.absolute())}
     try:
-        tokens.add(DEFAULT_NAME, read_or_create(path))
+        access.add_token(DEFAULT_NAME, read_or_create(path))
     except (OSError, ValueError) as error:
         log.error(  # noqa: TRY400 -- the cause is in the message
             "no control token: control endpoints refuse every call until GATEWAY_CONTROL_TOKEN "
             "is set or the file can be used; predictions are answered",
-            extra={"file": str(path.absolute()), "reason": str(error)},
+            extra={**file, "reason": str(error)},
         )
-        return
-    log.warning(
-        "GATEWAY_CONTROL_TOKEN is not set; the control token is in a file",
-        extra={"file": str(path.absolute())},
-    )
+    else:
+        text = "GATEWAY_CONTROL_TOKEN is not set; the control token is in a file"
+        log.warning(text, extra=file)
 
 
 def read_or_create(path: Path) -> str:
@@ -64,19 +52,13 @@ def read_or_create(path: Path) -> str:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        staged = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(
-                os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
-            ) as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with NamedTemporaryFile("w", dir=path.parent) as staged:  # of mode 0600
+            staged.write(secrets.token_urlsafe(32) + "\n")
+            staged.flush()
+            os.fsync(staged.fileno())
             # A link, unlike a rename, fails where another process was first.
             with contextlib.suppress(FileExistsError):
-                path.hardlink_to(staged)
-        finally:
-            staged.unlink(missing_ok=True)
+                path.hardlink_to(staged.name)
     token = path.read_text(encoding="utf-8").strip()
     if len(token) < MIN_KEY_LENGTH:
         raise ValueError(f"{path} holds {len(token)} characters; it needs {MIN_KEY_LENGTH}")

@@ -9,6 +9,8 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from serving_gateway.contract import ErrorResponse
 
+Responses = dict[int | str, dict[str, Any]]
+
 CONTROL_TOKEN: Final = Security(
     HTTPBearer(
         scheme_name="control",
@@ -43,31 +45,16 @@ ERRORS: Final = {
     503: "Not available now; `Retry-After` says when to ask again.",
     504: "Triton did not answer in time.",
 }
-_ALWAYS: Final = (400, 401, 403, 405, 422, 431, 500)
-READ_ERRORS: Final = (*_ALWAYS, 404, 502, 503, 504)
-CHANGE_ERRORS: Final = (*READ_ERRORS, 409, 413, 415)
-PREDICT_ERRORS: Final = (*READ_ERRORS, 413, 415)
+READ_ERRORS: Final = (400, 401, 403, 404, 405, 422, 431, 500, 502, 503, 504)
 
-BINARY: Final[dict[str, Any]] = {
-    "application/octet-stream": {
-        "schema": {"type": "string", "format": "binary"},
-    }
+BINARY: Final = {
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
 }
 """The JSON part followed by tensors, as Inference-Header-Content-Length says."""
 
 
-def errors_of_text(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of a route whose success is not JSON."""
+def errors(*statuses: int, of_text: bool = False) -> Responses:
+    """The error responses of a route; `of_text` where its success is not JSON."""
     schema = {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}
-    return {
-        status: {"description": ERRORS[status], "content": {"application/json": schema}}
-        for status in sorted(statuses)
-    }
-
-
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of a route."""
-    return {
-        status: {"description": ERRORS[status], "model": ErrorResponse}
-        for status in sorted(statuses)
-    }
+    body = {"content": {"application/json": schema}} if of_text else {"model": ErrorResponse}
+    return {status: {"description": ERRORS[status], **body} for status in sorted(statuses)}

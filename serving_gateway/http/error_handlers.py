@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Final
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -21,50 +21,25 @@ from serving_gateway.errors import (
     NotFound,
     printable,
 )
-from serving_gateway.http.bodies import decode_error
-from serving_gateway.http.raw import error_body
-from serving_gateway.http.security import DataGuard
+from serving_gateway.http.raw import BUG, error_body
+from serving_gateway.http.security import Access
+from serving_gateway.inference.bodies import invalid_body
 from serving_gateway.telemetry.logs import RepeatedWarning
 
 log = logging.getLogger(__name__)
 
-_BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
 
-
-def translate(request: Request, error: Exception) -> GatewayError:
-    """The gateway's error for any exception of an endpoint or of the framework."""
-    if isinstance(error, GatewayError):
-        return error
-    if isinstance(error, RequestValidationError):
-        return _invalid_request(error)
-    path = printable(request.url.path, 200)
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        method = printable(request.method, 50)
-        return MethodNotAllowed(
-            f"{path} does not have the method {method}.", allow=", ".join(_methods(request))
-        )
-    if isinstance(error, HTTPException) and error.status_code == 404:
-        return NotFound(f"There is no {path}; /docs lists what there is.")
-    return GatewayError(_BUG)
-
-
-def handle_errors(app: FastAPI, hosting: Hosting, guard: DataGuard) -> None:
-    """Answer every exception of the application.
-
-    Args:
-        app: gets the handlers.
-        hosting: tells what is still served.
-        guard: who may know that.
-    """
+def handle_errors(app: FastAPI, hosting: Hosting, access: Access) -> None:
+    """Answer every exception of the application."""
     unanswered = RepeatedWarning(log, "a request was not answered")
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, ClientGone):
             return Response(status_code=499)  # for the metrics: there is no client to read it
-        translated = translate(request, error)
+        translated = _translate(request, error)
         request_id: bytes = request.scope["request_id"]
         tags = getattr(request.scope.get("route"), "tags", ())
-        still, knows = None, guard.admits(request.headers.raw)
+        still, knows = None, access.has_key(request.headers.raw)
         if not knows and translated.code == "unknown_model":
             translated = NotFound("The gateway does not host that model.", code="unknown_model")
         # A mistake in a prediction tells nothing about the state; what cannot be done now does.
@@ -85,6 +60,22 @@ def handle_errors(app: FastAPI, hosting: Hosting, guard: DataGuard) -> None:
         app.add_exception_handler(kind, answer)
 
 
+def _translate(request: Request, error: Exception) -> GatewayError:
+    """The gateway's error for any exception of an endpoint or of the framework."""
+    if isinstance(error, GatewayError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid_request(error)
+    path = printable(request.url.path, 200)
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        text = f"{path} does not have the method {printable(request.method, 50)}."
+        return MethodNotAllowed(text, allow=", ".join(_methods(request)))
+    if status == 404:
+        return NotFound(f"There is no {path}; /docs lists what there is.")
+    return GatewayError(BUG)
+
+
 def _methods(request: Request) -> Iterator[str]:
     """The methods that the path of a request has."""
     for method in ("GET", "POST", "PUT", "DELETE"):
@@ -98,11 +89,15 @@ def _methods(request: Request) -> Iterator[str]:
 def _invalid_request(error: RequestValidationError) -> GatewayError:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    if first["type"] == "missing" and not place:
+    is_missing = first["type"] == "missing"
+    if is_missing and not place:
         return MalformedRequest("The body is empty; this endpoint needs one, as JSON.")
-    found: BaseException | None = first.get("ctx", {}).get("error")
-    decoded = None if found is None else decode_error(found.__cause__)
-    if decoded is not None:
-        return decoded
-    code = "missing_field" if first["type"] == "missing" else "wrong_type"
+    cause = getattr(first.get("ctx", {}).get("error"), "__cause__", None)
+    if isinstance(cause, msgspec.ValidationError):
+        return invalid_body(cause)
+    if isinstance(cause, msgspec.DecodeError | UnicodeDecodeError):
+        return MalformedRequest(f"The body is not valid JSON: {cause}.")
+    if isinstance(cause, RecursionError):
+        return MalformedRequest("The body is nested too deeply.")
+    code = "missing_field" if is_missing else "wrong_type"
     return InvalidInput(f"{place}: {first['msg']}.", field=place or None, code=code)

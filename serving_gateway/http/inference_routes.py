@@ -6,6 +6,7 @@ from importlib.metadata import version as version_of_package
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from pydantic import PlainValidator
 
 from serving_gateway.contract import (
     EffectiveModelMetadata,
@@ -18,23 +19,11 @@ from serving_gateway.contract import (
     ServerMetadata,
 )
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.errors import (
-    BadUpstreamAnswer,
-    InferenceRefused,
-    NotFound,
-)
-from serving_gateway.http.bodies import EncodedAs
-from serving_gateway.http.descriptions import (
-    API_KEY,
-    BINARY,
-    KEY_IS_OPTIONAL,
-    PREDICT_ERRORS,
-    READ_ERRORS,
-    errors,
-)
+from serving_gateway.errors import BadUpstreamAnswer, InferenceRefused, NotFound
+from serving_gateway.http.descriptions import BINARY
 from serving_gateway.http.inference_endpoint import AwaitedExchange, InferenceEndpoint
-from serving_gateway.http.routes import StructResponse, route_class
-from serving_gateway.http.security import Access
+from serving_gateway.http.routes import guarded_router, open_router
+from serving_gateway.http.security import Access, Need
 from serving_gateway.inference.open_inference import EXTENSIONS, NAME
 from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.protocol import error_text
@@ -45,9 +34,16 @@ _ROWS: Final[dict[str, Any]] = {
     "rows": {"value": {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "customer-17"}}
 }
 PredictBody = Annotated[
-    bytes, EncodedAs(PredictRequest), Body(media_type="application/json", openapi_examples=_ROWS)
+    bytes,
+    PlainValidator(bytes, json_schema_input_type=PredictRequest),
+    Body(media_type="application/json", openapi_examples=_ROWS),
 ]
-InferBody = Annotated[bytes, EncodedAs(InferenceRequest), Body(media_type="application/json")]
+"""The body as it came, which the endpoint decodes."""
+InferBody = Annotated[
+    bytes,
+    PlainValidator(bytes, json_schema_input_type=InferenceRequest),
+    Body(media_type="application/json"),
+]
 JsonLength = Annotated[
     str | None,
     Header(
@@ -61,18 +57,27 @@ ClientId = Annotated[
 ]
 
 
-def inference_routes(access: Access, endpoint: InferenceEndpoint, max_body: int) -> APIRouter:
-    """`POST /predict`, `POST /models/{model}/predict` and the inferences of `/v2`."""
-    router = APIRouter(
-        tags=["data"],
-        dependencies=[API_KEY],
-        responses=errors(*PREDICT_ERRORS),
-        route_class=route_class(
-            lambda r: access.admit_prediction(r.headers.raw), max_body, json_only=False
-        ),
-    )
+def inference_routers(
+    hosting: Hosting, access: Access, endpoint: InferenceEndpoint, max_body: int
+) -> tuple[APIRouter, ...]:
+    """Predictions, and all of `/v2`; `max_body` bytes is the largest body."""
+    infer = guarded_router(access, Need.PREDICTION, "data", max_body=max_body)
+    described = guarded_router(access, Need.PREDICTION, "data")
+    # Health and readiness need no key: a prober has none.
+    health = open_router("health", responses={400: {"model": Ready, "description": "Not ready."}})
+    _add_predictions(infer, endpoint)
+    _add_server(health, described, hosting)
+    for path, version_of in (
+        ("/v2/models/{model}", _any_version),
+        ("/v2/models/{model}/versions/{version}", _named_version),
+    ):
+        _add_inference(infer, path, version_of, endpoint)
+        _add_model(health, described, path, version_of, hosting)
+    return infer, health, described
 
-    @router.post("/predict", response_model=PredictResponse, openapi_extra=KEY_IS_OPTIONAL)
+
+def _add_predictions(router: APIRouter, endpoint: InferenceEndpoint) -> None:
+    @router.post("/predict", response_model=PredictResponse)
     async def predict_by_default(request: Request, body: PredictBody) -> Response:
         """Predict by the version of the default model that is effective for the client.
 
@@ -82,26 +87,20 @@ def inference_routes(access: Access, endpoint: InferenceEndpoint, max_body: int)
         """
         return await _answer(endpoint, request, body)
 
-    @router.post(
-        "/models/{model}/predict", response_model=PredictResponse, openapi_extra=KEY_IS_OPTIONAL
-    )
+    @router.post("/models/{model}/predict", response_model=PredictResponse)
     async def predict_by_model(model: str, request: Request, body: PredictBody) -> Response:  # noqa: ARG001 -- described
         """Predict by the version of a model that is effective for the client."""
         return await _answer(endpoint, request, body)
 
-    for path, version_of in _MODEL_PATHS:
-        _add_infer(router, f"{path}/infer", version_of, endpoint)
-    return router
 
-
-def _add_infer(
+def _add_inference(
     router: APIRouter, path: str, version_of: VersionOf, endpoint: InferenceEndpoint
 ) -> None:
     @router.post(
-        path,
+        f"{path}/infer",
         response_model=InferenceResponse,
         responses={200: {"content": BINARY, "description": "The outputs."}},
-        openapi_extra={**KEY_IS_OPTIONAL, "requestBody": {"content": BINARY}},
+        openapi_extra={"requestBody": {"content": BINARY}},
     )
     async def infer(
         model: str,  # noqa: ARG001 -- described
@@ -117,88 +116,63 @@ def _add_infer(
 
 async def _answer(endpoint: InferenceEndpoint, request: Request, body: bytes) -> Response:
     """Answer what the connection did not answer itself, in the same way."""
-    route = endpoint.routes.parse(request.scope["raw_path"].partition(b"?")[0])
+    route = endpoint.routes[request.scope["raw_path"].partition(b"?")[0]]
     if route is None:
         raise NotFound("That is not the name of a model.", code="unknown_model")
-    exchange = AwaitedExchange(endpoint, route, request.headers.raw, body)
-    content, headers = await exchange.answered()
-    return Response(content, headers=headers)
+    headers = request.headers.raw
+    exchange = AwaitedExchange(endpoint, route, headers, dict(headers))
+    lines, content = await exchange.answered(body)
+    response = Response(content)
+    for line in lines.splitlines():
+        name, _, value = line.partition(b": ")
+        response.headers.raw.append((name, value))
+    return response
 
 
-def protocol_routes(hosting: Hosting, access: Access) -> APIRouter:
-    """What `/v2` tells: which server and model this is, and Triton's own descriptions."""
-    router = APIRouter(
-        tags=["data"],
-        dependencies=[API_KEY],
-        responses=errors(*READ_ERRORS),
-        default_response_class=StructResponse,
-        route_class=route_class(lambda r: access.admit_prediction(r.headers.raw), 0),
-    )
+def _add_server(health: APIRouter, described: APIRouter, hosting: Hosting) -> None:
     metadata = ServerMetadata(NAME, _own_version(), EXTENSIONS)
 
-    @router.get("/v2", openapi_extra=KEY_IS_OPTIONAL)
-    async def server_metadata() -> ServerMetadata:
-        """Which server this is, and what it can do beyond the protocol."""
-        return metadata
-
-    for path, version_of in _MODEL_PATHS:
-        _add_descriptions(router, path, version_of, hosting)
-    return router
-
-
-def _add_descriptions(
-    router: APIRouter, path: str, version_of: VersionOf, hosting: Hosting
-) -> None:
-    Version = Annotated[int | None, Depends(version_of)]  # noqa: N806 -- a type
-
-    @router.get(path, openapi_extra=KEY_IS_OPTIONAL)
-    async def model_metadata(model: str, version: Version) -> EffectiveModelMetadata:
-        """What the effective version of a model reads and answers."""
-        return await hosting.answering(model).open_inference.metadata(model, version)
-
-    @router.get(f"{path}/config", response_model=dict[str, Any], openapi_extra=KEY_IS_OPTIONAL)
-    async def config(model: str, version: Version) -> Response:
-        """Triton's configuration of the effective version, as Triton tells it."""
-        return _relayed(await hosting.answering(model).open_inference.ask(model, version, "config"))
-
-    @router.get(f"{path}/stats", response_model=dict[str, Any], openapi_extra=KEY_IS_OPTIONAL)
-    async def stats(model: str, version: Version) -> Response:
-        """Triton's statistics of the effective version, as Triton tells them."""
-        return _relayed(await hosting.answering(model).open_inference.ask(model, version, "stats"))
-
-
-def protocol_health_routes(hosting: Hosting) -> APIRouter:
-    """Health and readiness of `/v2`, which need no key: a prober has none."""
-    not_ready = {"model": Ready, "description": "Not ready."}
-    router = APIRouter(
-        tags=["health"],
-        responses={**errors(*READ_ERRORS), 400: not_ready},
-        default_response_class=StructResponse,
-    )
-
-    @router.get("/v2/health/live")
+    @health.get("/v2/health/live")
     async def live() -> ServerLive:
         """Whether the process lives."""
         return ServerLive()
 
-    @router.get("/v2/health/ready")
+    @health.get("/v2/health/ready")
     async def ready(response: Response) -> Ready:
         """Whether this replica should get traffic."""
         return _ready(not hosting.readiness().reasons, response)
 
-    for path, version_of in _MODEL_PATHS:
-        _add_readiness(router, f"{path}/ready", version_of, hosting)
-    return router
+    @described.get("/v2")
+    async def server_metadata() -> ServerMetadata:
+        """Which server this is, and what it can do beyond the protocol."""
+        return metadata
 
 
-def _add_readiness(router: APIRouter, path: str, version_of: VersionOf, hosting: Hosting) -> None:
-    @router.get(path)
-    async def model_ready(
-        model: str, version: Annotated[int | None, Depends(version_of)], response: Response
-    ) -> Ready:
+def _add_model(
+    health: APIRouter, described: APIRouter, path: str, version_of: VersionOf, hosting: Hosting
+) -> None:
+    Version = Annotated[int | None, Depends(version_of)]  # noqa: N806 -- a type
+
+    @health.get(f"{path}/ready")
+    async def model_ready(model: str, version: Version, response: Response) -> Ready:
         """Whether a model's effective version can answer."""
         target = hosting.answering(model).open_inference.target(model, version)
         return _ready(target.client.ready, response)
+
+    @described.get(path)
+    async def model_metadata(model: str, version: Version) -> EffectiveModelMetadata:
+        """What the effective version of a model reads and answers."""
+        return await hosting.answering(model).open_inference.metadata(model, version)
+
+    @described.get(f"{path}/config", response_model=dict[str, Any])
+    async def config(model: str, version: Version) -> Response:
+        """Triton's configuration of the effective version, as Triton tells it."""
+        return _relayed(await hosting.answering(model).open_inference.ask(model, version, "config"))
+
+    @described.get(f"{path}/stats", response_model=dict[str, Any])
+    async def stats(model: str, version: Version) -> Response:
+        """Triton's statistics of the effective version, as Triton tells them."""
+        return _relayed(await hosting.answering(model).open_inference.ask(model, version, "stats"))
 
 
 def _ready(ready: bool, response: Response) -> Ready:
@@ -217,31 +191,15 @@ async def _named_version(version: str) -> int:
     return int(version)
 
 
-_MODEL_PATHS: Final[tuple[tuple[str, VersionOf], ...]] = (
-    ("/v2/models/{model}", _any_version),
-    ("/v2/models/{model}/versions/{version}", _named_version),
-)
-
-
 def _relayed(answer: TritonResponse) -> Response:
-    """Triton's answer, with the headers that tell how to read it and no others.
-
-    Raises:
-        InferenceRefused: Triton refused the request.
-        NotFound: Triton has it behind a key, which the gateway does not have.
-        BadUpstreamAnswer: Triton failed.
-    """
+    """Triton's description; its errors are raised as the gateway's."""
     if answer.status == 400:
         raise InferenceRefused(error_text(answer.body), upstream_status=400)
     if answer.status in {401, 403}:
         raise NotFound("Triton shows that only with a key, which this gateway does not have.")
     if answer.status != 200:
         raise BadUpstreamAnswer(f"Triton answered {answer.status}: {error_text(answer.body)}")
-    size = answer.inference_header_length
-    if size is None:
-        return Response(answer.body, answer.status, media_type="application/json")
-    headers = {"inference-header-content-length": str(size)}
-    return Response(answer.body, answer.status, headers, "application/octet-stream")
+    return Response(answer.body, media_type="application/json")
 
 
 def _own_version() -> str:

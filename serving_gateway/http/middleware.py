@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving_gateway.errors import GatewayError, NotFound
-from serving_gateway.http.raw import (
-    ASGIApp,
-    Message,
-    Receive,
-    RequestIds,
-    Scope,
-    Send,
-    error_body,
-    header,
-)
-from serving_gateway.http.security import check_one_host
+from serving_gateway.http.raw import RequestIds, header, log_request
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.telemetry.logs import RepeatedWarning
 from serving_gateway.telemetry.metrics import Metrics
@@ -36,12 +25,6 @@ class RequestObserver:
     It also makes three things true of all routes. They are matched by the raw path, so that no
     escape passes a proxy's rule for a path as another one. HEAD is answered as GET is, by a server
     that drops the body. While the process ends, each response closes its connection.
-
-    Args:
-        app: the application.
-        lifecycle: whether the process is about to end.
-        metrics: counts.
-        access_log: whether each request is logged.
     """
 
     def __init__(
@@ -50,7 +33,6 @@ class RequestObserver:
         self.app = app
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._requests = metrics.http_requests
         self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
         self._access_log = access_log
         self._ids = RequestIds()
@@ -77,55 +59,25 @@ class RequestObserver:
         started = perf_counter()
         self._metrics.in_flight += 1
         try:
-            await self._answer(inner, receive, observed)
+            await self.app(inner, receive, observed)
         except Exception as bug:  # the application has answered it
             self._bugs.log(type(bug).__name__, exception=bug, request_id=request_id.decode())
         finally:
             self._metrics.in_flight -= 1
-            self._note(scope["method"], inner, status, perf_counter() - started)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            check_one_host(scope["headers"], scope["http_version"])
-            if "%2f" in scope["path"].lower():
-                raise NotFound("No path of this gateway has an escaped slash.")
-        except GatewayError as error:
-            body, headers = error_body(error, scope["request_id"], None)
-            headers.append((b"content-length", b"%d" % len(body)))
-            await send({"type": "http.response.start", "status": error.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-            return
-        await self.app(scope, receive, send)
-
-    def _note(self, method: str, scope: Scope, status: int, seconds: float) -> None:
-        # Neither invented methods nor invented paths may fill the metrics.
-        known = method if method in _METHODS else "other"
-        template = getattr(scope.get("route"), "path", "other")
-        self._requests.labels(known, template, str(status)).inc()
-        if self._access_log:
-            log.info(
-                "request",
-                extra={
-                    "method": method,
-                    "path": scope["path"],
-                    "status": status,
-                    "request_id": scope["request_id"].decode(),
-                    "seconds": round(seconds, 6),
-                },
-            )
+            # Neither invented methods nor invented paths may fill the metrics.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            template = getattr(inner.get("route"), "path", "other")
+            self._metrics.http_requests.labels(method, template, str(status)).inc()
+            if self._access_log:
+                seconds = perf_counter() - started
+                log_request(scope["method"], inner["path"], status, request_id, seconds)
 
 
-class DataPlaneCors:
-    """Allows pages of the configured origins to ask for predictions, and for nothing else.
+class DataPlaneCors(CORSMiddleware):
+    """Allows pages of the configured origins to ask for predictions, and for nothing else."""
 
-    Args:
-        app: the application.
-        origins: the origins; none by default.
-    """
-
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        self.app = app
-        self._allowing = CORSMiddleware(
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        super().__init__(
             app,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
@@ -135,19 +87,19 @@ class DataPlaneCors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        data = scope["type"] == "http" and is_data_path(scope["path"])
-        await (self._allowing if data else self.app)(scope, receive, send)
+        path = scope.get("path", "")
+        if path.endswith("/predict") or path == "/v2" or path.startswith("/v2/"):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
-def is_data_path(path: str) -> bool:
-    """Whether a path is of the data plane: `/predict` of any model, and `/v2`."""
-    return path.endswith("/predict") or path == "/v2" or path.startswith("/v2/")
-
-
-def _as_routed(scope: Scope, request_id: bytes) -> Scope:
+def _as_routed(scope: Scope, request_id: bytes) -> dict[str, Any]:
     raw = scope.get("raw_path")
     path: str = scope["path"] if raw is None else raw.decode("latin-1")
     if path.startswith("/v2"):
         path = path.rstrip("/")  # clients of the protocol put one there
+    if "%2f" in path.lower():
+        path = f"/{path}"  # no route: no path of this gateway has an escaped slash
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     return {**scope, "path": path, "method": method, "request_id": request_id}

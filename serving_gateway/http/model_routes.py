@@ -4,33 +4,28 @@ They stand twice in the application: unprefixed for the default model, and below
 `/models/{model}` for any.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 
 from serving_gateway.contract import (
     ClearResponse,
     HealthStatus,
+    ModelStatus,
     ReadyStatus,
     ReloadRequest,
     ReloadResponse,
+    RemovalResponse,
     RollbackRequest,
     ShadowReport,
     TrafficRequest,
     TrafficResponse,
 )
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.http.descriptions import (
-    API_KEY,
-    CHANGE_ERRORS,
-    CONTROL_TOKEN,
-    KEY_IS_OPTIONAL,
-    READ_ERRORS,
-    errors,
-)
-from serving_gateway.http.routes import StructResponse, route_class
-from serving_gateway.http.security import Access
+from serving_gateway.http.descriptions import Responses
+from serving_gateway.http.routes import Caller, guarded_router, open_router
+from serving_gateway.http.security import Access, Need
 
 NameOf = Callable[..., Awaitable[str]]
 """A dependency: the name of the model that a request is about."""
@@ -40,84 +35,81 @@ Force = Annotated[
 Reason = Annotated[str | None, Query(description="Why, for the record.", max_length=500)]
 _RELOAD: Final = ReloadRequest()
 _ROLLBACK: Final = RollbackRequest()
-NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
+_NOT_READY: Final[Responses] = {
     503: {"description": "Not ready; `reasons` says why.", "model": ReadyStatus}
 }
 
 
-def health_routes(hosting: Hosting, prefix: str, name_of: NameOf) -> APIRouter:
-    """Health of the model that `name_of` names; it needs no key."""
-    router = APIRouter(
-        prefix=prefix,
-        tags=["health"],
-        responses=errors(*READ_ERRORS),
-        default_response_class=StructResponse,
-    )
+def model_routers(hosting: Hosting, access: Access, max_body: int) -> Iterator[APIRouter]:
+    """All routes of models; `max_body` bytes is the largest body of a change."""
 
-    @router.get("/health")
-    async def health(model: Annotated[str, Depends(name_of)]) -> HealthStatus:
+    async def default() -> str:
+        return hosting.default.model_name
+
+    async def named(model: str) -> str:
+        return model
+
+    ready = open_router("health", responses=_NOT_READY)
+    _add_readiness(ready, hosting)
+    yield ready
+    for prefix, name_of in (("", default), ("/models/{model}", named)):
+        health = open_router("health", prefix)
+        status = guarded_router(access, Need.STATUS, "state", prefix)
+        shadow = guarded_router(access, Need.CLIENT_DATA, "state", prefix)
+        control = guarded_router(access, Need.CONTROL, "control", prefix, max_body=max_body)
+        _add_reads(health, status, shadow, hosting, name_of)
+        _add_changes(control, hosting, name_of)
+        _add_removals(control, hosting, name_of)
+        yield from (health, status, shadow, control)
+
+
+def _add_readiness(router: APIRouter, hosting: Hosting) -> None:
+    def answer(status: ReadyStatus, response: Response) -> ReadyStatus:
+        response.status_code = 503 if status.reasons else 200
+        return status
+
+    @router.get("/ready")
+    async def ready(response: Response) -> ReadyStatus:
+        """Whether this replica should get traffic."""
+        return answer(hosting.readiness(), response)
+
+    @router.get("/models/{model}/ready")
+    async def model_ready(model: str, response: Response) -> ReadyStatus:
+        """Whether this replica can answer for one model: A's version is confirmed READY."""
+        return answer(hosting.plane(model).status.ready(), response)
+
+
+def _add_reads(
+    health_router: APIRouter,
+    status_router: APIRouter,
+    shadow_router: APIRouter,
+    hosting: Hosting,
+    name_of: NameOf,
+) -> None:
+    Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
+
+    @health_router.get("/health")
+    async def health(model: Model) -> HealthStatus:
         """Whether the process lives; always 200 while it does."""
         return hosting.plane(model).status.health()
 
-    return router
+    @status_router.get("" if status_router.prefix else "/models")
+    async def models(model: Model) -> ModelStatus:
+        """What Triton serves of the model at this moment, and what the gateway routes to."""
+        return await hosting.plane(model).status.models()
 
-
-def shadow_routes(hosting: Hosting, access: Access, prefix: str, name_of: NameOf) -> APIRouter:
-    """The comparison of the variants of the model that `name_of` names."""
-    router = APIRouter(
-        prefix=prefix,
-        tags=["state"],
-        dependencies=[API_KEY],
-        responses=errors(*READ_ERRORS),
-        default_response_class=StructResponse,
-        route_class=route_class(lambda r: access.admit_client_data(r.headers.raw), 0),
-    )
-
-    @router.get("/shadow", openapi_extra=KEY_IS_OPTIONAL)
-    async def shadow(request: Request, model: Annotated[str, Depends(name_of)]) -> ShadowReport:
+    @shadow_router.get("/shadow")
+    async def shadow(request: Request, model: Model) -> ShadowReport:
         """How B's answers to mirrored requests compare with A's, on this replica.
 
         Examples are clients' rows: only callers with a control token see them.
         """
-        may_change = access.tokens.name_of(request.headers.raw) is not None
+        may_change = request.state.token_name is not None
         return hosting.plane(model).status.shadow(examples=may_change)
 
-    return router
 
-
-def ready_response(status: ReadyStatus, response: Response) -> ReadyStatus:
-    """Answer 503 where there are reasons not to be ready."""
-    if status.reasons:
-        response.status_code = 503
-    return status
-
-
-def control_routes(
-    hosting: Hosting, access: Access, max_body: int, prefix: str, name_of: NameOf
-) -> APIRouter:
-    """The routes that change what the model that `name_of` names is served by.
-
-    Args:
-        hosting: finds the model.
-        access: who may change it.
-        max_body: largest body in bytes.
-        prefix: of the paths.
-        name_of: names the model of a request.
-    """
-    router = APIRouter(
-        prefix=prefix,
-        tags=["control"],
-        responses=errors(*CHANGE_ERRORS),
-        dependencies=[CONTROL_TOKEN],
-        default_response_class=StructResponse,
-        route_class=route_class(lambda r: access.admit_control(r.headers.raw), max_body),
-    )
-
-    async def caller(request: Request) -> str:
-        return access.tokens.authenticate(request.headers.raw)
-
+def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
     Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
-    Caller = Annotated[str, Depends(caller)]  # noqa: N806 -- a type
 
     @router.post("/variant/{alias}/reload")
     async def reload(
@@ -132,16 +124,7 @@ def control_routes(
         alias: str, model: Model, by: Caller, body: Annotated[RollbackRequest, Body()] = _ROLLBACK
     ) -> ReloadResponse:
         """Move a variant back to the version before, and pin it there."""
-        hosted = hosting.plane(model)
-        return await hosted.control_plane.rollback(alias, body, by)
-
-    @router.delete("/variant/{alias}")
-    async def clear(
-        alias: str, model: Model, by: Caller, force: Force = False, reason: Reason = None
-    ) -> ClearResponse:
-        """Take variant B's version away."""
-        control_plane = hosting.plane(model).control_plane
-        return await control_plane.clear_variant(alias, force=force, by=by, reason=reason)
+        return await hosting.plane(model).control_plane.rollback(alias, body, by)
 
     @router.put("/traffic")
     async def traffic(
@@ -150,4 +133,25 @@ def control_routes(
         """Set what variant B gets of the traffic."""
         return await hosting.plane(model).control_plane.set_traffic(body, by)
 
-    return router
+
+def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
+    @router.delete("/variant/{alias}")
+    async def clear(
+        alias: str,
+        model: Annotated[str, Depends(name_of)],
+        by: Caller,
+        force: Force = False,
+        reason: Reason = None,
+    ) -> ClearResponse:
+        """Take variant B's version away."""
+        control_plane = hosting.plane(model).control_plane
+        return await control_plane.clear_variant(alias, force=force, by=by, reason=reason)
+
+    if router.prefix:
+
+        @router.delete("")
+        async def remove(
+            model: str, by: Caller, force: Force = False, reason: Reason = None
+        ) -> RemovalResponse:
+            """Host a model no longer; its versions stay READY in Triton."""
+            return await hosting.remove(model, force=force, by=by, reason=reason)

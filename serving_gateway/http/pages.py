@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from typing import Final
@@ -12,7 +14,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
 from serving_gateway.errors import NotFound
-from serving_gateway.http.descriptions import READ_ERRORS, errors_of_text
+from serving_gateway.http.descriptions import READ_ERRORS, errors
 
 _INLINE: Final = re.compile(r'<(script|style)(?: type="module")?>(.*?)</\1>', re.DOTALL)
 _DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -23,19 +25,19 @@ _HEADERS: Final = {
 }
 
 
-def page_routes() -> APIRouter:
+def page_router() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
-    router = APIRouter(tags=["state"], responses=errors_of_text(*READ_ERRORS))
-    status, api = _Page("page.html"), _Page("docs.html", own_files=True)
+    router = APIRouter(tags=["state"], responses=errors(*READ_ERRORS, of_text=True))
+    status, api = _page("page.html"), _page("docs.html", "'self'")
 
     @router.get("/", response_class=HTMLResponse)
     async def status_page() -> Response:
         """A page for people: what is in production, live."""
-        return status.response()
+        return status()
 
     @router.get("/docs", include_in_schema=False)
     async def api_page() -> Response:
-        return api.response()
+        return api()
 
     @router.get("/docs/{name}", include_in_schema=False)
     async def api_page_file(name: str) -> Response:
@@ -47,30 +49,17 @@ def page_routes() -> APIRouter:
     return router
 
 
-class _Page:
-    """A page, and a policy that holds the digests of its inline script and style."""
-
-    def __init__(self, name: str, *, own_files: bool = False) -> None:
-        self._text = files("serving_gateway.http").joinpath(name).read_text(encoding="utf-8")
-        allowed: dict[str, list[str]] = {"script": [], "style": []}
-        for kind, content in _INLINE.findall(self._text):
-            digest = b64encode(sha256(content.encode()).digest()).decode()
-            allowed[kind].append(f"'sha256-{digest}'")
-        if own_files:
-            for sources in allowed.values():
-                sources.append("'self'")
-        policy = (
-            "default-src 'none'",
-            f"script-src {' '.join(allowed['script'])}",
-            f"style-src {' '.join(allowed['style'])}",
-            "connect-src 'self'",
-            "img-src data:",  # the empty icon, so that no browser asks for /favicon.ico
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-        self._headers = {**_HEADERS, "content-security-policy": "; ".join(policy)}
-
-    def response(self) -> Response:
-        """The page."""
-        return HTMLResponse(self._text, headers=self._headers)
+def _page(name: str, *own: str) -> Callable[[], Response]:
+    """Makes responses with a page, under a policy that holds the digests of its inline parts."""
+    text = files("serving_gateway.http").joinpath(name).read_text(encoding="utf-8")
+    allowed = {"script": [*own], "style": [*own]}
+    for kind, content in _INLINE.findall(text):
+        digest = b64encode(sha256(content.encode()).digest()).decode()
+        allowed[kind].append(f"'sha256-{digest}'")
+    policy = (
+        "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; "
+        "img-src data:; "  # the empty icon, so that no browser asks for /favicon.ico
+        f"script-src {' '.join(allowed['script'])}; style-src {' '.join(allowed['style'])}"
+    )
+    return partial(HTMLResponse, text, headers={**_HEADERS, "content-security-policy": policy})

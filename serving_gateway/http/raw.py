@@ -1,29 +1,25 @@
-"""What every request needs, whichever way it is answered: ids, trace contexts, error bodies."""
+"""What every request needs, whichever way it is answered: an id, a line in the log, errors."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from serving_gateway.errors import GatewayError, error_response
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+log = logging.getLogger(__name__)
+
 Header = tuple[bytes, bytes]
+"""Lower-case name, and value."""
 
 encode: Final = msgspec.json.Encoder().encode
-JSON: Final[Header] = (b"content-type", b"application/json")
-_TRACEPARENT: Final = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-)
+BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -41,31 +37,23 @@ class RequestIds:
         return b"%s%x" % (self._prefix, next(self._numbers))
 
 
-def trace_context(traceparent: bytes | None) -> bytes | None:
-    """The W3C trace context of a header; one that is none is ignored, as the standard wants."""
-    if traceparent is None or _TRACEPARENT.fullmatch(traceparent) is None:
-        return None
-    return traceparent
-
-
 def header(headers: Iterable[Header], name: bytes) -> bytes | None:
     """The value of a header by its lower-case name."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
+    return next((value for key, value in headers if key == name), None)
+
+
+def log_request(method: str, path: str, status: int, request_id: bytes, seconds: float) -> None:
+    """Write the line of the access log."""
+    fields = {"method": method, "path": path, "status": status, "request_id": request_id.decode()}
+    log.info("request", extra={**fields, "seconds": round(seconds, 6)})
 
 
 def error_body(
-    error: GatewayError, request_id: bytes | None, still_served: dict[str, int] | None
+    error: GatewayError, request_id: bytes, still_served: dict[str, int] | None
 ) -> tuple[bytes, list[Header]]:
     """Body and headers that describe an error."""
-    described = error_response(
-        error,
-        request_id=None if request_id is None else request_id.decode(),
-        still_served=still_served,
-    )
-    headers = [JSON]
+    described = error_response(error, request_id=request_id.decode(), still_served=still_served)
+    headers = [(b"content-type", b"application/json")]
     if error.status == 413:
         # What the client still sends of the body is not worth reading.
         headers.append((b"connection", b"close"))

@@ -1,19 +1,23 @@
-"""What the routes share: who is let in before a body is read, and how structs are answered."""
-
-from __future__ import annotations
+"""What the routes share: who is let in before a body is read, what their page says, structs."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from serving_gateway.http.bodies import check_json, read_body
-from serving_gateway.http.raw import encode
-
-Admit = Callable[[Request], None]
-"""Lets a request pass, or raises the error that it is answered."""
+from serving_gateway.http.descriptions import (
+    API_KEY,
+    CONTROL_TOKEN,
+    KEY_IS_OPTIONAL,
+    READ_ERRORS,
+    Responses,
+    errors,
+)
+from serving_gateway.http.raw import encode, header
+from serving_gateway.http.security import Access, Need
 
 
 class StructResponse(JSONResponse):
@@ -35,33 +39,60 @@ class _ReadRequest(Request):
         return self._body
 
 
-def route_class(admit: Admit, max_body: int, *, json_only: bool = True) -> type[APIRoute]:
-    """The class of routes that let in whom `admit` does, and then read a limited body.
+def open_router(
+    tag: str, prefix: str = "", *statuses: int, responses: Responses | None = None, **options: Any
+) -> APIRouter:
+    """A router of JSON that anyone may ask; it describes these error statuses beyond the usual."""
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag],
+        responses={**errors(*READ_ERRORS, *statuses), **(responses or {})},
+        default_response_class=StructResponse,
+        **options,
+    )
 
-    Args:
-        admit: called before anything of a body is read.
-        max_body: most bytes of a body.
-        json_only: whether bodies of other content types are refused.
+
+def guarded_router(
+    access: Access, need: Need, tag: str, prefix: str = "", *, max_body: int = 0
+) -> APIRouter:
+    """A router of JSON for requests that bring what they need, before any body is read.
+
+    A body has at most `max_body` bytes; 0 is for routes without one.
     """
+    is_control = need is Need.CONTROL
 
     class GuardedRoute(APIRoute):
+        def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+            if not is_control:
+                extra = options.get("openapi_extra") or {}
+                options["openapi_extra"] = {**KEY_IS_OPTIONAL, **extra}
+            super().__init__(path, endpoint, **options)
+
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
             has_body = self.body_field is not None
 
             async def handle_admitted(request: Request) -> Response:
-                admit(request)
-                if not has_body:
-                    return await handle(request)
-                headers = request.scope["headers"]
-                body = await read_body(request.receive, headers, max_body)
-                if json_only:
-                    body = body.strip()
-                    content_type = request.headers.get("content-type")
-                    if body and content_type is not None:
-                        check_json(content_type.encode("latin-1"))
-                return await handle(_ReadRequest(request, body))
+                headers = request.headers.raw
+                request.state.token_name = access.admit(need, headers)
+                if has_body:
+                    body = await read_body(request.receive, headers, max_body)
+                    if is_control:
+                        body = body.strip()
+                        check_json(header(headers, b"content-type") if body else None)
+                    request = _ReadRequest(request, body)
+                return await handle(request)
 
             return handle_admitted
 
-    return GuardedRoute
+    statuses = (*((409,) if is_control else ()), *((413, 415) if max_body else ()))
+    credential = CONTROL_TOKEN if is_control else API_KEY
+    return open_router(tag, prefix, *statuses, dependencies=[credential], route_class=GuardedRoute)
+
+
+def _caller(request: Request) -> str:
+    return f"token:{request.state.token_name}"
+
+
+Caller = Annotated[str, Depends(_caller)]
+"""Who makes a change, for the record; on a route for control only."""

@@ -7,9 +7,10 @@ import signal
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from serving_gateway.http.connection import ConnectionPolicy
-from serving_gateway.http.raw import ASGIApp
+from serving_gateway.http.connection import GatewayConnection
+from serving_gateway.http.connection_policy import ConnectionPolicy
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
 
@@ -21,7 +22,7 @@ def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> No
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=connections.connection_class(),
+        http=GatewayConnection.under(connections),
         ws="none",
         lifespan="on",
         log_config=None,

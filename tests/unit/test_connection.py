@@ -73,7 +73,9 @@ async def test_many_offers_of_http2_in_one_read_are_survived(server: FakeServer)
     [
         PREDICT.replace(b"Host: gateway\r\n", b""),
         PREDICT.replace(b"Host: gateway\r\n", b"Host: a\r\nHost: a\r\n"),
+        PREDICT.replace(b"1.1\r\nHost: gateway", b"1.0\r\nHost: a\r\nHost: b"),
         OTHER.replace(b"Host: gateway\r\n", b""),
+        OTHER.replace(b"Host: gateway", b"Host: a\r\nHost: b"),
         b"GARBAGE\r\n\r\n",
         PREDICT.replace(b"Content-Length: 20", b"Content-Length: 20\r\nContent-Length: 20"),
         PREDICT.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nContent-Length"),

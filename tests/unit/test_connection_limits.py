@@ -22,7 +22,7 @@ HEAD = post("/predict", b"x" * 1000).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 @pytest.fixture
 async def server(tmp_path: Path) -> Iterator[FakeServer]:  # type: ignore[misc]
     one = played_server(
-        tmp_path, head_seconds=10, body_seconds=30, keep_alive_seconds=75, bytes=100_000
+        tmp_path, head_seconds=10, body_seconds=30, keep_alive_seconds=75, max_pending_bytes=100_000
     )
     with one.plane:
         yield one

@@ -1,0 +1,103 @@
+"""What all client connections of a process share: limits, and what is answered beyond them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from serving_gateway.batching import ByteBudget
+from serving_gateway.errors import GatewayError, HeadTooLarge, Overloaded, RequestTimeout, TooLarge
+from serving_gateway.http.inference_endpoint import InferenceEndpoint
+from serving_gateway.http.request_head import Head, head_size
+from serving_gateway.settings import Settings
+
+_SWEEP_SECONDS: Final = 1.0
+
+
+class ConnectionPolicy:
+    """Limits of all connections.
+
+    Attributes:
+        budget: bytes of bodies that are not complete, of all clients.
+        linger_seconds: how long what a refused client still sends is read and dropped, so that
+            it sees the refusal instead of a reset.
+    """
+
+    def __init__(self, endpoint: InferenceEndpoint, settings: Settings) -> None:
+        self.endpoint = endpoint
+        self.budget = ByteBudget(settings.max_pending_bytes)
+        self.settings = settings
+        self.linger_seconds = 5.0
+        self.connections: set[Any] = set()
+
+    async def sweep(self) -> None:
+        """End what is overdue, until cancelled: one coarse timer for all connections."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for connection in [*self.connections]:
+                connection.enforce_timeouts(now)
+
+    def head_too_large(self) -> HeadTooLarge:
+        """The refusal of a head over its limit."""
+        return HeadTooLarge(
+            f"The target and headers are over {self.settings.max_head_bytes} bytes, the most taken."
+        )
+
+    def body_too_large(self) -> TooLarge:
+        """The refusal of a body over its limit."""
+        return TooLarge(
+            f"The body is over {self.settings.max_body_bytes} bytes, the most that is taken."
+        )
+
+
+class Unfinished:
+    """What a connection has received of messages that are not complete.
+
+    Attributes:
+        since: time of the event loop at which the oldest of it came; 0 when all are complete.
+        head_bytes: of a head, or of trailers, in the reads until now.
+    """
+
+    __slots__ = ("_held", "_policy", "head_bytes", "since")
+
+    def __init__(self, policy: ConnectionPolicy) -> None:
+        self._policy = policy
+        self._held = 0
+        self.head_bytes = 0
+        self.since = 0.0
+
+    def add(self, size: int, head: Head | None, now: float) -> GatewayError | None:
+        """Note a read of `size` bytes that ended within a head or, without one, a body."""
+        policy = self._policy
+        self.since = self.since or now
+        if head is not None:
+            # Where the head began in this read, its other bytes belong to something else.
+            self.head_bytes += size if self.head_bytes else head_size(*head)
+            return (
+                policy.head_too_large()
+                if self.head_bytes > policy.settings.max_head_bytes
+                else None
+            )
+        if policy.budget.take(size):
+            self._held += size
+            return None
+        return Overloaded(
+            f"Unfinished requests hold {policy.budget.held} bytes, as many as they may "
+            "(GATEWAY_MAX_PENDING_BYTES). Try again.",
+            code="too_many_bytes",
+        )
+
+    def overdue(self, now: float, *, in_head: bool) -> RequestTimeout | None:
+        """The refusal of a request that takes too long to come; None within the limit."""
+        limits = self._policy.settings
+        part, limit = ("head", limits.head_seconds) if in_head else ("body", limits.body_seconds)
+        if now - self.since <= limit:
+            return None
+        return RequestTimeout(f"The {part} of the request was not complete within {limit:g} s.")
+
+    def end(self) -> None:
+        """All is complete, or of no use any more."""
+        self._policy.budget.release(self._held)
+        self._held = self.head_bytes = 0
+        self.since = 0.0

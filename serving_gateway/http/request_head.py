@@ -1,0 +1,42 @@
+"""The head of a request, as its parser delivers it: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from serving_gateway.errors import MalformedRequest
+from serving_gateway.http.raw import Header
+
+Head = tuple[bytes, Sequence[Header]]
+"""Target and headers."""
+
+_ONCE: Final = (b"authorization", b"content-length", b"content-type", b"host")
+"""Headers that two readers would understand differently when they came twice."""
+_OFFER: Final = frozenset([b"upgrade", b"http2-settings", b"connection"])
+
+
+def head_size(url: bytes, headers: Sequence[Header]) -> int:
+    """Bytes of a target and its headers, about as they came."""
+    return 1 + len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def contradiction(headers: Sequence[Header], http_version: str) -> MalformedRequest | None:
+    """The refusal of a head that two readers would understand differently (RFC 9112)."""
+    names = [name for name, _ in headers]
+    for name in _ONCE:
+        if names.count(name) > 1:
+            text = f"The request names {name.decode()} twice."
+            return MalformedRequest(text, code="malformed_head")
+    if b"host" not in names and http_version == "1.1":
+        return MalformedRequest("The request has no Host header.", code="malformed_head")
+    return None
+
+
+def head_without_offer(
+    method: bytes, url: bytes, http_version: str, headers: Sequence[Header]
+) -> bytes:
+    """The bytes of a head that does not offer another protocol any more."""
+    lines = [b"%b %b HTTP/%b\r\n" % (method, url, http_version.encode())]
+    lines += [b"%b: %b\r\n" % one for one in headers if one[0] not in _OFFER]
+    return b"".join([*lines, b"\r\n"])
