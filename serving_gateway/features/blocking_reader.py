@@ -1,4 +1,4 @@
-"""Reads of any online store by Feast itself, in threads.
+"""Blocking calls in daemon threads: reads of any online store by Feast itself, for one.
 
 Feast is asked on the level of its online stores, whose `online_read` answers a timestamp and
 values per key: its own assembling of an answer costs as much again, and ignores a view's TTL.
@@ -6,68 +6,100 @@ values per key: its own assembling of an answer costs as much again, and ignores
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
 
-from serving_gateway.features.daemon_threads import DaemonThreads
+from serving_gateway.features.entity_rows import Row, plain_value
 from serving_gateway.features.feast_internals import close_online_store, new_online_store
-from serving_gateway.features.feast_snapshot import (
-    READING,
-    FeastSnapshot,
-    feast_errors_translated,
-    feast_failure,
-)
-from serving_gateway.features.feast_values import plain_value
-from serving_gateway.features.lookup_results import judge_rows
-from serving_gateway.features.service_plan import Row, ServicePlan, ViewRead
-from serving_gateway.features.types import LookupRequest, LookupResult, ReadDone
+from serving_gateway.features.service_plan import PlannedRead, ViewRead
+from serving_gateway.features.types import EntityOutcome
 
-MAX_THREADS: Final = 16
+T = TypeVar("T")
+
+_MAX_THREADS: Final = 16
+_THREADS_PER_SERVICE: Final = 2
+
+
+class DaemonThreads:
+    """Threads for blocking calls, as many as calls under way; idle ones are used again.
+
+    Not `concurrent.futures`, which joins its threads when the process exits: a call that hangs
+    would then keep the process alive until it is killed.
+
+    Args:
+        name: of the threads.
+        on_exit: called in each thread when it ends.
+    """
+
+    def __init__(self, name: str, on_exit: Callable[[], None] = lambda: None) -> None:
+        self._name = name
+        self._on_exit = on_exit
+        self._threads = 0
+        self._idle = 0
+        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
+        self._calls = SimpleQueue()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run `call` in a thread and await its result; raises what it raises."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._idle:
+            self._idle -= 1
+        else:
+            self._threads += 1
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        self._calls.put((call, future))
+        return await future
+
+    def close(self) -> None:
+        """Let the threads end; one whose call hangs is not waited for."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (job := self._calls.get()) is not None:
+            call, future = job
+            try:
+                settle = partial(future.set_result, call())
+            except Exception as error:
+                settle = partial(future.set_exception, error)
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                future.get_loop().call_soon_threadsafe(self._finish, future, settle)
+        self._on_exit()
+
+    def _finish(self, future: asyncio.Future[Any], settle: Callable[[], None]) -> None:
+        self._idle += 1
+        if not future.done():
+            settle()
 
 
 class BlockingReader:
-    """Reads in a bounded number of threads, of which one service can take a few at most.
+    """Reads in a bounded number of threads, of which one service can take a few at most."""
 
-    Args:
-        threads_per_service: most reads of one service at a time.
-    """
-
-    def __init__(self, threads_per_service: int) -> None:
+    def __init__(self) -> None:
         self._store = _OnlineStore()
-        self._threads = DaemonThreads(
-            "features",
-            total=MAX_THREADS,
-            per_group=threads_per_service,
-            on_exit=self._store.close,
+        self._threads = DaemonThreads("features", on_exit=self._store.close)
+        self._all = asyncio.Semaphore(_MAX_THREADS)
+        self._by_service: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_THREADS_PER_SERVICE)
         )
+        self.close = self._threads.close
 
-    def read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
-        """Read view by view; `done` as in `FeatureStore.read`.
+    async def read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
+        """Read view by view; raises what Feast or the store behind it raises."""
 
-        Raises:
-            ServiceUnusable, FeaturesUnavailable: nothing is read, and `done` is not called.
-        """
-        plan = snapshot.plan(request.service)
-        reads = plan.reads(request.names)
+        def read() -> list[EntityOutcome]:
+            store = self._store.of(config)
+            return planned.outcomes([_rows(store, config, planned, one) for one in planned.reads])
 
-        def read() -> list[LookupResult]:
-            with feast_errors_translated(READING):
-                store = self._store.of(snapshot)
-                rows = [_rows(store, snapshot, plan, one, request) for one in reads]
-                return judge_rows(request, reads, rows)
-
-        def finish(outcome: list[LookupResult] | Exception) -> None:
-            if isinstance(outcome, Exception):
-                done(feast_failure(READING, outcome))
-            else:
-                done([*outcome])
-
-        self._threads.submit(request.service, read, finish)
-
-    def close(self) -> None:
-        """Let the threads close their connections and end; one that hangs is not waited for."""
-        self._threads.close()
+        async with self._by_service[planned.request.service], self._all:
+            return await self._threads.run(read)
 
 
 class _OnlineStore(threading.local):
@@ -77,15 +109,15 @@ class _OnlineStore(threading.local):
     runs on it crashes the process.
     """
 
-    _snapshot: FeastSnapshot | None = None
+    _config: Any = None
     _store: Any = None
 
-    def of(self, snapshot: FeastSnapshot) -> Any:
-        """The thread's store; a new one for a new snapshot."""
-        if self._snapshot is not snapshot:
+    def of(self, config: Any) -> Any:
+        """The thread's store; a new one for a new configuration."""
+        if self._config is not config:
             self.close()
-            self._store = new_online_store(snapshot.config)
-            self._snapshot = snapshot
+            self._store = new_online_store(config)
+            self._config = config
         return self._store
 
     def close(self) -> None:
@@ -93,11 +125,9 @@ class _OnlineStore(threading.local):
         close_online_store(self._store)
 
 
-def _rows(
-    store: Any, snapshot: FeastSnapshot, plan: ServicePlan, read: ViewRead, request: LookupRequest
-) -> list[Row]:
-    keys = plan.entity_keys(read.view.join_key, request.ids)
-    answer = store.online_read(snapshot.config, read.view.table, keys, [*read.features])
+def _rows(store: Any, config: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:
+    keys = planned.id_type.keys(read.view.join_key, planned.ids)
+    answer = store.online_read(config, read.view.table, keys, [*read.features])
     return [
         (
             None if stamp is None else _seconds(stamp),

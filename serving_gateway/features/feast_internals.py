@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Final
+
+SOCKET_SECONDS: Final = 0.5
+"""Limit for one answer of Redis, so that one that hangs is disconnected, unless the connection
+string has a limit."""
 
 
 def new_online_store(config: Any) -> Any:
@@ -21,11 +25,9 @@ def new_online_store(config: Any) -> Any:
 def close_online_store(store: Any) -> None:
     """Close the connections of an online store, for which Feast has no call."""
     for name in ("_conn", "_client"):
-        connection = getattr(store, name, None)
-        if connection is not None:
-            # It is discarded, so its state does not matter.
-            with suppress(Exception):
-                connection.close()
+        # It is discarded, so its state does not matter.
+        with suppress(Exception):
+            getattr(store, name).close()
 
 
 def is_plain_redis(config: Any) -> bool:
@@ -54,14 +56,8 @@ class _RecordingClient:
     def __init__(self) -> None:
         self.reads: list[tuple[bytes, list[bytes]]] = []
 
-    def pipeline(self, *, transaction: bool) -> _RecordingClient:  # noqa: ARG002 -- Feast's call
-        return self
-
-    def __enter__(self) -> _RecordingClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
+    def pipeline(self, **_: bool) -> AbstractContextManager[_RecordingClient]:
+        return nullcontext(self)
 
     def hmget(self, key: bytes, fields: Sequence[str | bytes]) -> None:
         plain = [one.encode() if isinstance(one, str) else one for one in fields]
@@ -71,12 +67,12 @@ class _RecordingClient:
         return [[None] * len(fields) for _, fields in self.reads]
 
 
-async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float | None]:
+async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:
     """A connection with the address, credentials, TLS and database that Feast is configured with.
 
     Returns:
         The writer, of whose transport the protocol may be replaced; and the limit in seconds
-        for an answer, if the configuration has one.
+        for an answer.
     """
     client = await new_online_store(config)._get_client_async(config.online_store)
     connection = client.connection_pool.make_connection()
@@ -88,4 +84,4 @@ async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float | None
     writer: asyncio.StreamWriter = connection._writer
     # Its finalizer would close a connection that it believes to be its own.
     connection._writer = connection._reader = None
-    return writer, connection.socket_timeout
+    return writer, connection.socket_timeout or SOCKET_SECONDS

@@ -7,64 +7,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Any, Final, NamedTuple
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features import feast_internals
-from serving_gateway.features.redis_layout import derive_layout, probe_ids
-from serving_gateway.features.service_plan import ServicePlan, View, make_plan
-from serving_gateway.features.types import LookupRequest, ServiceUnusable
+from serving_gateway.features.feast_internals import SOCKET_SECONDS, new_online_store
+from serving_gateway.features.service_plan import ServicePlan, make_plan
+from serving_gateway.features.types import ServiceUnusable
 
 log = logging.getLogger(__name__)
 
-READING: Final = "read the online store"
-CONFIG_NAME: Final = "feature_store.yaml"
 _SQLITE_URL: Final = "sqlite:///"
 
 
-class FeastSnapshot:
-    """The feature store at one moment: its configuration, and the plans of services by name.
+class FeastSnapshot(NamedTuple):
+    """The feature store at one moment."""
 
-    Args:
-        config: Feast's.
-        services: what was looked up; an error for a service that cannot be read.
-    """
-
-    def __init__(self, config: Any, services: dict[str, ServicePlan | GatewayError]) -> None:
-        self.config = config
-        self.services = services
-
-    @property
-    def address(self) -> str | None:
-        """The connection string of a Redis."""
-        return getattr(self.config.online_store, "connection_string", None)
-
-    def keep_plans_of(self, former: FeastSnapshot) -> None:
-        """Keep what was planned before, where the registry could not be read now."""
-        for name, plan in [*self.services.items()]:
-            known = former.services.get(name)
-            if type(plan) is FeaturesUnavailable and isinstance(known, ServicePlan):
-                self.services[name] = known
-
-    def has(self, service: str, names: tuple[str, ...]) -> bool:
-        """Whether these features can be read."""
-        plan = self.services.get(service)
-        return isinstance(plan, ServicePlan) and not plan.missing(names)
-
-    def is_readable(self, service: str) -> bool:
-        """Whether a service was found and can be read."""
-        return isinstance(self.services.get(service), ServicePlan)
-
-    def sample(self, service: str) -> LookupRequest | None:
-        """A harmless read of a service; None when it cannot be read."""
-        plan = self.services.get(service)
-        if not isinstance(plan, ServicePlan):
-            return None
-        return LookupRequest(service, plan.sample_names, (plan.sample_id,))
+    config: Any
+    """Feast's."""
+    services: dict[str, ServicePlan | GatewayError]
+    """Those that were looked up; an error for one that cannot be read."""
 
     def plan(self, service: str) -> ServicePlan:
         """How to read a service.
@@ -73,20 +36,26 @@ class FeastSnapshot:
             ServiceUnusable, FeaturesUnavailable: it cannot be read.
         """
         plan = self.services.get(service)
-        if plan is None:
-            raise ServiceUnusable(f"Feature service {service} was not looked up yet.")
         if isinstance(plan, GatewayError):
             raise type(plan)(plan.message)
+        if plan is None:
+            raise ServiceUnusable(f"Feature service {service} was not looked up yet.")
         return plan
 
+    def keep_plans_of(self, former: FeastSnapshot) -> None:
+        """Keep what was planned before, where the registry could not be read now."""
+        for name, plan in self.services.items():
+            known = former.services.get(name)
+            if type(plan) is FeaturesUnavailable and isinstance(known, ServicePlan):
+                self.services[name] = known
 
-def open_snapshot(home: Path, services: Sequence[str], socket_seconds: float) -> FeastSnapshot:
+
+def open_snapshot(home: Path, services: Sequence[str]) -> FeastSnapshot:
     """Import Feast, and read configuration and definitions anew: files may have been replaced.
 
     Args:
         home: directory of feature_store.yaml.
         services: feature services to look up.
-        socket_seconds: limit for one answer of Redis, unless its connection string has one.
 
     Raises:
         FeaturesUnavailable: they are not there, or cannot be read.
@@ -95,21 +64,25 @@ def open_snapshot(home: Path, services: Sequence[str], socket_seconds: float) ->
         # It takes seconds and needs no store, so it is not left to the first one that is there.
         import yaml
         from feast import FeatureStore, RepoConfig
-    path = home / CONFIG_NAME
-    if not path.is_file():
-        raise FeaturesUnavailable(
-            f"There is no feature store yet: {path} is written by the pipeline."
-        )
+    path = home / "feature_store.yaml"
+    _require_file(path)
     with feast_errors_translated(f"open the feature store of {path}"):
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         # Rows of the past are not looked up here, so what can do that is neither imported nor
         # installed.
         written.pop("offline_store", None)
         store = FeatureStore(config=RepoConfig(**written, repo_path=home))
-        _require_files(home, store.config)
-        _limit_redis(store.config.online_store, socket_seconds)
+        # Opening would create files that are not there yet, empty.
+        registry = str(store.config.registry.path)
+        if registry.startswith(_SQLITE_URL):
+            _require_file(home / registry.removeprefix(_SQLITE_URL))
+        online = store.config.online_store
+        if online.type == "sqlite":
+            _require_file(home / online.path)
+        elif online.type == "redis":
+            online.connection_string = _limited(online.connection_string)
         # Imports what reads will need, here where no request waits for it.
-        feast_internals.new_online_store(store.config)
+        new_online_store(store.config)
         return FeastSnapshot(store.config, {name: _plan_service(store, name) for name in services})
 
 
@@ -127,12 +100,7 @@ def _plan_service(store: Any, name: str) -> ServicePlan | GatewayError:
                 store.registry.get_any_feature_view(one.name, store.project).with_projection(one)
                 for one in service.feature_view_projections
             ]
-            plan = make_plan(service, tables)
-            if feast_internals.is_plain_redis(store.config):
-                return plan.with_views(
-                    [_with_layout(store.config, plan, one) for one in plan.views]
-                )
-            return plan
+            return make_plan(store.config, service, tables)
     except GatewayError as error:
         if isinstance(error.__cause__, FeatureServiceNotFoundException):
             return ServiceUnusable(_first_line(error.__cause__))
@@ -140,41 +108,21 @@ def _plan_service(store: Any, name: str) -> ServicePlan | GatewayError:
         return error
 
 
-def _with_layout(config: Any, plan: ServicePlan, view: View) -> View:
-    """A view with its layout in Redis; without, where Feast's format is not the known one."""
-    keys = plan.entity_keys(view.join_key, probe_ids(plan.id_type))
-    layout = None
-    with suppress(Exception):  # of code that is not public
-        reads = feast_internals.redis_reads(config, view.table, keys, view.features)
-        layout = derive_layout(plan.id_type, view.features, reads)
-    if layout is None and view.features:
-        log.warning("Feast's layout in Redis is unknown; it is read by Feast, which is slower")
-    return msgspec.structs.replace(view, layout=layout)
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FeaturesUnavailable(
+            f"There is no feature store yet: {path} is written by the pipeline."
+        )
 
 
-def _require_files(home: Path, config: Any) -> None:
-    """Refuse local files that are not there yet: opening would create them, empty."""
-    registry = str(config.registry.path)
-    paths = [registry.removeprefix(_SQLITE_URL)] if registry.startswith(_SQLITE_URL) else []
-    if config.online_store.type == "sqlite":
-        paths.append(config.online_store.path)
-    for path in paths:
-        if not (home / path).is_file():
-            raise FeaturesUnavailable(
-                f"There is no feature store yet: {home / path} is written by the pipeline."
-            )
-
-
-def _limit_redis(online: Any, seconds: float) -> None:
+def _limited(connection_string: str) -> str:
     """Make Redis's client disconnect a server that hangs, and not retry it several times."""
-    if online.type != "redis":
-        return
-    given = {part.partition("=")[0] for part in online.connection_string.split(",")}
-    limits = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "retry": "null"}
+    given = {part.partition("=")[0] for part in connection_string.split(",")}
+    limit = str(SOCKET_SECONDS)
+    limits = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": "null"}
     parts = [f"{name}={value}" for name, value in limits.items() if name not in given]
     # Replies in order and nothing between them, as a pipeline expects; the last one counts.
-    parts.append("protocol=2")
-    online.connection_string = ",".join([online.connection_string, *parts])
+    return ",".join([connection_string, *parts, "protocol=2"])
 
 
 def _first_line(error: BaseException) -> str:
@@ -200,7 +148,5 @@ def feast_errors_translated(doing: str) -> Iterator[None]:
     """Raise `FeaturesUnavailable` for any error in this block; errors of ours pass."""
     try:
         yield
-    except GatewayError:
-        raise
     except Exception as error:
-        raise feast_failure(doing, error) from error
+        raise feast_failure(doing, error)  # noqa: B904 -- it has its cause

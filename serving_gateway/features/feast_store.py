@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.blocking_reader import BlockingReader
-from serving_gateway.features.daemon_threads import DaemonThreads
-from serving_gateway.features.feast_snapshot import FeastSnapshot, open_snapshot
-from serving_gateway.features.redis_reader import RedisReader
-from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
+from serving_gateway.features.blocking_reader import BlockingReader, DaemonThreads
+from serving_gateway.features.feast_snapshot import FeastSnapshot, feast_failure, open_snapshot
+from serving_gateway.features.redis_reader import READING, RedisReader
+from serving_gateway.features.service_plan import PlannedRead, ServicePlan
+from serving_gateway.features.types import LookupRequest, ReadDone
 
 log = logging.getLogger(__name__)
 
+_REFRESH_SECONDS: Final = 60.0
+"""After which definitions are opened again."""
+_RETRY_SECONDS: Final = 1.0
+"""Shortest time between two attempts to open what is not there."""
 _TRIAL_SECONDS: Final = 2.0
 """Longest wait for the read that makes connections."""
 
@@ -33,34 +37,18 @@ class FeastStore:
 
     Args:
         home: directory of the rendered feature_store.yaml; it need not be there yet.
-        socket_seconds: limit for one answer of Redis, so that one that hangs is disconnected. A
-            limit in the connection string has priority.
-        threads_per_service: most blocking reads of one feature service at a time.
-        refresh_seconds: after which definitions are opened again.
-        retry_seconds: shortest time between two attempts to open what is not there.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        *,
-        socket_seconds: float = 0.5,
-        threads_per_service: int = 2,
-        refresh_seconds: float = 60.0,
-        retry_seconds: float = 1.0,
-    ) -> None:
+    def __init__(self, home: Path) -> None:
         self._home = home.expanduser().absolute()
-        self._socket_seconds = socket_seconds
-        self._refresh_seconds = refresh_seconds
-        self._retry_seconds = retry_seconds
-        self._loader = DaemonThreads("feature-definitions", total=1, per_group=1)
-        self._blocking = BlockingReader(threads_per_service)
-        self._redis = RedisReader(socket_seconds)
+        self._loader = DaemonThreads("feature-definitions")
+        self._blocking = BlockingReader()
+        self._redis = RedisReader()
         self._wanted: set[str] = set()
         self._snapshot: FeastSnapshot | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._late_reads: set[asyncio.Task[None]] = set()
-        self._next_attempt = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retry_at = 0.0
         self._refresh_at = 0.0
         self._problem: str | None = None
         self._is_closed = False
@@ -74,148 +62,139 @@ class FeastStore:
         if self._opening is not None:
             # It may have begun before these services were wanted.
             await asyncio.shield(self._opening)
-        if self._snapshot is None or not all(map(self._snapshot.is_readable, services)):
+        known = {} if self._snapshot is None else self._snapshot.services
+        if not known or not all(isinstance(known.get(one), ServicePlan) for one in services):
             await asyncio.shield(self._open())
 
     async def run(self) -> None:
         """Open the store as soon as it is there, so that no request has to fail first."""
         while self._snapshot is None:
-            await asyncio.sleep(self._retry_seconds)
+            await asyncio.sleep(_RETRY_SECONDS)
             await asyncio.shield(self._open())
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids, as `FeatureStore.read`."""
-        loop = asyncio.get_running_loop()
-        if self._is_closed:
-            loop.call_soon(done, FeaturesUnavailable("The feature store is closed."))
-            return
         snapshot = self._snapshot
-        if snapshot is None or not snapshot.has(request.service, request.names):
-            self._keep(self._read_after_opening(request, done))
+        plan = None if snapshot is None else snapshot.services.get(request.service)
+        if (
+            snapshot is None
+            or self._is_closed
+            or not isinstance(plan, ServicePlan)
+            or not plan.has(request.names)
+        ):
+            self._spawn(self._read_after_opening(request, done))
             return
-        if loop.time() >= self._refresh_at:
+        if asyncio.get_running_loop().time() >= self._refresh_at:
             self._open()
-        try:
-            self._read(snapshot, request, done)
-        except GatewayError as error:
-            loop.call_soon(done, error)
+        self._read(snapshot, plan, request, done)
 
     async def aclose(self) -> None:
         """Close connections; a thread that hangs is not waited for."""
         self._is_closed = True
-        tasks = [*self._late_reads, *([self._opening] if self._opening else [])]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._loader.close()
         self._blocking.close()
         self._redis.close()
 
-    def _read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
-        plan = snapshot.plan(request.service)
-        plan.reads(request.names)
-        invalid = plan.invalid_ids(request.ids)
-        if invalid:
-            request, done = _without_invalid_ids(request, invalid, done)
-        if not request.ids:
-            asyncio.get_running_loop().call_soon(done, [])
-        elif plan.has_layouts:
-            self._redis.read(snapshot, request, done)
+    def _read(
+        self, snapshot: FeastSnapshot, plan: ServicePlan, request: LookupRequest, done: ReadDone
+    ) -> None:
+        planned = plan.read(request)
+        if plan.has_layouts:
+            self._redis.read(snapshot.config, planned, done)
         else:
-            self._blocking.read(snapshot, request, done)
+            self._spawn(self._read_in_thread(snapshot, planned, done))
+
+    async def _read_in_thread(
+        self, snapshot: FeastSnapshot, planned: PlannedRead, done: ReadDone
+    ) -> None:
+        try:
+            outcomes = await self._blocking.read(snapshot.config, planned)
+        except Exception as error:
+            done(feast_failure(READING, error))
+        else:
+            done(outcomes)
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
         """Read by the newest definitions, and wait for them where they lack the features."""
         try:
-            self._read(await self._snapshot_with(request), request, done)
+            snapshot = await self._snapshot_with(request.service)
+            self._read(snapshot, snapshot.plan(request.service), request, done)
         except GatewayError as error:
             done(error)
 
-    async def _snapshot_with(self, request: LookupRequest) -> FeastSnapshot:
+    async def _snapshot_with(self, service: str) -> FeastSnapshot:
         """The newest definitions, once the service was looked up.
 
         Raises:
-            FeaturesUnavailable: there are none yet.
+            FeaturesUnavailable: there are none yet, or no more.
         """
-        loop = asyncio.get_running_loop()
-        is_new = request.service not in self._wanted
-        self._wanted.add(request.service)
+        if self._is_closed:
+            raise FeaturesUnavailable("The feature store is closed.")
+        is_new = service not in self._wanted
+        self._wanted.add(service)
+        now = asyncio.get_running_loop().time
         if self._snapshot is None:
-            if loop.time() >= self._next_attempt:
+            if now() >= self._retry_at:
                 self._open()
             raise FeaturesUnavailable(self._problem or "The feature store is being opened.")
         if self._opening is not None:
             await asyncio.shield(self._opening)
-        if is_new or loop.time() >= self._next_attempt:
+        if is_new or now() >= self._retry_at:
             await asyncio.shield(self._open())
         return self._snapshot
-
-    async def _warm_up(self, snapshot: FeastSnapshot) -> None:
-        """Read an entity that hardly exists, so that no request has to import and connect."""
-        sample = next(filter(None, map(snapshot.sample, sorted(self._wanted))), None)
-        if sample is None:
-            return
-        ended = asyncio.Event()
-        with suppress(GatewayError, TimeoutError):
-            self._read(snapshot, sample, lambda _: ended.set())
-            # A view that hangs must not keep the definitions of others from being refreshed.
-            async with asyncio.timeout(_TRIAL_SECONDS):
-                await ended.wait()
 
     def _open(self) -> asyncio.Task[None]:
         """Start to open the store again, unless that is under way."""
         if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open_again())
+            self._opening = self._spawn(self._open_again())
         return self._opening
 
     async def _open_again(self) -> None:
-        wanted = sorted(self._wanted)
-        wait = self._retry_seconds
+        wait = _RETRY_SECONDS
         try:
-            snapshot = await self._loader.run(
-                "", partial(open_snapshot, self._home, wanted, self._socket_seconds)
-            )
+            wanted = sorted(self._wanted)
+            await self._use(await self._loader.run(partial(open_snapshot, self._home, wanted)))
+            wait = _REFRESH_SECONDS
         except FeaturesUnavailable as error:
             if error.message != self._problem:
                 log.warning("the feature store cannot be opened", extra={"reason": error.message})
             self._problem = error.message
-        else:
-            if self._snapshot is not None:
-                snapshot.keep_plans_of(self._snapshot)
-            else:
-                # What Feast brought stays: without this each full collection of garbage would
-                # look through it, and requests would wait for that.
-                gc.freeze()
-            is_news = self._snapshot is None or self._problem is not None
-            self._snapshot = snapshot
-            self._problem = None
-            await self._warm_up(snapshot)
-            if is_news:
-                log.info("the feature store is open", extra={"services": wanted})
-            wait = self._refresh_seconds
         finally:
             self._opening = None
             now = asyncio.get_running_loop().time()
-            self._next_attempt = now + self._retry_seconds
-            self._refresh_at = now + wait
+            self._retry_at, self._refresh_at = now + _RETRY_SECONDS, now + wait
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._late_reads.add(task)
-        task.add_done_callback(self._late_reads.discard)
+    async def _use(self, snapshot: FeastSnapshot) -> None:
+        is_news = self._snapshot is None or self._problem is not None
+        if self._snapshot is not None:
+            snapshot.keep_plans_of(self._snapshot)
+        else:
+            # What Feast brought stays: without this each full collection of garbage would look
+            # through it, and requests would wait for that.
+            gc.freeze()
+        self._snapshot = snapshot
+        self._problem = None
+        await self._warm_up(snapshot)
+        if is_news:
+            log.info("the feature store is open", extra={"services": [*snapshot.services]})
 
-
-def _without_invalid_ids(
-    request: LookupRequest, invalid: Mapping[int, GatewayError], done: ReadDone
-) -> tuple[LookupRequest, ReadDone]:
-    """A request for the other ids, and a receiver that adds the errors of the invalid ones."""
-    good = [one for at, one in enumerate(request.ids) if at not in invalid]
-
-    def merge(outcome: list[EntityOutcome] | GatewayError) -> None:
-        if isinstance(outcome, GatewayError):
-            done(outcome)
+    async def _warm_up(self, snapshot: FeastSnapshot) -> None:
+        """Read an entity that hardly exists, so that no request has to import and connect."""
+        plans = [one for one in snapshot.services.values() if isinstance(one, ServicePlan)]
+        if not plans:
             return
-        rest = iter(outcome)
-        done([invalid[at] if at in invalid else next(rest) for at in range(len(request.ids))])
+        ended = asyncio.Event()
+        self._read(snapshot, plans[0], plans[0].sample(), lambda _: ended.set())
+        # A view that hangs must not keep the definitions of others from being refreshed.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TRIAL_SECONDS):
+                await ended.wait()
 
-    return LookupRequest(request.service, request.names, good, request.nullable), merge
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

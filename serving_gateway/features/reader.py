@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from serving_gateway.errors import FeaturesUnavailable, GatewayError, Overloaded
-from serving_gateway.features.circuit_breaker import CircuitBreaker, CircuitState
-from serving_gateway.features.lookup_queue import Lookup, LookupLimits, LookupQueue
-from serving_gateway.features.types import FeatureStore, LookupDone, check_ids
+from serving_gateway.errors import FeaturesUnavailable, Overloaded
+from serving_gateway.features.circuit_breaker import CircuitBreaker
+from serving_gateway.features.lookup_queue import LookupQueue
+from serving_gateway.features.types import FeatureStore, LookupDone
 from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,6 @@ class FeatureReader:
         store: where they are.
         limit_seconds: longest wait of a look-up.
         prepare_seconds: longest wait of a reload for definitions.
-        max_rows: most different ids in one read.
-        max_queued: most look-ups waiting for the same features; more are refused.
-        max_bytes: most bytes that these hold.
         failures: so many failed or overdue reads in a row, and a service is left alone.
         open_seconds: how long, before one look-up tries it again.
     """
@@ -43,21 +40,14 @@ class FeatureReader:
         *,
         limit_seconds: float = 0.1,
         prepare_seconds: float = 2.0,
-        max_rows: int = 256,
-        max_queued: int = 4096,
-        max_bytes: int = 4_194_304,
         failures: int = 5,
         open_seconds: float = 1.0,
     ) -> None:
         self._store = store
-        self._limits = LookupLimits(limit_seconds, max_rows, max_queued, max_bytes)
+        self._limit = limit_seconds
         self._prepare_seconds = prepare_seconds
-        self._new_breaker: Callable[[str], CircuitBreaker] = lambda service: CircuitBreaker(
-            f"feature service {service}",
-            failures=failures,
-            open_seconds=open_seconds,
-            probe_seconds=2 * limit_seconds,
-        )
+        self._failures = failures
+        self._open_seconds = open_seconds
         self.counts = LookupCounts()
         self._breakers: dict[str, CircuitBreaker] = {}
         self._queues: dict[tuple[str, tuple[str, ...], frozenset[str]], LookupQueue] = {}
@@ -68,11 +58,7 @@ class FeatureReader:
     @property
     def skipped_services(self) -> list[str]:
         """The feature services that are not read because they failed several times in a row."""
-        return [
-            service
-            for service, breaker in self._breakers.items()
-            if breaker.state is not CircuitState.CLOSED
-        ]
+        return [service for service, one in self._breakers.items() if not one.is_closed]
 
     async def prepare(self, *services: str) -> None:
         """Look services up ahead of their first read, so that no look-up has to wait for that.
@@ -91,8 +77,7 @@ class FeatureReader:
 
     def expect(self, services: Iterable[str]) -> None:
         """Have services looked up in the background."""
-        for service in services:
-            self._prepare_in_background((service,))
+        self._prepare_in_background(services)
 
     def look_up(
         self,
@@ -107,7 +92,7 @@ class FeatureReader:
         Args:
             service: the feature service.
             names: its features, in the order of the results' values.
-            ids: the entities.
+            ids: the entities, at least one.
             nullable: those of the names whose values may be null.
             done: gets one result per id, in that order; or `InvalidEntityIds` (its `field` says
                 which), or `FeaturesUnavailable` when there is no answer within the limit, or none
@@ -116,27 +101,17 @@ class FeatureReader:
         # Kept: to ask for it costs a system call, and this is once for each prediction.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         self.counts.look_ups += 1
+        breaker = self._breaker(service)
         try:
-            check_ids(ids)
-            breaker = self._breaker(service)
-            if not breaker.admit():
-                self.counts.refused += 1
-                raise FeaturesUnavailable(
-                    f"Feature service {service} is not read for now: {breaker.reason}"
-                )
-            if not ids:
-                loop.call_soon(done, [])
+            if breaker.admit():
+                self._queue(service, names, nullable).look_up(ids, done)
                 return
-            limits = self._limits
-            Lookup(done, self.counts, limits.seconds).submit(
-                self._queue(service, names, nullable), ids, limits.max_rows, loop.time()
-            )
-        except Overloaded as error:
-            self.counts.refused += 1
-            refused = FeaturesUnavailable(error.message, code="too_many_look_ups")
-            loop.call_soon(done, refused)
-        except GatewayError as error:
-            loop.call_soon(done, error)
+            refusal = f"Feature service {service} is not read for now: {breaker.reason}"
+            error = FeaturesUnavailable(refusal)
+        except Overloaded as overload:
+            error = FeaturesUnavailable(overload.message, code="too_many_look_ups")
+        self.counts.refused += 1
+        loop.call_soon(done, error)
 
     async def aclose(self) -> None:
         """Fail what waits, and close the store."""
@@ -150,7 +125,12 @@ class FeatureReader:
     def _breaker(self, service: str) -> CircuitBreaker:
         breaker = self._breakers.get(service)
         if breaker is None:
-            breaker = self._breakers[service] = self._new_breaker(service)
+            breaker = self._breakers[service] = CircuitBreaker(
+                f"feature service {service}",
+                failures=self._failures,
+                open_seconds=self._open_seconds,
+                probe_seconds=2 * self._limit,
+            )
         return breaker
 
     def _queue(self, service: str, names: tuple[str, ...], nullable: frozenset[str]) -> LookupQueue:
@@ -160,17 +140,17 @@ class FeatureReader:
             if len(self._queues) >= _MAX_IDLE_QUEUES:
                 self._queues = {key: one for key, one in self._queues.items() if not one.is_idle}
             queue = self._queues[key] = LookupQueue(
-                self._store, key, self._breaker(service), self.counts, self._limits
+                self._store, key, self._breaker(service), self.counts, self._limit
             )
         return queue
 
-    def _prepare_in_background(self, services: Sequence[str]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._prepare(services))
+    def _prepare_in_background(self, services: Iterable[str]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._prepare(*services))
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
         return task
 
-    async def _prepare(self, services: Sequence[str]) -> None:
+    async def _prepare(self, *services: str) -> None:
         try:
             await self._store.prepare(*services)
         except Exception:

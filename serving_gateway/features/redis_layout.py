@@ -7,31 +7,21 @@ of its format is repeated here; a format that does not fit is reported by None.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from struct import pack
-from typing import Final
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-import msgspec
+from serving_gateway.features.entity_ids import IdType
+from serving_gateway.features.feast_internals import is_plain_redis, redis_reads
 
-_PROBE_IDS: Final[dict[str, tuple[int | str, ...]]] = {
-    "INT64": (0x0102030405060708, 0, -1, (1 << 63) - 1, -(1 << 63)),
-    "INT32": (0x01020304, 0, -1, (1 << 31) - 1, -(1 << 31)),
-    "STRING": ("an id to probe with", "", "7", "é", "\U0001f33c"),
-}
-"""By value type: ids whose keys are compared with Feast's. The first is in no other part."""
-
-_PACKED: Final[dict[str, Callable[[int | str], bytes]]] = {
-    "INT64": lambda one: pack("<q", one),
-    "INT32": lambda one: pack("<i", one),
-    "STRING": lambda one: pack("<I", len(text := str(one).encode())) + text,
-}
-"""By value type: an id as Feast writes it into keys."""
+log = logging.getLogger(__name__)
 
 
-class HashLayout(msgspec.Struct, frozen=True):
+class HashLayout(NamedTuple):
     """The hashes of one feature view."""
 
-    id_type: str
+    pack: Callable[[Any], bytes]
     prefix: bytes
     suffix: bytes
     fields: Mapping[str, bytes]
@@ -40,7 +30,7 @@ class HashLayout(msgspec.Struct, frozen=True):
 
     def key(self, one: int | str) -> bytes:
         """The key of an entity."""
-        return self.prefix + _PACKED[self.id_type](one) + self.suffix
+        return self.prefix + self.pack(one) + self.suffix
 
     def command_maker(self, features: Sequence[str]) -> Callable[[int | str], bytes]:
         """A function from an id to the serialized command (RESP) that reads these features.
@@ -49,46 +39,44 @@ class HashLayout(msgspec.Struct, frozen=True):
         """
         fields = [*(self.fields[one] for one in features), self.timestamp_field]
         before = b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2)
-        after = self.suffix + b"\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(f), f) for f in fields)
-        prefix, fixed, packed = self.prefix, len(self.prefix + self.suffix), _PACKED[self.id_type]
-        if self.id_type == "STRING":
+        after = b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in fields)
+        pack, prefix, suffix = self.pack, self.prefix, self.suffix
 
-            def text_command(one: int | str) -> bytes:
-                text = packed(one)
-                return b"%b$%d\r\n%b%b%b" % (before, fixed + len(text), prefix, text, after)
+        def command(one: int | str) -> bytes:
+            key = prefix + pack(one) + suffix
+            return b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after)
 
-            return text_command
-        width = len(packed(0))
-        start = before + b"$%d\r\n" % (fixed + width) + prefix
-        return lambda one: start + packed(one) + after
+        return command
 
 
-def probe_ids(id_type: str) -> tuple[int | str, ...]:
-    """Ids whose keys show how the keys of this value type are made."""
-    return _PROBE_IDS[id_type]
+def find_layout(
+    config: Any, table: Any, join_key: str, id_type: IdType, features: Sequence[str]
+) -> HashLayout | None:
+    """The layout of a view; None for another store than Redis, or an unknown format."""
+    if not features or not is_plain_redis(config):
+        return None
+    with suppress(Exception):  # of code that is not public
+        reads = redis_reads(config, table, id_type.keys(join_key, id_type.probes), features)
+        layout = derive_layout(id_type, features, reads)
+        if layout is not None:
+            return layout
+    log.warning("Feast's layout in Redis is unknown; it is read by Feast, which is slower")
+    return None
 
 
 def derive_layout(
-    id_type: str, features: Sequence[str], reads: Sequence[tuple[bytes, Sequence[bytes]]]
+    id_type: IdType, features: Sequence[str], reads: Sequence[tuple[bytes, Sequence[bytes]]]
 ) -> HashLayout | None:
-    """The layout of a view, from the keys and fields that Feast reads.
+    """The layout of a view, from the key and the fields that Feast reads for each probe.
 
-    Args:
-        id_type: value type of the entity's id.
-        features: what was read.
-        reads: for each of `probe_ids`, the key and the fields.
-
-    Returns:
-        None where Feast's keys are not made of an id between constant parts, or the fields are
-        not one for each feature and one for the timestamp.
+    None where Feast's keys are not made of an id between constant parts, or the fields are not
+    one for each feature and one for the timestamp.
     """
-    probes = _PROBE_IDS[id_type]
-    prefix, probe, suffix = reads[0][0].partition(_PACKED[id_type](probes[0]))
-    fields = [bytes(one) for one in reads[0][1]]
+    key, fields = reads[0]
+    prefix, probe, suffix = key.partition(id_type.pack(id_type.probes[0]))
     if not probe or len(fields) != len(features) + 1 or not fields[-1].startswith(b"_ts:"):
         return None
-    layout = HashLayout(
-        id_type, prefix, suffix, dict(zip(features, fields, strict=False)), fields[-1]
-    )
-    same = [(layout.key(one), fields) for one in probes]
-    return layout if same == [(key, [bytes(one) for one in own]) for key, own in reads] else None
+    by_feature = dict(zip(features, fields, strict=False))
+    layout = HashLayout(id_type.pack, prefix, suffix, by_feature, fields[-1])
+    same = [(layout.key(one), fields) for one in id_type.probes]
+    return layout if same == [*reads] else None

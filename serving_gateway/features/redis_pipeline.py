@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 RepliesDone: TypeAlias = Callable[[list[Any] | Exception], None]
-Connect: TypeAlias = Callable[[], Awaitable[tuple[asyncio.StreamWriter, float | None]]]
-
-_INCOMPLETE: Final = object()
+Connect: TypeAlias = Callable[[], Awaitable[tuple[asyncio.StreamWriter, float]]]
 
 
 class _Exchange(NamedTuple):
@@ -31,18 +29,17 @@ class RedisPipeline(asyncio.Protocol):
     """A connection from its opening to its loss; it is not reopened.
 
     Args:
-        connect: opens an authenticated connection, whose protocol is replaced.
-        limit_seconds: longest wait for replies, unless `connect` returns a limit of its own; a
-            server that exceeds it is disconnected.
+        connect: opens an authenticated connection, whose protocol is replaced, and names the
+            longest wait for replies in seconds; a server that exceeds it is disconnected.
     """
 
-    def __init__(self, connect: Connect, limit_seconds: float) -> None:
+    def __init__(self, connect: Connect) -> None:
         import hiredis
 
         self.is_closed = False
-        self._limit = limit_seconds
+        self._limit = 0.0
         self._protocol_error: type[Exception] = hiredis.ProtocolError
-        self._reader: Any = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._reader: Any = hiredis.Reader()
         self._loop = asyncio.get_running_loop()
         self._writer: asyncio.StreamWriter | None = None
         self._exchanges: deque[_Exchange] = deque()
@@ -83,13 +80,11 @@ class RedisPipeline(asyncio.Protocol):
 
     async def _open(self, connect: Connect) -> None:
         try:
-            writer, limit = await connect()
+            self._writer, self._limit = await connect()
         except Exception as error:
             self.close(error)
             return
-        self._limit = limit or self._limit
-        self._writer = writer
-        writer.transport.set_protocol(self)
+        self._writer.transport.set_protocol(self)
         waiting, self._exchanges = self._exchanges, deque()
         for one in waiting:
             self.send(one.commands, one.expected, one.done)
@@ -103,7 +98,7 @@ class RedisPipeline(asyncio.Protocol):
                 exchange = exchanges[0]
                 while len(exchange.replies) < exchange.expected:
                     reply = gets()
-                    if reply is _INCOMPLETE:
+                    if reply is False:  # it has not come as a whole
                         return
                     exchange.replies.append(reply)
                 exchanges.popleft()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
-
-_ID_TYPES: Final = frozenset({int, str})
 
 
 class Status(StrEnum):
@@ -19,11 +17,12 @@ class Status(StrEnum):
 
     FOUND = "found"
     UNKNOWN = "unknown"
-    """No such entity."""
     EXPIRED = "expired"
     """Older than its feature view lets values become (TTL; 0 is for ever)."""
     INCOMPLETE = "incomplete"
     """Known, but some of the features are null and may not be."""
+
+    __hash__ = str.__hash__  # an enumeration's own costs a call in Python for each entity
 
 
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
@@ -46,19 +45,14 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class InvalidEntityIds(EntityUnusable):
-    """Ids that cannot be an entity's.
-
-    Args:
-        wrong: by position in the request, what is wrong, to follow `entity_ids[i]`.
-    """
+    """An id at `position` in the request that cannot be an entity's; `why` follows its place."""
 
     default_code = "wrong_type"
 
-    def __init__(self, wrong: Mapping[int, str]) -> None:
-        first = min(wrong)
-        place = f"entity_ids[{first}]"
-        super().__init__(f"{place} {wrong[first]}", field=place)
-        self.wrong = wrong
+    def __init__(self, position: int, why: str) -> None:
+        place = f"entity_ids[{position}]"
+        super().__init__(f"{place} {why}", field=place)
+        self.why = why
 
 
 class ServiceUnusable(FeaturesUnavailable):
@@ -67,7 +61,7 @@ class ServiceUnusable(FeaturesUnavailable):
     default_code = "feature_service_unusable"
 
 
-class LookupRequest(msgspec.Struct, frozen=True):
+class LookupRequest(NamedTuple):
     """A read of one feature service."""
 
     service: str
@@ -84,7 +78,7 @@ EntityOutcome: TypeAlias = LookupResult | GatewayError
 
 ReadDone: TypeAlias = Callable[[list[EntityOutcome] | GatewayError], None]
 """The same of a store, where an unreadable entity has an error of its own: `InvalidEntityIds`
-at position 0 for an id of another type than the entity's."""
+for an id of another type than the entity's."""
 
 
 class FeatureStore(Protocol):
@@ -106,15 +100,3 @@ class FeatureStore(Protocol):
 
     async def aclose(self) -> None:
         """Close connections and leave threads to end by themselves."""
-
-
-def check_ids(ids: Sequence[object]) -> None:
-    """Check that ids are integers or strings.
-
-    Raises:
-        InvalidEntityIds: some are not.
-    """
-    # Not isinstance: true is not an id, and equals 1 where results are found by id.
-    if not _ID_TYPES.issuperset(map(type, ids)):
-        wrong = [at for at, one in enumerate(ids) if type(one) not in _ID_TYPES]
-        raise InvalidEntityIds(dict.fromkeys(wrong, "is neither an integer nor a string."))

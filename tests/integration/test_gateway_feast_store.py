@@ -31,6 +31,11 @@ from tests.servers import RunningRedis, run_redis
 
 ROOT = Path(__file__).resolve().parents[2]
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+CONSTANTS = {
+    "retry_seconds": "feast_store._RETRY_SECONDS",
+    "refresh_seconds": "feast_store._REFRESH_SECONDS",
+    "socket_seconds": "feast_snapshot.SOCKET_SECONDS",
+}
 NAMES = ("petal_width", "sepal_length", "sepal_width")
 DEFINITIONS = """
 from datetime import timedelta
@@ -159,14 +164,18 @@ def filled(
 
 
 @asynccontextmanager
-async def opened(feast: FeastResource, *services: str, **options: Any) -> Any:
-    store = FeastStore(feast.home, **options)
-    try:
-        for service in services:
-            await store.prepare(service)
-        yield store
-    finally:
-        await store.aclose()
+async def opened(feast: FeastResource, *services: str, **seconds: float) -> Any:
+    """A store; `seconds`: of `CONSTANTS`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in seconds.items():
+            patch.setattr(f"serving_gateway.features.{CONSTANTS[name]}", value)
+        store = FeastStore(feast.home)
+        try:
+            for service in services:
+                await store.prepare(service)
+            yield store
+        finally:
+            await store.aclose()
 
 
 async def until(
@@ -364,10 +373,10 @@ async def test_slow_reads_of_one_service_do_not_delay_another(
 ) -> None:
     hang = threading.Event()
 
-    def rows(store: Any, snapshot: Any, plan: Any, own: Any, request: Any) -> Any:
-        if request.service == "both":
+    def rows(store: Any, config: Any, planned: Any, own: Any) -> Any:
+        if planned.request.service == "both":
             hang.wait(20)
-        return read_rows(store, snapshot, plan, own, request)
+        return read_rows(store, config, planned, own)
 
     monkeypatch.setattr("serving_gateway.features.feast_store._TRIAL_SECONDS", 0.05)
     async with opened(filled, "both") as store:
@@ -415,18 +424,19 @@ async def test_key_that_holds_no_hash_fails_its_own_look_up_only(
     redis: RunningRedis, filled: FeastResource
 ) -> None:
     async with opened(filled, "short") as store:
-        [view] = store._snapshot.plan("short").views
+        plan = store._snapshot.plan("short")
+        [layout] = [one.view.layout for one in plan.read(plan.sample()).reads]
         reader = FeatureReader(store, limit_seconds=10)
         names = ("petal_width",)
         with Redis.from_url(redis.url) as admin:
-            admin.set(view.layout.key(77), "not a hash")
+            admin.set(layout.key(77), "not a hash")
             first = asyncio.create_task(look_up(reader, "short", names, [2]))
             bad = asyncio.create_task(look_up(reader, "short", names, [1, 77]))
             good = asyncio.create_task(look_up(reader, "short", names, [1]))
             assert _statuses(await first + await good) == ["found", "found"]
             with pytest.raises(FeaturesUnavailable, match="WRONGTYPE"):
                 await bad
-            admin.delete(view.layout.key(77))
+            admin.delete(layout.key(77))
         assert reader.skipped_services == []
 
 
@@ -541,10 +551,13 @@ def _threads() -> int:
     return sum(1 for thread in threading.enumerate() if thread.name.startswith("features"))
 
 
-async def test_redis_that_hangs_or_dies_costs_little_and_recovers(tmp_path: Path) -> None:
+async def test_redis_that_hangs_or_dies_costs_little_and_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving_gateway.features.feast_snapshot.SOCKET_SECONDS", 0.2)
     with run_redis(tmp_path / "redis") as redis:
         feast = _redis_store(tmp_path, redis)
-        store = FeastStore(feast.home, socket_seconds=0.2)
+        store = FeastStore(feast.home)
         reader = FeatureReader(store, limit_seconds=0.1, open_seconds=0.2)
         before = _threads()
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from serving_gateway.features import feast_internals
 from serving_gateway.features.blocking_reader import _seconds
-from serving_gateway.features.feast_values import make_row_decoder, plain_value
-from serving_gateway.features.redis_layout import HashLayout, derive_layout, probe_ids
-from serving_gateway.features.service_plan import ServicePlan
+from serving_gateway.features.entity_ids import ID_TYPES
+from serving_gateway.features.entity_rows import make_row_decoder, plain_value
+from serving_gateway.features.redis_layout import HashLayout, derive_layout
 from tests.servers import free_port
 
 NULL: Any = 0
@@ -51,13 +51,9 @@ def config(**options: Any) -> Any:
     )
 
 
-def plan(id_type: str) -> ServicePlan:
-    return ServicePlan("s", (), id_type, {})
-
-
-def layout_of(id_type: str) -> HashLayout:
-    keys = plan(id_type).entity_keys("plant", probe_ids(id_type))
-    view = SimpleNamespace(name="petals")
+def layout_of(name: str) -> HashLayout:
+    id_type, view = ID_TYPES[name], SimpleNamespace(name="petals")
+    keys = id_type.keys("plant", id_type.probes)
     reads = feast_internals.redis_reads(config(), view, keys, FEATURES)
     layout = derive_layout(id_type, FEATURES, reads)
     assert layout is not None
@@ -76,7 +72,7 @@ def resp(*parts: bytes) -> bytes:
 @given(data=st.data(), id_type=st.sampled_from([*IDS]))
 def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -> None:
     one: Any = data.draw(IDS[id_type])
-    [key] = plan(id_type).entity_keys("plant", [one])
+    [key] = ID_TYPES[id_type].keys("plant", [one])
     expected = _redis_key("my_project", key)
     layout = LAYOUTS[id_type]
     assert layout.key(one) == expected
@@ -87,7 +83,8 @@ def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -
 
 @pytest.mark.parametrize("broken", ["key", "field", "timestamp", "count"])
 def test_unknown_layout_is_recognized(broken: str) -> None:
-    keys = plan("INT64").entity_keys("plant", probe_ids("INT64"))
+    id_type = ID_TYPES["INT64"]
+    keys = id_type.keys("plant", id_type.probes)
     reads = feast_internals.redis_reads(config(), SimpleNamespace(name="v"), keys, ["a"])
     key, (field, stamp) = reads[2]
     reads[2] = {
@@ -96,8 +93,8 @@ def test_unknown_layout_is_recognized(broken: str) -> None:
         "timestamp": (key, [field, b"when"]),
         "count": (key, [field]),
     }[broken]
-    assert derive_layout("INT64", ["a"], reads) is None
-    assert derive_layout("INT64", ["a"], [(one[::-1], own) for one, own in reads]) is None
+    assert derive_layout(id_type, ["a"], reads) is None
+    assert derive_layout(id_type, ["a"], [(one[::-1], own) for one, own in reads]) is None
 
 
 def plain_by_protobuf(serialized: bytes | None) -> Any:
