@@ -1,4 +1,4 @@
-"""Blocking calls in daemon threads: reads of any online store by Feast itself, for one.
+"""Reads by Feast itself, in threads.
 
 Feast is asked on the level of its online stores, whose `online_read` answers a timestamp and
 values per key: its own assembling of an answer costs as much again, and ignores a view's TTL.
@@ -8,59 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from serving_gateway.features.entity_rows import Row, plain_value
 from serving_gateway.features.feast_internals import close_online_store, new_online_store
-from serving_gateway.features.service_plan import PlannedRead, ViewRead
+from serving_gateway.features.feast_values import Row, plain_value
+from serving_gateway.features.planned_read import PlannedRead, ViewRead
 from serving_gateway.features.types import EntityOutcome
 
 T = TypeVar("T")
 
-_MAX_THREADS: Final = 16
-_THREADS_PER_SERVICE: Final = 2
 
-
-class DaemonThreads:
-    """Threads for blocking calls, as many as calls under way; idle ones are used again.
+class DaemonThread:
+    """A thread for blocking calls, one after the other.
 
     Not `concurrent.futures`, which joins its threads when the process exits: a call that hangs
     would then keep the process alive until it is killed.
-
-    Args:
-        name: of the threads.
-        on_exit: called in each thread when it ends.
     """
 
     def __init__(self, name: str, on_exit: Callable[[], None] = lambda: None) -> None:
-        self._name = name
         self._on_exit = on_exit
-        self._threads = 0
-        self._idle = 0
         self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
         self._calls = SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run `call` in a thread and await its result; raises what it raises."""
+        """Run `call` in the thread and await its result; raises what it raises."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        if self._idle:
-            self._idle -= 1
-        else:
-            self._threads += 1
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
         self._calls.put((call, future))
         return await future
 
     def close(self) -> None:
-        """Let the threads end; one whose call hangs is not waited for."""
-        for _ in range(self._threads):
-            self._calls.put(None)
+        """Let the thread end after the calls before; it is not waited for."""
+        self._calls.put(None)
 
     def _work(self) -> None:
         while (job := self._calls.get()) is not None:
@@ -70,59 +54,41 @@ class DaemonThreads:
             except Exception as error:
                 settle = partial(future.set_exception, error)
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                future.get_loop().call_soon_threadsafe(self._finish, future, settle)
+                future.get_loop().call_soon_threadsafe(_unless_done, future, settle)
         self._on_exit()
 
-    def _finish(self, future: asyncio.Future[Any], settle: Callable[[], None]) -> None:
-        self._idle += 1
-        if not future.done():
-            settle()
+
+def _unless_done(future: asyncio.Future[Any], settle: Callable[[], None]) -> None:
+    if not future.done():
+        settle()
 
 
 class BlockingReader:
-    """Reads in a bounded number of threads, of which one service can take a few at most."""
+    """Reads of one feature service, so that one that hangs keeps no other waiting.
 
-    def __init__(self) -> None:
-        self._store = _OnlineStore()
-        self._threads = DaemonThreads("features", on_exit=self._store.close)
-        self._all = asyncio.Semaphore(_MAX_THREADS)
-        self._by_service: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(_THREADS_PER_SERVICE)
+    Its online store is used and closed by its thread only: to close a connection of SQLite while
+    a statement runs on it crashes the process.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._config: Any = None
+        self._store: Any = None
+        self._thread = DaemonThread(
+            f"features of {service}", on_exit=lambda: close_online_store(self._store)
         )
-        self.close = self._threads.close
+        self.close = self._thread.close
 
     async def read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
         """Read view by view; raises what Feast or the store behind it raises."""
+        return await self._thread.run(partial(self._read, config, planned))
 
-        def read() -> list[EntityOutcome]:
-            store = self._store.of(config)
-            return planned.outcomes([_rows(store, config, planned, one) for one in planned.reads])
-
-        async with self._by_service[planned.request.service], self._all:
-            return await self._threads.run(read)
-
-
-class _OnlineStore(threading.local):
-    """Feast's online store of one thread.
-
-    It is used and closed by that thread only: to close a connection of SQLite while a statement
-    runs on it crashes the process.
-    """
-
-    _config: Any = None
-    _store: Any = None
-
-    def of(self, config: Any) -> Any:
-        """The thread's store; a new one for a new configuration."""
+    def _read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
         if self._config is not config:
-            self.close()
-            self._store = new_online_store(config)
-            self._config = config
-        return self._store
-
-    def close(self) -> None:
-        """Close the connections of the calling thread."""
-        close_online_store(self._store)
+            close_online_store(self._store)
+            self._store, self._config = new_online_store(config), config
+        return planned.outcomes(
+            [_rows(self._store, config, planned, read) for read in planned.reads]
+        )
 
 
 def _rows(store: Any, config: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct, error, pack
 from typing import Any, Final, NamedTuple
 
+from serving_gateway.errors import GatewayError
 from serving_gateway.features.types import InvalidEntityIds
 
 
@@ -22,9 +23,9 @@ class IdType(NamedTuple):
     sample: int | str
     """An id that an entity could have."""
 
-    def invalid(self, ids: Sequence[int | str], service: str) -> dict[int, InvalidEntityIds]:
+    def invalid(self, ids: Sequence[int | str], service: str) -> dict[int, GatewayError]:
         """The errors of ids that are not of this type, by position."""
-        errors = {}
+        errors: dict[int, GatewayError] = {}
         for at, one in enumerate(ids):
             try:
                 self.pack(one)

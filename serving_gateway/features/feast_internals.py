@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from typing import Any, Final
 
 SOCKET_SECONDS: Final = 0.5
@@ -43,28 +43,14 @@ def is_plain_redis(config: Any) -> bool:
 def redis_reads(
     config: Any, table: Any, entity_keys: Sequence[Any], features: Sequence[str]
 ) -> list[tuple[bytes, list[bytes]]]:
-    """The keys and fields that Feast would read for these entities; nothing is connected."""
-    store = new_online_store(config)
-    client = store._client = _RecordingClient()
-    store.online_read(config, table, [*entity_keys], [*features])
-    return client.reads
+    """The keys and fields that Feast reads for these entities."""
+    from feast.infra.online_stores import redis
 
-
-class _RecordingClient:
-    """Stands in for Redis's client: records what is read, and has none of it."""
-
-    def __init__(self) -> None:
-        self.reads: list[tuple[bytes, list[bytes]]] = []
-
-    def pipeline(self, **_: bool) -> AbstractContextManager[_RecordingClient]:
-        return nullcontext(self)
-
-    def hmget(self, key: bytes, fields: Sequence[str | bytes]) -> None:
-        plain = [one.encode() if isinstance(one, str) else one for one in fields]
-        self.reads.append((key, plain))
-
-    def execute(self) -> list[list[None]]:
-        return [[None] * len(fields) for _, fields in self.reads]
+    store = redis.RedisOnlineStore()
+    name = redis._versioned_fv_name(table, config)
+    _, names = store._generate_hset_keys_for_features(table, [*features], name)
+    fields = [one.encode() if isinstance(one, str) else one for one in names]
+    return [(key, fields) for key in store._generate_redis_keys_for_entities(config, entity_keys)]
 
 
 async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:

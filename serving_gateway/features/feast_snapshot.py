@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.feast_internals import SOCKET_SECONDS, new_online_store
@@ -17,8 +17,6 @@ from serving_gateway.features.service_plan import ServicePlan, make_plan
 from serving_gateway.features.types import ServiceUnusable
 
 log = logging.getLogger(__name__)
-
-_SQLITE_URL: Final = "sqlite:///"
 
 
 class FeastSnapshot(NamedTuple):
@@ -41,6 +39,11 @@ class FeastSnapshot(NamedTuple):
         if plan is None:
             raise ServiceUnusable(f"Feature service {service} was not looked up yet.")
         return plan
+
+    def has(self, service: str, names: tuple[str, ...] = ()) -> bool:
+        """Whether a service, and these features of it, can be read."""
+        plan = self.services.get(service)
+        return isinstance(plan, ServicePlan) and plan.has(names)
 
     def keep_plans_of(self, former: FeastSnapshot) -> None:
         """Keep what was planned before, where the registry could not be read now."""
@@ -73,9 +76,9 @@ def open_snapshot(home: Path, services: Sequence[str]) -> FeastSnapshot:
         written.pop("offline_store", None)
         store = FeatureStore(config=RepoConfig(**written, repo_path=home))
         # Opening would create files that are not there yet, empty.
-        registry = str(store.config.registry.path)
-        if registry.startswith(_SQLITE_URL):
-            _require_file(home / registry.removeprefix(_SQLITE_URL))
+        kind, _, registry = str(store.config.registry.path).partition(":///")
+        if kind == "sqlite":
+            _require_file(home / registry)
         online = store.config.online_store
         if online.type == "sqlite":
             _require_file(home / online.path)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.blocking_reader import BlockingReader, DaemonThreads
+from serving_gateway.features.blocking_reader import BlockingReader, DaemonThread
 from serving_gateway.features.feast_snapshot import FeastSnapshot, feast_failure, open_snapshot
+from serving_gateway.features.planned_read import PlannedRead
 from serving_gateway.features.redis_reader import READING, RedisReader
-from serving_gateway.features.service_plan import PlannedRead, ServicePlan
+from serving_gateway.features.service_plan import ServicePlan
 from serving_gateway.features.types import LookupRequest, ReadDone
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ class FeastStore:
 
     def __init__(self, home: Path) -> None:
         self._home = home.expanduser().absolute()
-        self._loader = DaemonThreads("feature-definitions")
-        self._blocking = BlockingReader()
+        self._loader = DaemonThread("feature-definitions")
+        self._blocking: dict[str, BlockingReader] = {}
         self._redis = RedisReader()
         self._wanted: set[str] = set()
         self._snapshot: FeastSnapshot | None = None
@@ -50,7 +51,7 @@ class FeastStore:
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry_at = 0.0
         self._refresh_at = 0.0
-        self._problem: str | None = None
+        self._problem = "The feature store is being opened."
         self._is_closed = False
 
     async def prepare(self, *services: str) -> None:
@@ -61,32 +62,25 @@ class FeastStore:
         self._wanted.update(services)
         if self._opening is not None:
             # It may have begun before these services were wanted.
-            await asyncio.shield(self._opening)
-        known = {} if self._snapshot is None else self._snapshot.services
-        if not known or not all(isinstance(known.get(one), ServicePlan) for one in services):
-            await asyncio.shield(self._open())
+            await self._opening
+        if self._snapshot is None or not all(map(self._snapshot.has, services)):
+            await self._open()
 
     async def run(self) -> None:
         """Open the store as soon as it is there, so that no request has to fail first."""
         while self._snapshot is None:
             await asyncio.sleep(_RETRY_SECONDS)
-            await asyncio.shield(self._open())
+            await self._open()
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids, as `FeatureStore.read`."""
         snapshot = self._snapshot
-        plan = None if snapshot is None else snapshot.services.get(request.service)
-        if (
-            snapshot is None
-            or self._is_closed
-            or not isinstance(plan, ServicePlan)
-            or not plan.has(request.names)
-        ):
+        if self._is_closed or snapshot is None or not snapshot.has(request.service, request.names):
             self._spawn(self._read_after_opening(request, done))
             return
         if asyncio.get_running_loop().time() >= self._refresh_at:
             self._open()
-        self._read(snapshot, plan, request, done)
+        self._read(snapshot, request, done)
 
     async def aclose(self) -> None:
         """Close connections; a thread that hangs is not waited for."""
@@ -94,15 +88,12 @@ class FeastStore:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._loader.close()
-        self._blocking.close()
-        self._redis.close()
+        for one in (self._loader, self._redis, *self._blocking.values()):
+            one.close()
 
-    def _read(
-        self, snapshot: FeastSnapshot, plan: ServicePlan, request: LookupRequest, done: ReadDone
-    ) -> None:
-        planned = plan.read(request)
-        if plan.has_layouts:
+    def _read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
+        planned = snapshot.plan(request.service).read(request)
+        if all(read.command for read in planned.reads):
             self._redis.read(snapshot.config, planned, done)
         else:
             self._spawn(self._read_in_thread(snapshot, planned, done))
@@ -110,8 +101,11 @@ class FeastStore:
     async def _read_in_thread(
         self, snapshot: FeastSnapshot, planned: PlannedRead, done: ReadDone
     ) -> None:
+        service = planned.request.service
+        if service not in self._blocking:
+            self._blocking[service] = BlockingReader(service)
         try:
-            outcomes = await self._blocking.read(snapshot.config, planned)
+            outcomes = await self._blocking[service].read(snapshot.config, planned)
         except Exception as error:
             done(feast_failure(READING, error))
         else:
@@ -119,32 +113,22 @@ class FeastStore:
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
         """Read by the newest definitions, and wait for them where they lack the features."""
+        is_new = request.service not in self._wanted
+        self._wanted.add(request.service)
         try:
-            snapshot = await self._snapshot_with(request.service)
-            self._read(snapshot, snapshot.plan(request.service), request, done)
+            if self._is_closed:
+                raise FeaturesUnavailable("The feature store is closed.")
+            if self._snapshot is not None and self._opening is not None:
+                await self._opening
+            if is_new or asyncio.get_running_loop().time() >= self._retry_at:
+                opening = self._open()
+                if self._snapshot is not None:
+                    await opening
+            if self._snapshot is None:
+                raise FeaturesUnavailable(self._problem)
+            self._read(self._snapshot, request, done)
         except GatewayError as error:
             done(error)
-
-    async def _snapshot_with(self, service: str) -> FeastSnapshot:
-        """The newest definitions, once the service was looked up.
-
-        Raises:
-            FeaturesUnavailable: there are none yet, or no more.
-        """
-        if self._is_closed:
-            raise FeaturesUnavailable("The feature store is closed.")
-        is_new = service not in self._wanted
-        self._wanted.add(service)
-        now = asyncio.get_running_loop().time
-        if self._snapshot is None:
-            if now() >= self._retry_at:
-                self._open()
-            raise FeaturesUnavailable(self._problem or "The feature store is being opened.")
-        if self._opening is not None:
-            await asyncio.shield(self._opening)
-        if is_new or now() >= self._retry_at:
-            await asyncio.shield(self._open())
-        return self._snapshot
 
     def _open(self) -> asyncio.Task[None]:
         """Start to open the store again, unless that is under way."""
@@ -168,7 +152,6 @@ class FeastStore:
             self._retry_at, self._refresh_at = now + _RETRY_SECONDS, now + wait
 
     async def _use(self, snapshot: FeastSnapshot) -> None:
-        is_news = self._snapshot is None or self._problem is not None
         if self._snapshot is not None:
             snapshot.keep_plans_of(self._snapshot)
         else:
@@ -176,22 +159,21 @@ class FeastStore:
             # through it, and requests would wait for that.
             gc.freeze()
         self._snapshot = snapshot
-        self._problem = None
         await self._warm_up(snapshot)
-        if is_news:
+        if self._problem:
             log.info("the feature store is open", extra={"services": [*snapshot.services]})
+        self._problem = ""
 
     async def _warm_up(self, snapshot: FeastSnapshot) -> None:
         """Read an entity that hardly exists, so that no request has to import and connect."""
-        plans = [one for one in snapshot.services.values() if isinstance(one, ServicePlan)]
-        if not plans:
-            return
         ended = asyncio.Event()
-        self._read(snapshot, plans[0], plans[0].sample(), lambda _: ended.set())
-        # A view that hangs must not keep the definitions of others from being refreshed.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_TRIAL_SECONDS):
-                await ended.wait()
+        for plan in snapshot.services.values():
+            if isinstance(plan, ServicePlan) and (sample := plan.sample()).names:
+                self._read(snapshot, sample, lambda _: ended.set())
+                # A view that hangs must not keep others' definitions from being refreshed.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), _TRIAL_SECONDS)
+                return
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from sys import getsizeof
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.errors import DeadlineExceeded, FeaturesUnavailable, GatewayError, Overloaded
@@ -27,6 +27,9 @@ from serving_gateway.features.types import (
 from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
+
+FeatureSet: TypeAlias = tuple[str, tuple[str, ...], frozenset[str]]
+"""Feature service, names in the order of the values, and those that may be null."""
 
 MAX_ROWS: Final = 256
 """Most ids in one read."""
@@ -110,8 +113,8 @@ class LookupQueue:
 
     Args:
         store: what is read.
-        feature_set: feature service, names in the order of the values, names that may be null.
-        breaker: informed of the outcome of each read.
+        features: what is looked up.
+        breaker: of the feature service; informed of the outcome of each read.
         counts: counts reads and look-ups.
         seconds: longest wait of a look-up for its results.
     """
@@ -119,14 +122,14 @@ class LookupQueue:
     def __init__(
         self,
         store: FeatureStore,
-        feature_set: tuple[str, tuple[str, ...], frozenset[str]],
+        features: FeatureSet,
         breaker: CircuitBreaker,
         counts: LookupCounts,
         seconds: float,
     ) -> None:
         self._store = store
-        self._feature_set = feature_set
-        self._breaker = breaker
+        self._features = features
+        self.breaker = breaker
         self._counts = counts
         self._limit = seconds
         self._loop = asyncio.get_running_loop()
@@ -141,7 +144,7 @@ class LookupQueue:
         self._is_late = False
         self._batcher: Batcher[_Part] = Batcher(
             self._start,
-            f"the feature store for {feature_set[0]}",
+            f"the feature store for {features[0]}",
             max_rows=MAX_ROWS,
             max_in_flight=1,
             max_queued=MAX_QUEUED,
@@ -199,7 +202,7 @@ class LookupQueue:
         self._overdue_at = self._loop.time() + self._limit
         self._counts.reads += 1
         self._counts.rows_read += len(self._ids)
-        service, names, nullable = self._feature_set
+        service, names, nullable = self._features
         self._store.read(LookupRequest(service, names, self._ids, nullable), self._on_read)
 
     def _on_overdue(self) -> None:
@@ -209,7 +212,7 @@ class LookupQueue:
         """
         self._counts.failed_reads += not self._is_late
         self._is_late = True
-        self._breaker.failed(f"It did not answer within {self._limit:g} s.")
+        self.breaker.failed(f"It did not answer within {self._limit:g} s.")
         self._overdue_timer = self._loop.call_later(self._limit, self._on_overdue)
 
     def _on_read(self, outcome: list[EntityOutcome] | GatewayError) -> None:
@@ -237,7 +240,7 @@ class LookupQueue:
 
     def _inform_breaker(self, outcome: list[EntityOutcome] | GatewayError) -> None:
         if not isinstance(outcome, GatewayError):
-            self._breaker.succeeded()
+            self.breaker.succeeded()
         elif isinstance(outcome, FeaturesUnavailable) and not isinstance(outcome, ServiceUnusable):
             self._counts.failed_reads += 1
-            self._breaker.failed(outcome.message)
+            self.breaker.failed(outcome.message)

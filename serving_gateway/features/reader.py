@@ -13,7 +13,7 @@ from typing import Final
 
 from serving_gateway.errors import FeaturesUnavailable, Overloaded
 from serving_gateway.features.circuit_breaker import CircuitBreaker
-from serving_gateway.features.lookup_queue import LookupQueue
+from serving_gateway.features.lookup_queue import FeatureSet, LookupQueue
 from serving_gateway.features.types import FeatureStore, LookupDone
 from serving_gateway.telemetry.counters import LookupCounts
 
@@ -50,10 +50,9 @@ class FeatureReader:
         self._open_seconds = open_seconds
         self.counts = LookupCounts()
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._queues: dict[tuple[str, tuple[str, ...], frozenset[str]], LookupQueue] = {}
+        self._queues: dict[FeatureSet, LookupQueue] = {}
         self._preparing: set[asyncio.Task[None]] = set()
-        self._is_prepare_overdue = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._overdue: asyncio.Task[None] | None = None
 
     @property
     def skipped_services(self) -> list[str]:
@@ -67,17 +66,19 @@ class FeatureReader:
         look-ups try again what failed, and nothing depends on it (I9). While one is overdue,
         the next ones do not wait at all. Without services there is no limit but the caller's.
         """
-        task = self._prepare_in_background(services)
-        if not self._is_prepare_overdue:
-            limit = self._prepare_seconds if services else None
-            done, _ = await asyncio.wait([task], timeout=limit)
-            self._is_prepare_overdue = not done
-            if not done:
+        task = self.expect(services)
+        if self._overdue is None or self._overdue.done():
+            await asyncio.wait([task], timeout=self._prepare_seconds if services else None)
+            if not task.done():
+                self._overdue = task
                 log.warning("the feature store is still being opened", extra={"services": services})
 
-    def expect(self, services: Iterable[str]) -> None:
+    def expect(self, services: Iterable[str]) -> asyncio.Task[None]:
         """Have services looked up in the background."""
-        self._prepare_in_background(services)
+        task = asyncio.get_running_loop().create_task(self._prepare(*services))
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+        return task
 
     def look_up(
         self,
@@ -98,20 +99,19 @@ class FeatureReader:
                 which), or `FeaturesUnavailable` when there is no answer within the limit, or none
                 can be expected.
         """
-        # Kept: to ask for it costs a system call, and this is once for each prediction.
-        loop = self._loop = self._loop or asyncio.get_running_loop()
         self.counts.look_ups += 1
-        breaker = self._breaker(service)
+        features = (service, names, nullable)
+        queue = self._queues.get(features) or self._new_queue(features)
         try:
-            if breaker.admit():
-                self._queue(service, names, nullable).look_up(ids, done)
+            if queue.breaker.admit():
+                queue.look_up(ids, done)
                 return
-            refusal = f"Feature service {service} is not read for now: {breaker.reason}"
-            error = FeaturesUnavailable(refusal)
+            reason = f"Feature service {service} is not read for now: {queue.breaker.reason}"
+            error = FeaturesUnavailable(reason)
         except Overloaded as overload:
             error = FeaturesUnavailable(overload.message, code="too_many_look_ups")
         self.counts.refused += 1
-        loop.call_soon(done, error)
+        asyncio.get_running_loop().call_soon(done, error)
 
     async def aclose(self) -> None:
         """Fail what waits, and close the store."""
@@ -122,37 +122,25 @@ class FeatureReader:
             queue.close(FeaturesUnavailable("The gateway is ending."))
         await self._store.aclose()
 
-    def _breaker(self, service: str) -> CircuitBreaker:
-        breaker = self._breakers.get(service)
-        if breaker is None:
-            breaker = self._breakers[service] = CircuitBreaker(
+    def _new_queue(self, features: FeatureSet) -> LookupQueue:
+        service = features[0]
+        if service not in self._breakers:
+            self._breakers[service] = CircuitBreaker(
                 f"feature service {service}",
                 failures=self._failures,
                 open_seconds=self._open_seconds,
                 probe_seconds=2 * self._limit,
             )
-        return breaker
-
-    def _queue(self, service: str, names: tuple[str, ...], nullable: frozenset[str]) -> LookupQueue:
-        key = (service, names, nullable)
-        queue = self._queues.get(key)
-        if queue is None:
-            if len(self._queues) >= _MAX_IDLE_QUEUES:
-                self._queues = {key: one for key, one in self._queues.items() if not one.is_idle}
-            queue = self._queues[key] = LookupQueue(
-                self._store, key, self._breaker(service), self.counts, self._limit
-            )
+        if len(self._queues) >= _MAX_IDLE_QUEUES:
+            self._queues = {key: one for key, one in self._queues.items() if not one.is_idle}
+        queue = LookupQueue(
+            self._store, features, self._breakers[service], self.counts, self._limit
+        )
+        self._queues[features] = queue
         return queue
-
-    def _prepare_in_background(self, services: Iterable[str]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._prepare(*services))
-        self._preparing.add(task)
-        task.add_done_callback(self._preparing.discard)
-        return task
 
     async def _prepare(self, *services: str) -> None:
         try:
             await self._store.prepare(*services)
         except Exception:
             log.exception("feature services were not looked up", extra={"services": services})
-        self._is_prepare_overdue = False

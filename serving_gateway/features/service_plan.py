@@ -5,109 +5,46 @@ Knows the shape of Feast's objects but imports nothing of it: they are handed in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from serving_gateway.errors import GatewayError
 from serving_gateway.features.entity_ids import ID_TYPES, IdType
-from serving_gateway.features.entity_rows import Row, ViewRows, judge_rows, make_row_decoder
-from serving_gateway.features.redis_layout import HashLayout, find_layout
-from serving_gateway.features.types import EntityOutcome, LookupRequest, ServiceUnusable
+from serving_gateway.features.feast_values import make_row_decoder
+from serving_gateway.features.planned_read import PlannedRead, View, ViewRead
+from serving_gateway.features.redis_commands import make_command
+from serving_gateway.features.types import LookupRequest, ServiceUnusable
 
 _COLUMN_TYPES: Final = frozenset({"FLOAT", "DOUBLE", "INT64", "INT32", "BOOL", "STRING", "BYTES"})
 """Value types that can be a column of a row; Python holds them as Feast's value does."""
 
 
-class View(msgspec.Struct, eq=False):
-    """One feature view of a service."""
-
-    table: Any
-    """Feast's own object, which its online stores want."""
-    join_key: str
-    """As it is stored; a mapped one has another name for callers."""
-    ttl_seconds: float
-    """Age after which values are expired; 0: never."""
-    layout: HashLayout | None = None
-    """Where Redis holds it; None for other stores."""
-
-
 class ServiceColumn(NamedTuple):
-    """Where a feature of a service comes from."""
+    """Where a feature of a service comes from: its name and type in a view."""
 
     view: View
     feature: str
-    """Its name in that view."""
     value_type: str
 
 
-class ViewRead:
-    """What to read of one view.
-
-    Attributes:
-        features: their names in the view.
-        positions: of each among the values of a result.
-        command: where the layout is known: Redis's command for an entity.
-        decode: what its reply means.
-    """
-
-    command: Callable[[int | str], bytes]
-    decode: Callable[[Sequence[bytes | None]], Row]
-
-    def __init__(self, view: View, wanted: Mapping[int, ServiceColumn]) -> None:
-        self.view = view
-        self.features = [column.feature for column in wanted.values()]
-        self.positions = (*wanted,)
-        if view.layout is not None:
-            self.command = view.layout.command_maker(self.features)
-            self.decode = make_row_decoder([column.value_type for column in wanted.values()])
-
-
-class PlannedRead(NamedTuple):
-    """A request, and how it is read."""
-
-    request: LookupRequest
-    id_type: IdType
-    reads: Sequence[ViewRead]
-    ids: Sequence[int | str]
-    """Those of the request, with a harmless one instead of each that is invalid."""
-    errors: dict[int, GatewayError]
-    """Of single entities, by position."""
-
-    def outcomes(self, rows: Sequence[Sequence[Row]]) -> list[EntityOutcome]:
-        """What rows of each view, one for each id, mean."""
-        views = [
-            ViewRows(read.view.ttl_seconds, read.positions, own)
-            for read, own in zip(self.reads, rows, strict=True)
-        ]
-        found: list[EntityOutcome] = [*judge_rows(self.request.names, self.request.nullable, views)]
-        for at, error in self.errors.items():
-            found[at] = error
-        return found
-
-
 class ServicePlan:
-    """How a feature service is read.
+    """How a feature service is read, by Feast's configuration.
 
-    Args:
-        service: its name.
-        id_type: of its entity.
-        columns: by name; a name that several views have appears with the prefix `<view>__` alone.
+    A column's name that several views have appears with the prefix `<view>__` alone.
     """
 
-    def __init__(self, service: str, id_type: IdType, columns: Mapping[str, ServiceColumn]) -> None:
-        self.service = service
-        self.id_type = id_type
-        self.has_layouts = bool(columns) and all(one.view.layout for one in columns.values())
-        """Whether it is known where Redis holds each view."""
+    def __init__(
+        self, config: Any, service: str, id_type: IdType, columns: Mapping[str, ServiceColumn]
+    ) -> None:
+        self._config = config
+        self._service = service
+        self._id_type = id_type
         self._columns = columns
         self._reads: dict[tuple[str, ...], list[ViewRead]] = {}
 
     def sample(self) -> LookupRequest:
         """A harmless read of all views."""
         names = {column.view: name for name, column in self._columns.items()}.values()
-        return LookupRequest(self.service, (*names,), (self.id_type.sample,))
+        return LookupRequest(self._service, (*names,), (self._id_type.sample,))
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether the service has these features."""
@@ -122,28 +59,34 @@ class ServicePlan:
         reads = self._reads.get(request.names)
         if reads is None:
             reads = self._reads[request.names] = self._plan_reads(request.names)
-        ids = request.ids
-        errors = self.id_type.invalid(ids, self.service)
+        ids, id_type = request.ids, self._id_type
+        errors = id_type.invalid(ids, self._service)
         if errors:
-            ids = [self.id_type.sample if at in errors else one for at, one in enumerate(ids)]
-        return PlannedRead(request, self.id_type, reads, ids, {**errors})
+            ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
+        return PlannedRead(request, id_type, reads, ids, errors)
 
     def _plan_reads(self, names: tuple[str, ...]) -> list[ViewRead]:
         missing = [name for name in names if name not in self._columns]
         if missing:
             raise ServiceUnusable(
-                f"Feature service {self.service} has no feature {', '.join(missing)} that "
+                f"Feature service {self._service} has no feature {', '.join(missing)} that "
                 f"a row can hold; it has {', '.join(sorted(self._columns))}."
             )
         by_view: dict[View, dict[int, ServiceColumn]] = {}
         for position, name in enumerate(names):
             column = self._columns[name]
             by_view.setdefault(column.view, {})[position] = column
-        return [ViewRead(view, wanted) for view, wanted in by_view.items()]
+        return [self._plan_read(view, wanted) for view, wanted in by_view.items()]
+
+    def _plan_read(self, view: View, wanted: Mapping[int, ServiceColumn]) -> ViewRead:
+        features = [column.feature for column in wanted.values()]
+        command = make_command(self._config, view, self._id_type, features)
+        decode = make_row_decoder([column.value_type for column in wanted.values()])
+        return ViewRead(view, features, [*wanted], command, decode)
 
 
 def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
-    """Plan the reads of a service, given its projected views in the order of its projections.
+    """Plan the reads of a service, given its projected views.
 
     Raises:
         ServiceUnusable: one id does not name a row of each view, or a view is computed on
@@ -155,15 +98,12 @@ def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
     for table in tables:
         name, id_type = _join_key(service.name, table)
         keys.add((table.projection.join_key_map.get(name, name), id_type))
-        types = {one.name: one.dtype.to_value_type().name for one in table.projection.features}
-        usable = [feature for feature, kind in types.items() if kind in _COLUMN_TYPES]
-        ttl = table.ttl.total_seconds() if table.ttl else 0.0
-        layout = find_layout(config, table, name, ID_TYPES[id_type], usable)
-        view = View(table, name, ttl, layout)
-        for feature in usable:
-            column = ServiceColumn(view, feature, types[feature])
-            columns[f"{table.projection.name_to_use()}__{feature}"] = column
-            by_feature.setdefault(feature, []).append(column)
+        view = View(table, name, table.ttl.total_seconds() if table.ttl else 0.0)
+        for feature in table.projection.features:
+            column = ServiceColumn(view, feature.name, feature.dtype.to_value_type().name)
+            if column.value_type in _COLUMN_TYPES:
+                columns[f"{table.projection.name_to_use()}__{feature.name}"] = column
+                by_feature.setdefault(feature.name, []).append(column)
     if len(keys) != 1:
         listed = ", ".join(sorted(f"{name} ({kind})" for name, kind in keys)) or "none"
         raise ServiceUnusable(
@@ -172,13 +112,12 @@ def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
         )
     columns.update((name, found[0]) for name, found in by_feature.items() if len(found) == 1)
     [(_, id_type)] = keys
-    return ServicePlan(service.name, ID_TYPES[id_type], columns)
+    return ServicePlan(config, service.name, ID_TYPES[id_type], columns)
 
 
 def _join_key(service: str, table: Any) -> tuple[str, str]:
     """The join key of one view as it is stored, and its value type."""
     entities = getattr(table, "entity_columns", None)
-    problem = ""
     if entities is None:
         problem = "is computed on demand; only stored features are read"
     elif getattr(table.projection, "version_tag", None) is not None:
@@ -187,10 +126,10 @@ def _join_key(service: str, table: Any) -> tuple[str, str]:
         problem = "is not served online"
     elif len(entities) != 1:
         problem = f"has {len(entities)} join keys, not one"
-    elif (id_type := entities[0].dtype.to_value_type().name) in ID_TYPES:
-        return entities[0].name, id_type
-    else:
+    elif (id_type := entities[0].dtype.to_value_type().name) not in ID_TYPES:
         problem = f"has ids of type {id_type}: not {', '.join(ID_TYPES)}"
+    else:
+        return entities[0].name, id_type
     raise ServiceUnusable(
         f"Feature service {service} cannot be read: its view {table.name} {problem}."
     )

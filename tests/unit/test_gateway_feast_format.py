@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 from serving_gateway.features import feast_internals
 from serving_gateway.features.blocking_reader import _seconds
 from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.entity_rows import make_row_decoder, plain_value
-from serving_gateway.features.redis_layout import HashLayout, derive_layout
+from serving_gateway.features.feast_values import make_row_decoder, plain_value
+from serving_gateway.features.planned_read import View
+from serving_gateway.features.redis_commands import derive_command, make_command
 from tests.servers import free_port
 
 NULL: Any = 0
@@ -51,16 +53,30 @@ def config(**options: Any) -> Any:
     )
 
 
-def layout_of(name: str) -> HashLayout:
-    id_type, view = ID_TYPES[name], SimpleNamespace(name="petals")
-    keys = id_type.keys("plant", id_type.probes)
-    reads = feast_internals.redis_reads(config(), view, keys, FEATURES)
-    layout = derive_layout(id_type, FEATURES, reads)
-    assert layout is not None
-    return layout
+class RecordingClient:
+    """Stands in for Redis's client: records what is read, and has none of it."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[bytes, list[bytes | str]]] = []
+
+    def pipeline(self, **_: bool) -> contextlib.nullcontext[RecordingClient]:
+        return contextlib.nullcontext(self)
+
+    def hmget(self, key: bytes, fields: list[bytes | str]) -> None:
+        self.reads.append((key, fields))
+
+    def execute(self) -> list[list[None]]:
+        return [[None] * len(fields) for _, fields in self.reads]
 
 
-LAYOUTS = {id_type: layout_of(id_type) for id_type in IDS}
+def command_of(id_type: str) -> Callable[[Any], bytes]:
+    table = SimpleNamespace(name="petals")
+    command = make_command(config(), View(table, "plant", 0), ID_TYPES[id_type], FEATURES)
+    assert command is not None
+    return command
+
+
+COMMANDS = {id_type: command_of(id_type) for id_type in IDS}
 
 
 def resp(*parts: bytes) -> bytes:
@@ -72,29 +88,33 @@ def resp(*parts: bytes) -> bytes:
 @given(data=st.data(), id_type=st.sampled_from([*IDS]))
 def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -> None:
     one: Any = data.draw(IDS[id_type])
-    [key] = ID_TYPES[id_type].keys("plant", [one])
-    expected = _redis_key("my_project", key)
-    layout = LAYOUTS[id_type]
-    assert layout.key(one) == expected
-    assert layout.command_maker(("count", "width"))(one) == resp(
-        b"HMGET", expected, _mmh3("petals:count"), _mmh3("petals:width"), b"_ts:petals"
-    )
+    keys = ID_TYPES[id_type].keys("plant", [one])
+    store: Any = RedisOnlineStore()
+    client = store._client = RecordingClient()
+    store.online_read(config(), SimpleNamespace(name="petals"), keys, [*FEATURES])
+    [(key, fields)] = client.reads
+    encoded = [one.encode() if isinstance(one, str) else one for one in fields]
+    assert COMMANDS[id_type](one) == resp(b"HMGET", key, *encoded)
+    assert key == _redis_key("my_project", keys[0])
+    names = [f"petals:{name}" for name in FEATURES]
+    assert encoded == [*map(_mmh3, names), b"_ts:petals"]
 
 
-@pytest.mark.parametrize("broken", ["key", "field", "timestamp", "count"])
+@pytest.mark.parametrize("broken", ["key", "field", "timestamp", "id"])
 def test_unknown_layout_is_recognized(broken: str) -> None:
     id_type = ID_TYPES["INT64"]
     keys = id_type.keys("plant", id_type.probes)
     reads = feast_internals.redis_reads(config(), SimpleNamespace(name="v"), keys, ["a"])
     key, (field, stamp) = reads[2]
-    reads[2] = {
-        "key": (key + b"!", [field, stamp]),
-        "field": (key, [b"other", stamp]),
-        "timestamp": (key, [field, b"when"]),
-        "count": (key, [field]),
+    wrong = {
+        "key": [*reads[:2], (key + b"!", [field, stamp]), *reads[3:]],
+        "field": [*reads[:2], (key, [b"other", stamp]), *reads[3:]],
+        "timestamp": [(one, [field, b"when"]) for one, _ in reads],
+        "id": [(one[::-1], own) for one, own in reads],
     }[broken]
-    assert derive_layout(id_type, ["a"], reads) is None
-    assert derive_layout(id_type, ["a"], [(one[::-1], own) for one, own in reads]) is None
+    assert derive_command(id_type, reads)
+    with pytest.raises(ValueError, match="unknown form"):
+        derive_command(id_type, wrong)
 
 
 def plain_by_protobuf(serialized: bytes | None) -> Any:

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.entity_rows import Row
-from serving_gateway.features.service_plan import PlannedRead, ServiceColumn, ServicePlan, View
+from serving_gateway.features.feast_values import Row
+from serving_gateway.features.planned_read import PlannedRead, View
+from serving_gateway.features.service_plan import ServiceColumn, ServicePlan
 from serving_gateway.features.types import LookupRequest, LookupResult, ServiceUnusable, Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +35,8 @@ def plan(ttl_seconds: float = 60) -> ServicePlan:
     one, two = View("one", "id", ttl_seconds), View("two", "id", 0)
     columns = {"a": (one, "a"), "b": (one, "b"), "c": (two, "c")}
     typed = {name: ServiceColumn(*column, "FLOAT") for name, column in columns.items()}
-    return ServicePlan("s", ID_TYPES["INT64"], typed)
+    config = SimpleNamespace(online_store=SimpleNamespace(type="sqlite"))
+    return ServicePlan(config, "s", ID_TYPES["INT64"], typed)
 
 
 def planned(names: tuple[str, ...], ttl_seconds: float = 60, nullable: str = "") -> PlannedRead:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.features.redis_pipeline import RedisPipeline
+from serving_gateway.features.redis_reader import RedisPipeline
 from tests.servers import free_port
 
 PING = b"*1\r\n$4\r\nPING\r\n"
