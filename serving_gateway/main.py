@@ -84,8 +84,8 @@ def create_app(
         registry: where versions are recorded; by default what the settings name.
         own_signals: whether the process is the gateway's own, so that SIGTERM is its to handle.
     """
-    feast = None if settings.feast_dir is None else FeastStore(settings.feast_dir)
-    features = None if feast is None else feature_reader(feast, settings)
+    feast_dir = settings.feast_dir
+    features = None if feast_dir is None else feature_reader(FeastStore(feast_dir), settings)
     identity = this_process()
     queue_budget = ByteBudget(settings.max_queued_bytes)
     tracing = tracing_from(settings, identity)
@@ -162,8 +162,6 @@ def create_app(
             await asyncio.to_thread(writer.start)
         supervisor.start("connections", connections.sweep)
         await _start(shared, hosting, supervisor)
-        if feast is not None:
-            supervisor.start("feature store", feast.run, may_end=True)
         # What is there by now stays: without this each full collection of garbage would look
         # through it, and requests would wait for that.
         gc.collect()

@@ -10,14 +10,12 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from serving_gateway.features.feast_internals import close_online_store, new_online_store
-from serving_gateway.features.feast_values import Row, plain_value
-from serving_gateway.features.planned_read import PlannedRead, ViewRead
+from serving_gateway.features.entity_rows import PlannedRead, Row, ViewRead, plain_value
 from serving_gateway.features.types import EntityOutcome
 
 T = TypeVar("T")
@@ -32,14 +30,24 @@ class DaemonThread:
 
     def __init__(self, name: str, on_exit: Callable[[], None] = lambda: None) -> None:
         self._on_exit = on_exit
-        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
-        self._calls = SimpleQueue()
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run `call` in the thread and await its result; raises what it raises."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((call, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            try:
+                settle = partial(future.set_result, call())
+            except Exception as error:
+                settle = partial(future.set_exception, error)
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(lambda: future.done() or settle())
+
+        self._calls.put(work)
         return await future
 
     def close(self) -> None:
@@ -47,20 +55,9 @@ class DaemonThread:
         self._calls.put(None)
 
     def _work(self) -> None:
-        while (job := self._calls.get()) is not None:
-            call, future = job
-            try:
-                settle = partial(future.set_result, call())
-            except Exception as error:
-                settle = partial(future.set_exception, error)
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                future.get_loop().call_soon_threadsafe(_unless_done, future, settle)
+        while (work := self._calls.get()) is not None:
+            work()
         self._on_exit()
-
-
-def _unless_done(future: asyncio.Future[Any], settle: Callable[[], None]) -> None:
-    if not future.done():
-        settle()
 
 
 class BlockingReader:
@@ -73,9 +70,7 @@ class BlockingReader:
     def __init__(self, service: str) -> None:
         self._config: Any = None
         self._store: Any = None
-        self._thread = DaemonThread(
-            f"features of {service}", on_exit=lambda: close_online_store(self._store)
-        )
+        self._thread = DaemonThread(f"features of {service}", on_exit=self._disconnect)
         self.close = self._thread.close
 
     async def read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
@@ -84,11 +79,25 @@ class BlockingReader:
 
     def _read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
         if self._config is not config:
-            close_online_store(self._store)
+            self._disconnect()
             self._store, self._config = new_online_store(config), config
         return planned.outcomes(
             [_rows(self._store, config, planned, read) for read in planned.reads]
         )
+
+    def _disconnect(self) -> None:
+        """Close the connections, for which Feast has no call."""
+        for name in ("_conn", "_client"):
+            # They are discarded, so their state does not matter.
+            with suppress(Exception):
+                getattr(self._store, name).close()
+
+
+def new_online_store(config: Any) -> Any:
+    """An online store of Feast, not yet connected; imports what its reads need."""
+    from feast.infra.online_stores.helpers import get_online_store_from_config
+
+    return get_online_store_from_config(config.online_store)
 
 
 def _rows(store: Any, config: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:
@@ -96,13 +105,9 @@ def _rows(store: Any, config: Any, planned: PlannedRead, read: ViewRead) -> list
     answer = store.online_read(config, read.view.table, keys, [*read.features])
     return [
         (
-            None if stamp is None else _seconds(stamp),
+            # Feast means UTC where there is no zone.
+            None if stamp is None else stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp(),
             None if values is None else [plain_value(values.get(one)) for one in read.features],
         )
         for stamp, values in answer
     ]
-
-
-def _seconds(stamp: datetime) -> float:
-    """Seconds since the epoch; a timestamp without a zone is in UTC."""
-    return (stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp).timestamp()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from struct import Struct, error, pack
 from typing import Any, Final, NamedTuple
 
-from serving_gateway.errors import GatewayError
 from serving_gateway.features.types import InvalidEntityIds
 
 
@@ -20,12 +19,15 @@ class IdType(NamedTuple):
     """An id as it is in keys; raises for what is not an id of this type."""
     probes: tuple[int | str, ...]
     """Ids whose keys are compared with Feast's. The first is in no other part of a key."""
-    sample: int | str
-    """An id that an entity could have."""
 
-    def invalid(self, ids: Sequence[int | str], service: str) -> dict[int, GatewayError]:
+    @property
+    def sample(self) -> int | str:
+        """An id that is harmless to read."""
+        return self.probes[1]
+
+    def invalid(self, ids: Sequence[int | str], service: str) -> dict[int, InvalidEntityIds]:
         """The errors of ids that are not of this type, by position."""
-        errors: dict[int, GatewayError] = {}
+        errors = {}
         for at, one in enumerate(ids):
             try:
                 self.pack(one)
@@ -39,11 +41,8 @@ class IdType(NamedTuple):
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
-        value: Any = Value
-        return [
-            EntityKey(join_keys=[join_key], entity_values=[value(**{self.field: one})])
-            for one in ids
-        ]
+        values = [Value(**{self.field: one}) for one in ids]  # type: ignore[arg-type]
+        return [EntityKey(join_keys=[join_key], entity_values=[one]) for one in values]
 
 
 def _pack_text(one: str) -> bytes:
@@ -54,18 +53,14 @@ def _pack_text(one: str) -> bytes:
 def _integer(bits: int, form: str) -> IdType:
     most = 1 << (bits - 1)
     probes = (0x0102030405060708 >> (64 - bits), 0, -1, most - 1, -most)
-    return IdType(f"an integer of {bits} bits", f"int{bits}_val", Struct(form).pack, probes, 0)
+    return IdType(f"an integer of {bits} bits", f"int{bits}_val", Struct(form).pack, probes)
 
+
+_TEXTS: Final = ("an id to probe with", "", "7", "é", "\U0001f33c")
 
 ID_TYPES: Final = {
     "INT64": _integer(64, "<q"),
     "INT32": _integer(32, "<i"),
-    "STRING": IdType(
-        "a string",
-        "string_val",
-        _pack_text,
-        ("an id to probe with", "", "7", "é", "\U0001f33c"),
-        "",
-    ),
+    "STRING": IdType("a string", "string_val", _pack_text, _TEXTS),
 }
 """By Feast's name of the value type."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.feast_internals import SOCKET_SECONDS, new_online_store
+from serving_gateway.features.blocking_reader import new_online_store
+from serving_gateway.features.feast_redis import SOCKET_SECONDS
 from serving_gateway.features.service_plan import ServicePlan, make_plan
 from serving_gateway.features.types import ServiceUnusable
 
@@ -28,11 +29,7 @@ class FeastSnapshot(NamedTuple):
     """Those that were looked up; an error for one that cannot be read."""
 
     def plan(self, service: str) -> ServicePlan:
-        """How to read a service.
-
-        Raises:
-            ServiceUnusable, FeaturesUnavailable: it cannot be read.
-        """
+        """How to read a service; `ServiceUnusable` or `FeaturesUnavailable` if it cannot be."""
         plan = self.services.get(service)
         if isinstance(plan, GatewayError):
             raise type(plan)(plan.message)
@@ -45,23 +42,11 @@ class FeastSnapshot(NamedTuple):
         plan = self.services.get(service)
         return isinstance(plan, ServicePlan) and plan.has(names)
 
-    def keep_plans_of(self, former: FeastSnapshot) -> None:
-        """Keep what was planned before, where the registry could not be read now."""
-        for name, plan in self.services.items():
-            known = former.services.get(name)
-            if type(plan) is FeaturesUnavailable and isinstance(known, ServicePlan):
-                self.services[name] = known
-
 
 def open_snapshot(home: Path, services: Sequence[str]) -> FeastSnapshot:
     """Import Feast, and read configuration and definitions anew: files may have been replaced.
 
-    Args:
-        home: directory of feature_store.yaml.
-        services: feature services to look up.
-
-    Raises:
-        FeaturesUnavailable: they are not there, or cannot be read.
+    Raises `FeaturesUnavailable` where they are not there, or cannot be read.
     """
     with feast_errors_translated("be imported"):
         # It takes seconds and needs no store, so it is not left to the first one that is there.

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader, DaemonThread
+from serving_gateway.features.entity_rows import PlannedRead
 from serving_gateway.features.feast_snapshot import FeastSnapshot, feast_failure, open_snapshot
-from serving_gateway.features.planned_read import PlannedRead
 from serving_gateway.features.redis_reader import READING, RedisReader
 from serving_gateway.features.service_plan import ServicePlan
 from serving_gateway.features.types import LookupRequest, ReadDone
@@ -49,15 +49,15 @@ class FeastStore:
         self._snapshot: FeastSnapshot | None = None
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._next_opening: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
-        self._refresh_at = 0.0
         self._problem = "The feature store is being opened."
         self._is_closed = False
 
     async def prepare(self, *services: str) -> None:
         """Open the store, look services up and read once, ahead of the first request's read.
 
-        What cannot be opened now is tried again by reads and by `run`, these services included.
+        What cannot be opened now is tried again in the background, these services included.
         """
         self._wanted.update(services)
         if self._opening is not None:
@@ -66,30 +66,26 @@ class FeastStore:
         if self._snapshot is None or not all(map(self._snapshot.has, services)):
             await self._open()
 
-    async def run(self) -> None:
-        """Open the store as soon as it is there, so that no request has to fail first."""
-        while self._snapshot is None:
-            await asyncio.sleep(_RETRY_SECONDS)
-            await self._open()
-
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids, as `FeatureStore.read`."""
         snapshot = self._snapshot
         if self._is_closed or snapshot is None or not snapshot.has(request.service, request.names):
             self._spawn(self._read_after_opening(request, done))
-            return
-        if asyncio.get_running_loop().time() >= self._refresh_at:
-            self._open()
-        self._read(snapshot, request, done)
+        else:
+            self._read(snapshot, request, done)
 
     async def aclose(self) -> None:
         """Close connections; a thread that hangs is not waited for."""
         self._is_closed = True
+        if self._next_opening is not None:
+            self._next_opening.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for one in (self._loader, self._redis, *self._blocking.values()):
-            one.close()
+        self._loader.close()
+        self._redis.close()
+        for reader in self._blocking.values():
+            reader.close()
 
     def _read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
         planned = snapshot.plan(request.service).read(request)
@@ -118,14 +114,12 @@ class FeastStore:
         try:
             if self._is_closed:
                 raise FeaturesUnavailable("The feature store is closed.")
-            if self._snapshot is not None and self._opening is not None:
-                await self._opening
-            if is_new or asyncio.get_running_loop().time() >= self._retry_at:
-                opening = self._open()
-                if self._snapshot is not None:
-                    await opening
             if self._snapshot is None:
                 raise FeaturesUnavailable(self._problem)
+            if self._opening is not None:
+                await self._opening
+            if is_new or asyncio.get_running_loop().time() >= self._retry_at:
+                await self._open()
             self._read(self._snapshot, request, done)
         except GatewayError as error:
             done(error)
@@ -137,6 +131,7 @@ class FeastStore:
         return self._opening
 
     async def _open_again(self) -> None:
+        loop = asyncio.get_running_loop()
         wait = _RETRY_SECONDS
         try:
             wanted = sorted(self._wanted)
@@ -148,16 +143,22 @@ class FeastStore:
             self._problem = error.message
         finally:
             self._opening = None
-            now = asyncio.get_running_loop().time()
-            self._retry_at, self._refresh_at = now + _RETRY_SECONDS, now + wait
+            self._retry_at = loop.time() + _RETRY_SECONDS
+            if self._next_opening is not None:
+                self._next_opening.cancel()
+            if not self._is_closed:
+                self._next_opening = loop.call_later(wait, self._open)
 
     async def _use(self, snapshot: FeastSnapshot) -> None:
-        if self._snapshot is not None:
-            snapshot.keep_plans_of(self._snapshot)
-        else:
+        """Read by these definitions, and by former ones where the registry cannot be read now."""
+        if self._snapshot is None:
             # What Feast brought stays: without this each full collection of garbage would look
             # through it, and requests would wait for that.
             gc.freeze()
+        else:
+            for service, plan in snapshot.services.items():
+                if type(plan) is FeaturesUnavailable:
+                    snapshot.services[service] = self._snapshot.services.get(service, plan)
         self._snapshot = snapshot
         await self._warm_up(snapshot)
         if self._problem:

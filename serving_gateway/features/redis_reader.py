@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.feast_internals import connect_redis
+from serving_gateway.features.entity_rows import PlannedRead
+from serving_gateway.features.feast_redis import connect_redis
 from serving_gateway.features.feast_snapshot import feast_failure
-from serving_gateway.features.planned_read import PlannedRead
 from serving_gateway.features.types import EntityOutcome, ReadDone
 
 RepliesDone: TypeAlias = Callable[[list[Any] | Exception], None]
@@ -32,11 +32,6 @@ class RedisReader:
         self._address = ""
         self._pipeline: RedisPipeline | None = None
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is an open connection."""
-        return self._pipeline is not None and self._pipeline.is_connected
-
     def read(self, config: Any, planned: PlannedRead, done: ReadDone) -> None:
         """Read view by view, from the server that Feast's configuration names."""
         commands = [
@@ -45,7 +40,8 @@ class RedisReader:
         packed, expected = b"".join(commands), len(commands)
         # A connection may be lost just before it is used: the server was restarted, or a proxy
         # closed what was idle.
-        may_repeat = self.is_connected
+        pipeline = self._connection(config)
+        may_repeat = pipeline.is_connected
 
         def finish(replies: list[Any] | Exception) -> None:
             nonlocal may_repeat
@@ -57,7 +53,7 @@ class RedisReader:
             else:
                 done(_outcomes(planned, replies))
 
-        self._connection(config).send(packed, expected, finish)
+        pipeline.send(packed, expected, finish)
 
     def close(self) -> None:
         """Close the connection; reads under way fail, and there are no later ones."""

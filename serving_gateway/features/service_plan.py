@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.features.entity_ids import ID_TYPES, IdType
-from serving_gateway.features.feast_values import make_row_decoder
-from serving_gateway.features.planned_read import PlannedRead, View, ViewRead
-from serving_gateway.features.redis_commands import make_command
+from serving_gateway.features.entity_rows import PlannedRead, View, ViewRead, make_row_decoder
+from serving_gateway.features.feast_redis import make_command
 from serving_gateway.features.types import LookupRequest, ServiceUnusable
 
 _COLUMN_TYPES: Final = frozenset({"FLOAT", "DOUBLE", "INT64", "INT32", "BOOL", "STRING", "BYTES"})
@@ -51,11 +50,7 @@ class ServicePlan:
         return names in self._reads or self._columns.keys() >= {*names}
 
     def read(self, request: LookupRequest) -> PlannedRead:
-        """How to read what is requested; views without a part in it are left out.
-
-        Raises:
-            ServiceUnusable: the service does not have a feature.
-        """
+        """How to read what is requested; `ServiceUnusable` where a feature is not there."""
         reads = self._reads.get(request.names)
         if reads is None:
             reads = self._reads[request.names] = self._plan_reads(request.names)
@@ -63,7 +58,7 @@ class ServicePlan:
         errors = id_type.invalid(ids, self._service)
         if errors:
             ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
-        return PlannedRead(request, id_type, reads, ids, errors)
+        return PlannedRead(request, id_type, reads, ids, {**errors})
 
     def _plan_reads(self, names: tuple[str, ...]) -> list[ViewRead]:
         missing = [name for name in names if name not in self._columns]
@@ -88,9 +83,8 @@ class ServicePlan:
 def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
     """Plan the reads of a service, given its projected views.
 
-    Raises:
-        ServiceUnusable: one id does not name a row of each view, or a view is computed on
-            demand, pinned to a version or not served online.
+    Raises `ServiceUnusable` where one id does not name a row of each view, or a view is computed
+    on demand, pinned to a version or not served online.
     """
     keys: set[tuple[str, str]] = set()
     columns: dict[str, ServiceColumn] = {}

@@ -514,14 +514,14 @@ def _open_files(path: Path) -> int:
 
 
 async def test_trial_read_makes_the_connection(filled: FeastResource) -> None:
-    online = (filled.home / "online.db").resolve()
-    before = _open_files(online)
+    async def count_open() -> int:
+        return _open_files((filled.home / "online.db").resolve())
+
+    await until(count_open, lambda now: now == 0)
     async with opened(filled, "both") as store:
-        assert store._redis.is_connected or _open_files(online) > before
-    deadline = time.monotonic() + 5
-    while _open_files(online) > before:
-        assert time.monotonic() < deadline, "its thread closes it"
-        await asyncio.sleep(0.01)
+        redis = store._redis._pipeline
+        assert await count_open() == 1 if redis is None else redis.is_connected
+    await until(count_open, lambda now: now == 0)  # its thread closes it
 
 
 async def test_replaced_online_store_is_opened_again(tmp_path: Path) -> None:

@@ -18,12 +18,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving_gateway.features import feast_internals
-from serving_gateway.features.blocking_reader import _seconds
+from serving_gateway.features import feast_redis
+from serving_gateway.features.blocking_reader import BlockingReader, _rows
 from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.feast_values import make_row_decoder, plain_value
-from serving_gateway.features.planned_read import View
-from serving_gateway.features.redis_commands import derive_command, make_command
+from serving_gateway.features.entity_rows import (
+    PlannedRead,
+    View,
+    ViewRead,
+    make_row_decoder,
+    plain_value,
+)
+from serving_gateway.features.feast_redis import derive_command, make_command
+from serving_gateway.features.types import LookupRequest
 from tests.servers import free_port
 
 NULL: Any = 0
@@ -103,8 +109,8 @@ def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -
 @pytest.mark.parametrize("broken", ["key", "field", "timestamp", "id"])
 def test_unknown_layout_is_recognized(broken: str) -> None:
     id_type = ID_TYPES["INT64"]
-    keys = id_type.keys("plant", id_type.probes)
-    reads = feast_internals.redis_reads(config(), SimpleNamespace(name="v"), keys, ["a"])
+    view = View(SimpleNamespace(name="v"), "plant", 0)
+    reads = feast_redis.redis_reads(config(), view, id_type, ["a"])
     key, (field, stamp) = reads[2]
     wrong = {
         "key": [*reads[:2], (key + b"!", [field, stamp]), *reads[3:]],
@@ -112,7 +118,7 @@ def test_unknown_layout_is_recognized(broken: str) -> None:
         "timestamp": [(one, [field, b"when"]) for one, _ in reads],
         "id": [(one[::-1], own) for one, own in reads],
     }[broken]
-    assert derive_command(id_type, reads)
+    assert derive_command(id_type, reads)(0).endswith(b"_ts:v\r\n")
     with pytest.raises(ValueError, match="unknown form"):
         derive_command(id_type, wrong)
 
@@ -155,8 +161,12 @@ def test_null_in_any_form_is_none(null: Any) -> None:
 
 def test_timestamps_without_a_zone_are_in_utc() -> None:
     noon = datetime(2024, 6, 1, 12, tzinfo=UTC)
-    for stamp in (noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))):
-        assert _seconds(stamp) == noon.timestamp()
+    stamps = [noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))]
+    store = SimpleNamespace(online_read=lambda *_: [(stamp, None) for stamp in [*stamps, None]])
+    read = ViewRead(View("v", "id", 0), ["a"], [0], None, make_row_decoder(["FLOAT"]))
+    planned = PlannedRead(LookupRequest("s", ("a",), [1]), ID_TYPES["INT64"], [read], [1], {})
+    found = _rows(store, None, planned, read)
+    assert found == [*[(noon.timestamp(), None)] * 3, (None, None)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +174,7 @@ def test_timestamps_without_a_zone_are_in_utc() -> None:
     [({}, True), ({"redis_type": "redis_cluster"}, False), ({"client": "glide"}, False)],
 )
 def test_only_a_plain_redis_is_read_on_the_loop(options: dict[str, Any], expected: bool) -> None:
-    assert feast_internals.is_plain_redis(config(**options)) is expected
+    assert feast_redis.is_plain_redis(config(**options)) is expected
 
 
 async def test_connection_is_that_of_redis_own_client_and_can_be_taken_over() -> None:
@@ -183,7 +193,7 @@ async def test_connection_is_that_of_redis_own_client_and_can_be_taken_over() ->
     port = free_port()
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     text = f"127.0.0.1:{port},password=secret,db=3,socket_timeout=0.25,retry=null,protocol=2"
-    writer, limit = await feast_internals.connect_redis(config(connection_string=text))
+    writer, limit = await feast_redis.connect_redis(config(connection_string=text))
     assert limit == 0.25
     sent = b"".join(received)
     assert b"AUTH\r\n$6\r\nsecret" in sent
@@ -215,8 +225,10 @@ def test_closing_an_online_store_closes_its_connections() -> None:
             closed.append(self.name)
             raise OSError("it was broken")
 
-    store = SimpleNamespace(_conn=Connection("sqlite"), _client=Connection("redis"))
-    feast_internals.close_online_store(store)
+    reader = BlockingReader("s")
+    reader._store = SimpleNamespace(_conn=Connection("sqlite"), _client=Connection("redis"))
+    reader.close()
+    reader._thread._thread.join(5)
     assert closed == ["sqlite", "redis"]
     assert hasattr(SqliteOnlineStore, "_conn")
     assert hasattr(RedisOnlineStore, "_client")
