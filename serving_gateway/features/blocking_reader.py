@@ -15,8 +15,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from serving_gateway.errors import GatewayError
 from serving_gateway.features.entity_rows import PlannedRead, Row, ViewRead, plain_value
-from serving_gateway.features.types import EntityOutcome
+from serving_gateway.features.types import EntityOutcome, feast_failure
 
 T = TypeVar("T")
 
@@ -73,17 +74,18 @@ class BlockingReader:
         self._thread = DaemonThread(f"features of {service}", on_exit=self._disconnect)
         self.close = self._thread.close
 
-    async def read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
-        """Read view by view; raises what Feast or the store behind it raises."""
-        return await self._thread.run(partial(self._read, config, planned))
+    async def read(self, planned: PlannedRead) -> list[EntityOutcome] | GatewayError:
+        """Read view by view."""
+        return await self._thread.run(partial(self._read, planned))
 
-    def _read(self, config: Any, planned: PlannedRead) -> list[EntityOutcome]:
-        if self._config is not config:
-            self._disconnect()
-            self._store, self._config = new_online_store(config), config
-        return planned.outcomes(
-            [_rows(self._store, config, planned, read) for read in planned.reads]
-        )
+    def _read(self, planned: PlannedRead) -> list[EntityOutcome] | GatewayError:
+        try:
+            if self._config is not planned.config:
+                self._disconnect()
+                self._store, self._config = new_online_store(planned.config), planned.config
+            return planned.outcomes([_rows(self._store, planned, one) for one in planned.reads])
+        except Exception as error:
+            return feast_failure("read the online store", error)
 
     def _disconnect(self) -> None:
         """Close the connections, for which Feast has no call."""
@@ -100,9 +102,9 @@ def new_online_store(config: Any) -> Any:
     return get_online_store_from_config(config.online_store)
 
 
-def _rows(store: Any, config: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:
+def _rows(store: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:
     keys = planned.id_type.keys(read.view.join_key, planned.ids)
-    answer = store.online_read(config, read.view.table, keys, [*read.features])
+    answer = store.online_read(planned.config, read.view.table, keys, [*read.features])
     return [
         (
             # Feast means UTC where there is no zone.

@@ -49,6 +49,8 @@ class ViewRead(NamedTuple):
 class PlannedRead(NamedTuple):
     """A request, and how it is read."""
 
+    config: Any
+    """Feast's."""
     request: LookupRequest
     id_type: IdType
     reads: Sequence[ViewRead]

@@ -86,6 +86,19 @@ def derive_command(
     return command
 
 
+def limit_redis(config: Any) -> None:
+    """Make Redis's client disconnect a server that hangs, and not retry it several times."""
+    online = config.online_store
+    if online.type != "redis":
+        return
+    given = {part.partition("=")[0] for part in online.connection_string.split(",")}
+    limits = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
+    wanted = {**limits, "retry": "null"}.items()
+    parts = [f"{name}={value}" for name, value in wanted if name not in given]
+    # Replies in order and nothing between them, as a pipeline expects; the last one counts.
+    online.connection_string = ",".join([online.connection_string, *parts, "protocol=2"])
+
+
 async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:
     """A connection with the address, credentials, TLS and database that Feast is configured with.
 

@@ -18,8 +18,8 @@ from typing import Any, Final
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader, DaemonThread
 from serving_gateway.features.entity_rows import PlannedRead
-from serving_gateway.features.feast_snapshot import FeastSnapshot, feast_failure, open_snapshot
-from serving_gateway.features.redis_reader import READING, RedisReader
+from serving_gateway.features.feast_definitions import Plans, open_plans
+from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.service_plan import ServicePlan
 from serving_gateway.features.types import LookupRequest, ReadDone
 
@@ -46,7 +46,7 @@ class FeastStore:
         self._blocking: dict[str, BlockingReader] = {}
         self._redis = RedisReader()
         self._wanted: set[str] = set()
-        self._snapshot: FeastSnapshot | None = None
+        self._plans: Plans | None = None
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_opening: asyncio.TimerHandle | None = None
@@ -63,16 +63,17 @@ class FeastStore:
         if self._opening is not None:
             # It may have begun before these services were wanted.
             await self._opening
-        if self._snapshot is None or not all(map(self._snapshot.has, services)):
+        plans = self._plans or {}
+        if not plans or not all(isinstance(plans.get(one), ServicePlan) for one in services):
             await self._open()
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids, as `FeatureStore.read`."""
-        snapshot = self._snapshot
-        if self._is_closed or snapshot is None or not snapshot.has(request.service, request.names):
-            self._spawn(self._read_after_opening(request, done))
+        plan = self._plans.get(request.service) if self._plans else None
+        if isinstance(plan, ServicePlan) and plan.has(request.names) and not self._is_closed:
+            self._read(plan, request, done)
         else:
-            self._read(snapshot, request, done)
+            self._spawn(self._read_after_opening(request, done))
 
     async def aclose(self) -> None:
         """Close connections; a thread that hangs is not waited for."""
@@ -87,42 +88,43 @@ class FeastStore:
         for reader in self._blocking.values():
             reader.close()
 
-    def _read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
-        planned = snapshot.plan(request.service).read(request)
+    def _read(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> None:
+        planned = plan.read(request)
         if all(read.command for read in planned.reads):
-            self._redis.read(snapshot.config, planned, done)
+            self._redis.read(planned, done)
         else:
-            self._spawn(self._read_in_thread(snapshot, planned, done))
+            self._spawn(self._read_in_thread(planned, done))
 
-    async def _read_in_thread(
-        self, snapshot: FeastSnapshot, planned: PlannedRead, done: ReadDone
-    ) -> None:
+    async def _read_in_thread(self, planned: PlannedRead, done: ReadDone) -> None:
         service = planned.request.service
         if service not in self._blocking:
             self._blocking[service] = BlockingReader(service)
-        try:
-            outcomes = await self._blocking[service].read(snapshot.config, planned)
-        except Exception as error:
-            done(feast_failure(READING, error))
-        else:
-            done(outcomes)
+        done(await self._blocking[service].read(planned))
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
         """Read by the newest definitions, and wait for them where they lack the features."""
         is_new = request.service not in self._wanted
         self._wanted.add(request.service)
         try:
-            if self._is_closed:
-                raise FeaturesUnavailable("The feature store is closed.")
-            if self._snapshot is None:
-                raise FeaturesUnavailable(self._problem)
-            if self._opening is not None:
-                await self._opening
-            if is_new or asyncio.get_running_loop().time() >= self._retry_at:
-                await self._open()
-            self._read(self._snapshot, request, done)
+            plan = await self._newest_plan(request.service, is_new=is_new)
+            self._read(plan, request, done)
         except GatewayError as error:
             done(error)
+
+    async def _newest_plan(self, service: str, *, is_new: bool) -> ServicePlan:
+        if self._is_closed:
+            raise FeaturesUnavailable("The feature store is closed.")
+        if self._plans is None:
+            raise FeaturesUnavailable(self._problem)
+        if self._opening is not None:
+            await self._opening
+        if is_new or asyncio.get_running_loop().time() >= self._retry_at:
+            await self._open()
+        plan = self._plans.get(service)
+        if isinstance(plan, ServicePlan):
+            return plan
+        # A copy: an error that is raised again and again would keep all of their stacks.
+        raise type(plan)(plan.message) if plan else FeaturesUnavailable(self._problem)
 
     def _open(self) -> asyncio.Task[None]:
         """Start to open the store again, unless that is under way."""
@@ -135,7 +137,7 @@ class FeastStore:
         wait = _RETRY_SECONDS
         try:
             wanted = sorted(self._wanted)
-            await self._use(await self._loader.run(partial(open_snapshot, self._home, wanted)))
+            await self._use(await self._loader.run(partial(open_plans, self._home, wanted)))
             wait = _REFRESH_SECONDS
         except FeaturesUnavailable as error:
             if error.message != self._problem:
@@ -149,28 +151,28 @@ class FeastStore:
             if not self._is_closed:
                 self._next_opening = loop.call_later(wait, self._open)
 
-    async def _use(self, snapshot: FeastSnapshot) -> None:
-        """Read by these definitions, and by former ones where the registry cannot be read now."""
-        if self._snapshot is None:
+    async def _use(self, plans: Plans) -> None:
+        """Read by these plans, and by former ones where the registry cannot be read now."""
+        if self._plans is None:
             # What Feast brought stays: without this each full collection of garbage would look
             # through it, and requests would wait for that.
             gc.freeze()
         else:
-            for service, plan in snapshot.services.items():
+            for service, plan in plans.items():
                 if type(plan) is FeaturesUnavailable:
-                    snapshot.services[service] = self._snapshot.services.get(service, plan)
-        self._snapshot = snapshot
-        await self._warm_up(snapshot)
+                    plans[service] = self._plans.get(service, plan)
+        self._plans = plans
+        await self._warm_up(plans)
         if self._problem:
-            log.info("the feature store is open", extra={"services": [*snapshot.services]})
+            log.info("the feature store is open", extra={"services": [*plans]})
         self._problem = ""
 
-    async def _warm_up(self, snapshot: FeastSnapshot) -> None:
+    async def _warm_up(self, plans: Plans) -> None:
         """Read an entity that hardly exists, so that no request has to import and connect."""
         ended = asyncio.Event()
-        for plan in snapshot.services.values():
+        for plan in plans.values():
             if isinstance(plan, ServicePlan) and (sample := plan.sample()).names:
-                self._read(snapshot, sample, lambda _: ended.set())
+                self._read(plan, sample, lambda _: ended.set())
                 # A view that hangs must not keep others' definitions from being refreshed.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), _TRIAL_SECONDS)

@@ -11,18 +11,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.entity_rows import PlannedRead
 from serving_gateway.features.feast_redis import connect_redis
-from serving_gateway.features.feast_snapshot import feast_failure
-from serving_gateway.features.types import EntityOutcome, ReadDone
+from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
 
-RepliesDone: TypeAlias = Callable[[list[Any] | Exception], None]
 Connect: TypeAlias = Callable[[], Awaitable[tuple[asyncio.StreamWriter, float]]]
-
-READING: Final = "read the online store"
+RepliesDone: TypeAlias = Callable[[list[Any] | Exception], None]
 
 
 class RedisReader:
@@ -32,7 +29,7 @@ class RedisReader:
         self._address = ""
         self._pipeline: RedisPipeline | None = None
 
-    def read(self, config: Any, planned: PlannedRead, done: ReadDone) -> None:
+    def read(self, planned: PlannedRead, done: ReadDone) -> None:
         """Read view by view, from the server that Feast's configuration names."""
         commands = [
             read.command(one) for read in planned.reads if read.command for one in planned.ids
@@ -40,16 +37,16 @@ class RedisReader:
         packed, expected = b"".join(commands), len(commands)
         # A connection may be lost just before it is used: the server was restarted, or a proxy
         # closed what was idle.
-        pipeline = self._connection(config)
+        pipeline = self._connection(planned.config)
         may_repeat = pipeline.is_connected
 
         def finish(replies: list[Any] | Exception) -> None:
             nonlocal may_repeat
             if isinstance(replies, ConnectionError) and may_repeat:
                 may_repeat = False
-                self._connection(config).send(packed, expected, finish)
+                self._connection(planned.config).send(packed, expected, finish)
             elif isinstance(replies, Exception):
-                done(feast_failure(READING, replies))
+                done(feast_failure("read the online store", replies))
             else:
                 done(_outcomes(planned, replies))
 
@@ -78,7 +75,7 @@ def _outcomes(planned: PlannedRead, replies: list[Any]) -> list[EntityOutcome] |
     count = len(planned.ids)
     for at, error in enumerate(replies):
         if isinstance(error, Exception):
-            failure = feast_failure(READING, error)
+            failure = feast_failure("read the online store", error)
             if not str(error).startswith("WRONGTYPE"):
                 return failure
             planned.errors[at % count] = failure
@@ -89,7 +86,7 @@ def _outcomes(planned: PlannedRead, replies: list[Any]) -> list[EntityOutcome] |
             for index, read in enumerate(planned.reads)
         ]
     except Exception as error:  # of the parser, for what is not Feast's
-        return feast_failure(READING, error)
+        return feast_failure("read the online store", error)
     return planned.outcomes(rows)
 
 

@@ -58,7 +58,7 @@ class ServicePlan:
         errors = id_type.invalid(ids, self._service)
         if errors:
             ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
-        return PlannedRead(request, id_type, reads, ids, {**errors})
+        return PlannedRead(self._config, request, id_type, reads, ids, {**errors})
 
     def _plan_reads(self, names: tuple[str, ...]) -> list[ViewRead]:
         missing = [name for name in names if name not in self._columns]

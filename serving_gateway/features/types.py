@@ -85,18 +85,27 @@ class FeatureStore(Protocol):
     """Where features are read."""
 
     async def prepare(self, *services: str) -> None:
-        """Do all that can be done before these services are read for the first time.
-
-        Returns also when it could not be done; reads try again.
-        """
+        """Do what can be done before these services are read first; reads try again."""
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids; never raises and never calls back synchronously.
 
-        Errors for all ids: `ServiceUnusable` when there is no such service, it cannot be read
-        by one id, or it lacks a requested feature; `FeaturesUnavailable` when the store cannot
-        be read.
+        Errors for all ids: `ServiceUnusable` for a service that is not there, cannot be read by
+        one id or lacks a feature; `FeaturesUnavailable` for a store that cannot be read.
         """
 
     async def aclose(self) -> None:
         """Close connections and leave threads to end by themselves."""
+
+
+def feast_failure(doing: str, error: Exception) -> GatewayError:
+    """The error of ours for any exception of Feast or of the store behind it."""
+    # Feast lets the exceptions of its stores through (sqlite3, SQLAlchemy, redis, pydantic), and
+    # its own have no common root: this is the one place that translates them all.
+    if isinstance(error, GatewayError):
+        return error
+    # Further lines may quote the configuration, so secrets.
+    said = (str(error).splitlines() or [""])[0][:300]
+    failure = FeaturesUnavailable(f"Feast could not {doing}: {type(error).__name__}: {said}")
+    failure.__cause__ = error
+    return failure

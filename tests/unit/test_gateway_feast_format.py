@@ -164,8 +164,8 @@ def test_timestamps_without_a_zone_are_in_utc() -> None:
     stamps = [noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))]
     store = SimpleNamespace(online_read=lambda *_: [(stamp, None) for stamp in [*stamps, None]])
     read = ViewRead(View("v", "id", 0), ["a"], [0], None, make_row_decoder(["FLOAT"]))
-    planned = PlannedRead(LookupRequest("s", ("a",), [1]), ID_TYPES["INT64"], [read], [1], {})
-    found = _rows(store, None, planned, read)
+    planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), ID_TYPES["INT64"], [read], [1], {})
+    found = _rows(store, planned, read)
     assert found == [*[(noon.timestamp(), None)] * 3, (None, None)]
 
 
