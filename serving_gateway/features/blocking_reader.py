@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from serving_gateway.errors import GatewayError
 from serving_gateway.features.entity_rows import PlannedRead, Row, ViewRead, plain_value
-from serving_gateway.features.types import EntityOutcome, feast_failure
+from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
 
 T = TypeVar("T")
 
@@ -35,21 +35,16 @@ class DaemonThread:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Run `call` in the thread and await its result; raises what it raises."""
+    def submit(self, call: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Run `call`, which must not raise; `done` gets its result on the event loop."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
 
         def work() -> None:
-            try:
-                settle = partial(future.set_result, call())
-            except Exception as error:
-                settle = partial(future.set_exception, error)
+            result = call()
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(lambda: future.done() or settle())
+                loop.call_soon_threadsafe(done, result)
 
         self._calls.put(work)
-        return await future
 
     def close(self) -> None:
         """Let the thread end after the calls before; it is not waited for."""
@@ -74,9 +69,9 @@ class BlockingReader:
         self._thread = DaemonThread(f"features of {service}", on_exit=self._disconnect)
         self.close = self._thread.close
 
-    async def read(self, planned: PlannedRead) -> list[EntityOutcome] | GatewayError:
+    def read(self, planned: PlannedRead, done: ReadDone) -> None:
         """Read view by view."""
-        return await self._thread.run(partial(self._read, planned))
+        self._thread.submit(partial(self._read, planned), done)
 
     def _read(self, planned: PlannedRead) -> list[EntityOutcome] | GatewayError:
         try:

@@ -11,12 +11,8 @@ log = logging.getLogger(__name__)
 class CircuitBreaker:
     """Counts failures in a row, and decides whether the next call makes sense.
 
-    Args:
-        name: what is guarded, for the log.
-        failures: so many in a row open it.
-        open_seconds: how long nothing is let through then.
-        probe_seconds: how long the one call that is let through next may take to be decided;
-            when its outcome is never reported (its caller left), another follows.
+    So many `failures` open it: then nothing is let through for `open_seconds`, and one call after
+    that decides. If its outcome is not reported within `probe_seconds`, another follows.
     """
 
     def __init__(

@@ -22,10 +22,10 @@ Plans: TypeAlias = dict[str, ServicePlan | GatewayError]
 """How feature services are read, by name; an error for one that cannot be."""
 
 
-def open_plans(home: Path, services: Sequence[str]) -> Plans:
+def open_plans(home: Path, services: Sequence[str]) -> Plans | GatewayError:
     """Import Feast, and read configuration and definitions anew: files may have been replaced.
 
-    Raises `FeaturesUnavailable` where `home` has none yet, or they cannot be read.
+    An error where `home` has none yet, or they cannot be read.
     """
     try:
         # It takes seconds and needs no store, so it is not left to the first one that is there.
@@ -45,7 +45,7 @@ def open_plans(home: Path, services: Sequence[str]) -> Plans:
         new_online_store(store.config)
         return {name: _plan_service(store, name) for name in services}
     except Exception as error:
-        raise feast_failure(f"open the feature store of {home}", error) from error
+        return feast_failure(f"open the feature store of {home}", error)
 
 
 def _plan_service(store: Any, name: str) -> ServicePlan | GatewayError:

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import BlockingReader, DaemonThread
-from serving_gateway.features.entity_rows import PlannedRead
 from serving_gateway.features.feast_definitions import Plans, open_plans
 from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.service_plan import ServicePlan
@@ -34,11 +33,7 @@ _TRIAL_SECONDS: Final = 2.0
 
 
 class FeastStore:
-    """A `FeatureStore` on Feast.
-
-    Args:
-        home: directory of the rendered feature_store.yaml; it need not be there yet.
-    """
+    """A `FeatureStore` on the feature_store.yaml in `home`, which need not be there yet."""
 
     def __init__(self, home: Path) -> None:
         self._home = home.expanduser().absolute()
@@ -92,14 +87,10 @@ class FeastStore:
         planned = plan.read(request)
         if all(read.command for read in planned.reads):
             self._redis.read(planned, done)
-        else:
-            self._spawn(self._read_in_thread(planned, done))
-
-    async def _read_in_thread(self, planned: PlannedRead, done: ReadDone) -> None:
-        service = planned.request.service
-        if service not in self._blocking:
-            self._blocking[service] = BlockingReader(service)
-        done(await self._blocking[service].read(planned))
+            return
+        if request.service not in self._blocking:
+            self._blocking[request.service] = BlockingReader(request.service)
+        self._blocking[request.service].read(planned, done)
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
         """Read by the newest definitions, and wait for them where they lack the features."""
@@ -134,15 +125,19 @@ class FeastStore:
 
     async def _open_again(self) -> None:
         loop = asyncio.get_running_loop()
+        opened: asyncio.Queue[Plans | GatewayError] = asyncio.Queue()
+        self._loader.submit(
+            partial(open_plans, self._home, sorted(self._wanted)), opened.put_nowait
+        )
         wait = _RETRY_SECONDS
         try:
-            wanted = sorted(self._wanted)
-            await self._use(await self._loader.run(partial(open_plans, self._home, wanted)))
-            wait = _REFRESH_SECONDS
-        except FeaturesUnavailable as error:
-            if error.message != self._problem:
-                log.warning("the feature store cannot be opened", extra={"reason": error.message})
-            self._problem = error.message
+            plans = await opened.get()
+            if not isinstance(plans, GatewayError):
+                await self._use(plans)
+                wait = _REFRESH_SECONDS
+            elif plans.message != self._problem:
+                log.warning("the feature store cannot be opened", extra={"reason": plans.message})
+                self._problem = plans.message
         finally:
             self._opening = None
             self._retry_at = loop.time() + _RETRY_SECONDS

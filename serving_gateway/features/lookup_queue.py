@@ -91,7 +91,7 @@ class _Lookup:
 
 
 class _Part(BatchItem):
-    """The ids of a look-up from position `start` on; all of them, unless it is a large one."""
+    """The ids of a look-up from position `start` on."""
 
     __slots__ = ("ids", "lookup", "start")
 
@@ -111,12 +111,8 @@ class _Part(BatchItem):
 class LookupQueue:
     """The look-ups of one set of features, and the read under way for some of them.
 
-    Args:
-        store: what is read.
-        features: what is looked up.
-        breaker: of the feature service; informed of the outcome of each read.
-        counts: counts reads and look-ups.
-        seconds: longest wait of a look-up for its results.
+    Informs the breaker, which the queues of a service share, of the outcome of each read. A
+    look-up waits for its results for `seconds` at most.
     """
 
     def __init__(
@@ -157,11 +153,7 @@ class LookupQueue:
         return not self._is_reading and self._batcher.is_idle
 
     def look_up(self, ids: Sequence[int | str], done: LookupDone) -> None:
-        """Queue a look-up.
-
-        Raises:
-            Overloaded: too many wait already; `done` is not called.
-        """
+        """Queue a look-up; `Overloaded` where too many wait already, and `done` is not called."""
         lookup = _Lookup(done, self._counts, len(ids), self._limit)
         deadline = self._loop.time() + self._limit
         try:

@@ -26,12 +26,8 @@ _MAX_IDLE_QUEUES: Final = 256
 class FeatureReader:
     """Looks features up for predictions.
 
-    Args:
-        store: where they are.
-        limit_seconds: longest wait of a look-up.
-        prepare_seconds: longest wait of a reload for definitions.
-        failures: so many failed or overdue reads in a row, and a service is left alone.
-        open_seconds: how long, before one look-up tries it again.
+    A look-up waits for `limit_seconds` at most, a reload for definitions for `prepare_seconds`.
+    After so many failed or overdue reads in a row, a service is left alone for `open_seconds`.
     """
 
     def __init__(
@@ -95,9 +91,8 @@ class FeatureReader:
             names: its features, in the order of the results' values.
             ids: the entities, at least one.
             nullable: those of the names whose values may be null.
-            done: gets one result per id, in that order; or `InvalidEntityIds` (its `field` says
-                which), or `FeaturesUnavailable` when there is no answer within the limit, or none
-                can be expected.
+            done: gets one result per id, in that order; or `InvalidEntityIds`; or
+                `FeaturesUnavailable` without an answer within the limit, or any to expect.
         """
         self.counts.look_ups += 1
         features = (service, names, nullable)

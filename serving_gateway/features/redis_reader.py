@@ -103,9 +103,8 @@ class _Exchange(NamedTuple):
 class RedisPipeline(asyncio.Protocol):
     """A connection from its opening to its loss; replies come in the order of the commands.
 
-    Args:
-        connect: opens an authenticated connection, whose protocol is replaced, and names the
-            longest wait for replies in seconds; a server that exceeds it is disconnected.
+    `connect` opens an authenticated connection, whose protocol is replaced, and names the longest
+    wait for replies in seconds; a server that exceeds it is disconnected.
     """
 
     def __init__(self, connect: Connect) -> None:
