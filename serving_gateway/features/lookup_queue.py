@@ -225,10 +225,11 @@ class LookupQueue:
         # First, so that the store works on the next read during the delivery of this one.
         self._batcher.complete(batch)
         by_id: dict[Any, EntityOutcome] = dict(zip(ids, outcome, strict=True))
-        for part in batch.items:
-            if not part.is_finished:
-                part.is_finished = True
-                part.lookup.receive(part.start, [by_id[one] for one in part.ids])
+        with Batcher.gathering():  # their inferences too
+            for part in batch.items:
+                if not part.is_finished:
+                    part.is_finished = True
+                    part.lookup.receive(part.start, [by_id[one] for one in part.ids])
 
     def _inform_breaker(self, outcome: list[EntityOutcome] | GatewayError) -> None:
         if not isinstance(outcome, GatewayError):
