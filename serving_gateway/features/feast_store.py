@@ -20,7 +20,7 @@ from serving_gateway.features.blocking_reader import BlockingReader, DaemonThrea
 from serving_gateway.features.feast_definitions import Plans, open_plans
 from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.service_plan import ServicePlan
-from serving_gateway.features.types import LookupRequest, ReadDone
+from serving_gateway.features.types import LookupRequest, ReadDone, ServiceUnusable
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class FeastStore:
         if self._opening is not None:
             # It may have begun before these services were wanted.
             await self._opening
-        plans = self._plans or {}
-        if not plans or not all(isinstance(plans.get(one), ServicePlan) for one in services):
+        plans = self._plans
+        if plans is None or not all(isinstance(plans.get(one), ServicePlan) for one in services):
             await self._open()
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
@@ -106,6 +106,8 @@ class FeastStore:
         if self._is_closed:
             raise FeaturesUnavailable("The feature store is closed.")
         if self._plans is None:
+            if self._next_opening is None:
+                self._open()
             raise FeaturesUnavailable(self._problem)
         if self._opening is not None:
             await self._opening
@@ -115,7 +117,8 @@ class FeastStore:
         if isinstance(plan, ServicePlan):
             return plan
         # A copy: an error that is raised again and again would keep all of their stacks.
-        raise type(plan)(plan.message) if plan else FeaturesUnavailable(self._problem)
+        unknown = ServiceUnusable(f"Feature service {service} was not looked up yet.")
+        raise type(plan)(plan.message) if plan else unknown
 
     def _open(self) -> asyncio.Task[None]:
         """Start to open the store again, unless that is under way."""
