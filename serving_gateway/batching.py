@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 
 from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 
@@ -125,6 +126,8 @@ class Batcher(Generic[ItemT]):
         gather_seconds: how long the first item of a batch waits for more; 0 never waits.
     """
 
+    _gathering: ClassVar[set[Batcher[Any]] | None] = None
+
     def __init__(
         self,
         start: Callable[[Batch[ItemT], Batcher[ItemT]], None],
@@ -154,6 +157,19 @@ class Batcher(Generic[ItemT]):
         self._expires_at = inf
         self._gather_timer: asyncio.TimerHandle | None = None
 
+    @staticmethod
+    @contextmanager
+    def gathering() -> Iterator[None]:
+        """Have items that are submitted in this block leave together, instead of one first."""
+        batchers: set[Batcher[Any]] = set()
+        Batcher._gathering = batchers
+        try:
+            yield
+        finally:
+            Batcher._gathering = None
+            for batcher in batchers:
+                batcher._gather_or_dispatch()
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
@@ -172,6 +188,7 @@ class Batcher(Generic[ItemT]):
             and not self._split
             and len(self._running) < self._max_in_flight
             and not self._gather_seconds
+            and (self._gathering is None or self._budget.held + item.size > self._budget.limit)
         ):
             self._launch([item], item.rows)
             return
@@ -185,7 +202,9 @@ class Batcher(Generic[ItemT]):
         self.queued_rows += item.rows
         item.batcher = self
         self._queue.append(item)
-        if len(self._running) < self._max_in_flight:
+        if self._gathering is not None:
+            self._gathering.add(self)
+        elif len(self._running) < self._max_in_flight:
             self._gather_or_dispatch()
 
     def complete(self, batch: Batch[ItemT]) -> None:

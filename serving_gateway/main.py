@@ -102,12 +102,10 @@ class _Replica:
     def __init__(self, settings: Settings) -> None:
         identity = this_process()
         self.settings = settings
-        self.feast: FeastStore | None = None
         self.features: FeatureReader | None = None
         if settings.feast_dir is not None:
-            self.feast = FeastStore(settings.feast_dir)
             self.features = FeatureReader(
-                self.feast,
+                FeastStore(settings.feast_dir),
                 limit_seconds=settings.feature_seconds,
                 prepare_seconds=settings.feature_prepare_seconds,
                 failures=settings.feature_failures,
@@ -174,8 +172,6 @@ class _Replica:
             # The import of Feast would take the time of the first requests.
             opening.append(start("features", self.features.prepare, may_end=True))
         await asyncio.wait(opening, timeout=_START_SECONDS)
-        if self.feast is not None:
-            start("feature store", self.feast.run, may_end=True)
         # What is there by now stays: without this each full collection of garbage would look
         # through it, and requests would wait for that.
         gc.collect()

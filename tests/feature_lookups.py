@@ -60,7 +60,7 @@ async def read(
     results: list[LookupResult] = []
     for at, one in enumerate(outcomes):
         if isinstance(one, InvalidEntityIds):
-            raise InvalidEntityIds({at: one.wrong[0]})
+            raise InvalidEntityIds(at, one.why)
         if isinstance(one, GatewayError):
             raise one
         results.append(one)

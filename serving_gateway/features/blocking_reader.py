@@ -1,4 +1,4 @@
-"""Reads of any online store by Feast itself, in threads.
+"""Reads by Feast itself, in threads.
 
 Feast is asked on the level of its online stores, whose `online_read` answers a timestamp and
 values per key: its own assembling of an answer costs as much again, and ignores a view's TTL.
@@ -6,107 +6,105 @@ values per key: its own assembling of an answer costs as much again, and ignores
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from datetime import UTC, datetime
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from serving_gateway.features.daemon_threads import DaemonThreads
-from serving_gateway.features.feast_internals import close_online_store, new_online_store
-from serving_gateway.features.feast_snapshot import (
-    READING,
-    FeastSnapshot,
-    feast_errors_translated,
-    feast_failure,
-)
-from serving_gateway.features.feast_values import plain_value
-from serving_gateway.features.lookup_results import judge_rows
-from serving_gateway.features.service_plan import Row, ServicePlan, ViewRead
-from serving_gateway.features.types import LookupRequest, LookupResult, ReadDone
+from serving_gateway.errors import GatewayError
+from serving_gateway.features.entity_rows import PlannedRead, Row, ViewRead, plain_value
+from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
 
-MAX_THREADS: Final = 16
+T = TypeVar("T")
+
+
+class DaemonThread:
+    """A thread for blocking calls, one after the other.
+
+    Not `concurrent.futures`, which joins its threads when the process exits: a call that hangs
+    would then keep the process alive until it is killed.
+    """
+
+    def __init__(self, name: str, on_exit: Callable[[], None] = lambda: None) -> None:
+        self._on_exit = on_exit
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Run `call`, which must not raise; `done` gets its result on the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            result = call()
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(done, result)
+
+        self._calls.put(work)
+
+    def close(self) -> None:
+        """Let the thread end after the calls before; it is not waited for."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (work := self._calls.get()) is not None:
+            work()
+        self._on_exit()
 
 
 class BlockingReader:
-    """Reads in a bounded number of threads, of which one service can take a few at most.
+    """Reads of one feature service, so that one that hangs keeps no other waiting.
 
-    Args:
-        threads_per_service: most reads of one service at a time.
+    Its online store is used and closed by its thread only: to close a connection of SQLite while
+    a statement runs on it crashes the process.
     """
 
-    def __init__(self, threads_per_service: int) -> None:
-        self._store = _OnlineStore()
-        self._threads = DaemonThreads(
-            "features",
-            total=MAX_THREADS,
-            per_group=threads_per_service,
-            on_exit=self._store.close,
-        )
+    def __init__(self, service: str) -> None:
+        self._config: Any = None
+        self._store: Any = None
+        self._thread = DaemonThread(f"features of {service}", on_exit=self._disconnect)
+        self.close = self._thread.close
 
-    def read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
-        """Read view by view; `done` as in `FeatureStore.read`.
+    def read(self, planned: PlannedRead, done: ReadDone) -> None:
+        """Read view by view."""
+        self._thread.submit(partial(self._read, planned), done)
 
-        Raises:
-            ServiceUnusable, FeaturesUnavailable: nothing is read, and `done` is not called.
-        """
-        plan = snapshot.plan(request.service)
-        reads = plan.reads(request.names)
+    def _read(self, planned: PlannedRead) -> list[EntityOutcome] | GatewayError:
+        try:
+            if self._config is not planned.config:
+                self._disconnect()
+                self._store, self._config = new_online_store(planned.config), planned.config
+            return planned.outcomes([_rows(self._store, planned, one) for one in planned.reads])
+        except Exception as error:
+            return feast_failure("read the online store", error)
 
-        def read() -> list[LookupResult]:
-            with feast_errors_translated(READING):
-                store = self._store.of(snapshot)
-                rows = [_rows(store, snapshot, plan, one, request) for one in reads]
-                return judge_rows(request, reads, rows)
-
-        def finish(outcome: list[LookupResult] | Exception) -> None:
-            if isinstance(outcome, Exception):
-                done(feast_failure(READING, outcome))
-            else:
-                done([*outcome])
-
-        self._threads.submit(request.service, read, finish)
-
-    def close(self) -> None:
-        """Let the threads close their connections and end; one that hangs is not waited for."""
-        self._threads.close()
+    def _disconnect(self) -> None:
+        """Close the connections, for which Feast has no call."""
+        for name in ("_conn", "_client"):
+            # They are discarded, so their state does not matter.
+            with suppress(Exception):
+                getattr(self._store, name).close()
 
 
-class _OnlineStore(threading.local):
-    """Feast's online store of one thread.
+def new_online_store(config: Any) -> Any:
+    """An online store of Feast, not yet connected; imports what its reads need."""
+    from feast.infra.online_stores.helpers import get_online_store_from_config
 
-    It is used and closed by that thread only: to close a connection of SQLite while a statement
-    runs on it crashes the process.
-    """
-
-    _snapshot: FeastSnapshot | None = None
-    _store: Any = None
-
-    def of(self, snapshot: FeastSnapshot) -> Any:
-        """The thread's store; a new one for a new snapshot."""
-        if self._snapshot is not snapshot:
-            self.close()
-            self._store = new_online_store(snapshot.config)
-            self._snapshot = snapshot
-        return self._store
-
-    def close(self) -> None:
-        """Close the connections of the calling thread."""
-        close_online_store(self._store)
+    return get_online_store_from_config(config.online_store)
 
 
-def _rows(
-    store: Any, snapshot: FeastSnapshot, plan: ServicePlan, read: ViewRead, request: LookupRequest
-) -> list[Row]:
-    keys = plan.entity_keys(read.view.join_key, request.ids)
-    answer = store.online_read(snapshot.config, read.view.table, keys, [*read.features])
+def _rows(store: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:
+    keys = planned.id_type.keys(read.view.join_key, planned.ids)
+    answer = store.online_read(planned.config, read.view.table, keys, [*read.features])
     return [
         (
-            None if stamp is None else _seconds(stamp),
+            # Feast means UTC where there is no zone.
+            None if stamp is None else stamp.replace(tzinfo=stamp.tzinfo or UTC).timestamp(),
             None if values is None else [plain_value(values.get(one)) for one in read.features],
         )
         for stamp, values in answer
     ]
-
-
-def _seconds(stamp: datetime) -> float:
-    """Seconds since the epoch; a timestamp without a zone is in UTC."""
-    return (stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp).timestamp()

@@ -9,213 +9,175 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.blocking_reader import BlockingReader
-from serving_gateway.features.daemon_threads import DaemonThreads
-from serving_gateway.features.feast_snapshot import FeastSnapshot, open_snapshot
+from serving_gateway.features.blocking_reader import BlockingReader, DaemonThread
+from serving_gateway.features.feast_definitions import Plans, open_plans
 from serving_gateway.features.redis_reader import RedisReader
-from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
+from serving_gateway.features.service_plan import ServicePlan
+from serving_gateway.features.types import LookupRequest, ReadDone, ServiceUnusable
 
 log = logging.getLogger(__name__)
 
+_REFRESH_SECONDS: Final = 60.0
+"""After which definitions are opened again."""
+_RETRY_SECONDS: Final = 1.0
+"""Shortest time between two attempts to open what is not there."""
 _TRIAL_SECONDS: Final = 2.0
 """Longest wait for the read that makes connections."""
 
 
 class FeastStore:
-    """A `FeatureStore` on Feast.
+    """A `FeatureStore` on the feature_store.yaml in `home`, which need not be there yet."""
 
-    Args:
-        home: directory of the rendered feature_store.yaml; it need not be there yet.
-        socket_seconds: limit for one answer of Redis, so that one that hangs is disconnected. A
-            limit in the connection string has priority.
-        threads_per_service: most blocking reads of one feature service at a time.
-        refresh_seconds: after which definitions are opened again.
-        retry_seconds: shortest time between two attempts to open what is not there.
-    """
-
-    def __init__(
-        self,
-        home: Path,
-        *,
-        socket_seconds: float = 0.5,
-        threads_per_service: int = 2,
-        refresh_seconds: float = 60.0,
-        retry_seconds: float = 1.0,
-    ) -> None:
+    def __init__(self, home: Path) -> None:
         self._home = home.expanduser().absolute()
-        self._socket_seconds = socket_seconds
-        self._refresh_seconds = refresh_seconds
-        self._retry_seconds = retry_seconds
-        self._loader = DaemonThreads("feature-definitions", total=1, per_group=1)
-        self._blocking = BlockingReader(threads_per_service)
-        self._redis = RedisReader(socket_seconds)
+        self._loader = DaemonThread("feature-definitions")
+        self._blocking: dict[str, BlockingReader] = {}
+        self._redis = RedisReader()
         self._wanted: set[str] = set()
-        self._snapshot: FeastSnapshot | None = None
+        self._plans: Plans | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._late_reads: set[asyncio.Task[None]] = set()
-        self._next_attempt = 0.0
-        self._refresh_at = 0.0
-        self._problem: str | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_opening: asyncio.TimerHandle | None = None
+        self._retry_at = 0.0
+        self._problem = "The feature store is being opened."
         self._is_closed = False
 
     async def prepare(self, *services: str) -> None:
         """Open the store, look services up and read once, ahead of the first request's read.
 
-        What cannot be opened now is tried again by reads and by `run`, these services included.
+        What cannot be opened now is tried again in the background, these services included.
         """
         self._wanted.update(services)
         if self._opening is not None:
             # It may have begun before these services were wanted.
-            await asyncio.shield(self._opening)
-        if self._snapshot is None or not all(map(self._snapshot.is_readable, services)):
-            await asyncio.shield(self._open())
-
-    async def run(self) -> None:
-        """Open the store as soon as it is there, so that no request has to fail first."""
-        while self._snapshot is None:
-            await asyncio.sleep(self._retry_seconds)
-            await asyncio.shield(self._open())
+            await self._opening
+        plans = self._plans
+        if plans is None or not all(isinstance(plans.get(one), ServicePlan) for one in services):
+            await self._open()
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids, as `FeatureStore.read`."""
-        loop = asyncio.get_running_loop()
-        if self._is_closed:
-            loop.call_soon(done, FeaturesUnavailable("The feature store is closed."))
-            return
-        snapshot = self._snapshot
-        if snapshot is None or not snapshot.has(request.service, request.names):
-            self._keep(self._read_after_opening(request, done))
-            return
-        if loop.time() >= self._refresh_at:
-            self._open()
-        try:
-            self._read(snapshot, request, done)
-        except GatewayError as error:
-            loop.call_soon(done, error)
+        plan = self._plans.get(request.service) if self._plans else None
+        if isinstance(plan, ServicePlan) and plan.has(request.names) and not self._is_closed:
+            self._read(plan, request, done)
+        else:
+            self._spawn(self._read_after_opening(request, done))
 
     async def aclose(self) -> None:
         """Close connections; a thread that hangs is not waited for."""
         self._is_closed = True
-        tasks = [*self._late_reads, *([self._opening] if self._opening else [])]
-        for task in tasks:
+        if self._next_opening is not None:
+            self._next_opening.cancel()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._loader.close()
-        self._blocking.close()
         self._redis.close()
+        for reader in self._blocking.values():
+            reader.close()
 
-    def _read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
-        plan = snapshot.plan(request.service)
-        plan.reads(request.names)
-        invalid = plan.invalid_ids(request.ids)
-        if invalid:
-            request, done = _without_invalid_ids(request, invalid, done)
-        if not request.ids:
-            asyncio.get_running_loop().call_soon(done, [])
-        elif plan.has_layouts:
-            self._redis.read(snapshot, request, done)
-        else:
-            self._blocking.read(snapshot, request, done)
+    def _read(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> None:
+        planned = plan.read(request)
+        if all(read.command for read in planned.reads):
+            self._redis.read(planned, done)
+            return
+        if request.service not in self._blocking:
+            self._blocking[request.service] = BlockingReader(request.service)
+        self._blocking[request.service].read(planned, done)
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
         """Read by the newest definitions, and wait for them where they lack the features."""
+        is_new = request.service not in self._wanted
+        self._wanted.add(request.service)
         try:
-            self._read(await self._snapshot_with(request), request, done)
+            plan = await self._newest_plan(request.service, is_new=is_new)
+            self._read(plan, request, done)
         except GatewayError as error:
             done(error)
 
-    async def _snapshot_with(self, request: LookupRequest) -> FeastSnapshot:
-        """The newest definitions, once the service was looked up.
-
-        Raises:
-            FeaturesUnavailable: there are none yet.
-        """
-        loop = asyncio.get_running_loop()
-        is_new = request.service not in self._wanted
-        self._wanted.add(request.service)
-        if self._snapshot is None:
-            if loop.time() >= self._next_attempt:
+    async def _newest_plan(self, service: str, *, is_new: bool) -> ServicePlan:
+        if self._is_closed:
+            raise FeaturesUnavailable("The feature store is closed.")
+        if self._plans is None:
+            if self._next_opening is None:
                 self._open()
-            raise FeaturesUnavailable(self._problem or "The feature store is being opened.")
+            raise FeaturesUnavailable(self._problem)
         if self._opening is not None:
-            await asyncio.shield(self._opening)
-        if is_new or loop.time() >= self._next_attempt:
-            await asyncio.shield(self._open())
-        return self._snapshot
-
-    async def _warm_up(self, snapshot: FeastSnapshot) -> None:
-        """Read an entity that hardly exists, so that no request has to import and connect."""
-        sample = next(filter(None, map(snapshot.sample, sorted(self._wanted))), None)
-        if sample is None:
-            return
-        ended = asyncio.Event()
-        with suppress(GatewayError, TimeoutError):
-            self._read(snapshot, sample, lambda _: ended.set())
-            # A view that hangs must not keep the definitions of others from being refreshed.
-            async with asyncio.timeout(_TRIAL_SECONDS):
-                await ended.wait()
+            await self._opening
+        if is_new or asyncio.get_running_loop().time() >= self._retry_at:
+            await self._open()
+        plan = self._plans.get(service)
+        if isinstance(plan, ServicePlan):
+            return plan
+        # A copy: an error that is raised again and again would keep all of their stacks.
+        unknown = ServiceUnusable(f"Feature service {service} was not looked up yet.")
+        raise type(plan)(plan.message) if plan else unknown
 
     def _open(self) -> asyncio.Task[None]:
         """Start to open the store again, unless that is under way."""
         if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open_again())
+            self._opening = self._spawn(self._open_again())
         return self._opening
 
     async def _open_again(self) -> None:
-        wanted = sorted(self._wanted)
-        wait = self._retry_seconds
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Queue[Plans | GatewayError] = asyncio.Queue()
+        self._loader.submit(
+            partial(open_plans, self._home, sorted(self._wanted)), opened.put_nowait
+        )
+        wait = _RETRY_SECONDS
         try:
-            snapshot = await self._loader.run(
-                "", partial(open_snapshot, self._home, wanted, self._socket_seconds)
-            )
-        except FeaturesUnavailable as error:
-            if error.message != self._problem:
-                log.warning("the feature store cannot be opened", extra={"reason": error.message})
-            self._problem = error.message
-        else:
-            if self._snapshot is not None:
-                snapshot.keep_plans_of(self._snapshot)
-            else:
-                # What Feast brought stays: without this each full collection of garbage would
-                # look through it, and requests would wait for that.
-                gc.freeze()
-            is_news = self._snapshot is None or self._problem is not None
-            self._snapshot = snapshot
-            self._problem = None
-            await self._warm_up(snapshot)
-            if is_news:
-                log.info("the feature store is open", extra={"services": wanted})
-            wait = self._refresh_seconds
+            plans = await opened.get()
+            if not isinstance(plans, GatewayError):
+                await self._use(plans)
+                wait = _REFRESH_SECONDS
+            elif plans.message != self._problem:
+                log.warning("the feature store cannot be opened", extra={"reason": plans.message})
+                self._problem = plans.message
         finally:
             self._opening = None
-            now = asyncio.get_running_loop().time()
-            self._next_attempt = now + self._retry_seconds
-            self._refresh_at = now + wait
+            self._retry_at = loop.time() + _RETRY_SECONDS
+            if self._next_opening is not None:
+                self._next_opening.cancel()
+            if not self._is_closed:
+                self._next_opening = loop.call_later(wait, self._open)
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _use(self, plans: Plans) -> None:
+        """Read by these plans, and by former ones where the registry cannot be read now."""
+        if self._plans is None:
+            # What Feast brought stays: without this each full collection of garbage would look
+            # through it, and requests would wait for that.
+            gc.freeze()
+        else:
+            for service, plan in plans.items():
+                if type(plan) is FeaturesUnavailable:
+                    plans[service] = self._plans.get(service, plan)
+        self._plans = plans
+        await self._warm_up(plans)
+        if self._problem:
+            log.info("the feature store is open", extra={"services": [*plans]})
+        self._problem = ""
+
+    async def _warm_up(self, plans: Plans) -> None:
+        """Read an entity that hardly exists, so that no request has to import and connect."""
+        ended = asyncio.Event()
+        for plan in plans.values():
+            if isinstance(plan, ServicePlan) and (sample := plan.sample()).names:
+                self._read(plan, sample, lambda _: ended.set())
+                # A view that hangs must not keep others' definitions from being refreshed.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), _TRIAL_SECONDS)
+                return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
-        self._late_reads.add(task)
-        task.add_done_callback(self._late_reads.discard)
-
-
-def _without_invalid_ids(
-    request: LookupRequest, invalid: Mapping[int, GatewayError], done: ReadDone
-) -> tuple[LookupRequest, ReadDone]:
-    """A request for the other ids, and a receiver that adds the errors of the invalid ones."""
-    good = [one for at, one in enumerate(request.ids) if at not in invalid]
-
-    def merge(outcome: list[EntityOutcome] | GatewayError) -> None:
-        if isinstance(outcome, GatewayError):
-            done(outcome)
-            return
-        rest = iter(outcome)
-        done([invalid[at] if at in invalid else next(rest) for at in range(len(request.ids))])
-
-    return LookupRequest(request.service, request.names, good, request.nullable), merge
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

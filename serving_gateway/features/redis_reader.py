@@ -1,108 +1,194 @@
 """Reads of a plain Redis on the event loop: all entities of a read in one write.
 
-Feast's reader waits in a thread and builds messages for each key; of the interpreter's time for
-a look-up that is the larger part. HMGET is pipelined rather than called by a script: it is no
-slower, and a managed Redis without EVAL works.
+Feast's reader waits in a thread and builds messages for each key, and Redis's own client costs a
+coroutine, a future and a lock for each command: several times the read. HMGET is pipelined rather
+than called by a script: it is no slower, and a managed Redis without EVAL works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
-from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.features.feast_internals import connect_redis
-from serving_gateway.features.feast_snapshot import READING, FeastSnapshot, feast_failure
-from serving_gateway.features.lookup_results import judge_rows
-from serving_gateway.features.redis_pipeline import RedisPipeline
-from serving_gateway.features.service_plan import ViewRead
-from serving_gateway.features.types import EntityOutcome, LookupRequest, ReadDone
+from serving_gateway.errors import FeaturesUnavailable, GatewayError
+from serving_gateway.features.entity_rows import PlannedRead
+from serving_gateway.features.feast_redis import connect_redis
+from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
+
+Connect: TypeAlias = Callable[[], Awaitable[tuple[asyncio.StreamWriter, float]]]
+RepliesDone: TypeAlias = Callable[[list[Any] | Exception], None]
 
 
 class RedisReader:
-    """Reads the hashes of entities over one connection.
+    """Reads the hashes of entities over one connection."""
 
-    Args:
-        limit_seconds: longest wait for an answer of Redis, unless Feast's connection string has
-            a limit.
-    """
-
-    def __init__(self, limit_seconds: float) -> None:
-        self._limit = limit_seconds
-        self._snapshot: FeastSnapshot | None = None
+    def __init__(self) -> None:
+        self._address = ""
         self._pipeline: RedisPipeline | None = None
-        self._is_closed = False
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is an open connection."""
-        return self._pipeline is not None and self._pipeline.is_connected
-
-    def read(self, snapshot: FeastSnapshot, request: LookupRequest, done: ReadDone) -> None:
-        """Read view by view; `done` as in `FeatureStore.read`.
-
-        Raises:
-            ServiceUnusable, FeaturesUnavailable: nothing is read, and `done` is not called.
-        """
-        reads = snapshot.plan(request.service).reads(request.names)
-        commands = [read.command(one) for read in reads for one in request.ids]
+    def read(self, planned: PlannedRead, done: ReadDone) -> None:
+        """Read view by view, from the server that Feast's configuration names."""
+        commands = [
+            read.command(one) for read in planned.reads if read.command for one in planned.ids
+        ]
         packed, expected = b"".join(commands), len(commands)
         # A connection may be lost just before it is used: the server was restarted, or a proxy
         # closed what was idle.
-        may_repeat = self.is_connected
+        pipeline = self._connection(planned.config)
+        may_repeat = pipeline.is_connected
 
         def finish(replies: list[Any] | Exception) -> None:
             nonlocal may_repeat
-            if isinstance(replies, ConnectionError) and may_repeat and not self._is_closed:
+            if isinstance(replies, ConnectionError) and may_repeat:
                 may_repeat = False
-                self._connection(snapshot).send(packed, expected, finish)
-                return
-            outcome: list[EntityOutcome] | Exception = replies
-            if not isinstance(replies, Exception):
-                try:
-                    outcome = _outcomes(request, reads, replies)
-                except Exception as error:
-                    outcome = error
-            done(feast_failure(READING, outcome) if isinstance(outcome, Exception) else outcome)
+                self._connection(planned.config).send(packed, expected, finish)
+            elif isinstance(replies, Exception):
+                done(feast_failure("read the online store", replies))
+            else:
+                done(_outcomes(planned, replies))
 
-        self._connection(snapshot).send(packed, expected, finish)
-
-    def _connection(self, snapshot: FeastSnapshot) -> RedisPipeline:
-        """A connection to the snapshot's server; a new one when it was lost or has moved."""
-        if self._is_closed:
-            raise FeaturesUnavailable("The feature store is closed.")
-        pipeline, former = self._pipeline, self._snapshot
-        self._snapshot = snapshot
-        if pipeline is not None and not pipeline.is_closed:
-            if former is not None and former.address == snapshot.address:
-                return pipeline
-            pipeline.close(ConnectionError("Feast's configuration names another Redis."))
-        config = snapshot.config
-        self._pipeline = RedisPipeline(lambda: connect_redis(config), self._limit)
-        return self._pipeline
+        pipeline.send(packed, expected, finish)
 
     def close(self) -> None:
-        """Close the connection; later reads fail."""
-        self._is_closed = True
+        """Close the connection; reads under way fail, and there are no later ones."""
         if self._pipeline is not None:
-            self._pipeline.close(ConnectionError("The feature store is closed."))
+            self._pipeline.close(FeaturesUnavailable("The feature store is closed."))
+
+    def _connection(self, config: Any) -> RedisPipeline:
+        """A connection to the configured server; a new one when it was lost or has moved."""
+        address = config.online_store.connection_string
+        pipeline = self._pipeline
+        if pipeline is not None and not pipeline.is_closed:
+            if address == self._address:
+                return pipeline
+            pipeline.close(ConnectionError("Feast's configuration names another Redis."))
+        self._address = address
+        self._pipeline = RedisPipeline(partial(connect_redis, config))
+        return self._pipeline
 
 
-def _outcomes(
-    request: LookupRequest, reads: Sequence[ViewRead], replies: list[Any]
-) -> list[EntityOutcome]:
+def _outcomes(planned: PlannedRead, replies: list[Any]) -> list[EntityOutcome] | GatewayError:
     """Judge replies, view by view; an entity whose key holds something else fails alone."""
-    count = len(request.ids)
-    errors = [(at, one) for at, one in enumerate(replies) if isinstance(one, Exception)]
-    for at, error in errors:
-        if not str(error).startswith("WRONGTYPE"):
-            raise error
-        replies[at] = [None]
-    rows = [
-        [read.decode(one) for one in replies[index * count : (index + 1) * count]]
-        for index, read in enumerate(reads)
-    ]
-    outcomes: list[EntityOutcome] = [*judge_rows(request, reads, rows)]
-    for at, error in errors:
-        outcomes[at % count] = feast_failure(READING, error)
-    return outcomes
+    count = len(planned.ids)
+    for at, error in enumerate(replies):
+        if isinstance(error, Exception):
+            failure = feast_failure("read the online store", error)
+            if not str(error).startswith("WRONGTYPE"):
+                return failure
+            planned.errors[at % count] = failure
+            replies[at] = [None]
+    try:
+        rows = [
+            [*map(read.decode, replies[index * count : (index + 1) * count])]
+            for index, read in enumerate(planned.reads)
+        ]
+    except Exception as error:  # of the parser, for what is not Feast's
+        return feast_failure("read the online store", error)
+    return planned.outcomes(rows)
+
+
+class _Exchange(NamedTuple):
+    """Commands that are sent together, and their replies as far as they have come."""
+
+    commands: bytes
+    expected: int
+    done: RepliesDone
+    deadline: float
+    replies: list[Any]
+
+
+class RedisPipeline(asyncio.Protocol):
+    """A connection from its opening to its loss; replies come in the order of the commands.
+
+    `connect` opens an authenticated connection, whose protocol is replaced, and names the longest
+    wait for replies in seconds; a server that exceeds it is disconnected.
+    """
+
+    def __init__(self, connect: Connect) -> None:
+        import hiredis
+
+        self.is_closed = False
+        self._limit = 0.0
+        self._protocol_error: type[Exception] = hiredis.ProtocolError
+        self._reader: Any = hiredis.Reader()
+        self._loop = asyncio.get_running_loop()
+        self._writer: asyncio.StreamWriter | None = None
+        self._exchanges: deque[_Exchange] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._opening = self._loop.create_task(self._open(connect))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether commands go out at once."""
+        return self._writer is not None and not self.is_closed
+
+    def send(self, commands: bytes, expected: int, done: RepliesDone) -> None:
+        """Send serialized commands, once connected; never calls back synchronously.
+
+        `done` gets as many replies as expected, some of which may be errors, or what ended the
+        connection.
+        """
+        deadline = self._loop.time() + self._limit
+        self._exchanges.append(_Exchange(commands, expected, done, deadline, []))
+        if self._writer is not None:
+            self._writer.transport.write(commands)
+            if self._timer is None:
+                self._timer = self._loop.call_at(deadline, self._expire)
+
+    def close(self, error: Exception) -> None:
+        """Close the connection; commands without a reply fail with `error`."""
+        self.is_closed = True
+        self._opening.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        failed, self._exchanges = self._exchanges, deque()
+        for exchange in failed:
+            exchange.done(error)
+
+    async def _open(self, connect: Connect) -> None:
+        try:
+            self._writer, self._limit = await connect()
+        except Exception as error:
+            self.close(error)
+            return
+        self._writer.transport.set_protocol(self)
+        waiting, self._exchanges = self._exchanges, deque()
+        for one in waiting:
+            self.send(one.commands, one.expected, one.done)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect replies; those that complete an exchange are delivered."""
+        gets, exchanges = self._reader.gets, self._exchanges
+        try:
+            self._reader.feed(data)
+            while exchanges:
+                exchange = exchanges[0]
+                while len(exchange.replies) < exchange.expected:
+                    reply = gets()
+                    if reply is False:  # it has not come as a whole
+                        return
+                    exchange.replies.append(reply)
+                exchanges.popleft()
+                exchange.done(exchange.replies)
+        except self._protocol_error as error:
+            self.close(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what has no reply."""
+        self.close(exc or ConnectionResetError("Redis closed the connection."))
+
+    def _expire(self) -> None:
+        """Disconnect a server that does not answer. One timer serves all exchanges."""
+        self._timer = None
+        if not self._exchanges:
+            return
+        deadline = self._exchanges[0].deadline
+        if deadline <= self._loop.time():
+            self.close(TimeoutError(f"Redis did not answer within {self._limit:g} s."))
+        else:
+            self._timer = self._loop.call_at(deadline, self._expire)

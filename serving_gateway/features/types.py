@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
-
-_ID_TYPES: Final = frozenset({int, str})
 
 
 class Status(StrEnum):
@@ -19,11 +17,12 @@ class Status(StrEnum):
 
     FOUND = "found"
     UNKNOWN = "unknown"
-    """No such entity."""
     EXPIRED = "expired"
     """Older than its feature view lets values become (TTL; 0 is for ever)."""
     INCOMPLETE = "incomplete"
     """Known, but some of the features are null and may not be."""
+
+    __hash__ = str.__hash__  # an enumeration's own costs a call in Python for each entity
 
 
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
@@ -46,19 +45,14 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class InvalidEntityIds(EntityUnusable):
-    """Ids that cannot be an entity's.
-
-    Args:
-        wrong: by position in the request, what is wrong, to follow `entity_ids[i]`.
-    """
+    """An id at `position` in the request that cannot be an entity's; `why` follows its place."""
 
     default_code = "wrong_type"
 
-    def __init__(self, wrong: Mapping[int, str]) -> None:
-        first = min(wrong)
-        place = f"entity_ids[{first}]"
-        super().__init__(f"{place} {wrong[first]}", field=place)
-        self.wrong = wrong
+    def __init__(self, position: int, why: str) -> None:
+        place = f"entity_ids[{position}]"
+        super().__init__(f"{place} {why}", field=place)
+        self.why = why
 
 
 class ServiceUnusable(FeaturesUnavailable):
@@ -67,7 +61,7 @@ class ServiceUnusable(FeaturesUnavailable):
     default_code = "feature_service_unusable"
 
 
-class LookupRequest(msgspec.Struct, frozen=True):
+class LookupRequest(NamedTuple):
     """A read of one feature service."""
 
     service: str
@@ -84,37 +78,34 @@ EntityOutcome: TypeAlias = LookupResult | GatewayError
 
 ReadDone: TypeAlias = Callable[[list[EntityOutcome] | GatewayError], None]
 """The same of a store, where an unreadable entity has an error of its own: `InvalidEntityIds`
-at position 0 for an id of another type than the entity's."""
+for an id of another type than the entity's."""
 
 
 class FeatureStore(Protocol):
     """Where features are read."""
 
     async def prepare(self, *services: str) -> None:
-        """Do all that can be done before these services are read for the first time.
-
-        Returns also when it could not be done; reads try again.
-        """
+        """Do what can be done before these services are read first; reads try again."""
 
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids; never raises and never calls back synchronously.
 
-        Errors for all ids: `ServiceUnusable` when there is no such service, it cannot be read
-        by one id, or it lacks a requested feature; `FeaturesUnavailable` when the store cannot
-        be read.
+        Errors for all ids: `ServiceUnusable` for a service that is not there, cannot be read by
+        one id or lacks a feature; `FeaturesUnavailable` for a store that cannot be read.
         """
 
     async def aclose(self) -> None:
         """Close connections and leave threads to end by themselves."""
 
 
-def check_ids(ids: Sequence[object]) -> None:
-    """Check that ids are integers or strings.
-
-    Raises:
-        InvalidEntityIds: some are not.
-    """
-    # Not isinstance: true is not an id, and equals 1 where results are found by id.
-    if not _ID_TYPES.issuperset(map(type, ids)):
-        wrong = [at for at, one in enumerate(ids) if type(one) not in _ID_TYPES]
-        raise InvalidEntityIds(dict.fromkeys(wrong, "is neither an integer nor a string."))
+def feast_failure(doing: str, error: Exception) -> GatewayError:
+    """The error of ours for any exception of Feast or of the store behind it."""
+    # Feast lets the exceptions of its stores through (sqlite3, SQLAlchemy, redis, pydantic), and
+    # its own have no common root: this is the one place that translates them all.
+    if isinstance(error, GatewayError):
+        return error
+    # Further lines may quote the configuration, so secrets.
+    said = (str(error).splitlines() or [""])[0][:300]
+    failure = FeaturesUnavailable(f"Feast could not {doing}: {type(error).__name__}: {said}")
+    failure.__cause__ = error
+    return failure

@@ -112,7 +112,7 @@ class Router:
         *,
         record_problem: Callable[[], str | None] = lambda: None,
         on_adopt: Callable[[RoutingRecord], None] | None = None,
-        on_services: Callable[[frozenset[str]], None] | None = None,
+        on_services: Callable[[frozenset[str]], object] | None = None,
     ) -> None:
         self.model_name = model_name
         self._settings = settings

@@ -154,7 +154,7 @@ def invalid_ids(request: PredictRequest, error: InvalidEntityIds) -> EntityUnusa
     """The error of ids of a wrong type, with the field that the client wrote."""
     if request.entity_id is None:
         return error
-    return EntityUnusable(f"entity_id {error.wrong[0]}", field="entity_id", code=error.code)
+    return EntityUnusable(f"entity_id {error.why}", field="entity_id", code=error.code)
 
 
 def features_off(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:

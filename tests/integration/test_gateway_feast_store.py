@@ -22,7 +22,7 @@ from redis import Redis
 from platform_assets.resources.feast import FeastResource
 from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput
 from serving_gateway.features.blocking_reader import _rows as read_rows
-from serving_gateway.features.feast_snapshot import open_snapshot
+from serving_gateway.features.feast_definitions import open_plans
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import LookupResult, ServiceUnusable, Status
@@ -31,6 +31,11 @@ from tests.servers import RunningRedis, run_redis
 
 ROOT = Path(__file__).resolve().parents[2]
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+CONSTANTS = {
+    "retry_seconds": "feast_store._RETRY_SECONDS",
+    "refresh_seconds": "feast_store._REFRESH_SECONDS",
+    "socket_seconds": "feast_redis.SOCKET_SECONDS",
+}
 NAMES = ("petal_width", "sepal_length", "sepal_width")
 DEFINITIONS = """
 from datetime import timedelta
@@ -159,14 +164,18 @@ def filled(
 
 
 @asynccontextmanager
-async def opened(feast: FeastResource, *services: str, **options: Any) -> Any:
-    store = FeastStore(feast.home, **options)
-    try:
-        for service in services:
-            await store.prepare(service)
-        yield store
-    finally:
-        await store.aclose()
+async def opened(feast: FeastResource, *services: str, **seconds: float) -> Any:
+    """A store; `seconds`: of `CONSTANTS`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in seconds.items():
+            patch.setattr(f"serving_gateway.features.{CONSTANTS[name]}", value)
+        store = FeastStore(feast.home)
+        try:
+            for service in services:
+                await store.prepare(service)
+            yield store
+        finally:
+            await store.aclose()
 
 
 async def until(
@@ -337,11 +346,11 @@ async def test_prepared_service_is_read_within_the_limit_of_a_look_up(
 
     def slowly(*args: Any) -> Any:
         time.sleep(0.3)
-        return open_snapshot(*args)
+        return open_plans(*args)
 
     async with opened(filled) as store:
         await store.prepare()
-        monkeypatch.setattr("serving_gateway.features.feast_store.open_snapshot", slowly)
+        monkeypatch.setattr("serving_gateway.features.feast_store.open_plans", slowly)
         reader = FeatureReader(store, limit_seconds=0.1)
         with pytest.raises(FeaturesUnavailable, match="within"):
             await look_up(reader, "short", ("petal_width",), [1])
@@ -364,10 +373,10 @@ async def test_slow_reads_of_one_service_do_not_delay_another(
 ) -> None:
     hang = threading.Event()
 
-    def rows(store: Any, snapshot: Any, plan: Any, own: Any, request: Any) -> Any:
-        if request.service == "both":
+    def rows(store: Any, planned: Any, own: Any) -> Any:
+        if planned.request.service == "both":
             hang.wait(20)
-        return read_rows(store, snapshot, plan, own, request)
+        return read_rows(store, planned, own)
 
     monkeypatch.setattr("serving_gateway.features.feast_store._TRIAL_SECONDS", 0.05)
     async with opened(filled, "both") as store:
@@ -398,10 +407,10 @@ async def test_broken_definition_affects_its_own_service_only(
         return known(self, name, *args, **options)
 
     async with opened(filled, "text", refresh_seconds=0, retry_seconds=0) as store:
-        former = store._snapshot
+        former = store._plans
         monkeypatch.setattr(FeatureStore, "get_feature_service", get)
         await read(store, "text", ("city",), ["7"])
-        await until(_async(lambda: store._snapshot), lambda now: now is not former)
+        await until(_async(lambda: store._plans), lambda now: now is not former)
         [one] = await read(store, "text", ("turnover",), ["7"])
         assert one.values == [2.5], "what was known before stays"
     async with opened(filled, "short", "text") as store:
@@ -415,18 +424,20 @@ async def test_key_that_holds_no_hash_fails_its_own_look_up_only(
     redis: RunningRedis, filled: FeastResource
 ) -> None:
     async with opened(filled, "short") as store:
-        [view] = store._snapshot.plan("short").views
+        plan = store._plans["short"]
+        [own] = plan.read(plan.sample()).reads
+        key = own.command(77).split(b"\r\n")[4]
         reader = FeatureReader(store, limit_seconds=10)
         names = ("petal_width",)
         with Redis.from_url(redis.url) as admin:
-            admin.set(view.layout.key(77), "not a hash")
+            admin.set(key, "not a hash")
             first = asyncio.create_task(look_up(reader, "short", names, [2]))
             bad = asyncio.create_task(look_up(reader, "short", names, [1, 77]))
             good = asyncio.create_task(look_up(reader, "short", names, [1]))
             assert _statuses(await first + await good) == ["found", "found"]
             with pytest.raises(FeaturesUnavailable, match="WRONGTYPE"):
                 await bad
-            admin.delete(view.layout.key(77))
+            admin.delete(key)
         assert reader.skipped_services == []
 
 
@@ -464,9 +475,9 @@ async def test_no_connection_is_left_after_the_end(
 async def test_refresh_keeps_the_connection(redis: RunningRedis, filled: FeastResource) -> None:
     async with opened(filled, "both", refresh_seconds=0) as store:
         clients = _clients(redis.url)
-        former = store._snapshot
+        former = store._plans
         await read(store, "both", NAMES, [1])
-        await until(_async(lambda: store._snapshot), lambda now: now is not former)
+        await until(_async(lambda: store._plans), lambda now: now is not former)
         assert _statuses(await read(store, "both", NAMES, [1])) == ["found"]
         assert _clients(redis.url) == clients
 
@@ -482,7 +493,7 @@ def test_hanging_feast_does_not_keep_the_process_from_exiting(tmp_path: Path) ->
     code = """
 import asyncio, pathlib, sys, time
 from serving_gateway.features import feast_store
-feast_store.open_snapshot = lambda *_: time.sleep(60)
+feast_store.open_plans = lambda *_: time.sleep(60)
 
 async def main():
     store = feast_store.FeastStore(pathlib.Path("nowhere"))
@@ -502,15 +513,19 @@ def _open_files(path: Path) -> int:
     return sum(1 for one in links if os.path.realpath(one) == str(path))
 
 
+def _threads() -> int:
+    return sum(1 for thread in threading.enumerate() if thread.name.startswith("features"))
+
+
 async def test_trial_read_makes_the_connection(filled: FeastResource) -> None:
     online = (filled.home / "online.db").resolve()
+    await until(_async(_threads), lambda now: now == 0)  # of the tests before
     before = _open_files(online)
     async with opened(filled, "both") as store:
-        assert store._redis.is_connected or _open_files(online) > before
-    deadline = time.monotonic() + 5
-    while _open_files(online) > before:
-        assert time.monotonic() < deadline, "its thread closes it"
-        await asyncio.sleep(0.01)
+        redis = store._redis._pipeline
+        assert _open_files(online) == before + 1 if redis is None else redis.is_connected
+    await until(_async(_threads), lambda now: now == 0)
+    assert _open_files(online) == before, "its thread closes it"
 
 
 async def test_replaced_online_store_is_opened_again(tmp_path: Path) -> None:
@@ -537,14 +552,13 @@ def _redis_store(tmp_path: Path, redis: RunningRedis) -> FeastResource:
     return feast
 
 
-def _threads() -> int:
-    return sum(1 for thread in threading.enumerate() if thread.name.startswith("features"))
-
-
-async def test_redis_that_hangs_or_dies_costs_little_and_recovers(tmp_path: Path) -> None:
+async def test_redis_that_hangs_or_dies_costs_little_and_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving_gateway.features.feast_redis.SOCKET_SECONDS", 0.2)
     with run_redis(tmp_path / "redis") as redis:
         feast = _redis_store(tmp_path, redis)
-        store = FeastStore(feast.home, socket_seconds=0.2)
+        store = FeastStore(feast.home)
         reader = FeatureReader(store, limit_seconds=0.1, open_seconds=0.2)
         before = _threads()
 

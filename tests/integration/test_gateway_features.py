@@ -145,7 +145,10 @@ def test_payload_is_used_for_entities_that_the_store_lacks(
         ({"entity_ids": [KNOWN, UNKNOWN]}, "entity_ids[1]", "unknown_entity"),
         ({"entity_id": "one"}, "entity_id", "wrong_type"),
         ({"entity_ids": [KNOWN, "one"]}, "entity_ids[1]", "wrong_type"),
-        ({"entity_ids": [KNOWN, 1.5]}, "entity_ids[1]", "wrong_type"),
+        *(
+            ({"entity_ids": [KNOWN, wrong]}, "entity_ids[1]", "wrong_type")
+            for wrong in (1.5, True, None, [1])
+        ),
         ({"entity_ids": []}, "entity_ids", "empty"),
         ({"entity_id": KNOWN, "data": [PAYLOAD, PAYLOAD]}, "data", "wrong_length"),
     ],

@@ -85,6 +85,21 @@ async def test_idle_destination_is_called_at_once_and_the_rest_leaves_together()
     assert there.batches[1].rows == 3
 
 
+async def test_items_of_one_moment_leave_together() -> None:
+    to, other = Destination(), Destination(bytes=0)
+    with Batcher.gathering():
+        to.submit(*[Item(name) for name in "abcde"])
+        other.submit(Item("x"))
+        assert to.names() == []
+    assert to.names() == [["a", "b", "c", "d"]]
+    assert other.names() == [["x"]], "an idle destination needs no budget"
+    to.answer(to.batches[0])
+    to.answer(to.batches[1])
+    to.submit(Item("f"))
+    assert to.names()[1:] == [["e"], ["f"]]
+    assert to.budget.held == 0
+
+
 async def test_batch_ends_at_its_rows_at_another_key_and_at_an_item_that_goes_alone() -> None:
     there = Destination()
     there.submit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving_gateway.features import feast_internals
-from serving_gateway.features.blocking_reader import _seconds
-from serving_gateway.features.feast_values import make_row_decoder, plain_value
-from serving_gateway.features.redis_layout import HashLayout, derive_layout, probe_ids
-from serving_gateway.features.service_plan import ServicePlan
+from serving_gateway.features import feast_redis
+from serving_gateway.features.blocking_reader import BlockingReader, _rows
+from serving_gateway.features.entity_ids import ID_TYPES
+from serving_gateway.features.entity_rows import (
+    PlannedRead,
+    View,
+    ViewRead,
+    make_row_decoder,
+    plain_value,
+)
+from serving_gateway.features.feast_redis import derive_command, make_command
+from serving_gateway.features.types import LookupRequest
 from tests.servers import free_port
 
 NULL: Any = 0
@@ -51,20 +59,30 @@ def config(**options: Any) -> Any:
     )
 
 
-def plan(id_type: str) -> ServicePlan:
-    return ServicePlan("s", (), id_type, {})
+class RecordingClient:
+    """Stands in for Redis's client: records what is read, and has none of it."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[bytes, list[bytes | str]]] = []
+
+    def pipeline(self, **_: bool) -> contextlib.nullcontext[RecordingClient]:
+        return contextlib.nullcontext(self)
+
+    def hmget(self, key: bytes, fields: list[bytes | str]) -> None:
+        self.reads.append((key, fields))
+
+    def execute(self) -> list[list[None]]:
+        return [[None] * len(fields) for _, fields in self.reads]
 
 
-def layout_of(id_type: str) -> HashLayout:
-    keys = plan(id_type).entity_keys("plant", probe_ids(id_type))
-    view = SimpleNamespace(name="petals")
-    reads = feast_internals.redis_reads(config(), view, keys, FEATURES)
-    layout = derive_layout(id_type, FEATURES, reads)
-    assert layout is not None
-    return layout
+def command_of(id_type: str) -> Callable[[Any], bytes]:
+    table = SimpleNamespace(name="petals")
+    command = make_command(config(), View(table, "plant", 0), ID_TYPES[id_type], FEATURES)
+    assert command is not None
+    return command
 
 
-LAYOUTS = {id_type: layout_of(id_type) for id_type in IDS}
+COMMANDS = {id_type: command_of(id_type) for id_type in IDS}
 
 
 def resp(*parts: bytes) -> bytes:
@@ -76,28 +94,33 @@ def resp(*parts: bytes) -> bytes:
 @given(data=st.data(), id_type=st.sampled_from([*IDS]))
 def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -> None:
     one: Any = data.draw(IDS[id_type])
-    [key] = plan(id_type).entity_keys("plant", [one])
-    expected = _redis_key("my_project", key)
-    layout = LAYOUTS[id_type]
-    assert layout.key(one) == expected
-    assert layout.command_maker(("count", "width"))(one) == resp(
-        b"HMGET", expected, _mmh3("petals:count"), _mmh3("petals:width"), b"_ts:petals"
-    )
+    keys = ID_TYPES[id_type].keys("plant", [one])
+    store: Any = RedisOnlineStore()
+    client = store._client = RecordingClient()
+    store.online_read(config(), SimpleNamespace(name="petals"), keys, [*FEATURES])
+    [(key, fields)] = client.reads
+    encoded = [one.encode() if isinstance(one, str) else one for one in fields]
+    assert COMMANDS[id_type](one) == resp(b"HMGET", key, *encoded)
+    assert key == _redis_key("my_project", keys[0])
+    names = [f"petals:{name}" for name in FEATURES]
+    assert encoded == [*map(_mmh3, names), b"_ts:petals"]
 
 
-@pytest.mark.parametrize("broken", ["key", "field", "timestamp", "count"])
+@pytest.mark.parametrize("broken", ["key", "field", "timestamp", "id"])
 def test_unknown_layout_is_recognized(broken: str) -> None:
-    keys = plan("INT64").entity_keys("plant", probe_ids("INT64"))
-    reads = feast_internals.redis_reads(config(), SimpleNamespace(name="v"), keys, ["a"])
+    id_type = ID_TYPES["INT64"]
+    view = View(SimpleNamespace(name="v"), "plant", 0)
+    reads = feast_redis.redis_reads(config(), view, id_type, ["a"])
     key, (field, stamp) = reads[2]
-    reads[2] = {
-        "key": (key + b"!", [field, stamp]),
-        "field": (key, [b"other", stamp]),
-        "timestamp": (key, [field, b"when"]),
-        "count": (key, [field]),
+    wrong = {
+        "key": [*reads[:2], (key + b"!", [field, stamp]), *reads[3:]],
+        "field": [*reads[:2], (key, [b"other", stamp]), *reads[3:]],
+        "timestamp": [(one, [field, b"when"]) for one, _ in reads],
+        "id": [(one[::-1], own) for one, own in reads],
     }[broken]
-    assert derive_layout("INT64", ["a"], reads) is None
-    assert derive_layout("INT64", ["a"], [(one[::-1], own) for one, own in reads]) is None
+    assert derive_command(id_type, reads)(0).endswith(b"_ts:v\r\n")
+    with pytest.raises(ValueError, match="unknown form"):
+        derive_command(id_type, wrong)
 
 
 def plain_by_protobuf(serialized: bytes | None) -> Any:
@@ -138,8 +161,12 @@ def test_null_in_any_form_is_none(null: Any) -> None:
 
 def test_timestamps_without_a_zone_are_in_utc() -> None:
     noon = datetime(2024, 6, 1, 12, tzinfo=UTC)
-    for stamp in (noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))):
-        assert _seconds(stamp) == noon.timestamp()
+    stamps = [noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))]
+    store = SimpleNamespace(online_read=lambda *_: [(stamp, None) for stamp in [*stamps, None]])
+    read = ViewRead(View("v", "id", 0), ["a"], [0], None, make_row_decoder(["FLOAT"]))
+    planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), ID_TYPES["INT64"], [read], [1], {})
+    found = _rows(store, planned, read)
+    assert found == [*[(noon.timestamp(), None)] * 3, (None, None)]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +174,7 @@ def test_timestamps_without_a_zone_are_in_utc() -> None:
     [({}, True), ({"redis_type": "redis_cluster"}, False), ({"client": "glide"}, False)],
 )
 def test_only_a_plain_redis_is_read_on_the_loop(options: dict[str, Any], expected: bool) -> None:
-    assert feast_internals.is_plain_redis(config(**options)) is expected
+    assert feast_redis.is_plain_redis(config(**options)) is expected
 
 
 async def test_connection_is_that_of_redis_own_client_and_can_be_taken_over() -> None:
@@ -166,7 +193,7 @@ async def test_connection_is_that_of_redis_own_client_and_can_be_taken_over() ->
     port = free_port()
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     text = f"127.0.0.1:{port},password=secret,db=3,socket_timeout=0.25,retry=null,protocol=2"
-    writer, limit = await feast_internals.connect_redis(config(connection_string=text))
+    writer, limit = await feast_redis.connect_redis(config(connection_string=text))
     assert limit == 0.25
     sent = b"".join(received)
     assert b"AUTH\r\n$6\r\nsecret" in sent
@@ -198,8 +225,10 @@ def test_closing_an_online_store_closes_its_connections() -> None:
             closed.append(self.name)
             raise OSError("it was broken")
 
-    store = SimpleNamespace(_conn=Connection("sqlite"), _client=Connection("redis"))
-    feast_internals.close_online_store(store)
+    reader = BlockingReader("s")
+    reader._store = SimpleNamespace(_conn=Connection("sqlite"), _client=Connection("redis"))
+    reader.close()
+    reader._thread._thread.join(5)
     assert closed == ["sqlite", "redis"]
     assert hasattr(SqliteOnlineStore, "_conn")
     assert hasattr(RedisOnlineStore, "_client")

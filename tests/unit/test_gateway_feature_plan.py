@@ -6,16 +6,23 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from serving_gateway.features.lookup_results import judge_rows
-from serving_gateway.features.service_plan import Row, ServiceColumn, ServicePlan, View
+from serving_gateway.features.entity_ids import ID_TYPES
+from serving_gateway.features.entity_rows import PlannedRead, Row, View
+from serving_gateway.features.service_plan import ServiceColumn, ServicePlan
 from serving_gateway.features.types import LookupRequest, LookupResult, ServiceUnusable, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", NOON.timestamp)
 
 
 def row(age: float | None, *values: Any) -> Row:
@@ -23,18 +30,23 @@ def row(age: float | None, *values: Any) -> Row:
     return (0.0 if age is None else NOON.timestamp() - age), [*values]
 
 
-def plan(ttl_seconds: float = 60, id_type: str = "INT64") -> ServicePlan:
-    views = [View("one", "id", ttl_seconds), View("two", "id", 0)]
-    columns = {"a": ServiceColumn(0, "a", "FLOAT"), "b": ServiceColumn(0, "b", "FLOAT")}
-    return ServicePlan("s", views, id_type, {**columns, "c": ServiceColumn(1, "c", "FLOAT")})
+def plan(ttl_seconds: float = 60) -> ServicePlan:
+    one, two = View("one", "id", ttl_seconds), View("two", "id", 0)
+    columns = {"a": (one, "a"), "b": (one, "b"), "c": (two, "c")}
+    typed = {name: ServiceColumn(*column, "FLOAT") for name, column in columns.items()}
+    config = SimpleNamespace(online_store=SimpleNamespace(type="sqlite"))
+    return ServicePlan(config, "s", ID_TYPES["INT64"], typed)
+
+
+def planned(names: tuple[str, ...], ttl_seconds: float = 60, nullable: str = "") -> PlannedRead:
+    return plan(ttl_seconds).read(LookupRequest("s", names, [1], frozenset(nullable)))
 
 
 def judged(
     names: tuple[str, ...], *rows: Row, ttl_seconds: float = 60, nullable: str = ""
 ) -> LookupResult:
-    reads = plan(ttl_seconds).reads(names)
-    request = LookupRequest("s", names, [1], frozenset(nullable))
-    [found] = judge_rows(request, reads, [[one] for one in rows], NOON.timestamp())
+    [found] = planned(names, ttl_seconds, nullable).outcomes([[one] for one in rows])
+    assert isinstance(found, LookupResult)
     return found
 
 
@@ -51,11 +63,11 @@ def test_values_are_in_the_order_of_the_names() -> None:
 
 
 def test_only_requested_views_are_read() -> None:
-    assert [read.view.table for read in plan().reads(("c",))] == ["two"]
+    assert [read.view.table for read in planned(("c",)).reads] == ["two"]
     with pytest.raises(
         ServiceUnusable, match="no feature x, y that a row can hold; it has a, b, c"
     ):
-        plan().reads(("x", "a", "y"))
+        planned(("x", "a", "y"))
 
 
 @pytest.mark.parametrize(
@@ -114,9 +126,9 @@ def test_one_expired_view_expires_the_entity() -> None:
 def test_ids_must_have_the_type_of_the_entity(
     id_type: str, good: list[Any], wrong: list[Any]
 ) -> None:
-    invalid = plan(id_type=id_type).invalid_ids([*good, *wrong])
+    invalid = ID_TYPES[id_type].invalid([*good, *wrong], "s")
     assert list(invalid) == list(range(len(good), len(good) + len(wrong)))
-    assert all("must be a" in one.wrong[0] for one in invalid.values())
+    assert all("must be a" in one.why for one in invalid.values())
 
 
 def test_nothing_heavy_is_imported() -> None:

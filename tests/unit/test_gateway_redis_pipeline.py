@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.features.redis_pipeline import RedisPipeline
+from serving_gateway.features.redis_reader import RedisPipeline
 from tests.servers import free_port
 
 PING = b"*1\r\n$4\r\nPING\r\n"
@@ -20,8 +20,9 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Server:
     """Answers as a test says."""
 
-    def __init__(self, serve: Serve, port: int) -> None:
+    def __init__(self, serve: Serve, port: int, limit_seconds: float = 5) -> None:
         self.serve = serve
+        self.limit_seconds = limit_seconds
         self.port = port
         self.accepted = 0
         self.ended = 0
@@ -36,14 +37,14 @@ class Server:
             self.ended += 1
             writer.close()
 
-    async def connect(self) -> tuple[asyncio.StreamWriter, float | None]:
+    async def connect(self) -> tuple[asyncio.StreamWriter, float]:
         _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        return writer, None
+        return writer, self.limit_seconds
 
 
 @asynccontextmanager
-async def serving(serve: Serve) -> AsyncIterator[Server]:
-    server = Server(serve, free_port())
+async def serving(serve: Serve, **options: float) -> AsyncIterator[Server]:
+    server = Server(serve, free_port(), **options)
     listening = await asyncio.start_server(server.handle, "127.0.0.1", server.port)
     try:
         yield server
@@ -71,7 +72,7 @@ async def test_replies_come_in_order_and_in_any_pieces() -> None:
         await reader.read()
 
     async with serving(serve) as server:
-        pipeline = RedisPipeline(server.connect, 5)
+        pipeline = RedisPipeline(server.connect)
         first, rest, last = send(pipeline), send(pipeline, 2), send(pipeline)
         assert await first == [b"one"]
         [null, error] = await rest
@@ -86,8 +87,8 @@ async def test_server_that_does_not_answer_is_disconnected() -> None:
     async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with serving(serve) as server:
-        pipeline = RedisPipeline(server.connect, 0.05)
+    async with serving(serve, limit_seconds=0.05) as server:
+        pipeline = RedisPipeline(server.connect)
         started = time.monotonic()
         waiting = [send(pipeline), send(pipeline)]
         for one in waiting:
@@ -103,14 +104,14 @@ async def test_lost_and_unreadable_connections_fail_what_waits(answer: bytes) ->
         writer.write(answer)
 
     async with serving(serve) as server:
-        pipeline = RedisPipeline(server.connect, 5)
+        pipeline = RedisPipeline(server.connect)
         assert isinstance(await send(pipeline), Exception)
         assert pipeline.is_closed
 
 
 async def test_refused_connection_fails_what_waits() -> None:
     server = Server(lambda *_: asyncio.sleep(0), free_port())
-    pipeline = RedisPipeline(server.connect, 5)
+    pipeline = RedisPipeline(server.connect)
     for one in (send(pipeline), send(pipeline)):
         assert isinstance(await one, OSError)
     assert pipeline.is_closed
@@ -121,7 +122,7 @@ async def test_close_during_the_opening_leaves_no_connection() -> None:
         await reader.read()
 
     async with serving(serve) as server:
-        pipeline = RedisPipeline(server.connect, 5)
+        pipeline = RedisPipeline(server.connect)
         waiting = send(pipeline)
         pipeline.close(ConnectionError("the end"))
         assert str(await waiting) == "the end"

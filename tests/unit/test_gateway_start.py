@@ -10,7 +10,6 @@ import pytest
 
 from serving_gateway import main
 from serving_gateway.errors import StoreUnavailable
-from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.settings import Settings
@@ -45,7 +44,6 @@ async def test_a_feature_store_that_hangs_does_not_delay_the_start(
 ) -> None:
     monkeypatch.setattr(main, "_START_SECONDS", 0.2)
     monkeypatch.setattr(FeatureReader, "prepare", hang)
-    monkeypatch.setattr(FeastStore, "run", hang)
     settings = Settings(state_dir=tmp_path, triton_url="http://127.0.0.1:9", feast_dir=tmp_path)
     assert await start_and_stop(main.create_app(settings).app) == COMPLETE
 

@@ -1,0 +1,119 @@
+"""What is not public in Feast and in Redis's client, and that reads of Redis need nevertheless.
+
+An entity is a hash: its key is the id between two constant parts, its fields are hashes of the
+features' names. Both are taken from Feast itself, so that no rule of its format is repeated here.
+A test compares each function with the installed versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from serving_gateway.features.entity_ids import IdType
+from serving_gateway.features.entity_rows import View
+
+log = logging.getLogger(__name__)
+
+SOCKET_SECONDS: Final = 0.5
+"""Limit for one answer of Redis, so that one that hangs is disconnected, unless the connection
+string has a limit."""
+
+
+def make_command(
+    config: Any, view: View, id_type: IdType, features: Sequence[str]
+) -> Callable[[Any], bytes] | None:
+    """A function from an id to the serialized command (RESP) that reads these features.
+
+    Its reply holds the values in this order, and the timestamp after them. None for another
+    store than one Redis server, or for an unknown format.
+    """
+    if not is_plain_redis(config):
+        return None
+    with suppress(Exception):  # of code that is not public
+        return derive_command(id_type, redis_reads(config, view, id_type, features))
+    log.warning("Feast's layout in Redis is unknown; it is read by Feast, which is slower")
+    return None
+
+
+def is_plain_redis(config: Any) -> bool:
+    """Whether the online store is one Redis server, read by Feast's default client.
+
+    A cluster answers for the keys of one node only, so it is read in Feast's own way.
+    """
+    online = config.online_store
+    kinds = [getattr(online, name, None) for name in ("type", "redis_type", "client")]
+    return kinds == ["redis"] * 3
+
+
+def redis_reads(
+    config: Any, view: View, id_type: IdType, features: Sequence[str]
+) -> list[tuple[bytes, list[bytes]]]:
+    """The key and the fields that Feast reads for each probe."""
+    from feast.infra.online_stores import redis
+
+    store, keys = redis.RedisOnlineStore(), id_type.keys(view.join_key, id_type.probes)
+    name = redis._versioned_fv_name(view.table, config)
+    _, names = store._generate_hset_keys_for_features(view.table, [*features], name)
+    fields = [one.encode() if isinstance(one, str) else one for one in names]
+    return [(key, fields) for key in store._generate_redis_keys_for_entities(config, keys)]
+
+
+def derive_command(
+    id_type: IdType, reads: Sequence[tuple[bytes, Sequence[bytes]]]
+) -> Callable[[Any], bytes]:
+    """The function of `make_command`, given what Feast reads for each probe.
+
+    Raises `ValueError` where the keys are not made of an id between constant parts, or the
+    timestamp is not the last field.
+    """
+    pack = id_type.pack
+    key, fields = reads[0]
+    prefix, probe, suffix = key.partition(pack(id_type.probes[0]))
+    expected = [(prefix + pack(one) + suffix, fields) for one in id_type.probes]
+    if not probe or expected != reads or not fields[-1].startswith(b"_ts:"):
+        raise ValueError("Feast's keys have an unknown form")
+    before = b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2)
+    after = b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in fields)
+
+    def command(one: int | str) -> bytes:
+        key = prefix + pack(one) + suffix
+        return b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after)
+
+    return command
+
+
+def limit_redis(config: Any) -> None:
+    """Make Redis's client disconnect a server that hangs, and not retry it several times."""
+    online = config.online_store
+    if online.type != "redis":
+        return
+    given = {part.partition("=")[0] for part in online.connection_string.split(",")}
+    limits = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": SOCKET_SECONDS}
+    wanted = {**limits, "retry": "null"}.items()
+    parts = [f"{name}={value}" for name, value in wanted if name not in given]
+    # Replies in order and nothing between them, as a pipeline expects; the last one counts.
+    online.connection_string = ",".join([online.connection_string, *parts, "protocol=2"])
+
+
+async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:
+    """A connection with the address, credentials, TLS and database that Feast is configured with.
+
+    The protocol of the writer's transport may be replaced. The limit for an answer is in seconds.
+    """
+    from feast.infra.online_stores.redis import RedisOnlineStore
+
+    client = await RedisOnlineStore()._get_client_async(config.online_store)
+    connection = client.connection_pool.make_connection()
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    writer: asyncio.StreamWriter = connection._writer
+    # Its finalizer would close a connection that it believes to be its own.
+    connection._writer = connection._reader = None
+    return writer, connection.socket_timeout or SOCKET_SECONDS
