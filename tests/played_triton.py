@@ -76,8 +76,7 @@ class PlayedTriton:
 
     def infer(
         self,
-        model_name: str,
-        version: int,
+        state: VersionState,
         request: bytes,
         deadline: float,
         done: Callable[[TritonResponse | GatewayError], None],
@@ -85,6 +84,7 @@ class PlayedTriton:
         repeatable: bool = True,
     ) -> PlayedCall:
         """Answer on the next turn of the loop, or when the test says so."""
+        version = state.version
         self.repeatable.append(repeatable)
         self.asked.append(version)
         body = request.partition(b"\r\n\r\n")[2]

@@ -225,7 +225,7 @@ class VersionClient:
 
     async def probe(self) -> None:
         """Ask Triton now and note the answer."""
-        await self.triton.probe(self.model_name, self.version, self._settings.probe_seconds)
+        await self.state.probe(self._settings.probe_seconds)
         if self.batcher is None and self.state.ready and self._unusable is None:
             try:
                 await self._learn_signature()
@@ -302,8 +302,7 @@ class VersionClient:
         builder = self._builders[first.key or EVERY_OUTPUT]
         request = builder.build(tensors, batch.rows, trace, first.tail)
         batch.call = self.triton.infer(
-            self.model_name,
-            self.version,
+            self.state,
             request,
             items[-1].deadline,
             partial(self._on_complete, batch, batcher, span),

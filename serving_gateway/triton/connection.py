@@ -7,16 +7,15 @@ import fcntl
 import socket
 import struct
 import termios
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
-from serving_gateway.triton.exchange import (
-    ConnectionLost,
-    Exchange,
-    MalformedResponse,
-    TritonResponse,
-)
+from serving_gateway.errors import BadUpstreamAnswer
+from serving_gateway.triton.exchange import ConnectionLost, Exchange, TritonResponse
+
+if TYPE_CHECKING:
+    from serving_gateway.triton.connections import Connections
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 AT_ONCE_SECONDS: Final = 0.1
@@ -26,47 +25,32 @@ _MAX_LENGTH_DIGITS: Final = 18
 _KEEPALIVE_SECONDS: Final = 10
 
 
-class Pool(Protocol):
-    """What a connection tells of itself."""
-
-    loop: asyncio.AbstractEventLoop
-    heads: dict[bytes, tuple[int, int | None]]
-    """Heads of responses with status 200 that arrived whole -> sizes of body and JSON part."""
-
-    def opened(self, connection: Connection) -> None:
-        """It was made."""
-
-    def keep(self, connection: Connection) -> None:
-        """Its exchange is complete."""
-
-    def ending(self, connection: Connection) -> None:
-        """It takes no exchange any more."""
-
-    def closed(self, connection: Connection) -> None:
-        """It has ended."""
-
-    def remember(self, head: bytes, size: int, header_length: int | None) -> None:
-        """A head came with a body of this size."""
-
-
 class Connection(asyncio.Protocol):
-    """One connection that carries one exchange at a time.
+    """One connection, which carries one exchange at a time.
 
     Attributes:
-        exchanges: how many it has carried.
         opened_at: `loop.time()`.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Connections) -> None:
+        self.opened_at = 0.0
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
-        self._reader = _ResponseReader()
+        self._exchanges = 0
         self._sent_at = 0.0
         self._is_answered = False
         self._is_unread = False
-        self.exchanges = 0
-        self.opened_at = 0.0
+        # It swallows what its callbacks raise, so none of them calls out.
+        self._parser = httptools.HttpResponseParser(self)
+        self._expect_response()
+
+    def _expect_response(self) -> None:
+        self._status = 0
+        self._header_length: int | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._is_complete = False
 
     @property
     def is_lost(self) -> bool:
@@ -78,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         exchange.connection = self
         self._sent_at = now
-        self.exchanges += 1
+        self._exchanges += 1
         assert self._transport is not None  # noqa: S101 -- only connected ones are handed out
         self._transport.write(exchange.request)
 
@@ -91,7 +75,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Have the kernel notice a peer that vanished."""
         self._transport = cast(asyncio.Transport, transport)
-        self._pool.opened(self)
+        self._pool.open.add(self)
         self.opened_at = self._pool.loop.time()
         made = transport.get_extra_info("socket")
         if made is not None:
@@ -101,15 +85,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read a response, or a part of one."""
-        exchange, reader = self._exchange, self._reader
+        exchange = self._exchange
         if exchange is None:
             # Not asked for: what comes next could be taken for another exchange's response.
-            self._pool.ending(self)
+            self._pool.end_use(self)
             self.close()
             return
-        if self._is_answered or len(data) > _MAX_SIMPLE_BYTES:
-            head = None
-        else:
+        head = None
+        if not self._is_answered and len(data) <= _MAX_SIMPLE_BYTES:
             # A head seen before means what it meant then: nearly all responses end here.
             head, _, body = data.partition(b"\r\n\r\n")
             known = self._pool.heads.get(head)
@@ -117,18 +100,58 @@ class Connection(asyncio.Protocol):
                 self._finish(exchange, TritonResponse(200, known[1], body))
                 return
         self._is_answered = True
+        self._parse(exchange, data, head)
+
+    def _parse(self, exchange: Exchange, data: bytes, head: bytes | None) -> None:
+        problem: object = None
         try:
-            response = reader.feed(data)
-        except (httptools.HttpParserError, ValueError) as error:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            problem = error
+        if self._size > MAX_RESPONSE_BYTES:
+            problem = f"more than {MAX_RESPONSE_BYTES} bytes"
+        if problem is not None:
             self.close()
             exchange.connection = None
-            exchange.on_failure(MalformedResponse(str(error)))
-            return
-        if response is not None:
+            where = f"The response of Triton at {self._pool.url}"
+            exchange.on_failure(BadUpstreamAnswer(f"{where} cannot be read: {problem}."))
+        elif self._is_complete:
+            response = TritonResponse(self._status, self._header_length, b"".join(self._parts))
+            if head is not None and response.status == 200 and self._keeps:
+                self._pool.remember(head, response)
             self._is_answered = False
-            if head is not None and response.status == 200 and reader.keeps:
-                self._pool.remember(head, len(response.body), response.inference_header_length)
-            self._finish(exchange, response, keeps=reader.keeps)
+            self._expect_response()
+            self._finish(exchange, response, keeps=self._keeps)
+
+    def on_message_begin(self) -> None:
+        """Called by the parser, as those below."""
+        if self._is_complete:
+            self._keeps = False  # what follows a response was not asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note the size of the JSON part."""
+        if (
+            len(name) == 31
+            and name.lower() == b"inference-header-content-length"
+            and value.isdigit()
+            and len(value) <= _MAX_LENGTH_DIGITS
+            and not self._is_complete
+        ):
+            self._header_length = int(value)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        self._size += len(body)
+        if self._size <= MAX_RESPONSE_BYTES and not self._is_complete:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response."""
+        status = self._parser.get_status_code()
+        if not self._is_complete and status >= 200:  # what precedes a response is 1xx
+            self._status = status
+            self._keeps = self._parser.should_keep_alive()
+            self._is_complete = True
 
     def _finish(self, exchange: Exchange, response: TritonResponse, *, keeps: bool = True) -> None:
         self._exchange = None
@@ -141,7 +164,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Find out whether the server had received what was sent; the connection ends then."""
-        self._pool.ending(self)
+        self._pool.end_use(self)
         if self._transport is not None:
             # Whatever is sent after this is not read either.
             self._is_unread = self._exchange is None or _unacknowledged(self._transport) > 0
@@ -150,7 +173,8 @@ class Connection(asyncio.Protocol):
         """Fail the exchange under way."""
         self._transport = None
         exchange, self._exchange = self._exchange, None
-        self._pool.closed(self)
+        self._pool.open.discard(self)
+        self._pool.end_use(self)
         if exchange is None:
             return
         exchange.connection = None
@@ -158,75 +182,14 @@ class Connection(asyncio.Protocol):
         is_reset = isinstance(exc, ConnectionResetError | BrokenPipeError)
         is_unread = self._is_unread or (is_reset and seconds < AT_ONCE_SECONDS)
         lost = ConnectionLost(
+            self._pool.url,
             "closed by the server" if exc is None else str(exc) or type(exc).__name__,
             answered=self._is_answered,
             unread=is_unread and not self._is_answered,
-            kept=self.exchanges > 1,
+            kept=self._exchanges > 1,
             seconds=seconds,
         )
         exchange.on_failure(lost)
-
-
-class _ResponseReader:
-    """Puts responses together; httptools swallows what its callbacks raise, so none calls out.
-
-    Attributes:
-        keeps: whether the connection can be used again.
-    """
-
-    def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._status = 0
-        self._header_length: int | None = None
-        self._is_complete = False
-        self.keeps = False
-
-    def feed(self, data: bytes) -> TritonResponse | None:
-        """The response, once it is complete.
-
-        Raises:
-            HttpParserError: this is not HTTP.
-            ValueError: it is too large.
-        """
-        self._parser.feed_data(data)
-        if self._size > MAX_RESPONSE_BYTES:
-            raise ValueError(f"more than {MAX_RESPONSE_BYTES} bytes")
-        if not self._is_complete:
-            return None
-        parts, length = self._parts, self._header_length
-        self._parts, self._size, self._header_length = [], 0, None
-        self._is_complete = False
-        return TritonResponse(
-            self._status, length, parts[0] if len(parts) == 1 else b"".join(parts)
-        )
-
-    def on_message_begin(self) -> None:
-        if self._is_complete:
-            self.keeps = False  # what follows a response was not asked for
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if (
-            len(name) == 31
-            and name.lower() == b"inference-header-content-length"
-            and value.isdigit()
-            and len(value) <= _MAX_LENGTH_DIGITS
-            and not self._is_complete
-        ):
-            self._header_length = int(value)
-
-    def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size <= MAX_RESPONSE_BYTES and not self._is_complete:
-            self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if not self._is_complete and status >= 200:  # what precedes a response is 1xx
-            self._status = status
-            self.keeps = self._parser.should_keep_alive()
-            self._is_complete = True
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+from serving_gateway.errors import GatewayError, TritonUnavailable
+
+if TYPE_CHECKING:
+    from serving_gateway.triton.connection import Connection
 
 
-class TransportError(Exception):
-    """Root of what can go wrong below HTTP."""
-
-
-class ConnectFailed(TransportError):
+class ConnectFailed(TritonUnavailable):
     """No connection could be opened."""
 
 
-class TooManyConnections(TransportError):
-    """As many connections are open as may be."""
-
-
-class ConnectionLost(TransportError):
+class ConnectionLost(TritonUnavailable):
     """The connection ended before the response was complete.
 
     Attributes:
@@ -30,26 +27,19 @@ class ConnectionLost(TransportError):
 
     def __init__(
         self,
-        message: str,
+        url: str,
+        why: str,
         *,
-        answered: bool,
-        unread: bool = False,
+        answered: bool = False,
+        unread: bool,
         kept: bool = False,
         seconds: float = 0.0,
     ) -> None:
-        super().__init__(message)
+        super().__init__(f"Triton at {url} closed the connection: {why}.")
         self.answered = answered
         self.unread = unread
         self.kept = kept
         self.seconds = seconds
-
-
-class ResponseTimeout(TransportError):
-    """The response took too long."""
-
-
-class MalformedResponse(TransportError):
-    """What arrived is not HTTP, or is larger than any response may be."""
 
 
 class TritonResponse:
@@ -63,13 +53,6 @@ class TritonResponse:
         self.body = body
 
 
-class Carrier(Protocol):
-    """The connection that carries an exchange."""
-
-    def close(self) -> None:
-        """Close it; the exchange is forgotten."""
-
-
 class Exchange:
     """One request under way; subclasses say what its end means."""
 
@@ -77,14 +60,14 @@ class Exchange:
 
     def __init__(self, request: bytes) -> None:
         self.request = request
-        self.connection: Carrier | None = None
+        self.connection: Connection | None = None
         self.is_abandoned = False
 
     def on_response(self, response: TritonResponse) -> None:
         """Called with the complete response."""
         raise NotImplementedError
 
-    def on_failure(self, error: TransportError) -> None:
+    def on_failure(self, error: GatewayError) -> None:
         """Called when there will be no response."""
         raise NotImplementedError
 
