@@ -7,7 +7,9 @@ much as one of a single row, and that time is taken from the clients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
@@ -18,14 +20,14 @@ from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.dispatcher import RoutedRequest
 from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.rows import VALUE_BYTES, RequestRows
-from serving_gateway.inference.shadow import PairingStatistics, ShadowStatistics, note
+from serving_gateway.inference.shadow import PairingStatistics, ShadowStatistics
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.traffic import B
 from serving_gateway.inference.version_client import PREDICTION, InferenceItem, joined
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.replication.replicas import now
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.counters import ModelMetrics
+from serving_gateway.telemetry.counters import Count, ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -82,19 +84,18 @@ class Mirror:
             self.counts[DROPPED].inc()
             return
         page = self._ledger.open((source.side, target.side), now)
-        codec = source.client.codec
-        assert codec is not None  # noqa: S101 -- it has just answered
-        copy = MirroredCopy(
-            self, page, target, codec.signature, rows, output, seconds, request.arrived + seconds
-        )
-        copy.deadline += self._seconds
-        try:
-            if not target.client.ready:
-                raise Overloaded("Variant B is not ready.")  # noqa: TRY301 -- dropped like any other
-            self._batcher.submit(copy)
-        except Overloaded:
-            page.dropped += 1
-            self.counts[DROPPED].inc()
+        if target.client.ready:
+            codec = source.client.codec
+            assert codec is not None  # noqa: S101 -- it has just answered
+            deadline = request.arrived + seconds + self._seconds
+            copy = MirroredCopy(
+                self.counts, page, target, codec.signature, rows, output, seconds, deadline
+            )
+            with contextlib.suppress(Overloaded):
+                self._batcher.submit(copy)
+                return
+        page.dropped += 1
+        self.counts[DROPPED].inc()
 
     def close(self) -> None:
         """Drop what waits."""
@@ -133,11 +134,11 @@ class Mirror:
 class MirroredCopy(BatchItem):
     """One answered request on its way to B."""
 
-    __slots__ = ("_mirror", "output", "page", "row_data", "seconds", "signature", "target")
+    __slots__ = ("_counts", "_output", "_page", "_seconds", "rows_sent", "signature", "target")
 
     def __init__(
         self,
-        mirror: Mirror,
+        counts: Mapping[str, Count],
         page: PairingStatistics,
         target: RoutingTarget,
         signature: Signature,
@@ -149,27 +150,27 @@ class MirroredCopy(BatchItem):
         size = sum(map(len, rows.tensors))
         size += VALUE_BYTES * rows.count * len(signature.features)
         super().__init__(page, rows.count, size, deadline)
-        self._mirror = mirror
-        self.page = page
+        self._counts = counts
+        self._page = page
+        self._output = output
+        self._seconds = seconds
         self.target = target
         self.signature = signature
-        self.row_data = rows
-        self.output = output
-        self.seconds = seconds
+        self.rows_sent = rows
 
     def compare(self, output: ModelOutput, seconds: float) -> None:
         """Note how B's output for the same rows compares."""
-        rows = self.row_data
+        rows = self.rows_sent
         sent = rows.data if rows.instances is None else rows.instances
         self.target.stats.answer(seconds, rows.count)
-        agreed = note(self.page, self.output, output, seconds - self.seconds, sent or [])
-        self._mirror.counts[AGREED if agreed else DISAGREED].inc()
+        agreed = self._page.note(self._output, output, seconds - self._seconds, sent or [])
+        self._counts[AGREED if agreed else DISAGREED].inc()
 
     def fail(self, error: GatewayError) -> None:
         """Note that B did not answer."""
-        self.page.failed += 1
+        self._page.failed += 1
         self.target.stats.fail()
-        self._mirror.counts[FAILED].inc()
+        self._counts[FAILED].inc()
         log.debug("a mirrored request failed", extra={"reason": error.message})
 
 
@@ -211,7 +212,7 @@ def encoded(codec: Codec, copy: MirroredCopy) -> Tensors:
     Raises:
         InvalidInput: they do not fit that version.
     """
-    rows = copy.row_data
+    rows = copy.rows_sent
     if codec.signature == copy.signature:
         return rows.tensors
     if rows.instances is not None:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
@@ -20,14 +24,9 @@ from serving_gateway.contract import (
     RoutingRecord,
     ShadowSide,
     Slot,
+    feature_contract,
 )
-from serving_gateway.inference.readiness import (
-    NEVER_SEEN,
-    Lifecycle,
-    Readiness,
-    effective,
-    readiness,
-)
+from serving_gateway.inference.readiness import Lifecycle, Readiness, readiness
 from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.records import digest
@@ -39,34 +38,26 @@ from serving_gateway.triton.cluster import TritonCluster
 
 TRAFFIC_SECONDS: Final = 60.0
 """How long a variant counts as one with traffic after its last request."""
+_FRESH_SECONDS: Final = 1.0
+"""How old a confirmed READY may be for a switch to rely on it without asking again."""
 
 
+@dataclass(slots=True, eq=False)
 class RoutingTarget:
-    """A variant's slot in one generation, the way to its version, and its counts.
+    """A variant's slot in one generation, the way to its version, and its counts."""
 
-    `response_tails` keeps what every response of the target ends with, by the source of its rows.
-    """
+    variant: str
+    slot: Slot
+    model_name: str
+    client: VersionClient
+    stats: VariantStats
+    response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
+    """What every response of the target ends with, by the source of its rows."""
 
-    __slots__ = (
-        "client",
-        "model_name",
-        "response_tails",
-        "side",
-        "slot",
-        "stats",
-        "variant",
-    )
+    side: ShadowSide = field(init=False)
 
-    def __init__(
-        self, variant: str, slot: Slot, model_name: str, client: VersionClient, stats: VariantStats
-    ) -> None:
-        self.variant = variant
-        self.slot = slot
-        self.model_name = model_name
-        self.side = ShadowSide(model_name, slot.version, slot.run_id)
-        self.client = client
-        self.stats = stats
-        self.response_tails: dict[FeatureSource, bytes] = {}
+    def __post_init__(self) -> None:
+        self.side = ShadowSide(self.model_name, self.slot.version, self.slot.run_id)
 
 
 class RoutingTable:
@@ -143,10 +134,9 @@ class Router:
         key = (triton.url, model_name, slot.version, slot.signature)
         client = self._clients.get(key)
         if client is None:
-            client = VersionClient(
+            client = self._clients[key] = VersionClient(
                 triton, model_name, slot.version, slot.signature, self._settings, self._budget
             )
-            self._clients[key] = client
         return client
 
     async def follow(
@@ -166,7 +156,8 @@ class Router:
             return
         present = {target.client for target in self.table.targets.values()}
         wanted = {self.client(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
-        await asyncio.gather(*(client.probe() for client in wanted - present if not client.fresh))
+        stale = [one for one in wanted - present if not (one.ready and one.age < _FRESH_SECONDS)]
+        await asyncio.gather(*(client.probe() for client in stale))
         self.adopt(record, instead_of=instead_of)
 
     def adopt(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
@@ -194,23 +185,35 @@ class Router:
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
         return record.generation > self.record.generation or self.record is instead_of
 
-    async def probe(self) -> None:
-        """Ask Triton about every version that is routed to."""
-        clients = {target.client for target in self.table.targets.values()}
-        await asyncio.gather(*(client.probe() for client in clients))
-
     def effective(self) -> dict[str, EffectiveVersion]:
         """What each variant routes to."""
-        table = self.table
-        seen = {alias: target.client.observation() for alias, target in table.targets.items()}
-        return effective(table.record, seen, self._settings.triton_url)
+        targets = sorted(self.table.targets.items())
+        return {alias: self._effective(target) for alias, target in targets}
+
+    def _effective(self, target: RoutingTarget) -> EffectiveVersion:
+        slot, client = target.slot, target.client
+        signature = slot.signature
+        return EffectiveVersion(
+            model_name=target.model_name,
+            version=slot.version,
+            run_id=slot.run_id,
+            run_id_source=slot.run_id_source,
+            mode=slot.mode.value,
+            ready=client.ready,
+            reason=client.reason,
+            confirmed_seconds_ago=None if client.age == inf else round(client.age, 3),
+            triton_url=client.triton.url,
+            feature_contract=None if signature is None else feature_contract(signature.features),
+            signature=signature,
+            **msgspec.structs.asdict(slot.lineage),
+        )
 
     def readiness(self) -> Readiness:
         """Whether this replica can answer for the model."""
         target = self.table.production
         return readiness(
             None if target is None else target.slot.version,
-            NEVER_SEEN if target is None else target.client.observation(),
+            None if target is None else target.client.reason,
             draining=self._lifecycle.draining,
             record_problem=self._record_problem(),
         )
@@ -218,11 +221,8 @@ class Router:
     def recent_traffic(self) -> tuple[str, ...]:
         """The variants that had requests within the last minute."""
         since = time.monotonic() - TRAFFIC_SECONDS
-        found = {
-            alias
-            for (alias, _), stats in self._metrics.variants.items()
-            if stats.last_at is not None and stats.last_at > since
-        }
+        counts = self._metrics.variants.items()
+        found = {key[0] for key, one in counts if one.last_at is not None and one.last_at > since}
         return tuple(sorted(found))
 
     def report(self) -> ModelReport:
@@ -234,12 +234,10 @@ class Router:
 
     def routed(self) -> RoutedState:
         """What is reported to Prometheus."""
-        table = self.table
-        variants = [
-            (one.variant, one.slot.version, one.client.ready) for one in table.targets.values()
-        ]
-        return RoutedState(self.readiness().ready, table.record.generation, variants)
+        targets = self.table.targets.values()
+        variants = [(one.variant, one.slot.version, one.client.ready) for one in targets]
+        return RoutedState(self.readiness().ready, self.record.generation, variants)
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""
-        return {alias: slot.version for alias, slot in self.table.record.variants.items()}
+        return {alias: slot.version for alias, slot in self.record.variants.items()}

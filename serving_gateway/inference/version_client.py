@@ -8,19 +8,20 @@ import re
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from math import inf
+from typing import TYPE_CHECKING, Final
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.contract import Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
+    DeadlineExceeded,
     GatewayError,
     InferenceRefused,
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.inference.codec import Codec, ModelOutput
-from serving_gateway.inference.readiness import Observation
+from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.signatures import signature_from_metadata
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.wire import (
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FRESH_SECONDS: Final = 1.0
-"""How old a confirmed READY may be for a switch to rely on it without asking again."""
 _SUCCESS_SECONDS: Final = 5.0
 """How long ago the version must have answered for a failure to be taken for that of a row."""
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d{1,9})\b")
@@ -124,6 +123,7 @@ class VersionClient:
         self.model_name = model_name
         self.version = version
         self.state = triton.version(model_name, version)
+        self._name = f"{model_name} version {version}"
         self.codec: Codec | None = None
         self.batcher: Batcher[InferenceItem] | None = None
         self.can_merge_outputs = True
@@ -139,10 +139,9 @@ class VersionClient:
                 self._unusable = f"The signature of version {version} cannot be used: {error}."
 
     def _open(self, signature: Signature) -> None:
-        settings = self._settings
+        settings, triton = self._settings, self.triton
         self.codec = codec = Codec(signature)
         self._reader = ResponseReader(self.version, codec)
-        triton = self.triton
         self._builders = {
             key: RequestBuilder(
                 triton.authority, triton.prefix, self.model_name, self.version, codec.inputs, tail
@@ -155,7 +154,7 @@ class VersionClient:
         self.state.probe_request = self._builders[PREDICTION].build(codec.warm_up_rows(), 1)
         self.batcher = Batcher(
             self.start,
-            f"{self.model_name} version {self.version}",
+            self._name,
             max_rows=max(1, min(settings.max_batch_rows, signature.max_batch_rows)),
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued,
@@ -170,9 +169,14 @@ class VersionClient:
     @property
     def reason(self) -> str | None:
         """Why it cannot."""
-        if self._unusable is not None:
-            return self._unusable
-        return self.state.reason or (None if self.batcher else "its signature is not known yet.")
+        if self.ready:
+            return None
+        return self._unusable or self.state.reason or "its signature is not known yet."
+
+    @property
+    def age(self) -> float:
+        """Seconds since READY was last confirmed; infinite when it never was."""
+        return time.monotonic() - (self.state.confirmed_at or -inf)
 
     @property
     def signature(self) -> Signature | None:
@@ -182,18 +186,6 @@ class VersionClient:
     def mark_ready(self) -> None:
         """Note that the version answers."""
         self.state.mark_ready()
-
-    def observation(self) -> Observation:
-        """What is known, for the pure rules."""
-        at = self.state.confirmed_at
-        age = None if at is None else time.monotonic() - at
-        return Observation(self.ready, None if self.ready else self.reason, age)
-
-    @property
-    def fresh(self) -> bool:
-        """Whether Triton confirmed the version a moment ago."""
-        age = self.observation().age_seconds
-        return self.ready and age is not None and age < _FRESH_SECONDS
 
     def usable(self, variant: str) -> Codec:
         """The codec of a version that can answer.
@@ -226,7 +218,7 @@ class VersionClient:
     async def probe(self) -> None:
         """Ask Triton now and note the answer."""
         await self.state.probe(self._settings.probe_seconds)
-        if self.batcher is None and self.state.ready and self._unusable is None:
+        if self.state.ready and self._unusable is None:
             try:
                 await self._learn_signature()
             except VariantUnavailable as error:
@@ -241,12 +233,11 @@ class VersionClient:
         found = await self.triton.metadata(self.model_name, limit, self.version)
         if found is None:
             raise VersionNotReady(
-                f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
-                "while it was asked about it."
+                f"Triton at {self.triton.url} lost {self._name} while it was asked about it."
             )
         self._open(signature_from_metadata(found, self.version))
 
-    async def warm_up(self) -> ModelOutput:
+    async def warm_up(self) -> None:
         """Run one harmless row through exactly this version, past the queue of its clients.
 
         Raises:
@@ -255,40 +246,26 @@ class VersionClient:
         """
         if self.codec is None:
             raise VersionNotReady(f"Version {self.version} was not prepared.")
+        loop, limit = asyncio.get_running_loop(), self._settings.warm_up_seconds
+        answer: asyncio.Future[TritonResponse | GatewayError] = loop.create_future()
+        request = self._builders[PREDICTION].build(self.codec.warm_up_rows(), 1)
+        call = self.triton.infer(self.state, request, loop.time() + limit, answer.set_result)
         try:
-            outputs = await self.infer(self.codec.warm_up_rows(), 1, self._settings.warm_up_seconds)
-            return outputs.predicted()
+            async with asyncio.timeout(limit):
+                result = await answer
+            if isinstance(result, GatewayError):
+                raise result
+            self._reader.read(result, 1).predicted()
+        except TimeoutError as error:
+            call.abandon(overdue=True)
+            raise DeadlineExceeded(f"{self._name} did not answer within {limit:g} s.") from error
         except (InferenceRefused, BadUpstreamAnswer) as error:
             raise VersionNotReady(
-                f"A trial inference through {self.model_name} version {self.version} failed: "
-                f"{error.message}",
+                f"A trial inference through {self._name} failed: {error.message}",
                 code="warm_up_failed",
             ) from error
-
-    async def infer(self, tensors: Tensors, rows: int, limit_seconds: float) -> InferenceOutputs:
-        """One inference of its own, past the queue.
-
-        Raises:
-            GatewayError: there was no usable answer within the limit.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[InferenceOutputs] = loop.create_future()
-        item = _Awaited(future)
-        item.carry(tensors, rows, PREDICTION, loop.time() + limit_seconds)
-        # A batcher of its own, since it has all that a call needs: the deadline above all.
-        Batcher(
-            self.start,
-            f"{self.model_name} version {self.version}",
-            max_rows=rows,
-            max_in_flight=1,
-            max_queued=1,
-            budget=self._budget,
-        ).submit(item)
-        try:
-            return await future
         finally:
-            if not item.is_finished:
-                item.abandon()
+            call.abandon()
 
     def start(self, batch: Batch[InferenceItem], batcher: Batcher[InferenceItem]) -> None:
         """Begin the inference of a batch."""
@@ -296,9 +273,9 @@ class VersionClient:
         first = items[0]
         tensors = first.tensors if len(items) == 1 else joined([item.tensors for item in items])
         span = None if self.triton.tracing is None else self._span(batch)
-        trace = span.traceparent if span is not None else first.traceparent
-        if trace is None and len(items) > 1:
-            trace = traceparent_of(items)
+        trace = first.traceparent if span is None else span.traceparent
+        if trace is None and len(items) > 1:  # it can belong to one trace only
+            trace = next((one.traceparent for one in items if one.traceparent is not None), None)
         builder = self._builders[first.key or EVERY_OUTPUT]
         request = builder.build(tensors, batch.rows, trace, first.tail)
         batch.call = self.triton.infer(
@@ -353,12 +330,7 @@ class VersionClient:
         inferences succeed, the culprit is looked for; a version that fails always is not asked
         several times over.
         """
-        at = self.state.confirmed_at
-        return (
-            error.code == MODEL_FAILED
-            and at is not None
-            and time.monotonic() - at < _SUCCESS_SECONDS
-        )
+        return error.code == MODEL_FAILED and self.age < _SUCCESS_SECONDS
 
 
 def deliver(batch: Batch[InferenceItem], outputs: InferenceOutputs) -> None:
@@ -383,29 +355,3 @@ def joined(parts: Sequence[Tensors]) -> Tensors:
     if len(parts[0]) == 1:
         return (b"".join([part[0] for part in parts]),)
     return tuple([b"".join(columns) for columns in zip(*parts, strict=True)])
-
-
-def traceparent_of(items: Sequence[InferenceItem]) -> bytes | None:
-    """The trace that an inference belongs to: it can be one only, so that of the first item."""
-    for item in items:
-        if item.traceparent is not None:
-            return item.traceparent
-    return None
-
-
-class _Awaited(InferenceItem):
-    """An inference that a coroutine waits for."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        super().__init__()
-        self._future = future
-
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:  # noqa: ARG002
-        if not self._future.done():
-            self._future.set_result(outputs)
-
-    def fail(self, error: GatewayError) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from serving_gateway.inference.prober import Probed, Prober
-from serving_gateway.inference.readiness import Observation
 
 
 class Version:
@@ -20,9 +20,9 @@ class Version:
         self.probes: list[float] = []
         self.hangs = False
 
-    def observation(self) -> Observation:
-        at = self.confirmed_at
-        return Observation(self.ready, None, None if at is None else time.monotonic() - at)
+    @property
+    def age(self) -> float:
+        return time.monotonic() - (self.confirmed_at or -math.inf)
 
     async def probe(self) -> None:
         self.probes.append(time.monotonic())
