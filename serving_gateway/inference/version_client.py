@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.contract import Signature
@@ -73,7 +73,7 @@ class InferenceItem(BatchItem):
         self.span: RequestSpan | None = None
 
     def carry(
-        self, tensors: Tensors, rows: int, key: str | None, deadline: float, kept: int = 0
+        self, tensors: Tensors, rows: int, key: object, deadline: float, kept: int = 0
     ) -> None:
         """Take what is to be sent, for a first or a further attempt.
 
@@ -98,6 +98,9 @@ class InferenceItem(BatchItem):
             BadUpstreamAnswer: they cannot be used.
         """
         raise NotImplementedError
+
+
+ItemT = TypeVar("ItemT", bound=InferenceItem)
 
 
 class VersionClient:
@@ -267,7 +270,7 @@ class VersionClient:
         finally:
             call.abandon()
 
-    def start(self, batch: Batch[InferenceItem], batcher: Batcher[InferenceItem]) -> None:
+    def start(self, batch: Batch[ItemT], batcher: Batcher[ItemT]) -> None:
         """Begin the inference of a batch."""
         items = batch.items
         first = items[0]
@@ -286,7 +289,7 @@ class VersionClient:
             repeatable=first.tail is None,  # its parameters may be those of a sequence
         )
 
-    def _span(self, batch: Batch[InferenceItem]) -> InferenceSpan | None:
+    def _span(self, batch: Batch[ItemT]) -> InferenceSpan | None:
         """The span of an inference about to be sent; None when no request in it is traced."""
         tracing = self.triton.tracing
         spans = [item.span for item in batch.items if item.span is not None]
@@ -296,8 +299,8 @@ class VersionClient:
 
     def _on_complete(
         self,
-        batch: Batch[InferenceItem],
-        batcher: Batcher[InferenceItem],
+        batch: Batch[ItemT],
+        batcher: Batcher[ItemT],
         span: InferenceSpan | None,
         result: TritonResponse | GatewayError,
     ) -> None:
@@ -333,7 +336,7 @@ class VersionClient:
         return error.code == MODEL_FAILED and self.age < _SUCCESS_SECONDS
 
 
-def deliver(batch: Batch[InferenceItem], outputs: InferenceOutputs) -> None:
+def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
     """Hand the outputs out; an item that cannot use its part fails alone."""
     start = 0
     for item in batch.items:
