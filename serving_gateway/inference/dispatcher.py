@@ -95,11 +95,9 @@ class RoutedRequest(InferenceItem):
         raise NotImplementedError
 
     def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
-        """Go on with what was not there at once, unless the request ended meanwhile.
+        """Go on with what the tensors come from, once it is there, or with why it is not.
 
-        Args:
-            result: what the target's tensors come from, or why there is nothing.
-            queue: hands it to the target's batcher.
+        `queue` hands it to the target's batcher; nothing happens when the request has ended.
         """
         if self.is_finished:
             return
@@ -121,11 +119,9 @@ class RoutedRequest(InferenceItem):
 class Dispatcher:
     """Routes the requests of one model.
 
-    Args:
-        router: the table to route by.
-        wake: called when Triton seems to have changed, to have it and the record looked at now.
-        probe: called for a request whose version is not ready, to have Triton asked about it.
-        count_fallback: called for each request of B's share that A gets instead.
+    `wake` is called when Triton seems to have changed, to have it and the record looked at now;
+    `probe` for a request whose version is not ready, to have Triton asked about it;
+    `count_fallback` for each request of B's share that A gets instead.
     """
 
     def __init__(

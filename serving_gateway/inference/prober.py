@@ -13,7 +13,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
+
+from serving_gateway.inference.version_client import VersionClient
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +26,6 @@ _FRESH_SECONDS: Final = 1.0
 _SAME_MOMENT_SECONDS: Final = 0.005
 _FOR_IDLE: Final = 0.2
 """Share of the budget that the idle versions get however many are urgent."""
-
-
-class Probed(Protocol):
-    """A version that can be probed."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can answer, as last seen."""
-
-    @property
-    def age(self) -> float:
-        """Seconds since Triton last confirmed it."""
-
-    async def probe(self) -> None:
-        """Ask Triton now and note the answer."""
 
 
 @dataclass(slots=True)
@@ -62,22 +49,22 @@ class Prober:
     def __init__(self, *, interval: float, per_second: int = _PER_SECOND) -> None:
         self._interval = interval
         self._per_second = per_second
-        self._probes: dict[Probed, _Probes] = {}
-        self._wanted: dict[Probed, None] = {}
+        self._probes: dict[VersionClient, _Probes] = {}
+        self._wanted: dict[VersionClient, None] = {}
         self._woken = asyncio.Event()
         self._budget = 0.0
         self._earned_at = 0.0
 
-    def wake(self, versions: Iterable[Probed]) -> None:
+    def wake(self, versions: Iterable[VersionClient]) -> None:
         """Probe these now, unless that happened a moment ago: an inference has failed."""
         self._wanted.update(dict.fromkeys(versions))
         self._woken.set()
 
-    async def run(self, versions: Callable[[], Iterable[tuple[Probed, bool]]]) -> None:
+    async def run(self, versions: Callable[[], Iterable[tuple[VersionClient, bool]]]) -> None:
         """Probe all routed versions, listed with whether each is urgent, until cancelled."""
         listed_at = -1.0
-        urgent: Iterator[Probed] = iter(())
-        idle: Iterator[Probed] = iter(())
+        urgent: Iterator[VersionClient] = iter(())
+        idle: Iterator[VersionClient] = iter(())
         try:
             while True:
                 now = time.monotonic()
@@ -117,20 +104,20 @@ class Prober:
                 self._start(version, probes, now)
 
     def _listed(
-        self, versions: Iterable[tuple[Probed, bool]]
-    ) -> tuple[Iterator[Probed], Iterator[Probed]]:
+        self, versions: Iterable[tuple[VersionClient, bool]]
+    ) -> tuple[Iterator[VersionClient], Iterator[VersionClient]]:
         """The urgent and the idle versions, those that wait the longest first."""
-        found: dict[Probed, bool] = {}
+        found: dict[VersionClient, bool] = {}
         for version, is_urgent in versions:
             found[version] = is_urgent or found.get(version, False)
         self._probes = {one: self._probes.get(one) or _Probes() for one in found}
-        due: tuple[list[Probed], list[Probed]] = ([], [])
+        due: tuple[list[VersionClient], list[VersionClient]] = ([], [])
         for version in sorted(found, key=lambda one: self._probes[one].asked_at):
             in_doubt = self._probes[version].is_unanswered or not version.ready
             due[0 if found[version] or in_doubt else 1].append(version)
         return iter(due[0]), iter(due[1])
 
-    def _probe_some(self, versions: Iterator[Probed], now: float, kept: float) -> None:
+    def _probe_some(self, versions: Iterator[VersionClient], now: float, kept: float) -> None:
         """Probe what is due, until only `kept` of the budget is left."""
         while self._budget - kept >= 1:
             version = next(versions, None)
@@ -142,13 +129,13 @@ class Prober:
             if now - probes.asked_at >= self._interval and not is_in_use:
                 self._start(version, probes, now)
 
-    def _start(self, version: Probed, probes: _Probes, now: float) -> None:
+    def _start(self, version: VersionClient, probes: _Probes, now: float) -> None:
         if probes.task is None or probes.task.done():
             self._budget -= 1
             probes.asked_at = now
             probes.task = asyncio.create_task(self._probe(version, probes))
 
-    async def _probe(self, version: Probed, probes: _Probes) -> None:
+    async def _probe(self, version: VersionClient, probes: _Probes) -> None:
         try:
             await version.probe()
         except Exception:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 
+@dataclass(slots=True)
 class Lifecycle:
     """Where the process stands between its start and its end."""
 
-    __slots__ = ("draining",)
-
-    def __init__(self) -> None:
-        self.draining = False
-        """Whether it is about to end: it still answers, and is not ready."""
+    draining: bool = False
+    """Whether it is about to end: it still answers, and is not ready."""
 
 
 class Readiness(msgspec.Struct, frozen=True):

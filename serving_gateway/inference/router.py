@@ -80,16 +80,9 @@ class RoutingTable:
 class Router:
     """The table of this replica for one model, and all that it takes to build the next one.
 
-    Args:
-        model_name: whose table it is.
-        settings: limits, and where Triton is by default.
-        tritons: connections, shared by all models.
-        lifecycle: whether the process is about to end.
-        metrics: counts of this model.
-        budget: bytes that waiting requests may hold, over all models.
-        record_problem: why the model's record cannot be read, if so.
-        on_adopt: called with each record that is adopted.
-        on_services: called with the feature services that a record newly needs.
+    All models share `tritons` and the `budget` of bytes that waiting requests may hold.
+    `record_problem` says why the model's record cannot be read, if so; `on_adopt` is called with
+    each record that is adopted, `on_services` with the feature services that one newly needs.
     """
 
     def __init__(
@@ -146,16 +139,13 @@ class Router:
 
         Asked first, so that no request meets a version about which nothing is known. Routed by
         also when the answer is bad: a model whose version is not confirmed is not ready (I7).
-
-        Args:
-            record: ignored unless it is newer than the present one.
-            instead_of: the record that it replaces in any case, when that is the present one:
-                the store has other content under the same generation.
+        Ignored unless it is newer than the present record, or that is `instead_of`, because the
+        store has other content under the same generation.
         """
         if not self._supersedes(record, instead_of):
             return
         present = {target.client for target in self.table.targets.values()}
-        wanted = {self.client(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
+        wanted = {self.client(slot) for _, slot in _routed(record)}
         stale = [one for one in wanted - present if not (one.ready and one.age < _FRESH_SECONDS)]
         await asyncio.gather(*(client.probe() for client in stale))
         self.adopt(record, instead_of=instead_of)
@@ -164,23 +154,17 @@ class Router:
         """Route by `record` from now on, under the conditions of `follow`."""
         if not self._supersedes(record, instead_of):
             return
-        targets = {
-            alias: RoutingTarget(
-                alias,
-                slot,
-                slot.model_name or record.model_name,
-                self.client(slot),
-                self._metrics.variant(alias, slot.version),
-            )
-            for alias, slot in record.variants.items()
-            if alias in VARIANTS
-        }
+        targets = {alias: self._target(alias, slot) for alias, slot in _routed(record)}
         # Held, so that a rollback finds the client as it was, with all that it has learned.
         self._former, self.table = self.table, RoutingTable(record, targets)
         if self._on_services is not None and self.table.services - self._former.services:
             self._on_services(self.table.services - self._former.services)
         if self._on_adopt is not None:
             self._on_adopt(record)
+
+    def _target(self, alias: str, slot: Slot) -> RoutingTarget:
+        client, stats = self.client(slot), self._metrics.variant(alias, slot.version)
+        return RoutingTarget(alias, slot, client.model_name, client, stats)
 
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
         return record.generation > self.record.generation or self.record is instead_of
@@ -241,3 +225,7 @@ class Router:
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""
         return {alias: slot.version for alias, slot in self.record.variants.items()}
+
+
+def _routed(record: RoutingRecord) -> list[tuple[str, Slot]]:
+    return [(alias, slot) for alias, slot in record.variants.items() if alias in VARIANTS]

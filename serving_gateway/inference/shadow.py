@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from serving_gateway.contract import (
@@ -86,42 +87,33 @@ class Histogram:
         return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
+@dataclass(slots=True, eq=False)
 class PairingStatistics:
-    """How B's answers compare with A's, for one pairing of versions.
+    """How B's answers compare with A's, for one pairing of versions; None before the first copy."""
 
-    Attributes:
-        pairing: the versions; None before the first copy.
-        since: when the first copy was taken, RFC 3339 in UTC.
-        requests: those that B answered.
-        rows: of these requests.
-        agreed: rows that were labelled alike.
-        failed: copies that B could not answer.
-        dropped: copies that were not made.
-        examples: the newest rows that were labelled differently.
-    """
-
-    def __init__(self, pairing: Pairing | None, since: str | None, examples: int) -> None:
-        self.pairing = pairing
-        self.since = since
-        self.requests = 0
-        self.rows = 0
-        self.agreed = 0
-        self.failed = 0
-        self.dropped = 0
-        self.differences = Histogram(DIFFERENCES)
-        self.delays = Histogram(DELAYS)
-        self.examples: deque[Disagreement] = deque(maxlen=examples)
+    pairing: Pairing | None
+    since: str | None
+    """When the first copy was taken, RFC 3339 in UTC."""
+    examples: deque[Disagreement]
+    """The newest rows that were labelled differently."""
+    requests: int = 0
+    """Those that B answered."""
+    rows: int = 0
+    agreed: int = 0
+    """Rows that were labelled alike."""
+    failed: int = 0
+    """Copies that B could not answer."""
+    dropped: int = 0
+    """Copies that were not made."""
+    differences: Histogram = field(default_factory=lambda: Histogram(DIFFERENCES))
+    delays: Histogram = field(default_factory=lambda: Histogram(DELAYS))
 
     def note(
         self, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
     ) -> bool:
-        """Compare the answers to one request; whether all rows were labelled alike.
+        """Compare A's and B's answers to one request; whether all rows were labelled alike.
 
-        Args:
-            ours: A's answers.
-            theirs: B's answers to the same rows.
-            delay: B's latency minus A's, in seconds.
-            sent: the rows as the client sent them.
+        `delay` is B's latency minus A's in seconds, `sent` the rows as the client sent them.
         """
         self.requests += 1
         self.delays.note(delay)
@@ -163,20 +155,16 @@ def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 class ShadowStatistics:
-    """Keeps the page of the present pairing.
-
-    Args:
-        examples: how many rows that are labelled differently are kept.
-    """
+    """Keeps the page of the present pairing, with so many examples."""
 
     def __init__(self, examples: int) -> None:
         self._kept = examples
-        self.page = PairingStatistics(None, None, examples)
+        self.page = PairingStatistics(None, None, deque(maxlen=examples))
 
     def open(self, pairing: Pairing, now: Callable[[], str]) -> PairingStatistics:
         """The page of a pairing: an empty one when the pairing is another than before."""
         if pairing != self.page.pairing:
-            self.page = PairingStatistics(pairing, now(), self._kept)
+            self.page = PairingStatistics(pairing, now(), deque(maxlen=self._kept))
         return self.page
 
     def state(self) -> ShadowState | None:
@@ -199,15 +187,11 @@ class ShadowStatistics:
     ) -> ShadowReport:
         """What is known about a pairing, which is nothing before its first copy.
 
-        Args:
-            replica: who tells.
-            a: A's side, if it has a version.
-            b: B's side, if it has a version.
-            examples: whether the caller may see clients' rows.
+        `examples` says whether the caller may see clients' rows.
         """
         page = self.page
         if a is None or b is None or (a, b) != page.pairing:
-            page = PairingStatistics(None, None, 0)
+            page = PairingStatistics(None, None, deque())
         return ShadowReport(
             replica=replica,
             a=a,

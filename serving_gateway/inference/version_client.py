@@ -75,14 +75,9 @@ class InferenceItem(BatchItem):
     def carry(
         self, tensors: Tensors, rows: int, key: object, deadline: float, kept: int = 0
     ) -> None:
-        """Take what is to be sent, for a first or a further attempt.
+        """Take what is to be sent, for a first or a further attempt; see `BatchItem`.
 
-        Args:
-            tensors: one buffer per input.
-            rows: first dimension of each.
-            key: see `BatchItem`.
-            deadline: see `BatchItem`.
-            kept: bytes that are held beside the tensors, for a further attempt.
+        `kept` are bytes that are held beside the tensors, for a further attempt.
         """
         self.tensors = tensors
         self.rows = rows
@@ -145,14 +140,10 @@ class VersionClient:
         settings, triton = self._settings, self.triton
         self.codec = codec = Codec(signature)
         self._reader = ResponseReader(self.version, codec)
+        where = (triton.authority, triton.prefix, self.model_name, self.version)
         self._builders = {
-            key: RequestBuilder(
-                triton.authority, triton.prefix, self.model_name, self.version, codec.inputs, tail
-            )
-            for key, tail in (
-                (PREDICTION, named_outputs(codec.outputs)),
-                (EVERY_OUTPUT, ALL_OUTPUTS),
-            )
+            PREDICTION: RequestBuilder(*where, codec.inputs, named_outputs(codec.outputs)),
+            EVERY_OUTPUT: RequestBuilder(*where, codec.inputs, ALL_OUTPUTS),
         }
         self.state.probe_request = self._builders[PREDICTION].build(codec.warm_up_rows(), 1)
         self.batcher = Batcher(
@@ -275,7 +266,9 @@ class VersionClient:
         items = batch.items
         first = items[0]
         tensors = first.tensors if len(items) == 1 else joined([item.tensors for item in items])
-        span = None if self.triton.tracing is None else self._span(batch)
+        tracing, span = self.triton.tracing, None
+        if tracing is not None and (spans := [one.span for one in items if one.span is not None]):
+            span = tracing.inference(self.model_name, self.version, batch.rows, spans)
         trace = first.traceparent if span is None else span.traceparent
         if trace is None and len(items) > 1:  # it can belong to one trace only
             trace = next((one.traceparent for one in items if one.traceparent is not None), None)
@@ -288,14 +281,6 @@ class VersionClient:
             partial(self._on_complete, batch, batcher, span),
             repeatable=first.tail is None,  # its parameters may be those of a sequence
         )
-
-    def _span(self, batch: Batch[ItemT]) -> InferenceSpan | None:
-        """The span of an inference about to be sent; None when no request in it is traced."""
-        tracing = self.triton.tracing
-        spans = [item.span for item in batch.items if item.span is not None]
-        if tracing is None or not spans:
-            return None
-        return tracing.inference(self.model_name, self.version, batch.rows, spans)
 
     def _on_complete(
         self,
@@ -316,24 +301,23 @@ class VersionClient:
                 return
             deliver(batch, outputs)
             batcher.complete(batch)
-        elif isinstance(result, InferenceRefused):
-            limit = _BATCH_LIMIT.search(result.message)
-            if limit is not None and int(limit[1]) < batcher.max_rows:
-                batcher.max_rows = max(1, int(limit[1]))
-            batcher.split(batch, result)
         elif self._is_worth_splitting(result):
+            limit = _BATCH_LIMIT.search(result.message)
+            if limit is not None:
+                batcher.max_rows = max(1, min(batcher.max_rows, int(limit[1])))
             batcher.split(batch, result)
         else:
             batcher.fail(batch, result)
 
     def _is_worth_splitting(self, error: GatewayError) -> bool:
-        """Whether one row may be the reason why a whole inference failed inside the model.
+        """Whether one row may be the reason why a whole inference failed.
 
         Triton's backends report a value that a graph cannot work with as 500. As long as other
         inferences succeed, the culprit is looked for; a version that fails always is not asked
         several times over.
         """
-        return error.code == MODEL_FAILED and self.age < _SUCCESS_SECONDS
+        is_by_row = error.code == MODEL_FAILED and self.age < _SUCCESS_SECONDS
+        return is_by_row or isinstance(error, InferenceRefused)
 
 
 def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:

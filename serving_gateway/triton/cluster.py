@@ -38,12 +38,8 @@ _MAX_RECOVERY_PROBES: Final = 25
 class TritonCluster:
     """Every Triton server behind one address.
 
-    Args:
-        url: the address.
-        settings: limits of connections and time.
-        servers_url: addresses separated by commas, or a name that resolves to every server; None
-            where `url` is one server.
-        tracing: makes spans of inferences; None where that is switched off.
+    `servers_url` is addresses separated by commas, or a name that resolves to every server; None
+    where `url` is one server.
 
     Attributes:
         authority: host and port, for the Host header.
@@ -102,11 +98,11 @@ class TritonCluster:
         *,
         repeatable: bool = True,
     ) -> InferenceCall:
-        """Send an inference to a server that has exactly this version READY.
+        """Send a complete HTTP request to a server that has the version it names READY.
 
         Args:
-            state: the version that the request names.
-            request: the complete HTTP request.
+            state: of that version.
+            request: the bytes.
             deadline: `loop.time()` after which nothing is tried again; the caller abandons the
                 call then.
             done: called once, never before this returns; once more, with an error, if it raised.
@@ -151,9 +147,7 @@ class TritonCluster:
     async def ready_versions(self, model_name: str, limit_seconds: float) -> tuple[int, ...]:
         """The versions of a model that every server that can be reached has READY, ascending.
 
-        Raises:
-            TritonUnavailable: none can be reached.
-            DeadlineExceeded, BadUpstreamAnswer: one did not answer in time, or not sensibly.
+        Raises what `require_ready` raises, but for a version that is not READY.
         """
         await self._discover(limit_seconds)
 
@@ -172,11 +166,7 @@ class TritonCluster:
     async def metadata(
         self, model_name: str, limit_seconds: float, version: int
     ) -> TritonModelMetadata | None:
-        """Triton's description of a version; None when it is not READY.
-
-        Raises:
-            TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: no server can tell.
-        """
+        """Triton's description of a version; None when it is not READY; raises as `get`."""
         path = f"/v2/models/{model_name}/versions/{version}"
         return read_metadata(await self.get(path, limit_seconds), self.url)
 
@@ -232,13 +222,12 @@ class TritonCluster:
             return
         if not urls or set(urls) == set(self._servers):
             return
-        for url in set(self._servers) - set(urls):
+        for url in self._servers.keys() - set(urls):
             server = self._servers.pop(url)
             server.retire()
             self._retired.add(server)
-        for url in urls:
-            if url not in self._servers:
-                self._add(url, urlsplit(name).hostname)
+        for url in sorted(set(urls) - self._servers.keys()):
+            self._add(url, urlsplit(name).hostname)
         servers = [*self._servers.values()]
         log.info("Triton's servers changed", extra={"servers": sorted(self._servers)})
         added = [one for state in [*self._states.values()] for one in state.follow(servers)]

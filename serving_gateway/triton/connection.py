@@ -46,11 +46,10 @@ class Connection(asyncio.Protocol):
         self._expect_response()
 
     def _expect_response(self) -> None:
-        self._status = 0
+        self._is_complete = False
         self._header_length: int | None = None
         self._parts: list[bytes] = []
         self._size = 0
-        self._is_complete = False
 
     @property
     def is_lost(self) -> bool:
@@ -117,7 +116,7 @@ class Connection(asyncio.Protocol):
             exchange.on_failure(BadUpstreamAnswer(f"{where} cannot be read: {problem}."))
         elif self._is_complete:
             response = TritonResponse(self._status, self._header_length, b"".join(self._parts))
-            if head is not None and response.status == 200 and self._keeps:
+            if head is not None and self._status == 200 and self._keeps:
                 self._pool.remember(head, response)
             self._is_answered = False
             self._expect_response()

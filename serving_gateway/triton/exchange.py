@@ -17,10 +17,12 @@ class ConnectFailed(TritonUnavailable):
 class ConnectionLost(TritonUnavailable):
     """The connection ended before the response was complete.
 
-    Attributes:
-        answered: whether a part of the response had arrived.
+    Args:
+        url: of the server.
+        why: it ended.
         unread: whether the server cannot have read the whole request: it reset the connection
             with bytes unread, or its kernel never acknowledged them.
+        answered: whether a part of the response had arrived.
         kept: whether the connection had carried another exchange before.
         seconds: time since the request was written.
     """
@@ -30,8 +32,8 @@ class ConnectionLost(TritonUnavailable):
         url: str,
         why: str,
         *,
-        answered: bool = False,
         unread: bool,
+        answered: bool = False,
         kept: bool = False,
         seconds: float = 0.0,
     ) -> None:

@@ -86,8 +86,7 @@ class InferenceCall(Exchange):
     def abandon(self, *, overdue: bool = False) -> None:
         """Forget the inference: `done` is not called any more.
 
-        Args:
-            overdue: whether it missed its deadline, which counts against the server's version.
+        That it is overdue counts against the server's version.
         """
         at, self._at = self._at, None
         self.drop()
@@ -172,13 +171,19 @@ class InferenceCall(Exchange):
         else:
             self.finish(error)
 
-    def _retry(self, error: GatewayError, failed: ServerVersion | None) -> None:
-        """Send it again, to another server where one failed; end with `error` otherwise."""
+    def _retry(
+        self, error: GatewayError, failed: ServerVersion | None, *, elsewhere: bool = False
+    ) -> None:
+        """Send it again, to another server where one failed; end with `error` otherwise.
+
+        `elsewhere` wants one that is known to be usable.
+        """
         state, cluster = self._state, self._cluster
         if failed is not None:
             self._tried = (*self._tried, failed)
-        to, pause = state.choose(self._tried), 0.0
-        if to is None and state.on_servers == [failed] and self._attempts <= len(_PAUSES):
+        to, pause = state.choose(self._tried, usable_only=elsewhere), 0.0
+        is_only = state.on_servers == [failed] and not elsewhere
+        if to is None and is_only and self._attempts <= len(_PAUSES):
             to, pause = failed, _PAUSES[self._attempts - 1]
         if (
             to is None
@@ -207,23 +212,17 @@ class InferenceCall(Exchange):
             return
         message = f"Triton refused the inference ({status}): {reason}"
         if isinstance(not_ready, VersionNotReady):
-            self._retry_elsewhere(at, VariantUnavailable(not_ready.message))
+            self._retry(VariantUnavailable(not_ready.message), at, elsewhere=True)
         elif not_ready is not None:
-            self._retry_elsewhere(at, TritonUnavailable(not_ready.message))
+            self._retry(TritonUnavailable(not_ready.message), at, elsewhere=True)
         elif status in {429, 503}:
             busy = f"Triton at {at.server.url} has too much to do ({status}): {reason}"
-            self._retry_elsewhere(at, Overloaded(busy))
+            self._retry(Overloaded(busy), at, elsewhere=True)
         elif status == 400:
             self.finish(InferenceRefused(message, upstream_status=status))
         else:
             code = MODEL_FAILED if status >= 500 else None
             self.finish(BadUpstreamAnswer(message, code=code))
-
-    def _retry_elsewhere(self, at: ServerVersion, error: GatewayError) -> None:
-        if self._state.choose((*self._tried, at), usable_only=True) is None:
-            self.finish(error)
-        else:
-            self._retry(error, at)
 
     def finish(self, error: GatewayError) -> None:
         """End with an error, unless it was abandoned."""

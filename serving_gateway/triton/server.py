@@ -26,13 +26,7 @@ _CONTROL_ATTEMPTS: Final = 3
 
 
 class TritonServer:
-    """One server.
-
-    Args:
-        url: its address.
-        settings: limits of connections and time.
-        on_change: called when `problem` begins or ends.
-        server_name: the name in its certificate, where the address holds an IP.
+    """One server; `on_change` is called when its `problem` begins or ends.
 
     Attributes:
         problem: why no request goes to it; None while it is well.
@@ -68,19 +62,17 @@ class TritonServer:
 
     def note_problem(self, problem: str, *, silent: bool = False) -> None:
         """Have no request go to the server, where there is another, until it is well again."""
-        former, self.problem = self.problem, problem
-        self.is_silent = silent
+        is_new, self.problem, self.is_silent = self.problem is None, problem, silent
         self.connections.drop_idle()
         self._control.drop_idle()  # the next probe needs a new connection to succeed
-        if former is None:
+        if is_new:
             log.warning("a Triton server is in trouble", extra={"reason": problem})
             self._on_change()
 
     def note_well(self) -> None:
         """Note that the server answers on a new connection."""
         if self.problem is not None:
-            self.problem = None
-            self.is_silent = False
+            self.problem, self.is_silent = None, False
             log.info("a Triton server is well again", extra={"url": self.url})
             self._on_change()
 
