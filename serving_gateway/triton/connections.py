@@ -13,9 +13,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from serving_gateway.errors import GatewayError, Overloaded
-from serving_gateway.triton.connection import Connection
 from serving_gateway.triton.exchange import (
     ConnectFailed,
+    Connection,
     ConnectionLost,
     Exchange,
     TritonResponse,

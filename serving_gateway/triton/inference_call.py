@@ -18,8 +18,13 @@ from serving_gateway.errors import (
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.triton.connection import AT_ONCE_SECONDS
-from serving_gateway.triton.exchange import ConnectFailed, ConnectionLost, Exchange, TritonResponse
+from serving_gateway.triton.exchange import (
+    AT_ONCE_SECONDS,
+    ConnectFailed,
+    ConnectionLost,
+    Exchange,
+    TritonResponse,
+)
 from serving_gateway.triton.protocol import error_text
 from serving_gateway.triton.version_state import ServerVersion, VersionState
 

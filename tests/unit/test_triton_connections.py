@@ -15,8 +15,8 @@ import pytest
 import uvloop
 
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError, Overloaded
-from serving_gateway.triton import connection as connection_module
 from serving_gateway.triton import connections as module
+from serving_gateway.triton import exchange as exchange_module
 from serving_gateway.triton.connections import Connections
 from serving_gateway.triton.exchange import (
     ConnectFailed,
@@ -353,7 +353,7 @@ async def test_bytes_that_are_not_http_end_the_exchange(answer: bytes) -> None:
 async def test_a_response_over_the_limit_ends_the_exchange(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_module, "MAX_RESPONSE_BYTES", 10)
+    monkeypatch.setattr(exchange_module, "MAX_RESPONSE_BYTES", 10)
     for size in (19, 20):
         body = b"x" * size
         (error,) = await raw(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", body)
