@@ -80,7 +80,6 @@ class PlayedTriton:
         request: bytes,
         deadline: float,
         done: Callable[[TritonResponse | GatewayError], None],
-        *,
         repeatable: bool = True,
     ) -> PlayedCall:
         """Answer on the next turn of the loop, or when the test says so."""

@@ -39,11 +39,9 @@ class _Probes:
 
 
 class Prober:
-    """Probes the routed versions of all models.
+    """Probes the routed versions of all models, at most `per_second` in all.
 
-    Args:
-        interval: seconds between two probes of one version, where the budget allows that.
-        per_second: the budget: most probes in a second.
+    A version is probed every `interval` seconds where that budget allows it.
     """
 
     def __init__(self, *, interval: float, per_second: int = _PER_SECOND) -> None:

@@ -31,14 +31,10 @@ def readiness(
 ) -> Readiness:
     """Judge one model's readiness by variant A and this process alone (I12).
 
-    Args:
-        production: the version that A routes to, if any.
-        problem: why Triton's answers make it not ready, if so. Their age says nothing: a version
-            without requests is probed only every so often, and one that leaves probes unanswered
-            is not ready.
-        draining: whether the process is about to end.
-        record_problem: why no routing record could be read; it explains an empty A, and is
-            no reason by itself once A is effective (I9).
+    `problem` says why Triton's answers make A's version not ready, if so; their age says nothing,
+    as a version without requests is probed only every so often. `record_problem` says why no
+    routing record could be read: that explains an empty A, and is no reason once A is effective
+    (I9).
     """
     reasons: list[str] = []
     if draining:

@@ -263,23 +263,24 @@ class VersionClient:
 
     def start(self, batch: Batch[ItemT], batcher: Batcher[ItemT]) -> None:
         """Begin the inference of a batch."""
-        items = batch.items
-        first = items[0]
-        tensors = first.tensors if len(items) == 1 else joined([item.tensors for item in items])
-        tracing, span = self.triton.tracing, None
-        if tracing is not None and (spans := [one.span for one in items if one.span is not None]):
-            span = tracing.inference(self.model_name, self.version, batch.rows, spans)
-        trace = first.traceparent if span is None else span.traceparent
-        if trace is None and len(items) > 1:  # it can belong to one trace only
-            trace = next((one.traceparent for one in items if one.traceparent is not None), None)
+        items, triton = batch.items, self.triton
+        first, span = items[0], None
+        tensors, trace, tail = first.tensors, first.traceparent, first.tail
+        if len(items) > 1:
+            tensors = joined([item.tensors for item in items])
+            if trace is None:  # it can belong to one trace only
+                trace = next((one.traceparent for one in items if one.traceparent), None)
+        if triton.tracing is not None:
+            spans = [one.span for one in items if one.span is not None]
+            span = triton.tracing.inference(self.model_name, self.version, batch.rows, spans)
+            trace = trace if span is None else span.traceparent
         builder = self._builders[first.key or EVERY_OUTPUT]
-        request = builder.build(tensors, batch.rows, trace, first.tail)
-        batch.call = self.triton.infer(
+        batch.call = triton.infer(
             self.state,
-            request,
+            builder.build(tensors, batch.rows, trace, tail),
             items[-1].deadline,
             partial(self._on_complete, batch, batcher, span),
-            repeatable=first.tail is None,  # its parameters may be those of a sequence
+            tail is None,  # its parameters may be those of a sequence
         )
 
     def _on_complete(

@@ -95,7 +95,6 @@ class TritonCluster:
         request: bytes,
         deadline: float,
         done: InferenceDone,
-        *,
         repeatable: bool = True,
     ) -> InferenceCall:
         """Send a complete HTTP request to a server that has the version it names READY.

@@ -27,15 +27,11 @@ _MAX_CACHED_HEADS: Final = 256
 
 
 class Connections:
-    """The connections to one server.
+    """The connections to one server, of which at most `idle` are kept while they are not in use.
 
-    Args:
-        url: its address, http or https.
-        idle: most connections kept while they are not in use.
-        connect_seconds: limit for opening one.
-        max_age_seconds: age beyond which a connection is not used again: a server that drains is
-            left, and behind a balancing address new servers get their share.
-        server_name: the name in the server's certificate, where the address holds an IP.
+    Beyond `max_age_seconds` a connection is not used again: a server that drains is left, and
+    behind a balancing address new servers get their share. `server_name` is the name in the
+    server's certificate, where the address holds an IP.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import termios
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
@@ -31,9 +32,7 @@ class ConnectFailed(TritonUnavailable):
 class ConnectionLost(TritonUnavailable):
     """The connection ended before the response was complete.
 
-    Args:
-        url: of the server.
-        why: it ended.
+    Attributes:
         unread: whether the server cannot have read the whole request: it reset the connection
             with bytes unread, or its kernel never acknowledged them.
         answered: whether a part of the response had arrived.
@@ -58,15 +57,13 @@ class ConnectionLost(TritonUnavailable):
         self.seconds = seconds
 
 
+@dataclass(slots=True, eq=False)
 class TritonResponse:
     """A complete HTTP response."""
 
-    __slots__ = ("body", "inference_header_length", "status")
-
-    def __init__(self, status: int, inference_header_length: int | None, body: bytes) -> None:
-        self.status = status
-        self.inference_header_length = inference_header_length
-        self.body = body
+    status: int
+    inference_header_length: int | None
+    body: bytes
 
 
 class Exchange:
