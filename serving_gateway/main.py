@@ -133,13 +133,7 @@ class _Replica:
         self.heartbeat = Heartbeat(
             self.store, identity, keep_seconds=settings.replica_seconds, interval=interval
         )
-        self.tritons = TritonClientPool(
-            connections=settings.triton_connections,
-            connect_seconds=settings.triton_connect_seconds,
-            staleness_seconds=settings.staleness_seconds,
-            servers=settings.triton_servers,
-            tracing=self.tracing,
-        )
+        self.tritons = TritonClientPool(settings, self.tracing)
         self.samples = SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes)
         self.writer: SampleWriter | None = None
         if settings.sample_dir is not None:

@@ -76,15 +76,14 @@ class PlayedTriton:
 
     def infer(
         self,
-        model_name: str,
-        version: int,
+        state: VersionState,
         request: bytes,
         deadline: float,
         done: Callable[[TritonResponse | GatewayError], None],
-        *,
         repeatable: bool = True,
     ) -> PlayedCall:
         """Answer on the next turn of the loop, or when the test says so."""
+        version = state.version
         self.repeatable.append(repeatable)
         self.asked.append(version)
         body = request.partition(b"\r\n\r\n")[2]

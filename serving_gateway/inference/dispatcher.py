@@ -30,7 +30,6 @@ that B refuses a request says nothing of it: when A refuses it too, A's reason i
 _B_SHARE: Final = 0.5
 """Part of a request's time that B gets before A is asked instead."""
 
-
 _T = TypeVar("_T")
 
 
@@ -44,6 +43,8 @@ class RoutedRequest(InferenceItem):
         table: the generation that it was last routed by.
         target: where it was last sent.
         fallback: why A answers although the client belongs to B's share.
+        is_split: whether the traffic policy chose B for it, so that A may answer instead.
+        is_pinned: whether the client named the version, so that no other may answer.
     """
 
     __slots__ = (
@@ -74,9 +75,7 @@ class RoutedRequest(InferenceItem):
         self.client_id: str | None = None
         self.fallback: str | None = None
         self.is_split = False
-        """Whether B was chosen for it by the traffic policy, and A may answer instead."""
         self.is_pinned = False
-        """Whether the client named the version, so that no other may answer."""
         self.sent_at = 0.0
         self.table: RoutingTable
         self.target: RoutingTarget
@@ -96,11 +95,9 @@ class RoutedRequest(InferenceItem):
         raise NotImplementedError
 
     def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
-        """Go on with what was not there at once, unless the request ended meanwhile.
+        """Go on with what the tensors come from, once it is there, or with why it is not.
 
-        Args:
-            result: what the target's tensors come from, or why there is nothing.
-            queue: hands it to the target's batcher.
+        `queue` hands it to the target's batcher; nothing happens when the request has ended.
         """
         if self.is_finished:
             return
@@ -122,11 +119,9 @@ class RoutedRequest(InferenceItem):
 class Dispatcher:
     """Routes the requests of one model.
 
-    Args:
-        router: the table to route by.
-        wake: called when Triton seems to have changed, to have it and the record looked at now.
-        probe: called for a request whose version is not ready, to have Triton asked about it.
-        count_fallback: called for each request of B's share that A gets instead.
+    `wake` is called when Triton seems to have changed, to have it and the record looked at now;
+    `probe` for a request whose version is not ready, to have Triton asked about it;
+    `count_fallback` for each request of B's share that A gets instead.
     """
 
     def __init__(
@@ -191,20 +186,17 @@ class Dispatcher:
         deadline: float,
     ) -> None:
         request.table = table
+        if target is None:
+            variant = B if request.is_split else A
+            error = VariantUnavailable(
+                f"Variant {variant} has no version yet. Reload it onto one that is READY, by a "
+                f"POST to its variant/{variant}/reload.",
+                code="no_effective_version",
+            )
+            self.recover(request, error)
+            return
+        request.target = target
         try:
-            if target is None:
-                raise no_version(request.is_split)
-            request.target = target
             request.send(target, deadline)
         except GatewayError as error:
             self.recover(request, error)
-
-
-def no_version(is_split: bool) -> VariantUnavailable:
-    """The error of a request for a variant that was never reloaded."""
-    variant = B if is_split else A
-    return VariantUnavailable(
-        f"Variant {variant} has no version yet. Reload it onto one that is READY, by a POST to its "
-        f"variant/{variant}/reload.",
-        code="no_effective_version",
-    )

@@ -12,9 +12,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
-from serving_gateway.inference.readiness import Observation
+from serving_gateway.inference.version_client import VersionClient
 
 log = logging.getLogger(__name__)
 
@@ -27,50 +28,41 @@ _FOR_IDLE: Final = 0.2
 """Share of the budget that the idle versions get however many are urgent."""
 
 
-class Probed(Protocol):
-    """A version that can be probed."""
+@dataclass(slots=True)
+class _Probes:
+    """The probes of one version."""
 
-    def observation(self) -> Observation:
-        """What is known of it."""
-
-    async def probe(self) -> None:
-        """Ask Triton now and note the answer."""
-
-
-Versions = Callable[[], Iterable[tuple[Probed, bool]]]
-"""All routed versions at this moment, and whether each is urgent."""
+    asked_at: float = 0.0
+    ended_at: float = 0.0
+    is_unanswered: bool = False
+    task: asyncio.Task[None] | None = None
 
 
 class Prober:
-    """Probes the routed versions of all models.
+    """Probes the routed versions of all models, at most `per_second` in all.
 
-    Args:
-        interval: seconds between two probes of one version, where the budget allows that.
-        per_second: the budget: most probes in a second.
+    A version is probed every `interval` seconds where that budget allows it.
     """
 
     def __init__(self, *, interval: float, per_second: int = _PER_SECOND) -> None:
         self._interval = interval
         self._per_second = per_second
-        self._asked_at: dict[Probed, float] = {}
-        self._probed_at: dict[Probed, float] = {}
-        self._unanswered: set[Probed] = set()
-        self._under_way: dict[Probed, asyncio.Task[None]] = {}
-        self._wanted: dict[Probed, None] = {}
+        self._probes: dict[VersionClient, _Probes] = {}
+        self._wanted: dict[VersionClient, None] = {}
         self._woken = asyncio.Event()
         self._budget = 0.0
         self._earned_at = 0.0
 
-    def wake(self, versions: Iterable[Probed]) -> None:
+    def wake(self, versions: Iterable[VersionClient]) -> None:
         """Probe these now, unless that happened a moment ago: an inference has failed."""
         self._wanted.update(dict.fromkeys(versions))
         self._woken.set()
 
-    async def run(self, versions: Versions) -> None:
-        """Probe until cancelled."""
+    async def run(self, versions: Callable[[], Iterable[tuple[VersionClient, bool]]]) -> None:
+        """Probe all routed versions, listed with whether each is urgent, until cancelled."""
         listed_at = -1.0
-        urgent: Iterator[Probed] = iter(())
-        idle: Iterator[Probed] = iter(())
+        urgent: Iterator[VersionClient] = iter(())
+        idle: Iterator[VersionClient] = iter(())
         try:
             while True:
                 now = time.monotonic()
@@ -79,14 +71,14 @@ class Prober:
                 if now - listed_at >= min(1.0, self._interval):
                     urgent, idle = self._listed(versions())
                     listed_at = now
-                kept = self._budget * _FOR_IDLE
-                self._probe_some(urgent, now, kept)
+                self._probe_some(urgent, now, self._budget * _FOR_IDLE)
                 self._probe_some(idle, now, 0)
                 self._probe_some(urgent, now, 0)
                 await self._pause()
         finally:
-            for task in self._under_way.values():
-                task.cancel()
+            for probes in self._probes.values():
+                if probes.task is not None:
+                    probes.task.cancel()
 
     def _earn(self, now: float) -> None:
         tick = self._per_second * _TICK_SECONDS
@@ -105,60 +97,46 @@ class Prober:
         self._woken.clear()
         wanted, self._wanted = self._wanted, {}
         for version in wanted:
-            if now - self._asked_at.get(version, 0) >= _TICK_SECONDS:
-                self._start(version, now)
+            probes = self._probes.setdefault(version, _Probes())
+            if now - probes.asked_at >= _TICK_SECONDS:
+                self._start(version, probes, now)
 
     def _listed(
-        self, versions: Iterable[tuple[Probed, bool]]
-    ) -> tuple[Iterator[Probed], Iterator[Probed]]:
-        """The versions that are due, those that wait the longest first."""
-        found: dict[Probed, bool] = {}
+        self, versions: Iterable[tuple[VersionClient, bool]]
+    ) -> tuple[Iterator[VersionClient], Iterator[VersionClient]]:
+        """The urgent and the idle versions, those that wait the longest first."""
+        found: dict[VersionClient, bool] = {}
         for version, is_urgent in versions:
             found[version] = is_urgent or found.get(version, False)
-        self._asked_at = {one: self._asked_at.get(one, 0.0) for one in found}
-        self._probed_at = {one: self._probed_at.get(one, 0.0) for one in found}
-        self._unanswered &= found.keys()
-        due: tuple[list[Probed], list[Probed]] = ([], [])
-        for version in sorted(found, key=self._asked_at.__getitem__):
-            in_doubt = version in self._unanswered or not version.observation().ready
+        self._probes = {one: self._probes.get(one) or _Probes() for one in found}
+        due: tuple[list[VersionClient], list[VersionClient]] = ([], [])
+        for version in sorted(found, key=lambda one: self._probes[one].asked_at):
+            in_doubt = self._probes[version].is_unanswered or not version.ready
             due[0 if found[version] or in_doubt else 1].append(version)
         return iter(due[0]), iter(due[1])
 
-    def _probe_some(self, versions: Iterator[Probed], now: float, kept: float) -> None:
+    def _probe_some(self, versions: Iterator[VersionClient], now: float, kept: float) -> None:
         """Probe what is due, until only `kept` of the budget is left."""
         while self._budget - kept >= 1:
             version = next(versions, None)
             if version is None:
                 return
-            due = now - self._asked_at.get(version, 0) >= self._interval
-            if due and not self._answers_requests(version, now):
-                self._start(version, now)
+            probes, age = self._probes[version], version.age
+            # Confirmed within the last second, and not by a probe.
+            is_in_use = age < min(_FRESH_SECONDS, now - probes.ended_at - _SAME_MOMENT_SECONDS)
+            if now - probes.asked_at >= self._interval and not is_in_use:
+                self._start(version, probes, now)
 
-    def _answers_requests(self, version: Probed, now: float) -> bool:
-        """Whether the version was confirmed within the last second, and not by a probe."""
-        age = version.observation().age_seconds
-        return (
-            age is not None
-            and age < _FRESH_SECONDS
-            and now - age > self._probed_at.get(version, 0) + _SAME_MOMENT_SECONDS
-        )
+    def _start(self, version: VersionClient, probes: _Probes, now: float) -> None:
+        if probes.task is None or probes.task.done():
+            self._budget -= 1
+            probes.asked_at = now
+            probes.task = asyncio.create_task(self._probe(version, probes))
 
-    def _start(self, version: Probed, now: float) -> None:
-        if version in self._under_way:
-            return
-        self._budget -= 1
-        self._asked_at[version] = now
-        self._under_way[version] = task = asyncio.create_task(self._probe(version))
-        task.add_done_callback(lambda _: self._under_way.pop(version, None))
-
-    async def _probe(self, version: Probed) -> None:
+    async def _probe(self, version: VersionClient, probes: _Probes) -> None:
         try:
             await version.probe()
         except Exception:
             log.exception("a probe failed on a bug")
-        self._probed_at[version] = now = time.monotonic()
-        age = version.observation().age_seconds
-        if age is not None and now - age >= self._asked_at.get(version, now):
-            self._unanswered.discard(version)
-        else:
-            self._unanswered.add(version)
+        probes.ended_at = now = time.monotonic()
+        probes.is_unanswered = now - version.age < probes.asked_at

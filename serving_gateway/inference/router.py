@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
@@ -20,14 +24,9 @@ from serving_gateway.contract import (
     RoutingRecord,
     ShadowSide,
     Slot,
+    feature_contract,
 )
-from serving_gateway.inference.readiness import (
-    NEVER_SEEN,
-    Lifecycle,
-    Readiness,
-    effective,
-    readiness,
-)
+from serving_gateway.inference.readiness import Lifecycle, Readiness, readiness
 from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.records import digest
@@ -39,34 +38,26 @@ from serving_gateway.triton.cluster import TritonCluster
 
 TRAFFIC_SECONDS: Final = 60.0
 """How long a variant counts as one with traffic after its last request."""
+_FRESH_SECONDS: Final = 1.0
+"""How old a confirmed READY may be for a switch to rely on it without asking again."""
 
 
+@dataclass(slots=True, eq=False)
 class RoutingTarget:
-    """A variant's slot in one generation, the way to its version, and its counts.
+    """A variant's slot in one generation, the way to its version, and its counts."""
 
-    `response_tails` keeps what every response of the target ends with, by the source of its rows.
-    """
+    variant: str
+    slot: Slot
+    model_name: str
+    client: VersionClient
+    stats: VariantStats
+    response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
+    """What every response of the target ends with, by the source of its rows."""
 
-    __slots__ = (
-        "client",
-        "model_name",
-        "response_tails",
-        "side",
-        "slot",
-        "stats",
-        "variant",
-    )
+    side: ShadowSide = field(init=False)
 
-    def __init__(
-        self, variant: str, slot: Slot, model_name: str, client: VersionClient, stats: VariantStats
-    ) -> None:
-        self.variant = variant
-        self.slot = slot
-        self.model_name = model_name
-        self.side = ShadowSide(model_name, slot.version, slot.run_id)
-        self.client = client
-        self.stats = stats
-        self.response_tails: dict[FeatureSource, bytes] = {}
+    def __post_init__(self) -> None:
+        self.side = ShadowSide(self.model_name, self.slot.version, self.slot.run_id)
 
 
 class RoutingTable:
@@ -89,16 +80,9 @@ class RoutingTable:
 class Router:
     """The table of this replica for one model, and all that it takes to build the next one.
 
-    Args:
-        model_name: whose table it is.
-        settings: limits, and where Triton is by default.
-        tritons: connections, shared by all models.
-        lifecycle: whether the process is about to end.
-        metrics: counts of this model.
-        budget: bytes that waiting requests may hold, over all models.
-        record_problem: why the model's record cannot be read, if so.
-        on_adopt: called with each record that is adopted.
-        on_services: called with the feature services that a record newly needs.
+    All models share `tritons` and the `budget` of bytes that waiting requests may hold.
+    `record_problem` says why the model's record cannot be read, if so; `on_adopt` is called with
+    each record that is adopted, `on_services` with the feature services that one newly needs.
     """
 
     def __init__(
@@ -143,10 +127,9 @@ class Router:
         key = (triton.url, model_name, slot.version, slot.signature)
         client = self._clients.get(key)
         if client is None:
-            client = VersionClient(
+            client = self._clients[key] = VersionClient(
                 triton, model_name, slot.version, slot.signature, self._settings, self._budget
             )
-            self._clients[key] = client
         return client
 
     async def follow(
@@ -156,34 +139,22 @@ class Router:
 
         Asked first, so that no request meets a version about which nothing is known. Routed by
         also when the answer is bad: a model whose version is not confirmed is not ready (I7).
-
-        Args:
-            record: ignored unless it is newer than the present one.
-            instead_of: the record that it replaces in any case, when that is the present one:
-                the store has other content under the same generation.
+        Ignored unless it is newer than the present record, or that is `instead_of`, because the
+        store has other content under the same generation.
         """
         if not self._supersedes(record, instead_of):
             return
         present = {target.client for target in self.table.targets.values()}
-        wanted = {self.client(slot) for alias, slot in record.variants.items() if alias in VARIANTS}
-        await asyncio.gather(*(client.probe() for client in wanted - present if not client.fresh))
+        wanted = {self.client(slot) for _, slot in _routed(record)}
+        stale = [one for one in wanted - present if not (one.ready and one.age < _FRESH_SECONDS)]
+        await asyncio.gather(*(client.probe() for client in stale))
         self.adopt(record, instead_of=instead_of)
 
     def adopt(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
         """Route by `record` from now on, under the conditions of `follow`."""
         if not self._supersedes(record, instead_of):
             return
-        targets = {
-            alias: RoutingTarget(
-                alias,
-                slot,
-                slot.model_name or record.model_name,
-                self.client(slot),
-                self._metrics.variant(alias, slot.version),
-            )
-            for alias, slot in record.variants.items()
-            if alias in VARIANTS
-        }
+        targets = {alias: self._target(alias, slot) for alias, slot in _routed(record)}
         # Held, so that a rollback finds the client as it was, with all that it has learned.
         self._former, self.table = self.table, RoutingTable(record, targets)
         if self._on_services is not None and self.table.services - self._former.services:
@@ -191,26 +162,42 @@ class Router:
         if self._on_adopt is not None:
             self._on_adopt(record)
 
+    def _target(self, alias: str, slot: Slot) -> RoutingTarget:
+        client, stats = self.client(slot), self._metrics.variant(alias, slot.version)
+        return RoutingTarget(alias, slot, client.model_name, client, stats)
+
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
         return record.generation > self.record.generation or self.record is instead_of
 
-    async def probe(self) -> None:
-        """Ask Triton about every version that is routed to."""
-        clients = {target.client for target in self.table.targets.values()}
-        await asyncio.gather(*(client.probe() for client in clients))
-
     def effective(self) -> dict[str, EffectiveVersion]:
         """What each variant routes to."""
-        table = self.table
-        seen = {alias: target.client.observation() for alias, target in table.targets.items()}
-        return effective(table.record, seen, self._settings.triton_url)
+        targets = sorted(self.table.targets.items())
+        return {alias: self._effective(target) for alias, target in targets}
+
+    def _effective(self, target: RoutingTarget) -> EffectiveVersion:
+        slot, client = target.slot, target.client
+        signature = slot.signature
+        return EffectiveVersion(
+            model_name=target.model_name,
+            version=slot.version,
+            run_id=slot.run_id,
+            run_id_source=slot.run_id_source,
+            mode=slot.mode.value,
+            ready=client.ready,
+            reason=client.reason,
+            confirmed_seconds_ago=None if client.age == inf else round(client.age, 3),
+            triton_url=client.triton.url,
+            feature_contract=None if signature is None else feature_contract(signature.features),
+            signature=signature,
+            **msgspec.structs.asdict(slot.lineage),
+        )
 
     def readiness(self) -> Readiness:
         """Whether this replica can answer for the model."""
         target = self.table.production
         return readiness(
             None if target is None else target.slot.version,
-            NEVER_SEEN if target is None else target.client.observation(),
+            None if target is None else target.client.reason,
             draining=self._lifecycle.draining,
             record_problem=self._record_problem(),
         )
@@ -218,11 +205,8 @@ class Router:
     def recent_traffic(self) -> tuple[str, ...]:
         """The variants that had requests within the last minute."""
         since = time.monotonic() - TRAFFIC_SECONDS
-        found = {
-            alias
-            for (alias, _), stats in self._metrics.variants.items()
-            if stats.last_at is not None and stats.last_at > since
-        }
+        counts = self._metrics.variants.items()
+        found = {key[0] for key, one in counts if one.last_at is not None and one.last_at > since}
         return tuple(sorted(found))
 
     def report(self) -> ModelReport:
@@ -234,12 +218,14 @@ class Router:
 
     def routed(self) -> RoutedState:
         """What is reported to Prometheus."""
-        table = self.table
-        variants = [
-            (one.variant, one.slot.version, one.client.ready) for one in table.targets.values()
-        ]
-        return RoutedState(self.readiness().ready, table.record.generation, variants)
+        targets = self.table.targets.values()
+        variants = [(one.variant, one.slot.version, one.client.ready) for one in targets]
+        return RoutedState(self.readiness().ready, self.record.generation, variants)
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""
-        return {alias: slot.version for alias, slot in self.table.record.variants.items()}
+        return {alias: slot.version for alias, slot in self.record.variants.items()}
+
+
+def _routed(record: RoutingRecord) -> list[tuple[str, Slot]]:
+    return [(alias, slot) for alias, slot in record.variants.items() if alias in VARIANTS]

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from serving_gateway.contract import (
@@ -86,31 +87,55 @@ class Histogram:
         return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
-class PairingCounts:
-    """Counts of one pairing."""
+@dataclass(slots=True, eq=False)
+class PairingStatistics:
+    """How B's answers compare with A's, for one pairing of versions; None before the first copy."""
 
-    __slots__ = ("agreed", "delays", "differences", "requests", "rows")
+    pairing: Pairing | None
+    since: str | None
+    """When the first copy was taken, RFC 3339 in UTC."""
+    examples: deque[Disagreement]
+    """The newest rows that were labelled differently."""
+    requests: int = 0
+    """Those that B answered."""
+    rows: int = 0
+    agreed: int = 0
+    """Rows that were labelled alike."""
+    failed: int = 0
+    """Copies that B could not answer."""
+    dropped: int = 0
+    """Copies that were not made."""
+    differences: Histogram = field(default_factory=lambda: Histogram(DIFFERENCES))
+    delays: Histogram = field(default_factory=lambda: Histogram(DELAYS))
 
-    def __init__(self) -> None:
-        self.requests = 0
-        self.rows = 0
-        self.agreed = 0
-        self.differences = Histogram(DIFFERENCES)
-        self.delays = Histogram(DELAYS)
+    def note(
+        self, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
+    ) -> bool:
+        """Compare A's and B's answers to one request; whether all rows were labelled alike.
 
-    def note(self, ours: ModelOutput, theirs: ModelOutput, delay: float) -> list[int]:
-        """Compare the answers to one request; the rows that are labelled differently."""
+        `delay` is B's latency minus A's in seconds, `sent` the rows as the client sent them.
+        """
         self.requests += 1
         self.delays.note(delay)
         pairs = zip(ours.predictions, theirs.predictions, strict=True)
         apart = [number for number, (one, other) in enumerate(pairs) if not same(one, other)]
-        rows = len(ours.predictions)
-        self.rows += rows
-        self.agreed += rows - len(apart)
-        if ours.probabilities is not None and theirs.probabilities is not None:
-            for one, other in zip(ours.probabilities, theirs.probabilities, strict=True):
-                self.differences.note(largest_difference(one, other))
-        return apart
+        self.rows += len(ours.predictions)
+        self.agreed += len(ours.predictions) - len(apart)
+        a, b = ours.probabilities, theirs.probabilities
+        if a is not None and b is not None:
+            for first, second in zip(a, b, strict=True):
+                self.differences.note(largest_difference(first, second))
+        for number in apart:
+            self.examples.append(
+                Disagreement(
+                    sent[number],
+                    ours.predictions[number],
+                    theirs.predictions[number],
+                    None if a is None else a[number],
+                    None if b is None else b[number],
+                )
+            )
+        return not apart
 
 
 def same(one: Any, other: Any) -> bool:
@@ -124,68 +149,37 @@ def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
     """The largest difference of a class's probability; 1 when they cannot be compared."""
     if len(one) != len(other):
         return 1.0
-    found = 0.0
-    for first, second in zip(one, other, strict=True):
-        difference = abs(first - second)
-        if not difference <= 1.0:  # NaN too
-            return 1.0
-        found = max(found, difference)
-    return found
-
-
-class PairingStatistics:
-    """The comparisons of one pairing.
-
-    Attributes:
-        pairing: the versions; None before the first copy.
-        since: when the first copy was taken, RFC 3339 in UTC.
-        comparison: what became of those that B answered.
-        failed: copies that B could not answer.
-        dropped: copies that were not made.
-        examples: the newest rows that were labelled differently.
-    """
-
-    __slots__ = ("comparison", "dropped", "examples", "failed", "pairing", "since")
-
-    def __init__(self, pairing: Pairing | None, since: str | None, examples: int) -> None:
-        self.pairing = pairing
-        self.since = since
-        self.comparison = PairingCounts()
-        self.failed = 0
-        self.dropped = 0
-        self.examples: deque[Disagreement] = deque(maxlen=examples)
+    found = [abs(first - second) for first, second in zip(one, other, strict=True)]
+    are_numbers = all(difference <= 1.0 for difference in found)  # NaN is not
+    return max(found, default=0.0) if are_numbers else 1.0
 
 
 class ShadowStatistics:
-    """Keeps the page of the present pairing.
-
-    Args:
-        examples: how many rows that are labelled differently are kept.
-    """
+    """Keeps the page of the present pairing, with so many examples."""
 
     def __init__(self, examples: int) -> None:
         self._kept = examples
-        self.page = PairingStatistics(None, None, examples)
+        self.page = PairingStatistics(None, None, deque(maxlen=examples))
 
     def open(self, pairing: Pairing, now: Callable[[], str]) -> PairingStatistics:
         """The page of a pairing: an empty one when the pairing is another than before."""
         if pairing != self.page.pairing:
-            self.page = PairingStatistics(pairing, now(), self._kept)
+            self.page = PairingStatistics(pairing, now(), deque(maxlen=self._kept))
         return self.page
 
     def state(self) -> ShadowState | None:
         """The numbers of the present pairing; None before its first copy."""
-        if self.page.pairing is None:
+        page = self.page
+        if page.pairing is None:
             return None
-        a, b = self.page.pairing
-        found = self.page.comparison
+        a, b = page.pairing
         return ShadowState(
             a.version,
             b.version,
-            found.rows,
-            found.agreed,
-            HistogramState(DIFFERENCES, found.differences.counts, found.differences.sum),
-            HistogramState(DELAYS, found.delays.counts, None),
+            page.rows,
+            page.agreed,
+            HistogramState(DIFFERENCES, page.differences.counts, page.differences.sum),
+            HistogramState(DELAYS, page.delays.counts, None),
         )
 
     def summary(
@@ -193,60 +187,24 @@ class ShadowStatistics:
     ) -> ShadowReport:
         """What is known about a pairing, which is nothing before its first copy.
 
-        Args:
-            replica: who tells.
-            a: A's side, if it has a version.
-            b: B's side, if it has a version.
-            examples: whether the caller may see clients' rows.
+        `examples` says whether the caller may see clients' rows.
         """
         page = self.page
         if a is None or b is None or (a, b) != page.pairing:
-            page = PairingStatistics(None, None, 0)
-        found = page.comparison
+            page = PairingStatistics(None, None, deque())
         return ShadowReport(
             replica=replica,
             a=a,
             b=b,
             since=page.since,
-            requests=found.requests,
-            rows=found.rows,
-            rows_agreed=found.agreed,
+            requests=page.requests,
+            rows=page.rows,
+            rows_agreed=page.agreed,
             failed=page.failed,
             dropped=page.dropped,
-            agreement=wilson(found.agreed, found.rows),
-            probability_difference=found.differences.mean(),
-            latency_difference_seconds=found.delays.mean(),
+            agreement=wilson(page.agreed, page.rows),
+            probability_difference=page.differences.mean(),
+            latency_difference_seconds=page.delays.mean(),
             examples=tuple(page.examples) if examples else (),
             examples_withheld=bool(page.examples) and not examples,
         )
-
-
-def note(
-    page: PairingStatistics,
-    ours: ModelOutput,
-    theirs: ModelOutput,
-    delay: float,
-    sent: Sequence[Any],
-) -> bool:
-    """Note one comparison on its page; whether all rows were labelled alike.
-
-    Args:
-        page: of the versions that answered.
-        ours: A's answers.
-        theirs: B's answers to the same rows.
-        delay: B's latency minus A's, in seconds.
-        sent: the rows as the client sent them.
-    """
-    apart = page.comparison.note(ours, theirs, delay)
-    for number in apart:
-        one, other = ours.part(number, number + 1), theirs.part(number, number + 1)
-        page.examples.append(
-            Disagreement(
-                sent[number],
-                one.predictions[0],
-                other.predictions[0],
-                None if one.probabilities is None else one.probabilities[0],
-                None if other.probabilities is None else other.probabilities[0],
-            )
-        )
-    return not apart

@@ -8,19 +8,20 @@ import re
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from math import inf
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.contract import Signature
 from serving_gateway.errors import (
     BadUpstreamAnswer,
+    DeadlineExceeded,
     GatewayError,
     InferenceRefused,
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.inference.codec import Codec, ModelOutput
-from serving_gateway.inference.readiness import Observation
+from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.signatures import signature_from_metadata
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.wire import (
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FRESH_SECONDS: Final = 1.0
-"""How old a confirmed READY may be for a switch to rely on it without asking again."""
 _SUCCESS_SECONDS: Final = 5.0
 """How long ago the version must have answered for a failure to be taken for that of a row."""
 _BATCH_LIMIT: Final = re.compile(r"batch-size must be <= (\d{1,9})\b")
@@ -74,16 +73,11 @@ class InferenceItem(BatchItem):
         self.span: RequestSpan | None = None
 
     def carry(
-        self, tensors: Tensors, rows: int, key: str | None, deadline: float, kept: int = 0
+        self, tensors: Tensors, rows: int, key: object, deadline: float, kept: int = 0
     ) -> None:
-        """Take what is to be sent, for a first or a further attempt.
+        """Take what is to be sent, for a first or a further attempt; see `BatchItem`.
 
-        Args:
-            tensors: one buffer per input.
-            rows: first dimension of each.
-            key: see `BatchItem`.
-            deadline: see `BatchItem`.
-            kept: bytes that are held beside the tensors, for a further attempt.
+        `kept` are bytes that are held beside the tensors, for a further attempt.
         """
         self.tensors = tensors
         self.rows = rows
@@ -99,6 +93,9 @@ class InferenceItem(BatchItem):
             BadUpstreamAnswer: they cannot be used.
         """
         raise NotImplementedError
+
+
+ItemT = TypeVar("ItemT", bound=InferenceItem)
 
 
 class VersionClient:
@@ -124,6 +121,7 @@ class VersionClient:
         self.model_name = model_name
         self.version = version
         self.state = triton.version(model_name, version)
+        self._name = f"{model_name} version {version}"
         self.codec: Codec | None = None
         self.batcher: Batcher[InferenceItem] | None = None
         self.can_merge_outputs = True
@@ -139,23 +137,18 @@ class VersionClient:
                 self._unusable = f"The signature of version {version} cannot be used: {error}."
 
     def _open(self, signature: Signature) -> None:
-        settings = self._settings
+        settings, triton = self._settings, self.triton
         self.codec = codec = Codec(signature)
         self._reader = ResponseReader(self.version, codec)
-        triton = self.triton
+        where = (triton.authority, triton.prefix, self.model_name, self.version)
         self._builders = {
-            key: RequestBuilder(
-                triton.authority, triton.prefix, self.model_name, self.version, codec.inputs, tail
-            )
-            for key, tail in (
-                (PREDICTION, named_outputs(codec.outputs)),
-                (EVERY_OUTPUT, ALL_OUTPUTS),
-            )
+            PREDICTION: RequestBuilder(*where, codec.inputs, named_outputs(codec.outputs)),
+            EVERY_OUTPUT: RequestBuilder(*where, codec.inputs, ALL_OUTPUTS),
         }
         self.state.probe_request = self._builders[PREDICTION].build(codec.warm_up_rows(), 1)
         self.batcher = Batcher(
             self.start,
-            f"{self.model_name} version {self.version}",
+            self._name,
             max_rows=max(1, min(settings.max_batch_rows, signature.max_batch_rows)),
             max_in_flight=settings.max_in_flight,
             max_queued=settings.max_queued,
@@ -170,9 +163,14 @@ class VersionClient:
     @property
     def reason(self) -> str | None:
         """Why it cannot."""
-        if self._unusable is not None:
-            return self._unusable
-        return self.state.reason or (None if self.batcher else "its signature is not known yet.")
+        if self.ready:
+            return None
+        return self._unusable or self.state.reason or "its signature is not known yet."
+
+    @property
+    def age(self) -> float:
+        """Seconds since READY was last confirmed; infinite when it never was."""
+        return time.monotonic() - (self.state.confirmed_at or -inf)
 
     @property
     def signature(self) -> Signature | None:
@@ -182,18 +180,6 @@ class VersionClient:
     def mark_ready(self) -> None:
         """Note that the version answers."""
         self.state.mark_ready()
-
-    def observation(self) -> Observation:
-        """What is known, for the pure rules."""
-        at = self.state.confirmed_at
-        age = None if at is None else time.monotonic() - at
-        return Observation(self.ready, None if self.ready else self.reason, age)
-
-    @property
-    def fresh(self) -> bool:
-        """Whether Triton confirmed the version a moment ago."""
-        age = self.observation().age_seconds
-        return self.ready and age is not None and age < _FRESH_SECONDS
 
     def usable(self, variant: str) -> Codec:
         """The codec of a version that can answer.
@@ -225,8 +211,8 @@ class VersionClient:
 
     async def probe(self) -> None:
         """Ask Triton now and note the answer."""
-        await self.triton.probe(self.model_name, self.version, self._settings.probe_seconds)
-        if self.batcher is None and self.state.ready and self._unusable is None:
+        await self.state.probe(self._settings.probe_seconds)
+        if self.state.ready and self._unusable is None:
             try:
                 await self._learn_signature()
             except VariantUnavailable as error:
@@ -241,12 +227,11 @@ class VersionClient:
         found = await self.triton.metadata(self.model_name, limit, self.version)
         if found is None:
             raise VersionNotReady(
-                f"Triton at {self.triton.url} lost {self.model_name} version {self.version} "
-                "while it was asked about it."
+                f"Triton at {self.triton.url} lost {self._name} while it was asked about it."
             )
         self._open(signature_from_metadata(found, self.version))
 
-    async def warm_up(self) -> ModelOutput:
+    async def warm_up(self) -> None:
         """Run one harmless row through exactly this version, past the queue of its clients.
 
         Raises:
@@ -255,73 +240,53 @@ class VersionClient:
         """
         if self.codec is None:
             raise VersionNotReady(f"Version {self.version} was not prepared.")
+        loop, limit = asyncio.get_running_loop(), self._settings.warm_up_seconds
+        answer: asyncio.Future[TritonResponse | GatewayError] = loop.create_future()
+        request = self._builders[PREDICTION].build(self.codec.warm_up_rows(), 1)
+        call = self.triton.infer(self.state, request, loop.time() + limit, answer.set_result)
         try:
-            outputs = await self.infer(self.codec.warm_up_rows(), 1, self._settings.warm_up_seconds)
-            return outputs.predicted()
+            async with asyncio.timeout(limit):
+                result = await answer
+            if isinstance(result, GatewayError):
+                raise result
+            self._reader.read(result, 1).predicted()
+        except TimeoutError as error:
+            call.abandon(overdue=True)
+            raise DeadlineExceeded(f"{self._name} did not answer within {limit:g} s.") from error
         except (InferenceRefused, BadUpstreamAnswer) as error:
             raise VersionNotReady(
-                f"A trial inference through {self.model_name} version {self.version} failed: "
-                f"{error.message}",
+                f"A trial inference through {self._name} failed: {error.message}",
                 code="warm_up_failed",
             ) from error
-
-    async def infer(self, tensors: Tensors, rows: int, limit_seconds: float) -> InferenceOutputs:
-        """One inference of its own, past the queue.
-
-        Raises:
-            GatewayError: there was no usable answer within the limit.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[InferenceOutputs] = loop.create_future()
-        item = _Awaited(future)
-        item.carry(tensors, rows, PREDICTION, loop.time() + limit_seconds)
-        # A batcher of its own, since it has all that a call needs: the deadline above all.
-        Batcher(
-            self.start,
-            f"{self.model_name} version {self.version}",
-            max_rows=rows,
-            max_in_flight=1,
-            max_queued=1,
-            budget=self._budget,
-        ).submit(item)
-        try:
-            return await future
         finally:
-            if not item.is_finished:
-                item.abandon()
+            call.abandon()
 
-    def start(self, batch: Batch[InferenceItem], batcher: Batcher[InferenceItem]) -> None:
+    def start(self, batch: Batch[ItemT], batcher: Batcher[ItemT]) -> None:
         """Begin the inference of a batch."""
-        items = batch.items
-        first = items[0]
-        tensors = first.tensors if len(items) == 1 else joined([item.tensors for item in items])
-        span = None if self.triton.tracing is None else self._span(batch)
-        trace = span.traceparent if span is not None else first.traceparent
-        if trace is None and len(items) > 1:
-            trace = traceparent_of(items)
+        items, triton = batch.items, self.triton
+        first, span = items[0], None
+        tensors, trace, tail = first.tensors, first.traceparent, first.tail
+        if len(items) > 1:
+            tensors = joined([item.tensors for item in items])
+            if trace is None:  # it can belong to one trace only
+                trace = next((one.traceparent for one in items if one.traceparent), None)
+        if triton.tracing is not None:
+            spans = [one.span for one in items if one.span is not None]
+            span = triton.tracing.inference(self.model_name, self.version, batch.rows, spans)
+            trace = trace if span is None else span.traceparent
         builder = self._builders[first.key or EVERY_OUTPUT]
-        request = builder.build(tensors, batch.rows, trace, first.tail)
-        batch.call = self.triton.infer(
-            self.model_name,
-            self.version,
-            request,
+        batch.call = triton.infer(
+            self.state,
+            builder.build(tensors, batch.rows, trace, tail),
             items[-1].deadline,
             partial(self._on_complete, batch, batcher, span),
-            repeatable=first.tail is None,  # its parameters may be those of a sequence
+            tail is None,  # its parameters may be those of a sequence
         )
-
-    def _span(self, batch: Batch[InferenceItem]) -> InferenceSpan | None:
-        """The span of an inference about to be sent; None when no request in it is traced."""
-        tracing = self.triton.tracing
-        spans = [item.span for item in batch.items if item.span is not None]
-        if tracing is None or not spans:
-            return None
-        return tracing.inference(self.model_name, self.version, batch.rows, spans)
 
     def _on_complete(
         self,
-        batch: Batch[InferenceItem],
-        batcher: Batcher[InferenceItem],
+        batch: Batch[ItemT],
+        batcher: Batcher[ItemT],
         span: InferenceSpan | None,
         result: TritonResponse | GatewayError,
     ) -> None:
@@ -337,32 +302,26 @@ class VersionClient:
                 return
             deliver(batch, outputs)
             batcher.complete(batch)
-        elif isinstance(result, InferenceRefused):
-            limit = _BATCH_LIMIT.search(result.message)
-            if limit is not None and int(limit[1]) < batcher.max_rows:
-                batcher.max_rows = max(1, int(limit[1]))
-            batcher.split(batch, result)
         elif self._is_worth_splitting(result):
+            limit = _BATCH_LIMIT.search(result.message)
+            if limit is not None:
+                batcher.max_rows = max(1, min(batcher.max_rows, int(limit[1])))
             batcher.split(batch, result)
         else:
             batcher.fail(batch, result)
 
     def _is_worth_splitting(self, error: GatewayError) -> bool:
-        """Whether one row may be the reason why a whole inference failed inside the model.
+        """Whether one row may be the reason why a whole inference failed.
 
         Triton's backends report a value that a graph cannot work with as 500. As long as other
         inferences succeed, the culprit is looked for; a version that fails always is not asked
         several times over.
         """
-        at = self.state.confirmed_at
-        return (
-            error.code == MODEL_FAILED
-            and at is not None
-            and time.monotonic() - at < _SUCCESS_SECONDS
-        )
+        is_by_row = error.code == MODEL_FAILED and self.age < _SUCCESS_SECONDS
+        return is_by_row or isinstance(error, InferenceRefused)
 
 
-def deliver(batch: Batch[InferenceItem], outputs: InferenceOutputs) -> None:
+def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
     """Hand the outputs out; an item that cannot use its part fails alone."""
     start = 0
     for item in batch.items:
@@ -384,29 +343,3 @@ def joined(parts: Sequence[Tensors]) -> Tensors:
     if len(parts[0]) == 1:
         return (b"".join([part[0] for part in parts]),)
     return tuple([b"".join(columns) for columns in zip(*parts, strict=True)])
-
-
-def traceparent_of(items: Sequence[InferenceItem]) -> bytes | None:
-    """The trace that an inference belongs to: it can be one only, so that of the first item."""
-    for item in items:
-        if item.traceparent is not None:
-            return item.traceparent
-    return None
-
-
-class _Awaited(InferenceItem):
-    """An inference that a coroutine waits for."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        super().__init__()
-        self._future = future
-
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:  # noqa: ARG002
-        if not self._future.done():
-            self._future.set_result(outputs)
-
-    def fail(self, error: GatewayError) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from serving_gateway.errors import TritonUnavailable, VariantUnavailable
-from serving_gateway.triton.discovery import listed_urls, server_urls
+from serving_gateway.settings import Settings
+from serving_gateway.triton.discovery import server_urls
 from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.inference_call import (
     MAX_RETRIES,
@@ -19,8 +21,8 @@ from serving_gateway.triton.inference_call import (
     InferenceCall,
     InferenceDone,
 )
-from serving_gateway.triton.protocol import TritonModelMetadata
-from serving_gateway.triton.server import ServerLimits, TritonServer
+from serving_gateway.triton.protocol import TritonModelMetadata, read_metadata
+from serving_gateway.triton.server import TritonServer
 from serving_gateway.triton.version_state import VersionState
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_Found = TypeVar("_Found")
 _REFRESH_SECONDS: Final = 5.0
 _RECOVERY_SECONDS: Final = 1.0
 _MAX_RECOVERY_PROBES: Final = 25
@@ -37,23 +38,19 @@ _MAX_RECOVERY_PROBES: Final = 25
 class TritonCluster:
     """Every Triton server behind one address.
 
-    Args:
-        url: the address.
-        limits: of connections and time.
-        servers_url: addresses separated by commas, or a name that resolves to every server; None
-            where `url` is one server.
-        tracing: makes spans of inferences; None where that is switched off.
+    `servers_url` is addresses separated by commas, or a name that resolves to every server; None
+    where `url` is one server.
 
     Attributes:
         authority: host and port, for the Host header.
         prefix: path of the servers, in front of /v2.
+        retries: how many the budget allows at this moment.
     """
 
     def __init__(
         self,
         url: str,
-        limits: ServerLimits,
-        *,
+        settings: Settings,
         servers_url: str | None = None,
         tracing: Tracing | None = None,
     ) -> None:
@@ -63,27 +60,22 @@ class TritonCluster:
         self.tracing = tracing
         self.loop = asyncio.get_running_loop()
         self.retries = MAX_RETRIES
-        self._limits = limits
-        self._servers_url = servers_url
-        listed = None if servers_url is None else listed_urls(servers_url)
-        self._is_dynamic = servers_url is not None and listed is None
+        self._settings = settings
+        listed = [] if servers_url is None else servers_url.split(",")
+        self._name = listed[0] if len(listed) == 1 else None
+        """What resolves to every server, where that is how they are found."""
         self._states: WeakValueDictionary[tuple[str, int], VersionState] = WeakValueDictionary()
         self._turn = 0
         self._servers: dict[str, TritonServer] = {}
-        self._retired: list[TritonServer] = []
-        for one in listed or [url]:
+        self._retired: WeakSet[TritonServer] = WeakSet()
+        for one in listed if len(listed) > 1 else [url]:
             self._add(one)
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._discovered_at = 0.0
-        self._discovering: asyncio.Task[Any] | None = None
-        self._recovering: asyncio.Task[Any] | None = None
-        self._timer: asyncio.Handle | None = None
-        if servers_url is not None:
-            self._timer = self.loop.call_soon(self._tick)
+        self._discovery: asyncio.Task[None] | None = None
+        self._watch_task = None if servers_url is None else self.loop.create_task(self._watch())
 
     def _add(self, url: str, server_name: str | None = None) -> None:
-        server = self._servers[url] = TritonServer(url, self._limits, server_name)
-        server.on_change = self._refresh_states
+        self._servers[url] = TritonServer(url, self._settings, self._refresh_states, server_name)
 
     def _refresh_states(self) -> None:
         for state in [*self._states.values()]:
@@ -99,34 +91,28 @@ class TritonCluster:
 
     def infer(
         self,
-        model_name: str,
-        version: int,
+        state: VersionState,
         request: bytes,
         deadline: float,
         done: InferenceDone,
-        *,
         repeatable: bool = True,
     ) -> InferenceCall:
-        """Send an inference to a server that has exactly this version READY.
+        """Send a complete HTTP request to a server that has the version it names READY.
 
         Args:
-            model_name: the model in Triton.
-            version: the version that the request names.
-            request: the complete HTTP request.
+            state: of that version.
+            request: the bytes.
             deadline: `loop.time()` after which nothing is tried again; the caller abandons the
                 call then.
             done: called once, never before this returns; once more, with an error, if it raised.
             repeatable: whether the request may be executed twice, as those of sequences may not.
         """
-        state = self._states.get((model_name, version)) or self.version(model_name, version)
-        call = InferenceCall(self, state, request, deadline, done)
-        if not repeatable:
-            call.forbid_repetition()
+        call = InferenceCall(self, state, request, deadline, done, repeatable)
         to = state.choose()
         if to is None:
-            call.refuse(
-                VariantUnavailable(f"{model_name} version {version} cannot answer: {state.reason}")
-            )
+            version = f"{state.model_name} version {state.version}"
+            error = VariantUnavailable(f"{version} cannot answer: {state.reason}")
+            self.loop.call_soon(call.finish, error)
         else:
             self._turn = to.turn = self._turn + 1
             call.send(to)
@@ -143,13 +129,8 @@ class TritonCluster:
         """Prefer the other servers to one that could not be connected to."""
         if len(self._servers) > 1:
             server.note_problem(problem)
-        if self._is_dynamic and monotonic() - self._discovered_at > 1:
+        if monotonic() - self._discovered_at > 1:
             self._discover_soon()
-
-    async def probe(self, model_name: str, version: int, limit_seconds: float) -> None:
-        """Ask every server now about a version, and note the answers."""
-        state = self.version(model_name, version)
-        await asyncio.gather(*(one.probe(limit_seconds) for one in state.on_servers))
 
     async def require_ready(self, model_name: str, version: int, limit_seconds: float) -> None:
         """Make sure, now, that every server that can be reached has a version READY.
@@ -160,130 +141,92 @@ class TritonCluster:
             DeadlineExceeded, BadUpstreamAnswer: one did not answer in time, or not sensibly.
         """
         await self._discover(limit_seconds)
-        state = self.version(model_name, version)
-        errors = await asyncio.gather(*(one.probe(limit_seconds) for one in state.on_servers))
-        unreachable = [error for error in errors if isinstance(error, TritonUnavailable)]
-        for error in errors:
-            if error is not None and (error not in unreachable or len(unreachable) == len(errors)):
-                raise error
+        _check(await self.version(model_name, version).probe(limit_seconds))
 
     async def ready_versions(self, model_name: str, limit_seconds: float) -> tuple[int, ...]:
         """The versions of a model that every server that can be reached has READY, ascending.
 
-        A server that cannot be reached is left out, since no request reaches it either; one that
-        does not answer in time is not.
-
-        Raises:
-            TritonUnavailable: none can be reached.
-            DeadlineExceeded, BadUpstreamAnswer: one did not answer in time, or not sensibly.
+        Raises what `require_ready` raises, but for a version that is not READY.
         """
         await self._discover(limit_seconds)
 
-        async def ask(server: TritonServer) -> frozenset[int] | TritonUnavailable:
-            try:
-                return await server.ready_versions(model_name, limit_seconds)
-            except TritonUnavailable as error:
-                return error
+        async def ask(server: TritonServer) -> set[int]:
+            response = await server.get(f"/v2/models/{model_name}", limit_seconds)
+            found = read_metadata(response, server.url)
+            versions = () if found is None else found.versions
+            return {int(one) for one in versions if one.isdecimal() and len(one) <= 18}
 
-        answers = await asyncio.gather(*map(ask, self._servers.values()))
-        found = [answer for answer in answers if isinstance(answer, frozenset)]
-        for answer in answers:
-            if not found and isinstance(answer, TritonUnavailable):
-                raise answer
-        return tuple(sorted(frozenset.intersection(*found)))
+        asked = map(ask, self._servers.values())
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        _check(answers)
+        found = [answer for answer in answers if isinstance(answer, set)]
+        return tuple(sorted(set.intersection(*found)))
 
     async def metadata(
-        self, model_name: str, limit_seconds: float, version: int | None = None
+        self, model_name: str, limit_seconds: float, version: int
     ) -> TritonModelMetadata | None:
-        """Triton's description of a model; None when no version of it, or not this, is READY.
-
-        Raises:
-            TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: no server can tell.
-        """
-        return await self._first(
-            lambda server: server.metadata(model_name, limit_seconds, version),
-            lambda found: found is not None,
-        )
+        """Triton's description of a version; None when it is not READY; raises as `get`."""
+        path = f"/v2/models/{model_name}/versions/{version}"
+        return read_metadata(await self.get(path, limit_seconds), self.url)
 
     async def get(self, path: str, limit_seconds: float) -> TritonResponse:
-        """A server's response to a GET of `path`, of any status.
+        """The first response of status 200 to a GET of `path`, otherwise the last server's.
 
         Raises:
             TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: no server can be asked.
         """
-        return await self._first(
-            lambda server: server.get(path, limit_seconds), lambda found: found.status == 200
-        )
+        *others, last = sorted(self._servers.values(), key=lambda one: one.problem is not None)
+        for server in others:
+            with contextlib.suppress(TritonUnavailable):
+                response = await server.get(path, limit_seconds)
+                if response.status == 200:
+                    return response
+        return await last.get(path, limit_seconds)
 
-    async def _first(
-        self,
-        ask: Callable[[TritonServer], Awaitable[_Found]],
-        is_wanted: Callable[[_Found], bool],
-    ) -> _Found:
-        """The first wanted answer of the servers, otherwise the last; those in trouble last."""
-        servers = sorted(self._servers.values(), key=lambda one: one.problem is not None)
-        for left, server in enumerate(servers, start=1 - len(servers)):
+    async def _watch(self) -> None:
+        """Where there are several servers, follow them and what becomes of their versions."""
+        while True:
             try:
-                found = await ask(server)
-            except TritonUnavailable:
-                if left == 0:
-                    raise
-            else:
-                if left == 0 or is_wanted(found):
-                    return found
-        raise AssertionError("unreachable")
-
-    # in the background, where there are several servers
-
-    def _tick(self) -> None:
-        if monotonic() - self._discovered_at >= _REFRESH_SECONDS:
-            self._discover_soon()
-        if self._recovering is None or self._recovering.done():
-            self._recovering = self._spawn(self._recover())
-        self._timer = self.loop.call_later(_RECOVERY_SECONDS, self._tick)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[Any]:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+                if monotonic() - self._discovered_at >= _REFRESH_SECONDS:
+                    self._discover_soon()
+                await self._recover()
+            except Exception:
+                log.exception("Triton's servers could not be watched")
+            await asyncio.sleep(_RECOVERY_SECONDS)
 
     async def _recover(self) -> None:
         """Ask again where a version is not known to be READY: nothing else may ever do so."""
         views = [one for state in [*self._states.values()] for one in state.on_servers]
         waiting = [one for one in views if one.server.problem is not None or not one.is_ready]
         waiting.sort(key=lambda one: one.probed_at)
-        for one in waiting[:_MAX_RECOVERY_PROBES]:
-            one.probed_at = monotonic()
         probes = [one.probe(_RECOVERY_SECONDS) for one in waiting[:_MAX_RECOVERY_PROBES]]
         await asyncio.gather(*probes)
 
     def _discover_soon(self) -> None:
-        if self._is_dynamic and (self._discovering is None or self._discovering.done()):
+        if self._name is not None and (self._discovery is None or self._discovery.done()):
             self._discovered_at = monotonic()
-            self._discovering = self._spawn(self._look_up())
+            self._discovery = self.loop.create_task(self._look_up(self._name))
 
     async def _discover(self, limit_seconds: float) -> None:
         """Look the servers up now; those known stay when that takes too long."""
         self._discover_soon()
-        if self._discovering is not None:
-            await asyncio.wait([self._discovering], timeout=limit_seconds)
+        if self._discovery is not None:
+            await asyncio.wait([self._discovery], timeout=limit_seconds)
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, name: str) -> None:
         try:
-            urls = await server_urls(self._servers_url or self.url)
+            urls = await server_urls(name)
         except TritonUnavailable as error:
             log.warning("Triton's servers cannot be looked up", extra={"reason": error.message})
             return
         if not urls or set(urls) == set(self._servers):
             return
-        self._retired = [one for one in self._retired if one.connections.busy]
-        for url in set(self._servers) - set(urls):
-            self._retired.append(self._servers.pop(url))
-            self._retired[-1].retire()
-        for url in urls:
-            if url not in self._servers:
-                self._add(url, urlsplit(self._servers_url or self.url).hostname)
+        for url in self._servers.keys() - set(urls):
+            server = self._servers.pop(url)
+            server.retire()
+            self._retired.add(server)
+        for url in sorted(set(urls) - self._servers.keys()):
+            self._add(url, urlsplit(name).hostname)
         servers = [*self._servers.values()]
         log.info("Triton's servers changed", extra={"servers": sorted(self._servers)})
         added = [one for state in [*self._states.values()] for one in state.follow(servers)]
@@ -291,10 +234,21 @@ class TritonCluster:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in [*self._tasks]:
+        tasks = [task for task in (self._watch_task, self._discovery) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for server in (*self._servers.values(), *self._retired):
             await server.aclose()
+
+
+def _check(answers: Sequence[object]) -> None:
+    """Raise the first error, if any, of a question to every server.
+
+    One that cannot be reached is left out while others can be, since no request reaches it
+    either; one that does not answer in time is not.
+    """
+    errors = [answer for answer in answers if isinstance(answer, BaseException)]
+    serious = [error for error in errors if not isinstance(error, TritonUnavailable)]
+    for error in serious or (errors if len(errors) == len(answers) else []):
+        raise error

@@ -12,12 +12,13 @@ import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
-from serving_gateway.triton.connection import Connection
+from serving_gateway.errors import GatewayError, Overloaded
 from serving_gateway.triton.exchange import (
     ConnectFailed,
+    Connection,
     ConnectionLost,
     Exchange,
-    TooManyConnections,
+    TritonResponse,
 )
 
 MAX_CONNECTIONS: Final = 1024
@@ -26,15 +27,11 @@ _MAX_CACHED_HEADS: Final = 256
 
 
 class Connections:
-    """The connections to one server.
+    """The connections to one server, of which at most `idle` are kept while they are not in use.
 
-    Args:
-        url: its address, http or https.
-        idle: most connections kept while they are not in use.
-        connect_seconds: limit for opening one.
-        max_age_seconds: age beyond which a connection is not used again: a server that drains is
-            left, and behind a balancing address new servers get their share.
-        server_name: the name in the server's certificate, where the address holds an IP.
+    Beyond `max_age_seconds` a connection is not used again: a server that drains is left, and
+    behind a balancing address new servers get their share. `server_name` is the name in the
+    server's certificate, where the address holds an IP.
     """
 
     def __init__(
@@ -47,8 +44,12 @@ class Connections:
         server_name: str | None = None,
     ) -> None:
         parts = urlsplit(url)
+        self.url = url
         self.loop = asyncio.get_running_loop()
+        self.idle: list[Connection] = []
+        self.open: set[Connection] = set()
         self.heads: dict[bytes, tuple[int, int | None]] = {}
+        """Heads of responses with status 200 that arrived whole -> sizes of body and JSON part."""
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -56,8 +57,6 @@ class Connections:
         self._most_idle = idle
         self._connect_seconds = connect_seconds
         self._max_age = max_age_seconds
-        self._idle: list[Connection] = []
-        self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -65,14 +64,14 @@ class Connections:
     @property
     def busy(self) -> int:
         """Connections that carry an exchange."""
-        return len(self._connections) - len(self._idle)
+        return len(self.open) - len(self.idle)
 
     def start(self, exchange: Exchange) -> None:
         """Send the exchange's request on an idle connection, or on a new one.
 
         Its callbacks come later, never before this returns.
         """
-        idle = self._idle
+        idle = self.idle
         if idle:
             now = self.loop.time()
             while idle:
@@ -86,10 +85,10 @@ class Connections:
     def start_fresh(self, exchange: Exchange) -> None:
         """Send the exchange's request on a new connection."""
         if self._is_closed:
-            self.loop.call_soon(exchange.on_failure, ConnectFailed("the gateway is closing"))
-        elif len(self._connections) + len(self._opening) >= MAX_CONNECTIONS:
-            error = TooManyConnections(f"{MAX_CONNECTIONS} connections are open already")
-            self.loop.call_soon(exchange.on_failure, error)
+            self.loop.call_soon(exchange.on_failure, self._unreachable("the gateway is closing"))
+        elif len(self.open) + len(self._opening) >= MAX_CONNECTIONS:
+            error = f"Triton at {self.url} is asked too much at once: {MAX_CONNECTIONS} connections"
+            self.loop.call_soon(exchange.on_failure, Overloaded(f"{error} are open already."))
         else:
             task = self.loop.create_task(self._open(exchange))
             self._opening.add(task)
@@ -108,57 +107,61 @@ class Connections:
         except (OSError, ValueError) as error:  # also TimeoutError, and names that are none
             if not exchange.is_abandoned:
                 why = str(error) or f"no connection within {self._connect_seconds:g} s"
-                exchange.on_failure(ConnectFailed(why))
+                exchange.on_failure(self._unreachable(why))
             return
         if exchange.is_abandoned:
             self.keep(connection)
         elif connection.is_lost:
-            exchange.on_failure(ConnectionLost("closed at once", answered=False, unread=True))
+            exchange.on_failure(ConnectionLost(self.url, "closed at once", unread=True))
         else:
             connection.send(exchange, self.loop.time())
 
+    async def fetch(self, request: bytes) -> TritonResponse:
+        """The response to a request; its connection is closed when the wait is cancelled."""
+        fetch = _Fetch(request)
+        self.start(fetch)
+        try:
+            return await fetch.future
+        finally:
+            if fetch.future.cancelled():
+                fetch.drop()
+
+    def _unreachable(self, why: str) -> ConnectFailed:
+        return ConnectFailed(f"Triton at {self.url} cannot be reached: {why}.")
+
     def keep(self, connection: Connection) -> None:
         """Keep a connection whose exchange is complete, when there is room."""
-        if len(self._idle) >= self._most_idle or connection.is_lost:
+        if len(self.idle) >= self._most_idle or connection.is_lost:
             connection.close()
             return
-        self._idle.append(connection)
+        self.idle.append(connection)
         if self._sweep is None:
             self._sweep = self.loop.call_later(self._max_age, self._drop_old)
 
     def _drop_old(self) -> None:
         self._sweep = None
         oldest = self.loop.time() - self._max_age
-        for connection in [one for one in self._idle if one.opened_at <= oldest]:
-            self.ending(connection)
+        for connection in [one for one in self.idle if one.opened_at <= oldest]:
+            self.end_use(connection)
             connection.close()
-        if self._idle:
+        if self.idle:
             self._sweep = self.loop.call_later(self._max_age, self._drop_old)
 
-    def remember(self, head: bytes, size: int, header_length: int | None) -> None:
-        """Note what a head means, when it alone says where the response ends."""
-        lines = head.lower() + b"\r\n"
-        is_sized = b"\r\ncontent-length: %d\r\n" % size in lines
-        if is_sized and len(self.heads) < _MAX_CACHED_HEADS:
-            self.heads[head] = (size, header_length)
-
-    def ending(self, connection: Connection) -> None:
+    def end_use(self, connection: Connection) -> None:
         """Use a connection no more: it is ending."""
-        if connection in self._idle:
-            self._idle.remove(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
 
-    def opened(self, connection: Connection) -> None:
-        """Note a connection that was made."""
-        self._connections.add(connection)
-
-    def closed(self, connection: Connection) -> None:
-        """Forget a connection that ended."""
-        self._connections.discard(connection)
-        self.ending(connection)
+    def remember(self, head: bytes, response: TritonResponse) -> None:
+        """Note what a head means, when it alone says where the response ends."""
+        size = len(response.body)
+        is_sized = b"\r\ncontent-length: %d\r\n" % size in head.lower() + b"\r\n"
+        if is_sized and len(self.heads) < _MAX_CACHED_HEADS:
+            self.heads[head] = (size, response.inference_header_length)
 
     def drop_idle(self) -> None:
         """Close the idle connections: their server is likely to be gone."""
-        idle, self._idle = self._idle, []
+        idle, self.idle = self.idle, []
         for connection in idle:
             connection.close()
 
@@ -173,8 +176,26 @@ class Connections:
         """Close everything; exchanges under way are forgotten."""
         self._is_closed = True
         self.retire()
-        for connection in [*self._connections]:
+        for connection in [*self.open]:
             connection.close()
         for task in [*self._opening]:
             task.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
+
+
+class _Fetch(Exchange):
+    """A request whose response a coroutine awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__(request)
+        self.future: asyncio.Future[TritonResponse] = asyncio.get_running_loop().create_future()
+
+    def on_response(self, response: TritonResponse) -> None:
+        if not self.future.done():
+            self.future.set_result(response)
+
+    def on_failure(self, error: GatewayError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)

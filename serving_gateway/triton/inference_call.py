@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -17,18 +18,18 @@ from serving_gateway.errors import (
     VariantUnavailable,
     VersionNotReady,
 )
-from serving_gateway.triton.connection import AT_ONCE_SECONDS
 from serving_gateway.triton.exchange import (
+    AT_ONCE_SECONDS,
     ConnectFailed,
     ConnectionLost,
     Exchange,
-    TransportError,
     TritonResponse,
 )
 from serving_gateway.triton.protocol import error_text
-from serving_gateway.triton.server import TritonServer, translated
-from serving_gateway.triton.server_version import ServerVersion
-from serving_gateway.triton.version_state import VersionState
+from serving_gateway.triton.version_state import ServerVersion, VersionState
+
+if TYPE_CHECKING:
+    from serving_gateway.triton.cluster import TritonCluster
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +48,8 @@ _MAX_ATTEMPTS: Final = 6
 VERIFY_SECONDS: Final = 1.0
 
 
-class Retries(Protocol):
-    """What the calls to one cluster share."""
-
-    loop: asyncio.AbstractEventLoop
-    retries: float
-
-    def take_retry(self) -> bool:
-        """Whether the budget allows one more retry; if so it is paid."""
-
-    def suspect(self, server: TritonServer, problem: str) -> None:
-        """Prefer the other servers."""
-
-
 class InferenceCall(Exchange):
-    """One inference under way."""
+    """One inference under way; see `TritonCluster.infer`."""
 
     __slots__ = (
         "_at",
@@ -78,12 +66,14 @@ class InferenceCall(Exchange):
 
     def __init__(
         self,
-        cluster: Retries,
+        cluster: TritonCluster,
         state: VersionState,
         request: bytes,
         deadline: float,
         done: InferenceDone,
+        is_repeatable: bool,
     ) -> None:
+        # Like `Exchange.__init__`, in one call: this is made for every inference.
         self.request = request
         self.connection = None
         self.is_abandoned = False
@@ -91,18 +81,17 @@ class InferenceCall(Exchange):
         self._state = state
         self._deadline = deadline
         self._done = done
+        self._is_repeatable = is_repeatable
         self._at: ServerVersion | None = None
         self._attempts = 0
         self._tried: tuple[ServerVersion, ...] = ()
         self._is_pinned = False
-        self._is_repeatable = True
         self._timer: asyncio.TimerHandle | None = None
 
     def abandon(self, *, overdue: bool = False) -> None:
         """Forget the inference: `done` is not called any more.
 
-        Args:
-            overdue: whether it missed its deadline, which counts against the server's version.
+        That it is overdue counts against the server's version.
         """
         at, self._at = self._at, None
         self.drop()
@@ -113,15 +102,15 @@ class InferenceCall(Exchange):
             if overdue:
                 at.miss()
 
-    def send(self, to: ServerVersion, *, fresh: bool = False) -> None:
-        """Send the request to a server."""
+    def send(self, to: ServerVersion) -> None:
+        """Send the request to a server; again on a new connection."""
         self._at = to
         to.in_flight += 1
         self._attempts += 1
-        if fresh:
-            to.server.connections.start_fresh(self)
-        else:
+        if self._attempts == 1:
             to.server.connections.start(self)
+        else:
+            to.server.connections.start_fresh(self)
 
     def on_response(self, response: TritonResponse) -> None:
         """Pass a good response on, and find out what another one means."""
@@ -130,23 +119,23 @@ class InferenceCall(Exchange):
             return
         at.in_flight -= 1
         at.misses = 0
-        cluster, state = self._cluster, self._state
+        cluster = self._cluster
         if cluster.retries < MAX_RETRIES:
             cluster.retries += _RETRY_EARNED
         at.server.heard_at = now = monotonic()
         if response.status != 200:
             self._on_refusal(at, response)
             return
-        at.confirmed_at = state.confirmed_at = now
+        at.confirmed_at = self._state.confirmed_at = now
         if not at.is_usable:
             at.note_answer()
         try:
             self._done(response)
         except Exception:
             log.exception("an inference's response could not be processed")
-            self._finish(BadUpstreamAnswer("Triton's answer could not be processed; see the log."))
+            self.finish(BadUpstreamAnswer("Triton's answer could not be processed; see the log."))
 
-    def on_failure(self, error: TransportError) -> None:
+    def on_failure(self, error: GatewayError) -> None:
         """Try again where that is safe and may help."""
         at, self._at = self._at, None
         if at is None or self.is_abandoned:
@@ -155,11 +144,10 @@ class InferenceCall(Exchange):
         if isinstance(error, ConnectionLost):
             self._on_lost(at, error)
         elif isinstance(error, ConnectFailed) and not self._is_pinned:
-            failed = translated(error, at.server.url)
-            self._cluster.suspect(at.server, failed.message)
-            self._retry(failed, at)
+            self._cluster.suspect(at.server, error.message)
+            self._retry(error, at)
         else:
-            self._finish(translated(error, at.server.url))
+            self.finish(error)
 
     def _on_lost(self, at: ServerVersion, error: ConnectionLost) -> None:
         # What may be sent again: a request that the server cannot have read goes to any server.
@@ -168,16 +156,14 @@ class InferenceCall(Exchange):
         # write, as idle limits, drains and balancers end them. A server that died refuses that
         # new connection, and the request ends. For a sequence, which must not be executed twice,
         # not even that is done.
-        server = at.server
-        server.connections.drop_idle()
-        failed = translated(error, server.url)
+        at.server.connections.drop_idle()
         if self._is_pinned:
-            self._finish(failed)
+            self.finish(error)
         elif error.unread and error.kept:
-            self._retry(failed, None)
+            self._retry(error, None)
         elif error.unread:
-            self._cluster.suspect(server, f"{failed.message} It seems to shut down.")
-            self._retry(failed, at)
+            self._cluster.suspect(at.server, f"{error.message} It seems to shut down.")
+            self._retry(error, at)
         elif (
             self._is_repeatable
             and error.kept
@@ -186,17 +172,23 @@ class InferenceCall(Exchange):
             and self._cluster.take_retry()
         ):
             self._is_pinned = True
-            self.send(at, fresh=True)
+            self.send(at)
         else:
-            self._finish(failed)
+            self.finish(error)
 
-    def _retry(self, error: GatewayError, failed: ServerVersion | None) -> None:
-        """Send it again, to another server where one failed; end with `error` otherwise."""
+    def _retry(
+        self, error: GatewayError, failed: ServerVersion | None, *, elsewhere: bool = False
+    ) -> None:
+        """Send it again, to another server where one failed; end with `error` otherwise.
+
+        `elsewhere` wants one that is known to be usable.
+        """
         state, cluster = self._state, self._cluster
         if failed is not None:
             self._tried = (*self._tried, failed)
-        to, pause = state.choose(self._tried), 0.0
-        if to is None and state.on_servers == [failed] and self._attempts <= len(_PAUSES):
+        to, pause = state.choose(self._tried, usable_only=elsewhere), 0.0
+        is_only = state.on_servers == [failed] and not elsewhere
+        if to is None and is_only and self._attempts <= len(_PAUSES):
             to, pause = failed, _PAUSES[self._attempts - 1]
         if (
             to is None
@@ -204,61 +196,44 @@ class InferenceCall(Exchange):
             or cluster.loop.time() + pause >= self._deadline
             or not cluster.take_retry()
         ):
-            self._finish(error)
+            self.finish(error)
         elif pause:
-            self._timer = cluster.loop.call_later(pause, lambda: self.send(to, fresh=True))
+            self._timer = cluster.loop.call_later(pause, self.send, to)
         else:
-            self.send(to, fresh=True)
+            self.send(to)
 
     def _on_refusal(self, at: ServerVersion, response: TritonResponse) -> None:
         """Find out whether the request is to blame, or the version is gone."""
-        status, reason = response.status, error_text(response.body)
-
-        def explain(not_ready: GatewayError | None) -> None:
-            if self.is_abandoned:
-                return
-            if not_ready is not None:
-                is_gone = isinstance(not_ready, VersionNotReady)
-                kind = VariantUnavailable if is_gone else TritonUnavailable
-                self._retry_elsewhere(at, kind(not_ready.message))
-            elif status in {429, 503}:
-                busy = f"Triton at {at.server.url} has too much to do ({status}): {reason}"
-                self._retry_elsewhere(at, Overloaded(busy))
-            else:
-                self._finish(_refusal(status, reason))
-
-        if status == 429:
+        explain = partial(self._explain, at, response.status, error_text(response.body))
+        if response.status == 429:
             explain(None)
         else:
             at.verify(explain, VERIFY_SECONDS)
 
-    def _retry_elsewhere(self, at: ServerVersion, error: GatewayError) -> None:
-        if self._state.choose((*self._tried, at), usable_only=True) is None:
-            self._finish(error)
+    def _explain(
+        self, at: ServerVersion, status: int, reason: str, not_ready: GatewayError | None
+    ) -> None:
+        if self.is_abandoned:
+            return
+        message = f"Triton refused the inference ({status}): {reason}"
+        if isinstance(not_ready, VersionNotReady):
+            self._retry(VariantUnavailable(not_ready.message), at, elsewhere=True)
+        elif not_ready is not None:
+            self._retry(TritonUnavailable(not_ready.message), at, elsewhere=True)
+        elif status in {429, 503}:
+            busy = f"Triton at {at.server.url} has too much to do ({status}): {reason}"
+            self._retry(Overloaded(busy), at, elsewhere=True)
+        elif status == 400:
+            self.finish(InferenceRefused(message, upstream_status=status))
         else:
-            self._retry(error, at)
+            code = MODEL_FAILED if status >= 500 else None
+            self.finish(BadUpstreamAnswer(message, code=code))
 
-    def _finish(self, error: GatewayError) -> None:
+    def finish(self, error: GatewayError) -> None:
+        """End with an error, unless it was abandoned."""
         if self.is_abandoned:
             return
         try:
             self._done(error)
         except Exception:
             log.exception("an inference's error could not be processed")
-
-    def refuse(self, error: GatewayError) -> None:
-        """End an inference that was not sent, after `infer` has returned."""
-        self._cluster.loop.call_soon(self._finish, error)
-
-    def forbid_repetition(self) -> None:
-        """Have nothing executed twice."""
-        self._is_repeatable = False
-
-
-def _refusal(status: int, reason: str) -> GatewayError:
-    message = f"Triton refused the inference ({status}): {reason}"
-    if status == 400:
-        return InferenceRefused(message, upstream_status=status)
-    if status >= 500:
-        return BadUpstreamAnswer(message, code=MODEL_FAILED)
-    return BadUpstreamAnswer(message)

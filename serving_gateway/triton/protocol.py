@@ -6,6 +6,9 @@ from typing import Final
 
 import msgspec
 
+from serving_gateway.errors import BadUpstreamAnswer
+from serving_gateway.triton.exchange import TritonResponse
+
 _SHOWN: Final = 500
 """Characters of a reason that are passed on."""
 
@@ -32,8 +35,24 @@ class _ErrorBody(msgspec.Struct):
     error: str = ""
 
 
-metadata_decoder = msgspec.json.Decoder(TritonModelMetadata)
+_metadata_decoder = msgspec.json.Decoder(TritonModelMetadata)
 _error_decoder = msgspec.json.Decoder(_ErrorBody)
+
+
+def read_metadata(response: TritonResponse, url: str) -> TritonModelMetadata | None:
+    """A model's description; None when no version that was asked for is READY.
+
+    Raises:
+        BadUpstreamAnswer: the response is unreadable.
+    """
+    if response.status != 200:
+        return None
+    try:
+        return _metadata_decoder.decode(response.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadUpstreamAnswer(
+            f"The model metadata of Triton at {url} are unreadable: {error}."
+        ) from error
 
 
 def error_text(body: bytes) -> str:

@@ -1,12 +1,36 @@
-"""One version on all servers behind an address."""
+"""What is known of one version on the servers behind an address, and how it is found out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Final
 
+from serving_gateway.errors import (
+    BadUpstreamAnswer,
+    DeadlineExceeded,
+    GatewayError,
+    VersionNotReady,
+)
 from serving_gateway.triton.server import TritonServer
-from serving_gateway.triton.server_version import ServerVersion
+
+log = logging.getLogger(__name__)
+
+MAX_MISSES: Final = 5
+"""Deadlines missed in a row after which a version counts as hung."""
+TRIAL_SECONDS: Final = 1.0
+"""Pause between two attempts to find out whether a hung version answers again."""
+SILENT_SECONDS: Final = 1.0
+"""A server that owes responses and sent none for so long, a probe's included, has stopped."""
+_TRIAL_LIMIT_SECONDS: Final = 5.0
+_SETTLE_SECONDS: Final = 0.02
+
+Verified = Callable[[GatewayError | None], None]
+"""Called with why a version is not READY; None when it is."""
 
 
 class VersionState:
@@ -33,10 +57,7 @@ class VersionState:
     def follow(self, servers: Sequence[TritonServer]) -> list[ServerVersion]:
         """Be on exactly these servers; the additions."""
         known = {one.server: one for one in self.on_servers}
-        name, version = self.model_name, self.version
-        self.on_servers = [
-            known.get(server) or ServerVersion(server, name, version, self) for server in servers
-        ]
+        self.on_servers = [known.get(server) or ServerVersion(server, self) for server in servers]
         self.refresh()
         return [one for one in self.on_servers if one.server not in known]
 
@@ -60,10 +81,9 @@ class VersionState:
                 one.is_hung = False
                 one.note(True)
 
-    def mark_unready(self, reason: str) -> None:
-        """Note that no server's version can answer."""
-        for one in self.on_servers:
-            one.note(False, reason)
+    async def probe(self, limit_seconds: float) -> list[GatewayError | None]:
+        """Ask every server now and note the answers; why each does not have the version READY."""
+        return await asyncio.gather(*(one.probe(limit_seconds) for one in self.on_servers))
 
     def choose(
         self, tried: tuple[ServerVersion, ...] = (), *, usable_only: bool = False
@@ -86,3 +106,151 @@ class VersionState:
         if best is not None or usable_only:
             return best
         return next((one for one in on_servers if one.is_possible and one not in tried), None)
+
+
+class ServerVersion:
+    """One version on one server.
+
+    Attributes:
+        is_ready: the server's word; None before it was first asked.
+        is_hung: whether it missed too many deadlines in a row, and no trial was answered since.
+        is_usable: whether requests may go to it; kept up to date by its state's `refresh`.
+        in_flight: inferences under way.
+        turn: when it was last chosen, in numbers that grow.
+    """
+
+    def __init__(self, server: TritonServer, state: VersionState) -> None:
+        self.server = server
+        self.is_ready: bool | None = None
+        self.is_hung = False
+        self.is_usable = False
+        self.confirmed_at: float | None = None
+        self.probed_at = 0.0
+        self.in_flight = 0
+        self.misses = 0
+        self.turn = 0
+        self._state = weakref.ref(state)
+        self._path = f"/v2/models/{state.model_name}/versions/{state.version}/ready"
+        self._name = f"{state.model_name} version {state.version}"
+        self._reason = "not yet confirmed with Triton"
+        self._trial: asyncio.Task[None] | None = None
+        self._unverified: list[Verified] = []
+        self._verification: asyncio.Task[None] | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether asking it may help although it does not count as usable."""
+        return not (self.is_hung or self.is_ready is False or self.server.is_silent)
+
+    @property
+    def reason(self) -> str:
+        """Why it is not usable."""
+        if self.server.problem is not None:
+            return self.server.problem
+        if self.is_hung:
+            return (
+                f"{MAX_MISSES} inferences in a row by {self._name} at {self.server.url} missed "
+                "their deadline; it is tried about once a second."
+            )
+        return self._reason
+
+    def note(self, ready: bool, reason: str | None = None) -> None:
+        """Note the server's word."""
+        self.is_ready = ready
+        if ready:
+            self.confirmed_at = monotonic()
+        else:
+            self._reason = reason or (
+                f"Triton at {self.server.url} does not have {self._name} READY."
+            )
+        self._refresh()
+
+    def note_answer(self) -> None:
+        """Note that it answered although it did not count as usable."""
+        self.is_hung = False
+        self.misses = 0
+        if self.is_ready is None:
+            self.is_ready = True
+        if self.server.is_silent:  # an answer ends silence, but not a shutdown
+            self.server.note_well()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        state = self._state()
+        if state is not None:
+            state.refresh()
+
+    async def probe(self, limit_seconds: float) -> GatewayError | None:
+        """Ask the server now, note the answer, and say why the version is not READY.
+
+        A question without an answer counts against the server only when nothing else was
+        answered either: a busy Triton may be slow to say that it is ready.
+        """
+        self.probed_at = monotonic()
+        try:
+            response = await self.server.get(self._path, limit_seconds)
+        except (DeadlineExceeded, BadUpstreamAnswer) as error:
+            # After a stall of this process what had arrived in time is read only now.
+            await asyncio.sleep(_SETTLE_SECONDS)
+            self._note_no_answer(error)
+            return error
+        except GatewayError as error:
+            self.server.note_problem(error.message)
+            return error
+        self.server.note_well()
+        self.note(response.status == 200)
+        return None if self.is_ready else VersionNotReady(self._reason)
+
+    def _note_no_answer(self, error: GatewayError) -> None:
+        server, now = self.server, monotonic()
+        silent, staleness = now - server.heard_at, server.staleness_seconds
+        if silent > staleness or (server.connections.busy and silent > SILENT_SECONDS):
+            server.note_problem(error.message, silent=True)
+        if self.confirmed_at is None or now - self.confirmed_at > staleness:
+            self.note(False, error.message)
+
+    def verify(self, done: Verified, limit_seconds: float) -> None:
+        """Ask whether the version is READY after all; calls made meanwhile share one question."""
+        self._unverified.append(done)
+        if self._verification is None:
+            self._verification = asyncio.create_task(self._verify(limit_seconds))
+
+    async def _verify(self, limit_seconds: float) -> None:
+        try:
+            while self._unverified:
+                waiting, self._unverified = self._unverified, []
+                error = await self.probe(limit_seconds)
+                for done in waiting:
+                    done(error)
+        finally:
+            self._verification = None
+
+    def miss(self) -> None:
+        """Note a deadline that an inference missed."""
+        self.misses += 1
+        if self.misses >= MAX_MISSES and not self.is_hung:
+            self.is_hung = True
+            log.warning("a version seems to hang", extra={"reason": self.reason})
+            self._refresh()
+            if self._trial is None or self._trial.done():
+                self._trial = asyncio.create_task(self._try())
+
+    async def _try(self) -> None:
+        """Find out whether the version answers again, until it does or nothing needs it."""
+        await asyncio.sleep(TRIAL_SECONDS)
+        while self.is_hung and (state := self._state()) is not None:
+            request = state.probe_request
+            del state  # nothing else may hold it
+            if request is None:
+                # The next request is the trial: one more miss, and it counts as hung again.
+                self.is_hung = False
+                self.misses = MAX_MISSES - 1
+                self._refresh()
+                return
+            with contextlib.suppress(GatewayError, TimeoutError):
+                async with asyncio.timeout(_TRIAL_LIMIT_SECONDS):
+                    response = await self.server.connections.fetch(request)
+                self.server.heard_at = monotonic()
+                if response.status in {200, 400}:
+                    self.note_answer()
+            await asyncio.sleep(TRIAL_SECONDS)

@@ -45,6 +45,7 @@ from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.cluster import TritonCluster
 from serving_gateway.triton.protocol import TritonModelMetadata, TritonTensorMetadata
+from serving_gateway.triton.version_state import VersionState
 
 SIGNATURE = Signature(
     (Feature("x", DType.FP32),), packed_input="features", feature_service="flowers"
@@ -92,7 +93,7 @@ class Played:
     def __init__(self, home: Path) -> None:
         settings = Settings(state_dir=home, model_name="m")
         metrics = Metrics().model("m")
-        tritons = TritonClientPool(connections=2, connect_seconds=1)
+        tritons = TritonClientPool(settings)
         self.metrics = metrics
         self.registry = PlayedRegistry()
         self.features = PlayedFeatures()
@@ -157,7 +158,7 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
         )
 
     monkeypatch.setattr(TritonCluster, "require_ready", answer)
-    monkeypatch.setattr(TritonCluster, "probe", answer)
+    monkeypatch.setattr(VersionState, "probe", answer)
     monkeypatch.setattr(TritonCluster, "metadata", metadata)
     monkeypatch.setattr(VersionClient, "warm_up", warm_up)
     return Played(tmp_path)

@@ -10,46 +10,18 @@ import pytest
 from serving_gateway import errors
 from serving_gateway.control.registry import MlflowRegistry
 from serving_gateway.errors import (
-    BadUpstreamAnswer,
     Conflict,
-    DeadlineExceeded,
     GatewayError,
     InferenceRefused,
-    Overloaded,
     RegistryUnavailable,
-    TritonUnavailable,
 )
 from serving_gateway.http.raw import error_body
-from serving_gateway.triton import exchange
-from serving_gateway.triton.server import translated
 
 
 def below(root: type[Exception]) -> Iterator[type[Exception]]:
     for kind in root.__subclasses__():
         yield kind
         yield from below(kind)
-
-
-TRANSLATIONS = {
-    exchange.ConnectFailed: TritonUnavailable,
-    exchange.ConnectionLost: TritonUnavailable,
-    exchange.TooManyConnections: Overloaded,
-    exchange.ResponseTimeout: DeadlineExceeded,
-    exchange.MalformedResponse: BadUpstreamAnswer,
-}
-
-
-def test_every_transport_failure_has_its_translation() -> None:
-    assert set(TRANSLATIONS) == set(below(exchange.TransportError))
-    for foreign, ours in TRANSLATIONS.items():
-        failure = (
-            exchange.ConnectionLost("why", answered=False)
-            if foreign is exchange.ConnectionLost
-            else foreign("why")
-        )
-        found = translated(failure, "http://t")
-        assert type(found) is ours
-        assert "why" in found.message
 
 
 def test_every_error_can_be_answered() -> None:

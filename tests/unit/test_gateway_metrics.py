@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving_gateway.contract import ShadowSide
 from serving_gateway.inference.codec import ModelOutput
-from serving_gateway.inference.shadow import ShadowStatistics, note
+from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import (
@@ -312,7 +312,7 @@ async def test_shadow_histograms_are_cumulative_and_whole() -> None:
     for number in range(10):
         ours = ModelOutput([1], [[0.9, 0.1]])
         theirs = ModelOutput([1 + number % 2], [[0.9 - number / 20, 0.1 + number / 20]])
-        note(page, ours, theirs, (number - 5) / 1000, [[1.0]])
+        page.note(ours, theirs, (number - 5) / 1000, [[1.0]])
     families = await scrape(metrics)
     rows = {s.labels["outcome"]: s.value for s in families["gateway_shadow_rows"].samples}
     assert rows == {"agreed": 5, "disagreed": 5}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, cast
 
-from serving_gateway.inference.prober import Probed, Prober
-from serving_gateway.inference.readiness import Observation
+from serving_gateway.inference.prober import Prober
 
 
 class Version:
@@ -20,9 +21,9 @@ class Version:
         self.probes: list[float] = []
         self.hangs = False
 
-    def observation(self) -> Observation:
-        at = self.confirmed_at
-        return Observation(self.ready, None, None if at is None else time.monotonic() - at)
+    @property
+    def age(self) -> float:
+        return time.monotonic() - (self.confirmed_at or -math.inf)
 
     async def probe(self) -> None:
         self.probes.append(time.monotonic())
@@ -34,7 +35,7 @@ class Version:
 
 @contextlib.asynccontextmanager
 async def probing(
-    versions: Callable[[], Iterable[tuple[Probed, bool]]], **options: float
+    versions: Callable[[], Iterable[tuple[Any, bool]]], **options: float
 ) -> AsyncIterator[Prober]:
     prober = Prober(interval=options.get("interval", 0.05), per_second=int(options.get("rate", 50)))
     task = asyncio.create_task(prober.run(versions))
@@ -86,7 +87,7 @@ async def test_an_inference_failure_probes_at_once_but_not_for_each_failure() ->
         before = len(version.probes)
         woken = time.monotonic()
         for _ in range(50):
-            prober.wake([version, other])
+            prober.wake(cast(Any, [version, other]))
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.05)
         elapsed = time.monotonic() - woken

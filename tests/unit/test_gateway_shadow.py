@@ -13,7 +13,6 @@ from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.shadow import (
     ShadowStatistics,
     largest_difference,
-    note,
     same,
     wilson,
 )
@@ -76,9 +75,9 @@ def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -
     ours = ModelOutput([1, 1, 1], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     theirs = ModelOutput([1, 2, 2], [[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
     rows = [[1.0], [2.0], [3.0]]
-    assert not note(page, ours, theirs, 0.004, rows)
-    assert not note(page, ours, theirs, -0.002, rows)
-    assert note(page, ours, ours, 0.001, rows)
+    assert not page.note(ours, theirs, 0.004, rows)
+    assert not page.note(ours, theirs, -0.002, rows)
+    assert page.note(ours, ours, 0.001, rows)
     found = ledger.summary("r", A, B, examples=True)
     assert (found.requests, found.rows, found.rows_agreed, found.since) == (3, 9, 5, clock())
     assert found.agreement == wilson(5, 9)
@@ -102,11 +101,11 @@ def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it()
     ledger = ShadowStatistics(2)
     former = ledger.open((A, B), clock)
     answers = ModelOutput([1], None)
-    note(former, answers, answers, 0.0, [[1.0]])
+    former.note(answers, answers, 0.0, [[1.0]])
     assert ledger.open((A, B), clock) is former
     assert ledger.summary("r", A, C, examples=True).requests == 0
     page = ledger.open((A, C), clock)
-    note(former, answers, answers, 0.0, [[1.0]])
-    assert page.comparison.requests == 0
+    former.note(answers, answers, 0.0, [[1.0]])
+    assert page.requests == 0
     assert ledger.summary("r", A, C, examples=True).agreement is None
     assert ledger.summary("r", A, None, examples=True).b is None

@@ -30,7 +30,7 @@ from serving_gateway.control.transitions import (
     without_variant,
 )
 from serving_gateway.errors import Conflict, GatewayError, InvalidInput, VariantUnavailable
-from serving_gateway.inference.readiness import NEVER_SEEN, Observation, readiness
+from serving_gateway.inference.readiness import readiness
 
 EMPTY = RoutingRecord(model_name="m")
 
@@ -205,29 +205,20 @@ def test_after_a_release_that_kept_no_switches_it_is_known_what_is_not() -> None
 
 
 @pytest.mark.parametrize(
-    ("observation", "draining", "ready"),
-    [
-        (Observation(ready=True, age_seconds=0.1), False, True),
-        (Observation(ready=True, age_seconds=0.1), True, False),
-        # An idle version is probed only in its turn.
-        (Observation(ready=True, age_seconds=30.0), False, True),
-        (Observation(ready=False, reason="gone", age_seconds=0.1), False, False),
-        (NEVER_SEEN, False, False),
-    ],
+    ("problem", "draining", "ready"),
+    [(None, False, True), (None, True, False), ("gone", False, False), ("gone", True, False)],
 )
-def test_readiness_is_variant_a_confirmed(
-    observation: Observation, draining: bool, ready: bool
-) -> None:
-    judged = readiness(1, observation, draining=draining, record_problem=None)
+def test_readiness_is_variant_a_confirmed(problem: str | None, draining: bool, ready: bool) -> None:
+    judged = readiness(1, problem, draining=draining, record_problem=None)
     assert judged.ready is ready
     assert bool(judged.reasons) is not ready
+    assert ("gone" in str(judged.reasons)) is (problem is not None)
 
 
 def test_a_store_in_trouble_does_not_make_an_effective_a_unready() -> None:
-    seen = Observation(ready=True, age_seconds=0)
     down = "the store is down"
-    assert readiness(1, seen, draining=False, record_problem=down).ready
-    nothing = readiness(None, NEVER_SEEN, draining=False, record_problem=down)
+    assert readiness(1, None, draining=False, record_problem=down).ready
+    nothing = readiness(None, None, draining=False, record_problem=down)
     assert down in nothing.reasons[0]
 
 

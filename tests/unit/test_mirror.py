@@ -39,10 +39,10 @@ async def test_copy_has_the_rows_of_the_request_and_its_answer_is_compared(
 ) -> None:
     told = await predicted(plane, 1.5, 2.5)
     assert told["variant"] == "A"
-    await eventually(lambda: plane.ledger.page.comparison.requests == 1)
+    await eventually(lambda: plane.ledger.page.requests == 1)
     ours, theirs = plane.triton.model.seen
     assert ours.inputs == theirs.inputs
-    comparison = plane.ledger.page.comparison
+    comparison = plane.ledger.page
     assert (comparison.rows, comparison.agreed) == (2, 0), "the label is the version"
     assert counts(plane) == {"disagreed": 1}
 
@@ -52,10 +52,10 @@ async def test_copies_go_together_and_are_compared_row_by_row(tmp_path: Path) ->
         plane.route(MIRROR, A=1, B=1)
         for first in (1.0, 2.0, 3.0):
             await predicted(plane, first)
-        await eventually(lambda: plane.ledger.page.comparison.requests == 3)
+        await eventually(lambda: plane.ledger.page.requests == 3)
         assert [one.rows for one in plane.triton.model.seen] == [1, 1, 1, 3]
         # The second score is the rows of the whole inference, so that only the labels agree.
-        assert plane.ledger.page.comparison.agreed == 3
+        assert plane.ledger.page.agreed == 3
 
 
 @pytest.mark.parametrize("problem", [TritonUnavailable("gone"), BadUpstreamAnswer("odd")])
@@ -66,10 +66,10 @@ async def test_copy_that_fails_is_counted_and_the_next_one_is_made(
     for count in (1, 2):
         assert (await predicted(plane, 1.0))["predictions"] == [1]
         await eventually(lambda count=count: plane.ledger.page.failed == count)  # type: ignore[misc]
-    assert plane.ledger.page.comparison.requests == 0
+    assert plane.ledger.page.requests == 0
     plane.triton.errors.clear()
     await predicted(plane, 1.0)
-    await eventually(lambda: plane.ledger.page.comparison.requests == 1)
+    await eventually(lambda: plane.ledger.page.requests == 1)
 
 
 async def test_only_the_copies_that_do_not_fit_fail(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ async def test_only_the_copies_that_do_not_fit_fail(tmp_path: Path) -> None:
             await predicted(plane, first)
         plane.triton.model.refused.add(2.0)
         page = plane.ledger.page
-        await eventually(lambda: page.comparison.requests + page.failed == 3)
-        assert (page.comparison.requests, page.failed) == (2, 1)
+        await eventually(lambda: page.requests + page.failed == 3)
+        assert (page.requests, page.failed) == (2, 1)
 
 
 async def test_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next(
@@ -92,8 +92,8 @@ async def test_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next(
     former = plane.ledger.page
     page = plane.ledger.open((ShadowSide("m", 1, "r"), ShadowSide("m", 3, "r")), lambda: "now")
     plane.triton.calls[-1].answer()
-    await eventually(lambda: former.comparison.requests == 1)
-    assert page.comparison.requests == 0
+    await eventually(lambda: former.requests == 1)
+    assert page.requests == 0
     assert plane.ledger.page is page
 
 
@@ -104,12 +104,12 @@ async def test_late_answer_of_a_former_generation_leaves_the_present_page_alone(
     late = plane.predict(b'{"data":[[1,0]]}')
     plane.route(MIRROR, A=3, B=2)
     await predicted(plane, 1.0)
-    await eventually(lambda: plane.ledger.page.comparison.requests == 1)
+    await eventually(lambda: plane.ledger.page.requests == 1)
     page = plane.ledger.page
     plane.triton.calls[0].answer()
     await late
     assert plane.ledger.page is page
-    assert page.comparison.requests == 1
+    assert page.requests == 1
 
 
 async def test_a_slow_b_delays_nothing_and_holds_a_bounded_number_of_copies(

@@ -19,14 +19,14 @@ from serving_gateway.errors import (
     VariantUnavailable,
     VersionNotReady,
 )
+from serving_gateway.settings import Settings
 from serving_gateway.triton import cluster as cluster_module
 from serving_gateway.triton import connections as connections_module
 from serving_gateway.triton import inference_call as call_module
-from serving_gateway.triton import server_version as view_module
+from serving_gateway.triton import version_state as view_module
 from serving_gateway.triton.cluster import TritonCluster
-from serving_gateway.triton.exchange import TritonResponse
+from serving_gateway.triton.exchange import ConnectFailed, TritonResponse
 from serving_gateway.triton.inference_call import InferenceCall
-from serving_gateway.triton.server import ServerLimits
 from serving_gateway.triton.version_state import VersionState
 from tests.servers import LOOPBACK, free_port
 from tests.stub_triton import StubTriton, run_stub
@@ -60,7 +60,7 @@ class Client:
             ended.set_result(outcome)
 
         call = self.cluster.infer(
-            "m", 1, request(body), loop.time() + 5, done, repeatable=repeatable
+            self.state, request(body), loop.time() + 5, done, repeatable=repeatable
         )
         assert not ended.done(), "never called back before infer returns"
         return call, ended
@@ -82,7 +82,7 @@ class Client:
         return self.state.ready
 
     async def probe(self) -> VersionState:
-        await self.cluster.probe("m", 1, LIMIT)
+        await self.state.probe(LIMIT)
         return self.state
 
 
@@ -102,8 +102,7 @@ async def make() -> AsyncIterator[MakeCluster]:
 
     def make(*urls: str, servers_url: str | None = None, staleness: float = 3) -> TritonCluster:
         listed = ",".join(urls) if len(urls) > 1 else servers_url
-        limits = ServerLimits(idle=16, connect_seconds=1, staleness_seconds=staleness)
-        made.append(TritonCluster(urls[0], limits, servers_url=listed))
+        made.append(TritonCluster(urls[0], Settings(staleness_seconds=staleness), listed))
         return made[-1]
 
     yield make
@@ -176,7 +175,7 @@ async def test_a_closed_port_is_reported_at_once(
     client = Client(make(url, servers_url=url if is_listed else None))
     started = time.monotonic()
     outcomes = await client.many(count)
-    assert {type(one) for one in outcomes} == {TritonUnavailable}
+    assert {type(one) for one in outcomes} == {ConnectFailed}
     assert time.monotonic() - started < 1 + count / 50  # 5 s when nothing notices
 
 
@@ -349,7 +348,7 @@ async def test_a_callback_that_raises_is_logged_and_hears_of_an_error(
             raise UnicodeDecodeError("utf-8", b"\xc3", 0, 1, "cut")
 
     for count in (1, 2):
-        alone.cluster.infer("m", 1, request(), asyncio.get_running_loop().time() + 5, done)
+        alone.cluster.infer(alone.state, request(), asyncio.get_running_loop().time() + 5, done)
         await eventually(partial(has, 2 * count))
         assert isinstance(outcomes[-1], BadUpstreamAnswer)
     assert "could not be processed" in caplog.text

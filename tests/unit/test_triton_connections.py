@@ -14,16 +14,14 @@ from typing import cast
 import pytest
 import uvloop
 
-from serving_gateway.triton import connection as connection_module
+from serving_gateway.errors import BadUpstreamAnswer, GatewayError, Overloaded
 from serving_gateway.triton import connections as module
+from serving_gateway.triton import exchange as exchange_module
 from serving_gateway.triton.connections import Connections
 from serving_gateway.triton.exchange import (
     ConnectFailed,
     ConnectionLost,
     Exchange,
-    MalformedResponse,
-    TooManyConnections,
-    TransportError,
     TritonResponse,
 )
 from tests.servers import LOOPBACK, free_port
@@ -42,7 +40,7 @@ class Recorded(Exchange):
 
     def __init__(self, request: bytes = INFER) -> None:
         super().__init__(request)
-        self.ended: asyncio.Future[TritonResponse | TransportError] = (
+        self.ended: asyncio.Future[TritonResponse | GatewayError] = (
             asyncio.get_running_loop().create_future()
         )
         self.ends = 0
@@ -50,10 +48,10 @@ class Recorded(Exchange):
     def on_response(self, response: TritonResponse) -> None:
         self.end(response)
 
-    def on_failure(self, error: TransportError) -> None:
+    def on_failure(self, error: GatewayError) -> None:
         self.end(error)
 
-    def end(self, result: TritonResponse | TransportError) -> None:
+    def end(self, result: TritonResponse | GatewayError) -> None:
         self.ends += 1
         self.ended.set_result(result)
 
@@ -62,9 +60,9 @@ class Recorded(Exchange):
         assert isinstance(result, TritonResponse), result
         return result
 
-    async def failure(self) -> TransportError:
+    async def failure(self) -> GatewayError:
         result = await asyncio.wait_for(self.ended, 5)
-        assert isinstance(result, TransportError)
+        assert isinstance(result, GatewayError)
         return result
 
     async def loss(self) -> ConnectionLost:
@@ -115,7 +113,7 @@ class Raw(asyncio.Protocol):
         self.transport.write(self.answer)
 
 
-async def raw(*parts: bytes, times: int = 1) -> list[TritonResponse | TransportError]:
+async def raw(*parts: bytes, times: int = 1) -> list[TritonResponse | GatewayError]:
     """What exchanges one after the other end with, when a server answers so."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Raw(b"".join(parts)), LOOPBACK, 0)
@@ -174,7 +172,7 @@ async def test_an_old_connection_is_not_used_even_before_it_is_swept(
     stub: StubTriton, pool: Connections
 ) -> None:
     await exchange(pool)
-    for connection in pool._connections:
+    for connection in pool.open:
         connection.opened_at -= 100
     await exchange(pool)
     assert stub.opened == 2
@@ -207,7 +205,7 @@ async def test_connections_beyond_the_cap_are_refused(
     one_more = Recorded()
     pool.start(one_more)
     assert not one_more.ended.done(), "callbacks come later"
-    assert isinstance(await one_more.failure(), TooManyConnections)
+    assert isinstance(await one_more.failure(), Overloaded)
 
 
 async def test_a_refused_connection_fails_its_own_exchange_alone(stub: StubTriton) -> None:
@@ -349,17 +347,17 @@ def test_a_connection_closed_as_soon_as_it_is_accepted_fails_the_exchange_at_onc
 )
 async def test_bytes_that_are_not_http_end_the_exchange(answer: bytes) -> None:
     (error,) = await raw(answer)
-    assert isinstance(error, MalformedResponse)
+    assert isinstance(error, BadUpstreamAnswer)
 
 
 async def test_a_response_over_the_limit_ends_the_exchange(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_module, "MAX_RESPONSE_BYTES", 10)
+    monkeypatch.setattr(exchange_module, "MAX_RESPONSE_BYTES", 10)
     for size in (19, 20):
         body = b"x" * size
         (error,) = await raw(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", body)
-        assert isinstance(error, MalformedResponse)
+        assert isinstance(error, BadUpstreamAnswer)
 
 
 async def test_what_precedes_the_response_is_skipped() -> None:
@@ -440,7 +438,7 @@ async def test_connections_are_kept_alive_by_the_kernel(
     pool: Connections, stub: StubTriton
 ) -> None:
     await exchange(pool)
-    (connection,) = pool._connections
+    (connection,) = pool.open
     assert connection._transport is not None
     made = connection._transport.get_extra_info("socket")
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
