@@ -7,11 +7,10 @@ from serving_gateway.contract.struct import Struct
 
 
 class ReloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /variant/{alias}/reload`; every field is optional.
+    """Body of `POST /variant/{alias}/reload`.
 
-    A named `version` without a `mode` is an operator's choice and pins the variant. The
-    pipeline names `mode: ssot`; it is refused (409) while the variant is pinned, unless
-    `unpin` says that this is meant.
+    A named `version` without a `mode` is an operator's choice and pins the variant. The pipeline
+    names `mode: ssot`; it is refused (409) while the variant is pinned, unless `unpin` is set.
     """
 
     version: int | None = None
@@ -19,7 +18,6 @@ class ReloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
     mode: Mode | None = None
     unpin: bool = False
     reason: str | None = None
-    """Why, for the record; shown by `GET /models`."""
     feature_contract: str | None = None
     """Refuse (409) a version whose recorded signature has another digest than this one."""
 
@@ -55,7 +53,7 @@ class TrafficRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RollbackRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /variant/{alias}/rollback`; every field is optional."""
+    """Body of `POST /variant/{alias}/rollback`."""
 
     version: int | None = None
     """Where to go: any registered version that is READY; None is the version before."""
@@ -77,13 +75,11 @@ class ClearResponse(Struct, frozen=True):
     status: str
     variant: str
     version: int | None
-    """The one that it had; null when it had none."""
     generation: int
     changed: bool
     traffic_turned_off: bool
     """Whether the variant had a share of the traffic, which went with it."""
     traffic: Traffic
-    """The policy that holds now."""
 
 
 class RemovalResponse(Struct, frozen=True):
@@ -92,7 +88,6 @@ class RemovalResponse(Struct, frozen=True):
     status: str
     model_name: str
     generation: int
-    """The one that removed it; a later reload goes on from there."""
     versions: dict[str, int]
     """What its variants routed to."""
     changed: bool

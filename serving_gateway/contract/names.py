@@ -39,10 +39,10 @@ def is_model_name(name: str) -> bool:
 def check_model_name(name: str) -> str:
     """Return `name` when it may name an MLflow model and a Triton directory alike.
 
+    Path parts, leading digits (Triton reads them as a version) and look-alike letters may not.
+
     Raises:
-        ValueError: for anything but an ASCII letter followed by up to 99 letters, digits,
-            underscores and hyphens. That rules out path parts, leading digits (which Triton
-            would read as a version) and look-alike letters.
+        ValueError: it may not.
     """
     if not is_model_name(name):
         raise ValueError(

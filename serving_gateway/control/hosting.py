@@ -107,20 +107,16 @@ class Hosting:
         return found
 
     def answering(self, model_name: str) -> HostedModel:
-        """The hosted model whose variants answer for a model of Triton.
-
-        That is the one of that name or, where variant B routes to a model of another name,
-        the one that B belongs to.
+        """The hosted model of that name, or whose variant B routes to a Triton model of that name.
 
         Raises:
-            NotFound: no variant routes to it.
+            NotFound, VariantUnavailable: as for `plane`.
         """
-        if model_name in self._models:
-            return self._models[model_name]
-        for model in self._models.values():
-            for target in model.router.table.targets.values():
-                if target.model_name == model_name:
-                    return model
+        if model_name not in self._models:
+            for model in self._models.values():
+                for target in model.router.table.targets.values():
+                    if target.model_name == model_name:
+                        return model
         return self.plane(model_name)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
@@ -129,10 +125,10 @@ class Hosting:
         return {} if model is None else model.router.still_served()
 
     def readiness(self) -> ReadyStatus:
-        """Whether this replica should get traffic.
+        """Whether this replica should get traffic: once it has read and probed every record.
 
-        It should once it has read and probed every record. A model that cannot answer is listed,
-        and answers 503 for itself: taking the replica out would take the others down with it.
+        A model that cannot answer is listed, and answers 503 for itself: taking the replica out
+        would take the others down with it.
         """
         reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
         if (pending := self._pending()) is not None:
@@ -154,10 +150,10 @@ class Hosting:
             for target in router.table.targets.values():
                 yield target.client, urgent
 
-    def holder(self, model_name: str) -> Router | None:
-        """What routes a model; None when it is not hosted."""
+    def record(self, model_name: str) -> RoutingRecord | None:
+        """What a model is routed by, generation 0 before there was one; None: not hosted."""
         model = self._models.get(model_name)
-        return None if model is None else model.router
+        return None if model is None else model.router.record
 
     @contextlib.asynccontextmanager
     async def opened(self, model_name: str) -> AsyncIterator[HostedModel]:
@@ -167,59 +163,71 @@ class Hosting:
             InvalidInput: that can be no model's name.
             Conflict: as many models as may be are hosted already.
         """
-        if model_name in self._models:
-            yield self._models[model_name]
-            return
         try:
             check_model_name(model_name)
         except ValueError as error:
             raise InvalidInput(f"{error}.", field="model_name", code="bad_model_name") from error
-        async with self._lock(model_name):
+        async with self._alone_if_new(model_name):
             if model_name in self._models:
                 yield self._models[model_name]
                 return
-            self._check_room(model_name)
-            self._opening.add(model_name)
-            model = self._build(model_name)
-            try:
+            if not self._has_room():
+                raise Conflict(
+                    f"The gateway hosts {len(self._models)} models, as many as GATEWAY_MAX_MODELS "
+                    f"allows; {model_name!r} is not taken.",
+                    code="too_many_models",
+                )
+            with self._open(model_name) as model:
                 with contextlib.suppress(StoreUnavailable):  # the change itself says so
                     await model.router.follow(await self._store.read(model_name))
                 yield model
-            finally:
-                self._opening.discard(model_name)
-                if model.router.still_served():
-                    self._add(model)
-                else:
-                    self._forget(model_name)
 
-    async def host(self, record: RoutingRecord) -> None:
-        """Host a model by a record that another replica, or this one in the past, wrote."""
+    async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
+        """Route a model by what another replica, or this one in the past, wrote (`Router.follow`).
+
+        A first reload that is under way here adopts what it writes itself.
+        """
         name = record.model_name
-        if self._lock(name).locked():
-            return  # a first reload is under way here, and adopts what it writes
-        async with self._lock(name):
-            if (hosted := self._models.get(name)) is not None:
-                await hosted.router.follow(record)
+        lock = self._locks.get(name)
+        if name not in self._models and lock is not None and lock.locked():
+            return
+        async with self._alone_if_new(name):
+            if name in self._models:
+                await self._models[name].router.follow(record, instead_of=instead_of)
                 return
-            if not self._has_room():
-                if name not in self._elsewhere:
-                    log.error(
-                        "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
-                        extra={"model": name},
-                    )
-                self._elsewhere.add(name)
-                return
-            self._opening.add(name)
-            model = self._build(name)
-            try:
-                await model.router.follow(record)
-            except BaseException:
-                self._elsewhere.add(name)
-                self._forget(name)
-                raise
-            finally:
-                self._opening.discard(name)
-            self._add(model)
+            is_new = name not in self._elsewhere
+            self._elsewhere.add(name)
+            if self._has_room():
+                with self._open(name) as model:
+                    await model.router.follow(record)
+                    self._add(model)
+            elif is_new:
+                log.error(
+                    "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
+                    extra={"model": name},
+                )
+
+    @contextlib.asynccontextmanager
+    async def _alone_if_new(self, model_name: str) -> AsyncIterator[None]:
+        if model_name in self._models:
+            yield
+            return
+        async with self._locks.setdefault(model_name, asyncio.Lock()):
+            yield
+
+    @contextlib.contextmanager
+    def _open(self, model_name: str) -> Iterator[HostedModel]:
+        """A new model, which stays hosted if it then has a record."""
+        self._opening.add(model_name)
+        model = self._build(model_name)
+        try:
+            yield model
+        finally:
+            self._opening.discard(model_name)
+            if model.router.still_served() and model_name not in self._models:
+                self._add(model)
+            elif model_name not in self._models:
+                self._forget(model_name)
 
     async def unhost(self, model_name: str) -> None:
         """Stop hosting a model that was removed; the default one stays, without a version."""
@@ -233,18 +241,10 @@ class Hosting:
     async def remove(
         self, model_name: str, *, force: bool, by: str, reason: str | None
     ) -> RemovalResponse:
-        """Remove a model from all replicas.
-
-        Args:
-            model_name: the model.
-            force: remove it even if A had traffic within the last minute.
-            by: who asks, for the record.
-            reason: why, for the record.
+        """Remove a model from all replicas; see `ControlPlane.remove`.
 
         Raises:
             NotFound: the model is not hosted.
-            Conflict: A had traffic within the last minute.
-            Unavailable: the store cannot be written.
         """
         control = self.plane(model_name).control_plane
         done = await control.remove(force=force, by=by, reason=reason)
@@ -263,14 +263,3 @@ class Hosting:
 
     def _has_room(self) -> bool:
         return len(self._models) + len(self._opening) < self._limit
-
-    def _check_room(self, model_name: str) -> None:
-        if not self._has_room():
-            raise Conflict(
-                f"The gateway hosts {len(self._models)} models, as many as GATEWAY_MAX_MODELS "
-                f"allows; {model_name!r} is not taken.",
-                code="too_many_models",
-            )
-
-    def _lock(self, model_name: str) -> asyncio.Lock:
-        return self._locks.setdefault(model_name, asyncio.Lock())

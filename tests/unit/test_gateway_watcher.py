@@ -16,9 +16,9 @@ from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.records import Stored
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.snapshot import Snapshots
-from serving_gateway.replication.store import Stored
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.telemetry.counters import LabelledCounts
 
@@ -61,16 +61,18 @@ class Models:
     def names(self) -> tuple[str, ...]:
         return tuple(self.hosted)
 
-    def holder(self, model_name: str) -> Holder | None:
-        return self.hosted.get(model_name)
+    def record(self, model_name: str) -> RoutingRecord | None:
+        holder = self.hosted.get(model_name)
+        return None if holder is None else holder.record
 
-    async def host(self, record: RoutingRecord) -> None:
+    async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
         if record.reason == "cannot be hosted":
             raise RuntimeError(record.reason)
-        self.hosted.setdefault(record.model_name, Holder(record))
+        holder = self.hosted.setdefault(record.model_name, Holder(record))
+        await holder.follow(record, instead_of=instead_of)
 
     async def unhost(self, model_name: str) -> None:
-        del self.hosted[model_name]
+        self.hosted.pop(model_name, None)
 
     def generations(self) -> dict[str, int]:
         return {name: holder.record.generation for name, holder in self.hosted.items()}
@@ -297,7 +299,7 @@ async def test_a_subscription_that_swallowed_a_cancellation_ends_too() -> None:
             await forever()
 
     store: Any = object.__new__(RedisStore)
-    store._connection = SimpleNamespace(pause_seconds=0)
+    store._connection = SimpleNamespace(pause_seconds=0, failures=(EOFError,))
     store._listen = listen
     task = asyncio.create_task(store.follow(lambda _: None))
     await listening.wait()
