@@ -336,4 +336,9 @@ def store_from(settings: Settings) -> RoutingStore:
     """The routing store that the settings name; nothing is connected yet."""
     if settings.redis_url is None:
         return FileStore(settings.state_dir)
-    return RedisStore(RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds))
+    connection = RedisConnection(
+        settings.redis_url,
+        limit_seconds=settings.store_seconds,
+        pause_seconds=min(1.0, settings.watch_seconds),
+    )
+    return RedisStore(connection)

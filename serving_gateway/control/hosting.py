@@ -92,19 +92,18 @@ class Hosting:
             NotFound: the model is not hosted.
             VariantUnavailable: other replicas host it, and this one does not yet, or no more.
         """
-        found = self._models.get(model_name)
-        if found is None and model_name in self._elsewhere:
+        if (found := self._models.get(model_name)) is not None:
+            return found
+        if model_name in self._elsewhere:
             raise VariantUnavailable(
                 f"This replica does not host {model_name!r} yet; others do.",
                 code="model_not_open",
             )
-        if found is None:
-            raise NotFound(
-                f"The gateway does not host {model_name!r}; it hosts {', '.join(self.names)}. A "
-                "model is hosted from its first reload on.",
-                code="unknown_model",
-            )
-        return found
+        raise NotFound(
+            f"The gateway does not host {model_name!r}; it hosts {', '.join(self.names)}. A "
+            "model is hosted from its first reload on.",
+            code="unknown_model",
+        )
 
     def answering(self, model_name: str) -> HostedModel:
         """The hosted model of that name, or whose variant B routes to a Triton model of that name.
@@ -161,7 +160,7 @@ class Hosting:
 
         Raises:
             InvalidInput: that can be no model's name.
-            Conflict: as many models as may be are hosted already.
+            Conflict: `limit` models are hosted already.
         """
         try:
             check_model_name(model_name)
@@ -224,10 +223,11 @@ class Hosting:
             yield model
         finally:
             self._opening.discard(model_name)
-            if model.router.still_served() and model_name not in self._models:
-                self._add(model)
-            elif model_name not in self._models:
-                self._forget(model_name)
+            if model_name not in self._models:
+                if model.router.still_served():
+                    self._add(model)
+                else:
+                    self._forget(model_name)
 
     async def unhost(self, model_name: str) -> None:
         """Stop hosting a model that was removed; the default one stays, without a version."""

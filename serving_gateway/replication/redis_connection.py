@@ -87,6 +87,10 @@ class RedisConnection:
         except self.failures as error:
             raise StoreUnavailable(f"{self.where} refuses: {str(error).rstrip('.')}.") from error
 
+    def resume(self) -> None:
+        """Ask again at once: Redis answers."""
+        self._refused_until = 0.0
+
     async def aclose(self) -> None:
         """Close all connections."""
         with contextlib.suppress(*self.failures):

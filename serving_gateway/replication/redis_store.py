@@ -267,6 +267,7 @@ class RedisStore:
                         channel: str = message["channel"].decode(errors="replace")
                         changed(channel.removeprefix("gateway:{").removesuffix("}:changed"))
                     elif message["type"] == "psubscribe":
+                        self._connection.resume()
                         changed("")
                 elif asked:
                     return

@@ -84,7 +84,13 @@ class Watcher:
         """Why not every record was read and probed once; None when each was."""
         if self._first_pass.is_set():
             return None
-        return self._problem or "the routing records are still being read and their versions probed"
+        if self._problem is None:
+            return "the routing records are still being read and their versions probed"
+        return (
+            "what is in production is not known here: the routing store was not read since the "
+            f"start, and there is no snapshot to resume from. {self._problem} The replica becomes "
+            "ready by itself once the store answers"
+        )
 
     async def first_pass(self) -> None:
         """Wait until each record was read and probed once."""

@@ -29,7 +29,7 @@ from serving_gateway.contract import (
 from serving_gateway.control import verification
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.record_writer import RecordWriter
-from serving_gateway.control.registry import Registered
+from serving_gateway.control.registry import Registered, Registry
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.inference.readiness import Lifecycle
@@ -51,7 +51,7 @@ SIGNATURE = Signature(
 )
 
 
-class PlayedRegistry:
+class PlayedRegistry(Registry):
     """Knows versions 1 to 3, unless it is down."""
 
     def __init__(self) -> None:

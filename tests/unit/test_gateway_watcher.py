@@ -216,11 +216,16 @@ async def test_without_the_store_models_come_from_snapshots(world: World) -> Non
 async def test_without_the_store_and_snapshots_the_replica_stays_pending(world: World) -> None:
     world.store.is_down = True
     async with running(world):
-        await asyncio.sleep(0.1)
-        assert world.watcher.pending == "the store is down"
+        await settles(lambda: world.watcher.problem("m"), "the problem is seen")
+        pending = world.watcher.pending or ""
+        assert "what is in production is not known here" in pending
+        assert "there is no snapshot to resume from. the store is down" in pending
+        assert world.models.generations() == {}
+        await put(world.store, record("m", 3))
         world.store.is_down = False
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.watcher.pending is None
+        assert world.models.generations() == {"m": 3}
 
 
 async def test_a_store_that_lost_everything_while_no_replica_was_up_gets_it_back(
