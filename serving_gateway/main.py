@@ -257,7 +257,7 @@ def _hosted_model(
         shared.lifecycle,
         metrics,
         shared.queue_budget,
-        record_problem=lambda: watcher.problem(model_name) or watcher.pending,
+        record_problem=lambda: watcher.pending or watcher.problem(model_name),
         on_adopt=adopted,
         on_services=None if features is None else features.expect,
     )

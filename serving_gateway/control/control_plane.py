@@ -51,15 +51,6 @@ class ControlPlane:
     All changes raise `NotFound` for an unknown variant, `Conflict` when the rules or the state of
     a version forbid them, `GenerationConflict` when another change came first, and `Unavailable`
     when Triton, the run of a version or the store is out of reach. Then nothing has changed.
-
-    Args:
-        settings: addresses and limits.
-        router: this replica's table.
-        writer: reads and writes the record.
-        heartbeat: knows which variants have traffic on other replicas.
-        registry: knows the run and the signature of a version; None when there is none.
-        metrics: counts the changes.
-        features: looks features up; None where that is switched off.
     """
 
     def __init__(
@@ -87,11 +78,10 @@ class ControlPlane:
             record = await self._writer.current()
             upstream = verifier.upstream(alias)
             ready = await verifier.ready_versions(upstream)
-            choice = transitions.choose(record, alias, request, ready)
-            version = choice.version
+            version, mode = choice = transitions.choose(record, alias, request, ready)
             await verifier.require_among(ready, upstream, version)
             slot = await resolve_slot(
-                self._registry, record, upstream, version, choice.mode, request.run_id
+                self._registry, record, upstream, version, mode, request.run_id
             )
             check_contract(request.feature_contract, slot, upstream.model_name)
             client = await verifier.verify(slot)
@@ -111,7 +101,7 @@ class ControlPlane:
 
             done, changed = await self._writer.commit(change, by, request.reason)
             del client  # held until it was adopted, so that it is the one that is routed to
-        return _response(alias, done, record, changed, choice.others)
+        return _response(alias, done, record, changed, ready)
 
     async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         """Move a variant back to the version before, or to a named one; it is then pinned."""
@@ -141,8 +131,7 @@ class ControlPlane:
             reason = request.reason or "rollback"
             done, changed = await self._writer.commit(change, by, reason)
             del client  # as above
-        others = tuple(version for version in ready if version != slot.version)
-        return _response(alias, done, record, changed, others)
+        return _response(alias, done, record, changed, ready)
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy.
@@ -267,7 +256,7 @@ def _changed_while_verified(alias: str, version: int) -> GenerationConflict:
 
 
 def _response(
-    alias: str, done: RoutingRecord, before: RoutingRecord, changed: bool, others: tuple[int, ...]
+    alias: str, done: RoutingRecord, before: RoutingRecord, changed: bool, ready: tuple[int, ...]
 ) -> ReloadResponse:
     slot, held = done.variants[alias], before.variants.get(alias)
     return ReloadResponse(
@@ -280,5 +269,5 @@ def _response(
         generation=done.generation,
         previous_version=None if held is None else held.version,
         changed=changed,
-        other_ready_versions=others,
+        other_ready_versions=tuple(version for version in ready if version != slot.version),
     )

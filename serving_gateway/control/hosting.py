@@ -50,10 +50,10 @@ class Hosting:
     Args:
         default: the model of the unprefixed paths; hosted from the start.
         build: makes what a model name needs; nothing runs yet.
-        store: where routing records are kept.
-        lifecycle: whether the process is about to end.
-        pending: why not every record was read and probed once; None when each was.
-        forget: drops the counts of a model that is no longer hosted.
+        store: has the records of models that are opened.
+        lifecycle: of the process.
+        pending: why not every record was read and probed once, if so.
+        forget: drops the counts of a model.
         limit: most models at one time.
     """
 
@@ -106,11 +106,7 @@ class Hosting:
         )
 
     def answering(self, model_name: str) -> HostedModel:
-        """The hosted model of that name, or whose variant B routes to a Triton model of that name.
-
-        Raises:
-            NotFound, VariantUnavailable: as for `plane`.
-        """
+        """As `plane`, or the hosted model whose variant B routes to a Triton model of that name."""
         if model_name not in self._models:
             for model in self._models.values():
                 for target in model.router.table.targets.values():
@@ -126,8 +122,7 @@ class Hosting:
     def readiness(self) -> ReadyStatus:
         """Whether this replica should get traffic: once it has read and probed every record.
 
-        A model that cannot answer is listed, and answers 503 for itself: taking the replica out
-        would take the others down with it.
+        A model that cannot answer does not take the replica out, and the others down with it.
         """
         reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
         if (pending := self._pending()) is not None:
@@ -166,7 +161,7 @@ class Hosting:
             check_model_name(model_name)
         except ValueError as error:
             raise InvalidInput(f"{error}.", field="model_name", code="bad_model_name") from error
-        async with self._alone_if_new(model_name):
+        async with self._locks.setdefault(model_name, asyncio.Lock()):
             if model_name in self._models:
                 yield self._models[model_name]
                 return
@@ -187,32 +182,28 @@ class Hosting:
         A first reload that is under way here adopts what it writes itself.
         """
         name = record.model_name
-        lock = self._locks.get(name)
-        if name not in self._models and lock is not None and lock.locked():
-            return
-        async with self._alone_if_new(name):
-            if name in self._models:
-                await self._models[name].router.follow(record, instead_of=instead_of)
-                return
-            is_new = name not in self._elsewhere
-            self._elsewhere.add(name)
-            if self._has_room():
-                with self._open(name) as model:
-                    await model.router.follow(record)
-                    self._add(model)
-            elif is_new:
-                log.error(
-                    "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
-                    extra={"model": name},
-                )
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        if name not in self._models and not lock.locked():
+            async with lock:
+                if name not in self._models:
+                    await self._host_new(record)
+                    return
+        if name in self._models:
+            await self._models[name].router.follow(record, instead_of=instead_of)
 
-    @contextlib.asynccontextmanager
-    async def _alone_if_new(self, model_name: str) -> AsyncIterator[None]:
-        if model_name in self._models:
-            yield
-            return
-        async with self._locks.setdefault(model_name, asyncio.Lock()):
-            yield
+    async def _host_new(self, record: RoutingRecord) -> None:
+        name = record.model_name
+        is_news = name not in self._elsewhere
+        self._elsewhere.add(name)
+        if self._has_room():
+            with self._open(name) as model:
+                await model.router.follow(record)
+                self._add(model)
+        elif is_news:
+            log.error(
+                "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
+                extra={"model": name},
+            )
 
     @contextlib.contextmanager
     def _open(self, model_name: str) -> Iterator[HostedModel]:
@@ -241,11 +232,7 @@ class Hosting:
     async def remove(
         self, model_name: str, *, force: bool, by: str, reason: str | None
     ) -> RemovalResponse:
-        """Remove a model from all replicas; see `ControlPlane.remove`.
-
-        Raises:
-            NotFound: the model is not hosted.
-        """
+        """Remove a model from all replicas; see `ControlPlane.remove`."""
         control = self.plane(model_name).control_plane
         done = await control.remove(force=force, by=by, reason=reason)
         await self.unhost(model_name)

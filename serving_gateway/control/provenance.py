@@ -58,7 +58,9 @@ async def resolve_slot(
         source = "registry"
     elif held is not None or claimed is not None:
         source = "record" if claimed is None else "caller"
-        found = Registered(claimed or "") if held is None else _registered(held)
+        found = Registered(claimed or "")
+        if held is not None:
+            found = Registered(held.run_id, held.signature, held.lineage)
     else:
         raise Unavailable(
             f"The run that made {which} is not known: {problem}. Name the run_id in the request, "
@@ -101,10 +103,6 @@ def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
             "registered with and what the feature store has.",
             code="feature_contract_mismatch",
         )
-
-
-def _registered(slot: Slot) -> Registered:
-    return Registered(slot.run_id, slot.signature, slot.lineage)
 
 
 def _on_record(record: RoutingRecord, model_name: str, version: int) -> Slot | None:

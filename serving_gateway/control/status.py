@@ -31,9 +31,9 @@ class StatusReporter:
     Args:
         settings: addresses and limits.
         router: what the model is routed by.
-        heartbeat: knows the other replicas.
+        heartbeat: of this replica.
         ledger: how B compares with A.
-        names: all models that this replica hosts.
+        names: all models that are hosted.
         store_problem: why the model's record cannot be read, if so.
     """
 

@@ -29,19 +29,10 @@ _REASON_CHARACTERS: Final = 500
 """Of a reason among the switches, so that the record stays small; the newest is kept whole."""
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """The version that a reload is about, before anything was verified."""
-
-    version: int
-    mode: Mode
-    others: tuple[int, ...]
-    """READY beside the chosen one."""
-
-
 def choose(
     record: RoutingRecord, alias: str, request: ReloadRequest, ready: tuple[int, ...]
-) -> Choice:
-    """Decide which version a reload moves `alias` to, given those that Triton has READY.
+) -> tuple[int, Mode]:
+    """Decide on the version and mode of `alias` after a reload, given what Triton has READY.
 
     Raises:
         VariantUnavailable: no version was named and none is READY.
@@ -49,8 +40,7 @@ def choose(
     """
     current = record.variants.get(alias)
     version = request.version or _follow(alias, current, ready)
-    mode = _mode(alias, current, request, version)
-    return Choice(version, mode, tuple(v for v in ready if v != version))
+    return version, _mode(alias, current, request, version)
 
 
 def _follow(alias: str, current: Slot | None, ready: tuple[int, ...]) -> int:

@@ -69,7 +69,7 @@ class VersionVerifier:
             return await triton.ready_versions(upstream.model_name, self._settings.probe_seconds)
 
     async def require_among(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
-        """Make sure that a version is among those that are READY.
+        """Make sure that a version is READY.
 
         Raises:
             NotFound: neither Triton nor the registry knows it.
@@ -94,8 +94,7 @@ class VersionVerifier:
     async def verify(self, slot: Slot) -> VersionClient:
         """Confirm READY by the versioned endpoint and run a trial inference.
 
-        Features are prepared too, so that the first look-up does not have to do it in its own
-        short time; whether they can be does not matter for the change (I9).
+        Features are prepared too, for the first look-up; whether that succeeds is no matter (I9).
 
         Raises:
             VersionNotReady, VariantUnavailable: the version cannot answer.
@@ -111,17 +110,15 @@ class VersionVerifier:
     async def require_split(self, a: Slot, b: Slot) -> None:
         """Make sure that B can answer what A's clients send.
 
-        A signature that is not recorded is taken from Triton's metadata.
-
         Raises:
             Conflict: it cannot, or a version is not READY.
             TritonUnavailable, VariantUnavailable: Triton cannot tell.
         """
-        read = [await self._signature(slot) for slot in (a, b)]
         named = a.signature is not None and b.signature is not None
-        require_same_requests(read[0], read[1], named=named)
+        require_same_requests(await self._signature(a), await self._signature(b), named=named)
 
     async def _signature(self, slot: Slot) -> Signature:
+        """What a version reads: as recorded, or by Triton's metadata."""
         client = self._router.client(slot)
         if slot.signature is None and client.signature is None:
             with _limited():

@@ -31,11 +31,8 @@ _LEAST_PAUSE_SECONDS: Final = 0.01
 class Heartbeat:
     """This process among the replicas: one report for all models that it hosts.
 
-    Args:
-        store: where the replicas meet.
-        identity: which process this is.
-        keep_seconds: for how long a replica that reports nothing more counts as live.
-        interval: seconds between two looks for something new to report.
+    A replica counts as live for `keep_seconds` after its last report; whether there is something
+    new to report is looked at each `interval`, in seconds.
     """
 
     def __init__(

@@ -120,7 +120,7 @@ def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
 
 
 def usable(stored: Stored) -> RoutingRecord:
-    """The record, or the error that stands in its place, raised."""
+    """The record; raises the error that stands in its place."""
     if isinstance(stored, StoreUnavailable):
         raise stored
     return stored

@@ -23,15 +23,9 @@ _CONNECTIONS: Final = 4
 class RedisConnection:
     """A client whose exchanges end in time, and whose exceptions are translated here, once.
 
-    Args:
-        url: `redis://`, `rediss://` or `unix://`, with credentials where they are needed.
-        limit_seconds: longest wait for one answer.
-        pause_seconds: after Redis did not answer, how long exchanges are refused at once.
-
-    Attributes:
-        where: the address for people, without credentials.
-        client: for subscriptions.
-        failures: everything that the client raises.
+    An answer is waited for `limit_seconds`; after Redis did not answer, exchanges are refused at
+    once for `pause_seconds`. Subscriptions use `client`, which raises `failures`; `where` is the
+    address for people, without credentials.
 
     Raises:
         ValueError: the address cannot be read.

@@ -49,11 +49,7 @@ class HostedModels(Protocol):
 class Watcher:
     """Keeps this replica's records and the store's the same, by the rules of `records`.
 
-    Args:
-        store: where the records are kept.
-        snapshots: where this host keeps copies.
-        losses: reports what the store lost.
-        interval: seconds between two bulk reads.
+    `interval` is the time between two bulk reads, in seconds.
     """
 
     def __init__(
@@ -145,10 +141,7 @@ class Watcher:
                     await self._woken.wait()
 
     async def look(self, models: HostedModels, tasks: asyncio.TaskGroup | None = None) -> None:
-        """Read all records in bulk, and act on those that changed.
-
-        That goes on in `tasks`; without them, and on the first pass, it is waited for.
-        """
+        """Read all records, and act on those that changed: in `tasks`, but for the first pass."""
         first = not self._first_pass.is_set()
         copies = await self._snapshots.read_all() if first else {}
         try:

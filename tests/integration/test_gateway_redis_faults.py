@@ -169,6 +169,7 @@ def test_a_new_replica_without_the_store_guesses_nothing_and_recovers_with_it(
             (reason,) = answer.json()["reasons"]
             assert "what is in production is not known here" in reason
             assert "no snapshot to resume from. Redis at 127.0.0.1" in reason
+            assert reason in new.client.get(f"/models/{DEFAULT_MODEL}/ready").json()["reasons"][0]
             # Triton has versions READY and another replica serves one; neither is taken for it.
             assert gateway.predict().json()["version"] == 1
             assert new.predict().status_code == 503
