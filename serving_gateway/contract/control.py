@@ -26,7 +26,6 @@ class ReloadResponse(Struct, frozen=True):
     """Body of a reload that was carried out."""
 
     status: str
-    """Always `success`: anything else is an error answer."""
     variant: str
     version: int
     run_id: str
@@ -41,11 +40,10 @@ class ReloadResponse(Struct, frozen=True):
 
 
 class TrafficRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `PUT /traffic`."""
+    """Body of `PUT /traffic`; `percent` and `salt` as in `Traffic`."""
 
     strategy: Strategy
     percent: float = 0.0
-    """B's share of the clients, 0-100, in steps of 0.01."""
     salt: str | None = None
     expected_generation: int | None = None
     """Refuse (409) unless the record still has this generation."""
@@ -56,7 +54,7 @@ class RollbackRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Body of `POST /variant/{alias}/rollback`."""
 
     version: int | None = None
-    """Where to go: any registered version that is READY; None is the version before."""
+    """Any registered one that is READY; None is the version before."""
     reason: str | None = None
 
 

@@ -56,7 +56,7 @@ def version_directory(model_name: str, version: int) -> PurePath:
     """Path of a version inside a Triton repository, relative to its root.
 
     Raises:
-        ValueError: for a bad model name or a version below 1.
+        ValueError: a bad model name, or a version below 1.
     """
     if version < 1:
         raise ValueError(f"version {version}: MLflow versions start at 1")

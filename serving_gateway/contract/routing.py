@@ -60,17 +60,16 @@ class Traffic(Struct, frozen=True):
 
 
 class Switch(Struct, frozen=True):
-    """One move of a variant onto another version."""
+    """The move of a variant onto another version that made a generation."""
 
     generation: int
-    """The one that the move made."""
     version: int
     run_id: str
     mode: Mode
     previous_version: int | None
     after: int
-    """Generation of the variant's switch before this one; 0 for the first. Where that one was
-    not written down (by a release that kept no switches), the last generation that may hide it."""
+    """Generation of the variant's switch before this one; 0 for the first. Where that was not
+    written down (by a release that kept no switches), the last generation that may hide it."""
     at: str
     by: str
     reason: str | None

@@ -45,7 +45,7 @@ class Feature(Struct, frozen=True):
 
 
 def feature_contract(features: Sequence[Feature]) -> str:
-    """Digest of what a model reads: names and types, in order; 64 hexadecimal digits.
+    """SHA-256 of what a model reads, in hexadecimal: names and types, in order.
 
     Whether a value may be missing is not part of it: a feature store does not know.
     """

@@ -71,7 +71,7 @@ class Ssot(Struct, frozen=True, kw_only=True):
     served_versions: tuple[int, ...]
     """All READY ones; empty when Triton cannot be reached."""
     prod_served_version: int | None = None
-    """The version A routes to; null unless Triton has it READY now."""
+    """The one that A routes to; null unless it is READY."""
     shadow_served_version: int | None = None
     prod_triton_url: str
     shadow_triton_url: str | None = None
@@ -102,18 +102,18 @@ class RoutingStatus(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
-    """Body of `GET /models/{model_name}`; of `GET /models` for the default model."""
+    """Body of `GET /models/{model_name}`, and of `GET /models` for the default model.
+
+    `models` are all that this replica hosts; `replicas` all live ones, with `replica` itself.
+    """
 
     models: tuple[str, ...]
-    """All models that this replica hosts; each has `/models/{model_name}`."""
     ssot: Ssot
     effective: dict[str, EffectiveVersion]
     active: dict[str, ActiveVersion]
     routing: RoutingStatus
     replica: ReplicaStatus
-    """The process that answers."""
     replicas: tuple[LiveReplica, ...]
-    """All live ones, this one included."""
     in_sync: bool
     """Whether all live replicas are known to route by the stored record."""
     replicas_problem: str | None
@@ -181,28 +181,26 @@ class Disagreement(Struct, frozen=True):
 
 
 class ShadowReport(Struct, frozen=True):
-    """Body of `GET /shadow`: the comparisons that this replica made for the present pairing."""
+    """Body of `GET /shadow`: this replica's comparisons of the present pairing.
+
+    Of the copies, B answered `requests`, could not answer `failed`, and was not asked `dropped`.
+    """
 
     replica: str
     a: ShadowSide | None
     b: ShadowSide | None
-    """Null while B has no version: nothing is compared."""
     since: str | None
-    """Start of the pairing here, RFC 3339 in UTC; null before the first copy."""
+    """Time of the pairing's first copy."""
     requests: int
-    """Mirrored requests that B answered."""
     rows: int
     rows_agreed: int
     failed: int
-    """Copies that B could not answer."""
     dropped: int
-    """Copies that were not made, because too many waited or B was not there."""
     agreement: Proportion | None
     probability_difference: MeanDifference | None
     """Per row, the largest difference of a class's probability; null without probabilities."""
     latency_difference_seconds: MeanDifference | None
     """Per request, B's latency minus A's."""
     examples: tuple[Disagreement, ...]
-    """The newest rows that were labelled differently."""
     examples_withheld: bool = False
     """Whether this caller may not see the examples: they hold clients' data."""
