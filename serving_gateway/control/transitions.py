@@ -1,4 +1,7 @@
-"""The changes that a routing record can go through: pure, each from one record to the next."""
+"""The changes that a routing record can go through: pure, each from one record to the next.
+
+A change that changes nothing returns the same record.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def _mode(alias: str, current: Slot | None, request: ReloadRequest, version: int
 
 
 def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
-    """The record with `slot` in `alias`; the same record when that changes nothing."""
+    """The record with `slot` in `alias`."""
     if record.removed:
         record = msgspec.structs.replace(record, removed=False)
     current = record.variants.get(alias)
@@ -102,14 +105,13 @@ def _left(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot
 
 
 def _same(current: Slot, slot: Slot) -> bool:
-    """Whether routing to `slot` would differ from routing to `current` in nothing.
-
-    Who is the source of a version's run, and where it came from, does not change what is served.
-    """
-    if slot.signature is None and current.signature is not None:
-        slot = msgspec.structs.replace(slot, signature=current.signature)
-    origin = {"run_id_source": current.run_id_source, "lineage": current.lineage}
-    return msgspec.structs.replace(slot, **origin) == current
+    """Whether both serve the same, whatever is known of where the version came from."""
+    return current == msgspec.structs.replace(
+        slot,
+        signature=slot.signature or current.signature,
+        run_id_source=current.run_id_source,
+        lineage=current.lineage,
+    )
 
 
 def previous_slot(record: RoutingRecord, alias: str) -> Slot:
@@ -130,7 +132,7 @@ def previous_slot(record: RoutingRecord, alias: str) -> Slot:
 
 
 def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecord:
-    """The record with `alias` on `target`, pinned; the same record when that changes nothing.
+    """The record with `alias` on `target`, pinned.
 
     A second rollback goes further back, never forward onto what was just left. From a version
     that the variant never had, further back is what is older.
@@ -140,9 +142,9 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
     if current is not None and _same(current, pinned):
         return record
     history = record.previous.get(alias, ())
-    places = [place for place, slot in enumerate(history) if slot.version == target.version]
-    if places:
-        rest = history[places[0] + 1 :]
+    versions = [slot.version for slot in history]
+    if target.version in versions:
+        rest = history[versions.index(target.version) + 1 :]
     elif current is not None and current.version == target.version:
         rest = history
     else:
@@ -155,20 +157,19 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
 
 
 def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecord:
-    """The record with another traffic policy; the same record when nothing changes.
+    """The record with another traffic policy.
 
     Raises:
         InvalidInput: a share outside 0-100 or finer than 0.01.
         VersionNotReady: traffic for B while B has no version.
     """
-    percent, rule = request.percent, None
-    if not 0 <= percent <= 100:
-        rule = "it must be from 0 to 100"
-    elif abs(percent * 100 - round(percent * 100)) > 1e-6:
-        rule = "its smallest step is 0.01"
-    if rule is not None:
-        message = f"percent is {percent:g}; {rule}."
-        raise InvalidInput(message, field="percent", code="out_of_range")
+    percent = request.percent
+    if not 0 <= percent <= 100 or abs(percent * 100 - round(percent * 100)) > 1e-6:
+        raise InvalidInput(
+            f"percent is {percent:g}; it must be from 0 to 100, in steps of 0.01.",
+            field="percent",
+            code="out_of_range",
+        )
     if request.strategy is not Strategy.OFF and percent > 0 and B not in record.variants:
         raise VersionNotReady(
             "Variant B has no version, so it can have no traffic. Reload B first.",
@@ -181,10 +182,7 @@ def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecor
 
 
 def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
-    """The record without a version in `alias`, which a rollback brings back, or traffic to it.
-
-    The same record when the variant has none.
-    """
+    """The record without a version in `alias`, which a rollback brings back, or traffic to it."""
     current = record.variants.get(alias)
     if current is None:
         return record
@@ -197,7 +195,7 @@ def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
 
 
 def removed(record: RoutingRecord) -> RoutingRecord:
-    """The record of a model that is removed; the same record when it was already."""
+    """The record of a model that is removed."""
     if record.removed:
         return record
     return RoutingRecord(
