@@ -124,7 +124,11 @@ class _Replica:
         self.registry = registry_from(settings)
         self.store: RoutingStore = FileStore(settings.state_dir)
         if settings.redis_url is not None:
-            redis = RedisConnection(settings.redis_url, limit_seconds=settings.store_seconds)
+            redis = RedisConnection(
+                settings.redis_url,
+                limit_seconds=settings.store_seconds,
+                pause_seconds=min(1.0, settings.watch_seconds),
+            )
             self.store = RedisStore(redis)
         self.losses = Losses(self.metrics.record_losses)
         interval, snapshots = settings.watch_seconds, Snapshots(settings.state_dir)
@@ -209,7 +213,7 @@ class _Replica:
             self.lifecycle,
             metrics,
             self.queue_budget,
-            record_problem=lambda: problem() or watcher.pending,
+            record_problem=lambda: watcher.pending or problem(),
             on_adopt=adopted,
             on_services=None if features is None else features.expect,
         )

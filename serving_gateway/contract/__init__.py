@@ -5,11 +5,8 @@ integer in MLflow, in the Triton repository and in the routing record, never map
 """
 
 from serving_gateway.contract.control import *
-from serving_gateway.contract.errors import *
+from serving_gateway.contract.inference import *
 from serving_gateway.contract.names import *
-from serving_gateway.contract.open_inference import *
-from serving_gateway.contract.prediction import *
 from serving_gateway.contract.routing import *
-from serving_gateway.contract.shadow import *
 from serving_gateway.contract.signature import *
 from serving_gateway.contract.status import *

@@ -7,11 +7,10 @@ from serving_gateway.contract.struct import Struct
 
 
 class ReloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /variant/{alias}/reload`; every field is optional.
+    """Body of `POST /variant/{alias}/reload`.
 
-    A named `version` without a `mode` is an operator's choice and pins the variant. The
-    pipeline names `mode: ssot`; it is refused (409) while the variant is pinned, unless
-    `unpin` says that this is meant.
+    A named `version` without a `mode` is an operator's choice and pins the variant. The pipeline
+    names `mode: ssot`; it is refused (409) while the variant is pinned, unless `unpin` is set.
     """
 
     version: int | None = None
@@ -19,7 +18,6 @@ class ReloadRequest(Struct, frozen=True, forbid_unknown_fields=True):
     mode: Mode | None = None
     unpin: bool = False
     reason: str | None = None
-    """Why, for the record; shown by `GET /models`."""
     feature_contract: str | None = None
     """Refuse (409) a version whose recorded signature has another digest than this one."""
 
@@ -28,7 +26,6 @@ class ReloadResponse(Struct, frozen=True):
     """Body of a reload that was carried out."""
 
     status: str
-    """Always `success`: anything else is an error answer."""
     variant: str
     version: int
     run_id: str
@@ -43,11 +40,10 @@ class ReloadResponse(Struct, frozen=True):
 
 
 class TrafficRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `PUT /traffic`."""
+    """Body of `PUT /traffic`; `percent` and `salt` as in `Traffic`."""
 
     strategy: Strategy
     percent: float = 0.0
-    """B's share of the clients, 0-100, in steps of 0.01."""
     salt: str | None = None
     expected_generation: int | None = None
     """Refuse (409) unless the record still has this generation."""
@@ -55,10 +51,10 @@ class TrafficRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RollbackRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /variant/{alias}/rollback`; every field is optional."""
+    """Body of `POST /variant/{alias}/rollback`."""
 
     version: int | None = None
-    """Where to go: any registered version that is READY; None is the version before."""
+    """Any registered one that is READY; None is the version before."""
     reason: str | None = None
 
 
@@ -77,13 +73,11 @@ class ClearResponse(Struct, frozen=True):
     status: str
     variant: str
     version: int | None
-    """The one that it had; null when it had none."""
     generation: int
     changed: bool
     traffic_turned_off: bool
     """Whether the variant had a share of the traffic, which went with it."""
     traffic: Traffic
-    """The policy that holds now."""
 
 
 class RemovalResponse(Struct, frozen=True):
@@ -92,7 +86,6 @@ class RemovalResponse(Struct, frozen=True):
     status: str
     model_name: str
     generation: int
-    """The one that removed it; a later reload goes on from there."""
     versions: dict[str, int]
     """What its variants routed to."""
     changed: bool

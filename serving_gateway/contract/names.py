@@ -39,10 +39,10 @@ def is_model_name(name: str) -> bool:
 def check_model_name(name: str) -> str:
     """Return `name` when it may name an MLflow model and a Triton directory alike.
 
+    Path parts, leading digits (Triton reads them as a version) and look-alike letters may not.
+
     Raises:
-        ValueError: for anything but an ASCII letter followed by up to 99 letters, digits,
-            underscores and hyphens. That rules out path parts, leading digits (which Triton
-            would read as a version) and look-alike letters.
+        ValueError: it may not.
     """
     if not is_model_name(name):
         raise ValueError(
@@ -56,7 +56,7 @@ def version_directory(model_name: str, version: int) -> PurePath:
     """Path of a version inside a Triton repository, relative to its root.
 
     Raises:
-        ValueError: for a bad model name or a version below 1.
+        ValueError: a bad model name, or a version below 1.
     """
     if version < 1:
         raise ValueError(f"version {version}: MLflow versions start at 1")

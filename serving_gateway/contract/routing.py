@@ -41,8 +41,7 @@ class Slot(Struct, frozen=True):
     """`registry`, `caller` or `record`: what confirmed `run_id` when the slot was taken."""
     mode: Mode
     signature: Signature | None = None
-    """None when the registry could not be asked: rows are then checked against Triton's own
-    metadata by width and type only."""
+    """None when the registry could not be asked: Triton's own metadata then stand in."""
     model_name: str | None = None
     """Another Triton model than the record's, for a variant that lives beside it."""
     triton_url: str | None = None
@@ -61,19 +60,17 @@ class Traffic(Struct, frozen=True):
 
 
 class Switch(Struct, frozen=True):
-    """One move of a variant onto another version."""
+    """The move of a variant onto another version that made a generation."""
 
     generation: int
-    """The one that the move made."""
     version: int
     run_id: str
     mode: Mode
     previous_version: int | None
     after: int
-    """Generation of the variant's switch before this one; 0 for the first. Where that one was
-    not written down (by a release that kept no switches), the last generation that may hide it."""
+    """Generation of the variant's switch before this one; 0 for the first. Where that was not
+    written down (by a release that kept no switches), the last generation that may hide it."""
     at: str
-    """RFC 3339 time in UTC."""
     by: str
     reason: str | None
 
@@ -81,10 +78,10 @@ class Switch(Struct, frozen=True):
 class RoutingRecord(Struct, frozen=True):
     """The revisioned document that all replicas route by.
 
-    `generation` grows by one with each accepted change (0: nothing was ever routed).
-    `previous` holds, per variant, the slots it routed to before, newest first: where a
-    rollback goes, which takes them away. `switches` holds, per variant, its last switches,
-    newest first, in either direction: for readers that look only from time to time.
+    `generation` grows by one with each accepted change (0: nothing was ever routed). Per variant,
+    newest first, `previous` holds the slots that a rollback goes to, and takes away; `switches`
+    the moves in either direction, for readers that look only from time to time. Times are RFC
+    3339 in UTC.
     """
 
     model_name: str
@@ -93,7 +90,6 @@ class RoutingRecord(Struct, frozen=True):
     traffic: Traffic = msgspec.field(default_factory=Traffic)
     previous: dict[str, tuple[Slot, ...]] = msgspec.field(default_factory=dict)
     changed_at: str | None = None
-    """RFC 3339 time in UTC of the change that made this generation."""
     changed_by: str | None = None
     reason: str | None = None
     schema: int = RECORD_SCHEMA
@@ -102,5 +98,5 @@ class RoutingRecord(Struct, frozen=True):
     """`<generation>:<digest>` of the records that this one came from, newest first, so that a
     replica notices that a change of its own was lost on the way."""
     removed: bool = False
-    """Whether the model was removed: a replica that still has it stops hosting it. The record
-    stays, so that no replica takes the removal for a loss and writes an older record back."""
+    """Then replicas stop hosting the model. The record stays, so that none takes the removal for
+    a loss and writes an older record back."""

@@ -1,11 +1,12 @@
-"""What a gateway says of itself: `GET /models`, `/health` and `/ready`.
+"""What a gateway says of itself: `GET /models`, `/shadow`, `/health` and `/ready`.
 
-Replicas and their clients are upgraded one after the other. What may be unknown therefore has a
-default, so that an answer of another release can be read; fields that this one does not know are
-ignored.
+Replicas and their clients are upgraded one after the other: what another release may not send has
+a default, and unknown fields are ignored. Times are RFC 3339 in UTC.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ from serving_gateway.contract.struct import Struct
 
 
 class ReplicaIdentity(Struct, frozen=True):
-    """Which gateway process this is, whatever models it hosts."""
+    """A gateway process."""
 
     id: str
     host: str
@@ -27,21 +28,18 @@ class ReplicaStatus(ReplicaIdentity, frozen=True):
     """What a gateway process reports of one model that it hosts."""
 
     generation: int
-    """The one that it routes by."""
     ready: bool
     reasons: tuple[str, ...] = ()
-    """Why it is not ready."""
     digest: str | None = None
-    """Digest of the routing record that it routes by; null before there was one."""
+    """Of the routing record; null before there was one."""
     traffic: tuple[str, ...] = ()
     """Variants that had requests within the last minute."""
 
 
 class LiveReplica(ReplicaStatus, frozen=True, kw_only=True):
-    """A replica that reported a moment ago."""
+    """A replica that reported `age_seconds` ago."""
 
     age_seconds: float
-    """Time since it did."""
 
 
 class EffectiveVersion(Struct, frozen=True, kw_only=True):
@@ -61,9 +59,9 @@ class EffectiveVersion(Struct, frozen=True, kw_only=True):
     dagster_run_id: str | None = None
     onnx_sha256: str | None = None
     feature_contract: str | None = None
-    """Digest of the features that the version reads; null when no signature is recorded."""
+    """Digest of the features that the version reads; null, like `signature`, when that is not
+    recorded."""
     signature: Signature | None = None
-    """What it reads, and the labels in the order of its probabilities; null as above."""
 
 
 class Ssot(Struct, frozen=True, kw_only=True):
@@ -71,9 +69,9 @@ class Ssot(Struct, frozen=True, kw_only=True):
 
     model_name: str
     served_versions: tuple[int, ...]
-    """All READY ones; empty too when Triton cannot be reached."""
+    """All READY ones; empty when Triton cannot be reached."""
     prod_served_version: int | None = None
-    """The version A routes to; null unless Triton has it READY now."""
+    """The one that A routes to; null unless it is READY."""
     shadow_served_version: int | None = None
     prod_triton_url: str
     shadow_triton_url: str | None = None
@@ -91,14 +89,12 @@ class ActiveVersion(Struct, frozen=True):
 
 
 class RoutingStatus(Struct, frozen=True, kw_only=True):
-    """The generation that this replica routes by."""
+    """What this replica routes by, as in `RoutingRecord`."""
 
     generation: int
     traffic: Traffic
     previous: dict[str, tuple[Slot, ...]] = msgspec.field(default_factory=dict)
-    """Where a rollback of each variant goes, newest first."""
     switches: dict[str, tuple[Switch, ...]] = msgspec.field(default_factory=dict)
-    """The last switches of each variant, newest first, rollbacks included."""
     changed_at: str | None = None
     changed_by: str | None = None
     reason: str | None = None
@@ -106,24 +102,23 @@ class RoutingStatus(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
-    """Body of `GET /models/{model_name}`; of `GET /models` for the default model."""
+    """Body of `GET /models/{model_name}`, and of `GET /models` for the default model.
+
+    `models` are all that this replica hosts; `replicas` all live ones, with `replica` itself.
+    """
 
     models: tuple[str, ...]
-    """All models that this replica hosts; each has `/models/{model_name}`."""
     ssot: Ssot
     effective: dict[str, EffectiveVersion]
     active: dict[str, ActiveVersion]
     routing: RoutingStatus
     replica: ReplicaStatus
-    """The process that answers."""
     replicas: tuple[LiveReplica, ...]
-    """All live ones, this one included."""
     in_sync: bool
-    """Whether all live replicas route by the stored record, by generation and content; false
-    while that is unknown."""
+    """Whether all live replicas are known to route by the stored record."""
     replicas_problem: str | None
-    """Why others than this replica may be missing from the list. Without a default: an answer
-    that does not say so is no evidence that the list is complete."""
+    """Why others than this replica may be missing. Without a default: an answer that does not say
+    so is no evidence that the list is complete."""
 
 
 class HealthStatus(Struct, frozen=True):
@@ -141,7 +136,71 @@ class ReadyStatus(Struct, frozen=True):
 
     status: str
     reasons: tuple[str, ...] = ()
-    """Why it is not ready."""
     models: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """Of the replica's own `/ready`: hosted models that cannot answer, and why. They answer 503
-    for themselves, and do not make the replica unready."""
+    """Of the replica's own `/ready`: models that cannot answer, and why. They answer 503 for
+    themselves, and do not make the replica unready."""
+
+
+class ShadowSide(Struct, frozen=True):
+    """One version of a pairing."""
+
+    model_name: str
+    version: int
+    run_id: str
+
+
+Pairing = tuple[ShadowSide, ShadowSide]
+"""A's side, B's side."""
+
+
+class Proportion(Struct, frozen=True):
+    """A share of the rows, with Wilson's bounds at 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class MeanDifference(Struct, frozen=True):
+    """A mean with its bounds at 95 %, and the largest value."""
+
+    value: float
+    low: float
+    high: float
+    largest: float
+
+
+class Disagreement(Struct, frozen=True):
+    """A row that the two versions label differently."""
+
+    row: Any
+    prediction_a: Any
+    prediction_b: Any
+    probabilities_a: list[float] | None
+    probabilities_b: list[float] | None
+
+
+class ShadowReport(Struct, frozen=True):
+    """Body of `GET /shadow`: this replica's comparisons of the present pairing.
+
+    Of the copies, B answered `requests`, could not answer `failed`, and was not asked `dropped`.
+    """
+
+    replica: str
+    a: ShadowSide | None
+    b: ShadowSide | None
+    since: str | None
+    """Time of the pairing's first copy."""
+    requests: int
+    rows: int
+    rows_agreed: int
+    failed: int
+    dropped: int
+    agreement: Proportion | None
+    probability_difference: MeanDifference | None
+    """Per row, the largest difference of a class's probability; null without probabilities."""
+    latency_difference_seconds: MeanDifference | None
+    """Per request, B's latency minus A's."""
+    examples: tuple[Disagreement, ...]
+    examples_withheld: bool = False
+    """Whether this caller may not see the examples: they hold clients' data."""

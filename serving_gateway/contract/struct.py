@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
 
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-    from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core import CoreSchema
+_kinds: dict[str, type] = {}
 
 
 class NativeType:
@@ -21,8 +17,11 @@ class NativeType:
 
     __slots__ = ()
 
+    def __init_subclass__(cls) -> None:
+        _kinds[cls.__name__] = cls
+
     @classmethod
-    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, _: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
@@ -32,11 +31,8 @@ class NativeType:
         )
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, _: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, _: Any, handler: Any) -> dict[str, Any]:
         components = msgspec.json.schema_components((cls,), ref_template="{name}")[1]
-        kinds = {kind.__name__: kind for kind in _subclasses(NativeType)}
 
         def resolve(node: Any) -> Any:
             if isinstance(node, list):
@@ -46,7 +42,7 @@ class NativeType:
             name = node.get("$ref")
             if name is None:
                 return {key: resolve(value) for key, value in node.items()}
-            kind = kinds.get(name)  # an enumeration is written out where it stands
+            kind = _kinds.get(name)  # an enumeration is written out where it stands
             return resolve(components[name]) if kind is None else schema_of(kind, handler)
 
         return dict(resolve(components[cls.__name__]))
@@ -72,18 +68,11 @@ class Struct(NativeType, msgspec.Struct, frozen=True):
     """A body of the API."""
 
 
-def schema_of(kind: type, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-    """A reference to the JSON schema of a type, which is registered with the generator."""
+def schema_of(kind: type, handler: Any) -> dict[str, Any]:
+    """A reference to the JSON schema of a type, which is registered with pydantic's generator."""
     from pydantic import TypeAdapter
     from pydantic_core import core_schema
 
     # The generator follows the schemas inside the one that it is given.
     around = handler(core_schema.list_schema(TypeAdapter(kind).core_schema))
     return dict(around["items"])
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    below: type
-    for below in kind.__subclasses__():
-        yield below
-        yield from _subclasses(below)

@@ -11,12 +11,8 @@ def require_same_requests(a: Signature, b: Signature, *, named: bool) -> None:
 
     Clients send rows by name, rows by position, and tensors of the Open Inference Protocol. So B
     has to read the same features, of the same types, in the same order and the same tensors.
-
-    Args:
-        a: what A's version reads.
-        b: what B's version reads.
-        named: whether both signatures are recorded. What is derived from Triton's metadata has
-            no names for the columns of a packed tensor, so that only tensors are compared.
+    Signatures from Triton's metadata are not `named`: a packed tensor's columns have no names
+    there, so that only tensors are compared.
 
     Raises:
         Conflict: B cannot; the message says what differs.

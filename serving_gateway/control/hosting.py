@@ -50,10 +50,10 @@ class Hosting:
     Args:
         default: the model of the unprefixed paths; hosted from the start.
         build: makes what a model name needs; nothing runs yet.
-        store: where routing records are kept.
-        lifecycle: whether the process is about to end.
-        pending: why not every record was read and probed once; None when each was.
-        forget: drops the counts of a model that is no longer hosted.
+        store: has the records of models that are opened.
+        lifecycle: of the process.
+        pending: why not every record was read and probed once, if so.
+        forget: drops the counts of a model.
         limit: most models at one time.
     """
 
@@ -92,35 +92,26 @@ class Hosting:
             NotFound: the model is not hosted.
             VariantUnavailable: other replicas host it, and this one does not yet, or no more.
         """
-        found = self._models.get(model_name)
-        if found is None and model_name in self._elsewhere:
+        if (found := self._models.get(model_name)) is not None:
+            return found
+        if model_name in self._elsewhere:
             raise VariantUnavailable(
                 f"This replica does not host {model_name!r} yet; others do.",
                 code="model_not_open",
             )
-        if found is None:
-            raise NotFound(
-                f"The gateway does not host {model_name!r}; it hosts {', '.join(self.names)}. A "
-                "model is hosted from its first reload on.",
-                code="unknown_model",
-            )
-        return found
+        raise NotFound(
+            f"The gateway does not host {model_name!r}; it hosts {', '.join(self.names)}. A "
+            "model is hosted from its first reload on.",
+            code="unknown_model",
+        )
 
     def answering(self, model_name: str) -> HostedModel:
-        """The hosted model whose variants answer for a model of Triton.
-
-        That is the one of that name or, where variant B routes to a model of another name,
-        the one that B belongs to.
-
-        Raises:
-            NotFound: no variant routes to it.
-        """
-        if model_name in self._models:
-            return self._models[model_name]
-        for model in self._models.values():
-            for target in model.router.table.targets.values():
-                if target.model_name == model_name:
-                    return model
+        """As `plane`, or the hosted model whose variant B routes to a Triton model of that name."""
+        if model_name not in self._models:
+            for model in self._models.values():
+                for target in model.router.table.targets.values():
+                    if target.model_name == model_name:
+                        return model
         return self.plane(model_name)
 
     def still_served(self, model_name: str | None = None) -> dict[str, int]:
@@ -129,10 +120,9 @@ class Hosting:
         return {} if model is None else model.router.still_served()
 
     def readiness(self) -> ReadyStatus:
-        """Whether this replica should get traffic.
+        """Whether this replica should get traffic: once it has read and probed every record.
 
-        It should once it has read and probed every record. A model that cannot answer is listed,
-        and answers 503 for itself: taking the replica out would take the others down with it.
+        A model that cannot answer does not take the replica out, and the others down with it.
         """
         reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
         if (pending := self._pending()) is not None:
@@ -154,10 +144,10 @@ class Hosting:
             for target in router.table.targets.values():
                 yield target.client, urgent
 
-    def holder(self, model_name: str) -> Router | None:
-        """What routes a model; None when it is not hosted."""
+    def record(self, model_name: str) -> RoutingRecord | None:
+        """What a model is routed by, generation 0 before there was one; None: not hosted."""
         model = self._models.get(model_name)
-        return None if model is None else model.router
+        return None if model is None else model.router.record
 
     @contextlib.asynccontextmanager
     async def opened(self, model_name: str) -> AsyncIterator[HostedModel]:
@@ -165,61 +155,70 @@ class Hosting:
 
         Raises:
             InvalidInput: that can be no model's name.
-            Conflict: as many models as may be are hosted already.
+            Conflict: `limit` models are hosted already.
         """
-        if model_name in self._models:
-            yield self._models[model_name]
-            return
         try:
             check_model_name(model_name)
         except ValueError as error:
             raise InvalidInput(f"{error}.", field="model_name", code="bad_model_name") from error
-        async with self._lock(model_name):
+        async with self._locks.setdefault(model_name, asyncio.Lock()):
             if model_name in self._models:
                 yield self._models[model_name]
                 return
-            self._check_room(model_name)
-            self._opening.add(model_name)
-            model = self._build(model_name)
-            try:
+            if not self._has_room():
+                raise Conflict(
+                    f"The gateway hosts {len(self._models)} models, as many as GATEWAY_MAX_MODELS "
+                    f"allows; {model_name!r} is not taken.",
+                    code="too_many_models",
+                )
+            with self._open(model_name) as model:
                 with contextlib.suppress(StoreUnavailable):  # the change itself says so
                     await model.router.follow(await self._store.read(model_name))
                 yield model
-            finally:
-                self._opening.discard(model_name)
+
+    async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
+        """Route a model by what another replica, or this one in the past, wrote (`Router.follow`).
+
+        A first reload that is under way here adopts what it writes itself.
+        """
+        name = record.model_name
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        if name not in self._models and not lock.locked():
+            async with lock:
+                if name not in self._models:
+                    await self._host_new(record)
+                    return
+        if name in self._models:
+            await self._models[name].router.follow(record, instead_of=instead_of)
+
+    async def _host_new(self, record: RoutingRecord) -> None:
+        name = record.model_name
+        is_news = name not in self._elsewhere
+        self._elsewhere.add(name)
+        if self._has_room():
+            with self._open(name) as model:
+                await model.router.follow(record)
+                self._add(model)
+        elif is_news:
+            log.error(
+                "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
+                extra={"model": name},
+            )
+
+    @contextlib.contextmanager
+    def _open(self, model_name: str) -> Iterator[HostedModel]:
+        """A new model, which stays hosted if it then has a record."""
+        self._opening.add(model_name)
+        model = self._build(model_name)
+        try:
+            yield model
+        finally:
+            self._opening.discard(model_name)
+            if model_name not in self._models:
                 if model.router.still_served():
                     self._add(model)
                 else:
                     self._forget(model_name)
-
-    async def host(self, record: RoutingRecord) -> None:
-        """Host a model by a record that another replica, or this one in the past, wrote."""
-        name = record.model_name
-        if self._lock(name).locked():
-            return  # a first reload is under way here, and adopts what it writes
-        async with self._lock(name):
-            if (hosted := self._models.get(name)) is not None:
-                await hosted.router.follow(record)
-                return
-            if not self._has_room():
-                if name not in self._elsewhere:
-                    log.error(
-                        "a model of the routing store is not hosted: GATEWAY_MAX_MODELS is reached",
-                        extra={"model": name},
-                    )
-                self._elsewhere.add(name)
-                return
-            self._opening.add(name)
-            model = self._build(name)
-            try:
-                await model.router.follow(record)
-            except BaseException:
-                self._elsewhere.add(name)
-                self._forget(name)
-                raise
-            finally:
-                self._opening.discard(name)
-            self._add(model)
 
     async def unhost(self, model_name: str) -> None:
         """Stop hosting a model that was removed; the default one stays, without a version."""
@@ -233,19 +232,7 @@ class Hosting:
     async def remove(
         self, model_name: str, *, force: bool, by: str, reason: str | None
     ) -> RemovalResponse:
-        """Remove a model from all replicas.
-
-        Args:
-            model_name: the model.
-            force: remove it even if A had traffic within the last minute.
-            by: who asks, for the record.
-            reason: why, for the record.
-
-        Raises:
-            NotFound: the model is not hosted.
-            Conflict: A had traffic within the last minute.
-            Unavailable: the store cannot be written.
-        """
+        """Remove a model from all replicas; see `ControlPlane.remove`."""
         control = self.plane(model_name).control_plane
         done = await control.remove(force=force, by=by, reason=reason)
         await self.unhost(model_name)
@@ -263,14 +250,3 @@ class Hosting:
 
     def _has_room(self) -> bool:
         return len(self._models) + len(self._opening) < self._limit
-
-    def _check_room(self, model_name: str) -> None:
-        if not self._has_room():
-            raise Conflict(
-                f"The gateway hosts {len(self._models)} models, as many as GATEWAY_MAX_MODELS "
-                f"allows; {model_name!r} is not taken.",
-                code="too_many_models",
-            )
-
-    def _lock(self, model_name: str) -> asyncio.Lock:
-        return self._locks.setdefault(model_name, asyncio.Lock())

@@ -11,7 +11,6 @@ from serving_gateway.contract import RoutingRecord
 from serving_gateway.control.transitions import next_generation
 from serving_gateway.errors import GenerationConflict
 from serving_gateway.inference.router import Router
-from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.records import merge
 from serving_gateway.replication.store import RoutingStore
@@ -21,18 +20,9 @@ log = logging.getLogger(__name__)
 _ATTEMPTS: Final = 20
 """How often a change is tried again when another one was written first."""
 
-Change = Callable[[RoutingRecord], RoutingRecord]
-"""From one record to the next, or to the same when nothing has to change."""
-
 
 class RecordWriter:
-    """Changes the routing record of one model.
-
-    Args:
-        router: this replica's table, which follows each change at once.
-        store: where the record is kept.
-        losses: reports what the store lost.
-    """
+    """Changes the routing record of one model, which the router follows at once."""
 
     def __init__(self, router: Router, store: RoutingStore, losses: Losses) -> None:
         self._router = router
@@ -48,24 +38,13 @@ class RecordWriter:
         return merge(await self._store.read(self._router.model_name), self._router.record).record
 
     async def commit(
-        self,
-        change: Change,
-        by: str,
-        reason: str | None,
-        *,
-        holding: VersionClient | None = None,  # noqa: ARG002 -- see below
+        self, change: Callable[[RoutingRecord], RoutingRecord], by: str, reason: str | None
     ) -> tuple[RoutingRecord, bool]:
-        """Apply `change` to the newest record and write it; adopt it here at once.
-
-        Args:
-            change: may be applied several times, while others write first.
-            by: who asks, for the record.
-            reason: why, for the record.
-            holding: the client of the slot that was verified: kept alive meanwhile, so that it
-                is the one that is routed to afterwards.
+        """Apply `change` to the newest record, again while others write first, and write it.
 
         Returns:
-            The record in effect, and whether it is a new generation.
+            The record in effect, and whether it is a new generation: it is none when `change`
+            returns the same record.
 
         Raises:
             GenerationConflict: others wrote first, all the time.

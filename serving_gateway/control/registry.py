@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,23 +27,8 @@ class Registered(msgspec.Struct, frozen=True):
     """A registered version: the run that made it, and what else was recorded of it."""
 
     run_id: str
-    signature: Signature | None
+    signature: Signature | None = None
     lineage: Lineage = Lineage()
-
-
-class Registry(Protocol):
-    """Where versions are recorded."""
-
-    async def version(self, model_name: str, version: int) -> Registered | None:
-        """The registered version; None when the registry has no such version.
-
-        Raises:
-            RegistryUnavailable: it cannot be asked.
-            Conflict: what it holds for this version is unusable.
-        """
-
-    async def aclose(self) -> None:
-        """Close connections."""
 
 
 class _Tag(msgspec.Struct):
@@ -57,24 +41,14 @@ class _ModelVersion(msgspec.Struct):
     tags: list[_Tag] = []
 
 
-class _VersionAnswer(msgspec.Struct):
-    model_version: _ModelVersion
-
-
-class _ErrorAnswer(msgspec.Struct):
+class _Answer(msgspec.Struct):
+    model_version: _ModelVersion | None = None
     error_code: str = ""
     message: str = ""
 
 
-class MlflowRegistry:
-    """MLflow's model registry.
-
-    Args:
-        url: address of the MLflow server.
-        token: bearer token, if it wants one.
-        limit_seconds: limit for one question.
-        transport: another way to reach it, for tests.
-    """
+class Registry:
+    """MLflow's model registry at `url`; `transport` is another way to reach it, for tests."""
 
     def __init__(
         self,
@@ -87,7 +61,7 @@ class MlflowRegistry:
         # A quarter of the gateway's start would go into this import without need, were it above.
         import httpx
 
-        self.url = url
+        self._where = f"MLflow at {url}"
         self._failures = httpx.HTTPError
         self._client = httpx.AsyncClient(
             base_url=url,
@@ -105,70 +79,53 @@ class MlflowRegistry:
         """The registered version; None when MLflow has no such model or version.
 
         Raises:
-            RegistryUnavailable: MLflow is down, slow, or answers with an error of its own.
-            Conflict: the version's tags cannot be read, so that its run is not known.
+            RegistryUnavailable: it cannot be asked.
+            Conflict: what it holds for this version is unusable.
         """
         try:
             answer = await self._client.get(
                 "/api/2.0/mlflow/model-versions/get",
                 params={"name": model_name, "version": str(version)},
             )
+            found = msgspec.json.decode(answer.content, type=_Answer)
         except self._failures as error:
             why = str(error) or type(error).__name__
-            raise RegistryUnavailable(f"MLflow at {self.url} cannot be asked: {why}.") from error
-        if answer.status_code == 200:
-            return self._registered(answer.content, model_name, version)
-        problem = self._problem(answer.content)
-        if problem.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise RegistryUnavailable(
-            f"MLflow at {self.url} answered {answer.status_code}: "
-            f"{problem.error_code} {problem.message}".rstrip()
-            + "."
-        )
-
-    def _registered(self, body: bytes, model_name: str, version: int) -> Registered:
-        try:
-            found = msgspec.json.decode(body, type=_VersionAnswer).model_version
+            raise RegistryUnavailable(f"{self._where} cannot be asked: {why}.") from error
         except msgspec.DecodeError as error:
             raise RegistryUnavailable(
-                f"MLflow at {self.url} gave an unreadable answer: {error}."
+                f"{self._where} gave an unreadable answer, {answer.status_code}: {error}."
             ) from error
-        tags = {tag.key: tag.value for tag in found.tags}
-        run_id = found.run_id or tags.get(RUN_ID_TAG, "")
-        if not run_id:
-            raise Conflict(
-                f"MLflow has {model_name} version {version} without the run that made it; "
-                "register it from a run.",
-                code="run_id_unknown",
-            )
-        text = tags.get(SIGNATURE_TAG)
-        try:
-            signature = None if text is None else msgspec.json.decode(text, type=Signature)
-        except msgspec.DecodeError as error:
-            raise Conflict(
-                f"MLflow's tag {SIGNATURE_TAG} of {model_name} version {version} is not a valid "
-                f"signature: {error}.",
-                code="signature_unreadable",
-            ) from error
-        return Registered(run_id, signature, lineage_of(tags))
-
-    @staticmethod
-    def _problem(body: bytes) -> _ErrorAnswer:
-        try:
-            return msgspec.json.decode(body, type=_ErrorAnswer)
-        except msgspec.DecodeError:
-            return _ErrorAnswer()
+        if found.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        if answer.status_code != 200 or found.model_version is None:
+            why = f"{answer.status_code}: {found.error_code} {found.message}".rstrip()
+            raise RegistryUnavailable(f"{self._where} answered {why}.")
+        return _registered(found.model_version, f"{model_name} version {version}")
 
 
-def lineage_of(tags: Mapping[str, str]) -> Lineage:
-    """The origin that the tags of a registered version name; an empty tag names none."""
-    return Lineage(
+def _registered(found: _ModelVersion, which: str) -> Registered:
+    tags = {tag.key: tag.value for tag in found.tags}
+    run_id = found.run_id or tags.get(RUN_ID_TAG, "")
+    if not run_id:
+        raise Conflict(
+            f"MLflow has {which} without the run that made it; register it from a run.",
+            code="run_id_unknown",
+        )
+    text = tags.get(SIGNATURE_TAG)
+    try:
+        signature = None if text is None else msgspec.json.decode(text, type=Signature)
+    except msgspec.DecodeError as error:
+        raise Conflict(
+            f"MLflow's tag {SIGNATURE_TAG} of {which} is not a valid signature: {error}.",
+            code="signature_unreadable",
+        ) from error
+    lineage = Lineage(
         data_fingerprint=tags.get(DATA_FINGERPRINT_TAG) or None,
         code_version=tags.get(CODE_VERSION_TAG) or None,
         dagster_run_id=tags.get(DAGSTER_RUN_TAG) or None,
         onnx_sha256=tags.get(ONNX_DIGEST_TAG) or None,
     )
+    return Registered(run_id, signature, lineage)
 
 
 def registry_from(settings: Settings) -> Registry | None:
@@ -176,7 +133,7 @@ def registry_from(settings: Settings) -> Registry | None:
     if settings.mlflow_url is None:
         return None
     token = settings.mlflow_token
-    return MlflowRegistry(
+    return Registry(
         settings.mlflow_url,
         token=None if token is None else token.get_secret_value(),
         limit_seconds=settings.mlflow_seconds,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from serving_gateway.contract import (
     ActiveVersion,
     HealthStatus,
@@ -12,7 +14,6 @@ from serving_gateway.contract import (
     ReadyStatus,
     RoutingStatus,
     ShadowReport,
-    Slot,
     Ssot,
 )
 from serving_gateway.errors import GatewayError
@@ -30,9 +31,9 @@ class StatusReporter:
     Args:
         settings: addresses and limits.
         router: what the model is routed by.
-        heartbeat: knows the other replicas.
+        heartbeat: of this replica.
         ledger: how B compares with A.
-        names: all models that this replica hosts.
+        names: all models that are hosted.
         store_problem: why the model's record cannot be read, if so.
     """
 
@@ -55,7 +56,7 @@ class StatusReporter:
 
     def health(self) -> HealthStatus:
         """That the process lives, and which variants have a version."""
-        record = self._router.table.record
+        record = self._router.record
         return HealthStatus(
             status="ok",
             loaded_aliases=tuple(sorted(record.variants)),
@@ -71,14 +72,9 @@ class StatusReporter:
 
     def shadow(self, *, examples: bool) -> ShadowReport:
         """How B's answers to mirrored requests compare with A's, on this replica."""
-        targets = self._router.table.targets
-        production, shadow = targets.get(A), targets.get(B)
-        return self._ledger.summary(
-            self._heartbeat.identity.id,
-            None if production is None else production.side,
-            None if shadow is None else shadow.side,
-            examples=examples,
-        )
+        sides = {alias: target.side for alias, target in self._router.table.targets.items()}
+        replica = self._heartbeat.identity.id
+        return self._ledger.summary(replica, sides.get(A), sides.get(B), examples=examples)
 
     async def models(self) -> ModelStatus:
         """What Triton serves, asked now, beside what this replica routes to."""
@@ -98,14 +94,8 @@ class StatusReporter:
                 for alias, target in sorted(table.targets.items())
                 if target.client.ready
             },
-            routing=RoutingStatus(
-                generation=record.generation,
-                traffic=record.traffic,
-                previous=record.previous,
-                switches=record.switches,
-                changed_at=record.changed_at,
-                changed_by=record.changed_by,
-                reason=record.reason,
+            routing=msgspec.structs.replace(
+                msgspec.convert(record, RoutingStatus, from_attributes=True),
                 store_problem=self._store_problem(),
             ),
             replica=own,
@@ -115,34 +105,24 @@ class StatusReporter:
         )
 
     async def _ssot(self, production: RoutingTarget | None, shadow: RoutingTarget | None) -> Ssot:
-        settings = self._settings
-        served, shadowed = await asyncio.gather(
-            self._versions(None if production is None else production.slot),
-            self._versions(None if shadow is None else shadow.slot),
-        )
-        reason: str | None = None
-        versions: tuple[int, ...] = ()
-        if isinstance(served, GatewayError):
-            reason = served.message
-        else:
-            versions = served
+        served, shadowed = await asyncio.gather(self._ready(production), self._ready(shadow))
+        reason = served.message if isinstance(served, GatewayError) else None
         return Ssot(
             model_name=self._router.model_name,
-            served_versions=versions,
+            served_versions=() if isinstance(served, GatewayError) else served,
             prod_served_version=_among(production, served),
             shadow_served_version=_among(shadow, shadowed),
-            prod_triton_url=settings.triton_url,
+            prod_triton_url=self._settings.triton_url,
             shadow_triton_url=None if shadow is None else shadow.client.triton.url,
             triton_reachable=reason is None,
             reason=reason,
             observed_at=now(),
         )
 
-    async def _versions(self, slot: Slot | None) -> tuple[int, ...] | GatewayError:
-        triton = self._router.triton(None if slot is None else slot.triton_url)
-        name = self._router.model_name
-        if slot is not None and slot.model_name is not None:
-            name = slot.model_name
+    async def _ready(self, target: RoutingTarget | None) -> tuple[int, ...] | GatewayError:
+        """All versions READY beside the target's, or those of the model itself."""
+        triton = self._router.triton(None) if target is None else target.client.triton
+        name = self._router.model_name if target is None else target.model_name
         try:
             return await triton.ready_versions(name, self._settings.probe_seconds)
         except GatewayError as error:

@@ -1,4 +1,7 @@
-"""The changes that a routing record can go through: pure, each from one record to the next."""
+"""The changes that a routing record can go through: pure, each from one record to the next.
+
+A change that changes nothing returns the same record.
+"""
 
 from __future__ import annotations
 
@@ -29,36 +32,18 @@ _REASON_CHARACTERS: Final = 500
 """Of a reason among the switches, so that the record stays small; the newest is kept whole."""
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """The version that a reload is about, before anything was verified."""
-
-    version: int
-    mode: Mode
-    others: tuple[int, ...]
-    """READY beside the chosen one."""
-
-
 def choose(
     record: RoutingRecord, alias: str, request: ReloadRequest, ready: tuple[int, ...]
-) -> Choice:
-    """Decide which version a reload moves `alias` to.
-
-    Args:
-        record: the record at this moment.
-        alias: the variant.
-        request: what the caller asks for.
-        ready: the versions that Triton, asked now, has READY.
+) -> tuple[int, Mode]:
+    """Decide on the version and mode of `alias` after a reload, given what Triton has READY.
 
     Raises:
         VariantUnavailable: no version was named and none is READY.
         Conflict: several are READY and none is the variant's own, or the variant is pinned.
     """
     current = record.variants.get(alias)
-    version = request.version
-    if version is None:
-        version = _follow(alias, current, ready)
-    mode = _mode(alias, current, request, version)
-    return Choice(version, mode, tuple(v for v in ready if v != version))
+    version = request.version or _follow(alias, current, ready)
+    return version, _mode(alias, current, request, version)
 
 
 def _follow(alias: str, current: Slot | None, ready: tuple[int, ...]) -> int:
@@ -82,50 +67,51 @@ def _follow(alias: str, current: Slot | None, ready: tuple[int, ...]) -> int:
 
 def _mode(alias: str, current: Slot | None, request: ReloadRequest, version: int) -> Mode:
     """The mode after the reload; refuses automation that would override a pin."""
-    if request.mode is not None:
-        wanted = request.mode
-    elif request.version is not None:
-        return Mode.PINNED
-    elif current is not None and current.version == version and not request.unpin:
+    wanted = request.mode
+    if wanted is None and request.version is not None:
+        wanted = Mode.PINNED
+    if current is None or request.unpin:
+        return wanted or Mode.SSOT
+    if wanted is None and current.version == version:
         return current.mode
-    else:
-        wanted = Mode.SSOT
-    pinned = current is not None and current.mode is Mode.PINNED
-    if pinned and wanted is Mode.SSOT and not request.unpin:
-        held = current.version if current is not None else 0
+    if current.mode is Mode.PINNED and wanted is not Mode.PINNED:
         raise Conflict(
-            f"Variant {alias} is pinned to version {held} by an operator or a rollback; "
+            f"Variant {alias} is pinned to version {current.version} by an operator or a rollback; "
             f'moving it to version {version} by automation needs {{"unpin": true}}.',
             code="variant_pinned",
         )
-    return wanted
+    return wanted or Mode.SSOT
 
 
 def with_slot(record: RoutingRecord, alias: str, slot: Slot) -> RoutingRecord:
-    """The record with `slot` in `alias`; the same record when that changes nothing."""
+    """The record with `slot` in `alias`."""
     if record.removed:
         record = msgspec.structs.replace(record, removed=False)
     current = record.variants.get(alias)
     if current is not None and _same(current, slot):
         return record
-    previous = dict(record.previous)
+    previous = record.previous
     if current is not None and current.version != slot.version:
-        older = [s for s in previous.get(alias, ()) if s.version not in {current.version}]
-        previous[alias] = (current, *older)[:KEPT_PREVIOUS]
+        previous = _left(record, alias, current)
     return msgspec.structs.replace(
         record, variants={**record.variants, alias: slot}, previous=previous
     )
 
 
-def _same(current: Slot, slot: Slot) -> bool:
-    """Whether routing to `slot` would differ from routing to `current` in nothing.
+def _left(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot, ...]]:
+    """The slots to go back to once `alias` has left `slot`."""
+    older = [s for s in record.previous.get(alias, ()) if s.version != slot.version]
+    return {**record.previous, alias: (slot, *older)[:KEPT_PREVIOUS]}
 
-    Who is the source of a version's run, and where it came from, does not change what is served.
-    """
-    if slot.signature is None and current.signature is not None:
-        slot = msgspec.structs.replace(slot, signature=current.signature)
-    origin = {"run_id_source": current.run_id_source, "lineage": current.lineage}
-    return msgspec.structs.replace(slot, **origin) == current
+
+def _same(current: Slot, slot: Slot) -> bool:
+    """Whether both serve the same, whatever is known of where the version came from."""
+    return current == msgspec.structs.replace(
+        slot,
+        signature=slot.signature or current.signature,
+        run_id_source=current.run_id_source,
+        lineage=current.lineage,
+    )
 
 
 def previous_slot(record: RoutingRecord, alias: str) -> Slot:
@@ -146,20 +132,19 @@ def previous_slot(record: RoutingRecord, alias: str) -> Slot:
 
 
 def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecord:
-    """The record with `alias` on `target`, pinned; the same record when that changes nothing.
+    """The record with `alias` on `target`, pinned.
 
-    The version left is not kept as a place to roll back to: a second rollback goes further
-    back, never forward onto what was just left. From a version that the variant never had,
-    further back is what is older.
+    A second rollback goes further back, never forward onto what was just left. From a version
+    that the variant never had, further back is what is older.
     """
     pinned = msgspec.structs.replace(target, mode=Mode.PINNED)
     current = record.variants.get(alias)
     if current is not None and _same(current, pinned):
         return record
     history = record.previous.get(alias, ())
-    places = [place for place, slot in enumerate(history) if slot.version == target.version]
-    if places:
-        rest = history[places[0] + 1 :]
+    versions = [slot.version for slot in history]
+    if target.version in versions:
+        rest = history[versions.index(target.version) + 1 :]
     elif current is not None and current.version == target.version:
         rest = history
     else:
@@ -172,22 +157,16 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
 
 
 def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecord:
-    """The record with another traffic policy; the same record when nothing changes.
+    """The record with another traffic policy.
 
     Raises:
         InvalidInput: a share outside 0-100 or finer than 0.01.
         VersionNotReady: traffic for B while B has no version.
     """
     percent = request.percent
-    if not 0 <= percent <= 100:
+    if not 0 <= percent <= 100 or abs(percent * 100 - round(percent * 100)) > 1e-6:
         raise InvalidInput(
-            f"percent is {percent:g}; it must be from 0 to 100.",
-            field="percent",
-            code="out_of_range",
-        )
-    if abs(percent * 100 - round(percent * 100)) > 1e-6:
-        raise InvalidInput(
-            f"percent is {percent:g}; its smallest step is 0.01.",
+            f"percent is {percent:g}; it must be from 0 to 100, in steps of 0.01.",
             field="percent",
             code="out_of_range",
         )
@@ -203,25 +182,20 @@ def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecor
 
 
 def without_variant(record: RoutingRecord, alias: str) -> RoutingRecord:
-    """The record without a version in `alias` and without traffic to it.
-
-    The version stays the one that a rollback of the variant goes to. The same record when the
-    variant has none.
-    """
+    """The record without a version in `alias`, which a rollback brings back, or traffic to it."""
     current = record.variants.get(alias)
     if current is None:
         return record
-    older = [s for s in record.previous.get(alias, ()) if s.version != current.version]
     return msgspec.structs.replace(
         record,
         variants={name: slot for name, slot in record.variants.items() if name != alias},
-        previous={**record.previous, alias: (current, *older)[:KEPT_PREVIOUS]},
+        previous=_left(record, alias, current),
         traffic=Traffic() if has_traffic(record.traffic) else record.traffic,
     )
 
 
 def removed(record: RoutingRecord) -> RoutingRecord:
-    """The record of a model that is removed; the same record when it was already."""
+    """The record of a model that is removed."""
     if record.removed:
         return record
     return RoutingRecord(
@@ -249,38 +223,31 @@ def next_generation(
 
     A variant that routes to another version, or to another run's, has a switch more.
     """
-    at = next_change_time(base, now)
+    at, generation = next_change_time(base, now), base.generation + 1
     switches = dict(base.switches)
     for alias, slot in changed.variants.items():
-        held = base.variants.get(alias)
-        if held is None or (held.version, held.run_id) != (slot.version, slot.run_id):
-            made = _switch(base, alias, slot, at=at, by=by, reason=reason)
-            switches[alias] = (made, *switches.get(alias, ()))[:KEPT_SWITCHES]
+        held, before = base.variants.get(alias), base.switches.get(alias, ())
+        if held is not None and (held.version, held.run_id) == (slot.version, slot.run_id):
+            continue
+        not_written_down = 0 if held is None else base.generation
+        switch = Switch(
+            generation=generation,
+            version=slot.version,
+            run_id=slot.run_id,
+            mode=slot.mode,
+            previous_version=None if held is None else held.version,
+            after=before[0].generation if before else not_written_down,
+            at=at,
+            by=by,
+            reason=None if reason is None else reason[:_REASON_CHARACTERS],
+        )
+        switches[alias] = (switch, *before)[:KEPT_SWITCHES]
     after = msgspec.structs.replace(
         changed,
-        generation=base.generation + 1,
+        generation=generation,
         changed_at=at,
         changed_by=by,
         reason=reason,
         switches=switches,
     )
     return descended(after, base)
-
-
-def _switch(
-    base: RoutingRecord, alias: str, slot: Slot, *, at: str, by: str, reason: str | None
-) -> Switch:
-    """The move of `alias` from where `base` has it onto `slot`."""
-    held, before = base.variants.get(alias), base.switches.get(alias)
-    not_written_down = 0 if held is None else base.generation
-    return Switch(
-        generation=base.generation + 1,
-        version=slot.version,
-        run_id=slot.run_id,
-        mode=slot.mode,
-        previous_version=None if held is None else held.version,
-        after=before[0].generation if before else not_written_down,
-        at=at,
-        by=by,
-        reason=None if reason is None else reason[:_REASON_CHARACTERS],
-    )

@@ -14,112 +14,102 @@ from typing import Final
 
 import msgspec
 
-from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord, is_model_name
-from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replication.atomic_file import replace_durably
-from serving_gateway.replication.records import decode_record, encode_record
+from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord
+from serving_gateway.errors import GenerationConflict, StoreUnavailable
+from serving_gateway.replication.record_files import RecordFiles, in_thread
+from serving_gateway.replication.records import Stored, stored_record, usable
 from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
-from serving_gateway.replication.store import Stored
 
 _LOCK_SECONDS: Final = 2.0
-_PREFIX: Final = "routing-"
 _Mark = tuple[int, int, int]
+"""Inode, time and size of a file: it did not change when they did not."""
 
 
 class _Presence(msgspec.Struct, frozen=True):
-    """What a replica writes about itself."""
+    """What a replica writes about itself; the time of the file says when."""
 
     replica: ReplicaIdentity
     models: dict[str, ModelReport]
 
 
-class FileStore:
-    """Records as JSON files, replaced atomically under locks that processes share.
+class FileStore(RecordFiles):
+    """A `RoutingStore` of JSON files, replaced atomically under locks that processes share."""
 
-    Args:
-        directory: where the files and their locks lie; made when missing.
-
-    Errors are those of `RoutingStore`.
-    """
+    _prefix = "routing-"
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._replicas_path = directory / "replicas"
-        self._seen: dict[str, tuple[_Mark, Stored]] = {}
+        self._seen: dict[str, tuple[_Mark | None, Stored]] = {}
         self._scan = threading.Lock()
         self._presence = threading.Lock()
         self._sent: Mapping[str, ModelReport] | None = None
         self._left = False
 
-    def path(self, model_name: str) -> Path:
-        """The file of a model's record."""
-        return self._directory / f"{_PREFIX}{model_name}.json"
+    @in_thread
+    def read(self, model_name: str) -> RoutingRecord:
+        """A model's record."""
+        return usable(self._look_up(model_name))
 
-    async def read(self, model_name: str) -> RoutingRecord:
-        """A model's record; generation 0 when none was ever written."""
-        return await asyncio.to_thread(self._read, model_name)
-
-    async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
+    @in_thread
+    def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
         """The records of all models; files that did not change are not read again."""
-        return await asyncio.to_thread(self._read_all, tuple(hosted))
+        with _reported("The routing records cannot be listed"):
+            return {name: self._look_up(name) for name in self._names().union(hosted)}
 
-    async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
+    @in_thread
+    def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
         """Write `record` durably in the place of exactly `expected`."""
-        await asyncio.to_thread(self._replace, expected, record)
+        name = record.model_name
+        with _reported("The routing record cannot be written"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path(name).with_suffix(".lock")):
+                stored = usable(self._look_up(name))
+                if stored != expected:
+                    raise GenerationConflict(
+                        f"The routing record is at generation {stored.generation} and was changed "
+                        f"since it was read at generation {expected.generation}."
+                    )
+                self._write(record)
 
     async def follow(self, changed: Callable[[str], None]) -> None:  # noqa: ARG002 -- see below
         """A file announces nothing; the marks of all files are cheap to compare."""
         await asyncio.Event().wait()
 
-    async def beat(
+    @in_thread
+    def beat(
         self,
         replica: ReplicaIdentity,
         reports: Mapping[str, ModelReport],
         keep_seconds: float,  # noqa: ARG002 -- readers expire files
     ) -> None:
-        """Note that a replica of this host lives: a file of its own, whose time says when."""
-        await asyncio.to_thread(self._beat, replica, dict(reports))
-
-    async def leave(self, replica_id: str) -> None:
-        """Forget a replica that ends."""
-        await asyncio.to_thread(self._leave, replica_id)
-
-    async def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
-        """The replicas of this host that reported lately; the files of others are removed."""
-        return await asyncio.to_thread(self._replicas, model_name, keep_seconds)
-
-    async def aclose(self) -> None:
-        """Nothing is held between calls."""
-
-    def _leave(self, replica_id: str) -> None:
-        # A beat that was cancelled may still be under way in its thread.
-        with self._presence:
-            self._left = True
-            try:
-                (self._replicas_path / f"{replica_id}.json").unlink(missing_ok=True)
-            except OSError as error:
-                raise StoreUnavailable(f"The replica cannot be forgotten: {error}.") from error
-
-    def _beat(self, replica: ReplicaIdentity, reports: dict[str, ModelReport]) -> None:
-        path = self._replicas_path / f"{replica.id}.json"
-        with self._presence:
+        """Note that a replica of this host lives, in a file of its own."""
+        path, reports = self._replicas_path / f"{replica.id}.json", dict(reports)
+        with self._presence, _reported("The replica cannot be noted"):
             if self._left:
                 return
-            try:
-                if reports == self._sent and path.exists():
-                    os.utime(path)
-                    return
-                self._replicas_path.mkdir(parents=True, exist_ok=True)
-                staged = path.with_suffix(".staged")
-                staged.write_bytes(msgspec.json.encode(_Presence(replica, reports)))
-                staged.replace(path)
-            except OSError as error:
-                raise StoreUnavailable(f"The replica cannot be noted: {error}.") from error
+            if reports == self._sent and path.exists():
+                os.utime(path)
+                return
+            self._replicas_path.mkdir(parents=True, exist_ok=True)
+            staged = path.with_suffix(".staged")
+            staged.write_bytes(msgspec.json.encode(_Presence(replica, reports)))
+            staged.replace(path)
             self._sent = reports
 
-    def _replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
+    @in_thread
+    def leave(self, replica_id: str) -> None:
+        """Forget a replica that ends."""
+        # A beat that was cancelled may still be under way in its thread.
+        with self._presence, _reported("The replica cannot be forgotten"):
+            self._left = True
+            (self._replicas_path / f"{replica_id}.json").unlink(missing_ok=True)
+
+    @in_thread
+    def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
+        """The replicas that reported lately; the files of others are removed."""
         found: list[LiveReplica] = []
-        try:
+        with _reported("The replicas cannot be listed"):
             for path in self._replicas_path.glob("*.json"):
                 with contextlib.suppress(FileNotFoundError):  # it left meanwhile
                     age = max(0.0, time.time() - path.stat().st_mtime)
@@ -128,93 +118,62 @@ class FileStore:
                         continue
                     one = decoded(path.read_bytes(), _Presence, str(path))
                     found.append(live(status_of(one.replica, one.models.get(model_name)), age))
-        except OSError as error:
-            raise StoreUnavailable(f"The replicas cannot be listed: {error}.") from error
         return found
 
-    def _read(self, model_name: str) -> RoutingRecord:
-        found = self._looked_up(model_name)
-        if isinstance(found, StoreUnavailable):
-            raise found
-        return found
+    async def aclose(self) -> None:
+        """Nothing is held between calls."""
 
-    def _read_all(self, hosted: tuple[str, ...]) -> dict[str, Stored]:
-        try:
-            names = [
-                entry.name.removeprefix(_PREFIX).removesuffix(".json")
-                for entry in os.scandir(self._directory)
-                if entry.name.startswith(_PREFIX) and entry.name.endswith(".json")
-            ]
-        except FileNotFoundError:
-            names = []
-        except OSError as error:
-            raise StoreUnavailable(f"{self._directory} cannot be listed: {error}.") from error
-        wanted = {name for name in names if is_model_name(name)}.union(hosted)
-        return {name: self._looked_up(name) for name in sorted(wanted)}
-
-    def _looked_up(self, model_name: str) -> Stored:
+    def _look_up(self, model_name: str) -> Stored:
         """A model's record, decoded again only when its file changed."""
         path = self.path(model_name)
         with self._scan:
-            _, seen = self._seen.get(model_name, ((0, 0, 0), None))
+            mark: _Mark | None
+            data: bytes | None
+            before, seen = self._seen.get(model_name, (None, None))
             try:
-                mark = _mark(path.stat())
-                if seen is not None and self._seen[model_name][0] == mark:
+                if seen is not None and _mark(path.stat()) == before:
                     return seen
                 with path.open("rb") as file:
-                    mark = _mark(os.fstat(file.fileno()))
-                    data = file.read()
+                    mark, data = _mark(os.fstat(file.fileno())), file.read()
             except FileNotFoundError:
-                mark, found = (0, 0, 0), RoutingRecord(model_name=model_name)
+                mark, data = None, None
             except OSError as error:
                 return StoreUnavailable(f"The routing record cannot be read: {error}.")
-            else:
-                try:
-                    found = decode_record(data, model_name, str(path))
-                except RecordRefused as error:
-                    self._seen[model_name] = (mark, error)
-                    return error
+            found = stored_record(data, model_name, str(path))
             if isinstance(seen, RoutingRecord) and seen == found:
                 found = seen
             self._seen[model_name] = (mark, found)
             return found
 
-    def _replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        name = record.model_name
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with self._locked(name):
-                stored = self._read(name)
-                if stored != expected:
-                    raise GenerationConflict(
-                        f"The routing record is at generation {stored.generation} and was changed "
-                        f"since it was read at generation {expected.generation}."
-                    )
-                replace_durably(self.path(name), msgspec.json.format(encode_record(record)))
-        except OSError as error:
-            raise StoreUnavailable(f"The routing record cannot be written: {error}.") from error
-
-    @contextlib.contextmanager
-    def _locked(self, model_name: str) -> Iterator[None]:
-        """Hold the lock of a model that all processes of this host share.
-
-        The kernel releases it when its holder dies, so no stale lock has to be broken.
-        """
-        path = self._directory / f"{_PREFIX}{model_name}.lock"
-        deadline = time.monotonic() + _LOCK_SECONDS
-        with path.open("ab") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise StoreUnavailable(
-                            f"The lock {path} was held by another process for {_LOCK_SECONDS:g} s."
-                        ) from error
-                    time.sleep(0.002)
-            yield
-
 
 def _mark(status: os.stat_result) -> _Mark:
     return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@contextlib.contextmanager
+def _reported(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"{what}: {error}.") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that all processes of this host share.
+
+    The kernel releases it when its holder dies, so no stale lock has to be broken.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(
+                        f"The lock {path} was held by another process for {_LOCK_SECONDS:g} s."
+                    ) from error
+                time.sleep(0.002)
+        yield

@@ -23,9 +23,6 @@ from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
 
-Reports = Callable[[], Mapping[str, ModelReport]]
-"""What to report at this moment of each hosted model."""
-
 _BEATS: Final = 4
 """Reports within the time after which a silent replica counts as dead."""
 _LEAST_PAUSE_SECONDS: Final = 0.01
@@ -34,11 +31,8 @@ _LEAST_PAUSE_SECONDS: Final = 0.01
 class Heartbeat:
     """This process among the replicas: one report for all models that it hosts.
 
-    Args:
-        store: where the replicas meet.
-        identity: which process this is.
-        keep_seconds: for how long a replica that reports nothing more counts as live.
-        interval: seconds between two looks for something new to report.
+    A replica counts as live for `keep_seconds` after its last report; whether there is something
+    new to report is looked at each `interval`, in seconds.
     """
 
     def __init__(
@@ -61,7 +55,7 @@ class Heartbeat:
         """Report now: something changed."""
         self._woken.set()
 
-    async def run(self, reports: Reports) -> None:
+    async def run(self, reports: Callable[[], Mapping[str, ModelReport]]) -> None:
         """Report what changed at once, and that the process lives from time to time."""
         while not is_being_cancelled():
             self._woken.clear()
@@ -77,7 +71,13 @@ class Heartbeat:
         due = now - self._reported_at >= self._keep_seconds / _BEATS
         if not due and reports == self._reported:
             return
-        self._log_readiness(reports)
+        for name, report in reports.items():
+            before = self._reported.get(name)
+            if before is None or before.ready != report.ready:
+                log.info(
+                    "readiness changed",
+                    extra={"model": name, "ready": report.ready, "reasons": report.reasons},
+                )
         self._reported, self._reported_at = reports, now
         try:
             await self._store.beat(self.identity, reports, self._keep_seconds)
@@ -103,12 +103,3 @@ class Heartbeat:
     def status(self, report: ModelReport) -> ReplicaStatus:
         """This process with a report of one model."""
         return status_of(self.identity, report)
-
-    def _log_readiness(self, reports: Mapping[str, ModelReport]) -> None:
-        for name, report in reports.items():
-            before = self._reported.get(name)
-            if before is None or before.ready != report.ready:
-                log.info(
-                    "readiness changed",
-                    extra={"model": name, "ready": report.ready, "reasons": report.reasons},
-                )

@@ -13,12 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Losses:
-    """Reports of this replica.
-
-    Args:
-        counts: by outcome: `restored` to a store that had lost a record, or `dropped` although an
-            accepted change was in that record alone.
-    """
+    """Counts records as `restored` to a store that had lost them, or `dropped`."""
 
     def __init__(self, counts: LabelledCounts) -> None:
         self._restored = counts.labels("restored")

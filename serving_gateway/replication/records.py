@@ -21,6 +21,7 @@ counted as dropped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from datetime import datetime, timedelta
 from typing import Final
@@ -38,7 +39,7 @@ from serving_gateway.contract import (
     Switch,
     Traffic,
 )
-from serving_gateway.errors import RecordRefused
+from serving_gateway.errors import RecordRefused, StoreUnavailable
 
 _PARTS: Final = (RoutingRecord, Slot, Signature, Feature, Lineage, Traffic, Switch)
 _SHAPE: Final = hashlib.sha256(
@@ -74,13 +75,12 @@ def same_content(one: str | None, other: str | None) -> bool:
     return one == other
 
 
+Stored = RoutingRecord | StoreUnavailable
+"""A model's record, or why it alone cannot be read."""
+
+
 class _Schema(msgspec.Struct):
     schema: int
-
-
-def encode_record(record: RoutingRecord) -> bytes:
-    """The record as stored."""
-    return msgspec.json.encode(record)
 
 
 def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
@@ -104,10 +104,26 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
         ) from error
     if record.model_name != model_name:
         raise RecordRefused(
-            f"The routing record in {where} is of model {record.model_name!r}, "
-            f"not of {model_name!r}."
+            f"The routing record in {where} is of model {record.model_name!r}, not {model_name!r}."
         )
     return record
+
+
+def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
+    """What a store has of a model; generation 0 where that is nothing."""
+    if data is None:
+        return RoutingRecord(model_name=model_name)
+    try:
+        return decode_record(data, model_name, where)
+    except RecordRefused as error:
+        return error
+
+
+def usable(stored: Stored) -> RoutingRecord:
+    """The record; raises the error that stands in its place."""
+    if isinstance(stored, StoreUnavailable):
+        raise stored
+    return stored
 
 
 class Merge(msgspec.Struct, frozen=True):
@@ -121,12 +137,7 @@ class Merge(msgspec.Struct, frozen=True):
 
 
 def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
-    """Decide between the store's record and the one that a replica routes by.
-
-    Args:
-        stored: generation 0 when the store has none.
-        known: generation 0 when the replica has none.
-    """
+    """Decide between the store's record and the one that a replica routes by."""
     if stored == known:
         return Merge(known, write=False)
     if stored.generation == known.generation:
@@ -161,9 +172,7 @@ def _newer(one: RoutingRecord, other: RoutingRecord) -> bool:
 def next_change_time(base: RoutingRecord, now: datetime) -> str:
     """The `changed_at` of a change to `base`: this moment, and always after the one before."""
     if base.changed_at is not None:
-        try:
+        with contextlib.suppress(ValueError):
             before = datetime.fromisoformat(base.changed_at)
-        except ValueError:
-            before = now
-        now = max(now, before + timedelta(milliseconds=1))
+            now = max(now, before + timedelta(milliseconds=1))
     return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -23,14 +23,9 @@ _CONNECTIONS: Final = 4
 class RedisConnection:
     """A client whose exchanges end in time, and whose exceptions are translated here, once.
 
-    Args:
-        url: `redis://`, `rediss://` or `unix://`, with credentials where they are needed.
-        limit_seconds: longest wait for one answer.
-        pause_seconds: after Redis did not answer, how long exchanges are refused at once.
-
-    Attributes:
-        where: the address for people, without credentials.
-        client: for subscriptions, whose failures are `failures()`.
+    An answer is waited for `limit_seconds`; after Redis did not answer, exchanges are refused at
+    once for `pause_seconds`. Subscriptions use `client`, which raises `failures`; `where` is the
+    address for people, without credentials.
 
     Raises:
         ValueError: the address cannot be read.
@@ -40,6 +35,7 @@ class RedisConnection:
         self, url: SecretStr, *, limit_seconds: float = 0.5, pause_seconds: float = 1.0
     ) -> None:
         # Not needed by a gateway that keeps its record in a file.
+        from redis import exceptions
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -56,6 +52,9 @@ class RedisConnection:
             retry=Retry(NoBackoff(), 0),
         )
         self.client: Redis = Redis.from_pool(pool)
+        lost, late = exceptions.ConnectionError, exceptions.TimeoutError
+        self._losses = (lost, late, OSError, TimeoutError, EOFError)
+        self.failures = (exceptions.RedisError, *self._losses)
         self._refused_until = 0.0
         self._refusal = ""
 
@@ -69,38 +68,25 @@ class RedisConnection:
         Raises:
             StoreUnavailable: Redis does not answer, did not a moment ago, or refuses.
         """
-        from redis.exceptions import RedisError
-
         if time.monotonic() < self._refused_until:
             raise StoreUnavailable(self._refusal)
         try:
             async with asyncio.timeout(self.limit_seconds):
                 yield self.client
-        except losses() as error:
+        except self._losses as error:
             why = str(error) or f"no answer within {self.limit_seconds:g} s"
             self._refusal = f"{self.where} cannot be used: {why.rstrip('.')}."
             self._refused_until = time.monotonic() + self.pause_seconds
             raise StoreUnavailable(self._refusal) from error
-        except RedisError as error:
+        except self.failures as error:
             raise StoreUnavailable(f"{self.where} refuses: {str(error).rstrip('.')}.") from error
+
+    def resume(self) -> None:
+        """Ask again at once: Redis answers."""
+        self._refused_until = 0.0
 
     async def aclose(self) -> None:
         """Close all connections."""
-        with contextlib.suppress(*failures()):
+        with contextlib.suppress(*self.failures):
             async with asyncio.timeout(self.limit_seconds):
                 await self.client.aclose()
-
-
-def losses() -> tuple[type[Exception], ...]:
-    """What Redis's client raises when Redis cannot be reached or does not answer."""
-    from redis.exceptions import ConnectionError as Lost
-    from redis.exceptions import TimeoutError as Late
-
-    return (Lost, Late, OSError, TimeoutError, EOFError)
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Everything that Redis's client raises."""
-    from redis.exceptions import RedisError
-
-    return (RedisError, OSError, TimeoutError, EOFError)

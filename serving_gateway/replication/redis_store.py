@@ -1,12 +1,11 @@
 """Routing records in Redis: shared by replicas on any host, announced when they change.
 
-Everything of a replica goes over a few connections and some commands a second, however many
-models it hosts: one subscription, one beat, one look at whether anything was written, and a bulk
-read when it was, or every few seconds in case a record was written past the gateways.
+However many models a replica hosts, it has one subscription, one beat, one look at whether
+anything was written, and a bulk read when it was, or every few seconds in case a record was
+written past the gateways.
 
-A Redis that hangs is abandoned after a short limit, and for a moment after a failure no exchange
-waits for it again. A change that was abandoned must not happen later, when a Redis that was
-stopped goes on with its buffers: so the write carries a deadline by Redis's own clock.
+A change that was abandoned must not happen later, when a Redis that was stopped goes on with its
+buffers: so the write carries a deadline by Redis's own clock.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ import msgspec
 
 from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord, is_model_name
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
-from serving_gateway.replication.records import decode_record, encode_record
-from serving_gateway.replication.redis_connection import RedisConnection, failures
+from serving_gateway.replication.records import Stored, stored_record, usable
+from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
-from serving_gateway.replication.store import Stored
 from serving_gateway.tasks import is_being_cancelled
 
 _SILENCE_SECONDS: Final = 5.0
@@ -78,29 +76,27 @@ return 1
 replicas that died. Answers 0 when Redis lost what the replica had reported before."""
 
 
+_Data = bytes | Exception | None
+"""What Redis answers when it is asked for a key: an error when that is of another type."""
+
+
 class RedisStore:
-    """The records of all models in one Redis, version 5 or later.
-
-    Args:
-        connection: the client.
-
-    Errors are those of `RoutingStore`.
-    """
+    """A `RoutingStore` in one Redis, version 5 or later."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._where = connection.where
-        self._seen: dict[str, tuple[bytes | None, Stored]] = {}
+        self._seen: dict[str, tuple[_Data, Stored]] = {}
         self._names: frozenset[str] = frozenset()
         self._revision: bytes | None = None
         self._read_fully_at = -_FULL_SECONDS
         self._sent: dict[str, ModelReport] | None = None
 
     async def read(self, model_name: str) -> RoutingRecord:
-        """A model's record, read now; generation 0 when none was ever written."""
+        """A model's record."""
         async with self._connection.asking() as redis:
             data: bytes | None = await redis.get(_key(model_name))
-        return self._decoded(model_name, data)
+        return usable(self._look_up(model_name, data))
 
     async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
         """The records of all models; from memory while no gateway wrote one, for a few seconds."""
@@ -108,7 +104,10 @@ class RedisStore:
             revision: bytes | None = await redis.get(_REVISION)
         known = revision == self._revision and self._names.issuperset(hosted)
         if not known or time.monotonic() - self._read_fully_at >= _FULL_SECONDS:
-            names = sorted((await self._listed()).union(hosted))
+            async with self._connection.asking() as redis:
+                question: Any = redis.smembers(_NAMES)
+                listed = [name.decode(errors="replace") for name in await question]
+            names = sorted({*filter(is_model_name, listed), *hosted})
             for start in range(0, len(names), _BULK):
                 await self._read_bulk(names[start : start + _BULK])
             self._names = frozenset(names)
@@ -124,29 +123,30 @@ class RedisStore:
             question.time()
             question.get(_key(name))
             (seconds, micros), data = await question.execute()
-        stored = self._decoded(name, data)
+        stored = usable(self._look_up(name, data))
         if stored != expected:
-            raise _changed_meanwhile(
-                f"is at generation {stored.generation} and not what it was when it was read, at "
-                f"generation {expected.generation}"
+            raise GenerationConflict(
+                f"The routing record is at generation {stored.generation} and was changed since it "
+                f"was read at generation {expected.generation}."
             )
         deadline = seconds * 1_000_000 + micros + int(self._connection.limit_seconds * 800_000)
-        new = encode_record(record)
+        new = msgspec.json.encode(record)
         outcome = await self._write(record, data or b"", new, deadline)
         if outcome == _LATE:
             raise StoreUnavailable(f"{self._where} was too slow; nothing was written.")
         if outcome != _WRITTEN:
-            raise _changed_meanwhile(f"is no longer at generation {expected.generation}")
+            raise GenerationConflict(
+                f"The routing record is no longer at generation {expected.generation}."
+            )
         self._seen[name] = (new, record)
 
     async def follow(self, changed: Callable[[str], None]) -> None:
-        """Call `changed` when a replica announces a change, until cancelled.
+        """Call `changed` with each name that is announced, until cancelled.
 
-        Called with an empty name when a subscription begins: what was announced before is found
-        by reading.
+        The name is empty when a subscription begins: what was announced before has to be read.
         """
         while not is_being_cancelled():
-            with contextlib.suppress(*failures()):
+            with contextlib.suppress(*self._connection.failures):
                 await self._listen(changed)
             await asyncio.sleep(self._connection.pause_seconds)
 
@@ -155,9 +155,8 @@ class RedisStore:
     ) -> None:
         """Note that a replica lives, and what changed of what it reports."""
         before, self._sent = self._sent, None  # unknown until Redis has answered
-        if before is None or not await self._beat(replica.id, keep_seconds, before, reports):
-            identity = {"": msgspec.json.encode(replica)}
-            await self._beat(replica.id, keep_seconds, {}, reports, identity)
+        if before is None or not await self._beat(replica, keep_seconds, before, reports):
+            await self._beat(replica, keep_seconds, None, reports)
         self._sent = dict(reports)
 
     async def leave(self, replica_id: str) -> None:
@@ -179,7 +178,7 @@ class RedisStore:
             alive = [one.decode() for one, age in ages.items() if age <= keep_seconds]
             for one in alive:
                 question.hmget(_replica_key(one), ["", model_name])
-            reported = await question.execute() if alive else []
+            reported = await question.execute()
         found: list[LiveReplica] = []
         for name, (identity, report) in zip(alive, reported, strict=True):
             if identity is None:  # it left meanwhile
@@ -194,12 +193,6 @@ class RedisStore:
         """Close connections."""
         await self._connection.aclose()
 
-    async def _listed(self) -> frozenset[str]:
-        async with self._connection.asking() as redis:
-            question: Any = redis.smembers(_NAMES)
-            listed: set[bytes] = await question
-        return frozenset(filter(is_model_name, (one.decode(errors="replace") for one in listed)))
-
     async def _read_bulk(self, names: Sequence[str]) -> None:
         async with self._connection.asking() as redis:
             values: list[bytes | None] = await redis.mget(map(_key, names))
@@ -208,34 +201,21 @@ class RedisStore:
             question = redis.pipeline(transaction=False)
             for name in missing:
                 question.get(_key(name))
-            answers = await question.execute(raise_on_error=False) if missing else []
-        found: dict[str, Any] = dict(zip(names, values, strict=True))
-        found.update(zip(missing, answers, strict=True))
-        for name, data in found.items():
-            if isinstance(data, Exception):
-                self._seen[name] = (
-                    None,
-                    RecordRefused(f"{self._where} (key {_key(name)}) holds no record: {data}."),
-                )
-                continue
-            with contextlib.suppress(RecordRefused):  # noted
-                self._decoded(name, data)
+            answers: list[_Data] = await question.execute(raise_on_error=False)
+        found: dict[str, _Data] = dict(zip(names, values, strict=True))
+        for name, data in (found | dict(zip(missing, answers, strict=True))).items():
+            self._look_up(name, data)
 
-    def _decoded(self, model_name: str, data: bytes | None) -> RoutingRecord:
+    def _look_up(self, model_name: str, data: _Data) -> Stored:
+        """What Redis's answer is; the same object for the same answer."""
         before, stored = self._seen.get(model_name, (None, None))
-        if stored is None or before != data or (data is None and isinstance(stored, Exception)):
+        if stored is None or before != data:
             where = f"{self._where} (key {_key(model_name)})"
-            try:
-                stored = (
-                    RoutingRecord(model_name=model_name)
-                    if data is None
-                    else decode_record(data, model_name, where)
-                )
-            except RecordRefused as error:
-                stored = error
+            if isinstance(data, Exception):
+                stored = RecordRefused(f"{where} holds no record: {data}.")
+            else:
+                stored = stored_record(data, model_name, where)
             self._seen[model_name] = (data, stored)
-        if isinstance(stored, StoreUnavailable):
-            raise stored
         return stored
 
     async def _write(self, record: RoutingRecord, old: bytes, new: bytes, deadline: int) -> int:
@@ -256,23 +236,20 @@ class RedisStore:
 
     async def _beat(
         self,
-        replica_id: str,
+        replica: ReplicaIdentity,
         keep_seconds: float,
-        before: Mapping[str, ModelReport],
+        before: Mapping[str, ModelReport] | None,
         reports: Mapping[str, ModelReport],
-        identity: Mapping[str, bytes] | None = None,
     ) -> bool:
-        """Send what differs from `before`; all of it, with the identity, as a new replica does."""
-        values: list[str | bytes] = [replica_id, str(int(keep_seconds * 1000))]
-        values.append("0" if identity is None else "1")
-        for name, data in (identity or {}).items():
-            values += (name, data)
-        for name, report in reports.items():
+        """Send what differs from `before`; as a new replica, all of it with the identity."""
+        values: list[str | bytes] = [replica.id, str(int(keep_seconds * 1000))]
+        values += ("0",) if before is not None else ("1", "", msgspec.json.encode(replica))
+        before = before or {}
+        for name in before.keys() | reports.keys():
+            report = reports.get(name)
             if before.get(name) != report:
-                values += (name, msgspec.json.encode(report))
-        for name in before.keys() - reports.keys():
-            values += (name, b"")
-        keys = (_REPLICAS, _replica_key(replica_id))
+                values += (name, b"" if report is None else msgspec.json.encode(report))
+        keys = (_REPLICAS, _replica_key(replica.id))
         async with self._connection.asking() as redis:
             answer: Any = redis.eval(_BEAT, len(keys), *keys, *values)
             return bool(await answer)
@@ -286,8 +263,12 @@ class RedisStore:
                 message = await subscription.get_message(timeout=_SILENCE_SECONDS)
                 if message is not None:
                     asked = False
-                    if message["type"] != "pong":
-                        changed(_name_in(message))
+                    if message["type"] == "pmessage":
+                        channel: str = message["channel"].decode(errors="replace")
+                        changed(channel.removeprefix("gateway:{").removesuffix("}:changed"))
+                    elif message["type"] == "psubscribe":
+                        self._connection.resume()
+                        changed("")
                 elif asked:
                     return
                 else:
@@ -301,15 +282,3 @@ def _key(model_name: str) -> str:
 
 def _replica_key(replica_id: str) -> str:
     return f"gateway:replica:{replica_id}"
-
-
-def _name_in(message: Mapping[str, Any]) -> str:
-    """The model whose channel a message came by; empty for the start of a subscription."""
-    if message["type"] != "pmessage":
-        return ""
-    channel: str = message["channel"].decode(errors="replace")
-    return channel.removeprefix("gateway:{").removesuffix("}:changed")
-
-
-def _changed_meanwhile(how: str) -> GenerationConflict:
-    return GenerationConflict(f"The routing record {how}: it was changed meanwhile.")

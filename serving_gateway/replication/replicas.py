@@ -14,21 +14,33 @@ from serving_gateway.contract import LiveReplica, ReplicaIdentity, ReplicaStatus
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.records import digest, same_content
 
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+
 
 class ModelReport(msgspec.Struct, frozen=True, array_like=True):
-    """What a replica reports of one model that it hosts; compact, as there may be many."""
+    """What a replica reports of a model, as in `ReplicaStatus`; compact, as there may be many."""
 
     generation: int
     digest: str | None
     ready: bool
     reasons: tuple[str, ...] = ()
     traffic: tuple[str, ...] = ()
-    """Variants that had requests within the last minute."""
 
 
-_Kind = TypeVar("_Kind", bound=msgspec.Struct)
-NOT_HOSTED: Final = ModelReport(0, None, ready=False, reasons=("it does not host this model yet",))
-"""What a replica that lives and reports nothing of a model stands for."""
+_NOT_HOSTED: Final = ModelReport(0, None, ready=False, reasons=("it does not host this model yet",))
+
+
+class ReplicaList(msgspec.Struct, frozen=True):
+    """All live replicas, as far as the store can tell; fields as in `ModelStatus`."""
+
+    replicas: tuple[LiveReplica, ...]
+    in_sync: bool
+    problem: str | None
+
+
+def now() -> str:
+    """This moment in UTC, as RFC 3339."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def this_process() -> ReplicaIdentity:
@@ -38,30 +50,14 @@ def this_process() -> ReplicaIdentity:
     return ReplicaIdentity(name, host, os.getpid(), now())
 
 
-class ReplicaList(msgspec.Struct, frozen=True):
-    """All live replicas, as far as the store can tell."""
-
-    replicas: tuple[LiveReplica, ...]
-    in_sync: bool
-    """Whether all of them route by the stored record; false while that is unknown."""
-    problem: str | None
-    """Why others than this replica may be missing."""
-
-
-def now() -> str:
-    """This moment in UTC, as RFC 3339."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def status_of(replica: ReplicaIdentity, report: ModelReport | None) -> ReplicaStatus:
     """A replica with its report of one model."""
-    return ReplicaStatus(
-        **msgspec.structs.asdict(replica), **msgspec.structs.asdict(report or NOT_HOSTED)
-    )
+    fields = msgspec.structs.asdict(replica) | msgspec.structs.asdict(report or _NOT_HOSTED)
+    return ReplicaStatus(**fields)
 
 
 def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
-    """The replica with its age."""
+    """The replica with the age of its report."""
     return LiveReplica(**msgspec.structs.asdict(replica), age_seconds=round(age_seconds, 3))
 
 
@@ -83,10 +79,9 @@ def replica_list(
     """Put together what the store knows and what this replica knows better: itself."""
     others = [replica for replica in found if replica.id != own.id]
     replicas = sorted([live(own, 0.0), *others], key=lambda replica: replica.id)
-    newest = max(stored.generation, *(replica.generation for replica in replicas), 0)
     content = digest(stored)
-    in_sync = newest == stored.generation and all(
-        replica.generation == newest and same_content(replica.digest, content)
+    in_sync = all(
+        replica.generation == stored.generation and same_content(replica.digest, content)
         for replica in replicas
     )
     return ReplicaList(tuple(replicas), in_sync, None)

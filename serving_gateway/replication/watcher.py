@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 from serving_gateway.contract import RoutingRecord
 from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnavailable
 from serving_gateway.replication.losses import Losses
-from serving_gateway.replication.records import merge
+from serving_gateway.replication.records import Stored, merge
 from serving_gateway.replication.snapshot import Snapshots
-from serving_gateway.replication.store import RoutingStore, Stored
+from serving_gateway.replication.store import RoutingStore
 from serving_gateway.tasks import is_being_cancelled
 
 log = logging.getLogger(__name__)
@@ -29,19 +29,6 @@ _AT_ONCE: Final = 16
 """Models that are handled at a time: each may have versions to ask Triton about."""
 
 
-class RecordHolder(Protocol):
-    """What routes one model."""
-
-    @property
-    def record(self) -> RoutingRecord:
-        """The record that it routes by; generation 0 before there was one."""
-
-    async def follow(
-        self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None
-    ) -> None:
-        """Route by `record` when it is newer, or the present one is exactly `instead_of`."""
-
-
 class HostedModels(Protocol):
     """The models of this replica."""
 
@@ -49,11 +36,11 @@ class HostedModels(Protocol):
     def names(self) -> tuple[str, ...]:
         """Those that are hosted."""
 
-    def holder(self, model_name: str) -> RecordHolder | None:
-        """What routes a model; None when it is not hosted."""
+    def record(self, model_name: str) -> RoutingRecord | None:
+        """What a model is routed by, generation 0 before there was one; None: not hosted."""
 
-    async def host(self, record: RoutingRecord) -> None:
-        """Host a model by a record that another replica, or this one in the past, wrote."""
+    async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
+        """Route by `record` when it is newer, or the present one is exactly `instead_of`."""
 
     async def unhost(self, model_name: str) -> None:
         """Stop hosting a model that was removed."""
@@ -62,11 +49,7 @@ class HostedModels(Protocol):
 class Watcher:
     """Keeps this replica's records and the store's the same, by the rules of `records`.
 
-    Args:
-        store: where the records are kept.
-        snapshots: where this host keeps copies.
-        losses: reports what the store lost.
-        interval: seconds between two bulk reads.
+    `interval` is the time between two bulk reads, in seconds.
     """
 
     def __init__(
@@ -97,7 +80,13 @@ class Watcher:
         """Why not every record was read and probed once; None when each was."""
         if self._first_pass.is_set():
             return None
-        return self._problem or "the routing records are still being read and their versions probed"
+        if self._problem is None:
+            return "the routing records are still being read and their versions probed"
+        return (
+            "what is in production is not known here: the routing store was not read since the "
+            f"start, and there is no snapshot to resume from. {self._problem} The replica becomes "
+            "ready by itself once the store answers"
+        )
 
     async def first_pass(self) -> None:
         """Wait until each record was read and probed once."""
@@ -152,48 +141,74 @@ class Watcher:
                     await self._woken.wait()
 
     async def look(self, models: HostedModels, tasks: asyncio.TaskGroup | None = None) -> None:
-        """Read all records in bulk, and act on those that changed.
-
-        Args:
-            models: of this replica.
-            tasks: where that goes on; without it, it is waited for, as on the first pass.
-        """
-        copies: Mapping[str, RoutingRecord] = {}
-        if first := not self._first_pass.is_set():
-            copies = await self._snapshots.read_all()
+        """Read all records, and act on those that changed: in `tasks`, but for the first pass."""
+        first = not self._first_pass.is_set()
+        copies = await self._snapshots.read_all() if first else {}
         try:
             found = await self._store.read_all({*models.names, *copies})
         except StoreUnavailable as error:
             self._note(error.message)
             if copies:
-                await self._resume(models, copies)
+                await self._host_all(models, copies)
+                self._first_pass.set()
+                log.warning(
+                    "started without the routing store, from snapshots",
+                    extra={"models": sorted(copies)},
+                )
             return
         self._note(None)
         if first:
-            await self._take_up(models, found, copies)
-        changed = [
+            await self._host_all(models, self._lost(found, copies))
+        works = [
             self._guarded(name, self._apply_locked(models, name, stored))
             for name, stored in found.items()
             if self._is_unsettled(models, name, stored)
         ]
-        if first or tasks is None:
-            await asyncio.gather(*changed)
-            self._first_pass.set()
+        if not first and tasks is not None:
+            for work in works:
+                tasks.create_task(work)
             return
-        for one in changed:
-            tasks.create_task(one)
+        await asyncio.gather(*works)
+        self._first_pass.set()
+
+    def _lost(
+        self, found: Mapping[str, Stored], copies: Mapping[str, RoutingRecord]
+    ) -> Mapping[str, RoutingRecord]:
+        """The copies of which the store has no trace, not even that the model was removed.
+
+        They were lost with it: hosted by its copy, a model is written back. Of the others, the
+        store is right, and what it dropped is reported.
+        """
+        lost: dict[str, RoutingRecord] = {}
+        for name, copy in copies.items():
+            stored = found[name]
+            if isinstance(stored, StoreUnavailable):
+                continue
+            merged = merge(stored, copy)
+            if stored.generation == 0:
+                lost[name] = copy
+            elif stored.removed:
+                self.keep(stored)
+            elif merged.record != stored or merged.dropped is not None:
+                self._losses.drop(copy, stored)
+        return lost
+
+    async def _host_all(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
+        async def host(copy: RoutingRecord) -> None:
+            async with self._room:
+                await models.host(copy)
+
+        await asyncio.gather(*(self._guarded(name, host(copy)) for name, copy in copies.items()))
 
     def _is_unsettled(self, models: HostedModels, name: str, stored: Stored) -> bool:
         lock = self._locks.get(name)
         if lock is not None and lock.locked():
             return False  # it is being acted on; the next look sees what came of it
-        holder = models.holder(name)
-        if holder is None:
-            return not isinstance(stored, RoutingRecord) or (
-                stored.generation > 0 and not stored.removed
-            )
+        known = models.record(name)
+        if known is None:
+            return isinstance(stored, StoreUnavailable) or _is_routed(stored)
         settled = self._settled.get(name)
-        return settled is None or settled[0] is not stored or settled[1] is not holder.record
+        return settled is None or settled[0] is not stored or settled[1] is not known
 
     async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -221,30 +236,31 @@ class Watcher:
 
     async def _apply(self, models: HostedModels, name: str, stored: Stored) -> None:
         """Act on what the store has of a model: adopt it, restore it, host it or stop that."""
-        holder = models.holder(name)
+        known = models.record(name)
         if isinstance(stored, StoreUnavailable):
             if self._problems.get(name) != stored.message:
                 log.error("a routing record is refused", extra={"reason": stored.message})
             self._problems[name] = stored.message
-            if holder is None:
-                await models.host(await self._copy(name))
+            if known is None:
+                copy = await self._snapshots.read(name)
+                await models.host(copy or RoutingRecord(model_name=name))
         else:
             self._problems.pop(name, None)
-            if holder is not None:
-                if not await self._converge(holder, stored):
-                    return  # the next look tries it again
-            elif stored.generation > 0 and not stored.removed:
+            if known is None and _is_routed(stored):
                 await models.host(stored)
-            if stored.removed and models.holder(name) is not None:
+            elif known is not None and not await self._converge(models, known, stored):
+                return  # the next look tries it again
+            if stored.removed:
                 await models.unhost(name)
-        if (holder := models.holder(name)) is not None:
-            self._settled[name] = (stored, holder.record)
+        if (known := models.record(name)) is not None:
+            self._settled[name] = (stored, known)
         else:
             self._settled.pop(name, None)
 
-    async def _converge(self, holder: RecordHolder, stored: RoutingRecord) -> bool:
-        """Have the store and the holder agree; whether they do."""
-        known = holder.record
+    async def _converge(
+        self, models: HostedModels, known: RoutingRecord, stored: RoutingRecord
+    ) -> bool:
+        """Have the store and this replica agree; whether they do."""
         merged = merge(stored, known)
         if merged.write:
             try:
@@ -258,68 +274,23 @@ class Watcher:
         if merged.dropped is not None:
             self._losses.drop(merged.dropped, merged.record)
         if merged.record is not known:
-            await holder.follow(merged.record, instead_of=known)
+            await models.host(merged.record, instead_of=known)
             log.info(
                 "adopted a routing record",
-                extra={"model": known.model_name, "generation": holder.record.generation},
+                extra={"model": known.model_name, "generation": merged.record.generation},
             )
         return True
-
-    async def _take_up(
-        self,
-        models: HostedModels,
-        found: Mapping[str, Stored],
-        copies: Mapping[str, RoutingRecord],
-    ) -> None:
-        """Compare the copies of this host with the store, once.
-
-        A model of which the store has no trace, not even that it was removed, was lost with it:
-        it is hosted by its copy, and so written back. Otherwise the store is right.
-        """
-        lost: dict[str, RoutingRecord] = {}
-        for name, copy in copies.items():
-            stored = found[name]
-            if isinstance(stored, StoreUnavailable):
-                continue
-            if stored.generation == 0:
-                lost[name] = copy
-            elif stored.removed:
-                self.keep(stored)
-            elif merge(stored, copy).record != stored or merge(stored, copy).dropped is not None:
-                self._losses.drop(copy, stored)
-        await self._host_all(models, lost)
-
-    async def _resume(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
-        """Route by the copies of this host; only Triton can say whether it serves them."""
-        await self._host_all(models, copies)
-        self._first_pass.set()
-        log.warning(
-            "started without the routing store, from snapshots", extra={"models": sorted(copies)}
-        )
-
-    async def _host_all(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
-        async def host(copy: RoutingRecord) -> None:
-            async with self._room:
-                await models.host(copy)
-
-        await asyncio.gather(*(self._guarded(name, host(copy)) for name, copy in copies.items()))
-
-    async def _copy(self, name: str) -> RoutingRecord:
-        """The copy of a model; without one a record that routes nothing."""
-        try:
-            found = await asyncio.to_thread(self._snapshots.read, name)
-        except StoreUnavailable as error:
-            log.warning("a snapshot cannot be used", extra={"reason": error.message})
-            found = None
-        return found or RoutingRecord(model_name=name)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
     def _note(self, problem: str | None) -> None:
-        if problem != self._problem:
-            if problem is None:
-                log.info("the routing store is back")
-            else:
-                log.warning("the routing store cannot be used", extra={"reason": problem})
+        if problem is not None and problem != self._problem:
+            log.warning("the routing store cannot be used", extra={"reason": problem})
+        elif problem is None and self._problem is not None:
+            log.info("the routing store is back")
         self._problem = problem
+
+
+def _is_routed(record: RoutingRecord) -> bool:
+    return record.generation > 0 and not record.removed

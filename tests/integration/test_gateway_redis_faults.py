@@ -46,6 +46,13 @@ def stored(redis: RunningRedis) -> RoutingRecord:
         return msgspec.json.decode(client.get(KEY) or b"", type=RoutingRecord)
 
 
+def is_stored(redis: RunningRedis) -> bool:
+    from redis import Redis
+
+    with Redis.from_url(redis.url) as client:
+        return bool(client.exists(KEY))
+
+
 def put(redis: RunningRedis, content: bytes) -> None:
     from redis import Redis
 
@@ -73,6 +80,7 @@ def test_a_killed_redis_fails_no_request_and_gets_back_what_it_lost(
         assert gateway.ready()
         redis.process.start()  # as empty as a cache without persistence starts
         wait_until(lambda: not gateway.models()["routing"]["store_problem"], 5, "Redis is back")
+        wait_until(lambda: is_stored(redis), 1, "what it lost is written back")
         assert stored(redis).generation == 1
         gateway.routed(2)
         client.waits_for(lambda answer: answer == (200, 2))
@@ -148,6 +156,35 @@ def test_a_start_without_the_store_and_without_a_snapshot_is_not_ready(
         wait_until(lambda: "nothing was ever reloaded" in gateway.client.get("/ready").text, 5, "")
         gateway.routed(1)
         assert gateway.ready()
+
+
+def test_a_new_replica_without_the_store_guesses_nothing_and_recovers_with_it(
+    gateway: RunningGateway, tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
+) -> None:
+    redis.process.signal(signal.SIGSTOP)
+    try:
+        with on_redis(tmp_path / "new pod", shared_triton, redis) as new:
+            answer = new.client.get("/ready")
+            assert answer.status_code == 503
+            (reason,) = answer.json()["reasons"]
+            assert "what is in production is not known here" in reason
+            assert "no snapshot to resume from. Redis at 127.0.0.1" in reason
+            assert reason in new.client.get(f"/models/{DEFAULT_MODEL}/ready").json()["reasons"][0]
+            # Triton has versions READY and another replica serves one; neither is taken for it.
+            assert gateway.predict().json()["version"] == 1
+            assert new.predict().status_code == 503
+            refused = new.reload(version=2, run_id="run-2")
+            assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+            assert refused.json()["still_served"] == {}
+            redis.process.signal(signal.SIGCONT)
+            returned = time.monotonic()
+            wait_until(new.ready, 5, "it has read the record")
+            # The watch interval, the limit of a question that was under way, and the probe.
+            assert time.monotonic() - returned < 1.5
+            assert new.predict().json()["version"] == 1
+            assert stored(redis).generation == 1
+    finally:
+        redis.process.signal(signal.SIGCONT)
 
 
 def test_a_start_without_the_store_resumes_what_triton_still_confirms(

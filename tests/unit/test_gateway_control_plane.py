@@ -29,7 +29,7 @@ from serving_gateway.contract import (
 from serving_gateway.control import verification
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.record_writer import RecordWriter
-from serving_gateway.control.registry import Registered
+from serving_gateway.control.registry import Registered, Registry
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.inference.readiness import Lifecycle
@@ -52,7 +52,7 @@ SIGNATURE = Signature(
 )
 
 
-class PlayedRegistry:
+class PlayedRegistry(Registry):
     """Knows versions 1 to 3, unless it is down."""
 
     def __init__(self) -> None:
@@ -228,7 +228,8 @@ async def test_a_lineage_makes_no_generation_and_is_not_lost_with_the_registry(
 
 async def test_other_features_than_the_caller_names_are_refused(played: Played) -> None:
     contract = feature_contract(SIGNATURE.features)
-    assert (await played.reload(1, feature_contract=contract)).version == 1
+    first = await played.reload(1, feature_contract=contract)
+    assert (first.version, first.other_ready_versions) == (1, (2, 3, 4))
     with pytest.raises(Conflict, match=f"{contract}.*{'0' * 64}") as caught:
         await played.reload(2, feature_contract="0" * 64)
     assert caught.value.code == "feature_contract_mismatch"
@@ -245,6 +246,7 @@ async def test_a_rollback_may_name_any_registered_version_that_is_ready(played: 
         await played.reload(version, mode=Mode.SSOT)
     back = await played.rollback(version=1, reason="all later ones are wrong")
     assert (back.version, back.run_id, back.mode) == (1, "run-1", Mode.PINNED)
+    assert back.other_ready_versions == (2, 3, 4)
     assert (back.previous_version, played.record.reason) == (3, "all later ones are wrong")
     assert played.record.previous["A"] == ()
     again = await played.rollback(version=1)

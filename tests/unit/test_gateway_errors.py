@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serving_gateway import errors
-from serving_gateway.control.registry import MlflowRegistry
+from serving_gateway.control.registry import Registry
 from serving_gateway.errors import (
     Conflict,
     GatewayError,
@@ -79,7 +79,7 @@ async def test_what_mlflow_may_answer(
             raise answer
         return answer
 
-    registry = MlflowRegistry("http://mlflow", transport=httpx.MockTransport(handle))
+    registry = Registry("http://mlflow", transport=httpx.MockTransport(handle))
     try:
         if isinstance(expected, type):
             with pytest.raises(expected):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import multiprocessing
 import os
@@ -105,19 +106,23 @@ async def test_a_folder_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
         await store.read("m")
 
 
-def _count_up(directory: Path, times: int) -> None:
+async def _write(directory: Path, times: int) -> None:
     store = FileStore(directory)
     done = 0
     while done < times:
-        stored = store._read("m")
+        stored = await store.read("m")
         try:
-            store._replace(stored, at(stored.generation + 1))
+            await store.replace(stored, at(stored.generation + 1))
         except GenerationConflict:
             continue
         done += 1
 
 
-def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+def _count_up(directory: Path, times: int) -> None:
+    asyncio.run(_write(directory, times))
+
+
+async def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     writers = [spawn.Process(target=_count_up, args=(tmp_path, 25)) for _ in range(3)]
     for writer in writers:
@@ -125,7 +130,7 @@ def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> N
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    assert FileStore(tmp_path)._read("m").generation == 75
+    assert (await FileStore(tmp_path).read("m")).generation == 75
 
 
 async def test_all_records_are_read_in_bulk_and_again_only_when_they_changed(

@@ -16,9 +16,9 @@ from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.errors import StoreUnavailable
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.losses import Losses
+from serving_gateway.replication.records import Stored
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.snapshot import Snapshots
-from serving_gateway.replication.store import Stored
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.telemetry.counters import LabelledCounts
 
@@ -61,16 +61,18 @@ class Models:
     def names(self) -> tuple[str, ...]:
         return tuple(self.hosted)
 
-    def holder(self, model_name: str) -> Holder | None:
-        return self.hosted.get(model_name)
+    def record(self, model_name: str) -> RoutingRecord | None:
+        holder = self.hosted.get(model_name)
+        return None if holder is None else holder.record
 
-    async def host(self, record: RoutingRecord) -> None:
+    async def host(self, record: RoutingRecord, *, instead_of: RoutingRecord | None = None) -> None:
         if record.reason == "cannot be hosted":
             raise RuntimeError(record.reason)
-        self.hosted.setdefault(record.model_name, Holder(record))
+        holder = self.hosted.setdefault(record.model_name, Holder(record))
+        await holder.follow(record, instead_of=instead_of)
 
     async def unhost(self, model_name: str) -> None:
-        del self.hosted[model_name]
+        self.hosted.pop(model_name, None)
 
     def generations(self) -> dict[str, int]:
         return {name: holder.record.generation for name, holder in self.hosted.items()}
@@ -214,11 +216,16 @@ async def test_without_the_store_models_come_from_snapshots(world: World) -> Non
 async def test_without_the_store_and_snapshots_the_replica_stays_pending(world: World) -> None:
     world.store.is_down = True
     async with running(world):
-        await asyncio.sleep(0.1)
-        assert world.watcher.pending == "the store is down"
+        await settles(lambda: world.watcher.problem("m"), "the problem is seen")
+        pending = world.watcher.pending or ""
+        assert "what is in production is not known here" in pending
+        assert "there is no snapshot to resume from. the store is down" in pending
+        assert world.models.generations() == {}
+        await put(world.store, record("m", 3))
         world.store.is_down = False
         await asyncio.wait_for(world.watcher.first_pass(), 5)
         assert world.watcher.pending is None
+        assert world.models.generations() == {"m": 3}
 
 
 async def test_a_store_that_lost_everything_while_no_replica_was_up_gets_it_back(
@@ -297,7 +304,7 @@ async def test_a_subscription_that_swallowed_a_cancellation_ends_too() -> None:
             await forever()
 
     store: Any = object.__new__(RedisStore)
-    store._connection = SimpleNamespace(pause_seconds=0)
+    store._connection = SimpleNamespace(pause_seconds=0, failures=(EOFError,))
     store._listen = listen
     task = asyncio.create_task(store.follow(lambda _: None))
     await listening.wait()

@@ -1,0 +1,76 @@
+"""Records as files of one folder; a crash leaves each as it was or as it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+import msgspec
+
+from serving_gateway.contract import RoutingRecord, is_model_name
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def in_thread(work: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Make a coroutine of what blocks."""
+
+    @functools.wraps(work)
+    async def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.to_thread(work, *args, **kwargs)
+
+    return run
+
+
+class RecordFiles:
+    """A file for each model; processes of one host may share the folder, made when missing."""
+
+    _prefix: ClassVar[str]
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def path(self, model_name: str) -> Path:
+        """The file of a model's record."""
+        return self._directory / f"{self._prefix}{model_name}.json"
+
+    def _names(self) -> set[str]:
+        """The models that have a file.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        try:
+            files = os.listdir(self._directory)  # noqa: PTH208 -- paths of 500 models cost too much
+        except FileNotFoundError:
+            return set()
+        kept = [file for file in files if file.startswith(self._prefix) and file.endswith(".json")]
+        return set(filter(is_model_name, (file[len(self._prefix) : -5] for file in kept)))
+
+    def _write(self, record: RoutingRecord) -> None:
+        """Replace a record durably, unless it is there already.
+
+        Raises:
+            OSError: it cannot be written; the old file stands.
+        """
+        path, data = self.path(record.model_name), msgspec.json.format(msgspec.json.encode(record))
+        # A start finds most of them as they should be; writing each durably would take seconds.
+        if path.exists() and path.read_bytes() == data:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        staged = path.with_suffix(f".{os.getpid()}.staged")
+        with staged.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
