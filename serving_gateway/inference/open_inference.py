@@ -245,7 +245,9 @@ class ProtocolInference(RoutedRequest):
             target.client.can_merge_outputs = False
             self._queue((self.tensors, self.rows), target, self.deadline)
             return
-        response = encode_response(self.request, tensors, target.model_name, target.slot.version)
+        response = encode_response(
+            self.request.head, tensors, target.model_name, target.slot.version
+        )
         target.stats.answer(perf_counter() - self.sent_at, self.rows)
         if self.span is not None:
             self.span.answered(target.model_name, target.variant, target.slot.version)
