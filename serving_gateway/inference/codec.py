@@ -60,11 +60,9 @@ class Codec:
     """Checks and packs rows for one signature.
 
     Attributes:
-        signature: what the model reads and answers.
-        names: of the features, in the order of a row.
-        nullable: the names of those that may be missing.
         inputs: the model's input tensors, in order.
         outputs: the names of the tensors that make a prediction.
+        nullable: the names of the features that may be missing.
         float_rows: whether every row is a list of floats for one tensor, so that the JSON
             decoder has checked every element's type already.
     """
@@ -136,7 +134,7 @@ class Codec:
         known = frozenset(self.names)
         for r, instance in enumerate(instances):
             if instance.keys() != known:
-                raise self._misnamed(r, instance)
+                raise self._misnamed(instance, f"instances[{r}]")
         return self._pack(instances, self.names, "instances", lambda i: f".{self.names[i]}")
 
     def warm_up_rows(self) -> Tensors:
@@ -164,22 +162,14 @@ class Codec:
             tensors.append(spec.pack(flat, spec.features, place))
         return tuple(tensors)
 
-    def _misnamed(self, r: int, instance: Mapping[str, Any]) -> InvalidInput:
+    def _misnamed(self, instance: Mapping[str, Any], path: str) -> InvalidInput:
         for feature in self.signature.features:
             if feature.name not in instance:
                 todo = "; send null where it is not known" if feature.nullable else ""
-                return InvalidInput(
-                    f"instances[{r}] lacks the feature {feature.name!r}{todo}.",
-                    field=f"instances[{r}].{feature.name}",
-                    code="missing_feature",
-                )
-        extra = sorted(instance.keys() - set(self.names))[0]
-        return InvalidInput(
-            f"instances[{r}] has {extra!r}, which is not a feature of this model; "
-            f"it has {', '.join(self.names)}.",
-            field=f"instances[{r}].{extra}",
-            code="unknown_feature",
-        )
+                return unfit(f"{path}.{feature.name}", f"is missing{todo}.", code="missing_feature")
+        extra = min(instance.keys() - set(self.names))
+        what = f"is not a feature of this model; it has {', '.join(self.names)}."
+        return unfit(f"{path}.{extra}", what, code="unknown_feature")
 
 
 def _input(name: str, features: tuple[Feature, ...]) -> InputSpec:

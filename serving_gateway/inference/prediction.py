@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError
+from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import LookupResult
 from serving_gateway.inference.bodies import FloatRequest, decode_prediction, encode_json
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.coerce import unfit
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
+from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from serving_gateway.inference.router import RoutingTarget
 from serving_gateway.inference.rows import (
@@ -32,8 +34,6 @@ from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.telemetry.samples import ModelSamples
 
 if TYPE_CHECKING:
-    from serving_gateway.features.reader import FeatureReader
-    from serving_gateway.inference.mirror import Mirror
     from serving_gateway.telemetry.tracing import RequestSpan
 
 _RESPONSE_START = b'{"predictions":[],"probabilities":null,'
@@ -53,12 +53,7 @@ class Predictor:
     """Answers the predictions of one model.
 
     Args:
-        settings: limits.
-        dispatcher: routes them.
-        mirror: gets copies under the mirror policy.
-        metrics: counts.
-        offload: reads large bodies.
-        features: looks features up; None where that is switched off.
+        features: None where look-ups are switched off.
         samples: takes a share of what was answered; None where that is switched off.
     """
 
@@ -81,6 +76,7 @@ class Predictor:
         self.max_rows = settings.max_rows
         self.max_client_id = settings.max_client_id_chars
         self._request_seconds = settings.request_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def submit(
         self,
@@ -95,9 +91,11 @@ class Predictor:
             body: JSON of a `PredictRequest`.
             sink: gets the response or the error.
             traceparent: W3C trace context, valid by its form.
-            span: the request's own, where it is traced.
+            span: of the request, where it is traced.
         """
-        arrived = asyncio.get_running_loop().time()
+        # Kept: to ask for it costs a system call.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        arrived = loop.time()
         prediction = Prediction(self, sink, body, arrived, arrived + self._request_seconds)
         prediction.traceparent = traceparent
         prediction.span = span
@@ -105,11 +103,11 @@ class Predictor:
             self.offload.run(len(body), prediction.read, prediction.on_read)
             return prediction
         try:
-            request = prediction.read()
+            prediction.read()
         except GatewayError as error:
             prediction.reject(error)
         else:
-            prediction.on_read(request)
+            self.dispatcher.dispatch(prediction)
         return prediction
 
 
@@ -129,7 +127,7 @@ class Prediction(RoutedRequest):
         self._rows: RequestRows
         self._codec: Codec
 
-    def read(self) -> PredictRequest | FloatRequest:
+    def read(self) -> None:
         """Read the body, by what the version in production reads.
 
         Raises:
@@ -137,22 +135,21 @@ class Prediction(RoutedRequest):
         """
         production = self.dispatcher.router.table.production
         codec = None if production is None else production.client.codec
-        request = decode_prediction(self._body, floats=codec is not None and codec.float_rows)
-        client_id, most = request.client_id, self._predictor.max_client_id
+        floats = codec is not None and codec.float_rows
+        self._request = request = decode_prediction(self._body, floats=floats)
+        self.client_id = client_id = request.client_id
+        most = self._predictor.max_client_id
         if client_id is not None and len(client_id) > most:
             what = f"has {len(client_id)} characters; at most {most} are taken."
             raise unfit("client_id", what, code="too_long")
-        return request
 
-    def on_read(self, result: PredictRequest | FloatRequest | GatewayError) -> None:
-        """Route the request, unless its client left meanwhile."""
-        if isinstance(result, GatewayError):
-            if not self.is_finished:
-                self.reject(result)
-        elif not self.is_finished:
-            self._request = result
-            self.client_id = result.client_id
-            self.dispatcher.dispatch(self)
+    def on_read(self, error: GatewayError | None) -> None:
+        """Go on with a body that was read in a thread."""
+        if not self.is_finished:
+            if error is None:
+                self.dispatcher.dispatch(self)
+            else:
+                self.reject(error)
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""
@@ -226,13 +223,13 @@ class Prediction(RoutedRequest):
         output = outputs.predicted()
         if stop - start != outputs.rows:
             output = output.part(start, stop)
+        target, rows, predictor = self.target, self._rows, self._predictor
         if not output.is_finite:
             raise BadUpstreamAnswer(
-                f"{self.target.model_name} version {self.target.slot.version} predicted NaN or "
-                "infinity for these rows, which JSON cannot hold.",
+                f"{target.model_name} version {target.slot.version} predicted NaN or infinity "
+                "for these rows, which JSON cannot hold.",
                 code="not_finite_output",
             )
-        target, rows, predictor = self.target, self._rows, self._predictor
         seconds = perf_counter() - self.sent_at
         target.stats.answer(seconds, rows.count)
         predictor.sources[rows.source] += 1
@@ -241,16 +238,9 @@ class Prediction(RoutedRequest):
         if self.table.policy.mirror and not self.is_split:
             predictor.mirror.offer(self, rows, output, seconds)
         if predictor.samples is not None and predictor.samples.is_due():
-            predictor.samples.offer(
-                target.model_name,
-                target.variant,
-                target.slot.version,
-                self._codec.signature,
-                rows.data,
-                rows.instances,
-                output.predictions,
-                output.probabilities,
-            )
+            by = target.model_name, target.variant, target.slot.version, self._codec.signature
+            answered = output.predictions, output.probabilities
+            predictor.samples.offer(*by, rows.data, rows.instances, *answered)
         self._sink.succeed(self._response(output, rows.source))
 
     def reject(self, error: GatewayError) -> None:
@@ -260,12 +250,10 @@ class Prediction(RoutedRequest):
 
     def _response(self, output: ModelOutput, source: FeatureSource) -> bytes:
         """The body: what is the same for every response of a target is encoded once."""
-        target = self.target
-        tail = target.response_tails.get(source) if self.fallback is None else None
+        tails = self.target.response_tails if self.fallback is None else {}
+        tail = tails.get(source)
         if tail is None:
-            tail = self._tail(source)
-            if self.fallback is None:
-                target.response_tails[source] = tail
+            tail = tails[source] = self._tail(source)
         return b'{"predictions":%b,"probabilities":%b,%b' % (
             encode_json(output.predictions),
             encode_json(output.probabilities),
@@ -274,15 +262,7 @@ class Prediction(RoutedRequest):
 
     def _tail(self, source: FeatureSource) -> bytes:
         target = self.target
-        response = PredictResponse(
-            [],
-            None,
-            target.model_name,
-            target.variant,
-            target.slot.version,
-            target.slot.run_id,
-            self.table.record.generation,
-            source,
-            self.fallback,
-        )
+        slot, generation = target.slot, self.table.record.generation
+        versions = target.model_name, target.variant, slot.version, slot.run_id, generation
+        response = PredictResponse([], None, *versions, source, self.fallback)
         return encode_json(response).removeprefix(_RESPONSE_START)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Final
 
@@ -50,7 +51,8 @@ class TensorView(msgspec.Struct, frozen=True):
 def pack(dtype: str, flat: Sequence[Any]) -> bytes:
     """Bytes of values of one type; those that it cannot hold were refused before."""
     if dtype == "BYTES":
-        return join_texts([text.encode() for text in flat])
+        parts = [text.encode() for text in flat]
+        return b"".join([len(part).to_bytes(4, "little") + part for part in parts])
     return struct.pack(f"<{len(flat)}{FORMATS[dtype]}", *flat)
 
 
@@ -70,26 +72,24 @@ def unpack(tensor: TensorView) -> list[Any]:
         ) from error
 
 
-def split_texts(data: memoryview) -> list[bytes]:
-    """The elements of a tensor of texts, still encoded.
+def text_bounds(data: memoryview) -> list[int]:
+    """Where each text of a tensor begins with its length, and where the last one ends.
 
     Raises:
         ValueError: the bytes end within an element.
     """
-    found: list[bytes] = []
-    at, end = 0, len(data)
-    while at < end:
-        start = at + 4
-        at = start + int.from_bytes(data[at:start], "little")
-        if start > end or at > end:
+    bounds, end = [0], len(data)
+    while (at := bounds[-1]) < end:
+        stop = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        if at + 4 > end or stop > end:
             raise ValueError("they end within a text.")
-        found.append(bytes(data[start:at]))
-    return found
+        bounds.append(stop)
+    return bounds
 
 
-def join_texts(parts: Sequence[bytes]) -> bytes:
-    """The tensor of encoded texts."""
-    return b"".join([len(part).to_bytes(4, "little") + part for part in parts])
+def split_texts(data: memoryview) -> list[bytes]:
+    """The elements of a tensor of texts, still encoded; raises like `text_bounds`."""
+    return [bytes(data[at + 4 : stop]) for at, stop in pairwise(text_bounds(data))]
 
 
 def all_finite(numbers: Sequence[float]) -> bool:

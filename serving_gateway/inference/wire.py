@@ -20,8 +20,7 @@ from serving_gateway.inference.tensors import (
     TensorView,
     all_finite,
     chunks,
-    join_texts,
-    split_texts,
+    text_bounds,
     unpack,
 )
 from serving_gateway.triton.exchange import TritonResponse
@@ -206,13 +205,13 @@ class OutputLayout:
 class InferenceOutputs:
     """The outputs of one inference; what several requests share is read once."""
 
-    __slots__ = ("_body", "_layout", "_predicted", "_texts", "rows")
+    __slots__ = ("_body", "_bounds", "_layout", "_predicted", "rows")
 
     def __init__(self, layout: OutputLayout, body: bytes) -> None:
         self._layout = layout
         self._body = body
         self._predicted: ModelOutput | None = None
-        self._texts: dict[str, list[bytes]] | None = None
+        self._bounds: list[list[int]] | None = None
         self.rows = layout.rows
 
     def predicted(self) -> ModelOutput:
@@ -223,17 +222,18 @@ class InferenceOutputs:
         """
         if self._predicted is not None:
             return self._predicted
-        body = self._body
-        labels, scores = self._layout.columns or self._layout.find_columns()
-        predictions = [*labels.read(body, labels.start)]
-        is_finite = not labels.is_float or all_finite(predictions)
-        if labels.width != 1:
-            predictions = chunks(predictions, labels.width)
+        body, layout = self._body, self._layout
+        (read, start, width, is_float), scores = layout.columns or layout.find_columns()
+        predictions = [*read(body, start)]
+        is_finite = not is_float or all_finite(predictions)
+        if width != 1:
+            predictions = chunks(predictions, width)
         probabilities = None
         if scores is not None:
-            flat = [*scores.read(body, scores.start)]
-            is_finite = is_finite and (not scores.is_float or all_finite(flat))
-            probabilities = [flat] if self.rows == 1 else chunks(flat, scores.width)
+            read, start, width, is_float = scores
+            flat = [*read(body, start)]
+            is_finite = is_finite and (not is_float or all_finite(flat))
+            probabilities = [flat] if self.rows == 1 else chunks(flat, width)
         self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
         return output
 
@@ -243,34 +243,35 @@ class InferenceOutputs:
         Raises:
             BadUpstreamAnswer: a tensor ends within an element.
         """
-        view = memoryview(self._body)
-        tensors = [
-            TensorView(output.name, output.datatype, output.shape, view[place])
-            for output, place in self._layout.places
-        ]
+        view, places = memoryview(self._body), self._layout.places
+        tensors = [TensorView(one.name, one.datatype, one.shape, view[at]) for one, at in places]
         if stop - start == self.rows:
             return tensors
         if any(not tensor.shape or tensor.shape[0] != self.rows for tensor in tensors):
             return None
-        return [self._cut(tensor, start, stop) for tensor in tensors]
+        if self._bounds is None:
+            self._bounds = [self._row_bounds(tensor) for tensor in tensors]
+        return [
+            TensorView(
+                one.name,
+                one.datatype,
+                (stop - start, *one.shape[1:]),
+                one.data[bounds[start] : bounds[stop]],
+            )
+            for one, bounds in zip(tensors, self._bounds, strict=True)
+        ]
 
-    def _cut(self, tensor: TensorView, start: int, stop: int) -> TensorView:
-        texts = self._split(tensor) if tensor.datatype == "BYTES" else None
-        width = len(tensor.data if texts is None else texts) // self.rows
-        own = slice(start * width, stop * width)
-        data = tensor.data[own] if texts is None else memoryview(join_texts(texts[own]))
-        shape = (stop - start, *tensor.shape[1:])
-        return TensorView(tensor.name, tensor.datatype, shape, data)
-
-    def _split(self, tensor: TensorView) -> list[bytes]:
-        if self._texts is None:
-            self._texts = {}
-        if tensor.name not in self._texts:
-            try:
-                self._texts[tensor.name] = split_texts(tensor.data)
-            except ValueError as error:
-                raise BadUpstreamAnswer(f"Triton's {tensor.name}: {error}") from error
-        return self._texts[tensor.name]
+    def _row_bounds(self, tensor: TensorView) -> list[int]:
+        """Where each row begins among the tensor's bytes, and where the last one ends."""
+        if tensor.datatype != "BYTES":
+            size = len(tensor.data) // self.rows
+            return [row * size for row in range(self.rows + 1)]
+        try:
+            bounds = text_bounds(tensor.data)
+        except ValueError as error:
+            raise BadUpstreamAnswer(f"Triton's {tensor.name}: {error}") from error
+        width = (len(bounds) - 1) // self.rows
+        return [bounds[row * width] for row in range(self.rows + 1)]
 
 
 class ResponseReader:
