@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import InvalidInput
 from serving_gateway.inference.coerce import Place, coerce_elements, unfit
-from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, pack
+from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, pack
 
 
 class ModelOutput(msgspec.Struct, frozen=True):
@@ -82,40 +83,27 @@ class Codec:
             name for name in (signature.label_output, signature.probabilities_output) if name
         )
         first = self.inputs[0]
-        is_float = first.dtype in FLOATS and first.features is first.columns
-        self.float_rows = packed is not None and is_float
-        self._row = struct.Struct(f"<{self.width}{FORMATS[first.dtype]}") if is_float else None
+        self.float_rows = (
+            packed is not None and first.dtype in FLOATS and first.features is first.columns
+        )
+        self._row = (
+            struct.Struct(f"<{self.width}{FORMATS[first.dtype]}") if self.float_rows else None
+        )
 
-    def encode(self, rows: Sequence[Sequence[Any]], field: str = "data") -> Tensors:
+    def encode(
+        self, rows: Sequence[Sequence[Any]], field: str = "data", *, are_floats: bool = False
+    ) -> Tensors:
         """Pack rows of JSON values in the order of the features.
 
         Args:
             rows: at least one.
             field: name of the request field, for error messages.
+            are_floats: whether every value is known to be a finite float.
 
         Raises:
             InvalidInput: naming the first offending value.
         """
-        for r, row in enumerate(rows):
-            if len(row) != self.width:
-                raise unfit(
-                    f"{field}[{r}]",
-                    f"has {len(row)} values; this model reads {self.width}: "
-                    f"{', '.join(self.names)}.",
-                    code="wrong_width",
-                )
-        return self._pack(rows, range(self.width), field, lambda i: f"[{i}]")
-
-    def encode_floats(self, rows: Sequence[Sequence[float]]) -> Tensors:
-        """Pack rows whose elements are known to be finite floats: the fast way of `encode`.
-
-        To be used with `float_rows` only, and never with unchecked values: packing would take
-        a boolean for a number.
-
-        Raises:
-            InvalidInput: naming the first offending value.
-        """
-        if self._row is not None and rows:
+        if self._row is not None and rows and (are_floats or _are_floats(rows)):
             row_pack = self._row.pack
             try:
                 if len(rows) == 1:
@@ -123,7 +111,11 @@ class Codec:
                 return (b"".join([row_pack(*row) for row in rows]),)
             except (struct.error, OverflowError):
                 pass  # the careful way finds it again, with its place
-        return self.encode(rows)
+        for r, row in enumerate(rows):
+            if len(row) != self.width:
+                what = f"has {len(row)} values; this model reads {self.width}: "
+                raise unfit(f"{field}[{r}]", f"{what}{', '.join(self.names)}.", code="wrong_width")
+        return self._pack(rows, range(self.width), field, lambda i: f"[{i}]")
 
     def encode_instances(self, instances: Sequence[Mapping[str, Any]]) -> Tensors:
         """Pack rows given as objects by feature name, in any order.
@@ -180,6 +172,11 @@ def _input(name: str, features: tuple[Feature, ...]) -> InputSpec:
     columns = tuple(msgspec.structs.replace(feature, dtype=dtype) for feature in features)
     features = columns if columns == features else features
     return InputSpec(name, dtype, features, columns)
+
+
+def _are_floats(rows: Sequence[Sequence[Any]]) -> bool:
+    flat = [*chain.from_iterable(rows)]
+    return set(map(type, flat)) == {float} and all_finite(flat)
 
 
 def _is_finite(value: Any) -> bool:

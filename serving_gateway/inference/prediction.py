@@ -180,7 +180,7 @@ class Prediction(RoutedRequest):
         rows = len(data)
         if rows > 1:
             check_count(codec, "data", rows, max_rows)
-        return RequestRows(codec.encode_floats(data), rows, FeatureSource.PAYLOAD, data)
+        return RequestRows(codec.encode(data, are_floats=True), rows, FeatureSource.PAYLOAD, data)
 
     def _look_up(
         self, codec: Codec, request: PredictRequest, target: RoutingTarget, deadline: float

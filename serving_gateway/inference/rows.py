@@ -80,15 +80,16 @@ def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[Ent
         InvalidInput, TooLarge: they are wrong, or do not match its own rows.
     """
     ids = request.entity_ids
-    if request.entity_id is not None:
-        if ids is not None:
-            raise InvalidInput(
-                "Send either entity_id or entity_ids.", field="entity_ids", code="too_many"
-            )
+    if request.entity_id is None:
+        if not ids:
+            raise unfit("entity_ids", "is empty.", code="empty")
+        check_count(codec, "entity_ids", len(ids), max_rows)
+    elif ids is not None:
+        raise InvalidInput(
+            "Send either entity_id or entity_ids.", field="entity_ids", code="too_many"
+        )
+    else:
         ids = [request.entity_id]
-    if not ids:
-        raise unfit("entity_ids", "is empty.", code="empty")
-    check_count(codec, "entity_ids", len(ids), max_rows)
     if request.data is not None and request.instances is not None:
         raise InvalidInput(
             "Send the rows either as data or as instances.", field="data", code="too_many"
@@ -115,18 +116,18 @@ def looked_up_rows(
         InvalidInput, TooLarge: the request's own rows are wrong.
     """
     field, own = _payload(request)
-    if isinstance(found, InvalidEntityIds) and request.entity_id is not None:
-        raise EntityUnusable(f"entity_id {found.wrong[0]}", field="entity_id", code=found.code)
-    if isinstance(found, FeaturesUnavailable) and own is not None:
-        return payload_rows(codec, request, max_rows, FeatureSource.FALLBACK)
     if isinstance(found, GatewayError):
-        raise found
-    missing = [i for i, one in enumerate(found) if one.status is not Status.FOUND]
+        if isinstance(found, InvalidEntityIds) and request.entity_id is not None:
+            raise EntityUnusable(f"entity_id {found.wrong[0]}", field="entity_id", code=found.code)
+        if own is None or not isinstance(found, FeaturesUnavailable):
+            raise found
+        return payload_rows(codec, request, max_rows, FeatureSource.FALLBACK)
+    rows: list[Any] = [one.values for one in found]
+    missing = [i for i, values in enumerate(rows) if values is None] if None in rows else []
     if own is None:
         if missing:
             raise _missing(request, missing[0], ids[missing[0]], found[missing[0]])
         field, own = "entity_ids", []
-    rows: list[Any] = [one.values for one in found]
     if field == "instances":
         rows = [values and dict(zip(codec.names, values, strict=True)) for values in rows]
     for i in missing:

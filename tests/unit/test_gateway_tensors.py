@@ -46,10 +46,11 @@ FP32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(st.lists(FP32, min_size=3, max_size=3), min_size=1, max_size=20))
-def test_both_ways_of_packing_floats_agree(rows: list[list[float]]) -> None:
+def test_all_ways_of_packing_floats_agree(rows: list[list[float]]) -> None:
     codec = Codec(FLOATS)
-    (fast,) = codec.encode_floats(rows)
+    (fast,) = codec.encode(rows, are_floats=True)
     assert (fast,) == codec.encode(rows)
+    assert (fast,) == codec.encode_instances([dict(zip("abc", row, strict=True)) for row in rows])
     assert list(struct.unpack(f"<{3 * len(rows)}f", fast)) == [v for row in rows for v in row]
 
 
@@ -162,7 +163,7 @@ def test_no_rows_and_wrong_rows_of_floats_are_refused() -> None:
     assert refusal(FLOATS, [[1, 2, 3], [1, True, 3]]) == ("wrong_type", "data[1][1]")
     for rows in ([], [[1.0, 2.0]], [[1e39, 0.0, 0.0]]):
         with pytest.raises(InvalidInput):
-            Codec(FLOATS).encode_floats(rows)
+            Codec(FLOATS).encode(rows, are_floats=True)
 
 
 @pytest.mark.parametrize(("datatype", "code"), [("UINT8", "B"), ("INT32", "i"), ("FP64", "d")])
