@@ -34,11 +34,7 @@ _request: Final = msgspec.json.Decoder(PredictRequest)
 
 
 def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatRequest:
-    """Read the body of `POST /predict`.
-
-    Args:
-        body: of the request.
-        floats: whether rows are expected to be plain numbers.
+    """Read the body of `POST /predict`, whose rows may be expected to be plain `floats`.
 
     Raises:
         MalformedRequest: it is not valid JSON.

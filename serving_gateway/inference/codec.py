@@ -95,10 +95,8 @@ class Codec:
     ) -> Tensors:
         """Pack rows of JSON values in the order of the features.
 
-        Args:
-            rows: at least one.
-            field: name of the request field, for error messages.
-            are_floats: whether every value is known to be a finite float.
+        `are_floats` says that every value is known to be a finite float; `field` is the name of
+        the request's.
 
         Raises:
             InvalidInput: naming the first offending value.

@@ -31,14 +31,6 @@ _WANTED: Final[Mapping[DType, tuple[frozenset[type], str]]] = {
 _KINDS: Final = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}
 
 
-class _Unfit(Exception):
-    """A value does not fit: what to say behind its place, and a code."""
-
-    def __init__(self, what: str, *, code: str) -> None:
-        super().__init__(what)
-        self.code = code
-
-
 def unfit(field: str, what: str, *, code: str) -> InvalidInput:
     """The error of a wrong value: `what` follows its place in the message."""
     return InvalidInput(f"{field} {what}", field=field, code=code)
@@ -49,11 +41,7 @@ def coerce_elements(
 ) -> list[Any]:
     """The elements of one tensor, row by row; null becomes NaN or the empty text.
 
-    Args:
-        flat: of JSON or of a feature store.
-        features: whose values the columns hold.
-        place: of a value.
-        is_uniform: whether all of the features have the tensor's own type.
+    `is_uniform` says that all of the features have the tensor's own type.
 
     Raises:
         InvalidInput: a value does not fit, or is missing and may not be.
@@ -68,8 +56,8 @@ def coerce_elements(
             for row, value in enumerate(values):
                 try:
                     coerced[row * width + column] = _coerce(value, feature)
-                except _Unfit as error:
-                    raise unfit(place(row, column), str(error), code=error.code) from None
+                except InvalidInput as error:
+                    raise unfit(place(row, column), error.message, code=error.code) from None
     return coerced
 
 
@@ -90,23 +78,24 @@ def _is_plain(values: list[Any], feature: Feature) -> bool:
 
 
 def _coerce(value: Any, feature: Feature) -> Any:
+    """One value of the tensor; an error's message is to follow the value's place."""
     dtype = feature.dtype
     if value is None or value != value or (value == "" and dtype is DType.BYTES):  # noqa: PLR0124
         if feature.nullable:
             return "" if dtype is DType.BYTES else nan
         what = "null" if value is None else "NaN" if value != "" else "empty, the same as null"
-        raise _Unfit(f"is {what}; {feature.name} may not be missing.", code="missing_value")
+        raise InvalidInput(f"is {what}; {feature.name} may not be missing.", code="missing_value")
     if dtype is DType.INT64 and type(value) is float and value.is_integer():
         value = int(value)
     kinds, wanted = _WANTED[dtype]
     if type(value) not in kinds:
         kind = _KINDS.get(type(value), "a number")
-        raise _Unfit(f"is {kind}; {wanted} is needed.", code="wrong_type")
+        raise InvalidInput(f"is {kind}; {wanted} is needed.", code="wrong_type")
     if dtype is DType.INT64:
         return _integer(value, feature)
     if dtype is DType.BYTES and not _is_encodable(value):
         what = "holds half of a surrogate pair, which UTF-8 cannot hold."
-        raise _Unfit(what, code="invalid_text")
+        raise InvalidInput(what, code="invalid_text")
     return _number(value, dtype) if dtype in FLOATS else value
 
 
@@ -114,20 +103,20 @@ def _number(value: float, dtype: DType) -> float:
     try:
         number = float(value)
     except OverflowError:
-        raise _Unfit("is beyond the range of a 64-bit float.", code="out_of_range") from None
+        raise InvalidInput("is beyond the range of a 64-bit float.", code="out_of_range") from None
     if not isfinite(number):
-        raise _Unfit("is infinite; rows hold finite numbers.", code="not_finite")
+        raise InvalidInput("is infinite; rows hold finite numbers.", code="not_finite")
     if dtype is DType.FP32 and abs(number) >= _FP32_MAX:
         what = f"is {number:g}, beyond the range of a 32-bit float."
-        raise _Unfit(what, code="out_of_range")
+        raise InvalidInput(what, code="out_of_range")
     return number
 
 
 def _integer(value: int, feature: Feature) -> int:
     if not -(2**63) <= value < 2**63:
-        raise _Unfit("is beyond the range of a 64-bit integer.", code="out_of_range")
+        raise InvalidInput("is beyond the range of a 64-bit integer.", code="out_of_range")
     if feature.nullable and abs(value) > _EXACT:
-        raise _Unfit(
+        raise InvalidInput(
             f"is beyond 2^53: integers of {feature.name}, which may be missing, travel as 64-bit "
             "floats, which hold no larger ones exactly.",
             code="out_of_range",

@@ -22,10 +22,8 @@ _T = TypeVar("_T")
 class Offload:
     """One thread that works on large bodies in the order of their arrival.
 
-    The interpreter switches to the event loop every few milliseconds meanwhile.
-
-    Args:
-        budget: bytes that bodies may hold which wait for the thread, shared with others that wait.
+    The interpreter switches to the event loop every few milliseconds meanwhile. What waits for
+    the thread holds bytes of `budget`, which is shared with others that wait.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
@@ -35,12 +33,9 @@ class Offload:
     def run(
         self, size: int, work: Callable[[], _T], done: Callable[[_T | GatewayError], None]
     ) -> None:
-        """Do `work` on a body, then call `done` with what came of it: later, if it is large.
+        """Do `work` on a body of `size` bytes, then call `done` on the event loop.
 
-        Args:
-            size: of the body in bytes, which are held meanwhile.
-            work: may raise a `GatewayError`.
-            done: called on the event loop.
+        A large body has it done later, in the thread. `work` may raise a `GatewayError`.
         """
         if size <= LARGE_BYTES:
             try:

@@ -45,13 +45,7 @@ class InferenceSink(Protocol):
 
 
 class OpenInference:
-    """Answers the protocol's questions by the effective versions of one model.
-
-    Args:
-        settings: limits.
-        dispatcher: routes inferences.
-        offload: reads large bodies.
-    """
+    """Answers the protocol's questions by the effective versions of one model."""
 
     def __init__(self, settings: Settings, dispatcher: Dispatcher, offload: Offload) -> None:
         self.dispatcher = dispatcher
@@ -124,15 +118,8 @@ class OpenInference:
     ) -> ProtocolInference:
         """Answer a request; `sink` is called once, unless the inference is abandoned.
 
-        Args:
-            model_name: the model asked for.
-            version: the version asked for; None leaves it to the routing rules.
-            client_id: who asks; one in the request's parameters is taken otherwise.
-            body: JSON, followed by binary tensors when `header_length` is given.
-            header_length: bytes of the JSON part.
-            sink: gets the response or the error.
-            traceparent: W3C trace context, valid by its form.
-            span: the request's own, where it is traced.
+        Without a `version` the routing rules choose one, by the `client_id` or else by that in
+        the request's parameters. Binary tensors follow the JSON of `header_length` bytes.
         """
         arrived = asyncio.get_running_loop().time()
         inference = ProtocolInference(self, sink, arrived, arrived + self._request_seconds)

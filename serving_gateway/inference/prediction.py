@@ -85,13 +85,9 @@ class Predictor:
         traceparent: bytes | None = None,
         span: RequestSpan | None = None,
     ) -> Prediction:
-        """Answer a request; `sink` is called once, unless the prediction is abandoned.
+        """Answer the JSON of a `PredictRequest`, in a W3C trace that is valid by its form.
 
-        Args:
-            body: JSON of a `PredictRequest`.
-            sink: gets the response or the error.
-            traceparent: W3C trace context, valid by its form.
-            span: of the request, where it is traced.
+        `sink` is called once, unless the prediction is abandoned.
         """
         # Kept: to ask for it costs a system call.
         loop = self._loop = self._loop or asyncio.get_running_loop()

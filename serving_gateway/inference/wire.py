@@ -51,14 +51,11 @@ _decode_head: Final = msgspec.json.Decoder(_ResponseHead).decode
 
 
 class RequestBuilder:
-    """Builds the HTTP requests of one version's inferences.
+    """Builds the HTTP requests of one version's inferences, which name that version (I2).
 
     Args:
         authority: host and port, for the Host header.
         prefix: path of the server, in front of /v2.
-        model_name: the model in Triton.
-        version: named explicitly in each request (I2).
-        inputs: the model's inputs.
         tail: JSON members behind the inputs, such as `"outputs": [...]`, without braces.
     """
 
@@ -88,14 +85,7 @@ class RequestBuilder:
         traceparent: bytes | None = None,
         tail: bytes | None = None,
     ) -> bytes:
-        """The bytes of a whole HTTP request for `rows` rows, in the given W3C trace.
-
-        Args:
-            tensors: one buffer per input.
-            rows: first dimension of each.
-            traceparent: trace context to pass on.
-            tail: JSON members instead of the usual ones.
-        """
+        """The whole HTTP request for `rows` rows, in a W3C trace; `tail` replaces the usual one."""
         head = self._heads.get(rows) if tail is None else None
         if head is None:
             head = self._head([len(tensor) for tensor in tensors], rows, tail or self._tail)
@@ -140,11 +130,7 @@ class _Column(NamedTuple):
 class OutputLayout:
     """Where the outputs in a response lie, worked out once for all responses with equal heads.
 
-    Args:
-        outputs: in the order of their bytes.
-        start: where the first begins.
-        rows: of the inference.
-        signature: of the version.
+    The bytes of the first begin at `start`.
     """
 
     __slots__ = ("_signature", "columns", "places", "rows", "stop")
@@ -275,12 +261,7 @@ class InferenceOutputs:
 
 
 class ResponseReader:
-    """Reads the responses of one version; equal heads are parsed once.
-
-    Args:
-        version: the one that must have answered (I2).
-        codec: of the version.
-    """
+    """Reads the responses of one version, which must be that version's (I2)."""
 
     def __init__(self, version: int, codec: Codec) -> None:
         self._version = version
