@@ -100,15 +100,10 @@ class Batch(Generic[ItemT]):
 class Batcher(Generic[ItemT]):
     """The queue in front of one destination.
 
-    Args:
-        start: begins the call of a batch for this batcher, and sets `batch.call`; each call ends
-            with exactly one of `complete`, `fail` and `split`.
-        name: of the destination, for errors.
-        max_rows: rows up to which items are merged; one larger item still goes alone.
-        max_in_flight: most calls under way.
-        max_queued: most items waiting.
-        budget: bytes that waiting items may hold, shared with others.
-        gather_seconds: how long the first item of a batch waits for more; 0 never waits.
+    `start` begins the call of a batch and sets `batch.call`; each call ends with exactly one of
+    `complete`, `fail` and `split`. Items are merged up to `max_rows`, beyond which one still goes
+    alone; the first of a batch waits `gather_seconds` for more. Waiting items hold bytes of
+    `budget`, which is shared with others.
     """
 
     def __init__(
