@@ -149,7 +149,10 @@ class Prediction(RoutedRequest):
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""
-        codec = target.client.usable(target.variant)
+        client = target.client
+        codec = client.codec if client.state.ready else None
+        if codec is None:
+            codec = client.usable(target.variant)
         request = self._request
         if type(request) is FloatRequest and not codec.float_rows:
             # Another version than the one whose rows were expected, maybe with exact integers.
