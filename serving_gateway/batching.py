@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from math import inf
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 
@@ -23,11 +24,7 @@ _EXPIRY_STEP: Final = 0.01
 
 
 class ByteBudget:
-    """Bytes held for clients, bounded over everything that shares the budget.
-
-    Args:
-        limit: most bytes at one time.
-    """
+    """Bytes held for clients, at most `limit` over everything that shares the budget."""
 
     __slots__ = ("held", "limit")
 
@@ -80,16 +77,6 @@ class BatchItem:
         raise NotImplementedError
 
 
-class _Placeholder(BatchItem):
-    """Takes the place of an item that does not wait for its call any more."""
-
-    __slots__ = ()
-
-    def __init__(self, item: BatchItem) -> None:
-        super().__init__(item.key, item.rows, 0, item.deadline)
-        self.is_finished = True
-
-
 class Call(Protocol):
     """A call under way."""
 
@@ -114,16 +101,10 @@ class Batch(Generic[ItemT]):
 class Batcher(Generic[ItemT]):
     """The queue in front of one destination.
 
-    Whoever starts a call ends it with exactly one of `complete`, `fail` and `split`.
-
-    Args:
-        start: begins the call of a batch for this batcher, and sets `batch.call`.
-        name: of the destination, for errors.
-        max_rows: rows up to which items are merged; one larger item still goes alone.
-        max_in_flight: most calls under way.
-        max_queued: most items waiting.
-        budget: bytes that waiting items may hold, shared with others.
-        gather_seconds: how long the first item of a batch waits for more; 0 never waits.
+    `start` begins the call of a batch and sets `batch.call`; each call ends with exactly one of
+    `complete`, `fail` and `split`. Items are merged up to `max_rows`, beyond which one still goes
+    alone; the first of a batch waits `gather_seconds` for more. Waiting items hold bytes of
+    `budget`, which is shared with others.
     """
 
     _gathering: ClassVar[set[Batcher[Any]] | None] = None
@@ -140,16 +121,13 @@ class Batcher(Generic[ItemT]):
         gather_seconds: float = 0.0,
     ) -> None:
         self.max_rows = max_rows
-        self.queued = 0
-        self.queued_rows = 0
-        self.calls = 0
-        """Calls started; fewer than items when they are merged."""
         self._start = start
         self._name = name
         self._max_in_flight = max_in_flight
         self._max_queued = max_queued
         self._budget = budget
         self._gather_seconds = gather_seconds
+        self._queued = self._queued_rows = 0
         self._queue: deque[ItemT] = deque()
         self._split: deque[list[ItemT]] = deque()
         self._running: set[Batch[ItemT]] = set()
@@ -183,28 +161,29 @@ class Batcher(Generic[ItemT]):
         """
         if item.deadline < self._expires_at:
             self._arm(item.deadline)
+        is_free = len(self._running) < self._max_in_flight
         if (
-            not self._queue
+            is_free
+            and not self._queue
             and not self._split
-            and len(self._running) < self._max_in_flight
             and not self._gather_seconds
             and (self._gathering is None or self._budget.held + item.size > self._budget.limit)
         ):
             self._launch([item], item.rows)
             return
-        if self.queued >= self._max_queued:
-            raise Overloaded(f"{self.queued} requests wait for {self._name} already.")
+        if self._queued >= self._max_queued:
+            raise Overloaded(f"{self._queued} requests wait for {self._name} already.")
         if not self._budget.take(item.size):
             raise Overloaded(
                 f"Requests that wait hold {self._budget.held} bytes, as many as they may."
             )
-        self.queued += 1
-        self.queued_rows += item.rows
+        self._queued += 1
+        self._queued_rows += item.rows
         item.batcher = self
         self._queue.append(item)
         if self._gathering is not None:
             self._gathering.add(self)
-        elif len(self._running) < self._max_in_flight:
+        elif is_free:
             self._gather_or_dispatch()
 
     def complete(self, batch: Batch[ItemT]) -> None:
@@ -215,10 +194,7 @@ class Batcher(Generic[ItemT]):
 
     def fail(self, batch: Batch[ItemT], error: GatewayError) -> None:
         """End a call that failed for all of its items."""
-        for item in batch.items:
-            if not item.is_finished:
-                item.is_finished = True
-                item.fail(error)
+        self._end(batch.items, error)
         self.complete(batch)
 
     def split(self, batch: Batch[ItemT], error: GatewayError) -> None:
@@ -226,20 +202,18 @@ class Batcher(Generic[ItemT]):
 
         A batch of one item fails with `error`; the halves of a larger one go first.
         """
-        items = [item for item in batch.items if not item.is_finished]
         if len(batch.items) == 1:
             self.fail(batch, error)
             return
+        items = [item for item in batch.items if not item.is_finished]
         middle = (len(items) + 1) // 2
-        halves = [half for half in (items[:middle], items[middle:]) if half]
-        self._split.extendleft(reversed(halves))
+        self._split.extendleft([items[middle:], items[:middle]])
         self.complete(batch)
 
     def discard(self, item: BatchItem) -> None:
         """Give up the place of a waiting item that was abandoned."""
-        item.batcher = None
         self._forget(item)
-        if len(self._queue) > _COMPACT_AFTER and self.queued < len(self._queue) // 2:
+        if len(self._queue) > _COMPACT_AFTER and self._queued < len(self._queue) // 2:
             self._queue = deque([one for one in self._queue if not one.is_finished])
 
     def close(self, error: GatewayError) -> None:
@@ -248,20 +222,16 @@ class Batcher(Generic[ItemT]):
             if timer is not None:
                 timer.cancel()
         self._deadline_timer = self._gather_timer = None
-        waiting = [[*self._queue], *self._split]
-        self._queue.clear()
-        self._split.clear()
         for batch in [*self._running]:
-            waiting.append(batch.items)
             if batch.call is not None:
                 batch.call.abandon()
-        self._running.clear()
-        for item in (item for items in waiting for item in items):
-            if not item.is_finished:
-                self._end(item, error)
+        items = self._items()
+        for held in (self._queue, self._split, self._running):
+            held.clear()
+        self._end(items, error)
 
     def _gather_or_dispatch(self) -> None:
-        if not self._gather_seconds or self._split or self.queued_rows >= self.max_rows:
+        if not self._gather_seconds or self._split or self._queued_rows >= self.max_rows:
             self._dispatch()
         elif self._queue and self._gather_timer is None:
             loop = asyncio.get_running_loop()
@@ -274,104 +244,92 @@ class Batcher(Generic[ItemT]):
     def _dispatch(self) -> None:
         """Start calls while items wait and the limit allows."""
         while len(self._running) < self._max_in_flight:
-            items, rows = self._next()
+            items = self._next()
             if not items:
                 return
-            self._launch(items, rows)
+            self._launch(items, sum([item.rows for item in items]))
 
     def _launch(self, items: list[ItemT], rows: int) -> None:
         batch = Batch(items, rows)
         self._running.add(batch)
-        self.calls += 1
         self._start(batch, self)
 
-    def _next(self) -> tuple[list[ItemT], int]:
+    def _next(self) -> list[ItemT]:
         """Take the items of the next call; those that were abandoned meanwhile are dropped."""
         while self._split:
             items = [item for item in self._split.popleft() if not item.is_finished]
             if items:
-                return items, sum(item.rows for item in items)
+                return items
         queue, items, rows = self._queue, [], 0
         while queue:
             item = queue[0]
-            if item.is_finished:
-                queue.popleft()
-                continue
-            if items and (
-                item.key is None or item.key != items[0].key or rows + item.rows > self.max_rows
-            ):
-                break
+            if not item.is_finished:
+                rows += item.rows
+                if items and (item.key is None or item.key != items[0].key or rows > self.max_rows):
+                    break
+                self._forget(item)
+                items.append(item)
             queue.popleft()
-            item.batcher = None
-            self._forget(item)
-            items.append(item)
-            rows += item.rows
-            if item.key is None:
-                break
-        return items, rows
+        return items
 
     def _forget(self, item: BatchItem) -> None:
         """Take an item off the books of those that wait."""
-        self.queued -= 1
-        self.queued_rows -= item.rows
+        item.batcher = None
+        self._queued -= 1
+        self._queued_rows -= item.rows
         self._budget.release(item.size)
 
-    def _end(self, item: ItemT, error: GatewayError) -> None:
-        item.is_finished = True
-        if item.batcher is not None:
-            item.batcher = None
-            self._forget(item)
-        item.fail(error)
+    def _items(self) -> list[ItemT]:
+        """All that wait or are under way; some have ended."""
+        running = (batch.items for batch in self._running)
+        return [*chain(self._queue, *self._split, *running)]
+
+    def _end(self, items: list[ItemT], error: GatewayError) -> None:
+        """Fail those of the items that have not ended."""
+        for item in items:
+            if not item.is_finished:
+                item.is_finished = True
+                if item.batcher is not None:
+                    self._forget(item)
+                item.fail(error)
 
     def _expire(self) -> None:
         """Fail what is overdue. One timer, for the earliest deadline, serves all items."""
         self._deadline_timer = None
         self._expires_at = inf
         now = asyncio.get_running_loop().time()
+        late = [one for one in self._items() if one.deadline <= now and not one.is_finished]
+        # Taken out first: an item that fails may go on to another destination at once.
+        if late:
+            self._queue = deque([item for item in self._queue if item.deadline > now])
+            self._split = deque([[i for i in half if i.deadline > now] for half in self._split])
         for batch in [*self._running]:
-            self._expire_running(batch, now)
-        self._expire_waiting(now)
+            self._drop_overdue(batch, now)
+        overdue = DeadlineExceeded(f"There was no answer from {self._name} before the deadline.")
+        self._end(late, overdue)
         if self._queue or self._split:
             self._dispatch()
-        pending = [item.deadline for item in self._pending() if not item.is_finished]
+        pending = [item.deadline for item in self._items() if not item.is_finished]
         if pending and self._deadline_timer is None:
             self._arm(max(min(pending), now + _EXPIRY_STEP))
 
-    def _pending(self) -> Iterator[ItemT]:
-        for batch in self._running:
-            yield from batch.items
-        for half in self._split:
-            yield from half
-        yield from self._queue
+    @staticmethod
+    def _placeholder(item: ItemT) -> ItemT:
+        """Takes the place of an item that does not wait for its call any more."""
+        taken = BatchItem(item.key, item.rows, 0, item.deadline)
+        taken.is_finished = True
+        return cast(ItemT, taken)
 
-    def _expire_running(self, batch: Batch[ItemT], now: float) -> None:
-        """Fail the overdue items of a call, and abandon it once nothing waits for it."""
-        late = [item for item in batch.items if item.deadline <= now and not item.is_finished]
-        # An item that fails may go on to another destination at once: the late result of this
-        # call must not reach it there, so a placeholder takes over its rows.
+    def _drop_overdue(self, batch: Batch[ItemT], now: float) -> None:
+        """Forget the overdue items of a call, and the call once nothing waits for it."""
+        # The late result must not reach an item that went on to another destination.
         batch.items = [
-            cast(ItemT, _Placeholder(item)) if item.deadline <= now else item
-            for item in batch.items
+            self._placeholder(item) if item.deadline <= now else item for item in batch.items
         ]
         if all(item.is_finished for item in batch.items):
             self._running.discard(batch)
             if batch.call is not None:
                 batch.call.abandon(overdue=any(item.deadline <= now for item in batch.items))
-        for item in late:
-            self._end(item, self._overdue())
-
-    def _expire_waiting(self, now: float) -> None:
-        """Fail the overdue items that wait; taken out first, as they may go elsewhere at once."""
-        waiting = [*self._queue, *(item for half in self._split for item in half)]
-        late = [item for item in waiting if item.deadline <= now and not item.is_finished]
-        if late:
-            self._queue = deque([item for item in self._queue if item.deadline > now])
-            self._split = deque([[i for i in half if i.deadline > now] for half in self._split])
-        for item in late:
-            self._end(item, self._overdue())
-
-    def _overdue(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"There was no answer from {self._name} before the deadline.")
 
     def _arm(self, deadline: float) -> None:
         if self._deadline_timer is not None:

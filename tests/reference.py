@@ -60,15 +60,17 @@ def error_classes() -> Iterator[type[GatewayError]]:
 
 def codes_in_use() -> dict[str, set[str]]:
     """Codes that raise sites give instead of their class's own, by the name of the class."""
-    known = {kind.__name__ for kind in error_classes()}
+    known = {kind.__name__: kind.__name__ for kind in error_classes()}
+    known["unfit"] = "InvalidInput"  # a function that makes one
     found: dict[str, set[str]] = {}
     for path in GATEWAY.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or ast.unparse(node.func) not in known:
+            name = known.get(ast.unparse(node.func)) if isinstance(node, ast.Call) else None
+            if not isinstance(node, ast.Call) or name is None:
                 continue
             for keyword in node.keywords:
                 if keyword.arg == "code":
-                    found.setdefault(ast.unparse(node.func), set()).update(_codes(keyword.value))
+                    found.setdefault(name, set()).update(_codes(keyword.value))
     return found
 
 

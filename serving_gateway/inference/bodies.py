@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from serving_gateway.contract import PredictRequest
 from serving_gateway.errors import InvalidInput, MalformedRequest
-from serving_gateway.inference.rows import FloatRequest
 
-_UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]*)`")
+_FIELD: Final = re.compile(r"(?P<kind>unknown|missing required) field `(?P<name>[^`]*)`")
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_JSON: Final = (b"NaN", b"Infinity")
 _SHOWN: Final = 200
 """Characters of a client's text that an error repeats."""
 
-encode_json: Final = msgspec.json.Encoder().encode
-"""JSON of a value of any msgspec type."""
-decode_floats: Final = msgspec.json.Decoder(FloatRequest).decode
-_request: Final = msgspec.json.Decoder(PredictRequest)
+
+class FloatRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A prediction for rows of plain numbers, which the JSON decoder checks as it reads them."""
+
+    data: list[list[float]]
+    client_id: str | None = None
+
 
 _Body = TypeVar("_Body")
 
+encode_json: Final = msgspec.json.Encoder().encode
+"""JSON of a value of any msgspec type."""
+_decode_floats: Final = msgspec.json.Decoder(FloatRequest).decode
+_request: Final = msgspec.json.Decoder(PredictRequest)
+
 
 def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatRequest:
-    """Read the body of `POST /predict`.
-
-    Args:
-        body: of the request.
-        floats: whether rows are expected to be plain numbers.
+    """Read the body of `POST /predict`, whose rows may be expected to be plain `floats`.
 
     Raises:
         MalformedRequest: it is not valid JSON.
@@ -41,8 +43,8 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
     # Only a body that cannot name an entity is worth reading the fast way.
     if floats and b'"entity_id' not in body:
         try:
-            return decode_floats(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _decode_floats(body)
+        except (ValueError, RecursionError):
             pass  # named instances, or an error that the careful way describes better
     return decode_json(body, _request)
 
@@ -55,21 +57,15 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         InvalidInput: it is JSON of another form; `field` says where.
     """
     try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise invalid_body(error) from error
-    except RecursionError as error:
-        raise MalformedRequest("The body is nested too deeply.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not any(word in body for word in _NOT_JSON):
-            raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
-    # Some encoders, tritonclient's among them, write missing numbers as NaN.
-    try:
-        found = json.loads(body.decode())
-        if _SURROGATE.search(body):
-            # Half of a surrogate pair, which this reader lets pass, could not be answered.
-            json.dumps(found, ensure_ascii=False).encode()
-        return msgspec.convert(found, decoder.type)
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError:
+            raise
+        except ValueError:
+            if not any(word in body for word in _NOT_JSON):
+                raise
+        # Some encoders, tritonclient's among them, write missing numbers as NaN.
+        return msgspec.convert(_decode_leniently(body), decoder.type)
     except msgspec.ValidationError as error:
         raise invalid_body(error) from error
     except RecursionError as error:
@@ -78,17 +74,24 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         raise MalformedRequest(f"The body is not valid JSON: {str(error)[:_SHOWN]}.") from error
 
 
+def _decode_leniently(body: bytes) -> Any:
+    found = json.loads(body.decode())
+    if _SURROGATE.search(body):
+        # Half of a surrogate pair, which this reader lets pass, could not be answered.
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
 def invalid_body(error: msgspec.ValidationError) -> InvalidInput:
     """The error of a JSON body that has another form than the endpoint reads."""
     what, _, path = str(error).rpartition(" - at `$")
     if not what:
         what, path = path, ""
     path = path.rstrip("`").lstrip(".")
-    for pattern, code in ((_UNKNOWN, "unknown_field"), (_MISSING, "missing_field")):
-        named = pattern.search(what)
-        if named is not None:
-            name = named["name"][:_SHOWN]
-            return InvalidInput(f"{what[:_SHOWN]}.", field=f"{path}.{name}".lstrip("."), code=code)
+    if named := _FIELD.search(what):
+        code = "unknown_field" if named["kind"] == "unknown" else "missing_field"
+        field = f"{path}.{named['name'][:_SHOWN]}".lstrip(".")
+        return InvalidInput(f"{what[:_SHOWN]}.", field=field, code=code)
     code = "out_of_range" if "out of range" in what else "wrong_type"
     return InvalidInput(
         f"{path or 'The body'}: {what[:_SHOWN]}.", field=path[:_SHOWN] or None, code=code

@@ -1,150 +1,132 @@
-"""Values of rows, coerced by the types of the features to what their tensors hold: pure."""
+"""Values of rows, coerced by the types of the features to what their tensors hold: pure.
+
+NaN means that a value is missing, in every encoding: null or NaN in JSON, NaN in a binary tensor,
+the empty text among texts. It is accepted where the feature may be missing. Infinity never is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, nan
 from typing import Any, Final
 
 from serving_gateway.contract import DType, Feature
 from serving_gateway.errors import InvalidInput
+from serving_gateway.inference.tensors import FLOATS, all_finite
 
-_INT64_MIN: Final = -(2**63)
-_INT64_MAX: Final = 2**63 - 1
-_EXACT: Final = 2**53
-"""Up to it either way, a double holds every integer."""
+Place = Callable[[int, int], str]
+"""The path of a value in the request, by its row and its column; asked for errors alone."""
+
 _FP32_MAX: Final = 3.4028235677973366e38
 """The largest double that still rounds to a finite FP32."""
-_PLAIN: Final[Mapping[DType, type]] = {
-    DType.FP64: float,
-    DType.BOOL: bool,
-    DType.BYTES: str,
+_EXACT: Final = 2**53
+"""Up to it either way, a double holds every integer."""
+_WANTED: Final[Mapping[DType, tuple[frozenset[type], str]]] = {
+    DType.FP32: (frozenset([float, int]), "a number"),
+    DType.FP64: (frozenset([float, int]), "a number"),
+    DType.INT64: (frozenset([int]), "a whole number"),
+    DType.BOOL: (frozenset([bool]), "true or false"),
+    DType.BYTES: (frozenset([str]), "text"),
 }
-"""Types whose values need no look at each when a column holds nothing else."""
+_KINDS: Final = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}
 
 
-class _Unfit(Exception):
-    """A value does not fit: what to say behind its place, and a code."""
-
-    def __init__(self, what: str, code: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.code = code
+def unfit(field: str, what: str, *, code: str) -> InvalidInput:
+    """The error of a wrong value: `what` follows its place in the message."""
+    return InvalidInput(f"{field} {what}", field=field, code=code)
 
 
-def coerce_column(values: Iterable[Any], feature: Feature, path: Callable[[int], str]) -> list[Any]:
-    """The values of one feature as its tensor holds them; null becomes NaN or the empty text.
+def coerce_elements(
+    flat: list[Any], features: Sequence[Feature], place: Place, *, is_uniform: bool
+) -> list[Any]:
+    """The elements of one tensor, row by row; null becomes NaN or the empty text.
 
-    Args:
-        values: of JSON or of a feature store, row by row.
-        feature: whose values they are.
-        path: place of a row's value in the request, for the error alone.
+    `is_uniform` says that all of the features have the tensor's own type.
 
     Raises:
         InvalidInput: a value does not fit, or is missing and may not be.
     """
-    column = list(values)
-    plain = _PLAIN.get(feature.dtype)
-    if plain is not None and set(map(type, column)) == {plain}:
-        if plain is str:
-            if "" not in column and all(map(_is_encodable, column)):
-                return column
-        elif plain is bool or all(map(isfinite, column)):
-            return column
-    check = _CHECKS[feature.dtype]
-    coerced: list[Any] = []
-    for row, value in enumerate(column):
-        try:
-            coerced.append(_coerce(value, feature, check))
-        except _Unfit as unfit:
-            place = path(row)
-            raise InvalidInput(f"{place} {unfit.what}", field=place, code=unfit.code) from None
+    if is_uniform and _is_plain(flat, features[0]):
+        return flat
+    width = len(features)
+    coerced = list(flat)
+    for column, feature in enumerate(features):
+        values = flat[column::width]
+        if not _is_plain(values, feature):
+            for row, value in enumerate(values):
+                try:
+                    coerced[row * width + column] = _coerce(value, feature)
+                except InvalidInput as error:
+                    raise unfit(place(row, column), error.message, code=error.code) from None
     return coerced
 
 
-def coerce(value: Any, feature: Feature, path: str) -> Any:
-    """One value as its tensor holds it; see `coerce_column`."""
-    return coerce_column((value,), feature, lambda _: path)[0]
+def _is_plain(values: list[Any], feature: Feature) -> bool:
+    """Whether the values are surely those of the tensor, as seen without a look at each."""
+    dtype, kinds = feature.dtype, set(map(type, values))
+    if dtype is DType.BYTES:
+        return kinds == {str} and "" not in values and _is_encodable("".join(values))
+    if dtype is DType.BOOL:
+        return kinds == {bool}
+    if dtype is DType.INT64:
+        return kinds == {int} and max(map(abs, values)) <= _EXACT
+    return (
+        kinds == {float}
+        and all_finite(values)
+        and (dtype is DType.FP64 or max(map(abs, values)) < _FP32_MAX)
+    )
 
 
-def missing_value(feature: Feature) -> float | str:
-    """What stands for null in the feature's tensor."""
-    return "" if feature.dtype is DType.BYTES else nan
+def _coerce(value: Any, feature: Feature) -> Any:
+    """One value of the tensor; an error's message is to follow the value's place."""
+    dtype = feature.dtype
+    if value is None or value != value or (value == "" and dtype is DType.BYTES):  # noqa: PLR0124
+        if feature.nullable:
+            return "" if dtype is DType.BYTES else nan
+        what = "null" if value is None else "NaN" if value != "" else "empty, the same as null"
+        raise InvalidInput(f"is {what}; {feature.name} may not be missing.", code="missing_value")
+    if dtype is DType.INT64 and type(value) is float and value.is_integer():
+        value = int(value)
+    kinds, wanted = _WANTED[dtype]
+    if type(value) not in kinds:
+        kind = _KINDS.get(type(value), "a number")
+        raise InvalidInput(f"is {kind}; {wanted} is needed.", code="wrong_type")
+    if dtype is DType.INT64:
+        return _integer(value, feature)
+    if dtype is DType.BYTES and not _is_encodable(value):
+        what = "holds half of a surrogate pair, which UTF-8 cannot hold."
+        raise InvalidInput(what, code="invalid_text")
+    return _number(value, dtype) if dtype in FLOATS else value
 
 
-def _coerce(value: Any, feature: Feature, check: Callable[[Any], Any]) -> Any:
-    missing = value is None or (value != value) or (value == "" and feature.dtype is DType.BYTES)  # noqa: PLR0124
-    if missing:
-        if not feature.nullable:
-            what = "null" if value is None else "NaN" if value != "" else "empty, the same as null"
-            raise _Unfit(f"is {what}; {feature.name} may not be missing.", "missing_value")
-        return missing_value(feature)
-    plain = check(value)
-    if feature.nullable and feature.dtype is DType.INT64 and abs(plain) > _EXACT:
-        raise _Unfit(
-            f"is beyond 2^53: integers of {feature.name}, which may be missing, travel as 64-bit "
-            "floats, which hold no larger ones exactly.",
-            "out_of_range",
-        )
-    return plain
-
-
-def _wrong_type(value: Any, wanted: str) -> _Unfit:
-    names = {bool: "a boolean", str: "text", list: "a list", dict: "an object", float: "a number"}
-    return _Unfit(f"is {names.get(type(value), 'a number')}; {wanted} is needed.", "wrong_type")
-
-
-def _double(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type(value, "a number")
+def _number(value: float, dtype: DType) -> float:
     try:
         number = float(value)
     except OverflowError:
-        raise _Unfit("is beyond the range of a 64-bit float.", "out_of_range") from None
+        raise InvalidInput("is beyond the range of a 64-bit float.", code="out_of_range") from None
     if not isfinite(number):
-        raise _Unfit("is infinite; rows hold finite numbers.", "not_finite")
+        raise InvalidInput("is infinite; rows hold finite numbers.", code="not_finite")
+    if dtype is DType.FP32 and abs(number) >= _FP32_MAX:
+        what = f"is {number:g}, beyond the range of a 32-bit float."
+        raise InvalidInput(what, code="out_of_range")
     return number
 
 
-def _single(value: Any) -> float:
-    number = _double(value)
-    if abs(number) >= _FP32_MAX:
-        raise _Unfit(f"is {number:g}, beyond the range of a 32-bit float.", "out_of_range")
-    return number
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong_type(value, "a whole number")
-    if not _INT64_MIN <= value <= _INT64_MAX:
-        raise _Unfit("is beyond the range of a 64-bit integer.", "out_of_range")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong_type(value, "true or false")
+def _integer(value: int, feature: Feature) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise InvalidInput("is beyond the range of a 64-bit integer.", code="out_of_range")
+    if feature.nullable and abs(value) > _EXACT:
+        raise InvalidInput(
+            f"is beyond 2^53: integers of {feature.name}, which may be missing, travel as 64-bit "
+            "floats, which hold no larger ones exactly.",
+            code="out_of_range",
+        )
     return value
 
 
 def _is_encodable(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(value, "text")
-    if not _is_encodable(value):
-        raise _Unfit("holds half of a surrogate pair, which UTF-8 cannot hold.", "invalid_text")
-    return value
-
-
-_CHECKS: Final[Mapping[DType, Callable[[Any], Any]]] = {
-    DType.FP32: _single,
-    DType.FP64: _double,
-    DType.INT64: _integer,
-    DType.BOOL: _boolean,
-    DType.BYTES: _text,
-}
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -22,10 +22,8 @@ _T = TypeVar("_T")
 class Offload:
     """One thread that works on large bodies in the order of their arrival.
 
-    The interpreter switches to the event loop every few milliseconds meanwhile.
-
-    Args:
-        budget: bytes that bodies may hold which wait for the thread, shared with others that wait.
+    The interpreter switches to the event loop every few milliseconds meanwhile. What waits for
+    the thread holds bytes of `budget`, which is shared with others that wait.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
@@ -35,35 +33,37 @@ class Offload:
     def run(
         self, size: int, work: Callable[[], _T], done: Callable[[_T | GatewayError], None]
     ) -> None:
-        """Do `work` in the thread, then call `done` on the event loop with what came of it.
+        """Do `work` on a body of `size` bytes, then call `done` on the event loop.
 
-        Args:
-            size: bytes that are held meanwhile.
-            work: for the thread; may raise a `GatewayError`.
-            done: never called before this returns.
+        A large body has it done later, in the thread. `work` may raise a `GatewayError`.
         """
-        loop = asyncio.get_running_loop()
-        if not self._budget.take(size):
-            loop.call_soon(
-                done, Overloaded("Large bodies that wait hold as many bytes as they may.")
-            )
-            return
-
-        def end(result: _T | GatewayError) -> None:
-            self._budget.release(size)
-            done(result)
-
-        def guarded() -> None:
+        if size <= LARGE_BYTES:
             try:
                 result: _T | GatewayError = work()
-            except GatewayError as error:
-                result = error
-            except Exception as error:  # a bug belongs to the request that met it
-                log.exception("a large body could not be read")
-                result = GatewayError(f"{type(error).__name__} while the body was read.")
-            loop.call_soon_threadsafe(end, result)
+            except GatewayError as refusal:
+                result = refusal
+            done(result)
+            return
+        loop = asyncio.get_running_loop()
+        if not self._budget.take(size):
+            full = Overloaded("Large bodies that wait hold as many bytes as they may.")
+            loop.call_soon(done, full)
+            return
 
-        self._threads.submit(guarded)
+        def end(future: asyncio.Future[_T]) -> None:
+            self._budget.release(size)
+            if future.cancelled():
+                return
+            bug = future.exception()
+            if isinstance(bug, GatewayError):
+                done(bug)
+            elif bug is not None:  # it belongs to the request that met it
+                log.error("a large body could not be read", exc_info=bug)
+                done(GatewayError(f"{type(bug).__name__} while the body was read."))
+            else:
+                done(future.result())
+
+        loop.run_in_executor(self._threads, work).add_done_callback(end)
 
     def close(self) -> None:
         """Drop what waits."""

@@ -7,25 +7,29 @@ parsers may read differently (duplicate keys, escapes) and nothing unknown reach
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from math import isfinite, isinf, isnan
+from math import isfinite
 from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import DType, Feature
-from serving_gateway.errors import InvalidInput, MalformedRequest, TooLarge
+from serving_gateway.contract import DType
+from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.inference.bodies import decode_json, encode_json
-from serving_gateway.inference.codec import Codec
-from serving_gateway.inference.coerce import coerce_column
-from serving_gateway.inference.tensors import FORMATS, InputSpec, Tensors, all_finite, pack
+from serving_gateway.inference.codec import Codec, InputSpec
+from serving_gateway.inference.coerce import coerce_elements, unfit
+from serving_gateway.inference.rows import check_count
+from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, split_texts
 
 _OWN_PARAMETERS: Final = frozenset(["client_id", "binary_data_output"])
 """Parameters of a request that are the gateway's to act upon."""
 _NATURAL: Final = frozenset(["timeout", "priority"])
 """Parameters of Triton that count something."""
-_SHARED_MEMORY: Final = "shared_memory"
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
 
 
 class _Tensor(msgspec.Struct):
@@ -36,44 +40,30 @@ class _Tensor(msgspec.Struct):
     data: Any = None
 
 
-class _Output(msgspec.Struct):
-    name: str
-    parameters: dict[str, Any] | None = None
+class RequestHead(msgspec.Struct):
+    """The JSON part of an inference request."""
 
-
-class _Head(msgspec.Struct):
     inputs: list[_Tensor]
     id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[_Output] | None = None
+    """All of them are wanted where none is named."""
 
 
-_head: Final = msgspec.json.Decoder(_Head)
-
-
-class WantedOutput(msgspec.Struct, frozen=True):
-    """An output that a client asks for by name."""
-
-    name: str
-    is_binary: bool
-    classification: int | None
+_head: Final = msgspec.json.Decoder(RequestHead)
 
 
 class ProtocolRequest(msgspec.Struct, frozen=True):
     """An inference request whose JSON part was read; its tensors are packed for a version later.
 
     `tail` holds the members of the JSON head that only Triton can act upon; a request with some
-    goes alone. `outputs` is None where the client wants all of them.
+    goes alone.
     """
 
-    head: _Head
+    head: RequestHead
     body: memoryview
     """What follows the JSON part."""
-    id: str | None
     client_id: str | None
-    is_binary: bool
-    """Whether outputs that are not named are wanted as binary tensors."""
-    outputs: tuple[WantedOutput, ...] | None
     tail: bytes | None
 
 
@@ -88,27 +78,26 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
         MalformedRequest: it is not valid JSON, or shorter than announced.
         InvalidInput: it is not an inference request, or asks for what is not supported.
     """
-    if header_length is not None and header_length > len(body):
+    text = body[:header_length]
+    if len(text) < (header_length or 0):
         raise MalformedRequest(
             f"The JSON part is announced with {header_length} bytes; the body has {len(body)}."
         )
-    text = body if header_length is None else body[:header_length]
-    if not text.isascii():
-        _check_utf8(text)  # also in members that are not read
+    try:
+        text.decode()  # also members that are not read
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"The JSON part is not valid UTF-8: {error}.") from error
     head = decode_json(text, _head)
-    parameters = head.parameters or {}
-    client_id = parameters.get("client_id")
-    outputs = _wanted(head.outputs)
     for i, tensor in enumerate(head.inputs):
         _check_own_memory(tensor.parameters, f"inputs[{i}]")
+    for i, output in enumerate(head.outputs or ()):
+        _check_own_memory(output.parameters, f"outputs[{i}]")
+    client_id = (head.parameters or {}).get("client_id")
     return ProtocolRequest(
-        head=head,
-        body=memoryview(body)[len(text) :],
-        id=head.id,
-        client_id=client_id if isinstance(client_id, str) else None,
-        is_binary=parameters.get("binary_data_output") is True,
-        outputs=outputs,
-        tail=_tail(parameters, outputs),
+        head,
+        memoryview(body)[len(text) :],
+        client_id if isinstance(client_id, str) else None,
+        _tail(head),
     )
 
 
@@ -119,273 +108,155 @@ def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple
         InvalidInput: an input is missing, unknown, or does not fit; `field` says where.
         TooLarge: there are more rows than one request may have.
     """
-    tensors = request.head.inputs
     specs = {spec.name: spec for spec in codec.inputs}
     packed: dict[str, bytes] = {}
-    rows, at = 0, 0
-    for i, tensor in enumerate(tensors):
+    body, rows = request.body, 0
+    for i, tensor in enumerate(request.head.inputs):
         path = f"inputs[{i}]"
         spec = specs.get(tensor.name)
         if spec is None or tensor.name in packed:
-            known = ", ".join(specs)
-            raise InvalidInput(
-                f"{path}.name is {tensor.name[:200]!r}; this model reads each of {known} once.",
-                field=f"{path}.name",
-                code="unknown_input",
-            )
-        count = _rows_of(tensor, spec, path)
-        if packed and count != rows:
-            raise _wrong_shape(tensor, spec, path)
-        rows = count
-        if rows > min(max_rows, codec.signature.max_batch_rows):
-            raise TooLarge(
-                f"{path} has {rows} rows; at most "
-                f"{min(max_rows, codec.signature.max_batch_rows)} are taken in one request.",
-                field=f"{path}.shape",
-                code="too_many_rows",
-            )
+            what = f"is {tensor.name[:200]!r}; this model reads each of {', '.join(specs)} once."
+            raise unfit(f"{path}.name", what, code="unknown_input")
+        rows = _count_rows(tensor, spec, rows, path)
+        check_count(codec, path, rows, max_rows, f"{path}.shape")
         size = (tensor.parameters or {}).get("binary_data_size")
-        columns = codec.columns[spec.name]
         if size is None:
-            packed[spec.name] = _pack_json(tensor, spec, columns, rows, path)
+            packed[spec.name] = _pack_json(tensor.data, spec, rows, f"{path}.data")
         else:
-            data = _slice(request.body, at, size, path)
-            at += len(data)
-            _check_binary(data, spec, columns, rows, path)
-            packed[spec.name] = bytes(data)
-    if at != len(request.body):
+            packed[spec.name] = _pack_binary(body, size, spec, rows, path)
+            body = body[size:]
+    if body:
         raise InvalidInput(
-            f"The body holds {len(request.body)} bytes of binary tensors; the inputs name {at}.",
+            f"The inputs do not name the last {len(body)} bytes of the body.",
             field="inputs",
             code="wrong_length",
         )
-    missing = [name for name in specs if name not in packed]
-    if missing:
-        raise InvalidInput(
-            f"The input {missing[0]!r} is missing.", field="inputs", code="missing_input"
-        )
-    return tuple([packed[spec.name] for spec in codec.inputs]), rows
+    for name in specs:
+        if name not in packed:
+            raise InvalidInput(
+                f"The input {name!r} is missing.", field="inputs", code="missing_input"
+            )
+    return tuple([packed[name] for name in specs]), rows
 
 
-def _rows_of(tensor: _Tensor, spec: InputSpec, path: str) -> int:
+def _count_rows(tensor: _Tensor, spec: InputSpec, known: int, path: str) -> int:
+    """The rows of a tensor; as many as `known`, unless that is 0."""
     if tensor.datatype != spec.dtype:
-        raise InvalidInput(
-            f"{path}.datatype is {tensor.datatype[:200]!r}; {spec.name} is {spec.dtype.value}.",
-            field=f"{path}.datatype",
-            code="wrong_type",
+        what = f"is {tensor.datatype[:200]!r}; {spec.name} is {spec.dtype.value}."
+        raise unfit(f"{path}.datatype", what, code="wrong_type")
+    shape, width = tensor.shape, len(spec.columns)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != width or known not in {0, shape[0]}:
+        raise unfit(
+            f"{path}.shape",
+            f"is {shape[:8]}; it must be [rows, {width}], with the same positive number of rows "
+            "in every input.",
+            code="wrong_shape",
         )
-    shape = tensor.shape
-    if len(shape) != 2 or shape[0] < 1 or shape[1] != spec.width:
-        raise _wrong_shape(tensor, spec, path)
     return shape[0]
 
 
-def _wrong_shape(tensor: _Tensor, spec: InputSpec, path: str) -> InvalidInput:
-    return InvalidInput(
-        f"{path}.shape is {tensor.shape[:8]}; it must be [rows, {spec.width}], with the same "
-        "positive number of rows in every input.",
-        field=f"{path}.shape",
-        code="wrong_shape",
-    )
-
-
-def _pack_json(
-    tensor: _Tensor, spec: InputSpec, columns: Sequence[Feature], rows: int, path: str
-) -> bytes:
-    flat, is_nested = _flattened(tensor.data, spec.width, f"{path}.data")
-    if len(flat) != rows * spec.width:
-        raise InvalidInput(
-            f"{path}.data has {len(flat)} elements; its shape needs {rows * spec.width}.",
-            field=f"{path}.data",
-            code="wrong_length",
-        )
-    if spec.dtype in {DType.FP32, DType.FP64} and set(map(type, flat)) == {float}:
-        try:
-            if all_finite(flat):
-                return pack(spec.dtype, flat)
-        except (OverflowError, struct.error):
-            pass  # the careful way finds it again, with its place
-    width = spec.width
-    by_column = [
-        coerce_column(flat[c::width], feature, _place(f"{path}.data", c, width, is_nested))
-        for c, feature in enumerate(columns)
-    ]
-    return pack(spec.dtype, list(chain.from_iterable(zip(*by_column, strict=True))))
-
-
-def _place(path: str, column: int, width: int, is_nested: bool) -> Callable[[int], str]:
-    if is_nested:
-        return lambda row: f"{path}[{row}][{column}]"
-    return lambda row: f"{path}[{row * width + column}]"
-
-
-def _flattened(data: Any, width: int, path: str) -> tuple[list[Any], bool]:
-    """The elements in row-major order, and whether they came as rows."""
+def _pack_json(data: Any, spec: InputSpec, rows: int, path: str) -> bytes:
+    width = len(spec.columns)
     if not isinstance(data, list):
-        raise InvalidInput(f"{path} must be a list of elements.", field=path, code="wrong_type")
-    if not data or not isinstance(data[0], list):
-        return data, False
-    for r, row in enumerate(data):
-        if not isinstance(row, list) or len(row) != width:
-            raise InvalidInput(
-                f"{path}[{r}] must be a list of {width} elements.",
-                field=f"{path}[{r}]",
-                code="wrong_width",
-            )
-    return list(chain.from_iterable(data)), True
+        raise unfit(path, "must be a list of elements.", code="wrong_type")
+    is_nested = bool(data) and isinstance(data[0], list)
+    if is_nested:
+        for r, row in enumerate(data):
+            if not isinstance(row, list) or len(row) != width:
+                what = f"must be a list of {width} elements."
+                raise unfit(f"{path}[{r}]", what, code="wrong_width")
+        data = list(chain.from_iterable(data))
+    if len(data) != rows * width:
+        what = f"has {len(data)} elements; its shape needs {rows * width}."
+        raise unfit(path, what, code="wrong_length")
+
+    def place(row: int, column: int) -> str:
+        return f"{path}[{row}][{column}]" if is_nested else f"{path}[{row * width + column}]"
+
+    return spec.pack(data, spec.columns, place)
 
 
-def _slice(body: memoryview, at: int, size: Any, path: str) -> memoryview:
-    if type(size) is not int or not 0 <= size <= len(body) - at:
-        raise InvalidInput(
-            f"{path}.parameters.binary_data_size is not the length of a tensor in the body, which "
-            f"has {len(body) - at} bytes left for it.",
-            field=f"{path}.parameters.binary_data_size",
+def _pack_binary(body: memoryview, size: Any, spec: InputSpec, rows: int, path: str) -> bytes:
+    """Hold the binary tensor at the start of `body` to the same rules as JSON."""
+    field, width = f"{path}.parameters.binary_data_size", len(spec.columns)
+    if type(size) is not int or not 0 <= size <= len(body):
+        raise unfit(
+            field,
+            f"is not the length of a tensor in the body, which has {len(body)} bytes left for it.",
             code="wrong_length",
         )
-    return body[at : at + size]
-
-
-def _check_binary(
-    data: memoryview, spec: InputSpec, columns: Sequence[Feature], rows: int, path: str
-) -> None:
-    """Hold a binary tensor to the same rules as JSON."""
-    elements = rows * spec.width
-    if spec.dtype is DType.BYTES:
-        _check_texts(data, columns, elements, path)
-        return
-    code, size = FORMATS[spec.dtype]
-    if len(data) != elements * size:
-        raise InvalidInput(
-            f"{path} has {len(data)} bytes; its shape and type need {elements * size}.",
-            field=f"{path}.parameters.binary_data_size",
-            code="wrong_length",
-        )
-    if spec.dtype is DType.BOOL and bytes(data).strip(b"\0\1"):
+    data, kind = body[:size], FORMATS.get(spec.dtype)
+    flat: list[Any] = []
+    if kind is None:
+        flat = _texts(data, rows * width, field, path)
+    elif size != rows * width * struct.calcsize(kind):
+        what = f"is {size}, which is not what the tensor's shape and type need."
+        raise unfit(field, what, code="wrong_length")
+    elif spec.dtype is DType.BOOL and bytes(data).strip(b"\0\1"):
         raise InvalidInput(f"{path} has bytes that are not booleans.", field=path)
-    if spec.dtype in {DType.FP32, DType.FP64}:
-        _check_floats(data.cast(code).tolist(), columns, path)  # type: ignore[call-overload]  # the format is one of the table's
+    elif spec.dtype in FLOATS:
+        flat = data.cast(kind).tolist()  # type: ignore[call-overload]  # the format is one of the table's
+        flat = [] if all_finite(flat) else flat
+
+    def place(row: int, column: int) -> str:
+        return f"{path}.data[{row * width + column}]"
+
+    coerce_elements(flat, spec.columns, place, is_uniform=True)
+    return bytes(data)
 
 
-def _check_floats(flat: list[float], columns: Sequence[Feature], path: str) -> None:
-    if isfinite(sum(flat)):
-        return
-    for at, value in enumerate(flat):
-        feature = columns[at % len(columns)]
-        if isinf(value):
-            raise InvalidInput(
-                f"{path}.data[{at}] is infinite; rows hold finite numbers.",
-                field=f"{path}.data[{at}]",
-                code="not_finite",
-            )
-        if isnan(value) and not feature.nullable:
-            raise InvalidInput(
-                f"{path}.data[{at}] is NaN; {feature.name} may not be missing.",
-                field=f"{path}.data[{at}]",
-                code="missing_value",
-            )
-
-
-def _check_texts(data: memoryview, columns: Sequence[Feature], elements: int, path: str) -> None:
-    at = found = 0
-    while at + 4 <= len(data) and found < elements:
-        stop = at + 4 + int.from_bytes(data[at : at + 4], "little")
-        if stop > len(data):
-            break
+def _texts(data: memoryview, count: int, field: str, path: str) -> list[str]:
+    try:
+        parts = split_texts(data)
+    except ValueError:
+        parts = []
+    if len(parts) != count:
+        what = f"is not the length of exactly {count} texts behind their lengths."
+        raise unfit(field, what, code="wrong_length")
+    texts: list[str] = []
+    for at, part in enumerate(parts):
         try:
-            text = str(data[at + 4 : stop], "utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"{path}.data[{found}] is not valid UTF-8.",
-                field=f"{path}.data[{found}]",
-                code="invalid_text",
-            ) from error
-        coerce_column((text,), columns[found % len(columns)], _element(path, found))
-        at, found = stop, found + 1
-    if at != len(data) or found != elements:
-        raise InvalidInput(
-            f"{path} does not hold exactly {elements} texts behind their lengths.",
-            field=f"{path}.parameters.binary_data_size",
-            code="wrong_length",
-        )
+            texts.append(part.decode())
+        except UnicodeDecodeError:
+            raise unfit(f"{path}.data[{at}]", "is not valid UTF-8.", code="invalid_text") from None
+    return texts
 
 
-def _element(path: str, at: int) -> Callable[[int], str]:
-    return lambda _: f"{path}.data[{at}]"
-
-
-def _wanted(outputs: list[_Output] | None) -> tuple[WantedOutput, ...] | None:
-    if not outputs:
-        return None
-    found: list[WantedOutput] = []
-    for i, output in enumerate(outputs):
-        parameters = output.parameters or {}
-        _check_own_memory(parameters, f"outputs[{i}]")
-        classification = parameters.get("classification")
-        if classification is not None and not _is_natural(classification):
-            raise _not_natural(f"outputs[{i}].parameters.classification")
-        found.append(
-            WantedOutput(output.name, parameters.get("binary_data") is True, classification)
-        )
-    return tuple(found)
-
-
-def _tail(parameters: Mapping[str, Any], outputs: tuple[WantedOutput, ...] | None) -> bytes | None:
+def _tail(head: RequestHead) -> bytes | None:
     """The members of the JSON head that only Triton can act upon; None when there are none."""
-    passed = {key: value for key, value in parameters.items() if key not in _OWN_PARAMETERS}
-    classified = any(output.classification is not None for output in outputs or ())
-    if not passed and not classified:
+    passed = {k: v for k, v in (head.parameters or {}).items() if k not in _OWN_PARAMETERS}
+    outputs: list[dict[str, Any]] = []
+    for i, output in enumerate(head.outputs or ()):
+        parameters: dict[str, Any] = {"binary_data": True}
+        classes = (output.parameters or {}).get("classification")
+        if classes is not None:
+            _check_natural(classes, f"outputs[{i}].parameters.classification")
+            parameters["classification"] = classes
+        outputs.append({"name": output.name, "parameters": parameters})
+    if not passed and not any("classification" in one["parameters"] for one in outputs):
         return None
     for key, value in passed.items():
         path = f"parameters.{key[:200]}"
-        if key in _NATURAL and not _is_natural(value):
-            raise _not_natural(path)
-        if not isinstance(value, (str, bool, int, float)) or (
-            isinstance(value, float) and not isfinite(value)
-        ):
-            raise InvalidInput(
-                f"{path} must be a text, a boolean or a finite number.",
-                field=path,
-                code="wrong_type",
-            )
-    passed["binary_data_output"] = True
-    tail = b'"parameters":%b' % encode_json(passed)
-    if outputs is not None:
-        named = [
-            {
-                "name": output.name,
-                "parameters": {"binary_data": True}
-                if output.classification is None
-                else {"binary_data": True, "classification": output.classification},
-            }
-            for output in outputs
-        ]
-        tail += b',"outputs":%b' % encode_json(named)
-    return tail
+        if key in _NATURAL:
+            _check_natural(value, path)
+        if not (isfinite(value) if isinstance(value, float) else isinstance(value, (str, int))):
+            raise unfit(path, "must be a text, a boolean or a finite number.", code="wrong_type")
+    members: dict[str, Any] = {"parameters": {**passed, "binary_data_output": True}}
+    if outputs:
+        members["outputs"] = outputs
+    return encode_json(members)[1:-1]
 
 
-def _check_own_memory(parameters: Mapping[str, Any] | None, path: str) -> None:
-    if any(key.startswith(_SHARED_MEMORY) for key in parameters or ()):
-        raise InvalidInput(
-            f"{path} lies in shared memory, which is not reachable through the gateway; send the "
-            "tensor itself.",
-            field=path,
+def _check_own_memory(parameters: dict[str, Any] | None, path: str) -> None:
+    if any(key.startswith("shared_memory") for key in parameters or ()):
+        raise unfit(
+            path,
+            "lies in shared memory, which is not reachable through the gateway; send the tensor "
+            "itself.",
             code="shared_memory",
         )
 
 
-def _check_utf8(text: bytes) -> None:
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(f"The JSON part is not valid UTF-8: {error}.") from error
-
-
-def _is_natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _not_natural(path: str) -> InvalidInput:
-    return InvalidInput(
-        f"{path} must be a whole number that is not negative.", field=path, code="out_of_range"
-    )
+def _check_natural(value: Any, path: str) -> None:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise unfit(path, "must be a whole number that is not negative.", code="out_of_range")

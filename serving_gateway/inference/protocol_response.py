@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from serving_gateway.contract import DType
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
 from serving_gateway.inference.bodies import encode_json
-from serving_gateway.inference.protocol_request import ProtocolRequest, WantedOutput
-from serving_gateway.inference.tensors import FORMATS, TensorView, all_finite, unpack
-
-_FLOATS: Final = frozenset(["FP32", "FP64"])
+from serving_gateway.inference.coerce import unfit
+from serving_gateway.inference.protocol_request import RequestHead
+from serving_gateway.inference.tensors import FLOATS, FORMATS, TensorView, all_finite, unpack
 
 
 class ProtocolResponse(msgspec.Struct, frozen=True):
@@ -23,7 +22,7 @@ class ProtocolResponse(msgspec.Struct, frozen=True):
 
 
 def encode_response(
-    request: ProtocolRequest, tensors: list[TensorView], model_name: str, version: int
+    request: RequestHead, tensors: list[TensorView], model_name: str, version: int
 ) -> ProtocolResponse:
     """Write the outputs as the client asked for them.
 
@@ -32,48 +31,38 @@ def encode_response(
         BadUpstreamAnswer: JSON cannot hold an output.
     """
     binary: list[memoryview] = []
-    described: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
     for tensor, is_binary in _chosen(request, tensors):
-        one: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": tensor.shape,
-        }
+        shape = tensor.shape
+        one: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
         if is_binary:
             one["parameters"] = {"binary_data_size": len(tensor.data)}
             binary.append(tensor.data)
         else:
             one["data"] = _elements(tensor)
-        described.append(one)
+        outputs.append(one)
     head: dict[str, Any] = {"model_name": model_name, "model_version": str(version)}
     if request.id is not None:
         head["id"] = request.id
-    head["outputs"] = described
-    text = encode_json(head)
-    if not binary:
-        return ProtocolResponse(text, None)
-    return ProtocolResponse(b"".join([text, *binary]), len(text))
+    text = encode_json(head | {"outputs": outputs})
+    return ProtocolResponse(b"".join([text, *binary]), len(text) if binary else None)
 
 
-def _chosen(request: ProtocolRequest, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
-    if request.outputs is None:
-        return [(tensor, request.is_binary) for tensor in tensors]
+def _chosen(request: RequestHead, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
+    """The tensors that are wanted, and whether as binary ones."""
+    is_binary = (request.parameters or {}).get("binary_data_output") is True
+    if not request.outputs:
+        return [(tensor, is_binary) for tensor in tensors]
     by_name = {tensor.name: tensor for tensor in tensors}
     chosen: list[tuple[TensorView, bool]] = []
     for i, wanted in enumerate(request.outputs):
-        chosen.append((_named(by_name, wanted, i), wanted.is_binary or request.is_binary))
+        tensor = by_name.get(wanted.name)
+        if tensor is None:
+            what = f"is {wanted.name[:200]!r}; this model has {', '.join(by_name)}."
+            raise unfit(f"outputs[{i}].name", what, code="unknown_output")
+        own = (wanted.parameters or {}).get("binary_data") is True
+        chosen.append((tensor, is_binary or own))
     return chosen
-
-
-def _named(by_name: dict[str, TensorView], wanted: WantedOutput, i: int) -> TensorView:
-    tensor = by_name.get(wanted.name)
-    if tensor is None:
-        raise InvalidInput(
-            f"outputs[{i}].name is {wanted.name[:200]!r}; this model has {', '.join(by_name)}.",
-            field=f"outputs[{i}].name",
-            code="unknown_output",
-        )
-    return tensor
 
 
 def _elements(tensor: TensorView) -> list[Any]:
@@ -85,7 +74,7 @@ def _elements(tensor: TensorView) -> list[Any]:
             code="binary_only",
         )
     elements = unpack(tensor)
-    if tensor.datatype in _FLOATS and not all_finite(elements):
+    if tensor.datatype in FLOATS and not all_finite(elements):
         raise BadUpstreamAnswer(
             f"The output {tensor.name} holds NaN or infinity, which JSON cannot hold; ask for it "
             "as a binary tensor.",

@@ -8,42 +8,35 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import DType
 from serving_gateway.errors import BadUpstreamAnswer
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("the gateway writes tensors in the machine's byte order: little-endian only")
 
-FORMATS: Final[Mapping[str, tuple[str, int]]] = {
-    "FP32": ("f", 4),
-    "FP64": ("d", 8),
-    "INT8": ("b", 1),
-    "INT16": ("h", 2),
-    "INT32": ("i", 4),
-    "INT64": ("q", 8),
-    "UINT8": ("B", 1),
-    "UINT16": ("H", 2),
-    "UINT32": ("I", 4),
-    "UINT64": ("Q", 8),
-    "BOOL": ("?", 1),
+FORMATS: Final[Mapping[str, str]] = {
+    "FP32": "f",
+    "FP64": "d",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "BOOL": "?",
 }
-"""Format character and size in bytes of the fixed-size element types."""
+"""Format characters of the fixed-size element types."""
+FLOATS: Final = frozenset(["FP32", "FP64"])
 
 Tensors = tuple[bytes, ...]
 """One buffer per model input, in the order of `Codec.inputs`."""
-
-
-class InputSpec(msgspec.Struct, frozen=True):
-    """One input tensor of a model: `width` elements per row."""
-
-    name: str
-    dtype: DType
-    width: int
 
 
 class TensorView(msgspec.Struct, frozen=True):
@@ -56,16 +49,11 @@ class TensorView(msgspec.Struct, frozen=True):
 
 
 def pack(dtype: str, flat: Sequence[Any]) -> bytes:
-    """Bytes of values of one type.
-
-    Raises:
-        struct.error, OverflowError: a number is beyond the type's range.
-        UnicodeEncodeError: a text holds half of a surrogate pair.
-    """
+    """Bytes of values of one type; those that it cannot hold were refused before."""
     if dtype == "BYTES":
         parts = [text.encode() for text in flat]
-        return b"".join([struct.pack("<I", len(part)) + part for part in parts])
-    return struct.pack(f"<{len(flat)}{FORMATS[dtype][0]}", *flat)
+        return b"".join([len(part).to_bytes(4, "little") + part for part in parts])
+    return struct.pack(f"<{len(flat)}{FORMATS[dtype]}", *flat)
 
 
 def unpack(tensor: TensorView) -> list[Any]:
@@ -74,30 +62,34 @@ def unpack(tensor: TensorView) -> list[Any]:
     Raises:
         BadUpstreamAnswer: unknown type, bytes that do not fit the type, text that is not UTF-8.
     """
-    if tensor.datatype == "BYTES":
-        return [_text(part, tensor.name) for part in split_texts(tensor.data, tensor.name)]
     try:
-        return tensor.data.cast(FORMATS[tensor.datatype][0]).tolist()  # type: ignore[call-overload, no-any-return]  # the format is one of the table's
+        if tensor.datatype == "BYTES":
+            return [part.decode() for part in split_texts(tensor.data)]
+        return tensor.data.cast(FORMATS[tensor.datatype]).tolist()  # type: ignore[call-overload, no-any-return]  # the format is one of the table's
     except (KeyError, TypeError, ValueError) as error:
         raise BadUpstreamAnswer(
             f"Triton's {tensor.name} is {tensor.datatype} with {len(tensor.data)} bytes: {error}"
         ) from error
 
 
-def split_texts(data: memoryview, name: str) -> list[bytes]:
-    """The elements of a tensor of texts, still encoded.
+def text_bounds(data: memoryview) -> list[int]:
+    """Where each text of a tensor begins with its length, and where the last one ends.
 
     Raises:
-        BadUpstreamAnswer: the bytes end within an element.
+        ValueError: the bytes end within an element.
     """
-    found: list[bytes] = []
-    at, end = 0, len(data)
-    while at < end:
-        if at + 4 > end or at + 4 + (size := int.from_bytes(data[at : at + 4], "little")) > end:
-            raise BadUpstreamAnswer(f"Triton's {name} ends within a text.")
-        found.append(bytes(data[at + 4 : at + 4 + size]))
-        at += 4 + size
-    return found
+    bounds, end = [0], len(data)
+    while (at := bounds[-1]) < end:
+        stop = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        if at + 4 > end or stop > end:
+            raise ValueError("they end within a text.")
+        bounds.append(stop)
+    return bounds
+
+
+def split_texts(data: memoryview) -> list[bytes]:
+    """The elements of a tensor of texts, still encoded; raises like `text_bounds`."""
+    return [bytes(data[at + 4 : stop]) for at, stop in pairwise(text_bounds(data))]
 
 
 def all_finite(numbers: Sequence[float]) -> bool:
@@ -109,11 +101,4 @@ def all_finite(numbers: Sequence[float]) -> bool:
 
 def chunks(flat: list[Any], width: int) -> list[list[Any]]:
     """Cut a flat list into rows of `width`."""
-    return [flat[i : i + width] for i in range(0, len(flat), width)] if width else []
-
-
-def _text(part: bytes, name: str) -> str:
-    try:
-        return part.decode()
-    except UnicodeDecodeError as error:
-        raise BadUpstreamAnswer(f"Triton's {name} is not valid UTF-8: {error}") from error
+    return [flat[i : i + width] for i in range(0, len(flat), width)]

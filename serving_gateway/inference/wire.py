@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, Signature
 from serving_gateway.errors import BadUpstreamAnswer
-from serving_gateway.inference.codec import Codec, ModelOutput
+from serving_gateway.inference.bodies import encode_json
+from serving_gateway.inference.codec import Codec, InputSpec, ModelOutput
 from serving_gateway.inference.tensors import (
+    FLOATS,
     FORMATS,
-    InputSpec,
     Tensors,
     TensorView,
     all_finite,
     chunks,
-    split_texts,
+    text_bounds,
+    unpack,
 )
 from serving_gateway.triton.exchange import TritonResponse
 
 _CACHED: Final = 256
 """Heads kept of each kind: one for each number of rows, usually."""
+ALL_OUTPUTS: Final = b'"parameters":{"binary_data_output":true}'
+"""The members of a request that ask for every output as a binary tensor."""
 
 
 class _OutputParameters(msgspec.Struct):
@@ -42,18 +48,14 @@ class _ResponseHead(msgspec.Struct):
 
 
 _decode_head: Final = msgspec.json.Decoder(_ResponseHead).decode
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class RequestBuilder:
-    """Builds the HTTP requests of one version's inferences.
+    """Builds the HTTP requests of one version's inferences, which name that version (I2).
 
     Args:
         authority: host and port, for the Host header.
         prefix: path of the server, in front of /v2.
-        model_name: the model in Triton.
-        version: named explicitly in each request (I2).
-        inputs: the model's inputs.
         tail: JSON members behind the inputs, such as `"outputs": [...]`, without braces.
     """
 
@@ -83,14 +85,7 @@ class RequestBuilder:
         traceparent: bytes | None = None,
         tail: bytes | None = None,
     ) -> bytes:
-        """The bytes of a whole HTTP request for `rows` rows, in the given W3C trace.
-
-        Args:
-            tensors: one buffer per input.
-            rows: first dimension of each.
-            traceparent: trace context to pass on.
-            tail: JSON members instead of the usual ones.
-        """
+        """The whole HTTP request for `rows` rows, in a W3C trace; `tail` replaces the usual one."""
         head = self._heads.get(rows) if tail is None else None
         if head is None:
             head = self._head([len(tensor) for tensor in tensors], rows, tail or self._tail)
@@ -105,108 +100,104 @@ class RequestBuilder:
         inputs = [
             {
                 "name": item.name,
-                "shape": [rows, item.width],
+                "shape": [rows, len(item.columns)],
                 "datatype": item.dtype.value,
                 "parameters": {"binary_data_size": size},
             }
             for item, size in zip(self._inputs, sizes, strict=True)
         ]
-        text = b'{"inputs":%b,%b}' % (_encode(inputs), tail)
+        text = b'{"inputs":%b,%b}' % (encode_json(inputs), tail)
         length = len(text) + sum(sizes)
         return b"%s%d\r\nContent-Length: %d\r\n\r\n%s" % (self._start, len(text), length, text)
 
 
 def named_outputs(names: Sequence[str]) -> bytes:
     """The members of a request that ask for these outputs as binary tensors."""
-    outputs: list[dict[str, Any]] = [
-        {"name": name, "parameters": {"binary_data": True}} for name in names
-    ]
-    return b'"outputs":%b' % _encode(outputs)
+    return b'"outputs":%b' % encode_json(
+        [{"name": name, "parameters": {"binary_data": True}} for name in names]
+    )
 
 
-ALL_OUTPUTS: Final = b'"parameters":{"binary_data_output":true}'
-"""The members of a request that ask for every output as a binary tensor."""
+class _Column(NamedTuple):
+    """How one output is read from the responses with one head: flat, `width` elements per row."""
+
+    read: Callable[[bytes, int], Iterable[Any]]
+    start: int
+    width: int
+    is_float: bool
 
 
 class OutputLayout:
     """Where the outputs in a response lie, worked out once for all responses with equal heads.
 
-    Args:
-        outputs: in the order of their bytes.
-        start: where the first begins.
-        rows: of the inference.
-        codec: of the version.
+    The bytes of the first begin at `start`.
     """
 
-    __slots__ = ("_codec", "_columns", "rows", "stop", "tensors_at")
+    __slots__ = ("_signature", "columns", "places", "rows", "stop")
 
-    def __init__(self, outputs: Sequence[_Output], start: int, rows: int, codec: Codec) -> None:
+    def __init__(
+        self, outputs: Sequence[_Output], start: int, rows: int, signature: Signature
+    ) -> None:
         self.rows = rows
-        self._codec = codec
-        self.tensors_at: list[tuple[_Output, int, int]] = []
+        self._signature = signature
+        self.columns: tuple[_Column, _Column | None] | None = None
+        self.places: list[tuple[_Output, slice]] = []
         for output in outputs:
             stop = start + output.parameters.binary_data_size
-            self.tensors_at.append((output, start, stop))
+            self.places.append((output, slice(start, stop)))
             start = stop
         self.stop = start
-        self._columns = self._plain_columns()
 
-    def tensors(self, body: bytes) -> list[TensorView]:
-        """All output tensors of a response."""
-        view = memoryview(body)
-        return [
-            TensorView(output.name, output.datatype, output.shape, view[start:stop])
-            for output, start, stop in self.tensors_at
-        ]
-
-    def predicted(self, body: bytes) -> ModelOutput:
-        """The predictions of a response.
+    def find_columns(self) -> tuple[_Column, _Column | None]:
+        """The outputs that make a prediction: labels, and probabilities where there are any.
 
         Raises:
-            BadUpstreamAnswer: they cannot be read by the model's signature.
+            BadUpstreamAnswer: one is missing, or has another number of rows.
         """
-        if self._columns is None:
-            return self._codec.decode(self.tensors(body), self.rows)
-        labels, start, stop, kind, width = self._columns
-        flat = memoryview(body)[start:stop].cast(kind).tolist()  # type: ignore[call-overload]  # one of `FORMATS`
-        probabilities = [flat] if self.rows == 1 else chunks(flat, width)
-        predictions = memoryview(body)[labels[0] : labels[1]].cast(labels[2]).tolist()  # type: ignore[call-overload]  # one of `FORMATS`
-        return ModelOutput(predictions, probabilities, all_finite(flat))
+        signature = self._signature
+        labels, scores = self._column(signature.label_output), signature.probabilities_output
+        if signature.classes and all(isinstance(one, bool) for one in signature.classes):
+            numbers = labels.read  # tensors hold booleans as numbers
+            labels = labels._replace(read=lambda body, start: map(bool, numbers(body, start)))
+        self.columns = labels, None if scores is None else self._column(scores)
+        return self.columns
 
-    def _plain_columns(self) -> tuple[tuple[int, int, str], int, int, str, int] | None:
-        """The usual case: one whole number per row as label, and probabilities."""
-        by_name = {output.name: (output, start, stop) for output, start, stop in self.tensors_at}
-        names = self._codec.outputs
-        if len(names) != 2 or not by_name.keys() >= {*names} or self._codec.has_bool_labels:
-            return None
-        (label, *at), (scores, start, stop) = by_name[names[0]], by_name[names[1]]
-        rows = self.rows
-        is_plain = (
-            label.datatype in {"INT32", "INT64"}
-            and label.shape in {(rows,), (rows, 1)}
-            and at[1] - at[0] == rows * FORMATS[label.datatype][1]
-            and scores.datatype in {"FP32", "FP64"}
-            and len(scores.shape) == 2
-            and scores.shape[0] == rows
-            and scores.shape[1] > 0
-            and stop - start == rows * scores.shape[1] * FORMATS[scores.datatype][1]
+    def _column(self, name: str) -> _Column:
+        found = [one for one in self.places if one[0].name == name]
+        if not found:
+            raise BadUpstreamAnswer(f"Triton's answer lacks the output {name!r}.")
+        output, place = found[-1]
+        count, shape = prod(output.shape), list(output.shape)
+        if not shape or shape[0] != self.rows or count < 1:
+            raise BadUpstreamAnswer(f"Triton's {name} has shape {shape} for {self.rows} rows.")
+
+        def read(body: bytes, _: int) -> list[Any]:
+            view = memoryview(body)[place]
+            flat = unpack(TensorView(name, output.datatype, output.shape, view))
+            if len(flat) != count:
+                raise BadUpstreamAnswer(f"Triton's {name} has {len(flat)} elements for {shape}.")
+            return flat
+
+        kind, size = FORMATS.get(output.datatype), output.parameters.binary_data_size
+        is_plain = kind is not None and count * struct.calcsize(kind) == size
+        return _Column(
+            struct.Struct(f"<{count}{kind}").unpack_from if is_plain else read,
+            place.start,
+            count // self.rows,
+            output.datatype in FLOATS,
         )
-        if not is_plain:
-            return None
-        labels = (at[0], at[1], FORMATS[label.datatype][0])
-        return labels, start, stop, FORMATS[scores.datatype][0], scores.shape[1]
 
 
 class InferenceOutputs:
     """The outputs of one inference; what several requests share is read once."""
 
-    __slots__ = ("_body", "_layout", "_predicted", "_texts", "rows")
+    __slots__ = ("_body", "_bounds", "_layout", "_predicted", "rows")
 
     def __init__(self, layout: OutputLayout, body: bytes) -> None:
         self._layout = layout
         self._body = body
         self._predicted: ModelOutput | None = None
-        self._texts: dict[str, list[bytes]] | None = None
+        self._bounds: list[list[int]] | None = None
         self.rows = layout.rows
 
     def predicted(self) -> ModelOutput:
@@ -215,9 +206,22 @@ class InferenceOutputs:
         Raises:
             BadUpstreamAnswer: they cannot be read by the model's signature.
         """
-        if self._predicted is None:
-            self._predicted = self._layout.predicted(self._body)
-        return self._predicted
+        if self._predicted is not None:
+            return self._predicted
+        body, layout = self._body, self._layout
+        (read, start, width, is_float), scores = layout.columns or layout.find_columns()
+        predictions = [*read(body, start)]
+        is_finite = not is_float or all_finite(predictions)
+        if width != 1:
+            predictions = chunks(predictions, width)
+        probabilities = None
+        if scores is not None:
+            read, start, width, is_float = scores
+            flat = [*read(body, start)]
+            is_finite = is_finite and (not is_float or all_finite(flat))
+            probabilities = [flat] if self.rows == 1 else chunks(flat, width)
+        self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
+        return output
 
     def part(self, start: int, stop: int) -> list[TensorView] | None:
         """All outputs for rows `start` to `stop`; None when one of them is not by rows.
@@ -225,42 +229,43 @@ class InferenceOutputs:
         Raises:
             BadUpstreamAnswer: a tensor ends within an element.
         """
-        tensors = self._layout.tensors(self._body)
+        view, places = memoryview(self._body), self._layout.places
+        tensors = [TensorView(one.name, one.datatype, one.shape, view[at]) for one, at in places]
         if stop - start == self.rows:
             return tensors
         if any(not tensor.shape or tensor.shape[0] != self.rows for tensor in tensors):
             return None
-        return [self._cut(tensor, start, stop) for tensor in tensors]
+        if self._bounds is None:
+            self._bounds = [self._row_bounds(tensor) for tensor in tensors]
+        return [
+            TensorView(
+                one.name,
+                one.datatype,
+                (stop - start, *one.shape[1:]),
+                one.data[bounds[start] : bounds[stop]],
+            )
+            for one, bounds in zip(tensors, self._bounds, strict=True)
+        ]
 
-    def _cut(self, tensor: TensorView, start: int, stop: int) -> TensorView:
-        shape = (stop - start, *tensor.shape[1:])
+    def _row_bounds(self, tensor: TensorView) -> list[int]:
+        """Where each row begins among the tensor's bytes, and where the last one ends."""
         if tensor.datatype != "BYTES":
             size = len(tensor.data) // self.rows
-            part = tensor.data[start * size : stop * size]
-            return TensorView(tensor.name, tensor.datatype, shape, part)
-        if self._texts is None:
-            self._texts = {}
-        texts = self._texts.get(tensor.name)
-        if texts is None:
-            texts = self._texts[tensor.name] = split_texts(tensor.data, tensor.name)
-        width = len(texts) // self.rows
-        data = b"".join(
-            [len(one).to_bytes(4, "little") + one for one in texts[start * width : stop * width]]
-        )
-        return TensorView(tensor.name, tensor.datatype, shape, memoryview(data))
+            return [row * size for row in range(self.rows + 1)]
+        try:
+            bounds = text_bounds(tensor.data)
+        except ValueError as error:
+            raise BadUpstreamAnswer(f"Triton's {tensor.name}: {error}") from error
+        width = (len(bounds) - 1) // self.rows
+        return [bounds[row * width] for row in range(self.rows + 1)]
 
 
 class ResponseReader:
-    """Reads the responses of one version; equal heads are parsed once.
-
-    Args:
-        version: the one that must have answered (I2).
-        codec: of the version.
-    """
+    """Reads the responses of one version, which must be that version's (I2)."""
 
     def __init__(self, version: int, codec: Codec) -> None:
         self._version = version
-        self._codec = codec
+        self._signature = codec.signature
         self._layouts: dict[tuple[bytes, int], OutputLayout] = {}
 
     def read(self, response: TritonResponse, rows: int) -> InferenceOutputs:
@@ -270,8 +275,7 @@ class ResponseReader:
             BadUpstreamAnswer: unreadable, or made by another version than the one asked.
         """
         body = response.body
-        size = response.inference_header_length
-        head = body if size is None else body[:size]
+        head = body[: response.inference_header_length]
         layout = self._layouts.get((head, rows))
         if layout is None:
             layout = self._parse(head, rows)
@@ -293,4 +297,4 @@ class ResponseReader:
                 f"{self._version}; the answer was dropped.",
                 code="version_mismatch",
             )
-        return OutputLayout(parsed.outputs, len(head), rows, self._codec)
+        return OutputLayout(parsed.outputs, len(head), rows, self._signature)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_gateway.contract import DType, Feature, Signature
-from serving_gateway.errors import BadUpstreamAnswer, InvalidInput, VariantUnavailable
+from serving_gateway.errors import InvalidInput, VariantUnavailable
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.signatures import signature_from_metadata
 from serving_gateway.inference.tensors import TensorView, unpack
@@ -46,10 +46,11 @@ FP32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(st.lists(FP32, min_size=3, max_size=3), min_size=1, max_size=20))
-def test_both_ways_of_packing_floats_agree(rows: list[list[float]]) -> None:
+def test_all_ways_of_packing_floats_agree(rows: list[list[float]]) -> None:
     codec = Codec(FLOATS)
-    (fast,) = codec.encode_floats(rows)
+    (fast,) = codec.encode(rows, are_floats=True)
     assert (fast,) == codec.encode(rows)
+    assert (fast,) == codec.encode_instances([dict(zip("abc", row, strict=True)) for row in rows])
     assert list(struct.unpack(f"<{3 * len(rows)}f", fast)) == [v for row in rows for v in row]
 
 
@@ -162,49 +163,7 @@ def test_no_rows_and_wrong_rows_of_floats_are_refused() -> None:
     assert refusal(FLOATS, [[1, 2, 3], [1, True, 3]]) == ("wrong_type", "data[1][1]")
     for rows in ([], [[1.0, 2.0]], [[1e39, 0.0, 0.0]]):
         with pytest.raises(InvalidInput):
-            Codec(FLOATS).encode_floats(rows)
-
-
-@pytest.mark.parametrize("shape", [(2,), (2, 1)])
-def test_labels_come_with_or_without_a_column(shape: tuple[int, ...]) -> None:
-    answers = Codec(FLOATS).decode(
-        [
-            output("label", "INT64", shape, struct.pack("<2q", 7, 8)),
-            output("probabilities", "FP32", (2, 2), struct.pack("<4f", 0, 1, 0.5, 0.5)),
-        ],
-        2,
-    )
-    assert answers.predictions == [7, 8]
-    assert answers.probabilities == [[0, 1], [0.5, 0.5]]
-    assert answers.part(1, 2).predictions == [8]
-
-
-def test_text_and_boolean_labels_and_regressions_are_understood() -> None:
-    text = Signature(FLOATS.features, "x", probabilities_output=None)
-    two = b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xa4"
-    assert Codec(text).decode([output("label", "BYTES", (2,), two)], 2).predictions == ["a", "ä"]
-    flags = Signature(FLOATS.features, "x", classes=(False, True), probabilities_output=None)
-    ones = struct.pack("<2q", 0, 1)
-    decoded = Codec(flags).decode([output("label", "INT64", (2,), ones)], 2)
-    assert decoded.predictions == [False, True]
-    assert decoded.probabilities is None
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        output("label", "INT64", (3,), bytes(24)),
-        output("label", "INT64", (2,), bytes(15)),
-        output("label", "BF16", (2,), bytes(4)),
-        output("label", "BYTES", (2,), b"\x09\x00\x00\x00a"),
-        output("label", "BYTES", (2,), b"\x01\x00\x00\x00\xff"),
-        output("other", "INT64", (2,), bytes(16)),
-    ],
-)
-def test_an_answer_that_does_not_fit_is_not_passed_on(tensor: TensorView) -> None:
-    signature = Signature(FLOATS.features, "x", probabilities_output=None)
-    with pytest.raises(BadUpstreamAnswer):
-        Codec(signature).decode([tensor], 2)
+            Codec(FLOATS).encode(rows, are_floats=True)
 
 
 @pytest.mark.parametrize(("datatype", "code"), [("UINT8", "B"), ("INT32", "i"), ("FP64", "d")])

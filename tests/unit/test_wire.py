@@ -37,8 +37,10 @@ def response(*tensors: tuple[str, str, list[int], bytes], version: str = "1") ->
     return TritonResponse(200, len(head), head + b"".join(data for *_, data in tensors))
 
 
-def read(answer: TritonResponse, rows: int = 2, version: int = 1) -> InferenceOutputs:
-    return ResponseReader(version, CODEC).read(answer, rows)
+def read(
+    answer: TritonResponse, rows: int = 2, version: int = 1, codec: Codec = CODEC
+) -> InferenceOutputs:
+    return ResponseReader(version, codec).read(answer, rows)
 
 
 LABELS = ("label", "INT64", [2], struct.pack("<2q", 7, 8))
@@ -103,6 +105,59 @@ def test_prediction_that_does_not_fit_is_not_passed_on(
 ) -> None:
     with pytest.raises(BadUpstreamAnswer):
         read(response((name, datatype, shape, data), SCORES)).predicted()
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+def test_labels_come_with_or_without_a_column(shape: list[int]) -> None:
+    output = read(response(("label", "INT64", shape, struct.pack("<2q", 7, 8)), SCORES)).predicted()
+    assert output.predictions == [7, 8]
+    assert output.part(1, 2).predictions == [8]
+    assert output.part(1, 2).probabilities == [[0.5, 0.5]]
+
+
+def test_text_and_boolean_labels_and_regressions_are_understood() -> None:
+    text = Codec(Signature(SIGNATURE.features, "x", probabilities_output=None))
+    two = b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xa4"
+    texts = response(("label", "BYTES", [2], two))
+    assert read(texts, codec=text).predicted().predictions == ["a", "ä"]
+    flags = Codec(
+        Signature(SIGNATURE.features, "x", classes=(False, True), probabilities_output=None)
+    )
+    decoded = read(response(("label", "INT64", [2], struct.pack("<2q", 0, 1))), codec=flags)
+    assert [*map(type, decoded.predicted().predictions)] == [bool, bool]
+    assert decoded.predicted().predictions == [False, True]
+    assert decoded.predicted().probabilities is None
+
+
+def test_labels_of_several_columns_are_lists_and_say_whether_json_can_hold_them() -> None:
+    codec = Codec(Signature(SIGNATURE.features, "x", probabilities_output=None))
+    numbers = struct.pack("<4f", 1, 2, 3, float("nan"))
+    output = read(response(("label", "FP32", [2, 2], numbers)), codec=codec).predicted()
+    assert output.predictions[0] == [1, 2]
+    assert not output.is_finite
+    assert output.part(0, 1).is_finite
+    assert not output.part(1, 2).is_finite
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "shape", "data"),
+    [
+        ("label", "INT64", [3], bytes(24)),
+        ("label", "INT64", [2], bytes(15)),
+        ("label", "BF16", [2], bytes(4)),
+        ("label", "BYTES", [2], b"\x09\x00\x00\x00a"),
+        ("label", "BYTES", [2], b"\x01\x00\x00\x00\xff"),
+        ("label", "BYTES", [2], bytes(12)),
+        ("label", "INT64", [2, 0], b""),
+        ("other", "INT64", [2], bytes(16)),
+    ],
+)
+def test_answer_that_does_not_fit_is_not_passed_on(
+    name: str, datatype: str, shape: list[int], data: bytes
+) -> None:
+    codec = Codec(Signature(SIGNATURE.features, "x", probabilities_output=None))
+    with pytest.raises(BadUpstreamAnswer):
+        read(response((name, datatype, shape, data)), codec=codec).predicted()
 
 
 def test_responses_with_equal_heads_keep_their_own_values() -> None:
