@@ -14,7 +14,6 @@ from serving_gateway.inference.rows import FloatRequest
 
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]*)`")
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_JSON: Final = (b"NaN", b"Infinity")
 _SHOWN: Final = 200
 """Characters of a client's text that an error repeats."""
@@ -64,12 +63,13 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         if not any(word in body for word in _NOT_JSON):
             raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
     # Some encoders, tritonclient's among them, write missing numbers as NaN.
+    plain = body
+    for word in _NOT_JSON:
+        plain = plain.replace(word, b"0")
     try:
-        found = json.loads(body.decode())
-        if _SURROGATE.search(body):
-            # Half of a surrogate pair, which this reader lets pass, could not be answered.
-            json.dumps(found, ensure_ascii=False).encode()
-        return msgspec.convert(found, decoder.type)
+        # First, as the other reader takes lone surrogates, and builds all of a body of any form.
+        decoder.decode(plain)
+        return msgspec.convert(json.loads(body.decode()), decoder.type)
     except msgspec.ValidationError as error:
         raise invalid_body(error) from error
     except RecursionError as error:

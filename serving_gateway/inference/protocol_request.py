@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import DType, Feature
+from serving_gateway.contract import DType, Feature, Scalar
 from serving_gateway.errors import InvalidInput, MalformedRequest, TooLarge
 from serving_gateway.inference.bodies import decode_json, encode_json
 from serving_gateway.inference.codec import Codec
@@ -33,7 +33,7 @@ class _Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] | None = None
-    data: Any = None
+    data: list[Scalar | list[Scalar]] | None = None
 
 
 class _Output(msgspec.Struct):

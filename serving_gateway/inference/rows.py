@@ -127,12 +127,12 @@ def merged_rows(
         pairs = zip(found, request.data, strict=True)
         data = [own if one.values is None else one.values for one, own in pairs]
         return RequestRows(codec.encode(data), len(found), source, data=data)
-    data = [one.values or [] for one in found]
+    rows = [one.values or [] for one in found]
     plain = codec.float_rows and all(
-        type(value) is float and isfinite(value) for row in data for value in row
+        type(value) is float and isfinite(value) for row in rows for value in row
     )
-    tensors = codec.encode_floats(data) if plain else codec.encode(data, "entity_ids")
-    return RequestRows(tensors, len(found), source, data=data)
+    tensors = codec.encode_floats(rows) if plain else codec.encode(rows, "entity_ids")
+    return RequestRows(tensors, len(found), source, data=rows)
 
 
 def fallback_rows(
