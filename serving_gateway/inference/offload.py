@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep, thread_time
 from typing import Final, TypeVar
 
 from serving_gateway.batching import ByteBudget
-from serving_gateway.errors import GatewayError, Overloaded
+from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +22,10 @@ _T = TypeVar("_T")
 
 
 class Offload:
-    """One thread that works on large bodies in the order of their arrival.
+    """One thread that works on large bodies, the newest first, so that a flood is not all late.
 
-    The interpreter switches to the event loop every few milliseconds meanwhile.
+    The interpreter switches to the event loop every few milliseconds meanwhile. While more wait,
+    the thread rests after each as long as it worked: a flood takes half of the interpreter.
 
     Args:
         budget: bytes that bodies may hold which wait for the thread, shared with others that wait.
@@ -30,10 +33,16 @@ class Offload:
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
+        self._pending = 0
+        self._waiting: list[Callable[[], None]] = []
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
     def run(
-        self, size: int, work: Callable[[], _T], done: Callable[[_T | GatewayError], None]
+        self,
+        size: int,
+        work: Callable[[], _T],
+        done: Callable[[_T | GatewayError], None],
+        due: float,
     ) -> None:
         """Do `work` in the thread, then call `done` on the event loop with what came of it.
 
@@ -41,6 +50,7 @@ class Offload:
             size: bytes that are held meanwhile.
             work: for the thread; may raise a `GatewayError`.
             done: never called before this returns.
+            due: time of the event loop from which the work is not worth beginning.
         """
         loop = asyncio.get_running_loop()
         if not self._budget.take(size):
@@ -50,20 +60,36 @@ class Offload:
             return
 
         def end(result: _T | GatewayError) -> None:
+            self._pending -= 1
             self._budget.release(size)
             done(result)
 
         def guarded() -> None:
+            began = thread_time()
+            # A collection in the midst of a body would look through all that was read of it, again
+            # and again, without a switch to the event loop.
+            gc.disable()
             try:
+                if loop.time() >= due:
+                    raise DeadlineExceeded("The body was not read before the request's deadline.")  # noqa: TRY301 -- like any other
                 result: _T | GatewayError = work()
             except GatewayError as error:
                 result = error
             except Exception as error:  # a bug belongs to the request that met it
                 log.exception("a large body could not be read")
                 result = GatewayError(f"{type(error).__name__} while the body was read.")
+            finally:
+                gc.enable()
             loop.call_soon_threadsafe(end, result)
+            if self._pending > 1:
+                sleep(thread_time() - began)
 
-        self._threads.submit(guarded)
+        self._pending += 1
+        self._waiting.append(guarded)
+        self._threads.submit(self._work_on_newest)
+
+    def _work_on_newest(self) -> None:
+        self._waiting.pop()()
 
     def close(self) -> None:
         """Drop what waits."""

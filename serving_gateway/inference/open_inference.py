@@ -154,7 +154,10 @@ class OpenInference:
         inference.body_bytes = len(body)
         if len(body) > LARGE_BYTES:
             self.offload.run(
-                len(body), lambda: read_request(body, header_length), inference.on_read
+                len(body),
+                lambda: read_request(body, header_length),
+                inference.on_read,
+                inference.due,
             )
         else:
             try:
@@ -220,6 +223,7 @@ class ProtocolInference(RoutedRequest):
                 self.body_bytes,
                 lambda: pack_tensors(request, codec, max_rows),
                 lambda packed: self.resume(packed, queue),
+                deadline,
             )
         else:
             self._queue(pack_tensors(request, codec, max_rows), target, deadline)

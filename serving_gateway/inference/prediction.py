@@ -114,7 +114,7 @@ class Predictor:
         prediction.traceparent = traceparent
         prediction.span = span
         if len(body) > LARGE_BYTES:
-            self.offload.run(len(body), prediction.read, prediction.on_read)
+            self.offload.run(len(body), prediction.read, prediction.on_read, prediction.due)
             return prediction
         try:
             request = self.read(body)
@@ -203,6 +203,7 @@ class Prediction(RoutedRequest):
                 len(self._body),
                 lambda: self._rows(codec, request),
                 lambda rows: self.resume(rows, queue),
+                deadline,
             )
         else:
             self._queue(self._rows(codec, request), target, deadline)

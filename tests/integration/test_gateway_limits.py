@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ BODIES = {
     "texts": ("/predict", filled('{"data":[["a",', '"bb"', "]]}")),
     "unknown key": ("/predict", b'{"data":[[1,2]],"' + b"k" * (LARGEST - 100) + b'":1}'),
     "no JSON": ("/predict", b"[" * (LARGEST - 100)),
+    "nested cells": ("/predict", filled('{"data":[', "[[[[[[[]]]]]]]", ",[NaN]]}")),
     "surrogates": ("/predict", filled('{"data":[', '"\\ud800"', ",NaN]}")),
 }
 
@@ -63,6 +65,29 @@ async def test_large_body_does_not_stop_the_event_loop(
     assert 400 <= answer.status_code < 500, answer.text[:300]
     assert len(answer.content) < 2000
     assert heart.longest < MAX_STALL_S
+
+
+async def test_flood_of_large_bodies_delays_no_other_request_and_ends_in_time(
+    tmp_path: Path,
+) -> None:
+    async with run_in_process(tmp_path, request_seconds=3) as gateway:
+        _, body = BODIES["NaN at the end"]
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        )
+        flood = [asyncio.create_task(gateway.raw(head % len(body) + body, 60)) for _ in range(40)]
+        await asyncio.sleep(0.3)  # until most of them have arrived
+        # Time of the processor, as other processes may need it, too.
+        began = time.process_time()
+        assert (await gateway.client.post("/predict", json=GOOD)).status_code == 200
+        assert time.process_time() - began < 0.5
+        large = json.dumps(GOOD | {"client_id": "c"}).encode() + b" " * 100_000
+        answer = await gateway.client.post(
+            "/predict", content=large, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 200
+        assert {(await answer)[9:12] for answer in flood} <= {b"413", b"504"}
+        assert time.process_time() - began < 6
 
 
 async def test_slow_model_delays_neither_another_nor_a_reload(tmp_path: Path) -> None:
