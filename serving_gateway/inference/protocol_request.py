@@ -23,8 +23,7 @@ from serving_gateway.inference.tensors import FORMATS, InputSpec, Tensors, all_f
 
 _OWN_PARAMETERS: Final = frozenset(["client_id", "binary_data_output"])
 """Parameters of a request that are the gateway's to act upon."""
-_NATURAL: Final = frozenset(["timeout", "priority"])
-"""Parameters of Triton that count something."""
+_MAX_SEQUENCE_ID_BYTES: Final = 128
 _SHARED_MEMORY: Final = "shared_memory"
 
 
@@ -323,7 +322,8 @@ def _wanted(outputs: list[_Output] | None) -> tuple[WantedOutput, ...] | None:
         _check_own_memory(parameters, f"outputs[{i}]")
         classification = parameters.get("classification")
         if classification is not None and not _is_natural(classification):
-            raise _not_natural(f"outputs[{i}].parameters.classification")
+            path = f"outputs[{i}].parameters.classification"
+            raise InvalidInput(f"{path} must be {_COUNT[1]}.", field=path, code="out_of_range")
         found.append(
             WantedOutput(output.name, parameters.get("binary_data") is True, classification)
         )
@@ -338,8 +338,9 @@ def _tail(parameters: Mapping[str, Any], outputs: tuple[WantedOutput, ...] | Non
         return None
     for key, value in passed.items():
         path = f"parameters.{key[:200]}"
-        if key in _NATURAL and not _is_natural(value):
-            raise _not_natural(path)
+        fits, what = _TRITONS.get(key, _ANY)
+        if not fits(value) or "\0" in key:
+            raise InvalidInput(f"{path} must be {what}.", field=path, code="out_of_range")
         if not isinstance(value, (str, bool, int, float)) or (
             isinstance(value, float) and not isfinite(value)
         ):
@@ -385,7 +386,19 @@ def _is_natural(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _not_natural(path: str) -> InvalidInput:
-    return InvalidInput(
-        f"{path} must be a whole number that is not negative.", field=path, code="out_of_range"
-    )
+def _is_sequence_id(value: Any) -> bool:
+    is_short = isinstance(value, str) and len(value.encode()) <= _MAX_SEQUENCE_ID_BYTES
+    return is_short or _is_natural(value)
+
+
+_Rule = tuple[Callable[[Any], bool], str]
+_ANY: Final[_Rule] = (lambda _: True, "a name without NUL")
+_COUNT: Final[_Rule] = (_is_natural, "a whole number that is not negative")
+_FLAG: Final[_Rule] = (lambda value: isinstance(value, bool), "true or false")
+_SEQUENCE: Final[_Rule] = (_is_sequence_id, "a whole number that is not negative, or a short text")
+_TRITONS: Final[Mapping[str, _Rule]] = {
+    **dict.fromkeys(("timeout", "priority"), _COUNT),
+    **dict.fromkeys(("sequence_start", "sequence_end"), _FLAG),
+    "sequence_id": _SEQUENCE,
+}
+"""Parameters that Triton reads itself: to another type it answers 500, as if it had failed."""
