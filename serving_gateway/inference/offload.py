@@ -80,8 +80,9 @@ class Offload:
                 result = GatewayError(f"{type(error).__name__} while the body was read.")
             finally:
                 gc.enable()
+            others_wait = self._pending > 1
             loop.call_soon_threadsafe(end, result)
-            if self._pending > 1:
+            if others_wait:
                 sleep(thread_time() - began)
 
         self._pending += 1
