@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -35,8 +36,15 @@ _MAX_PIPELINED: Final = 256
 """Requests on one connection that wait for the answers to earlier ones."""
 _MAX_AT_ONCE: Final = 32
 """Requests of one read that are started before the event loop gets its turn."""
+_KEPT_DESCRIPTORS: Final = 256
+"""Descriptors of the process that clients leave to Triton, the stores and files; at most half."""
 _ONCE: Final = frozenset([b"host", b"content-length", b"content-type", b"authorization"])
 """Headers that two readers would understand differently when they came twice."""
+
+
+def _most_connections() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**20 if limit == resource.RLIM_INFINITY else max(limit // 2, limit - _KEPT_DESCRIPTORS)
 
 
 @dataclass(slots=True)
@@ -53,6 +61,8 @@ class ConnectionPolicy:
         keep_alive_seconds: how long an idle connection is kept.
         linger_seconds: how long what a refused client still sends is read and dropped, so that it
             sees the refusal instead of a reset.
+        max_connections: most clients at one time; a new one takes the place of one that has no
+            request under way, or is refused. So clients never take all descriptors.
     """
 
     endpoint: InferenceEndpoint
@@ -63,6 +73,7 @@ class ConnectionPolicy:
     body_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
     linger_seconds: float = 5.0
+    max_connections: int = field(default_factory=_most_connections)
     connections: set[GatewayConnection] = field(default_factory=set)
 
     async def sweep(self) -> None:
@@ -187,7 +198,20 @@ class GatewayConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self.policy.connections.add(self)
+        connections = self.policy.connections
+        if len(connections) >= self.policy.max_connections:
+            idle = next((one for one in connections if not one.is_busy), None)
+            if idle is None:
+                self.refuse(Overloaded(f"{len(connections)} clients are connected already."))
+            else:
+                connections.discard(idle)
+                idle.transport.close()
+        connections.add(self)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request that has begun to be read waits for its response."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waited for is abandoned."""
@@ -417,9 +441,7 @@ class GatewayConnection(HttpToolsProtocol):
                         f"The {part} of the request was not complete within {limit:g} s."
                     )
                 )
-        elif (
-            self.cycle is None or self.cycle.response_complete
-        ) and now - self._idle_since > policy.keep_alive_seconds:
+        elif not self.is_busy and now - self._idle_since > policy.keep_alive_seconds:
             self.transport.close()
 
     def _start_application(self, fields: dict[bytes, bytes]) -> None:
