@@ -22,6 +22,7 @@ encode_json: Final = msgspec.json.Encoder().encode
 """JSON of a value of any msgspec type."""
 decode_floats: Final = msgspec.json.Decoder(FloatRequest).decode
 _request: Final = msgspec.json.Decoder(PredictRequest)
+_syntax: Final = msgspec.json.Decoder(msgspec.Raw)
 
 _Body = TypeVar("_Body")
 
@@ -68,6 +69,7 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         plain = plain.replace(word, b"0")
     try:
         # First, as the other reader takes lone surrogates, and builds all of a body of any form.
+        _syntax.decode(plain)
         decoder.decode(plain)
         return msgspec.convert(json.loads(body.decode()), decoder.type)
     except msgspec.ValidationError as error:
