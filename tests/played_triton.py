@@ -60,6 +60,7 @@ class PlayedTriton:
         self.calls: list[PlayedCall] = []
         self.asked: list[int] = []
         self.repeatable: list[bool] = []
+        self.deadlines: list[float] = []
         self._states: dict[tuple[str, int], VersionState] = {}
 
     def of(self, url: str) -> Self:
@@ -85,6 +86,7 @@ class PlayedTriton:
         """Answer on the next turn of the loop, or when the test says so."""
         version = state.version
         self.repeatable.append(repeatable)
+        self.deadlines.append(deadline)
         self.asked.append(version)
         body = request.partition(b"\r\n\r\n")[2]
 

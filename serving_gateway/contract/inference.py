@@ -11,6 +11,7 @@ import msgspec
 from serving_gateway.contract.struct import NativeType, Struct
 
 EntityId = int | str
+Scalar = bool | int | float | str | None
 
 
 class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,8 +22,8 @@ class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True):
     fresh values, one row for each entity.
     """
 
-    data: list[list[Any]] | None = None
-    instances: list[dict[str, Any]] | None = None
+    data: list[list[Scalar]] | None = None
+    instances: list[dict[str, Scalar]] | None = None
     client_id: str | None = None
     entity_id: EntityId | None = None
     entity_ids: list[EntityId] | None = None

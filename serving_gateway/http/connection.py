@@ -93,6 +93,25 @@ class GatewayConnection(HttpToolsProtocol):
         """The class for uvicorn's `http` option."""
         return type("BoundConnection", (cls,), {"policy": policy})
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        is_full = len(self.connections) >= self.policy.max_connections
+        super().connection_made(transport)
+        if not is_full:
+            return
+        others = cast("set[GatewayConnection]", self.connections - {self})
+        idle = next((one for one in others if not one.is_busy), None)
+        if idle is None:
+            self.refuse(Overloaded(f"{len(others)} clients are connected already."))
+        else:
+            self.connections.discard(idle)
+            idle.transport.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request that has begun to be read waits for its response."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waited for is abandoned."""
         for cycle in (self._running, *(queued for queued, _ in self.pipeline)):
@@ -253,16 +272,14 @@ class GatewayConnection(HttpToolsProtocol):
         """End the connection when it is overdue."""
         if self._refusal is not None:
             return
-        limits, cycle = self.policy.settings, self.cycle
+        limits = self.policy.settings
         if self._write_paused_since:
             if now - self._write_paused_since > limits.body_seconds:
                 self.transport.abort()
         elif self._part:
             if error := self._unfinished.overdue(now, in_head=self._part == _HEAD):
                 self.refuse(error)
-        elif (cycle is None or cycle.response_complete) and (
-            now - self._idle_since > limits.keep_alive_seconds
-        ):
+        elif not self.is_busy and now - self._idle_since > limits.keep_alive_seconds:
             self.transport.close()
 
     def refuse(self, error: GatewayError) -> None:

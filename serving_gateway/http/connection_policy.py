@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any, Final
 
 from serving_gateway.batching import ByteBudget
@@ -12,6 +13,8 @@ from serving_gateway.http.request_head import Head, head_size
 from serving_gateway.settings import Settings
 
 _SWEEP_SECONDS: Final = 1.0
+_KEPT_DESCRIPTORS: Final = 256
+"""Descriptors of the process that clients leave to Triton, the stores and files; at most half."""
 
 
 class ConnectionPolicy:
@@ -21,6 +24,8 @@ class ConnectionPolicy:
         budget: bytes of bodies that are not complete, of all clients.
         linger_seconds: how long what a refused client still sends is read and dropped, so that
             it sees the refusal instead of a reset.
+        max_connections: most clients at one time; a new one takes the place of one that has no
+            request under way, or is refused. So clients never take all descriptors.
     """
 
     def __init__(self, endpoint: InferenceEndpoint, settings: Settings) -> None:
@@ -28,6 +33,9 @@ class ConnectionPolicy:
         self.budget = ByteBudget(settings.max_pending_bytes)
         self.settings = settings
         self.linger_seconds = 5.0
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = 2**20 if limit == resource.RLIM_INFINITY else limit
+        self.max_connections = max(limit // 2, limit - _KEPT_DESCRIPTORS)
         self.connections: set[Any] = set()
 
     async def sweep(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -12,7 +12,6 @@ from serving_gateway.contract import PredictRequest
 from serving_gateway.errors import InvalidInput, MalformedRequest
 
 _FIELD: Final = re.compile(r"(?P<kind>unknown|missing required) field `(?P<name>[^`]*)`")
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_JSON: Final = (b"NaN", b"Infinity")
 _SHOWN: Final = 200
 """Characters of a client's text that an error repeats."""
@@ -31,6 +30,7 @@ encode_json: Final = msgspec.json.Encoder().encode
 """JSON of a value of any msgspec type."""
 _decode_floats: Final = msgspec.json.Decoder(FloatRequest).decode
 _request: Final = msgspec.json.Decoder(PredictRequest)
+_syntax: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatRequest:
@@ -65,21 +65,19 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
             if not any(word in body for word in _NOT_JSON):
                 raise
         # Some encoders, tritonclient's among them, write missing numbers as NaN.
-        return msgspec.convert(_decode_leniently(body), decoder.type)
+        plain = body
+        for word in _NOT_JSON:
+            plain = plain.replace(word, b"0")
+        # First, as the other reader takes lone surrogates, and builds all of a body of any form.
+        _syntax.decode(plain)
+        decoder.decode(plain)
+        return msgspec.convert(json.loads(body.decode()), decoder.type)
     except msgspec.ValidationError as error:
         raise invalid_body(error) from error
     except RecursionError as error:
         raise MalformedRequest("The body is nested too deeply.") from error
     except ValueError as error:
         raise MalformedRequest(f"The body is not valid JSON: {str(error)[:_SHOWN]}.") from error
-
-
-def _decode_leniently(body: bytes) -> Any:
-    found = json.loads(body.decode())
-    if _SURROGATE.search(body):
-        # Half of a surrogate pair, which this reader lets pass, could not be answered.
-        json.dumps(found, ensure_ascii=False).encode()
-    return found
 
 
 def invalid_body(error: msgspec.ValidationError) -> InvalidInput:

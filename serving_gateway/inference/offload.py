@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep, thread_time
 from typing import Final, TypeVar
 
 from serving_gateway.batching import ByteBudget
-from serving_gateway.errors import GatewayError, Overloaded
+from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -20,22 +22,30 @@ _T = TypeVar("_T")
 
 
 class Offload:
-    """One thread that works on large bodies in the order of their arrival.
+    """One thread that works on large bodies, the newest first, so that a flood is not all late.
 
-    The interpreter switches to the event loop every few milliseconds meanwhile. What waits for
-    the thread holds bytes of `budget`, which is shared with others that wait.
+    The interpreter switches to the event loop every few milliseconds meanwhile. While more wait,
+    the thread rests after each as long as it worked: a flood takes half of the interpreter. What
+    waits for the thread holds bytes of `budget`, which is shared with others that wait.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
+        self._pending = 0
+        self._waiting: list[Callable[[], None]] = []
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
     def run(
-        self, size: int, work: Callable[[], _T], done: Callable[[_T | GatewayError], None]
+        self,
+        size: int,
+        work: Callable[[], _T],
+        done: Callable[[_T | GatewayError], None],
+        due: float,
     ) -> None:
         """Do `work` on a body of `size` bytes, then call `done` on the event loop.
 
-        A large body has it done later, in the thread. `work` may raise a `GatewayError`.
+        A large body has it done later, in the thread, unless it cannot begin before `due`, by the
+        clock of the event loop. `work` may raise a `GatewayError`.
         """
         if size <= LARGE_BYTES:
             try:
@@ -50,21 +60,45 @@ class Offload:
             loop.call_soon(done, full)
             return
 
-        def end(future: asyncio.Future[_T]) -> None:
+        def end(result: _T | GatewayError) -> None:
+            self._pending -= 1
             self._budget.release(size)
-            if future.cancelled():
-                return
-            bug = future.exception()
-            if isinstance(bug, GatewayError):
-                done(bug)
-            elif bug is not None:  # it belongs to the request that met it
-                log.error("a large body could not be read", exc_info=bug)
-                done(GatewayError(f"{type(bug).__name__} while the body was read."))
-            else:
-                done(future.result())
+            done(result)
 
-        loop.run_in_executor(self._threads, work).add_done_callback(end)
+        def work_guarded() -> None:
+            began = thread_time()
+            result: _T | GatewayError
+            if loop.time() < due:
+                result = _guarded(work)
+            else:
+                result = DeadlineExceeded("The body was not read before the request's deadline.")
+            others_wait = self._pending > 1
+            loop.call_soon_threadsafe(end, result)
+            if others_wait:
+                sleep(thread_time() - began)
+
+        self._pending += 1
+        self._waiting.append(work_guarded)
+        self._threads.submit(self._work_on_newest)
+
+    def _work_on_newest(self) -> None:
+        self._waiting.pop()()
 
     def close(self) -> None:
         """Drop what waits."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _guarded(work: Callable[[], _T]) -> _T | GatewayError:
+    # A collection in the midst of a body would look through all that was read of it, again and
+    # again, without a switch to the event loop.
+    gc.disable()
+    try:
+        return work()
+    except GatewayError as error:
+        return error
+    except Exception as error:  # a bug belongs to the request that met it
+        log.exception("a large body could not be read")
+        return GatewayError(f"{type(error).__name__} while the body was read.")
+    finally:
+        gc.enable()

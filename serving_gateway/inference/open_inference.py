@@ -131,6 +131,7 @@ class OpenInference:
             len(body),
             partial(read_request, body, header_length),
             partial(inference.on_read, model_name, version),
+            inference.due,
         )
         return inference
 
@@ -179,6 +180,7 @@ class ProtocolInference(RoutedRequest):
             self.body_bytes,
             partial(pack_tensors, self.request, codec, self._owner.max_rows),
             partial(self.resume, queue=queue),
+            deadline,
         )
 
     def _queue(self, packed: tuple[Tensors, int], target: RoutingTarget, deadline: float) -> None:

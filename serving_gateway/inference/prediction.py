@@ -96,7 +96,7 @@ class Predictor:
         prediction.traceparent = traceparent
         prediction.span = span
         if len(body) > LARGE_BYTES:
-            self.offload.run(len(body), prediction.read, prediction.on_read)
+            self.offload.run(len(body), prediction.read, prediction.on_read, prediction.due)
             return prediction
         try:
             prediction.read()
@@ -167,6 +167,7 @@ class Prediction(RoutedRequest):
                 len(self._body),
                 partial(self._own_rows, codec, request),
                 lambda rows: self.resume(rows, queue),
+                deadline,
             )
         else:
             self._queue(self._own_rows(codec, request), codec, target, deadline)

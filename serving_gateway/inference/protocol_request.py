@@ -7,13 +7,14 @@ parsers may read differently (duplicate keys, escapes) and nothing unknown reach
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from itertools import chain
 from math import isfinite
 from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, Scalar
 from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.inference.bodies import decode_json, encode_json
 from serving_gateway.inference.codec import Codec, InputSpec
@@ -23,8 +24,7 @@ from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_fini
 
 _OWN_PARAMETERS: Final = frozenset(["client_id", "binary_data_output"])
 """Parameters of a request that are the gateway's to act upon."""
-_NATURAL: Final = frozenset(["timeout", "priority"])
-"""Parameters of Triton that count something."""
+_MAX_SEQUENCE_ID_BYTES: Final = 128
 
 
 class _Output(msgspec.Struct):
@@ -37,7 +37,7 @@ class _Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] | None = None
-    data: Any = None
+    data: list[Scalar | list[Scalar]] | None = None
 
 
 class RequestHead(msgspec.Struct):
@@ -230,15 +230,16 @@ def _tail(head: RequestHead) -> bytes | None:
         parameters: dict[str, Any] = {"binary_data": True}
         classes = (output.parameters or {}).get("classification")
         if classes is not None:
-            _check_natural(classes, f"outputs[{i}].parameters.classification")
+            _check(_COUNT, classes, f"outputs[{i}].parameters.classification")
             parameters["classification"] = classes
         outputs.append({"name": output.name, "parameters": parameters})
     if not passed and not any("classification" in one["parameters"] for one in outputs):
         return None
     for key, value in passed.items():
         path = f"parameters.{key[:200]}"
-        if key in _NATURAL:
-            _check_natural(value, path)
+        _check(_TRITONS.get(key, _ANY), value, path)
+        if "\0" in key:
+            raise unfit(path, "must be a name without NUL.", code="out_of_range")
         if not (isfinite(value) if isinstance(value, float) else isinstance(value, (str, int))):
             raise unfit(path, "must be a text, a boolean or a finite number.", code="wrong_type")
     members: dict[str, Any] = {"parameters": {**passed, "binary_data_output": True}}
@@ -257,6 +258,31 @@ def _check_own_memory(parameters: dict[str, Any] | None, path: str) -> None:
         )
 
 
-def _check_natural(value: Any, path: str) -> None:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise unfit(path, "must be a whole number that is not negative.", code="out_of_range")
+_Rule = tuple[Callable[[Any], bool], str]
+
+
+def _check(rule: _Rule, value: Any, path: str) -> None:
+    fits, what = rule
+    if not fits(value):
+        raise unfit(path, f"must be {what}.", code="out_of_range")
+
+
+def _is_natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_sequence_id(value: Any) -> bool:
+    is_short = isinstance(value, str) and len(value.encode()) <= _MAX_SEQUENCE_ID_BYTES
+    return is_short or _is_natural(value)
+
+
+_ANY: Final[_Rule] = (lambda _: True, "")
+_COUNT: Final[_Rule] = (_is_natural, "a whole number that is not negative")
+_FLAG: Final[_Rule] = (lambda value: isinstance(value, bool), "true or false")
+_SEQUENCE: Final[_Rule] = (_is_sequence_id, "a whole number that is not negative, or a short text")
+_TRITONS: Final[Mapping[str, _Rule]] = {
+    **dict.fromkeys(("timeout", "priority"), _COUNT),
+    **dict.fromkeys(("sequence_start", "sequence_end"), _FLAG),
+    "sequence_id": _SEQUENCE,
+}
+"""Parameters that Triton reads itself: to another type it answers 500, as if it had failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ BODIES = {
     "texts": ("/predict", filled('{"data":[["a",', '"bb"', "]]}")),
     "unknown key": ("/predict", b'{"data":[[1,2]],"' + b"k" * (LARGEST - 100) + b'":1}'),
     "no JSON": ("/predict", b"[" * (LARGEST - 100)),
+    "nested cells": ("/predict", filled('{"data":[', "[[[[[[[]]]]]]]", ",[NaN]]}")),
     "surrogates": ("/predict", filled('{"data":[', '"\\ud800"', ",NaN]}")),
 }
 
@@ -63,6 +65,29 @@ async def test_large_body_does_not_stop_the_event_loop(
     assert 400 <= answer.status_code < 500, answer.text[:300]
     assert len(answer.content) < 2000
     assert heart.longest < MAX_STALL_S
+
+
+async def test_flood_of_large_bodies_delays_no_other_request_and_ends_in_time(
+    tmp_path: Path,
+) -> None:
+    async with run_in_process(tmp_path, request_seconds=3) as gateway:
+        _, body = BODIES["NaN at the end"]
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        )
+        flood = [asyncio.create_task(gateway.raw(head % len(body) + body, 60)) for _ in range(40)]
+        await asyncio.sleep(0.3)  # until most of them have arrived
+        # Time of the processor, as other processes may need it, too.
+        began = time.process_time()
+        assert (await gateway.client.post("/predict", json=GOOD)).status_code == 200
+        assert time.process_time() - began < 0.5
+        large = json.dumps(GOOD | {"client_id": "c"}).encode() + b" " * 100_000
+        answer = await gateway.client.post(
+            "/predict", content=large, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 200
+        assert {(await answer)[9:12] for answer in flood} <= {b"413", b"504"}
+        assert time.process_time() - began < 6
 
 
 async def test_slow_model_delays_neither_another_nor_a_reload(tmp_path: Path) -> None:
@@ -88,29 +113,51 @@ async def test_slow_model_delays_neither_another_nor_a_reload(tmp_path: Path) ->
         assert "overloaded" in {answer.json()["code"] for answer in refused}
 
 
-async def test_refusing_costs_less_than_answering(tmp_path: Path) -> None:
-    async with run_in_process(tmp_path, max_queued=100) as gateway:
-        gateway.triton.hangs_inferences = True
-        request = (
-            b'POST /predict HTTP/1.1\r\nHost: g\r\nContent-Length: 20\r\n\r\n{"data":[[1.5,2.5]]}'
-        )
-        writers = []
-        for _ in range(102):
-            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(request)
-            writers.append(writer)
+async def test_reload_of_a_flooded_version_does_not_wait_behind_its_clients(tmp_path: Path) -> None:
+    async with run_in_process(tmp_path, max_queued=100, request_seconds=30) as gateway:
+        gateway.triton.delay = 0.5
+        body = INFER | {"parameters": {"timeout": 7}}  # these go alone
+        flood = [
+            asyncio.create_task(gateway.client.post("/v2/models/m/infer", json=body))
+            for _ in range(40)
+        ]
         await asyncio.sleep(0.2)
-        async with Heartbeat() as heart:
-            answers = await asyncio.gather(
-                *(gateway.client.post("/predict", json=GOOD) for _ in range(200))
-            )
-            health = await gateway.client.get("/health")
-        assert {answer.status_code for answer in answers} == {503}
-        assert health.status_code == 200
-        assert heart.longest < 0.5
-        for writer in writers:
-            writer.close()
+        async with asyncio.timeout(3):  # the flood takes ten seconds
+            assert (await gateway.reload()).status_code == 200
+        for one in flood:
+            one.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def cost(gateway: InProcessGateway, status: bytes) -> float:
+    """Processor time of a request with a response of this status, at best."""
+    request = b'POST /predict HTTP/1.1\r\nHost: g\r\nContent-Length: 20\r\n\r\n{"data":[[1.5,2.5]]}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    seconds = []
+    for _ in range(300):
+        began = time.thread_time()
+        writer.write(request)
+        response = await reader.readuntil(b"\r\n\r\n")
+        response += await reader.readexactly(int(response.split(b"content-length: ")[1].split()[0]))
+        seconds.append(time.thread_time() - began)
+        assert response[9:12] == status
+    writer.close()
+    return sorted(seconds)[30]
+
+
+async def test_refusing_costs_less_than_answering(tmp_path: Path) -> None:
+    async with run_in_process(tmp_path, max_queued=100, request_seconds=60) as gateway:
+        answered = await cost(gateway, b"200")
+        gateway.triton.hangs_inferences = True
+        waiting = [
+            asyncio.create_task(gateway.client.post("/predict", json=GOOD)) for _ in range(110)
+        ]
+        while sum(one.done() for one in waiting) < 8:  # noqa: ASYNC110 -- until there is no room
+            await asyncio.sleep(0.01)
+        assert await cost(gateway, b"503") < answered
         gateway.triton.hangs_inferences = False
+        gateway.triton.close_connections()
+        assert {(await one).status_code for one in waiting} <= {200, 503}
 
 
 @pytest.mark.parametrize(

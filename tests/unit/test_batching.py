@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -132,6 +133,20 @@ async def test_queue_is_bounded_in_items_and_in_bytes() -> None:
         there.submit(Item("d", size=0))
     there.answer(there.batches[0])
     assert there.budget.held == 0
+
+
+async def test_cost_of_a_refusal_does_not_grow_with_the_queue() -> None:
+    def refusals(waiting: int) -> float:
+        there = Destination(max_queued=waiting, bytes=10**9)
+        there.submit(*(Item("a") for _ in range(waiting + 1)))
+        items = [Item("refused") for _ in range(200)]
+        began = time.thread_time()
+        for item in items:
+            with pytest.raises(Overloaded):
+                there.submit(item)
+        return time.thread_time() - began
+
+    assert min(refusals(20_000) for _ in range(3)) < 5 * min(refusals(20) for _ in range(3))
 
 
 async def test_abandoned_items_give_up_their_place_at_once() -> None:

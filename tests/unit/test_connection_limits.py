@@ -106,6 +106,24 @@ async def test_unfinished_bodies_are_bounded_in_bytes_over_all_clients(server: F
     assert server.policy.budget.held == 0
 
 
+async def test_new_client_takes_the_place_of_one_without_a_request(tmp_path: Path) -> None:
+    one = played_server(tmp_path, max_connections=3)
+    with one.plane:
+        one.plane.triton.holds.add(1)
+        busy = [one.connect().send(PREDICT) for _ in range(2)]
+        silent = one.connect().send(b"POST /pre")
+        another = one.connect()
+        assert silent.transport.closed
+        another.send(PREDICT)
+        (refused,) = await one.connect().responses(1)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        for call in one.plane.triton.calls:
+            call.answer()
+        for client in (*busy, another):
+            assert [answer.status for answer in await client.responses(1)] == [200]
+            client.leave()
+
+
 async def test_completed_body_returns_its_bytes(server: FakeServer) -> None:
     client = server.connect()
     for _ in range(100):

@@ -149,6 +149,8 @@ async def test_a_answers_within_the_deadline_when_b_hangs(plane: PlayedPlane) ->
     told = await answer(plane.predict(BODY))
     assert told["variant"] == "A"
     assert plane.triton.calls[0].abandoned == [True]
+    of_b, of_a = plane.triton.deadlines
+    assert of_a - of_b > 0.1, "there is time left for A"
 
 
 async def test_late_answer_of_b_is_not_taken_for_that_of_a(plane: PlayedPlane) -> None:

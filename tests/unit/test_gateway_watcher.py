@@ -172,6 +172,8 @@ async def test_one_model_that_hangs_or_fails_does_not_hold_up_the_others(world: 
         await settles(
             lambda: world.models.generations() == {"good": 2, "stuck": 1, "new": 1}, "others go on"
         )
+        await put(world.store, record("good", 3))
+        await settles(lambda: world.models.generations()["good"] == 3, "and go on")
 
 
 async def test_an_announcement_is_followed_without_waiting_for_the_interval(tmp_path: Path) -> None:

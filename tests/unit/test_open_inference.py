@@ -214,3 +214,10 @@ async def test_large_request_is_answered_and_refused_like_a_small_one(plane: Pla
         with pytest.raises(GatewayError) as caught:
             await plane.infer(wrong)
         assert caught.value.code == code
+
+
+async def test_rows_are_counted_and_not_requests(plane: PlayedPlane) -> None:
+    await plane.infer(request(1, 2, 3))
+    await plane.infer(*binary(4, 5))
+    stats = plane.metrics.variants["A", 1]
+    assert (stats.answered, stats.rows) == (2, 5)

@@ -16,10 +16,16 @@ def read(**members: Any) -> ProtocolRequest:
     return read_request(json.dumps({"inputs": [tensor], **members}).encode(), None)
 
 
-@pytest.mark.parametrize("key", ["timeout", "priority", "sequence_id"])
-def test_parameters_of_triton_are_passed_on(key: str) -> None:
-    tail = read(parameters={key: 7, "client_id": "c", "binary_data_output": True}).tail
-    assert json.loads(b"{%b}" % (tail or b""))["parameters"] == {key: 7, "binary_data_output": True}
+@pytest.mark.parametrize(
+    "own",
+    [
+        *({key: 7} for key in ("timeout", "priority", "sequence_id")),
+        {"sequence_id": "é" * 64, "sequence_start": True, "sequence_end": False},
+    ],
+)
+def test_parameters_of_triton_are_passed_on(own: dict[str, Any]) -> None:
+    tail = read(parameters={**own, "client_id": "c", "binary_data_output": True}).tail
+    assert json.loads(b"{%b}" % (tail or b""))["parameters"] == {**own, "binary_data_output": True}
     assert read(parameters={"client_id": "c", "binary_data_output": True}).tail is None
 
 
@@ -29,6 +35,13 @@ def test_parameters_of_triton_are_passed_on(key: str) -> None:
         ({"timeout": -1}, "parameters.timeout"),
         ({"timeout": 2**64}, "parameters.timeout"),
         ({"priority": True}, "parameters.priority"),
+        ({"sequence_start": 1}, "parameters.sequence_start"),
+        ({"sequence_end": "true"}, "parameters.sequence_end"),
+        ({"sequence_id": -1}, "parameters.sequence_id"),
+        ({"sequence_id": True}, "parameters.sequence_id"),
+        ({"sequence_id": 2**64}, "parameters.sequence_id"),
+        ({"sequence_id": "é" * 65}, "parameters.sequence_id"),
+        ({"own\0": 1}, "parameters.own\0"),
         ({"own": [1]}, "parameters.own"),
         ({"own": {"a": 1}}, "parameters.own"),
         ({"own": None}, "parameters.own"),

@@ -1,0 +1,90 @@
+"""The thread for large bodies: what comes first, what is not begun, and its rests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from serving_gateway.batching import ByteBudget
+from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
+from serving_gateway.inference.offload import Offload
+from tests.played_triton import eventually
+
+
+class Bodies:
+    """Work for the thread, and what came of it."""
+
+    def __init__(self) -> None:
+        self.budget = ByteBudget(100)
+        self.offload = Offload(self.budget)
+        self.begun: list[str] = []
+        self.results: list[str | GatewayError] = []
+        self.gate = threading.Event()
+
+    def submit(self, name: str, seconds: float = 60) -> None:
+        """Have a body read, unless that cannot begin within `seconds`."""
+
+        def work() -> str:
+            self.begun.append(name)
+            assert self.gate.wait(10)
+            return name
+
+        due = asyncio.get_running_loop().time() + seconds
+        self.offload.run(10, work, self.results.append, due)
+
+
+@pytest.fixture
+def bodies() -> Iterator[Bodies]:
+    one = Bodies()
+    yield one
+    one.gate.set()
+    one.offload.close()
+
+
+async def test_newest_body_goes_first(bodies: Bodies) -> None:
+    bodies.submit("first")
+    await eventually(lambda: bodies.begun)
+    for name in "abc":
+        bodies.submit(name)
+    bodies.gate.set()
+    await eventually(lambda: len(bodies.results) == 4)
+    assert bodies.results == ["first", "c", "b", "a"]
+    assert bodies.budget.held == 0
+
+
+async def test_body_is_not_begun_after_the_deadline_of_its_request(bodies: Bodies) -> None:
+    bodies.submit("first")
+    await eventually(lambda: bodies.begun)
+    bodies.submit("late", seconds=0.01)
+    await asyncio.sleep(0.05)
+    bodies.gate.set()
+    await eventually(lambda: len(bodies.results) == 2)
+    assert bodies.begun == ["first"]
+    assert isinstance(bodies.results[1], DeadlineExceeded)
+
+
+async def test_bodies_that_wait_are_bounded_in_bytes(bodies: Bodies) -> None:
+    for number in range(11):
+        bodies.submit(str(number))
+    await eventually(lambda: bodies.results)
+    assert isinstance(bodies.results[0], Overloaded)
+
+
+async def test_thread_rests_as_long_as_it_worked_while_more_wait(bodies: Bodies) -> None:
+    times: list[float] = []
+
+    def work() -> None:
+        times.append(time.perf_counter())
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        times.append(time.perf_counter())
+
+    for _ in range(2):
+        bodies.offload.run(10, work, lambda _: None, asyncio.get_running_loop().time() + 60)
+    await eventually(lambda: len(times) == 4)
+    assert times[2] - times[1] > 0.045
