@@ -107,7 +107,8 @@ async def test_unfinished_bodies_are_bounded_in_bytes_over_all_clients(server: F
 
 
 async def test_new_client_takes_the_place_of_one_without_a_request(tmp_path: Path) -> None:
-    one = played_server(tmp_path, max_connections=3)
+    one = played_server(tmp_path)
+    one.policy.max_connections = 3
     with one.plane:
         one.plane.triton.holds.add(1)
         busy = [one.connect().send(PREDICT) for _ in range(2)]

@@ -11,15 +11,17 @@ import pytest
 
 from serving_gateway.batching import ByteBudget
 from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
-from serving_gateway.inference.offload import Offload
+from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from tests.played_triton import eventually
+
+SIZE = LARGE_BYTES + 1
 
 
 class Bodies:
     """Work for the thread, and what came of it."""
 
     def __init__(self) -> None:
-        self.budget = ByteBudget(100)
+        self.budget = ByteBudget(10 * SIZE)
         self.offload = Offload(self.budget)
         self.begun: list[str] = []
         self.results: list[str | GatewayError] = []
@@ -34,7 +36,7 @@ class Bodies:
             return name
 
         due = asyncio.get_running_loop().time() + seconds
-        self.offload.run(10, work, self.results.append, due)
+        self.offload.run(SIZE, work, self.results.append, due)
 
 
 @pytest.fixture
@@ -85,6 +87,6 @@ async def test_thread_rests_as_long_as_it_worked_while_more_wait(bodies: Bodies)
         times.append(time.perf_counter())
 
     for _ in range(2):
-        bodies.offload.run(10, work, lambda _: None, asyncio.get_running_loop().time() + 60)
+        bodies.offload.run(SIZE, work, lambda _: None, asyncio.get_running_loop().time() + 60)
     await eventually(lambda: len(times) == 4)
     assert times[2] - times[1] > 0.045
