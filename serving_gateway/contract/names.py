@@ -28,6 +28,11 @@ DAGSTER_RUN_TAG: Final = "serving.dagster_run_id"
 MAX_BATCH_SIZE: Final = 1024
 """Rows that one inference may carry: packaging writes it to config.pbtxt, the gateway keeps it."""
 
+PLATFORM_HEADER: Final = "x-platform-request"
+"""Header of inferences that the platform asks for itself. They are no traffic: A answers them
+whatever the split, and they appear in no metric of clients, sample or shadow statistic. Only a
+control token may set it."""
+
 _MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from serving_gateway.batching import BatchItem
+from serving_gateway.contract import PLATFORM_HEADER
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import GatewayError, MalformedRequest
 from serving_gateway.http.bodies import check_json
@@ -39,6 +40,7 @@ _PREDICT: Final = re.compile(rb"(?:/models/([A-Za-z0-9_-]+))?/predict")
 _INFER: Final = re.compile(
     rb"/v2/models/([A-Za-z0-9_.-]+)(?:/versions/([0-9]{1,18}))?/infer/?",
 )
+_PLATFORM: Final = PLATFORM_HEADER.encode()
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
@@ -88,8 +90,8 @@ class HttpExchange:
     """One request for inference: what came, and how its response is written."""
 
     __slots__ = (
-        *("body", "call", "endpoint", "fields", "headers", "request_id", "route", "span"),
-        "started",
+        *("body", "call", "endpoint", "fields", "headers", "is_traffic", "request_id", "route"),
+        *("span", "started"),
     )
 
     def __init__(
@@ -101,6 +103,8 @@ class HttpExchange:
         self.fields = fields
         self.body: bytes | bytearray = b""
         self.request_id: bytes
+        self.is_traffic: bool
+        """Whether a client asks, and not the platform itself."""
         self.started: float
         self.call: BatchItem | None = None
         """What is under way for it."""
@@ -146,6 +150,7 @@ class AwaitedExchange(HttpExchange):
             GatewayError: there is none.
         """
         self.body = body
+        self.is_traffic = _PLATFORM not in self.fields
         self._result: asyncio.Future[tuple[bytes, bytes]]
         self._result = asyncio.get_running_loop().create_future()
         status = 500
@@ -202,6 +207,7 @@ class InferenceEndpoint:
     def start(self, request: HttpExchange) -> None:
         """Answer a request whose body is complete."""
         self._metrics.in_flight += 1
+        request.is_traffic = _PLATFORM not in request.fields
         request.request_id = self._ids.of(request.fields.get(b"x-request-id"))
         if self._access_log:
             request.started = perf_counter()
@@ -223,7 +229,9 @@ class InferenceEndpoint:
         """Write a response, and count it."""
         request.call = None  # it refers to the request: a cycle would wait for garbage collection
         self._metrics.in_flight -= 1
-        if status == 200:
+        if not request.is_traffic:
+            pass
+        elif status == 200:
             request.route.answered.value += 1
         else:
             self._requests.labels("POST", request.route.template, str(status)).inc()
@@ -273,6 +281,8 @@ class InferenceEndpoint:
             traceparent = self._begin_trace(request)
         if self._needs_key:
             self._access.check_key(request.headers)
+        if not request.is_traffic:
+            self._access.require_token(request.headers)
         if route.is_protocol:
             self._infer(request, traceparent)
             return
@@ -282,7 +292,7 @@ class InferenceEndpoint:
         name = route.model_name
         hosted = hosting.default if name is None else hosting.plane(name)
         request.call = hosted.predictor.submit(
-            bytes(request.body), request, traceparent, request.span
+            bytes(request.body), request, traceparent, request.span, request.is_traffic
         )
 
     def _infer(self, request: HttpExchange, traceparent: bytes | None) -> None:
@@ -301,6 +311,7 @@ class InferenceEndpoint:
             request,
             traceparent,
             request.span,
+            request.is_traffic,
         )
 
     def _begin_trace(self, request: HttpExchange) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving_gateway.contract import PLATFORM_HEADER
 from serving_gateway.http.raw import RequestIds, header, log_request
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.telemetry.logs import RepeatedWarning
@@ -16,6 +17,7 @@ from serving_gateway.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+_PLATFORM: Final = PLATFORM_HEADER.encode()
 _METHODS: Final = frozenset(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 
 
@@ -67,7 +69,8 @@ class RequestObserver:
             # Neither invented methods nor invented paths may fill the metrics.
             method = scope["method"] if scope["method"] in _METHODS else "other"
             template = getattr(inner.get("route"), "path", "other")
-            self._metrics.http_requests.labels(method, template, str(status)).inc()
+            if not (status == 200 and header(scope["headers"], _PLATFORM)):
+                self._metrics.http_requests.labels(method, template, str(status)).inc()
             if self._access_log:
                 seconds = perf_counter() - started
                 log_request(scope["method"], inner["path"], status, request_id, seconds)

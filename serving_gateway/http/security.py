@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from serving_gateway.contract import PLATFORM_HEADER
 from serving_gateway.errors import Forbidden, Unauthenticated
 from serving_gateway.http.raw import Header, header
 from serving_gateway.settings import Settings
@@ -87,6 +88,18 @@ class Access:
                 "This gateway answers with one of GATEWAY_API_KEYS only, as the header "
                 "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Health and readiness need "
                 "none."
+            )
+
+    def require_token(self, headers: list[Header]) -> None:
+        """Let an inference pass that is marked as the platform's own.
+
+        Raises:
+            Unauthenticated: it carries no control token.
+        """
+        if self.token_name(headers) is None:
+            raise Unauthenticated(
+                f"The header {PLATFORM_HEADER} needs one of the gateway's control tokens, as "
+                "'Authorization: Bearer <token>': what carries it is not counted as traffic."
             )
 
     def admit(self, need: Need, headers: list[Header]) -> str | None:

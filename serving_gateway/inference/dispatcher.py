@@ -43,6 +43,7 @@ class RoutedRequest(InferenceItem):
         table: the generation that it was last routed by.
         target: where it was last sent.
         fallback: why A answers although the client belongs to B's share.
+        is_traffic: whether a client asks, and not the platform itself.
         is_split: whether the traffic policy chose B for it, so that A may answer instead.
         is_pinned: whether the client named the version, so that no other may answer.
     """
@@ -55,6 +56,7 @@ class RoutedRequest(InferenceItem):
         "fallback",
         "is_pinned",
         "is_split",
+        "is_traffic",
         "sent_at",
         "table",
         "target",
@@ -74,6 +76,7 @@ class RoutedRequest(InferenceItem):
         self.due = due
         self.client_id: str | None = None
         self.fallback: str | None = None
+        self.is_traffic = True
         self.is_split = False
         self.is_pinned = False
         self.sent_at = 0.0
@@ -112,7 +115,8 @@ class RoutedRequest(InferenceItem):
 
     def fail(self, error: GatewayError) -> None:
         """An attempt failed on its way through the batcher."""
-        self.target.stats.fail()
+        if self.is_traffic:
+            self.target.stats.fail()
         self.dispatcher.call_failed(self, error)
 
 
@@ -140,7 +144,7 @@ class Dispatcher:
         """Send a request to the variant that the traffic policy says."""
         table = self.router.table
         policy = table.policy
-        if policy.split and policy.answers(request.client_id) == B:
+        if policy.split and request.is_traffic and policy.answers(request.client_id) == B:
             request.is_split = True
             deadline = request.arrived + (request.due - request.arrived) * _B_SHARE
             self._attempt(request, table, table.targets.get(B), deadline)

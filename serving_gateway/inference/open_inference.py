@@ -115,6 +115,7 @@ class OpenInference:
         sink: InferenceSink,
         traceparent: bytes | None = None,
         span: RequestSpan | None = None,
+        is_traffic: bool = True,
     ) -> ProtocolInference:
         """Answer a request; `sink` is called once, unless the inference is abandoned.
 
@@ -125,6 +126,7 @@ class OpenInference:
         inference = ProtocolInference(self, sink, arrived, arrived + self._request_seconds)
         inference.traceparent = traceparent
         inference.span = span
+        inference.is_traffic = is_traffic
         inference.client_id = client_id
         inference.body_bytes = len(body)
         self.offload.run(
@@ -208,7 +210,8 @@ class ProtocolInference(RoutedRequest):
             self._queue((self.tensors, self.rows), target, self.deadline)
             return
         response = encode_response(self.request.head, tensors, name, version)
-        target.stats.answer(perf_counter() - self.sent_at, self.rows)
+        if self.is_traffic:
+            target.stats.answer(perf_counter() - self.sent_at, self.rows)
         if self.span is not None:
             self.span.answered(name, variant, version)
         self._sink.respond(response, variant, version)

@@ -84,6 +84,7 @@ class Predictor:
         sink: PredictionSink,
         traceparent: bytes | None = None,
         span: RequestSpan | None = None,
+        is_traffic: bool = True,
     ) -> Prediction:
         """Answer the JSON of a `PredictRequest`, in a W3C trace that is valid by its form.
 
@@ -95,6 +96,7 @@ class Predictor:
         prediction = Prediction(self, sink, body, arrived, arrived + self._request_seconds)
         prediction.traceparent = traceparent
         prediction.span = span
+        prediction.is_traffic = is_traffic
         if len(body) > LARGE_BYTES:
             self.offload.run(len(body), prediction.read, prediction.on_read, prediction.due)
             return prediction
@@ -223,18 +225,25 @@ class Prediction(RoutedRequest):
         output = outputs.predicted()
         if stop - start != outputs.rows:
             output = output.part(start, stop)
-        target, rows, predictor = self.target, self._rows, self._predictor
+        target = self.target
         if not output.is_finite:
             raise BadUpstreamAnswer(
                 f"{target.model_name} version {target.slot.version} predicted NaN or infinity "
                 "for these rows, which JSON cannot hold.",
                 code="not_finite_output",
             )
+        if self.is_traffic:
+            self._record(output)
+        if self.span is not None:
+            self.span.answered(target.model_name, target.variant, target.slot.version)
+        self._sink.succeed(self._response(output, self._rows.source))
+
+    def _record(self, output: ModelOutput) -> None:
+        """Count a client's request, mirror it, and keep a sample of it."""
+        target, rows, predictor = self.target, self._rows, self._predictor
         seconds = perf_counter() - self.sent_at
         target.stats.answer(seconds, rows.count)
         predictor.sources[rows.source] += 1
-        if self.span is not None:
-            self.span.answered(target.model_name, target.variant, target.slot.version)
         if self.table.policy.mirror and not self.is_split:
             predictor.mirror.offer(self, rows, output, seconds)
         if predictor.samples is not None and predictor.samples.is_due():
@@ -242,7 +251,6 @@ class Prediction(RoutedRequest):
             answered = output.predictions, output.probabilities
             sample = Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered)
             predictor.samples.offer(sample)
-        self._sink.succeed(self._response(output, rows.source))
 
     def reject(self, error: GatewayError) -> None:
         """End with an error."""

@@ -7,10 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import DEFAULT_MODEL, PLATFORM_HEADER
 from tests.integration.gateway_harness import ROW, run_gateway
 from tests.servers import RunningTriton, wait_until
 
+TOKEN = "token-of-the-platform"
 NAMES = [f"features_{place}" for place in range(4)]
 
 
@@ -43,6 +44,57 @@ def test_answered_predictions_lie_in_files_and_refused_ones_do_not(
     ]
     assert told == [("A", 1, "1"), ("A", 1, "1"), ("B", 2, "2")]
     assert kept[2]["sample_score"] == max(answer.json()["probabilities"][0])
+
+
+def test_requests_of_the_platform_itself_are_no_traffic(
+    tmp_path: Path, shared_triton: RunningTriton
+) -> None:
+    directory = tmp_path / "samples"
+    env = {
+        "GATEWAY_SAMPLE_DIR": str(directory),
+        "GATEWAY_SAMPLE_FRACTION": "1",
+        "GATEWAY_CONTROL_TOKEN": TOKEN,
+    }
+    marked = {PLATFORM_HEADER: "1", "authorization": f"Bearer {TOKEN}"}
+    tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": ROW}
+    with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
+        gateway.client.headers["authorization"] = f"Bearer {TOKEN}"
+        gateway.routed(1)
+        gateway.routed(2, alias="B")
+        before = gateway.client.get("/metrics").text
+        for policy in ("mirror", "split"):
+            assert gateway.traffic(policy, 100).status_code == 200
+            for path, body in (
+                ("/predict", {"data": [ROW], "client_id": "c"}),
+                (f"/v2/models/{DEFAULT_MODEL}/infer", {"inputs": [tensor]}),
+            ):
+                # A page's request takes the other way through the gateway.
+                for more in ({}, {"origin": gateway.url}):
+                    answer = gateway.client.post(path, json=body, headers=marked | more)
+                    assert answer.status_code == 200, answer.text
+                    served = answer.headers.get("x-serving-version") or answer.json()["version"]
+                    assert int(served) == 1, "A answers, whatever the split"
+        status = gateway.models()
+        assert status["replica"]["traffic"] == []
+        assert gateway.client.get("/shadow").json()["rows"] == 0
+        assert traffic_of(gateway.client.get("/metrics").text) == traffic_of(before)
+        # Without a control token the mark is refused, not ignored.
+        del gateway.client.headers["authorization"]
+        refused = gateway.client.post(
+            "/predict", json={"data": [ROW]}, headers={PLATFORM_HEADER: "1"}
+        )
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+        assert "is not counted as traffic" in refused.json()["error"]
+    assert not directory.exists()
+
+
+def traffic_of(metrics: str) -> list[str]:
+    """The lines that count what clients asked."""
+    counted = ("predictions_total", "rows_total", "feature_source", "mirrored", "_seconds_count")
+    lines = [line for line in metrics.splitlines() if not line.startswith("#")]
+    inferences = [line for line in lines if "gateway_http_requests_total" in line]
+    inferences = [line for line in inferences if "/predict" in line or "/infer" in line]
+    return [line for line in lines if any(name in line for name in counted)] + inferences
 
 
 def test_a_disk_that_cannot_be_written_costs_no_answer(
