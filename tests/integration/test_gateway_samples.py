@@ -92,7 +92,7 @@ def traffic_of(metrics: str) -> list[str]:
     """The lines that count what clients asked."""
     counted = ("predictions_total", "rows_total", "feature_source", "mirrored", "_seconds_count")
     lines = [line for line in metrics.splitlines() if not line.startswith("#")]
-    inferences = [line for line in lines if "gateway_http_requests_total" in line]
+    inferences = [line for line in lines if line.startswith("http_requests_total")]
     inferences = [line for line in inferences if "/predict" in line or "/infer" in line]
     return [line for line in lines if any(name in line for name in counted)] + inferences
 
