@@ -91,7 +91,7 @@ def test_requests_of_the_platform_itself_are_no_traffic(
 def traffic_of(metrics: str) -> list[str]:
     """The lines that count what clients asked."""
     counted = ("predictions_total", "rows_total", "feature_source", "mirrored", "_seconds_count")
-    lines = [line for line in metrics.splitlines() if not line.startswith("#")]
+    lines = [line for line in metrics.splitlines() if not line.endswith(" 0") and line[0] != "#"]
     inferences = [line for line in lines if line.startswith("http_requests_total")]
     inferences = [line for line in inferences if "/predict" in line or "/infer" in line]
     return [line for line in lines if any(name in line for name in counted)] + inferences
