@@ -13,6 +13,7 @@ import msgspec
 from pydantic import Field
 
 from serving_gateway.contract import (
+    PLATFORM_HEADER,
     ErrorResponse,
     HealthStatus,
     ModelStatus,
@@ -136,6 +137,8 @@ class GatewayResource(dg.ConfigurableResource[None]):
     def predict(self, model_name: str, rows: Sequence[Sequence[Any]]) -> PredictResponse:
         """Return the answer to a prediction for rows in signature order; None is missing.
 
+        It is not counted as traffic (`PLATFORM_HEADER`).
+
         Raises:
             GatewayUnavailable: no replica answers.
             GatewayRefused: with the gateway's own reason.
@@ -146,7 +149,12 @@ class GatewayResource(dg.ConfigurableResource[None]):
             "POST",
             path,
             content=msgspec.json.encode({"data": rows}),
-            headers={"content-type": "application/json"},
+            headers={
+                "content-type": "application/json",
+                # Neither an API key nor a place among the clients' requests is needed.
+                "authorization": f"Bearer {self.control_token}",
+                PLATFORM_HEADER: "1",
+            },
         )
         return _decode(answer, path, PredictResponse)
 
