@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from platform_assets.local_stack.onnxruntime_backend.graph_config import (
+    GraphTensor,
     Refused,
-    Tensor,
     boolean,
     check_inputs,
     check_outputs,
@@ -19,8 +19,8 @@ from platform_assets.local_stack.onnxruntime_backend.graph_config import (
 )
 
 
-def tensor(name: str, shape: list[int | str | None], kind: str = "tensor(float)") -> Tensor:
-    return Tensor(SimpleNamespace(name=name, type=kind, shape=shape))
+def tensor(name: str, shape: list[int | str | None], kind: str = "tensor(float)") -> GraphTensor:
+    return GraphTensor(SimpleNamespace(name=name, type=kind, shape=shape))
 
 
 def entry(name: str, dims: list[int], data_type: str = "TYPE_FP32", **more: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Refused(Exception):
     """The entry cannot be served here; the message says why."""
 
 
-class Tensor:
+class GraphTensor:
     """An input or output of the graph; a dimension of any size is -1."""
 
     def __init__(self, node: Any) -> None:
@@ -97,7 +97,7 @@ def boolean(config: Mapping[str, Any], name: str, *, default: bool) -> bool:
 
 
 def check_inputs(
-    config: Mapping[str, Any], inputs: Sequence[Tensor], overridable: Sequence[Tensor]
+    config: Mapping[str, Any], inputs: Sequence[GraphTensor], overridable: Sequence[GraphTensor]
 ) -> None:
     """Raise unless each input of the graph is configured, with its type and a shape that fits."""
     batching = int(config.get("max_batch_size", 0)) > 0
@@ -118,7 +118,7 @@ def check_inputs(
         _check_tensor("input", entry, known, batching=batching, exact=False)
 
 
-def check_outputs(config: Mapping[str, Any], outputs: Sequence[Tensor]) -> None:
+def check_outputs(config: Mapping[str, Any], outputs: Sequence[GraphTensor]) -> None:
     """Raise unless each configured output is one of the graph, with its type and exact shape."""
     batching = int(config.get("max_batch_size", 0)) > 0
     known = {tensor.name: tensor for tensor in outputs}
@@ -127,7 +127,12 @@ def check_outputs(config: Mapping[str, Any], outputs: Sequence[Tensor]) -> None:
 
 
 def _check_tensor(
-    kind: str, entry: Mapping[str, Any], known: Mapping[str, Tensor], *, batching: bool, exact: bool
+    kind: str,
+    entry: Mapping[str, Any],
+    known: Mapping[str, GraphTensor],
+    *,
+    batching: bool,
+    exact: bool,
 ) -> None:
     name = entry["name"]
     tensor = known.get(name)
@@ -167,7 +172,9 @@ def shape_of(entry: Mapping[str, Any]) -> list[int]:
     return [int(size) for size in dims]
 
 
-def complete(config: dict[str, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+def complete(
+    config: dict[str, Any], inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]
+) -> None:
     """Fill in what an entry leaves out: inputs or outputs, batch size, dynamic batching."""
     tensors = [*inputs, *outputs]
     batches = all(tensor.shape and tensor.shape[0] == -1 for tensor in tensors)
@@ -186,7 +193,7 @@ def complete(config: dict[str, Any], inputs: Sequence[Tensor], outputs: Sequence
             config[kind] = [_entry(tensor, batching=size > 0) for tensor in found]
 
 
-def _entry(tensor: Tensor, *, batching: bool) -> dict[str, Any]:
+def _entry(tensor: GraphTensor, *, batching: bool) -> dict[str, Any]:
     dims = tensor.shape[1:] if batching else tensor.shape
     entry: dict[str, Any] = {
         "name": tensor.name,

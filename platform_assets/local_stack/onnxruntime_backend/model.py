@@ -48,8 +48,8 @@ class TritonPythonModel:
             session = _session(_path_of_this_worker(), config)
             graph_config.complete(
                 config,
-                [graph_config.Tensor(node) for node in session.get_inputs()],
-                [graph_config.Tensor(node) for node in session.get_outputs()],
+                [graph_config.GraphTensor(node) for node in session.get_inputs()],
+                [graph_config.GraphTensor(node) for node in session.get_outputs()],
             )
         return auto_complete_model_config
 
@@ -60,11 +60,11 @@ class TritonPythonModel:
         name = config.get("default_model_filename") or _MODEL_FILE
         path = Path(args["model_repository"]) / args["model_version"] / name
         self._session = _session(path, config)
-        inputs = [graph_config.Tensor(node) for node in self._session.get_inputs()]
+        inputs = [graph_config.GraphTensor(node) for node in self._session.get_inputs()]
         overridable = [
-            graph_config.Tensor(node) for node in self._session.get_overridable_initializers()
+            graph_config.GraphTensor(node) for node in self._session.get_overridable_initializers()
         ]
-        outputs = [graph_config.Tensor(node) for node in self._session.get_outputs()]
+        outputs = [graph_config.GraphTensor(node) for node in self._session.get_outputs()]
         graph_config.check_inputs(config, inputs, overridable)
         graph_config.check_outputs(config, outputs)
         known = inputs + overridable
