@@ -64,9 +64,8 @@ def judge_floor(
     """
     value, bound = estimate.value, estimate.low if metric.higher_is_better else estimate.high
     if not metric.meets(value, floor):
-        return FloorVerdict(
-            False, False, f"{metric.name} {value:.4g} does not reach the floor {floor:.4g}"
-        )
+        side = "below the floor" if metric.higher_is_better else "above the ceiling"
+        return FloorVerdict(False, False, f"{metric.name} {value:.4g} is {side} {floor:.4g}")
     if rows < gates.min_rows:
         return FloorVerdict(
             False,
@@ -79,6 +78,6 @@ def judge_floor(
     return FloorVerdict(
         gates.when_inconclusive is WhenInconclusive.WARN,
         False,
-        f"{metric.name} {value:.4g} reaches the floor {floor:.4g}, but {rows} evaluation rows "
+        f"{metric.name} {value:.4g} keeps {floor:.4g}, but {rows} evaluation rows "
         f"cannot rule out {bound:.4g}",
     )

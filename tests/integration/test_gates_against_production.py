@@ -189,7 +189,7 @@ def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Pl
     finally:
         mlflow.log_artifact_bytes(run_id, EVALUATION_ARTIFACT, kept)
     assert not gate.passed
-    assert "does not reach the floor 0.9" in (gate.description or "")
+    assert "is below the floor 0.9" in (gate.description or "")
     assert settled.check(GATE, "no_regression").passed
 
 

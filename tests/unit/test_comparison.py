@@ -132,7 +132,7 @@ def test_every_comparison_has_a_picture(gain: float, width: float) -> None:
     [
         (0.95, 2_000, True, True, ""),
         (0.95, 40, True, False, "cannot rule out"),
-        (0.85, 2_000, False, False, "does not reach the floor 0.9"),
+        (0.85, 2_000, False, False, "is below the floor 0.9"),
         (1.0, 9, False, False, "gates.min_rows wants 10"),
     ],
 )
