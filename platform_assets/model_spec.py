@@ -58,6 +58,13 @@ class Task(StrEnum):
     REGRESSION = "regression"
 
 
+class WhenInconclusive(StrEnum):
+    """What becomes of a candidate when the evaluation rows are too few to judge it."""
+
+    WARN = "warn"
+    BLOCK = "block"
+
+
 class Split(StrEnum):
     """How rows are held out for the evaluation."""
 
@@ -198,7 +205,8 @@ class Gates:
 
     `metric_floor` is the worst value allowed of the metric on the evaluation rows: the least
     of a score, the most of an error. `regression_tolerance` is how much worse than production
-    a candidate may be, in the unit of the metric; `confidence` that of the paired interval.
+    a candidate may be: of a score in its unit, of an error as a part of production's;
+    `confidence` that of both intervals; `min_rows` the fewest evaluation rows that count.
     `parity_tolerance` is the largest difference of a probability (absolute) or of a prediction
     (relative to its size) between scikit-learn and what is served. `latency_ms` is the budget
     of a single row at the 99th percentile. `drift_limit` is the population stability index
@@ -208,6 +216,8 @@ class Gates:
     metric_floor: float
     regression_tolerance: float = 0.02
     confidence: float = 0.95
+    min_rows: int = 10
+    when_inconclusive: WhenInconclusive = WhenInconclusive.WARN
     parity_tolerance: float = 1e-4
     latency_ms: float = 200.0
     allow_breaking: bool = False

@@ -163,9 +163,14 @@ class GatesFields(Fields):
     """The worst value of the metric that is let through: the least of a score, the most of an
     error."""
     regression_tolerance: Annotated[float, Field(ge=0)] = 0.02
-    """How much worse than production a version may be, in the metric's unit."""
+    """How much worse than production a version may be: of a score in its unit, of an error
+    (log_loss, mean_absolute_error, root_mean_squared_error) as a part of production's."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Confidence of that comparison's interval."""
+    """Confidence of the intervals that the floor and the comparison are judged by."""
+    min_rows: Annotated[int, Field(ge=1)] = 10
+    """Evaluation rows without which nothing counts as proven."""
+    when_inconclusive: Literal["warn", "block"] = "warn"
+    """What becomes of a version when the evaluation rows are too few to tell."""
     parity_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference between scikit-learn and what is served: of a probability, or of a
     prediction relative to its size."""

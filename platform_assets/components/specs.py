@@ -33,6 +33,7 @@ from platform_assets.model_spec import (
     SqlSource,
     Target,
     Task,
+    WhenInconclusive,
 )
 
 
@@ -59,7 +60,10 @@ def model_spec(fields: ModelFields, *, name: str, folder: Path, code_version: st
         ),
         target=_target(fields, task),
         candidates=_candidates(fields.candidates, task),
-        gates=Gates(**fields.gates.model_dump()),
+        gates=Gates(
+            **fields.gates.model_dump(exclude={"when_inconclusive"}),
+            when_inconclusive=WhenInconclusive(fields.gates.when_inconclusive),
+        ),
         join_key=_join_key(fields),
         event_time=EventTime(time.column, time.timezone) if time else None,
         evaluation=_evaluation(fields, task),

@@ -141,6 +141,7 @@ def _described(
             size_bytes=len(graph),
             signature=registered.signature,
             data_fingerprint=registered.data_fingerprint,
+            split=registered.split,
         ),
         metadata={
             "version": registered.version,
@@ -259,6 +260,8 @@ def _packaged(
         onnx_sha256=onnx_model.sha256,
         data_fingerprint=onnx_model.data_fingerprint,
         packaged_by=context.run.run_id,
+        signature=onnx_model.signature,
+        split=onnx_model.split,
     )
     try:
         options = replace(options, on_gpu=instances_on_gpu(os.environ))

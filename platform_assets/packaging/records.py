@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from platform_assets.resources.records import SplitRecord
 from serving_gateway.contract import Signature
 
 
@@ -18,6 +19,8 @@ class OnnxModel:
     size_bytes: int
     signature: Signature
     data_fingerprint: str
+    split: SplitRecord | None = None
+    """Which rows its training held out; None when it was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)

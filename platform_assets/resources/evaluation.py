@@ -18,6 +18,7 @@ _OWN: Final = "serving."
 TRUE_COLUMN: Final = f"{_OWN}label_true"
 LABEL_COLUMN: Final = f"{_OWN}label"
 GROUP_COLUMN: Final = f"{_OWN}group"
+TIME_COLUMN: Final = f"{_OWN}time"
 PROBABILITY_PREFIX: Final = f"{_OWN}probability_"
 
 
@@ -27,6 +28,7 @@ def write_evaluation(
     labels: NDArray[Any],
     probabilities: NDArray[np.float64] | None,
     groups: NDArray[Any] | None = None,
+    times: NDArray[np.datetime64] | None = None,
 ) -> bytes:
     """Return the evaluation set as Parquet bytes.
 
@@ -36,6 +38,7 @@ def write_evaluation(
         labels: predicted, shape (rows,), of the same type.
         probabilities: shape (rows, classes), or None for a model without them.
         groups: the entity of each row; None makes each row an entity of its own.
+        times: datetime64[ns] in UTC, or None where nothing is known of times.
 
     Raises:
         ValueError: a feature has the name of a column that the file needs for itself.
@@ -51,6 +54,8 @@ def write_evaluation(
         LABEL_COLUMN: labels,
         GROUP_COLUMN: np.arange(len(frame)) if groups is None else groups,
     }
+    if times is not None:
+        own[TIME_COLUMN] = times
     if probabilities is not None:
         for index in range(probabilities.shape[1]):
             own[f"{PROBABILITY_PREFIX}{index}"] = probabilities[:, index]
@@ -78,4 +83,5 @@ def read_evaluation(data: bytes) -> EvaluationSet:
         labels=frame[LABEL_COLUMN].to_numpy(),
         probabilities=frame[columns].to_numpy(dtype=np.float64) if columns else None,
         groups=frame[GROUP_COLUMN].to_numpy(),
+        times=frame[TIME_COLUMN].to_numpy("datetime64[ns]") if TIME_COLUMN in frame else None,
     )

@@ -31,7 +31,7 @@ from platform_assets.resources.mlflow_client import (
 )
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
 from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
-from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion, SplitRecord
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
     DAGSTER_RUN_TAG,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["MlflowResource", "MlflowUnavailable", "RegistryError", "RegistryNotFound", "RunLog"]
 
 PRODUCTION_ALIAS: Final = "production"
+SPLIT_TAG: Final = "serving.split"
+"""Tag of a version: which rows its training held out, as JSON."""
 MODEL_TAG: Final = "serving.model_name"
 
 
@@ -207,6 +209,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         metrics: Mapping[str, float],
         code_version: str,
         dagster_run_id: str,
+        split: SplitRecord | None = None,
     ) -> RegisteredVersion:
         """Return the version of `run_id`, registering it unless that was done already.
 
@@ -220,6 +223,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             metrics: on the evaluation rows.
             code_version: digest of the model file and of the locked packages.
             dagster_run_id: the Dagster run that trained it.
+            split: which rows its training held out.
         """
         existing = self.version_of_run(model_name, run_id)
         if existing is not None:
@@ -235,6 +239,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
             **{f"metric.{key}": f"{value:.6f}" for key, value in metrics.items()},
         }
+        if split is not None:
+            tags[SPLIT_TAG] = msgspec.json.encode(split).decode()
         with translated(f"register a version of {model_name} for run {run_id}"):
             created = client.create_model_version(
                 model_name,
@@ -337,6 +343,9 @@ def _registered(found: ModelVersion) -> RegisteredVersion:
     try:
         signature = msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature)
         fingerprint = tags[DATA_FINGERPRINT_TAG]
+        split = (
+            msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord) if SPLIT_TAG in tags else None
+        )
     except (KeyError, msgspec.MsgspecError) as exc:
         raise RegistryError(
             f"version {version} of {name} carries no usable {SIGNATURE_TAG} and "
@@ -351,4 +360,5 @@ def _registered(found: ModelVersion) -> RegisteredVersion:
         signature,
         code_version=tags.get(CODE_VERSION_TAG),
         dagster_run_id=tags.get(DAGSTER_RUN_TAG),
+        split=split,
     )

@@ -5,12 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from serving_gateway.contract import Signature
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+
+
+class SplitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which rows a training held out; by it later rows can be told from those it learned from."""
+
+    split: str
+    """`entity`: those whose hash by `seed` is below `fraction`. `time`: those from `cutoff` on."""
+    seed: int = 0
+    fraction: float = 0.0
+    cutoff: str | None = None
+    """First time that was held out, UTC, with nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,8 @@ class RegisteredVersion:
     """Digest of the model file and of the locked packages; None when it was not recorded."""
     dagster_run_id: str | None = None
     """The Dagster run that trained it; None when it was not recorded."""
+    split: SplitRecord | None = None
+    """What its training held out; None when it was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,8 @@ class EvaluationSet:
     `label_true` and `labels` (predicted): shape (rows,), texts (object), int64 or bool as the
     user writes them, float64 for a regression. `probabilities`: shape (rows, classes),
     float64, in the order of the signature's classes; None for a model without them. `groups`:
-    the entity of each row, shape (rows,), int64 or text.
+    the entity of each row, shape (rows,), int64 or text. `times`: datetime64[ns] in UTC, shape
+    (rows,); None where nothing is known of times.
     """
 
     features: pd.DataFrame
@@ -44,3 +60,4 @@ class EvaluationSet:
     labels: NDArray[Any]
     probabilities: NDArray[np.float64] | None
     groups: NDArray[Any]
+    times: NDArray[np.datetime64] | None = None

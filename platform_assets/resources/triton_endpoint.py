@@ -195,6 +195,41 @@ class TritonEndpoint:
             )
             return self._answer(result, model_name, version, outputs)
 
+    def time_inferences(
+        self,
+        model_name: str,
+        version: int,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        requests: int,
+        fewest: int,
+        seconds: float,
+    ) -> list[float]:
+        """Return the milliseconds of inferences, one after the other over one connection.
+
+        Args:
+            model_name: the model.
+            version: the version.
+            inputs: input name -> array.
+            outputs: outputs wanted.
+            requests: how many.
+            fewest: as many even when the time is over.
+            seconds: time after which no further one is sent.
+        """
+        from tritonclient.http import InferRequestedOutput
+
+        took: list[float] = []
+        with self._client(f"infer with {model_name} version {version}") as client:
+            tensors = [infer_input(name, array) for name, array in inputs.items()]
+            wanted = [InferRequestedOutput(name) for name in outputs]
+            end = time.monotonic() + seconds
+            while len(took) < requests and (len(took) < fewest or time.monotonic() < end):
+                began = time.perf_counter()
+                client.infer(model_name, tensors, model_version=str(version), outputs=wanted)
+                took.append((time.perf_counter() - began) * 1e3)
+        return took
+
     def _answer(
         self, result: InferResult, model_name: str, version: int, wanted: Sequence[str]
     ) -> InferenceAnswer:

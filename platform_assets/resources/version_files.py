@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from serving_gateway.contract import MODEL_FILE, PROVENANCE_FILE
+from platform_assets.resources.records import SplitRecord
+from serving_gateway.contract import MODEL_FILE, PROVENANCE_FILE, Signature
 
 
 class RepositoryError(Exception):
@@ -28,6 +29,10 @@ class Provenance(msgspec.Struct, frozen=True):
     data_fingerprint: str
     packaged_by: str
     """Dagster run that packaged it."""
+    signature: Signature | None = None
+    """What it reads and answers; None where an earlier release packaged it, as below."""
+    split: SplitRecord | None = None
+    """Which rows its training held out."""
 
 
 def verify_version(directory: Path) -> Provenance:

@@ -1,6 +1,8 @@
 """triton_serving_state -> gateway_reload -> serving_proof."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -13,12 +15,19 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.ledger import PROMOTION, read_ledger, reason_of, switch_metadata
+from platform_assets.serving.ledger import (
+    BEST_VERSION,
+    PROMOTION,
+    read_ledger,
+    reason_of,
+    switch_metadata,
+)
 from platform_assets.serving.loading import load_beside
 from platform_assets.serving.parity import warm_up
 from platform_assets.serving.promotion import (
-    refuse_unless_gated,
+    NO_REGRESSION,
     refuse_unless_ready,
+    require_gates_passed,
     retire_surplus,
     tell_registry,
 )
@@ -142,7 +151,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Promotion]:
         state = triton_serving_state
         refuse_unless_ready(state, triton)
-        refuse_unless_gated(state, context.instance)
+        gates = require_gates_passed(state, context.instance)
         request = ReloadRequest(
             version=state.version,
             run_id=state.run_id,
@@ -169,11 +178,19 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
             metadata={
                 **switch_metadata(spec, switched, mlflow),
                 **retirement,
+                **_best_version(gates[NO_REGRESSION].metadata),
                 **tell_registry(spec.model_name, answer.version, mlflow, context.log),
             },
         )
 
     return gateway_reload
+
+
+def _best_version(
+    judged: Mapping[str, dg.MetadataValue[Any]],
+) -> dict[str, dg.MetadataValue[Any]]:
+    """What the gate found to be the best version ever in production, for the ledger."""
+    return {BEST_VERSION: judged[BEST_VERSION]} if BEST_VERSION in judged else {}
 
 
 def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:

@@ -55,7 +55,7 @@ def not_comparable(old: Signature, new: Signature) -> str:
     return "answers labels of another type" if kinds[0] != kinds[1] else ""
 
 
-def in_order_of(
+def align_probabilities(
     classes: Sequence[Label], probabilities: NDArray[np.float64], order: Sequence[Label]
 ) -> NDArray[np.float64]:
     """Return probabilities, whose columns are in `order`, in the order of `classes`.

@@ -1,8 +1,6 @@
-"""The gates that compare a loaded candidate with production and with what clients send."""
+"""The gates of a loaded version: one step judges it, blocking what it does not let through."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -10,342 +8,217 @@ from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import graph_contract
+from platform_assets.packaging.parity_check import parity_check
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
-from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
+from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.champion import Duel, duel
-from platform_assets.serving.compatibility import (
-    frame_contract,
-    in_order_of,
-    not_comparable,
-    signature_differences,
-)
-from platform_assets.serving.parity import Answers, ask_triton
-from platform_assets.serving.pictures import duel_picture
-from platform_assets.serving.promotion import LOAD_ID
+from platform_assets.serving.candidate import Candidate, ProductionUnknown
+from platform_assets.serving.compatibility import frame_contract, signature_differences
+from platform_assets.serving.latency import triton_latency
+from platform_assets.serving.promotion import GATES, NO_REGRESSION
 from platform_assets.serving.records import ServingState
-from platform_assets.serving.switching import PRODUCTION
+from platform_assets.serving.regression import RegressionConfig, no_regression
 from platform_assets.training.graph.builder import ExportError
-from platform_assets.training.metrics import METRICS, Metric
-from platform_assets.training.metrics import Answers as Measured
-from platform_assets.training.pictures import inline
 from serving_gateway.contract import MODEL_FILE, feature_contract
 
 
-def champion_gates(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
-    """Build `no_regression`, `schema_compatible` and `feature_contract` of one model."""
-    return [_no_regression(spec), _schema_compatible(spec), _feature_contract(spec)]
+class GateConfig(dg.Config):
+    """What a run may set of the gates."""
+
+    no_regression: RegressionConfig = Field(default=RegressionConfig())
 
 
-@dataclass(frozen=True, slots=True)
-class _Production:
-    """The version that clients get now; None where there is none."""
+def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    """Build the blocking checks of `triton_serving_state`, one step for all of them."""
+    asset = spec.key("triton_serving_state")
+    descriptions = _descriptions(spec)
 
-    version: int | None
-    problem: str | None = None
-    """Why that cannot be told."""
-
-
-def _production(model_name: str, gateway: GatewayResource) -> _Production:
-    try:
-        statuses = gateway.model_statuses(model_name)
-    except GatewayClientError as error:
-        return _Production(None, f"the gateway could not be asked what is in production: {error}")
-    routed = {routed_version(status, PRODUCTION) for status in statuses} - {None}
-    if len(routed) > 1:
-        return _Production(None, f"the gateway's replicas disagree about production: {routed}")
-    return _Production(routed.pop() if routed else None)
-
-
-def _judged(state: ServingState) -> dict[str, Any]:
-    return {"version": state.version, LOAD_ID: state.load_id}
-
-
-def _no_regression(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    class RegressionGate(dg.Config):
-        """When a candidate counts as worse than production."""
-
-        metric_floor: float = Field(
-            default=spec.gates.metric_floor,
-            description="Worst value of the metric that is allowed, as served.",
-        )
-        tolerance: float = Field(
-            default=spec.gates.regression_tolerance,
-            ge=0,
-            description="How much worse than production it may be, in the unit of the metric.",
-        )
-        without_comparison: bool = Field(
-            default=False,
-            description="Let it pass on the floor alone although production cannot be asked: for "
-            "when production itself is broken.",
-        )
-
-    @dg.asset_check(
-        asset=spec.key("triton_serving_state"),
-        name="no_regression",
-        blocking=True,
-        description=(
-            f"As served, the candidate's {spec.evaluation.metric} keeps the floor, and it is not "
-            "worse than production on the same evaluation rows: paired, with a confidence "
-            "interval. The first version passes on the floor alone."
-        ),
+    @dg.multi_asset_check(
+        name=f"{spec.identifier}__serving_gates",
+        specs=[
+            dg.AssetCheckSpec(name, asset=asset, blocking=True, description=descriptions[name])
+            for name in GATES
+        ],
+        ins={"triton_serving_state": dg.AssetIn(key=asset)},
+        can_subset=True,
     )
-    def no_regression(
+    def serving_gates_(
+        context: dg.AssetCheckExecutionContext,
+        config: GateConfig,
         triton_serving_state: ServingState,
-        config: RegressionGate,
         triton: TritonResource,
         gateway: GatewayResource,
         mlflow: MlflowResource,
-    ) -> dg.AssetCheckResult:
-        state, metric = triton_serving_state, METRICS[spec.evaluation.metric]
-        judged = {**_judged(state), "metric": metric.name, "floor": config.metric_floor}
-        with mlflow_failures("no_regression"):
-            candidate = mlflow.version(spec.model_name, state.version)
-            evaluation = mlflow.evaluation_set(state.run_id)
-        try:
-            new = _answers(candidate, evaluation, triton)
-        except TritonError as error:
-            return _refused(judged, f"version {state.version} did not answer: {error}")
-        value = _score(metric, candidate, evaluation, new)(None)
-        judged[metric.name] = value
-        if not metric.meets(value, config.metric_floor):
-            return _refused(
-                judged,
-                f"{metric.name} {value:.4g} does not reach the floor {config.metric_floor:.4g}; "
-                "production stays where it is",
-            )
-        production = _production(spec.model_name, gateway)
-        if production.version in (None, state.version) and production.problem is None:
-            said = "there is no other version in production; the floor alone decides"
-            return dg.AssetCheckResult(passed=True, description=said, metadata=judged)
-        try:
-            result = _compared(spec, production, candidate, evaluation, new, triton, mlflow)
-        except _NotComparable as error:
-            return dg.AssetCheckResult(
-                passed=config.without_comparison or (spec.gates.allow_breaking and error.schema),
-                description=f"production was not compared: {error}",
-                metadata=judged,
-            )
-        judged["production_version"] = production.version
-        return _verdict(spec, metric, result, config.tolerance, judged)
-
-    return no_regression
-
-
-class _NotComparable(Exception):
-    """Production cannot be asked about the evaluation rows."""
-
-    def __init__(self, message: str, *, schema: bool = False) -> None:
-        super().__init__(message)
-        self.schema = schema
-        """Whether that is because it reads other features."""
-
-
-def _compared(
-    spec: ModelSpec,
-    production: _Production,
-    candidate: RegisteredVersion,
-    evaluation: EvaluationSet,
-    new: Answers,
-    triton: TritonResource,
-    mlflow: MlflowResource,
-) -> Duel:
-    metric = METRICS[spec.evaluation.metric]
-    old = _champion(production, candidate, evaluation, triton, mlflow)
-    result = duel(
-        _score(metric, candidate, evaluation, new),
-        _score(metric, candidate, evaluation, old),
-        evaluation.groups,
-        greater_is_better=metric.higher_is_better,
-        confidence=spec.gates.confidence,
-        seed=spec.evaluation.seed,
-    )
-    if not math.isfinite(result.gain):
-        raise _NotComparable(f"version {production.version} has no {metric.name} at all")
-    return result
-
-
-def _champion(
-    production: _Production,
-    candidate: RegisteredVersion,
-    evaluation: EvaluationSet,
-    triton: TritonResource,
-    mlflow: MlflowResource,
-) -> Answers:
-    """What production answers for the evaluation rows, in the order of the candidate's classes."""
-    version = production.version
-    if version is None:
-        raise _NotComparable(production.problem or "nobody knows what is in production")
-    with mlflow_failures("no_regression"):
-        champion = mlflow.version(candidate.model_name, version)
-    old, new = champion.signature, candidate.signature
-    why = not_comparable(old, new)
-    if why:
-        raise _NotComparable(f"version {version} {why}", schema=True)
-    try:
-        labels, probabilities = _answers(champion, evaluation, triton)
-    except TritonError as error:
-        raise _NotComparable(f"version {version} did not answer: {error}") from error
-    if probabilities is not None:
-        probabilities = in_order_of(new.classes, probabilities, old.classes)
-    return labels, probabilities
-
-
-def _answers(
-    version: RegisteredVersion, evaluation: EvaluationSet, triton: TritonResource
-) -> Answers:
-    return ask_triton(
-        evaluation.features,
-        version.signature,
-        triton,
-        model_name=version.model_name,
-        version=version.version,
-    )
-
-
-def _score(
-    metric: Metric, version: RegisteredVersion, evaluation: EvaluationSet, answers: Answers
-) -> Callable[[Any], float]:
-    """The metric on chosen rows (positions); None chooses all of them."""
-    labels, probabilities = answers
-
-    def score(rows: Any) -> float:
-        chosen = slice(None) if rows is None else rows
-        return metric.compute(
-            Measured(
-                evaluation.label_true[chosen],
-                labels[chosen],
-                None if probabilities is None else probabilities[chosen],
-                version.signature.classes,
-            )
+        feast: FeastResource,
+        model_repository: ModelRepository,
+    ) -> Iterator[dg.AssetCheckResult]:
+        candidate = Candidate(
+            spec, triton_serving_state, triton, gateway, mlflow, model_repository, context.instance
         )
+        judges: dict[str, Callable[[Candidate], dg.AssetCheckResult]] = {
+            "triton_ready": triton_ready,
+            "triton_parity": triton_parity,
+            "triton_latency": triton_latency,
+            NO_REGRESSION: lambda one: no_regression(one, config.no_regression),
+            "schema_compatible": schema_compatible,
+            "feature_contract": lambda one: same_contract(one, feast),
+        }
+        selected = {key.name for key in context.selected_asset_check_keys}
+        for name in GATES:
+            if name in selected:
+                with mlflow_failures(name):
+                    verdict = judges[name](candidate)
+                yield dg.AssetCheckResult(
+                    passed=verdict.passed,
+                    check_name=name,
+                    severity=verdict.severity,
+                    description=verdict.description,
+                    metadata=verdict.metadata,
+                )
 
-    return score
+    return serving_gates_
 
 
-def _verdict(
-    spec: ModelSpec,
-    metric: Metric,
-    result: Duel,
-    tolerance: float,
-    judged: dict[str, Any],
-) -> dg.AssetCheckResult:
-    production = judged["production_version"]
-    worse = result.regression(tolerance)
-    picture = duel_picture(result, metric.name, tolerance, judged["version"], production)
+def _descriptions(spec: ModelSpec) -> dict[str, str]:
+    return {
+        "triton_ready": "Triton reports exactly this version READY, by the repository index and by "
+        "the versioned ready endpoint, asked now.",
+        "triton_parity": "Over the wire, this version answers the whole evaluation set as "
+        "scikit-learn did: labels equal, numbers within tolerance.",
+        "triton_latency": "Single rows are answered within "
+        f"{spec.gates.latency_ms:g} ms at the 99th percentile, by its upper bound, for one client "
+        "and for eight at once.",
+        NO_REGRESSION: f"As served, the candidate's {spec.evaluation.metric} keeps the floor, and "
+        "on rows that neither learned from it is not worse than production, nor than the best "
+        "version that was ever in production, by more than the margin. The first version passes "
+        "on the floor alone.",
+        "schema_compatible": "What clients send to the version in production, this version takes "
+        "too, and it answers in the same terms. A breaking change needs `allow_breaking: true`.",
+        "feature_contract": "Names, types and order of the features are the same in the model "
+        "file, in Feast's service, in the rows of the training, in the ONNX graph on disk and in "
+        "the signature that the gateway routes by.",
+    }
+
+
+def triton_ready(candidate: Candidate) -> dg.AssetCheckResult:
+    """Ask Triton now, by two of its answers, whether exactly this version is READY."""
+    state, triton = candidate.state, candidate.triton
+    metadata = {**candidate.identity, "run_id": state.run_id}
+    try:
+        index = triton.index(state.model_name)
+        endpoint = triton.version_ready(state.model_name, state.version)
+    except TritonError as error:
+        return _refused(metadata, f"Triton could not be asked: {error}")
+    entries = [entry for entry in index if entry.version == state.version]
+    by_index = [entry.state for entry in entries] == ["READY"]
+    reason = state.reason or "; ".join(entry.reason for entry in entries if entry.reason)
+    passed = by_index and endpoint
     return dg.AssetCheckResult(
-        passed=worse is None,
-        description=(
-            f"against version {production}: {worse}; production stays where it is"
-            if worse
-            else f"gain over version {production}: {result.gain:+.4g} "
-            f"({spec.gates.confidence:.0%}: {result.low:+.4g} to {result.high:+.4g})"
-        ),
+        passed=passed,
+        description=f"version {state.version} is READY"
+        if passed
+        else f"version {state.version} is not READY ({reason or 'Triton gives no reason'}); "
+        "production stays where it is",
         metadata={
-            **judged,
-            f"production_{metric.name}": result.champion,
-            "gain": result.gain,
-            "gain_low": result.low,
-            "gain_high": result.high,
-            "confidence": spec.gates.confidence,
-            "tolerance": tolerance,
-            "comparison": dg.MetadataValue.md(inline(picture, "candidate against production")),
+            **metadata,
+            "repository_index": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {"version": one.version or 0, "state": one.state, "reason": one.reason}
+                    )
+                    for one in index
+                ]
+            ),
+            "index_says_ready": by_index,
+            "endpoint_says_ready": endpoint,
+            "still_ready": ", ".join(str(one.version) for one in index if one.state == "READY")
+            or "none",
+        },
+    )
+
+
+def triton_parity(candidate: Candidate) -> dg.AssetCheckResult:
+    """Compare every server's answers for the evaluation set with those of scikit-learn."""
+    try:
+        answers = candidate.answers
+    except TritonError as error:
+        return _refused(
+            candidate.identity, f"version {candidate.state.version} did not answer: {error}"
+        )
+    for labels, probabilities in answers:
+        verdict = parity_check(
+            "triton_parity",
+            candidate.state.run_id,
+            candidate.evaluation,
+            labels,
+            probabilities,
+            tolerance=candidate.spec.gates.parity_tolerance,
+            mlflow=candidate.mlflow,
+            metadata={**candidate.identity, "servers": len(answers)},
+        )
+        if not verdict.passed:
+            break  # one server that answers otherwise is enough
+    return verdict
+
+
+def schema_compatible(candidate: Candidate) -> dg.AssetCheckResult:
+    """Compare what this version reads and answers with what production does."""
+    allowed = candidate.spec.gates.allow_breaking
+    metadata = {**candidate.identity, "allow_breaking": allowed}
+    try:
+        production = candidate.production_version
+        if production is None:
+            said = "there is no other version in production"
+            return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
+        old = candidate.recorded(production).signature
+    except ProductionUnknown as error:
+        return _refused(metadata, str(error))
+    breaking = signature_differences(old, candidate.registered.signature)
+    return dg.AssetCheckResult(
+        passed=allowed or not breaking,
+        description="; ".join(breaking) or None,
+        metadata={
+            **metadata,
+            "production_version": production,
+            "breaking_changes": dg.MetadataValue.json(breaking),
+        },
+    )
+
+
+def same_contract(candidate: Candidate, feast: FeastResource) -> dg.AssetCheckResult:
+    """Compare the digest of names, types and order of the features, wherever it stands."""
+    spec, state = candidate.spec, candidate.state
+    path = candidate.repository.path(state.model_name, state.version) / MODEL_FILE
+    signature = candidate.registered.signature
+    try:
+        digests = {
+            "model file": spec.contract,
+            "feature store": feast.service_contract(spec.feature_service),
+            "training rows": frame_contract(candidate.evaluation.features, signature),
+            "ONNX graph": graph_contract(path.read_bytes()),
+            "gateway signature": feature_contract(signature.features),
+        }
+    except (FeatureStoreError, ExportError, OSError) as error:
+        return _refused(candidate.identity, f"a contract could not be read: {error}")
+    other = [where for where, digest in digests.items() if digest != spec.contract]
+    return dg.AssetCheckResult(
+        passed=not other,
+        description=f"another contract: {', '.join(other)}" if other else None,
+        metadata={
+            **candidate.identity,
+            "contract": spec.contract,
+            "contracts": dg.MetadataValue.table(
+                [
+                    dg.TableRecord({"where": where, "contract": digest})
+                    for where, digest in digests.items()
+                ]
+            ),
         },
     )
 
 
 def _refused(metadata: dict[str, Any], why: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=False, description=why, metadata=metadata)
-
-
-def _schema_compatible(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=spec.key("triton_serving_state"),
-        name="schema_compatible",
-        blocking=True,
-        description=(
-            "What clients send to the version in production, this version takes too, and it "
-            "answers in the same terms. A breaking change needs `allow_breaking: true`."
-        ),
-    )
-    def schema_compatible(
-        triton_serving_state: ServingState, gateway: GatewayResource, mlflow: MlflowResource
-    ) -> dg.AssetCheckResult:
-        state = triton_serving_state
-        judged = {**_judged(state), "allow_breaking": spec.gates.allow_breaking}
-        production = _production(spec.model_name, gateway)
-        if production.problem is not None:
-            return _refused(judged, production.problem)
-        if production.version in (None, state.version):
-            said = "there is no other version in production"
-            return dg.AssetCheckResult(passed=True, description=said, metadata=judged)
-        with mlflow_failures("schema_compatible"):
-            new = mlflow.version(spec.model_name, state.version).signature
-            old = mlflow.version(spec.model_name, production.version).signature
-        breaking = signature_differences(old, new)
-        return dg.AssetCheckResult(
-            passed=spec.gates.allow_breaking or not breaking,
-            description="; ".join(breaking) or None,
-            metadata={
-                **judged,
-                "production_version": production.version,
-                "breaking_changes": dg.MetadataValue.json(breaking),
-            },
-        )
-
-    return schema_compatible
-
-
-def _feature_contract(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=spec.key("triton_serving_state"),
-        name="feature_contract",
-        blocking=True,
-        description=(
-            "Names, types and order of the features are the same in the model file, in Feast's "
-            "service, in the rows of the training, in the ONNX graph on disk and in the "
-            "signature that the gateway routes by."
-        ),
-    )
-    def feature_contract_(
-        triton_serving_state: ServingState,
-        feast: FeastResource,
-        mlflow: MlflowResource,
-        model_repository: ModelRepository,
-    ) -> dg.AssetCheckResult:
-        state = triton_serving_state
-        path = model_repository.path(spec.model_name, state.version) / MODEL_FILE
-        with mlflow_failures("feature_contract"):
-            signature = mlflow.version(spec.model_name, state.version).signature
-            evaluation = mlflow.evaluation_set(state.run_id)
-        try:
-            digests = {
-                "model file": spec.contract,
-                "feature store": feast.service_contract(spec.feature_service),
-                "training rows": frame_contract(evaluation.features, signature),
-                "ONNX graph": graph_contract(path.read_bytes()),
-                "gateway signature": feature_contract(signature.features),
-            }
-        except (FeatureStoreError, ExportError, OSError) as error:
-            return _refused(_judged(state), f"a contract could not be read: {error}")
-        other = [where for where, digest in digests.items() if digest != spec.contract]
-        return dg.AssetCheckResult(
-            passed=not other,
-            description=f"another contract: {', '.join(other)}" if other else None,
-            metadata={
-                **_judged(state),
-                "contract": spec.contract,
-                "contracts": dg.MetadataValue.table(
-                    [
-                        dg.TableRecord({"where": where, "contract": digest})
-                        for where, digest in digests.items()
-                    ]
-                ),
-            },
-        )
-
-    return feature_contract_

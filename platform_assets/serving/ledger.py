@@ -30,6 +30,9 @@ MANUAL: Final = "manual"
 UNKNOWN: Final = "unknown"
 """Who made a switch, where the gateway's record does not name a credential."""
 
+BEST_VERSION: Final = "best_version"
+"""Metadata key: the best version that was ever in production, once this one is."""
+
 _LIMIT: Final = 50
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _RENAMED: Final = {"by hand": MANUAL}
@@ -132,6 +135,19 @@ def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIM
         if entry.previous_version is None and older.version != entry.version:
             entries[place] = replace(entry, previous_version=older.version)
     return entries
+
+
+def best_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
+    """Return the best version that was ever in production; None where no promotion recorded one."""
+    records = instance.fetch_materializations(
+        dg.AssetKey(spec.key("gateway_reload")), limit=_LIMIT
+    ).records
+    for record in records:
+        made = record.asset_materialization
+        found = made.metadata.get(BEST_VERSION) if made is not None else None
+        if found is not None:
+            return int(str(found.value))
+    return None
 
 
 def _in_order(entries: Iterable[_Timed]) -> list[Entry]:

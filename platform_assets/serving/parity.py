@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.onnx_export import model_inputs
-from platform_assets.resources.gateway import GatewayClientError, GatewayResource
+from platform_assets.resources.gateway import (
+    GatewayClientError,
+    GatewayRefused,
+    GatewayResource,
+)
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.serving.records import ServingState
-from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.contract import DType, Feature, PredictResponse, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +55,7 @@ def ask_gateway(
     rows = json_rows(signature, features)
     labels: list[Any] = []
     probabilities: list[list[float]] = []
-    for start in range(0, len(rows), _BATCH_ROWS):
-        answer = gateway.predict(model_name, rows[start : start + _BATCH_ROWS])
+    for answer in _answers(rows, signature, gateway, model_name):
         if answer.version != version:
             raise GatewayClientError(
                 f"POST /predict was answered by version {answer.version}, not {version}"
@@ -63,6 +67,22 @@ def ask_gateway(
         np.asarray(labels, dtype=dtype),
         np.asarray(probabilities, dtype=np.float64) if has_probabilities else None,
     )
+
+
+def _answers(
+    rows: list[list[Any]], signature: Signature, gateway: GatewayResource, model_name: str
+) -> Iterator[PredictResponse]:
+    """Ask in batches that the gateway takes: what its own limits are is for it to say."""
+    step, start = min(_BATCH_ROWS, signature.max_batch_rows), 0
+    while start < len(rows):
+        try:
+            yield gateway.predict(model_name, rows[start : start + step])
+        except GatewayRefused as refusal:
+            if refusal.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or step == 1:
+                raise
+            step = max(1, step // 2)
+        else:
+            start += step
 
 
 def json_rows(signature: Signature, features: pd.DataFrame) -> list[list[Any]]:

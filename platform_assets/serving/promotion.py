@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
     Metadata = Mapping[str, dg.MetadataValue | str | int]
 
+NO_REGRESSION: Final = "no_regression"
 GATES: Final = (
     "triton_ready",
     "triton_parity",
     "triton_latency",
-    "no_regression",
+    NO_REGRESSION,
     "schema_compatible",
     "feature_contract",
 )
@@ -70,13 +71,23 @@ def refuse_unless_ready(state: ServingState, triton: TritonResource) -> None:
         )
 
 
-def refuse_unless_gated(state: ServingState, instance: dg.DagsterInstance) -> None:
+def require_gates_passed(
+    state: ServingState, instance: dg.DagsterInstance
+) -> dict[str, dg.AssetCheckEvaluation]:
     """Refuse a load that its blocking checks failed or never judged, in whatever run they stood.
+
+    Returns:
+        What each gate said of the load.
 
     Raises:
         dagster.Failure: naming those checks.
     """
-    open_gates = _open_gates(state, instance)
+    verdicts = {gate: _evaluation(state, gate, instance) for gate in GATES}
+    open_gates = {
+        gate: "did not run on this load" if evaluation is None else "failed"
+        for gate, evaluation in verdicts.items()
+        if evaluation is None or _blocks(evaluation)
+    }
     if open_gates:
         raise failure(
             "production was not switched: the loaded version has not passed its gates ("
@@ -84,25 +95,19 @@ def refuse_unless_gated(state: ServingState, instance: dg.DagsterInstance) -> No
             + ")",
             "materialize triton_serving_state with its checks and read what they say.",
         )
+    return {gate: found for gate, found in verdicts.items() if found is not None}
 
 
-def _open_gates(state: ServingState, instance: dg.DagsterInstance) -> dict[str, str]:
-    verdicts: dict[str, str] = {}
-    for gate in GATES:
-        key = dg.AssetCheckKey(dg.AssetKey([state.model_name, "triton_serving_state"]), gate)
-        passed = _verdict(state, key, instance)
-        if passed is None:
-            verdicts[gate] = "did not run on this load"
-        elif not passed:
-            verdicts[gate] = "failed"
-    return verdicts
+def _blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
+    return not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
 
 
-def _verdict(
-    state: ServingState, key: dg.AssetCheckKey, instance: dg.DagsterInstance
-) -> bool | None:
+def _evaluation(
+    state: ServingState, gate: str, instance: dg.DagsterInstance
+) -> dg.AssetCheckEvaluation | None:
     # Not simply the latest record: a run that is only queued has one already, without a verdict,
     # and a verdict on another load says nothing about this one.
+    key = dg.AssetCheckKey(dg.AssetKey([state.model_name, "triton_serving_state"]), gate)
     history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_HISTORY)
     for record in history:
         event = record.event
@@ -111,7 +116,7 @@ def _verdict(
         evaluation = event.asset_check_evaluation
         judged = evaluation.metadata.get(LOAD_ID) if evaluation else None
         if evaluation is not None and judged is not None and judged.value == state.load_id:
-            return bool(evaluation.passed)
+            return evaluation
     return None
 
 

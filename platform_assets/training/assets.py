@@ -177,6 +177,7 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
                 metrics=trained_model.metrics,
                 code_version=trained_model.code_version,
                 dagster_run_id=trained_model.dagster_run_id,
+                split=trained_model.split,
             )
         context.log.info(f"{registered.model_name} version {registered.version}")
         return MaterializeResult(

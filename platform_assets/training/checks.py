@@ -17,6 +17,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.records import RegisteredVersion
+from platform_assets.training.floor import judge_floor
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import inline
 from platform_assets.training.records import TrainedModel
@@ -44,22 +45,25 @@ def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
         description=f"The {metric.name} on held-out rows is good enough.",
     )
     def metric_floor(trained_model: TrainedModel, config: MetricFloor) -> AssetCheckResult:
-        value, floor = trained_model.metrics[metric.name], config.metric_floor
-        passed = metric.meets(value, floor)
-        side = "below the floor" if metric.higher_is_better else "above the ceiling"
+        measured, floor = trained_model.metric, config.metric_floor
+        verdict = judge_floor(metric, measured, floor, trained_model.evaluation_rows, spec.gates)
         return AssetCheckResult(
-            passed=passed,
+            passed=verdict.passed,
             description=(
-                None
-                if passed
-                else f"{metric.name} {value:.6g} is {side} {floor:.6g}: this model is not "
-                "registered; production stays as it is"
-            ),
+                verdict.reason
+                if verdict.passed
+                else f"{verdict.reason}: this model is not registered; production stays as it is"
+            )
+            or None,
             metadata={
                 "metric": metric.name,
-                "value": value,
+                "value": measured.value,
+                "low": measured.low,
+                "high": measured.high,
+                "confidence": measured.confidence,
+                "proven": verdict.proven,
                 "metric_floor": floor,
-                "margin": metric.gain(value, floor),
+                "margin": metric.gain(measured.value, floor),
                 "evaluation_rows": trained_model.evaluation_rows,
                 "run_id": trained_model.run_id,
                 "evaluation": MetadataValue.md(

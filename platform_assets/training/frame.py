@@ -57,7 +57,7 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
     rows = Rows(
         features=tensor_form(ordered, spec),
         labels=_labels(ordered[spec.target.name], spec),
-        groups=_ids(ordered[spec.join_key.name], spec),
+        groups=_entities(ordered, spec),
         times=None if spec.event_time is None else _utc(ordered[_TIME]),
     )
     del asked, known, labels, ordered
@@ -156,6 +156,18 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
     if spec.target.dtype is DType.BYTES:
         return np.asarray(column.map(str), dtype=object)
     return _whole(column)
+
+
+def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
+    if not spec.join_key.from_row_number:
+        return _ids(frame[spec.join_key.name], spec)
+    import numpy as np
+    import pandas as pd
+
+    # A row that is inserted renumbers those behind it. What a row says stays, and equal rows
+    # belong on one side of a split anyway.
+    content = frame[[*spec.feature_names, spec.target.name]]
+    return pd.util.hash_pandas_object(content, index=False).to_numpy().astype(np.int64)
 
 
 def _ids(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:

@@ -29,6 +29,16 @@ class Answers:
     probabilities: NDArray[np.float64] | None = None
     classes: tuple[Any, ...] = ()
 
+    def take(self, rows: NDArray[Any]) -> Answers:
+        """Return the answers for chosen rows: a mask, or positions."""
+        stated = self.probabilities
+        return Answers(
+            self.label_true[rows],
+            self.labels[rows],
+            None if stated is None else stated[rows],
+            self.classes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -38,6 +48,21 @@ class Metric:
     higher_is_better: bool
     compute: Callable[[Answers], float]
     """Returns NaN where the rows do not determine it, such as an AUC with one class."""
+    largest_steps: Callable[[Answers], NDArray[np.float64]] | None = None
+    """Of a count of right answers: what one row of each class changes, shape (classes seen,)."""
+
+    def of(self, answers: Answers, rows: NDArray[Any] | None) -> float:
+        """Return the metric on chosen rows (a mask, or positions); None chooses all."""
+        return self.compute(answers if rows is None else answers.take(rows))
+
+    def resolution(self, answers: Answers) -> float:
+        """Most that one row of each class changes it, as a root of the sum of squares.
+
+        0 of a metric of probabilities or numbers, which has no smallest step.
+        """
+        if self.largest_steps is None:
+            return 0.0
+        return float((self.largest_steps(answers) ** 2).sum() ** 0.5)
 
     def gain(self, new: float, old: float) -> float:
         """Return how much better `new` is than `old`; negative when it is worse."""
@@ -66,6 +91,19 @@ def _recalls(answers: Answers) -> NDArray[np.float64]:
 
     true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
     return np.array([(got[true == one] == one).mean() for one in np.unique(true)])
+
+
+def _share_of_a_row(answers: Answers) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.array([1 / len(answers.label_true)])
+
+
+def _shares_by_class(answers: Answers) -> NDArray[np.float64]:
+    import numpy as np
+
+    rows = np.unique(codes(answers.label_true, answers.classes), return_counts=True)[1]
+    return 1 / (len(rows) * rows)
 
 
 def _accuracy(answers: Answers) -> float:
@@ -141,9 +179,9 @@ def _root_mean_squared_error(answers: Answers) -> float:
 
 
 CLASSIFICATION: Final = (
-    Metric("accuracy", True, _accuracy),
-    Metric("balanced_accuracy", True, _balanced_accuracy),
-    Metric("f1_macro", True, _f1_macro),
+    Metric("accuracy", True, _accuracy, _share_of_a_row),
+    Metric("balanced_accuracy", True, _balanced_accuracy, _shares_by_class),
+    Metric("f1_macro", True, _f1_macro, _shares_by_class),
     Metric("roc_auc", True, _roc_auc),
     Metric("log_loss", False, _log_loss),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from platform_assets.resources.records import SplitRecord
+from platform_assets.training.uncertainty import Estimate
 from serving_gateway.contract import Signature
 
 
@@ -27,5 +29,9 @@ class TrainedModel:
     dagster_run_id: str
     """The Dagster run that trained it."""
     evaluation_rows: int
+    metric: Estimate
+    """The metric of the model file on the evaluation rows, with its interval."""
+    split: SplitRecord
+    """Which rows were held out."""
     classes_not_evaluated: tuple[int | str | bool, ...]
     picture: bytes

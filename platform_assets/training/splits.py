@@ -9,6 +9,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import ModelSpec, Split, Task
+from platform_assets.resources.records import SplitRecord
 from platform_assets.training.rows import Rows, TrainingError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ _BINS: Final = 10
 """Parts of a regression's target that every fold gets its share of."""
 
 
-def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows]:
-    """Return (training rows, evaluation rows).
+def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitRecord]:
+    """Return training rows, evaluation rows, and the rule that tells them apart.
 
     By entity: an entity is held out when the hash of its id says so, whatever else there is.
     What one training held out is therefore held out by every later one on more data, and what
@@ -35,11 +36,8 @@ def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows]:
     Raises:
         TrainingError: a side would be empty, or a class has no training rows.
     """
-    held_out = (
-        _newest(rows, spec.evaluation.fraction)
-        if spec.evaluation.split is Split.TIME
-        else _chosen_entities(rows, spec)
-    )
+    rule = _rule(rows, spec)
+    held_out = held_out_by(rule, rows.groups, rows.times)
     if held_out.all() or not held_out.any():
         side = "training" if held_out.all() else "evaluation"
         raise TrainingError(
@@ -49,7 +47,7 @@ def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows]:
     training, evaluation = rows.take(~held_out), rows.take(held_out)
     if spec.task is not Task.REGRESSION:
         _check_classes(rows, training, spec)
-    return training, evaluation
+    return training, evaluation, rule
 
 
 def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
@@ -71,12 +69,25 @@ def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
         )
 
 
-def _chosen_entities(rows: Rows, spec: ModelSpec) -> NDArray[np.bool_]:
+def held_out_by(
+    rule: SplitRecord, entities: NDArray[Any], times: NDArray[np.datetime64] | None
+) -> NDArray[np.bool_]:
+    """Return which rows a training by this rule did not learn from, shape (rows,).
+
+    Args:
+        rule: of that training.
+        entities: the entity of each row, shape (rows,).
+        times: the time of each row; without it nothing is known of a split by time.
+    """
     import numpy as np
     import pandas as pd
 
-    entity, ids = pd.factorize(rows.groups)
-    chosen = _hashes(ids, spec.evaluation.seed) < spec.evaluation.fraction
+    if rule.split == Split.TIME:
+        if times is None:
+            return np.zeros(len(entities), dtype=np.bool_)
+        return np.asarray(times >= np.datetime64(rule.cutoff or "NaT", "ns"), dtype=np.bool_)
+    entity, ids = pd.factorize(entities)
+    chosen = _hashes(ids, rule.seed) < rule.fraction
     return np.asarray(chosen[entity], dtype=np.bool_)
 
 
@@ -91,14 +102,19 @@ def _hashes(ids: Any, seed: int) -> NDArray[np.float64]:
     return np.frombuffer(digests, dtype=">u8") / 2.0**64
 
 
-def _newest(rows: Rows, fraction: float) -> NDArray[np.bool_]:
+def _rule(rows: Rows, spec: ModelSpec) -> SplitRecord:
     import numpy as np
 
-    times = _times(rows)
-    first = np.sort(times)[len(times) - max(1, round(len(times) * fraction))]
-    newest = times >= first
-    # Many rows of one time at the border: rather fewer to evaluate than none to learn from.
-    return np.asarray(times > first if newest.all() else newest, dtype=np.bool_)
+    chosen = spec.evaluation
+    if chosen.split is Split.ENTITY:
+        return SplitRecord(chosen.split, chosen.seed, chosen.fraction)
+    times = np.sort(_times(rows))
+    first = times[len(times) - max(1, round(len(times) * chosen.fraction))]
+    if first == times[0]:
+        # Many rows of one time at the border: rather fewer to evaluate than none to learn from.
+        later = times[times > first]
+        first = later[0] if len(later) else first + np.timedelta64(1, "ns")
+    return SplitRecord(chosen.split, cutoff=np.datetime_as_string(first, unit="ns"))
 
 
 def _times(rows: Rows) -> NDArray[np.datetime64]:

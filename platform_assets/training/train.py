@@ -16,8 +16,10 @@ from platform_assets.training.evaluation_pictures import (
     curves_picture,
     regression_picture,
 )
+from platform_assets.training.floor import estimate_metric
 from platform_assets.training.frame import label_classes
 from platform_assets.training.importance import permutation_importance
+from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
 from platform_assets.training.records import TrainedModel
@@ -30,6 +32,7 @@ from platform_assets.training.selection import (
     fit,
 )
 from platform_assets.training.splits import Fold, folds, split_evaluation
+from platform_assets.training.uncertainty import Estimate
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ def train(
         RegistryError: MLflow does not take it; the open runs are marked as failed.
     """
     candidates, classes = expand(spec), label_classes(rows, spec)
-    training, evaluation = split_evaluation(rows, spec)
+    training, evaluation, split = split_evaluation(rows, spec)
     del rows  # of a million rows one copy less
     probe(candidates, training, spec, classes, say)
     say(f"{len(training)} rows to learn from, {len(evaluation)} to evaluate")
@@ -123,6 +126,8 @@ def train(
         code_version=spec.code_version,
         dagster_run_id=owner,
         evaluation_rows=len(evaluation),
+        metric=_metric(evaluated, evaluation, spec),
+        split=split,
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
     )
@@ -209,4 +214,11 @@ def _evaluation_file(rows: Rows, evaluated: Evaluated, classes: Sequence[Label])
     true, labels = answers.label_true, answers.labels
     if classes and all(isinstance(one, bool) for one in classes):
         true, labels = true.astype(bool), labels.astype(bool)
-    return write_evaluation(rows.features, true, labels, answers.probabilities, rows.groups)
+    return write_evaluation(
+        rows.features, true, labels, answers.probabilities, rows.groups, rows.times
+    )
+
+
+def _metric(evaluated: Evaluated, rows: Rows, spec: ModelSpec) -> Estimate:
+    metric = METRICS[spec.evaluation.metric]
+    return estimate_metric(metric, evaluated.answers, rows.groups, spec.gates.confidence)

@@ -17,7 +17,7 @@ from platform_assets.packaging.onnx_export import model_inputs, run_graph, sha25
 from platform_assets.packaging.parity import compare
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
-from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.records import RegisteredVersion, SplitRecord
 from platform_assets.training import selection
 from platform_assets.training.checks import training_checks
 from platform_assets.training.environment import ENVIRONMENT_TAG
@@ -82,6 +82,7 @@ def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) 
         chain.spec.signature((0, 1, 2)),
         "c0de",
         trained.dagster_run_id,
+        SplitRecord("entity", chain.spec.evaluation.seed, chain.spec.evaluation.fraction),
     )
     assert chain.mlflow.version(chain.spec.model_name, 1) == registered
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from platform_assets.serving.compatibility import (
+    align_probabilities,
     frame_contract,
-    in_order_of,
     not_comparable,
     signature_differences,
 )
@@ -95,7 +95,7 @@ def test_production_is_asked_only_what_it_can_read(fields: dict[str, Any], why: 
 
 
 def test_probabilities_of_production_follow_the_classes_of_the_candidate() -> None:
-    found = in_order_of(("maybe", "yes", "no"), np.array([[0.2, 0.8]]), ("no", "yes"))
+    found = align_probabilities(("maybe", "yes", "no"), np.array([[0.2, 0.8]]), ("no", "yes"))
     assert found.tolist() == [[0, 0.8, 0.2]]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
-import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +23,11 @@ from platform_assets.resources.triton import (
     merged_index,
 )
 from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
-from platform_assets.serving import checks
+from platform_assets.serving import candidate as candidate_module
+from platform_assets.serving import latency
+from platform_assets.serving.candidate import Candidate
+from platform_assets.serving.gates import triton_parity
+from platform_assets.serving.latency import Latencies
 from platform_assets.serving.parity import Answers
 from platform_assets.serving.records import ServingState
 from tests.models import IRIS
@@ -201,6 +204,12 @@ class Registry(MlflowResource):
         raise RegistryError("not kept here")
 
 
+def candidate() -> Candidate:
+    state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
+    unused: Any = None
+    return Candidate(IRIS, state, several(), unused, Registry(), unused, unused)
+
+
 @pytest.mark.parametrize(("otherwise", "passed"), [("a", False), ("b", False), ("nobody", True)])
 def test_every_server_has_to_answer_as_scikit_learn_does(
     name: Name, monkeypatch: pytest.MonkeyPatch, otherwise: str, passed: bool
@@ -210,15 +219,8 @@ def test_every_server_has_to_answer_as_scikit_learn_does(
     ) -> Answers:
         return np.array([2, 2] if endpoint.url == otherwise else [0, 1]), np.eye(3)[:2]
 
-    monkeypatch.setattr(checks, "ask_triton", ask)
-    (parity,) = [
-        one for one in checks.serving_checks(IRIS) if one.op.name.endswith("_triton_parity")
-    ]
-    state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
-
-    verdict = parity(state, triton=several(), mlflow=Registry())
-
-    assert isinstance(verdict, dg.AssetCheckResult)
+    monkeypatch.setattr(candidate_module, "ask_triton", ask)
+    verdict = triton_parity(candidate())
     assert verdict.passed is passed
     assert verdict.metadata["servers"].value == 2
 
@@ -226,17 +228,12 @@ def test_every_server_has_to_answer_as_scikit_learn_does(
 def test_the_slowest_server_has_to_be_quick_enough(
     name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_round(
-        state: object, row: object, signature: object, endpoint: TritonEndpoint
-    ) -> list[float]:
-        return [1.0] if endpoint.url == "a" else [1000.0]
+    def measure(
+        candidate: object, endpoint: TritonEndpoint, inputs: object, clients: int
+    ) -> Latencies:
+        return Latencies(clients, (1.0 if endpoint.url == "a" else 1000.0,) * 1000)
 
-    monkeypatch.setattr(checks, "_one_round", one_round)
-    (latency,) = [one for one in checks.serving_checks(IRIS) if one.op.name.endswith("_latency")]
-    state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
-
-    verdict = latency(state, triton=several(), mlflow=Registry())
-
-    assert isinstance(verdict, dg.AssetCheckResult)
+    monkeypatch.setattr(latency, "measure", measure)
+    verdict = latency.triton_latency(candidate())
     assert not verdict.passed
     assert verdict.metadata["p99_ms"].value == 1000

@@ -32,7 +32,7 @@ def _iris() -> Rows:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_candidate_learns_the_same_model_twice_and_is_good(name: str) -> None:
     spec = dataclasses.replace(IRIS, candidates=(CandidateSpec(name),))
-    training, evaluation = split_evaluation(_iris(), spec)
+    training, evaluation, _ = split_evaluation(_iris(), spec)
     first, second = (
         evaluate(fit(build(expand(spec)[0], spec), training, spec)[0], evaluation, spec, (0, 1, 2))
         for _ in range(2)

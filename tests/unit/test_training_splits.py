@@ -36,7 +36,7 @@ def _held(rows: Rows, spec: ModelSpec = IRIS) -> set[Any]:
 
 
 def test_no_entity_is_both_trained_on_and_evaluated() -> None:
-    training, evaluation = split_evaluation(_flowers(), IRIS)
+    training, evaluation, _ = split_evaluation(_flowers(), IRIS)
     assert not set(training.groups.tolist()) & set(evaluation.groups.tolist())
     assert len(training) + len(evaluation) == 450
     assert 60 <= len(evaluation) <= 120
@@ -120,12 +120,12 @@ BY_TIME = _with(IRIS, split=Split.TIME)
 
 
 def test_the_newest_rows_are_evaluated_and_those_of_one_time_stay_together() -> None:
-    training, evaluation = split_evaluation(_hours(100), BY_TIME)
+    training, evaluation, _ = split_evaluation(_hours(100), BY_TIME)
     assert training.times is not None
     assert evaluation.times is not None
     assert len(evaluation) == 20
     assert training.times.max() < evaluation.times.min()
-    training, evaluation = split_evaluation(_hours(100, repeat=7), BY_TIME)
+    training, evaluation, _ = split_evaluation(_hours(100, repeat=7), BY_TIME)
     assert len(evaluation) == 23, "three whole groups of seven, and the last two rows"
     assert not set(training.times.tolist()) & set(evaluation.times.tolist())  # type: ignore[union-attr] # has times
 

@@ -1,0 +1,153 @@
+"""The loaded version that the gates judge, and the production that it would replace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import dagster as dg
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.onnx_export import model_inputs
+from platform_assets.packaging.trial import try_out
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.model_repository import ModelRepository, RepositoryError
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.triton import TritonResource
+from platform_assets.serving.ledger import best_version
+from platform_assets.serving.parity import Answers, ask_triton
+from platform_assets.serving.promotion import LOAD_ID
+from platform_assets.serving.records import ServingState
+from platform_assets.serving.switching import PRODUCTION
+from serving_gateway.contract import MODEL_FILE
+
+
+class ProductionUnknown(Exception):
+    """What is in production, or what that version reads, cannot be found out."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version that Triton was asked to load; what several gates need is fetched once.
+
+    Everything fetched may raise `RegistryError`, answers may raise `TritonError`.
+    """
+
+    spec: ModelSpec
+    state: ServingState
+    triton: TritonResource
+    gateway: GatewayResource
+    mlflow: MlflowResource
+    repository: ModelRepository
+    instance: dg.DagsterInstance
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Metadata that ties a verdict to this load."""
+        return {"version": self.state.version, LOAD_ID: self.state.load_id}
+
+    @cached_property
+    def registered(self) -> RegisteredVersion:
+        """What MLflow records of it."""
+        return self.mlflow.version(self.state.model_name, self.state.version)
+
+    @cached_property
+    def evaluation(self) -> EvaluationSet:
+        """Its held-out rows."""
+        return self.mlflow.evaluation_set(self.state.run_id)
+
+    @cached_property
+    def answers(self) -> list[Answers]:
+        """What it answers for the evaluation rows, by each Triton server."""
+        return self.triton.everywhere(
+            lambda endpoint: ask_triton(
+                self.evaluation.features,
+                self.registered.signature,
+                endpoint,
+                model_name=self.state.model_name,
+                version=self.state.version,
+            )
+        )
+
+    @cached_property
+    def production_version(self) -> int | None:
+        """The other version that clients get now; None where there is none.
+
+        Raises:
+            ProductionUnknown: a gateway does not answer, or replicas disagree.
+        """
+        try:
+            statuses = self.gateway.model_statuses(self.spec.model_name)
+        except GatewayClientError as error:
+            raise ProductionUnknown(
+                f"the gateway could not be asked what is in production: {error}"
+            ) from error
+        routed = {routed_version(status, PRODUCTION) for status in statuses} - {None}
+        if len(routed) > 1:
+            raise ProductionUnknown(f"the gateway's replicas disagree about production: {routed}")
+        version = routed.pop() if routed else None
+        return None if version == self.state.version else version
+
+    @cached_property
+    def best_version(self) -> int | None:
+        """The best version that was ever in production, as the ledger knows it; None before one."""
+        return best_version(self.instance, self.spec)
+
+    def ask(self, other: RegisteredVersion) -> Answers:
+        """What another version answers for the evaluation rows.
+
+        Of Triton where it is READY, else of its graph on disk, in a process with bounds.
+
+        Raises:
+            TritonError: Triton does not answer.
+            RepositoryError: it is neither READY nor on disk.
+            GraphRefused: its graph cannot be run.
+        """
+        name, signature = other.model_name, other.signature
+        if other.version in self.triton.ready_versions(name):
+            return ask_triton(
+                self.evaluation.features,
+                signature,
+                self.triton,
+                model_name=name,
+                version=other.version,
+            )
+        self.repository.verify(name, other.version)
+        graph = (self.repository.path(name, other.version) / MODEL_FILE).read_bytes()
+        outputs = try_out(graph, signature, model_inputs(signature, self.evaluation.features))
+        return (
+            outputs[signature.label_output].reshape(-1),
+            outputs.get(signature.probabilities_output or ""),
+        )
+
+    def recorded(self, version: int) -> RegisteredVersion:
+        """What is recorded of another version: by MLflow or, when it was deleted there, on disk.
+
+        Raises:
+            ProductionUnknown: neither knows what it reads.
+        """
+        name = self.spec.model_name
+        try:
+            return self.mlflow.version(name, version)
+        except RegistryError as error:
+            try:
+                kept = self.repository.verify(name, version)
+            except RepositoryError as unreadable:
+                raise ProductionUnknown(
+                    f"version {version} is recorded neither by MLflow ({error}) nor in the model "
+                    f"repository ({unreadable})"
+                ) from error
+            if kept.signature is None:
+                raise ProductionUnknown(
+                    f"what version {version} reads is not recorded: {error}"
+                ) from error
+            return RegisteredVersion(
+                name,
+                version,
+                kept.run_id,
+                kept.data_fingerprint,
+                kept.signature,
+                split=kept.split,
+            )

@@ -1,0 +1,93 @@
+"""Candidate against production on the same rows: one paired test with a margin, without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from platform_assets.training.metrics import Answers, Metric
+from platform_assets.training.uncertainty import Estimate, jackknife, rows_to_show
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Verdict(StrEnum):
+    """What the rows show of a loss beyond the margin."""
+
+    NON_INFERIOR = "non-inferior"
+    """No loss beyond the margin: the lower bound lies above it."""
+    WORSE = "worse"
+    """A loss, and none that is shown to lie within the margin: the upper bound lies below 0."""
+    INCONCLUSIVE = "inconclusive"
+    """Too few rows to show either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much better the candidate is than production, in the unit of the metric.
+
+    `gain` is positive where the candidate is better, whichever way the metric points.
+    """
+
+    candidate: float
+    production: float
+    gain: Estimate
+    margin: float
+    """Loss that is tolerated, in the unit of the metric."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict at the confidence of the interval.
+
+        Both errors are one-sided: equal versions are called worse, and a version that is worse
+        by the margin is called non-inferior, each with at most half of what the confidence
+        leaves (2.5 % at 95 %).
+        """
+        if self.gain.low > -self.margin:
+            return Verdict.NON_INFERIOR
+        return Verdict.WORSE if self.gain.high < 0 else Verdict.INCONCLUSIVE
+
+    @property
+    def entities_needed(self) -> int | None:
+        """Entities that would show equal versions non-inferior in four of five cases.
+
+        None where no number would: the margin is 0.
+        """
+        return rows_to_show(self.gain, self.margin)
+
+
+def compare(
+    metric: Metric,
+    candidate: Answers,
+    production: Answers,
+    entities: NDArray[Any],
+    *,
+    tolerance: float,
+    confidence: float,
+) -> Comparison:
+    """Compare the answers of two versions for the same rows.
+
+    Args:
+        metric: by what.
+        candidate: answers of the new version, for all rows.
+        production: likewise of the present one, with the same true labels.
+        entities: the entity of each row, shape (rows,); rows of one are not independent.
+        tolerance: the margin: of a score in its unit, of an error relative to production's.
+        confidence: of the two-sided interval, in (0, 1).
+    """
+    sign = 1.0 if metric.higher_is_better else -1.0
+
+    def gain(rows: NDArray[Any] | None) -> float:
+        return sign * (metric.of(candidate, rows) - metric.of(production, rows))
+
+    value = metric.of(production, None)
+    return Comparison(
+        candidate=metric.of(candidate, None),
+        production=value,
+        gain=jackknife(
+            gain, entities, confidence=confidence, resolution=metric.resolution(candidate)
+        ),
+        margin=tolerance if metric.higher_is_better else tolerance * abs(value),
+    )

@@ -1,0 +1,146 @@
+"""The gate `triton_latency`: single rows within their budget, asked by one client and by eight."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+
+from platform_assets.packaging.onnx_export import model_inputs
+from platform_assets.resources.triton import TritonEndpoint, TritonError
+from platform_assets.serving.candidate import Candidate
+from platform_assets.serving.pictures import latency_picture
+from platform_assets.training.pictures import inline
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLIENTS: Final = (1, 8)
+_REQUESTS: Final = 1000
+_FEWEST: Final = 304
+"""With fewer requests than 299 no order statistic bounds a 99th percentile at 95 %."""
+_SECONDS: Final = 3.0
+"""Time after which a round ends, once it has the fewest requests."""
+_ROUNDS: Final = 3
+_QUANTILE: Final = 0.99
+_CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Milliseconds of single-row inferences by some clients at once."""
+
+    clients: int
+    took_ms: tuple[float, ...]
+
+    def percentile(self, percent: float) -> float:
+        """The measured percentile."""
+        import numpy as np
+
+        return float(np.percentile(self.took_ms, percent))
+
+    @property
+    def p99_bound(self) -> float:
+        """Upper bound of the 99th percentile, by an order statistic (Conover 1999, 3.2).
+
+        The true percentile lies above it with at most 5 %, whatever the distribution; infinite
+        for fewer than 299 requests.
+        """
+        from scipy.stats import binom
+
+        place = int(binom.ppf(_CONFIDENCE, len(self.took_ms), _QUANTILE)) + 1
+        return sorted(self.took_ms)[place - 1] if place <= len(self.took_ms) else float("inf")
+
+
+def triton_latency(candidate: Candidate) -> dg.AssetCheckResult:
+    """Bound the 99th percentile of every server; a round in which the machine is busy is repeated.
+
+    A version of which 2 % of the requests exceed the budget passes at most once in a hundred
+    runs; one of which 0.1 % do passes nearly always.
+    """
+    budget, metadata = candidate.spec.gates.latency_ms, candidate.identity
+    try:
+        inputs = model_inputs(candidate.registered.signature, candidate.evaluation.features.head(1))
+        measured = [
+            max(
+                candidate.triton.everywhere(
+                    lambda endpoint, clients=clients: _best_round(  # type: ignore[misc] # mypy infers no type for the default
+                        candidate, endpoint, inputs, clients, budget
+                    )
+                ),
+                key=lambda latencies: latencies.p99_bound,
+            )
+            for clients in CLIENTS
+        ]
+    except TritonError as error:
+        return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)
+    over = [latencies for latencies in measured if latencies.p99_bound > budget]
+    return dg.AssetCheckResult(
+        passed=not over,
+        description="; ".join(
+            f"asked by {one.clients} at once, a row takes up to {one.p99_bound:.3g} ms at the 99th "
+            f"percentile, over the budget of {budget:g} ms"
+            for one in over
+        )
+        or None,
+        metadata=metadata | _shown(measured, budget),
+    )
+
+
+def _best_round(
+    candidate: Candidate,
+    endpoint: TritonEndpoint,
+    inputs: dict[str, np.ndarray[Any, Any]],
+    clients: int,
+    budget_ms: float,
+) -> Latencies:
+    rounds: list[Latencies] = []
+    for _ in range(_ROUNDS):
+        rounds.append(measure(candidate, endpoint, inputs, clients))
+        if rounds[-1].p99_bound <= budget_ms:
+            break
+    return min(rounds, key=lambda latencies: latencies.p99_bound)
+
+
+def measure(
+    candidate: Candidate,
+    endpoint: TritonEndpoint,
+    inputs: dict[str, np.ndarray[Any, Any]],
+    clients: int,
+) -> Latencies:
+    """Time single-row inferences of some clients at once, each over a connection of its own.
+
+    Raises:
+        TritonError: a request was not answered.
+    """
+
+    def ask(_client: int) -> list[float]:
+        return endpoint.time_inferences(
+            candidate.state.model_name,
+            candidate.state.version,
+            inputs,
+            [candidate.registered.signature.label_output],
+            requests=_REQUESTS // clients,
+            fewest=_FEWEST // clients,
+            seconds=_SECONDS,
+        )
+
+    with ThreadPoolExecutor(clients) as threads:
+        took = [one for some in threads.map(ask, range(clients)) for one in some]
+    return Latencies(clients, tuple(took))
+
+
+def _shown(measured: list[Latencies], budget_ms: float) -> dict[str, Any]:
+    shown: dict[str, Any] = {"budget_ms": budget_ms}
+    for one in measured:
+        suffix = "" if one.clients == 1 else f"_at_{one.clients}"
+        shown |= {
+            f"p50_ms{suffix}": round(one.percentile(50), 2),
+            f"p99_ms{suffix}": round(one.percentile(99), 2),
+            f"p99_bound_ms{suffix}": round(one.p99_bound, 2),
+            f"requests{suffix}": len(one.took_ms),
+        }
+    picture = latency_picture(measured[0].took_ms, budget_ms)
+    return shown | {"latencies": dg.MetadataValue.md(inline(picture, "latency of single rows"))}

@@ -1,0 +1,259 @@
+"""The gate `no_regression`: the floor as served, and the comparison with production."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from platform_assets.model_spec import Gates, WhenInconclusive
+from platform_assets.packaging.foreign_graph import GraphRefused
+from platform_assets.resources.model_repository import RepositoryError
+from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.triton import TritonError
+from platform_assets.serving.candidate import Candidate, ProductionUnknown
+from platform_assets.serving.comparison import Comparison, Verdict, compare
+from platform_assets.serving.compatibility import align_probabilities, not_comparable
+from platform_assets.serving.ledger import BEST_VERSION
+from platform_assets.serving.parity import Answers
+from platform_assets.serving.pictures import comparison_picture
+from platform_assets.training.floor import estimate_metric, judge_floor
+from platform_assets.training.metrics import METRICS
+from platform_assets.training.metrics import Answers as Measured
+from platform_assets.training.pictures import inline
+from platform_assets.training.splits import held_out_by
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class RegressionConfig(dg.Config):
+    """When a candidate counts as worse than production; by default as the model file says."""
+
+    metric_floor: float | None = Field(
+        default=None, description="Worst value of the metric that is let through, as served."
+    )
+    tolerance: float | None = Field(
+        default=None,
+        ge=0,
+        description="How much worse than production it may be: of a score in its unit, of an "
+        "error as a part of production's.",
+    )
+    without_comparison: bool = Field(
+        default=False,
+        description="Let it pass on the floor alone although production cannot be asked: for "
+        "when production itself is broken.",
+    )
+
+
+class _NotComparable(Exception):
+    """Production cannot be asked about the evaluation rows."""
+
+    def __init__(self, message: str, *, schema: bool = False) -> None:
+        super().__init__(message)
+        self.schema = schema
+        """Whether that is because it reads other features."""
+
+
+def no_regression(candidate: Candidate, config: RegressionConfig) -> dg.AssetCheckResult:
+    """Judge the candidate's own metric, then hold it against production on the same rows.
+
+    The best version that was ever in production is a second reference, so that losses which are
+    tolerated one by one do not add up.
+    """
+    spec, metric = candidate.spec, METRICS[candidate.spec.evaluation.metric]
+    floor = spec.gates.metric_floor if config.metric_floor is None else config.metric_floor
+    metadata = {**candidate.identity, "metric": metric.name, "floor": floor}
+    try:
+        answers = _measured(candidate, candidate.answers[0])
+    except TritonError as error:
+        return _blocked(metadata, f"version {candidate.state.version} did not answer: {error}")
+    rows = len(candidate.evaluation.groups)
+    measured = estimate_metric(metric, answers, candidate.evaluation.groups, spec.gates.confidence)
+    verdict = judge_floor(metric, measured, floor, rows, spec.gates)
+    metadata |= {
+        metric.name: measured.value,
+        "low": measured.low,
+        "high": measured.high,
+        "floor_proven": verdict.proven,
+        BEST_VERSION: candidate.state.version,
+    }
+    if not verdict.passed:
+        return _blocked(metadata, f"{verdict.reason}; production stays where it is")
+    try:
+        production = candidate.production_version
+        if production is None:
+            alone = "there is no other version in production; the floor alone decides"
+            return dg.AssetCheckResult(
+                passed=True,
+                description="; ".join(filter(None, (alone, verdict.reason))),
+                metadata=metadata,
+            )
+        metadata["production_version"] = production
+        against = _compared(candidate, answers, production, config)
+    except (_NotComparable, ProductionUnknown) as error:
+        schema = isinstance(error, _NotComparable) and error.schema
+        return dg.AssetCheckResult(
+            passed=config.without_comparison or (spec.gates.allow_breaking and schema),
+            description=f"production was not compared: {error}",
+            metadata=metadata,
+        )
+    metadata |= _shown(candidate, against)
+    references = [against]
+    best = candidate.best_version
+    if best not in (None, production, candidate.state.version):
+        with contextlib.suppress(_NotComparable, ProductionUnknown):
+            references.append(_compared(candidate, answers, best, config))
+            metadata[f"gain_over_best_version_{best}"] = references[-1].result.gain.value
+    if references[-1].result.gain.value < 0:
+        metadata[BEST_VERSION] = references[-1].version
+    return _judged(spec.gates, references, metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A version that the candidate was compared with."""
+
+    version: int
+    result: Comparison
+    rows: int
+    chosen_by: str
+    verdict: Verdict
+
+    @property
+    def description(self) -> str:
+        """The verdict in a sentence."""
+        gain, needed = self.result.gain, self.result.entities_needed
+        interval = (
+            f"{gain.value:+.4g} ({gain.confidence:.0%}: {gain.low:+.4g} to {gain.high:+.4g}); a "
+            f"loss of {self.result.margin:.4g} is tolerated"
+        )
+        if self.verdict is Verdict.NON_INFERIOR:
+            return f"not worse than version {self.version}: {interval}"
+        if self.verdict is Verdict.WORSE:
+            return f"worse than version {self.version}: {interval}; production stays where it is"
+        enough = f"; about {needed} entities would show equal versions equal" if needed else ""
+        return (
+            f"inconclusive at {self.rows} rows against version {self.version}: {interval}{enough}"
+        )
+
+
+def _compared(
+    candidate: Candidate, answers: Measured, version: int, config: RegressionConfig
+) -> _Reference:
+    """Compare the candidate's answers with those of another version, on rows new to both.
+
+    Raises:
+        _NotComparable: there are no such rows, or the version does not answer.
+        ProductionUnknown: what it reads is not recorded.
+    """
+    gates, metric = candidate.spec.gates, METRICS[candidate.spec.evaluation.metric]
+    recorded = candidate.recorded(version)
+    rows, chosen_by = _unseen_rows(candidate, recorded)
+    other = _answers_of(candidate, recorded)
+    result = compare(
+        metric,
+        answers.take(rows),
+        other.take(rows),
+        candidate.evaluation.groups[rows],
+        tolerance=gates.regression_tolerance if config.tolerance is None else config.tolerance,
+        confidence=gates.confidence,
+    )
+    count = int(rows.sum())
+    if not math.isfinite(result.gain.value):
+        raise _NotComparable(f"version {version} has no {metric.name} on the {count} rows at all")
+    verdict = Verdict.INCONCLUSIVE if count < gates.min_rows else result.verdict
+    return _Reference(version, result, count, chosen_by, verdict)
+
+
+def _measured(candidate: Candidate, answers: Answers) -> Measured:
+    labels, probabilities = answers
+    classes = candidate.registered.signature.classes
+    return Measured(candidate.evaluation.label_true, labels, probabilities, classes)
+
+
+def _unseen_rows(
+    candidate: Candidate, production: RegisteredVersion
+) -> tuple[NDArray[np.bool_], str]:
+    """Return the evaluation rows that production was not trained on either, and by what rule.
+
+    Raises:
+        _NotComparable: there are none.
+    """
+    import numpy as np
+
+    evaluation = candidate.evaluation
+    if production.split is None:
+        return (
+            np.ones(len(evaluation.groups), dtype=np.bool_),
+            f"all evaluation rows: what version {production.version} was trained on is not "
+            "recorded",
+        )
+    rows = held_out_by(production.split, evaluation.groups, evaluation.times)
+    if not rows.any():
+        raise _NotComparable(
+            f"version {production.version} was trained on all of the candidate's evaluation rows "
+            "(evaluation.seed, fraction or split changed)"
+        )
+    return rows, "rows that neither version was trained on"
+
+
+def _answers_of(candidate: Candidate, other: RegisteredVersion) -> Measured:
+    """What another version answers for the evaluation rows, by the candidate's classes.
+
+    Raises:
+        _NotComparable: it reads other features, or does not answer.
+    """
+    new, old = candidate.registered.signature, other.signature
+    why = not_comparable(old, new)
+    if why:
+        raise _NotComparable(f"version {other.version} {why}", schema=True)
+    try:
+        labels, probabilities = candidate.ask(other)
+    except (TritonError, RepositoryError, GraphRefused) as error:
+        raise _NotComparable(f"version {other.version} did not answer: {error}") from error
+    if probabilities is not None:
+        probabilities = align_probabilities(new.classes, probabilities, old.classes)
+    return _measured(candidate, (labels, probabilities))
+
+
+def _shown(candidate: Candidate, against: _Reference) -> dict[str, Any]:
+    """Metadata of the comparison with production."""
+    result, metric = against.result, candidate.spec.evaluation.metric
+    picture = comparison_picture(result, metric, candidate.state.version, against.version)
+    return {
+        "verdict": against.verdict.value,
+        "compared_rows": against.rows,
+        "compared_on": against.chosen_by,
+        f"production_{metric}": result.production,
+        "gain": result.gain.value,
+        "gain_low": result.gain.low,
+        "gain_high": result.gain.high,
+        "confidence": result.gain.confidence,
+        "margin": result.margin,
+        "entities": result.gain.entities,
+        "comparison": dg.MetadataValue.md(inline(picture, "candidate against production")),
+    }
+
+
+def _judged(
+    gates: Gates, references: list[_Reference], metadata: dict[str, Any]
+) -> dg.AssetCheckResult:
+    """The worst of the verdicts decides; one that is inconclusive is a warning by default."""
+    verdicts = {reference.verdict for reference in references}
+    blocks = Verdict.WORSE in verdicts or gates.when_inconclusive is WhenInconclusive.BLOCK
+    return dg.AssetCheckResult(
+        passed=verdicts == {Verdict.NON_INFERIOR},
+        severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
+        description=". ".join(reference.description for reference in references),
+        metadata=metadata,
+    )
+
+
+def _blocked(metadata: dict[str, Any], why: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, description=why, metadata=metadata)

@@ -1,0 +1,83 @@
+"""Whether a version is good enough by itself: its metric against the model file's floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from platform_assets.model_spec import Gates, WhenInconclusive
+from platform_assets.training.metrics import Answers, Metric
+from platform_assets.training.uncertainty import Estimate, jackknife
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def estimate_metric(
+    metric: Metric, answers: Answers, entities: NDArray[Any], confidence: float
+) -> Estimate:
+    """Return a metric of a version's answers with its interval.
+
+    Args:
+        metric: which one.
+        answers: for the evaluation rows.
+        entities: the entity of each row, shape (rows,).
+        confidence: of the two-sided interval, in (0, 1).
+    """
+    return jackknife(
+        lambda rows: metric.of(answers, rows),
+        entities,
+        confidence=confidence,
+        resolution=metric.resolution(answers),
+        added_rows=4,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FloorVerdict:
+    """What the evaluation rows show of a metric and its floor."""
+
+    passed: bool
+    proven: bool
+    """Whether the interval lies on the right side of the floor, on enough rows."""
+    reason: str
+    """Why it did not pass, or is not proven; empty otherwise."""
+
+
+def judge_floor(
+    metric: Metric, estimate: Estimate, floor: float, rows: int, gates: Gates
+) -> FloorVerdict:
+    """Hold a metric against its floor.
+
+    A measured value beyond the floor never passes, nor does one of fewer rows than
+    `gates.min_rows`. One that keeps the floor is proven when the bound of its interval keeps it
+    too: a version whose true value lies at the floor is called proven with at most what the
+    confidence leaves (5 % at 95 %). What is not proven passes, and the verdict says so; where
+    the model file says `when_inconclusive: block` it does not.
+
+    Args:
+        metric: which one.
+        estimate: of the version.
+        floor: the worst value that is let through.
+        rows: of the evaluation.
+        gates: of the model file.
+    """
+    value, bound = estimate.value, estimate.low if metric.higher_is_better else estimate.high
+    if not metric.meets(value, floor):
+        side = "below the floor" if metric.higher_is_better else "above the ceiling"
+        return FloorVerdict(False, False, f"{metric.name} {value:.4g} is {side} {floor:.4g}")
+    if rows < gates.min_rows:
+        return FloorVerdict(
+            False,
+            False,
+            f"{rows} evaluation rows are too few to judge {metric.name}: gates.min_rows wants "
+            f"{gates.min_rows} (a larger evaluation.fraction holds out more)",
+        )
+    if metric.meets(bound, floor):
+        return FloorVerdict(True, True, "")
+    return FloorVerdict(
+        gates.when_inconclusive is WhenInconclusive.WARN,
+        False,
+        f"{metric.name} {value:.4g} keeps {floor:.4g}, but {rows} evaluation rows "
+        f"cannot rule out {bound:.4g}",
+    )
