@@ -66,7 +66,8 @@ BAD = {
     "empty body": (b"", 400, "malformed_body", None),
     "cut off": (b'{"data":[[1,2,3,4]', 400, "malformed_body", None),
     "no UTF-8": (b'{"data":[[1,2,3,4]],"client_id":"\xff"}', 400, "malformed_body", None),
-    "deep": (b'{"instances":[{"a":' + b"[" * 5000, 400, "malformed_body", None),
+    # Refused at the first bracket that no row can hold, however many follow.
+    "deep": (b'{"instances":[{"a":' + b"[" * 5000, 422, "wrong_type", "instances[0][...]"),
     "a list": (b"[[1,2,3,4]]", 422, "wrong_type", None),
     "null": (b"null", 422, "wrong_type", None),
     "no rows": (b"{}", 422, "missing_field", "data"),
