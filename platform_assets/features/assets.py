@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Dagster reads them.
 import time
+from collections.abc import Iterator
 
 from dagster import (
     AssetExecutionContext,
@@ -13,6 +14,7 @@ from dagster import (
     asset,
 )
 
+from platform_assets.features.checks import source_check_results, source_checks
 from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.materialization import newest_rows, time_span
 from platform_assets.features.reading import read_source
@@ -38,6 +40,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     @asset(
         **spec.asset("features"),
         kinds={_source_kind(spec), "parquet"},
+        check_specs=source_checks(spec),
         freshness_policy=freshness and FreshnessPolicy.time_window(fail_window=freshness),
         description=(
             f"The source of `{spec.model_name}`, read, validated and written as Parquet for "
@@ -46,7 +49,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     )
     def features(
         context: AssetExecutionContext, source: SourceResource, feast: FeastResource
-    ) -> MaterializeResult[FeatureData]:
+    ) -> Iterator[MaterializeResult[FeatureData]]:
         started = time.monotonic()
         try:
             found = read_source(spec, source, context.log.info)
@@ -59,8 +62,11 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
                 "make room there and let this user write to it, then run again",
             ) from exc
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
-        return MaterializeResult(
+        for warning in found.warnings:
+            context.log.warning(warning)
+        yield MaterializeResult(
             value=data,
+            check_results=source_check_results(found, spec),
             metadata={
                 **data_metadata(found, data, spec),
                 FINGERPRINT_METADATA: data.fingerprint,

@@ -1,9 +1,13 @@
 """Blocking checks of the features: what they measure stands in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
+from dataclasses import asdict
+
 from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
     AssetKey,
     MetadataValue,
     TableRecord,
@@ -11,108 +15,70 @@ from dagster import (
 )
 
 from platform_assets.features.consistency import compare_online
-from platform_assets.features.records import FeatureData, OnlineFeatures
-from platform_assets.features.validation import (
-    expected_types,
-    forbidden_nulls,
-    null_counts,
-    range_report,
-    schema_differences,
-)
+from platform_assets.features.reading import SourceData
+from platform_assets.features.records import OnlineFeatures
+from platform_assets.features.validation import range_report
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 
 
 def feature_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
-    """Build the checks of `features` and `online_features` of one model."""
-    return [_schema(spec), _nulls(spec), _ranges(spec), _online_equals_offline(spec)]
+    """Build the checks of `online_features` of one model; `features` makes its own."""
+    return [_online_equals_offline(spec)]
 
 
-def _schema(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "features"]),
-        name="schema",
-        blocking=True,
-        description="The written files have exactly the declared columns and types.",
+def source_checks(spec: ModelSpec) -> list[AssetCheckSpec]:
+    """Return what `features` checks of its rows while it has them."""
+    key = AssetKey(spec.key("features"))
+    return [
+        AssetCheckSpec(
+            "ranges",
+            asset=key,
+            blocking=True,
+            description="Every feature lies within its declared range, no event in the future.",
+        ),
+        AssetCheckSpec(
+            "losses",
+            asset=key,
+            description="Reading changed no value that may count: digits of 32-bit floats, keys.",
+        ),
+    ]
+
+
+def source_check_results(source: SourceData, spec: ModelSpec) -> list[AssetCheckResult]:
+    """Measure what `source_checks` promises."""
+    return [_ranges(source, spec), _losses(source)]
+
+
+def _ranges(source: SourceData, spec: ModelSpec) -> AssetCheckResult:
+    report = range_report(source.table, spec)
+    rows = source.table.num_rows
+    said = [
+        f"{line.column}: {line.outside} of {rows} rows outside {line.allowed} (found {line.found})"
+        for line in report
+        if line.outside
+    ]
+    return AssetCheckResult(
+        check_name="ranges",
+        passed=not said,
+        description="; ".join(said) or None,
+        metadata={
+            "rows": rows,
+            "rows_outside": sum(line.outside for line in report),
+            "ranges": MetadataValue.table([TableRecord(asdict(line)) for line in report]),
+        },
     )
-    def schema(features: FeatureData) -> AssetCheckResult:
-        differences = schema_differences(features, spec)
-        return AssetCheckResult(
-            passed=not differences,
-            description="; ".join(f"{k}: {v}" for k, v in differences.items()) or None,
-            metadata={
-                "columns": len(expected_types(spec)),
-                "different": len(differences),
-                "differences": MetadataValue.json(differences),
-            },
-        )
-
-    return schema
 
 
-def _nulls(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "features"]),
-        name="nulls",
-        blocking=True,
-        description="No value is missing where the model file does not allow it.",
+def _losses(source: SourceData) -> AssetCheckResult:
+    return AssetCheckResult(
+        check_name="losses",
+        passed=not source.warnings,
+        severity=AssetCheckSeverity.WARN,
+        description="; ".join(source.warnings) or None,
+        metadata={"warnings": len(source.warnings)},
     )
-    def nulls(features: FeatureData) -> AssetCheckResult:
-        counts = null_counts(features)
-        bad = forbidden_nulls(counts, spec)
-        return AssetCheckResult(
-            passed=not bad,
-            description=", ".join(f"{k}: {v} empty" for k, v in bad.items()) or None,
-            metadata={
-                "rows": features.rows,
-                "empty_values": sum(counts.values()),
-                "forbidden_empty_values": sum(bad.values()),
-                "empty_by_column": MetadataValue.json(counts),
-            },
-        )
-
-    return nulls
-
-
-def _ranges(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "features"]),
-        name="ranges",
-        blocking=True,
-        description="Every feature lies within its declared range, no event in the future.",
-    )
-    def ranges(features: FeatureData) -> AssetCheckResult:
-        report = range_report(features, spec)
-        bad = [line for line in report if line.outside]
-        return AssetCheckResult(
-            passed=not bad,
-            description="; ".join(
-                f"{r.column}: {r.outside} of {features.rows} rows outside {r.allowed} "
-                f"(found {r.found})"
-                for r in bad
-            )
-            or None,
-            metadata={
-                "rows": features.rows,
-                "rows_outside": sum(line.outside for line in report),
-                "ranges": MetadataValue.table(
-                    [
-                        TableRecord(
-                            {
-                                "column": line.column,
-                                "allowed": line.allowed,
-                                "found": line.found,
-                                "outside": line.outside,
-                            }
-                        )
-                        for line in report
-                    ]
-                ),
-            },
-        )
-
-    return ranges
 
 
 def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:

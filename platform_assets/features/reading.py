@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from platform_assets.features.rules import CountedRows, check_features, check_keys, check_target
+from platform_assets.features.rules import check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import Label, ModelSpec
@@ -24,7 +24,7 @@ class SourceData(NamedTuple):
     `table` has the columns join key, event timestamp, features, target, in that order and in
     their declared types; nulls where a value is missing. `classes` are the labels in the order
     of the probabilities, () for a regression. `ignored` are columns that the model file does
-    not name.
+    not name; `warnings` tell what reading changed.
     """
 
     table: pa.Table
@@ -32,6 +32,7 @@ class SourceData(NamedTuple):
     name: str
     classes: tuple[Label, ...]
     ignored: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceData:
@@ -48,15 +49,14 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
             without any value, or a text feature that is an identifier; an entity twice at one
             time; a constant target, an unknown or too rare class.
     """
-    raw = open_source(spec, source).read(Progress(log))
-    if raw.table.num_rows == 0:
-        raise SourceError(f"{raw.name} has columns and no rows", "add rows to it and run again")
-    rows = CountedRows(raw, _with_keys(raw.table, spec))
-    rows = _labelled(rows, spec)
+    read = open_source(spec, source).read(Progress(log))
+    if read.table.num_rows == 0:
+        raise SourceError(f"{read.name} has columns and no rows", "add rows to it and run again")
+    rows = read.with_table(_with_keys(read.table, spec))
     check_features(rows, spec)
     check_keys(rows, spec)
     classes = check_target(rows, spec)
-    return SourceData(rows.table, raw.fingerprint, raw.name, classes, raw.ignored)
+    return SourceData(rows.table, read.fingerprint, read.name, classes, read.ignored, read.warnings)
 
 
 def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
@@ -73,19 +73,3 @@ def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
         table = table.append_column(spec.event_timestamp, times)
     names = (spec.join_key.name, spec.event_timestamp, *spec.feature_names, spec.target.name)
     return table.select(list(names))
-
-
-def _labelled(rows: CountedRows, spec: ModelSpec) -> CountedRows:
-    """Leave rows without a label out, where the model file wants that."""
-    import pyarrow.compute as pc
-
-    label = rows.table[spec.target.name]
-    if not spec.target.drop_missing or label.null_count == 0:
-        return rows
-    if label.null_count == len(label):
-        raise SourceError(
-            f"{rows.source.name} has no row with a {spec.target.name}",
-            "add rows with a label and run again",
-        )
-    kept = label.is_valid()
-    return CountedRows(rows.source, rows.table.filter(kept), pc.indices_nonzero(kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -35,7 +36,7 @@ def write_iris_source(path: Path) -> None:
 
     data = load_iris()
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with staged.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

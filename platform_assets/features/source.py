@@ -1,6 +1,6 @@
 """The source of a model: which reader it has, and its identity by content.
 
-Light, because sensors import it: a reader loads pandas and pyarrow when it reads.
+Light, because sensors import it: a reader loads DuckDB and pyarrow when it reads.
 """
 
 from __future__ import annotations
@@ -25,19 +25,27 @@ def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
     """Return the reader of the model's source; nothing is read yet.
 
     Raises:
-        SourceError: the source names a variable that is not set.
+        SourceError: the source names a variable that is not set, or that no source may see.
     """
     columns = source_columns(spec)
+    key = None if spec.join_key.from_row_number else spec.join_key.name
     match spec.source:
-        case FileSource(path):
-            return FileReader(source.expand(path), columns)
-        case SqlSource(url, query):
-            ordered = not spec.join_key.from_row_number
+        case FileSource(path, separator):
+            return FileReader(
+                source.expand(path), columns, key=key, separator=separator, template=path
+            )
+        case SqlSource(url, query, timeout):
             return SqlReader(
-                source.expand(url), query, columns, order=_order(spec) if ordered else ()
+                source.expand(url),
+                query,
+                columns,
+                order=_order(spec) if key else (),
+                key=key,
+                timeout=timeout,
+                template=url,
             )
         case dataset:
-            return DatasetReader(dataset.name, columns)
+            return DatasetReader(dataset.name, columns, key=key)
 
 
 def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:

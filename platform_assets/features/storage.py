@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,10 +34,10 @@ def write_feature_data(
 ) -> FeatureData:
     """Write features and labels to the model's folder in `data_dir`, each in one atomic step.
 
-    `features.parquet` holds join key, event timestamp and features; `labels.parquet` join key,
-    event timestamp and target; what is missing is null. Both carry the fingerprint, so a
-    reader notices when a crash or another run left the two, or a record and its files, from
-    different sources.
+    `features.parquet` holds join key, event timestamp and features of all rows, null where one
+    is missing; `labels.parquet` join key, event timestamp and target of those with a label.
+    Both carry the fingerprint, so a reader notices when a crash or another run left the two, or
+    a record and its files, from different sources.
     """
     import pyarrow.compute as pc
 
@@ -48,7 +49,9 @@ def write_feature_data(
     progress = Progress(log)
     _clear_away_leftovers(directory)
     _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
-    _write(table.select([*keys, spec.target.name]), labels, source.fingerprint, progress)
+    labelled = table.select([*keys, spec.target.name])
+    labelled = labelled.filter(labelled[spec.target.name].is_valid())
+    _write(labelled, labels, source.fingerprint, progress)
     return FeatureData(
         model_name=spec.model_name,
         source=source.name,
@@ -65,7 +68,7 @@ def write_feature_data(
 def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) -> None:
     from pyarrow import parquet
 
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     marked = table.replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
     try:
         with staged.open("wb") as file:

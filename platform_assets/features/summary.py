@@ -9,7 +9,6 @@ from dagster import MetadataValue, TableRecord
 from platform_assets.features.pictures import class_picture, target_picture
 from platform_assets.features.reading import SourceData
 from platform_assets.features.records import FeatureData
-from platform_assets.features.validation import expected_types
 from platform_assets.model_spec import ModelSpec, Task
 
 _QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -20,10 +19,14 @@ def data_metadata(source: SourceData, data: FeatureData, spec: ModelSpec) -> dic
     return {
         "dagster/row_count": data.rows,
         "entities": data.entities,
+        "labels": data.rows - source.table[spec.target.name].null_count,
         "null_counts": MetadataValue.json(dict(data.nulls)),
         "ignored_columns": MetadataValue.json(list(source.ignored)),
         "columns": MetadataValue.table(
-            [TableRecord({"column": k, "type": v}) for k, v in expected_types(spec).items()]
+            [
+                TableRecord({"column": one.name, "type": str(one.type)})
+                for one in source.table.schema
+            ]
         ),
         **_target_metadata(source, spec),
     }
@@ -31,7 +34,7 @@ def data_metadata(source: SourceData, data: FeatureData, spec: ModelSpec) -> dic
 
 def _target_metadata(source: SourceData, spec: ModelSpec) -> dict[str, Any]:
     name = spec.target.name
-    values = source.table[name]
+    values = source.table[name].drop_null()
     if spec.task is Task.REGRESSION:
         import pyarrow.compute as pc
 

@@ -1,17 +1,18 @@
-"""What the blocking checks of the features measure; reads Parquet, changes nothing."""
+"""What the range check measures of the rows that were read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
-from platform_assets.features.records import FeatureData
-from platform_assets.features.sources.columns import arrow_type
 from platform_assets.model_spec import FeatureSpec, ModelSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far the clocks of a source and of this machine may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,86 +25,18 @@ class Range:
     outside: int
 
 
-def schema_differences(data: FeatureData, spec: ModelSpec) -> dict[str, str]:
-    """Return column -> "expected X, found Y" for every column that is not as declared."""
-    from pyarrow import parquet
-
-    found = {
-        field.name: str(field.type)
-        for path in (data.features_path, data.labels_path)
-        for field in parquet.read_schema(path)
-    }
-    expected = expected_types(spec)
-    return {
-        name: f"expected {expected.get(name, 'no such column')}, found {found.get(name, 'none')}"
-        for name in sorted(expected | found)
-        if expected.get(name) != found.get(name)
-    }
-
-
-def expected_types(spec: ModelSpec) -> dict[str, str]:
-    """Return column -> Arrow type name of both files together."""
-    key, target = spec.join_key, spec.target
-    return {
-        key.name: str(arrow_type(key.dtype)),
-        spec.event_timestamp: "timestamp[us, tz=UTC]",
-        **{feature.name: str(arrow_type(feature.dtype)) for feature in spec.features},
-        target.name: str(arrow_type(target.dtype)),
-    }
-
-
-def null_counts(data: FeatureData) -> dict[str, int]:
-    """Return column -> number of missing values, of both files.
-
-    NaN and empty text count too: neither should be there.
-    """
-    from pyarrow import parquet
-
-    return {
-        name: _missing(parquet.read_table(path, columns=[name])[name])
-        for path in (data.features_path, data.labels_path)
-        for name in parquet.read_schema(path).names
-    }
-
-
-def _missing(column: pa.ChunkedArray) -> int:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    count = int(column.null_count)
-    if pa.types.is_floating(column.type):
-        count += int(pc.sum(pc.is_nan(column)).as_py() or 0)
-    elif pa.types.is_string(column.type):
-        count += int(pc.sum(pc.equal(pc.binary_length(column), 0)).as_py() or 0)
-    return count
-
-
-def forbidden_nulls(counts: dict[str, int], spec: ModelSpec) -> dict[str, int]:
-    """Those of `null_counts` that may not be: of all columns but the nullable features."""
-    nullable = {feature.name for feature in spec.features if feature.nullable}
-    return {name: count for name, count in counts.items() if count and name not in nullable}
-
-
-def range_report(data: FeatureData, spec: ModelSpec, now: datetime | None = None) -> list[Range]:
+def range_report(table: pa.Table, spec: ModelSpec, now: datetime | None = None) -> list[Range]:
     """Measure each numeric feature, and the event timestamp, against what is allowed.
 
-    A value that is not finite is outside; a missing one is not. Timestamps must not lie after
-    `now` (UTC).
+    A missing value is not outside. Timestamps must not lie after `now` (UTC), save for what
+    clocks may differ by.
     """
-    now = now or datetime.now(UTC)
-    report = [
-        _feature_range(_column(data, feature.name), feature)
-        for feature in spec.features
-        if feature.numeric
+    now = (now or datetime.now(UTC)) + CLOCK_SKEW
+    features = [feature for feature in spec.features if feature.numeric]
+    return [
+        *(_feature_range(table[feature.name], feature) for feature in features),
+        _time_range(table[spec.event_timestamp], spec.event_timestamp, now),
     ]
-    report.append(_time_range(_column(data, spec.event_timestamp), spec.event_timestamp, now))
-    return report
-
-
-def _column(data: FeatureData, name: str) -> pa.ChunkedArray:
-    from pyarrow import parquet
-
-    return parquet.read_table(data.features_path, columns=[name])[name]
 
 
 def _feature_range(column: pa.ChunkedArray, feature: FeatureSpec) -> Range:

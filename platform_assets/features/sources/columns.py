@@ -22,11 +22,20 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the source. `dtype` None: a time, without an offset in `timezone`."""
+    """One column of the source. `dtype` None: a time, without an offset in `timezone`.
+
+    `name` is that of the model file, `source_column` that of the source where it differs.
+    """
 
     name: str
     dtype: DType | None
     timezone: str | None = None
+    source_column: str = ""
+
+    @property
+    def header(self) -> str:
+        """The name of the column in the source."""
+        return self.source_column or self.name
 
     @property
     def word(self) -> str:
@@ -57,12 +66,16 @@ class Column:
 
 def source_columns(spec: ModelSpec) -> tuple[Column, ...]:
     """Every column that the source has to have: key, time, features, target."""
-    key, time = spec.join_key, spec.event_time
+    key, time, target = spec.join_key, spec.event_time, spec.target
     return (
-        *(() if key.from_row_number else (Column(key.name, key.dtype),)),
-        *(() if time is None else (Column(time.name, None, time.timezone),)),
-        *(Column(feature.name, feature.dtype) for feature in spec.features),
-        Column(spec.target.name, spec.target.dtype),
+        *(
+            ()
+            if key.from_row_number
+            else (Column(key.name, key.dtype, source_column=key.source_column),)
+        ),
+        *(() if time is None else (Column(time.name, None, time.timezone, time.source_column),)),
+        *(Column(one.name, one.dtype, source_column=one.source_column) for one in spec.features),
+        Column(target.name, target.dtype, source_column=target.source_column),
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.content import table_fingerprint
 from platform_assets.features.sources.reader import (
     Progress,
-    Raw,
+    SourceTable,
     check_columns,
-    conform_batch,
     ignored_columns,
 )
 from platform_assets.resources.source import SourceError
@@ -25,31 +25,29 @@ _SKLEARN: Final = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 class DatasetReader:
     """`sklearn.<name>`, whose label is the column `target`, or `vega.<name>`."""
 
-    def __init__(self, dataset: str, columns: Sequence[Column]) -> None:
-        self._dataset, self._columns = dataset, columns
+    def __init__(self, dataset: str, columns: Sequence[Column], *, key: str | None) -> None:
+        self._dataset, self._columns, self._key = dataset, columns, key
 
     @property
     def name(self) -> str:
         """What errors call it."""
         return f"the data set {self._dataset}"
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Dagster's words for it."""
-        return frozenset({"python"})
-
     def fingerprint(self) -> str:
         """SHA-256 of the wanted columns of all rows."""
         return self.read(Progress()).fingerprint
 
-    def read(self, progress: Progress) -> Raw:
+    def read(self, progress: Progress) -> SourceTable:
         """Load the data set."""
         import pyarrow as pa
+
+        from platform_assets.features.sources.builder import TableBuilder
 
         frame = _load(self._dataset)
         found = [str(name) for name in frame.columns]
         check_columns(self.name, found, self._columns)
-        wanted = frame[[column.name for column in self._columns]]
+        headers = list(dict.fromkeys(column.header for column in self._columns))
+        wanted = frame[headers]
         try:
             batch = pa.RecordBatch.from_pandas(wanted, preserve_index=False)
         except pa.ArrowException as exc:
@@ -57,16 +55,11 @@ class DatasetReader:
                 f"{self.name} has a column of several types: {exc}",
                 "leave that column out of the model file, and run again",
             ) from exc
-        batch = conform_batch(self.name, batch, self._columns, 0)
-        table = pa.Table.from_batches([batch])
-        progress.at(f"reading {self._dataset}", table.num_rows)
-        return Raw(
-            self.name,
-            table,
-            ((self.name, table.num_rows),),
-            ignored_columns(found, self._columns),
-            table_fingerprint(table),
-        )
+        builder = TableBuilder(self._columns, self._key, progress)
+        builder.add_batch(self.name, headers, batch)
+        table = builder.build(self.name, table_fingerprint)
+        ignored = ignored_columns(found, self._columns)
+        return replace(table, ignored=ignored)
 
 
 def _load(dataset: str) -> pd.DataFrame:

@@ -1,15 +1,15 @@
-"""What every kind of source offers, and how its rows become columns of the declared types."""
+"""What every kind of source offers, and what is said when it cannot be read."""
 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from platform_assets.features.sources.casting import Mismatch, conform
 from platform_assets.features.sources.columns import Column
 from platform_assets.resources.source import ColumnsError, SourceError
 
@@ -17,19 +17,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Log = Callable[[str], None]
-Wrong = tuple[str, Column | None, str]
-"""A row, and what is wrong in it: a column and its value, or without a column a sentence's rest."""
-SHOWN_PROBLEMS: Final = 5
+SHOWN_PROBLEMS: Final = 10
 _EVERY_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class SourceTable:
     """A source that was read and not yet validated.
 
     `table` has the wanted columns in their declared types; what is missing is null. `parts`
     are the names and row counts of what it was put together from, in order. `ignored` are the
-    columns that nobody wanted.
+    columns that the model file does not name; `warnings` tell what reading changed.
     """
 
     name: str
@@ -37,6 +35,7 @@ class Raw:
     parts: tuple[tuple[str, int], ...]
     ignored: tuple[str, ...]
     fingerprint: str
+    warnings: tuple[str, ...] = ()
 
     def row(self, index: int) -> str:
         """Name a row of the table as its source counts it, from 1."""
@@ -47,6 +46,16 @@ class Raw:
         name, rows = self.parts[part]
         return f"row {index + 1 - ends[part] + rows} of {name}"
 
+    def with_table(self, table: pa.Table) -> SourceTable:
+        """The same with other columns of the same rows."""
+        return dataclasses.replace(self, table=table)
+
+    def first(self, mask: pa.ChunkedArray) -> str:
+        """Name the first row where the mask is true; there is one."""
+        import pyarrow.compute as pc
+
+        return self.row(pc.index(mask, True).as_py())
+
 
 class SourceReader(Protocol):
     """One source, opened for the columns that a model wants."""
@@ -56,16 +65,11 @@ class SourceReader(Protocol):
         """What errors call it, such as "the source file /data/iris.csv"; holds no secret."""
         ...
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Dagster's words for it."""
-        ...
-
     def fingerprint(self) -> str:
         """The identity of the content; raises SourceError when it cannot be read."""
         ...
 
-    def read(self, progress: Progress) -> Raw:
+    def read(self, progress: Progress) -> SourceTable:
         """Read all rows; raises SourceError for what cannot be read as declared."""
         ...
 
@@ -93,7 +97,7 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
     Raises:
         ColumnsError: it names those that are missing or repeated.
     """
-    wanted = [column.name for column in columns]
+    wanted = list(dict.fromkeys(column.header for column in columns))
     missing = [one for one in wanted if one not in found]
     twice = [one for one in wanted if found.count(one) > 1]
     told = (("lacks", missing), ("repeats", twice))
@@ -101,61 +105,32 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
     if said:
         raise ColumnsError(
             f"{name} {' and '.join(said)} in its columns: it has {', '.join(found) or 'none'}",
-            f"give it the columns {', '.join(wanted)}, in any order, or change the model file, "
-            "and run again",
+            f"give it the columns {', '.join(wanted)}, in any order, or change the model file "
+            "(`from:` takes a column of another name), and run again",
         )
-
-
-def wrong_values(name: str, wrong: Sequence[Wrong]) -> SourceError:
-    """The refusal of a source: one sentence for each column, whatever the number of its rows."""
-    said: dict[Column | str, str] = {}
-    remedies: dict[str, None] = {}
-    for row, column, value in wrong[:SHOWN_PROBLEMS]:
-        if column is None:
-            said[row] = f"{row} {value}"
-        elif column in said:
-            said[column] += f", nor is {value} in {row}"
-        else:
-            said[column] = f"{row}, {column.name}: {value} is not {column.word}"
-            remedies[column.remedy] = None
-    more = "; and more" if len(wrong) > SHOWN_PROBLEMS else ""
-    return SourceError(
-        f"{name} has wrong values: {'; '.join(said.values())}{more}",
-        f"{' or '.join(('correct the source', *remedies))}, and run again",
-    )
 
 
 def ignored_columns(found: Sequence[str], columns: Sequence[Column]) -> tuple[str, ...]:
     """The columns of a source that are not wanted, in its order."""
-    wanted = {column.name for column in columns}
+    wanted = {column.header for column in columns}
     return tuple(one for one in found if one not in wanted)
 
 
-def conform_batch(
-    name: str, batch: pa.RecordBatch, columns: Sequence[Column], first_row: int
-) -> pa.RecordBatch:
-    """Bring the wanted columns of a batch to their declared types, without losing anything.
+def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int = 0) -> SourceError:
+    """The refusal of a source: row, column and value of each wrong cell, and how many `more`."""
+    said: dict[Column, str] = {}
+    for row, column, value in wrong:
+        if column in said:
+            said[column] += f", nor is {value} in {row}"
+        else:
+            said[column] = f"{row}, {_shown(column)}: {value} is not {column.word}"
+    others = f"; and {more:,} more" if more > 0 else ""
+    remedies = dict.fromkeys(column.remedy for column in said)
+    return SourceError(
+        f"{name} has wrong values: {'; '.join(said.values())}{others}",
+        f"{' or '.join(('correct the source', *remedies))}, and run again",
+    )
 
-    Args:
-        name: what errors call the source.
-        batch: has at least `columns`.
-        columns: what is wanted, in this order.
-        first_row: how many rows of the source came before it.
 
-    Raises:
-        SourceError: it names rows, columns and values that are of another type.
-    """
-    import pyarrow as pa
-
-    arrays, wrong = [], []
-    for column in columns:
-        try:
-            arrays.append(conform(batch.column(column.name), column))
-        except Mismatch as exc:
-            for row, value in itertools.islice(exc.examples, SHOWN_PROBLEMS + 1):
-                wrong.append((first_row + row + 1, column, value))
-    if wrong:
-        wrong.sort(key=lambda one: one[0])
-        raise wrong_values(name, [(f"row {row}", column, value) for row, column, value in wrong])
-    schema = pa.schema([(column.name, column.arrow) for column in columns])
-    return pa.record_batch(arrays, schema=schema)
+def _shown(column: Column) -> str:
+    return column.name if column.header == column.name else f"{column.name} ({column.header!r})"
