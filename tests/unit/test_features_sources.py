@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
+import socket
 import sqlite3
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from sqlalchemy import make_url
 
 from platform_assets.features.reading import SourceData, read_source
 from platform_assets.features.source import SourceError, open_source, source_fingerprint
@@ -21,6 +24,7 @@ from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.content import table_fingerprint
 from platform_assets.features.sources.reader import Progress
+from platform_assets.features.sources.sql import _batch, _without_secrets
 from platform_assets.model_spec import (
     DatasetSource,
     EventTime,
@@ -219,6 +223,92 @@ def test_a_query_that_cannot_be_is_refused_without_its_password(
     with pytest.raises(SourceError, match=said) as caught:
         _read(SqlSource(url.format(tmp_path / "a.db"), query))
     assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
+
+
+def test_a_query_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    endless = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT * FROM t"
+    query = f"SELECT count(*) AS n FROM ({endless})"
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=r"took longer than 0:00:00\.3.* and was ended"):
+        _read(SqlSource(f"sqlite:///{tmp_path / 'a.db'}", query, dt.timedelta(seconds=0.3)))
+    assert time.monotonic() - started < 20
+
+
+def test_a_database_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform_assets.features.sources.sql._CONNECT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(SourceError, match=r"failed: .*timeout expired"):
+            _read(SqlSource(f"postgresql://me:s3cret@127.0.0.1:{port}/db", "SELECT 1"))
+
+
+def test_what_a_database_says_is_shown_without_secrets(tmp_path: Path) -> None:
+    url = _database(tmp_path / "a.db", mixed_lines())
+    with pytest.raises(SourceError, match="no such column: ni_ce"):
+        _read(SqlSource(url, "SELECT ni_ce FROM loans"))
+    address = make_url("a://me:s3%20cret@h/b?sslpassword=hush hush")
+    said = "no login of me by s3 cret or\n\tHUSH or hush hush"
+    assert _without_secrets(said, address) == "no login of me by *** or HUSH or ***"
+
+
+def test_times_with_and_without_a_zone_in_one_chunk_keep_theirs() -> None:
+    batch = _batch([(dt.datetime(2024, 6, 1),), (dt.datetime(2024, 6, 1, tzinfo=dt.UTC),)], 1)
+    builder = TableBuilder([Column("at", None, "Europe/Berlin")], None, Progress())
+    builder.add_batch("the query", ["at"], batch)
+    found = builder.build("the query", table_fingerprint).table["at"].to_pylist()
+    assert [one.hour for one in found] == [22, 0]
+
+
+def _hours(*rows: str) -> list[int]:
+    """Read meter and local time of each row; return the hours in UTC."""
+    columns = [Column("meter", DType.BYTES), Column("at", None, "Europe/Berlin")]
+    cells = [row.split(" ", 1) for row in rows]
+    batch = pa.record_batch({"meter": [a for a, _ in cells], "at": [b for _, b in cells]})
+    builder = TableBuilder(columns, "meter", Progress())
+    builder.add_batch("the file", ["meter", "at"], batch)
+    found = builder.build("the file", table_fingerprint).table["at"].to_pylist()
+    return [one.hour * 100 + one.minute for one in found]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("a 1:30,a 2:15,a 2:45,a 2:15,a 2:45,a 3:00", [2330, 15, 45, 115, 145, 200]),
+        ("a 3:00,a 2:45,a 2:15,a 2:45,a 2:15,a 1:30", [200, 145, 115, 45, 15, 2330]),
+        ("a 2:30,b 2:30,a 2:30,b 2:30,c 1:00", [30, 30, 130, 130, 2300]),
+        ("a 2:30,a 2:30", [30, 130]),
+        ("a 2:45,a 2:15,a 1:00,a 5:00", "shows twice"),
+        ("a 2:30,b 2:45", "shows twice"),
+        ("a 2:30,a 2:30,a 2:30", "shows twice"),
+    ],
+)
+def test_an_hour_that_comes_twice_follows_the_order_of_its_entity(
+    rows: str, expected: list[int] | str
+) -> None:
+    written = [f"{one[0]} 2024-10-27 0{one[2:]}:00" for one in rows.split(",")]
+    if isinstance(expected, list):
+        assert _hours(*written) == expected
+        return
+    with pytest.raises(SourceError, match=expected):
+        _hours(*written)
+
+
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ([0.1, 123.456, None, 1e-9], False),
+        ([1.5, 16_777_217.0], True),
+        ([1700000000.25, 1700000060.5], True),
+        ([float("inf"), 2.0, 1e300], False),
+    ],
+)
+def test_a_column_that_32_bits_cannot_hold_is_a_warning(
+    values: list[float | None], warned: bool
+) -> None:
+    builder = TableBuilder([Column("x", DType.FP32)], None, Progress())
+    builder.add_batch("the file", ["x"], pa.record_batch({"x": values}))
+    found = builder.build("the file", table_fingerprint).warnings
+    assert [one.partition(" loses")[0] for one in found] == ["x"] * warned
 
 
 CARS = ModelSpec(

@@ -37,12 +37,13 @@ class Losses:
         wide = values.to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
             errors = np.abs(narrow.to_numpy(zero_copy_only=False) - wide)
+        errors[np.isinf(errors)] = np.nan
         loss = self._columns.setdefault(name, _Loss())
-        # What is not a number is passed over: null, and the difference of infinities.
+        # What is not a number is passed over: null, and what is infinite on a side.
         loss.low = min(loss.low, np.fmin.reduce(wide, initial=loss.low))
         loss.high = max(loss.high, np.fmax.reduce(wide, initial=loss.high))
         error = np.fmax.reduce(errors, initial=0.0)
-        if loss.error < error < np.inf:
+        if error > loss.error:
             loss.error, loss.example = float(error), float(wide[np.argmax(errors == error)])
         if error and (loss.high > _WHOLE or loss.low < -_WHOLE):
             loss.whole += int(((errors > 0) & (wide == np.trunc(wide))).sum())

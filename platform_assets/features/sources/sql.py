@@ -171,7 +171,7 @@ def _parsed(url: str) -> URL:
 
 
 def _without_secrets(text: str, url: URL) -> str:
-    values = [url.password, *(one for several in url.query.values() for one in several)]
+    values = [url.password, *(one for several in url.normalized_query.values() for one in several)]
     for secret in values:
         text = text.replace(str(secret), "***") if secret and len(str(secret)) > 2 else text
     return " ".join(text.split())
