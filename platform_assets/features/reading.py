@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -52,7 +53,7 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
     read = open_source(spec, source).read(Progress(log))
     if read.table.num_rows == 0:
         raise SourceError(f"{read.name} has columns and no rows", "add rows to it and run again")
-    rows = read.with_table(_with_keys(read.table, spec))
+    rows = replace(read, table=_with_keys(read.table, spec))
     check_features(rows, spec)
     check_keys(rows, spec)
     classes = check_target(rows, spec)

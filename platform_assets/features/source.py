@@ -10,13 +10,14 @@ from typing import Final
 from platform_assets.features.sources.columns import source_columns
 from platform_assets.features.sources.datasets import DatasetReader
 from platform_assets.features.sources.files import FileReader
-from platform_assets.features.sources.reader import SourceReader
 from platform_assets.features.sources.sql import SqlReader
 from platform_assets.model_spec import FileSource, ModelSpec, SqlSource
 from platform_assets.resources.source import SourceError, SourceResource
 
 __all__ = ["FINGERPRINT_METADATA", "SourceError", "open_source", "source_fingerprint"]
 
+SourceReader = FileReader | SqlReader | DatasetReader
+"""One source, opened for the columns that a model wants."""
 FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
 

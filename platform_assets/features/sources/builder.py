@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from platform_assets.features.sources.casting import Cast, cast, quoted
+from platform_assets.features.sources.casting import cast, quoted
 from platform_assets.features.sources.clock import local_to_utc
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.losses import Losses, merged_keys
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 65_536
 _SHOWN: Final = 40
+_LOCAL: Final = " local"
+_WRITTEN: Final = " written"
+"""Columns beside the wanted ones, by names that none of these has."""
 _ZERO_LED: Final = r"'^\s*[+-]?0[0-9]'"
-
-
-def row_names(rows: Sequence[int]) -> list[str]:
-    """Name rows that are counted from 1."""
-    return [f"row {row}" for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +38,19 @@ class Rows:
     """Some rows of a source, as DuckDB reads them.
 
     `name` is for errors, `part` the shorter one within the source. `relation` stands behind
-    FROM; `values` and `types` are SQL and DuckDB's type of each column of `headers`. `before`
-    rows of the same part came earlier; `locate` names rows, counted from 1.
+    FROM; it has a column c0, c1, ... of one of `types` for each of `headers`. `constants` are
+    more columns, of one text. `before` rows of the same part came earlier; `locate` names rows
+    by their numbers, from 1.
     """
 
     name: str
     part: str
     relation: str
     headers: Sequence[str]
-    values: Sequence[str]
     types: Sequence[str]
+    constants: Mapping[str, str | None] = field(default_factory=dict)
     before: int = 0
-    locate: Callable[[Sequence[int]], Sequence[str]] = row_names
-
-    def with_constants(self, constants: Mapping[str, str | None]) -> Rows:
-        """The same rows with columns of one text each, or of none."""
-        literals = ["NULL::VARCHAR" if one is None else quoted(one) for one in constants.values()]
-        return replace(
-            self,
-            headers=[*self.headers, *constants],
-            values=[*self.values, *literals],
-            types=[*self.types, *["VARCHAR"] * len(constants)],
-        )
+    locate: Callable[[Sequence[int]], list[str]] = lambda rows: [f"row {row}" for row in rows]
 
 
 class TableBuilder:
@@ -87,37 +76,40 @@ class TableBuilder:
                 values that are of another type.
             duckdb.Error: DuckDB cannot read the relation; none of its rows is kept.
         """
-        check_columns(rows.name, rows.headers, self._columns)
-        if self._headers and set(self._headers) != set(rows.headers):
-            raise _disagreement(self._headers, rows)
+        headers = [*rows.headers, *rows.constants]
+        check_columns(rows.name, headers, self._columns)
+        if self._headers and set(self._headers) != set(headers):
+            others = ", ".join(sorted(set(self._headers) ^ set(headers)))
+            raise SourceError(
+                f"{rows.name} has other columns than those before: they differ by {others}",
+                "give all files the same columns, and run again",
+            )
         query = _Query(rows, self._columns, self._key)
-        batches: list[pa.RecordBatch] = []
-        done = rows.before
+        batches, done, wrong = [], rows.before, False
         with self.database.sql(query.cells).to_arrow_reader(_BATCH_ROWS) as reader:
             for batch in reader:
-                if batch.column("wrong").true_count:
+                wrong = batch.column("wrong").true_count > 0
+                if wrong:
                     break
                 batches.append(self._declared(batch))
                 done += batch.num_rows
                 self._progress.at(f"reading {rows.part}", done)
-            else:
-                batch = None
-        if batch is not None:
+        if wrong:
             raise self._refusal(rows, query)
         self._batches += batches
         self._parts[rows.part] = done
-        self._headers = rows.headers
+        self._headers = headers
 
     def add_batch(self, name: str, headers: Sequence[str], batch: pa.RecordBatch) -> None:
         """Cast rows that stand in memory, behind those of the same name."""
         import pyarrow as pa
 
-        places = [f"c{index}" for index in range(batch.num_columns)]
-        table = pa.Table.from_batches([batch]).rename_columns(places)
-        self.database.register("batch", table)
+        table = pa.Table.from_batches([batch])
+        self.database.register(
+            "batch", table.rename_columns([f"c{n}" for n in range(len(headers))])
+        )
         types = [str(one) for one in self.database.table("batch").types]
-        before = self._parts.get(name, 0)
-        self.add(Rows(name, name, "batch", headers, places, types, before))
+        self.add(Rows(name, name, "batch", headers, types, before=self._parts.get(name, 0)))
 
     def build(self, name: str, fingerprint: Callable[[pa.Table], str]) -> SourceTable:
         """Return what was added, with times in UTC.
@@ -128,124 +120,105 @@ class TableBuilder:
         import pyarrow as pa
 
         self.database.close()
-        extra = [("local", pa.bool_()), ("written", pa.string())]
-        schema = [(f"k{place}", _read_type(one)) for place, one in enumerate(self._columns)]
-        table = pa.Table.from_batches(self._batches, schema=pa.schema([*schema, *extra]))
-        local, written = table["local"], table["written"]
-        table = table.select(range(len(self._columns)))
-        table = table.rename_columns([column.name for column in self._columns])
-        parts = tuple(self._parts.items()) or ((name, 0),)
-        ignored = ignored_columns(self._headers, self._columns)
-        source = SourceTable(name, table, parts, ignored, "")
+        types = [(one.name, _read_type(one)) for one in self._columns]
+        schema = pa.schema([*types, (_LOCAL, pa.bool_()), (_WRITTEN, pa.string())])
+        table = pa.Table.from_batches(self._batches, schema=schema)
+        local, written = table[_LOCAL], table[_WRITTEN]
+        source = SourceTable(
+            name,
+            table.drop_columns([_LOCAL, _WRITTEN]),
+            tuple(self._parts.items()) or ((name, 0),),
+            ignored_columns(self._headers, self._columns),
+        )
         for column in self._columns:
             if column.timezone is not None:
-                source = source.with_table(local_to_utc(source, column, local, self._key))
-        keys = None if self._key is None else source.table[self._key]
-        return SourceTable(
-            name,
-            source.table,
-            parts,
-            ignored,
-            fingerprint(source.table),
-            (*self._losses.warnings(), *merged_keys(self._key, keys, written)),
+                table = local_to_utc(source, column, local, self._key)
+                source = replace(source, table=table)
+        merged = [] if self._key is None else merged_keys(self._key, source.table, written)
+        return replace(
+            source,
+            fingerprint=fingerprint(source.table),
+            warnings=(*self._losses.warnings(), *merged),
         )
 
     def _declared(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch in the declared types, without the mark of wrong rows."""
         import pyarrow as pa
 
-        arrays = []
-        for place, column in enumerate(self._columns):
-            values = batch.column(place)
-            narrow = values.cast(_read_type(column), safe=False)
+        arrays = {}
+        for values, column in zip(batch.columns, self._columns, strict=False):
+            narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
             if column.dtype is DType.FP32:
                 self._losses.note(column.name, values, narrow)
-            arrays.append(narrow)
-        names = [f"k{place}" for place in range(len(arrays))]
-        arrays += [batch.column("local"), batch.column("written")]
-        return pa.record_batch(arrays, names=[*names, "local", "written"])
+        return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
 
     def _refusal(self, rows: Rows, query: _Query) -> SourceError:
-        found = self.database.sql(query.wrong_rows).fetchall()
-        [(count,)] = self.database.sql(query.wrong_count).fetchall()
-        cells = [
-            (number, column, _shown(value, one, type_))
-            for number, values in found
-            for value, column, one, type_ in zip(
-                values, self._columns, query.casts, query.types, strict=True
-            )
-            if value is not None
-        ][:SHOWN_PROBLEMS]
-        names = rows.locate([rows.before + number for number, _, _ in cells])
-        return wrong_values(
-            rows.name,
-            [(name, column, text) for name, (_, column, text) in zip(names, cells, strict=True)],
-            count - len(cells),
-        )
+        cells = self.database.sql(query.wrong_cells).limit(SHOWN_PROBLEMS).fetchall()
+        [(count,)] = self.database.sql(f"SELECT count(*) FROM ({query.wrong_cells})").fetchall()
+        names = rows.locate([rows.before + row for row, _, _ in cells])
+        wrong = [
+            (name, self._columns[place], query.shown(place, value))
+            for name, (_, place, value) in zip(names, cells, strict=True)
+        ]
+        return wrong_values(rows.name, wrong, count - len(cells))
 
 
 class _Query:
-    """SQL that casts `rows`, and that looks at those that cannot be cast."""
+    """SQL that casts `rows`, and that finds the cells that cannot be cast."""
 
     def __init__(self, rows: Rows, columns: Sequence[Column], key: str | None) -> None:
-        places = [list(rows.headers).index(column.header) for column in columns]
-        self.types = [rows.types[place] for place in places]
-        self.casts: list[Cast] = [
-            cast(column, f"v{index}", type_)
-            for index, (column, type_) in enumerate(zip(columns, self.types, strict=True))
+        headers = [*rows.headers, *rows.constants]
+        literals = [
+            "NULL::VARCHAR" if one is None else quoted(one) for one in rows.constants.values()
         ]
-        values = ", ".join(f"{rows.values[place]} AS v{i}" for i, place in enumerate(places))
-        casts = ", ".join(f"{one.value} AS k{i}" for i, one in enumerate(self.casts))
-        marks = [
+        values = [*(f"c{place}" for place in range(len(rows.headers))), *literals]
+        types = [*rows.types, *["VARCHAR"] * len(literals)]
+        places = [headers.index(column.header) for column in columns]
+        self._types = [types[place] for place in places]
+        self._casts = [
+            cast(column, f"v{i}", type_)
+            for i, (column, type_) in enumerate(zip(columns, self._types, strict=True))
+        ]
+        local, written = "false", "NULL::VARCHAR"
+        for i, column in enumerate(columns):
+            if column.timezone is not None:
+                local = self._casts[i].local
+            if column.name == key and column.dtype is DType.INT64 and self._types[i] == "VARCHAR":
+                # A key with leading zeros as it is written, null for any other.
+                odd = f"CAST(k{i} AS VARCHAR) <> v{i} AND regexp_matches(v{i}, {_ZERO_LED})"
+                written = f"CASE WHEN {odd} THEN v{i} END"
+        wrong = [
             f"(CASE WHEN k{i} IS NULL THEN {one.present} ELSE false END)"
-            for i, one in enumerate(self.casts)
+            for i, one in enumerate(self._casts)
         ]
-        times = [
-            one.local for one, column in zip(self.casts, columns, strict=True) if column.timezone
-        ]
-        cells = f"(SELECT *, {casts} FROM (SELECT {values} FROM {rows.relation}))"
-        wrong = f"({' OR '.join(marks)})"
-        kept = ", ".join(f"k{i}" for i in range(len(columns)))
+        picked = _listed(f"{values[place]} AS v{i}" for i, place in enumerate(places))
+        casts = _listed(f"{one.value} AS k{i}" for i, one in enumerate(self._casts))
+        cells = f"(SELECT *, {casts} FROM (SELECT {picked} FROM {rows.relation}))"
+        kept = _listed(f"k{i}" for i in range(len(columns)))
         self.cells = (
-            f"SELECT {kept}, {times[0] if times else 'false'} AS local, "
-            f"{self._written(columns, key)} AS written, {wrong} AS wrong FROM {cells}"
+            f'SELECT {kept}, {local} AS "{_LOCAL}", {written} AS "{_WRITTEN}", '
+            f"{' OR '.join(wrong)} AS wrong FROM {cells}"
         )
-        shown = ", ".join(
-            f"CASE WHEN {mark} THEN CAST(v{i} AS VARCHAR) END" for i, mark in enumerate(marks)
+        found = _listed(
+            f"CASE WHEN {one} THEN {{'place': {i}, 'value': CAST(v{i} AS VARCHAR)}} END"
+            for i, one in enumerate(wrong)
         )
-        self.wrong_rows = (
-            f"SELECT row, shown FROM (SELECT row_number() OVER () AS row, [{shown}] AS shown, "
-            f"{wrong} AS wrong FROM {cells}) WHERE wrong ORDER BY row LIMIT {SHOWN_PROBLEMS}"
+        self.wrong_cells = (
+            "SELECT row, cell.place, cell.value FROM (SELECT row, unnest(found) AS cell FROM "
+            f"(SELECT row_number() OVER () AS row, [{found}] AS found, {' OR '.join(wrong)} AS "
+            f"wrong FROM {cells}) WHERE wrong) WHERE cell IS NOT NULL ORDER BY row, cell.place"
         )
-        self.wrong_count = f"SELECT sum({' + '.join(f'{m}::INT' for m in marks)}) FROM {cells}"
 
-    def _written(self, columns: Sequence[Column], key: str | None) -> str:
-        """A key with leading zeros as it is written, null for any other."""
-        for place, column in enumerate(columns):
-            if (
-                column.name == key
-                and column.dtype is DType.INT64
-                and self.types[place] == "VARCHAR"
-            ):
-                return (
-                    f"CASE WHEN CAST(k{place} AS VARCHAR) <> v{place} AND "
-                    f"regexp_matches(v{place}, {_ZERO_LED}) THEN v{place} END"
-                )
-        return "CAST(NULL AS VARCHAR)"
+    def shown(self, place: int, value: str) -> str:
+        """A value of the column at `place` for people, with its type where that is the fault."""
+        type_, short = self._types[place], value[:_SHOWN]
+        if self._casts[place].foreign:
+            return f"{short} (type {type_})"
+        return repr(short) if type_ == "VARCHAR" else short
 
 
-def _disagreement(before: Sequence[str], rows: Rows) -> SourceError:
-    lacking = sorted(set(before) - set(rows.headers))
-    more = sorted(set(rows.headers) - set(before))
-    said = [
-        f"{word} {', '.join(names)}"
-        for word, names in (("lacks", lacking), ("also has", more))
-        if names
-    ]
-    return SourceError(
-        f"{rows.name} {' and '.join(said)}: it does not have the columns of those before",
-        "give all files the same columns, and run again",
-    )
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(parts)
 
 
 def _connect() -> duckdb.DuckDBPyConnection:
@@ -265,10 +238,3 @@ def _read_type(column: Column) -> pa.DataType:
     import pyarrow as pa
 
     return column.arrow if column.timezone is None else pa.timestamp("us")
-
-
-def _shown(value: str, one: Cast, source_type: str) -> str:
-    short = value[:_SHOWN]
-    if one.foreign:
-        return f"{short} (type {source_type})"
-    return repr(short) if source_type == "VARCHAR" else short

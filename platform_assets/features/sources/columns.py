@@ -66,17 +66,14 @@ class Column:
 
 def source_columns(spec: ModelSpec) -> tuple[Column, ...]:
     """Every column that the source has to have: key, time, features, target."""
-    key, time, target = spec.join_key, spec.event_time, spec.target
-    return (
-        *(
-            ()
-            if key.from_row_number
-            else (Column(key.name, key.dtype, source_column=key.source_column),)
-        ),
-        *(() if time is None else (Column(time.name, None, time.timezone, time.source_column),)),
-        *(Column(one.name, one.dtype, source_column=one.source_column) for one in spec.features),
-        Column(target.name, target.dtype, source_column=target.source_column),
-    )
+    key, time = spec.join_key, spec.event_time
+    keys = [] if key.from_row_number else [key]
+    times = [] if time is None else [Column(time.name, None, time.timezone, time.source_column)]
+    typed = [
+        Column(one.name, one.dtype, source_column=one.source_column)
+        for one in (*keys, *spec.features, spec.target)
+    ]
+    return (*typed[: len(keys)], *times, *typed[len(keys) :])
 
 
 def arrow_type(dtype: DType) -> pa.DataType:

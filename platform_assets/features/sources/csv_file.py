@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from platform_assets.resources.source import ColumnsError, SourceError
 _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SHOWN: Final = 40
 _LONGEST_LINE: Final = 16 << 20
+_PATIENT: Final = f"strict_mode=false, parallel=false, max_line_size={_LONGEST_LINE}"
 _FIX: Final = "correct the source file and run again"
 _AS_UTF8: Final = "save it as UTF-8 with a value for each column, and run again"
 
@@ -50,25 +51,23 @@ class CsvFile:
             OSError: the file cannot be read.
         """
         wanted = {column.header for column in self.columns} - set(self.constants)
-        found = {}
+        found = []
         for mark in [self.separator] if self.separator else _SEPARATORS:
-            line, cells = next(self._cells(mark), (0, []))
-            found[mark] = cells, mark, max(0, line - 1 - sum(one.count("\n") for one in cells))
-        if not all(_is_text(one) for cells, _, _ in found.values() for one in cells):
-            raise SourceError(
-                f"{self.name} is not UTF-8 text: its first line holds other bytes", _AS_UTF8
-            )
-        fitting = [mark for mark, (cells, _, _) in found.items() if wanted <= set(cells)]
-        if not next(iter(found.values()))[0]:
+            line, cells = next(self._cells(mark), (1, []))
+            found.append((cells, mark, max(0, line - 1 - "".join(cells).count("\n"))))
+        if not found[0][0]:
             raise SourceError(
                 f"{self.name} is empty", "write a header line and rows to it, and run again"
             )
-        if len(fitting) == 1 or self.separator:
-            return found[self.separator or fitting[0]]
-        if fitting:
-            said = "may be separated by " + " or by ".join(_SEPARATORS[one] for one in fitting)
+        if not all(_is_text(cell) for cells, _, _ in found for cell in cells):
+            said = "is not UTF-8 text: its first line holds other bytes"
+            raise SourceError(f"{self.name} {said}", _AS_UTF8)
+        best = max(found, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
+        fitting = [_SEPARATORS.get(mark, mark) for cells, mark, _ in found if wanted <= set(cells)]
+        if len(fitting) > 1:
+            said = f"may be separated by {' or by '.join(fitting)}"
             raise ColumnsError(f"{self.name} {said}", "say source.separator in the model file")
-        return max(found.values(), key=lambda one: (len(wanted & set(one[0])), len(one[0])))
+        return best
 
     def read_into(self, builder: TableBuilder) -> None:
         """Add all rows; raises SourceError for what is no table or not of the declared types."""
@@ -76,113 +75,92 @@ class CsvFile:
 
         header, separator, blank = self.header()
         try:
-            builder.add(self._rows(header, separator, blank))
+            builder.add(self._rows(header, separator, blank, "strict_mode=true"))
         except duckdb.Error as exc:
             # DuckDB stops at its first complaint, in its own words. Read again slowly, to say
             # which rows are wrong and how.
             self._check_structure(separator)
             try:
                 # It is well-formed: lines that end in two ways, or that are long or quoted.
-                builder.add(self._rows(header, separator, blank, patient=True))
+                builder.add(self._rows(header, separator, blank, _PATIENT))
             except duckdb.Error:
                 said = str(exc).partition("\n")[0]
                 raise SourceError(f"{self.name} cannot be read as CSV: {said}", _FIX) from None
 
-    def _rows(
-        self, header: Sequence[str], separator: str, blank: int, *, patient: bool = False
-    ) -> Rows:
-        places = [f"c{index}" for index in range(len(header))]
-        options = [
-            quoted(str(self.path)),
-            f"auto_detect=false, header=true, skip={blank}, quote='\"', escape='\"'",
-            f"delim={quoted(separator)}",
-            "columns={" + ", ".join(f"'{place}': 'VARCHAR'" for place in places) + "}",
-            "compression='gzip'" if self._zipped else "compression='none'",
-            f"parallel=false, strict_mode=false, max_line_size={_LONGEST_LINE}"
-            if patient
-            else "strict_mode=true",
-        ]
+    def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> Rows:
+        columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
+        relation = (
+            f"read_csv({quoted(str(self.path))}, auto_detect=false, header=true, skip={blank}, "
+            f"delim={quoted(separator)}, quote='\"', escape='\"', columns={{{columns}}}, "
+            f"compression='{'gzip' if self._zipped else 'none'}', {mode})"
+        )
         return Rows(
             self.name,
             self.part,
-            f"read_csv({', '.join(options)})",
+            relation,
             header,
-            places,
-            ["VARCHAR"] * len(places),
+            ["VARCHAR"] * len(header),
+            self.constants,
             locate=lambda rows: self._located(rows, separator),
-        ).with_constants(self.constants)
+        )
 
     @property
     def _zipped(self) -> bool:
         return self.path.suffix.lower() == ".gz"
 
-    @contextmanager
-    def _text(self, **options: Any) -> Iterator[Any]:
-        opened: Any = gzip.open if self._zipped else open
-        try:
-            with opened(self.path, "rt", encoding="utf-8-sig", newline="", **options) as file:
-                yield file
-        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-            raise SourceError(f"{self.name} is damaged: {exc}", "write it again") from exc
-
     def _cells(self, separator: str) -> Iterator[tuple[int, list[str]]]:
-        """The lines that are not blank, as number and cells; foreign bytes are surrogates."""
+        """The lines that are not blank, as number and cells; foreign bytes are surrogates.
+
+        The last one has no cells where it is no CSV.
+        """
+        opened: Any = gzip.open if self._zipped else open
         csv.field_size_limit(_LONGEST_LINE)
-        with self._text(errors="surrogateescape") as file:
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            try:
+        try:
+            with opened(
+                self.path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""
+            ) as file:
+                reader = csv.reader(file, delimiter=separator, strict=True)
+                line = 0
                 for cells in reader:
+                    line = reader.line_num
                     if cells:
-                        yield reader.line_num, cells
-            except csv.Error as exc:
-                yield -reader.line_num, [str(exc)]
+                        yield line, cells
+        except csv.Error:
+            yield line + 1, []
+        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+            raise SourceError(f"{self.name} is damaged: {exc}", _FIX) from exc
 
     def _located(self, rows: Sequence[int], separator: str) -> list[str]:
-        lines: dict[int, int] = {}
-        for row, (line, _) in enumerate(self._cells(separator)):
-            if row in rows:
-                lines[row] = line
-            if row >= max(rows):
-                break
+        first = enumerate(itertools.islice(self._cells(separator), max(rows) + 1))
+        lines = {row: line for row, (line, _) in first if row in rows}
         return [f"row {row} (line {lines.get(row, row + 1)})" for row in rows]
 
     def _check_structure(self, separator: str) -> None:
         """Return when every row has a value for each column, in UTF-8."""
-        cells = self._cells(separator)
-        _, header = next(cells)
-        said: list[str] = []
-        row, last = 0, 1
-        for row, (line, values) in enumerate(cells, start=1):
-            at = f"row {row} (line {abs(line)})"
-            if line < 0:
-                at = f"row {row} (line {last + 1})"
-                said.append(
+        wrong = list(itertools.islice(self._wrong_rows(separator), SHOWN_PROBLEMS + 1))
+        if wrong:
+            more = "; and more" if len(wrong) > SHOWN_PROBLEMS else ""
+            said = "; ".join(wrong[:SHOWN_PROBLEMS]) + more
+            raise SourceError(f"{self.name} is not a table: {said}", _AS_UTF8)
+
+    def _wrong_rows(self, separator: str) -> Iterator[str]:
+        rows = self._cells(separator)
+        _, header = next(rows)
+        for row, (line, values) in enumerate(rows, start=1):
+            at = f"row {row} (line {line})"
+            if not values:
+                yield (
                     f"{at} has a quotation mark that is not closed, or not where a value begins "
                     "and ends"
                 )
             elif len(values) != len(header):
                 count = "1 value" if len(values) == 1 else f"{len(values)} values"
-                said.append(f"{at} has {count}, not {len(header)}")
-            else:
-                said += [
-                    f"{at}, {name}: {_bytes(value)} is not UTF-8 text"
-                    for name, value in zip(header, values, strict=True)
-                    if not _is_text(value)
-                ]
-            last = line
-            if len(said) > SHOWN_PROBLEMS:
-                break
-        if said:
-            more = "; and more" if len(said) > SHOWN_PROBLEMS else ""
-            raise SourceError(
-                f"{self.name} is not a table: {'; '.join(said[:SHOWN_PROBLEMS])}{more}",
-                _AS_UTF8,
-            )
+                yield f"{at} has {count}, not {len(header)}"
+            for name, value in zip(header, values, strict=False):
+                if not _is_text(value):
+                    shown = value.encode("utf-8", "surrogateescape")[:_SHOWN]
+                    yield f"{at}, {name}: {shown!r} is not UTF-8 text"
 
 
 def _is_text(value: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in value)
-
-
-def _bytes(value: str) -> str:
-    return repr(value.encode("utf-8", "surrogateescape")[:_SHOWN])

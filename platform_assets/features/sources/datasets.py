@@ -47,9 +47,8 @@ class DatasetReader:
         found = [str(name) for name in frame.columns]
         check_columns(self.name, found, self._columns)
         headers = list(dict.fromkeys(column.header for column in self._columns))
-        wanted = frame[headers]
         try:
-            batch = pa.RecordBatch.from_pandas(wanted, preserve_index=False)
+            batch = pa.RecordBatch.from_pandas(frame[headers], preserve_index=False)
         except pa.ArrowException as exc:
             raise SourceError(
                 f"{self.name} has a column of several types: {exc}",
@@ -58,35 +57,22 @@ class DatasetReader:
         builder = TableBuilder(self._columns, self._key, progress)
         builder.add_batch(self.name, headers, batch)
         table = builder.build(self.name, table_fingerprint)
-        ignored = ignored_columns(found, self._columns)
-        return replace(table, ignored=ignored)
+        return replace(table, ignored=ignored_columns(found, self._columns))
 
 
 def _load(dataset: str) -> pd.DataFrame:
-    package, _, name = dataset.partition(".")
-    if package == "sklearn" and name in _SKLEARN:
-        from sklearn import datasets
-
-        frame: pd.DataFrame = getattr(datasets, f"load_{name}")(as_frame=True).frame
-        return frame
-    shipped = _vega_names()
-    if package == "vega" and name in shipped:
-        return _load_vega(name)
-    known = [f"sklearn.{one}" for one in _SKLEARN] + [f"vega.{one}" for one in shipped]
-    raise SourceError(
-        f"there is no data set {dataset}", f"use one of {', '.join(known)}, and run again"
-    )
-
-
-def _vega_names() -> list[str]:
-    from vega_datasets import local_data
-
-    return [name.replace("-", "_") for name in local_data.list_datasets()]
-
-
-def _load_vega(name: str) -> pd.DataFrame:
     # `local_data` reads the files of the package and has no way to the network.
+    from sklearn import datasets
     from vega_datasets import local_data
 
-    frame: pd.DataFrame = getattr(local_data, name)()
+    loaders = {f"sklearn.{name}": getattr(datasets, f"load_{name}") for name in _SKLEARN}
+    vega = [name.replace("-", "_") for name in local_data.list_datasets()]
+    if dataset not in loaders and dataset not in {f"vega.{name}" for name in vega}:
+        known = ", ".join([*loaders, *(f"vega.{name}" for name in vega)])
+        raise SourceError(f"there is no data set {dataset}", f"use one of {known}, and run again")
+    frame: pd.DataFrame = (
+        loaders[dataset](as_frame=True).frame
+        if dataset in loaders
+        else getattr(local_data, dataset.partition(".")[2])()
+    )
     return frame

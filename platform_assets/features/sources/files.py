@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from platform_assets.features.sources.csv_file import CsvFile
     from platform_assets.features.sources.parquet_file import ParquetFile
 
-_KINDS: Final = {".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet"}
+_KINDS: Final = dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "CSV") | {
+    ".parquet": "Parquet"
+}
 _NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 _SETTLED_S: Final = 2.0
 """A file that changed within this time may change again at what its clock calls the same time."""
@@ -94,11 +96,11 @@ class FileReader:
         from platform_assets.features.sources.parquet_file import ParquetFile
 
         part = self._label(file)
-        name = self.name if file == self._path else f"the source file {part} of {self._shown}"
         constants = _partitions(Path(part))
-        if _kind(file) == "CSV":
-            return CsvFile(file, name, part, constants, self._separator, self._columns)
-        return ParquetFile(file, name, part, constants)
+        if _kind(file) == "Parquet":
+            return ParquetFile(file, self._named(file), part, constants)
+        columns = self._columns
+        return CsvFile(file, self._named(file), part, constants, self._separator, columns)
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():
@@ -109,27 +111,25 @@ class FileReader:
         else:
             found = [self._path]
         files = sorted(one for one in found if not one.name.startswith("."))
-        if not files:
-            raise SourceError(
-                f"{self.name}: no CSV or Parquet file is there",
-                "put files there that end in .csv, .csv.gz, .tsv or .parquet, and run again",
-            )
-        if len({_kind(one) for one in files}) > 1 or not _kind(files[0]):
-            endings = sorted({repr(one.suffix.lower()) for one in files})
-            raise SourceError(
-                f"{self.name}: the names end in {', '.join(endings)}",
-                "use files that all end in .csv (.csv.gz, .tsv), or all in .parquet, and run again",
-            )
-        return files
+        if files and _kind(files[0]) and len({_kind(one) for one in files}) == 1:
+            return files
+        endings = sorted({repr(one.suffix.lower()) for one in files})
+        said = (
+            f"the names end in {', '.join(endings)}" if files else "no CSV or Parquet file is there"
+        )
+        raise SourceError(
+            f"{self.name}: {said}",
+            "use files that all end in .csv (.csv.gz, .tsv), or all in .parquet, and run again",
+        )
 
     def _identity(self, files: Sequence[Path], digest: Callable[[Path], str]) -> str:
-        if files == [self._path]:
-            with self._access(files[0]):
-                return digest(files[0])
         whole = hashlib.sha256()
         for file in files:
             with self._access(file):
-                whole.update(f"{self._label(file)}\0{digest(file)}\n".encode())
+                found = digest(file)
+            if file == self._path:
+                return found
+            whole.update(f"{self._label(file)}\0{found}\n".encode())
         return whole.hexdigest()
 
     def _label(self, file: Path) -> str:
@@ -157,13 +157,13 @@ class FileReader:
             ) from exc
 
     def _named(self, file: Path) -> str:
-        return self.name if file == self._path else f"the source file {file.name} of {self._shown}"
+        if file == self._path:
+            return self.name
+        return f"the source file {self._label(file)} of {self._shown}"
 
 
 def _kind(file: Path) -> str | None:
-    name = file.name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    return None if name.endswith(".parquet.gz") else _KINDS.get(suffix)
+    return next((kind for end, kind in _KINDS.items() if file.name.lower().endswith(end)), None)
 
 
 def _inside(folder: Path) -> Iterator[Path]:

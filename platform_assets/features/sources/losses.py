@@ -51,46 +51,32 @@ class Losses:
     def warnings(self) -> list[str]:
         """A sentence for each column that loses whole numbers or much of its range."""
         return [
-            f"{name} loses digits as number, a 32-bit float: {loss.example:.17g} is read as "
-            f"{_narrow(loss.example):.17g}; declare double or integer where they count"
+            f"{name} loses digits as number, a 32-bit float: {loss.example:.17g} is read with an "
+            f"error of {loss.error:g}; declare double or integer where they count"
             for name, loss in self._columns.items()
             if loss.whole or loss.error > _NOTICED * (loss.high - loss.low)
         ]
 
 
-def merged_keys(
-    name: str | None, keys: pa.ChunkedArray | None, written: pa.ChunkedArray
-) -> list[str]:
+def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> list[str]:
     """A sentence when integer keys that are written with leading zeros became one with others.
 
-    Args:
-        name: the column of the keys.
-        keys: as they were read; None where rows are numbered.
-        written: those with leading zeros as they stand in the source, null for the others.
+    `name` is the column of the keys; `written` has those with leading zeros as they stand in
+    the source, null for the others.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if keys is None or written.null_count == len(written):
+    if written.null_count == len(written):
         return []
-    texts = pc.coalesce(pc.utf8_trim_whitespace(written), keys.cast(pa.string()))
-    groups = pa.table({"key": keys, "text": texts}).group_by("key")
-    counted = groups.aggregate([("text", "count_distinct"), ("text", "distinct")])
-    merged = counted.filter(pc.greater(counted["text_count_distinct"], 1))
-    if not merged.num_rows:
-        return []
+    texts = pc.coalesce(pc.utf8_trim_whitespace(written), table[name].cast(pa.string()))
+    keys = pa.table({"key": table[name], "text": texts}).group_by("key")
+    spellings = keys.aggregate([("text", "distinct")])["text_distinct"]
+    merged = spellings.filter(pc.greater(pc.list_value_length(spellings), 1))
     shown = "; ".join(
-        " and ".join(map(repr, sorted(texts)))
-        for texts in merged["text_distinct"].slice(0, _SHOWN_KEYS).to_pylist()
+        " and ".join(map(repr, sorted(texts))) for texts in merged[:_SHOWN_KEYS].to_pylist()
     )
     return [
-        f"{name}: {merged.num_rows:,} keys are written in several ways and are one entity each as "
+        f"{name}: {len(merged):,} keys are written in several ways and are one entity each as "
         f"integer ({shown}); declare type: text for the key where they differ"
-    ]
-
-
-def _narrow(value: float) -> float:
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    ] * bool(len(merged))

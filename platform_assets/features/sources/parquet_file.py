@@ -42,12 +42,11 @@ class ParquetFile:
         [header] = self.header()
         relation = f"read_parquet({quoted(str(self.path))}, hive_partitioning=false)"
         # By place: DuckDB takes names that differ in case alone for one.
-        places = [f"c{index}" for index in range(len(header))]
+        places = ", ".join(f"c{place}" for place in range(len(header)))
         try:
             types = [str(one) for one in builder.database.sql(f"FROM {relation} LIMIT 0").types]
-            relation = f"{relation} AS file({', '.join(places)})"
-            rows = Rows(self.name, self.part, relation, header, places, types)
-            builder.add(rows.with_constants(self.constants))
+            relation = f"{relation} AS file({places})"
+            builder.add(Rows(self.name, self.part, relation, header, types, self.constants))
         except duckdb.Error as exc:
             raise self._damaged(exc) from exc
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import Column
 from platform_assets.resources.source import ColumnsError, SourceError
@@ -34,7 +33,7 @@ class SourceTable:
     table: pa.Table
     parts: tuple[tuple[str, int], ...]
     ignored: tuple[str, ...]
-    fingerprint: str
+    fingerprint: str = ""
     warnings: tuple[str, ...] = ()
 
     def row(self, index: int) -> str:
@@ -46,32 +45,11 @@ class SourceTable:
         name, rows = self.parts[part]
         return f"row {index + 1 - ends[part] + rows} of {name}"
 
-    def with_table(self, table: pa.Table) -> SourceTable:
-        """The same with other columns of the same rows."""
-        return dataclasses.replace(self, table=table)
-
     def first(self, mask: pa.ChunkedArray) -> str:
         """Name the first row where the mask is true; there is one."""
         import pyarrow.compute as pc
 
         return self.row(pc.index(mask, True).as_py())
-
-
-class SourceReader(Protocol):
-    """One source, opened for the columns that a model wants."""
-
-    @property
-    def name(self) -> str:
-        """What errors call it, such as "the source file /data/iris.csv"; holds no secret."""
-        ...
-
-    def fingerprint(self) -> str:
-        """The identity of the content; raises SourceError when it cannot be read."""
-        ...
-
-    def read(self, progress: Progress) -> SourceTable:
-        """Read all rows; raises SourceError for what cannot be read as declared."""
-        ...
 
 
 class Progress:
@@ -98,10 +76,11 @@ def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) ->
         ColumnsError: it names those that are missing or repeated.
     """
     wanted = list(dict.fromkeys(column.header for column in columns))
-    missing = [one for one in wanted if one not in found]
-    twice = [one for one in wanted if found.count(one) > 1]
-    told = (("lacks", missing), ("repeats", twice))
-    said = [f"{word} {', '.join(names)}" for word, names in told if names]
+    wrong = {
+        "lacks": [one for one in wanted if one not in found],
+        "repeats": [one for one in wanted if found.count(one) > 1],
+    }
+    said = [f"{word} {', '.join(names)}" for word, names in wrong.items() if names]
     if said:
         raise ColumnsError(
             f"{name} {' and '.join(said)} in its columns: it has {', '.join(found) or 'none'}",
@@ -123,14 +102,11 @@ def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int 
         if column in said:
             said[column] += f", nor is {value} in {row}"
         else:
-            said[column] = f"{row}, {_shown(column)}: {value} is not {column.word}"
+            header = "" if column.header == column.name else f" ({column.header!r})"
+            said[column] = f"{row}, {column.name}{header}: {value} is not {column.word}"
     others = f"; and {more:,} more" if more > 0 else ""
     remedies = dict.fromkeys(column.remedy for column in said)
     return SourceError(
         f"{name} has wrong values: {'; '.join(said.values())}{others}",
         f"{' or '.join(('correct the source', *remedies))}, and run again",
     )
-
-
-def _shown(column: Column) -> str:
-    return column.name if column.header == column.name else f"{column.name} ({column.header!r})"

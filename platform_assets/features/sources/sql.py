@@ -20,16 +20,7 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS: Final = 20_000
 _CONNECT_S: Final = 10
-_CONNECT_OPTION: Final = {
-    "pysqlite": "timeout",
-    "psycopg2": "connect_timeout",
-    "psycopg": "connect_timeout",
-    "pg8000": "timeout",
-    "pymysql": "connect_timeout",
-    "mysqldb": "connect_timeout",
-    "pyodbc": "timeout",
-    "oracledb": "tcp_connect_timeout",
-}
+_CONNECT_OPTION: Final = {"pysqlite": "timeout", "pg8000": "timeout", "pyodbc": "timeout"} | dict.fromkeys(("psycopg2", "psycopg", "pymysql", "mysqldb"), "connect_timeout")
 """How drivers call the seconds that they wait for a connection."""
 
 
