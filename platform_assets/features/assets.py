@@ -23,10 +23,12 @@ from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
-from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec
+from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
 from platform_assets.resources.failures import failure
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.source import SourceResource
+
+_KINDS = {FileSource: "file", DatasetSource: "python", SqlSource: "sql"}
 
 
 def feature_assets(spec: ModelSpec) -> list[AssetsDefinition]:
@@ -39,7 +41,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
 
     @asset(
         **spec.asset("features"),
-        kinds={_source_kind(spec), "parquet"},
+        kinds={_KINDS[type(spec.source)], "parquet"},
         check_specs=source_checks(spec),
         freshness_policy=freshness and FreshnessPolicy.time_window(fail_window=freshness),
         description=(
@@ -62,8 +64,6 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
                 "make room there and let this user write to it, then run again",
             ) from exc
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
-        for warning in found.warnings:
-            context.log.warning(warning)
         yield MaterializeResult(
             value=data,
             check_results=source_check_results(found, spec),
@@ -78,12 +78,6 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
         )
 
     return features
-
-
-def _source_kind(spec: ModelSpec) -> str:
-    if isinstance(spec.source, FileSource):
-        return "file"
-    return "python" if isinstance(spec.source, DatasetSource) else "sql"
 
 
 def _online_features(spec: ModelSpec) -> AssetsDefinition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -45,14 +46,11 @@ def _check_nulls(rows: SourceTable, spec: ModelSpec) -> None:
     nullable = {feature.name for feature in spec.features if feature.nullable}
     if spec.target.drop_missing:
         nullable.add(spec.target.name)
-    said = [
-        f"{name}: {rows.table[name].null_count}, first in {rows.first(rows.table[name].is_null())}"
-        for name in rows.table.column_names
-        if name not in nullable and rows.table[name].null_count
-    ]
+    wanted = [name for name in rows.table.column_names if name not in nullable]
+    said = _places(rows, {name: rows.table[name].is_null() for name in wanted})
     if said:
         raise SourceError(
-            f"{rows.name} has empty values ({'; '.join(said)})",
+            f"{rows.name} has empty values ({said})",
             "fill them, or say in the model file that the feature is nullable (or that rows "
             "without a label are dropped), and run again",
         )
@@ -62,21 +60,26 @@ def _check_finite(rows: SourceTable, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    said = []
-    for name in (*spec.feature_names, spec.target.name):
-        column = rows.table[name]
-        if not pa.types.is_floating(column.type):
-            continue
-        infinite = pc.is_inf(column)
-        count = pc.sum(infinite).as_py()
-        if count:
-            said.append(f"{name}: {count}, first in {rows.first(infinite)}")
+    columns = {name: rows.table[name] for name in (*spec.feature_names, spec.target.name)}
+    floats = {name: one for name, one in columns.items() if pa.types.is_floating(one.type)}
+    said = _places(rows, {name: pc.is_inf(one) for name, one in floats.items()})
     if said:
         raise SourceError(
-            f"{rows.name} has values that are infinite, or too large for their type "
-            f"({'; '.join(said)})",
+            f"{rows.name} has values that are infinite, or too large for their type ({said})",
             "correct the source, or declare double for what number cannot hold, and run again",
         )
+
+
+def _places(rows: SourceTable, masks: Mapping[str, pa.ChunkedArray]) -> str:
+    """How often each mask is true and where first, by column; empty where none is."""
+    import pyarrow.compute as pc
+
+    counts = {name: pc.sum(mask).as_py() for name, mask in masks.items()}
+    return "; ".join(
+        f"{name}: {count}, first in {rows.first(masks[name])}"
+        for name, count in counts.items()
+        if count
+    )
 
 
 def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
@@ -119,17 +122,13 @@ def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
         pc.equal(table[time], pa.scalar(twice[time], table[time].type)),
     )
     found = [rows.row(index) for index in pc.indices_nonzero(same).to_pylist()[:SHOWN_PROBLEMS]]
-    at = "" if spec.event_time is None else f" at {twice[time].isoformat()}"
+    at, keep = f" at {twice[time].isoformat()}", "and time"
+    if spec.event_time is None:
+        at, keep = "", "or name the time of a row in the model file,"
     raise SourceError(
         f"{rows.name} has {_count(surplus, 'row', 'rows')} too many: "
         f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(found)})",
-        "keep one row per entity"
-        + (
-            ", or name the time of a row in the model file,"
-            if spec.event_time is None
-            else " and time,"
-        )
-        + " and run again",
+        f"keep one row per entity {keep} and run again",
     )
 
 
@@ -139,11 +138,11 @@ def _check_times(rows: SourceTable, spec: ModelSpec) -> None:
 
     times = rows.table[spec.event_timestamp]
     early = pc.less(times, pa.scalar(EARLIEST, times.type))
-    count = pc.sum(early).as_py()
-    if count:
+    said = _places(rows, {spec.event_timestamp: early})
+    if said:
         raise SourceError(
-            f"{rows.name} has times before {EARLIEST:%Y} in {spec.event_timestamp}: "
-            f"{count}, first in {rows.first(early)}; they may stand for unknown ones",
+            f"{rows.name} has times before {EARLIEST:%Y} in {said}; they may stand "
+            "for unknown ones",
             "fill the true times in, or leave those rows out, and run again",
         )
 
@@ -229,18 +228,19 @@ def _check_rare(
 ) -> None:
     # Where the newest rows are held out, an entity may stand on both sides.
     by_time = spec.evaluation.split is Split.TIME
-    rare = [one for one in classes if counts.get(one, (0, 0))[not by_time] < ENTITIES_PER_CLASS]
+    found = {label: counts.get(label, (0, 0)) for label in classes}
+    rare = [label for label in classes if found[label][not by_time] < ENTITIES_PER_CLASS]
     if not rare:
         return
     said = "; ".join(
-        f"class {label}: {_count(counts.get(label, (0, 0))[0], 'row', 'rows')} of "
-        f"{_count(counts.get(label, (0, 0))[1], 'entity', 'entities')}"
+        f"class {label}: {_count(found[label][0], 'row', 'rows')} of "
+        f"{_count(found[label][1], 'entity', 'entities')}"
         for label in rare[:SHOWN_PROBLEMS]
     )
     wanted = "rows" if by_time else f"different values of {spec.join_key.name}"
     raise SourceError(
-        f"{rows.name} has too few rows of a class ({said}), so there is nothing "
-        f"to learn it from and to test it with",
+        f"{rows.name} has too few rows of a class ({said}), so there is nothing to learn it from "
+        "and to test it with",
         f"give each class at least {ENTITIES_PER_CLASS} {wanted} (one is held out for the "
         "evaluation, cross-validation needs two), or leave the class out, and run again",
     )

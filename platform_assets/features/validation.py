@@ -40,16 +40,15 @@ def range_report(table: pa.Table, spec: ModelSpec, now: datetime | None = None) 
 
 
 def _feature_range(column: pa.ChunkedArray, feature: FeatureSpec) -> Range:
-    from pyarrow import compute as pc
+    import pyarrow.compute as pc
 
     outside = pc.invert(pc.is_finite(column))
-    if feature.minimum is not None:
-        outside = pc.or_(outside, pc.less(column, _bound(feature.minimum, column)))
-    if feature.maximum is not None:
-        outside = pc.or_(outside, pc.greater(column, _bound(feature.maximum, column)))
+    bounds = {pc.less: feature.minimum, pc.greater: feature.maximum}
+    for beyond, bound in bounds.items():
+        if bound is not None:
+            outside = pc.or_(outside, beyond(column, _bound(bound, column)))
     extremes = pc.min_max(column).as_py()
-    low = "any" if feature.minimum is None else f"{feature.minimum:g}"
-    high = "any" if feature.maximum is None else f"{feature.maximum:g}"
+    low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds.values())
     found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
     return Range(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
 
@@ -63,13 +62,8 @@ def _bound(value: float, column: pa.ChunkedArray) -> pa.Scalar:
 
 def _time_range(column: pa.ChunkedArray, name: str, now: datetime) -> Range:
     import pyarrow as pa
-    from pyarrow import compute as pc
+    import pyarrow.compute as pc
 
-    extremes = pc.min_max(column).as_py()
-    late = pc.greater(column, pa.scalar(now, type=column.type))
-    return Range(
-        name,
-        f"until {now.isoformat(timespec='seconds')}",
-        f"{extremes['min'].isoformat()} .. {extremes['max'].isoformat()}",
-        int(pc.sum(late).as_py() or 0),
-    )
+    first, last = (one.isoformat() for one in pc.min_max(column).as_py().values())
+    late = pc.sum(pc.greater(column, pa.scalar(now, type=column.type))).as_py()
+    return Range(name, f"until {now.isoformat(timespec='seconds')}", f"{first} .. {last}", late)

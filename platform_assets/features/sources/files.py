@@ -99,8 +99,8 @@ class FileReader:
         constants = _partitions(Path(part))
         if _kind(file) == "Parquet":
             return ParquetFile(file, self._named(file), part, constants)
-        columns = self._columns
-        return CsvFile(file, self._named(file), part, constants, self._separator, columns)
+        dialect = self._separator, self._columns
+        return CsvFile(file, self._named(file), part, constants, *dialect)
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():
@@ -144,16 +144,13 @@ class FileReader:
         """Turn the system's refusal of a file into that of the source."""
         try:
             yield
-        except FileNotFoundError as exc:
-            raise SourceError(
-                f"{self._named(file)} does not exist",
-                "put the file there, or correct the path in the model file or its variable, and "
-                "run again",
-            ) from exc
         except OSError as exc:
+            missing = isinstance(exc, FileNotFoundError)
+            said = "does not exist" if missing else f"cannot be read ({exc.strerror or exc})"
             raise SourceError(
-                f"{self._named(file)} cannot be read ({exc.strerror or exc})",
-                "make it a file that this user may read, and run again",
+                f"{self._named(file)} {said}",
+                "put a file there that this user may read, or correct the path in the model file "
+                "or its variable, and run again",
             ) from exc
 
     def _named(self, file: Path) -> str:
@@ -177,10 +174,8 @@ def _inside(folder: Path) -> Iterator[Path]:
 
 def _partitions(label: Path) -> dict[str, str | None]:
     """The columns that the folders on the way to a file name: `year=2024/part.parquet`."""
-    pairs = (part.partition("=") for part in label.parent.parts if "=" in part)
-    return {
-        unquote(name): None if value == _NO_VALUE else unquote(value) for name, _, value in pairs
-    }
+    pairs = (unquote(part).partition("=") for part in label.parent.parts if "=" in part)
+    return {name: None if value == _NO_VALUE else value for name, _, value in pairs}
 
 
 def _has_magic(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS: Final = 20_000
 _CONNECT_S: Final = 10
-_CONNECT_OPTION: Final = {"pysqlite": "timeout", "pg8000": "timeout", "pyodbc": "timeout"} | dict.fromkeys(("psycopg2", "psycopg", "pymysql", "mysqldb"), "connect_timeout")
+_CONNECT_OPTION: Final = {
+    **dict.fromkeys(("pysqlite", "pg8000", "pyodbc"), "timeout"),
+    **dict.fromkeys(("psycopg2", "psycopg", "pymysql", "mysqldb"), "connect_timeout"),
+}
 """How drivers call the seconds that they wait for a connection."""
 
 
@@ -64,11 +68,8 @@ class SqlReader:
         builder = TableBuilder(self._columns, self._key, progress)
         with self._result() as result:
             headers = list(result.keys())
-            chunk: Sequence[Sequence[Any]] = ()
-            for chunk in result.partitions(_CHUNK_ROWS):
+            for chunk in itertools.chain([()], result.partitions(_CHUNK_ROWS)):
                 builder.add_batch(self.name, headers, _batch(chunk, len(headers)))
-            if not chunk:
-                builder.add_batch(self.name, headers, _batch((), len(headers)))
         return builder.build(self.name, lambda table: table_fingerprint(table, self._order))
 
     @contextmanager
