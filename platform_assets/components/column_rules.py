@@ -217,11 +217,8 @@ def _name(path: tuple[object, ...], name: str) -> Iterator[Fault]:
 
 def _lost(path: tuple[object, ...], name: str) -> Iterator[Fault]:
     if name.endswith(LOST_SUFFIX):
-        yield Fault(
-            path,
-            f"Feast loses columns that end in {LOST_SUFFIX}, as {name!r} does: give it another "
-            "name, and say this one under `from`",
-        )
+        said = f"{name!r}: Feast loses columns that end in {LOST_SUFFIX}"
+        yield Fault(path, f"{said}: give it another name, and say this one under `from`")
 
 
 def _reserved(name: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.rules import check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
-from platform_assets.features.sources.reader import Log, Progress
-from platform_assets.model_spec import Label, ModelSpec
+from platform_assets.features.sources.reader import Log, Progress, SourceTable
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import SourceResource
 
 if TYPE_CHECKING:
@@ -19,25 +19,10 @@ TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Event time of every row of a model that has none."""
 
 
-class SourceData(NamedTuple):
-    """A sound source.
-
-    `table` has the columns join key, event timestamp, features, target, in that order and in
-    their declared types; nulls where a value is missing. `classes` are the labels in the order
-    of the probabilities, () for a regression. `ignored` are columns that the model file does
-    not name; `warnings` tell what reading changed.
-    """
-
-    table: pa.Table
-    fingerprint: str
-    name: str
-    classes: tuple[Label, ...]
-    ignored: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceData:
+def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
     """Read the model's source and validate it.
+
+    The table has the columns join key, event timestamp, features, target, in that order.
 
     Args:
         spec: the model.
@@ -56,8 +41,7 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
     rows = replace(read, table=_with_keys(read.table, spec))
     check_features(rows, spec)
     check_keys(rows, spec)
-    classes = check_target(rows, spec)
-    return SourceData(rows.table, read.fingerprint, read.name, classes, read.ignored, read.warnings)
+    return replace(rows, classes=check_target(rows, spec))
 
 
 def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:

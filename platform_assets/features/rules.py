@@ -85,15 +85,13 @@ def _places(rows: SourceTable, masks: Mapping[str, pa.ChunkedArray]) -> str:
 def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
     import pyarrow.compute as pc
 
-    for feature in spec.features:
-        if feature.dtype is not DType.BYTES:
-            continue
-        different = pc.count_distinct(rows.table[feature.name]).as_py()
+    for name in (one.name for one in spec.features if one.dtype is DType.BYTES):
+        different = pc.count_distinct(rows.table[name]).as_py()
         if different > MAX_TEXTS:
             raise SourceError(
-                f"{rows.name} has {different:,} different texts in {feature.name}, more "
-                f"than {MAX_TEXTS:,}: it looks like an identifier, and a model would learn its "
-                "rows by heart",
+                f"{rows.name} has {different:,} different texts in {name}, more than "
+                f"{MAX_TEXTS:,}: it looks like an identifier, and a model would learn its rows by "
+                "heart",
                 "leave it out of the features, or group its values into fewer, and run again",
             )
 
@@ -191,13 +189,9 @@ def _constant(rows: SourceTable, name: str, value: object) -> SourceError:
 def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, int]]:
     """By label: rows, and different entities."""
     name, key = spec.target.name, spec.join_key.name
-    grouped = table.select([name, key]).group_by(name)
+    grouped = table.select([name, key]).drop_null().group_by(name)
     counted = grouped.aggregate([(key, "count"), (key, "count_distinct")]).to_pylist()
-    return {
-        row[name]: (row[f"{key}_count"], row[f"{key}_count_distinct"])
-        for row in counted
-        if row[name] is not None
-    }
+    return {row[name]: (row[f"{key}_count"], row[f"{key}_count_distinct"]) for row in counted}
 
 
 def _check_known(rows: SourceTable, spec: ModelSpec) -> None:
@@ -209,13 +203,13 @@ def _check_known(rows: SourceTable, spec: ModelSpec) -> None:
     values = rows.table[spec.target.name]
     known = pa.array(spec.target.classes, arrow_type(spec.target.dtype))
     other = pc.and_(values.is_valid(), pc.invert(pc.is_in(values, value_set=known)))
-    unknown = sorted(set(pc.unique(values.filter(other)).to_pylist()))
+    unknown = sorted(pc.unique(values.filter(other)).to_pylist())
     if unknown:
         shown = ", ".join(map(str, unknown[:SHOWN_PROBLEMS]))
-        classes = ", ".join(map(str, spec.target.classes))
         raise SourceError(
             f"{rows.name} has unknown classes in {spec.target.name} ({shown}), first in "
-            f"{rows.first(other)}: {spec.model_name} knows {classes}",
+            f"{rows.first(other)}: {spec.model_name} knows "
+            f"{', '.join(map(str, spec.target.classes))}",
             "correct the source, or add the class to the model file, and run again",
         )
 

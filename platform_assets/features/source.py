@@ -32,29 +32,19 @@ def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
     key = None if spec.join_key.from_row_number else spec.join_key.name
     match spec.source:
         case FileSource(path, separator):
-            return FileReader(
-                source.expand(path), columns, key=key, separator=separator, template=path
-            )
-        case SqlSource(url, query, timeout):
-            return SqlReader(
-                source.expand(url),
-                query,
-                columns,
-                order=_order(spec) if key else (),
-                key=key,
-                timeout=timeout,
-                template=url,
-            )
+            return FileReader(path, source.expand(path), columns, key, separator)
+        case SqlSource(url):
+            order = _order(spec) if key else ()
+            return SqlReader(spec.source, source.expand(url), columns, key, order)
         case dataset:
-            return DatasetReader(dataset.name, columns, key=key)
+            return DatasetReader(dataset.name, columns, key)
 
 
 def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
     """Return the identity of the source's content: 64 lower-case hexadecimal digits.
 
-    The same content has the same fingerprint, whatever its times; it is the one that
-    `read_source` returns. For sensors: files are not read again while they are untouched. A
-    query is run, its rows are not validated.
+    It is the one that `read_source` returns. Files are not read again while they are untouched;
+    a query is run, and its rows are not validated.
 
     Raises:
         SourceError: the source cannot be read.

@@ -75,7 +75,7 @@ def _write(work: Work) -> None:
 
 
 def _check(work: Work) -> None:
-    from platform_assets.features.validation import range_report
+    from platform_assets.features.checks import range_report
 
     range_report(work.values["source"].table, work.spec)
 

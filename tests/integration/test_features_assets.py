@@ -380,7 +380,7 @@ def test_a_value_out_of_range_blocks_what_follows(tmp_path: Path) -> None:
 def test_files_that_another_run_replaced_are_not_materialized(tmp_path: Path) -> None:
     chain = feature_chain(tmp_path)
     assert chain.run(FEATURES).success
-    other = read_source(IRIS, chain.resource)._replace(fingerprint="0" * 64)
+    other = dataclasses.replace(read_source(IRIS, chain.resource), fingerprint="0" * 64)
     write_feature_data(other, IRIS, chain.feast.data_dir)
     outcome = chain.run(ONLINE)
     assert "another run replaced it" in outcome.failures["online_features"]

@@ -277,7 +277,7 @@ CASES: Final[dict[str, Case]] = {
         parquet_of(x=pa.array([*map(str, range(11)), "0x1F"])), r"row 12, x: '0x1F' is not a number"
     ),
     "Parquet with lists": Case(
-        parquet_of(x=pa.array([[1.0]] * ROWS)), r"row 1, x: \[1.0\] \(type DOUBLE\[\]\) is not"
+        parquet_of(x=pa.array([[1.0]] * ROWS)), r"row 1, x: \[1.0\] \(DOUBLE\[\]\) is not"
     ),
     "a query with colons, percent signs and comments": Case(database(table(), QUERY)),
     "a database of mixed types": Case(

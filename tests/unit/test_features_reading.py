@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from platform_assets.features.reading import SourceData
 from platform_assets.features.reading import read_source as read_any
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.csv_file import CsvFile
+from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import FileSource, ModelSpec
 from platform_assets.resources.source import SourceResource
 from tests.models import IRIS
@@ -23,7 +23,7 @@ Lines = list[str]
 HEADER = "entity_id,event_timestamp,sepal_length,sepal_width,petal_length,petal_width,species"
 
 
-def read_source(path: Path, spec: ModelSpec) -> SourceData:
+def read_source(path: Path, spec: ModelSpec) -> SourceTable:
     return read_any(dataclasses.replace(spec, source=FileSource(str(path))), SourceResource())
 
 
@@ -64,7 +64,8 @@ def _last_class(keep: int) -> Callable[[Lines], Lines]:
 
 
 def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: Path) -> None:
-    table, fingerprint, name, classes, ignored, warnings = read_source(source, IRIS)
+    found = read_source(source, IRIS)
+    table = found.table
     assert ",".join(table.column_names) == HEADER
     assert table.num_rows == 450
     assert [str(one) for one in table.schema.types] == [
@@ -74,9 +75,9 @@ def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: 
         "int64",
     ]
     spec = dataclasses.replace(IRIS, source=FileSource(str(source)))
-    assert fingerprint == source_fingerprint(spec, SourceResource())
-    assert (name, classes, ignored) == (f"the source file {source}", (0, 1, 2), ())
-    assert warnings == ()
+    assert found.fingerprint == source_fingerprint(spec, SourceResource())
+    assert (found.name, found.classes) == (f"the source file {source}", (0, 1, 2))
+    assert (found.ignored, found.warnings) == ((), ())
 
 
 def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(

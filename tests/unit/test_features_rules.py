@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from platform_assets.features.reading import SourceData, read_source
+from platform_assets.features.reading import read_source
 from platform_assets.features.source import SourceError
+from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import (
     Evaluation,
     FeatureSpec,
@@ -28,7 +29,9 @@ Change = Callable[[list[str]], list[str]]
 NUMBERED = JoinKey("customer", from_row_number=True)
 
 
-def _read(path: Path, spec: ModelSpec = MIXED, change: Change = list, rows: int = 40) -> SourceData:
+def _read(
+    path: Path, spec: ModelSpec = MIXED, change: Change = list, rows: int = 40
+) -> SourceTable:
     source = path / "source.csv"
     source.write_text("\n".join(change(mixed_lines(rows))) + "\n", encoding="utf-8")
     spec = dataclasses.replace(spec, source=FileSource(str(source)))

@@ -18,12 +18,12 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import make_url
 
-from platform_assets.features.reading import SourceData, read_source
+from platform_assets.features.reading import read_source
 from platform_assets.features.source import SourceError, open_source, source_fingerprint
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.content import table_fingerprint
-from platform_assets.features.sources.reader import Progress
+from platform_assets.features.sources.reader import Progress, SourceTable
 from platform_assets.features.sources.sql import _batch, _without_secrets
 from platform_assets.model_spec import (
     DatasetSource,
@@ -44,7 +44,7 @@ from tests.feature_chain import MIXED, MIXED_HEADER, mixed_lines
 PLAIN = SourceResource()
 
 
-def _read(source: Source, spec: ModelSpec = MIXED) -> SourceData:
+def _read(source: Source, spec: ModelSpec = MIXED) -> SourceTable:
     return read_source(dataclasses.replace(spec, source=source), PLAIN)
 
 
@@ -162,7 +162,9 @@ def test_a_wrong_value_in_parquet_is_named_by_its_row(
     accounts[33] = 1.5
     table = expected.set_column(5, "accounts", pa.array(accounts))
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
-    with pytest.raises(SourceError, match=r"row 34, accounts: 1\.5 is not a whole number"):
+    with pytest.raises(
+        SourceError, match=r"row 34, accounts: 1\.5 \(DOUBLE\) is not a whole number"
+    ):
         _read(FileSource(str(tmp_path / "a.parquet")))
 
 
@@ -414,16 +416,20 @@ def test_what_loses_nothing_is_taken(values: pa.Array, dtype: DType, expected: l
 @pytest.mark.parametrize(
     ("values", "dtype", "said"),
     [
-        (pa.array([None, 1.5]), DType.INT64, "row 2, x: 1.5 is"),
-        (pa.array([0.0, 1e300]), DType.INT64, "row 2, x: 1e+300 is"),
-        (pa.array([1, 2**63], pa.uint64()), DType.INT64, "row 2, x: 9223372036854775808 is"),
-        (pa.array([1, 2]), DType.BOOL, "row 2, x: 2 is"),
-        (pa.array([True]), DType.FP32, "row 1, x: true (type BOOLEAN) is"),
-        (pa.array([None, b"x"]), DType.BYTES, "row 2, x: x (type BLOB) is"),
-        (pa.array([1.0]), DType.BYTES, "row 1, x: 1.0 (type DOUBLE) is"),
+        (pa.array([None, 1.5]), DType.INT64, "row 2, x: 1.5 (DOUBLE) is"),
+        (pa.array([0.0, 1e300]), DType.INT64, "row 2, x: 1e+300 (DOUBLE) is"),
+        (
+            pa.array([1, 2**63], pa.uint64()),
+            DType.INT64,
+            "row 2, x: 9223372036854775808 (UBIGINT) is",
+        ),
+        (pa.array([1, 2]), DType.BOOL, "row 2, x: 2 (BIGINT) is"),
+        (pa.array([True]), DType.FP32, "row 1, x: true (BOOLEAN) is"),
+        (pa.array([None, b"x"]), DType.BYTES, "row 2, x: x (BLOB) is"),
+        (pa.array([1.0]), DType.BYTES, "row 1, x: 1.0 (DOUBLE) is"),
         (pa.array(["1", "1_0"]), DType.INT64, "row 2, x: '1_0' is"),
-        (pa.array([[1]]), DType.INT64, "row 1, x: [1] (type BIGINT[]) is"),
-        (pa.array([1]), None, "row 1, x: 1 (type BIGINT) is"),
+        (pa.array([[1]]), DType.INT64, "row 1, x: [1] (BIGINT[]) is"),
+        (pa.array([1]), None, "row 1, x: 1 (BIGINT) is"),
     ],
 )
 def test_what_would_lose_something_is_named(

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import parquet
 
+from platform_assets.features.checks import CLOCK_SKEW, range_report
 from platform_assets.features.reading import read_source
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
-from platform_assets.features.validation import CLOCK_SKEW, range_report
 from tests.feature_chain import MIXED, feature_chain
 from tests.models import IRIS
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.casting import cast, quoted
 from platform_assets.features.sources.clock import local_to_utc
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.losses import Losses, merged_keys
+from platform_assets.features.sources.losses import lost_digits, merged_keys
 from platform_assets.features.sources.reader import (
     SHOWN_PROBLEMS,
     Progress,
@@ -61,7 +61,7 @@ class TableBuilder:
 
     def __init__(self, columns: Sequence[Column], key: str | None, progress: Progress) -> None:
         self._columns, self._key, self._progress = tuple(columns), key, progress
-        self._losses = Losses()
+        self._lost: dict[str, str] = {}
         self._batches: list[pa.RecordBatch] = []
         self._parts: dict[str, int] = {}
         self._headers: Sequence[str] = ()
@@ -134,11 +134,13 @@ class TableBuilder:
             if column.timezone is not None:
                 table = local_to_utc(source, column, local, self._key)
                 source = replace(source, table=table)
-        merged = [] if self._key is None else merged_keys(self._key, source.table, written)
+        warnings = list(self._lost.values())
+        if self._key is not None:
+            warnings += merged_keys(self._key, source.table, written)
         return replace(
             source,
             fingerprint=fingerprint(source.table),
-            warnings=(*self._losses.warnings(), *merged),
+            warnings=tuple(warnings),
         )
 
     def _declared(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -148,8 +150,9 @@ class TableBuilder:
         arrays = {}
         for values, column in zip(batch.columns, self._columns, strict=False):
             narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
-            if column.dtype is DType.FP32:
-                self._losses.note(column.name, values, narrow)
+            if column.dtype is DType.FP32 and column.name not in self._lost:
+                said = lost_digits(column.name, values, narrow)
+                self._lost |= {column.name: said} if said else {}
         return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
 
     def _refusal(self, rows: Rows, query: _Query) -> SourceError:
@@ -191,15 +194,15 @@ class _Query:
             f"(CASE WHEN k{i} IS NULL THEN {one.present} ELSE false END)"
             for i, one in enumerate(self._casts)
         ]
-        picked = _listed(f"{values[place]} AS v{i}" for i, place in enumerate(places))
-        casts = _listed(f"{one.value} AS k{i}" for i, one in enumerate(self._casts))
+        picked = ", ".join(f"{values[place]} AS v{i}" for i, place in enumerate(places))
+        casts = ", ".join(f"{one.value} AS k{i}" for i, one in enumerate(self._casts))
         cells = f"(SELECT *, {casts} FROM (SELECT {picked} FROM {rows.relation}))"
-        kept = _listed(f"k{i}" for i in range(len(columns)))
+        kept = ", ".join(f"k{i}" for i in range(len(columns)))
         self.cells = (
             f'SELECT {kept}, {local} AS "{_LOCAL}", {written} AS "{_WRITTEN}", '
             f"{' OR '.join(wrong)} AS wrong FROM {cells}"
         )
-        found = _listed(
+        found = ", ".join(
             f"CASE WHEN {one} THEN {{'place': {i}, 'value': CAST(v{i} AS VARCHAR)}} END"
             for i, one in enumerate(wrong)
         )
@@ -210,15 +213,9 @@ class _Query:
         )
 
     def shown(self, place: int, value: str) -> str:
-        """A value of the column at `place` for people, with its type where that is the fault."""
-        type_, short = self._types[place], value[:_SHOWN]
-        if self._casts[place].foreign:
-            return f"{short} (type {type_})"
-        return repr(short) if type_ == "VARCHAR" else short
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(parts)
+        """A value of the column at `place` for people; those that are no text with their type."""
+        type_ = self._types[place]
+        return repr(value[:_SHOWN]) if type_ == "VARCHAR" else f"{value[:_SHOWN]} ({type_})"
 
 
 def _connect() -> duckdb.DuckDBPyConnection:

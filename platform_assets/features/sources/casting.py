@@ -96,13 +96,6 @@ _INSTANTS: Final = {"text": _text_time(f"{_CLOCK}{_OFFSET})")} | _INSTANT
 """The same for times that have their offset."""
 _TIMES: Final = {"text": _text_time(f"{_CLOCK}{_OFFSET}?)?"), "local": _LOCAL} | _INSTANT
 """The same for times that may lack it; which ones do is said by `Cast.local`."""
-_RESULTS: Final = {
-    DType.FP32: "DOUBLE",
-    DType.FP64: "DOUBLE",
-    DType.INT64: "BIGINT",
-    DType.BOOL: "BOOLEAN",
-    DType.BYTES: "VARCHAR",
-}
 _INTEGERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _KINDS: Final = {
     "VARCHAR": "text",
@@ -120,13 +113,12 @@ class Cast:
 
     `value` is its value in the declared type, a 32-bit float as DOUBLE and a time as UTC;
     `present` whether there is one at all; `local` whether the time stands in the zone of the
-    model file, not in UTC; `foreign` that no value of the source's type can be taken.
+    model file, not in UTC.
     """
 
     value: str
     present: str
     local: str
-    foreign: bool
 
 
 def cast(column: Column, value: str, source_type: str) -> Cast:
@@ -135,16 +127,14 @@ def cast(column: Column, value: str, source_type: str) -> Cast:
     if kind == "text":
         value = value if source_type == "VARCHAR" else f"CAST({value} AS VARCHAR)"
     trimmed = f"trim({value}, {quoted(_SPACES)})"
-    if column.dtype is None:
-        rules, result = _INSTANTS if column.timezone is None else _TIMES, "TIMESTAMP"
-    else:
-        rules, result = RULES[column.dtype], _RESULTS[column.dtype]
-    rule = rules.get(kind, f"CAST(NULL AS {result})")
+    times = _INSTANTS if column.timezone is None else _TIMES
+    rules = RULES[column.dtype] if column.dtype else times
     return Cast(
-        value=rule.format(v=value, t=trimmed),
+        value=rules.get(kind, "NULL" if column.dtype else "NULL::TIMESTAMP").format(
+            v=value, t=trimmed
+        ),
         present=_present(column, kind).format(v=value, t=trimmed),
         local="NOT " + _HAS_OFFSET.format(v=value) if kind == "text" else str(kind == "local"),
-        foreign=kind not in rules and kind != "nothing",
     )
 
 

@@ -21,13 +21,10 @@ _DAY_US: Final = 86_400_000_000
 def local_to_utc(
     source: SourceTable, column: Column, local: pa.ChunkedArray, key: str | None
 ) -> pa.Table:
-    """Return the source's table with its times in UTC.
+    """Return the source's table with the times of `column` in UTC.
 
-    Args:
-        source: its time is without an offset.
-        column: the time.
-        local: which times are in `column.timezone`; the others are in UTC.
-        key: the column of the entity, whose rows have an order; None: all rows have.
+    Those that `local` marks are in the column's zone, the others in UTC already. The rows of
+    an entity, which the column `key` names, have an order; without a key all rows have.
 
     Raises:
         SourceError: it names rows whose time the clock shows twice or never.
@@ -60,7 +57,7 @@ def _later(
     """Of the times that the clock shows twice: the second ones, and those of which none knows."""
     import numpy as np
 
-    codes = np.zeros(len(times), np.int64)
+    codes: NDArray[Any] = np.zeros(len(times), np.int64)
     if keys is not None:
         codes = keys.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
     rows = np.flatnonzero(np.isin(codes, codes[twice]))
@@ -103,15 +100,12 @@ def _refuse(
 ) -> None:
     import numpy as np
 
-    rows = np.flatnonzero(wrong)
-    if len(rows):
-        said = ", ".join(
-            f"{times[row].as_py():%Y-%m-%d %H:%M:%S} in {source.row(row)}"
-            for row in rows[:SHOWN_PROBLEMS].tolist()
-        )
-        more = f" and {len(rows) - SHOWN_PROBLEMS:,} more" if len(rows) > SHOWN_PROBLEMS else ""
+    rows = np.flatnonzero(wrong).tolist()
+    shown, more = rows[:SHOWN_PROBLEMS], len(rows) - SHOWN_PROBLEMS
+    said = [f"{times[row].as_py():%Y-%m-%d %H:%M:%S} in {source.row(row)}" for row in shown]
+    if said:
         raise SourceError(
             f"{source.name} has times in {column.name} that the clock of {column.timezone} {why}: "
-            f"{said}{more}",
+            f"{', '.join(said)}{f' and {more:,} more' if more > 0 else ''}",
             "write those times with their offset (or all in UTC), and run again",
         )

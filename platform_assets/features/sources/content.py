@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,28 +15,17 @@ def table_fingerprint(table: pa.Table, order: Sequence[str] = ()) -> str:
 
     Rows count in their order, or sorted by the columns `order` where some are named.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import csv
 
     if order and table.num_rows:
         keys = [(name, "ascending") for name in order]
         table = table.take(pc.sort_indices(table.select(list(order)), sort_keys=keys))
-    sink = _Digest()
-    sink.write(f"{table.num_rows} {table.schema.remove_metadata()}\n".encode())
-    # As text, for behind a null anything may stand in memory. Texts are quoted, null is not.
-    csv.write_csv(table, sink)
-    return sink.digest.hexdigest()
-
-
-class _Digest(io.RawIOBase):
-    """A file that keeps the digest of what is written to it."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return memoryview(data).nbytes
+    digest = hashlib.sha256(f"{table.num_rows} {table.schema.remove_metadata()}\n".encode())
+    for batch in table.to_batches():
+        # As text, for behind a null anything may stand in memory. Texts are quoted, null is not.
+        sink = pa.BufferOutputStream()
+        csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
+        digest.update(sink.getvalue())
+    return digest.hexdigest()

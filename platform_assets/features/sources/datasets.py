@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.content import table_fingerprint
 from platform_assets.features.sources.reader import (
@@ -25,7 +26,7 @@ _SKLEARN: Final = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 class DatasetReader:
     """`sklearn.<name>`, whose label is the column `target`, or `vega.<name>`."""
 
-    def __init__(self, dataset: str, columns: Sequence[Column], *, key: str | None) -> None:
+    def __init__(self, dataset: str, columns: Sequence[Column], key: str | None) -> None:
         self._dataset, self._columns, self._key = dataset, columns, key
 
     @property
@@ -40,8 +41,6 @@ class DatasetReader:
     def read(self, progress: Progress) -> SourceTable:
         """Load the data set."""
         import pyarrow as pa
-
-        from platform_assets.features.sources.builder import TableBuilder
 
         frame = _load(self._dataset)
         found = [str(name) for name in frame.columns]

@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
+from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.csv_file import CsvFile
+from platform_assets.features.sources.parquet_file import ParquetFile
 from platform_assets.features.sources.reader import Progress, SourceTable, check_columns
 from platform_assets.resources.source import SourceError
-
-if TYPE_CHECKING:
-    from platform_assets.features.sources.csv_file import CsvFile
-    from platform_assets.features.sources.parquet_file import ParquetFile
 
 _KINDS: Final = dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "CSV") | {
     ".parquet": "Parquet"
@@ -30,21 +29,20 @@ _SETTLED_S: Final = 2.0
 class FileReader:
     """Files of one kind, concatenated in the order of their names.
 
-    `key` is what `TableBuilder` takes; `template` the path as the model file has it, which
-    errors show in the place of what its variables stand for.
+    `template` is the path as the model file has it, which errors show in the place of what its
+    variables stand for; `key` is what `TableBuilder` takes.
     """
 
     def __init__(
         self,
+        template: str,
         path: str,
         columns: Sequence[Column],
-        *,
-        key: str | None = None,
-        separator: str | None = None,
-        template: str = "",
+        key: str | None,
+        separator: str | None,
     ) -> None:
         self._path = Path(path).expanduser().absolute()
-        self._shown = template if "${" in template else str(self._path)
+        self._shown = str(self._path) if template == path else template
         self._columns, self._key, self._separator = columns, key, separator
 
     @property
@@ -76,8 +74,6 @@ class FileReader:
 
     def read(self, progress: Progress) -> SourceTable:
         """Read all files; raises SourceError also when one of them changes meanwhile."""
-        from platform_assets.features.sources.builder import TableBuilder
-
         files = self._files()
         fingerprint = self._identity(files, _digest)
         builder = TableBuilder(self._columns, self._key, progress)
@@ -92,9 +88,6 @@ class FileReader:
         return builder.build(self.name, lambda _: fingerprint)
 
     def _open(self, file: Path) -> CsvFile | ParquetFile:
-        from platform_assets.features.sources.csv_file import CsvFile
-        from platform_assets.features.sources.parquet_file import ParquetFile
-
         part = self._label(file)
         constants = _partitions(Path(part))
         if _kind(file) == "Parquet":
@@ -104,19 +97,18 @@ class FileReader:
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():
-            found = [one for one in _inside(self._path) if _kind(one)]
+            with self._access(self._path):
+                found = [one for one in _inside(self._path) if _kind(one)]
         elif _is_pattern(self._path):
             found = [Path(one) for one in glob.glob(str(self._path), recursive=True)]  # noqa: PTH207 # the pattern is absolute
             found = [one for one in found if one.is_file()]
         else:
             found = [self._path]
         files = sorted(one for one in found if not one.name.startswith("."))
-        if files and _kind(files[0]) and len({_kind(one) for one in files}) == 1:
+        if {_kind(one) for one in files} in ({"CSV"}, {"Parquet"}):
             return files
-        endings = sorted({repr(one.suffix.lower()) for one in files})
-        said = (
-            f"the names end in {', '.join(endings)}" if files else "no CSV or Parquet file is there"
-        )
+        endings = ", ".join(sorted({repr(one.suffix.lower()) for one in files}))
+        said = f"the names end in {endings}" if files else "no CSV or Parquet file is there"
         raise SourceError(
             f"{self.name}: {said}",
             "use files that all end in .csv (.csv.gz, .tsv), or all in .parquet, and run again",
@@ -136,7 +128,7 @@ class FileReader:
         if self._path.is_dir():
             return str(file.relative_to(self._path))
         # Of a pattern: below the last folder that it names itself.
-        fixed = next((one for one in self._path.parents if not _has_magic(one)), Path("/"))
+        fixed = next((one for one in self._path.parents if not glob.has_magic(str(one))), Path("/"))
         return str(file.relative_to(fixed))
 
     @contextmanager
@@ -178,12 +170,8 @@ def _partitions(label: Path) -> dict[str, str | None]:
     return {name: None if value == _NO_VALUE else value for name, _, value in pairs}
 
 
-def _has_magic(path: Path) -> bool:
-    return glob.has_magic(str(path))
-
-
 def _is_pattern(path: Path) -> bool:
-    return _has_magic(path) and not path.exists()
+    return glob.has_magic(str(path)) and not path.exists()
 
 
 def _digest(path: Path) -> str:

@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NOTICED: Final = 1e-6
-"""Part of a column's range by which a value may change before that is worth a word."""
-_WHOLE: Final = 2**24
+_EXACT: Final = 2**24
 """Whole numbers up to here fit into 32 bits."""
 _SHOWN_KEYS: Final = 3
 
 
-@dataclass(slots=True)
-class _Loss:
-    whole: int = 0
-    error: float = 0.0
-    low: float = float("inf")
-    high: float = float("-inf")
-    example: float = 0.0
+def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
+    """A sentence when 32 bits changed one of the 64-bit values beyond `_EXACT` of a column."""
+    import pyarrow.compute as pc
 
-
-class Losses:
-    """What the columns of 32-bit floats lose of their values."""
-
-    def __init__(self) -> None:
-        self._columns: dict[str, _Loss] = {}
-
-    def note(self, name: str, values: pa.Array, narrow: pa.Array) -> None:
-        """Compare 64-bit values with what became of them; null and infinity do not count."""
-        import numpy as np
-
-        wide = values.to_numpy(zero_copy_only=False)
-        with np.errstate(invalid="ignore"):
-            errors = np.abs(narrow.to_numpy(zero_copy_only=False) - wide)
-        errors[np.isinf(errors)] = np.nan
-        loss = self._columns.setdefault(name, _Loss())
-        # What is not a number is passed over: null, and what is infinite on a side.
-        loss.low = min(loss.low, np.fmin.reduce(wide, initial=loss.low))
-        loss.high = max(loss.high, np.fmax.reduce(wide, initial=loss.high))
-        error = np.fmax.reduce(errors, initial=0.0)
-        if error > loss.error:
-            loss.error, loss.example = float(error), float(wide[np.argmax(errors == error)])
-        if error and (loss.high > _WHOLE or loss.low < -_WHOLE):
-            loss.whole += int(((errors > 0) & (wide == np.trunc(wide))).sum())
-
-    def warnings(self) -> list[str]:
-        """A sentence for each column that loses whole numbers or much of its range."""
-        return [
-            f"{name} loses digits as number, a 32-bit float: {loss.example:.17g} is read with an "
-            f"error of {loss.error:g}; declare double or integer where they count"
-            for name, loss in self._columns.items()
-            if loss.whole or loss.error > _NOTICED * (loss.high - loss.low)
-        ]
+    # Below it, what 32 bits cut off is small beside the unit of a value.
+    changed = pc.and_(pc.greater(pc.abs(values), _EXACT), pc.not_equal(values, narrow))
+    place = pc.index(pc.and_(changed, pc.is_finite(narrow)), True).as_py()
+    if place < 0:
+        return None
+    return (
+        f"{name} loses digits as number, a 32-bit float that is exact up to {_EXACT:,}, as in "
+        f"{values[place].as_py():.17g}; declare double or integer where they count"
+    )
 
 
 def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import Column
+from platform_assets.model_spec import Label
 from platform_assets.resources.source import ColumnsError, SourceError
 
 if TYPE_CHECKING:
@@ -22,11 +21,13 @@ _EVERY_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A source that was read and not yet validated.
+    """A source that was read.
 
     `table` has the wanted columns in their declared types; what is missing is null. `parts`
     are the names and row counts of what it was put together from, in order. `ignored` are the
-    columns that the model file does not name; `warnings` tell what reading changed.
+    columns that the model file does not name; `warnings` tell what reading changed. `classes`
+    are the labels in the order of the probabilities, () for a regression and before the source
+    is validated.
     """
 
     name: str
@@ -35,15 +36,14 @@ class SourceTable:
     ignored: tuple[str, ...]
     fingerprint: str = ""
     warnings: tuple[str, ...] = ()
+    classes: tuple[Label, ...] = ()
 
     def row(self, index: int) -> str:
         """Name a row of the table as its source counts it, from 1."""
-        if len(self.parts) == 1:
-            return f"row {index + 1}"
-        ends = list(itertools.accumulate(rows for _, rows in self.parts))
-        part = bisect.bisect_right(ends, index)
-        name, rows = self.parts[part]
-        return f"row {index + 1 - ends[part] + rows} of {name}"
+        part = 0
+        while index >= self.parts[part][1]:
+            index, part = index - self.parts[part][1], part + 1
+        return f"row {index + 1}" + (f" of {self.parts[part][0]}" if len(self.parts) > 1 else "")
 
     def first(self, mask: pa.ChunkedArray) -> str:
         """Name the first row where the mask is true; there is one."""

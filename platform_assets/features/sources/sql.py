@@ -6,13 +6,15 @@ import itertools
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.content import table_fingerprint
 from platform_assets.features.sources.reader import Progress, SourceTable
+from platform_assets.model_spec import SqlSource
 from platform_assets.resources.source import SourceError
 
 if TYPE_CHECKING:
@@ -32,29 +34,25 @@ class SqlReader:
     """A query, read in chunks from a cursor that the database keeps.
 
     A query without ORDER BY answers in any order, so rows are sorted by `order` before they
-    are fingerprinted; () takes them as they come. `template` is the URL as the model file has
-    it, for errors; `timeout` the time that all rows may take.
+    are fingerprinted; () takes them as they come. `url` is that of `source` with the values of
+    its variables, `key` what `TableBuilder` takes.
     """
 
     def __init__(
         self,
+        source: SqlSource,
         url: str,
-        query: str,
         columns: Sequence[Column],
-        *,
-        order: tuple[str, ...],
         key: str | None,
-        timeout: timedelta,
-        template: str = "",
+        order: tuple[str, ...],
     ) -> None:
-        self._url, self._query, self._timeout = url, query, timeout
-        self._columns, self._order, self._key = columns, order, key
-        self._template = template or url
+        self._source, self._url = source, url
+        self._columns, self._key, self._order = columns, key, order
 
     @property
     def name(self) -> str:
         """What errors call it: the address without its password and its parameters."""
-        shown = re.sub(r"(://[^/@:]*:).*@", r"\1***@", self._template.partition("?")[0])
+        shown = re.sub(r"(://[^/@:]*:).*@", r"\1***@", self._source.url.partition("?")[0])
         return f"the query on {shown}"
 
     def fingerprint(self) -> str:
@@ -63,8 +61,6 @@ class SqlReader:
 
     def read(self, progress: Progress) -> SourceTable:
         """Run the query exactly as it is written, and read all rows."""
-        from platform_assets.features.sources.builder import TableBuilder
-
         builder = TableBuilder(self._columns, self._key, progress)
         with self._result() as result:
             headers = list(result.keys())
@@ -82,16 +78,14 @@ class SqlReader:
         late = threading.Event()
         try:
             engine = create_engine(url, poolclass=NullPool, connect_args=_connect_arguments(url))
-            with engine.connect() as connection, _limited(connection, self._timeout, late):
+            with engine.connect() as connection, _limited(connection, self._source.timeout, late):
                 # Without parameters a driver leaves colons and percent signs as they are.
                 options = {"no_parameters": True, "stream_results": True}
                 with connection.exec_driver_sql(
-                    self._query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
+                    self._source.query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
                 ) as result:
                     if not result.returns_rows:
-                        raise SourceError(
-                            f"{self.name} answers no rows", "write a SELECT, and run again"
-                        )
+                        raise SourceError(f"{self.name} answers no rows", "write a SELECT")
                     yield result
         except (ImportError, NoSuchModuleError) as exc:
             raise SourceError(
@@ -101,15 +95,14 @@ class SqlReader:
         except SQLAlchemyError as exc:
             if late.is_set():
                 raise SourceError(
-                    f"{self.name} took longer than {self._timeout} and was ended",
+                    f"{self.name} took longer than {self._source.timeout} and was ended",
                     "make the query faster, or raise source.sql.timeout, and run again",
                 ) from None
             # Not the whole exception, which repeats the statement and, for some, the address.
             said = exc.orig if isinstance(exc, DBAPIError) and exc.orig else exc
             raise SourceError(
                 f"{self.name} failed: {_without_secrets(str(said), url)}",
-                "correct the URL or the query in the model file, or start the database, and "
-                "run again",
+                "correct URL or query in the model file, or start the database, and run again",
             ) from None
 
 
@@ -154,8 +147,7 @@ def _parsed(url: str) -> URL:
     if "@" in (parsed.host or ""):
         raise SourceError(
             f"the URL of the source's query, {parsed.drivername}://..., has two @",
-            "write the characters @ : / of a password as %40 %3A %2F in its variable, and run "
-            "again",
+            "write @ : / of a password as %40 %3A %2F in its variable, and run again",
         )
     # SQLAlchemy's own choice would be psycopg 3; the image has psycopg2.
     postgres = parsed.drivername in {"postgres", "postgresql"}
@@ -163,9 +155,9 @@ def _parsed(url: str) -> URL:
 
 
 def _without_secrets(text: str, url: URL) -> str:
-    values = [url.password, *(one for several in url.normalized_query.values() for one in several)]
-    for secret in values:
-        text = text.replace(str(secret), "***") if secret and len(str(secret)) > 2 else text
+    parameters = itertools.chain.from_iterable(url.normalized_query.values())
+    for secret in filter(None, map(str, [url.password or "", *parameters])):
+        text = text.replace(secret, "***")
     return " ".join(text.split())
 
 
@@ -182,13 +174,10 @@ def _array(values: Sequence[Any]) -> pa.Array:
     import pyarrow as pa
 
     zones = {one.tzinfo is None for one in values if isinstance(one, datetime)}
-    try:
-        array = pa.array(values) if len(zones) < 2 else None
-    except (pa.ArrowException, OverflowError, TypeError):
-        array = None
-    if array is None or pa.types.is_decimal256(array.type):
-        # Of several types, as SQLite allows, or of one that DuckDB lacks: as text, which is
-        # read like a cell of a file.
-        texts = [None if one is None else str(one) for one in values]
-        array = pa.array(texts, pa.string())
-    return array
+    with suppress(pa.ArrowException, OverflowError, TypeError):
+        array = pa.array(values)
+        if len(zones) < 2 and not pa.types.is_decimal256(array.type):
+            return array
+    # Of several types, as SQLite allows, or of one that DuckDB lacks: as text, which is read
+    # like a cell of a file.
+    return pa.array([None if one is None else str(one) for one in values], pa.string())
