@@ -55,8 +55,9 @@ def _key(fields: ModelFields) -> Iterator[Fault]:
     if (key.column is None) == (key.row_number is None):
         yield Fault(("join_key",), "needs exactly one of `column` and `row_number`")
         return
-    if key.row_number is not None and "type" in key.model_fields_set:
-        yield Fault(("join_key", "type"), "belongs to `column`: row numbers are integers")
+    for field in key.model_fields_set & {"type", "from_"} if key.row_number is not None else ():
+        path = ("join_key", field.rstrip("_"))
+        yield Fault(path, "belongs to `column`: row numbers are integers")
     where = "column" if key.column is not None else "row_number"
     yield from _name(("join_key", where), str(entity_column(fields)))
 
@@ -86,11 +87,18 @@ def _event_time(fields: ModelFields) -> Iterator[Fault]:
 
 
 def _features(fields: ModelFields) -> Iterator[Fault]:
-    taken = dict(_taken(fields))
+    key, target, time = fields.join_key, fields.target, fields.event_timestamp
+    others = [(key, key.column, "the join key"), (target, target.column, "the target")]
+    if time is not None:
+        others.append((time, time.column, "the event timestamp"))
+    # DuckDB, by which Feast joins, knows no case; a source does.
+    taken = {str(name).casefold(): what for _, name, what in others}
+    taken[str(entity_column(fields)).casefold()] = "the join key"
+    sources = {column.from_ or name: what for column, name, what in others}
     seen: set[str] = set()
     for index, feature in enumerate(fields.features):
         path, name = ("features", index, "name"), feature.name.casefold()
-        what = taken.get(name) or taken.get(f"from {feature.from_}")
+        what = taken.get(name) or sources.get(feature.from_ or feature.name)
         if what:
             yield Fault(path, f"{feature.name!r} is {what}: the model may not read it; remove it")
         elif name in seen:
@@ -100,19 +108,6 @@ def _features(fields: ModelFields) -> Iterator[Fault]:
             yield from _lost(path, feature.name)
         seen.add(name)
         yield from _range(index, feature)
-
-
-def _taken(fields: ModelFields) -> Iterator[tuple[str, str]]:
-    """What key, time and target are, by name in any case, and by "from" and the source's name."""
-    time = fields.event_timestamp
-    for column, source, what in (
-        (entity_column(fields), fields.join_key.from_, "the join key"),
-        (fields.target.column, fields.target.from_, "the target"),
-        (time and time.column, time and time.from_, "the event timestamp"),
-    ):
-        if column:
-            yield column.casefold(), what
-            yield f"from {source or column}", what
 
 
 def _range(index: int, feature: FeatureFields) -> Iterator[Fault]:
@@ -204,7 +199,6 @@ def _class_count(target: TargetFields, task: Task) -> Iterator[Fault]:
 
 
 def _same(one: str, other: str | None) -> bool:
-    # DuckDB, by which Feast joins, knows no case.
     return other is not None and one.casefold() == other.casefold()
 
 

@@ -133,24 +133,20 @@ def range_report(table: Any, spec: ModelSpec, now: datetime | None = None) -> li
 
 
 def _feature_range(column: Any, feature: FeatureSpec) -> Range:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     outside = pc.invert(pc.is_finite(column))
+    # A bound is as precise as the column: 0.1 in single precision is greater than in double.
+    precision = column.type if pa.types.is_floating(column.type) else pa.float64()
     bounds = {pc.less: feature.minimum, pc.greater: feature.maximum}
     for beyond, bound in bounds.items():
         if bound is not None:
-            outside = pc.or_(outside, beyond(column, _bound(bound, column)))
+            outside = pc.or_(outside, beyond(column, pa.scalar(bound, precision)))
     extremes = pc.min_max(column).as_py()
     low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds.values())
     found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
     return Range(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
-
-
-def _bound(value: float, column: Any) -> Any:
-    """A bound as precise as the column: 0.1 in single precision is greater than in double."""
-    import pyarrow as pa
-
-    return pa.scalar(value, column.type if pa.types.is_floating(column.type) else pa.float64())
 
 
 def _time_range(column: Any, name: str, now: datetime) -> Range:

@@ -358,6 +358,8 @@ REFUSED = [
     ("age: integer", "Readmitted: integer", 6, "features.Readmitted", "is the target"),
     ("age: integer", "age: {from: readmitted}", 6, "features.age", "is the target"),
     ("age: integer", "age: {from: patient_id}", 6, "features.age", "is the join key"),
+    ("column: readmitted", "column: back, from: age", 6, "features.age", "is the target"),
+    ("{column: patient_id}", "{row_number: n, from: x}", 4, "join_key.from", "belongs to `column`"),
     ("age: integer", "age: {from: 3}", 6, "features.age.from", "must be text"),
     ("age: integer", "entity_row_id: text", 6, "features.entity_row_id", "Feast writes itself"),
     ("age: integer", "RN: integer", 6, "features.RN", "Feast writes itself"),
