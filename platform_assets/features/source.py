@@ -34,7 +34,8 @@ def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
         case FileSource(path, separator):
             return FileReader(path, source.expand(path), columns, key, separator)
         case SqlSource(url):
-            order = _order(spec) if key else ()
+            time = () if spec.event_time is None else (spec.event_time.name,)
+            order = () if key is None else (key, *time)
             return SqlReader(spec.source, source.expand(url), columns, key, order)
         case dataset:
             return DatasetReader(dataset.name, columns, key)
@@ -50,8 +51,3 @@ def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
         SourceError: the source cannot be read.
     """
     return open_source(spec, source).fingerprint()
-
-
-def _order(spec: ModelSpec) -> tuple[str, ...]:
-    time = () if spec.event_time is None else (spec.event_time.name,)
-    return (spec.join_key.name, *time)

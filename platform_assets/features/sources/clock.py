@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_UNSHOWN: Final = "shows twice, and the order of the rows does not say which of the two it is"
-_SKIPPED: Final = "never shows"
 _DAY_US: Final = 86_400_000_000
 
 
@@ -43,10 +41,11 @@ def local_to_utc(
     gap = pc.subtract(sides["latest"], sides["earliest"]).cast(pa.int64()).fill_null(0).to_numpy()
     if gap.any():
         # Where the clock skips an hour, the two sides are its ends, a microsecond apart.
-        _refuse(source, column, times, gap == 1, _SKIPPED)
+        _refuse(source, column, times, gap == 1, "never shows")
         keys = None if key is None else source.table[key]
         later, unshown = _later(times.cast(pa.int64()).to_numpy(), gap > 1, keys)
-        _refuse(source, column, times, unshown, _UNSHOWN)
+        why = "shows twice, and the order of the rows does not say which of the two it is"
+        _refuse(source, column, times, unshown, why)
         utc = pc.if_else(pa.array(later), sides["latest"], utc)
     return source.table.set_column(place, column.name, utc)
 

@@ -42,11 +42,10 @@ class CsvFile:
     def header(self) -> tuple[list[str], str, int]:
         """Return the names of the columns, what separates them, and the blank lines before.
 
-        The separator is that of the model file, else the one of those in use by which the file
-        has the wanted columns.
+        The separator is that of the model file, else the one by which most columns are there.
 
         Raises:
-            ColumnsError: none has, or several have.
+            ColumnsError: all of them are there by several.
             SourceError: the file is empty, or no text.
             OSError: the file cannot be read.
         """

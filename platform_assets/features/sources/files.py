@@ -125,11 +125,10 @@ class FileReader:
         return whole.hexdigest()
 
     def _label(self, file: Path) -> str:
-        if self._path.is_dir():
-            return str(file.relative_to(self._path))
-        # Of a pattern: below the last folder that it names itself.
-        fixed = next((one for one in self._path.parents if not glob.has_magic(str(one))), Path("/"))
-        return str(file.relative_to(fixed))
+        folder = self._path
+        while not folder.is_dir():  # of a pattern: the last folder that it names itself
+            folder = folder.parent
+        return str(file.relative_to(folder))
 
     @contextmanager
     def _access(self, file: Path) -> Iterator[None]:
@@ -158,10 +157,7 @@ def _kind(file: Path) -> str | None:
 def _inside(folder: Path) -> Iterator[Path]:
     """The files of a folder, and of those below it that Hive's way of partitions names."""
     for entry in folder.iterdir():
-        if entry.is_dir() and "=" in entry.name:
-            yield from _inside(entry)
-        else:
-            yield entry
+        yield from _inside(entry) if entry.is_dir() and "=" in entry.name else [entry]
 
 
 def _partitions(label: Path) -> dict[str, str | None]:

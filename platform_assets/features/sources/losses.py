@@ -17,6 +17,9 @@ def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
     import pyarrow.compute as pc
 
     # Below it, what 32 bits cut off is small beside the unit of a value.
+    extremes = pc.min_max(values).as_py()
+    if extremes["max"] is None or max(-extremes["min"], extremes["max"]) <= _EXACT:
+        return None
     changed = pc.and_(pc.greater(pc.abs(values), _EXACT), pc.not_equal(values, narrow))
     place = pc.index(pc.and_(changed, pc.is_finite(narrow)), True).as_py()
     if place < 0:

@@ -51,6 +51,5 @@ class ParquetFile:
             raise self._damaged(exc) from exc
 
     def _damaged(self, exc: Exception) -> SourceError:
-        return SourceError(
-            f"{self.name} cannot be read as Parquet: {exc}", "write the file again, and run again"
-        )
+        said = f"{self.name} cannot be read as Parquet: {exc}"
+        return SourceError(said, "write the file again, and run again")
