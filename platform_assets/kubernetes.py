@@ -52,7 +52,7 @@ _SECRETS: Final = {
     "feast": _secret("FEAST_REDIS", "redis-credentials", "url"),
 }
 _SOURCE_SECRETS: Final = {"secret_ref": {"name": "model-sources", "optional": True}}
-"""What `${NAME}` in the sources of model files stands for, where that is secret."""
+"""What `${SOURCE_NAME}` in the sources of model files stands for, where that is secret."""
 
 
 def step_config(

@@ -79,7 +79,8 @@ class FeatureSpec:
     """One column that the model reads.
 
     `minimum` and `maximum` are the values that the blocking range check accepts, inclusive,
-    in the column's own unit; None leaves that side open.
+    in the column's own unit; None leaves that side open. `source_column` is the name of the
+    column in the source where that is another one, here as in key, time and target.
     """
 
     name: str
@@ -87,6 +88,7 @@ class FeatureSpec:
     nullable: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    source_column: str = ""
 
     @property
     def numeric(self) -> bool:
@@ -104,17 +106,23 @@ class FileSource:
     """A CSV or Parquet file, a folder of them, or a glob pattern; read in the order of names.
 
     `path` may hold `${NAME}`: the value of an environment variable at the time of reading.
+    `separator` is that of CSV files; None takes the one by which the columns are there.
     """
 
     path: str
+    separator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SqlSource:
-    """The rows of a query; `url` is SQLAlchemy's and may hold `${NAME}`, as secrets should."""
+    """The rows of a query; `url` is SQLAlchemy's and may hold `${NAME}`, as secrets should.
+
+    `timeout` is the time that reading all rows may take.
+    """
 
     url: str
     query: str
+    timeout: timedelta = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,7 @@ class JoinKey:
     name: str = "entity_id"
     dtype: DType = DType.INT64
     from_row_number: bool = False
+    source_column: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,7 @@ class EventTime:
 
     name: str = "event_timestamp"
     timezone: str | None = None
+    source_column: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,8 @@ class Target:
     `dtype`: BYTES, INT64 or BOOL for classes, FP64 for a regression. `classes` are the labels
     as the source writes them, in the order of the probabilities; empty takes those of the
     data, sorted. `class_names` are words for people, in the order of `classes`.
-    `drop_missing` leaves rows without a label out, instead of refusing the source.
+    `drop_missing` trains on the rows with a label only, instead of refusing the source; the
+    others are features all the same.
     """
 
     name: str
@@ -166,6 +177,7 @@ class Target:
     classes: tuple[Label, ...] = ()
     class_names: tuple[str, ...] = ()
     drop_missing: bool = False
+    source_column: str = ""
 
 
 @dataclass(frozen=True, slots=True)

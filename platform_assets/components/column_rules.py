@@ -12,6 +12,8 @@ from platform_assets.components.problems import Fault
 from platform_assets.components.typing_faults import shown
 from platform_assets.components.vocabulary import (
     CLASS_TYPES,
+    FEAST_COLUMNS,
+    LOST_SUFFIX,
     NUMERIC_TYPES,
     TIME_COLUMN,
     is_reserved,
@@ -20,8 +22,8 @@ from platform_assets.model_spec import Task
 
 _COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
 _COLUMN_RULE: Final = (
-    "use an ASCII letter or underscore, then up to 99 ASCII letters, digits or underscores; "
-    "rename the column in the source, or in its query by AS"
+    "use an ASCII letter or underscore, then up to 99 ASCII letters, digits or underscores, and "
+    "say under `from` how the source calls the column"
 )
 
 
@@ -53,8 +55,9 @@ def _key(fields: ModelFields) -> Iterator[Fault]:
     if (key.column is None) == (key.row_number is None):
         yield Fault(("join_key",), "needs exactly one of `column` and `row_number`")
         return
-    if key.row_number is not None and "type" in key.model_fields_set:
-        yield Fault(("join_key", "type"), "belongs to `column`: row numbers are integers")
+    for field in key.model_fields_set & {"type", "from_"} if key.row_number is not None else ():
+        path = ("join_key", field.rstrip("_"))
+        yield Fault(path, "belongs to `column`: row numbers are integers")
     where = "column" if key.column is not None else "row_number"
     yield from _name(("join_key", where), str(entity_column(fields)))
 
@@ -68,7 +71,10 @@ def _event_time(fields: ModelFields) -> Iterator[Fault]:
     path = ("event_timestamp", "column")
     if not _COLUMN.fullmatch(time.column):
         yield Fault(path, f"{shown(time.column)}: {_COLUMN_RULE}")
-    if time.column == entity_column(fields):
+    elif time.column.casefold() in FEAST_COLUMNS - {TIME_COLUMN}:
+        yield Fault(path, _reserved(time.column))
+    yield from _lost(path, time.column)
+    if _same(time.column, entity_column(fields)):
         yield Fault(path, f"{time.column!r} is the join key: name another column")
     if time.timezone is not None:
         try:
@@ -81,21 +87,26 @@ def _event_time(fields: ModelFields) -> Iterator[Fault]:
 
 
 def _features(fields: ModelFields) -> Iterator[Fault]:
-    time = fields.event_timestamp
-    taken = {entity_column(fields): "the join key", fields.target.column: "the target"}
+    key, target, time = fields.join_key, fields.target, fields.event_timestamp
+    others = [(key, key.column, "the join key"), (target, target.column, "the target")]
     if time is not None:
-        taken[time.column] = "the event timestamp"
+        others.append((time, time.column, "the event timestamp"))
+    # DuckDB, by which Feast joins, knows no case; a source does.
+    taken = {str(name).casefold(): what for _, name, what in others}
+    taken[str(entity_column(fields)).casefold()] = "the join key"
+    sources = {column.from_ or name: what for column, name, what in others}
     seen: set[str] = set()
     for index, feature in enumerate(fields.features):
-        path = ("features", index, "name")
-        if feature.name in taken:
-            what = taken[feature.name]
+        path, name = ("features", index, "name"), feature.name.casefold()
+        what = taken.get(name) or sources.get(feature.from_ or feature.name)
+        if what:
             yield Fault(path, f"{feature.name!r} is {what}: the model may not read it; remove it")
-        elif feature.name in seen:
-            yield Fault(path, f"{feature.name!r} is listed twice: remove one")
+        elif name in seen:
+            yield Fault(path, f"{feature.name!r} is listed twice, in any case: remove one")
         else:
             yield from _name(path, feature.name)
-        seen.add(feature.name)
+            yield from _lost(path, feature.name)
+        seen.add(name)
         yield from _range(index, feature)
 
 
@@ -120,11 +131,11 @@ def _target(fields: ModelFields) -> Iterator[Fault]:
     path = ("target", "column")
     if not target.column or not target.column.isprintable():
         yield Fault(path, f"{shown(target.column)} is no name of a column")
-    elif target.column == entity_column(fields):
+    elif _same(target.column, entity_column(fields)):
         yield Fault(path, f"{target.column!r} is the join key: name another column")
-    elif fields.event_timestamp and target.column == fields.event_timestamp.column:
+    elif fields.event_timestamp and _same(target.column, fields.event_timestamp.column):
         yield Fault(path, f"{target.column!r} is the event timestamp: name another column")
-    elif target.column == TIME_COLUMN:
+    elif target.column.casefold() in FEAST_COLUMNS:
         yield Fault(path, _reserved(target.column))
     kind = target_type(target, task)
     if task is Task.REGRESSION:
@@ -187,6 +198,10 @@ def _class_count(target: TargetFields, task: Task) -> Iterator[Fault]:
             yield Fault(("target", "class_names", index), f"{name!r} is given to two classes")
 
 
+def _same(one: str, other: str | None) -> bool:
+    return other is not None and one.casefold() == other.casefold()
+
+
 def _name(path: tuple[object, ...], name: str) -> Iterator[Fault]:
     if not _COLUMN.fullmatch(name):
         yield Fault(path, f"{shown(name)}: {_COLUMN_RULE}")
@@ -194,5 +209,14 @@ def _name(path: tuple[object, ...], name: str) -> Iterator[Fault]:
         yield Fault(path, _reserved(name))
 
 
+def _lost(path: tuple[object, ...], name: str) -> Iterator[Fault]:
+    if name.endswith(LOST_SUFFIX):
+        said = f"{name!r}: Feast loses columns that end in {LOST_SUFFIX}"
+        yield Fault(path, f"{said}: give it another name, and say this one under `from`")
+
+
 def _reserved(name: str) -> str:
-    return f"{name!r} is a name that the platform writes itself: rename the column"
+    return (
+        f"{name!r} is a name that the platform or Feast writes itself: give it another, "
+        "and say this one under `from`"
+    )

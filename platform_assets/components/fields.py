@@ -46,25 +46,38 @@ class SqlFields(Fields):
     """The rows of a query."""
 
     url: str
-    """SQLAlchemy's URL of the database; `${NAME}` stands for an environment variable, which is
-    the place for passwords."""
+    """SQLAlchemy's URL of the database; `${SOURCE_NAME}` stands for an environment variable,
+    which is the place for passwords."""
     query: str
-    """The SELECT whose columns are the model's."""
+    """The SELECT whose columns are the model's, run exactly as it is written."""
+    timeout: Duration = "1h"
+    """Time that reading all rows may take."""
 
 
 class SourceFields(Fields):
     """Where the rows are; exactly one of the three."""
 
     file: str | None = None
-    """A CSV or Parquet file, a folder of them or a glob pattern, relative to the model file;
-    `${NAME}` stands for an environment variable."""
+    """A CSV (also .csv.gz, .tsv) or Parquet file, a folder of them (also of Hive's partitions) or
+    a glob pattern, relative to the model file; `${SOURCE_NAME}` stands for an environment
+    variable."""
+    separator: Annotated[str | None, Field(examples=[";"], min_length=1, max_length=1)] = None
+    """What stands between the values of a CSV; by default the one of , ; | and the tab by which
+    the columns are there."""
     sql: SqlFields | None = None
     """The rows of a query."""
     dataset: Annotated[str | None, Field(examples=["sklearn.wine", "vega.cars"])] = None
     """A data set that a package brings: `sklearn.<name>` or `vega.<name>`."""
 
 
-class JoinKeyFields(Fields):
+class ColumnFields(Fields):
+    """One column of the source."""
+
+    from_: Annotated[str | None, Field(alias="from", examples=["fixed acidity"])] = None
+    """The column's name in the source, where it is another one."""
+
+
+class JoinKeyFields(ColumnFields):
     """What names the entity of a row; exactly one of `column` and `row_number`."""
 
     column: str | None = None
@@ -76,7 +89,7 @@ class JoinKeyFields(Fields):
     row is an entity of its own."""
 
 
-class EventTimestampFields(Fields):
+class EventTimestampFields(ColumnFields):
     """When a row was true."""
 
     column: str
@@ -88,7 +101,7 @@ class EventTimestampFields(Fields):
 FeatureType = Literal["number", "double", "integer", "boolean", "text"]
 
 
-class FeatureOptions(Fields):
+class FeatureOptions(ColumnFields):
     """One column that the model reads."""
 
     type: FeatureType = "number"
@@ -108,7 +121,7 @@ class FeatureFields(FeatureOptions):
     """The column."""
 
 
-class TargetFields(Fields):
+class TargetFields(ColumnFields):
     """The column to predict."""
 
     column: str
@@ -121,7 +134,8 @@ class TargetFields(Fields):
     class_names: list[str] = []
     """Words for people, in the order of `classes`; pictures use them."""
     drop_missing: bool = False
-    """Leave rows without a label out, instead of refusing the source."""
+    """Train on the rows with a label, instead of refusing the source; those without one are
+    features all the same."""
 
 
 class CandidateFields(Fields):

@@ -23,6 +23,7 @@ from platform_assets.components.vocabulary import (
     estimators,
 )
 from platform_assets.model_spec import ASSETS, Task
+from platform_assets.resources.source import SOURCE_PREFIX, hidden_variables
 from platform_assets.training.metrics import valid_metrics
 
 # Narrower than the contract's: Dagster's groups, pools and jobs have no hyphens.
@@ -96,9 +97,11 @@ def _templates(fields: ModelFields) -> Iterator[Fault]:
         if text is not None and "{{" in text:
             yield Fault(
                 path,
-                "templates are not filled in: write ${NAME} for an environment variable, which "
-                "is read when the source is",
+                "templates are not filled in: write ${SOURCE_NAME} for an environment variable, "
+                "which is read when the source is",
             )
+        for name in hidden_variables(text or ""):
+            yield Fault(path, f"{name}: a source may see variables named {SOURCE_PREFIX}... only")
 
 
 def _source(fields: ModelFields) -> Iterator[Fault]:
@@ -123,6 +126,11 @@ def _source(fields: ModelFields) -> Iterator[Fault]:
                 f"{shown(source.file)}: this machine knows no home of that user: write the whole "
                 "path",
             )
+    if source.separator is not None and (source.file is None or source.separator in '"\r\n'):
+        yield Fault(
+            ("source", "separator"),
+            "stands between the values of a file, and is neither a quotation mark nor a line's end",
+        )
     if source.dataset is not None:
         package, _, name = source.dataset.partition(".")
         if package not in DATASETS or not _DATASET.fullmatch(name):
@@ -144,12 +152,14 @@ def _has_home(path: str) -> bool:
 
 def _sql(url: str, query: str) -> Iterator[Fault]:
     if "://" not in url and not url.startswith("${"):
-        yield Fault(("source", "sql", "url"), "write dialect://..., or ${NAME} for all of it")
+        yield Fault(
+            ("source", "sql", "url"), "write dialect://..., or ${SOURCE_NAME} for all of it"
+        )
     if any(not found["password"].startswith("${") for found in _PASSWORD.finditer(url)):
         yield Fault(
             ("source", "sql", "url"),
             "holds a password for everybody to read: put it into an environment variable and "
-            "write ${NAME} in its place",
+            "write ${SOURCE_NAME} in its place",
         )
     if not query.strip():
         yield Fault(("source", "sql", "query"), "is empty: write the SELECT of the rows")

@@ -55,6 +55,7 @@ def model_spec(fields: ModelFields, *, name: str, folder: Path, code_version: st
                 feature.nullable,
                 feature.minimum,
                 feature.maximum,
+                feature.from_ or "",
             )
             for feature in fields.features
         ),
@@ -65,7 +66,7 @@ def model_spec(fields: ModelFields, *, name: str, folder: Path, code_version: st
             when_inconclusive=WhenInconclusive(fields.gates.when_inconclusive),
         ),
         join_key=_join_key(fields),
-        event_time=EventTime(time.column, time.timezone) if time else None,
+        event_time=EventTime(time.column, time.timezone, time.from_ or "") if time else None,
         evaluation=_evaluation(fields, task),
         serving=ServingSpec(**fields.serving.model_dump()),
         automation=_automation(fields),
@@ -83,24 +84,24 @@ def model_spec(fields: ModelFields, *, name: str, folder: Path, code_version: st
 
 def _source(source: SourceFields, folder: Path) -> Source:
     if source.sql is not None:
-        return SqlSource(source.sql.url, source.sql.query)
+        return SqlSource(source.sql.url, source.sql.query, duration(source.sql.timeout))
     if source.dataset is not None:
         return DatasetSource(source.dataset)
     file = source.file or ""
     if file.startswith("${"):  # a variable may hold an absolute path
-        return FileSource(file)
+        return FileSource(file, source.separator)
     path = Path(file).expanduser()
     while path.parts[:1] == ("..",):
         # Above a folder that is a link is what is above its target.
         folder, path = folder.resolve().parent, Path(*path.parts[1:])
-    return FileSource(str(folder / path))
+    return FileSource(str(folder / path), source.separator)
 
 
 def _join_key(fields: ModelFields) -> JoinKey:
     key = fields.join_key
     if key.column is None:
         return JoinKey(key.row_number or "", from_row_number=True)
-    return JoinKey(key.column, FEATURE_TYPES[key.type])
+    return JoinKey(key.column, FEATURE_TYPES[key.type], source_column=key.from_ or "")
 
 
 def _target(fields: ModelFields, task: Task) -> Target:
@@ -111,6 +112,7 @@ def _target(fields: ModelFields, task: Task) -> Target:
         tuple(target.classes),
         tuple(target.class_names),
         target.drop_missing,
+        target.from_ or "",
     )
 
 

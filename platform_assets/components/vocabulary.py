@@ -51,15 +51,18 @@ DATASETS: Final = ("sklearn", "vega")
 
 TIME_COLUMN: Final = "event_timestamp"
 """The time column of a model without one of its own."""
-_RESERVED: Final = frozenset(
-    {TIME_COLUMN, "created_timestamp", "label", "label_true", "probabilities"}
-)
+FEAST_COLUMNS: Final = frozenset({TIME_COLUMN, "entity_row_id", "event_expire_timestamp", "rn"})
+"""What Feast calls columns of its own while it joins; letters of either case are the same."""
+_RESERVED: Final = FEAST_COLUMNS | {"created_timestamp", "label", "label_true", "probabilities"}
 _RESERVED_PREFIXES: Final = ("prediction", "probability_", "sample_")
+LOST_SUFFIX: Final = "_y"
+"""Feast drops features and times whose names end so from its join."""
 
 
 def is_reserved(column: str) -> bool:
-    """Whether the platform itself writes a column or a tensor of this name."""
-    return column in _RESERVED or column.startswith(_RESERVED_PREFIXES)
+    """Whether the platform or Feast writes a column or a tensor of this name, in any case."""
+    name = column.casefold()
+    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
 
 
 def estimators(task: Task) -> tuple[str, ...]:

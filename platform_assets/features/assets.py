@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Dagster reads them.
 import time
+from collections.abc import Iterator
 
 from dagster import (
     AssetExecutionContext,
@@ -13,6 +14,7 @@ from dagster import (
     asset,
 )
 
+from platform_assets.features.checks import source_check_results, source_checks
 from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.materialization import newest_rows, time_span
 from platform_assets.features.reading import read_source
@@ -21,10 +23,12 @@ from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
-from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec
+from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
 from platform_assets.resources.failures import failure
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.source import SourceResource
+
+_KINDS = {FileSource: "file", DatasetSource: "python", SqlSource: "sql"}
 
 
 def feature_assets(spec: ModelSpec) -> list[AssetsDefinition]:
@@ -37,7 +41,8 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
 
     @asset(
         **spec.asset("features"),
-        kinds={_source_kind(spec), "parquet"},
+        kinds={_KINDS[type(spec.source)], "parquet"},
+        check_specs=source_checks(spec),
         freshness_policy=freshness and FreshnessPolicy.time_window(fail_window=freshness),
         description=(
             f"The source of `{spec.model_name}`, read, validated and written as Parquet for "
@@ -46,7 +51,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     )
     def features(
         context: AssetExecutionContext, source: SourceResource, feast: FeastResource
-    ) -> MaterializeResult[FeatureData]:
+    ) -> Iterator[MaterializeResult[FeatureData]]:
         started = time.monotonic()
         try:
             found = read_source(spec, source, context.log.info)
@@ -59,8 +64,9 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
                 "make room there and let this user write to it, then run again",
             ) from exc
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
-        return MaterializeResult(
+        yield MaterializeResult(
             value=data,
+            check_results=source_check_results(found, spec),
             metadata={
                 **data_metadata(found, data, spec),
                 FINGERPRINT_METADATA: data.fingerprint,
@@ -72,12 +78,6 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
         )
 
     return features
-
-
-def _source_kind(spec: ModelSpec) -> str:
-    if isinstance(spec.source, FileSource):
-        return "file"
-    return "python" if isinstance(spec.source, DatasetSource) else "sql"
 
 
 def _online_features(spec: ModelSpec) -> AssetsDefinition:

@@ -1,9 +1,15 @@
-"""Blocking checks of the features: what they measure stands in their metadata."""
+"""Checks of the features: what they measure stands in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
 from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
     AssetKey,
     MetadataValue,
     TableRecord,
@@ -11,108 +17,67 @@ from dagster import (
 )
 
 from platform_assets.features.consistency import compare_online
-from platform_assets.features.records import FeatureData, OnlineFeatures
-from platform_assets.features.validation import (
-    expected_types,
-    forbidden_nulls,
-    null_counts,
-    range_report,
-    schema_differences,
-)
-from platform_assets.model_spec import ModelSpec
+from platform_assets.features.records import OnlineFeatures
+from platform_assets.features.sources.reader import SourceTable
+from platform_assets.model_spec import FeatureSpec, ModelSpec
 from platform_assets.resources.failures import failure
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far the clocks of a source and of this machine may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One line of the range report: what is allowed, what was found, how many lie outside."""
+
+    column: str
+    allowed: str
+    found: str
+    outside: int
+
 
 def feature_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
-    """Build the checks of `features` and `online_features` of one model."""
-    return [_schema(spec), _nulls(spec), _ranges(spec), _online_equals_offline(spec)]
+    """Build the checks of `online_features` of one model; `features` makes its own."""
+    return [_online_equals_offline(spec)]
 
 
-def _schema(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "features"]),
-        name="schema",
-        blocking=True,
-        description="The written files have exactly the declared columns and types.",
+def source_checks(spec: ModelSpec) -> list[AssetCheckSpec]:
+    """Return what `features` checks of its rows while it has them."""
+    key = spec.key("features")
+    ranges = "Every feature lies within its declared range, no event in the future."
+    losses = "Reading changed nothing that may count: digits of 32-bit floats, keys with zeros."
+    return [
+        AssetCheckSpec("ranges", asset=key, blocking=True, description=ranges),
+        AssetCheckSpec("losses", asset=key, description=losses),
+    ]
+
+
+def source_check_results(source: SourceTable, spec: ModelSpec) -> list[AssetCheckResult]:
+    """Measure what `source_checks` promises."""
+    report, rows = range_report(source.table, spec), source.table.num_rows
+    outside = [
+        f"{line.column}: {line.outside} of {rows} rows outside {line.allowed} (found {line.found})"
+        for line in report
+        if line.outside
+    ]
+    ranges = AssetCheckResult(
+        check_name="ranges",
+        passed=not outside,
+        description="; ".join(outside) or None,
+        metadata={
+            "rows": rows,
+            "rows_outside": sum(line.outside for line in report),
+            "ranges": MetadataValue.table([TableRecord(asdict(line)) for line in report]),
+        },
     )
-    def schema(features: FeatureData) -> AssetCheckResult:
-        differences = schema_differences(features, spec)
-        return AssetCheckResult(
-            passed=not differences,
-            description="; ".join(f"{k}: {v}" for k, v in differences.items()) or None,
-            metadata={
-                "columns": len(expected_types(spec)),
-                "different": len(differences),
-                "differences": MetadataValue.json(differences),
-            },
-        )
-
-    return schema
-
-
-def _nulls(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "features"]),
-        name="nulls",
-        blocking=True,
-        description="No value is missing where the model file does not allow it.",
+    losses = AssetCheckResult(
+        check_name="losses",
+        passed=not source.warnings,
+        severity=AssetCheckSeverity.WARN,
+        description="; ".join(source.warnings) or None,
     )
-    def nulls(features: FeatureData) -> AssetCheckResult:
-        counts = null_counts(features)
-        bad = forbidden_nulls(counts, spec)
-        return AssetCheckResult(
-            passed=not bad,
-            description=", ".join(f"{k}: {v} empty" for k, v in bad.items()) or None,
-            metadata={
-                "rows": features.rows,
-                "empty_values": sum(counts.values()),
-                "forbidden_empty_values": sum(bad.values()),
-                "empty_by_column": MetadataValue.json(counts),
-            },
-        )
-
-    return nulls
-
-
-def _ranges(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "features"]),
-        name="ranges",
-        blocking=True,
-        description="Every feature lies within its declared range, no event in the future.",
-    )
-    def ranges(features: FeatureData) -> AssetCheckResult:
-        report = range_report(features, spec)
-        bad = [line for line in report if line.outside]
-        return AssetCheckResult(
-            passed=not bad,
-            description="; ".join(
-                f"{r.column}: {r.outside} of {features.rows} rows outside {r.allowed} "
-                f"(found {r.found})"
-                for r in bad
-            )
-            or None,
-            metadata={
-                "rows": features.rows,
-                "rows_outside": sum(line.outside for line in report),
-                "ranges": MetadataValue.table(
-                    [
-                        TableRecord(
-                            {
-                                "column": line.column,
-                                "allowed": line.allowed,
-                                "found": line.found,
-                                "outside": line.outside,
-                            }
-                        )
-                        for line in report
-                    ]
-                ),
-            },
-        )
-
-    return ranges
+    return [ranges, losses]
 
 
 def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
@@ -151,3 +116,43 @@ def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
         )
 
     return online_equals_offline
+
+
+def range_report(table: Any, spec: ModelSpec, now: datetime | None = None) -> list[Range]:
+    """Measure each numeric feature of an Arrow table, and its times, against what is allowed.
+
+    A missing value is not outside. Timestamps must not lie after `now` (UTC), save for what
+    clocks may differ by.
+    """
+    now = (now or datetime.now(UTC)) + CLOCK_SKEW
+    features = [feature for feature in spec.features if feature.numeric]
+    return [
+        *(_feature_range(table[feature.name], feature) for feature in features),
+        _time_range(table[spec.event_timestamp], spec.event_timestamp, now),
+    ]
+
+
+def _feature_range(column: Any, feature: FeatureSpec) -> Range:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    outside = pc.invert(pc.is_finite(column))
+    # A bound is as precise as the column: 0.1 in single precision is greater than in double.
+    precision = column.type if pa.types.is_floating(column.type) else pa.float64()
+    bounds = {pc.less: feature.minimum, pc.greater: feature.maximum}
+    for beyond, bound in bounds.items():
+        if bound is not None:
+            outside = pc.or_(outside, beyond(column, pa.scalar(bound, precision)))
+    extremes = pc.min_max(column).as_py()
+    low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds.values())
+    found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
+    return Range(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
+
+
+def _time_range(column: Any, name: str, now: datetime) -> Range:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    first, last = (one.isoformat() for one in pc.min_max(column).as_py().values())
+    late = pc.sum(pc.greater(column, pa.scalar(now, type=column.type))).as_py()
+    return Range(name, f"until {now.isoformat(timespec='seconds')}", f"{first} .. {last}", late)

@@ -36,7 +36,7 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> 
     from pyarrow import parquet
 
     key, time = spec.join_key.name, spec.event_timestamp
-    keys = parquet.read_table(data.labels_path, columns=[key, time])
+    keys = parquet.read_table(data.features_path, columns=[key, time])
     ids = sorted(pc.unique(keys[key]).to_pylist())
     sample = ids[:: max(1, -(-len(ids) // SAMPLE))]
     entities = pd.DataFrame({key: sample})

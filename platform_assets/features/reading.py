@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from platform_assets.features.rules import CountedRows, check_features, check_keys, check_target
+from platform_assets.features.rules import check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
-from platform_assets.features.sources.reader import Log, Progress
-from platform_assets.model_spec import Label, ModelSpec
+from platform_assets.features.sources.reader import Log, Progress, SourceTable
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import SourceResource
 
 if TYPE_CHECKING:
@@ -18,24 +19,10 @@ TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Event time of every row of a model that has none."""
 
 
-class SourceData(NamedTuple):
-    """A sound source.
-
-    `table` has the columns join key, event timestamp, features, target, in that order and in
-    their declared types; nulls where a value is missing. `classes` are the labels in the order
-    of the probabilities, () for a regression. `ignored` are columns that the model file does
-    not name.
-    """
-
-    table: pa.Table
-    fingerprint: str
-    name: str
-    classes: tuple[Label, ...]
-    ignored: tuple[str, ...]
-
-
-def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceData:
+def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
     """Read the model's source and validate it.
+
+    The table has the columns join key, event timestamp, features, target, in that order.
 
     Args:
         spec: the model.
@@ -48,15 +35,13 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
             without any value, or a text feature that is an identifier; an entity twice at one
             time; a constant target, an unknown or too rare class.
     """
-    raw = open_source(spec, source).read(Progress(log))
-    if raw.table.num_rows == 0:
-        raise SourceError(f"{raw.name} has columns and no rows", "add rows to it and run again")
-    rows = CountedRows(raw, _with_keys(raw.table, spec))
-    rows = _labelled(rows, spec)
+    read = open_source(spec, source).read(Progress(log))
+    if read.table.num_rows == 0:
+        raise SourceError(f"{read.name} has columns and no rows", "add rows to it and run again")
+    rows = replace(read, table=_with_keys(read.table, spec))
     check_features(rows, spec)
     check_keys(rows, spec)
-    classes = check_target(rows, spec)
-    return SourceData(rows.table, raw.fingerprint, raw.name, classes, raw.ignored)
+    return replace(rows, classes=check_target(rows, spec))
 
 
 def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
@@ -73,19 +58,3 @@ def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
         table = table.append_column(spec.event_timestamp, times)
     names = (spec.join_key.name, spec.event_timestamp, *spec.feature_names, spec.target.name)
     return table.select(list(names))
-
-
-def _labelled(rows: CountedRows, spec: ModelSpec) -> CountedRows:
-    """Leave rows without a label out, where the model file wants that."""
-    import pyarrow.compute as pc
-
-    label = rows.table[spec.target.name]
-    if not spec.target.drop_missing or label.null_count == 0:
-        return rows
-    if label.null_count == len(label):
-        raise SourceError(
-            f"{rows.source.name} has no row with a {spec.target.name}",
-            "add rows with a label and run again",
-        )
-    kept = label.is_valid()
-    return CountedRows(rows.source, rows.table.filter(kept), pc.indices_nonzero(kept))

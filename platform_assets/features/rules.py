@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.columns import arrow_type
-from platform_assets.features.sources.reader import SHOWN_PROBLEMS, Raw
+from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
 from platform_assets.model_spec import Label, ModelSpec, Split, Task
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
@@ -24,29 +24,7 @@ EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
 _FIX: Final = "correct the source and run again"
 
 
-@dataclass(frozen=True, slots=True)
-class CountedRows:
-    """The rows that count, and where in the source they stand.
-
-    `positions` are the source's row of each, from 0; None: all of them, in order.
-    """
-
-    source: Raw
-    table: pa.Table
-    positions: pa.Array | None = None
-
-    def row(self, index: int) -> str:
-        """Name a row as the source counts it."""
-        return self.source.row(index if self.positions is None else self.positions[index].as_py())
-
-    def first(self, mask: pa.ChunkedArray) -> str:
-        """Name the first row where the mask is true; there is one."""
-        import pyarrow.compute as pc
-
-        return self.row(pc.index(mask, True).as_py())
-
-
-def check_features(rows: CountedRows, spec: ModelSpec) -> None:
+def check_features(rows: SourceTable, spec: ModelSpec) -> None:
     """Return when the features, the keys and the label have a value wherever they must.
 
     Raises:
@@ -56,7 +34,7 @@ def check_features(rows: CountedRows, spec: ModelSpec) -> None:
     nothing = [name for name in spec.feature_names if table[name].null_count == table.num_rows]
     if nothing:
         raise SourceError(
-            f"{rows.source.name} has no value at all in {', '.join(nothing)}",
+            f"{rows.name} has no value at all in {', '.join(nothing)}",
             "leave that out of the features in the model file, or fill it, and run again",
         )
     _check_nulls(rows, spec)
@@ -64,59 +42,61 @@ def check_features(rows: CountedRows, spec: ModelSpec) -> None:
     _check_texts(rows, spec)
 
 
-def _check_nulls(rows: CountedRows, spec: ModelSpec) -> None:
+def _check_nulls(rows: SourceTable, spec: ModelSpec) -> None:
     nullable = {feature.name for feature in spec.features if feature.nullable}
-    said = [
-        f"{name}: {rows.table[name].null_count}, first in {rows.first(rows.table[name].is_null())}"
-        for name in rows.table.column_names
-        if name not in nullable and rows.table[name].null_count
-    ]
+    if spec.target.drop_missing:
+        nullable.add(spec.target.name)
+    wanted = [name for name in rows.table.column_names if name not in nullable]
+    said = _places(rows, {name: rows.table[name].is_null() for name in wanted})
     if said:
         raise SourceError(
-            f"{rows.source.name} has empty values ({'; '.join(said)})",
+            f"{rows.name} has empty values ({said})",
             "fill them, or say in the model file that the feature is nullable (or that rows "
             "without a label are dropped), and run again",
         )
 
 
-def _check_finite(rows: CountedRows, spec: ModelSpec) -> None:
+def _check_finite(rows: SourceTable, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    said = []
-    for name in (*spec.feature_names, spec.target.name):
-        column = rows.table[name]
-        if not pa.types.is_floating(column.type):
-            continue
-        infinite = pc.is_inf(column)
-        count = pc.sum(infinite).as_py()
-        if count:
-            said.append(f"{name}: {count}, first in {rows.first(infinite)}")
+    columns = {name: rows.table[name] for name in (*spec.feature_names, spec.target.name)}
+    floats = {name: one for name, one in columns.items() if pa.types.is_floating(one.type)}
+    said = _places(rows, {name: pc.is_inf(one) for name, one in floats.items()})
     if said:
         raise SourceError(
-            f"{rows.source.name} has values that are infinite, or too large for their type "
-            f"({'; '.join(said)})",
-            "correct the source, or declare FP64 for what FP32 cannot hold, and run again",
+            f"{rows.name} has values that are infinite, or too large for their type ({said})",
+            "correct the source, or declare double for what number cannot hold, and run again",
         )
 
 
-def _check_texts(rows: CountedRows, spec: ModelSpec) -> None:
+def _places(rows: SourceTable, masks: Mapping[str, pa.ChunkedArray]) -> str:
+    """How often each mask is true and where first, by column; empty where none is."""
     import pyarrow.compute as pc
 
-    for feature in spec.features:
-        if feature.dtype is not DType.BYTES:
-            continue
-        different = pc.count_distinct(rows.table[feature.name]).as_py()
+    counts = {name: pc.sum(mask).as_py() for name, mask in masks.items()}
+    return "; ".join(
+        f"{name}: {count}, first in {rows.first(masks[name])}"
+        for name, count in counts.items()
+        if count
+    )
+
+
+def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
+    import pyarrow.compute as pc
+
+    for name in (one.name for one in spec.features if one.dtype is DType.BYTES):
+        different = pc.count_distinct(rows.table[name]).as_py()
         if different > MAX_TEXTS:
             raise SourceError(
-                f"{rows.source.name} has {different:,} different texts in {feature.name}, more "
-                f"than {MAX_TEXTS:,}: it looks like an identifier, and a model would learn its "
-                "rows by heart",
+                f"{rows.name} has {different:,} different texts in {name}, more than "
+                f"{MAX_TEXTS:,}: it looks like an identifier, and a model would learn its rows by "
+                "heart",
                 "leave it out of the features, or group its values into fewer, and run again",
             )
 
 
-def check_keys(rows: CountedRows, spec: ModelSpec) -> None:
+def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
     """Return when no entity has two rows at one time, and no time is too long ago to be one.
 
     Raises:
@@ -140,36 +120,32 @@ def check_keys(rows: CountedRows, spec: ModelSpec) -> None:
         pc.equal(table[time], pa.scalar(twice[time], table[time].type)),
     )
     found = [rows.row(index) for index in pc.indices_nonzero(same).to_pylist()[:SHOWN_PROBLEMS]]
-    at = "" if spec.event_time is None else f" at {twice[time].isoformat()}"
+    at, keep = f" at {twice[time].isoformat()}", "and time"
+    if spec.event_time is None:
+        at, keep = "", "or name the time of a row in the model file,"
     raise SourceError(
-        f"{rows.source.name} has {_count(surplus, 'row', 'rows')} too many: "
+        f"{rows.name} has {_count(surplus, 'row', 'rows')} too many: "
         f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(found)})",
-        "keep one row per entity"
-        + (
-            ", or name the time of a row in the model file,"
-            if spec.event_time is None
-            else " and time,"
-        )
-        + " and run again",
+        f"keep one row per entity {keep} and run again",
     )
 
 
-def _check_times(rows: CountedRows, spec: ModelSpec) -> None:
+def _check_times(rows: SourceTable, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     times = rows.table[spec.event_timestamp]
     early = pc.less(times, pa.scalar(EARLIEST, times.type))
-    count = pc.sum(early).as_py()
-    if count:
+    said = _places(rows, {spec.event_timestamp: early})
+    if said:
         raise SourceError(
-            f"{rows.source.name} has times before {EARLIEST:%Y} in {spec.event_timestamp}: "
-            f"{count}, first in {rows.first(early)}; they may stand for unknown ones",
+            f"{rows.name} has times before {EARLIEST:%Y} in {said}; they may stand "
+            "for unknown ones",
             "fill the true times in, or leave those rows out, and run again",
         )
 
 
-def check_target(rows: CountedRows, spec: ModelSpec) -> tuple[Label, ...]:
+def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
     """Return the classes in the order of the probabilities, () for a regression.
 
     Raises:
@@ -179,6 +155,10 @@ def check_target(rows: CountedRows, spec: ModelSpec) -> tuple[Label, ...]:
 
     name = spec.target.name
     values = rows.table[name]
+    if values.null_count == len(values):
+        raise SourceError(
+            f"{rows.name} has no row with a {name}", "add rows with a label and run again"
+        )
     if spec.task is Task.REGRESSION:
         extremes = pc.min_max(values).as_py()
         if extremes["min"] == extremes["max"]:
@@ -191,7 +171,7 @@ def check_target(rows: CountedRows, spec: ModelSpec) -> tuple[Label, ...]:
     classes = spec.target.classes or tuple(sorted(counts))
     if spec.task is Task.BINARY and len(classes) != 2:
         raise SourceError(
-            f"{rows.source.name} has {_count(len(classes), 'class', 'classes')} in {name} "
+            f"{rows.name} has {_count(len(classes), 'class', 'classes')} in {name} "
             f"({', '.join(map(str, classes[:SHOWN_PROBLEMS]))}), and a binary model has two",
             "correct the source, or make the task multiclass in the model file, and run again",
         )
@@ -199,10 +179,9 @@ def check_target(rows: CountedRows, spec: ModelSpec) -> tuple[Label, ...]:
     return classes
 
 
-def _constant(rows: CountedRows, name: str, value: object) -> SourceError:
+def _constant(rows: SourceTable, name: str, value: object) -> SourceError:
     return SourceError(
-        f"{rows.source.name} has the same {name} in every row ({value!r}), so there is nothing "
-        "to learn",
+        f"{rows.name} has the same {name} in every row ({value!r}), so there is nothing to learn",
         "add rows with other values, or name another target in the model file, and run again",
     )
 
@@ -210,14 +189,12 @@ def _constant(rows: CountedRows, name: str, value: object) -> SourceError:
 def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, int]]:
     """By label: rows, and different entities."""
     name, key = spec.target.name, spec.join_key.name
-    grouped = table.group_by(name).aggregate([(key, "count"), (key, "count_distinct")])
-    return {
-        row[name]: (row[f"{key}_count"], row[f"{key}_count_distinct"])
-        for row in grouped.to_pylist()
-    }
+    grouped = table.select([name, key]).drop_null().group_by(name)
+    counted = grouped.aggregate([(key, "count"), (key, "count_distinct")]).to_pylist()
+    return {row[name]: (row[f"{key}_count"], row[f"{key}_count_distinct"]) for row in counted}
 
 
-def _check_known(rows: CountedRows, spec: ModelSpec) -> None:
+def _check_known(rows: SourceTable, spec: ModelSpec) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -225,38 +202,39 @@ def _check_known(rows: CountedRows, spec: ModelSpec) -> None:
         return
     values = rows.table[spec.target.name]
     known = pa.array(spec.target.classes, arrow_type(spec.target.dtype))
-    other = pc.invert(pc.is_in(values, value_set=known))
-    unknown = sorted(set(pc.unique(values.filter(other)).to_pylist()))
+    other = pc.and_(values.is_valid(), pc.invert(pc.is_in(values, value_set=known)))
+    unknown = sorted(pc.unique(values.filter(other)).to_pylist())
     if unknown:
         shown = ", ".join(map(str, unknown[:SHOWN_PROBLEMS]))
-        classes = ", ".join(map(str, spec.target.classes))
         raise SourceError(
-            f"{rows.source.name} has unknown classes in {spec.target.name} ({shown}), first in "
-            f"{rows.first(other)}: {spec.model_name} knows {classes}",
+            f"{rows.name} has unknown classes in {spec.target.name} ({shown}), first in "
+            f"{rows.first(other)}: {spec.model_name} knows "
+            f"{', '.join(map(str, spec.target.classes))}",
             "correct the source, or add the class to the model file, and run again",
         )
 
 
 def _check_rare(
-    rows: CountedRows,
+    rows: SourceTable,
     spec: ModelSpec,
     classes: tuple[Label, ...],
     counts: dict[Label, tuple[int, int]],
 ) -> None:
     # Where the newest rows are held out, an entity may stand on both sides.
     by_time = spec.evaluation.split is Split.TIME
-    rare = [one for one in classes if counts.get(one, (0, 0))[not by_time] < ENTITIES_PER_CLASS]
+    found = {label: counts.get(label, (0, 0)) for label in classes}
+    rare = [label for label in classes if found[label][not by_time] < ENTITIES_PER_CLASS]
     if not rare:
         return
     said = "; ".join(
-        f"class {label}: {_count(counts.get(label, (0, 0))[0], 'row', 'rows')} of "
-        f"{_count(counts.get(label, (0, 0))[1], 'entity', 'entities')}"
+        f"class {label}: {_count(found[label][0], 'row', 'rows')} of "
+        f"{_count(found[label][1], 'entity', 'entities')}"
         for label in rare[:SHOWN_PROBLEMS]
     )
     wanted = "rows" if by_time else f"different values of {spec.join_key.name}"
     raise SourceError(
-        f"{rows.source.name} has too few rows of a class ({said}), so there is nothing "
-        f"to learn it from and to test it with",
+        f"{rows.name} has too few rows of a class ({said}), so there is nothing to learn it from "
+        "and to test it with",
         f"give each class at least {ENTITIES_PER_CLASS} {wanted} (one is held out for the "
         "evaluation, cross-validation needs two), or leave the class out, and run again",
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
+
+from platform_assets.features.storage import staged
 
 FIRST_OBSERVATION: Final = datetime(2024, 3, 1, tzinfo=UTC)
 OBSERVATION_EVERY: Final = timedelta(days=14)
@@ -35,18 +35,11 @@ def write_iris_source(path: Path) -> None:
 
     data = load_iris()
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with staged.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for number, growth in enumerate(GROWTH):
-                for row, (values, target) in enumerate(zip(data.data, data.target, strict=True)):
-                    at = FIRST_OBSERVATION + number * OBSERVATION_EVERY + timedelta(minutes=row)
-                    sizes = (f"{value * growth:.2f}" for value in values)
-                    writer.writerow((row + 1, at.isoformat(), *sizes, int(target)))
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    lines = [",".join(COLUMNS)]
+    for number, growth in enumerate(GROWTH):
+        for row, (values, target) in enumerate(zip(data.data, data.target, strict=True)):
+            at = FIRST_OBSERVATION + number * OBSERVATION_EVERY + timedelta(minutes=row)
+            sizes = (f"{value * growth:.2f}" for value in values)
+            lines.append(",".join((str(row + 1), at.isoformat(), *sizes, str(target))))
+    with staged(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())

@@ -1,6 +1,6 @@
 """The source of a model: which reader it has, and its identity by content.
 
-Light, because sensors import it: a reader loads pandas and pyarrow when it reads.
+Light, because sensors import it: a reader loads DuckDB and pyarrow when it reads.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import Final
 from platform_assets.features.sources.columns import source_columns
 from platform_assets.features.sources.datasets import DatasetReader
 from platform_assets.features.sources.files import FileReader
-from platform_assets.features.sources.reader import SourceReader
 from platform_assets.features.sources.sql import SqlReader
 from platform_assets.model_spec import FileSource, ModelSpec, SqlSource
 from platform_assets.resources.source import SourceError, SourceResource
 
 __all__ = ["FINGERPRINT_METADATA", "SourceError", "open_source", "source_fingerprint"]
 
+SourceReader = FileReader | SqlReader | DatasetReader
+"""One source, opened for the columns that a model wants."""
 FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
 
@@ -25,34 +26,28 @@ def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
     """Return the reader of the model's source; nothing is read yet.
 
     Raises:
-        SourceError: the source names a variable that is not set.
+        SourceError: the source names a variable that is not set, or that no source may see.
     """
     columns = source_columns(spec)
+    key = None if spec.join_key.from_row_number else spec.join_key.name
     match spec.source:
-        case FileSource(path):
-            return FileReader(source.expand(path), columns)
-        case SqlSource(url, query):
-            ordered = not spec.join_key.from_row_number
-            return SqlReader(
-                source.expand(url), query, columns, order=_order(spec) if ordered else ()
-            )
+        case FileSource(path, separator):
+            return FileReader(path, source.expand(path), columns, key, separator)
+        case SqlSource(url):
+            time = () if spec.event_time is None else (spec.event_time.name,)
+            order = () if key is None else (key, *time)
+            return SqlReader(spec.source, source.expand(url), columns, key, order)
         case dataset:
-            return DatasetReader(dataset.name, columns)
+            return DatasetReader(dataset.name, columns, key)
 
 
 def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
     """Return the identity of the source's content: 64 lower-case hexadecimal digits.
 
-    The same content has the same fingerprint, whatever its times; it is the one that
-    `read_source` returns. For sensors: files are not read again while they are untouched. A
-    query is run, its rows are not validated.
+    It is the one that `read_source` returns. Files are not read again while they are untouched;
+    a query is run, and its rows are not validated.
 
     Raises:
         SourceError: the source cannot be read.
     """
     return open_source(spec, source).fingerprint()
-
-
-def _order(spec: ModelSpec) -> tuple[str, ...]:
-    time = () if spec.event_time is None else (spec.event_time.name,)
-    return (spec.join_key.name, *time)

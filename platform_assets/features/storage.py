@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from platform_assets.features.reading import SourceData
 from platform_assets.features.records import FeatureData
-from platform_assets.features.sources.reader import Log, Progress
+from platform_assets.features.sources.reader import Log, Progress, SourceTable
 from platform_assets.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ class StaleDataError(Exception):
 
 
 def write_feature_data(
-    source: SourceData, spec: ModelSpec, data_dir: Path, log: Log | None = None
+    source: SourceTable, spec: ModelSpec, data_dir: Path, log: Log | None = None
 ) -> FeatureData:
     """Write features and labels to the model's folder in `data_dir`, each in one atomic step.
 
-    `features.parquet` holds join key, event timestamp and features; `labels.parquet` join key,
-    event timestamp and target; what is missing is null. Both carry the fingerprint, so a
-    reader notices when a crash or another run left the two, or a record and its files, from
-    different sources.
+    `features.parquet` holds join key, event timestamp and features of all rows, null where one
+    is missing; `labels.parquet` join key, event timestamp and target of those with a label.
+    Both carry the fingerprint, so a reader notices when a crash or another run left the two, or
+    a record and its files, from different sources.
     """
     import pyarrow.compute as pc
 
@@ -48,7 +49,9 @@ def write_feature_data(
     progress = Progress(log)
     _clear_away_leftovers(directory)
     _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
-    _write(table.select([*keys, spec.target.name]), labels, source.fingerprint, progress)
+    labelled = table.select([*keys, spec.target.name])
+    labelled = labelled.filter(labelled[spec.target.name].is_valid())
+    _write(labelled, labels, source.fingerprint, progress)
     return FeatureData(
         model_name=spec.model_name,
         source=source.name,
@@ -65,19 +68,25 @@ def write_feature_data(
 def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) -> None:
     from pyarrow import parquet
 
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
     marked = table.replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
+    with staged(path) as file, parquet.ParquetWriter(file, marked.schema) as writer:
+        for start in range(0, marked.num_rows, _GROUP_ROWS):
+            writer.write_table(marked.slice(start, _GROUP_ROWS))
+            progress.at(f"writing {path.name}", start, marked.num_rows)
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` in one step, once it is whole."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with staged.open("wb") as file:
-            with parquet.ParquetWriter(file, marked.schema) as writer:
-                for start in range(0, marked.num_rows, _GROUP_ROWS):
-                    writer.write_table(marked.slice(start, _GROUP_ROWS))
-                    progress.at(f"writing {path.name}", start, marked.num_rows)
+        with part.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        staged.replace(path)
+        part.replace(path)
     finally:
-        staged.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _clear_away_leftovers(directory: Path) -> None:

@@ -7,31 +7,32 @@ from typing import Any, Final
 from dagster import MetadataValue, TableRecord
 
 from platform_assets.features.pictures import class_picture, target_picture
-from platform_assets.features.reading import SourceData
 from platform_assets.features.records import FeatureData
-from platform_assets.features.validation import expected_types
+from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import ModelSpec, Task
 
 _QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-def data_metadata(source: SourceData, data: FeatureData, spec: ModelSpec) -> dict[str, Any]:
+def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> dict[str, Any]:
     """Metadata of `features` that tells of its content, without what tells of its place."""
+    columns = source.table.schema
     return {
         "dagster/row_count": data.rows,
         "entities": data.entities,
+        "labels": data.rows - source.table[spec.target.name].null_count,
         "null_counts": MetadataValue.json(dict(data.nulls)),
         "ignored_columns": MetadataValue.json(list(source.ignored)),
         "columns": MetadataValue.table(
-            [TableRecord({"column": k, "type": v}) for k, v in expected_types(spec).items()]
+            [TableRecord({"column": one.name, "type": str(one.type)}) for one in columns]
         ),
         **_target_metadata(source, spec),
     }
 
 
-def _target_metadata(source: SourceData, spec: ModelSpec) -> dict[str, Any]:
+def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
     name = spec.target.name
-    values = source.table[name]
+    values = source.table[name].drop_null()
     if spec.task is Task.REGRESSION:
         import pyarrow.compute as pc
 
@@ -48,7 +49,7 @@ def _target_metadata(source: SourceData, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _rows_per_class(source: SourceData, spec: ModelSpec) -> dict[str, int]:
+def _rows_per_class(source: SourceTable, spec: ModelSpec) -> dict[str, int]:
     names = spec.target.class_names or tuple(str(label) for label in source.classes)
     counted = source.table.group_by(spec.target.name).aggregate([([], "count_all")])
     by_label = {row[spec.target.name]: row["count_all"] for row in counted.to_pylist()}

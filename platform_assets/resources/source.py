@@ -9,7 +9,14 @@ from typing import Final
 from dagster import ConfigurableResource
 from pydantic import Field
 
+SOURCE_PREFIX: Final = "SOURCE_"
+"""How the environment variables begin that sources may name: others may hold secrets."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def hidden_variables(text: str) -> list[str]:
+    """Return the `${NAME}` in `text` that no environment variable may stand for."""
+    return [name for name in _VARIABLE.findall(text) if not name.startswith(SOURCE_PREFIX)]
 
 
 class SourceError(Exception):
@@ -30,19 +37,25 @@ class SourceResource(ConfigurableResource["SourceResource"]):
     variables: dict[str, str] = Field(
         default={},
         description="Values of ${NAME} in the sources of model files; they come before those of "
-        "environment variables of the same name.",
+        "environment variables, which have to begin with SOURCE_.",
     )
 
     def expand(self, text: str) -> str:
         """Return `text` with every `${NAME}` replaced.
 
         Raises:
-            SourceError: a name has no value, or an empty one.
+            SourceError: a name has no value, or an empty one, or is not one for sources.
         """
 
         def value(match: re.Match[str]) -> str:
             name = match[1]
-            found = self.variables.get(name) or os.environ.get(name)
+            found = self.variables.get(name)
+            if not found and hidden_variables(match[0]):
+                raise SourceError(
+                    f"the source {text} names the variable {name}, which sources may not see",
+                    f"name variables of sources {SOURCE_PREFIX}..., and run again",
+                )
+            found = found or os.environ.get(name)
             if not found:
                 raise SourceError(
                     f"the source {text} names the variable {name}, which is not set",

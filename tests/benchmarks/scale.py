@@ -75,10 +75,9 @@ def _write(work: Work) -> None:
 
 
 def _check(work: Work) -> None:
-    from platform_assets.features.validation import null_counts, range_report
+    from platform_assets.features.checks import range_report
 
-    null_counts(work.values["data"])
-    range_report(work.values["data"], work.spec)
+    range_report(work.values["source"].table, work.spec)
 
 
 def _materialize(work: Work) -> None:
@@ -144,8 +143,8 @@ def _export(work: Work) -> None:
 
 STAGES: Final[tuple[tuple[str, Callable[[Work], None]], ...]] = (
     ("read", _read),
-    ("write", _write),
     ("check", _check),
+    ("write", _write),
     ("materialize", _materialize),
     ("compare", _compare),
     ("join", _join),

@@ -22,6 +22,7 @@ from platform_assets.features.reading import read_source
 from platform_assets.features.storage import write_feature_data
 from platform_assets.model_spec import AutomationSpec, FeatureSpec
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
+from platform_assets.training.frame import training_rows
 from serving_gateway.contract import DType
 from tests.feature_chain import FEATURES, MIXED, ONLINE, FeatureChain, feature_chain
 from tests.models import IRIS
@@ -65,9 +66,8 @@ def test_features_reach_the_online_store_with_all_checks_green(chain: FeatureCha
     outcome = chain.run()
     assert outcome.failures == {}
     assert {name: check.passed for name, check in outcome.checks.items()} == {
-        "features.schema": True,
-        "features.nulls": True,
         "features.ranges": True,
+        "features.losses": True,
         "online_features.online_equals_offline": True,
     }
     compared = outcome.checks["online_features.online_equals_offline"].metadata
@@ -122,6 +122,31 @@ def test_a_source_without_times_is_served_and_corrected(store: str, tmp_path: Pa
     assert second.failures == {}
     assert chain.online("c-0")[0] == 7.5, "with the same event time as before"
     assert all(check.passed for check in second.checks.values())
+
+
+def test_rows_that_have_no_label_yet_are_served(store: str, tmp_path: Path) -> None:
+    spec = dataclasses.replace(IRIS, target=dataclasses.replace(IRIS.target, drop_missing=True))
+    chain = feature_chain(tmp_path, redis=store, spec=spec)
+    later = ["1,2024-05-01T00:00:00Z,9.5,3.5,1.4,0.2,", "777,2024-05-01T00:00:00Z,6,3,1,0.2,"]
+    _replace(chain, lambda lines: [*lines, *later])
+    outcome = chain.run()
+    assert outcome.failures == {}
+    assert all(check.passed for check in outcome.checks.values())
+    assert _online(chain, 1)[0] == 9.5, "the newest row, although it has no label"
+    assert _online(chain, 777)[0] == 6.0
+    rows = training_rows(chain.feast, outcome.values[FEATURES], spec)
+    assert len(rows.labels) == 450
+    assert 777 not in rows.groups
+
+
+def test_what_reading_changes_is_a_warning(tmp_path: Path) -> None:
+    chain = feature_chain(tmp_path)
+    _replace(chain, lambda lines: [*lines, "0150,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
+    outcome = chain.run(FEATURES)
+    assert outcome.success
+    check = outcome.checks["features.losses"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "'0150' and '150'" in (check.description or "")
 
 
 def test_an_entity_whose_features_all_became_empty_is_empty_online(
@@ -336,7 +361,7 @@ def test_a_source_that_is_missing_empty_or_no_text_fails_the_run(
         chain.source.write_bytes(content)
     outcome = chain.run()
     assert list(outcome.failures) == ["features"]
-    assert str(chain.source) in outcome.failures["features"]
+    assert "he source file ${SOURCE_PATH} " in outcome.failures["features"]
     assert STILL_SERVED in outcome.failures["features"]
 
 
@@ -355,7 +380,7 @@ def test_a_value_out_of_range_blocks_what_follows(tmp_path: Path) -> None:
 def test_files_that_another_run_replaced_are_not_materialized(tmp_path: Path) -> None:
     chain = feature_chain(tmp_path)
     assert chain.run(FEATURES).success
-    other = read_source(IRIS, chain.resource)._replace(fingerprint="0" * 64)
+    other = dataclasses.replace(read_source(IRIS, chain.resource), fingerprint="0" * 64)
     write_feature_data(other, IRIS, chain.feast.data_dir)
     outcome = chain.run(ONLINE)
     assert "another run replaced it" in outcome.failures["online_features"]

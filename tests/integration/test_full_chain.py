@@ -16,8 +16,6 @@ from tests.chain import op_config
 from tests.full_platform import SERVING, TO_ENTRY, Platform
 
 BLOCKING = {
-    "features.schema",
-    "features.nulls",
     "features.ranges",
     "online_features.online_equals_offline",
     "trained_model.metric_floor",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from platform_assets.features.reading import SourceData
 from platform_assets.features.reading import read_source as read_any
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.features.source import SourceError, source_fingerprint
-from platform_assets.features.sources import files
-from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.reader import Progress
+from platform_assets.features.sources.builder import TableBuilder
+from platform_assets.features.sources.csv_file import CsvFile
+from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import FileSource, ModelSpec
 from platform_assets.resources.source import SourceResource
 from tests.models import IRIS
@@ -25,7 +23,7 @@ Lines = list[str]
 HEADER = "entity_id,event_timestamp,sepal_length,sepal_width,petal_length,petal_width,species"
 
 
-def read_source(path: Path, spec: ModelSpec) -> SourceData:
+def read_source(path: Path, spec: ModelSpec) -> SourceTable:
     return read_any(dataclasses.replace(spec, source=FileSource(str(path))), SourceResource())
 
 
@@ -66,7 +64,8 @@ def _last_class(keep: int) -> Callable[[Lines], Lines]:
 
 
 def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: Path) -> None:
-    table, fingerprint, name, classes, ignored = read_source(source, IRIS)
+    found = read_source(source, IRIS)
+    table = found.table
     assert ",".join(table.column_names) == HEADER
     assert table.num_rows == 450
     assert [str(one) for one in table.schema.types] == [
@@ -76,8 +75,9 @@ def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: 
         "int64",
     ]
     spec = dataclasses.replace(IRIS, source=FileSource(str(source)))
-    assert fingerprint == source_fingerprint(spec, SourceResource())
-    assert (name, classes, ignored) == (f"the source file {source}", (0, 1, 2), ())
+    assert found.fingerprint == source_fingerprint(spec, SourceResource())
+    assert (found.name, found.classes) == (f"the source file {source}", (0, 1, 2))
+    assert (found.ignored, found.warnings) == ((), ())
 
 
 def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
@@ -114,8 +114,7 @@ def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
         ),
         (lambda lines: lines[:1], "has columns and no rows"),
         (lambda _: [], "is empty"),
-        (_separated_by(";"), r"one column, 'entity_id;event_.*semicolons \(';'\), and commas"),
-        (_separated_by("\t"), r"one column, .*separated by tabs, and commas are expected"),
+        (_separated_by("~"), r"lacks entity_id, .*: it has entity_id~event_timestamp~"),
         (_last_class(1), r"class 2: 1 row of 1 entity"),
         (_last_class(0), r"class 2: 0 rows of 0 entities"),
     ],
@@ -128,9 +127,21 @@ def test_what_is_wrong_is_named(source: Path, change: Callable[[Lines], Lines], 
     assert "run again" in caught.value.todo
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_is_found_or_said(source: Path, mark: str) -> None:
+    expected = read_source(source, IRIS).table
+    _edit(source, _separated_by(mark))
+    assert read_source(source, IRIS).table.equals(expected)
+    spec = dataclasses.replace(IRIS, source=FileSource(str(source), separator="~"))
+    with pytest.raises(SourceError, match="lacks entity_id"):
+        read_any(spec, SourceResource())
+    _edit(source, lambda lines: [line.replace(mark, "~") for line in lines])
+    assert read_any(spec, SourceResource()).table.equals(expected)
+
+
 def test_many_wrong_values_are_listed_up_to_a_limit(source: Path) -> None:
     _edit(source, lambda lines: [lines[0], *(line.replace(".", "x") for line in lines[1:])])
-    with pytest.raises(SourceError, match=r"row 1 .*; row 1 .*; and more"):
+    with pytest.raises(SourceError, match=r"row 1 .*; row 1 .*; and 1,790 more"):
         read_source(source, IRIS)
 
 
@@ -159,24 +170,21 @@ def test_bytes_that_are_no_utf8_are_named_by_line(source: Path) -> None:
     lines = source.read_bytes().splitlines(keepends=True)
     lines[20] = lines[20].replace(b".", b"\xff", 1)
     source.write_bytes(b"".join(lines))
-    with pytest.raises(SourceError, match="not UTF-8 text: line 21"):
+    with pytest.raises(SourceError, match=r"row 20 \(line 21\), \w+: b'.*' is not UTF-8"):
         read_source(source, IRIS)
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = files._READERS[".csv"]
+    read = CsvFile.read_into
 
-    def appended_meanwhile(
-        path: Path, columns: Sequence[Column], progress: Progress
-    ) -> tuple[pa.Table, tuple[str, ...]]:
-        found = parse(path, columns, progress)
-        with path.open("a") as file:
+    def appended_meanwhile(opened: CsvFile, builder: TableBuilder) -> None:
+        read(opened, builder)
+        with opened.path.open("a") as file:
             file.write("1,2024-05-01T00:00:00Z,5,3,1,0.2,0\n")
-        return found
 
-    monkeypatch.setitem(files._READERS, ".csv", appended_meanwhile)
+    monkeypatch.setattr(CsvFile, "read_into", appended_meanwhile)
     with pytest.raises(SourceError, match="changed while it was read"):
         read_source(source, IRIS)
 

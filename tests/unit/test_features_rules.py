@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from platform_assets.features.reading import SourceData, read_source
+from platform_assets.features.reading import read_source
 from platform_assets.features.source import SourceError
+from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import (
     Evaluation,
     FeatureSpec,
@@ -28,7 +29,9 @@ Change = Callable[[list[str]], list[str]]
 NUMBERED = JoinKey("customer", from_row_number=True)
 
 
-def _read(path: Path, spec: ModelSpec = MIXED, change: Change = list, rows: int = 40) -> SourceData:
+def _read(
+    path: Path, spec: ModelSpec = MIXED, change: Change = list, rows: int = 40
+) -> SourceTable:
     source = path / "source.csv"
     source.write_text("\n".join(change(mixed_lines(rows))) + "\n", encoding="utf-8")
     spec = dataclasses.replace(spec, source=FileSource(str(source)))
@@ -80,7 +83,9 @@ def test_a_quotation_mark_that_is_not_closed_swallows_no_rows(tmp_path: Path) ->
     def _marks(lines: list[str]) -> list[str]:
         return ['"' if number == 33 else "" for number in range(len(lines))]
 
-    with pytest.raises(SourceError, match=r"not closed, .*, in row 33 \(line 34\)"):
+    with pytest.raises(
+        SourceError, match=r"row 33 \(line 34\) has a quotation mark that is not closed"
+    ):
         _read(tmp_path, change=opened)
     inside = _read(tmp_path, change=lambda lines: [f'{line},5" x' for line in lines])
     assert inside.table.num_rows == 40
@@ -97,10 +102,13 @@ def test_a_text_feature_of_a_thousand_values_is_the_most(tmp_path: Path) -> None
         _read(tmp_path, spec, texts(1001), rows=1100)
 
 
-def test_rows_without_a_label_are_left_out_where_that_is_wanted(tmp_path: Path) -> None:
+def test_rows_without_a_label_are_features_where_that_is_wanted(tmp_path: Path) -> None:
     spec = dataclasses.replace(MIXED, target=Target("paid", drop_missing=True))
     gaps = _column(10, lambda number, old: "" if number in {3, 4} else old)
-    assert _read(tmp_path, spec, gaps).table.num_rows == 38
+    assert _read(tmp_path, spec, gaps).table["paid"].null_count == 2
+    without = dataclasses.replace(spec, target=Target("paid"))
+    with pytest.raises(SourceError, match=r"paid: 2, first in row 4\)"):
+        _read(tmp_path, without, gaps)
     with pytest.raises(SourceError, match=r"region: 1, first in row 40\)"):
         _read(tmp_path, spec, lambda lines: _last("", 8)(gaps(lines)))
     with pytest.raises(SourceError, match="has no row with a paid"):

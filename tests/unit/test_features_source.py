@@ -14,7 +14,7 @@ import pytest
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.features.sources import files
-from platform_assets.model_spec import FileSource
+from platform_assets.model_spec import FileSource, Source, SqlSource
 from platform_assets.resources.source import SourceResource
 from tests.models import IRIS
 
@@ -80,14 +80,32 @@ def test_variables_come_from_the_resource_then_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.csv").write_text("1,2\n")
-    spec = dataclasses.replace(IRIS, source=FileSource("${WHERE}/${WHAT}.csv"))
-    monkeypatch.setenv("WHERE", str(tmp_path))
-    monkeypatch.setenv("WHAT", "nothing")
-    source = SourceResource(variables={"WHAT": "a"})
+    spec = dataclasses.replace(IRIS, source=FileSource("${SOURCE_WHERE}/${SOURCE_WHAT}.csv"))
+    monkeypatch.setenv("SOURCE_WHERE", str(tmp_path))
+    monkeypatch.setenv("SOURCE_WHAT", "nothing")
+    source = SourceResource(variables={"SOURCE_WHAT": "a"})
     assert source_fingerprint(spec, source) == _fingerprint(tmp_path / "a.csv")
-    monkeypatch.delenv("WHERE")
-    with pytest.raises(SourceError, match="names the variable WHERE, which is not set"):
+    (tmp_path / "a.csv").unlink()
+    with pytest.raises(
+        SourceError, match=r"\$\{SOURCE_WHERE\}/\$\{SOURCE_WHAT\}.csv does"
+    ) as caught:
         source_fingerprint(spec, source)
+    assert str(tmp_path) not in str(caught.value), "what variables stand for may be a secret"
+    monkeypatch.delenv("SOURCE_WHERE")
+    with pytest.raises(SourceError, match="names the variable SOURCE_WHERE, which is not set"):
+        source_fingerprint(spec, source)
+
+
+@pytest.mark.parametrize(
+    "source", [FileSource("data/${CONTROL_TOKEN}.csv"), SqlSource("a://${CONTROL_TOKEN}/b", "x")]
+)
+def test_a_variable_that_is_not_one_of_sources_stays_hidden(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTROL_TOKEN", "s3cr3t-token-value")
+    with pytest.raises(SourceError, match="CONTROL_TOKEN, which sources may not see") as caught:
+        source_fingerprint(dataclasses.replace(IRIS, source=source), PLAIN)
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_the_sample_source_is_the_same_bytes_each_time_and_leaves_nothing_beside_it(

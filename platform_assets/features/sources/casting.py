@@ -1,266 +1,164 @@
-"""Columns brought to their declared types: without loss, or not at all.
+r"""The casting rules: SQL by type of the model file and by kind of the source's own type.
 
-Missing is null and nothing else afterwards: NaN becomes null, and so does empty text.
+`{v}` is the value, `{t}` the same text without the white space around it. A value that a rule
+turns into NULL, although it does not say "missing", is not of the declared type.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from platform_assets.features.sources.columns import Column
 from serving_gateway.contract import DType
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-NULL_WORDS: Final = frozenset(
-    (
-        "",
-        *("#N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A"),
-        *("NA", "NULL", "NaN", "n/a", "nan", "null"),
-    )
+NULL_WORDS: Final = (
+    *("", "#N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A"),
+    *("NA", "NULL", "NaN", "n/a", "nan", "null"),
 )
 """Cells that say "missing" in a column of anything but text, where only the empty one does."""
-TRUE_WORDS: Final = ("true", "True", "TRUE", "1")
-FALSE_WORDS: Final = ("false", "False", "FALSE", "0")
-_HAS_OFFSET: Final = r"[T ].*([Zz]|[+-]\d{2}(:?\d{2})?)$"
-_SHOWN: Final = 40
+_SPACES: Final = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+
+# DuckDB's own casts take 1_000 for a number, 0x1F and 1.5 for integers, and yes for true. Most
+# values are as DuckDB would write them; `{t}`, which costs more, stands once in a rule and
+# behind a condition, for what stands twice is computed for every value.
+_NOT_NAN: Final = "CASE WHEN isnan({0}) THEN NULL ELSE {0} END"
+_TEXT_NUMBER: Final = _NOT_NAN.format(
+    "coalesce(CASE WHEN contains({v}, '_') THEN NULL ELSE TRY_CAST({v} AS DOUBLE) END, "
+    "TRY_CAST(replace({t}, '_', 'x') AS DOUBLE))"
+)
+_TEXT_INTEGER: Final = (
+    "CASE WHEN CAST(TRY_CAST({v} AS BIGINT) AS VARCHAR) = {v} THEN TRY_CAST({v} AS BIGINT) "
+    r"ELSE TRY_CAST(regexp_extract({t}, '^([+-]?[0-9]+)(\.0*)?$', 1) AS BIGINT) END"
+)
+_TEXT_BOOLEAN: Final = (
+    "CASE WHEN {v} IN ('true', 'True', '1') THEN true "
+    "WHEN {v} IN ('false', 'False', '0') THEN false "
+    r"ELSE TRY_CAST(regexp_extract(regexp_replace({t}, '^([01])\.0*$', '\1'), "
+    "'(?i)^(true|false|1|0)$') AS BOOLEAN) END"
+)
+# What lies behind a NUL is lost where C reads it.
+_TEXT: Final = "CASE WHEN contains({v}, chr(0)) THEN NULL ELSE nullif({v}, '') END"
+_WHOLE: Final = "CASE WHEN {v} = trunc({v}) THEN TRY_CAST({v} AS BIGINT) END"
+_ZERO_OR_ONE: Final = "CASE WHEN {v} = 1 THEN true WHEN {v} = 0 THEN false END"
+_DOUBLE: Final = "CAST({v} AS DOUBLE)"
+
+# Times are ISO 8601 with all digits; the compact form is brought to the other one. The zone of
+# the connection is UTC, so a time without an offset stays what the clock showed.
+_CLOCK: Final = r"\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?"
+_OFFSET: Final = r"(Z|[+-]\d\d(:?\d\d)?)"
+_UTC: Final = "(TRY_CAST({0} AS TIMESTAMPTZ) AT TIME ZONE 'UTC')"
+_ISO: Final = (
+    r"regexp_replace(regexp_replace(regexp_replace({t}, ' (Z|[+-]\d\d:?\d\d)$', '\1'), "
+    r"'^(\d{{4}})(\d\d)(\d\d)(T|$)', '\1-\2-\3\4'), "
+    r"'^(\d{{4}}-\d\d-\d\dT\d\d)(\d\d)(\d\d)', '\1:\2:\3')"
+)
+_HAS_OFFSET: Final = r"regexp_matches({v}, '[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$')"
+_LOCAL: Final = "TRY_CAST({v} AS TIMESTAMP)"
 
 
-class Mismatch(Exception):
-    """Values that are not of the declared type; `examples` are (row from 0, the value)."""
-
-    def __init__(self, examples: Iterator[tuple[int, str]]) -> None:
-        super().__init__()
-        self.examples = examples
-
-
-def conform(values: pa.Array, column: Column) -> pa.Array:
-    """Return `values` in the column's type, `Column.arrow`.
-
-    Numbers come from whole numbers, decimals and floats (rounded to the declared precision);
-    whole numbers from floats only when nothing is behind the point; booleans from 0 and 1;
-    text from categories, whole numbers and booleans; anything but text from text that says it;
-    times from dates and times, cut to microseconds.
-
-    Raises:
-        Mismatch: some are not.
-    """
-    import pyarrow as pa
-
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.dictionary_decode()
-        kind = values.type
-    if pa.types.is_null(kind):
-        return pa.nulls(len(values), column.arrow)
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if pa.types.is_string_view(kind):
-        values, text = values.cast(pa.large_string()), True
-    if column.dtype is DType.BYTES:
-        return _text(values, column, text)
-    if text:
-        return _parsed(values, column)
-    if column.dtype is None:
-        return _times(values, column)
-    return {
-        DType.FP32: _numbers,
-        DType.FP64: _numbers,
-        DType.INT64: _whole,
-        DType.BOOL: _truths,
-    }[column.dtype](values, column)
-
-
-def _text(values: pa.Array, column: Column, text: bool) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not text:
-        if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)):
-            raise _of_type(values)
-        return values.cast(pa.string())
-    empty = pc.equal(pc.binary_length(values), 0)
-    return pc.if_else(empty, None, values).cast(column.arrow)
-
-
-def _numbers(values: pa.Array, column: Column) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = values.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise _of_type(values)
-    if not pa.types.is_floating(kind):
-        values = values.cast(pa.float64(), safe=False)
-    numbers = values.cast(column.arrow, safe=False)
-    return pc.if_else(pc.is_nan(numbers), None, numbers)
-
-
-def _whole(values: pa.Array, _: Column) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = values.type
-    if pa.types.is_floating(kind):
-        values = pc.if_else(pc.is_nan(values), None, values.cast(pa.float64()))
-        kept = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
-        _refuse(values, pc.invert(kept))
-        return values.cast(pa.int64(), safe=False)
-    if not (pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
-        raise _of_type(values)
-    try:
-        return values.cast(pa.int64())
-    except pa.ArrowInvalid:
-        raise _unlike(values, _whole_text) from None
-
-
-def _truths(values: pa.Array, _: Column) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = values.type
-    if pa.types.is_boolean(kind):
-        return values
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise _of_type(values)
-    if pa.types.is_floating(kind):
-        values = pc.if_else(pc.is_nan(values), None, values)
-    _refuse(values, pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1))))
-    return pc.equal(values, 1)
-
-
-def _times(values: pa.Array, column: Column) -> pa.Array:
-    import pyarrow as pa
-
-    kind = values.type
-    if pa.types.is_date(kind):
-        values, kind = values.cast(pa.timestamp("us")), pa.timestamp("us")
-    if not pa.types.is_timestamp(kind):
-        raise _of_type(values)
-    if kind.tz is None:
-        if column.timezone is None:
-            raise _of_type(values)
-        values = _in_zone(values.cast(pa.timestamp("us"), safe=False), column.timezone)
-    # Nanoseconds are cut; seconds and milliseconds must not overflow.
-    return values.cast(pa.timestamp("us", tz="UTC"), safe=kind.unit != "ns")
-
-
-def _in_zone(values: pa.Array, timezone: str) -> pa.Array:
-    import pyarrow.compute as pc
-
-    # An hour that a clock shows twice, or never, is taken as the earlier one.
-    return pc.assume_timezone(values, timezone, ambiguous="earliest", nonexistent="earliest")
-
-
-def _parsed(values: pa.Array, column: Column) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    words = pa.array(sorted(NULL_WORDS), values.type)
-    values = pc.utf8_trim_whitespace(values)
-    values = pc.if_else(pc.is_in(values, value_set=words), None, values)
-    try:
-        if column.dtype is None:
-            return _parsed_times(values, column)
-        parsed = values.cast(column.arrow)
-    except pa.ArrowInvalid:
-        raise _unlike(values, parser(column)) from None
+def _text_time(pattern: str) -> str:
+    shaped = f"regexp_extract({_ISO}, '^{pattern}$')"
     return (
-        pc.if_else(pc.is_nan(parsed), None, parsed) if pa.types.is_floating(parsed.type) else parsed
+        f"CASE WHEN regexp_full_match({{v}}, '{pattern}') THEN {_UTC.format('{v}')} "
+        f"ELSE {_UTC.format(shaped)} END"
     )
 
 
-def _parsed_times(values: pa.Array, column: Column) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+_NUMBERS: Final = {"text": _TEXT_NUMBER, "integer": _DOUBLE, "decimal": _DOUBLE} | {
+    "float": _NOT_NAN.format(_DOUBLE)
+}
+RULES: Final[dict[DType, dict[str, str]]] = {
+    DType.FP32: _NUMBERS,
+    DType.FP64: _NUMBERS,
+    DType.INT64: {
+        "text": _TEXT_INTEGER,
+        "integer": "TRY_CAST({v} AS BIGINT)",
+        "float": _WHOLE,
+        "decimal": _WHOLE,
+    },
+    DType.BOOL: {
+        "text": _TEXT_BOOLEAN,
+        "boolean": "{v}",
+        "integer": _ZERO_OR_ONE,
+        "float": _ZERO_OR_ONE,
+        "decimal": _ZERO_OR_ONE,
+    },
+    DType.BYTES: {
+        "text": _TEXT,
+        "integer": "CAST({v} AS VARCHAR)",
+        "boolean": "CAST({v} AS VARCHAR)",
+    },
+}
+"""Declared type -> kind of the source's type -> SQL; a kind that is not there is refused."""
+_INSTANT: Final = {"instant": _UTC.format("{v}")}
+_INSTANTS: Final = {"text": _text_time(f"{_CLOCK}{_OFFSET})")} | _INSTANT
+"""The same for times that have their offset."""
+_TIMES: Final = {"text": _text_time(f"{_CLOCK}{_OFFSET}?)?"), "local": _LOCAL} | _INSTANT
+"""The same for times that may lack it; which ones do is said by `Cast.local`."""
+_INTEGERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_KINDS: Final = {
+    "VARCHAR": "text",
+    "BOOLEAN": "boolean",
+    "FLOAT": "float",
+    "DOUBLE": "float",
+    '"NULL"': "nothing",
+    **{name: "integer" for one in _INTEGERS for name in (one, f"U{one}")},
+}
 
-    if column.timezone is None:
-        return values.cast(column.arrow)
-    offset = pc.match_substring_regex(values, _HAS_OFFSET)
-    local = pc.if_else(offset, None, values).cast(pa.timestamp("us"))
-    aware = pc.if_else(offset, values, None).cast(column.arrow)
-    return pc.coalesce(aware, _in_zone(local, column.timezone).cast(column.arrow))
 
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """SQL over one column of a relation.
 
-def parser(column: Column) -> Callable[[str], Any]:
-    """Return a function that raises ValueError or OverflowError for text that is no value.
-
-    It is slow and knows which value is wrong, where Arrow is fast and does not.
+    `value` is its value in the declared type, a 32-bit float as DOUBLE and a time as UTC;
+    `present` whether there is one at all; `local` whether the time stands in the zone of the
+    model file, not in UTC.
     """
-    if column.dtype is None:
-        return _aware_time if column.timezone is None else datetime.fromisoformat
-    parsers: dict[DType, Callable[[str], Any]] = {
-        DType.FP32: _number_text,
-        DType.FP64: _number_text,
-        DType.INT64: _whole_text,
-        DType.BOOL: _truth_text,
-        DType.BYTES: str,
-    }
-    return parsers[column.dtype]
+
+    value: str
+    present: str
+    local: str
 
 
-def _number_text(text: str) -> float:
-    if "_" in text:
-        raise ValueError(text)
-    return float(text)
+def cast(column: Column, value: str, source_type: str) -> Cast:
+    """Return the rule of `column` for the SQL `value` of a type that DuckDB names."""
+    kind = _kind(source_type)
+    if kind == "text":
+        value = value if source_type == "VARCHAR" else f"CAST({value} AS VARCHAR)"
+    trimmed = f"trim({value}, {quoted(_SPACES)})"
+    times = _INSTANTS if column.timezone is None else _TIMES
+    rules = RULES[column.dtype] if column.dtype else times
+    return Cast(
+        value=rules.get(kind, "NULL" if column.dtype else "NULL::TIMESTAMP").format(
+            v=value, t=trimmed
+        ),
+        present=_present(column, kind).format(v=value, t=trimmed),
+        local="NOT " + _HAS_OFFSET.format(v=value) if kind == "text" else str(kind == "local"),
+    )
 
 
-def _whole_text(text: str) -> int:
-    if re.fullmatch(r"\s*[+-]?\d+\s*", text, re.ASCII) is None:
-        raise ValueError(text)
-    number = int(text)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(text)
-    return number
+def quoted(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
-def _truth_text(text: str) -> bool:
-    if text.lower() not in {"true", "false", "0", "1"}:
-        raise ValueError(text)
-    return text.lower() in {"true", "1"}
+def _present(column: Column, kind: str) -> str:
+    if kind == "float":
+        return "({v} IS NOT NULL AND NOT isnan({v}))"
+    if kind != "text":
+        return "({v} IS NOT NULL)"
+    if column.dtype is DType.BYTES:
+        return "coalesce({v} <> '', false)"
+    words = ", ".join(map(quoted, NULL_WORDS))
+    return f"coalesce({{t}} NOT IN ({words}), false)"
 
 
-def _aware_time(text: str) -> datetime:
-    value = datetime.fromisoformat(text)
-    if value.tzinfo is None:
-        raise ValueError(text)
-    return value
-
-
-def _refuse(values: pa.Array, wrong: pa.Array) -> None:
-    """Raise Mismatch for the values where the mask `wrong` is true; null is not wrong."""
-    import pyarrow.compute as pc
-
-    rows = pc.indices_nonzero(wrong.fill_null(False))
-    if len(rows):
-        raise Mismatch((row, f"{values[row].as_py()!r}") for row in rows.to_pylist())
-
-
-def _unlike(values: pa.Array, parse: Callable[[str], Any]) -> Mismatch:
-    def examples() -> Iterator[tuple[int, str]]:
-        for row, value in enumerate(values.to_pylist()):
-            if value is None:
-                continue
-            try:
-                parse(str(value))
-            except (ValueError, OverflowError):
-                yield row, f"{str(value)[:_SHOWN]!r}"
-
-    found = list(examples())
-    if not found:
-        # Arrow is the stricter of the two; what it cannot read is not read.
-        found = [(0, "one of the values from here on")]
-    return Mismatch(iter(found))
-
-
-def _of_type(values: pa.Array) -> Mismatch:
-    """A whole column of another type: its first value stands for all."""
-    import pyarrow.compute as pc
-
-    rows = pc.indices_nonzero(values.is_valid())
-    first = rows[0].as_py() if len(rows) else 0
-    shown = f"{values[first].as_py()!s:.{_SHOWN}}" if len(rows) else "null"
-    return Mismatch(iter([(first, f"{shown} (type {values.type})")]))
+def _kind(source_type: str) -> str:
+    if source_type.startswith("ENUM"):
+        return "text"
+    if source_type.startswith("DECIMAL"):
+        return "decimal"
+    if source_type.startswith(("TIMESTAMP", "DATE")):
+        return "instant" if "TZ" in source_type or "ZONE" in source_type else "local"
+    return _KINDS.get(source_type, "other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureSpec, JoinKey, ModelSpec, Target
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -22,30 +22,37 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the source. `dtype` None: a time, without an offset in `timezone`."""
+    """One column of the source. `dtype` None: a time, without an offset in `timezone`.
+
+    `name` is that of the model file, `source_column` that of the source where it differs.
+    """
 
     name: str
     dtype: DType | None
     timezone: str | None = None
+    source_column: str = ""
+
+    @property
+    def header(self) -> str:
+        """The name of the column in the source."""
+        return self.source_column or self.name
 
     @property
     def word(self) -> str:
         """What a value has to be, for people."""
         if self.dtype is not None:
             return _WORDS[self.dtype]
-        if self.timezone is None:
-            return "a time with its offset, such as 2024-03-01T00:00:00Z"
-        return "a time, such as 2024-03-01T00:00:00Z"
+        offset = " with its offset" if self.timezone is None else ""
+        return f"a time{offset}, such as 2024-03-01T00:00:00Z"
 
     @property
     def remedy(self) -> str:
         """What else than the source may be corrected, for people."""
-        if self.dtype is None and self.timezone is None:
-            return (
-                "name the zone of times without an offset as event_timestamp.timezone in the "
-                "model file"
-            )
-        return "change the type in the model file"
+        if self.dtype is not None or self.timezone is not None:
+            return "change the type in the model file"
+        return (
+            "name the zone of times without an offset as event_timestamp.timezone in the model file"
+        )
 
     @property
     def arrow(self) -> pa.DataType:
@@ -58,12 +65,13 @@ class Column:
 def source_columns(spec: ModelSpec) -> tuple[Column, ...]:
     """Every column that the source has to have: key, time, features, target."""
     key, time = spec.join_key, spec.event_time
-    return (
-        *(() if key.from_row_number else (Column(key.name, key.dtype),)),
-        *(() if time is None else (Column(time.name, None, time.timezone),)),
-        *(Column(feature.name, feature.dtype) for feature in spec.features),
-        Column(spec.target.name, spec.target.dtype),
-    )
+    typed: list[FeatureSpec | JoinKey | Target] = [*spec.features, spec.target]
+    if not key.from_row_number:
+        typed.insert(0, key)
+    columns = [Column(one.name, one.dtype, source_column=one.source_column) for one in typed]
+    if time is not None:
+        columns.append(Column(time.name, None, time.timezone, time.source_column))
+    return tuple(columns)
 
 
 def arrow_type(dtype: DType) -> pa.DataType:

@@ -1,186 +1,165 @@
-"""One CSV file: fast with Arrow, and slowly once more to say which value is wrong."""
+"""One CSV file, plain or gzipped: its dialect, and what is wrong where it is no table."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
-from collections.abc import Iterator, Sequence
-from functools import partial
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
-from platform_assets.features.sources.casting import (
-    FALSE_WORDS,
-    NULL_WORDS,
-    TRUE_WORDS,
-    parser,
-)
+from platform_assets.features.sources.builder import Rows, TableBuilder
+from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.reader import (
-    SHOWN_PROBLEMS,
-    Progress,
-    Wrong,
-    check_columns,
-    conform_batch,
-    ignored_columns,
-    wrong_values,
-)
+from platform_assets.features.sources.reader import SHOWN_PROBLEMS
 from platform_assets.resources.source import ColumnsError, SourceError
-from serving_gateway.contract import DType
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_FIX: Final = "correct the source file and run again"
-_BLOCK_BYTES: Final = 4 << 20
+_SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SHOWN: Final = 40
-_OTHER_MARKS: Final = {";": "semicolons (';')", "\t": "tabs"}
+_LONGEST_LINE: Final = 16 << 20
+_PATIENT: Final = f"strict_mode=false, parallel=false, max_line_size={_LONGEST_LINE}"
+_FIX: Final = "correct the source file and run again"
+_AS_UTF8: Final = "save it as UTF-8 with a value for each column, and run again"
 
 
-def read_csv(
-    path: Path, columns: Sequence[Column], progress: Progress
-) -> tuple[pa.Table, tuple[str, ...]]:
-    """Read a UTF-8 file with a header line.
+@dataclass(frozen=True, slots=True)
+class CsvFile:
+    """A UTF-8 file with a header line; `name` and `part` are what errors call it.
 
-    Returns:
-        `columns` in their declared types, and the names of those that were ignored.
-
-    Raises:
-        SourceError: it names the line of bytes that are no UTF-8, or rows, lines and values.
+    `constants` are columns that its folders name, with their values.
     """
-    import pyarrow as pa
 
-    name = f"the source file {path}"
-    header = csv_header(path)
-    check_columns(name, header, columns)
-    batches: list[pa.RecordBatch] = []
-    rows = 0
-    try:
-        for batch in _batches(path, columns):
-            batches.append(conform_batch(name, batch, columns, rows))
-            rows += batch.num_rows
-            progress.at(f"reading {path.name}", rows)
-    except (pa.ArrowInvalid, SourceError) as exc:
-        # The fast parser stops at its first complaint, in its own words. Read again slowly,
-        # to say which rows are wrong and how.
-        wrong = list(itertools.islice(_each_wrong(path, columns), SHOWN_PROBLEMS + 1))
-        if wrong:
-            raise wrong_values(name, wrong) from exc
-        if isinstance(exc, SourceError):
-            raise
-        raise SourceError(f"{name}: {exc}", _FIX) from exc
-    _check_quotes(path)
-    schema = pa.schema([(column.name, column.arrow) for column in columns])
-    return pa.Table.from_batches(batches, schema=schema), ignored_columns(header, columns)
+    path: Path
+    name: str
+    part: str
+    constants: Mapping[str, str | None]
+    separator: str | None
+    columns: Sequence[Column]
 
+    def header(self) -> tuple[list[str], str, int]:
+        """Return the names of the columns, what separates them, and the blank lines before.
 
-def _batches(path: Path, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-    from pyarrow import csv as pa_csv
+        The separator is that of the model file, else the one by which most columns are there.
 
-    # A time that may lack its offset is read as text: Arrow's parser wants all or none.
-    types = {one.name: pa.string() if one.timezone is not None else one.arrow for one in columns}
-    convert = pa_csv.ConvertOptions(
-        column_types=types,
-        include_columns=[column.name for column in columns],
-        null_values=sorted(NULL_WORDS),
-        true_values=TRUE_WORDS,
-        false_values=FALSE_WORDS,
-    )
-    read = pa_csv.ReadOptions(block_size=_BLOCK_BYTES)
-    parse = pa_csv.ParseOptions(newlines_in_values=True)
-    with pa_csv.open_csv(path, read, parse, convert) as reader:
-        yield from reader
-
-
-def _check_quotes(path: Path) -> None:
-    """Refuse a file whose rest would be taken for one value, without a complaint by anybody."""
-    with path.open("rb") as file:
-        marks = sum(block.count(b'"') for block in iter(partial(file.read, _BLOCK_BYTES), b""))
-    if marks % 2 == 0:
-        return
-    row = line = 0
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for cells in reader:
-                row, line = row + bool(cells), reader.line_num
-        except csv.Error as exc:
-            # The header is no row.
+        Raises:
+            ColumnsError: all of them are there by several.
+            SourceError: the file is empty, or no text.
+            OSError: the file cannot be read.
+        """
+        wanted = {column.header for column in self.columns} - set(self.constants)
+        found = []
+        for mark in [self.separator] if self.separator else _SEPARATORS:
+            line, cells = next(self._cells(mark), (1, []))
+            found.append((cells, mark, max(0, line - 1 - "".join(cells).count("\n"))))
+        if not found[0][0]:
             raise SourceError(
-                f"the source file {path} has a quotation mark that is not closed, or not where a "
-                f"value begins and ends, in row {row} (line {line + 1})",
-                "close it, or write it twice where it is part of a quoted value, and run again",
-            ) from exc
-
-
-def csv_header(path: Path) -> list[str]:
-    """Return the names of the columns; nothing behind the first line is looked at.
-
-    Raises:
-        SourceError: the file is empty or no UTF-8, or its values are separated by no commas.
-        OSError: the file cannot be read.
-    """
-    for _, cells in _rows(path):
-        mark = next((mark for mark in _OTHER_MARKS if mark in cells[0]), None)
-        # A model reads two columns at least.
-        if len(cells) == 1 and mark is not None:
-            raise ColumnsError(
-                f"the source file {path} has one column, {cells[0][:_SHOWN]!r}: it looks separated "
-                f"by {_OTHER_MARKS[mark]}, and commas are expected",
-                "save the file with commas between its values, and run again",
+                f"{self.name} is empty", "write a header line and rows to it, and run again"
             )
-        return cells
-    raise SourceError(
-        f"the source file {path} is empty", "write a header line and rows to it, and run again"
-    )
+        if not all(_is_text(cell) for cells, _, _ in found for cell in cells):
+            said = "is not UTF-8 text: its first line holds other bytes"
+            raise SourceError(f"{self.name} {said}", _AS_UTF8)
+        best = max(found, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
+        fitting = [_SEPARATORS.get(mark, mark) for cells, mark, _ in found if wanted <= set(cells)]
+        if len(fitting) > 1:
+            said = f"may be separated by {' or by '.join(fitting)}"
+            raise ColumnsError(f"{self.name} {said}", "say source.separator in the model file")
+        return best
 
+    def read_into(self, builder: TableBuilder) -> None:
+        """Add all rows; raises SourceError for what is no table or not of the declared types."""
+        import duckdb
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, cells
-    except UnicodeDecodeError as exc:
-        raise SourceError(
-            f"the source file {path} is not UTF-8 text: line {_line_not_utf8(path)} holds "
-            f"other bytes",
-            "save the file as UTF-8 and run again",
-        ) from exc
-    except csv.Error as exc:
-        raise SourceError(f"the source file {path} is no CSV: {exc}", _FIX) from exc
-
-
-def _line_not_utf8(path: Path) -> int:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        header, separator, blank = self.header()
+        try:
+            builder.add(self._rows(header, separator, blank, "strict_mode=true"))
+        except duckdb.Error as exc:
+            # DuckDB stops at its first complaint, in its own words. Read again slowly, to say
+            # which rows are wrong and how.
+            self._check_structure(separator)
             try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 0
+                # It is well-formed: lines that end in two ways, or that are long or quoted.
+                builder.add(self._rows(header, separator, blank, _PATIENT))
+            except duckdb.Error:
+                said = str(exc).partition("\n")[0]
+                raise SourceError(f"{self.name} cannot be read as CSV: {said}", _FIX) from None
+
+    def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> Rows:
+        columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
+        relation = (
+            f"read_csv({quoted(str(self.path))}, auto_detect=false, header=true, skip={blank}, "
+            f"delim={quoted(separator)}, quote='\"', escape='\"', columns={{{columns}}}, "
+            f"compression='{'gzip' if self._zipped else 'none'}', {mode})"
+        )
+        return Rows(
+            self.name,
+            self.part,
+            relation,
+            header,
+            ["VARCHAR"] * len(header),
+            self.constants,
+            locate=lambda rows: self._located(rows, separator),
+        )
+
+    @property
+    def _zipped(self) -> bool:
+        return self.path.suffix.lower() == ".gz"
+
+    def _cells(self, separator: str) -> Iterator[tuple[int, list[str]]]:
+        """The lines that are not blank, as number and cells; foreign bytes are surrogates.
+
+        The last one has no cells where it is no CSV.
+        """
+        opened: Any = gzip.open if self._zipped else open
+        csv.field_size_limit(_LONGEST_LINE)
+        try:
+            with opened(
+                self.path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""
+            ) as file:
+                reader = csv.reader(file, delimiter=separator, strict=True)
+                line = 0
+                for cells in reader:
+                    line = reader.line_num
+                    if cells:
+                        yield line, cells
+        except csv.Error:
+            yield line + 1, []
+        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+            raise SourceError(f"{self.name} is damaged: {exc}", _FIX) from exc
+
+    def _located(self, rows: Sequence[int], separator: str) -> list[str]:
+        first = enumerate(itertools.islice(self._cells(separator), max(rows) + 1))
+        lines = {row: line for row, (line, _) in first if row in rows}
+        return [f"row {row} (line {lines.get(row, row + 1)})" for row in rows]
+
+    def _check_structure(self, separator: str) -> None:
+        """Return when every row has a value for each column, in UTF-8."""
+        wrong = list(itertools.islice(self._wrong_rows(separator), SHOWN_PROBLEMS + 1))
+        if wrong:
+            more = "; and more" if len(wrong) > SHOWN_PROBLEMS else ""
+            said = "; ".join(wrong[:SHOWN_PROBLEMS]) + more
+            raise SourceError(f"{self.name} is not a table: {said}", _AS_UTF8)
+
+    def _wrong_rows(self, separator: str) -> Iterator[str]:
+        rows = self._cells(separator)
+        _, header = next(rows)
+        for row, (line, values) in enumerate(rows, start=1):
+            at = f"row {row} (line {line})"
+            if not values:
+                yield (
+                    f"{at} has a quotation mark that is not closed, or not where a value begins "
+                    "and ends"
+                )
+            elif len(values) != len(header):
+                count = "1 value" if len(values) == 1 else f"{len(values)} values"
+                yield f"{at} has {count}, not {len(header)}"
+            for name, value in zip(header, values, strict=False):
+                if not _is_text(value):
+                    shown = value.encode("utf-8", "surrogateescape")[:_SHOWN]
+                    yield f"{at}, {name}: {shown!r} is not UTF-8 text"
 
 
-def _each_wrong(path: Path, columns: Sequence[Column]) -> Iterator[Wrong]:
-    rows = _rows(path)
-    _, header = next(rows)
-    parsers = [
-        (header.index(column.name), column, parser(column))
-        for column in columns
-        if column.dtype is not DType.BYTES
-    ]
-    for row, (line, cells) in enumerate(rows, start=1):
-        if len(cells) != len(header):
-            count = "1 value" if len(cells) == 1 else f"{len(cells)} values"
-            yield f"row {row} (line {line})", None, f"has {count}, not {len(header)}"
-            continue
-        for index, column, parse in parsers:
-            cell = cells[index]
-            if cell in NULL_WORDS:
-                continue
-            try:
-                parse(cell)
-            except (ValueError, OverflowError):
-                yield f"row {row} (line {line})", column, f"{cell[:_SHOWN]!r}"
+def _is_text(value: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in value)

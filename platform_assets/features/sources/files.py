@@ -1,48 +1,56 @@
-"""A CSV or Parquet file, a folder of them, or a glob pattern."""
+"""A CSV or Parquet file, a folder of them (partitioned or not), or a glob pattern."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from urllib.parse import unquote
 
+from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.csv_file import csv_header, read_csv
-from platform_assets.features.sources.parquet_file import parquet_header, read_parquet
-from platform_assets.features.sources.reader import Progress, Raw, check_columns
+from platform_assets.features.sources.csv_file import CsvFile
+from platform_assets.features.sources.parquet_file import ParquetFile
+from platform_assets.features.sources.reader import Progress, SourceTable, check_columns
 from platform_assets.resources.source import SourceError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_READERS: Final = {".csv": read_csv, ".parquet": read_parquet}
-_HEADERS: Final = {".csv": csv_header, ".parquet": parquet_header}
+_KINDS: Final = dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "CSV") | {
+    ".parquet": "Parquet"
+}
+_NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
 _SETTLED_S: Final = 2.0
 """A file that changed within this time may change again at what its clock calls the same time."""
 
 
 class FileReader:
-    """Files of one kind, concatenated in the order of their names."""
+    """Files of one kind, concatenated in the order of their names.
 
-    def __init__(self, path: str, columns: Sequence[Column]) -> None:
+    `template` is the path as the model file has it, which errors show in the place of what its
+    variables stand for; `key` is what `TableBuilder` takes.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        path: str,
+        columns: Sequence[Column],
+        key: str | None,
+        separator: str | None,
+    ) -> None:
         self._path = Path(path).expanduser().absolute()
-        self._columns = columns
+        self._shown = str(self._path) if template == path else template
+        self._columns, self._key, self._separator = columns, key, separator
 
     @property
     def name(self) -> str:
         """What errors call it."""
         if _is_pattern(self._path):
-            return f"the source files {self._path}"
-        kind = "folder" if self._path.is_dir() else "file"
-        return f"the source {kind} {self._path}"
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Dagster's words for it."""
-        return frozenset({"parquet" if self._path.suffix == ".parquet" else "csv"})
+            return f"the source files {self._shown}"
+        return f"the source {'folder' if self._path.is_dir() else 'file'} {self._shown}"
 
     def fingerprint(self) -> str:
         """SHA-256 of the bytes of one file; of several, of names and digests in their order.
@@ -58,113 +66,120 @@ class FileReader:
             ColumnsError: some are missing.
             SourceError: there is no file, or it cannot be read.
         """
-        try:
-            file = self._files()[0]
-            found = _HEADERS[file.suffix.lower()](file)
-        except OSError as exc:
-            raise _unreadable(Path(exc.filename or self._path), exc) from exc
-        check_columns(f"the source file {file}", found, self._columns)
+        file = self._files()[0]
+        with self._access(file):
+            opened = self._open(file)
+            found = [*opened.header()[0], *opened.constants]
+        check_columns(opened.name, found, self._columns)
 
-    def read(self, progress: Progress) -> Raw:
+    def read(self, progress: Progress) -> SourceTable:
         """Read all files; raises SourceError also when one of them changes meanwhile."""
-        import pyarrow as pa
-
         files = self._files()
         fingerprint = self._identity(files, _digest)
-        tables: list[pa.Table] = []
-        ignored: tuple[str, ...] = ()
+        builder = TableBuilder(self._columns, self._key, progress)
         for file in files:
-            read = _READERS[file.suffix.lower()]
-            table, others = read(file, self._columns, progress)
-            if tables and set(others) != set(ignored):
-                raise _disagreement(files[0], file, ignored, others)
-            tables.append(table)
-            ignored = others
+            with self._access(file):
+                self._open(file).read_into(builder)
         if self._files() != files or self._identity(files, _digest) != fingerprint:
             raise SourceError(
                 f"{self.name} changed while it was read",
                 "run again; writers of a file should write a new one beside it and rename it",
             )
-        parts = tuple(
-            (self._label(file), table.num_rows) for file, table in zip(files, tables, strict=True)
-        )
-        return Raw(self.name, pa.concat_tables(tables), parts, ignored, fingerprint)
+        return builder.build(self.name, lambda _: fingerprint)
+
+    def _open(self, file: Path) -> CsvFile | ParquetFile:
+        part = self._label(file)
+        constants = _partitions(Path(part))
+        if _kind(file) == "Parquet":
+            return ParquetFile(file, self._named(file), part, constants)
+        dialect = self._separator, self._columns
+        return CsvFile(file, self._named(file), part, constants, *dialect)
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():
-            found = [one for one in self._path.iterdir() if one.suffix.lower() in _READERS]
+            with self._access(self._path):
+                found = [one for one in _inside(self._path) if _kind(one)]
         elif _is_pattern(self._path):
             found = [Path(one) for one in glob.glob(str(self._path), recursive=True)]  # noqa: PTH207 # the pattern is absolute
             found = [one for one in found if one.is_file()]
         else:
             found = [self._path]
         files = sorted(one for one in found if not one.name.startswith("."))
-        if not files:
-            raise SourceError(
-                f"{self.name}: no CSV or Parquet file is there",
-                "put files there that end in .csv or .parquet, and run again",
-            )
-        kinds = {one.suffix.lower() for one in files}
-        if not kinds <= set(_READERS) or len(kinds) > 1:
-            raise SourceError(
-                f"{self.name}: the names end in {', '.join(sorted(map(repr, kinds)))}",
-                "use files that all end in .csv, or all in .parquet, and run again",
-            )
-        return files
+        if {_kind(one) for one in files} in ({"CSV"}, {"Parquet"}):
+            return files
+        endings = ", ".join(sorted({repr(one.suffix.lower()) for one in files}))
+        said = f"the names end in {endings}" if files else "no CSV or Parquet file is there"
+        raise SourceError(
+            f"{self.name}: {said}",
+            "use files that all end in .csv (.csv.gz, .tsv), or all in .parquet, and run again",
+        )
 
     def _identity(self, files: Sequence[Path], digest: Callable[[Path], str]) -> str:
-        if not (len(files) > 1 or self._path.is_dir() or _is_pattern(self._path)):
-            return digest(files[0])
         whole = hashlib.sha256()
         for file in files:
-            whole.update(f"{self._label(file)}\0{digest(file)}\n".encode())
+            with self._access(file):
+                found = digest(file)
+            if file == self._path:
+                return found
+            whole.update(f"{self._label(file)}\0{found}\n".encode())
         return whole.hexdigest()
 
     def _label(self, file: Path) -> str:
-        if self._path.is_dir():
-            return file.name
-        # Of a pattern: below the last folder that it names itself.
-        fixed = next((one for one in self._path.parents if not _has_magic(one)), Path("/"))
-        return str(file.relative_to(fixed))
+        folder = self._path
+        while not folder.is_dir():  # of a pattern: the last folder that it names itself
+            folder = folder.parent
+        return str(file.relative_to(folder))
+
+    @contextmanager
+    def _access(self, file: Path) -> Iterator[None]:
+        """Turn the system's refusal of a file into that of the source."""
+        try:
+            yield
+        except OSError as exc:
+            missing = isinstance(exc, FileNotFoundError)
+            said = "does not exist" if missing else f"cannot be read ({exc.strerror or exc})"
+            raise SourceError(
+                f"{self._named(file)} {said}",
+                "put a file there that this user may read, or correct the path in the model file "
+                "or its variable, and run again",
+            ) from exc
+
+    def _named(self, file: Path) -> str:
+        if file == self._path:
+            return self.name
+        return f"the source file {self._label(file)} of {self._shown}"
 
 
-def _has_magic(path: Path) -> bool:
-    return glob.has_magic(str(path))
+def _kind(file: Path) -> str | None:
+    return next((kind for end, kind in _KINDS.items() if file.name.lower().endswith(end)), None)
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The files of a folder, and of those below it that Hive's way of partitions names."""
+    for entry in folder.iterdir():
+        yield from _inside(entry) if entry.is_dir() and "=" in entry.name else [entry]
+
+
+def _partitions(label: Path) -> dict[str, str | None]:
+    """The columns that the folders on the way to a file name: `year=2024/part.parquet`."""
+    pairs = (unquote(part).partition("=") for part in label.parent.parts if "=" in part)
+    return {name: None if value == _NO_VALUE else value for name, _, value in pairs}
 
 
 def _is_pattern(path: Path) -> bool:
-    return _has_magic(path) and not path.exists()
+    return glob.has_magic(str(path)) and not path.exists()
 
 
 def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
-
-
-def _unreadable(path: Path, exc: OSError) -> SourceError:
-    if isinstance(exc, FileNotFoundError):
-        return SourceError(
-            f"the source file {path} does not exist",
-            "put the file there, or correct the path in the model file or its variable, and "
-            "run again",
-        )
-    return SourceError(
-        f"the source file {path} cannot be read ({exc.strerror or exc})",
-        "make it a file that this user may read, and run again",
-    )
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _known: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 def _remembered_digest(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return _digest(path)
+    stat = path.stat()
     state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     known = _known.get(path)
     if known is not None and known[0] == state:
@@ -173,16 +188,3 @@ def _remembered_digest(path: Path) -> str:
     if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
         _known[path] = (state, digest)
     return digest
-
-
-def _disagreement(
-    first: Path, file: Path, ignored: tuple[str, ...], others: tuple[str, ...]
-) -> SourceError:
-    lacking = sorted(set(ignored) - set(others))
-    more = sorted(set(others) - set(ignored))
-    told = (("lacks", lacking), ("also has", more))
-    said = [f"{word} {', '.join(names)}" for word, names in told if names]
-    return SourceError(
-        f"the source file {file} {' and '.join(said)}: it does not have the columns of {first}",
-        "give all files the same columns, and run again",
-    )

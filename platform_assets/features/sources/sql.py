@@ -2,92 +2,90 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.content import table_fingerprint
-from platform_assets.features.sources.reader import (
-    Progress,
-    Raw,
-    check_columns,
-    conform_batch,
-    ignored_columns,
-)
+from platform_assets.features.sources.reader import Progress, SourceTable
+from platform_assets.model_spec import SqlSource
 from platform_assets.resources.source import SourceError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Connection
 
 _CHUNK_ROWS: Final = 20_000
+_CONNECT_S: Final = 10
+_CONNECT_OPTION: Final = {
+    **dict.fromkeys(("pysqlite", "pg8000", "pyodbc"), "timeout"),
+    **dict.fromkeys(("psycopg2", "psycopg", "pymysql", "mysqldb"), "connect_timeout"),
+}
+"""How drivers call the seconds that they wait for a connection."""
 
 
 class SqlReader:
     """A query, read in chunks from a cursor that the database keeps.
 
     A query without ORDER BY answers in any order, so rows are sorted by `order` before they
-    are fingerprinted; () takes them as they come.
+    are fingerprinted; () takes them as they come. `url` is that of `source` with the values of
+    its variables, `key` what `TableBuilder` takes.
     """
 
     def __init__(
-        self, url: str, query: str, columns: Sequence[Column], *, order: tuple[str, ...]
+        self,
+        source: SqlSource,
+        url: str,
+        columns: Sequence[Column],
+        key: str | None,
+        order: tuple[str, ...],
     ) -> None:
-        self._url, self._query = url, query
-        self._columns, self._order = columns, order
+        self._source, self._url = source, url
+        self._columns, self._key, self._order = columns, key, order
 
     @property
     def name(self) -> str:
         """What errors call it: the address without its password and its parameters."""
-        return f"the query on {_shown(_parsed(self._url))}"
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Dagster's words for it."""
-        return frozenset({"sql"})
+        shown = re.sub(r"(://[^/@:]*:).*@", r"\1***@", self._source.url.partition("?")[0])
+        return f"the query on {shown}"
 
     def fingerprint(self) -> str:
         """SHA-256 of the wanted columns of all rows, which have to be read for it."""
         return self.read(Progress()).fingerprint
 
-    def read(self, progress: Progress) -> Raw:
-        """Run the query and read all rows."""
-        import pyarrow as pa
-
-        batches: list[pa.RecordBatch] = []
-        rows = 0
+    def read(self, progress: Progress) -> SourceTable:
+        """Run the query exactly as it is written, and read all rows."""
+        builder = TableBuilder(self._columns, self._key, progress)
         with self._result() as result:
-            found = list(result.keys())
-            check_columns(self.name, found, self._columns)
-            places = [found.index(column.name) for column in self._columns]
-            for chunk in result.partitions(_CHUNK_ROWS):
-                batch = _batch(chunk, places, self._columns)
-                batches.append(conform_batch(self.name, batch, self._columns, rows))
-                rows += len(chunk)
-                progress.at("reading the query", rows)
-        schema = pa.schema([(column.name, column.arrow) for column in self._columns])
-        table = pa.Table.from_batches(batches, schema=schema)
-        ignored = ignored_columns(found, self._columns)
-        fingerprint = table_fingerprint(table, self._order)
-        return Raw(self.name, table, ((self.name, rows),), ignored, fingerprint)
+            headers = list(result.keys())
+            for chunk in itertools.chain([()], result.partitions(_CHUNK_ROWS)):
+                builder.add_batch(self.name, headers, _batch(chunk, len(headers)))
+        return builder.build(self.name, lambda table: table_fingerprint(table, self._order))
 
     @contextmanager
     def _result(self) -> Iterator[Any]:
-        from sqlalchemy import create_engine, text
+        from sqlalchemy import create_engine
         from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
 
         url = _parsed(self._url)
+        late = threading.Event()
         try:
-            engine = create_engine(url, poolclass=NullPool)
-            with engine.connect() as connection:
-                options = {"stream_results": True, "max_row_buffer": _CHUNK_ROWS}
-                with connection.execution_options(**options).execute(text(self._query)) as result:
+            engine = create_engine(url, poolclass=NullPool, connect_args=_connect_arguments(url))
+            with engine.connect() as connection, _limited(connection, self._source.timeout, late):
+                # Without parameters a driver leaves colons and percent signs as they are.
+                options = {"no_parameters": True, "stream_results": True}
+                with connection.exec_driver_sql(
+                    self._source.query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
+                ) as result:
                     if not result.returns_rows:
-                        raise SourceError(
-                            f"{self.name} answers no rows", "write a SELECT, and run again"
-                        )
+                        raise SourceError(f"{self.name} answers no rows", "write a SELECT")
                     yield result
         except (ImportError, NoSuchModuleError) as exc:
             raise SourceError(
@@ -95,13 +93,42 @@ class SqlReader:
                 "install the driver in the environment of the Dagster code location",
             ) from exc
         except SQLAlchemyError as exc:
-            # Not the whole exception: it repeats the statement and, for some, the address.
-            said = exc.orig if isinstance(exc, DBAPIError) else type(exc).__name__
+            if late.is_set():
+                raise SourceError(
+                    f"{self.name} took longer than {self._source.timeout} and was ended",
+                    "make the query faster, or raise source.sql.timeout, and run again",
+                ) from None
+            # Not the whole exception, which repeats the statement and, for some, the address.
+            said = exc.orig if isinstance(exc, DBAPIError) and exc.orig else exc
             raise SourceError(
-                f"{self.name} failed: {said}",
-                "correct the URL or the query in the model file, or start the database, and "
-                "run again",
-            ) from exc
+                f"{self.name} failed: {_without_secrets(str(said), url)}",
+                "correct URL or query in the model file, or start the database, and run again",
+            ) from None
+
+
+@contextmanager
+def _limited(connection: Connection, timeout: timedelta, late: threading.Event) -> Iterator[None]:
+    """End the statement after `timeout`, by the driver's own means, and say so in `late`."""
+    driver: Any = connection.connection.driver_connection
+    stop = getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
+
+    def end() -> None:
+        late.set()
+        if stop is not None:
+            stop()
+
+    timer = threading.Timer(timeout.total_seconds(), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _connect_arguments(url: URL) -> dict[str, Any]:
+    option = _CONNECT_OPTION.get(url.get_dialect().driver)
+    return {} if option is None or option in url.query else {option: _CONNECT_S}
 
 
 def _parsed(url: str) -> URL:
@@ -114,39 +141,43 @@ def _parsed(url: str) -> URL:
         # Neither exception may go on: what they could not read may be a password.
         raise SourceError(
             "the source's query has a URL that is none that SQLAlchemy knows",
-            "write dialect://user:${PASSWORD}@host:port/database in the model file, or look at "
-            "the variables that it names, and run again",
+            "write dialect://user:${SOURCE_PASSWORD}@host:port/database in the model file, or "
+            "look at the variables that it names, and run again",
         ) from None
     if "@" in (parsed.host or ""):
         raise SourceError(
             f"the URL of the source's query, {parsed.drivername}://..., has two @",
-            "write the characters @ : / of a password as %40 %3A %2F in its variable, and run "
-            "again",
+            "write @ : / of a password as %40 %3A %2F in its variable, and run again",
         )
-    return parsed
+    # SQLAlchemy's own choice would be psycopg 3; the image has psycopg2.
+    postgres = parsed.drivername in {"postgres", "postgresql"}
+    return parsed.set(drivername="postgresql+psycopg2") if postgres else parsed
 
 
-def _shown(url: URL) -> str:
-    # Many drivers take passwords as parameters.
-    return url.set(query={}).render_as_string(hide_password=True)
+def _without_secrets(text: str, url: URL) -> str:
+    parameters = itertools.chain.from_iterable(url.normalized_query.values())
+    for secret in filter(None, map(str, [url.password or "", *parameters])):
+        text = text.replace(secret, "***")
+    return " ".join(text.split())
 
 
-def _batch(
-    chunk: Sequence[Sequence[Any]], places: Sequence[int], columns: Sequence[Column]
-) -> pa.RecordBatch:
+def _batch(rows: Sequence[Sequence[Any]], columns: int) -> pa.RecordBatch:
     import pyarrow as pa
 
-    by_column = list(zip(*chunk, strict=True))
-    arrays = [_array(by_column[place]) for place in places]
-    return pa.record_batch(arrays, names=[column.name for column in columns])
+    by_column = zip(*rows, strict=True) if rows else [()] * columns
+    return pa.record_batch(
+        [_array(one) for one in by_column], names=[str(n) for n in range(columns)]
+    )
 
 
 def _array(values: Sequence[Any]) -> pa.Array:
     import pyarrow as pa
 
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError, TypeError):
-        # Of several types, as SQLite allows, or of one that Arrow lacks: as text, which is
-        # read like a cell of a file.
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    zones = {one.tzinfo is None for one in values if isinstance(one, datetime)}
+    with suppress(pa.ArrowException, OverflowError, TypeError):
+        array = pa.array(values)
+        if len(zones) < 2 and not pa.types.is_decimal256(array.type):
+            return array
+    # Of several types, as SQLite allows, or of one that DuckDB lacks: as text, which is read
+    # like a cell of a file.
+    return pa.array([None if one is None else str(one) for one in values], pa.string())

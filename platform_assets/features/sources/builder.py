@@ -1,0 +1,237 @@
+"""The one way from rows of any source to a table of the declared types: the rules, by DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.features.sources.casting import cast, quoted
+from platform_assets.features.sources.clock import local_to_utc
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.losses import lost_digits, merged_keys
+from platform_assets.features.sources.reader import (
+    SHOWN_PROBLEMS,
+    Progress,
+    SourceTable,
+    check_columns,
+    ignored_columns,
+    wrong_values,
+)
+from platform_assets.resources.source import SourceError
+from serving_gateway.contract import DType
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_BATCH_ROWS: Final = 65_536
+_SHOWN: Final = 40
+_LOCAL: Final = " local"
+_WRITTEN: Final = " written"
+"""Columns beside the wanted ones, by names that none of these has."""
+_ZERO_LED: Final = r"'^\s*[+-]?0[0-9]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a source, as DuckDB reads them.
+
+    `name` is for errors, `part` the shorter one within the source. `relation` stands behind
+    FROM; it has a column c0, c1, ... of one of `types` for each of `headers`. `constants` are
+    more columns, of one text. `before` rows of the same part came earlier; `locate` names rows
+    by their numbers, from 1.
+    """
+
+    name: str
+    part: str
+    relation: str
+    headers: Sequence[str]
+    types: Sequence[str]
+    constants: Mapping[str, str | None] = field(default_factory=dict)
+    before: int = 0
+    locate: Callable[[Sequence[int]], list[str]] = lambda rows: [f"row {row}" for row in rows]
+
+
+class TableBuilder:
+    """Casts rows part by part, and puts the table together.
+
+    `key` names the column of the entity; None: each row is one of its own.
+    """
+
+    def __init__(self, columns: Sequence[Column], key: str | None, progress: Progress) -> None:
+        self._columns, self._key, self._progress = tuple(columns), key, progress
+        self._lost: dict[str, str] = {}
+        self._batches: list[pa.RecordBatch] = []
+        self._parts: dict[str, int] = {}
+        self._headers: Sequence[str] = ()
+        self.database = _connect()
+
+    def add(self, rows: Rows) -> None:
+        """Read and cast these rows.
+
+        Raises:
+            ColumnsError: a wanted column is missing.
+            SourceError: its columns are others than those before; or it names rows, columns and
+                values that are of another type.
+            duckdb.Error: DuckDB cannot read the relation; none of its rows is kept.
+        """
+        headers = [*rows.headers, *rows.constants]
+        check_columns(rows.name, headers, self._columns)
+        if self._headers and set(self._headers) != set(headers):
+            others = ", ".join(sorted(set(self._headers) ^ set(headers)))
+            raise SourceError(
+                f"{rows.name} has other columns than those before: they differ by {others}",
+                "give all files the same columns, and run again",
+            )
+        query = _Query(rows, self._columns, self._key)
+        batches, done, wrong = [], rows.before, False
+        with self.database.sql(query.cells).to_arrow_reader(_BATCH_ROWS) as reader:
+            for batch in reader:
+                wrong = batch.column("wrong").true_count > 0
+                if wrong:
+                    break
+                batches.append(self._declared(batch))
+                done += batch.num_rows
+                self._progress.at(f"reading {rows.part}", done)
+        if wrong:
+            raise self._refusal(rows, query)
+        self._batches += batches
+        self._parts[rows.part] = done
+        self._headers = headers
+
+    def add_batch(self, name: str, headers: Sequence[str], batch: pa.RecordBatch) -> None:
+        """Cast rows that stand in memory, behind those of the same name."""
+        import pyarrow as pa
+
+        table = pa.Table.from_batches([batch])
+        self.database.register(
+            "batch", table.rename_columns([f"c{n}" for n in range(len(headers))])
+        )
+        types = [str(one) for one in self.database.table("batch").types]
+        self.add(Rows(name, name, "batch", headers, types, before=self._parts.get(name, 0)))
+
+    def build(self, name: str, fingerprint: Callable[[pa.Table], str]) -> SourceTable:
+        """Return what was added, with times in UTC.
+
+        Raises:
+            SourceError: a local time stands for two hours or for none.
+        """
+        import pyarrow as pa
+
+        self.database.close()
+        types = [(one.name, _read_type(one)) for one in self._columns]
+        schema = pa.schema([*types, (_LOCAL, pa.bool_()), (_WRITTEN, pa.string())])
+        table = pa.Table.from_batches(self._batches, schema=schema)
+        local, written = table[_LOCAL], table[_WRITTEN]
+        source = SourceTable(
+            name,
+            table.drop_columns([_LOCAL, _WRITTEN]),
+            tuple(self._parts.items()) or ((name, 0),),
+            ignored_columns(self._headers, self._columns),
+        )
+        for column in self._columns:
+            if column.timezone is not None:
+                table = local_to_utc(source, column, local, self._key)
+                source = replace(source, table=table)
+        warnings = list(self._lost.values())
+        if self._key is not None:
+            warnings += merged_keys(self._key, source.table, written)
+        return replace(
+            source,
+            fingerprint=fingerprint(source.table),
+            warnings=tuple(warnings),
+        )
+
+    def _declared(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch in the declared types, without the mark of wrong rows."""
+        import pyarrow as pa
+
+        arrays = {}
+        for values, column in zip(batch.columns, self._columns, strict=False):
+            narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
+            if column.dtype is DType.FP32 and column.name not in self._lost:
+                said = lost_digits(column.name, values, narrow)
+                self._lost |= {column.name: said} if said else {}
+        return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
+
+    def _refusal(self, rows: Rows, query: _Query) -> SourceError:
+        cells = self.database.sql(query.wrong_cells).limit(SHOWN_PROBLEMS).fetchall()
+        [(count,)] = self.database.sql(f"SELECT count(*) FROM ({query.wrong_cells})").fetchall()
+        names = rows.locate([rows.before + row for row, _, _ in cells])
+        wrong = [
+            (name, self._columns[place], query.shown(place, value))
+            for name, (_, place, value) in zip(names, cells, strict=True)
+        ]
+        return wrong_values(rows.name, wrong, count - len(cells))
+
+
+class _Query:
+    """SQL that casts `rows`, and that finds the cells that cannot be cast."""
+
+    def __init__(self, rows: Rows, columns: Sequence[Column], key: str | None) -> None:
+        headers = [*rows.headers, *rows.constants]
+        literals = [
+            "NULL::VARCHAR" if one is None else quoted(one) for one in rows.constants.values()
+        ]
+        values = [*(f"c{place}" for place in range(len(rows.headers))), *literals]
+        types = [*rows.types, *["VARCHAR"] * len(literals)]
+        places = [headers.index(column.header) for column in columns]
+        self._types = [types[place] for place in places]
+        self._casts = [
+            cast(column, f"v{i}", type_)
+            for i, (column, type_) in enumerate(zip(columns, self._types, strict=True))
+        ]
+        local, written = "false", "NULL::VARCHAR"
+        for i, column in enumerate(columns):
+            if column.timezone is not None:
+                local = self._casts[i].local
+            if column.name == key and column.dtype is DType.INT64 and self._types[i] == "VARCHAR":
+                # A key with leading zeros as it is written, null for any other.
+                odd = f"CAST(k{i} AS VARCHAR) <> v{i} AND regexp_matches(v{i}, {_ZERO_LED})"
+                written = f"CASE WHEN {odd} THEN v{i} END"
+        wrong = [
+            f"(CASE WHEN k{i} IS NULL THEN {one.present} ELSE false END)"
+            for i, one in enumerate(self._casts)
+        ]
+        picked = ", ".join(f"{values[place]} AS v{i}" for i, place in enumerate(places))
+        casts = ", ".join(f"{one.value} AS k{i}" for i, one in enumerate(self._casts))
+        cells = f"(SELECT *, {casts} FROM (SELECT {picked} FROM {rows.relation}))"
+        kept = ", ".join(f"k{i}" for i in range(len(columns)))
+        self.cells = (
+            f'SELECT {kept}, {local} AS "{_LOCAL}", {written} AS "{_WRITTEN}", '
+            f"{' OR '.join(wrong)} AS wrong FROM {cells}"
+        )
+        found = ", ".join(
+            f"CASE WHEN {one} THEN {{'place': {i}, 'value': CAST(v{i} AS VARCHAR)}} END"
+            for i, one in enumerate(wrong)
+        )
+        self.wrong_cells = (
+            "SELECT row, cell.place, cell.value FROM (SELECT row, unnest(found) AS cell FROM "
+            f"(SELECT row_number() OVER () AS row, [{found}] AS found, {' OR '.join(wrong)} AS "
+            f"wrong FROM {cells}) WHERE wrong) WHERE cell IS NOT NULL ORDER BY row, cell.place"
+        )
+
+    def shown(self, place: int, value: str) -> str:
+        """A value of the column at `place` for people; those that are no text with their type."""
+        type_ = self._types[place]
+        return repr(value[:_SHOWN]) if type_ == "VARCHAR" else f"{value[:_SHOWN]} ({type_})"
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(
+        config={
+            "autoinstall_known_extensions": "false",  # nothing is fetched
+            "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
+            "temp_directory": "",
+            "TimeZone": "UTC",
+        }
+    )
+
+
+def _read_type(column: Column) -> pa.DataType:
+    import pyarrow as pa
+
+    return column.arrow if column.timezone is None else pa.timestamp("us")

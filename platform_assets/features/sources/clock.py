@@ -1,0 +1,110 @@
+"""Local times in UTC: an hour that the clock shows twice is two, where the order shows which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
+from platform_assets.resources.source import SourceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+_DAY_US: Final = 86_400_000_000
+
+
+def local_to_utc(
+    source: SourceTable, column: Column, local: pa.ChunkedArray, key: str | None
+) -> pa.Table:
+    """Return the source's table with the times of `column` in UTC.
+
+    Those that `local` marks are in the column's zone, the others in UTC already. The rows of
+    an entity, which the column `key` names, have an order; without a key all rows have.
+
+    Raises:
+        SourceError: it names rows whose time the clock shows twice or never.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = source.table.column_names.index(column.name)
+    times = source.table[column.name]
+    shown = pc.if_else(local, times, None).combine_chunks()
+    sides = {"earliest": shown, "latest": shown}
+    for side in sides:
+        zoned = pc.assume_timezone(shown, column.timezone, ambiguous=side, nonexistent=side)
+        sides[side] = zoned.cast(pa.timestamp("us", tz="UTC"))
+    utc = pc.coalesce(sides["earliest"], times.combine_chunks().cast(pa.timestamp("us", tz="UTC")))
+    gap = pc.subtract(sides["latest"], sides["earliest"]).cast(pa.int64()).fill_null(0).to_numpy()
+    if gap.any():
+        # Where the clock skips an hour, the two sides are its ends, a microsecond apart.
+        _refuse(source, column, times, gap == 1, "never shows")
+        keys = None if key is None else source.table[key]
+        later, unshown = _later(times.cast(pa.int64()).to_numpy(), gap > 1, keys)
+        why = "shows twice, and the order of the rows does not say which of the two it is"
+        _refuse(source, column, times, unshown, why)
+        utc = pc.if_else(pa.array(later), sides["latest"], utc)
+    return source.table.set_column(place, column.name, utc)
+
+
+def _later(
+    times: NDArray[np.int64], twice: NDArray[np.bool_], keys: pa.ChunkedArray | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of the times that the clock shows twice: the second ones, and those of which none knows."""
+    import numpy as np
+
+    codes: NDArray[Any] = np.zeros(len(times), np.int64)
+    if keys is not None:
+        codes = keys.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    rows = np.flatnonzero(np.isin(codes, codes[twice]))
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    later, known = np.zeros(len(times), bool), np.zeros(len(times), bool)
+    for ordered in (rows, rows[::-1]):  # oldest or newest first
+        second, sure = _in_order(times[ordered], twice[ordered], codes[ordered])
+        later[ordered] |= second & ~known[ordered]
+        known[ordered] |= sure
+    return later, twice & ~known
+
+
+def _in_order(
+    times: NDArray[np.int64], twice: NDArray[np.bool_], codes: NDArray[Any]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows are the second time, and which rows are in an order that shows it.
+
+    It does where the entity's times never go back, save once in an hour that comes twice.
+    """
+    import numpy as np
+
+    same = codes[1:] == codes[:-1]
+    hour = same & twice[1:] & twice[:-1] & (times[1:] // _DAY_US == times[:-1] // _DAY_US)
+    back = np.append(False, hour & (times[1:] <= times[:-1]))
+    astray = np.append(False, same & ~hour & (times[1:] < times[:-1]))
+    # Rows of an entity stand together, and so do those of one hour while none is astray.
+    begins = np.append(True, ~hour)
+    groups = np.cumsum(begins) - 1
+    backs = np.bincount(groups, back)
+    so_far = np.cumsum(back)
+    since = so_far - so_far[np.flatnonzero(begins)][groups]
+    entities = np.cumsum(np.append(True, ~same)) - 1
+    disorder = np.bincount(entities, astray)
+    sure = twice & (backs[groups] == 1) & (disorder[entities] == 0)
+    return sure & (since == 1), sure
+
+
+def _refuse(
+    source: SourceTable, column: Column, times: pa.ChunkedArray, wrong: NDArray[Any], why: str
+) -> None:
+    import numpy as np
+
+    rows = np.flatnonzero(wrong).tolist()
+    shown, more = rows[:SHOWN_PROBLEMS], len(rows) - SHOWN_PROBLEMS
+    said = [f"{times[row].as_py():%Y-%m-%d %H:%M:%S} in {source.row(row)}" for row in shown]
+    if said:
+        raise SourceError(
+            f"{source.name} has times in {column.name} that the clock of {column.timezone} {why}: "
+            f"{', '.join(said)}{f' and {more:,} more' if more > 0 else ''}",
+            "write those times with their offset (or all in UTC), and run again",
+        )

@@ -1,0 +1,54 @@
+"""What reading a source changed: digits that 32 bits do not hold, keys that became one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_EXACT: Final = 2**24
+"""Whole numbers up to here fit into 32 bits."""
+_SHOWN_KEYS: Final = 3
+
+
+def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
+    """A sentence when 32 bits changed one of the 64-bit values beyond `_EXACT` of a column."""
+    import pyarrow.compute as pc
+
+    # Below it, what 32 bits cut off is small beside the unit of a value.
+    extremes = pc.min_max(values).as_py()
+    if extremes["max"] is None or max(-extremes["min"], extremes["max"]) <= _EXACT:
+        return None
+    changed = pc.and_(pc.greater(pc.abs(values), _EXACT), pc.not_equal(values, narrow))
+    place = pc.index(pc.and_(changed, pc.is_finite(narrow)), True).as_py()
+    if place < 0:
+        return None
+    return (
+        f"{name} loses digits as number, a 32-bit float that is exact up to {_EXACT:,}, as in "
+        f"{values[place].as_py():.17g}; declare double or integer where they count"
+    )
+
+
+def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> list[str]:
+    """A sentence when integer keys that are written with leading zeros became one with others.
+
+    `name` is the column of the keys; `written` has those with leading zeros as they stand in
+    the source, null for the others.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if written.null_count == len(written):
+        return []
+    texts = pc.coalesce(pc.utf8_trim_whitespace(written), table[name].cast(pa.string()))
+    keys = pa.table({"key": table[name], "text": texts}).group_by("key")
+    spellings = keys.aggregate([("text", "distinct")])["text_distinct"]
+    merged = spellings.filter(pc.greater(pc.list_value_length(spellings), 1))
+    shown = "; ".join(
+        " and ".join(map(repr, sorted(texts))) for texts in merged[:_SHOWN_KEYS].to_pylist()
+    )
+    return [
+        f"{name}: {len(merged):,} keys are written in several ways and are one entity each as "
+        f"integer ({shown}); declare type: text for the key where they differ"
+    ] * bool(len(merged))
