@@ -94,16 +94,15 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
 
 
 def _intended_before(context: dg.OpExecutionContext) -> int | None:
-    """Version that the attempt which this run repeats was going back to; None for a new intent."""
-    run: dg.DagsterRun | None = context.run
-    while run is not None and run.parent_run_id is not None:
-        run = context.instance.get_run_by_id(run.parent_run_id)
-        if run is None or run.is_success:
-            return None
+    """Version that the attempt which this one repeats was going back to; None for a new intent."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    while run is not None and not run.is_success:
         # Runs inherit tags: only what it says of itself counts.
         by, _, version = run.tags.get(TARGET_TAG, "").partition(" ")
         if by == run.run_id:
             return int(version)
+        parent = run.parent_run_id
+        run = None if parent is None else context.instance.get_run_by_id(parent)
     return None
 
 
