@@ -6,10 +6,11 @@ import dagster as dg
 
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
-from platform_assets.model_spec import CHAIN, MODEL_TAG, ModelSpec
+from platform_assets.model_spec import CHAIN, ModelSpec
 from platform_assets.packaging.adoption import is_foreign
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
+from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
 
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -17,7 +18,7 @@ def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_chain",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in CHAIN)),
-        tags={MODEL_TAG: spec.model_name},
+        tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: raw data to production, through every gate.",
     )
 
@@ -28,7 +29,7 @@ def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_serving",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
-        tags={MODEL_TAG: spec.model_name},
+        tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: the exported version to production: package, load, "
         "prove, switch.",
     )
@@ -40,7 +41,7 @@ def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_adoption",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
-        tags={MODEL_TAG: spec.model_name},
+        tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: a version that another training job registered, through "
         f"the same gates. Name it in the configuration of {spec.identifier}__onnx_model.",
     )
@@ -51,7 +52,7 @@ def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_drift",
         selection=dg.AssetSelection.assets(spec.key("drift_report")),
-        tags={MODEL_TAG: spec.model_name},
+        tags=report_tags(spec.model_name),
         description=f"{spec.model_name}: the sampled answers against the training set.",
     )
 

@@ -9,7 +9,9 @@ from typing import Final
 from dagster import DagsterInvariantViolationError, Failure, OpExecutionContext, RetryRequested
 
 from platform_assets.intervals import retry_seconds
+from platform_assets.resources.gateway import GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
+from platform_assets.resources.triton_api import TritonUnreachable
 
 STILL_TRUE: Final = (
     "Nothing changed in serving: GET /models of the gateway says what is in production."
@@ -18,6 +20,8 @@ STILL_TRUE: Final = (
 TRANSIENT: Final = "transient"
 """Metadata key of a failure whose cause may pass by itself."""
 RETRIES: Final = 3
+_AWAY: Final = (MlflowUnavailable, GatewayUnavailable, TritonUnreachable)
+_BUSY: Final = frozenset({429, 502, 503, 504})
 
 
 def failure(
@@ -56,6 +60,11 @@ def failure(
     if allow_retries:
         _request_retry(made)
     return made
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a server was away or busy, so that the same call may succeed later."""
+    return isinstance(error, _AWAY) or getattr(error, "status", None) in _BUSY
 
 
 def _request_retry(cause: Failure) -> None:

@@ -12,7 +12,8 @@ import pytest
 from platform_assets.model_spec import CandidateSpec
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
-from platform_assets.serving.sensors import UNDER_WAY, production_watch_sensor
+from platform_assets.serving.sensors import production_watch_sensor
+from platform_assets.serving.turns import UNDER_WAY
 from serving_gateway.contract import ReloadResponse
 from tests.chain import op_config
 from tests.full_platform import Platform

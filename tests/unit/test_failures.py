@@ -7,7 +7,10 @@ import pytest
 
 from platform_assets.intervals import RETRY_SECONDS, retry_seconds
 from platform_assets.resources import failures
-from platform_assets.resources.failures import RETRIES, TRANSIENT, failure
+from platform_assets.resources.failures import RETRIES, TRANSIENT, failure, may_pass
+from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
+from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
+from platform_assets.resources.triton_api import TritonRefused, TritonUnreachable
 
 
 def attempts(ends: Exception | bool, succeeds_at: int = 0) -> tuple[int, dg.ExecuteInProcessResult]:
@@ -66,3 +69,21 @@ def test_seconds_of_retries_are_a_whole_number(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(RETRY_SECONDS, "soon")
     with pytest.raises(ValueError, match="from 0"):
         retry_seconds()
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (MlflowUnavailable("gone"), True),
+        (RegistryError("no such run"), False),
+        (GatewayUnavailable("gone"), True),
+        (GatewayRefused("busy", status=503, code="unavailable"), True),
+        (GatewayRefused("pinned", status=409, code="variant_pinned"), False),
+        (TritonUnreachable("gone"), True),
+        (TritonRefused("not so", status=400, reason="bad"), False),
+    ],
+)
+def test_a_server_that_is_away_may_come_back_and_a_refusal_stands(
+    error: Exception, passes: bool
+) -> None:
+    assert may_pass(error) is passes
