@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from platform_assets.features.source import FINGERPRINT_METADATA, SourceError, source_fingerprint
+from platform_assets.attempts import request_run
+from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import CHAIN, ModelSpec
 from platform_assets.packaging.adoption import is_foreign
@@ -89,8 +90,9 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
             dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
         ),
         description=(
-            f"{spec.model_name}: starts the whole chain when the source's content changes; a "
-            "touched file with the same content starts nothing."
+            f"{spec.model_name}: starts the whole chain when the source's content changes, and "
+            "again where a server's absence ended it; a touched file with the same content starts "
+            "nothing."
         ),
     )
     def new_data(
@@ -100,19 +102,7 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
             fingerprint = source_fingerprint(spec, source)
         except SourceError as error:
             return dg.SkipReason(f"the source cannot be read: {error}")
-        newest = context.instance.get_latest_materialization_event(
-            dg.AssetKey(spec.key("features"))
-        )
-        materialization = newest.asset_materialization if newest else None
-        known = materialization.metadata.get(FINGERPRINT_METADATA) if materialization else None
-        if known is not None and known.value == fingerprint:
-            return dg.SkipReason("the source is what the features were made of")
-        # One run per change: the daemon drops a request whose key it has seen. Content that
-        # comes back is a change again, so the key names what the features were made by meanwhile.
-        after = newest.run_id if newest else "nothing"
-        return dg.RunRequest(
-            run_key=f"{fingerprint} after {after}", tags={MODEL_TAG: spec.model_name}
-        )
+        return request_run(spec, fingerprint, context.instance)
 
     return new_data
 
