@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dagster as dg
 
-from platform_assets.features.source import FINGERPRINT_METADATA, SourceError, source_fingerprint
+from platform_assets.attempts import request_run
+from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
-from platform_assets.model_spec import CHAIN, MODEL_TAG, ModelSpec
+from platform_assets.model_spec import CHAIN, ModelSpec
 from platform_assets.packaging.adoption import is_foreign
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
+from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
 
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -17,7 +19,7 @@ def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_chain",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in CHAIN)),
-        tags={MODEL_TAG: spec.model_name},
+        tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: raw data to production, through every gate.",
     )
 
@@ -28,7 +30,7 @@ def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_serving",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
-        tags={MODEL_TAG: spec.model_name},
+        tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: the exported version to production: package, load, "
         "prove, switch.",
     )
@@ -40,7 +42,7 @@ def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_adoption",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
-        tags={MODEL_TAG: spec.model_name},
+        tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: a version that another training job registered, through "
         f"the same gates. Name it in the configuration of {spec.identifier}__onnx_model.",
     )
@@ -51,7 +53,7 @@ def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"{spec.identifier}_drift",
         selection=dg.AssetSelection.assets(spec.key("drift_report")),
-        tags={MODEL_TAG: spec.model_name},
+        tags=report_tags(spec.model_name),
         description=f"{spec.model_name}: the sampled answers against the training set.",
     )
 
@@ -88,8 +90,9 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
             dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
         ),
         description=(
-            f"{spec.model_name}: starts the whole chain when the source's content changes; a "
-            "touched file with the same content starts nothing."
+            f"{spec.model_name}: starts the whole chain when the source's content changes, and "
+            "again where a server's absence ended it; a touched file with the same content starts "
+            "nothing."
         ),
     )
     def new_data(
@@ -99,19 +102,7 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
             fingerprint = source_fingerprint(spec, source)
         except SourceError as error:
             return dg.SkipReason(f"the source cannot be read: {error}")
-        newest = context.instance.get_latest_materialization_event(
-            dg.AssetKey(spec.key("features"))
-        )
-        materialization = newest.asset_materialization if newest else None
-        known = materialization.metadata.get(FINGERPRINT_METADATA) if materialization else None
-        if known is not None and known.value == fingerprint:
-            return dg.SkipReason("the source is what the features were made of")
-        # One run per change: the daemon drops a request whose key it has seen. Content that
-        # comes back is a change again, so the key names what the features were made by meanwhile.
-        after = newest.run_id if newest else "nothing"
-        return dg.RunRequest(
-            run_key=f"{fingerprint} after {after}", tags={MODEL_TAG: spec.model_name}
-        )
+        return request_run(spec, fingerprint, context.instance)
 
     return new_data
 

@@ -1,4 +1,4 @@
-"""How often sensors look: each has an interval of its own, and one variable sets them all."""
+"""How often sensors look, and how soon a step is tried again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 SENSOR_SECONDS: Final = "SENSOR_SECONDS"
 """Environment variable: seconds from one look of a sensor to its next, for every sensor. Fewer
 make the platform quicker to notice, at the price of work; read when definitions are loaded."""
+RETRY_SECONDS: Final = "RETRY_SECONDS"
+"""Environment variable: seconds before a step whose server was away is tried again."""
 
 
 def sensor_seconds(usual: int) -> int:
@@ -16,9 +18,22 @@ def sensor_seconds(usual: int) -> int:
     Raises:
         ValueError: the variable is set to something else than a whole number from 1.
     """
-    text = os.environ.get(SENSOR_SECONDS) or str(usual)
-    if not text.isdecimal() or int(text) < 1:
+    return _seconds(SENSOR_SECONDS, usual, least=1)
+
+
+def retry_seconds() -> int:
+    """Return the seconds before a step's first retry; each one after it waits twice as long.
+
+    Raises:
+        ValueError: the variable is set to something else than a whole number from 0.
+    """
+    return _seconds(RETRY_SECONDS, 10, least=0)
+
+
+def _seconds(variable: str, usual: int, least: int) -> int:
+    text = os.environ.get(variable) or str(usual)
+    if not text.isdecimal() or int(text) < least:
         raise ValueError(
-            f"{SENSOR_SECONDS}={text!r}: give a whole number of seconds from 1, or none"
+            f"{variable}={text!r}: give a whole number of seconds from {least}, or none"
         )
     return int(text)

@@ -23,9 +23,6 @@ from serving_gateway.contract import (
     feature_contract,
 )
 
-MODEL_TAG: Final = "serving/model"
-"""Tag of the model's jobs and runs in Dagster."""
-
 CHAIN: Final = (
     "features",
     "online_features",
@@ -362,11 +359,6 @@ class ModelSpec:
     def feature_service(self) -> str:
         """The service over `feature_view`."""
         return self.feature_view
-
-    @property
-    def serving_pool(self) -> str:
-        """Dagster pool: runs that change what is served of this model hold it one at a time."""
-        return f"serving_{self.model_name}"
 
     @property
     def packed_input(self) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
+from platform_assets.intervals import RETRY_SECONDS
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.browser import run_browser
 from tests.full_platform import Platform, run_platform
@@ -20,6 +22,9 @@ from tests.servers import (
     run_redis,
     run_triton,
 )
+
+# A server that a test has stopped does not come back while a step waits.
+os.environ[RETRY_SECONDS] = "0"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from platform_assets.monitoring.assets import VERSION_METADATA, production_versi
 from platform_assets.monitoring.checks import drift_check_key
 from platform_assets.resources.mlflow import MlflowResource, RegistryError, RegistryNotFound
 from platform_assets.resources.source import SourceResource
-from platform_assets.serving.sensors import UNDER_WAY
+from platform_assets.serving.turns import UNDER_WAY
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition

@@ -23,7 +23,7 @@ from platform_assets.packaging.triton_config import (
     model_config,
     to_text,
 )
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import (
     ModelRepository,
@@ -98,7 +98,7 @@ def _adopted(
         raise failure(
             f"version {version} was not taken: {error}",
             "mend what MLflow says, then run this again.",
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
     return _described(registered, graph, mlflow)
 
@@ -174,7 +174,7 @@ def _record_graph(
         raise failure(
             f"the graph of version {version} was not recorded: {error}",
             "bring MLflow back (`make status` tells), then retry this run from here.",
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
 
 
@@ -273,7 +273,7 @@ def _packaged(
         raise failure(
             f"version {version} was not packaged: {error}",
             "bring MLflow back (`make status` tells), then retry this run from here.",
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
     except (ExportError, ConfigError, RepositoryError) as error:
         todo = (

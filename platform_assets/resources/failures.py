@@ -6,14 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from dagster import Failure
+from dagster import DagsterInvariantViolationError, Failure, OpExecutionContext, RetryRequested
 
+from platform_assets.intervals import retry_seconds
+from platform_assets.resources.gateway import GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
+from platform_assets.resources.triton_api import TritonUnreachable
 
 STILL_TRUE: Final = (
     "Nothing changed in serving: GET /models of the gateway says what is in production."
 )
 """True also of a model that was never served."""
+TRANSIENT: Final = "transient"
+"""Metadata key of a failure whose cause may pass by itself."""
+RETRIES: Final = 3
+_AWAY: Final = (MlflowUnavailable, GatewayUnavailable, TritonUnreachable)
+_BUSY: Final = frozenset({429, 502, 503, 504})
 
 
 def failure(
@@ -26,15 +34,48 @@ def failure(
 ) -> Failure:
     """Build the failure of a step: what happened, what is still served, what to do.
 
-    `allow_retries` is for causes that may pass by themselves, such as a server that is down.
+    Args:
+        what: what happened.
+        todo: what to do.
+        metadata: what the failure shows beside.
+        still_true: what is still served.
+        allow_retries: the cause may pass by itself, such as a server that is down.
+
+    Raises:
+        dagster.RetryRequested: instead of returning, where retries are allowed and the step that
+            runs has some left.
     """
     what = what[:1].upper() + what[1:].rstrip(". ")
     todo = todo.rstrip(". ")
-    return Failure(
+    made = Failure(
         description=f"{what}. {still_true} What to do: {todo.rstrip('. ')}.",
-        metadata={"what_to_do": todo, "still_served": still_true, **(metadata or {})},
+        metadata={
+            "what_to_do": todo,
+            "still_served": still_true,
+            TRANSIENT: allow_retries,
+            **(metadata or {}),
+        },
         allow_retries=allow_retries,
     )
+    if allow_retries:
+        _request_retry(made)
+    return made
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a server was away or busy, so that the same call may succeed later."""
+    return isinstance(error, _AWAY) or getattr(error, "status", None) in _BUSY
+
+
+def _request_retry(cause: Failure) -> None:
+    # Not by a RetryPolicy: under one Dagster also starts a canceled step again, and one that
+    # an error in the code ended after hours of training.
+    try:
+        attempts = OpExecutionContext.get().retry_number
+    except DagsterInvariantViolationError:
+        return
+    if attempts < RETRIES:
+        raise RetryRequested(RETRIES, retry_seconds() * 2**attempts) from cause
 
 
 @contextmanager

@@ -22,12 +22,14 @@ from platform_assets.resources.evaluation import (
     read_evaluation,
 )
 from platform_assets.resources.mlflow_client import (
+    PATIENCE,
     MlflowUnavailable,
     RegistryError,
     RegistryNotFound,
     open_client,
     probe,
     translated,
+    wait_out,
 )
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
 from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
@@ -57,13 +59,17 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     """Typed access to one MLflow server.
 
     Every method raises `MlflowUnavailable` when the server does not answer (within about
-    ten seconds, not minutes), `RegistryNotFound` for what it does not know, and
-    `RegistryError`, the root of both, for any other refusal.
+    ten seconds, not minutes; only what belongs to an open run has more patience),
+    `RegistryNotFound` for what it does not know, and `RegistryError`, the root of both, for
+    any other refusal.
     """
 
     tracking_uri: str = Field(description="Address of the MLflow server, as steps reach it.")
     ui_url: str = Field(default="", description="Address for people's browsers; default: same.")
     experiment: str = Field(default="", description="Experiment name; default: the model's name.")
+    patience_s: float = Field(
+        default=PATIENCE, ge=0, description="Seconds that an open run waits for a server away."
+    )
 
     _opened: Any = PrivateAttr(default=None)
 
@@ -87,26 +93,30 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         tags: Mapping[str, str] | None = None,
     ) -> Iterator[RunLog]:
         """Open a run and close it as FINISHED, or as FAILED when the block raises anything."""
-        client = self._client()
         all_tags = dict(tags or {})
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent.run_id
-        with translated(f"start run {name}"):
-            run = client.create_run(self._experiment_id(model_name), run_name=name, tags=all_tags)
-        log = RunLog(run.info.run_id, run.info.experiment_id, client)
+        log = wait_out(lambda: self._open_run(model_name, name, all_tags), self.patience_s)
         try:
             yield log
         except BaseException:
-            self._mark_failed(log.run_id)
+            # When MLflow itself went away this cannot work; the error on its way out is the one
+            # to show, and `close_abandoned_runs` of the next attempt marks the run.
+            with suppress(RegistryError):
+                self._close_run(log.run_id, "FAILED")
             raise
-        with translated(f"finish run {log.run_id}"):
-            client.set_terminated(log.run_id, "FINISHED")
+        wait_out(lambda: self._close_run(log.run_id, "FINISHED"), self.patience_s)
 
-    def _mark_failed(self, run_id: str) -> None:
-        # When MLflow itself went away this cannot work; the error on its way out is the one
-        # to show, and `close_abandoned_runs` of the next attempt marks the run.
-        with suppress(RegistryError), translated(f"mark run {run_id} as failed"):
-            self._client().set_terminated(run_id, "FAILED")
+    def _open_run(self, model_name: str, name: str, tags: Mapping[str, str]) -> RunLog:
+        client = self._client()
+        with translated(f"start run {name}"):
+            run = client.create_run(self._experiment_id(model_name), run_name=name, tags=tags)
+        return RunLog(run.info.run_id, run.info.experiment_id, client, self.patience_s)
+
+    def _close_run(self, run_id: str, status: str) -> None:
+        client = self._client()
+        with translated(f"mark run {run_id} as {status}"):
+            client.set_terminated(run_id, status)
 
     def owner_tags(self, model_name: str, dagster_run_id: str) -> dict[str, str]:
         """Return the tags that say whose a run is; `close_abandoned_runs` goes by them."""

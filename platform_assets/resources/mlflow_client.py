@@ -8,11 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from dagster import get_dagster_logger
+
+T = TypeVar("T")
 
 PROBE_TIMEOUT: Final = 3.0
 """Seconds that the server has to answer its health page before a call is tried at all."""
@@ -20,6 +25,9 @@ RETRIES: Final = 2
 BACKOFF: Final = 1
 REQUEST_TIMEOUT: Final = 30
 """Seconds without a byte in one request; an upload that makes progress may take longer."""
+PATIENCE: Final = 600.0
+"""Seconds that a run under way waits for a server that is away: hours of work hang on it."""
+_LONGEST_PAUSE: Final = 10.0
 
 _UNAVAILABLE_STATUS: Final = frozenset({429, 502, 503, 504})
 _import_lock = threading.Lock()
@@ -113,6 +121,24 @@ def probe(tracking_uri: str) -> None:
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
         raise MlflowUnavailable(f"MLflow at {tracking_uri} does not answer: {reason}") from exc
+
+
+def wait_out(call: Callable[[], T], patience_s: float) -> T:
+    """Return what `call` returns, made again while MLflow is away, for `patience_s` seconds.
+
+    Raises:
+        MlflowUnavailable: it still is.
+    """
+    deadline, pause = time.monotonic() + patience_s, 0.5
+    while True:
+        try:
+            return call()
+        except MlflowUnavailable as exc:
+            if time.monotonic() + pause > deadline:
+                raise
+            get_dagster_logger().warning("%s; trying again in %.1f s", exc, pause)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 @contextmanager

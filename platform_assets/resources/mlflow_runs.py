@@ -6,12 +6,13 @@ import importlib.metadata
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from platform_assets.resources.mlflow_client import RegistryError, translated
+from platform_assets.resources.mlflow_client import RegistryError, translated, wait_out
 from serving_gateway.contract import DType, Signature
 
 MODEL_URI_TAG: Final = "serving.model_uri"
@@ -30,12 +31,14 @@ _MLFLOW_TYPES: Final = {
 class RunLog:
     """An MLflow run that is open; what is logged through it belongs to that run.
 
-    Every method raises `RegistryError` or one of its kinds.
+    Every method waits `patience_s` seconds for a server that is away, then raises
+    `MlflowUnavailable`; `RegistryError`, its root, for any refusal.
     """
 
     run_id: str
     experiment_id: str
     _client: Any
+    patience_s: float
 
     def record(
         self,
@@ -48,17 +51,16 @@ class RunLog:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
-        with translated(f"log to run {self.run_id}"):
-            self._client.log_batch(
-                self.run_id,
-                params=[Param(key, str(value)) for key, value in (params or {}).items()],
-                metrics=[Metric(k, float(value), now, 0) for k, value in (metrics or {}).items()],
-                tags=[RunTag(key, value) for key, value in (tags or {}).items()],
-            )
+        batch = {
+            "params": [Param(key, str(value)) for key, value in (params or {}).items()],
+            "metrics": [Metric(k, float(value), now, 0) for k, value in (metrics or {}).items()],
+            "tags": [RunTag(key, value) for key, value in (tags or {}).items()],
+        }
+        self._call("log to", lambda: self._client.log_batch(self.run_id, **batch))
 
     def artifact(self, path: str, data: bytes) -> None:
         """Store `data` as the run's artifact `path` (with forward slashes)."""
-        store_artifact(self._client, self.run_id, path, data)
+        wait_out(lambda: store_artifact(self._client, self.run_id, path, data), self.patience_s)
 
     def sklearn_model(self, estimator: Any, name: str, signature: Signature) -> str:
         """Keep a fitted estimator as a logged model of this run.
@@ -71,23 +73,36 @@ class RunLog:
         """
         from mlflow.entities import LoggedModelOutput
 
-        with translated(f"keep the model of run {self.run_id}"):
-            logged = self._client.create_logged_model(
+        client, doing = self._client, "keep the model of"
+        logged = self._call(
+            doing,
+            lambda: client.create_logged_model(
                 self.experiment_id, name=name, source_run_id=self.run_id, model_type="sklearn"
-            )
-            try:
-                with tempfile.TemporaryDirectory() as directory:
-                    target = Path(directory) / "model"
-                    _save_sklearn(estimator, target, signature, self.run_id, logged)
-                    self._client.log_model_artifacts(logged.model_id, str(target))
-            except BaseException:
-                self._client.finalize_logged_model(logged.model_id, "FAILED")
-                raise
-            self._client.finalize_logged_model(logged.model_id, "READY")
-            self._client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, 0)])
-        uri = f"models:/{logged.model_id}"
+            ),
+        )
+        model_id = logged.model_id
+        try:
+            with tempfile.TemporaryDirectory() as directory:
+                target = Path(directory) / "model"
+                _save_sklearn(estimator, target, signature, self.run_id, logged)
+                self._call(doing, lambda: client.log_model_artifacts(model_id, str(target)))
+        except BaseException:
+            with suppress(RegistryError), translated(f"{doing} run {self.run_id}"):
+                client.finalize_logged_model(model_id, "FAILED")
+            raise
+        self._call(doing, lambda: client.finalize_logged_model(model_id, "READY"))
+        outputs = [LoggedModelOutput(model_id, 0)]
+        self._call(doing, lambda: client.log_outputs(self.run_id, outputs))
+        uri = f"models:/{model_id}"
         self.record(tags={MODEL_URI_TAG: uri})
         return uri
+
+    def _call(self, doing: str, call: Callable[[], Any]) -> Any:
+        def attempt() -> Any:
+            with translated(f"{doing} run {self.run_id}"):
+                return call()
+
+        return wait_out(attempt, self.patience_s)
 
 
 def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.records import PackagedVersion
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
@@ -34,6 +34,7 @@ from platform_assets.serving.promotion import (
 from platform_assets.serving.proof import collect_proof
 from platform_assets.serving.records import Promotion, ServingState
 from platform_assets.serving.switching import Switched, reload, wait_for_replicas
+from platform_assets.serving.turns import CHANGE, LEASE, take, taken
 from serving_gateway.contract import Mode, ReloadRequest
 
 
@@ -53,7 +54,6 @@ class LoadConfig(dg.Config):
 def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
         **spec.asset("triton_serving_state"),
-        pool=spec.serving_pool,
         ins={"triton_model_entry": dg.AssetIn(key=spec.key("triton_model_entry"))},
         kinds={"triton"},
         description=(
@@ -70,21 +70,23 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
         triton_model_entry: PackagedVersion,
     ) -> dg.MaterializeResult[ServingState]:
         # A candidate that fails is recorded; a Triton that is down fails the step.
+        take(LEASE, spec.model_name, context)
         began = time.monotonic()
         try:
-            state = load_beside(
-                triton_model_entry,
-                triton=triton,
-                repository=model_repository,
-                timeout_s=config.ready_timeout_s,
-                log=context.log.info,
-            )
+            with taken(CHANGE, spec.model_name, context):
+                state = load_beside(
+                    triton_model_entry,
+                    triton=triton,
+                    repository=model_repository,
+                    timeout_s=config.ready_timeout_s,
+                    log=context.log.info,
+                )
             warmed = warm_up(spec, state, triton, mlflow) if state.ready else "not READY"
         except TritonError as error:
             raise failure(
                 f"version {triton_model_entry.version} was not loaded: {error}",
                 "bring Triton back (`make status` tells), then retry this run from here.",
-                allow_retries=True,
+                allow_retries=may_pass(error),
             ) from error
         if not state.ready:
             context.log.error(f"version {state.version} is not READY: {state.reason}")
@@ -125,7 +127,6 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **spec.asset("gateway_reload"),
-        pool=spec.serving_pool,
         ins={"triton_serving_state": dg.AssetIn(key=spec.key("triton_serving_state"))},
         kinds={"fastapi"},
         # Even where automation is switched on, only a version that all blocking checks passed
@@ -150,8 +151,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
         state = triton_serving_state
-        refuse_unless_ready(state, triton)
-        gates = require_gates_passed(state, context.instance)
+        take(LEASE, spec.model_name, context)
         request = ReloadRequest(
             version=state.version,
             run_id=state.run_id,
@@ -160,19 +160,22 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
             reason=reason_of(PROMOTION, context.run.run_id, why=config.reason),
             feature_contract=spec.contract,
         )
-        answer = reload(spec.model_name, request, gateway)
-        live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
+        with taken(CHANGE, spec.model_name, context):
+            refuse_unless_ready(state, triton)
+            gates = require_gates_passed(state, context.instance)
+            answer = reload(spec.model_name, request, gateway)
+            live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
+            retirement = retire_surplus(
+                spec,
+                answer.version,
+                retention=config.retention,
+                ledger=read_ledger(context.instance, spec),
+                gateway=gateway,
+                triton=triton,
+                repository=model_repository,
+                log=context.log,
+            )
         switched = Switched(answer, live, PROMOTION, request.reason or "")
-        retirement = retire_surplus(
-            spec,
-            answer.version,
-            retention=config.retention,
-            ledger=read_ledger(context.instance, spec),
-            gateway=gateway,
-            triton=triton,
-            repository=model_repository,
-            log=context.log,
-        )
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, answer),
             metadata={
@@ -196,7 +199,6 @@ def _best_version(
 def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
         **spec.asset("serving_proof"),
-        pool=spec.serving_pool,
         ins={"gateway_reload": dg.AssetIn(key=spec.key("gateway_reload"))},
         kinds={"json"},
         description=(
@@ -212,6 +214,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
         proof_folder: ProofFolder,
         gateway_reload: Promotion,
     ) -> dg.MaterializeResult[str]:
+        take(LEASE, spec.model_name, context)
         try:
             files = collect_proof(
                 spec,
@@ -226,7 +229,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
                 f"the proof could not be collected: {error}",
                 "materialize serving_proof again when the server named above answers.",
                 still_true="The switch itself was confirmed by every replica.",
-                allow_retries=True,
+                allow_retries=may_pass(error),
             ) from error
         folder = proof_folder.write(spec.model_name, context.run.run_id, files)
         return dg.MaterializeResult(

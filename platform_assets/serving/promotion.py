@@ -11,7 +11,7 @@ import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.triton_config import ConfigError
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
@@ -60,7 +60,7 @@ def refuse_unless_ready(state: ServingState, triton: TritonResource) -> None:
             f"production was not switched to version {version}: Triton could not be asked "
             f"whether it is READY ({error})",
             "bring Triton back (`make status` tells), then materialize gateway_reload again.",
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
     if not ready:
         reason = f" ({state.reason})" if state.reason else ""

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.triton_config import load_override, with_versions
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
+from platform_assets.run_tags import reconciliation_tags
 from platform_assets.serving.loading import Log, persist, persisted_config, persisted_versions
 from platform_assets.serving.policy import Drift, drift
+from platform_assets.serving.turns import CHANGE, take
 
 
 def observed_drift(
@@ -36,19 +38,19 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
     @dg.op(
         # No job of any model ends so: a model called `reconcile` would be in its own way.
         name=f"{spec.identifier}__give_back",
-        pool=spec.serving_pool,
         description="Loads the verified versions that Triton lost and unloads those it gained.",
     )
     def reconcile(
         context: dg.OpExecutionContext, triton: TritonResource, model_repository: ModelRepository
     ) -> None:
+        take(CHANGE, spec.model_name, context)
         found = restore(spec.model_name, triton, model_repository, context.log.info)
         if found:
             context.add_output_metadata({"lost": str(found.lost), "gained": str(found.gained)})
 
     @dg.job(
         name=f"{spec.identifier}_reconcile",
-        tags={MODEL_TAG: spec.model_name},
+        tags=reconciliation_tags(spec.model_name),
         description=f"Makes Triton serve exactly the verified versions of {spec.model_name}.",
     )
     def job() -> None:
@@ -97,7 +99,7 @@ def restore(
             f"Triton was not reconciled: {error}",
             "bring Triton back or mend the version that is named, then run the job again.",
             still_true="Whatever is READY in Triton goes on serving.",
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
     if left:
         raise failure(

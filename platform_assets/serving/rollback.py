@@ -6,17 +6,19 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.triton_config import ConfigError
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.run_tags import rollback_tags
 from platform_assets.serving.ledger import ROLLBACK, read_ledger, reason_of, switch_metadata
 from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import tell_registry
 from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
+from platform_assets.serving.turns import CHANGE, take
 from serving_gateway.contract import VARIANTS, ModelStatus, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
@@ -43,7 +45,6 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
 
     @dg.op(
         name=f"roll_back_{spec.identifier}",
-        pool=spec.serving_pool,
         description="Moves the variant back on every gateway replica; the version is pinned.",
     )
     def rollback(
@@ -54,6 +55,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         gateway: GatewayResource,
         mlflow: MlflowResource,
     ) -> None:
+        take(CHANGE, spec.model_name, context)
         target = _intended_before(context) or _target(spec, config, gateway, context.instance)
         # Before anything is done: the version before the present one is another one afterwards.
         context.instance.add_run_tags(
@@ -81,7 +83,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
 
     @dg.job(
         name=f"{spec.identifier}_rollback",
-        tags={MODEL_TAG: spec.model_name},
+        tags=rollback_tags(spec.model_name),
         description=(
             f"Moves {spec.model_name} back to the version before, or to the one that is named, "
             "and pins it there. A retired version is loaded from the repository first."
@@ -94,16 +96,15 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
 
 
 def _intended_before(context: dg.OpExecutionContext) -> int | None:
-    """Version that the attempt which this run repeats was going back to; None for a new intent."""
-    run: dg.DagsterRun | None = context.run
-    while run is not None and run.parent_run_id is not None:
-        run = context.instance.get_run_by_id(run.parent_run_id)
-        if run is None or run.is_success:
-            return None
+    """Version that the attempt which this one repeats was going back to; None for a new intent."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    while run is not None and not run.is_success:
         # Runs inherit tags: only what it says of itself counts.
         by, _, version = run.tags.get(TARGET_TAG, "").partition(" ")
         if by == run.run_id:
             return int(version)
+        parent = run.parent_run_id
+        run = None if parent is None else context.instance.get_run_by_id(parent)
     return None
 
 
@@ -177,5 +178,5 @@ def _make_ready(
         raise failure(
             f"nothing was rolled back: version {version} of {name} cannot be served: {error}",
             "name another version, or run the chain to make a new one.",
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error

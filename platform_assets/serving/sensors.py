@@ -5,44 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import dagster as dg
 
 from platform_assets.intervals import sensor_seconds
-from platform_assets.model_spec import MODEL_TAG, ModelSpec
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.checks import compare_alias
 from platform_assets.serving.ledger_backfill import backfill_ledger
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
+from platform_assets.serving.turns import CHANGE, LEASE, busy_models
 
 _ASK_AGAIN_AFTER_S = 600
-UNDER_WAY: Final = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
-"""States of a run that is not over."""
-_MOST_RUNS = 200
-
-
-def busy_models(instance: dg.DagsterInstance) -> set[str] | None:
-    """Models that a run under way may be changing; None when that may be any."""
-    found: set[str] = set()
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=list(UNDER_WAY)), limit=_MOST_RUNS):
-        if MODEL_TAG in run.tags:
-            found.add(run.tags[MODEL_TAG])
-        elif run.asset_selection:
-            found |= {key.path[0] for key in run.asset_selection}
-        else:
-            return None
-    return found
 
 
 def serving_drift_sensor(
@@ -65,14 +44,12 @@ def serving_drift_sensor(
         triton: TritonResource,
         model_repository: ModelRepository,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        busy = busy_models(context.instance)
-        if busy is None:
-            yield dg.SkipReason("a run is under way and may be loading a version")
-            return
+        busy = busy_models(context.instance, CHANGE)
         said: list[str] = []
+        drifted = False
         for spec, job in zip(specs, jobs, strict=True):
             if spec.model_name in busy:
-                said.append(f"{spec.model_name}: a run is under way")
+                said.append(f"{spec.model_name}: a run is changing what is served")
                 continue
             try:
                 found = observed_drift(spec.model_name, triton, model_repository)
@@ -83,7 +60,7 @@ def serving_drift_sensor(
                 continue
             # The same drift again within ten minutes means that the last run did not help.
             period = int(time.time() // _ASK_AGAIN_AFTER_S)
-            said.append(f"{spec.model_name}: lost {found.lost}, gained {found.gained}")
+            drifted = True
             yield dg.RunRequest(
                 job_name=job.name,
                 run_key=f"{spec.model_name} lost {found.lost} gained {found.gained} in {period}",
@@ -93,8 +70,8 @@ def serving_drift_sensor(
                     "serving/gained": str(found.gained),
                 },
             )
-        if not said:
-            yield dg.SkipReason("Triton serves exactly the verified versions")
+        if not drifted:
+            yield dg.SkipReason("; ".join(said) or "Triton serves exactly the verified versions")
 
     return serving_drift
 
@@ -116,17 +93,17 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, gateway: GatewayResource, mlflow: MlflowResource
     ) -> dg.SensorResult:
         known: dict[str, str] = json.loads(context.cursor or "{}")
-        busy = busy_models(context.instance)
         said: list[str] = []
         for spec in specs:
-            if busy is None or spec.model_name in busy:
-                continue
             try:
                 statuses = gateway.model_statuses(spec.model_name)
             except GatewayClientError as error:
                 said.append(f"{spec.model_name}: {error}")
                 continue
             if all(PRODUCTION not in status.effective for status in statuses):
+                continue
+            # After the gateway: a run whose switch it shows has its turn still, or has recorded it.
+            if spec.model_name in busy_models(context.instance, CHANGE, LEASE):
                 continue
             said += [
                 f"{spec.model_name}: version {one.version}, generation {one.generation}, "

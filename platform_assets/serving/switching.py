@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayRefused, GatewayResource
 from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
 
@@ -45,7 +45,7 @@ def reload(
             else f"look at GET /models/{model_name} of the gateway for what it serves, mend the "
             "cause it names, and run this again.",
             still_true=_EACH_SERVES,
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
 
 
@@ -65,7 +65,7 @@ def roll_back(
             f"look at GET /models/{model_name} of the gateway for what it serves, mend the cause "
             "it names, and run this again.",
             still_true=_EACH_SERVES,
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
 
 
@@ -89,7 +89,7 @@ def wait_for_replicas(
             f"asked: {error}",
             "bring that replica back or take its address out of GATEWAY_URLS, then run this again.",
             still_true=_EACH_SERVES,
-            allow_retries=True,
+            allow_retries=may_pass(error),
         ) from error
     if convergence.behind:
         raise failure(

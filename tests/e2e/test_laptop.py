@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +181,7 @@ def test_chains_launched_at_once_follow_each_other_without_a_failed_request(
             for job in (CHAIN, "cars_chain")
         )
         killing.result()
-        # Its death frees the pool for the others.
+        # Its death ends its turn.
         assert not killed.result().succeeded
         assert second.result().succeeded
         assert cars.result().succeeded
@@ -278,6 +280,50 @@ def test_the_drift_sensor_gives_back_a_version_that_somebody_unloaded(laptop: La
 
 
 @pytest.mark.timeout(600)
+def test_a_rollback_and_a_reconciliation_wait_for_no_training(laptop: Laptop) -> None:
+    """The training hangs; what it makes later finds the pin and leaves production alone."""
+    url = laptop.settings.dagster_url
+    if laptop.version() == 1:
+        assert run_chain(url, CHAIN, lambda _: None).succeeded
+    ready = older, before = laptop.triton().ready_versions(DEFAULT_MODEL)
+    rollback, reconcile = (f"best_model_{name}" for name in ("rollback", "reconcile"))
+    with ThreadPoolExecutor() as pool:
+        chain = pool.submit(run_chain, url, CHAIN, lambda _: None)
+        worker = first_to_start(laptop)
+        databases = list(laptop.settings.dagster_home.rglob("*.db"))
+        assert databases
+        suspend_outside_of_transactions(worker, databases)
+        try:
+            assert run_chain(url, rollback, lambda _: None).succeeded
+            assert laptop.version() == older
+            laptop.triton().unload(DEFAULT_MODEL)
+            assert run_chain(url, reconcile, lambda _: None).succeeded
+            assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready
+        finally:
+            worker.resume()
+        ended = chain.result()
+    for job in (rollback, reconcile):
+        times = runs(laptop, "SUCCESS", job)[0]["stats"]
+        assert times["launchTime"] - times["enqueuedTime"] < 5, job
+    assert [one.name for one in ended.failures] == ["best_model__gateway_reload"], ended
+    assert "pinned" in ended.failures[0].detail
+    assert laptop.version() == older
+    unpin(laptop, before)
+
+
+def unpin(laptop: Laptop, version: int) -> None:
+    """End the pin of production, and move it to a version."""
+    token = (laptop.settings.state_dir / "secrets" / "gateway-control-token").read_text()
+    answer = httpx.post(
+        f"{laptop.settings.gateway_url}/models/{DEFAULT_MODEL}/variant/A/reload",
+        json={"version": version, "mode": "ssot", "unpin": True},
+        headers={"authorization": f"Bearer {token.strip()}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.timeout(600)
 def test_demo_resumes_the_state_proves_the_next_version_and_leaves_nothing_running(
     laptop: Laptop,
 ) -> None:
@@ -308,7 +354,8 @@ def runs(laptop: Laptop, statuses: str, job: str = CHAIN) -> list[dict[str, Any]
     """Runs of a job that are in one of these statuses, newest first."""
     found = laptop.graphql(
         f'{{runsOrError(filter: {{pipelineName: "{job}", statuses: [{statuses}]}}) {{'
-        "... on Runs {results {startTime endTime eventConnection(limit: 200) "
+        "... on Runs {results {startTime endTime stats {... on RunStatsSnapshot "
+        "{enqueuedTime launchTime}} eventConnection(limit: 200) "
         "{events {... on MessageEvent {message}}}}}}}"
     )
     return list(found["runsOrError"]["results"])
@@ -316,6 +363,11 @@ def runs(laptop: Laptop, statuses: str, job: str = CHAIN) -> list[dict[str, Any]
 
 def kill_the_first_to_start(laptop: Laptop) -> None:
     """`kill -9` of the first run worker of the chain, as soon as there is one."""
+    first_to_start(laptop).kill()
+
+
+def first_to_start(laptop: Laptop) -> psutil.Process:
+    """The run worker of the chain that is under way, as soon as there is one."""
 
     def workers() -> list[int]:
         said = json.dumps(runs(laptop, "STARTED"))
@@ -324,7 +376,25 @@ def kill_the_first_to_start(laptop: Laptop) -> None:
     wait_until(lambda: workers() != [], CHAIN_DEADLINE_S, "a run to start")
     worker = psutil.Process(workers()[0])
     assert worker in psutil.Process(laptop.process.pid).children(recursive=True)
-    worker.kill()
+    return worker
+
+
+def suspend_outside_of_transactions(worker: psutil.Process, databases: Sequence[Path]) -> None:
+    """`kill -STOP` at a moment at which the process has no lock that others wait for."""
+
+    def is_locked(path: Path) -> bool:
+        with contextlib.closing(sqlite3.connect(path, timeout=0.2)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
+
+    worker.suspend()
+    while any(is_locked(path) for path in databases):
+        worker.resume()
+        time.sleep(0.05)
+        worker.suspend()
 
 
 def process_of(laptop: Laptop, service: str, name: str) -> psutil.Process:

@@ -283,8 +283,10 @@ def test_a_server_that_dies_or_hangs_between_two_calls_is_known_within_seconds(
         assert time.monotonic() - started < 10
         server.process.signal(signal.SIGCONT)
 
+        impatient = MlflowResource(tracking_uri=server.url, patience_s=2)
+
         def cut_off() -> None:
-            with mlflow.run(name, "cut off") as run:
+            with impatient.run(name, "cut off") as run:
                 server.process.kill()
                 run.record(metrics={"accuracy": 1.0})
 

@@ -10,8 +10,11 @@ import dagster as dg
 import pytest
 
 from platform_assets.model_spec import CandidateSpec
+from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
-from platform_assets.serving.sensors import UNDER_WAY, production_watch_sensor
+from platform_assets.serving.sensors import production_watch_sensor
+from platform_assets.serving.turns import UNDER_WAY
+from serving_gateway.contract import ReloadResponse
 from tests.chain import op_config
 from tests.full_platform import Platform
 from tests.load import SteadyClient
@@ -35,6 +38,33 @@ def roll_back(platform: Platform, **config: Any) -> dict[str, str]:
     return platform.execute(
         f"{platform.spec.identifier}_rollback", {"ops": {op: {"config": config}}}
     )
+
+
+class _Forgetful(GatewayResource):
+    """A gateway whose first answer to a rollback is lost on the way."""
+
+    def rollback(self, *args: Any, **kwargs: Any) -> ReloadResponse:
+        answer = GatewayResource.rollback(self, *args, **kwargs)
+        if not lost:
+            lost.append(answer.version)
+            raise GatewayUnavailable("the connection broke")
+        return answer
+
+
+lost: list[int] = []
+
+
+def test_a_rollback_whose_answer_was_lost_goes_to_the_same_version_when_tried_again(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    before, production = two
+    lost.clear()
+    there = platform.resources["gateway"]
+    forgetful = _Forgetful(urls=there.urls, control_token=there.control_token)
+    with_it = replace(platform, resources={**platform.resources, "gateway": forgetful})
+    assert roll_back(with_it) == {}
+    assert lost == [before]
+    assert platform.production() == before != production
 
 
 def watch(platform: Platform) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from platform_assets.packaging.parity import compare
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion, SplitRecord
-from platform_assets.training import selection
+from platform_assets.training import selection, train
 from platform_assets.training.checks import training_checks
 from platform_assets.training.environment import ENVIRONMENT_TAG
 from platform_assets.training.graph.export import export
@@ -306,11 +307,49 @@ def own_mlflow(tmp_path: Path) -> Iterator[RunningMlflow]:
         yield running
 
 
+def test_training_waits_for_an_mlflow_that_is_away_for_half_a_minute(
+    tmp_path: Path, own_mlflow: RunningMlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed during a candidate, and again when the best one is fitted but kept nowhere."""
+    chain = new_chain(tmp_path / "chain", mlflow_url=own_mlflow.url, spec=_spec())
+    folds, originals = chain.spec.evaluation.folds, (selection.fit, selection.evaluate)
+    fitted: list[Any] = []
+    back: list[threading.Timer] = []
+
+    def leave(seconds: float) -> None:
+        own_mlflow.process.kill()
+        back.append(threading.Timer(seconds, own_mlflow.process.restart))
+        back[-1].start()
+
+    def fit(*args: Any) -> Any:
+        fitted.append(args)
+        if len(fitted) == folds + 1:  # in the second candidate
+            leave(30)
+        return originals[0](*args)
+
+    def evaluate(*args: Any) -> Any:
+        leave(1)
+        return originals[1](*args)
+
+    monkeypatch.setattr(selection, "fit", fit)
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    outcome = chain.run()
+    for timer in back:
+        timer.join()
+    assert outcome.failures == {}
+    assert len(back) == 2
+    assert outcome.values["registered_model"].version == 1
+    assert len(fitted) == folds * len(chain.spec.candidates), "nothing was fitted twice"
+    assert {run.info.status for run in _runs(chain)} == {"FINISHED"}
+
+
 def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
     tmp_path: Path, own_mlflow: RunningMlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down before training, lost in the midst of it, down before registering."""
-    nobody, somebody = (MlflowResource(tracking_uri=url) for url in (NOBODY, own_mlflow.url))
+    nobody, somebody = (
+        MlflowResource(tracking_uri=url, patience_s=1) for url in (NOBODY, own_mlflow.url)
+    )
     chain = new_chain(tmp_path / "chain", mlflow_url=NOBODY, spec=_spec())
     down = chain.run()
     assert list(down.failures) == ["trained_model"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import dagster as dg
 import pytest
 from pydantic import Field
 
-from platform_assets import automation
+from platform_assets import attempts, automation
 from platform_assets.features.source import FINGERPRINT_METADATA, source_fingerprint
 from platform_assets.model_spec import AutomationSpec
+from platform_assets.resources.failures import failure
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.source import SourceResource
@@ -63,6 +65,104 @@ def test_content_that_the_features_were_made_of_starts_nothing(
     source = SourceResource(variables={"SOURCE_PATH": str(path)})
     materialized(instance, source_fingerprint(IRIS, source))
     os.utime(path, (1, 1))
+    assert isinstance(asked(instance, path), dg.SkipReason)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets time pass for the sensor."""
+
+    def pass_by(seconds: float) -> None:
+        now = time.time() + seconds
+        monkeypatch.setattr("platform_assets.attempts.time.time", lambda: now)
+
+    return pass_by
+
+
+def run_on(
+    instance: dg.DagsterInstance,
+    request: dg.RunRequest,
+    ends: Exception | None,
+    *,
+    reaches_features: bool = True,
+) -> dg.DagsterRun:
+    """Execute what a request asks for, with an end like this behind `features`."""
+    fingerprint = str(request.tags[attempts.CONTENT_TAG])
+
+    @dg.op
+    def work() -> Iterator[Any]:
+        if reaches_features:
+            key, metadata = dg.AssetKey(IRIS.key("features")), {FINGERPRINT_METADATA: fingerprint}
+            yield dg.AssetMaterialization(key, metadata=metadata)
+        if ends is not None:
+            raise ends
+        yield dg.Output(None)
+
+    @dg.job
+    def chain() -> None:
+        work()
+
+    result = chain.execute_in_process(instance=instance, tags=request.tags, raise_on_error=False)
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("reaches_features", [True, False])
+def test_content_whose_run_a_server_s_absence_ended_is_tried_again_later_and_later(
+    instance: dg.DagsterInstance,
+    path: Path,
+    clock: Callable[[float], None],
+    reaches_features: bool,
+) -> None:
+    away = failure("MLflow is away", "wait", allow_retries=True)
+    first = asked(instance, path)
+    ended = run_on(instance, first, away, reaches_features=reaches_features)
+    assert "a server was away" in str(asked(instance, path).skip_message)
+    clock(601)
+    second = asked(instance, path)
+    assert ended.run_id in second.run_key
+    run_on(instance, second, away, reaches_features=reaches_features)
+    clock(601)
+    assert isinstance(asked(instance, path), dg.SkipReason)
+    clock(1201)
+    third = asked(instance, path)
+    assert len({first.run_key, second.run_key, third.run_key}) == 3
+    run_on(instance, third, None)
+    clock(90_000)
+    assert isinstance(asked(instance, path), dg.SkipReason)
+
+
+@pytest.mark.parametrize(
+    "ends", [None, failure("a label is missing", "add it"), ValueError("a mistake")]
+)
+def test_content_whose_run_ended_for_good_is_not_tried_again(
+    instance: dg.DagsterInstance,
+    path: Path,
+    clock: Callable[[float], None],
+    ends: Exception | None,
+) -> None:
+    run_on(instance, asked(instance, path), ends)
+    clock(90_000)
+    assert isinstance(asked(instance, path), dg.SkipReason)
+
+
+def test_a_run_that_a_person_continued_decides(
+    instance: dg.DagsterInstance, path: Path, clock: Callable[[float], None]
+) -> None:
+    away = failure("MLflow is away", "wait", allow_retries=True)
+    ended = run_on(instance, asked(instance, path), away)
+    again = dg.DagsterRun(
+        job_name="chain",
+        root_run_id=ended.run_id,
+        parent_run_id=ended.run_id,
+        tags={"dagster/root_run_id": ended.run_id, "dagster/parent_run_id": ended.run_id},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    instance.add_run(again)
+    clock(90_000)
+    assert "under way" in str(asked(instance, path).skip_message)
+    instance.report_run_canceled(again)
     assert isinstance(asked(instance, path), dg.SkipReason)
 
 

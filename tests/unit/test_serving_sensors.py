@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,16 @@ import pytest
 from msgspec.structs import replace
 from pydantic import Field
 
-from platform_assets.model_spec import MODEL_TAG
 from platform_assets.monitoring.assets import production_version
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
+from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import MANUAL, PROMOTION, read_ledger, reason_of
 from platform_assets.serving.reconcile import reconcile_job
-from platform_assets.serving.sensors import (
-    busy_models,
-    production_watch_sensor,
-    serving_drift_sensor,
-)
+from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
+from platform_assets.serving.turns import CHANGE, LEASE
 from serving_gateway.contract import Mode, ModelStatus, Switch
 from tests.models import IRIS
 from tests.servers import free_port
@@ -290,11 +287,11 @@ def test_a_switch_is_looked_for_far_back_before_it_is_entered_again(
     assert len(instance.fetch_materializations(key, limit=1000).records) == 61
 
 
-def test_the_ledger_waits_while_a_run_may_be_switching(instance: dg.DagsterInstance) -> None:
-    run = dg.DagsterRun(
-        job_name="any", status=dg.DagsterRunStatus.STARTED, tags={MODEL_TAG: IRIS.model_name}
-    )
-    instance.add_run(run)
+@pytest.mark.parametrize("turn", [CHANGE, LEASE])
+def test_the_ledger_waits_while_a_run_may_be_switching(
+    instance: dg.DagsterInstance, turn: str
+) -> None:
+    under_way(instance, turn)
     watch(instance)
     assert read_ledger(instance, IRIS) == []
 
@@ -334,15 +331,27 @@ def test_a_model_that_was_never_switched_to_is_left_alone(instance: dg.DagsterIn
     assert verdict(instance) is None
 
 
-def test_runs_tell_which_model_they_may_be_changing(instance: dg.DagsterInstance) -> None:
-    assert busy_models(instance) == set()
-    started = dg.DagsterRunStatus.STARTED
-    key = dg.AssetKey(["cars", "features"])
-    instance.add_run(dg.DagsterRun(job_name="a", status=started, asset_selection=frozenset({key})))
-    instance.add_run(dg.DagsterRun(job_name="b", status=started, tags={MODEL_TAG: "iris"}))
-    assert busy_models(instance) == {"cars", "iris"}
-    instance.add_run(dg.DagsterRun(job_name="c", status=started))
-    assert busy_models(instance) is None
+def under_way(instance: dg.DagsterInstance, turn: str = "", **fields: Any) -> None:
+    """Add a run under way, which has a turn of the model."""
+    run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.STARTED, **fields)
+    instance.add_run(run)
+    if turn:
+        instance.add_run_tags(run.run_id, {turn: f"{run.run_id} {IRIS.model_name}"})
+
+
+def own_training(instance: dg.DagsterInstance) -> None:
+    under_way(instance, tags={MODEL_TAG: IRIS.model_name})
+
+
+@pytest.mark.parametrize("other", [under_way, own_training])
+def test_a_run_that_changes_nothing_served_is_in_no_sensors_way(
+    instance: dg.DagsterInstance, tmp_path: Path, other: Callable[[dg.DagsterInstance], None]
+) -> None:
+    """Such as the job of another team, and a training of hours."""
+    other(instance)
+    assert "under way" not in str(looked(instance, tmp_path)[0])
+    watch(instance)
+    assert len(read_ledger(instance, IRIS)) == 1
 
 
 def looked(instance: dg.DagsterInstance, repository: Path) -> list[Any]:
@@ -357,11 +366,11 @@ def looked(instance: dg.DagsterInstance, repository: Path) -> list[Any]:
     return [data.skip_message, data.run_requests]
 
 
-def test_drift_is_not_judged_while_a_run_is_under_way(
+def test_drift_is_not_judged_while_a_run_changes_what_is_served(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    instance.add_run(dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.STARTED))
-    assert "under way" in looked(instance, tmp_path)[0]
+    under_way(instance, CHANGE)
+    assert "is changing" in looked(instance, tmp_path)[0]
 
 
 def test_a_triton_that_is_down_is_the_supervisor_s_matter(
