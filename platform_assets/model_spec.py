@@ -41,6 +41,9 @@ CHAIN: Final = (
 ASSETS: Final = (*CHAIN, "drift_report")
 """All assets of a model."""
 
+MAX_INSTANCES: Final = 1024
+"""Most copies of a model that run at once."""
+
 Label = int | str | bool
 Scalar = bool | int | float | str | None
 

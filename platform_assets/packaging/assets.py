@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
 from platform_assets.packaging.adoption import AdoptionError, adopt
 from platform_assets.packaging.foreign_graph import GraphRefused
 from platform_assets.packaging.onnx_export import (
@@ -209,12 +209,12 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
 
         enable_dynamic_batching: bool = Field(
             default=serving.dynamic_batching,
-            description="Let Triton gather requests into batches of 8 or 16 rows.",
+            description="Let Triton put requests together.",
         )
         triton_instance_group_count: int = Field(
             default=serving.instances,
             ge=1,
-            le=64,
+            le=MAX_INSTANCES,
             description="Instances of the model on the CPU, or on each GPU where Triton has some.",
         )
 

@@ -116,6 +116,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         retention: int = Field(
             default=spec.serving.retention,
             ge=1,
+            le=spec.serving.keep_versions,
             description="READY versions to keep after the switch, production included.",
         )
         convergence_timeout_s: float = Field(
