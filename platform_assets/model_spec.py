@@ -211,9 +211,9 @@ class Gates:
     a candidate may be: of a score in its unit, of an error as a part of production's;
     `confidence` that of both intervals; `min_rows` the fewest evaluation rows that count.
     `parity_tolerance` is the largest difference of a probability (absolute) or of a prediction
-    (relative to its size) between scikit-learn and what is served. `latency_ms` is the budget
-    of a single row at the 99th percentile. `drift_limit` is the population stability index
-    from which a feature has drifted.
+    (as a part of their standard deviation) between scikit-learn and what is served.
+    `latency_ms` is the budget of a single row at the 99th percentile. `drift_limit` is the
+    population stability index from which a feature has drifted.
     """
 
     metric_floor: float

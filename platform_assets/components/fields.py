@@ -174,7 +174,7 @@ class GatesFields(Fields):
     """What becomes of a version when the evaluation rows are too few to tell."""
     parity_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference between scikit-learn and what is served: of a probability, or of a
-    prediction relative to its size."""
+    prediction as a part of the spread (standard deviation) of all."""
     latency_ms: Annotated[float, Field(gt=0)] = 200.0
     """Budget of a single row at the 99th percentile, in milliseconds."""
     allow_breaking: bool = False

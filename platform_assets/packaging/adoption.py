@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.onnx_export import model_inputs, sha256
+from platform_assets.packaging.onnx_export import sha256
 from platform_assets.packaging.trial import try_out
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.signatures import is_signed
+from platform_assets.training.graph.runtime import model_inputs
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,
     RUN_ID_TAG,
-    SIGNATURE_TAG,
     Signature,
 )
 
@@ -39,7 +38,7 @@ class AdoptionError(Exception):
 
 def is_foreign(entry: VersionEntry) -> bool:
     """Whether the pipeline neither registered nor adopted this version."""
-    return SIGNATURE_TAG not in entry.tags
+    return not is_signed(entry.tags)
 
 
 def _is_own(entry: VersionEntry) -> bool:
@@ -94,7 +93,7 @@ def adopt(
             DATA_FINGERPRINT_TAG: FOREIGN_DATA,
             ONNX_DIGEST_TAG: sha256(graph),
             # Last: with it the version counts as adopted.
-            SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
+            **mlflow.record_signature(entry.run_id, signature),
         },
     )
     return mlflow.version(spec.model_name, version), graph

@@ -29,6 +29,7 @@ from platform_assets.resources.model_repository import (
     ModelRepository,
     Provenance,
     RepositoryError,
+    RepositoryNotWritable,
     VersionConflict,
 )
 from platform_assets.resources.records import RegisteredVersion
@@ -276,11 +277,11 @@ def _packaged(
             allow_retries=True,
         ) from error
     except (ExportError, ConfigError, RepositoryError) as error:
-        todo = (
-            "train a new version, or move that directory away if no Triton serves it."
-            if isinstance(error, VersionConflict)
-            else "mend the cause, then retry this run from here."
-        )
+        todo = "mend the cause, then retry this run from here."
+        if isinstance(error, VersionConflict):
+            todo = "train a new version, or move that directory away if no Triton serves it."
+        if isinstance(error, RepositoryNotWritable):
+            todo = "make room there and let this user write to it, then retry this run from here."
         raise failure(f"version {version} was not packaged: {error}", todo) from error
     return dg.MaterializeResult(
         value=PackagedVersion(name, version, onnx_model.run_id, onnx_model.sha256, text),

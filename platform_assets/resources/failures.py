@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from dagster import Failure
 
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
+from platform_assets.resources.redaction import without_secrets
 
 STILL_TRUE: Final = (
     "Nothing changed in serving: GET /models of the gateway says what is in production."
@@ -27,11 +29,12 @@ def failure(
     """Build the failure of a step: what happened, what is still served, what to do.
 
     `allow_retries` is for causes that may pass by themselves, such as a server that is down.
+    Secrets of the environment are taken out: causes may name what they were told to use.
     """
-    what = what[:1].upper() + what[1:].rstrip(". ")
-    todo = todo.rstrip(". ")
+    what, todo = (without_secrets(text, os.environ).rstrip(". ") for text in (what, todo))
+    what = what[:1].upper() + what[1:]
     return Failure(
-        description=f"{what}. {still_true} What to do: {todo.rstrip('. ')}.",
+        description=f"{what}. {still_true} What to do: {todo}.",
         metadata={"what_to_do": todo, "still_served": still_true, **(metadata or {})},
         allow_retries=allow_retries,
     )

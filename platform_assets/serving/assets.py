@@ -229,7 +229,15 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
                 still_true="The switch itself was confirmed by every replica.",
                 allow_retries=True,
             ) from error
-        folder = proof_folder.write(spec.model_name, context.run.run_id, files)
+        try:
+            folder = proof_folder.write(spec.model_name, context.run.run_id, files)
+        except OSError as error:
+            raise failure(
+                f"the proof cannot be written below {proof_folder.root}: {error.strerror or error}",
+                "make room there and let this user write to it, then materialize serving_proof "
+                "again.",
+                still_true="The switch itself was confirmed by every replica.",
+            ) from error
         return dg.MaterializeResult(
             value=str(folder),
             metadata={

@@ -55,7 +55,7 @@ def feature_contract(features: Sequence[Feature]) -> str:
 
 
 class Signature(Struct, frozen=True):
-    """What a version reads and answers; stored as JSON in the version's `SIGNATURE_TAG`.
+    """What a version reads and answers; kept as JSON with its run (`SIGNATURE_ARTIFACT`).
 
     `features` stand in the order in which the model was trained, which is the order of the
     columns of a row. `packed_input` names the single [-1, len(features)] tensor when all

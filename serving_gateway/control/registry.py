@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,8 @@ from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,
     RUN_ID_TAG,
+    SIGNATURE_ARTIFACT,
+    SIGNATURE_DIGEST_TAG,
     SIGNATURE_TAG,
     Lineage,
     Signature,
@@ -108,26 +111,29 @@ class MlflowRegistry:
             RegistryUnavailable: MLflow is down, slow, or answers with an error of its own.
             Conflict: the version's tags cannot be read, so that its run is not known.
         """
-        try:
-            answer = await self._client.get(
-                "/api/2.0/mlflow/model-versions/get",
-                params={"name": model_name, "version": str(version)},
-            )
-        except self._failures as error:
-            why = str(error) or type(error).__name__
-            raise RegistryUnavailable(f"MLflow at {self.url} cannot be asked: {why}.") from error
+        answer = await self._get(
+            "/api/2.0/mlflow/model-versions/get", name=model_name, version=str(version)
+        )
         if answer.status_code == 200:
-            return self._registered(answer.content, model_name, version)
+            return await self._registered(answer.content, model_name, version)
         problem = self._problem(answer.content)
         if problem.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        raise RegistryUnavailable(
-            f"MLflow at {self.url} answered {answer.status_code}: "
-            f"{problem.error_code} {problem.message}".rstrip()
-            + "."
-        )
+        raise self._refusal(answer)
 
-    def _registered(self, body: bytes, model_name: str, version: int) -> Registered:
+    async def _get(self, path: str, /, **params: str) -> httpx.Response:
+        try:
+            return await self._client.get(path, params=params)
+        except self._failures as error:
+            why = str(error) or type(error).__name__
+            raise RegistryUnavailable(f"MLflow at {self.url} cannot be asked: {why}.") from error
+
+    def _refusal(self, answer: httpx.Response) -> RegistryUnavailable:
+        problem = self._problem(answer.content)
+        said = f"{problem.error_code} {problem.message}".rstrip()
+        return RegistryUnavailable(f"MLflow at {self.url} answered {answer.status_code}: {said}.")
+
+    async def _registered(self, body: bytes, model_name: str, version: int) -> Registered:
         try:
             found = msgspec.json.decode(body, type=_VersionAnswer).model_version
         except msgspec.DecodeError as error:
@@ -142,16 +148,32 @@ class MlflowRegistry:
                 "register it from a run.",
                 code="run_id_unknown",
             )
-        text = tags.get(SIGNATURE_TAG)
+        data = await self._signature(run_id, tags)
         try:
-            signature = None if text is None else msgspec.json.decode(text, type=Signature)
+            signature = None if data is None else msgspec.json.decode(data, type=Signature)
         except msgspec.DecodeError as error:
             raise Conflict(
-                f"MLflow's tag {SIGNATURE_TAG} of {model_name} version {version} is not a valid "
-                f"signature: {error}.",
+                f"What MLflow holds as the signature of {model_name} version {version} is not a "
+                f"valid one: {error}.",
                 code="signature_unreadable",
             ) from error
         return Registered(run_id, signature, lineage_of(tags))
+
+    async def _signature(self, run_id: str, tags: Mapping[str, str]) -> bytes | str | None:
+        """The signature of a version as JSON; None when none was recorded."""
+        digest = tags.get(SIGNATURE_DIGEST_TAG)
+        if digest is None:
+            return tags.get(SIGNATURE_TAG)
+        answer = await self._get("/get-artifact", run_id=run_id, path=SIGNATURE_ARTIFACT)
+        if answer.status_code != 200:
+            raise self._refusal(answer)
+        if hashlib.sha256(answer.content).hexdigest() != digest:
+            raise Conflict(
+                f"{SIGNATURE_ARTIFACT} of MLflow's run {run_id} is not what its version was "
+                "registered with.",
+                code="signature_unreadable",
+            )
+        return answer.content
 
     @staticmethod
     def _problem(body: bytes) -> _ErrorAnswer:
