@@ -32,6 +32,7 @@ from serving_gateway.inference.rows import (
     features_off,
     invalid_ids,
     merged_rows,
+    named_entities,
     names_entities,
     payload_rows,
 )
@@ -301,6 +302,7 @@ class Prediction(RoutedRequest):
             rows.instances,
             output.predictions,
             output.probabilities,
+            named_entities(self.request),
         )
 
     def reject(self, error: GatewayError) -> None:

@@ -44,6 +44,13 @@ def names_entities(request: PredictRequest) -> bool:
     return request.entity_id is not None or request.entity_ids is not None
 
 
+def named_entities(request: PredictRequest | FloatRequest) -> Sequence[int | str] | None:
+    """The entities of a request's rows; None for one that names none."""
+    if not isinstance(request, PredictRequest):
+        return None
+    return request.entity_ids if request.entity_id is None else (request.entity_id,)
+
+
 def payload_rows(codec: Codec, request: PredictRequest, max_rows: int) -> RequestRows:
     """The rows that the request itself holds.
 

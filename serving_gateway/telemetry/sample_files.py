@@ -25,6 +25,7 @@ from serving_gateway.telemetry.samples import (
     Sample,
     SampleQueue,
     to_columns,
+    to_entities,
     to_scores,
 )
 
@@ -36,6 +37,7 @@ OWN_COLUMNS: Final = (
     "sample_variant",
     "sample_prediction",
     "sample_score",
+    "sample_entity",
 )
 _PAUSE_SECONDS: Final = 1.0
 """Longest time between two drains of the queue. Waking for each sample would take the
@@ -236,7 +238,8 @@ def to_record_batch(samples: Sequence[Sample]) -> Any:
         DType.BOOL: pa.bool_(),
         DType.BYTES: pa.string(),
     }
-    own = (pa.timestamp("us", tz="UTC"), pa.int64(), pa.string(), pa.string(), pa.float64())
+    text = pa.string()
+    own = (pa.timestamp("us", tz="UTC"), pa.int64(), text, text, pa.float64(), text)
     columns = (
         *to_columns(samples),
         [one.at_us for one in samples for _ in range(one.rows)],
@@ -244,6 +247,7 @@ def to_record_batch(samples: Sequence[Sample]) -> Any:
         [one.variant for one in samples for _ in range(one.rows)],
         [str(label) for one in samples for label in one.predictions],
         [score for one in samples for score in to_scores(one)],
+        [entity for one in samples for entity in to_entities(one)],
     )
     types = (*(kinds[feature.dtype] for feature in features), *own)
     arrays = [pa.array(column, type=kind) for column, kind in zip(columns, types, strict=True)]

@@ -38,6 +38,8 @@ class Sample(NamedTuple):
     instances: list[dict[str, Any]] | None
     predictions: list[Any]
     probabilities: list[list[float]] | None
+    entities: Sequence[int | str] | None = None
+    """Whose rows they are, of a request that named entities."""
 
     @property
     def rows(self) -> int:
@@ -140,6 +142,7 @@ class ModelSamples(SampleCounts):
         instances: list[dict[str, Any]] | None,
         predictions: list[Any],
         probabilities: list[list[float]] | None,
+        entities: Sequence[int | str] | None = None,
     ) -> None:
         """Take an answered request that is due."""
         sample = Sample(
@@ -153,6 +156,7 @@ class ModelSamples(SampleCounts):
             instances,
             predictions,
             probabilities,
+            entities,
         )
         if not self._queue.put(sample):
             self.dropped += sample.rows
@@ -176,6 +180,13 @@ def to_scores(sample: Sample) -> list[float | None]:
     if sample.probabilities is not None:
         return [max(row, default=None) for row in sample.probabilities]
     return [one if isinstance(one, float) else None for one in sample.predictions]
+
+
+def to_entities(sample: Sample) -> list[str | None]:
+    """By row, the id of its entity as text; None where the request named none."""
+    if sample.entities is None:
+        return [None] * sample.rows
+    return [str(one) for one in sample.entities]
 
 
 def _column(feature: Feature, values: list[Any]) -> list[Any]:
