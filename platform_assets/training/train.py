@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.training.environment import ENVIRONMENT_TAG, numeric_environment
 from platform_assets.training.evaluation_pictures import (
@@ -115,6 +116,8 @@ def train(
             tags={ENVIRONMENT_TAG: numeric_environment()},
         )
         run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, classes))
+        reference = write_reference(training.features, training.groups)
+        run.artifact(REFERENCE_ARTIFACT, reference)
         for name, picture in pictures.items():
             run.artifact(f"evaluation/{name}.png", picture)
         run.sklearn_model(estimator, spec.model_name, spec.signature(classes))

@@ -18,6 +18,7 @@ from platform_assets.packaging.trial import Bounds, _packed, _unpacked, try_out
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.training.graph.builder import ExportError
 from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
 from platform_assets.training.graph.runtime import model_inputs
@@ -54,6 +55,9 @@ class Registry:
         rows = pd.DataFrame(np.eye(4, dtype=np.float32), columns=list(IRIS.feature_names))
         labels = np.array([0, 1, 2, 0])
         return EvaluationSet(rows, labels, labels, np.eye(4, 3), np.arange(4))
+
+    def artifact_bytes(self, run_id: str, path: str) -> bytes:
+        return f"{path} of {run_id}".encode()
 
     def onnx_bytes(self, *_: object) -> bytes:
         return self.graph
@@ -111,6 +115,7 @@ def test_a_graph_that_answers_as_promised_is_taken() -> None:
     registry.adopt()
     assert SIGNATURE_DIGEST_TAG in registry.entries[1].tags
     assert list(registry.kept) == ["theirs"]
+    assert REFERENCE_ARTIFACT in registry.kept["theirs"]
 
 
 @pytest.mark.parametrize(
