@@ -38,6 +38,9 @@ CHAIN: Final = (
 ASSETS: Final = (*CHAIN, "drift_report")
 """All assets of a model."""
 
+MAX_INSTANCES: Final = 1024
+"""Most copies of a model that run at once."""
+
 Label = int | str | bool
 Scalar = bool | int | float | str | None
 
@@ -217,9 +220,9 @@ class Gates:
     a candidate may be: of a score in its unit, of an error as a part of production's;
     `confidence` that of both intervals; `min_rows` the fewest evaluation rows that count.
     `parity_tolerance` is the largest difference of a probability (absolute) or of a prediction
-    (relative to its size) between scikit-learn and what is served. `latency_ms` is the budget
-    of a single row at the 99th percentile. `drift_limit` is the population stability index
-    from which a feature has drifted.
+    (as a part of their standard deviation) between scikit-learn and what is served.
+    `latency_ms` is the budget of a single row at the 99th percentile. `drift_limit` is the
+    population stability index from which a feature has drifted.
     """
 
     metric_floor: float

@@ -13,11 +13,11 @@ from typing import Final, Literal
 import dagster as dg
 
 from platform_assets.intervals import sensor_seconds
+from platform_assets.resources.redaction import without_secrets
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
     WebhookError,
     WebhookResource,
-    without_secrets,
 )
 
 UI_VARIABLE: Final = "DAGSTER_UI_URL"

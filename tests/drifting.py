@@ -24,9 +24,9 @@ from platform_assets.model_spec import (
 from platform_assets.monitoring.assets import drift_assets, production_key
 from platform_assets.monitoring.checks import drift_check_key, drift_checks
 from platform_assets.resources.drift_reports import DriftReports
-from platform_assets.resources.feast import FeastResource
-from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryNotFound
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.resources.samples import (
     SAMPLE_PREDICTION,
     SAMPLE_SCORE,
@@ -56,10 +56,11 @@ VISITORS = ModelSpec(
 
 
 class StubMlflow(MlflowResource):
-    """An MLflow that knows one version; `down` says that it does not answer."""
+    """An MLflow that knows one version; it may be `down`, or the version's run `gone`."""
 
     tracking_uri: str = "http://127.0.0.1:9"
     down: bool = False
+    gone: bool = False
     logged_to: str = ""
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
@@ -68,8 +69,16 @@ class StubMlflow(MlflowResource):
         signature = VISITORS.signature((False, True))
         return RegisteredVersion(model_name, version, RUN_ID, "f" * 64, signature)
 
+    def artifact_bytes(self, run_id: str, path: str) -> bytes:
+        kept = Path(self.logged_to) / run_id / path
+        if self.gone or not kept.is_file():
+            raise RegistryNotFound(f"MLflow has no file {path} with run {run_id}")
+        return kept.read_bytes()
+
     def evaluation_set(self, run_id: str) -> EvaluationSet:
         assert run_id == RUN_ID
+        if self.gone:
+            raise RegistryNotFound(f"MLflow cannot fetch anything of run {run_id}")
         labels: Any = np.arange(400) % 2 == 0
         high = np.random.default_rng(5).uniform(0.6, 0.9, 400)
         probabilities = np.stack([high, 1 - high], 1)
@@ -98,6 +107,11 @@ def rows(count: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def in_tensor_form(features: pd.DataFrame) -> pd.DataFrame:
+    """Rows as training has them: a missing text is empty."""
+    return features.assign(country=features["country"].fillna(""))
+
+
 def answered(features: pd.DataFrame, *, version: int = PRODUCTION, days_ago: float = 0) -> Any:
     """The samples that a gateway writes of rows that it answered, half of them `true`."""
     count = len(features)
@@ -123,9 +137,10 @@ class Place:
         return self.home / "samples" / self.spec.model_name
 
     def train_on(self, features: pd.DataFrame) -> None:
-        target = self.home / "feast" / "data" / self.spec.model_name / "features.parquet"
+        """Keep with the run of the version in production what it was trained on."""
+        target = self.home / "mlflow" / RUN_ID / REFERENCE_ARTIFACT
         target.parent.mkdir(parents=True, exist_ok=True)
-        features.assign(entity_id=range(len(features))).to_parquet(target, index=False)
+        target.write_bytes(write_reference(in_tensor_form(features), np.arange(len(features))))
 
     def sample(self, samples: pd.DataFrame, name: str = "one") -> Path:
         self.samples.mkdir(parents=True, exist_ok=True)
@@ -134,16 +149,21 @@ class Place:
         return path
 
     def report(
-        self, instance: dg.DagsterInstance, *, mlflow_down: bool = False, **config: Any
+        self,
+        instance: dg.DagsterInstance,
+        *,
+        mlflow_down: bool = False,
+        run_gone: bool = False,
+        **config: Any,
     ) -> dg.ExecuteInProcessResult:
-        mlflow = StubMlflow(down=mlflow_down, logged_to=str(self.home / "mlflow"))
+        kept = str(self.home / "mlflow")
+        mlflow = StubMlflow(down=mlflow_down, gone=run_gone, logged_to=kept)
         return dg.materialize(
             [*drift_assets(self.spec), *drift_checks(self.spec)],
             instance=instance,
             raise_on_error=False,
             run_config={"ops": {f"{self.spec.model_name}__drift_report": {"config": config}}},
             resources={
-                "feast": FeastResource(state_dir=str(self.home / "feast")),
                 "mlflow": mlflow,
                 "samples": SamplesFolder(root=str(self.home / "samples")),
                 "drift_reports": DriftReports(root=str(self.home / "reports"), keep=2),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import TunedThresholdClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -76,3 +78,12 @@ def failing() -> Any:
 
 
 NUMBER = 7
+
+
+def tuned() -> Any:
+    return TunedThresholdClassifierCV(LogisticRegression(max_iter=1000))
+
+
+def isotonic() -> Any:
+    forest = RandomForestClassifier(10, max_depth=4, random_state=0)
+    return CalibratedClassifierCV(forest, method="isotonic", cv=3)

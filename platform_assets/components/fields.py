@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from platform_assets.components.durations import duration
+from platform_assets.model_spec import MAX_INSTANCES
 from serving_gateway.contract import MAX_BATCH_SIZE
 
 
@@ -187,7 +188,7 @@ class GatesFields(Fields):
     """What becomes of a version when the evaluation rows are too few to tell."""
     parity_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference between scikit-learn and what is served: of a probability, or of a
-    prediction relative to its size."""
+    prediction as a part of the spread (standard deviation) of all."""
     latency_ms: Annotated[float, Field(gt=0)] = 200.0
     """Budget of a single row at the 99th percentile, in milliseconds."""
     allow_breaking: bool = False
@@ -199,11 +200,11 @@ class GatesFields(Fields):
 class ServingFields(Fields):
     """How Triton runs the model, and how many versions are kept."""
 
-    max_batch_size: Annotated[int, Field(ge=1, lt=2**31)] = MAX_BATCH_SIZE
-    """Rows of one inference at most."""
+    max_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] = MAX_BATCH_SIZE
+    """Rows of one inference at most; the gateway takes no more in a request."""
     dynamic_batching: bool = False
     """Let Triton put requests together."""
-    instances: Annotated[int, Field(ge=1, le=1024)] = 1
+    instances: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] = 1
     """Copies of the model that run at once."""
     retention: Annotated[int, Field(ge=1)] = 2
     """READY versions, production included; with 2 a rollback is instant."""

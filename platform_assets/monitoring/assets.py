@@ -1,8 +1,9 @@
 """`drift_report`: what the gateway really answered against what the model was trained on."""
 
 # No postponed annotations here: Dagster reads them.
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from dagster import (
     AssetExecutionContext,
@@ -19,19 +20,17 @@ from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.compare import drift_report as compare
-from platform_assets.monitoring.page import drift_page, never_seen, summary
+from platform_assets.monitoring.page import drift_page, never_seen, summary, vanished
 from platform_assets.monitoring.pictures import data_url, drift_picture
 from platform_assets.monitoring.records import ColumnDrift, DriftReport
-from platform_assets.monitoring.reference import (
-    features_file,
-    reference_features,
-    reference_predictions,
-)
+from platform_assets.monitoring.reference import reference_features, reference_predictions
+from platform_assets.monitoring.stability import ComparedRows
 from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.failures import failure
-from platform_assets.resources.feast import FeastResource
-from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
+from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.resources.samples import (
+    SAMPLE_ENTITY,
     SAMPLE_PREDICTION,
     SAMPLE_SCORE,
     SAMPLE_TIME,
@@ -41,9 +40,6 @@ from platform_assets.resources.samples import (
 )
 from platform_assets.serving.ledger import read_ledger
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 VERSION_METADATA: Final = "version"
 """Metadata key of `gateway_reload` and of the report: the version that it is about."""
 
@@ -52,9 +48,7 @@ class DriftConfig(Config):
     """Which samples are compared."""
 
     days: float = Field(default=7.0, gt=0, description="Age in days of the oldest sample.")
-    max_rows: int = Field(
-        default=100_000, ge=2, description="Newest samples, and training rows, that are compared."
-    )
+    max_rows: int = Field(default=100_000, ge=2, description="Newest samples that are compared.")
     min_rows: int = Field(
         default=200, ge=2, description="With fewer samples nothing is judged: chance would be."
     )
@@ -74,16 +68,16 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
     @asset(
         **spec.asset("drift_report"),
         kinds={"parquet"},
-        deps=[AssetKey([spec.model_name, "features"]), production_key(spec)],
+        deps=[production_key(spec)],
         description=(
             "The answers that the gateway sampled of the version in production, held against "
-            "the rows it was trained on: population stability by feature, and of the answers."
+            "the rows that it was trained on, which its run keeps: population stability by "
+            "feature, and of the answers; texts that came or went."
         ),
     )
     def drift_report(
         context: AssetExecutionContext,
         config: DriftConfig,
-        feast: FeastResource,
         mlflow: MlflowResource,
         samples: SamplesFolder,
         drift_reports: DriftReports,
@@ -96,15 +90,14 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
                 "take a version to production, or name one as `version` in the configuration",
             )
         window = _window(samples, spec, version, config)
-        path = features_file(feast.data_dir, spec)
         try:
-            features = reference_features(path, spec, config.max_rows)
-        except (OSError, ValueError) as exc:
+            run_id, features, predictions = _reference(mlflow, spec, version)
+        except MlflowUnavailable as exc:
             raise failure(
-                f"the training rows cannot be read from {path}: {exc}",
-                "materialize features, then this asset",
+                f"what version {version} was trained on cannot be fetched: {exc}",
+                "bring MLflow back (`make status` tells), then materialize this asset again",
+                allow_retries=True,
             ) from exc
-        run_id, predictions = _answers(mlflow, spec, version)
         report = compare(spec, version, window, features, predictions, min_rows=config.min_rows)
         context.log.info(summary(report))
         return _published(context, report, window, run_id, mlflow, drift_reports)
@@ -131,7 +124,7 @@ def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: Drift
             version,
             since=datetime.now(UTC) - timedelta(days=config.days),
             max_rows=config.max_rows,
-            columns=[*spec.feature_names, SAMPLE_PREDICTION, SAMPLE_SCORE],
+            columns=[*spec.feature_names, SAMPLE_PREDICTION, SAMPLE_SCORE, SAMPLE_ENTITY],
         )
     except SamplesError as exc:
         raise failure(
@@ -140,16 +133,36 @@ def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: Drift
         ) from exc
 
 
-def _answers(
+def _reference(
     mlflow: MlflowResource, spec: ModelSpec, version: int
-) -> "tuple[str | None, dict[str, NDArray[Any]] | str]":
-    """Return the run of the version and its answers for the held-out rows, or why not."""
-    run_id = None
+) -> tuple[str | None, ComparedRows | str, ComparedRows | str]:
+    """Return a version's run, its training rows, and its answers for the held-out ones.
+
+    What is gone, with its run or because no earlier release kept it, is a reason instead.
+
+    Raises:
+        MlflowUnavailable: nothing is known of it now.
+    """
     try:
         run_id = mlflow.version(spec.model_name, version).run_id
-        return run_id, reference_predictions(mlflow.evaluation_set(run_id), spec)
+    except MlflowUnavailable:
+        raise
     except RegistryError as exc:
-        return run_id, str(exc)
+        return None, str(exc), str(exc)
+
+    def kept(part: Callable[[], ComparedRows]) -> ComparedRows | str:
+        try:
+            return part()
+        except MlflowUnavailable:
+            raise
+        except (RegistryError, ValueError, KeyError) as exc:
+            return f"run {run_id} does not have them any more, or never did ({exc})"
+
+    return (
+        run_id,
+        kept(lambda: reference_features(mlflow.artifact_bytes(run_id, REFERENCE_ARTIFACT), spec)),
+        kept(lambda: reference_predictions(mlflow.evaluation_set(run_id), spec)),
+    )
 
 
 def _published(
@@ -182,7 +195,7 @@ def _published(
             **shown,
             "columns": MetadataValue.table([_record(column) for column in report.worst_first])
             if report.columns
-            else "none: not enough samples",
+            else "none: not enough samples, or nothing to compare them with",
             "not_compared": "\n".join(report.not_compared) or "nothing",
             "report": MetadataValue.path(str(path)),
             "registry": logged,
@@ -197,6 +210,7 @@ def _facts(
 
     facts: dict[str, str | int | float] = {
         "samples": report.rows,
+        "entities_or_requests": report.units,
         "files": window.files,
         "training_rows": report.reference_rows,
         "run_id": run_id or "unknown",
@@ -221,6 +235,7 @@ def _record(column: ColumnDrift) -> TableRecord:
             "missing_before": round(column.missing_reference, 4),
             "missing_now": round(column.missing_current, 4),
             "never_seen": never_seen(column),
+            "vanished": vanished(column),
         }
     )
 

@@ -9,7 +9,7 @@ from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import VERSION_METADATA, production_version
-from platform_assets.monitoring.checks import drift_check_key
+from platform_assets.monitoring.checks import JUDGED, drift_check_key
 from platform_assets.resources.mlflow import MlflowResource, RegistryError, RegistryNotFound
 from platform_assets.resources.source import SourceResource
 from platform_assets.serving.turns import UNDER_WAY
@@ -79,8 +79,8 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         report, evaluation = newest
         if report == context.cursor:
             return dg.SkipReason(f"the report of run {report} was looked at already")
-        if evaluation.passed:
-            return dg.SensorResult(skip_reason="the newest report does not warn", cursor=report)
+        if calm := _calm(evaluation):
+            return dg.SensorResult(skip_reason=calm, cursor=report)
         if _training(context.instance, retrain_job):
             # The place is kept: what comes out of that training decides on the report.
             return dg.SkipReason(f"the report of run {report} warns, and a training is under way")
@@ -94,6 +94,14 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         return dg.SensorResult(run_requests=wanted, skip_reason=needless, cursor=report)
 
     return on_drift
+
+
+def _calm(evaluation: dg.AssetCheckEvaluation) -> str | None:
+    """Say why a report asks for no training; None when it warns of drift."""
+    judged = evaluation.metadata.get(JUDGED)
+    if judged is not None and not judged.value:
+        return "the newest report had nothing to compare with"
+    return "the newest report does not warn" if evaluation.passed else None
 
 
 def _needless(

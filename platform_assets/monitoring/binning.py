@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,7 +21,8 @@ _LEAST_BINS: Final = 3
 _MOST_BINS: Final = 10
 _ROWS_PER_BIN: Final = 25
 """With fewer rows in a bin its share is mostly chance."""
-_ROWS_PER_CATEGORY: Final = 5
+_ROWS_PER_CATEGORY: Final = 10
+_MOST_CATEGORIES: Final = 50
 
 
 class Bins(Protocol):
@@ -38,8 +40,8 @@ def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
     """Return a column in the form that bins take.
 
     Numbers become float64 with NaN for missing, by way of float32 where that is the column's
-    type: a value that went through JSON must equal the one that it was. Text and booleans
-    become objects, None for missing; empty text is missing.
+    type: a value that went through JSON must equal the one that it was. Text and booleans (also
+    those in tensor form) become objects, None for missing; empty text is missing.
     """
     import numpy as np
     import pandas as pd
@@ -50,6 +52,8 @@ def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
             with np.errstate(over="ignore"):
                 numbers = numbers.astype(np.float32).astype(np.float64)
         return numbers
+    if dtype.value == "BOOL":
+        values = values.map(bool, na_action="ignore")
     texts = np.empty(len(values), dtype=object)
     texts[:] = [None if pd.isna(value) else as_text(value) or None for value in values]
     return texts
@@ -68,12 +72,12 @@ def fit(reference: NDArray[Any], rows: int) -> Bins:
 
     Args:
         reference: what `comparable` returned, shape (reference rows,).
-        rows: rows of the window that will be compared; few rows make few bins.
+        rows: independent rows of the side that has fewer; few rows make few bins.
     """
     fewest = min(len(reference), rows)
     if reference.dtype.kind == "f":
         return fit_numbers(reference, max(_LEAST_BINS, min(_MOST_BINS, fewest // _ROWS_PER_BIN)))
-    return fit_texts(reference, _ROWS_PER_CATEGORY / max(fewest, 1))
+    return fit_texts(reference, fewest)
 
 
 @dataclass(frozen=True)
@@ -134,33 +138,38 @@ def fit_numbers(reference: NDArray[np.float64], bins: int) -> NumberBins:
 
 @dataclass(frozen=True)
 class TextBins:
-    """A bin per category that is frequent in the reference, one for all others."""
+    """A bin per category that is frequent in the reference; all others share a few, by chance."""
 
     categories: tuple[str, ...]
-    known: frozenset[str]
-    """All texts of the reference."""
+    groups: int = 1
+    """How many bins the others share."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The categories themselves."""
-        return (*self.categories, OTHER, MISSING)
+        """The categories themselves, and words for the bins of the others."""
+        if self.groups == 1:
+            return (*self.categories, OTHER, MISSING)
+        others = (f"(other, {group + 1} of {self.groups})" for group in range(self.groups))
+        return (*self.categories, *others, MISSING)
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
         """Return the category of each value."""
         import numpy as np
 
+        first = len(self.categories)
         place: dict[str | None, int] = {name: code for code, name in enumerate(self.categories)}
-        other = len(self.categories)
-        place[None] = other + 1
-        return np.fromiter((place.get(v, other) for v in values), np.int64, count=len(values))
-
-    def unseen(self, values: NDArray[Any]) -> Counter[str]:
-        """Count the texts that never stood in the reference."""
-        return Counter(value for value in values if value is not None and value not in self.known)
+        place[None] = first + self.groups
+        for value in set(values.tolist()) - place.keys():
+            place[value] = first + zlib.crc32(value.encode()) % self.groups
+        return np.fromiter((place[value] for value in values), np.int64, count=len(values))
 
 
-def fit_texts(reference: NDArray[Any], least_share: float) -> TextBins:
-    """Return the categories that have at least `least_share` of the reference's rows."""
+def fit_texts(reference: NDArray[Any], rows: int) -> TextBins:
+    """Return bins for texts of which `rows` independent ones will be compared."""
     counts = Counter(value for value in reference if value is not None)
-    frequent = [name for name, count in counts.items() if count >= least_share * len(reference)]
-    return TextBins(tuple(sorted(frequent)), frozenset(counts))
+    least = _ROWS_PER_CATEGORY / max(rows, 1) * len(reference)
+    common = counts.most_common(_MOST_CATEGORIES)
+    frequent = [name for name, count in common if count >= least]
+    rare = counts.total() - sum(counts[name] for name in frequent)
+    groups = rare * rows // (_ROWS_PER_BIN * max(len(reference), 1))
+    return TextBins(tuple(sorted(frequent)), max(1, min(_MOST_BINS, groups)))

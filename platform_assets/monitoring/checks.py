@@ -17,6 +17,8 @@ from platform_assets.monitoring.page import summary
 from platform_assets.monitoring.records import PREDICTION, DriftReport
 
 DRIFT: Final = "drift"
+JUDGED: Final = "judged"
+"""Metadata key of the check: false where there was nothing to compare with."""
 
 
 def drift_check_key(spec: ModelSpec) -> AssetCheckKey:
@@ -33,18 +35,19 @@ def drift_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
         blocking=False,
         description=(
             "No feature and no answer moved further from the training set than "
-            f"{spec.gates.drift_limit:g}, by population stability index."
+            f"{spec.gates.drift_limit:g}, by population stability index; no texts came or went."
         ),
     )
     def drift(drift_report: DriftReport) -> AssetCheckResult:
         return AssetCheckResult(
-            passed=not drift_report.drifted,
+            passed=drift_report.judged and not drift_report.drifted,
             severity=AssetCheckSeverity.WARN,
             description=summary(drift_report),
             metadata={
                 "version": drift_report.version,
                 "samples": drift_report.rows,
                 "enough_samples": drift_report.enough,
+                JUDGED: drift_report.judged,
                 "drift_limit": drift_report.drift_limit,
                 "drifted_features": _named(drift_report, prediction=False),
                 "drifted_predictions": _named(drift_report, prediction=True),

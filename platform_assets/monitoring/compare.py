@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from platform_assets.monitoring.records import FEATURE, PREDICTION, ColumnDrift, DriftReport
-from platform_assets.monitoring.reference import feature_columns, sampled_predictions
-from platform_assets.monitoring.stability import compare_columns
+from platform_assets.monitoring.records import (
+    FEATURE,
+    FEWEST_UNITS,
+    PREDICTION,
+    ColumnDrift,
+    DriftReport,
+)
+from platform_assets.monitoring.reference import (
+    CONFIDENCE_COLUMN,
+    PREDICTION_COLUMN,
+    feature_columns,
+    sampled_predictions,
+)
+from platform_assets.monitoring.stability import ComparedRows, compare_columns
+from platform_assets.monitoring.units import is_identifying, window_units
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from platform_assets.model_spec import ModelSpec
@@ -22,8 +34,8 @@ def drift_report(
     spec: ModelSpec,
     version: int,
     samples: Samples,
-    features: Columns,
-    predictions: Columns | str,
+    features: ComparedRows | str,
+    predictions: ComparedRows | str,
     *,
     min_rows: int,
 ) -> DriftReport:
@@ -33,41 +45,62 @@ def drift_report(
         spec: the model.
         version: the version that answered.
         samples: the window.
-        features: the training rows, comparable.
+        features: the training rows, comparable, or why there are none.
         predictions: the answers for the held-out rows, comparable, or why there are none.
         min_rows: with fewer samples nothing is compared.
     """
+    answered = feature_columns(samples.table, spec)
+    known = not isinstance(features, str) and is_identifying(features.columns, features.units)
+    units = window_units(samples.table, answered, identifying=known)
     columns: list[ColumnDrift] = []
     left_out = [f"file {reason}" for reason in samples.unreadable]
-    if samples.rows >= min_rows:
-        limit = spec.gates.drift_limit
-        answered = feature_columns(samples.table, spec)
-        left_out += [f"{name}: no sample holds it" for name in features if name not in answered]
-        shared = {name: values for name, values in features.items() if name in answered}
-        columns += compare_columns(shared, answered, kind=FEATURE, drift_limit=limit)
-        if isinstance(predictions, str):
-            left_out.append(f"predictions: {predictions}")
-        else:
-            now = sampled_predictions(samples.table, spec)
-            left_out += _silent(predictions, now)
-            told = {k: v for k, v in predictions.items() if not _empty(now[k])}
-            columns += compare_columns(told, now, kind=PREDICTION, drift_limit=limit)
+    if _enough(samples, units, min_rows):
+        now = sampled_predictions(samples.table, spec)
+        for kind, reference, window in (
+            (FEATURE, features, answered),
+            (PREDICTION, predictions, now),
+        ):
+            if isinstance(reference, str):
+                left_out.append(f"{kind}s: {reference}")
+                continue
+            silent = _silent(reference.columns, window)
+            left_out += [f"{name}: no sample holds it" for name in silent]
+            shared = {k: v for k, v in reference.columns.items() if k not in silent}
+            columns += compare_columns(
+                ComparedRows(shared, reference.units),
+                ComparedRows(window, units),
+                kind=kind,
+                drift_limit=spec.gates.drift_limit,
+            )
     return DriftReport(
         model_name=spec.model_name,
         version=version,
         rows=samples.rows,
+        units=_count(units),
         min_rows=min_rows,
-        reference_rows=max((len(values) for values in features.values()), default=0),
+        reference_rows=0 if isinstance(features, str) else len(features.units),
         drift_limit=spec.gates.drift_limit,
         columns=tuple(columns),
         not_compared=tuple(left_out),
     )
 
 
-def _silent(predictions: Columns, now: Columns) -> Iterator[str]:
-    for name in predictions:
-        if _empty(now[name]):
-            yield f"{name}: no sample holds it"
+def _enough(samples: Samples, units: NDArray[np.int64], min_rows: int) -> bool:
+    return samples.rows >= min_rows and _count(units) >= FEWEST_UNITS
+
+
+def _count(units: NDArray[np.int64]) -> int:
+    return int(units.max(initial=-1)) + 1
+
+
+def _silent(reference: Columns, window: Columns) -> list[str]:
+    """Columns that no sample holds."""
+    predicted = {PREDICTION_COLUMN, CONFIDENCE_COLUMN}
+    return [
+        name
+        for name in reference
+        if name not in window or (name in predicted and _empty(window[name]))
+    ]
 
 
 def _empty(values: NDArray[Any]) -> bool:

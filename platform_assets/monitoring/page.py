@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from platform_assets.monitoring.records import FEWEST_UNITS
+
 if TYPE_CHECKING:
     from platform_assets.monitoring.records import ColumnDrift, DriftReport
 
@@ -28,6 +30,7 @@ _HEADINGS: Final = (
     "missing before",
     "missing now",
     "never seen",
+    "vanished",
 )
 
 
@@ -35,15 +38,21 @@ def summary(report: DriftReport) -> str:
     """Return the report in one sentence."""
     if not report.enough:
         return (
-            f"not enough to judge: {report.rows} samples of version {report.version} in the "
-            f"window, at least {report.min_rows} are wanted"
+            f"not enough to judge: {report.rows} samples of {report.units} entities or requests "
+            f"of version {report.version} in the window; {report.min_rows} samples of "
+            f"{FEWEST_UNITS} are wanted at least"
+        )
+    if not report.judged:
+        return (
+            f"there is nothing to compare {report.rows} samples of version {report.version} "
+            f"with: {'; '.join(report.not_compared)}"
         )
     if not report.drifted:
         return (
             f"{report.rows} samples of version {report.version} look like the training set: "
             f"none of {len(report.columns)} columns is over its limit"
         )
-    named = ", ".join(f"{c.name} ({c.psi:.3f} > {c.limit:.3f})" for c in report.drifted)
+    named = ", ".join(f"{c.name} ({c.finding})" for c in report.drifted)
     return (
         f"{len(report.drifted)} of {len(report.columns)} columns drifted in {report.rows} "
         f"samples of version {report.version}: {named}"
@@ -103,13 +112,21 @@ def _cells(column: ColumnDrift) -> tuple[str, ...]:
         f"{column.missing_reference:.2%}",
         f"{column.missing_current:.2%}",
         never_seen(column),
+        vanished(column),
     )
 
 
 def never_seen(column: ColumnDrift) -> str:
     """Return the share of texts that training never saw, with the most frequent of them."""
-    shown = ", ".join(text[:_EXAMPLE_LENGTH] for text in column.examples)
-    return f"{column.unseen:.2%}" + (f": {shown}" if shown else "")
+    if column.novelty is None:
+        return ""
+    shown = ", ".join(text[:_EXAMPLE_LENGTH] for text in column.novelty.examples)
+    return f"{column.novelty.unseen:.2%}" + (f": {shown}" if shown else "")
+
+
+def vanished(column: ColumnDrift) -> str:
+    """Return the share of the training's texts that the window lacks."""
+    return "" if column.novelty is None else f"{column.novelty.vanished:.2%}"
 
 
 def _distribution(column: ColumnDrift) -> str:

@@ -7,6 +7,23 @@ from typing import Final
 
 FEATURE: Final = "feature"
 PREDICTION: Final = "prediction"
+FEWEST_UNITS: Final = 20
+"""Entities or requests without which nothing is judged: of fewer no variance is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Novelty:
+    """Texts that came or went, as shares (0-1) of each side, with their limits.
+
+    `unseen` texts of the window never stood in the reference, `examples` are the most frequent
+    of them; `vanished` ones of the reference do not stand in the window.
+    """
+
+    unseen: float
+    unseen_limit: float
+    vanished: float
+    vanished_limit: float
+    examples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +32,7 @@ class ColumnDrift:
 
     `bins` are words for intervals or categories; `reference` and `current` the share of the
     rows in each (0-1), in the same order. `limit` is the greater of the model's own limit and
-    of what `chance` alone gives with so few rows. `unseen` is the share of the window's rows
-    whose text never stood in the reference, `examples` the most frequent such texts.
+    of what `chance` alone gives with so few entities or requests.
     """
 
     name: str
@@ -27,16 +43,36 @@ class ColumnDrift:
     chance: float
     missing_reference: float
     missing_current: float
-    unseen: float
-    examples: tuple[str, ...]
+    novelty: Novelty | None
+    """None for numbers."""
     bins: tuple[str, ...]
     reference: tuple[float, ...]
     current: tuple[float, ...]
 
     @property
     def drifted(self) -> bool:
-        """Whether the population stability index is over the limit."""
-        return self.psi > self.limit
+        """Whether the index, the unseen or the vanished texts are over their limit."""
+        return self.excess > 1
+
+    @property
+    def excess(self) -> float:
+        """What is furthest over its limit, as a multiple of that."""
+        return max(value / limit for value, limit, _ in self._measures())
+
+    @property
+    def finding(self) -> str:
+        """What is furthest over its limit, in words."""
+        return max(self._measures(), key=lambda measure: measure[0] / measure[1])[2]
+
+    def _measures(self) -> list[tuple[float, float, str]]:
+        found = [(self.psi, self.limit, f"{self.psi:.3f} > {self.limit:.3f}")]
+        if self.novelty is not None:
+            new = self.novelty
+            found += [
+                (new.unseen, new.unseen_limit, f"{new.unseen:.1%} never seen before"),
+                (new.vanished, new.vanished_limit, f"{new.vanished:.1%} of before vanished"),
+            ]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +83,8 @@ class DriftReport:
     version: int
     rows: int
     """Samples in the window."""
+    units: int
+    """How many entities, or requests that named none, they are of."""
     min_rows: int
     """Fewest samples that are judged."""
     reference_rows: int
@@ -57,13 +95,18 @@ class DriftReport:
 
     @property
     def enough(self) -> bool:
-        """Whether there were enough samples to judge."""
-        return self.rows >= self.min_rows
+        """Whether there were enough samples, of enough entities or requests, to judge."""
+        return self.rows >= self.min_rows and self.units >= FEWEST_UNITS
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything was compared, or there was too little to compare."""
+        return bool(self.columns) or not self.enough
 
     @property
     def worst_first(self) -> tuple[ColumnDrift, ...]:
         """The columns, the one furthest over its limit first."""
-        return tuple(sorted(self.columns, key=lambda column: -column.psi / column.limit))
+        return tuple(sorted(self.columns, key=lambda column: -column.excess))
 
     @property
     def drifted(self) -> tuple[ColumnDrift, ...]:

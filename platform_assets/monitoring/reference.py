@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.monitoring.binning import comparable
+from platform_assets.monitoring.stability import ComparedRows
+from platform_assets.resources.reference import read_reference
 from platform_assets.resources.samples import SAMPLE_PREDICTION, SAMPLE_SCORE
 from serving_gateway.contract import DType
 
@@ -23,28 +24,25 @@ PREDICTION_COLUMN: Final = "prediction"
 CONFIDENCE_COLUMN: Final = "largest probability"
 
 
-def features_file(data_dir: Path, spec: ModelSpec) -> Path:
-    """Path of the rows that the model's versions are trained on."""
-    return data_dir / spec.model_name / "features.parquet"
+def reference_features(data: bytes, spec: ModelSpec) -> ComparedRows:
+    """Return the features of the rows that a version was trained on, comparable.
 
-
-def reference_features(path: Path, spec: ModelSpec, max_rows: int) -> Columns:
-    """Read the features of the training rows; of more than `max_rows`, evenly spaced ones.
+    Args:
+        data: what `resources.reference.write_reference` wrote.
+        spec: the model; of its features those that the rows have are taken.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no Parquet file, or a feature is missing in it.
+        ValueError, KeyError: the bytes are something else.
     """
-    import numpy as np
-    from pyarrow import parquet
-
-    table = parquet.ParquetFile(path).read(columns=list(spec.feature_names))
-    missing = [name for name in spec.feature_names if name not in table.column_names]
-    if missing:
-        raise ValueError(f"it has no column {', '.join(missing)}")
-    if table.num_rows > max_rows:
-        table = table.take(np.linspace(0, table.num_rows - 1, max_rows).astype(np.int64))
-    return feature_columns(table, spec)
+    sample = read_reference(data)
+    return ComparedRows(
+        {
+            feature.name: comparable(sample.features[feature.name], feature.dtype)
+            for feature in spec.features
+            if feature.name in sample.features
+        },
+        sample.units,
+    )
 
 
 def feature_columns(table: pa.Table, spec: ModelSpec) -> Columns:
@@ -56,18 +54,19 @@ def feature_columns(table: pa.Table, spec: ModelSpec) -> Columns:
     }
 
 
-def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> Columns:
+def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> ComparedRows:
     """Return what scikit-learn answered for the held-out rows, comparable."""
     import pandas as pd
 
     answers = pd.Series(evaluation.labels)
+    units = pd.factorize(evaluation.groups)[0].astype("int64")
     if spec.task is Task.REGRESSION:
-        return {PREDICTION_COLUMN: comparable(answers, DType.FP32)}
+        return ComparedRows({PREDICTION_COLUMN: comparable(answers, DType.FP32)}, units)
     columns = {PREDICTION_COLUMN: comparable(answers, DType.BYTES)}
     if evaluation.probabilities is not None:
         largest = pd.Series(evaluation.probabilities.max(axis=1))
         columns[CONFIDENCE_COLUMN] = comparable(largest, DType.FP32)
-    return columns
+    return ComparedRows(columns, units)
 
 
 def sampled_predictions(table: pa.Table, spec: ModelSpec) -> Columns:

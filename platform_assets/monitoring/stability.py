@@ -1,98 +1,126 @@
-"""Population stability of columns, by feature-engine. Pure."""
+"""Population stability of columns, and the texts that came or went. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.monitoring.binning import TextBins, fit
-from platform_assets.monitoring.records import ColumnDrift
+from platform_assets.monitoring.novelty import unseen_share, vanished_share
+from platform_assets.monitoring.records import ColumnDrift, Novelty
+from platform_assets.monitoring.units import effective_rows
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_CHANCE: Final = 0.999
-"""Confidence of the index that equal distributions give by chance."""
+_FALSE_ALARMS: Final = 0.001
+"""Share of comparisons of like with like that chance may make an alarm, over all columns."""
+_LEAST_UNSEEN: Final = 0.01
+_LEAST_VANISHED: Final = 0.05
+"""Shares of texts below which nothing is called drift, however certain it is."""
+_EMPTY: Final = 1e-4
+"""Least share that an empty bin counts as."""
 _EXAMPLES: Final = 3
 
 
+@dataclass(frozen=True)
+class ComparedRows:
+    """One side of a comparison.
+
+    `columns`: name -> what `binning.comparable` returned, shape (rows,). `units`: numbers from
+    0; rows with the same one are of one entity or request, shape (rows,).
+    """
+
+    columns: dict[str, NDArray[Any]]
+    units: NDArray[np.int64]
+
+    @property
+    def unit_count(self) -> int:
+        """How many entities or requests there are."""
+        return int(self.units.max(initial=-1)) + 1
+
+
 def compare_columns(
-    reference: Mapping[str, NDArray[Any]],
-    current: Mapping[str, NDArray[Any]],
-    *,
-    kind: str,
-    drift_limit: float,
+    reference: ComparedRows, current: ComparedRows, *, kind: str, drift_limit: float
 ) -> tuple[ColumnDrift, ...]:
-    """Compare columns of the same names.
+    """Compare the columns of the reference with those of the window.
 
     Args:
-        reference: name -> what `binning.comparable` returned, shape (reference rows,).
-        current: the same for the window, shape (window rows,).
+        reference: what was trained on.
+        current: the window; it has the same columns.
         kind: `feature` or `prediction`.
         drift_limit: population stability index from which a column has drifted.
 
     Raises:
         ValueError: one of the sides has no rows.
     """
-    for side, columns in (("reference", reference), ("window", current)):
-        empty = [name for name, values in columns.items() if not len(values)]
+    for side, rows in (("reference", reference), ("window", current)):
+        empty = [name for name in reference.columns if not len(rows.columns[name])]
         if empty:
             raise ValueError(f"the {side} has no rows of {', '.join(empty)}")
-    bins = {name: fit(values, len(current[name])) for name, values in reference.items()}
-    before = {name: bins[name].codes(values) for name, values in reference.items()}
-    now = {name: bins[name].codes(current[name]) for name in reference}
-    indices = stability_indices(before, now)
+    confidence = 1 - _FALSE_ALARMS / max(1, len(reference.columns))
     return tuple(
-        _column(
-            name,
-            kind,
-            indices[name],
-            fitted.labels,
-            before[name],
-            now[name],
-            unseen=fitted.unseen(current[name]) if isinstance(fitted, TextBins) else Counter(),
-            drift_limit=drift_limit,
-        )
-        for name, fitted in bins.items()
+        _compare(name, kind, reference, current, drift_limit, confidence)
+        for name in reference.columns
     )
 
 
-def _column(
+def _compare(
     name: str,
     kind: str,
-    psi: float,
-    labels: Sequence[str],
-    before: NDArray[np.int64],
-    now: NDArray[np.int64],
-    *,
-    unseen: Counter[str],
+    reference: ComparedRows,
+    current: ComparedRows,
     drift_limit: float,
+    confidence: float,
 ) -> ColumnDrift:
     import numpy as np
 
-    shares = [np.bincount(codes, minlength=len(labels)) / len(codes) for codes in (before, now)]
+    bins = fit(reference.columns[name], min(reference.unit_count, current.unit_count))
+    before, now = (bins.codes(side.columns[name]) for side in (reference, current))
+    shares = [
+        np.bincount(codes, minlength=len(bins.labels)) / len(codes) for codes in (before, now)
+    ]
     used = (shares[0] > 0) | (shares[1] > 0)
-    chance = chance_index(int(used.sum()), len(before), len(now))
+    worth = effective_rows(before, reference.units), effective_rows(now, current.units)
+    chance = chance_index(int(used.sum()), *worth, confidence)
     return ColumnDrift(
         name=name,
         kind=kind,
-        psi=psi,
+        psi=stability_index(shares[0][used], shares[1][used], *worth),
         limit=max(drift_limit, chance),
         chance=chance,
         missing_reference=float(shares[0][-1]),
         missing_current=float(shares[1][-1]),
-        unseen=unseen.total() / len(now),
-        examples=tuple(text for text, _ in unseen.most_common(_EXAMPLES)),
-        bins=tuple(label for label, use in zip(labels, used, strict=True) if use),
+        novelty=_novelty(name, reference, current, confidence)
+        if isinstance(bins, TextBins)
+        else None,
+        bins=tuple(label for label, use in zip(bins.labels, used, strict=True) if use),
         reference=tuple(shares[0][used].tolist()),
         current=tuple(shares[1][used].tolist()),
     )
 
 
-def chance_index(bins: int, reference_rows: int, rows: int) -> float:
-    """Return the index that samples of one and the same distribution stay below, 999 in 1000.
+def _novelty(
+    name: str, reference: ComparedRows, current: ComparedRows, confidence: float
+) -> Novelty:
+    sides = [(side.columns[name], side.units) for side in (reference, current)]
+    unseen, unseen_limit = unseen_share(*sides[0], *sides[1], confidence)
+    vanished, vanished_limit = vanished_share(*sides[0], *sides[1], confidence)
+    known = set(sides[0][0].tolist())
+    new = Counter(text for text in sides[1][0].tolist() if text not in known and text is not None)
+    return Novelty(
+        unseen=unseen,
+        unseen_limit=max(_LEAST_UNSEEN, unseen_limit),
+        vanished=vanished,
+        vanished_limit=max(_LEAST_VANISHED, vanished_limit),
+        examples=tuple(text for text, _ in new.most_common(_EXAMPLES)),
+    )
+
+
+def chance_index(bins: int, reference_rows: float, rows: float, confidence: float) -> float:
+    """Return the index that samples of one distribution stay below with that confidence.
 
     The index of equal distributions follows (1/n + 1/m) chi-squared of bins - 1 degrees of
     freedom (Yurdakul, Statistical Properties of Population Stability Index, 2018).
@@ -101,35 +129,22 @@ def chance_index(bins: int, reference_rows: int, rows: int) -> float:
 
     if bins < 2:
         return 0.0
-    return float(chi2.ppf(_CHANCE, bins - 1)) * (1 / reference_rows + 1 / rows)
+    return float(chi2.ppf(confidence, bins - 1)) * (1 / reference_rows + 1 / rows)
 
 
-def stability_indices(
-    reference: Mapping[str, NDArray[np.int64]], current: Mapping[str, NDArray[np.int64]]
-) -> dict[str, float]:
-    """Return the population stability index of columns of bin codes; 0 is no change.
+def stability_index(
+    reference: NDArray[np.float64],
+    current: NDArray[np.float64],
+    reference_rows: float,
+    rows: float,
+) -> float:
+    """Return the population stability index of the shares of bins; 0 is no change.
 
-    Args:
-        reference: name -> bin of each row, shape (reference rows,).
-        current: the same names, shape (window rows,).
+    An empty bin counts as half a row: the index has a logarithm in it, and few rows leave bins
+    empty by chance.
     """
-    if not reference:
-        return {}
     import numpy as np
-    import pandas as pd
-    from feature_engine.selection import DropHighPSIFeatures
 
-    # Names of our own: a feature may be called as the column that splits. Categories that are
-    # numbers, since the library would try to read texts as dates, each row for itself.
-    names = {name: f"column_{place}" for place, name in enumerate(reference)}
-    columns = {
-        names[name]: pd.Categorical(np.concatenate([codes, current[name]]))
-        for name, codes in reference.items()
-    }
-    before, now = (len(next(iter(side.values()))) for side in (reference, current))
-    frame = pd.DataFrame({**columns, "side": ["reference"] * before + ["window"] * now})
-    selector = DropHighPSIFeatures(
-        split_col="side", cut_off=["reference"], bins=2, variables=list(columns)
-    )
-    selector.fit(frame)
-    return {name: float(selector.psi_values_[column]) for name, column in names.items()}
+    before = np.maximum(reference, max(_EMPTY, 0.5 / reference_rows))
+    now = np.maximum(current, max(_EMPTY, 0.5 / rows))
+    return float(((now - before) * np.log(now / before)).sum())

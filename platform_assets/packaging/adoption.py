@@ -7,22 +7,23 @@ of the pipeline's own newest version, so that the gates compare it with producti
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.onnx_export import model_inputs, sha256
+from platform_assets.packaging.onnx_export import sha256
 from platform_assets.packaging.trial import try_out
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
-from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow import MlflowResource, RegistryNotFound
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.reference import REFERENCE_ARTIFACT
+from platform_assets.resources.signatures import is_signed
+from platform_assets.training.graph.runtime import model_inputs
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,
     RUN_ID_TAG,
-    SIGNATURE_TAG,
     Signature,
 )
 
@@ -39,7 +40,7 @@ class AdoptionError(Exception):
 
 def is_foreign(entry: VersionEntry) -> bool:
     """Whether the pipeline neither registered nor adopted this version."""
-    return SIGNATURE_TAG not in entry.tags
+    return not is_signed(entry.tags)
 
 
 def _is_own(entry: VersionEntry) -> bool:
@@ -80,11 +81,14 @@ def adopt(
             "keep its evaluation: register it from a run"
         )
     _require_own_run(entry, entries.values())
-    known, evaluation = _yardstick(spec, entries, version, mlflow)
+    known, evaluation, known_run = _yardstick(spec, entries, version, mlflow)
     graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
     answers = try_out(graph, signature, model_inputs(signature, evaluation.features))
     _record_evaluation(entry.run_id, signature, evaluation, answers, mlflow)
+    with suppress(RegistryNotFound):  # of a version that an earlier release trained
+        reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)
+        mlflow.log_artifact_bytes(entry.run_id, REFERENCE_ARTIFACT, reference)
     mlflow.log_artifact_bytes(entry.run_id, artifact, graph)
     mlflow.set_version_tags(
         spec.model_name,
@@ -94,7 +98,7 @@ def adopt(
             DATA_FINGERPRINT_TAG: FOREIGN_DATA,
             ONNX_DIGEST_TAG: sha256(graph),
             # Last: with it the version counts as adopted.
-            SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
+            **mlflow.record_signature(entry.run_id, signature),
         },
     )
     return mlflow.version(spec.model_name, version), graph
@@ -117,16 +121,19 @@ def _require_own_run(entry: VersionEntry, entries: Iterable[VersionEntry]) -> No
 
 def _yardstick(
     spec: ModelSpec, entries: dict[int, VersionEntry], version: int, mlflow: MlflowResource
-) -> tuple[Signature, EvaluationSet]:
-    """Signature and evaluation rows of the newest version that the pipeline trained."""
+) -> tuple[Signature, EvaluationSet, str]:
+    """Signature, evaluation rows and run of the newest version that the pipeline trained.
+
+    One whose run is gone is passed over.
+    """
     for other in sorted(entries, reverse=True):
         entry = entries[other]
         if other == version or not _is_own(entry):
             continue
-        signature = mlflow.version(spec.model_name, other).signature
-        if [f.name for f in signature.features] != list(spec.feature_names):
-            continue
-        return signature, mlflow.evaluation_set(entry.run_id)
+        with suppress(RegistryNotFound):
+            signature = mlflow.version(spec.model_name, other).signature
+            if [f.name for f in signature.features] == list(spec.feature_names):
+                return signature, mlflow.evaluation_set(entry.run_id), entry.run_id
     raise AdoptionError(
         f"there are no evaluation rows of {spec.model_name} to judge version {version} by: run "
         f"{spec.identifier}_chain once, then adopt it"

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
 from platform_assets.packaging.adoption import AdoptionError, adopt
 from platform_assets.packaging.foreign_graph import GraphRefused
 from platform_assets.packaging.onnx_export import (
@@ -29,6 +29,7 @@ from platform_assets.resources.model_repository import (
     ModelRepository,
     Provenance,
     RepositoryError,
+    RepositoryNotWritable,
     VersionConflict,
 )
 from platform_assets.resources.records import RegisteredVersion
@@ -209,12 +210,12 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
 
         enable_dynamic_batching: bool = Field(
             default=serving.dynamic_batching,
-            description="Let Triton gather requests into batches of 8 or 16 rows.",
+            description="Let Triton put requests together.",
         )
         triton_instance_group_count: int = Field(
             default=serving.instances,
             ge=1,
-            le=64,
+            le=MAX_INSTANCES,
             description="Instances of the model on the CPU, or on each GPU where Triton has some.",
         )
 
@@ -276,11 +277,11 @@ def _packaged(
             allow_retries=may_pass(error),
         ) from error
     except (ExportError, ConfigError, RepositoryError) as error:
-        todo = (
-            "train a new version, or move that directory away if no Triton serves it."
-            if isinstance(error, VersionConflict)
-            else "mend the cause, then retry this run from here."
-        )
+        todo = "mend the cause, then retry this run from here."
+        if isinstance(error, VersionConflict):
+            todo = "train a new version, or move that directory away if no Triton serves it."
+        if isinstance(error, RepositoryNotWritable):
+            todo = "make room there and let this user write to it, then retry this run from here."
         raise failure(f"version {version} was not packaged: {error}", todo) from error
     return dg.MaterializeResult(
         value=PackagedVersion(name, version, onnx_model.run_id, onnx_model.sha256, text),

@@ -6,12 +6,7 @@ import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.assets import ONNX_ARTIFACT
-from platform_assets.packaging.onnx_export import (
-    inspect_graph,
-    model_inputs,
-    run_graph,
-    sha256,
-)
+from platform_assets.packaging.onnx_export import inspect_graph, sha256
 from platform_assets.packaging.parity_check import parity_check
 from platform_assets.packaging.provenance import twin_of
 from platform_assets.packaging.records import OnnxModel, PackagedVersion
@@ -21,6 +16,7 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.training.environment import ENVIRONMENT_TAG, differences
 from platform_assets.training.graph.builder import ExportError
+from platform_assets.training.graph.runtime import model_inputs, run_graph
 from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
 
 

@@ -15,11 +15,11 @@ from platform_assets.packaging.onnx_export import (
     inspect_graph,
     parse_graph,
     parts,
-    run_graph,
 )
 from platform_assets.packaging.triton_config import TensorSpec
 from platform_assets.training.graph.builder import ML, ExportError
 from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
+from platform_assets.training.graph.runtime import run_graph
 from serving_gateway.contract import Signature, feature_contract
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ _CHANCE: Final = (
     *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
 )
 """What the first run of a graph with one of these took says nothing of the next run."""
+_UNSERVED: Final = {
+    "ZipMap": "whose maps Triton does not serve: convert with options={'zipmap': False}",
+    "TreeEnsemble": f"which the serving image does not have yet: convert with {ML} 3",
+}
+"""Operators of `ML` that are valid, and yet no use."""
 
 
 class GraphRefused(Exception):
@@ -86,6 +91,8 @@ def _require_operators(graph: bytes) -> None:
     for node in parts(model, onnx.NodeProto):
         if node.domain not in _DOMAINS:
             wrong.append(f"the operator {node.domain}.{node.op_type}")
+        elif node.domain == ML and node.op_type in _UNSERVED:
+            wrong.append(f"the operator {node.op_type}, {_UNSERVED[node.op_type]}")
         elif node.op_type == _ENDLESS:
             wrong.append(f"the operator {_ENDLESS}, which may run for ever")
         elif node.op_type in _CHANCE:

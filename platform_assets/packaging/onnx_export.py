@@ -1,35 +1,28 @@
-"""What an ONNX graph declares about itself, and how it is run.
-
-Graphs are made by `training.graph.export`.
-"""
+"""What an ONNX graph, as `training.graph.export` makes it, declares about itself."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from platform_assets.packaging.triton_config import TensorSpec
 from platform_assets.training.graph.builder import (
-    MAX_IR_VERSION,
+    IMAGE_IR_VERSION,
+    IMAGE_ML_OPSET,
+    IMAGE_OPSET,
     ML,
     ML_OPSET,
-    OPSET,
     ExportError,
 )
 from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
-from serving_gateway.contract import DType, Feature, Signature, feature_contract
+from serving_gateway.contract import DType, Feature, feature_contract
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     from google.protobuf.message import Message
-
-_ROWS_AT_ONCE: Final = 10_000
-"""What the runtime holds between two nodes grows with the rows, and is never given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +51,14 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
         ml_opset=opsets.get(ML, 0),
         ir_version=model.ir_version,
     )
-    if summary.opset > OPSET or summary.ml_opset > ML_OPSET or model.ir_version > MAX_IR_VERSION:
+    found = (summary.opset, summary.ml_opset, summary.ir_version)
+    most = (IMAGE_OPSET, IMAGE_ML_OPSET, IMAGE_IR_VERSION)
+    if any(one > limit for one, limit in zip(found, most, strict=True)):
         raise ExportError(
-            f"opset {summary.opset}, ai.onnx.ml {summary.ml_opset}, IR {summary.ir_version}: the "
-            f"serving image reads at most {OPSET}, {ML_OPSET} and {MAX_IR_VERSION}"
+            "opset {}, {} {}, IR {}: ".format(found[0], ML, *found[1:])
+            + "the serving image reads at most {}, {} and {}: ".format(*most)
+            + f"export it with target_opset {{'': {IMAGE_OPSET}, '{ML}': {ML_OPSET}}}, and set "
+            f"ir_version to {IMAGE_IR_VERSION}"
         )
     return summary
 
@@ -175,54 +172,3 @@ def _tensor(value: Any) -> TensorSpec:  # onnx.ValueInfoProto is untyped here
 def sha256(data: bytes) -> str:
     """Return the hexadecimal digest by which a graph is known everywhere."""
     return hashlib.sha256(data).hexdigest()
-
-
-def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn rows into the tensors that the graph reads.
-
-    Args:
-        signature: says the columns, their order and whether they are packed.
-        features: [n] rows in tensor form with at least the signature's columns.
-
-    Returns:
-        {input name: [n, width] array} for a packed input, else one [n, 1] array per feature.
-    """
-    import numpy as np
-
-    dtypes: dict[DType, Any] = {
-        DType.FP32: np.float32,
-        DType.FP64: np.float64,
-        DType.INT64: np.int64,
-        DType.BOOL: np.bool_,
-        DType.BYTES: np.object_,
-    }
-    names = [feature.name for feature in signature.features]
-    if signature.packed_input is not None:
-        dtype = dtypes[signature.features[0].tensor_dtype]
-        return {signature.packed_input: features[names].to_numpy(dtype=dtype)}
-    return {
-        feature.name: features[[feature.name]].to_numpy(dtype=dtypes[feature.tensor_dtype])
-        for feature in signature.features
-    }
-
-
-def run_graph(
-    onnx_bytes: bytes, inputs: dict[str, np.ndarray[Any, Any]]
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name.
-
-    Args:
-        onnx_bytes: the graph.
-        inputs: tensors of as many rows each.
-    """
-    import numpy as np
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    rows = max(map(len, inputs.values()))
-    parts = [
-        session.run(names, {key: one[start : start + _ROWS_AT_ONCE] for key, one in inputs.items()})
-        for start in range(0, max(rows, 1), _ROWS_AT_ONCE)
-    ]
-    return {name: np.concatenate(found) for name, *found in zip(names, *parts, strict=True)}

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 INSTANCE_KIND: Final = "TRITON_INSTANCE_KIND"
 """Environment variable: `gpu` where Triton stands on nodes with one, else `cpu` or nothing."""
 
-PREFERRED_BATCH_SIZES: Final = (8, 16)
 _CONFIG_TYPES: Final = {DType.BYTES: "TYPE_STRING"} | {
     dtype: f"TYPE_{dtype}" for dtype in (DType.FP32, DType.FP64, DType.INT64, DType.BOOL)
 }
@@ -99,7 +98,8 @@ def model_config(
         instance_group=[group(kind=kind, count=options.instance_count)],
     )
     if options.dynamic_batching:
-        config.dynamic_batching.preferred_batch_size.extend(PREFERRED_BATCH_SIZES)
+        # Without preferred sizes: beyond the maximum Triton refuses them, and ONNX gains nothing.
+        config.dynamic_batching.SetInParent()
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +12,7 @@ from dagster import DagsterInvariantViolationError, Failure, OpExecutionContext,
 from platform_assets.intervals import retry_seconds
 from platform_assets.resources.gateway import GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
+from platform_assets.resources.redaction import without_secrets
 from platform_assets.resources.triton_api import TritonUnreachable
 
 STILL_TRUE: Final = (
@@ -34,6 +36,8 @@ def failure(
 ) -> Failure:
     """Build the failure of a step: what happened, what is still served, what to do.
 
+    Secrets of the environment are taken out: causes may name what they were told to use.
+
     Args:
         what: what happened.
         todo: what to do.
@@ -45,10 +49,10 @@ def failure(
         dagster.RetryRequested: instead of returning, where retries are allowed and the step that
             runs has some left.
     """
-    what = what[:1].upper() + what[1:].rstrip(". ")
-    todo = todo.rstrip(". ")
+    what, todo = (without_secrets(text, os.environ).rstrip(". ") for text in (what, todo))
+    what = what[:1].upper() + what[1:]
     made = Failure(
-        description=f"{what}. {still_true} What to do: {todo.rstrip('. ')}.",
+        description=f"{what}. {still_true} What to do: {todo}.",
         metadata={
             "what_to_do": todo,
             "still_served": still_true,

@@ -19,6 +19,7 @@ from dagster import ConfigurableResource
 from pydantic import Field
 
 from platform_assets.resources.feast_rows import online_rows
+from platform_assets.resources.redaction import without_secrets
 from serving_gateway.contract import DType, Feature, feature_contract
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         try:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
         except (OSError, ValueError) as exc:
-            raise FeatureStoreError(f"Redis at {host}:{port} does not answer: {exc}") from exc
+            place = without_secrets(f"{host}:{port}", os.environ)
+            raise FeatureStoreError(f"Redis at {place} does not answer: {exc}") from exc
 
 
 @contextmanager
@@ -274,4 +276,5 @@ def _translated(doing: str) -> Iterator[None]:
     except FeatureStoreError:
         raise
     except Exception as exc:
-        raise FeatureStoreError(f"Feast could not {doing}: {type(exc).__name__}: {exc}") from exc
+        reason = without_secrets(f"{type(exc).__name__}: {exc}", os.environ)
+        raise FeatureStoreError(f"Feast could not {doing}: {reason}") from exc

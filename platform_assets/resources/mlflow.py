@@ -5,6 +5,7 @@ No method here opens a pickled model (I11): what is published are bytes, found b
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,12 +35,14 @@ from platform_assets.resources.mlflow_client import (
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
 from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion, SplitRecord
+from platform_assets.resources.signatures import SignatureReader
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
     DAGSTER_RUN_TAG,
     DATA_FINGERPRINT_TAG,
     RUN_ID_TAG,
-    SIGNATURE_TAG,
+    SIGNATURE_ARTIFACT,
+    SIGNATURE_DIGEST_TAG,
     Signature,
 )
 
@@ -72,6 +75,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     )
 
     _opened: Any = PrivateAttr(default=None)
+    _signatures: SignatureReader | None = PrivateAttr(default=None)
 
     def _client(self) -> Any:
         # Asked each time: a server that is down is known in seconds, whereas the client in
@@ -190,9 +194,11 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""
         client = self._client()
-        with tempfile.TemporaryDirectory() as directory:
-            with translated(f"fetch {path} of run {run_id}"):
-                fetched = Path(client.download_artifacts(run_id, path, directory))
+        with (
+            translated(f"fetch {path} of run {run_id}"),
+            tempfile.TemporaryDirectory() as directory,
+        ):
+            fetched = Path(client.download_artifacts(run_id, path, directory))
             if not fetched.is_file():
                 raise RegistryNotFound(f"MLflow has no file {path} with run {run_id}")
             return fetched.read_bytes()
@@ -246,7 +252,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             DATA_FINGERPRINT_TAG: data_fingerprint,
             CODE_VERSION_TAG: code_version,
             DAGSTER_RUN_TAG: dagster_run_id,
-            SIGNATURE_TAG: msgspec.json.encode(signature).decode(),
+            **self.record_signature(run_id, signature),
             **{f"metric.{key}": f"{value:.6f}" for key, value in metrics.items()},
         }
         if split is not None:
@@ -259,7 +265,13 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
                 tags=tags,
                 model_id=source.removeprefix("models:/"),
             )
-        return _registered(created)
+        return self._registered(created)
+
+    def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
+        """Keep a signature with the run of a version; return the tags that stand for it."""
+        data = msgspec.json.encode(signature)
+        self.log_artifact_bytes(run_id, SIGNATURE_ARTIFACT, data)
+        return {SIGNATURE_DIGEST_TAG: hashlib.sha256(data).hexdigest()}
 
     def _model_uri(self, run_id: str) -> str:
         with translated(f"look up run {run_id}"):
@@ -288,13 +300,14 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             found = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
         if not found:
             return None
-        return _registered(min(found, key=lambda version: int(version.version)))
+        return self._registered(min(found, key=lambda version: int(version.version)))
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         """Return what MLflow records about a version, asked now."""
         client = self._client()
         with translated(f"look up version {version} of {model_name}"):
-            return _registered(client.get_model_version(model_name, str(version)))
+            found = client.get_model_version(model_name, str(version))
+        return self._registered(found)
 
     def versions(self, model_name: str) -> list[VersionEntry]:
         """Return all versions of a model, whoever registered them, oldest first."""
@@ -333,6 +346,32 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             return None
         return None if found is None else int(found)
 
+    def _registered(self, found: ModelVersion) -> RegisteredVersion:
+        tags, run_id = found.tags, str(found.run_id)
+        name, version = str(found.name), int(found.version)
+        if self._signatures is None:
+            self._signatures = SignatureReader(self.artifact_bytes)
+        try:
+            signature = self._signatures.read(run_id, tags)
+            fingerprint = tags[DATA_FINGERPRINT_TAG]
+            split = SPLIT_TAG in tags and msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord)
+        except (KeyError, msgspec.MsgspecError) as exc:
+            raise RegistryError(
+                f"version {version} of {name} carries no usable signature and "
+                f"{DATA_FINGERPRINT_TAG} tags ({exc}): it was not registered by this pipeline; "
+                "run the chain to register one that was"
+            ) from exc
+        return RegisteredVersion(
+            name,
+            version,
+            run_id,
+            fingerprint,
+            signature,
+            code_version=tags.get(CODE_VERSION_TAG),
+            dagster_run_id=tags.get(DAGSTER_RUN_TAG),
+            split=split or None,
+        )
+
     # Pages for people
 
     def run_url(self, run_id: str) -> str:
@@ -345,30 +384,3 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def _pages(self) -> str:
         return (self.ui_url or self.tracking_uri).rstrip("/")
-
-
-def _registered(found: ModelVersion) -> RegisteredVersion:
-    tags = found.tags
-    name, version = str(found.name), int(found.version)
-    try:
-        signature = msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature)
-        fingerprint = tags[DATA_FINGERPRINT_TAG]
-        split = (
-            msgspec.json.decode(tags[SPLIT_TAG], type=SplitRecord) if SPLIT_TAG in tags else None
-        )
-    except (KeyError, msgspec.MsgspecError) as exc:
-        raise RegistryError(
-            f"version {version} of {name} carries no usable {SIGNATURE_TAG} and "
-            f"{DATA_FINGERPRINT_TAG} tags ({exc}): it was not registered by this pipeline; "
-            "run the chain to register one that was"
-        ) from exc
-    return RegisteredVersion(
-        name,
-        version,
-        str(found.run_id),
-        fingerprint,
-        signature,
-        code_version=tags.get(CODE_VERSION_TAG),
-        dagster_run_id=tags.get(DAGSTER_RUN_TAG),
-        split=split,
-    )

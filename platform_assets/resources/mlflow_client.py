@@ -157,6 +157,8 @@ def translated(doing: str) -> Iterator[None]:
         raise _translate(exc, doing) from exc
     except RequestException as exc:
         raise MlflowUnavailable(f"MLflow stopped answering while it was to {doing}") from exc
+    except OSError as exc:  # of a temporary file above all
+        raise RegistryError(f"this machine cannot {doing}: {exc.strerror or exc}") from exc
 
 
 def _translate(exc: Any, doing: str) -> RegistryError:

@@ -115,11 +115,10 @@ def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:
     if target.is_absolute() or ".." in target.parts or not target.name:
         raise RegistryError(f"artifact path {path!r} is not a relative path below the run")
     folder = None if len(target.parts) == 1 else str(target.parent)
-    with tempfile.TemporaryDirectory() as directory:
+    with translated(f"store {path} with run {run_id}"), tempfile.TemporaryDirectory() as directory:
         staged = Path(directory) / target.name
         staged.write_bytes(data)
-        with translated(f"store {path} with run {run_id}"):
-            client.log_artifact(run_id, str(staged), folder)
+        client.log_artifact(run_id, str(staged), folder)
 
 
 def _save_sklearn(

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,11 +37,22 @@ _NOBODYS_AFTER_S: Final = 3600.0
 """Seconds after which nobody writes any more at what is staged: its writer was killed."""
 
 
-__all__ = ["DigestMismatch", "ModelRepository", "Provenance", "RepositoryError", "VersionConflict"]
+__all__ = [
+    "DigestMismatch",
+    "ModelRepository",
+    "Provenance",
+    "RepositoryError",
+    "RepositoryNotWritable",
+    "VersionConflict",
+]
 
 
 class VersionConflict(RepositoryError):
     """The version stands in the repository already, with other content."""
+
+
+class RepositoryNotWritable(RepositoryError):
+    """The disk is full or does not let this process write; nothing half written is seen."""
 
 
 class ModelRepository(dg.ConfigurableResource[None]):
@@ -62,6 +73,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
 
         Raises:
             VersionConflict: the directory holds another model or comes from another run.
+            RepositoryNotWritable: the disk is full, or does not let this process write.
             RepositoryError: the bytes are not those that `provenance` names.
         """
         digest = hashlib.sha256(onnx_bytes).hexdigest()
@@ -71,6 +83,10 @@ class ModelRepository(dg.ConfigurableResource[None]):
                 f"have digest {digest}, the registry recorded {provenance.onnx_sha256}"
             )
         target = self.path(provenance.model_name, provenance.version)
+        with _translated(f"write {target}"):
+            return self._package(target, onnx_bytes, provenance)
+
+    def _package(self, target: Path, onnx_bytes: bytes, provenance: Provenance) -> bool:
         staging = target.with_name(f"{_STAGING_PREFIX}{provenance.version}-{uuid.uuid4().hex}")
         staging.mkdir(parents=True)
         _clear_away_leftovers(staging.parent)
@@ -149,19 +165,32 @@ class ModelRepository(dg.ConfigurableResource[None]):
         return path.read_text() if path.exists() else None
 
     def persist_config(self, model_name: str, text: str) -> None:
-        """Replace `config.pbtxt` atomically; a restarted Triton loads what it names."""
+        """Replace `config.pbtxt` atomically; a restarted Triton loads what it names.
+
+        Raises:
+            RepositoryNotWritable: it cannot be written.
+        """
         path = self._config_path(model_name)
         # A leading letter, since Triton looks at this folder.
         staging = path.with_name(f"{_STAGING_PREFIX}{CONFIG_FILE}-{uuid.uuid4().hex}")
-        try:
-            _write_durably(staging, text.encode())
-            staging.replace(path)
-            _fsync_directory(path.parent)
-        finally:
-            staging.unlink(missing_ok=True)
+        with _translated(f"write {path}"):
+            try:
+                _write_durably(staging, text.encode())
+                staging.replace(path)
+                _fsync_directory(path.parent)
+            finally:
+                staging.unlink(missing_ok=True)
 
     def _config_path(self, model_name: str) -> Path:
         return Path(self.root) / check_model_name(model_name) / CONFIG_FILE
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RepositoryNotWritable(f"cannot {doing}: {error.strerror or error}") from error
 
 
 def _clear_away_leftovers(folder: Path) -> None:

@@ -23,7 +23,8 @@ SAMPLE_PREDICTION: Final = "sample_prediction"
 """The answer as text; null for a regression."""
 SAMPLE_SCORE: Final = "sample_score"
 """Largest probability of a classifier, or the value that a regression answered; float64."""
-
+SAMPLE_ENTITY: Final = "sample_entity"
+"""Whose row it is, as text; null where the request named no entity. Older files have none."""
 
 # What pyarrow raises for files that are broken or of another make.
 _UNREADABLE: Final = (OSError, ValueError, TypeError, NotImplementedError)

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.resources.redaction import without_secrets
+
 URL_VARIABLE: Final = "NOTIFY_WEBHOOK_URL"
 _TIMEOUT_S: Final = 5.0
-_HIDDEN: Final = "***"
-_PARAMETERS: Final = re.compile(
-    r"((?:password|passwd|pwd)(?:=|%3D))(?:(?!%3B)[^&;\s])+", re.IGNORECASE
-)
-# Up to the last @: an @ in a password is often not written as %40.
-_CREDENTIALS: Final = re.compile(r"(?<=://)\S+(?=@)")
-_SECRET_NAME: Final = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|_KEY$|WEBHOOK", re.IGNORECASE
-)
-_SHORTEST_SECRET: Final = 6
 
 
 class WebhookError(Exception):
@@ -70,19 +60,3 @@ class WebhookResource(dg.ConfigurableResource[None]):
             return urlsplit(self.address).hostname or "an address without a host"
         except ValueError:
             return "an address that is none"
-
-
-def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return `text` without credentials in addresses and without secrets of the environment.
-
-    A variable is a secret by its name: token, password, key and the like.
-    """
-    text = _CREDENTIALS.sub(_HIDDEN, _PARAMETERS.sub(rf"\1{_HIDDEN}", text))
-    secrets = {
-        value
-        for name, value in environment.items()
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
-    }
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    return text

@@ -118,6 +118,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         retention: int = Field(
             default=spec.serving.retention,
             ge=1,
+            le=spec.serving.keep_versions,
             description="READY versions to keep after the switch, production included.",
         )
         convergence_timeout_s: float = Field(
@@ -231,7 +232,15 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
                 still_true="The switch itself was confirmed by every replica.",
                 allow_retries=may_pass(error),
             ) from error
-        folder = proof_folder.write(spec.model_name, context.run.run_id, files)
+        try:
+            folder = proof_folder.write(spec.model_name, context.run.run_id, files)
+        except OSError as error:
+            raise failure(
+                f"the proof cannot be written below {proof_folder.root}: {error.strerror or error}",
+                "make room there and let this user write to it, then materialize serving_proof "
+                "again.",
+                still_true="The switch itself was confirmed by every replica.",
+            ) from error
         return dg.MaterializeResult(
             value=str(folder),
             metadata={

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from platform_assets.packaging.onnx_export import model_inputs
 from platform_assets.resources.triton import TritonEndpoint, TritonError
 from platform_assets.serving.candidate import Candidate
 from platform_assets.serving.pictures import latency_picture
+from platform_assets.training.graph.runtime import model_inputs
 from platform_assets.training.pictures import inline
 
 if TYPE_CHECKING:

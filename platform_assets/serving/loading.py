@@ -87,9 +87,11 @@ def load_beside(
         log(f"READY now: {_listed(ready)}; config.pbtxt names them")
         # A server that started meanwhile may have read the file as it was.
         triton.everywhere(loading.load_unless_ready)
-    except _NotLoadedError as refusal:
+    except (_NotLoadedError, RepositoryError) as refusal:
         loading.give_back()
-        return state(str(refusal))
+        return state(
+            f"not kept: {refusal}" if isinstance(refusal, RepositoryError) else str(refusal)
+        )
     except TritonError:
         loading.give_back()
         raise
@@ -145,7 +147,10 @@ class _Loading:
     def give_back(self) -> None:
         """Bring servers and file to where they were; what fails is left to the reconciliation."""
         if self._persisted is not None and self._loaded:
-            self._repository.persist_config(self._name, self._persisted)
+            try:
+                self._restore_config(self._persisted)
+            except RepositoryError as error:
+                self._log(f"config.pbtxt was not restored: {error}")
         for endpoint, before in self._loaded:
             try:
                 if before:
@@ -156,6 +161,10 @@ class _Loading:
                     endpoint.unload(self._name)
             except TritonError as error:
                 self._log(f"version {self._version} was not given back: {error}")
+
+    def _restore_config(self, text: str) -> None:
+        if self._repository.persisted_config(self._name) != text:
+            self._repository.persist_config(self._name, text)
 
 
 def beside(candidate: ModelConfig, persisted: str | None, versions: Collection[int]) -> ModelConfig:

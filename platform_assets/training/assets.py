@@ -80,6 +80,8 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
                     "correct the model file (or add rows to the source), then run again from "
                     "features",
                 ) from exc
+        for name, reason in trained.failed.items():
+            context.log.warning(f"{name} did not compete: {reason}")
         return MaterializeResult(
             value=trained.model,
             metadata={
@@ -123,6 +125,7 @@ def _training_metadata(
     model = trained.model
     return {
         "candidate": trained.candidate,
+        "candidates_failed": MetadataValue.json(trained.failed),
         "mlflow_run": MetadataValue.url(mlflow.run_url(model.run_id)),
         "run_id": model.run_id,
         **{key: round(value, 6) for key, value in model.metrics.items()},

@@ -1,4 +1,4 @@
-"""Before hours of training: can every candidate be fitted at all, and expressed in ONNX?"""
+"""Before hours of training: can every candidate be fitted, and does its graph answer alike?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.graph.builder import ExportError
+from platform_assets.training.graph.ensembles import settle
 from platform_assets.training.graph.export import export
+from platform_assets.training.graph.runtime import model_inputs, run_graph
+from platform_assets.training.metrics import Answers
+from platform_assets.training.parity import compare
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
+from platform_assets.training.selection import answers_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,12 +35,13 @@ def probe(
     classes: tuple[Label, ...],
     say: Callable[[str], object],
 ) -> None:
-    """Fit and export every candidate on a few rows.
+    """Fit and export every candidate on a few rows, and let the graph answer them.
 
     Raises:
         CandidateError: a candidate cannot be built, has a parameter with a value that its
-            estimator does not take, or cannot be converted to ONNX. One that merely fails to
-            learn from so few rows is left to the real training, and `say` is told.
+            estimator does not take, cannot be converted to ONNX, or answers otherwise there.
+            One that merely fails to learn from so few rows is left to the real training, and
+            `say` is told.
     """
     sample = rows.take(_positions(rows, spec))
     for one in candidates:
@@ -47,12 +53,14 @@ def probe(
             fitted = _fitted(pipeline, sample, one, say)
             if fitted is None:
                 continue
+            settle(model)
             try:
-                export(fitted, spec.signature(classes), spec.model_name)
+                graph = export(fitted, spec.signature(classes), spec.model_name)
             except ExportError as exc:
                 raise CandidateError(
                     f"{one.where}: {one.name} cannot become an ONNX model: {exc}"
                 ) from exc
+            _require_parity(graph, answers_of(fitted, sample, spec, classes), sample, spec, one)
 
 
 def _positions(rows: Rows, spec: ModelSpec) -> NDArray[np.int64]:
@@ -88,3 +96,41 @@ def _fitted(
     except Exception as exc:
         say(f"{one.name} could not be tried on {len(sample)} rows ({exc}); training will tell")
         return None
+
+
+def _require_parity(
+    graph: bytes, expected: Answers, sample: Rows, spec: ModelSpec, one: Candidate
+) -> None:
+    """Refuse a candidate whose graph answers the sample otherwise than it does."""
+    signature, tolerance = spec.signature(expected.classes), spec.gates.parity_tolerance
+    decided = _decided(expected, tolerance)
+    try:
+        outputs = run_graph(graph, model_inputs(signature, sample.features))
+    # ONNX Runtime's exceptions have no common root of their own.
+    except Exception as exc:
+        raise CandidateError(f"{one.where}: ONNX Runtime cannot run {one.name}: {exc}") from exc
+    answered, stated = outputs.get(signature.probabilities_output or ""), expected.probabilities
+    parity = compare(
+        outputs[signature.label_output][decided],
+        None if answered is None else answered[decided],
+        expected.labels[decided],
+        None if stated is None else stated[decided],
+        tolerance,
+    )
+    if parity.rows and not parity.holds:
+        raise CandidateError(
+            f"{one.where}: {one.name} answers {len(parity.differing_rows)} of {parity.rows} rows "
+            f"otherwise as an ONNX model: {parity.label_mismatches} with another answer, "
+            f"probabilities by up to {parity.largest_probability_difference:.2g}; choose an "
+            "estimator that skl2onnx converts exactly"
+        )
+
+
+def _decided(expected: Answers, tolerance: float) -> NDArray[np.bool_]:
+    """Rows without a tie, which so few rows to learn from make of many and training of few."""
+    import numpy as np
+
+    if expected.probabilities is None:
+        return np.ones(len(expected.labels), dtype=np.bool_)
+    best = np.sort(expected.probabilities, axis=1)
+    return np.asarray(best[:, -1] - best[:, -2] > 2 * tolerance, dtype=np.bool_)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.training.environment import ENVIRONMENT_TAG, numeric_environment
 from platform_assets.training.evaluation_pictures import (
@@ -23,7 +24,7 @@ from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
 from platform_assets.training.records import TrainedModel
-from platform_assets.training.rows import Rows
+from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import (
     Evaluated,
     best_candidate,
@@ -53,6 +54,8 @@ class Trained:
     candidate: str
     candidates: dict[str, dict[str, float]]
     """Cross-validation scores and `seconds`, by candidate."""
+    failed: dict[str, str]
+    """Candidates that could not be fitted to a fold, and why."""
     training_rows: int
     pictures: dict[str, bytes]
     """PNGs by name; `evaluation` is the one that the metric gate shows."""
@@ -91,7 +94,7 @@ def train(
         CODE_VERSION_TAG: spec.code_version,
     }
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
-        results = _compete(candidates, training, spec, classes, mlflow, run, tags, say)
+        results, failed = _compete(candidates, training, spec, classes, mlflow, run, tags, say)
         best = best_candidate(results, spec)
         say(f"best by cross-validation: {best}")
         unfitted = build(next(one for one in candidates if one.name == best), spec)
@@ -113,6 +116,8 @@ def train(
             tags={ENVIRONMENT_TAG: numeric_environment()},
         )
         run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, classes))
+        reference = write_reference(training.features, training.groups)
+        run.artifact(REFERENCE_ARTIFACT, reference)
         for name, picture in pictures.items():
             run.artifact(f"evaluation/{name}.png", picture)
         run.sklearn_model(estimator, spec.model_name, spec.signature(classes))
@@ -131,7 +136,7 @@ def train(
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
     )
-    return Trained(model, best, results, len(training), pictures)
+    return Trained(model, best, results, failed, len(training), pictures)
 
 
 def _compete(
@@ -143,17 +148,24 @@ def _compete(
     parent: RunLog,
     tags: Mapping[str, str],
     say: Callable[[str], object],
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Return the scores of the candidates, and why others have none: their run has FAILED."""
     results: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
     dealt: list[Fold] = folds(rows, spec)
     metric = spec.evaluation.metric
     for number, one in enumerate(candidates, start=1):
         started = time.monotonic()
-        with mlflow.run(spec.model_name, one.name, parent=parent, tags=tags) as run:
-            pipeline = build(one, spec)
-            said = _Folds(one.name, len(dealt), say)
-            scores, notes = cross_validate(pipeline, rows, dealt, spec, classes, said.done)
-            run.record(params={"candidate": one.name, **parameters(pipeline)}, metrics=scores)
+        try:
+            with mlflow.run(spec.model_name, one.name, parent=parent, tags=tags) as run:
+                pipeline = build(one, spec)
+                said = _Folds(one.name, len(dealt), say)
+                scores, notes = cross_validate(pipeline, rows, dealt, spec, classes, said.done)
+                run.record(params={"candidate": one.name, **parameters(pipeline)}, metrics=scores)
+        except TrainingError as error:
+            failed[one.name] = str(error)
+            say(f"candidate {number} of {len(candidates)}, {one.name}, is out: {error}")
+            continue
         seconds = time.monotonic() - started
         results[one.name] = {**scores, "seconds": seconds}
         _tell(one.name, notes, say)
@@ -161,7 +173,9 @@ def _compete(
             f"candidate {number} of {len(candidates)}, {one.name}: {metric} "
             f"{scores[f'cv_{metric}']:.4f} ± {scores[f'cv_{metric}_std']:.4f} ({seconds:.1f} s)"
         )
-    return results
+    if not results:
+        raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    return results, failed
 
 
 class _Folds:

@@ -19,11 +19,16 @@ PROBABILITIES_OUTPUT: Final = "probabilities"
 
 RUN_ID_TAG: Final = "serving.run_id"
 SIGNATURE_TAG: Final = "serving.signature"
+"""The signature itself: of versions that were registered before it had a digest."""
+SIGNATURE_DIGEST_TAG: Final = "serving.signature_sha256"
 ONNX_DIGEST_TAG: Final = "serving.onnx_sha256"
 DATA_FINGERPRINT_TAG: Final = "serving.data_fingerprint"
 CODE_VERSION_TAG: Final = "serving.code_version"
 DAGSTER_RUN_TAG: Final = "serving.dagster_run_id"
 """Tags of a registered model version in MLflow."""
+
+SIGNATURE_ARTIFACT: Final = "serving/signature.json"
+"""Where the run keeps the signature: with thousands of features no tag could hold it."""
 
 MAX_BATCH_SIZE: Final = 1024
 """Rows that one inference may carry: packaging writes it to config.pbtxt, the gateway keeps it."""

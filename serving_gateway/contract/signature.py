@@ -54,7 +54,7 @@ def feature_contract(features: Sequence[Feature]) -> str:
 
 
 class Signature(Struct, frozen=True):
-    """What a version reads and answers; stored as JSON in the version's `SIGNATURE_TAG`.
+    """What a version reads and answers; kept as JSON with its run (`SIGNATURE_ARTIFACT`).
 
     `features` are in the order of a row's columns. `packed_input` names the [-1, len(features)]
     tensor that all share; None means a [-1, 1] tensor per feature, named after it. `classes` are

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +14,8 @@ from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,
     RUN_ID_TAG,
+    SIGNATURE_ARTIFACT,
+    SIGNATURE_DIGEST_TAG,
     SIGNATURE_TAG,
     Lineage,
     Signature,
@@ -82,15 +86,10 @@ class Registry:
             RegistryUnavailable: it cannot be asked.
             Conflict: what it holds for this version is unusable.
         """
+        path = "/api/2.0/mlflow/model-versions/get"
+        answer = await self._get(path, name=model_name, version=str(version))
         try:
-            answer = await self._client.get(
-                "/api/2.0/mlflow/model-versions/get",
-                params={"name": model_name, "version": str(version)},
-            )
             found = msgspec.json.decode(answer.content, type=_Answer)
-        except self._failures as error:
-            why = str(error) or type(error).__name__
-            raise RegistryUnavailable(f"{self._where} cannot be asked: {why}.") from error
         except msgspec.DecodeError as error:
             raise RegistryUnavailable(
                 f"{self._where} gave an unreadable answer, {answer.status_code}: {error}."
@@ -100,32 +99,59 @@ class Registry:
         if answer.status_code != 200 or found.model_version is None:
             why = f"{answer.status_code}: {found.error_code} {found.message}".rstrip()
             raise RegistryUnavailable(f"{self._where} answered {why}.")
-        return _registered(found.model_version, f"{model_name} version {version}")
+        which = f"{model_name} version {version}"
+        tags = {tag.key: tag.value for tag in found.model_version.tags}
+        run_id = found.model_version.run_id or tags.get(RUN_ID_TAG, "")
+        if not run_id:
+            raise Conflict(
+                f"MLflow has {which} without the run that made it; register it from a run.",
+                code="run_id_unknown",
+            )
+        data = await self._signature(run_id, tags)
+        try:
+            signature = None if data is None else msgspec.json.decode(data, type=Signature)
+        except msgspec.DecodeError as error:
+            raise Conflict(
+                f"What MLflow holds as the signature of {which} is not a valid one: {error}.",
+                code="signature_unreadable",
+            ) from error
+        return Registered(run_id, signature, _lineage(tags))
+
+    async def _get(self, path: str, /, **params: str) -> httpx.Response:
+        try:
+            return await self._client.get(path, params=params)
+        except self._failures as error:
+            why = str(error) or type(error).__name__
+            raise RegistryUnavailable(f"{self._where} cannot be asked: {why}.") from error
+
+    async def _signature(self, run_id: str, tags: Mapping[str, str]) -> bytes | str | None:
+        """The signature of a version as JSON; None when none was recorded."""
+        digest = tags.get(SIGNATURE_DIGEST_TAG)
+        if digest is None:
+            return tags.get(SIGNATURE_TAG)
+        answer = await self._get("/get-artifact", run_id=run_id, path=SIGNATURE_ARTIFACT)
+        if answer.status_code != 200:
+            raise RegistryUnavailable(
+                f"{self._where} answered {answer.status_code} for {SIGNATURE_ARTIFACT} of run "
+                f"{run_id}."
+            )
+        if hashlib.sha256(answer.content).hexdigest() != digest:
+            raise Conflict(
+                f"{SIGNATURE_ARTIFACT} of MLflow's run {run_id} is not what its version was "
+                "registered with.",
+                code="signature_unreadable",
+            )
+        return answer.content
 
 
-def _registered(found: _ModelVersion, which: str) -> Registered:
-    tags = {tag.key: tag.value for tag in found.tags}
-    run_id = found.run_id or tags.get(RUN_ID_TAG, "")
-    if not run_id:
-        raise Conflict(
-            f"MLflow has {which} without the run that made it; register it from a run.",
-            code="run_id_unknown",
-        )
-    text = tags.get(SIGNATURE_TAG)
-    try:
-        signature = None if text is None else msgspec.json.decode(text, type=Signature)
-    except msgspec.DecodeError as error:
-        raise Conflict(
-            f"MLflow's tag {SIGNATURE_TAG} of {which} is not a valid signature: {error}.",
-            code="signature_unreadable",
-        ) from error
-    lineage = Lineage(
+def _lineage(tags: Mapping[str, str]) -> Lineage:
+    """The origin that the tags of a registered version name; an empty tag names none."""
+    return Lineage(
         data_fingerprint=tags.get(DATA_FINGERPRINT_TAG) or None,
         code_version=tags.get(CODE_VERSION_TAG) or None,
         dagster_run_id=tags.get(DAGSTER_RUN_TAG) or None,
         onnx_sha256=tags.get(ONNX_DIGEST_TAG) or None,
     )
-    return Registered(run_id, signature, lineage)
 
 
 def registry_from(settings: Settings) -> Registry | None:

@@ -25,6 +25,7 @@ from serving_gateway.inference.rows import (
     entity_ids,
     features_off,
     looked_up_rows,
+    named_entities,
     payload_rows,
 )
 from serving_gateway.inference.version_client import PREDICTION
@@ -249,7 +250,8 @@ class Prediction(RoutedRequest):
         if predictor.samples is not None and predictor.samples.is_due():
             by = target.model_name, target.variant, target.slot.version, self._codec.signature
             answered = output.predictions, output.probabilities
-            sample = Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered)
+            whose = named_entities(self._request)
+            sample = Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered, whose)
             predictor.samples.offer(sample)
 
     def reject(self, error: GatewayError) -> None:

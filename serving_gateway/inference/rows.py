@@ -20,6 +20,7 @@ from serving_gateway.errors import (
     TooLarge,
 )
 from serving_gateway.features.types import InvalidEntityIds, LookupResult, Status
+from serving_gateway.inference.bodies import FloatRequest
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import unfit
 from serving_gateway.inference.tensors import Tensors
@@ -51,6 +52,13 @@ def check_count(codec: Codec, what: str, rows: int, max_rows: int, field: str = 
             field=field or what,
             code="too_many_rows",
         )
+
+
+def named_entities(request: PredictRequest | FloatRequest) -> Sequence[EntityId] | None:
+    """The entities of a request's rows; None for one that names none."""
+    if not isinstance(request, PredictRequest):
+        return None
+    return request.entity_ids if request.entity_id is None else (request.entity_id,)
 
 
 def payload_rows(

@@ -26,7 +26,7 @@ from serving_gateway.telemetry.samples import ModelSamples, Sample, SampleQueue
 log = logging.getLogger(__name__)
 
 OWN_COLUMNS: Final = tuple(
-    f"sample_{what}" for what in ("time", "version", "variant", "prediction", "score")
+    f"sample_{what}" for what in ("time", "version", "variant", "prediction", "score", "entity")
 )
 _PAUSE_SECONDS: Final = 1.0
 """Longest time between two drains of the queue. Waking for each sample would take the
@@ -215,6 +215,7 @@ def to_record_batch(samples: Sequence[Sample]) -> Any:
         pa.array([one.variant for one in every], pa.string()),
         pa.array([str(label) for one in samples for label in one.predictions], pa.string()),
         pa.array([score for one in samples for score in _scores(one)], pa.float64()),
+        pa.array([entity for one in samples for entity in _entities(one)], pa.string()),
     ]
     return pa.record_batch(arrays, names=[*names, *OWN_COLUMNS])
 
@@ -232,6 +233,13 @@ def _scores(sample: Sample) -> list[float | None]:
     if sample.probabilities is not None:
         return [max(row, default=None) for row in sample.probabilities]
     return [one if isinstance(one, float) else None for one in sample.predictions]
+
+
+def _entities(sample: Sample) -> list[str | None]:
+    """By row, the id of its entity as text; None where the request named none."""
+    if sample.entities is None:
+        return [None] * len(sample.predictions)
+    return [str(one) for one in sample.entities]
 
 
 def delete_oldest(folder: Path, max_bytes: int, *, keep: str) -> None:

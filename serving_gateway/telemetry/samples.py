@@ -34,6 +34,8 @@ class Sample(NamedTuple):
     instances: list[dict[str, Any]] | None
     predictions: list[Any]
     probabilities: list[list[float]] | None
+    entities: Sequence[int | str] | None = None
+    """Whose rows they are, of a request that named entities."""
 
     def size(self) -> int:
         """About how many bytes it holds, rather too many than too few."""

@@ -31,11 +31,14 @@ from serving_gateway.contract import (
     DAGSTER_RUN_TAG,
     DATA_FINGERPRINT_TAG,
     RUN_ID_TAG,
+    SIGNATURE_ARTIFACT,
     SIGNATURE_TAG,
     DType,
     Feature,
     Signature,
 )
+from serving_gateway.control.registry import Registry
+from serving_gateway.errors import Conflict
 from tests.models import IRIS
 from tests.servers import RunningMlflow, run_mlflow
 
@@ -64,11 +67,13 @@ def _trained_run(mlflow: MlflowResource, name: str) -> str:
     return run.run_id
 
 
-def _register(mlflow: MlflowResource, name: str, run_id: str) -> RegisteredVersion:
+def _register(
+    mlflow: MlflowResource, name: str, run_id: str, signature: Signature | None = None
+) -> RegisteredVersion:
     return mlflow.register(
         name,
         run_id,
-        signature=SIGNED,
+        signature=signature or SIGNED,
         data_fingerprint=FINGERPRINT,
         metrics={"accuracy": 0.975},
         code_version="c0de",
@@ -95,10 +100,51 @@ def test_a_version_carries_what_serving_needs_from_its_first_moment(
     tags = mlflow.version_tags(name, version)
     assert tags[RUN_ID_TAG] == run_id
     assert tags[DATA_FINGERPRINT_TAG] == FINGERPRINT
-    assert msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature) == SIGNED
+    assert mlflow.artifact_bytes(run_id, SIGNATURE_ARTIFACT) == msgspec.json.encode(SIGNED)
     assert tags["metric.accuracy"] == "0.975000"
     assert tags[CODE_VERSION_TAG] == "c0de"
     assert tags[DAGSTER_RUN_TAG] == "d0d0"
+
+
+WIDE = Signature(
+    tuple(Feature(f"sensor_reading_of_the_plant_{i:04}", DType.FP64) for i in range(2_000)), None
+)
+"""Longer as JSON than any tag of MLflow's may be."""
+
+
+async def test_a_signature_of_thousands_of_features_reaches_pipeline_and_gateway(
+    mlflow: MlflowResource, name: str
+) -> None:
+    assert len(msgspec.json.encode(WIDE)) > 100_000
+    run_id = _trained_run(mlflow, name)
+    _register(mlflow, name, run_id, WIDE)
+    gateway = Registry(mlflow.tracking_uri)
+    try:
+        found = await gateway.version(name, 1)
+        assert mlflow.version(name, 1).signature == WIDE
+        assert found is not None
+        assert (found.run_id, found.signature) == (run_id, WIDE)
+        # What a run holds may be written again; a version stays what it was registered as.
+        mlflow.log_artifact_bytes(run_id, SIGNATURE_ARTIFACT, msgspec.json.encode(SIGNED))
+        with pytest.raises(Conflict, match="not what its version was registered with"):
+            await gateway.version(name, 1)
+        with pytest.raises(RegistryError, match="not what its version was registered with"):
+            MlflowResource(tracking_uri=mlflow.tracking_uri).version(name, 1)
+    finally:
+        await gateway.aclose()
+
+
+def test_a_version_with_its_signature_in_a_tag_is_still_read(
+    mlflow: MlflowResource, name: str
+) -> None:
+    client, run_id = open_client(mlflow.tracking_uri), _trained_run(mlflow, name)
+    client.create_registered_model(name)
+    tags = {SIGNATURE_TAG: msgspec.json.encode(SIGNED).decode(), DATA_FINGERPRINT_TAG: FINGERPRINT}
+    source = client.get_run(run_id).data.tags[MODEL_URI_TAG]
+    client.create_model_version(
+        name, source, run_id=run_id, tags=tags, model_id=source.removeprefix("models:/")
+    )
+    assert mlflow.version(name, 1) == RegisteredVersion(name, 1, run_id, FINGERPRINT, SIGNED)
 
 
 def test_the_kept_model_loads_again_and_answers_alike(mlflow: MlflowResource, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from platform_assets.packaging.triton_config import (
     served_versions,
     to_text,
 )
+from platform_assets.resources import model_repository
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from platform_assets.resources.triton import TritonResource, TritonUnreachable
 from platform_assets.serving.loading import load_beside, persisted_versions, retire
@@ -162,11 +164,30 @@ def test_a_broken_neighbour_does_not_keep_a_good_candidate_out(serving: Serving)
     assert serving.persisted == (2, 3)
 
 
+def test_a_full_disk_after_ready_gives_the_candidate_back(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.load(serving.package(1))
+    candidate = serving.package(2)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model_repository, "_write_durably", full)
+    state = serving.load(candidate)
+
+    assert not state.ready
+    assert "config.pbtxt: No space left on device" in state.reason
+    assert (serving.ready, serving.persisted) == ((1,), (1,))
+    assert serving.answer(1) == 1
+
+
 def test_launch_options_reach_triton(serving: Serving) -> None:
-    state = serving.load(serving.package(1, ServingOptions(True, 2)))
+    state = serving.load(serving.package(1, ServingOptions(True, 2, max_batch_size=4)))
     assert state.ready
     loaded = serving.triton.loaded_config(DEFAULT_MODEL, 1)
-    assert loaded["dynamic_batching"]["preferred_batch_size"] == [8, 16]
+    assert "dynamic_batching" in loaded
+    assert loaded["max_batch_size"] == 4
     assert loaded["instance_group"][0]["count"] == 2
 
 

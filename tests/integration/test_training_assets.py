@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
-from platform_assets.packaging.onnx_export import model_inputs, run_graph, sha256
-from platform_assets.packaging.parity import compare
+from platform_assets.packaging.onnx_export import sha256
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion, SplitRecord
@@ -23,6 +22,8 @@ from platform_assets.training import selection, train
 from platform_assets.training.checks import training_checks
 from platform_assets.training.environment import ENVIRONMENT_TAG
 from platform_assets.training.graph.export import export
+from platform_assets.training.graph.runtime import model_inputs, run_graph
+from platform_assets.training.parity import compare
 from platform_assets.training.records import TrainedModel
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
 from tests.chain import NOBODY, Chain, new_chain, op_config
@@ -274,11 +275,26 @@ def _held_out(chain: Chain) -> set[int]:
     return set(split_evaluation(rows, chain.spec)[1].groups.tolist())
 
 
-def test_a_candidate_that_cannot_be_fitted_leaves_failed_runs_and_a_message(chain: Chain) -> None:
+def test_a_candidate_that_cannot_be_fitted_to_one_fold_fails_alone(chain: Chain) -> None:
     fussy = CandidateSpec(function="tests.estimators:fussy")
     chain.spec = dataclasses.replace(
-        chain.spec, candidates=(CandidateSpec("logistic_regression"), fussy)
+        chain.spec, candidates=(fussy, CandidateSpec("logistic_regression"))
     )
+    outcome = chain.run()
+    assert not outcome.failures
+    told = outcome.metadata["trained_model"]["candidates_failed"].value
+    assert told == {"tests.estimators:fussy": "Fussy cannot be fitted: too many rows for me"}
+    status = {run.info.run_name: run.info.status for run in _runs(chain)}
+    assert status == {
+        f"train {chain.spec.model_name}": "FINISHED",
+        "tests.estimators:fussy": "FAILED",
+        "logistic_regression": "FINISHED",
+    }
+
+
+def test_without_a_candidate_that_can_be_fitted_there_is_no_model(chain: Chain) -> None:
+    fussy = CandidateSpec(function="tests.estimators:fussy")
+    chain.spec = dataclasses.replace(chain.spec, candidates=(fussy,))
     outcome = chain.run()
     assert list(outcome.failures) == ["trained_model"]
     assert "Fussy cannot be fitted: too many rows for me" in outcome.failures["trained_model"]
@@ -286,7 +302,6 @@ def test_a_candidate_that_cannot_be_fitted_leaves_failed_runs_and_a_message(chai
     status = {run.info.run_name: run.info.status for run in _runs(chain)}
     assert status[f"train {chain.spec.model_name}"] == "FAILED"
     assert status["tests.estimators:fussy"] == "FAILED"
-    assert status["logistic_regression"] == "FINISHED"
 
 
 def test_what_cannot_become_onnx_is_said_before_any_run_is_opened(chain: Chain) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 import pytest
 
 from platform_assets.monitoring.assets import drift_key
 from platform_assets.monitoring.records import DriftReport
+from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from tests.drifting import (
     PRODUCTION,
     RUN_ID,
@@ -210,16 +212,68 @@ def test_a_broken_file_is_named_and_the_others_are_read(
     assert "file torn.parquet: " in str(metadata["not_compared"].value)
 
 
-def test_without_mlflow_the_features_are_compared_alone(
+def test_without_mlflow_it_says_what_to_do(place: Place, instance: dg.DagsterInstance) -> None:
+    place.sample(answered(rows(500, seed=2)))
+    told = failed(place.report(instance, mlflow_down=True))
+    assert "What version 7 was trained on cannot be fetched: MLflow at" in told
+    assert "What to do: bring MLflow back" in told
+
+
+def test_a_run_that_is_gone_is_told_and_is_no_drift(
     place: Place, instance: dg.DagsterInstance
 ) -> None:
     place.sample(answered(rows(500, seed=2)))
-    result = place.report(instance, mlflow_down=True)
-    report, metadata = materialized(result)
+    result = place.report(instance, run_gone=True)
+    found = verdict(result)
     assert result.success
-    assert {column.kind for column in report.columns} == {"feature"}
-    assert "predictions: MLflow at" in str(metadata["not_compared"].value)
-    assert str(metadata["registry"].value).startswith("not logged")
+    assert not found.passed
+    assert found.metadata["judged"].value is False
+    assert found.metadata["drifted_features"].value == "none"
+    assert f"features: run {RUN_ID} does not have them any more" in str(found.description)
+
+
+def test_features_are_compared_without_the_answers_and_the_other_way_round(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    (place.home / "mlflow" / RUN_ID / REFERENCE_ARTIFACT).unlink()
+    place.sample(answered(rows(500, seed=2)))
+    report, metadata = materialized(place.report(instance))
+    assert {column.kind for column in report.columns} == {"prediction"}
+    assert "features: run" in str(metadata["not_compared"].value)
+
+
+def test_what_production_was_trained_on_counts_and_not_what_the_source_holds_by_now(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    """The source moved, and a gate refused the candidate that was trained on it."""
+    moved = rows(1000, seed=2)
+    moved["age"] += 15
+    source = place.home / "feast" / "data" / "visitors" / "features.parquet"
+    source.parent.mkdir(parents=True)
+    moved.assign(entity_id=range(len(moved))).to_parquet(source, index=False)
+    place.sample(answered(moved))
+    found = verdict(place.report(instance))
+    assert found.metadata["drifted_features"].value == "age"
+
+
+def test_a_few_entities_that_ask_often_are_no_drift(
+    place: Place, instance: dg.DagsterInstance
+) -> None:
+    often = pd.concat([rows(40, seed=2)] * 10, ignore_index=True)
+    samples = answered(often).assign(sample_entity=[str(i % 40) for i in range(400)])
+    place.sample(samples)
+    result = place.report(instance)
+    report, _ = materialized(result)
+    assert (report.rows, report.units) == (400, 40)
+    assert verdict(result).passed, verdict(result).description
+
+
+def test_too_few_entities_are_not_judged(place: Place, instance: dg.DagsterInstance) -> None:
+    strange = rows(400, seed=2).assign(age=99.0)
+    place.sample(answered(strange).assign(sample_entity=[str(i % 19) for i in range(400)]))
+    found = verdict(place.report(instance))
+    assert found.passed
+    assert "not enough to judge: 400 samples of 19 entities or requests" in str(found.description)
 
 
 def test_before_the_first_promotion_it_says_what_to_do(place: Place) -> None:
@@ -227,14 +281,6 @@ def test_before_the_first_promotion_it_says_what_to_do(place: Place) -> None:
         told = failed(place.report(empty))
     assert "No version of visitors is in production" in told
     assert "What to do: take a version to production" in told
-
-
-def test_without_training_rows_it_says_what_to_do(
-    tmp_path: Path, instance: dg.DagsterInstance
-) -> None:
-    told = failed(Place(tmp_path).report(instance))
-    assert "training rows cannot be read" in told
-    assert "What to do: materialize features" in told
 
 
 def test_files_that_do_not_fit_together_fail_with_their_folder(

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from platform_assets.monitoring.binning import as_text, comparable, fit, fit_numbers, fit_texts
 from platform_assets.monitoring.records import FEATURE, ColumnDrift
-from platform_assets.monitoring.stability import chance_index, compare_columns
+from platform_assets.monitoring.stability import ComparedRows, chance_index, compare_columns
+from platform_assets.monitoring.units import effective_rows, is_identifying, window_units
+from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
 from serving_gateway.contract import DType
 
 LIMIT = 0.2
@@ -29,10 +32,15 @@ def text(values: Any, dtype: DType = DType.BYTES) -> Any:
     return comparable(pd.Series(values, dtype=object), dtype)
 
 
-def compared(reference: Any, current: Any) -> ColumnDrift:
-    found = compare_columns({"x": reference}, {"x": current}, kind=FEATURE, drift_limit=LIMIT)
-    assert len(found) == 1
-    return found[0]
+def side(columns: dict[str, Any], units: Any = None) -> ComparedRows:
+    rows = len(next(iter(columns.values())))
+    return ComparedRows(columns, np.arange(rows) if units is None else units)
+
+
+def compared(reference: Any, current: Any, units: Any = None) -> ColumnDrift:
+    now = side({"x": current}, units)
+    [found] = compare_columns(side({"x": reference}), now, kind=FEATURE, drift_limit=LIMIT)
+    return found
 
 
 def test_the_same_distribution_is_no_drift() -> None:
@@ -46,7 +54,7 @@ def test_a_shifted_feature_is_named_and_its_neighbours_are_not() -> None:
     reference = {name: number(rng(i).normal(size=ROWS)) for i, name in enumerate(names)}
     current = {name: number(rng(50 + i).normal(size=ROWS)) for i, name in enumerate(names)}
     current["f3"] = current["f3"] + 1.0
-    columns = compare_columns(reference, current, kind=FEATURE, drift_limit=LIMIT)
+    columns = compare_columns(side(reference), side(current), kind=FEATURE, drift_limit=LIMIT)
     assert [column.name for column in columns if column.drifted] == ["f3"]
 
 
@@ -62,7 +70,9 @@ def test_the_index_is_that_of_the_textbook() -> None:
 def test_a_new_category_drifts_and_its_share_is_told() -> None:
     column = compared(text(["a", "b"] * 500), text(["a", "b", "new"] * 300))
     assert column.drifted
-    assert column.unseen == pytest.approx(1 / 3)
+    assert column.novelty is not None
+    assert column.novelty.unseen == pytest.approx(1 / 3)
+    assert column.novelty.examples == ("new",)
 
 
 def test_missing_values_that_appear_are_drift_of_that_feature() -> None:
@@ -129,20 +139,97 @@ def test_few_rows_of_one_distribution_do_not_pass_for_drift() -> None:
 
 
 def test_what_chance_gives_grows_with_bins_and_falls_with_rows() -> None:
-    assert chance_index(1, 100, 100) == 0
-    assert chance_index(3, 100, 100) < chance_index(10, 100, 100)
-    assert chance_index(3, 1000, 1000) < chance_index(3, 100, 100)
+    assert chance_index(1, 100, 100, 0.999) == 0
+    assert chance_index(3, 100, 100, 0.999) < chance_index(10, 100, 100, 0.999)
+    assert chance_index(3, 1000, 1000, 0.999) < chance_index(3, 100, 100, 0.999)
 
 
-def test_rare_categories_are_one_bin() -> None:
+def test_rare_categories_share_a_few_bins() -> None:
     identifiers = text([f"id-{row}" for row in range(ROWS)])
-    assert compared(identifiers, text([f"id-{row}" for row in range(ROWS, 2 * ROWS)])).psi == 0
-    assert fit_texts(text(["a"] * 99 + ["b"]), least_share=0.05).categories == ("a",)
+    found = compared(identifiers, text([f"id-{row}" for row in range(ROWS, 2 * ROWS)]))
+    # All are new, as all of another sample would be: that is what identifiers are like.
+    assert found.novelty is not None
+    assert found.novelty.unseen == 1.0
+    assert not found.drifted
+    assert fit_texts(text(["a"] * 99 + ["b"]), 100).categories == ("a",)
+
+
+def test_categories_that_vanish_are_drift_though_each_is_rare() -> None:
+    names = np.array([f"c{place}" for place in range(900)], dtype=object)
+    column = compared(text(rng(1).choice(names, 20_000)), text(rng(2).choice(names[450:], ROWS)))
+    assert column.drifted
+    assert "vanished" in column.finding
+    assert not compared(
+        text(rng(1).choice(names, 20_000)), text(rng(2).choice(names, ROWS))
+    ).drifted
+
+
+@pytest.mark.parametrize(("share", "drifted"), [(0.02, True), (0.0, False)])
+def test_a_few_texts_that_were_never_seen_are_drift(share: float, drifted: bool) -> None:
+    current = rng(2).choice(list("abcd"), ROWS).astype(object)
+    current[: int(share * ROWS)] = "NEW"
+    column = compared(text(rng(1).choice(list("abcd"), ROWS)), text(current))
+    assert column.psi < LIMIT
+    assert column.drifted is drifted
+
+
+def test_a_rare_category_that_becomes_frequent_among_rare_ones_is_drift() -> None:
+    names = np.array([f"c{place}" for place in range(100)], dtype=object)
+    current = rng(2).choice(names, 200)
+    assert not compared(text(rng(1).choice(names, 5_000)), text(current)).drifted
+    current[:80] = "c7"
+    assert compared(text(rng(1).choice(names, 5_000)), text(current)).drifted
+
+
+@pytest.mark.parametrize("kind", ["numbers", "texts"])
+def test_rows_of_few_entities_count_as_few(kind: str) -> None:
+    draws = rng()
+    alarms = rows = 0
+    for _ in range(60):
+        if kind == "numbers":
+            before, entities = number(draws.normal(size=5_000)), draws.normal(size=40)
+            now = number(np.repeat(entities, 10))
+        else:
+            names = np.array([f"c{place}" for place in range(60)], dtype=object)
+            before, now = (
+                text(draws.choice(names, 5_000)),
+                text(np.repeat(draws.choice(names, 40), 10)),
+            )
+        units = np.repeat(np.arange(40), 10)
+        alarms += compared(before, now, units).drifted
+        rows += compared(before, now).drifted
+    assert alarms <= 1
+    assert rows > 20
+
+
+def test_rows_of_one_entity_that_differ_count_each() -> None:
+    codes = rng().integers(0, 5, 400)
+    alone, alike = (
+        effective_rows(codes, np.arange(400) // 10),
+        np.repeat(rng().integers(0, 5, 40), 10),
+    )
+    assert alone > 300
+    assert effective_rows(alike, np.arange(400) // 10) == pytest.approx(40, rel=0.05)
+    assert effective_rows(codes, np.arange(400)) == 400
+
+
+def test_requests_with_the_same_rows_are_of_one_entity_where_rows_identify_it() -> None:
+    times = pd.to_datetime(np.arange(6), unit="s", utc=True)
+    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: ["7", "7", None, None, None, None]})
+    answered = {"x": number([1.0, 2.0, 3.0, 3.0, 4.0, 4.0])}
+    assert window_units(table, answered, identifying=True).tolist() == [0, 0, 1, 1, 2, 2]
+    assert window_units(table, answered, identifying=False).tolist() == [0, 0, 1, 2, 3, 4]
+    assert is_identifying({"x": number(rng().normal(size=50))}, np.arange(50))
+    assert not is_identifying({"x": text(list("ab") * 25)}, np.arange(50))
+
+
+def test_booleans_in_tensor_form_are_the_same_words() -> None:
+    assert text([1.0, 0.0, np.nan], DType.BOOL).tolist() == ["true", "false", None]
 
 
 def test_texts_like_dates_and_names_like_ours_are_compared_as_any_other() -> None:
-    reference = {"side": text(["2024-01-01", "2024-01-02"] * 100)}
-    current = {"side": text(["2024-01-01"] * 200)}
+    reference = side({"side": text(["2024-01-01", "2024-01-02"] * 100)})
+    current = side({"side": text(["2024-01-01"] * 200)})
     [column] = compare_columns(reference, current, kind=FEATURE, drift_limit=LIMIT)
     assert column.name == "side"
     assert column.drifted

@@ -176,7 +176,7 @@ def test_samples_are_bounded_in_bytes(shape: str) -> None:
 
 def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -> None:
     before = datetime.now(UTC)
-    offer(sampling.samples, rows(ROW, EMPTY), answers=answers("yes", "no"))
+    offer(sampling.samples, rows(ROW, EMPTY), answers=answers("yes", "no"), entities=(17, "b"))
     named = dict(zip(KINDS, ROW, strict=True))
     offer(
         sampling.samples,
@@ -188,7 +188,7 @@ def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -
     assert table.column_names == [*KINDS, *OWN_COLUMNS]
     assert [str(kind) for kind in table.schema.types] == [
         *("float", "double", "int64", "bool", "string"),
-        *("timestamp[us, tz=UTC]", "int64", "string", "string", "double"),
+        *("timestamp[us, tz=UTC]", "int64", "string", "string", "double", "string"),
     ]
     found = table.to_pylist()
     assert [[one[name] for name in KINDS] for one in found] == [
@@ -201,6 +201,7 @@ def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -
         *(("A", 3), ("A", 3), ("B", 4))
     ]
     assert all(one["sample_score"] == 0.75 for one in found)
+    assert [one["sample_entity"] for one in found] == ["17", "b", None]
     assert all(before <= one["sample_time"] <= datetime.now(UTC) for one in found)
     (file,) = sampling.files()
     day = before.date().isoformat()

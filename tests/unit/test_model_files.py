@@ -509,6 +509,13 @@ REFUSED = [
         "automation.freshness",
         "a minute",
     ),
+    (
+        "  task: binary",
+        "  task: binary\n  serving: {max_batch_size: 4096}",
+        12,
+        "serving.max_batch_size",
+        "less than or equal to 1024",
+    ),
     *(
         ("  task: binary", f"  task: binary\n  kubernetes: {{resources: {wrong}}}", 12, *told)
         for wrong, *told in (

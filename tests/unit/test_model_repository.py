@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from platform_assets.resources.model_repository import (
     ModelRepository,
     Provenance,
     RepositoryError,
+    RepositoryNotWritable,
     VersionConflict,
 )
 
@@ -106,6 +108,21 @@ def test_a_publisher_that_dies_while_writing_leaves_no_version(
     assert not repository.path("best_model", 3).exists()
     # A harder death leaves the folder behind; its name must not look like a version to Triton.
     assert [name[0].isdigit() for name in staged] == [False]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_named_and_leaves_nothing(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(model_repository, "_fsync_directory", refuse)
+    with pytest.raises(RepositoryNotWritable, match=f"best_model/3: {os.strerror(number)}"):
+        repository.package(MODEL, provenance())
+    assert list(repository.path("best_model", 3).parent.iterdir()) == []
+    with pytest.raises(RepositoryNotWritable, match=r"config.pbtxt: "):
+        repository.persist_config("best_model", "x")
 
 
 def test_what_a_killed_publisher_left_is_cleared_away_when_nobody_can_be_writing_it(

@@ -15,11 +15,11 @@ import pytest
 
 from platform_assets.notifications import UI_VARIABLE, check_warnings, run_failure
 from platform_assets.resources.failures import failure
+from platform_assets.resources.redaction import without_secrets
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
     WebhookError,
     WebhookResource,
-    without_secrets,
 )
 
 SECRET = "T00/B00/hush-hush"

@@ -14,13 +14,20 @@ import pytest
 
 from platform_assets.packaging.adoption import adopt
 from platform_assets.packaging.foreign_graph import GraphRefused, answers_of
-from platform_assets.packaging.onnx_export import model_inputs
 from platform_assets.packaging.trial import Bounds, _packed, _unpacked, try_out
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.reference import REFERENCE_ARTIFACT
+from platform_assets.training.graph.builder import ExportError
 from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
-from serving_gateway.contract import DATA_FINGERPRINT_TAG, SIGNATURE_TAG
+from platform_assets.training.graph.runtime import model_inputs
+from serving_gateway.contract import (
+    DATA_FINGERPRINT_TAG,
+    SIGNATURE_DIGEST_TAG,
+    SIGNATURE_TAG,
+    Signature,
+)
 from tests.hostile_graphs import burdened
 from tests.models import IRIS
 from tests.onnx_models import model_bytes
@@ -49,11 +56,17 @@ class Registry:
         labels = np.array([0, 1, 2, 0])
         return EvaluationSet(rows, labels, labels, np.eye(4, 3), np.arange(4))
 
+    def artifact_bytes(self, run_id: str, path: str) -> bytes:
+        return f"{path} of {run_id}".encode()
+
     def onnx_bytes(self, *_: object) -> bytes:
         return self.graph
 
     def log_artifact_bytes(self, run_id: str, path: str, _: bytes) -> None:
         self.kept.setdefault(run_id, []).append(path)
+
+    def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
+        return {SIGNATURE_DIGEST_TAG: signature.label_output}
 
     def set_version_tags(self, _: str, version: int, tags: dict[str, str]) -> None:
         self.entries[version - 1].tags.update(tags)
@@ -100,8 +113,9 @@ def graph(width: int = 3, *, label: str = "INT64", shift: int = 0) -> bytes:
 def test_a_graph_that_answers_as_promised_is_taken() -> None:
     registry = Registry(graph())
     registry.adopt()
-    assert SIGNATURE_TAG in registry.entries[1].tags
+    assert SIGNATURE_DIGEST_TAG in registry.entries[1].tags
     assert list(registry.kept) == ["theirs"]
+    assert REFERENCE_ARTIFACT in registry.kept["theirs"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +134,43 @@ def test_a_graph_that_answers_in_another_form_is_refused(
     with pytest.raises(GraphRefused) as refused:
         answers_of(graph(**answers), SIGNATURE, INPUTS)
     assert said in str(refused.value)
+
+
+def test_a_graph_as_today_s_exporters_write_it_is_taken() -> None:
+    answers = answers_of(newer(opset=21, ml_opset=5, ir_version=10), SIGNATURE, INPUTS)
+    assert answers["label"].tolist() == answers_of(graph(), SIGNATURE, INPUTS)["label"].tolist()
+
+
+@pytest.mark.parametrize("beyond", [{"opset": 22}, {"ir_version": 11}])
+def test_a_graph_beyond_the_serving_image_is_refused_with_its_remedy(
+    beyond: dict[str, int],
+) -> None:
+    with pytest.raises(ExportError, match=r"target_opset \{'': 21, 'ai.onnx.ml': 3\}, and set"):
+        answers_of(newer(**beyond), SIGNATURE, INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("operator", "remedy"),
+    [("ZipMap", r"convert with options=\{'zipmap': False\}"), ("TreeEnsemble", "ai.onnx.ml 3")],
+)
+def test_an_operator_that_is_no_use_is_named_with_its_remedy(operator: str, remedy: str) -> None:
+    import onnx
+
+    model = onnx.load_model_from_string(graph())
+    node = onnx.helper.make_node(operator, ["probabilities"], ["maps"], domain="ai.onnx.ml")
+    model.graph.node.append(node)
+    with pytest.raises(GraphRefused, match=f"the operator {operator}, .*{remedy}"):
+        answers_of(model.SerializeToString(), SIGNATURE, INPUTS)
+
+
+def newer(*, opset: int = 17, ml_opset: int = 3, ir_version: int = 8) -> bytes:
+    import onnx
+
+    model = onnx.load_model_from_string(graph())
+    model.ir_version = ir_version
+    model.opset_import[0].version = opset
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", ml_opset))
+    return bytes(model.SerializeToString())
 
 
 def test_a_graph_that_is_refused_leaves_nothing_behind() -> None:

@@ -10,15 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from platform_assets.packaging.onnx_export import (
-    inspect_graph,
-    model_inputs,
-    run_graph,
-)
-from platform_assets.packaging.parity import compare
+from platform_assets.packaging.onnx_export import inspect_graph
 from platform_assets.packaging.triton_config import TensorSpec
-from platform_assets.training.graph.builder import MAX_IR_VERSION, OPSET, ExportError
+from platform_assets.training.graph.builder import IMAGE_IR_VERSION, IMAGE_OPSET, ExportError
 from platform_assets.training.graph.export import export
+from platform_assets.training.graph.runtime import model_inputs, run_graph
+from platform_assets.training.parity import compare
 from serving_gateway.contract import DType, Feature, Signature
 from tests.estimators import Homemade
 
@@ -61,8 +58,8 @@ def test_the_same_estimator_gives_the_same_bytes(estimator: Any, graph: bytes) -
 
 def test_the_graph_stays_within_what_the_serving_image_reads(graph: bytes) -> None:
     summary = inspect_graph(graph)
-    assert summary.opset <= OPSET
-    assert summary.ir_version <= MAX_IR_VERSION
+    assert summary.opset < IMAGE_OPSET
+    assert summary.ir_version < IMAGE_IR_VERSION
 
 
 def test_the_graph_answers_as_scikit_learn_does(
@@ -81,7 +78,7 @@ def test_the_graph_answers_as_scikit_learn_does(
 
 def test_a_graph_beyond_the_serving_image_is_refused(graph: bytes) -> None:
     model = onnx.load_model_from_string(graph)
-    model.ir_version = MAX_IR_VERSION + 1
+    model.ir_version = IMAGE_IR_VERSION + 1
     with pytest.raises(ExportError, match="the serving image reads at most"):
         inspect_graph(model.SerializeToString())
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Sequence
+from typing import Any, cast, get_type_hints
 
+import dagster as dg
+import pytest
+from annotated_types import Ge, Le
+from pydantic import BaseModel
+
+from platform_assets.components.fields import ServingFields
+from platform_assets.packaging.assets import packaging_assets
 from platform_assets.packaging.triton_config import (
     ConfigError,
     ServingOptions,
@@ -16,7 +24,9 @@ from platform_assets.packaging.triton_config import (
     to_text,
     with_versions,
 )
+from platform_assets.serving.assets import serving_assets
 from serving_gateway.contract import MAX_BATCH_SIZE, DType
+from tests.models import IRIS
 
 INPUTS = (TensorSpec("features", DType.FP32, (None, 4)),)
 OUTPUTS = (
@@ -55,8 +65,31 @@ def test_batching_is_off_and_one_cpu_instance_by_default() -> None:
 
 def test_launch_options_reach_the_configuration() -> None:
     parsed = from_text(config(ServingOptions(dynamic_batching=True, instance_count=3)))
-    assert list(parsed.dynamic_batching.preferred_batch_size) == [8, 16]
+    assert parsed.HasField("dynamic_batching")
     assert parsed.instance_group[0].count == 3
+
+
+@pytest.mark.parametrize("most", [1, 4, 12, MAX_BATCH_SIZE])
+def test_preferred_batch_sizes_never_exceed_the_maximum(most: int) -> None:
+    parsed = from_text(config(ServingOptions(dynamic_batching=True, max_batch_size=most)))
+    # Triton refuses such a version when it is to be loaded, after the training.
+    assert all(size <= most for size in parsed.dynamic_batching.preferred_batch_size)
+
+
+def test_launch_options_have_the_bounds_of_the_model_file() -> None:
+    def bounds(model: type[BaseModel], field: str) -> list[object]:
+        return model.model_fields[field].metadata
+
+    entry = launch_config(packaging_assets(IRIS), "triton_model_entry")
+    assert bounds(entry, "triton_instance_group_count") == bounds(ServingFields, "instances")
+    switch = launch_config(serving_assets(IRIS), "gateway_reload")
+    assert bounds(switch, "retention") == [Ge(1), Le(IRIS.serving.keep_versions)]
+
+
+def launch_config(assets: Sequence[dg.AssetsDefinition], name: str) -> type[BaseModel]:
+    asset = next(one for one in assets if one.key.path[-1] == name)
+    config = get_type_hints(cast(Any, asset.op).compute_fn.decorated_fn)["config"]
+    return cast(type[BaseModel], config)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("gpu", 1), ("cpu", 2), ("", 2)])

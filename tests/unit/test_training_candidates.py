@@ -138,6 +138,30 @@ def test_what_only_the_library_knows_is_said_before_training(
         probe(expand(spec), mixed_rows(spec), spec, spec.target.classes, print)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("tuned", "with another answer"), ("isotonic", r"probabilities by up to 0\.")],
+)
+def test_a_candidate_whose_graph_answers_otherwise_is_refused_before_the_training(
+    name: str, said: str
+) -> None:
+    spec = _spec(_function(name))
+    with pytest.raises(CandidateError, match=said):
+        probe(expand(spec), mixed_rows(spec), spec, spec.target.classes, print)
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "function"])
+def test_ties_among_few_rows_refuse_no_candidate_of_the_platform(name: str) -> None:
+    spec = _spec(_function("bagged") if name == "function" else CandidateSpec(name))
+    probe(expand(spec), mixed_rows(spec), spec, spec.target.classes, pytest.fail)
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_the_probe_refuses_no_regressor_of_the_platform(name: str) -> None:
+    spec = _spec(CandidateSpec(name), task=Task.REGRESSION)
+    probe(expand(spec), mixed_rows(spec), spec, (), pytest.fail)
+
+
 def test_a_function_s_estimator_gets_the_grid_and_the_seed() -> None:
     spec = _spec(_function("bagged", n_estimators=(3,), estimator__max_depth=(2,)))
     described = parameters(build(expand(spec)[0], spec))

@@ -14,19 +14,14 @@ import pandas as pd
 import pytest
 
 from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Task
-from platform_assets.packaging.onnx_export import (
-    graph_contract,
-    inspect_graph,
-    model_inputs,
-    run_graph,
-    sha256,
-)
-from platform_assets.packaging.parity import Parity, compare
+from platform_assets.packaging.onnx_export import graph_contract, inspect_graph, sha256
 from platform_assets.packaging.triton_config import TensorSpec
 from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, expand
 from platform_assets.training.graph.builder import ExportError
 from platform_assets.training.graph.ensembles import settle
 from platform_assets.training.graph.export import export
+from platform_assets.training.graph.runtime import model_inputs, run_graph
+from platform_assets.training.parity import Parity, compare
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
 from serving_gateway.contract import DType

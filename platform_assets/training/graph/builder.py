@@ -7,11 +7,14 @@ from typing import Any, Final
 
 from serving_gateway.contract import DType
 
-# ONNX Runtime 1.19, in the container of Triton 2.51 (24.10), reads up to opset 21, ai.onnx.ml 5
-# and IR 10. Staying below keeps older images usable.
+# What our own graphs are: below what the serving image reads, so that older images are usable.
 OPSET: Final = 18
 ML_OPSET: Final = 3
 MAX_IR_VERSION: Final = 9
+IMAGE_OPSET: Final = 21
+IMAGE_ML_OPSET: Final = 5
+IMAGE_IR_VERSION: Final = 10
+"""What ONNX Runtime 1.19 reads, in the container of Triton 2.51 (24.10)."""
 ML: Final = "ai.onnx.ml"
 
 _PREFIX: Final = "serving."

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.packaging.parity import compare, differing_frame
 from platform_assets.resources.records import EvaluationSet
+from platform_assets.training.parity import compare, differing_frame
 
 LABELS = np.array([0, 1, 2])
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]])
@@ -60,21 +60,38 @@ def test_texts_come_as_bytes_and_booleans_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("got", "expected", "holds"),
     [
-        (1000.09, 1000.0, True),
-        (1000.11, 1000.0, False),
-        (0.00009, 0.0, True),
-        (0.00011, 0.0, False),
-        (np.nan, 0.0, False),
+        (1000.049, 1000.0, True),
+        (1000.051, 1000.0, False),
+        (np.nan, 1000.0, False),
         (-1e6, 1e6, False),
+        (2.00009e-9, 2e-9, True),
+        (9e-5, 2e-9, False),
     ],
 )
-def test_a_prediction_may_be_off_by_a_share_of_its_size(
+def test_a_prediction_may_be_off_by_a_share_of_the_spread(
     got: float, expected: float, holds: bool
 ) -> None:
-    parity = compare(np.array([[5.0], [got]]), None, np.array([5.0, expected]), None, 1e-4)
+    parity = compare(np.array([[0.0], [got]]), None, np.array([0.0, expected]), None, 1e-4)
     assert parity.holds is holds
     assert parity.differing_rows == (() if holds else (1,))
     assert parity.metadata()["label_mismatches"] == int(not holds)
+
+
+@pytest.mark.parametrize(
+    ("expected", "off", "holds"),
+    [
+        (1e-9, 9e-5, False),
+        (2e6, 199.0, True),
+        (2e6, 201.0, False),
+        (0.0, 9e-5, True),
+        (0.0, 2e-4, False),
+    ],
+)
+def test_predictions_without_a_spread_are_held_against_their_size(
+    expected: float, off: float, holds: bool
+) -> None:
+    same = np.full(5, expected)
+    assert compare(same + off, None, same, None, 1e-4).holds is holds
 
 
 def test_the_rows_that_differ_are_kept_with_all_that_is_known_of_them() -> None:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from platform_assets.resources.records import EvaluationSet
 
 PROBABILITY_TOLERANCE: Final = 1e-4
-"""Largest allowed difference of a probability, and of a prediction relative to its size."""
+"""Largest allowed difference of a probability, and of a prediction relative to their spread."""
+_CONSTANT: Final = 1e-9
+"""Spread, relative to the values, below which predictions differ by rounding alone."""
 
 _ROWS_SHOWN: Final = 10
 _ROWS_KEPT: Final = 1000
@@ -31,7 +33,7 @@ class Parity:
     differing_rows: tuple[int, ...]
     """Positions of the first rows that differ, ascending, at most a thousand."""
     largest_prediction_difference: float = 0.0
-    """Of a regression, relative to the expected value where that is beyond 1; else 0.0."""
+    """Of a regression, as a part of the spread of what is expected; else 0.0."""
 
     @property
     def holds(self) -> bool:
@@ -70,8 +72,9 @@ def compare(
         probabilities: [n, classes], or None for a model without them.
         expected_labels: [n] by the training library; floating point for a regression.
         expected_probabilities: [n, classes] by the training library, or None.
-        tolerance: largest allowed difference of a probability (absolute) or of a prediction b
-            (at most the tolerance times the larger of 1 and |b|).
+        tolerance: largest allowed difference of a probability (absolute) or of a prediction
+            (as a part of the standard deviation of those expected; where all are equal, of
+            their size).
 
     Raises:
         ValueError: the answers have another number of rows or classes than expected, or only
@@ -86,8 +89,7 @@ def compare(
         raise ValueError("only one side has probabilities")
     off = np.zeros(len(got))
     if expected_labels.dtype.kind == "f":
-        size = np.maximum(1.0, np.abs(expected_labels))
-        off = _distance(got, expected_labels) / size
+        off = _distance(got, expected_labels) / _spread(expected_labels)
         label_differs = off > tolerance
     else:
         label_differs = np.asarray(got != expected_labels, dtype=bool)
@@ -109,6 +111,14 @@ def compare(
         differing_rows=tuple(int(row) for row in np.flatnonzero(differs)[:_ROWS_KEPT]),
         largest_prediction_difference=float(off.max(initial=0.0)),
     )
+
+
+def _spread(expected: np.ndarray[Any, Any]) -> float:
+    import numpy as np
+
+    largest = float(np.abs(expected).max(initial=0.0))
+    spread = float(np.std(expected)) if len(expected) else 0.0
+    return spread if spread > _CONSTANT * largest else largest or 1.0
 
 
 def _plain(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

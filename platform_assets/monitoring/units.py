@@ -1,0 +1,86 @@
+"""Which rows are not independent of each other, and how many independent ones they are worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    Columns = dict[str, NDArray[Any]]
+    Units = NDArray[np.int64]
+
+_IDENTIFYING: Final = 0.95
+"""Share of different rows from which equal ones are taken for the same entity again."""
+
+
+def window_units(table: pa.Table, answered: Columns, *, identifying: bool) -> Units:
+    """Number the rows of a window: equal numbers are rows of one entity, or of one request.
+
+    Args:
+        table: samples; an entity is known of requests that named it.
+        answered: their features, comparable.
+        identifying: whether requests with the same rows are about the same entity again.
+    """
+    import numpy as np
+    import pandas as pd
+
+    request = np.unique(table[SAMPLE_TIME].to_numpy(), return_inverse=True)[1]
+    names = np.char.add("request ", request.astype(str)).astype(object)
+    if identifying and answered:
+        content = np.zeros(int(request.max(initial=-1)) + 1, dtype=np.uint64)
+        np.add.at(content, request, _contents(answered))
+        names = np.char.add("content ", content[request].astype(str)).astype(object)
+    if SAMPLE_ENTITY in table.column_names:
+        entities = table[SAMPLE_ENTITY].to_pandas()
+        known = entities.notna().to_numpy()
+        names[known] = "entity " + entities[known].astype(str)
+    return pd.factorize(names)[0].astype(np.int64)
+
+
+def is_identifying(columns: Columns, units: Units) -> bool:
+    """Whether rows of different entities hardly ever hold the same values."""
+    import numpy as np
+
+    first = np.unique(units, return_index=True)[1]
+    contents = _contents({name: values[first] for name, values in columns.items()})
+    return len(np.unique(contents)) >= _IDENTIFYING * len(first)
+
+
+def _contents(columns: Columns) -> NDArray[np.uint64]:
+    import numpy as np
+    import pandas as pd
+
+    hashes = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False)
+    return np.asarray(hashes, dtype=np.uint64)
+
+
+def effective_rows(codes: NDArray[np.int64], units: Units) -> float:
+    """Return how many independent rows tell as much of the shares of the bins as these.
+
+    Rows are worth less the more those of a unit are alike (the design effect of Rao and Scott,
+    The Analysis of Categorical Data From Complex Sample Surveys, 1981).
+
+    Args:
+        codes: bin of each row, shape (rows,).
+        units: see `window_units`, shape (rows,).
+    """
+    import numpy as np
+
+    rows, count = len(codes), int(units.max()) + 1
+    used, codes = np.unique(codes, return_inverse=True)
+    if count == rows or len(used) < 2:
+        return float(rows)
+    if count < 2:
+        return 1.0
+    cells = np.bincount(units * len(used) + codes, minlength=count * len(used))
+    table = cells.reshape(count, len(used)).astype(np.float64)
+    shares = table.sum(axis=0) / rows
+    off = table - table.sum(axis=1, keepdims=True) * shares
+    variances = count / (count - 1) * (off**2).sum(axis=0) / rows**2
+    effect = float((variances / shares).sum()) * rows / (len(used) - 1)
+    return rows / max(1.0, effect)

@@ -1,0 +1,63 @@
+"""A sample of the rows that a version was trained on, kept with its run: what drift goes by."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.resources.evaluation import parquet_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+REFERENCE_ARTIFACT: Final = "drift/reference.parquet"
+"""Where a run keeps it."""
+_UNIT_COLUMN: Final = "serving.unit"
+_MOST_ROWS: Final = 20_000
+_MOST_CELLS: Final = 4_000_000
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """Rows that a version was trained on.
+
+    `features`: in tensor form, shape (rows, features). `units`: equal numbers are rows of one
+    entity, shape (rows,); the entity itself is not kept.
+    """
+
+    features: pd.DataFrame
+    units: NDArray[np.int64]
+
+
+def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
+    """Return evenly spaced rows as Parquet bytes.
+
+    Args:
+        features: all training rows, in tensor form, shape (rows, features).
+        groups: the entity of each, shape (rows,).
+    """
+    import numpy as np
+    import pandas as pd
+
+    most = min(_MOST_ROWS, _MOST_CELLS // max(1, features.shape[1]))
+    chosen = np.unique(np.linspace(0, len(features) - 1, most).astype(np.int64))
+    units = pd.factorize(groups[chosen])[0].astype(np.int64)
+    return parquet_bytes(features.iloc[chosen].assign(**{_UNIT_COLUMN: units}))
+
+
+def read_reference(data: bytes) -> TrainingSample:
+    """Read what `write_reference` wrote.
+
+    Raises:
+        ValueError, KeyError: it is something else.
+    """
+    import numpy as np
+    import pandas as pd
+
+    frame = pd.read_parquet(io.BytesIO(data))
+    return TrainingSample(
+        frame.drop(columns=_UNIT_COLUMN), frame[_UNIT_COLUMN].to_numpy(dtype=np.int64)
+    )

@@ -1,0 +1,65 @@
+"""How a graph is run: by ONNX Runtime in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from serving_gateway.contract import DType, Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_ROWS_AT_ONCE: Final = 10_000
+"""What the runtime holds between two nodes grows with the rows, and is never given back."""
+
+
+def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
+    """Turn rows into the tensors that the graph reads.
+
+    Args:
+        signature: says the columns, their order and whether they are packed.
+        features: [n] rows in tensor form with at least the signature's columns.
+
+    Returns:
+        {input name: [n, width] array} for a packed input, else one [n, 1] array per feature.
+    """
+    import numpy as np
+
+    dtypes: dict[DType, Any] = {
+        DType.FP32: np.float32,
+        DType.FP64: np.float64,
+        DType.INT64: np.int64,
+        DType.BOOL: np.bool_,
+        DType.BYTES: np.object_,
+    }
+    names = [feature.name for feature in signature.features]
+    if signature.packed_input is not None:
+        dtype = dtypes[signature.features[0].tensor_dtype]
+        return {signature.packed_input: features[names].to_numpy(dtype=dtype)}
+    return {
+        feature.name: features[[feature.name]].to_numpy(dtype=dtypes[feature.tensor_dtype])
+        for feature in signature.features
+    }
+
+
+def run_graph(
+    onnx_bytes: bytes, inputs: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name.
+
+    Args:
+        onnx_bytes: the graph.
+        inputs: tensors of as many rows each.
+    """
+    import numpy as np
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    rows = max(map(len, inputs.values()))
+    parts = [
+        session.run(names, {key: one[start : start + _ROWS_AT_ONCE] for key, one in inputs.items()})
+        for start in range(0, max(rows, 1), _ROWS_AT_ONCE)
+    ]
+    return {name: np.concatenate(found) for name, *found in zip(names, *parts, strict=True)}
