@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.monitoring.records import FEWEST_UNITS
 from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _IDENTIFYING: Final = 0.95
 def window_units(table: pa.Table, answered: Columns, *, identifying: bool) -> Units:
     """Number the rows of a window: equal numbers are rows of one entity, or of one request.
 
+    Of fewer than `FEWEST_UNITS` requests each row counts, as those of a few large batches do.
+
     Args:
         table: samples; an entity is known of requests that named it.
         answered: their features, comparable.
@@ -30,6 +33,8 @@ def window_units(table: pa.Table, answered: Columns, *, identifying: bool) -> Un
     import pandas as pd
 
     request = np.unique(table[SAMPLE_TIME].to_numpy(), return_inverse=True)[1]
+    if request.max(initial=-1) + 1 < FEWEST_UNITS:
+        request = np.arange(len(request))
     names = np.char.add("request ", request.astype(str)).astype(object)
     if identifying and answered:
         content = np.zeros(int(request.max(initial=-1)) + 1, dtype=np.uint64)

@@ -75,7 +75,7 @@ def stated() -> list[tuple[str, str, float]]:
 def test_drift_is_reported_as_often_as_the_page_states(
     window: str, change: str, share: float
 ) -> None:
-    runs = 40
+    runs = 20
     spread = 3.1 * math.sqrt(share * (1 - share) / runs) + 0.05
     assert alarms(window, change, runs) == pytest.approx(share, abs=spread)
 

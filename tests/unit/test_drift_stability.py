@@ -214,13 +214,23 @@ def test_rows_of_one_entity_that_differ_count_each() -> None:
 
 
 def test_requests_with_the_same_rows_are_of_one_entity_where_rows_identify_it() -> None:
-    times = pd.to_datetime(np.arange(6), unit="s", utc=True)
-    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: ["7", "7", None, None, None, None]})
-    answered = {"x": number([1.0, 2.0, 3.0, 3.0, 4.0, 4.0])}
-    assert window_units(table, answered, identifying=True).tolist() == [0, 0, 1, 1, 2, 2]
-    assert window_units(table, answered, identifying=False).tolist() == [0, 0, 1, 2, 3, 4]
+    times = pd.to_datetime(np.arange(40) // 2, unit="s", utc=True)
+    entities = ["7", "7", *[None] * 38]
+    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: entities})
+    answered = {"x": number(np.r_[[1.0, 2.0], np.tile([3.0, 4.0], 10), np.arange(18)])}
+    once = [0, 0, *[1] * 20, *np.repeat(np.arange(2, 11), 2)]
+    assert window_units(table, answered, identifying=True).tolist() == once
+    each = np.repeat(np.arange(20), 2).tolist()
+    assert window_units(table, answered, identifying=False).tolist() == each
     assert is_identifying({"x": number(rng().normal(size=50))}, np.arange(50))
     assert not is_identifying({"x": text(list("ab") * 25)}, np.arange(50))
+
+
+def test_each_row_of_a_few_large_requests_counts() -> None:
+    table = pa.table({SAMPLE_TIME: pd.to_datetime([0, 0, 0, 1, 1, 1], unit="s", utc=True)})
+    answered = {"x": number([1.0, 2.0, 3.0, 1.0, 5.0, 6.0])}
+    assert window_units(table, answered, identifying=False).tolist() == [0, 1, 2, 3, 4, 5]
+    assert window_units(table, answered, identifying=True).tolist() == [0, 1, 2, 0, 3, 4]
 
 
 def test_booleans_in_tensor_form_are_the_same_words() -> None:
