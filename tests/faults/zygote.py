@@ -15,11 +15,18 @@ from tests.faults.killing import KillPoint
 from tests.faults.runs import execute, prepare
 
 _IMPORTED_LATER = (
+    "dagster._core.storage.event_log.sqlite",
+    "dagster._core.storage.runs.sqlite",
+    "feast.infra.data_sources.mlflow",
     "feast.infra.offline_stores.dask",
+    "feast.infra.online_stores.redis",
     "feast.infra.online_stores.sqlite",
     "feast.infra.passthrough_provider",
     "feast.infra.registry.sql",
+    "httpx",
+    "ibis.backends.duckdb",
     "matplotlib.pyplot",
+    "mlflow.pyfunc",
     "mlflow.sklearn",
     "onnxruntime",
     "pyarrow.parquet",
