@@ -19,7 +19,7 @@ from dagster import ConfigurableResource
 from pydantic import Field
 
 from platform_assets.resources.feast_rows import online_rows
-from serving_gateway.contract import DType, Feature, feature_contract
+from serving_gateway.contract import DType, Feature, feature_contract, import_feast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,6 +205,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def _store(self) -> Any:
         config = self.render()
         with _translated(f"open the feature store in {self.home}"):
+            import_feast()
             from feast import FeatureStore
 
             return FeatureStore(repo_path=str(self.home), fs_yaml_file=config)

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from serving_gateway.contract import import_feast
 from tests.faults.killing import KillPoint
 from tests.faults.runs import execute, prepare
 
@@ -62,6 +63,7 @@ def _fork(order: dict[str, Any]) -> int:
 
 
 def main() -> None:
+    import_feast()
     for module in _IMPORTED_LATER:
         __import__(module)
     prepare()
