@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, Page
 from platform_assets.intervals import RETRY_SECONDS
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.browser import run_browser
+from tests.distribution import FileScheduling, put_longest_first
 from tests.full_platform import Platform, run_platform
 from tests.onnx_models import telltale, write_entry
 from tests.servers import (
@@ -25,6 +27,14 @@ from tests.servers import (
 
 # A server that a test has stopped does not come back while a step waits.
 os.environ[RETRY_SECONDS] = "0"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    put_longest_first(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling | None:
+    return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture

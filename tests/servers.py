@@ -10,12 +10,14 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import httpx
 import psutil
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
 TRITON_ENV = Path(os.environ.get("TRITON_ENV") or ROOT / ".venv-triton")
 _LOG_TAIL_LINES = 60
+NO_ROOTS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of servers without TLS: httpx reads all root certificates for each client else."""
 _handed_out: set[int] = set()
 
 
@@ -56,7 +60,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 def answers_ok(url: str) -> bool:
     """Whether a GET of `url` answers 200 at this moment; proxies are never asked."""
     try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=2, trust_env=False, verify=NO_ROOTS).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -143,6 +147,9 @@ class RunningProcess:
         family = [server]
         if number in (signal.SIGSTOP, signal.SIGCONT):
             family += server.children(recursive=True)
+        if number == signal.SIGCONT:
+            # Triton dies of a segmentation fault where a backend's process does not answer it yet.
+            family.reverse()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)

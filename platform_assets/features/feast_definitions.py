@@ -8,7 +8,7 @@ from typing import Any
 
 from platform_assets.features.storage import FEATURES_FILE
 from platform_assets.model_spec import ModelSpec
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, import_feast
 
 
 def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
@@ -20,6 +20,7 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
     View and service are named after the contract of the features, so that what an older
     version reads stays as it is beside them.
     """
+    import_feast()
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
     from feast.types import Bool, Float32, Float64, Int64, String
 

@@ -29,7 +29,8 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 # The kernel also sends the parent-death signal when only the parent's *thread* that started
 # us ends. A signal of its own lets us tell that from a request to stop: we look at the parent.
 _PARENT_GONE: Final = signal.SIGRTMIN
-_PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_REQUESTS: Final = (signal.SIGTERM, signal.SIGINT)
+_PASSED_ON: Final = (*_REQUESTS, signal.SIGHUP)
 _AWAITED: Final = frozenset({*_PASSED_ON, _PARENT_GONE, signal.SIGCHLD})
 
 _DEFAULT_GRACE_S: Final = 10.0
@@ -108,9 +109,10 @@ def _become(command: Sequence[str], tether: int) -> NoReturn:
         if os.getppid() != tether:
             os._exit(_PARENT_LOST)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
-        # Python ignores these; a server expects the system's defaults.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        # Python ignores the one kind and a caller may ignore the other, which is inherited: a
+        # server expects the system's defaults.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, *_REQUESTS):
+            signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], list(command))  # noqa: S606  # no shell is wanted
     except OSError as error:
         print(f"tether: cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from platform_assets.resources.feast_rows import online_rows
 from platform_assets.resources.redaction import without_secrets
-from serving_gateway.contract import DType, Feature, feature_contract
+from serving_gateway.contract import DType, Feature, feature_contract, import_feast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,6 +206,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def _store(self) -> Any:
         config = self.render()
         with _translated(f"open the feature store in {self.home}"):
+            import_feast()
             from feast import FeatureStore
 
             return FeatureStore(repo_path=str(self.home), fs_yaml_file=config)

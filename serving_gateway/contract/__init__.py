@@ -5,6 +5,7 @@ integer in MLflow, in the Triton repository and in the routing record, never map
 """
 
 from serving_gateway.contract.control import *
+from serving_gateway.contract.feast_import import *
 from serving_gateway.contract.inference import *
 from serving_gateway.contract.names import *
 from serving_gateway.contract.routing import *

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from serving_gateway.contract import import_feast
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
 from serving_gateway.features.blocking_reader import new_online_store
 from serving_gateway.features.feast_redis import limit_redis
@@ -29,6 +30,7 @@ def open_plans(home: Path, services: Sequence[str]) -> Plans | GatewayError:
     """
     try:
         # It takes seconds and needs no store, so it is not left to the first one that is there.
+        import_feast()
         import yaml
         from feast import FeatureStore, RepoConfig
 

@@ -35,4 +35,8 @@ def test_without_the_pre_stop_hook_requests_fail(cluster: Cluster) -> None:
     cluster.pre_stop = False
     outcome = under_load(cluster, cluster.replace_gateway)
     assert outcome.failed
-    assert {answer.status for answer in outcome.failed} <= {502, 503}
+    # The balancer's word that nothing answers there (502, 503), or the end of a connection that
+    # was kept; no answer that the gateway gave is wrong, and no client waits for its time limit.
+    assert {answer.status for answer in outcome.failed} <= {502, 503, 0}
+    lost = [answer for answer in outcome.failed if answer.status == 0]
+    assert all("IncompleteRead" in one.text or "ConnectionReset" in one.text for one in lost)

@@ -29,7 +29,7 @@ from platform_assets.serving.promotion import STATUS_TAG
 from tests.faults.killing import KillPoint
 from tests.faults.runs import SPEC
 from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.servers import ROOT, RunningTriton, run_mlflow, run_triton
+from tests.servers import NO_ROOTS, ROOT, RunningTriton, run_mlflow, run_triton
 
 TOKEN = "control-token-of-the-tests"
 KILLED = -9
@@ -113,7 +113,7 @@ class World:
     def ask_mlflow(self, path: str, **body: Any) -> dict[str, Any]:
         """Ask MLflow's REST interface, which costs no import of MLflow here."""
         url = f"{self.mlflow_url}/api/2.0/mlflow/{path}"
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with httpx.Client(trust_env=False, timeout=20, verify=NO_ROOTS) as client:
             answer = client.post(url, json=body) if body else client.get(url)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())

@@ -11,15 +11,23 @@ import os
 import sys
 from typing import Any
 
+from serving_gateway.contract import import_feast
 from tests.faults.killing import KillPoint
 from tests.faults.runs import execute, prepare
 
 _IMPORTED_LATER = (
+    "dagster._core.storage.event_log.sqlite",
+    "dagster._core.storage.runs.sqlite",
+    "feast.infra.data_sources.mlflow",
     "feast.infra.offline_stores.dask",
+    "feast.infra.online_stores.redis",
     "feast.infra.online_stores.sqlite",
     "feast.infra.passthrough_provider",
     "feast.infra.registry.sql",
+    "httpx",
+    "ibis.backends.duckdb",
     "matplotlib.pyplot",
+    "mlflow.pyfunc",
     "mlflow.sklearn",
     "onnxruntime",
     "pyarrow.parquet",
@@ -55,6 +63,7 @@ def _fork(order: dict[str, Any]) -> int:
 
 
 def main() -> None:
+    import_feast()
     for module in _IMPORTED_LATER:
         __import__(module)
     prepare()

@@ -18,6 +18,7 @@ from platform_assets.resources.triton_api import CONTROL_HEADER
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.servers import (
     LOOPBACK,
+    NO_ROOTS,
     RunningProcess,
     RunningTriton,
     answers_ok,
@@ -102,7 +103,7 @@ def run_gateway(
             timeout_s=30,
             env=environ,
         ) as process,
-        httpx.Client(base_url=url, timeout=20, trust_env=False) as client,
+        httpx.Client(base_url=url, timeout=20, trust_env=False, verify=NO_ROOTS) as client,
     ):
         token = environ.get("GATEWAY_CONTROL_TOKEN")
         if token is None:
@@ -141,7 +142,9 @@ class Client(threading.Thread):
         self._stop_it = threading.Event()
 
     def run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=20, trust_env=False) as client:
+        with httpx.Client(
+            base_url=self._url, timeout=20, trust_env=False, verify=NO_ROOTS
+        ) as client:
             while not self._stop_it.is_set():
                 started = time.monotonic()
                 answer = client.post("/predict", json={"data": [ROW]})
@@ -173,7 +176,7 @@ def serve_versions(
     """Have Triton serve exactly these versions, as the pipeline does: by a `config` override."""
     headers = {CONTROL_HEADER: triton.control_key}
     url = f"{triton.http_url}/v2/models/{model_name}/config"
-    with httpx.Client(trust_env=False, timeout=60) as client:
+    with httpx.Client(trust_env=False, timeout=60, verify=NO_ROOTS) as client:
         config = client.get(url, headers=headers)
         assert config.status_code == 200, config.text
         override = config.json()

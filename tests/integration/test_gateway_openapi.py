@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.gateway_harness import run_gateway
+from tests.integration.gateway_harness import RunningGateway, run_gateway
 from tests.servers import RunningTriton
 
 TOKEN = "control-token-0123456789"
@@ -34,32 +35,39 @@ KNOWN_PATHS = """
 """
 
 
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
+) -> Iterator[RunningGateway]:
+    home, env = tmp_path_factory.mktemp("openapi"), {"GATEWAY_CONTROL_TOKEN": TOKEN}
+    with run_gateway(home, shared_triton.http_url, env=env) as running:
+        running.client.headers["authorization"] = f"Bearer {TOKEN}"
+        yield running
+
+
 @pytest.mark.parametrize("parameters", ["", KNOWN_PATHS], ids=["any path", "known paths"])
 def test_no_generated_request_meets_a_bug_or_an_undescribed_answer(
-    tmp_path: Path, shared_triton: RunningTriton, parameters: str
+    tmp_path: Path, gateway: RunningGateway, parameters: str
 ) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG + parameters)
-    env = {"GATEWAY_CONTROL_TOKEN": TOKEN}
-    with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
-        gateway.client.headers["authorization"] = f"Bearer {TOKEN}"
-        gateway.routed(1)
-        gateway.routed(2, alias="B")
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
-                *("run", f"{gateway.url}/openapi.json", "--no-color"),
-                *("--max-examples", "100", "--phases", "examples,coverage,fuzzing"),
-            ],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        generated = re.search(r"([\d,]+) generated", done.stdout)
-        assert generated is not None
-        assert int(generated[1].replace(",", "")) >= CASES
-        assert "failed on a bug" not in gateway.process.log.read_text()
-        # Its models may have been removed: that is no reason to take the replica out.
-        assert gateway.client.get("/ready").status_code == 200
+    gateway.routed(1)
+    gateway.routed(2, alias="B")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
+            *("run", f"{gateway.url}/openapi.json", "--no-color", "--no-shrink"),
+            *("--max-examples", "60", "--phases", "examples,coverage,fuzzing"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    generated = re.search(r"([\d,]+) generated", done.stdout)
+    assert generated is not None
+    assert int(generated[1].replace(",", "")) >= CASES
+    assert "failed on a bug" not in gateway.process.log.read_text()
+    # Its models may have been removed: that is no reason to take the replica out.
+    assert gateway.client.get("/ready").status_code == 200

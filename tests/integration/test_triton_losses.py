@@ -96,4 +96,5 @@ def test_a_stopped_triton_is_reported_within_two_seconds(
             finally:
                 triton.process.signal(signal.SIGCONT)
             gateway.wait_ready()
-            assert gateway.predict().status_code == 200
+            answer = gateway.predict()
+            assert answer.status_code == 200, answer.text

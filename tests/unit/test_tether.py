@@ -109,6 +109,18 @@ def test_signals_are_passed_on_and_all_descendants_end(
     assert all(gone(pid) for pid in family)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_caller_that_ignores_a_request_does_not_make_the_command_ignore_it(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
+    ready = tmp_path / "ready"
+    command = [*TETHER, "--", "sh", "-c", f"echo > {ready}; exec sleep 600"]
+    tether = subprocess.Popen(["sh", "-c", 'trap "" TERM INT; exec "$@"', "sh", *command])
+    assert eventually(ready.exists)
+    tether.send_signal(stop)
+    assert tether.wait(timeout=20) == 128 + stop
+
+
 def test_a_command_that_ignores_the_request_is_killed_after_the_grace_period(
     tmp_path: Path,
 ) -> None:
