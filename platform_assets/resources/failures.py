@@ -62,7 +62,7 @@ def failure(
         allow_retries=allow_retries,
     )
     if allow_retries:
-        _request_retry(made)
+        request_retry(made)
     return made
 
 
@@ -71,7 +71,12 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, _AWAY) or getattr(error, "status", None) in _BUSY
 
 
-def _request_retry(cause: Failure) -> None:
+def request_retry(cause: Exception) -> None:
+    """End this try of the step that runs, where it has another one; return where it has none.
+
+    Raises:
+        dagster.RetryRequested: the step is tried again, each time after twice as long.
+    """
     # Not by a RetryPolicy: under one Dagster also starts a canceled step again, and one that
     # an error in the code ended after hours of training.
     try:

@@ -4,7 +4,7 @@ import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.parity_check import parity_check
-from platform_assets.resources.failures import mlflow_failures
+from platform_assets.resources.failures import may_pass, mlflow_failures, request_retry
 from platform_assets.resources.gateway import (
     GatewayClientError,
     GatewayResource,
@@ -45,6 +45,8 @@ def _gateway_effective(spec: ModelSpec) -> dg.AssetChecksDefinition:
             try:
                 status = gateway.model_status(replica, spec.model_name)
             except GatewayClientError as error:
+                if may_pass(error):
+                    request_retry(error)
                 agree = False
                 rows.append(
                     dg.TableRecord({"replica": replica, "effective": str(error), "served": ""})
@@ -89,6 +91,8 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
                 dtype=evaluation.labels.dtype,
             )
         except GatewayClientError as error:
+            if may_pass(error):
+                request_retry(error)
             return dg.AssetCheckResult(passed=False, description=str(error))
         return parity_check(
             "predict_parity",
