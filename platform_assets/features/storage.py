@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -65,7 +66,7 @@ def write_feature_data(
 def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) -> None:
     from pyarrow import parquet
 
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     marked = table.replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
     try:
         with staged.open("wb") as file:

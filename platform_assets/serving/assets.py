@@ -8,6 +8,7 @@ from pydantic import Field
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.records import PackagedVersion
 from platform_assets.resources.failures import failure
+from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
@@ -25,6 +26,7 @@ from platform_assets.serving.promotion import (
 from platform_assets.serving.proof import collect_proof
 from platform_assets.serving.records import Promotion, ServingState
 from platform_assets.serving.switching import Switched, reload, wait_for_replicas
+from platform_assets.serving.view_retention import delete_unread_views
 from serving_gateway.contract import Mode, ReloadRequest
 
 
@@ -138,6 +140,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         model_repository: ModelRepository,
         gateway: GatewayResource,
         mlflow: MlflowResource,
+        feast: FeastResource,
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
         state = triton_serving_state
@@ -169,6 +172,14 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
             metadata={
                 **switch_metadata(spec, switched, mlflow),
                 **retirement,
+                **delete_unread_views(
+                    spec,
+                    feast=feast,
+                    mlflow=mlflow,
+                    triton=triton,
+                    repository=model_repository,
+                    log=context.log,
+                ),
                 **tell_registry(spec.model_name, answer.version, mlflow, context.log),
             },
         )
