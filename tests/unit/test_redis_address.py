@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import ConnectionPool
 
@@ -53,6 +53,8 @@ def test_feast_gets_what_redis_own_client_reads_in_a_url(url: str) -> None:
     assert {name: by_feast[name] for name in options} == options
 
 
+# The first text is slow to draw: tables of all characters are made.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(password=st.text(min_size=1).filter(lambda one: max(one) < "\ud800" or min(one) > "\udfff"))
 def test_any_password_reaches_redis(password: str) -> None:
     from urllib.parse import quote
