@@ -133,8 +133,8 @@ class FeatureChain:
 
     def online(self, entity: int | str) -> list[Any]:
         """What the online store has of an entity, in the order of the features."""
-        frame = self.feast.online(self.spec.join_key.name, [entity], self.spec.feature_service)
-        return [frame[name].iloc[0] for name in self.spec.feature_names]
+        [row] = self.feast.online(self.spec.feature_view).read([entity])
+        return [row.values.get(name) for name in self.spec.feature_names]
 
 
 def feature_chain(home: Path, *, redis: str = "", spec: ModelSpec = IRIS) -> FeatureChain:

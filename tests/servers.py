@@ -321,13 +321,14 @@ class RunningRedis:
 
 
 @contextlib.contextmanager
-def run_redis(state_dir: Path, *, timeout_s: float = 20) -> Iterator[RunningRedis]:
-    """Run a Redis on loopback; it keeps nothing over a restart."""
+def run_redis(state_dir: Path, *options: str, timeout_s: float = 20) -> Iterator[RunningRedis]:
+    """Run a Redis on loopback with more options; it keeps nothing over a restart."""
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)
     argv = [
         *("redis-server", "--port", str(port), "--bind", LOOPBACK, "--save", ""),
         *("--appendonly", "no", "--dir", str(state_dir)),
+        *options,
     ]
     with run_process(
         argv,

@@ -16,7 +16,8 @@ from dagster import (
 
 from platform_assets.features.checks import source_check_results, source_checks
 from platform_assets.features.feast_definitions import feast_definitions
-from platform_assets.features.materialization import newest_rows, time_span
+from platform_assets.features.materialization import update_online
+from platform_assets.features.newest import time_span
 from platform_assets.features.reading import read_source
 from platform_assets.features.records import FeatureData, OnlineFeatures
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
@@ -87,7 +88,8 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
         kinds={"feast"},
         description=(
             f"Feature service `{spec.feature_service}`: applied to Feast, the newest values of "
-            "every entity copied to the online store."
+            "every entity copied to the online store where they changed, and entities deleted "
+            "from it that left the source."
         ),
     )
     def online_features(
@@ -100,12 +102,11 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
             _check_contract(feast, spec)
             applied = time.monotonic()
             context.log.info(f"definitions applied, materializing to {feast.online_store}")
+            changes = update_online(feast, features, spec, Progress(context.log.info))
             span = time_span(features, spec)
-            rows = newest_rows(features, spec, Progress(context.log.info))
-            feast.write_online(spec.feature_view, rows, span)
         except StaleDataError as exc:
             raise failure(str(exc), "materialize features again, then this asset") from exc
-        except FeatureStoreError as exc:
+        except (FeatureStoreError, OSError) as exc:
             raise failure(
                 str(exc),
                 "solve that in the feature store, then run again from online_features",
@@ -122,6 +123,8 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
             value=value,
             metadata={
                 "entities": features.entities,
+                "rows_written": changes.written,
+                "rows_deleted": changes.deleted,
                 "feature_service": spec.feature_service,
                 "feature_view": spec.feature_view,
                 "feature_contract": spec.contract,

@@ -103,12 +103,14 @@ def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
         return AssetCheckResult(
             passed=not result.differing,
             description=(
-                f"{len(result.differing)} of {result.values} values differ"
+                f"{len(result.differing)} of {result.values} values differ: materialize "
+                "online_features again, which then writes all rows"
                 if result.differing
                 else None
             ),
             metadata={
                 "entities_sampled": result.entities,
+                "entities_expired": result.expired,
                 "values_compared": result.values,
                 "values_differing": len(result.differing),
                 "examples": MetadataValue.json(result.differing[:10]),

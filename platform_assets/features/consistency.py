@@ -3,60 +3,80 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.features.newest import newest_times
 from platform_assets.features.records import FeatureData
 from platform_assets.model_spec import FeatureSpec, ModelSpec
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
     from platform_assets.resources.feast import FeastResource
+    from platform_assets.resources.feast_online import OnlineRow
 
 SAMPLE: Final = 200
 """Entities compared; evenly spread over the sorted ids, so the same ones each time."""
+_ZONES_DIFFER: Final = timedelta(hours=1)
+"""Feast's SQLite store keeps local times, which are off by this around a change of the clocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How many values were compared, and which differ."""
+    """How many values were compared, and which differ.
+
+    `expired`: entities that are older than the model's `ttl`, which the gateway does not serve.
+    """
 
     entities: int
     values: int
+    expired: int
     differing: list[str]
 
 
 def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> Comparison:
-    """Compare the newest offline values with the online ones, bit by bit.
+    """Compare each entity's newest offline values with the online ones, bit by bit.
 
     Raises:
         FeatureStoreError: Feast or a store of it does not answer.
     """
     import pandas as pd
-    import pyarrow.compute as pc
-    from pyarrow import parquet
 
     key, time = spec.join_key.name, spec.event_timestamp
-    keys = parquet.read_table(data.features_path, columns=[key, time])
-    ids = sorted(pc.unique(keys[key]).to_pylist())
-    sample = ids[:: max(1, -(-len(ids) // SAMPLE))]
-    entities = pd.DataFrame({key: sample})
-    entities[time] = pd.Timestamp(pc.max(keys[time]).as_py())
+    newest = newest_times(data, spec)
+    sample = [*newest][:: max(1, -(-len(newest) // SAMPLE))]
+    times = [newest[one] for one in sample]
+    entities = pd.DataFrame({key: sample, time: pd.to_datetime(times, utc=True)})
     offline = feast.historical(entities, spec.feature_service).set_index(key).reindex(sample)
-    online = feast.online(key, sample, spec.feature_service).set_index(key).reindex(sample)
+    view = feast.online(spec.feature_view)
     differing = [
-        f"{key} {one}, {feature.name}: offline {left!r}, online {right!r}"
-        for feature in spec.features
-        for one, left, right in zip(
-            sample,
-            [_plain(value, feature) for value in offline[feature.name]],
-            [_plain(value, feature) for value in online[feature.name]],
-            strict=True,
-        )
+        difference
+        for row, one, at in zip(view.read(sample), sample, times, strict=True)
+        for difference in _differences(f"{key} {one}", offline.loc[one], row, at, spec)
+    ]
+    if differing:
+        view.mark("")  # so that the next materialization writes all rows
+    ages = [datetime.now(UTC) - at for at in times]
+    expired = sum(age > spec.ttl for age in ages) if spec.event_time and spec.ttl else 0
+    return Comparison(len(sample), len(sample) * len(spec.features), expired, differing)
+
+
+def _differences(
+    who: str, offline: Any, online: OnlineRow, at: datetime, spec: ModelSpec
+) -> list[str]:
+    differing = []
+    for feature in spec.features:
+        left = _plain(offline[feature.name], feature)
+        right = _plain(online.values.get(feature.name), feature)
         # A value that only one side has differs. So does one that neither has where there
         # must be one: nothing was materialized for an entity that exists.
-        if left != right or (left is None and not feature.nullable)
-    ]
-    return Comparison(len(sample), len(sample) * len(spec.features), differing)
+        if left != right or (left is None and not feature.nullable):
+            differing.append(f"{who}, {feature.name}: offline {left!r}, online {right!r}")
+    if online.observed_at and abs(online.observed_at - at) > _ZONES_DIFFER:
+        differing.append(
+            f"{who}, {spec.event_timestamp}: offline {at}, online {online.observed_at}"
+        )
+    return differing
 
 
 def _plain(value: Any, feature: FeatureSpec) -> bool | float | int | str | None:

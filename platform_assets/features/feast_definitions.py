@@ -8,6 +8,7 @@ from typing import Any
 
 from platform_assets.features.storage import FEATURES_FILE
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.feast import MODEL_TAG
 from serving_gateway.contract import DType, import_feast
 
 
@@ -63,6 +64,6 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
         name=spec.feature_service,
         features=[view],
         description=f"What {spec.model_name} reads, in this order: contract {spec.contract}.",
-        tags={"model_name": spec.model_name, "feature_contract": spec.contract},
+        tags={MODEL_TAG: spec.model_name, "feature_contract": spec.contract},
     )
     return [entity, source, view, service]

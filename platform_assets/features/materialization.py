@@ -1,67 +1,132 @@
-"""The newest row of every entity, found with Arrow and handed on in small batches.
+"""What the online store holds, made what the features are: only the difference is written.
 
-Feast's own `materialize` makes all rows Python objects at once; at a million rows that is
-many times the size of the data.
+Feast's own `materialize` writes all rows, and makes them Python objects at once. What was written
+last stays as a Parquet file, whose name the online store keeps beside the rows: a store that was
+emptied or restored names none or another one, and is written as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from platform_assets.features.newest import time_span, write_newest
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.file_lock import exclusive
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
-BATCH_ROWS: Final = 5_000
+    from platform_assets.resources.feast_online import OnlineView
+
+_BATCH_ROWS: Final = 5_000
 
 
-def newest_rows(data: FeatureData, spec: ModelSpec, progress: Progress) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of `features.parquet` that are the newest of their entity.
+@dataclass(frozen=True, slots=True)
+class OnlineChanges:
+    """How many rows were written to the online store, and deleted from it."""
 
-    They come in the order of the file, `BATCH_ROWS` of it at a time.
+    written: int = 0
+    deleted: int = 0
+
+
+def update_online(
+    feast: FeastResource, data: FeatureData, spec: ModelSpec, progress: Progress
+) -> OnlineChanges:
+    """Make the online store hold the newest row of every entity, and no other entity.
+
+    Views of other contracts keep the values that earlier versions read, but for entities that
+    are not in the source any more.
+
+    Raises:
+        FeatureStoreError: Feast or its store does not do it; the next call writes all rows.
     """
-    import pyarrow as pa
+    folder = Path(data.features_path).parent / "online"
+    folder.mkdir(exist_ok=True)
+    view = feast.online(spec.feature_view)
+    current = folder / f"{view.name}.{uuid.uuid4().hex}.parquet"
+    with exclusive(folder / ".lock"):
+        try:
+            write_newest(data, spec, current)
+            changes = _apply(view, folder, current, progress)
+            deleted = _delete_from_older_views(feast, view, current, spec)
+            if changes != OnlineChanges():
+                view.record_span(*time_span(data, spec))
+                view.mark(current.name)
+        except BaseException:
+            current.unlink(missing_ok=True)
+            raise
+        _keep_one_record(folder, view)
+    return OnlineChanges(changes.written, changes.deleted + deleted)
+
+
+def _apply(view: OnlineView, folder: Path, current: Path, progress: Progress) -> OnlineChanges:
     from pyarrow import parquet
 
-    newest = _newest(data, spec)
+    last = folder / view.content
+    with parquet.ParquetFile(current) as file:
+        total, schema = file.metadata.num_rows, file.schema_arrow
+        if not last.is_file() or parquet.read_schema(last) != schema:
+            view.mark("")
+            deleted = view.delete_others(_column(current, view.key))
+            batches = file.iter_batches(_BATCH_ROWS)
+            return OnlineChanges(view.write(_reported(batches, total, progress)), deleted)
+    changed = _difference("*", current, last)
+    gone = _difference(f'"{view.key}"', last, current)
+    if changed.num_rows or gone.num_rows:
+        view.mark("")
+        batches = changed.to_batches(_BATCH_ROWS)
+        view.write(_reported(batches, changed.num_rows, progress))
+        view.delete(gone[view.key].to_pylist())
+    return OnlineChanges(changed.num_rows, gone.num_rows)
+
+
+def _difference(columns: str, left: Path, right: Path) -> pa.Table:
+    """The rows of `left` that are not in `right`."""
+    import duckdb
+
+    query = f"SELECT {columns} FROM read_parquet(?)"  # noqa: S608 -- a column's name
+    with duckdb.connect(config={"enable_external_file_cache": False}) as database:
+        database.execute("SET TimeZone = 'UTC'")
+        found = database.sql(f"{query} EXCEPT {query}", params=[str(left), str(right)])
+        return found.to_arrow_table()
+
+
+def _delete_from_older_views(
+    feast: FeastResource, view: OnlineView, current: Path, spec: ModelSpec
+) -> int:
+    others = [feast.online(one) for one in feast.views(spec.model_name) if one != view.name]
+    same = [one for one in others if (one.key, one.key_type) == (view.key, view.key_type)]
+    ids = _column(current, view.key) if same else []
+    return sum(one.delete_others(ids) for one in same)
+
+
+def _column(path: Path, name: str) -> list[int | str]:
+    from pyarrow import parquet
+
+    values: list[int | str] = parquet.read_table(path, columns=[name])[name].to_pylist()
+    return values
+
+
+def _reported(
+    batches: Iterable[pa.RecordBatch], total: int, progress: Progress
+) -> Iterator[pa.RecordBatch]:
     done = 0
-    with parquet.ParquetFile(data.features_path) as file:
-        for batch in file.iter_batches(BATCH_ROWS):
-            mask = newest[done : done + batch.num_rows]
-            done += batch.num_rows
-            if mask.any():
-                yield batch.filter(pa.array(mask))
-            progress.at("writing to the online store", done, len(newest))
+    for batch in batches:
+        yield batch
+        done += batch.num_rows
+        progress.at("writing to the online store", done, total)
 
 
-def time_span(data: FeatureData, spec: ModelSpec) -> tuple[datetime, datetime]:
-    """Return the first and the last event time, in UTC."""
-    from pyarrow import compute, parquet
-
-    column = parquet.read_table(data.features_path, columns=[spec.event_timestamp])
-    extremes = compute.min_max(column[spec.event_timestamp]).as_py()
-    return extremes["min"], extremes["max"]
-
-
-def _newest(data: FeatureData, spec: ModelSpec) -> NDArray[np.bool_]:
-    """For each row of the file, whether no later one of its entity is there."""
-    import numpy as np
-    import pyarrow.compute as pc
-    from pyarrow import parquet
-
-    key, time = spec.join_key.name, spec.event_timestamp
-    table = parquet.read_table(data.features_path, columns=[key, time])
-    order = pc.sort_indices(table, sort_keys=[(key, "ascending"), (time, "ascending")])
-    codes = table[key].combine_chunks().dictionary_encode().indices.to_numpy()
-    ordered = codes[order.to_numpy()]
-    last = np.append(ordered[1:] != ordered[:-1], True)
-    newest = np.zeros(len(codes), dtype=np.bool_)
-    newest[order.to_numpy()[last]] = True
-    return newest
+def _keep_one_record(folder: Path, view: OnlineView) -> None:
+    """Delete what the store does not name: it may hold entities that left the source."""
+    content = view.content
+    for record in folder.glob(f"{view.name}.*"):
+        if record.name != content:
+            record.unlink()

@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
 
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from platform_assets.resources.feast_rows import online_rows
-from platform_assets.resources.redaction import without_secrets
+from platform_assets.resources.feast_errors import FeatureStoreError, translated
+from platform_assets.resources.feast_online import OnlineView, let_writers_wait
+from platform_assets.resources.file_lock import exclusive
+from platform_assets.resources.redis_address import connection_string, require_redis
 from serving_gateway.contract import DType, Feature, feature_contract, import_feast
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
+
+__all__ = ["FeastResource", "FeatureStoreError"]
 
 CONFIG_NAME: Final = "feature_store.yaml"
-_CONNECT_TIMEOUT: Final = 3.0
+MODEL_TAG: Final = "model_name"
+"""Tag of a feature service: the model whose versions read it."""
+_LOCK_SECONDS: Final = 60
+"""Longest wait for another chain's change of the registry."""
 _ONLINE_STORES: Final = ("sqlite", "redis")
 _DTYPES: Final = {
     "FLOAT": DType.FP32,
@@ -37,10 +41,6 @@ _DTYPES: Final = {
     "STRING": DType.BYTES,
 }
 """By Feast's value type."""
-
-
-class FeatureStoreError(Exception):
-    """Feast or one of its stores did not do what was asked; the message says what and why."""
 
 
 class FeastResource(ConfigurableResource["FeastResource"]):
@@ -53,8 +53,8 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     online_store: str = Field(default="sqlite", description="sqlite or redis.")
     redis: str = Field(
         default="",
-        description="Redis of the online store: redis://[:password@]host:port[/db], or "
-        "Feast's own form host:port,db=0,password=...",
+        description="Redis of the online store, as redis://[[user]:password@]host[:port][/db], "
+        "rediss:// or unix://, with the options of Redis's client behind a question mark.",
     )
     project: str = Field(
         default="serving_platform",
@@ -87,6 +87,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             "  registry_type: sql",
             f"  path: {json.dumps(f'sqlite:///{self.home}/registry.db')}",
             "  cache_ttl_seconds: 60",
+            f"  sqlalchemy_config_kwargs: {{connect_args: {{timeout: {_LOCK_SECONDS}}}}}",
             "online_store:",
             *(f"  {line}" for line in online),
             "offline_store:",
@@ -108,7 +109,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
                 raise FeatureStoreError("the online store is redis, but no address of it is given")
             return [
                 "type: redis",
-                f"connection_string: {json.dumps(_redis_string(self.redis))}",
+                f"connection_string: {json.dumps(connection_string(self.redis))}",
                 # The newest row of an entity is found before it is written. Feast's own way,
                 # to drop what is not newer than the stored row, would keep a wrong value that
                 # the source has corrected since, and for good where rows have no time.
@@ -120,14 +121,17 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
     def apply(self, objects: Sequence[Any]) -> None:
         """Make the registry know these objects; others are left as they are."""
-        store = self._store()
-        with _translated(f"apply {', '.join(sorted({one.name for one in objects}))}"):
+        self.render()
+        names = ", ".join(sorted({one.name for one in objects}))
+        with translated(f"apply {names}"), self._registry_lock():
+            store = self._store()
+            let_writers_wait(store)
             store.apply([*objects])
 
     def service_contract(self, feature_service: str) -> str:
         """Return the `feature_contract` of what is registered: names and types, in order."""
         store = self._store()
-        with _translated(f"look up feature service {feature_service}"):
+        with translated(f"look up feature service {feature_service}"):
             service = store.get_feature_service(feature_service)
             features = [
                 (feature.name, feature.dtype.to_value_type().name)
@@ -142,28 +146,28 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             )
         return feature_contract([Feature(name, _DTYPES[kind]) for name, kind in features])
 
-    def write_online(
-        self,
-        feature_view: str,
-        batches: Iterable[pa.RecordBatch],
-        span: tuple[datetime, datetime],
-    ) -> None:
-        """Put rows into the online store, whatever it holds of their entities.
-
-        Args:
-            feature_view: its columns are expected in the batches: join key, event timestamp
-                and features, in their types.
-            batches: at most one row per entity in all of them.
-            span: first and last event time (UTC), for Feast's own record of what it served.
-        """
-        self._probe_online()
+    def online(self, feature_view: str) -> OnlineView:
+        """Return the rows of a registered view in the online store."""
+        if self.online_store == "redis":
+            require_redis(self.redis)
         store = self._store()
-        with _translated(f"materialize {feature_view} to {self.online_store}"):
+        let_writers_wait(store)
+        return OnlineView(store, feature_view)
+
+    def views(self, model_name: str) -> list[str]:
+        """Return the views that versions of a model were made for, in the order of their names."""
+        with translated(f"list the feature views of {model_name}"):
+            services = self._store().list_feature_services(tags={MODEL_TAG: model_name})
+            return sorted(one.feature_view_projections[0].name for one in services)
+
+    def delete_view(self, feature_view: str) -> None:
+        """Delete a view, its source, its service and its rows in the online store."""
+        self.online(feature_view).mark("")
+        store = self._store()
+        with translated(f"delete feature view {feature_view}"), self._registry_lock():
             view = store.get_feature_view(feature_view)
-            for batch in batches:
-                rows = online_rows(batch, view)
-                store.provider.online_write_batch(store.config, view, rows, None)
-            store.registry.apply_materialization(view, store.project, *span)
+            service = store.get_feature_service(feature_view)
+            store.apply([], objects_to_delete=[service, view, view.batch_source], partial=False)
 
     def historical(self, entities: pd.DataFrame, feature_service: str) -> pd.DataFrame:
         """Join features to `entities` as they were known at each row's event timestamp.
@@ -177,7 +181,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             rows and columns is Feast's own; a row that no observation precedes may be missing.
         """
         store = self._store()
-        with _translated(f"join the features of {feature_service}"), _own_duckdb():
+        with translated(f"join the features of {feature_service}"), _own_duckdb():
             service = store.get_feature_service(feature_service)
             table = store.get_historical_features(entity_df=entities, features=service).to_arrow()
             # Many rows share a text. Each column is let go once it is converted.
@@ -186,41 +190,17 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             )
         return joined
 
-    def online(self, join_key: str, ids: Sequence[int | str], feature_service: str) -> pd.DataFrame:
-        """Read the online store: one row per id, in that order; None for what it lacks.
-
-        The values are Python's own. The order of the columns is Feast's, and differs between
-        processes.
-        """
-        import pandas as pd
-
-        self._probe_online()
-        store = self._store()
-        with _translated(f"read {feature_service} from {self.online_store}"):
-            service = store.get_feature_service(feature_service)
-            columns = store.get_online_features(
-                features=service, entity_rows=[{join_key: one} for one in ids]
-            ).to_dict()
-        return pd.DataFrame(columns, dtype=object)
-
     def _store(self) -> Any:
         config = self.render()
-        with _translated(f"open the feature store in {self.home}"):
+        with translated(f"open the feature store in {self.home}"):
             import_feast()
             from feast import FeatureStore
 
             return FeatureStore(repo_path=str(self.home), fs_yaml_file=config)
 
-    def _probe_online(self) -> None:
-        # Redis that is gone without a trace would hold Feast's client up for minutes.
-        if self.online_store != "redis":
-            return
-        host, _, port = _redis_string(self.redis).split(",")[0].rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
-        except (OSError, ValueError) as exc:
-            place = without_secrets(f"{host}:{port}", os.environ)
-            raise FeatureStoreError(f"Redis at {place} does not answer: {exc}") from exc
+    def _registry_lock(self) -> AbstractContextManager[None]:
+        # Feast changes the registry in many transactions.
+        return exclusive(self.home / ".registry.lock")
 
 
 @contextmanager
@@ -241,41 +221,15 @@ def _own_duckdb() -> Iterator[None]:
         own.disconnect()
 
 
-def _redis_string(address: str) -> str:
-    if not address.startswith(("redis://", "rediss://")):
-        return address
-    url = urlsplit(address)
-    parts = [f"{url.hostname}:{url.port or 6379}"]
-    if url.path.strip("/"):
-        parts.append(f"db={url.path.strip('/')}")
-    if url.username:
-        parts.append(f"username={unquote(url.username)}")
-    if url.password:
-        parts.append(f"password={unquote(url.password)}")
-    if url.scheme == "rediss":
-        parts.append("ssl=true")
-    return ",".join(parts)
-
-
 def _write_private(target: Path, text: str) -> None:
     # Only for its owner: a Redis password may stand in it.
-    staged = target.with_name(f".{target.name}.{os.getpid()}.part")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(target)
-
-
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    # Feast lets the exceptions of whatever store it uses through (SQLAlchemy, sqlite3, redis,
-    # pyarrow, pandas): the one point that names them all.
+    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        yield
-    except FeatureStoreError:
-        raise
-    except Exception as exc:
-        reason = without_secrets(f"{type(exc).__name__}: {exc}", os.environ)
-        raise FeatureStoreError(f"Feast could not {doing}: {reason}") from exc
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(target)
+    finally:
+        staged.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""Rows as Feast's online stores take them."""
+"""Rows as Feast's online stores take and return them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,16 @@ Row = tuple[Any, dict[str, Any], datetime, datetime | None]
 """Entity key, values by feature, event time, time of creation: what a store writes."""
 
 
+def entity_keys(ids: Iterable[Any], view: Any) -> list[Any]:
+    """Return Feast's keys of entities of a view (Feast's own object)."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+    [key] = view.entity_columns
+    return [
+        EntityKey(join_keys=[key.name], entity_values=[value]) for value in _values([*ids], key)
+    ]
+
+
 def online_rows(batch: pa.RecordBatch, view: Any) -> list[Row]:
     """Turn a batch into rows of a feature view; a null becomes a value without one.
 
@@ -28,25 +39,31 @@ def online_rows(batch: pa.RecordBatch, view: Any) -> list[Row]:
         batch: the columns of the view, of any number of rows.
         view: Feast's own object.
     """
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-
-    [key] = view.entity_columns
+    keys = entity_keys(batch.column(view.entity_columns[0].name).to_pylist(), view)
     times = batch.column(view.batch_source.timestamp_field).to_pylist()
-    keys = [
-        EntityKey(join_keys=[key.name], entity_values=[value])
-        for value in _values(batch.column(key.name), key)
-    ]
     names = [feature.name for feature in view.features]
-    columns = [_values(batch.column(one.name), one) for one in view.features]
+    columns = [_values(batch.column(one.name).to_pylist(), one) for one in view.features]
     return [
         (entity, dict(zip(names, values, strict=True)), time, None)
         for entity, time, *values in zip(keys, times, *columns, strict=True)
     ]
 
 
-def _values(column: pa.Array, field: Any) -> list[Any]:
+def plain_value(value: Any) -> Any:
+    """Return the content of Feast's value as the gateway reads it.
+
+    None for one that is unset, NaN or an empty text.
+    """
+    kind = None if value is None else value.WhichOneof("val")
+    if kind is None or kind == "null_val":
+        return None
+    plain = getattr(value, kind)
+    return None if plain == "" or plain != plain else plain  # noqa: PLR0124 -- NaN
+
+
+def _values(plain: list[Any], field: Any) -> list[Any]:
     from feast.protos.feast.types.Value_pb2 import Value
 
     name = _FIELDS[field.dtype.to_value_type().name]
     missing = Value()
-    return [missing if value is None else Value(**{name: value}) for value in column.to_pylist()]
+    return [missing if value is None else Value(**{name: value}) for value in plain]

@@ -10,6 +10,7 @@ from pydantic import Field
 from platform_assets.model_spec import ModelSpec
 from platform_assets.packaging.records import PackagedVersion
 from platform_assets.resources.failures import failure, may_pass
+from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
@@ -35,6 +36,7 @@ from platform_assets.serving.proof import collect_proof
 from platform_assets.serving.records import Promotion, ServingState
 from platform_assets.serving.switching import Switched, reload, wait_for_replicas
 from platform_assets.serving.turns import CHANGE, LEASE, take, taken
+from platform_assets.serving.view_retention import delete_unread_views
 from serving_gateway.contract import Mode, ReloadRequest
 
 
@@ -149,6 +151,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         model_repository: ModelRepository,
         gateway: GatewayResource,
         mlflow: MlflowResource,
+        feast: FeastResource,
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
         state = triton_serving_state
@@ -183,6 +186,14 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
                 **switch_metadata(spec, switched, mlflow),
                 **retirement,
                 **_best_version(gates[NO_REGRESSION].metadata),
+                **delete_unread_views(
+                    spec,
+                    feast=feast,
+                    mlflow=mlflow,
+                    triton=triton,
+                    repository=model_repository,
+                    log=context.log,
+                ),
                 **tell_registry(spec.model_name, answer.version, mlflow, context.log),
             },
         )

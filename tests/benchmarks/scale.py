@@ -82,15 +82,22 @@ def _check(work: Work) -> None:
 
 def _materialize(work: Work) -> None:
     from platform_assets.features.feast_definitions import feast_definitions
-    from platform_assets.features.materialization import newest_rows, time_span
+    from platform_assets.features.materialization import update_online
     from platform_assets.features.sources.reader import Progress
     from platform_assets.resources.feast import FeastResource
 
     feast = work.values["feast"] = FeastResource(state_dir=str(work.home / "feast"))
     data, spec = work.values["data"], work.spec
     feast.apply(feast_definitions(spec, feast.data_dir))
-    rows = newest_rows(data, spec, Progress(print))
-    feast.write_online(spec.feature_view, rows, time_span(data, spec))
+    update_online(feast, data, spec, Progress(print))
+
+
+def _materialize_again(work: Work) -> None:
+    from platform_assets.features.materialization import OnlineChanges, update_online
+    from platform_assets.features.sources.reader import Progress
+
+    feast, data = work.values["feast"], work.values["data"]
+    assert update_online(feast, data, work.spec, Progress(print)) == OnlineChanges()
 
 
 def _compare(work: Work) -> None:
@@ -146,6 +153,7 @@ STAGES: Final[tuple[tuple[str, Callable[[Work], None]], ...]] = (
     ("check", _check),
     ("write", _write),
     ("materialize", _materialize),
+    ("materialize again", _materialize_again),
     ("compare", _compare),
     ("join", _join),
     ("split", _split),

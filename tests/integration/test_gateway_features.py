@@ -101,8 +101,8 @@ def counted(gateway: RunningGateway) -> dict[str, int]:
 
 
 def stored_row(chain: Chain, entity: int) -> list[float]:
-    frame = chain.feast.online("entity_id", [entity], chain.spec.feature_service)
-    return [float(frame[name].iloc[0]) for name in chain.spec.feature_names]
+    [row] = chain.feast.online(chain.spec.feature_view).read([entity])
+    return [float(row.values[name]) for name in chain.spec.feature_names]
 
 
 def test_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chain: Chain) -> None:

@@ -23,14 +23,16 @@ def test_a_failure_holds_no_secret_of_the_environment(monkeypatch: pytest.Monkey
     assert "What to do: write ***, or do not." in str(told.description)
 
 
-@pytest.mark.parametrize("address", ["keydb://joe:{}@nowhere.invalid:6379", "x://:{}@127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address", ["redis://joe:{}@nowhere.invalid:6379", "rediss://:{}@127.0.0.1:1"]
+)
 def test_an_address_of_redis_that_does_not_answer_is_told_without_its_password(
     tmp_path: Path, address: str
 ) -> None:
     redis = address.format(SECRET)
     feast = FeastResource(state_dir=str(tmp_path), online_store="redis", redis=redis)
     with pytest.raises(FeatureStoreError, match="does not answer") as refused:
-        feast.online("id", [1], "service")
+        feast.online("view")
     assert SECRET not in str(refused.value)
 
 

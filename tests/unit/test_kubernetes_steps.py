@@ -39,7 +39,7 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "best_model__triton_model_entry_entry_digest": (set(), False),
         "best_model__triton_serving_state": ({triton}, True),
         "best_model__serving_gates": ({triton, gateway, feast}, False),
-        "best_model__gateway_reload": ({triton, gateway}, True),
+        "best_model__gateway_reload": ({triton, gateway, feast}, True),
         "best_model__gateway_reload_predict_parity": ({gateway}, None),
         "roll_back_best_model": ({triton, gateway}, True),
         "best_model__give_back": ({triton}, True),

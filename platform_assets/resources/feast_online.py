@@ -1,0 +1,222 @@
+"""One feature view in the online store: its rows written, read and deleted.
+
+Feast's interface writes and reads rows, but deletes whole views only. How its stores keep a row,
+which deleting one takes, is known in this module alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+
+from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.feast_rows import entity_keys, online_rows, plain_value
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_T = TypeVar("_T")
+
+_LOCK_MILLISECONDS: Final = 300_000
+"""Longest wait for another writer; each holds the lock for one batch of rows."""
+_BATCH: Final = 5_000
+_MARKER: Final = "online_content"
+
+
+class OnlineRow(NamedTuple):
+    """What the store holds of an entity; nothing for one that it does not know."""
+
+    observed_at: datetime | None
+    values: dict[str, Any]
+    """Plain values by feature, None where null."""
+
+
+class OnlineView:
+    """A feature view in the online store; every method raises `FeatureStoreError`."""
+
+    def __init__(self, store: Any, name: str) -> None:
+        self.name, self._store = name, store
+        self._doing = f"{name} in the online store"
+        self._online, self._config = store.provider.online_store, store.config
+        with translated(f"look up {self._doing}"):
+            self._view = store.get_feature_view(name)
+            self._marker = _marker()
+            self._online.update(self._config, [], [self._marker], [], [], partial=True)
+        self.key, self.key_type = key_of(self._view)
+
+    @property
+    def content(self) -> str:
+        """Which content was written last, as `mark` says; empty when that is unknown."""
+        with translated(f"read {self._doing}"):
+            [(_, values)] = self._online.online_read(
+                self._config, self._marker, self._marker_keys(), ["content"]
+            )
+        return plain_value((values or {}).get("content")) or ""
+
+    def mark(self, content: str) -> None:
+        """Keep, beside the rows, which content they are: a store that lost rows lost it too."""
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        [key] = self._marker_keys()
+        row = (key, {"content": Value(string_val=content)}, datetime.now(UTC), None)
+        with translated(f"mark {self._doing}"):
+            self._online.online_write_batch(self._config, self._marker, [row], None)
+
+    def write(self, batches: Iterable[pa.RecordBatch]) -> int:
+        """Write rows, of whose entities there is one each; return how many.
+
+        Args:
+            batches: join key, event timestamp and features, in their types.
+        """
+        written = 0
+        with translated(f"write {self._doing}"):
+            for batch in batches:
+                rows = online_rows(batch, self._view)
+                self._online.online_write_batch(self._config, self._view, rows, None)
+                written += len(rows)
+        return written
+
+    def record_span(self, first: datetime, last: datetime) -> None:
+        """Keep the first and last event time (UTC) in Feast's own record of what it serves."""
+        with translated(f"record what was written to {self._doing}"):
+            registry = self._store.registry
+            registry.apply_materialization(self._view, self._store.project, first, last)
+
+    def read(self, ids: Iterable[int | str]) -> list[OnlineRow]:
+        """Read rows as the gateway does, whatever their age; one per id, in that order."""
+        keys = entity_keys(ids, self._view)
+        with translated(f"read {self._doing}"):
+            found = self._online.online_read(self._config, self._view, keys)
+        return [_row(time, values or {}) for time, values in found]
+
+    def delete(self, ids: Iterable[int | str]) -> int:
+        """Delete the rows of these entities; return how many were named."""
+        with translated(f"delete rows of {self._doing}"):
+            rows = self._stored_rows()
+            keys = [rows.key(one) for one in entity_keys(ids, self._view)]
+            rows.delete(keys)
+        return len(keys)
+
+    def delete_others(self, ids: Iterable[int | str]) -> int:
+        """Delete the rows of all but these entities; return how many there were."""
+        with translated(f"delete rows of {self._doing}"):
+            rows = self._stored_rows()
+            others = {*rows.all()}
+            for some in _batches(ids) if others else ():
+                others.difference_update(map(rows.key, entity_keys(some, self._view)))
+            rows.delete(others)
+        return len(others)
+
+    def _stored_rows(self) -> _StoredRows:
+        kind = _RedisRows if self._config.online_store.type == "redis" else _SqliteRows
+        return kind(self._online, self._config, self._view)
+
+    def _marker_keys(self) -> list[Any]:
+        return entity_keys([self._view.name], self._marker)
+
+
+def _row(time: datetime | None, values: dict[str, Any]) -> OnlineRow:
+    plain = {name: plain_value(value) for name, value in values.items()}
+    # Redis answers with nulls of the epoch for an entity that it does not have.
+    if time is None or (not time.timestamp() and set(plain.values()) <= {None}):
+        return OnlineRow(None, {})
+    return OnlineRow(time, plain)
+
+
+def key_of(view: Any) -> tuple[str, str]:
+    """The name of a view's join key, and its value type."""
+    [key] = view.entity_columns
+    return key.name, key.dtype.to_value_type().name
+
+
+def let_writers_wait(store: Any) -> None:
+    """Make SQLite's readers independent of its writers, and these wait for each other."""
+    if store.config.online_store.type == "sqlite":
+        connection = store.provider.online_store._get_conn(store.config)
+        connection.execute(f"PRAGMA busy_timeout = {_LOCK_MILLISECONDS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _marker() -> Any:
+    """A view that Feast's registry does not know: written and read here alone."""
+    from feast import Entity, FeatureView, Field, ValueType
+    from feast.types import String
+
+    entity = Entity(name="feature_view", join_keys=["feature_view"], value_type=ValueType.STRING)
+    schema = [Field(name="feature_view", dtype=String), Field(name="content", dtype=String)]
+    return FeatureView(name=_MARKER, entities=[entity], schema=schema)
+
+
+class _StoredRows(Protocol):
+    """The rows of a view by the keys under which a store keeps them."""
+
+    def key(self, entity: Any) -> bytes: ...
+    def all(self) -> Iterable[bytes]: ...
+    def delete(self, keys: Collection[bytes]) -> None: ...
+
+
+class _SqliteRows:
+    def __init__(self, online: Any, config: Any, view: Any) -> None:
+        self._connection = online._get_conn(config)
+        self._table = f'"{config.project}_{view.name}"'
+
+    def key(self, entity: Any) -> bytes:
+        from feast.infra.key_encoding_utils import serialize_entity_key
+
+        return serialize_entity_key(entity)
+
+    def all(self) -> Iterable[bytes]:
+        statement = f"SELECT DISTINCT entity_key FROM {self._table}"  # noqa: S608 -- a view's name
+        found = self._connection.execute(statement)
+        return [key for (key,) in found]
+
+    def delete(self, keys: Collection[bytes]) -> None:
+        statement = f"DELETE FROM {self._table} WHERE entity_key = ?"  # noqa: S608
+        for some in _batches(keys):
+            with self._connection:
+                self._connection.executemany(statement, [(key,) for key in some])
+
+
+class _RedisRows:
+    """An entity is a hash, which views share whose join keys have the same name."""
+
+    def __init__(self, online: Any, config: Any, view: Any) -> None:
+        from feast.infra.key_encoding_utils import serialize_entity_key_prefix
+        from feast.infra.online_stores.helpers import _mmh3
+
+        self._client = online._get_client(config.online_store)
+        self._project = config.project
+        self._time = f"_ts:{view.name}".encode()
+        self._fields = [self._time, *(_mmh3(f"{view.name}:{one.name}") for one in view.features)]
+        self._prefix = serialize_entity_key_prefix([view.entity_columns[0].name])
+
+    def key(self, entity: Any) -> bytes:
+        from feast.infra.online_stores.helpers import _redis_key
+
+        return _redis_key(self._project, entity)
+
+    def all(self) -> Iterator[bytes]:
+        parts = (self._prefix, self._project.encode())
+        pattern = b"*".join(re.sub(rb"([*?\[\]\\])", rb"\\\1", one) for one in parts)
+        for some in _batches(self._client.scan_iter(pattern, count=_BATCH)):
+            with self._client.pipeline(transaction=False) as pipe:
+                for key in some:
+                    pipe.hexists(key, self._time)
+                held = pipe.execute()
+            yield from (key for key, is_held in zip(some, held, strict=True) if is_held)
+
+    def delete(self, keys: Collection[bytes]) -> None:
+        for some in _batches(keys):
+            with self._client.pipeline(transaction=False) as pipe:
+                for key in some:
+                    pipe.hdel(key, *self._fields)
+                pipe.execute()
+
+
+def _batches(items: Iterable[_T]) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while some := [*islice(rest, _BATCH)]:
+        yield some
