@@ -22,7 +22,7 @@ _ZONES_DIFFER: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class OnlineComparison:
     """How many values were compared, and which differ.
 
     `expired`: entities that are older than the model's `ttl`, which the gateway does not serve.
@@ -34,7 +34,7 @@ class Comparison:
     differing: list[str]
 
 
-def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> Comparison:
+def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> OnlineComparison:
     """Compare each entity's newest offline values with the online ones, bit by bit.
 
     Raises:
@@ -58,7 +58,7 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> 
         view.mark("")  # so that the next materialization writes all rows
     ages = [datetime.now(UTC) - at for at in times]
     expired = sum(age > spec.ttl for age in ages) if spec.event_time and spec.ttl else 0
-    return Comparison(len(sample), len(sample) * len(spec.features), expired, differing)
+    return OnlineComparison(len(sample), len(sample) * len(spec.features), expired, differing)
 
 
 def _differences(

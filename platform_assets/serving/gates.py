@@ -15,9 +15,9 @@ from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
-from platform_assets.serving.candidate import Candidate, ProductionUnknown
 from platform_assets.serving.compatibility import frame_contract, signature_differences
 from platform_assets.serving.latency import triton_latency
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.promotion import GATES, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
@@ -55,10 +55,10 @@ def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
         feast: FeastResource,
         model_repository: ModelRepository,
     ) -> Iterator[dg.AssetCheckResult]:
-        candidate = Candidate(
+        candidate = LoadedVersion(
             spec, triton_serving_state, triton, gateway, mlflow, model_repository, context.instance
         )
-        judges: dict[str, Callable[[Candidate], dg.AssetCheckResult]] = {
+        judges: dict[str, Callable[[LoadedVersion], dg.AssetCheckResult]] = {
             "triton_ready": triton_ready,
             "triton_parity": triton_parity,
             "triton_latency": triton_latency,
@@ -103,7 +103,7 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def triton_ready(candidate: Candidate) -> dg.AssetCheckResult:
+def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
     """Ask Triton now, by two of its answers, whether exactly this version is READY."""
     state, triton = candidate.state, candidate.triton
     metadata = {**candidate.identity, "run_id": state.run_id}
@@ -140,7 +140,7 @@ def triton_ready(candidate: Candidate) -> dg.AssetCheckResult:
     )
 
 
-def triton_parity(candidate: Candidate) -> dg.AssetCheckResult:
+def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
     """Compare every server's answers for the evaluation set with those of scikit-learn."""
     try:
         answers = candidate.answers
@@ -164,7 +164,7 @@ def triton_parity(candidate: Candidate) -> dg.AssetCheckResult:
     return verdict
 
 
-def schema_compatible(candidate: Candidate) -> dg.AssetCheckResult:
+def schema_compatible(candidate: LoadedVersion) -> dg.AssetCheckResult:
     """Compare what this version reads and answers with what production does."""
     allowed = candidate.spec.gates.allow_breaking
     metadata = {**candidate.identity, "allow_breaking": allowed}
@@ -188,7 +188,7 @@ def schema_compatible(candidate: Candidate) -> dg.AssetCheckResult:
     )
 
 
-def same_contract(candidate: Candidate, feast: FeastResource) -> dg.AssetCheckResult:
+def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetCheckResult:
     """Compare the digest of names, types and order of the features, wherever it stands."""
     spec, state = candidate.spec, candidate.state
     path = candidate.repository.path(state.model_name, state.version) / MODEL_FILE

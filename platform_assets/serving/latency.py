@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import dagster as dg
 
 from platform_assets.resources.triton import TritonEndpoint, TritonError
-from platform_assets.serving.candidate import Candidate
+from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.pictures import latency_picture
 from platform_assets.training.graph.runtime import model_inputs
 from platform_assets.training.pictures import inline
@@ -54,7 +54,7 @@ class Latencies:
         return sorted(self.took_ms)[place - 1] if place <= len(self.took_ms) else float("inf")
 
 
-def triton_latency(candidate: Candidate) -> dg.AssetCheckResult:
+def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
     """Bound the 99th percentile of every server; a round in which the machine is busy is repeated.
 
     A version of which 2 % of the requests exceed the budget passes at most once in a hundred
@@ -90,7 +90,7 @@ def triton_latency(candidate: Candidate) -> dg.AssetCheckResult:
 
 
 def _best_round(
-    candidate: Candidate,
+    candidate: LoadedVersion,
     endpoint: TritonEndpoint,
     inputs: dict[str, np.ndarray[Any, Any]],
     clients: int,
@@ -105,7 +105,7 @@ def _best_round(
 
 
 def measure(
-    candidate: Candidate,
+    candidate: LoadedVersion,
     endpoint: TritonEndpoint,
     inputs: dict[str, np.ndarray[Any, Any]],
     clients: int,

@@ -15,10 +15,10 @@ from platform_assets.packaging.foreign_graph import GraphRefused
 from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.candidate import Candidate, ProductionUnknown
 from platform_assets.serving.comparison import Comparison, Verdict, compare
 from platform_assets.serving.compatibility import align_probabilities, not_comparable
 from platform_assets.serving.ledger import BEST_VERSION
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.parity import Answers
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.training.floor import estimate_metric, judge_floor
@@ -60,7 +60,7 @@ class _NotComparable(Exception):
         """Whether that is because it reads other features."""
 
 
-def no_regression(candidate: Candidate, config: RegressionConfig) -> dg.AssetCheckResult:
+def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.AssetCheckResult:
     """Judge the candidate's own metric, then hold it against production on the same rows.
 
     The best version that was ever in production is a second reference, so that losses which are
@@ -144,7 +144,7 @@ class _Reference:
 
 
 def _compared(
-    candidate: Candidate, answers: Measured, version: int, config: RegressionConfig
+    candidate: LoadedVersion, answers: Measured, version: int, config: RegressionConfig
 ) -> _Reference:
     """Compare the candidate's answers with those of another version, on rows new to both.
 
@@ -171,14 +171,14 @@ def _compared(
     return _Reference(version, result, count, chosen_by, verdict)
 
 
-def _measured(candidate: Candidate, answers: Answers) -> Measured:
+def _measured(candidate: LoadedVersion, answers: Answers) -> Measured:
     labels, probabilities = answers
     classes = candidate.registered.signature.classes
     return Measured(candidate.evaluation.label_true, labels, probabilities, classes)
 
 
 def _unseen_rows(
-    candidate: Candidate, production: RegisteredVersion
+    candidate: LoadedVersion, production: RegisteredVersion
 ) -> tuple[NDArray[np.bool_], str]:
     """Return the evaluation rows that production was not trained on either, and by what rule.
 
@@ -203,7 +203,7 @@ def _unseen_rows(
     return rows, "rows that neither version was trained on"
 
 
-def _answers_of(candidate: Candidate, other: RegisteredVersion) -> Measured:
+def _answers_of(candidate: LoadedVersion, other: RegisteredVersion) -> Measured:
     """What another version answers for the evaluation rows, by the candidate's classes.
 
     Raises:
@@ -222,7 +222,7 @@ def _answers_of(candidate: Candidate, other: RegisteredVersion) -> Measured:
     return _measured(candidate, (labels, probabilities))
 
 
-def _shown(candidate: Candidate, against: _Reference) -> dict[str, Any]:
+def _shown(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:
     """Metadata of the comparison with production."""
     result, metric = against.result, candidate.spec.evaluation.metric
     picture = comparison_picture(result, metric, candidate.state.version, against.version)

@@ -52,7 +52,7 @@ MIDWAY: Final = (
         "platform_assets.resources.triton_endpoint:TritonEndpoint.load",
         seconds=0.5,
     ),
-    kill("serving_gates", "after", "platform_assets.serving.candidate:ask_triton"),
+    kill("serving_gates", "after", "platform_assets.serving.loaded_version:ask_triton"),
     kill(
         "gateway_reload",
         "during",

@@ -23,11 +23,11 @@ from platform_assets.resources.triton import (
     merged_index,
 )
 from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
-from platform_assets.serving import candidate as candidate_module
 from platform_assets.serving import latency
-from platform_assets.serving.candidate import Candidate
+from platform_assets.serving import loaded_version as candidate_module
 from platform_assets.serving.gates import triton_parity
 from platform_assets.serving.latency import Latencies
+from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.parity import Answers
 from platform_assets.serving.records import ServingState
 from tests.models import IRIS
@@ -204,10 +204,10 @@ class Registry(MlflowResource):
         raise RegistryError("not kept here")
 
 
-def candidate() -> Candidate:
+def candidate() -> LoadedVersion:
     state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
     unused: Any = None
-    return Candidate(IRIS, state, several(), unused, Registry(), unused, unused)
+    return LoadedVersion(IRIS, state, several(), unused, Registry(), unused, unused)
 
 
 @pytest.mark.parametrize(("otherwise", "passed"), [("a", False), ("b", False), ("nobody", True)])

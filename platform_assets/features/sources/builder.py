@@ -34,7 +34,7 @@ _ZERO_LED: Final = r"'^\s*[+-]?0[0-9]'"
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SourceRows:
     """Some rows of a source, as DuckDB reads them.
 
     `name` is for errors, `part` the shorter one within the source. `relation` stands behind
@@ -67,7 +67,7 @@ class TableBuilder:
         self._headers: Sequence[str] = ()
         self.database = _connect()
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: SourceRows) -> None:
         """Read and cast these rows.
 
         Raises:
@@ -109,7 +109,7 @@ class TableBuilder:
             "batch", table.rename_columns([f"c{n}" for n in range(len(headers))])
         )
         types = [str(one) for one in self.database.table("batch").types]
-        self.add(Rows(name, name, "batch", headers, types, before=self._parts.get(name, 0)))
+        self.add(SourceRows(name, name, "batch", headers, types, before=self._parts.get(name, 0)))
 
     def build(self, name: str, fingerprint: Callable[[pa.Table], str]) -> SourceTable:
         """Return what was added, with times in UTC.
@@ -155,7 +155,7 @@ class TableBuilder:
                 self._lost |= {column.name: said} if said else {}
         return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
 
-    def _refusal(self, rows: Rows, query: _Query) -> SourceError:
+    def _refusal(self, rows: SourceRows, query: _Query) -> SourceError:
         cells = self.database.sql(query.wrong_cells).limit(SHOWN_PROBLEMS).fetchall()
         [(count,)] = self.database.sql(f"SELECT count(*) FROM ({query.wrong_cells})").fetchall()
         names = rows.locate([rows.before + row for row, _, _ in cells])
@@ -169,7 +169,7 @@ class TableBuilder:
 class _Query:
     """SQL that casts `rows`, and that finds the cells that cannot be cast."""
 
-    def __init__(self, rows: Rows, columns: Sequence[Column], key: str | None) -> None:
+    def __init__(self, rows: SourceRows, columns: Sequence[Column], key: str | None) -> None:
         headers = [*rows.headers, *rows.constants]
         literals = [
             "NULL::VARCHAR" if one is None else quoted(one) for one in rows.constants.values()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from platform_assets.features.sources.builder import Rows, TableBuilder
+from platform_assets.features.sources.builder import SourceRows, TableBuilder
 from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS
@@ -86,14 +86,14 @@ class CsvFile:
                 said = str(exc).partition("\n")[0]
                 raise SourceError(f"{self.name} cannot be read as CSV: {said}", _FIX) from None
 
-    def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> Rows:
+    def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> SourceRows:
         columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
         relation = (
             f"read_csv({quoted(str(self.path))}, auto_detect=false, header=true, skip={blank}, "
             f"delim={quoted(separator)}, quote='\"', escape='\"', columns={{{columns}}}, "
             f"compression='{'gzip' if self._zipped else 'none'}', {mode})"
         )
-        return Rows(
+        return SourceRows(
             self.name,
             self.part,
             relation,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from platform_assets.features.sources.builder import Rows, TableBuilder
+from platform_assets.features.sources.builder import SourceRows, TableBuilder
 from platform_assets.features.sources.casting import quoted
 from platform_assets.resources.source import SourceError
 
@@ -46,7 +46,7 @@ class ParquetFile:
         try:
             types = [str(one) for one in builder.database.sql(f"FROM {relation} LIMIT 0").types]
             relation = f"{relation} AS file({places})"
-            builder.add(Rows(self.name, self.part, relation, header, types, self.constants))
+            builder.add(SourceRows(self.name, self.part, relation, header, types, self.constants))
         except duckdb.Error as exc:
             raise self._damaged(exc) from exc
 

@@ -29,7 +29,7 @@ class ProductionUnknown(Exception):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LoadedVersion:
     """A version that Triton was asked to load; what several gates need is fetched once.
 
     Everything fetched may raise `RegistryError`, answers may raise `TritonError`.
