@@ -95,6 +95,18 @@ class LoadedVersion:
         """The best version that was ever in production, as the ledger knows it; None before one."""
         return best_version(self.instance, self.spec)
 
+    def has_graph_of(self, version: int) -> bool:
+        """Whether another version's graph on disk is this one's, byte for byte."""
+        name = self.state.model_name
+        try:
+            digests = {
+                self.repository.verify(name, one).onnx_sha256
+                for one in (self.state.version, version)
+            }
+        except RepositoryError:
+            return False
+        return len(digests) == 1
+
     def ask(self, other: RegisteredVersion) -> Answers:
         """What another version answers for the evaluation rows.
 

@@ -85,34 +85,56 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     }
     if not verdict.passed:
         return _blocked(metadata, f"{verdict.reason}; production stays where it is")
+    return _against_others(candidate, answers, config, verdict.reason, metadata)
+
+
+def _against_others(
+    candidate: LoadedVersion,
+    answers: Measured,
+    config: RegressionConfig,
+    doubt: str,
+    metadata: dict[str, Any],
+) -> dg.AssetCheckResult:
+    """Compare with production, and with the best version that was ever there.
+
+    `doubt` is what the evaluation rows cannot rule out of the candidate's own metric.
+    """
+    gates, best = candidate.spec.gates, candidate.best_version
     try:
         production = candidate.production_version
         if production is None:
             alone = "there is no other version in production; the floor alone decides"
             return dg.AssetCheckResult(
                 passed=True,
-                description="; ".join(filter(None, (alone, verdict.reason))),
+                description="; ".join(filter(None, (alone, doubt))),
                 metadata=metadata,
             )
         metadata["production_version"] = production
+        if candidate.has_graph_of(production):
+            # Nothing to estimate: what was trained again on the same data is the same model.
+            metadata |= {"verdict": Verdict.NON_INFERIOR.value, BEST_VERSION: best or production}
+            return dg.AssetCheckResult(
+                passed=True,
+                description=f"its graph is that of version {production}, byte for byte",
+                metadata=metadata,
+            )
         against = _compared(candidate, answers, production, config)
     except (_NotComparable, ProductionUnknown) as error:
         schema = isinstance(error, _NotComparable) and error.schema
         return dg.AssetCheckResult(
-            passed=config.without_comparison or (spec.gates.allow_breaking and schema),
+            passed=config.without_comparison or (gates.allow_breaking and schema),
             description=f"production was not compared: {error}",
             metadata=metadata,
         )
     metadata |= _shown(candidate, against)
     references = [against]
-    best = candidate.best_version
     if best not in (None, production, candidate.state.version):
         with contextlib.suppress(_NotComparable, ProductionUnknown):
             references.append(_compared(candidate, answers, best, config))
             metadata[f"gain_over_best_version_{best}"] = references[-1].result.gain.value
     if references[-1].result.gain.value < 0:
         metadata[BEST_VERSION] = references[-1].version
-    return _judged(spec.gates, references, metadata)
+    return _judged(gates, references, metadata)
 
 
 @dataclass(frozen=True, slots=True)

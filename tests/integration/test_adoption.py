@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from platform_assets.packaging.adoption import FOREIGN_DATA
@@ -69,7 +70,12 @@ def test_a_version_of_another_training_job_reaches_production_through_every_gate
     outcome = adopt(settled, version)
 
     assert outcome.success, outcome.failures
-    assert [name for name, check in outcome.checks.items() if not check.passed] == []
+    # The rows may be too few to tell two good models apart, which warns and does not block.
+    assert [
+        name
+        for name, check in outcome.checks.items()
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
+    ] == []
     gate = outcome.checks["triton_serving_state.no_regression"]
     assert gate.metadata["production_version"].value == before
     assert settled.answering_version() == settled.production() == version

@@ -20,6 +20,7 @@ from tests.full_platform import SERVING, TOKEN, Platform
 from tests.servers import LOOPBACK, free_port
 
 WEAK = CandidateSpec("decision_tree", grid={"max_depth": (1,)})
+SIMILAR = CandidateSpec("linear_discriminant")
 GATE = "triton_serving_state"
 ERROR = dg.AssetCheckSeverity.ERROR
 TO_LOADED = ("onnx_model", "triton_model_entry", "triton_serving_state")
@@ -92,7 +93,7 @@ def test_a_loss_that_the_model_file_tolerates_passes_however_certain_it_is(
 def test_rows_that_are_too_few_warn_or_block_as_the_model_file_says(settled: Platform) -> None:
     """A margin that thirty rows cannot show."""
     gates = replace(settled.spec.gates, regression_tolerance=1e-4)
-    other = settled.of(evaluation=replace(settled.spec.evaluation, threads=2), gates=gates)
+    other = settled.of(candidates=(SIMILAR,), gates=gates)
     outcome = other.run("trained_model", "registered_model", *TO_LOADED)
     gate = outcome.checks[f"{GATE}.no_regression"]
     assert not gate.passed
@@ -111,6 +112,15 @@ def test_rows_that_are_too_few_warn_or_block_as_the_model_file_says(settled: Pla
     assert outcome.success, outcome.failures
 
 
+def test_the_same_graph_needs_no_comparison(settled: Platform) -> None:
+    version = settled.production()
+    outcome = settled.run("trained_model", "registered_model", *TO_LOADED)
+    gate = outcome.checks[f"{GATE}.no_regression"]
+    assert gate.passed
+    assert gate.description == f"its graph is that of version {version}, byte for byte"
+    assert settled.run("gateway_reload").success
+
+
 def test_production_is_compared_on_rows_that_it_was_not_trained_on(settled: Platform) -> None:
     evaluation = replace(settled.spec.evaluation, seed=7, fraction=0.5)
     other = settled.of(evaluation=evaluation)
@@ -126,12 +136,13 @@ def test_production_is_compared_on_rows_that_it_was_not_trained_on(settled: Plat
 def test_a_version_that_was_deleted_in_mlflow_is_compared_all_the_same(settled: Platform) -> None:
     version = settled.production()
     settled.resources["mlflow"]._client().delete_model_version(DEFAULT_MODEL, str(version))
-    outcome = settled.run("trained_model", "registered_model", *TO_LOADED)
+    similar = settled.of(candidates=(SIMILAR,))
+    outcome = similar.run("trained_model", "registered_model", *TO_LOADED)
     for name in ("no_regression", "schema_compatible"):
         gate = outcome.checks[f"{GATE}.{name}"]
         assert gate.severity is dg.AssetCheckSeverity.WARN or gate.passed, gate.description
         assert gate.metadata["production_version"].value == version
-    assert settled.run("gateway_reload").success
+    assert similar.run("gateway_reload").success
     assert settled.production() == outcome.values["registered_model"].version
 
 
