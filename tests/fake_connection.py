@@ -151,11 +151,11 @@ class FakeServer:
             cast(Any, application), loop="asyncio", ws="none", log_config=None, access_log=False
         )
         self._config.load()
-        self._class = GatewayConnection.under(self.policy)
+        self.connection_class = GatewayConnection.under(self.policy)
 
     def connect(self) -> FakeClient:
         """A new connection."""
-        return FakeClient(self._class(self._config, self.state, {}))
+        return FakeClient(self.connection_class(self._config, self.state, {}))
 
     async def answer(self, *parts: bytes, count: int = 1) -> list[Response]:
         """What one client gets for these reads of the server."""

@@ -236,7 +236,7 @@ async def test_nothing_is_kept_of_a_connection_that_ended(server: FakeServer) ->
 
     def is_gone() -> bool:
         gc.collect()
-        return not any(type(one).__name__ == "BoundConnection" for one in gc.get_objects())
+        return not any(type(one) is server.connection_class for one in gc.get_objects())
 
     await eventually(is_gone)
     assert not server.state.tasks
