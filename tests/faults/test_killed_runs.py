@@ -36,7 +36,7 @@ MIDWAY: Final = (
     kill(
         "online_features",
         "after",
-        "feast.infra.passthrough_provider:PassthroughProvider.online_write_batch",
+        "platform_assets.features.materialization:write_newest",
     ),
     kill("trained_model", "before", "platform_assets.training.train:cross_validate", call=2),
     kill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -530,6 +531,7 @@ def _threads() -> int:
 async def test_trial_read_makes_the_connection(filled: FeastResource) -> None:
     online = (filled.home / "online.db").resolve()
     await until(_async(_threads), lambda now: now == 0)  # of the tests before
+    gc.collect()  # Feast closes what filled the store when it is forgotten
     before = _open_files(online)
     async with opened(filled, "both") as store:
         redis = store._redis._pipeline
