@@ -14,6 +14,7 @@ import pytest
 from platform_assets.model_spec import CandidateSpec, WhenInconclusive
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
+from platform_assets.serving.ledger import best_version
 from platform_assets.serving.loaded_version import LoadedVersion
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.chain import Outcome
@@ -152,7 +153,7 @@ def test_losses_do_not_add_up_against_the_best_version_ever(
     settled: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best version is not READY any more: its graph on disk answers."""
-    best = settled.production()
+    best = best_version(settled.instance, settled.spec)
     lenient = replace(settled.spec.gates, metric_floor=0.3, regression_tolerance=0.9)
     weak = settled.of(candidates=(WEAK,), gates=lenient)
     for _ in range(2):  # the second one retires the best
