@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from platform_assets.features.storage import staged
+from platform_assets.resources.atomic_files import replace_file
 
 FIRST_OBSERVATION: Final = datetime(2024, 3, 1, tzinfo=UTC)
 OBSERVATION_EVERY: Final = timedelta(days=14)
@@ -41,5 +41,4 @@ def write_iris_source(path: Path) -> None:
             at = FIRST_OBSERVATION + number * OBSERVATION_EVERY + timedelta(minutes=row)
             sizes = (f"{value * growth:.2f}" for value in values)
             lines.append(",".join((str(row + 1), at.isoformat(), *sizes, str(target))))
-    with staged(path) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+    replace_file(path, "".join(f"{line}\n" for line in lines).encode())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.atomic_files import remove_abandoned, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,8 +17,6 @@ FEATURES_FILE: Final = "features.parquet"
 LABELS_FILE: Final = "labels.parquet"
 _FINGERPRINT_KEY: Final = b"serving.data_fingerprint"
 _GROUP_ROWS: Final = 100_000
-_NOBODYS_AFTER_S: Final = 3600.0
-"""Seconds after which nobody writes at a part any more: its writer was killed."""
 
 
 class StaleDataError(Exception):
@@ -47,7 +41,7 @@ def write_feature_data(
     keys = [spec.join_key.name, spec.event_timestamp]
     features, labels = directory / FEATURES_FILE, directory / LABELS_FILE
     progress = Progress(log)
-    _clear_away_leftovers(directory)
+    remove_abandoned(directory, ".*.part")
     _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
     labelled = table.select([*keys, spec.target.name])
     labelled = labelled.filter(labelled[spec.target.name].is_valid())
@@ -69,31 +63,10 @@ def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) ->
     from pyarrow import parquet
 
     marked = table.replace_schema_metadata({_FINGERPRINT_KEY: fingerprint.encode()})
-    with staged(path) as file, parquet.ParquetWriter(file, marked.schema) as writer:
+    with replacing(path) as file, parquet.ParquetWriter(file, marked.schema) as writer:
         for start in range(0, marked.num_rows, _GROUP_ROWS):
             writer.write_table(marked.slice(start, _GROUP_ROWS))
             progress.at(f"writing {path.name}", start, marked.num_rows)
-
-
-@contextlib.contextmanager
-def staged(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` in one step, once it is whole."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _clear_away_leftovers(directory: Path) -> None:
-    for part in directory.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime >= _NOBODYS_AFTER_S:
-                part.unlink()
 
 
 def check_current(data: FeatureData) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.resources.atomic_files import replace_file
 from serving_gateway.contract import check_model_name
 
 
@@ -21,7 +22,7 @@ class DriftReports(dg.ConfigurableResource[None]):
         folder = Path(self.root).expanduser().absolute() / check_model_name(model_name)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{run_id}.html"
-        path.write_text(page, encoding="utf-8")
+        replace_file(path, page.encode())
         dated = sorted(folder.glob("*.html"), key=lambda item: (item.stat().st_mtime_ns, item.name))
         for surplus in dated[: -self.keep]:
             surplus.unlink(missing_ok=True)

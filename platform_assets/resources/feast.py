@@ -6,8 +6,6 @@ Importing Feast takes seconds, so it is imported when it is first needed.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from platform_assets.resources.atomic_files import replace_file
 from platform_assets.resources.feast_errors import FeatureStoreError, translated
 from platform_assets.resources.feast_online import OnlineView, let_writers_wait
 from platform_assets.resources.file_lock import exclusive
@@ -98,7 +97,8 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         target = self.home / CONFIG_NAME
         text = "\n".join(lines) + "\n"
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
-            _write_private(target, text)
+            # Only for its owner: a Redis password may stand in it.
+            replace_file(target, text.encode(), mode=0o600)
         return target
 
     def _online_lines(self) -> list[str]:
@@ -219,17 +219,3 @@ def _own_duckdb() -> Iterator[None]:
     finally:
         ibis.options.default_backend = usual
         own.disconnect()
-
-
-def _write_private(target: Path, text: str) -> None:
-    # Only for its owner: a Redis password may stand in it.
-    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(target)
-    finally:
-        staged.unlink(missing_ok=True)

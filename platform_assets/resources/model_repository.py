@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Final
 import dagster as dg
 import msgspec
 
+from platform_assets.resources import atomic_files
 from platform_assets.resources.version_files import (
     DigestMismatch,
     Provenance,
@@ -33,9 +32,6 @@ from serving_gateway.contract import (
 # Triton reads a directory's leading digits as a version, so what is being written starts
 # with a letter.
 _STAGING_PREFIX: Final = "staging-"
-_NOBODYS_AFTER_S: Final = 3600.0
-"""Seconds after which nobody writes any more at what is staged: its writer was killed."""
-
 
 __all__ = [
     "DigestMismatch",
@@ -89,11 +85,11 @@ class ModelRepository(dg.ConfigurableResource[None]):
     def _package(self, target: Path, onnx_bytes: bytes, provenance: Provenance) -> bool:
         staging = target.with_name(f"{_STAGING_PREFIX}{provenance.version}-{uuid.uuid4().hex}")
         staging.mkdir(parents=True)
-        _clear_away_leftovers(staging.parent)
+        atomic_files.remove_abandoned(staging.parent, f"{_STAGING_PREFIX}*")
         try:
-            _write_durably(staging / MODEL_FILE, onnx_bytes)
-            _write_durably(staging / PROVENANCE_FILE, msgspec.json.encode(provenance))
-            _fsync_directory(staging)
+            atomic_files.write_new(staging / MODEL_FILE, onnx_bytes)
+            atomic_files.write_new(staging / PROVENANCE_FILE, msgspec.json.encode(provenance))
+            atomic_files.fsync_directory(staging)
             try:
                 staging.rename(target)
             except OSError as error:
@@ -102,7 +98,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
                     raise
                 self._same_or_conflict(target, provenance)
                 return False
-            _fsync_directory(target.parent)
+            atomic_files.fsync_directory(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return True
@@ -137,7 +133,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
         target = self.path(model_name, version)
         doomed = target.with_name(f"{_STAGING_PREFIX}deleted-{version}-{uuid.uuid4().hex}")
         target.rename(doomed)
-        _fsync_directory(target.parent)
+        atomic_files.fsync_directory(target.parent)
         shutil.rmtree(doomed, ignore_errors=True)
 
     def verify(self, model_name: str, version: int) -> Provenance:
@@ -171,15 +167,9 @@ class ModelRepository(dg.ConfigurableResource[None]):
             RepositoryNotWritable: it cannot be written.
         """
         path = self._config_path(model_name)
-        # A leading letter, since Triton looks at this folder.
-        staging = path.with_name(f"{_STAGING_PREFIX}{CONFIG_FILE}-{uuid.uuid4().hex}")
         with _translated(f"write {path}"):
-            try:
-                _write_durably(staging, text.encode())
-                staging.replace(path)
-                _fsync_directory(path.parent)
-            finally:
-                staging.unlink(missing_ok=True)
+            # A leading letter, since Triton looks at this folder.
+            atomic_files.replace_file(path, text.encode(), prefix=_STAGING_PREFIX)
 
     def _config_path(self, model_name: str) -> Path:
         return Path(self.root) / check_model_name(model_name) / CONFIG_FILE
@@ -191,32 +181,3 @@ def _translated(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RepositoryNotWritable(f"cannot {doing}: {error.strerror or error}") from error
-
-
-def _clear_away_leftovers(folder: Path) -> None:
-    # By their age: the writer may live on another machine, so nobody can ask whether it does.
-    for entry in folder.glob(f"{_STAGING_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            inside = entry.iterdir() if entry.is_dir() else ()
-            newest = max(one.stat().st_mtime for one in (entry, *inside))
-            if time.time() - newest < _NOBODYS_AFTER_S:
-                continue
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

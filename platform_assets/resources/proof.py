@@ -10,6 +10,8 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.resources.atomic_files import replace_file
+
 _LATEST: Final = "latest"
 
 
@@ -24,7 +26,7 @@ class ProofFolder(dg.ConfigurableResource[None]):
         folder = home / run_id
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (folder / name).write_text(text)
+            replace_file(folder / name, text.encode())
         link = home / f".{_LATEST}-{uuid.uuid4().hex}"
         link.symlink_to(run_id)
         link.replace(home / _LATEST)

@@ -45,7 +45,7 @@ MIDWAY: Final = (
         "mlflow.tracking.client:MlflowClient.create_model_version",
     ),
     kill("onnx_model", "before", MLFLOW + "set_version_tags"),
-    kill("triton_model_entry", "before", REPOSITORY + "_fsync_directory"),
+    kill("triton_model_entry", "before", "platform_assets.resources.atomic_files:fsync_directory"),
     kill(
         "triton_serving_state",
         "during",

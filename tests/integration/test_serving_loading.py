@@ -18,7 +18,7 @@ from platform_assets.packaging.triton_config import (
     served_versions,
     to_text,
 )
-from platform_assets.resources import model_repository
+from platform_assets.resources import atomic_files
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from platform_assets.resources.triton import TritonResource, TritonUnreachable
 from platform_assets.serving.loading import load_beside, persisted_versions, retire
@@ -170,10 +170,10 @@ def test_a_full_disk_after_ready_gives_the_candidate_back(
     serving.load(serving.package(1))
     candidate = serving.package(2)
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, prefix: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(model_repository, "_write_durably", full)
+    monkeypatch.setattr(atomic_files, "replace_file", full)
     state = serving.load(candidate)
 
     assert not state.ready

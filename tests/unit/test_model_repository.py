@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from platform_assets.packaging.onnx_export import sha256
-from platform_assets.resources import model_repository
+from platform_assets.resources import atomic_files
 from platform_assets.resources.model_repository import (
     DigestMismatch,
     ModelRepository,
@@ -102,7 +102,7 @@ def test_a_publisher_that_dies_while_writing_leaves_no_version(
         staged.append(path.name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model_repository, "_fsync_directory", die)
+    monkeypatch.setattr(atomic_files, "fsync_directory", die)
     with pytest.raises(KeyboardInterrupt):
         repository.package(MODEL, provenance())
     assert not repository.path("best_model", 3).exists()
@@ -117,7 +117,7 @@ def test_a_disk_that_takes_nothing_is_named_and_leaves_nothing(
     def refuse(_: Path) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(model_repository, "_fsync_directory", refuse)
+    monkeypatch.setattr(atomic_files, "fsync_directory", refuse)
     with pytest.raises(RepositoryNotWritable, match=f"best_model/3: {os.strerror(number)}"):
         repository.package(MODEL, provenance())
     assert list(repository.path("best_model", 3).parent.iterdir()) == []

@@ -1,0 +1,87 @@
+"""Files that appear whole or not at all, also after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_ABANDONED_AFTER_S: Final = 3600.0
+"""Age at which a staged file belongs to a writer that was killed."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` in one step when the block ends.
+
+    An exception leaves `path` as it was.
+
+    Args:
+        path: the file, in a folder that exists.
+        prefix: of the name until then.
+        mode: permissions of the new file, less the umask.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # Not the process id: on a shared volume every container's process may have the same.
+    staged = path.with_name(f"{prefix}{path.name}.{uuid.uuid4().hex}.part")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        staged.replace(path)
+        fsync_directory(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes, *, prefix: str = ".", mode: int = 0o666) -> None:
+    """Replace the content of `path` in one step; arguments and errors as of `replacing`."""
+    with replacing(path, prefix=prefix, mode=mode) as file:
+        file.write(data)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that does not exist yet, durably.
+
+    Raises:
+        OSError: it exists, or cannot be written.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove the staged files and folders that match and whose writer must have been killed.
+
+    Their age decides: the writer may run on another machine.
+    """
+    for entry in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            inside = entry.iterdir() if entry.is_dir() else ()
+            newest = max(one.stat().st_mtime for one in (entry, *inside))
+            if time.time() - newest < _ABANDONED_AFTER_S:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
