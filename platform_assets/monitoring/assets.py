@@ -21,10 +21,11 @@ from pydantic import Field
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.compare import drift_report as compare
 from platform_assets.monitoring.page import drift_page, never_seen, summary, vanished
-from platform_assets.monitoring.pictures import data_url, drift_picture
+from platform_assets.monitoring.pictures import drift_picture
 from platform_assets.monitoring.records import ColumnDrift, DriftReport
 from platform_assets.monitoring.reference import reference_features, reference_predictions
 from platform_assets.monitoring.stability import ComparedRows
+from platform_assets.resources import plots
 from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.failures import failure
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
@@ -174,7 +175,7 @@ def _published(
     folder: DriftReports,
 ) -> MaterializeResult[DriftReport]:
     facts = _facts(report, window, run_id)
-    picture = data_url(drift_picture(report)) if report.columns else None
+    picture = plots.data_url(drift_picture(report)) if report.columns else None
     page = drift_page(report, [(name, str(value)) for name, value in facts.items()], picture)
     try:
         path = folder.write(report.model_name, context.run.run_id, page)

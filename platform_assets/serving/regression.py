@@ -13,6 +13,7 @@ from pydantic import Field
 from platform_assets.model_spec import Gates, WhenInconclusive
 from platform_assets.packaging.foreign_graph import GraphRefused
 from platform_assets.resources.model_repository import RepositoryError
+from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
 from platform_assets.serving.comparison import Comparison, Verdict, compare
@@ -24,7 +25,6 @@ from platform_assets.serving.pictures import comparison_picture
 from platform_assets.training.floor import estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.metrics import Answers as Measured
-from platform_assets.training.pictures import inline
 from platform_assets.training.splits import held_out_by
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.training.candidates import expand
 from platform_assets.training.environment import numeric_environment
 from platform_assets.training.frame import training_rows
-from platform_assets.training.pictures import inline
 from platform_assets.training.records import TrainedModel
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.train import Trained, train

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.features.pictures import span
+from platform_assets.resources import plots
 from platform_assets.training.metrics import Answers, codes
-from platform_assets.training.pictures import ACCENT, INK, canvas, png, shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_SIZE: Final = (9.0, 4.0)
 _BINS: Final = 10
 _NUMBERED: Final = 15
 """Classes up to which the cells of a confusion matrix are numbered and named."""
@@ -30,10 +30,10 @@ def confusion_picture(answers: Answers, names: Sequence[str]) -> bytes:
     Returns:
         A PNG.
     """
-    figure, (left, right) = canvas(2)
+    figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     _confusion(left, answers, names)
     _calibration(right, answers)
-    return png(figure)
+    return plots.png(figure)
 
 
 def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
@@ -41,7 +41,7 @@ def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
     import numpy as np
     from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-    figure, (left, right) = canvas(2)
+    figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     true = codes(answers.label_true, answers.classes)
     stated = np.asarray(answers.probabilities)
     drawn = [1] if len(answers.classes) == 2 else list(range(len(answers.classes)))
@@ -49,34 +49,34 @@ def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
     for one in drawn[:_CURVES]:
         wrong, right_share, _ = roc_curve(true == one, stated[:, one])
         left.plot(wrong, right_share, linewidth=1.4,
-                  label=f"{shown(names[one])} {auc(wrong, right_share):.3f}")  # fmt: skip
+                  label=f"{plots.label(names[one])} {auc(wrong, right_share):.3f}")  # fmt: skip
         precision, recall, _ = precision_recall_curve(true == one, stated[:, one])
-        right.plot(recall, precision, linewidth=1.4, label=shown(names[one]))
-    left.plot([0, 1], [0, 1], linestyle=":", color=INK, linewidth=1)
+        right.plot(recall, precision, linewidth=1.4, label=plots.label(names[one]))
+    left.plot([0, 1], [0, 1], linestyle=":", color=plots.INK, linewidth=1)
     left.set(xlabel="false positives", ylabel="true positives", title="ROC (area)")
     right.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
     if drawn:
         left.legend(fontsize=7)
         right.legend(fontsize=7)
-    return png(figure)
+    return plots.png(figure)
 
 
 def regression_picture(answers: Answers) -> bytes:
     """Draw predicted against true values, and the residuals; at most `_POINTS` rows of them."""
     import numpy as np
 
-    figure, (left, right) = canvas(2)
+    figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     step = -(-len(answers.labels) // _POINTS)
     true, predicted = answers.label_true[::step], answers.labels[::step]
     ends = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
-    left.plot(ends, ends, linestyle=":", color=INK, linewidth=1)
-    left.scatter(true, predicted, s=8, alpha=0.5, color=ACCENT)
+    left.plot(ends, ends, linestyle=":", color=plots.INK, linewidth=1)
+    left.scatter(true, predicted, s=8, alpha=0.5, color=plots.ACCENT)
     left.set(xlabel="true", ylabel="predicted", title=f"{len(answers.labels)} evaluation rows")
     rest = np.asarray(answers.label_true - answers.labels)
-    right.hist(rest, bins=40, range=span(rest), color=ACCENT)
-    right.axvline(0, color=INK, linewidth=1)
+    right.hist(rest, bins=40, range=plots.span(rest), color=plots.ACCENT)
+    right.axvline(0, color=plots.INK, linewidth=1)
     right.set(xlabel="true - predicted", ylabel="rows", title="residuals")
-    return png(figure)
+    return plots.png(figure)
 
 
 def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
@@ -89,9 +89,9 @@ def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if size <= _NUMBERED:
         for row, column in np.ndindex(size, size):
-            colour = "white" if shares[row, column] > 0.5 else INK
+            colour = "white" if shares[row, column] > 0.5 else plots.INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-        words = [shown(name, 14) for name in names]
+        words = [plots.label(name, 14) for name in names]
         axes.set_xticks(range(size), words, rotation=0 if size < 5 else 90)
         axes.set_yticks(range(size), words)
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} evaluation rows")
@@ -107,8 +107,8 @@ def _calibration(axes: Any, answers: Answers) -> None:
     stated = [float(confidence[bins == index].mean()) for index in used]
     true = [float(right[bins == index].mean()) for index in used]
     sizes = [20 + 180 * float((bins == index).mean()) for index in used]
-    axes.plot([0, 1], [0, 1], linestyle=":", color=INK, linewidth=1)
-    axes.scatter(stated, true, s=sizes, color=ACCENT)
+    axes.plot([0, 1], [0, 1], linestyle=":", color=plots.INK, linewidth=1)
+    axes.scatter(stated, true, s=sizes, color=plots.ACCENT)
     axes.set(
         xlabel="stated probability of the answer",
         ylabel="share that is right",

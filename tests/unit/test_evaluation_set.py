@@ -11,6 +11,7 @@ import pytest
 
 from platform_assets.features.pictures import class_picture, target_picture
 from platform_assets.resources.evaluation import read_evaluation, write_evaluation
+from platform_assets.resources.plots import inline
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
     curves_picture,
@@ -18,7 +19,7 @@ from platform_assets.training.evaluation_pictures import (
 )
 from platform_assets.training.importance import Importance
 from platform_assets.training.metrics import Answers
-from platform_assets.training.pictures import candidates_picture, importance_picture, inline
+from platform_assets.training.pictures import candidates_picture, importance_picture
 from tests.tabular import mixed_frame
 
 

@@ -1,0 +1,70 @@
+"""What all pictures share: colours, the canvas, safe text, and PNG bytes that repeat.
+
+matplotlib takes a second to import, so it is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INK: Final = "#1f2937"
+ACCENT: Final = "#2563eb"
+MUTED: Final = "#94a3b8"
+GOOD: Final = "#15803d"
+BAD: Final = "#b91c1c"
+_SAME: Final = 1e-9
+"""Values that differ by less than this part of their size count as one value."""
+
+
+def canvas(width: float, height: float, ratios: Sequence[float] = (1,)) -> tuple[Any, Any]:
+    """Return a figure of this size in inches and its axes, side by side by these widths.
+
+    One ratio gives one `Axes`, several give an array of them.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
+    return figure, figure.subplots(1, len(ratios), width_ratios=ratios)
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as PNG: the same bytes for the same data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # else matplotlib's version
+    return buffer.getvalue()
+
+
+def data_url(picture: bytes) -> str:
+    """Return the address that contains a PNG itself."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def inline(picture: bytes, alternative: str) -> str:
+    """Return Markdown that contains a PNG itself."""
+    return f"![{alternative}]({data_url(picture)})"
+
+
+def label(text: str, length: int = 24) -> str:
+    """Return a text as matplotlib may print it: short, and not a formula."""
+    short = text if len(text) <= length else f"{text[: length - 1]}…"
+    return short.replace("$", r"\$") or "(empty)"
+
+
+def span(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the ends of a histogram of nearly equal values: bins without width are not drawn.
+
+    None where the values' own ends will do.
+    """
+    low, high = float(values.min()), float(values.max())
+    size = max(abs(low), abs(high))
+    if high - low > max(_SAME * size, 1e-300):
+        return None
+    room = max(size / 2, 0.5)
+    return low - room, high + room
