@@ -170,6 +170,7 @@ def _record_graph(
             )
         # The bytes before the digest: a tag is only there when what it names is.
         mlflow.log_artifact_bytes(registered.run_id, ONNX_ARTIFACT, graph)
+        mlflow.add_onnx_model(registered.run_id, graph)
         mlflow.set_version_tags(name, version, {ONNX_DIGEST_TAG: digest})
     except RegistryError as error:
         raise failure(

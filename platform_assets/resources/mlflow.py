@@ -32,6 +32,7 @@ from platform_assets.resources.mlflow_client import (
     translated,
     wait_out,
 )
+from platform_assets.resources.mlflow_models import add_onnx_flavor
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
 from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion, SplitRecord
@@ -226,6 +227,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         code_version: str,
         dagster_run_id: str,
         split: SplitRecord | None = None,
+        description: str = "",
+        model_description: str = "",
     ) -> RegisteredVersion:
         """Return the version of `run_id`, registering it unless that was done already.
 
@@ -240,13 +243,15 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             code_version: digest of the model file and of the locked packages.
             dagster_run_id: the Dagster run that trained it.
             split: which rows its training held out.
+            description: of the version, for people.
+            model_description: of the registered model, which is created with its first version.
         """
         existing = self.version_of_run(model_name, run_id)
         if existing is not None:
             return existing
         client = self._client()
         source = self._model_uri(run_id)
-        self._ensure_model(model_name)
+        self._ensure_model(model_name, model_description)
         tags = {
             RUN_ID_TAG: run_id,
             DATA_FINGERPRINT_TAG: data_fingerprint,
@@ -263,9 +268,35 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
                 source,
                 run_id=run_id,
                 tags=tags,
+                description=description,
                 model_id=source.removeprefix("models:/"),
             )
         return self._registered(created)
+
+    def add_onnx_model(self, run_id: str, graph: bytes) -> None:
+        """Add a graph to the logged model of a run.
+
+        `mlflow.onnx.load_model("models:/<name>/<version>")` then reads it by its version.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        model_id = self._model_uri(run_id).removeprefix("models:/")
+        client = self._client()
+        with (
+            translated(f"add the graph to logged model {model_id}"),
+            tempfile.TemporaryDirectory() as directory,
+        ):
+            folders = [Path(directory) / name for name in ("from", "to")]
+            for folder in folders:
+                folder.mkdir()
+            location = client.get_logged_model(model_id).artifact_location.rstrip("/")
+            described = download_artifacts(
+                artifact_uri=f"{location}/MLmodel",
+                dst_path=str(folders[0]),
+                tracking_uri=client.tracking_uri,
+            )
+            add_onnx_flavor(Path(described), graph, folders[1])
+            client.log_model_artifacts(model_id, str(folders[1]))
 
     def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
         """Keep a signature with the run of a version; return the tags that stand for it."""
@@ -283,12 +314,12 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             )
         return str(uri)
 
-    def _ensure_model(self, model_name: str) -> None:
+    def _ensure_model(self, model_name: str, description: str) -> None:
         from mlflow.exceptions import MlflowException
 
         with translated(f"create the registered model {model_name}"):
             try:
-                self._client().create_registered_model(model_name)
+                self._client().create_registered_model(model_name, description=description)
             except MlflowException as exc:
                 if exc.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.resources.mlflow_client import RegistryError, translated, wait_out
-from serving_gateway.contract import DType, Signature
+from platform_assets.resources.mlflow_models import column_schema, save_sklearn
+from serving_gateway.contract import Signature
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODEL_URI_TAG: Final = "serving.model_uri"
 """Tag of a run: where the scikit-learn model that it kept is."""
 
-_MLFLOW_TYPES: Final = {
-    DType.FP32: "float",
-    DType.FP64: "double",
-    DType.INT64: "long",
-    DType.BOOL: "boolean",
-    DType.BYTES: "string",
-}
+_DIGEST_LENGTH: Final = 36
+"""Characters of a dataset's digest that MLflow keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Rows that a run reads, as MLflow lists them among the run's inputs."""
+
+    name: str
+    context: str
+    """What they are for: `training` or `evaluation`."""
+    source: str
+    """Where they come from, for people."""
+    fingerprint: str
+    rows: int
+    entities: int
+
+    @property
+    def digest(self) -> str:
+        """The beginning of the fingerprint."""
+        return self.fingerprint[:_DIGEST_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +63,81 @@ class RunLog:
         params: Mapping[str, object] | None = None,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
+        model_id: str | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
-        """Log parameters (as text), metrics (at step 0) and tags in one call."""
+        """Log parameters (as text), metrics (at step 0) and tags in one call.
+
+        Args:
+            params: by name.
+            metrics: by name; they belong to the logged model and the dataset, where given.
+            tags: by name.
+            model_id: of a logged model.
+            dataset: one of those in `log_datasets`.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
+        of = {
+            "model_id": model_id,
+            "dataset_name": dataset and dataset.name,
+            "dataset_digest": dataset and dataset.digest,
+        }
         batch = {
             "params": [Param(key, str(value)) for key, value in (params or {}).items()],
-            "metrics": [Metric(k, float(value), now, 0) for k, value in (metrics or {}).items()],
+            "metrics": [Metric(k, float(v), now, 0, **of) for k, v in (metrics or {}).items()],
             "tags": [RunTag(key, value) for key, value in (tags or {}).items()],
         }
         self._call("log to", lambda: self._client.log_batch(self.run_id, **batch))
+
+    def log_datasets(self, datasets: Sequence[Dataset], signature: Signature) -> None:
+        """Record which rows the run reads; `signature` says their columns."""
+        from mlflow.entities import Dataset as Entity
+        from mlflow.entities import DatasetInput, InputTag
+
+        schema = json.dumps({"mlflow_colspec": column_schema(signature).to_dict()})
+        inputs = [
+            DatasetInput(
+                Entity(
+                    one.name,
+                    one.digest,
+                    source_type="code",
+                    source=json.dumps({"tags": {"mlflow.source.name": one.source}}),
+                    schema=schema,
+                    profile=json.dumps({"num_rows": one.rows, "num_entities": one.entities}),
+                ),
+                [InputTag("mlflow.data.context", one.context)],
+            )
+            for one in datasets
+        ]
+        self._call("log datasets to", lambda: self._client.log_inputs(self.run_id, inputs))
 
     def artifact(self, path: str, data: bytes) -> None:
         """Store `data` as the run's artifact `path` (with forward slashes)."""
         wait_out(lambda: store_artifact(self._client, self.run_id, path, data), self.patience_s)
 
-    def sklearn_model(self, estimator: Any, name: str, signature: Signature) -> str:
-        """Keep a fitted estimator as a logged model of this run.
+    def sklearn_model(
+        self,
+        estimator: Any,
+        name: str,
+        signature: Signature,
+        *,
+        params: Mapping[str, object] | None = None,
+        example: pd.DataFrame | None = None,
+    ) -> str:
+        """Keep a fitted estimator as a logged model of this run; its tag `MODEL_URI_TAG` names it.
 
-        Stored in the skops format, which loads without unpickling. The requirements are given,
-        because inferring them would start a process that imports everything again.
+        Stored in the skops format, which loads without unpickling.
+
+        Args:
+            estimator: the fitted pipeline.
+            name: of the model.
+            signature: its columns and answers.
+            params: what it was made with.
+            example: a few rows, kept as the input example.
 
         Returns:
-            The model's address, `models:/m-...`; the run's `MODEL_URI_TAG` has it too.
+            The model's id; its address is `models:/<id>`.
         """
         from mlflow.entities import LoggedModelOutput
 
@@ -77,14 +145,18 @@ class RunLog:
         logged = self._call(
             doing,
             lambda: client.create_logged_model(
-                self.experiment_id, name=name, source_run_id=self.run_id, model_type="sklearn"
+                self.experiment_id,
+                name=name,
+                source_run_id=self.run_id,
+                model_type="sklearn",
+                params={key: str(value) for key, value in (params or {}).items()},
             ),
         )
-        model_id = logged.model_id
+        model_id = str(logged.model_id)
         try:
             with tempfile.TemporaryDirectory() as directory:
                 target = Path(directory) / "model"
-                _save_sklearn(estimator, target, signature, self.run_id, logged)
+                save_sklearn(estimator, target, logged, signature, example)
                 self._call(doing, lambda: client.log_model_artifacts(model_id, str(target)))
         except BaseException:
             with suppress(RegistryError), translated(f"{doing} run {self.run_id}"):
@@ -93,9 +165,8 @@ class RunLog:
         self._call(doing, lambda: client.finalize_logged_model(model_id, "READY"))
         outputs = [LoggedModelOutput(model_id, 0)]
         self._call(doing, lambda: client.log_outputs(self.run_id, outputs))
-        uri = f"models:/{model_id}"
-        self.record(tags={MODEL_URI_TAG: uri})
-        return uri
+        self.record(tags={MODEL_URI_TAG: f"models:/{model_id}"})
+        return model_id
 
     def _call(self, doing: str, call: Callable[[], Any]) -> Any:
         def attempt() -> Any:
@@ -119,53 +190,3 @@ def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:
         staged = Path(directory) / target.name
         staged.write_bytes(data)
         client.log_artifact(run_id, str(staged), folder)
-
-
-def _save_sklearn(
-    estimator: Any, target: Path, signature: Signature, run_id: str, logged: Any
-) -> None:
-    from mlflow.models import Model
-    from mlflow.sklearn import save_model
-
-    with warnings.catch_warnings():
-        # MLflow warns about type hints of its own, once, where nobody can do anything about it.
-        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
-        import mlflow.pyfunc  # noqa: F401
-    described = Model(
-        artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
-    )
-    save_model(
-        estimator,
-        str(target),
-        mlflow_model=described,
-        serialization_format="skops",
-        skops_trusted_types=_own_types(estimator),
-        signature=_mlflow_signature(signature),
-        pip_requirements=[
-            f"{name}=={importlib.metadata.version(name)}"
-            for name in ("scikit-learn", "skops", "numpy", "pandas")
-        ],
-    )
-
-
-def _own_types(estimator: Any) -> list[str]:
-    # We made the estimator a moment ago, out of scikit-learn's, NumPy's and perhaps the user's
-    # own parts, so all its types are trusted. A reader of the file decides for himself.
-    import skops.io  # type: ignore[import-untyped] # ships no stubs
-
-    return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))
-
-
-def _mlflow_signature(signature: Signature) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
-
-    inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(_MLFLOW_TYPES[f.tensor_dtype], f.name) for f in signature.features
-    ]
-    answer = "double"
-    if signature.classes:
-        answer = "string" if isinstance(signature.classes[0], str) else "long"
-    return ModelSignature(
-        inputs=Schema(inputs), outputs=Schema([ColSpec(answer, signature.label_output)])
-    )

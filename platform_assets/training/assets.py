@@ -68,7 +68,7 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
             try:
                 trained = train(
                     rows.pop(),
-                    online_features.data.fingerprint,
+                    online_features.data,
                     spec,
                     mlflow,
                     owner=context.run.run_id,
@@ -156,6 +156,15 @@ def _training_metadata(
     }
 
 
+def _version_description(model: TrainedModel, spec: ModelSpec) -> str:
+    metric = spec.evaluation.metric
+    return (
+        f"{metric} {model.metrics[metric]:.4f} on {model.evaluation_rows} held-out rows. Trained "
+        f"by Dagster run {model.dagster_run_id}. Registered is not served: tags and aliases say "
+        "what reached production."
+    )
+
+
 def _registered_model(spec: ModelSpec) -> AssetsDefinition:
     @asset(
         **spec.asset("registered_model"),
@@ -181,6 +190,8 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
                 code_version=trained_model.code_version,
                 dagster_run_id=trained_model.dagster_run_id,
                 split=trained_model.split,
+                description=_version_description(trained_model, spec),
+                model_description=spec.description,
             )
         context.log.info(f"{registered.model_name} version {registered.version}")
         return MaterializeResult(

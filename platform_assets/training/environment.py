@@ -1,13 +1,52 @@
-"""What, beside data, file and lock, decides about the last bit of a fitted number."""
+"""Where a training runs: its code, and what decides about the last bit of a fitted number."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import platform
+import subprocess
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 ENVIRONMENT_TAG: Final = "serving.environment"
 """Tag of an MLflow run: the environment that it was trained in, as JSON."""
+
+
+def source_tags(description: str) -> dict[str, str]:
+    """Return MLflow's own tags of a run: who, by which code, what for."""
+    tags = {
+        "mlflow.source.type": "JOB",
+        "mlflow.source.name": "platform_assets",
+        "mlflow.source.git.commit": _git_commit(),
+        "mlflow.user": _user(),
+        "mlflow.note.content": description,
+    }
+    return {name: text for name, text in tags.items() if text}
+
+
+@cache
+def _git_commit() -> str:
+    """`GIT_COMMIT`, which an image without the repository sets, or else the checkout's commit."""
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # git is not installed
+        return ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return ""
 
 
 def numeric_environment() -> str:

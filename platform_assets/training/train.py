@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.mlflow_runs import Dataset
 from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.training.candidates import Candidate, build, expand, parameters
-from platform_assets.training.environment import ENVIRONMENT_TAG, numeric_environment
+from platform_assets.training.environment import (
+    ENVIRONMENT_TAG,
+    numeric_environment,
+    source_tags,
+)
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
     curves_picture,
@@ -37,6 +42,7 @@ from platform_assets.training.uncertainty import Estimate
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 if TYPE_CHECKING:
+    from platform_assets.features.records import FeatureData
     from platform_assets.resources.mlflow import MlflowResource
     from platform_assets.resources.mlflow_runs import RunLog
 
@@ -44,6 +50,7 @@ EVALUATION_PICTURE: Final = "evaluation"
 _PARAMETER_LENGTH: Final = 5000
 """Characters of one parameter; MLflow takes 6000."""
 _SAID_EVERY_S: Final = 5.0
+_EXAMPLE_ROWS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Trained:
 
 def train(
     rows: Rows,
-    fingerprint: str,
+    data: FeatureData,
     spec: ModelSpec,
     mlflow: MlflowResource,
     *,
@@ -74,7 +81,7 @@ def train(
 
     Args:
         rows: all rows; part of them is held out here.
-        fingerprint: of the data that the rows come from.
+        data: where the rows come from.
         spec: the model.
         mlflow: where it is logged.
         owner: Dagster run that does this; tagged, so abandoned runs can be told.
@@ -90,7 +97,8 @@ def train(
     probe(candidates, training, spec, classes, say)
     say(f"{len(training)} rows to learn from, {len(evaluation)} to evaluate")
     tags = mlflow.owner_tags(spec.model_name, owner) | {
-        DATA_FINGERPRINT_TAG: fingerprint,
+        **source_tags(spec.description),
+        DATA_FINGERPRINT_TAG: data.fingerprint,
         CODE_VERSION_TAG: spec.code_version,
     }
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
@@ -103,31 +111,37 @@ def train(
         _tell(best, notes, say)
         evaluated = evaluate(estimator, evaluation, spec, classes)
         pictures = _pictures(estimator, evaluation, evaluated, results, spec)
-        run.record(
-            params={
-                "candidate": best,
-                "features": ",".join(spec.feature_names)[:_PARAMETER_LENGTH],
-                "seed": spec.evaluation.seed,
-                "training_rows": len(training),
-                "evaluation_rows": len(evaluation),
-                **described,
-            },
-            metrics={**evaluated.metrics, **_cv(results[best])},
-            tags={ENVIRONMENT_TAG: numeric_environment()},
-        )
         run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, classes))
         reference = write_reference(training.features, training.groups)
         run.artifact(REFERENCE_ARTIFACT, reference)
         for name, picture in pictures.items():
             run.artifact(f"evaluation/{name}.png", picture)
-        run.sklearn_model(estimator, spec.model_name, spec.signature(classes))
+        signature = spec.signature(classes)
+        datasets = _datasets(data, training, evaluation)
+        run.log_datasets(datasets, signature)
+        params = {
+            "candidate": best,
+            "features": ",".join(spec.feature_names)[:_PARAMETER_LENGTH],
+            "seed": spec.evaluation.seed,
+            "training_rows": len(training),
+            "evaluation_rows": len(evaluation),
+            **described,
+        }
+        example = evaluation.features.head(_EXAMPLE_ROWS)
+        model_id = run.sklearn_model(
+            estimator, spec.model_name, signature, params=params, example=example
+        )
+        run.record(params=params, tags={ENVIRONMENT_TAG: numeric_environment()})
+        # Of the model, as a comparison in MLflow shows it.
+        run.record(metrics=evaluated.metrics, model_id=model_id, dataset=datasets[-1])
+        run.record(metrics=_cv(results[best]), model_id=model_id, dataset=datasets[0])
     model = TrainedModel(
         model_name=spec.model_name,
         run_id=run.run_id,
         estimator=estimator,
-        signature=spec.signature(classes),
+        signature=signature,
         metrics=evaluated.metrics,
-        data_fingerprint=fingerprint,
+        data_fingerprint=data.fingerprint,
         code_version=spec.code_version,
         dagster_run_id=owner,
         evaluation_rows=len(evaluation),
@@ -217,6 +231,22 @@ def _pictures(
         "curves": curves_picture(answers, names),
         **common,
     }
+
+
+def _datasets(data: FeatureData, training: Rows, evaluation: Rows) -> list[Dataset]:
+    import numpy as np
+
+    return [
+        Dataset(
+            name=f"{data.model_name} {context} rows",
+            context=context,
+            source=data.source,
+            fingerprint=data.fingerprint,
+            rows=len(rows),
+            entities=len(np.unique(rows.groups)),
+        )
+        for context, rows in (("training", training), ("evaluation", evaluation))
+    ]
 
 
 def _cv(result: Mapping[str, float]) -> dict[str, float]:

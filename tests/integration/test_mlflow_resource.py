@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import signal
@@ -24,7 +25,7 @@ from platform_assets.resources.mlflow import (
     RegistryNotFound,
 )
 from platform_assets.resources.mlflow_client import open_client
-from platform_assets.resources.mlflow_runs import MODEL_URI_TAG
+from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, Dataset
 from platform_assets.resources.records import RegisteredVersion
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
@@ -40,6 +41,7 @@ from serving_gateway.contract import (
 from serving_gateway.control.registry import Registry
 from serving_gateway.errors import Conflict
 from tests.models import IRIS
+from tests.onnx_models import telltale
 from tests.servers import RunningMlflow, run_mlflow
 
 FINGERPRINT = "ab" * 32
@@ -177,8 +179,8 @@ def test_a_model_of_mixed_types_is_described_by_its_columns(
     )
     estimator = DummyClassifier().fit([[0], [1]], ["no", "yes"])
     with mlflow.run(name, "train") as run:
-        uri = run.sklearn_model(estimator, name, Signature(features, None, ("no", "yes")))
-    found = open_client(mlflow.tracking_uri).get_logged_model(uri.removeprefix("models:/"))
+        model_id = run.sklearn_model(estimator, name, Signature(features, None, ("no", "yes")))
+    found = open_client(mlflow.tracking_uri).get_logged_model(model_id)
     files: Any = get_artifact_repository(found.artifact_location, mlflow.tracking_uri)
     described = Model.load(files.download_artifacts("")).signature
     assert described.inputs.to_dict() == [
@@ -186,7 +188,57 @@ def test_a_model_of_mixed_types_is_described_by_its_columns(
         {"name": "age", "type": "double", "required": True},
         {"name": "member", "type": "boolean", "required": True},
     ]
-    assert described.outputs.to_dict() == [{"name": "label", "type": "string", "required": True}]
+    assert described.outputs.to_dict() == [
+        {"name": "label", "type": "string", "required": True},
+        {
+            "name": "probabilities",
+            "type": "array",
+            "items": {"type": "float"},
+            "required": False,
+        },
+    ]
+
+
+def test_a_logged_model_has_its_metrics_parameters_data_example_and_graph(
+    mlflow: MlflowResource, name: str
+) -> None:
+    import onnx
+    from mlflow import onnx as mlflow_onnx
+    from mlflow.models import Model
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from sklearn.linear_model import LogisticRegression
+
+    estimator = LogisticRegression().fit(ROWS, [0, 1, 2, 0])
+    columns = [feature.name for feature in SIGNED.features]
+    example = pd.DataFrame(ROWS[:2], columns=columns)
+    rows = Dataset("flowers", "evaluation", "flowers.csv", FINGERPRINT, rows=4, entities=3)
+    with mlflow.run(name, "train") as run:
+        run.log_datasets([rows], SIGNED)
+        model_id = run.sklearn_model(estimator, name, SIGNED, params={"C": 1.0}, example=example)
+        run.record(metrics={"accuracy": 0.75}, model_id=model_id, dataset=rows)
+    graph = telltale(1)
+    mlflow.add_onnx_model(run.run_id, graph)
+    version = _register(mlflow, name, run.run_id).version
+
+    client = open_client(mlflow.tracking_uri)
+    logged = client.get_logged_model(model_id)
+    assert logged.params == {"C": "1.0"}
+    assert [(one.key, one.value, one.dataset_name) for one in logged.metrics] == [
+        ("accuracy", 0.75, "flowers")
+    ]
+    (used,) = client.get_run(run.run_id).inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("flowers", FINGERPRINT[:36])
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "evaluation"}
+    assert json.loads(used.dataset.profile) == {"num_rows": 4, "num_entities": 3}
+    files: Any = get_artifact_repository(logged.artifact_location, mlflow.tracking_uri)
+    folder = Path(files.download_artifacts(""))
+    pd.testing.assert_frame_equal(
+        Model.load(str(folder)).load_input_example(str(folder)), example, check_dtype=False
+    )
+    assert (folder / "model.onnx").read_bytes() == graph
+    load: Any = mlflow_onnx.load_model
+    assert load(str(folder)).SerializeToString() == onnx.load_from_string(graph).SerializeToString()
+    assert version == 1
 
 
 def test_rows_are_kept_with_a_run_to_be_looked_at(mlflow: MlflowResource, name: str) -> None:
