@@ -7,7 +7,7 @@ from functools import partial
 import dagster as dg
 
 from platform_assets import automation
-from platform_assets.features.assets import feature_assets
+from platform_assets.features.assets import feature_assets, source_asset
 from platform_assets.features.checks import feature_checks
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
@@ -27,7 +27,8 @@ def build(spec: ModelSpec) -> dg.Definitions:
     chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
     drift = automation.drift_job(spec)
     drifts_at, on_drift = drift_schedule(spec, drift), drift_sensor(spec, chain)
-    assets = [
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        source_asset(spec),
         *feature_assets(spec),
         *training_assets(spec),
         *packaging_assets(spec),

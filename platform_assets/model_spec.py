@@ -285,6 +285,7 @@ class AssetOptions(TypedDict):
     group_name: str
     owners: list[str]
     tags: dict[str, str]
+    code_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +334,7 @@ class ModelSpec:
             group_name=self.identifier,
             owners=list(self.owners),
             tags=dict(self.tags),
+            code_version=self.code_version,
         )
 
     @property

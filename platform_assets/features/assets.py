@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dagster import (
     AssetExecutionContext,
     AssetIn,
+    AssetObservation,
     AssetsDefinition,
+    AssetSpec,
+    DataVersion,
     FreshnessPolicy,
     MaterializeResult,
     MetadataValue,
@@ -37,11 +40,27 @@ def feature_assets(spec: ModelSpec) -> list[AssetsDefinition]:
     return [_features(spec), _online_features(spec)]
 
 
+def source_asset(spec: ModelSpec) -> AssetSpec:
+    """Return `[model_name, source]`: outside of Dagster, and observed by its content."""
+    return AssetSpec(
+        **spec.asset("source"),
+        kinds={_KINDS[type(spec.source)]},
+        description=f"What `{spec.model_name}` learns from. Its data version is the digest of its "
+        "content when it was last read, so `features` made of other content are out of date.",
+    )
+
+
+def source_observation(spec: ModelSpec, fingerprint: str) -> AssetObservation:
+    """Return the record that the source had this content just now."""
+    return AssetObservation(spec.key("source"), tags={"dagster/data_version": fingerprint})
+
+
 def _features(spec: ModelSpec) -> AssetsDefinition:
     freshness = spec.automation.freshness
 
     @asset(
         **spec.asset("features"),
+        deps=[spec.key("source")],
         kinds={_KINDS[type(spec.source)], "parquet"},
         check_specs=source_checks(spec),
         freshness_policy=freshness and FreshnessPolicy.time_window(fail_window=freshness),
@@ -64,9 +83,11 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
                 f"the feature files cannot be written below {feast.data_dir}: {exc}",
                 "make room there and let this user write to it, then run again",
             ) from exc
+        context.log_event(source_observation(spec, data.fingerprint))
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
         yield MaterializeResult(
             value=data,
+            data_version=DataVersion(data.fingerprint),
             check_results=source_check_results(found, spec),
             metadata={
                 **data_metadata(found, data, spec),

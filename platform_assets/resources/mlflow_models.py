@@ -95,13 +95,13 @@ def column_schema(signature: Signature) -> Any:
 
 def _mlflow_signature(signature: Signature) -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import Array
 
     answer = "double"
     if signature.classes:
         answer = "string" if isinstance(signature.classes[0], str) else "long"
-    outputs = [ColSpec(answer, signature.label_output)]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(answer, signature.label_output)]
     if signature.probabilities_output is not None:
         # Not required: `predict` of the scikit-learn flavor answers the labels alone.
         name = signature.probabilities_output

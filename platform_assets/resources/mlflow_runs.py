@@ -80,8 +80,8 @@ class RunLog:
         now = int(time.time() * 1000)
         of = {
             "model_id": model_id,
-            "dataset_name": dataset and dataset.name,
-            "dataset_digest": dataset and dataset.digest,
+            "dataset_name": dataset.name if dataset else None,
+            "dataset_digest": dataset.digest if dataset else None,
         }
         batch = {
             "params": [Param(key, str(value)) for key, value in (params or {}).items()],

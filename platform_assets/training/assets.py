@@ -40,7 +40,6 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
     @asset(
         **spec.asset("trained_model"),
         ins={"online_features": AssetIn(key=spec.key("online_features"))},
-        code_version=spec.code_version,
         kinds={"scikitlearn", "mlflow"},
         description=(
             f"The best candidate (of {candidates}) for `{spec.model_name}` by cross-validation on "
@@ -169,7 +168,6 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
     @asset(
         **spec.asset("registered_model"),
         ins={"trained_model": AssetIn(key=spec.key("trained_model"))},
-        code_version=spec.code_version,
         kinds={"mlflow"},
         description=(
             f"The version of `{spec.model_name}` that MLflow records for the trained run. "

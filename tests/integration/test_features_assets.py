@@ -28,6 +28,7 @@ from tests.feature_chain import FEATURES, MIXED, ONLINE, FeatureChain, feature_c
 from tests.models import IRIS
 from tests.servers import RunningRedis, free_port, run_redis
 
+DATA_VERSION = "dagster/data_version"
 STILL_SERVED = "Nothing changed in serving: GET /models of the gateway says what is in production."
 
 
@@ -77,6 +78,22 @@ def test_features_reach_the_online_store_with_all_checks_green(chain: FeatureCha
     assert made["dagster/row_count"].value == 450
     assert made["rows_per_class"].value == {"setosa": 150, "versicolor": 150, "virginica": 150}
     assert made["target_picture"].value.startswith("![rows by species](data:image/png")
+
+
+def test_reading_the_source_records_its_content_as_its_data_version(tmp_path: Path) -> None:
+    chain = feature_chain(tmp_path)
+    versions = []
+    for kept in (None, -1):
+        _replace(chain, lambda lines, kept=kept: lines[:kept])  # type: ignore[misc] # a default binds it
+        content = chain.run(FEATURES).values[FEATURES].fingerprint
+        observed = chain.instance.fetch_observations(dg.AssetKey(IRIS.key("source")), limit=1)
+        made = chain.instance.fetch_materializations(dg.AssetKey(IRIS.key(FEATURES)), limit=1)
+        (seen,), (event,) = observed.records, made.records
+        assert seen.asset_observation is not None
+        assert event.asset_materialization is not None
+        versions += [seen.asset_observation.tags, event.asset_materialization.tags or {}]
+        assert [tags[DATA_VERSION] for tags in versions[-2:]] == [content, content]
+    assert versions[0] != versions[2]
 
 
 def test_every_type_and_its_missing_values_reach_the_online_store(

@@ -232,9 +232,8 @@ def test_a_logged_model_has_its_metrics_parameters_data_example_and_graph(
     assert json.loads(used.dataset.profile) == {"num_rows": 4, "num_entities": 3}
     files: Any = get_artifact_repository(logged.artifact_location, mlflow.tracking_uri)
     folder = Path(files.download_artifacts(""))
-    pd.testing.assert_frame_equal(
-        Model.load(str(folder)).load_input_example(str(folder)), example, check_dtype=False
-    )
+    kept: Any = Model.load(str(folder)).load_input_example(str(folder))
+    pd.testing.assert_frame_equal(kept, example, check_dtype=False)
     assert (folder / "model.onnx").read_bytes() == graph
     load: Any = mlflow_onnx.load_model
     assert load(str(folder)).SerializeToString() == onnx.load_from_string(graph).SerializeToString()

@@ -225,14 +225,14 @@ def test_what_moves_production_runs_by_itself_only_when_the_model_file_says_so()
 
 def test_every_asset_says_what_its_model_is_for() -> None:
     from platform_assets import model_definitions
+    from platform_assets.definitions import resources
 
     built = model_definitions.build(replace(IRIS, description="Which iris it is."))
-    for asset in built.assets or ():
-        assert isinstance(asset, dg.AssetsDefinition)
-        for spec in asset.specs:
-            what, what_for = (spec.description or "").rsplit("\n\n", 1)
-            assert what
-            assert what_for == "Which iris it is."
+    for spec in dg.Definitions.merge(built, resources()).resolve_all_asset_specs():
+        what, what_for = (spec.description or "").rsplit("\n\n", 1)
+        assert what
+        assert what_for == "Which iris it is."
+        assert spec.code_version == IRIS.code_version
 
 
 def test_the_switch_waits_for_every_blocking_check_where_dagster_runs_it_by_itself() -> None:
