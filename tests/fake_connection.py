@@ -30,6 +30,7 @@ class FakeTransport(asyncio.Transport):
         self.protocol: GatewayConnection | None = None
         self.is_reading_now = True
         self.closed = False
+        self.is_write_ended = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Addresses only."""
@@ -37,8 +38,13 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         """Take bytes."""
+        assert not self.is_write_ended
         if not self.closed:
             self.sent += data
+
+    def write_eof(self) -> None:
+        """The peer reads the end once it has read the rest."""
+        self.is_write_ended = True
 
     def is_closing(self) -> bool:
         """Whether it was closed."""

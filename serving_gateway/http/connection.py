@@ -316,6 +316,7 @@ class GatewayConnection(HttpToolsProtocol):
             b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b"
             % (STATUS_LINE[error.status], headers, len(body), body)
         )
+        self.transport.write_eof()  # a client that reads to the end need not wait for the rest
         self.flow.resume_reading()
         self.loop.call_later(self.policy.linger_seconds, self.transport.close)
 

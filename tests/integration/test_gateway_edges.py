@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import socket
@@ -21,6 +20,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from serving_gateway.contract import DEFAULT_MODEL
+from tests import sockets
 from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.onnx_models import telltale, write_entry
 from tests.recorder import Recorder, run_recorder
@@ -80,16 +80,7 @@ def test_a_key_is_no_control_token_and_is_never_logged(keyed: RunningGateway) ->
 
 def exchange(gateway: RunningGateway, *parts: bytes) -> bytes:
     """Send the parts one by one, then read until the gateway closes the connection."""
-    address = urlsplit(gateway.url)
-    with socket.create_connection((LOOPBACK, address.port or 0), 10) as client:
-        with contextlib.suppress(OSError):  # it may close before all is sent
-            for part in parts:
-                client.sendall(part)
-        found = b""
-        with contextlib.suppress(OSError):
-            while data := client.recv(65_536):
-                found += data
-    return found
+    return sockets.exchange((LOOPBACK, urlsplit(gateway.url).port or 0), *parts)
 
 
 START = b"GET /health HTTP/1.1\r\nhost: g\r\nconnection: close\r\n"

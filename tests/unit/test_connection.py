@@ -94,6 +94,7 @@ async def test_ambiguous_request_is_refused_and_the_connection_ends(
         assert found[-1].status == 400
         assert found[-1].headers["connection"] == "close"
         assert json.loads(found[-1].body)["code"] in {"malformed_head", "malformed_body"}
+        assert client.transport.is_write_ended, "a client need not wait for the close"
         await eventually(client.transport.is_closing)
 
 
