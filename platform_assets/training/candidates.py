@@ -76,6 +76,8 @@ class _Known:
 
 
 _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
+# Rows that are held out at random to stop early would share entities and times with the others.
+_HISTOGRAMS: Final[dict[str, Scalar]] = {"early_stopping": False}
 _BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
 
 CLASSIFIERS: Final[dict[str, _Known]] = {
@@ -108,7 +110,9 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
     ),
     "gradient_boosting": _Known("sklearn.ensemble:GradientBoostingClassifier", _BOOSTED, _BOOSTING),
     "hist_gradient_boosting": _Known(
-        "sklearn.ensemble:HistGradientBoostingClassifier", {}, _HISTOGRAM | {"class_weight"}
+        "sklearn.ensemble:HistGradientBoostingClassifier",
+        _HISTOGRAMS,
+        _HISTOGRAM | {"class_weight"},
     ),
     "decision_tree": _Known(
         "sklearn.tree:DecisionTreeClassifier",
@@ -142,7 +146,7 @@ REGRESSORS: Final[dict[str, _Known]] = {
         "sklearn.ensemble:GradientBoostingRegressor", _BOOSTED, _BOOSTING | {"alpha"}
     ),
     "hist_gradient_boosting": _Known(
-        "sklearn.ensemble:HistGradientBoostingRegressor", {}, _HISTOGRAM | {"quantile"}
+        "sklearn.ensemble:HistGradientBoostingRegressor", _HISTOGRAMS, _HISTOGRAM | {"quantile"}
     ),
     "decision_tree": _Known(
         "sklearn.tree:DecisionTreeRegressor", {"max_depth": 6}, _TREE | {"splitter"}

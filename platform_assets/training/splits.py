@@ -127,7 +127,8 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     """Return the folds of the training rows; fewer than asked for where the rows allow no more.
 
     By entity: all rows of an entity share a fold, and each class (or part of a regression's
-    range) is dealt evenly. By time: each fold learns from all that came before what it tests.
+    range) is dealt evenly, a rare class to as many folds as it has entities. By time: each fold
+    learns from all that came before what it tests.
 
     Raises:
         TrainingError: not even two parts can be made.
@@ -138,10 +139,13 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
 
     entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
     kind = _kinds(rows.labels[first], spec.task)
-    fewest = int(np.bincount(kind).min()) if spec.task is not Task.REGRESSION else len(entities)
-    count = max(2, min(spec.evaluation.folds, fewest))
     if len(entities) < 2:
         raise TrainingError("one entity alone has training rows: there is nothing to compare by")
+    # A metric needs two classes in every fold; a third one may be rarer.
+    most = len(entities)
+    if spec.task is not Task.REGRESSION:
+        most = int(np.sort(np.bincount(kind))[-2:].min())
+    count = max(2, min(spec.evaluation.folds, most))
     dealt = _dealt(kind, count, spec.evaluation.seed + 1)[entity]
     return [
         (np.flatnonzero(dealt != number), np.flatnonzero(dealt == number))
@@ -160,15 +164,13 @@ def _kinds(labels: NDArray[Any], task: Task) -> NDArray[np.int64]:
 
 
 def _dealt(kind: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Deal like cards: by kind, in shuffled order within it; return the fold of each."""
+    """Deal like cards, sorted by kind and shuffled within it; return the fold of each."""
     import numpy as np
 
     shuffled = np.random.default_rng(seed).permutation(len(kind))
     order = shuffled[np.argsort(kind[shuffled], kind="stable")]
-    starts = np.flatnonzero(np.diff(kind[order], prepend=-1))
-    sizes = np.diff(np.append(starts, len(order)))
     fold = np.empty(len(kind), dtype=np.int64)
-    fold[order] = (np.arange(len(order)) - np.repeat(starts, sizes)) % count
+    fold[order] = np.arange(len(order)) % count
     return fold
 
 
