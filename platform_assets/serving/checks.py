@@ -1,5 +1,7 @@
 """The gates of a loaded version, and what is asked of production after the switch."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
@@ -16,6 +18,7 @@ from platform_assets.serving.gates import serving_gates
 from platform_assets.serving.parity import ask_gateway
 from platform_assets.serving.records import Promotion
 from platform_assets.serving.switching import PRODUCTION
+from serving_gateway.contract import ModelStatus
 
 
 def serving_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
@@ -118,27 +121,26 @@ def _registry_alias(spec: ModelSpec) -> dg.AssetChecksDefinition:
         ),
     )
     def registry_alias(mlflow: MlflowResource, gateway: GatewayResource) -> dg.AssetCheckResult:
-        return compare_alias(spec.model_name, mlflow, gateway)
+        try:
+            alias = mlflow.alias_version(spec.model_name, PRODUCTION_ALIAS)
+            statuses = gateway.model_statuses(spec.model_name)
+        except (RegistryError, GatewayClientError) as error:
+            return dg.AssetCheckResult(
+                passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error)
+            )
+        return compare_alias(alias, statuses)
 
     return registry_alias
 
 
-def compare_alias(
-    model_name: str, mlflow: MlflowResource, gateway: GatewayResource
-) -> dg.AssetCheckResult:
-    """Compare what MLflow is told with what is served; a warning, whatever comes out."""
-    warn = dg.AssetCheckSeverity.WARN
-    try:
-        alias = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
-        statuses = gateway.model_statuses(model_name)
-    except (RegistryError, GatewayClientError) as error:
-        return dg.AssetCheckResult(passed=False, severity=warn, description=str(error))
+def compare_alias(alias: int | None, statuses: Sequence[ModelStatus]) -> dg.AssetCheckResult:
+    """Compare MLflow's alias with the version that the replicas route to; at worst a warning."""
     routed = {routed_version(status, PRODUCTION) for status in statuses} or {None}
     passed = routed == {alias}
     served = ", ".join(str(version) for version in routed)
     return dg.AssetCheckResult(
         passed=passed,
-        severity=warn,
+        severity=dg.AssetCheckSeverity.WARN,
         description=None
         if passed
         else f"MLflow's alias {PRODUCTION_ALIAS} names version {alias}, but version {served} is "

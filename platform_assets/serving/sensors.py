@@ -10,8 +10,9 @@ import dagster as dg
 
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.failures import may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
-from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.run_tags import MODEL_TAG
@@ -94,11 +95,14 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
     ) -> dg.SensorResult:
         known: dict[str, str] = json.loads(context.cursor or "{}")
         said: list[str] = []
+        registry_answers = True
         for spec in specs:
             try:
                 statuses = gateway.model_statuses(spec.model_name)
             except GatewayClientError as error:
                 said.append(f"{spec.model_name}: {error}")
+                if may_pass(error):
+                    break  # a timeout for each model would outlast the tick
                 continue
             if all(PRODUCTION not in status.effective for status in statuses):
                 continue
@@ -110,7 +114,14 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
                 "entered into the ledger"
                 for one in backfill_ledger(spec, statuses, context.instance)
             ]
-            said += _tell_alias(spec, mlflow, gateway, context.instance, known)
+            if registry_answers:
+                try:
+                    alias = mlflow.alias_version(spec.model_name, PRODUCTION_ALIAS)
+                except RegistryError as error:
+                    said.append(f"{spec.model_name}: {error}")
+                    registry_answers = not may_pass(error)
+                    continue
+                said += _report_alias(spec, compare_alias(alias, statuses), context, known)
         return dg.SensorResult(
             skip_reason="; ".join(said) or "nothing new", cursor=json.dumps(known)
         )
@@ -118,20 +129,18 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
     return production_watch
 
 
-def _tell_alias(
+def _report_alias(
     spec: ModelSpec,
-    mlflow: MlflowResource,
-    gateway: GatewayResource,
-    instance: dg.DagsterInstance,
+    result: dg.AssetCheckResult,
+    context: dg.SensorEvaluationContext,
     known: dict[str, str],
 ) -> list[str]:
-    """Report `registry_alias` when it comes out otherwise than last time."""
-    result = compare_alias(spec.model_name, mlflow, gateway)
+    """Report `registry_alias` when its verdict differs from the last one."""
     verdict = f"{result.passed}: {result.description}"
     if known.get(spec.model_name) == verdict:
         return []
     known[spec.model_name] = verdict
-    instance.report_runless_asset_event(
+    context.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(spec.key("gateway_reload")),
             check_name="registry_alias",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from msgspec.structs import replace
 from pydantic import Field
 
+from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import production_version
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
-from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
@@ -111,7 +113,12 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def watch(instance: dg.DagsterInstance, cursor: str | None = None, **resources: Any) -> Any:
+def watch(
+    instance: dg.DagsterInstance,
+    cursor: str | None = None,
+    specs: Sequence[ModelSpec] = (IRIS,),
+    **resources: Any,
+) -> Any:
     context = dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
@@ -121,7 +128,7 @@ def watch(instance: dg.DagsterInstance, cursor: str | None = None, **resources: 
             **resources,
         },
     )
-    return production_watch_sensor([IRIS])(context)
+    return production_watch_sensor(specs)(context)
 
 
 def test_a_switch_by_hand_is_entered_once(instance: dg.DagsterInstance) -> None:
@@ -315,6 +322,29 @@ def test_an_alias_that_was_moved_by_hand_fails_its_check_and_is_told_once(
     assert again.skip_reason.skip_message == "nothing new"
     records = instance.event_log_storage.get_asset_check_execution_history(ALIAS, limit=10)
     assert len(records) == 2
+
+
+def test_a_server_that_is_away_is_asked_once_for_all_models(instance: dg.DagsterInstance) -> None:
+    asked: list[str] = []
+
+    class Away(Registry):
+        def alias_version(self, model_name: str, alias: str) -> int | None:
+            asked.append(model_name)
+            raise MlflowUnavailable("MLflow does not answer")
+
+    class Nowhere(Gateway):
+        def model_statuses(self, model_name: str) -> list[ModelStatus]:
+            asked.append(model_name)
+            raise GatewayUnavailable("no gateway answers")
+
+    models = [dataclasses.replace(IRIS, model_name=f"model_{number}") for number in range(3)]
+    result = watch(instance, specs=models, mlflow=Away())
+    assert asked == ["model_0"]
+    assert "MLflow does not answer" in str(result.skip_reason.skip_message)
+    assert all(read_ledger(instance, model) for model in models)
+    asked.clear()
+    watch(instance, specs=models, gateway=Nowhere())
+    assert asked == ["model_0"]
 
 
 def test_a_gateway_that_is_down_is_named_and_nothing_is_written(
