@@ -50,15 +50,18 @@ def save_sklearn(
         run_id=logged.source_run_id,
         model_id=logged.model_id,
     )
+    types = _types(estimator)
     save_model(
         estimator,
         str(target),
         mlflow_model=described,
         serialization_format="skops",
-        skops_trusted_types=_types(estimator),
+        skops_trusted_types=types,
         signature=_mlflow_signature(signature),
         input_example=example,
-        pip_requirements=[f"{one}=={importlib.metadata.version(one)}" for one in _REQUIREMENTS],
+        pip_requirements=[
+            f"{one}=={importlib.metadata.version(one)}" for one in distributions(types)
+        ],
     )
 
 
@@ -107,6 +110,15 @@ def _mlflow_signature(signature: Signature) -> Any:
         name = signature.probabilities_output
         outputs.append(ColSpec(Array("float"), name, required=False))
     return ModelSignature(inputs=column_schema(signature), outputs=Schema(outputs))
+
+
+def distributions(types: list[str]) -> list[str]:
+    """The packages that load a model with these types; a module that is not installed is none."""
+    installed = importlib.metadata.packages_distributions()
+    modules = sorted({name.partition(".")[0] for name in types})
+    return list(
+        dict.fromkeys([*_REQUIREMENTS, *(installed[m][0] for m in modules if m in installed)])
+    )
 
 
 def _types(estimator: Any) -> list[str]:

@@ -25,6 +25,7 @@ from platform_assets.resources.mlflow import (
     RegistryNotFound,
 )
 from platform_assets.resources.mlflow_client import open_client
+from platform_assets.resources.mlflow_models import distributions
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, Dataset
 from platform_assets.resources.records import RegisteredVersion
 from serving_gateway.contract import (
@@ -238,6 +239,14 @@ def test_a_logged_model_has_its_metrics_parameters_data_example_and_graph(
     load: Any = mlflow_onnx.load_model
     assert load(str(folder)).SerializeToString() == onnx.load_from_string(graph).SerializeToString()
     assert version == 1
+
+
+def test_a_kept_model_names_the_packages_that_load_it() -> None:
+    types = ["httpx._models.Request", "numpy.dtype", "a_module_of_ones_own.Model"]
+    names = distributions(types)
+    assert names[0] == "scikit-learn"
+    assert names[-1] == "httpx"
+    assert names.count("numpy") == 1
 
 
 def test_rows_are_kept_with_a_run_to_be_looked_at(mlflow: MlflowResource, name: str) -> None:
