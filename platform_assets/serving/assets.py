@@ -20,22 +20,22 @@ from platform_assets.serving.ledger import (
     BEST_VERSION,
     PROMOTION,
     read_ledger,
-    reason_of,
     switch_metadata,
+    switch_reason,
 )
 from platform_assets.serving.loading import load_beside
 from platform_assets.serving.parity import warm_up
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
-    refuse_unless_ready,
+    record_in_registry,
     require_gates_passed,
+    require_ready,
     retire_surplus,
-    tell_registry,
 )
 from platform_assets.serving.proof import collect_proof
 from platform_assets.serving.records import Promotion, ServingState
-from platform_assets.serving.switching import Switched, reload, wait_for_replicas
-from platform_assets.serving.turns import CHANGE, LEASE, take, taken
+from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
+from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
 from platform_assets.serving.view_retention import delete_unread_views
 from serving_gateway.contract import Mode, ReloadRequest
 
@@ -72,10 +72,10 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
         triton_model_entry: PackagedVersion,
     ) -> dg.MaterializeResult[ServingState]:
         # A candidate that fails is recorded; a Triton that is down fails the step.
-        take(LEASE, spec.model_name, context)
+        hold(LEASE, spec.model_name, context)
         began = time.monotonic()
         try:
-            with taken(CHANGE, spec.model_name, context):
+            with holding(CHANGE, spec.model_name, context):
                 state = load_beside(
                     triton_model_entry,
                     triton=triton,
@@ -132,8 +132,8 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         **spec.asset("gateway_reload"),
         ins={"triton_serving_state": dg.AssetIn(key=spec.key("triton_serving_state"))},
         kinds={"fastapi"},
-        # Even where automation is switched on, only a version that all blocking checks passed
-        # is switched to; the asset itself refuses it too.
+        # Automation, too, switches only to a version that passed all blocking checks; the asset
+        # itself refuses any other.
         automation_condition=(
             dg.AutomationCondition.eager()
             & dg.AutomationCondition.all_deps_blocking_checks_passed()
@@ -155,17 +155,11 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
         state = triton_serving_state
-        take(LEASE, spec.model_name, context)
-        request = ReloadRequest(
-            version=state.version,
-            run_id=state.run_id,
-            mode=Mode.SSOT,
-            unpin=config.unpin,
-            reason=reason_of(PROMOTION, context.run.run_id, why=config.reason),
-            feature_contract=spec.contract,
-        )
-        with taken(CHANGE, spec.model_name, context):
-            refuse_unless_ready(state, triton)
+        hold(LEASE, spec.model_name, context)
+        reason = switch_reason(PROMOTION, context.run.run_id, why=config.reason)
+        request = _reload_request(state, spec, reason, unpin=config.unpin)
+        with holding(CHANGE, spec.model_name, context):
+            require_ready(state, triton)
             gates = require_gates_passed(state, context.instance)
             answer = reload(spec.model_name, request, gateway)
             live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
@@ -179,26 +173,40 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
                 repository=model_repository,
                 log=context.log,
             )
-        switched = Switched(answer, live, PROMOTION, request.reason or "")
+        views = delete_unread_views(
+            spec,
+            feast=feast,
+            mlflow=mlflow,
+            triton=triton,
+            repository=model_repository,
+            log=context.log,
+        )
+        switch = ConfirmedSwitch(answer, live, PROMOTION, reason)
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, answer),
             metadata={
-                **switch_metadata(spec, switched, mlflow),
+                **switch_metadata(spec, switch, mlflow),
                 **retirement,
                 **_best_version(gates[NO_REGRESSION].metadata),
-                **delete_unread_views(
-                    spec,
-                    feast=feast,
-                    mlflow=mlflow,
-                    triton=triton,
-                    repository=model_repository,
-                    log=context.log,
-                ),
-                **tell_registry(spec.model_name, answer.version, mlflow, context.log),
+                **views,
+                **record_in_registry(spec.model_name, answer.version, mlflow, context.log),
             },
         )
 
     return gateway_reload
+
+
+def _reload_request(
+    state: ServingState, spec: ModelSpec, reason: str, *, unpin: bool
+) -> ReloadRequest:
+    return ReloadRequest(
+        version=state.version,
+        run_id=state.run_id,
+        mode=Mode.SSOT,
+        unpin=unpin,
+        reason=reason,
+        feature_contract=spec.contract,
+    )
 
 
 def _best_version(
@@ -226,7 +234,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
         proof_folder: ProofFolder,
         gateway_reload: Promotion,
     ) -> dg.MaterializeResult[str]:
-        take(LEASE, spec.model_name, context)
+        hold(LEASE, spec.model_name, context)
         try:
             files = collect_proof(
                 spec,

@@ -39,7 +39,7 @@ def signature_differences(old: Signature, new: Signature) -> list[str]:
     return breaking
 
 
-def not_comparable(old: Signature, new: Signature) -> str:
+def comparison_obstacle(old: Signature, new: Signature) -> str:
     """Say why `old` cannot be asked about the evaluation rows of `new`; "" when it can."""
     rows = {feature.name: feature.tensor_dtype for feature in new.features}
     missing = [feature.name for feature in old.features if feature.name not in rows]
@@ -108,7 +108,7 @@ def _type(feature: Feature) -> str:
 
 
 def frame_contract(rows: pd.DataFrame, signature: Signature) -> str:
-    """Contract of rows in tensor form, told from their own columns and types.
+    """Contract of rows in tensor form, derived from their own columns and types.
 
     A column whose type is that of the signature's tensor has the signature's logical type,
     which a tensor does not tell by itself.

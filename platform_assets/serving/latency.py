@@ -45,7 +45,7 @@ class Latencies:
     def p99_bound(self) -> float:
         """Upper bound of the 99th percentile, by an order statistic (Conover 1999, 3.2).
 
-        The true percentile lies above it with at most 5 %, whatever the distribution; infinite
+        The true percentile lies above it with at most 5 %, for any distribution; infinite
         for fewer than 299 requests.
         """
         from scipy.stats import binom
@@ -85,7 +85,7 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
             for one in over
         )
         or None,
-        metadata=metadata | _shown(measured, budget),
+        metadata=metadata | _measurements(measured, budget),
     )
 
 
@@ -132,7 +132,7 @@ def measure(
     return Latencies(clients, tuple(took))
 
 
-def _shown(measured: list[Latencies], budget_ms: float) -> dict[str, Any]:
+def _measurements(measured: list[Latencies], budget_ms: float) -> dict[str, Any]:
     shown: dict[str, Any] = {"budget_ms": budget_ms}
     for one in measured:
         suffix = "" if one.clients == 1 else f"_at_{one.clients}"

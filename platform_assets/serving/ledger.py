@@ -1,6 +1,6 @@
 """The deployment ledger: which version was in production when, why, and by which run.
 
-Each switch is a materialization of `gateway_reload`, whoever made it; the ledger is read back
+Each switch is a materialization of `gateway_reload`, with or without a run; the ledger is read
 from there, so it lives as long as Dagster's own records.
 """
 
@@ -21,7 +21,7 @@ from platform_assets.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from platform_assets.resources.mlflow import MlflowResource
-    from platform_assets.serving.switching import Switched
+    from platform_assets.serving.switching import ConfirmedSwitch
 
 PROMOTION: Final = "promotion"
 ROLLBACK: Final = "rollback"
@@ -61,23 +61,23 @@ class Entry:
     """Which switches before this one may not be in the ledger; empty when all of them are."""
 
 
-def reason_of(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
+def switch_reason(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
     """Return why a switch is made, as the routing record and the ledger keep it.
 
-    It names the run, so that a switch can be told from a manual one though its run died.
+    It names the run, so that it is distinguishable from a manual switch even if its run dies.
     """
     asked = f" for {wanted_by}" if wanted_by else ""
     return f"{action} by Dagster run {run_id}{asked}" + (f": {why}" if why else "")
 
 
-def made_by_run(reason: str) -> tuple[str, str] | None:
-    """Return the action and the Dagster run that `reason_of` named; None for other reasons."""
+def parse_reason(reason: str) -> tuple[str, str] | None:
+    """Return the action and the Dagster run that `switch_reason` named; None for other reasons."""
     found = _BY_A_RUN.match(reason)
     return None if found is None else (found[1], found[2])
 
 
 def switch_metadata(
-    spec: ModelSpec, switched: Switched, mlflow: MlflowResource
+    spec: ModelSpec, switched: ConfirmedSwitch, mlflow: MlflowResource
 ) -> dict[str, dg.MetadataValue | str | int | float]:
     """What a materialization of `gateway_reload` says of a switch; `read_ledger` reads it."""
     answer = switched.answer
@@ -98,20 +98,20 @@ def switch_metadata(
 
 
 class _Timed(NamedTuple):
-    """An entry, when it was, and since when others are older whatever the gateway's clock."""
+    """An entry with its time, and a time before which other entries are certainly older."""
 
     at: datetime
-    surely_after: datetime
+    not_before: datetime
     entry: Entry
 
 
 def read_ledger(instance: dg.DagsterInstance, spec: ModelSpec, limit: int = _LIMIT) -> list[Entry]:
     """Return the newest switches, newest first.
 
-    A run that was tried again tells of the same generation twice: it was one switch. When the
-    first attempt died before it told, the second one met its own version in production; what
-    was there before is then what the ledger says itself. A switch that was entered after one
-    that followed it stands where it belongs.
+    A retried run records the same generation twice, for one switch. When the first attempt died
+    before recording it, the second one found its own version in production already; the previous
+    version is then the one before it in the ledger. A switch that was recorded late is moved to
+    its place.
     """
     records = instance.fetch_materializations(
         dg.AssetKey(spec.key("gateway_reload")), limit=limit
@@ -160,7 +160,7 @@ def _in_order(entries: Iterable[_Timed]) -> list[Entry]:
     for one in reversed([*entries]):
         place = 0
         for other in ordered:
-            if other.entry.generation <= one.entry.generation or other.at < one.surely_after:
+            if other.entry.generation <= one.entry.generation or other.at < one.not_before:
                 break
             place += 1
         ordered.insert(place, one)
@@ -172,8 +172,8 @@ def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValu
     version, previous = int(plain["version"]), plain.get("previous_version")
     action = str(plain.get("action", PROMOTION))
     # The gateway's own time where there is one: a switch may be entered long after it.
-    told = plain.get("at")
-    at = datetime.fromisoformat(told) if told else datetime.fromtimestamp(timestamp, UTC)
+    recorded = plain.get("at")
+    at = datetime.fromisoformat(recorded) if recorded else datetime.fromtimestamp(timestamp, UTC)
     entry = Entry(
         at=at.astimezone(UTC).isoformat(timespec="seconds"),
         version=version,
@@ -185,7 +185,7 @@ def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValu
         changed=bool(plain.get("changed", True)),
         missing=str(plain.get("missing", "")),
     )
-    return _Timed(at, at - _CLOCKS_DIFFER if told else at, entry)
+    return _Timed(at, at - _CLOCKS_DIFFER if recorded else at, entry)
 
 
 def ledger_markdown(entries: Sequence[Entry]) -> str:

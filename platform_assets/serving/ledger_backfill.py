@@ -11,7 +11,7 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.serving.ledger import MANUAL, UNKNOWN, Entry, made_by_run, read_ledger
+from platform_assets.serving.ledger import MANUAL, UNKNOWN, Entry, parse_reason, read_ledger
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import Mode, ModelStatus, Switch
 
@@ -31,7 +31,7 @@ def backfill_ledger(
         statuses: its status on each replica; at least one.
         instance: keeps the ledger.
     """
-    # A replica of a release that keeps no switches shows none, whatever the record holds.
+    # A replica of an older release reports no switches.
     status = max(statuses, key=lambda one: (one.routing.generation, len(_switches(one))))
     if not missing_entries(status, read_ledger(instance, spec)):
         return []
@@ -105,7 +105,7 @@ def _materialization(
     reason = switch.reason or ""
     action, by = MANUAL, switch.by or UNKNOWN
     description = f"Made outside the pipeline, with the gateway's credential {by!r}"
-    made = made_by_run(reason)
+    made = parse_reason(reason)
     if made is not None and instance.has_run(made[1]):
         action, by = made
         description = f"Run {by} made this switch, and ended before it could record it"

@@ -41,9 +41,9 @@ def load_beside(
 ) -> ServingState:
     """Ask Triton to load a packaged version and return what came of it.
 
-    What was READY stays READY whatever happens. `config.pbtxt` is replaced only when the
+    What was READY stays READY in any case. `config.pbtxt` is replaced only when the
     version is READY, and then names READY versions alone. Of several servers one after the
-    other loads it; when one does not, those before give it back.
+    other loads it; when one does not, those before it restore what they had.
 
     Args:
         packaged: the version; its bytes are checked against their digest once more.
@@ -88,12 +88,12 @@ def load_beside(
         # A server that started meanwhile may have read the file as it was.
         triton.everywhere(loading.load_unless_ready)
     except (_NotLoadedError, RepositoryError) as refusal:
-        loading.give_back()
+        loading.restore()
         return state(
             f"not kept: {refusal}" if isinstance(refusal, RepositoryError) else str(refusal)
         )
     except TritonError:
-        loading.give_back()
+        loading.restore()
         raise
     return state("")
 
@@ -144,7 +144,7 @@ class _Loading:
         if self._version not in endpoint.ready_versions(self._name):
             self.load(endpoint)
 
-    def give_back(self) -> None:
+    def restore(self) -> None:
         """Bring servers and file to where they were; what fails is left to the reconciliation."""
         if self._persisted is not None and self._loaded:
             try:
@@ -160,7 +160,7 @@ class _Loading:
                 else:
                     endpoint.unload(self._name)
             except TritonError as error:
-                self._log(f"version {self._version} was not given back: {error}")
+                self._log(f"version {self._version} was not unloaded: {error}")
 
     def _restore_config(self, text: str) -> None:
         if self._repository.persisted_config(self._name) != text:

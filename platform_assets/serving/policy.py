@@ -66,7 +66,7 @@ def versions_to_keep(
     Args:
         production: the version that A routes to.
         previous: versions that A routed to before, newest first.
-        routed: versions that a variant of any gateway routes to; they stay whatever they are.
+        routed: versions that a variant of any gateway routes to; they stay in any case.
         ready: versions READY now; nothing else can stay.
         retention: how many of production and its predecessors to keep, so that a rollback is
             instant; what B routes to does not count.
@@ -83,15 +83,15 @@ def versions_to_delete(
     ledger: Sequence[int],
     keep: int,
 ) -> tuple[int, ...]:
-    """Version directories that nobody needs any more, ascending.
+    """Version directories that can be deleted, ascending.
 
     Args:
         on_disk: versions that stand in the repository.
         ready: versions READY now.
         routed: versions that a variant routes to, or that a restarted Triton would load.
         ledger: versions that were switched to, newest first.
-        keep: how many directories to keep at least; as many of the ledger's last stay whatever
-            else is there, since a rollback may want them.
+        keep: how many directories to keep at least; as many of the ledger's last stay in any
+            case, since a rollback may want them.
     """
     last = list(dict.fromkeys(ledger))[:keep]
     # A version newer than all that were ever switched to may be on its way to production.

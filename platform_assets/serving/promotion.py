@@ -46,7 +46,7 @@ _EVALUATED: Final = dg.DagsterEventType.ASSET_CHECK_EVALUATION
 _HISTORY: Final = 100
 
 
-def refuse_unless_ready(state: ServingState, triton: TritonResource) -> None:
+def require_ready(state: ServingState, triton: TritonResource) -> None:
     """Ask Triton now whether the version is READY: a blocking check stops only its own run.
 
     Raises:
@@ -74,7 +74,7 @@ def refuse_unless_ready(state: ServingState, triton: TritonResource) -> None:
 def require_gates_passed(
     state: ServingState, instance: dg.DagsterInstance
 ) -> dict[str, dg.AssetCheckEvaluation]:
-    """Refuse a load that its blocking checks failed or never judged, in whatever run they stood.
+    """Refuse a load that its blocking checks failed or never judged, in any run.
 
     Returns:
         What each gate said of the load.
@@ -175,10 +175,10 @@ def retire_surplus(
     }
 
 
-def tell_registry(
+def record_in_registry(
     model_name: str, version: int, mlflow: MlflowResource, log: logging.Logger
 ) -> Metadata:
-    """Record the switch in MLflow; the switch stands whether or not MLflow hears of it."""
+    """Record the switch in MLflow; a failure leaves the switch as it is."""
     try:
         before = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -190,6 +190,6 @@ def tell_registry(
         # Last: until it has moved, a run that is tried again still knows whose tag to change.
         mlflow.set_alias(model_name, PRODUCTION_ALIAS, version)
     except RegistryError as error:
-        log.warning("The switch stands, but MLflow was not told: %s", error)
-        return {"registry_told": f"no: {error}"}
-    return {"registry_told": f"alias {PRODUCTION_ALIAS} -> {version}"}
+        log.warning("The switch stands, but it was not recorded in MLflow: %s", error)
+        return {"registry": f"not recorded: {error}"}
+    return {"registry": f"alias {PRODUCTION_ALIAS} -> {version}"}

@@ -1,4 +1,4 @@
-"""Give back to Triton exactly the versions that were verified."""
+"""Restore exactly the verified versions in Triton."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from platform_assets.resources.triton import TritonEndpoint, TritonError, Triton
 from platform_assets.run_tags import reconciliation_tags
 from platform_assets.serving.loading import Log, persist, persisted_config, persisted_versions
 from platform_assets.serving.policy import Drift, drift
-from platform_assets.serving.turns import CHANGE, take
+from platform_assets.serving.turns import CHANGE, hold
 
 
 def observed_drift(
@@ -37,13 +37,13 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
 
     @dg.op(
         # No job of any model ends so: a model called `reconcile` would be in its own way.
-        name=f"{spec.identifier}__give_back",
+        name=f"{spec.identifier}__restore",
         description="Loads the verified versions that Triton lost and unloads those it gained.",
     )
     def reconcile(
         context: dg.OpExecutionContext, triton: TritonResource, model_repository: ModelRepository
     ) -> None:
-        take(CHANGE, spec.model_name, context)
+        hold(CHANGE, spec.model_name, context)
         found = restore(spec.model_name, triton, model_repository, context.log.info)
         if found:
             context.add_output_metadata({"lost": str(found.lost), "gained": str(found.gained)})
@@ -68,7 +68,7 @@ def restore(
         What differed.
 
     Raises:
-        dagster.Failure: Triton does not answer, still differs, or a version cannot be given back.
+        dagster.Failure: Triton does not answer, still differs, or a version cannot be restored.
     """
     try:
         found = observed_drift(name, triton, repository)
@@ -79,43 +79,44 @@ def restore(
         broken = repository.broken(name, verified)
         serving = persisted_config(repository, name)
 
-        def give_back(endpoint: TritonEndpoint) -> tuple[int, ...]:
+        def load_verified(endpoint: TritonEndpoint) -> tuple[int, ...]:
             ready = endpoint.ready_versions(name)
-            # A version that is READY serves from memory, whatever became of its files.
+            # A READY version serves from memory, even when its files are damaged.
             versions = [one for one in verified if one in ready or one not in broken]
             if not versions:
-                raise _cannot_give_back(broken, "nothing of the model")
+                raise _cannot_restore(broken, "nothing of the model")
             if drift(versions, ready):
                 endpoint.load(name, load_override(with_versions(serving, versions)))
             for version in versions:
                 endpoint.wait_until_ready(name, version)
             return tuple(versions)
 
-        wanted = sorted({version for given in triton.everywhere(give_back) for version in given})
+        loaded = triton.everywhere(load_verified)
+        wanted = sorted({version for versions in loaded for version in versions})
         persist(repository, with_versions(serving, wanted))
         left = observed_drift(name, triton, repository)
     except (TritonError, RepositoryError) as error:
         raise failure(
             f"Triton was not reconciled: {error}",
             "bring Triton back or mend the version that is named, then run the job again.",
-            still_true="Whatever is READY in Triton goes on serving.",
+            still_true="Versions that are READY in Triton keep serving.",
             allow_retries=may_pass(error),
         ) from error
     if left:
         raise failure(
             f"Triton still differs: lost {left.lost}, gained {left.gained}",
-            "read Triton's log; somebody else may be loading versions.",
-            still_true="Whatever is READY in Triton goes on serving.",
+            "read Triton's log; another client may be loading versions.",
+            still_true="Versions that are READY in Triton keep serving.",
         )
     if broken:
-        raise _cannot_give_back(broken, f"version {', '.join(map(str, wanted))}")
+        raise _cannot_restore(broken, f"version {', '.join(map(str, wanted))}")
     log(f"Restored: lost {found.lost}, gained {found.gained}.")
     return found
 
 
-def _cannot_give_back(broken: Mapping[int, str], serving: str) -> dg.Failure:
+def _cannot_restore(broken: Mapping[int, str], serving: str) -> dg.Failure:
     return failure(
-        "these versions cannot be given back: "
+        "these versions cannot be restored: "
         + "; ".join(f"{version}: {why}" for version, why in broken.items()),
         "roll production back, or run the chain to make a new version.",
         still_true=f"Triton serves {serving}.",

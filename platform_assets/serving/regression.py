@@ -17,7 +17,7 @@ from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
 from platform_assets.serving.comparison import Comparison, Verdict, compare
-from platform_assets.serving.compatibility import align_probabilities, not_comparable
+from platform_assets.serving.compatibility import align_probabilities, comparison_obstacle
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.parity import Answers
@@ -72,7 +72,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     try:
         answers = _measured(candidate, candidate.answers[0])
     except TritonError as error:
-        return _blocked(metadata, f"version {candidate.state.version} did not answer: {error}")
+        return _failed(metadata, f"version {candidate.state.version} did not answer: {error}")
     rows = len(candidate.evaluation.groups)
     measured = estimate_metric(metric, answers, candidate.evaluation.groups, spec.gates.confidence)
     verdict = judge_floor(metric, measured, floor, rows, spec.gates)
@@ -84,7 +84,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
         BEST_VERSION: candidate.state.version,
     }
     if not verdict.passed:
-        return _blocked(metadata, f"{verdict.reason}; production stays where it is")
+        return _failed(metadata, f"{verdict.reason}; production stays where it is")
     return _against_others(candidate, answers, config, verdict.reason, metadata)
 
 
@@ -126,7 +126,7 @@ def _against_others(
             description=f"production was not compared: {error}",
             metadata=metadata,
         )
-    metadata |= _shown(candidate, against)
+    metadata |= _comparison_metadata(candidate, against)
     references = [against]
     if best not in (None, production, candidate.state.version):
         with contextlib.suppress(_NotComparable, ProductionUnknown):
@@ -134,7 +134,7 @@ def _against_others(
             metadata[f"gain_over_best_version_{best}"] = references[-1].result.gain.value
     if references[-1].result.gain.value < 0:
         metadata[BEST_VERSION] = references[-1].version
-    return _judged(gates, references, metadata)
+    return _combined_verdict(gates, references, metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _compared(
     gates, metric = candidate.spec.gates, METRICS[candidate.spec.evaluation.metric]
     recorded = candidate.recorded(version)
     rows, chosen_by = _unseen_rows(candidate, recorded)
-    other = _answers_of(candidate, recorded)
+    other = _answers_by(candidate, recorded)
     result = compare(
         metric,
         answers.take(rows),
@@ -225,14 +225,14 @@ def _unseen_rows(
     return rows, "rows that neither version was trained on"
 
 
-def _answers_of(candidate: LoadedVersion, other: RegisteredVersion) -> Measured:
+def _answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Measured:
     """What another version answers for the evaluation rows, by the candidate's classes.
 
     Raises:
         _NotComparable: it reads other features, or does not answer.
     """
     new, old = candidate.registered.signature, other.signature
-    why = not_comparable(old, new)
+    why = comparison_obstacle(old, new)
     if why:
         raise _NotComparable(f"version {other.version} {why}", schema=True)
     try:
@@ -244,7 +244,7 @@ def _answers_of(candidate: LoadedVersion, other: RegisteredVersion) -> Measured:
     return _measured(candidate, (labels, probabilities))
 
 
-def _shown(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:
+def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:
     """Metadata of the comparison with production."""
     result, metric = against.result, candidate.spec.evaluation.metric
     picture = comparison_picture(result, metric, candidate.state.version, against.version)
@@ -263,7 +263,7 @@ def _shown(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:
     }
 
 
-def _judged(
+def _combined_verdict(
     gates: Gates, references: list[_Reference], metadata: dict[str, Any]
 ) -> dg.AssetCheckResult:
     """The worst of the verdicts decides; one that is inconclusive is a warning by default."""
@@ -277,5 +277,5 @@ def _judged(
     )
 
 
-def _blocked(metadata: dict[str, Any], why: str) -> dg.AssetCheckResult:
+def _failed(metadata: dict[str, Any], why: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=False, description=why, metadata=metadata)

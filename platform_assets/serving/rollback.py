@@ -14,11 +14,16 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.run_tags import rollback_tags
-from platform_assets.serving.ledger import ROLLBACK, read_ledger, reason_of, switch_metadata
+from platform_assets.serving.ledger import ROLLBACK, read_ledger, switch_metadata, switch_reason
 from platform_assets.serving.loading import persisted_versions, serve_exactly
-from platform_assets.serving.promotion import tell_registry
-from platform_assets.serving.switching import PRODUCTION, Switched, roll_back, wait_for_replicas
-from platform_assets.serving.turns import CHANGE, take
+from platform_assets.serving.promotion import record_in_registry
+from platform_assets.serving.switching import (
+    PRODUCTION,
+    ConfirmedSwitch,
+    roll_back,
+    wait_for_replicas,
+)
+from platform_assets.serving.turns import CHANGE, hold
 from serving_gateway.contract import VARIANTS, ModelStatus, RollbackRequest
 
 TARGET_TAG: Final = "serving/rollback_target"
@@ -55,14 +60,14 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         gateway: GatewayResource,
         mlflow: MlflowResource,
     ) -> None:
-        take(CHANGE, spec.model_name, context)
+        hold(CHANGE, spec.model_name, context)
         target = _intended_before(context) or _target(spec, config, gateway, context.instance)
         # Before anything is done: the version before the present one is another one afterwards.
         context.instance.add_run_tags(
             context.run.run_id, {TARGET_TAG: f"{context.run.run_id} {target}"}
         )
         _make_ready(spec.model_name, target, triton, model_repository, context)
-        why = reason_of(ROLLBACK, context.run.run_id, wanted_by=config.by, why=config.reason)
+        why = switch_reason(ROLLBACK, context.run.run_id, wanted_by=config.by, why=config.reason)
         request = RollbackRequest(version=target, reason=why)
         answer = roll_back(spec.model_name, request, gateway, config.variant)
         live = wait_for_replicas(
@@ -71,13 +76,13 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         context.log.info(f"{config.variant} is on version {answer.version} on {len(live)} replicas")
         if config.variant != PRODUCTION:
             return
-        switched = Switched(answer, live, ROLLBACK, why)
-        told = tell_registry(spec.model_name, answer.version, mlflow, context.log)
+        switched = ConfirmedSwitch(answer, live, ROLLBACK, why)
+        record = record_in_registry(spec.model_name, answer.version, mlflow, context.log)
         context.log_event(
             dg.AssetMaterialization(
                 dg.AssetKey(spec.key("gateway_reload")),
                 description=why,
-                metadata={**switch_metadata(spec, switched, mlflow), **told, "by": config.by},
+                metadata={**switch_metadata(spec, switched, mlflow), **record, "by": config.by},
             )
         )
 

@@ -37,7 +37,7 @@ def serving_drift_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Starts a model's reconcile job when Triton serves other versions of it than those "
-            "that were verified. Running from the start: it only ever gives back what was lost."
+            "that were verified. Running from the start: it only restores what was lost."
         ),
     )
     def serving_drift(

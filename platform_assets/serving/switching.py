@@ -15,7 +15,7 @@ _EACH_SERVES: Final = "Each gateway that runs goes on serving what it confirmed 
 
 
 @dataclass(frozen=True, slots=True)
-class Switched:
+class ConfirmedSwitch:
     """A switch that was carried out and confirmed."""
 
     answer: ReloadResponse

@@ -38,7 +38,7 @@ def busy_models(instance: dg.DagsterInstance, *turns: str) -> set[str]:
     return {_read(run, turn)[0] for run in runs for turn in turns} - {""}
 
 
-def take(turn: str, model_name: str, context: Context) -> None:
+def hold(turn: str, model_name: str, context: Context) -> None:
     """Wait until no other run has the turn, and keep it until this run is over.
 
     The algorithm of Burns and Lamport: of two runs the one that wrote its tag last sees the
@@ -65,9 +65,9 @@ def take(turn: str, model_name: str, context: Context) -> None:
 
 
 @contextmanager
-def taken(turn: str, model_name: str, context: Context) -> Iterator[None]:
+def holding(turn: str, model_name: str, context: Context) -> Iterator[None]:
     """Take the turn, and end it with the block."""
-    take(turn, model_name, context)
+    hold(turn, model_name, context)
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ def test_one_damaged_version_does_not_keep_the_others_out(platform: Platform) ->
 
     failures = platform.reconcile()
 
-    assert f"These versions cannot be given back: {damaged}" in failures["give_back"]
+    assert f"These versions cannot be restored: {damaged}" in failures["restore"]
     assert platform.ready() == persisted_versions(platform.repository, DEFAULT_MODEL)
     assert platform.ready() == (production,)
     platform.gateway.wait_ready()
@@ -78,5 +78,5 @@ def test_without_triton_it_fails_and_says_what_to_do(platform: Platform) -> None
         failures = platform.reconcile()
     finally:
         platform.triton.restart()
-    assert "bring Triton back" in failures["give_back"]
+    assert "bring Triton back" in failures["restore"]
     platform.gateway.wait_ready()

@@ -21,7 +21,7 @@ from platform_assets.resources.model_repository import ModelRepository, Provenan
 from platform_assets.resources.triton import TritonEndpoint, TritonResource, TritonUnreachable
 from platform_assets.resources.triton_addresses import TritonAddress
 from platform_assets.serving.loading import load_beside, persisted_versions, retire
-from platform_assets.serving.promotion import refuse_unless_ready
+from platform_assets.serving.promotion import require_ready
 from platform_assets.serving.reconcile import observed_drift, restore
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
@@ -128,7 +128,7 @@ def test_one_that_refuses_leaves_both_and_the_file_as_they_were(
     assert pair.answers(1) == [1, 1]
     assert pair.repository.persisted_config(MODEL) == before
     with pytest.raises(dg.Failure, match="does not report version 3"):
-        refuse_unless_ready(state, pair.both)
+        require_ready(state, pair.both)
 
 
 def damage_before_load(

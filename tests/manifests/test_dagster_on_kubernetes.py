@@ -128,7 +128,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         environment={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         logs=home / "logs",
         may=frozenset({"dagster-daemon", "dagster-run"}),
-        breaks=lambda job: job["metadata"]["labels"].get("dagster/op") == "cars__give_back",
+        breaks=lambda job: job["metadata"]["labels"].get("dagster/op") == "cars__restore",
     )
     with run_kubernetes(kubernetes), pytest.MonkeyPatch.context() as patch:
         # This process plays daemon and code location, which have the same environment.
@@ -224,7 +224,7 @@ def test_a_pod_that_dies_fails_the_run_and_names_its_job(cluster: Cluster) -> No
     assert run.status is dg.DagsterRunStatus.FAILURE
     worker, step = cluster.jobs(run)
     name = step["metadata"]["name"]
-    assert f"Discovered failed Kubernetes job {name} for step cars__give_back" in cluster.said(run)
+    assert f"Discovered failed Kubernetes job {name} for step cars__restore" in cluster.said(run)
     # The Job of the run fails too: that is what is watched.
     cluster.kubernetes.processes[worker["metadata"]["name"]].wait(30)
     assert "failed" in str(cluster.kubernetes.status(worker["metadata"]["name"]))

@@ -42,7 +42,7 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "best_model__gateway_reload": ({triton, gateway, feast}, True),
         "best_model__gateway_reload_predict_parity": ({gateway}, None),
         "roll_back_best_model": ({triton, gateway}, True),
-        "best_model__give_back": ({triton}, True),
+        "best_model__restore": ({triton}, True),
     }
     assert {op: has(op) for op in expected} == expected
     writers = {op for op in STEPS if has(op)[1]}

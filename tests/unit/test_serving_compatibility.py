@@ -11,8 +11,8 @@ import pytest
 
 from platform_assets.serving.compatibility import (
     align_probabilities,
+    comparison_obstacle,
     frame_contract,
-    not_comparable,
     signature_differences,
 )
 from serving_gateway.contract import DType, Feature, Signature, feature_contract
@@ -90,7 +90,7 @@ def test_a_label_that_is_written_otherwise_breaks() -> None:
     ],
 )
 def test_production_is_asked_only_what_it_can_read(fields: dict[str, Any], why: str) -> None:
-    found = not_comparable(BEFORE, msgspec.structs.replace(BEFORE, **fields))
+    found = comparison_obstacle(BEFORE, msgspec.structs.replace(BEFORE, **fields))
     assert found[: len(why) or None] == why
 
 

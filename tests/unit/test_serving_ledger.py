@@ -13,12 +13,12 @@ from platform_assets.serving.ledger import (
     ROLLBACK,
     ledger_json,
     ledger_markdown,
-    made_by_run,
+    parse_reason,
     read_ledger,
-    reason_of,
     switch_metadata,
+    switch_reason,
 )
-from platform_assets.serving.switching import Switched
+from platform_assets.serving.switching import ConfirmedSwitch
 from serving_gateway.contract import Mode, ReloadResponse
 from tests.models import IRIS
 
@@ -52,7 +52,7 @@ def switch(
     )
     metadata = switch_metadata(
         IRIS,
-        Switched(answer, ("replica",), action, reason),
+        ConfirmedSwitch(answer, ("replica",), action, reason),
         MlflowResource(tracking_uri="http://127.0.0.1:9"),
     )
     key = dg.AssetKey(IRIS.key("gateway_reload"))
@@ -88,11 +88,11 @@ def test_a_switch_whose_first_run_died_is_in_the_ledger_by_its_second(
 
 def test_a_reason_tells_which_run_made_the_switch() -> None:
     run_id = dg.DagsterRun(job_name="any").run_id
-    reason = reason_of(ROLLBACK, run_id, wanted_by="ada", why="it was wrong")
+    reason = switch_reason(ROLLBACK, run_id, wanted_by="ada", why="it was wrong")
     assert reason == f"rollback by Dagster run {run_id} for ada: it was wrong"
-    assert made_by_run(reason) == (ROLLBACK, run_id)
-    assert made_by_run(reason_of(PROMOTION, run_id)) == (PROMOTION, run_id)
-    assert made_by_run("rollback by ada: it was wrong") is None
+    assert parse_reason(reason) == (ROLLBACK, run_id)
+    assert parse_reason(switch_reason(PROMOTION, run_id)) == (PROMOTION, run_id)
+    assert parse_reason("rollback by ada: it was wrong") is None
 
 
 def test_before_the_first_switch_it_is_empty(instance: dg.DagsterInstance) -> None:

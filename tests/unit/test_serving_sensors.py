@@ -21,7 +21,7 @@ from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
-from platform_assets.serving.ledger import MANUAL, PROMOTION, read_ledger, reason_of
+from platform_assets.serving.ledger import MANUAL, PROMOTION, read_ledger, switch_reason
 from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
 from platform_assets.serving.turns import CHANGE, LEASE
@@ -143,7 +143,7 @@ def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
     instance: dg.DagsterInstance,
 ) -> None:
     run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.FAILURE)
-    reason = reason_of(PROMOTION, run.run_id)
+    reason = switch_reason(PROMOTION, run.run_id)
     # Anybody can write such words: the run must be known.
     watch(instance, gateway=answering(status(3, 7, reason)))
     instance.add_run(run)
