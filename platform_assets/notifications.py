@@ -1,13 +1,13 @@
-"""Sensors that tell people, by a webhook, of failed runs and of checks that warn.
+"""Sensors that report, to a webhook, runs that failed or were canceled, and checks that warn.
 
-Dagster's own run status sensors move on when their function fails, so a message that the
-webhook did not take would be lost. These keep their place in the event log themselves: what
-could not be told is told at a later tick.
+Dagster's own run status sensors move on when their function fails, so a message that did not
+reach the webhook would be lost. These keep their place in the event log themselves: while the
+webhook is away they wait, and a message that it rejects holds up no other.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import dagster as dg
@@ -16,6 +16,7 @@ from platform_assets.intervals import sensor_seconds
 from platform_assets.resources.redaction import without_secrets
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
+    MessageRejected,
     WebhookError,
     WebhookResource,
 )
@@ -26,98 +27,147 @@ _OFF: Final = f"notifications are off: set {URL_VARIABLE} to the address of a we
 _AT_A_TIME: Final = 10
 """Runs per tick: with 5 s for each message a tick stays below the daemon's 60 s."""
 _STALE_S: Final = 24 * 3600.0
-_LONGEST: Final = 1000
+_MAX_REASON: Final = 600
+_MAX_LINES: Final = 15
+_MAX_CHARS: Final = 3500
+"""Of all lines between the first and the last: Slack wants messages below 4,000 characters."""
+_FAILED: Final = dg.DagsterEventType.RUN_FAILURE
+_CANCELED: Final = dg.DagsterEventType.RUN_CANCELED
+_SUCCEEDED: Final = dg.DagsterEventType.RUN_SUCCESS
 
-_RunEvent = Literal[dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS]
+_RunEvent = Literal[
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_CANCELED,
+    dg.DagsterEventType.RUN_SUCCESS,
+]
 _Message = Callable[[dg.DagsterInstance, dg.DagsterRun], str | None]
 
 
 @dg.sensor(
     minimum_interval_seconds=sensor_seconds(30),
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells the webhook of each failed run: step, reason, failed gates, link.",
+    description="Reports each run that failed (step, reason, failed gates, link) or was canceled.",
 )
 def run_failure(context: dg.SensorEvaluationContext, webhook: WebhookResource) -> dg.SensorResult:
-    """Tell of the runs that failed since the last tick."""
-    return _tell(context, webhook, dg.DagsterEventType.RUN_FAILURE, failure_message)
+    """Report the runs that failed or were canceled since the last tick."""
+    return _notify(context, webhook, {_FAILED: failure_message, _CANCELED: canceled_message})
 
 
 @dg.sensor(
     minimum_interval_seconds=sensor_seconds(30),
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells the webhook of the checks that failed in runs that went through.",
+    description="Reports the checks that failed in runs that succeeded.",
 )
 def check_warnings(
     context: dg.SensorEvaluationContext, webhook: WebhookResource
 ) -> dg.SensorResult:
-    """Tell of the checks that warned in the runs that succeeded since the last tick."""
-    return _tell(context, webhook, dg.DagsterEventType.RUN_SUCCESS, warning_message)
+    """Report the checks that warned in the runs that succeeded since the last tick."""
+    return _notify(context, webhook, {_SUCCEEDED: warning_message})
 
 
-def _tell(
+def _notify(
     context: dg.SensorEvaluationContext,
     webhook: WebhookResource,
-    event_type: _RunEvent,
-    message: _Message,
+    messages: Mapping[_RunEvent, _Message],
 ) -> dg.SensorResult:
     instance = context.instance
     if context.cursor is None or not webhook.address:
-        # Nothing of the past is told: neither of before the first tick nor of while it was off.
-        newest = instance.fetch_run_status_changes(event_type, limit=1).records
-        reason = _OFF if not webhook.address else "tells of what happens from now on"
-        return _told(newest[0].storage_id if newest else 0, reason)
-    place = int(context.cursor)
-    records = instance.fetch_run_status_changes(
-        dg.RunStatusChangeRecordsFilter(event_type, after_storage_id=place),
-        limit=_AT_A_TIME,
-        ascending=True,
-    ).records
-    sent = 0
-    for record in records:
+        # Nothing of the past is reported: neither of before the first tick nor of while it was off.
+        newest = [instance.fetch_run_status_changes(one, limit=1).records for one in messages]
+        reason = _OFF if not webhook.address else "reports what happens from now on"
+        return _result(
+            max((one.storage_id for found in newest for one in found), default=0), reason
+        )
+    place, sent = int(context.cursor), 0
+    changes = _changes(instance, messages, place)
+    for record, message in changes:
         run = instance.get_run_by_id(record.run_id)
         text = message(instance, run) if run is not None else None
-        if text is not None:
-            try:
+        try:
+            if text is not None:
                 webhook.post(text)
                 sent += 1
-            except WebhookError as error:
-                context.log.warning(f"run {record.run_id} was not told of: {error}")
-                if time.time() - record.timestamp < _STALE_S:
-                    return _told(place, f"{error}; it is tried again at the next tick")
+        except MessageRejected as error:
+            context.log.warning(f"run {record.run_id} is not reported: {error}")
+        except WebhookError as error:
+            context.log.warning(f"run {record.run_id} was not reported: {error}")
+            if time.time() - record.timestamp < _STALE_S:
+                return _result(place, f"{error}; it is tried again at the next tick")
         place = record.storage_id
-    return _told(place, f"told of {sent} of {len(records)} runs" if records else "nothing new")
+    return _result(place, f"reported {sent} of {len(changes)} runs" if changes else "nothing new")
 
 
-def _told(place: int, reason: str) -> dg.SensorResult:
+def _changes(
+    instance: dg.DagsterInstance, messages: Mapping[_RunEvent, _Message], place: int
+) -> list[tuple[dg.EventLogRecord, _Message]]:
+    """The next few of these events after a place in the event log, in order."""
+    found = [
+        (record, message)
+        for event_type, message in messages.items()
+        for record in instance.fetch_run_status_changes(
+            dg.RunStatusChangeRecordsFilter(event_type, after_storage_id=place),
+            limit=_AT_A_TIME,
+            ascending=True,
+        ).records
+    ]
+    return sorted(found, key=lambda one: one[0].storage_id)[:_AT_A_TIME]
+
+
+def _result(place: int, reason: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=str(place))
 
 
 def failure_message(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """Return what people should hear of a failed run."""
+    """Return what is reported of a failed run."""
     steps = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    lines = [f":red_circle: *{_escaped(run.job_name)}* failed{_models(instance, run)}"]
+    lines = []
     for record in steps.records:
         event = record.event_log_entry.get_dagster_event()
         lines.append(f"Step `{event.step_key}`: {_escaped(_reason(event))}")
-    if not steps.records:
-        ended = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
-        lines += [
-            f"No step failed: {_escaped(record.event_log_entry.get_dagster_event().message or '')}"
-            for record in ended.records[-1:]
-        ]
-    failed = [check for check in _failed_checks(instance, run) if check.blocking]
-    lines += _checks("Gate", failed)
-    return "\n".join([*lines, _link(run)])
+    if not lines:
+        lines = [f"No step failed: {said}" for said in _last_words(instance, run, _FAILED)]
+    gates = [check for check in _failed_checks(instance, run) if check.blocking]
+    # Gates first: many steps that only pass an error on must not push them out of the message.
+    return _text(":red_circle:", "failed", [*_checks("Gate", gates), *lines], instance, run)
+
+
+def canceled_message(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """Return what is reported of a run that a person or a time limit ended."""
+    said = _last_words(instance, run, _CANCELED)
+    return _text(":no_entry_sign:", "was canceled", said, instance, run)
 
 
 def warning_message(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
-    """Return what people should hear of a run that went through; None when no check failed."""
+    """Return what is reported of a run that succeeded; None when no check failed."""
     failed = _failed_checks(instance, run)
     if not failed:
         return None
-    models = _models(instance, run)
-    first = f":warning: *{_escaped(run.job_name)}* went through, but checks warn{models}"
-    return "\n".join([first, *_checks("Check", failed), _link(run)])
+    what = "went through, but checks warn"
+    return _text(":warning:", what, _checks("Check", failed), instance, run)
+
+
+def _text(
+    icon: str, what: str, lines: Sequence[str], instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> str:
+    """Lay out a message: what happened to which run, as many lines as fit, a link."""
+    shown: list[str] = []
+    for line in lines[:_MAX_LINES]:
+        if sum(map(len, [*shown, line])) > _MAX_CHARS:
+            break
+        shown.append(line)
+    left = len(lines) - len(shown)
+    more = [f"… and {left} more, which the run shows"] if left else []
+    head = f"{icon} *{_escaped(run.job_name)}* {what}{_models(instance, run)}"
+    return "\n".join([head, *shown, *more, _link(run)])
+
+
+def _last_words(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, event_type: _RunEvent
+) -> list[str]:
+    """Dagster's own words for how a run ended."""
+    ended = instance.get_records_for_run(run.run_id, of_type=event_type).records
+    events = [record.event_log_entry.get_dagster_event() for record in ended[-1:]]
+    return [_escaped(event.message or "") for event in events]
 
 
 def _failed_checks(
@@ -149,7 +199,7 @@ def _models(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
             instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).asset_selection
         )
     models = sorted({key.path[0] for key in keys if len(key.path) > 1})
-    return f" (model {', '.join(map(_escaped, models))})" if models else ""
+    return f" (model {_escaped(', '.join(models))})" if models else ""
 
 
 def _reason(event: dg.DagsterEvent) -> str:
@@ -174,5 +224,5 @@ def _escaped(text: str) -> str:
     """Return text in the form that Slack shows as it is, without secrets and not too long."""
     # Before it is cut and escaped: neither half a secret nor an escaped one would be known.
     text = without_secrets(text.strip(), os.environ)
-    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    text = text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""A Slack-compatible webhook: what people should hear of goes there."""
+"""A Slack-compatible webhook: reports for people go there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from platform_assets.resources.redaction import without_secrets
 
 URL_VARIABLE: Final = "NOTIFY_WEBHOOK_URL"
 _TIMEOUT_S: Final = 5.0
+_LATER: Final = frozenset({408, 425, 429})
+"""Refusals that ask for the same message later."""
 
 
 class WebhookError(Exception):
     """The webhook did not take the message; the text holds no part of its address but the host."""
+
+
+class MessageRejected(WebhookError):
+    """The webhook will not take this message later either."""
 
 
 class WebhookResource(dg.ConfigurableResource[None]):
@@ -37,7 +43,8 @@ class WebhookResource(dg.ConfigurableResource[None]):
         """Send a message; secrets of this process's environment are taken out of it.
 
         Raises:
-            WebhookError: no answer within 5 seconds, or one that says no.
+            MessageRejected: the webhook does not want this message (4xx).
+            WebhookError: no answer within 5 seconds, or one that asks to come back later.
         """
         import httpx
 
@@ -51,7 +58,8 @@ class WebhookResource(dg.ConfigurableResource[None]):
                 f"the webhook at {self._host()} did not answer ({type(error).__name__})"
             ) from None
         if not answer.is_success:
-            raise WebhookError(
+            final = answer.is_client_error and answer.status_code not in _LATER
+            raise (MessageRejected if final else WebhookError)(
                 f"the webhook at {self._host()} refused the message ({answer.status_code})"
             )
 
@@ -59,4 +67,4 @@ class WebhookResource(dg.ConfigurableResource[None]):
         try:
             return urlsplit(self.address).hostname or "an address without a host"
         except ValueError:
-            return "an address that is none"
+            return "an address that is not valid"

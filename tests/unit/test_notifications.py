@@ -1,4 +1,4 @@
-"""What people are told by the webhook, received by a server of the test's own."""
+"""What the webhook gets to hear, received by a server of the test's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,7 @@ from platform_assets.resources.failures import failure
 from platform_assets.resources.redaction import without_secrets
 from platform_assets.resources.webhook import (
     URL_VARIABLE,
+    MessageRejected,
     WebhookError,
     WebhookResource,
 )
@@ -27,10 +29,11 @@ SECRET = "T00/B00/hush-hush"
 
 @dataclass
 class Receiver:
-    """A webhook; `status` is what it answers next."""
+    """A webhook; `status` is what it answers, once what is in `first` was answered."""
 
     url: str = ""
     status: int = 200
+    first: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
 
@@ -41,10 +44,11 @@ def receiving() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if receiver.status == 200:
+            status = receiver.first.pop(0) if receiver.first else receiver.status
+            if status == 200:
                 assert self.path == f"/services/{SECRET}"
                 receiver.texts.append(json.loads(body)["text"])
-            self.send_response(receiver.status)
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
@@ -169,6 +173,77 @@ def test_a_run_that_was_ended_from_outside_is_told_too(
     assert "No step failed: the worker of the run vanished" in text
 
 
+def test_a_canceled_run_is_told_in_the_order_of_events(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    webhook = WebhookResource(url=receiver.url)
+    first = ticked(run_failure, instance, webhook, None)
+    before, canceled, after = (instance.create_run_for_job(_lonely) for _ in range(3))
+    instance.report_run_failed(before)
+    instance.report_run_canceled(canceled, "ada clicked")
+    instance.report_run_failed(after)
+    tick = ticked(run_failure, instance, webhook, first.cursor)
+    assert tick.skip_message == "reported 3 of 3 runs"
+    assert [before.run_id in receiver.texts[0], after.run_id in receiver.texts[2]] == [True, True]
+    assert receiver.texts[1].startswith(":no_entry_sign: *_lonely* was canceled\nada clicked\n")
+    assert canceled.run_id in receiver.texts[1]
+
+
+def test_a_message_that_the_webhook_rejects_holds_up_no_other(
+    tmp_path: Path, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    webhook = WebhookResource(url=receiver.url)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first = ticked(run_failure, instance, webhook, None)
+        rejected, taken = (ran(instance, gate=False) for _ in range(2))
+        receiver.first = [400]
+        tick = ticked(run_failure, instance, webhook, first.cursor)
+        assert ticked(run_failure, instance, webhook, tick.cursor).skip_message == "nothing new"
+    [text] = receiver.texts
+    assert taken in text
+    assert tick.skip_message == "reported 1 of 2 runs"
+    [line] = [one for one in capfd.readouterr().err.split("\n") if "is not reported" in one]
+    assert f"run {rejected} is not reported: the webhook at 127.0.0.1 refused" in line
+
+
+@pytest.mark.parametrize("status", [302, 408, 425, 429, 500, 503])
+def test_a_webhook_that_asks_for_patience_gets_the_message_later(
+    receiver: Receiver, status: int
+) -> None:
+    receiver.first = [status]
+    with pytest.raises(WebhookError) as caught:
+        WebhookResource(url=receiver.url).post("hello")
+    assert not isinstance(caught.value, MessageRejected)
+
+
+def test_a_message_is_of_bounded_length_and_keeps_its_head_and_link(
+    instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    @dg.op(out=dg.DynamicOut())
+    def deal() -> Iterator[dg.DynamicOutput[int]]:
+        yield from (dg.DynamicOutput(n, mapping_key=str(n)) for n in range(40))
+
+    @dg.op
+    def fail(n: int) -> None:
+        raise dg.Failure(description=f"{n} " + "&" * 50_000)
+
+    @dg.job
+    def wide() -> None:
+        deal().map(fail)
+
+    webhook = WebhookResource(url=receiver.url)
+    first = ticked(run_failure, instance, webhook, None)
+    run_id = wide.execute_in_process(instance=instance, raise_on_error=False).run_id
+    ticked(run_failure, instance, webhook, first.cursor)
+    [text] = receiver.texts
+    lines = text.split("\n")
+    assert len(text) < 4000
+    assert lines[0] == ":red_circle: *wide* failed"
+    assert lines[1].startswith("Step `fail[")
+    assert lines[-2] == f"… and {40 - (len(lines) - 3)} more, which the run shows"
+    assert run_id in lines[-1]
+
+
 def test_a_check_that_warns_is_told_when_the_run_went_through(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
@@ -181,7 +256,7 @@ def test_a_check_that_warns_is_told_when_the_run_went_through(
 def test_a_clean_run_is_not_told(instance: dg.DagsterInstance, receiver: Receiver) -> None:
     _, tick = told(check_warnings, instance, receiver)
     assert receiver.texts == []
-    assert tick.skip_message == "told of 0 of 1 runs"
+    assert tick.skip_message == "reported 0 of 1 runs"
 
 
 def test_a_run_is_told_once(instance: dg.DagsterInstance, receiver: Receiver) -> None:
