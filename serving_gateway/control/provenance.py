@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 
 import msgspec
@@ -10,6 +11,8 @@ from msgspec.structs import asdict
 from serving_gateway.contract import Lineage, Mode, RoutingRecord, Slot, feature_contract
 from serving_gateway.control.registry import Registered, Registry
 from serving_gateway.errors import Conflict, RegistryUnavailable, Unavailable
+
+log = logging.getLogger(__name__)
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -32,7 +35,8 @@ async def resolve_slot(
     """The slot of a version, with the run that made it and what else is recorded of it.
 
     The registry is asked first; when it cannot answer, the `claimed` run of an authenticated
-    caller or what the record holds of the version stands in, and `run_id_source` says so.
+    caller or what the record holds of the version stands in, and `run_id_source` says so. What
+    the record holds also stands in for a version that was deleted in the registry.
 
     Raises:
         Conflict: the registry has no such version, or two sources contradict each other.
@@ -48,11 +52,15 @@ async def resolve_slot(
         except RegistryUnavailable as error:
             problem = error.message
         else:
-            if found is None:
+            if found is None and held is None:
                 raise Conflict(
                     f"Triton has {which} READY, but the registry has no such version, so its run "
                     "is not known.",
                     code="not_registered",
+                )
+            if found is None:
+                log.warning(
+                    "The registry no longer has %s; its run is the one in the routing record", which
                 )
     if found is not None:
         source = "registry"

@@ -14,7 +14,7 @@ from platform_assets.resources.gateway import GatewayResource, GatewayUnavailabl
 from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
 from platform_assets.serving.sensors import production_watch_sensor
 from platform_assets.serving.turns import UNDER_WAY
-from serving_gateway.contract import ReloadResponse
+from serving_gateway.contract import DEFAULT_MODEL, ReloadResponse
 from tests.chain import op_config
 from tests.full_platform import Platform
 from tests.load import SteadyClient
@@ -178,3 +178,22 @@ def test_without_a_gateway_nothing_is_rolled_back(platform: Platform, two: tuple
     assert "othing was rolled back" in message
     platform.gateway.wait_ready()
     assert platform.answering_version() == two[1]
+
+
+def test_production_and_its_predecessor_deleted_in_mlflow_are_in_no_rollbacks_way(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    before, _ = two
+    for version in two:
+        platform.resources["mlflow"]._client().delete_model_version(DEFAULT_MODEL, str(version))
+    assert roll_back(platform, version=before) == {}
+    assert platform.answering_version() == before
+    slot = platform.gateway.models()["effective"]["A"]
+    assert (slot["version"], slot["run_id_source"]) == (before, "record")
+    newest = platform.instance.get_latest_materialization_event(
+        dg.AssetKey(platform.spec.key("gateway_reload"))
+    )
+    assert newest is not None
+    assert newest.asset_materialization is not None
+    said = str(newest.asset_materialization.metadata["registry_told"].value)
+    assert said.startswith("no: "), "which the run warns of"

@@ -53,17 +53,19 @@ SIGNATURE = Signature(
 
 
 class PlayedRegistry(Registry):
-    """Knows versions 1 to 3, unless it is down."""
+    """Knows versions 1 to 3, unless it is down or they were deleted."""
 
     def __init__(self) -> None:
         self.down = False
+        self.deleted: set[int] = set()
         self.lineage = Lineage()
         self.signature: Signature | None = SIGNATURE
 
     async def version(self, model_name: str, version: int) -> Registered | None:
         if self.down:
             raise RegistryUnavailable("down")
-        return Registered(f"run-{version}", self.signature, self.lineage) if version < 4 else None
+        known = version < 4 and version not in self.deleted
+        return Registered(f"run-{version}", self.signature, self.lineage) if known else None
 
     async def aclose(self) -> None:
         """Nothing is held."""
@@ -260,6 +262,22 @@ async def test_a_rollback_may_name_any_registered_version_that_is_ready(played: 
         await played.rollback(version=5)
     assert caught.value.code == "version_not_ready"
     assert played.record.generation == back.generation
+
+
+async def test_a_rollback_needs_no_registry_for_a_version_that_the_record_holds(
+    played: Played, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in (1, 2):
+        await played.reload(version, mode=Mode.SSOT)
+    played.registry.deleted = {1, 2, 3}
+    back = await played.rollback(version=1)
+    assert (back.version, back.run_id) == (1, "run-1")
+    slot = played.record.variants["A"]
+    assert (slot.run_id_source, slot.signature) == ("record", SIGNATURE)
+    assert "The registry no longer has m version 1" in caplog.text
+    with pytest.raises(Conflict) as caught:
+        await played.reload(3)
+    assert caught.value.code == "not_registered", "nobody vouches for one that never served"
 
 
 def reads(*features: Feature, packed: str | None = "features") -> Signature:
