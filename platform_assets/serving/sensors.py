@@ -10,11 +10,12 @@ import dagster as dg
 
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
+from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.failures import may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.resources.triton import TritonError, TritonResource, TritonUnreachable
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.checks import compare_alias
 from platform_assets.serving.ledger_backfill import backfill_ledger
@@ -54,9 +55,12 @@ def serving_drift_sensor(
                 continue
             try:
                 found = observed_drift(spec.model_name, triton, model_repository)
-            except TritonError as error:
-                yield dg.SkipReason(f"Triton cannot be asked: {error}")
-                return
+            except TritonUnreachable as error:
+                said.append(f"Triton cannot be asked: {error}")
+                break
+            except (TritonError, ConfigError, OSError) as error:
+                said.append(f"{spec.model_name}: {error}")
+                continue
             if not found:
                 continue
             # The same drift again within ten minutes means that the last run did not help.

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -384,13 +385,18 @@ def test_a_run_that_changes_nothing_served_is_in_no_sensors_way(
     assert len(read_ledger(instance, IRIS)) == 1
 
 
-def looked(instance: dg.DagsterInstance, repository: Path) -> list[Any]:
-    nobody = TritonResource(url=f"http://127.0.0.1:{free_port()}", control_key="k")
+def looked(
+    instance: dg.DagsterInstance,
+    repository: Path,
+    nobody: TritonResource | None = None,
+    specs: Sequence[ModelSpec] = (IRIS,),
+) -> list[Any]:
+    nobody = nobody or TritonResource(url=f"http://127.0.0.1:{free_port()}", control_key="k")
     context = dg.build_sensor_context(
         instance=instance,
         resources={"triton": nobody, "model_repository": ModelRepository(root=str(repository))},
     )
-    sensor = serving_drift_sensor([IRIS], [reconcile_job(IRIS)])
+    sensor = serving_drift_sensor(specs, [reconcile_job(spec) for spec in specs])
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     data = sensor.evaluate_tick(context)
     return [data.skip_message, data.run_requests]
@@ -416,3 +422,24 @@ def test_before_the_first_version_there_is_no_drift(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     assert looked(instance, tmp_path)[1] == []
+
+
+def test_a_model_whose_state_cannot_be_read_keeps_no_other_from_its_reconciliation(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    class Forgetful(TritonResource):
+        """A server that answers for every model that it has none of its versions READY."""
+
+        def everywhere(self, ask: Any) -> list[Any]:
+            return [ask(SimpleNamespace(ready_versions=lambda _name: ()))]
+
+    cars = dataclasses.replace(IRIS, model_name="cars")
+    for name, config in (
+        ("cars", "{ not a configuration"),
+        ("best_model", "version_policy { specific { versions: 1 } }"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.pbtxt").write_text(config)
+    triton = Forgetful(url="http://127.0.0.1:9", control_key="k")
+    [request] = looked(instance, tmp_path, triton, [cars, IRIS])[1]
+    assert request.job_name == "best_model_reconcile"
