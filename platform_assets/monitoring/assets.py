@@ -43,6 +43,7 @@ from platform_assets.serving.ledger import read_ledger
 
 VERSION_METADATA: Final = "version"
 """Metadata key of `gateway_reload` and of the report: the version that it is about."""
+_PAGE_ARTIFACT: Final = "drift/report.html"
 
 
 class DriftConfig(Config):
@@ -184,7 +185,7 @@ def _published(
             f"the report cannot be written below {folder.root}: {exc}",
             "make room there and let this user write to it, then run again",
         ) from exc
-    logged = _log_with_run(mlflow, run_id, context.run.run_id, page)
+    logged = _log_with_run(mlflow, run_id, page)
     shown = {"picture": MetadataValue.md(f"![drift]({picture})")} if picture else {}
     return MaterializeResult(
         value=report,
@@ -241,12 +242,12 @@ def _record(column: ColumnDrift) -> TableRecord:
     )
 
 
-def _log_with_run(mlflow: MlflowResource, run_id: str | None, report_id: str, page: str) -> str:
+def _log_with_run(mlflow: MlflowResource, run_id: str | None, page: str) -> str:
     if run_id is None:
         return "not logged: MLflow did not say which run made the version"
-    artifact = f"drift/{report_id}.html"
     try:
-        mlflow.log_artifact_bytes(run_id, artifact, page.encode())
+        # The newest alone: there may be one every hour for as long as the version serves.
+        mlflow.log_artifact_bytes(run_id, _PAGE_ARTIFACT, page.encode())
     except RegistryError as exc:
         return f"not logged: {exc}"
-    return f"{artifact} of run {run_id}"
+    return f"{_PAGE_ARTIFACT} of run {run_id}"

@@ -110,7 +110,7 @@ def test_the_page_is_kept_and_logged_with_the_run(
     assert "100.00%: &lt;script&gt;" in page
     assert "<script" not in page
     assert "data:image/png;base64," in page
-    logged = place.home / "mlflow" / RUN_ID / "drift" / f"{result.run_id}.html"
+    logged = place.home / "mlflow" / RUN_ID / "drift" / "report.html"
     assert logged.read_text() == page
 
 
