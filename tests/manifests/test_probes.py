@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.integration.gateway_harness import RunningGateway, run_gateway, serve_versions
 from tests.kubelet import PROBES, Kubelet, run_triton_container
@@ -29,6 +30,7 @@ EXPECTED = {
     ("triton", "empty"):                       (YES, YES, YES),
     ("triton", "loading"):                     (NO, NO, NO),
     ("triton", "failed load"):                 (NO, NO, YES),
+    ("triton", "one model of two failed"):     (YES, YES, YES),
     ("triton", "serving"):                     (YES, YES, YES),
     ("triton", "serving, failed candidate"):   (YES, YES, YES),
     ("triton", "exiting"):                     (NO, NO, NO),
@@ -98,7 +100,10 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
             running.kill()
 
         (repository / DEFAULT_MODEL / "1" / MODEL_FILE).write_bytes(b"no graph")
+        write_entry(repository, "cars", {1: telltale(1)})
         with triton(live=True) as running:
+            found["triton", "one model of two failed"] = of_triton()
+            TritonResource(url=running.http_url, control_key=running.control_key).unload("cars")
             found["triton", "failed load"] = of_triton()
             found["gateway", "failed load"] = of_gateway(gateway)
             running.kill()

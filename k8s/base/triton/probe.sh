@@ -1,7 +1,10 @@
 #!/bin/bash
 # Succeeds when the server is live and every version that a persisted configuration names is READY.
-# An empty repository is ready: the pipeline must reach the server to load its first version. A
-# candidate that is being judged, or that failed, stands in no configuration and does not count.
+# A model of which no version is READY counts only where no other model serves: Triton answers once
+# it has tried to load all, so that model does not come by itself. The alerts name it, and the
+# pipeline gives back what can be given back. An empty repository is ready: the pipeline must reach
+# the server to load its first version. A candidate that is being judged, or that failed, stands in
+# no configuration and does not count.
 # Needs bash alone, so it runs in every image that holds a Triton.
 set -uo pipefail
 
@@ -25,18 +28,26 @@ named_versions() { # config.pbtxt: the numbers of version_policy { specific { ve
 }
 
 answers_ok /v2/health/live 2>/dev/null || { echo "Triton does not answer on port $port"; exit 1; }
-missing=()
+serving='' missing=() failed=()
 for config in "$repository"/*/config.pbtxt; do
   [[ -f $config ]] || continue
   model=${config%/config.pbtxt}
   model=${model##*/}
-  versions=$(named_versions "$config")
+  ready='' lost=()
   # Without a policy of specific versions Triton serves the highest; then the model itself is asked.
-  [[ -n $versions ]] || answers_ok "/v2/models/$model/ready" || missing+=("$model")
-  for version in $versions; do
-    answers_ok "/v2/models/$model/versions/$version/ready" || missing+=("$model version $version")
+  versions=$(named_versions "$config")
+  for version in ${versions:-any}; do
+    path=/v2/models/$model/versions/$version/ready
+    if answers_ok "${path/versions\/any\//}"; then
+      ready=yes
+    else
+      lost+=("$model version $version")
+    fi
   done
+  serving+=$ready
+  if [[ -n $ready ]]; then missing+=("${lost[@]}"); else failed+=("${lost[@]}"); fi
 done
+[[ -n $serving ]] || missing+=("${failed[@]}")
 ((${#missing[@]} == 0)) && exit 0
 printf 'not READY: %s\n' "${missing[@]}"
 exit 1
