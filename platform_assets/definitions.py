@@ -10,6 +10,7 @@ import dagster as dg
 from platform_assets import model_definitions
 from platform_assets.components.loading import load_models, load_specs
 from platform_assets.intervals import sensor_seconds
+from platform_assets.maintenance.job import maintenance_job, maintenance_schedule
 from platform_assets.model_spec import ModelSpec
 from platform_assets.notifications import check_warnings, run_failure
 from platform_assets.resources.drift_reports import DriftReports
@@ -28,9 +29,10 @@ from platform_assets.serving.sensors import production_watch_sensor, serving_dri
 
 def watching(specs: Sequence[ModelSpec]) -> dg.Definitions:
     """What looks after the serving of all models together."""
-    jobs = [reconcile_job(spec) for spec in specs]
+    jobs, maintenance = [reconcile_job(spec) for spec in specs], maintenance_job(specs)
     return dg.Definitions(
-        jobs=jobs,
+        jobs=[*jobs, maintenance],
+        schedules=[maintenance_schedule(maintenance)],
         sensors=[
             serving_drift_sensor(specs, jobs),
             production_watch_sensor(specs),

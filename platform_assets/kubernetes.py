@@ -15,6 +15,7 @@ from dagster_k8s import k8s_job_executor
 
 from platform_assets.components.loading import load_specs
 from platform_assets.definitions import models, resources
+from platform_assets.maintenance.job import OP as MAINTENANCE_OP
 from platform_assets.model_spec import ComputeResources, ModelSpec
 
 _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
@@ -108,7 +109,9 @@ def step_configs(definitions: dg.Definitions, specs: Iterable[ModelSpec]) -> dic
             changes_repository=not checked,
         )
     for op in _ops_of_jobs(definitions):
-        found[op.name] = step_config(op.required_resource_keys, _LIGHT, changes_repository=True)
+        found[op.name] = step_config(
+            op.required_resource_keys, _LIGHT, changes_repository=op.name != MAINTENANCE_OP
+        )
     return found
 
 
@@ -119,7 +122,7 @@ def _compute(spec: ModelSpec, asset: str) -> ComputeResources:
 
 
 def _ops_of_jobs(definitions: dg.Definitions) -> Iterator[dg.OpDefinition]:
-    """The steps of the jobs that materialize nothing: rollback and reconciliation."""
+    """The steps of the jobs that materialize nothing: rollback, reconciliation, maintenance."""
     for job in definitions.jobs or ():
         if isinstance(job, dg.JobDefinition):
             yield from (node for node in job.graph.node_defs if isinstance(node, dg.OpDefinition))

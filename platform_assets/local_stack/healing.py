@@ -64,7 +64,7 @@ def fail_abandoned_runs() -> list[str]:
     """Report every unfinished run of this Dagster instance as failed; return their ids.
 
     Run workers are children of the daemon and never outlive it, so what stands as started when
-    a daemon starts has no process any more. Left alone it would hold its pool for ever.
+    a daemon starts has no process any more. Left alone it would hold its turn for ever.
     """
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 

@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -33,7 +34,14 @@ from platform_assets.resources.mlflow_client import (
     wait_out,
 )
 from platform_assets.resources.mlflow_models import add_onnx_flavor
-from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunLog, store_artifact
+from platform_assets.resources.mlflow_runs import (
+    MODEL_URI_TAG,
+    RunEntry,
+    RunLog,
+    delete_run,
+    list_runs,
+    store_artifact,
+)
 from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion, SplitRecord
 from platform_assets.resources.signatures import SignatureReader
@@ -181,6 +189,21 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         client = self._client()
         with translated(f"look up run {run_id}"):
             return dict(client.get_run(run_id).data.tags)
+
+    def runs_before(self, model_name: str, before: datetime) -> list[RunEntry]:
+        """Return the runs of a model's trainings that began before an aware time."""
+        client = self._client()
+        with translated(f"look for the experiment of {model_name}"):
+            found = client.get_experiment_by_name(self.experiment or model_name)
+        if found is None:
+            return []
+        began = f"attributes.start_time < {int(before.timestamp() * 1000)}"
+        own = f"tags.`{MODEL_TAG}` = '{model_name}'"
+        return list_runs(client, str(found.experiment_id), f"{began} and {own}")
+
+    def delete_run(self, run: RunEntry) -> None:
+        """Mark a run and its logged model as deleted; `mlflow gc` then removes what they hold."""
+        delete_run(self._client(), run)
 
     # Artifacts
 
@@ -367,15 +390,17 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         with translated(f"point alias {alias} of {model_name} at version {version}"):
             client.set_registered_model_alias(model_name, alias, str(version))
 
+    def aliases(self, model_name: str) -> dict[str, int]:
+        """Return the version that each alias points at."""
+        client = self._client()
+        with suppress(RegistryNotFound), translated(f"look up the aliases of {model_name}"):
+            found = client.get_registered_model(model_name).aliases
+            return {alias: int(version) for alias, version in found.items()}
+        return {}
+
     def alias_version(self, model_name: str, alias: str) -> int | None:
         """Return the version that an alias points at, or None."""
-        client = self._client()
-        try:
-            with translated(f"look up alias {alias} of {model_name}"):
-                found = client.get_registered_model(model_name).aliases.get(alias)
-        except RegistryNotFound:
-            return None
-        return None if found is None else int(found)
+        return self.aliases(model_name).get(alias)
 
     def _registered(self, found: ModelVersion) -> RegisteredVersion:
         tags, run_id = found.tags, str(found.run_id)

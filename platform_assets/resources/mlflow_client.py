@@ -141,6 +141,18 @@ def wait_out(call: Callable[[], T], patience_s: float) -> T:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Return everything that a paged search finds; `search` gets the token of a page."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turn what MLflow and its HTTP client raise into `RegistryError`, naming what was done.

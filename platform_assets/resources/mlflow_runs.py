@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.resources.mlflow_client import RegistryError, translated, wait_out
+from platform_assets.resources.mlflow_client import (
+    RegistryError,
+    RegistryNotFound,
+    all_pages,
+    translated,
+    wait_out,
+)
 from platform_assets.resources.mlflow_models import column_schema, save_sklearn
 from serving_gateway.contract import Signature
 
@@ -174,6 +180,43 @@ class RunLog:
                 return call()
 
         return wait_out(attempt, self.patience_s)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """A run as MLflow lists it."""
+
+    run_id: str
+    parent_id: str | None
+    """The training run that this one belongs to."""
+    model_id: str | None
+    """The logged model that it made."""
+
+
+def list_runs(client: Any, experiment_id: str, filter_string: str) -> list[RunEntry]:
+    """Return the runs of an experiment that match a filter and were not deleted."""
+    with translated(f"list the runs of experiment {experiment_id}"):
+        found = all_pages(
+            lambda token: client.search_runs([experiment_id], filter_string, page_token=token)
+        )
+    return [
+        RunEntry(
+            str(run.info.run_id),
+            run.data.tags.get("mlflow.parentRunId"),
+            run.data.tags.get(MODEL_URI_TAG, "").removeprefix("models:/") or None,
+        )
+        for run in found
+    ]
+
+
+def delete_run(client: Any, run: RunEntry) -> None:
+    """Mark a run and its logged model as deleted; `mlflow gc` then removes what they hold."""
+    with translated(f"delete run {run.run_id}"):
+        # The run last: one whose deletion stopped halfway is found again.
+        if run.model_id is not None:
+            with suppress(RegistryNotFound), translated(f"delete model {run.model_id}"):
+                client.delete_logged_model(run.model_id)
+        client.delete_run(run.run_id)
 
 
 def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:

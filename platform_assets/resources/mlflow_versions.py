@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from platform_assets.resources.mlflow_client import RegistryError, translated
+from platform_assets.resources.mlflow_client import RegistryError, all_pages, translated
 
 _GRAPH_SUFFIX: Final = ".onnx"
 _MOST_FILES: Final = 2000
@@ -29,14 +29,9 @@ class VersionEntry:
 def list_versions(client: Any, model_name: str) -> list[VersionEntry]:
     """Return all versions of a registered model, oldest first; none when it does not exist."""
     with translated(f"list the versions of {model_name}"):
-        found: list[Any] = []
-        token = None
-        while True:
-            page = client.search_model_versions(f"name = '{model_name}'", page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                break
+        found = all_pages(
+            lambda token: client.search_model_versions(f"name = '{model_name}'", page_token=token)
+        )
     entries = [VersionEntry(int(v.version), str(v.run_id or ""), dict(v.tags)) for v in found]
     return sorted(entries, key=lambda entry: entry.version)
 

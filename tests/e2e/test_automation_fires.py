@@ -27,6 +27,7 @@ from platform_assets.intervals import SENSOR_SECONDS
 from platform_assets.local_stack.chain import LOCATION, REPOSITORY
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack
+from platform_assets.maintenance.job import SCHEDULE_VARIABLE
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.automation import REPORT_TAG
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource
@@ -71,6 +72,7 @@ SEEN_TO_FIRE = {
     "production_watch",
     "default_automation_condition_sensor",
     "serving_drift",
+    "maintenance_schedule",
 }
 SAME_AS_ANOTHER = {"timed_new_data", "quick_registry"}
 SHIPPED = ("best_model_", "cars_", "seattle_weather_")
@@ -275,6 +277,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         "STATE_DIR": str(home / "state"),
         "MODELS_DIR": str(home / "models"),
         SENSOR_SECONDS: "5",
+        SCHEDULE_VARIABLE: "* * * * *",
         URL_VARIABLE: receiver.url,
         "GATEWAY_SAMPLE_FRACTION": "1",
         "GATEWAY_SAMPLE_SECONDS": "1",
@@ -302,6 +305,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         stack.stop()
         receiver.server.shutdown()
         receiver.server.server_close()
+
+
+def test_the_maintenance_runs_from_the_start(machine: Machine) -> None:
+    wait_for(lambda: machine.runs(dagster__schedule_name="maintenance_schedule"), "the minute")
+    machine.unwanted.add("maintenance_schedule")
+    assert machine.ended(dagster__schedule_name="maintenance_schedule").is_success
 
 
 def test_new_data_takes_a_model_to_production(machine: Machine) -> None:

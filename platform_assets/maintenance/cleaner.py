@@ -1,0 +1,163 @@
+"""Deletes what may go, and keeps count of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+
+from platform_assets.maintenance.limits import Limits, cutoff
+from platform_assets.maintenance.selection import Aged, deletable_runs, may_go
+from platform_assets.maintenance.usage import UNKNOWN, Servers, Usage, find_usage
+from platform_assets.model_spec import ModelSpec
+from platform_assets.run_tags import MODEL_TAG
+
+JOB: Final = "maintenance"
+_OVER: Final = (
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+)
+_PAGE: Final = 500
+_NAMED: Final = 50
+"""Names of deleted records in the metadata of the run; its log has all."""
+
+
+@dataclass(slots=True)
+class Cleaner:
+    """One pass over all models."""
+
+    instance: dg.DagsterInstance
+    servers: Servers
+    folders: Callable[[str], Mapping[str, Path]]
+    """Folders of a model by what they hold: `proof`, `sample`, `report`."""
+    limits: Limits
+    now: datetime
+    log: Callable[[str], object]
+    deleted: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Names by model and kind."""
+    stopped: dict[str, str] = field(default_factory=dict)
+    """Models of which the rest was left alone, and why."""
+    _known: dict[str, Usage] = field(default_factory=dict)
+
+    def clean_model(self, spec: ModelSpec) -> None:
+        """Delete the old MLflow runs and files of a model; nothing where its usage is unknown."""
+        name = spec.model_name
+        try:
+            usage = find_usage(spec, self.servers, self.instance, self.limits.keep)
+            self._clean_mlflow(name, usage)
+            for kind, folder in self.folders(name).items():
+                self._clean_folder(name, kind, folder, usage)
+        except (*UNKNOWN, OSError) as error:
+            self.stopped[name] = str(error)
+        else:
+            self._known[name] = usage
+
+    def clean_runs(self) -> None:
+        """Delete the old Dagster runs of the models that `clean_model` went through."""
+        before = cutoff(self.now, self.limits.run_days)
+        if before is None:
+            return
+        runs = {one.dagster_run.run_id: one for one in _old_runs(self.instance, before)}
+        aged = [
+            Aged(run_id, one.create_timestamp.timestamp(), _kind(one.dagster_run))
+            for run_id, one in runs.items()
+            if self._is_known(one.dagster_run)
+        ]
+        protected = frozenset[str]().union(*(one.dagster_runs for one in self._known.values()))
+        for run_id in may_go(
+            aged, before=before.timestamp(), keep=self.limits.keep, protected=protected
+        ):
+            self.instance.delete_run(run_id)
+            _delete_local_files(run_id)
+            models = ", ".join(sorted(models_of(runs[run_id].dagster_run)))
+            self._note(models, "Dagster run", run_id)
+
+    def table(self) -> list[dg.TableRecord]:
+        """What was deleted, by model and kind."""
+        return [
+            dg.TableRecord(
+                {
+                    "model": model,
+                    "kind": kind,
+                    "deleted": len(names),
+                    "names": ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else ""),
+                }
+            )
+            for (model, kind), names in self.deleted.items()
+        ]
+
+    def _is_known(self, run: dg.DagsterRun) -> bool:
+        """Whether a run is of models of which nothing in use is unknown; not of other projects."""
+        models = models_of(run)
+        return models <= self._known.keys() and (bool(models) or run.job_name == JOB)
+
+    def _clean_mlflow(self, name: str, usage: Usage) -> None:
+        before = cutoff(self.now, self.limits.mlflow_days)
+        runs = self.servers.mlflow.runs_before(name, before) if before else []
+        for run in deletable_runs(runs, usage.mlflow_runs):
+            self.servers.mlflow.delete_run(run)
+            self._note(name, "MLflow run", run.run_id)
+
+    def _clean_folder(self, name: str, kind: str, folder: Path, usage: Usage) -> None:
+        before = cutoff(self.now, getattr(self.limits, f"{kind}_days"))
+        if before is None:
+            return
+        # A link is how the newest proof is found; what begins with a dot is being written.
+        paths = [
+            path
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if not path.is_symlink() and not path.name.startswith(".")
+        ]
+        aged = [Aged(path.name, path.stat().st_mtime) for path in paths]
+        protected = usage.proofs if kind == "proof" else ()
+        for entry in may_go(
+            aged, before=before.timestamp(), keep=self.limits.keep, protected=protected
+        ):
+            _delete(folder / entry)
+            self._note(name, kind, entry)
+
+    def _note(self, model: str, kind: str, name: str) -> None:
+        self.log(f"{model}: deleted {kind} {name}")
+        self.deleted.setdefault((model, kind), []).append(name)
+
+
+def models_of(run: dg.DagsterRun) -> set[str]:
+    """Names of the models that a run is about, by its tag and by its assets and checks."""
+    keys = {*(run.asset_selection or ())}
+    keys |= {check.asset_key for check in run.asset_check_selection or ()}
+    return {key.path[0] for key in keys} | {run.tags.get(MODEL_TAG, "")} - {""}
+
+
+def _kind(run: dg.DagsterRun) -> str:
+    # The newest runs of a sensor say which of its requests were met: each has a kind of its own.
+    launcher = run.tags.get("dagster/sensor_name") or run.tags.get("dagster/schedule_name", "")
+    return f"{run.job_name} by {launcher}"
+
+
+def _old_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[dg.RunRecord]:
+    filters = dg.RunsFilter(statuses=list(_OVER), created_before=before)
+    cursor = None
+    while page := instance.get_run_records(filters, limit=_PAGE, cursor=cursor):
+        yield from page
+        cursor = page[-1].dagster_run.run_id
+
+
+def _delete_local_files(run_id: str) -> None:
+    """Delete what Dagster leaves of a run on one machine: an emptied database, and its output."""
+    if home := os.environ.get("DAGSTER_HOME"):
+        _delete(Path(home) / "history" / "runs" / f"{run_id}.db")
+        _delete(Path(home) / "storage" / run_id)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,101 @@
+"""The maintenance job and its daily schedule."""
+
+# No postponed annotations here: Dagster reads them.
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+
+from platform_assets.maintenance.cleaner import JOB, Cleaner
+from platform_assets.maintenance.limits import Limits
+from platform_assets.maintenance.usage import Servers
+from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.drift_reports import DriftReports
+from platform_assets.resources.failures import failure
+from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.proof import ProofFolder
+from platform_assets.resources.samples import SamplesFolder
+from platform_assets.resources.triton import TritonResource
+
+OP: Final = "delete_old_records"
+SCHEDULE_VARIABLE: Final = "MAINTENANCE_SCHEDULE"
+"""Environment variable: when it runs, as cron in UTC; read when definitions are loaded."""
+
+
+def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
+    """Build the job that keeps the records of all models within their limits."""
+
+    @dg.op(name=OP, description="Deletes records that are older than their limit and not in use.")
+    def delete_old_records(
+        context: dg.OpExecutionContext,
+        gateway: GatewayResource,
+        triton: TritonResource,
+        model_repository: ModelRepository,
+        mlflow: MlflowResource,
+        proof_folder: ProofFolder,
+        samples: SamplesFolder,
+        drift_reports: DriftReports,
+    ) -> None:
+        def folders(name: str) -> dict[str, Path]:
+            return {
+                "proof": Path(proof_folder.root) / name,
+                "sample": samples.folder(name),
+                "report": Path(drift_reports.root) / name,
+            }
+
+        cleaner = Cleaner(
+            context.instance,
+            Servers(gateway, triton, model_repository, mlflow),
+            folders,
+            _limits(),
+            datetime.now(UTC),
+            context.log.info,
+        )
+        for spec in specs:
+            cleaner.clean_model(spec)
+        cleaner.clean_runs()
+        table = cleaner.table()
+        context.add_output_metadata(
+            {"deleted": dg.MetadataValue.table(table) if table else "nothing"}
+        )
+        if cleaner.stopped:
+            causes = "; ".join(f"{name}: {why}" for name, why in cleaner.stopped.items())
+            raise failure(
+                f"of some models not everything old was deleted: {causes}",
+                "solve that; the next maintenance goes on from there",
+                still_true="What is in use of every model is still there.",
+            )
+
+    @dg.job(
+        name=JOB,
+        description="Keeps Dagster runs, MLflow runs, proofs, samples and drift reports within "
+        "their limits (MAINTENANCE_*). What is served, on disk, in the ledger or new stays.",
+    )
+    def job() -> None:
+        delete_old_records()
+
+    return job
+
+
+def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Build the schedule of the maintenance."""
+    return dg.ScheduleDefinition(
+        name=f"{JOB}_schedule",
+        job=job,
+        cron_schedule=os.environ.get(SCHEDULE_VARIABLE) or "0 4 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Deletes old records. Running from the start: it never touches what is in use.",
+    )
+
+
+def _limits() -> Limits:
+    try:
+        return Limits.from_environment(os.environ)
+    except ValueError as error:
+        raise failure(f"nothing was deleted: {error}", "correct that variable") from error

@@ -1,0 +1,43 @@
+"""How much of the past is kept, as the environment says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Each field is set by the variable `MAINTENANCE_<FIELD>`; 0 days keep everything."""
+
+    run_days: int = 90
+    """Dagster runs, with their events and what they printed."""
+    mlflow_days: int = 180
+    """MLflow runs, with the logged models of versions."""
+    proof_days: int = 365
+    sample_days: int = 30
+    report_days: int = 90
+    keep: int = 20
+    """The newest of each kind, which stay at any age."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Limits:
+        """Read the variables; an empty one counts as not set.
+
+        Raises:
+            ValueError: one is not a whole number from 0 (from 1 for `keep`).
+        """
+        found = {}
+        for field in fields(cls):
+            variable = f"MAINTENANCE_{field.name.upper()}"
+            text, least = environ.get(variable) or str(field.default), int(field.name == "keep")
+            if not text.isdecimal() or int(text) < least:
+                raise ValueError(f"{variable}={text!r}: give a whole number from {least}, or none")
+            found[field.name] = int(text)
+        return cls(**found)
+
+
+def cutoff(now: datetime, days: int) -> datetime | None:
+    """Return the time before which records may go; None where all are kept."""
+    return now - timedelta(days=days) if days else None

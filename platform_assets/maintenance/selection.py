@@ -1,0 +1,62 @@
+"""What may go: pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from platform_assets.packaging.adoption import is_foreign
+from platform_assets.resources.mlflow_runs import RunEntry
+from platform_assets.resources.mlflow_versions import VersionEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Aged:
+    """Something that grows old."""
+
+    name: str
+    at: float
+    """Unix time in seconds."""
+    kind: str = ""
+
+
+def may_go(
+    entries: Iterable[Aged], *, before: float, keep: int, protected: Collection[str] = ()
+) -> list[str]:
+    """Return the names of what is older than `before`, oldest last.
+
+    Args:
+        entries: everything that there is.
+        before: Unix time in seconds.
+        keep: how many of the newest of each kind stay.
+        protected: names that stay at any age.
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for entry in sorted(entries, key=lambda one: one.at, reverse=True):
+        seen[entry.kind] += 1
+        if seen[entry.kind] > keep and entry.at < before and entry.name not in protected:
+            names.append(entry.name)
+    return names
+
+
+def kept_versions(
+    entries: Sequence[VersionEntry], in_use: Collection[int | None], keep: int
+) -> frozenset[int]:
+    """Return the versions whose records stay.
+
+    Args:
+        entries: all versions in MLflow, oldest first.
+        in_use: served, on disk, named by an alias, or in the ledger.
+        keep: how many of the newest that this pipeline registered stay; of others all do.
+    """
+    own = [entry.version for entry in entries if not is_foreign(entry)]
+    third_party = {entry.version for entry in entries if is_foreign(entry)}
+    used = {version for version in in_use if version is not None}
+    return frozenset({*own[-keep:], *third_party, *used})
+
+
+def deletable_runs(runs: Iterable[RunEntry], kept: Collection[str]) -> list[RunEntry]:
+    """Return the MLflow runs that neither are kept nor belong to a training that is."""
+    return [run for run in runs if run.run_id not in kept and run.parent_id not in kept]

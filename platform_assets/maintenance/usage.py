@@ -1,0 +1,92 @@
+"""What is still in use of a model, asked now of everything that serves or records it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import dagster as dg
+
+from platform_assets.maintenance.selection import kept_versions
+from platform_assets.model_spec import ASSETS, ModelSpec
+from platform_assets.packaging.triton_config import ConfigError
+from platform_assets.resources.gateway import (
+    GatewayClientError,
+    GatewayResource,
+    routed_versions,
+)
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.model_repository import ModelRepository, RepositoryError
+from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.ledger import best_version, read_ledger
+from platform_assets.serving.loading import persisted_versions
+from serving_gateway.contract import DAGSTER_RUN_TAG
+
+SWITCHES: Final = 500
+"""Newest switches of a model that are protected: as many as a rollback looks through."""
+UNKNOWN: Final = (GatewayClientError, TritonError, RegistryError, RepositoryError, ConfigError)
+"""What `find_usage` raises where a server cannot say what is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Everything that knows what is in use."""
+
+    gateway: GatewayResource
+    triton: TritonResource
+    repository: ModelRepository
+    mlflow: MlflowResource
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What must stay of one model."""
+
+    mlflow_runs: frozenset[str]
+    dagster_runs: frozenset[str]
+    proofs: frozenset[str]
+    """Dagster runs that took to production what is served now."""
+
+
+def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, keep: int) -> Usage:
+    """Return what must stay of a model.
+
+    Raises:
+        GatewayClientError, TritonError, RegistryError, RepositoryError, ConfigError: it is not
+            known what is in use, so nothing of the model may go.
+    """
+    name, mlflow = spec.model_name, servers.mlflow
+    served = {*routed_versions(servers.gateway.model_statuses(name))}
+    served |= {*servers.triton.ready_anywhere(name)}
+    served |= {*persisted_versions(servers.repository, name)}
+    ledger = read_ledger(instance, spec, limit=SWITCHES)
+    in_use = {
+        *served,
+        *servers.repository.versions(name),
+        *mlflow.aliases(name).values(),
+        *(version for entry in ledger for version in (entry.version, entry.previous_version)),
+        best_version(instance, spec),
+    }
+    entries = mlflow.versions(name)
+    versions = kept_versions(entries, in_use, keep)
+    kept = [entry for entry in entries if entry.version in versions]
+    switches = _switches(spec, instance)
+    newest = [
+        instance.get_latest_materialization_event(dg.AssetKey(spec.key(asset))) for asset in ASSETS
+    ]
+    return Usage(
+        mlflow_runs=frozenset(entry.run_id for entry in kept),
+        dagster_runs=frozenset(switches)
+        | {event.run_id for event in newest if event is not None}
+        | {entry.tags.get(DAGSTER_RUN_TAG, "") for entry in kept},
+        proofs=frozenset(run_id for run_id, version in switches.items() if version in served),
+    )
+
+
+def _switches(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, int]:
+    """The version that each of the last runs took to production; "" is no run."""
+    records = instance.fetch_materializations(
+        dg.AssetKey(spec.key("gateway_reload")), limit=SWITCHES
+    ).records
+    made = ((record.run_id, record.asset_materialization) for record in records)
+    return {run_id: int(str(one.metadata["version"].value)) for run_id, one in made if one}

@@ -1,0 +1,303 @@
+"""What the maintenance deletes, and what it must never touch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files as files_of
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from platform_assets.definitions import watching
+from platform_assets.maintenance import cleaner as cleaner_module
+from platform_assets.maintenance.cleaner import JOB, Cleaner
+from platform_assets.maintenance.job import SCHEDULE_VARIABLE
+from platform_assets.maintenance.limits import Limits, cutoff
+from platform_assets.maintenance.selection import Aged, deletable_runs, kept_versions, may_go
+from platform_assets.maintenance.usage import Servers, Usage, find_usage
+from platform_assets.resources.gateway import GatewayUnavailable
+from platform_assets.resources.mlflow_runs import RunEntry
+from platform_assets.resources.mlflow_versions import VersionEntry
+from platform_assets.run_tags import MODEL_TAG
+from platform_assets.serving.ledger import BEST_VERSION
+from serving_gateway.contract import DAGSTER_RUN_TAG, RUN_ID_TAG, SIGNATURE_DIGEST_TAG
+from tests.models import IRIS
+from tests.statuses import effective_version, model_status
+
+OURS = {RUN_ID_TAG: "r", SIGNATURE_DIGEST_TAG: "d"}
+NOW = datetime.now(UTC) + timedelta(days=400)
+"""By then everything that a test makes is old."""
+NONE_IN_USE = Usage(frozenset(), frozenset(), frozenset())
+
+
+def test_only_what_is_old_surplus_and_unprotected_may_go() -> None:
+    entries = [Aged(f"{kind}{at}", at, kind) for kind in "ab" for at in range(1, 6)]
+    assert may_go(entries, before=5, keep=2, protected={"a2", "b5"}) == [
+        "a3",
+        "b3",
+        "b2",
+        "a1",
+        "b1",
+    ]
+    assert may_go(entries, before=2, keep=2) == ["a1", "b1"]
+    assert may_go(entries, before=9, keep=5) == []
+
+
+def test_versions_in_use_the_newest_and_those_of_others_are_kept() -> None:
+    entries = [VersionEntry(n, f"run-{n}", {} if n in (2, 7) else OURS) for n in range(1, 8)]
+    assert kept_versions(entries, {1, None}, keep=2) == {1, 2, 5, 6, 7}
+    assert kept_versions([], {None}, keep=2) == set()
+
+
+def test_a_training_that_is_kept_keeps_the_runs_of_its_candidates() -> None:
+    runs = [
+        RunEntry("kept", None, "m-1"),
+        RunEntry("candidate", "kept", None),
+        RunEntry("old", None, "m-2"),
+        RunEntry("old candidate", "old", None),
+    ]
+    assert [run.run_id for run in deletable_runs(runs, {"kept"})] == ["old", "old candidate"]
+
+
+def test_limits_are_those_of_the_environment() -> None:
+    environ = {"MAINTENANCE_RUN_DAYS": "7", "MAINTENANCE_KEEP": "3", "MAINTENANCE_PROOF_DAYS": ""}
+    assert Limits.from_environment(environ) == Limits(run_days=7, keep=3)
+    assert cutoff(NOW, 0) is None
+
+
+def test_the_page_names_every_limit_and_its_default() -> None:
+    page = (files_of("platform_assets") / "README.md").read_text()
+    documented = re.findall(r"^\| `MAINTENANCE_(\w+)` \| (\d+) \|", page, re.MULTILINE)
+    assert {name.lower(): int(days) for name, days in documented} == asdict(Limits())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("MAINTENANCE_RUN_DAYS", "-1"), ("MAINTENANCE_MLFLOW_DAYS", "1d"), ("MAINTENANCE_KEEP", "0")],
+)
+def test_a_limit_that_is_not_a_number_is_refused_by_name(variable: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{variable}='{value}': give a whole number"):
+        Limits.from_environment({variable: value})
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """An instance on disk, as one machine has it."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def cleaner(
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    usage: Usage | Exception = NONE_IN_USE,
+    folders: Mapping[str, Path] | None = None,
+    **limits: int,
+) -> Cleaner:
+    """A cleaner that learns of this usage; MLflow has nothing."""
+
+    def find_usage(*_: object) -> Usage:
+        if isinstance(usage, Exception):
+            raise usage
+        return usage
+
+    monkeypatch.setattr(cleaner_module, "find_usage", find_usage)
+    chosen = Limits(**{"mlflow_days": 0, "keep": 1, **limits})
+    servers: Any = None
+    return Cleaner(instance, servers, lambda _name: folders or {}, chosen, NOW, lambda _line: None)
+
+
+def run_of(instance: dg.DagsterInstance, job: str = "best_model_chain", **fields: Any) -> str:
+    run = dg.DagsterRun(job_name=job, **{"status": dg.DagsterRunStatus.SUCCESS, **fields})
+    instance.add_run(run)
+    return run.run_id
+
+
+def own(instance: dg.DagsterInstance, sensor: str = "", **fields: Any) -> str:
+    tags = {MODEL_TAG: IRIS.model_name} | ({"dagster/sensor_name": sensor} if sensor else {})
+    return run_of(instance, tags=tags, **fields)
+
+
+def left(instance: dg.DagsterInstance) -> set[str]:
+    return {run.run_id for run in instance.get_runs()}
+
+
+def clean(one: Cleaner) -> None:
+    one.clean_model(IRIS)
+    one.clean_runs()
+
+
+def test_old_runs_go_save_the_newest_of_each_launcher_and_those_in_use(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, in_use, by_sensor, _, newest = (
+        own(instance),
+        own(instance),
+        own(instance, "best_model_new_data"),
+        own(instance, status=dg.DagsterRunStatus.STARTED),
+        own(instance),
+    )
+    usage = Usage(frozenset(), frozenset({in_use}), frozenset())
+    one = cleaner(instance, monkeypatch, usage)
+    clean(one)
+    assert old not in left(instance)
+    assert {in_use, by_sensor, newest} < left(instance)
+    assert len(left(instance)) == 4, "and the one under way"
+    [row] = one.table()
+    assert row.data == {"model": "best_model", "kind": "Dagster run", "deleted": 1, "names": old}
+
+
+def test_a_run_is_young_until_its_limit(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {own(instance) for _ in range(3)}
+    clean(cleaner(instance, monkeypatch, run_days=401))
+    clean(cleaner(instance, monkeypatch, run_days=0))
+    assert left(instance) == runs
+    clean(cleaner(instance, monkeypatch, run_days=399))
+    assert len(left(instance)) == 1
+
+
+def test_runs_of_other_projects_and_of_unknown_models_stay(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        run_of(instance, "another_team")
+        run_of(instance, "__ASSET_JOB", asset_selection={dg.AssetKey(["gone", "features"])})
+        run_of(
+            instance,
+            "__ASSET_JOB",
+            asset_selection={dg.AssetKey([name, "features"]) for name in ("gone", IRIS.model_name)},
+        )
+    runs = left(instance)
+    clean(cleaner(instance, monkeypatch))
+    assert left(instance) == runs
+    assets = {dg.AssetKey(IRIS.key("features"))}
+    checks = {dg.AssetCheckKey(dg.AssetKey(IRIS.key("features")), "ranges")}
+    for _ in range(2):
+        run_of(instance, JOB)
+        run_of(instance, "materialized", asset_selection=assets)
+        run_of(instance, "checked", asset_selection=set(), asset_check_selection=checks)
+    clean(cleaner(instance, monkeypatch))
+    assert runs < left(instance)
+    assert len(left(instance)) == len(runs) + 3
+
+
+def test_a_deleted_run_leaves_no_file(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @dg.op
+    def speak() -> None:
+        print("hello")
+
+    @dg.job(name="best_model_rollback", tags={MODEL_TAG: IRIS.model_name})
+    def job() -> None:
+        speak()
+
+    old, new = (job.execute_in_process(instance=instance).run_id for _ in range(2))
+    assert any(old in str(path) for path in tmp_path.rglob("*"))
+    clean(cleaner(instance, monkeypatch))
+    assert left(instance) == {new}
+    assert [path for path in tmp_path.rglob("*") if old in str(path)] == []
+
+
+def test_where_it_is_unknown_what_is_in_use_nothing_of_the_model_goes(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs = {own(instance) for _ in range(3)}
+    folder = files(tmp_path / "proof", "one", "two")
+    one = cleaner(instance, monkeypatch, GatewayUnavailable("no answer"), {"proof": folder})
+    clean(one)
+    assert one.stopped == {"best_model": "no answer"}
+    assert one.table() == []
+    assert left(instance) == runs
+    assert len(list(folder.iterdir())) == 2
+
+
+def files(folder: Path, *names: str) -> Path:
+    """A folder with these files, the last one the newest."""
+    folder.mkdir(parents=True)
+    for age, name in enumerate(reversed(names)):
+        (folder / name).write_text(name)
+        os.utime(folder / name, (1_000_000_000 - age,) * 2)
+    return folder
+
+
+def test_old_files_go_but_for_the_newest_and_the_proof_of_production(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    proofs = tmp_path / "proof"
+    for number, name in enumerate(("old", "production", "newest")):
+        files(proofs / name, "reload_variant_A.json")
+        os.utime(proofs / name, (1_000_000_000 + number,) * 2)
+    (proofs / "latest").symlink_to("newest")
+    samples = files(tmp_path / "sample", "a.parquet", "b.parquet", ".staged")
+    reports = files(tmp_path / "report", "a.html", "b.html")
+    usage = Usage(frozenset(), frozenset(), frozenset({"production"}))
+    folders = {"proof": proofs, "sample": samples, "report": reports}
+    clean(cleaner(instance, monkeypatch, usage, folders, report_days=0))
+    assert sorted(path.name for path in proofs.iterdir()) == ["latest", "newest", "production"]
+    assert sorted(path.name for path in samples.iterdir()) == [".staged", "b.parquet"]
+    assert len(list(reports.iterdir())) == 2
+
+
+def test_each_place_that_knows_a_version_keeps_it_and_its_runs(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Version 1 is at a gateway, 2 in Triton, 3 in its configuration, and so on; 14 and 15 new."""
+
+    @dg.asset(key=IRIS.key("gateway_reload"))
+    def gateway_reload() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"version": 7, "previous_version": 8, BEST_VERSION: 9})
+
+    @dg.asset(key=IRIS.key("features"))
+    def features() -> None:
+        pass
+
+    switch, reading = (
+        dg.materialize([one], instance=instance).run_id for one in (gateway_reload, features)
+    )
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey(IRIS.key("gateway_reload")), metadata={"version": 10})
+    )
+    entries = [
+        VersionEntry(n, f"run-{n}", {} if n == 6 else {**OURS, DAGSTER_RUN_TAG: f"dagster-{n}"})
+        for n in range(1, 16)
+    ]
+    places: dict[str, Any] = {
+        "gateway": SimpleNamespace(
+            model_statuses=lambda _name: [
+                model_status({"A": effective_version(1), "B": effective_version(11)})
+            ]
+        ),
+        "triton": SimpleNamespace(ready_anywhere=lambda _name: (2, 7)),
+        "repository": SimpleNamespace(
+            persisted_config=lambda _name: "version_policy { specific { versions: 3 } }",
+            versions=lambda _name: (4,),
+        ),
+        "mlflow": SimpleNamespace(
+            aliases=lambda _name: {"champion": 5}, versions=lambda _name: entries
+        ),
+    }
+    usage = find_usage(IRIS, Servers(**places), instance, keep=2)
+    kept = {*range(1, 12), 14, 15}
+    assert usage.mlflow_runs == {f"run-{n}" for n in kept}
+    assert {switch, reading} | {f"dagster-{n}" for n in kept - {6}} == usage.dagster_runs - {""}
+    assert usage.proofs == {switch}, "of version 7, which Triton has"
+
+
+def test_the_maintenance_runs_daily_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for expected, value in (("0 4 * * *", ""), ("30 1 * * 0", "30 1 * * 0")):
+        monkeypatch.setenv(SCHEDULE_VARIABLE, value)
+        [schedule] = watching([IRIS]).schedules or ()
+        assert isinstance(schedule, dg.ScheduleDefinition)
+        assert schedule.cron_schedule == expected
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
