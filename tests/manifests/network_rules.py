@@ -118,6 +118,8 @@ def _who(peer: Mapping[str, Any] | None, names: set[str]) -> list[str]:
     """Pods of this platform that a peer selects, or what it stands for outside."""
     if peer is None:
         return [ANYWHERE]
+    if "ipBlock" in peer:
+        return [peer["ipBlock"]["cidr"]]
     if "namespaceSelector" in peer:
         labels = peer["namespaceSelector"].get("matchLabels", {})
         return [_NAMESPACES.get(key, f"namespaces {key}") for key in labels] or ["all namespaces"]

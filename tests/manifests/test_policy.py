@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from os.path import relpath
 from pathlib import Path
@@ -16,8 +17,10 @@ from tests.manifests.mutations import MUTATIONS, Mutation
 from tests.manifests.policy import CLUSTER, EVERYWHERE, violations
 from tests.manifests.reference_rules import SECRETS
 from tests.manifests.rendering import K8S, OVERLAYS, Manifests, load, named, rendered
+from tests.manifests.workload_rules import USER
 
 PRODUCTION: Final = "overlays/production"
+PAGE: Final = K8S / "README.md"
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
@@ -43,8 +46,12 @@ def test_the_versions_are_the_newest_that_is_published_and_three_before_it() -> 
 
 def with_component(name: str, folder: Path) -> tuple[Manifests, set[str]]:
     """The production overlay with one component more, checked, and what that changed."""
-    overlay, component = (relpath(K8S / one, folder) for one in (PRODUCTION, f"components/{name}"))
-    kustomization = {"resources": [overlay], "components": [component]}
+    return overlaid(folder, components=[relpath(K8S / f"components/{name}", folder)])
+
+
+def overlaid(folder: Path, **more: Any) -> tuple[Manifests, set[str]]:
+    """The production overlay with this on top of it, checked, and what that changed."""
+    kustomization = {"resources": [relpath(K8S / PRODUCTION, folder)], **more}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     after, before = load(rendered(str(folder))), load(rendered(PRODUCTION))
     assert list(schemas.problems(after.objects, schemas.VERSIONS[-1])) == []
@@ -66,6 +73,28 @@ def test_artifacts_move_to_s3_and_nothing_else_changes(tmp_path: Path) -> None:
     assert [word for word in command if word.startswith("--artifacts-destination=")] == [
         "--artifacts-destination=s3://mlflow-artifacts"
     ]
+
+
+def test_the_patch_on_the_page_opens_a_database_of_sources_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    [patches] = re.findall(r"```yaml\n(patches:.*?)```", PAGE.read_text(), re.DOTALL)
+    manifests, changed = overlaid(tmp_path, **yaml.safe_load(patches))
+    assert changed == {"NetworkPolicy/dagster-code", "NetworkPolicy/dagster-runs"}
+    assert violations("production", manifests) == [
+        f"only_declared_flows: open, but not declared: {who} to 203.0.113.7/32 at 5432"
+        for who in ("dagster-code", "runs")
+    ]
+
+
+def test_the_page_names_the_owner_and_all_claims_on_shared_volumes(production: Manifests) -> None:
+    [line] = [one for one in PAGE.read_text().splitlines() if "Root-owned volumes" in one]
+    assert f"chown {USER}:{USER}" in line
+    claims = production.of_kind("PersistentVolumeClaim")
+    shared = {
+        one["metadata"]["name"] for one in claims if "ReadWriteMany" in one["spec"]["accessModes"]
+    }
+    assert shared == {name for name in production.names("PersistentVolumeClaim") if name in line}
 
 
 def test_every_rule_has_been_seen_to_fail() -> None:

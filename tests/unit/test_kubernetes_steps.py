@@ -17,7 +17,8 @@ SPEC = replace(
     QUICK_IRIS,
     compute={"trained_model": ComputeResources("2500m", "6Gi"), "features": ComputeResources("4")},
 )
-STEPS = step_configs(dg.Definitions.merge(build(SPEC), watching([SPEC])), [SPEC])
+DEFINITIONS = dg.Definitions.merge(build(SPEC), watching([SPEC]))
+STEPS = step_configs(DEFINITIONS, [SPEC])
 
 
 def has(op: str) -> tuple[set[str], bool | None]:
@@ -43,6 +44,7 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "best_model__gateway_reload_predict_parity": ({gateway}, None),
         "roll_back_best_model": ({triton, gateway}, True),
         "best_model__restore": ({triton}, True),
+        "delete_old_records": ({triton, gateway}, False),
     }
     assert {op: has(op) for op in expected} == expected
     writers = {op for op in STEPS if has(op)[1]}
@@ -67,3 +69,11 @@ def test_steps_ask_for_what_the_model_file_says(
     asked = STEPS[op]["container_config"]["resources"]
     assert asked["requests"] == {"cpu": cpu, "memory": memory}
     assert asked["limits"] == {"cpu": cpu_limit, "memory": memory}
+
+
+def test_no_step_holds_a_slot_that_a_canceled_run_could_keep() -> None:
+    jobs = [job for job in DEFINITIONS.jobs or () if isinstance(job, dg.JobDefinition)]
+    ops = [node for job in jobs for node in job.graph.node_defs]
+    ops += [one.op for one in DEFINITIONS.assets or () if isinstance(one, dg.AssetsDefinition)]
+    assert len(ops) > len(jobs)
+    assert {op.pool for op in ops if isinstance(op, dg.OpDefinition)} == {None}
