@@ -153,19 +153,18 @@ def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
 def _watch(stack: Stack, console: Console) -> NoReturn:
     """Tell of restarts until the user stops the stack."""
     seen = {name: state.pid for name, state in stack.states().items()}
-    given_up: set[str] = set()
-    while stack.alive:
+    reported: set[str] = set()
+    while True:
         time.sleep(1)
         for name, state in stack.states().items():
-            if state.state == "FATAL" and name not in given_up:
+            if state.given_up and name not in reported:
                 # The others go on: losing one service must not stop what is served.
-                given_up.add(name)
+                reported.add(name)
                 console.print(f"[red]{name} keeps failing[/] and is not restarted any more; see")
                 console.print(f"  {stack.log_of(name)}", markup=False, highlight=False)
             if state.pid and state.pid != seen.get(name):
                 console.print(f"[yellow]{name} ended and was restarted[/] (pid {state.pid})")
                 seen[name] = state.pid
-    raise StackError("supervisord ended; every service was stopped with it")
 
 
 _COMMANDS: Final[dict[str, Callable[[StackSettings, Console], int]]] = {

@@ -195,5 +195,11 @@ def environment(
     }
 
 
+def own_environment(service: Service, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a service gets of the environment: of the secrets only its own."""
+    withheld = SECRETS - service.secrets
+    return {name: value for name, value in environ.items() if name not in withheld}
+
+
 def _with_loopback(exceptions: str) -> str:
     return ",".join(filter(None, (exceptions, LOOPBACK, "localhost")))

@@ -6,9 +6,7 @@ import fcntl
 import os
 import re
 import secrets
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +19,11 @@ from platform_assets.local_stack.processes import (
     TRITON_KEY,
     Service,
     environment,
+    own_environment,
     services,
 )
 from platform_assets.local_stack.settings import LOOPBACK, StackError, StackSettings
-from platform_assets.local_stack.supervision import ProcessState, Supervisor, socket_path
+from platform_assets.local_stack.supervision import ServiceState, Supervisor
 
 _START_DEADLINE_S: Final = 120.0
 _HOPELESS_AFTER_STARTS: Final = 4
@@ -47,9 +46,8 @@ class Stack:
     ) -> None:
         self._settings = settings
         self._services = services(settings, time.time()) if parts is None else parts
-        self._supervisor = Supervisor(settings)
         self._environ = environ
-        self._process: subprocess.Popen[bytes] | None = None
+        self._supervisor = Supervisor(settings)
 
     def start(self, progress: Progress) -> None:
         """Start every service in order and return when all are ready.
@@ -64,20 +62,20 @@ class Stack:
         environ = environment(
             self._settings, self._environ, stack_secrets(self._settings, self._environ)
         )
-        socket_path(self._settings.state_dir).unlink(missing_ok=True)
-        self._process = self._supervisor.launch(self._services, environ)
         try:
-            self._wait(self._supervisor.alive, "supervisord", time.monotonic() + 20)
             for wave in sorted({service.wave for service in self._services}):
-                self._start_wave([s for s in self._services if s.wave == wave], progress)
+                parts = [s for s in self._services if s.wave == wave]
+                self._start_wave(parts, environ, progress)
         except BaseException:
             self.stop()
             raise
 
-    def _start_wave(self, wave: Sequence[Service], progress: Progress) -> None:
+    def _start_wave(
+        self, wave: Sequence[Service], environ: Mapping[str, str], progress: Progress
+    ) -> None:
         deadline = time.monotonic() + _START_DEADLINE_S
         for service in wave:
-            self._supervisor.start(service.name)
+            self._supervisor.start(service, own_environment(service, environ))
             progress(service.name, "starting")
         for service in wave:
             began = time.monotonic()
@@ -85,19 +83,12 @@ class Stack:
             progress(service.name, f"ready after {time.monotonic() - began:.1f} s")
 
     def _wait(self, ready: Callable[[], bool], name: str, deadline: float) -> None:
-        starts: set[int] = set()
         while not ready():
-            state = self._supervisor.states().get(name)
-            starts |= {state.started_at} if state and state.started_at else set()
-            if len(starts) >= _HOPELESS_AFTER_STARTS:
+            starts = self._supervisor.states()[name].starts
+            if starts >= _HOPELESS_AFTER_STARTS:
                 raise StackError(
-                    f"{name} ended {len(starts) - 1} times while it was starting. "
+                    f"{name} ended {starts - 1} times while it was starting. "
                     f"The end of its log:\n{tail(self.log_of(name))}"
-                )
-            if self._process is not None and self._process.poll() is not None:
-                raise StackError(
-                    "supervisord ended while the stack was starting:\n"
-                    + tail(self._settings.logs / "supervisord.out")
                 )
             if time.monotonic() > deadline:
                 raise StackError(
@@ -106,28 +97,17 @@ class Stack:
                 )
             time.sleep(_POLL_S)
 
-    def states(self) -> dict[str, ProcessState]:
-        """What supervisord says of each service."""
+    def states(self) -> dict[str, ServiceState]:
+        """What became of each service so far."""
         return self._supervisor.states()
 
     def log_of(self, name: str) -> Path:
         """Log file of a service."""
         return self._settings.logs / f"{name}.log"
 
-    @property
-    def alive(self) -> bool:
-        """Whether supervisord still runs."""
-        return self._process is not None and self._process.poll() is None
-
     def stop(self) -> None:
         """Stop every service in reverse order, killing what does not end in its grace time."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
-        self._process = None
-        socket_path(self._settings.state_dir).unlink(missing_ok=True)
+        self._supervisor.stop()
 
 
 def prepare_state(settings: StackSettings) -> None:
@@ -194,7 +174,8 @@ def _kept_secret(path: Path) -> str:
 def validate_state_dir(settings: StackSettings) -> None:
     """Refuse a state directory whose path a server could not use.
 
-    Triton starts its Python worker by an unquoted shell command, and supervisord expands `%`.
+    Triton starts its Python worker by an unquoted shell command, and `%` begins an escape in the
+    address of MLflow's database.
 
     Raises:
         StackError: naming the path and the character.
@@ -203,7 +184,7 @@ def validate_state_dir(settings: StackSettings) -> None:
     if awkward is not None:
         raise StackError(
             f"the state directory {settings.state_dir} has {awkward.group()!r} in its path, which "
-            "Triton's Python backend or supervisord cannot use. Nothing was started. Choose "
+            "Triton's Python backend or MLflow cannot use. Nothing was started. Choose "
             "another one: make up STATE_DIR=/a/plain/path"
         )
 

@@ -1,189 +1,144 @@
-"""supervisord as the keeper of the services: its configuration, its start, its control socket."""
+"""Keeps services running: each under a tether of this process, and started again when it ends."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
-import tempfile
-import xmlrpc.client
-from collections.abc import Iterator, Mapping, Sequence
-from configparser import RawConfigParser
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import IO, Final
 
-from platform_assets.local_stack.processes import SECRETS, Service
-from platform_assets.local_stack.settings import StackError, StackSettings
+from platform_assets.local_stack.processes import Service
+from platform_assets.local_stack.settings import StackSettings
 
-_TETHER: Final = "platform_assets.local_stack.tether"
 _HEALTHY_AFTER_S: Final = 3
 """A process that ends sooner counts as a failed start, and the next one waits longer."""
 _FAILED_STARTS: Final = 30
-"""Failed starts in a row before supervisord gives up; the pause grows by 1 s with each."""
+"""Failed starts in a row before a service is given up; the pause grows by 1 s with each."""
+_SPARE_S: Final = 5
+"""Seconds beyond its grace period after which a tether is killed, too."""
+_LOG_BYTES: Final = 20_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessState:
-    """What supervisord says of one service."""
+@dataclass(slots=True)
+class ServiceState:
+    """What became of a service so far."""
 
-    name: str
-    state: str
-    """RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL or STOPPING."""
-    pid: int
-    started_at: int
-    """Unix time in seconds."""
-    reason: str
-
-
-def socket_path(state_dir: Path) -> Path:
-    """Return the control socket's path: short whatever the state directory's is.
-
-    A Unix socket's path must fit into 107 bytes, so it cannot stand in the state directory.
-    """
-    digest = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"serving-platform-{os.getuid()}-{digest}.sock"
-
-
-def configuration(settings: StackSettings, services: Sequence[Service]) -> str:
-    """Return supervisord's configuration file.
-
-    No service starts by itself: the stack starts them in order, each when those it needs are
-    ready. Once started, supervisord restarts what ends.
-    """
-    parser = RawConfigParser()
-    sock = str(socket_path(settings.state_dir))
-    parser["supervisord"] = {
-        "nodaemon": "true",
-        "silent": "true",
-        "logfile": _literal(settings.logs / "supervisord.log"),
-        "pidfile": _literal(settings.run_dir / "supervisord.pid"),
-        "childlogdir": _literal(settings.logs),
-        "umask": "077",
-    }
-    parser["unix_http_server"] = {"file": sock, "chmod": "0700"}
-    parser["supervisorctl"] = {"serverurl": f"unix://{sock}"}
-    parser["rpcinterface:supervisor"] = {
-        "supervisor.rpcinterface_factory": ("supervisor.rpcinterface:make_main_rpcinterface")
-    }
-    for service in services:
-        parser[f"program:{service.name}"] = _program(settings, service)
-    lines: list[str] = []
-    for section in parser.sections():
-        lines.append(f"[{section}]")
-        lines += [f"{key} = {value}" for key, value in parser[section].items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _program(settings: StackSettings, service: Service) -> dict[str, str]:
-    # The tether is what keeps a killed supervisord from leaving the service behind.
-    withheld = [word for name in sorted(SECRETS - service.secrets) for word in ("--without", name)]
-    tethered = (
-        str(settings.python),
-        *("-m", _TETHER, "--grace", str(service.grace_s), *withheld, "--"),
-        *service.argv,
-    )
-    return {
-        "command": " ".join(_quoted(_literal(word)) for word in tethered),
-        "autostart": "false",
-        # Stopped from the highest to the lowest: Dagster before the servers that its runs need.
-        "priority": str(service.wave),
-        "autorestart": "true",
-        "startsecs": str(_HEALTHY_AFTER_S),
-        "startretries": str(_FAILED_STARTS),
-        "stopsignal": "TERM",
-        "stopwaitsecs": str(service.grace_s + 5),
-        "killasgroup": "true",
-        "redirect_stderr": "true",
-        "stdout_logfile": _literal(settings.logs / f"{service.name}.log"),
-        "stdout_logfile_maxbytes": "20MB",
-        "stdout_logfile_backups": "2",
-    }
-
-
-def _literal(value: object) -> str:
-    return str(value).replace("%", "%%")
-
-
-def _quoted(word: str) -> str:
-    # supervisord splits a command line as a shell does, and ; would begin a comment.
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    pid: int = 0
+    """Of its tether."""
+    starts: int = 0
+    given_up: bool = False
 
 
 class Supervisor:
-    """A running supervisord, seen through its control socket."""
+    """Keeps services running from `start` to `stop`; none outlives this process."""
 
     def __init__(self, settings: StackSettings) -> None:
         self._settings = settings
-        self._socket = socket_path(settings.state_dir)
+        self._stopping = threading.Event()
+        self._keepers: list[_Keeper] = []
 
-    def launch(
-        self, services: Sequence[Service], environ: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Start supervisord, tethered to this process: it stops all when this process ends."""
-        config = self._settings.run_dir / "supervisord.conf"
-        config.write_text(configuration(self._settings, services))
-        output = (self._settings.logs / "supervisord.out").open("wb")
-        with output:
-            return subprocess.Popen(
-                [
-                    str(self._settings.python),
-                    *("-m", _TETHER, "--grace", "40", "--"),
-                    *(str(self._settings.python), "-m", "supervisor.supervisord"),
-                    *("--configuration", str(config)),
-                ],
-                env=dict(environ),
+    def start(self, service: Service, environ: Mapping[str, str]) -> None:
+        """Start a service, without waiting for it."""
+        log = self._settings.logs / f"{service.name}.log"
+        command = (
+            *(str(self._settings.python), "-m", "platform_assets.local_stack.tether"),
+            *("--grace", str(service.grace_s), "--parent", str(os.getpid()), "--"),
+            *service.argv,
+        )
+        self._keepers.append(_Keeper(service, command, environ, log, self._stopping))
+        self._keepers[-1].start()
+
+    def states(self) -> dict[str, ServiceState]:
+        """What became of each service, by name."""
+        return {keeper.service.name: keeper.state for keeper in self._keepers}
+
+    def stop(self) -> None:
+        """Stop all, last wave first: Dagster before the servers that its runs need."""
+        self._stopping.set()
+        for wave in sorted({keeper.service.wave for keeper in self._keepers}, reverse=True):
+            ending = [keeper for keeper in self._keepers if keeper.service.wave == wave]
+            for keeper in ending:
+                keeper.terminate()
+            for keeper in ending:
+                keeper.join_or_kill()
+        self._keepers = []
+
+
+class _Keeper(threading.Thread):
+    """Starts one service again and again, and writes down what it prints."""
+
+    def __init__(
+        self,
+        service: Service,
+        command: tuple[str, ...],
+        environ: Mapping[str, str],
+        log: Path,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name=service.name, daemon=True)
+        self.service, self.state = service, ServiceState()
+        self._command, self._environ, self._log = command, environ, log
+        self._stopping = stopping
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        failures = 0
+        while process := self._launch():
+            began = time.monotonic()
+            with process:  # and wait for its end
+                self._write_down(process.stdout)
+            failures = failures + 1 if time.monotonic() - began < _HEALTHY_AFTER_S else 0
+            if failures >= _FAILED_STARTS:
+                self.state.given_up = True
+                return
+            self._stopping.wait(failures)
+
+    def _launch(self) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                umask=0o077,
                 # Ctrl-C is for this process alone; it stops the others in order.
                 start_new_session=True,
             )
+            self.state.pid = self._process.pid
+            self.state.starts += 1
+            return self._process
 
-    def alive(self) -> bool:
-        """Whether supervisord answers on its socket."""
-        try:
-            with self._rpc() as rpc:
-                rpc.getState()
-        except (OSError, xmlrpc.client.Error):
-            return False
-        return True
+    def _write_down(self, output: IO[bytes] | None) -> None:
+        """Append to the log until all that may print are gone; a full one begins anew."""
+        while output is not None and (chunk := os.read(output.fileno(), 1 << 16)):
+            # A full disk must not keep the service waiting for a reader.
+            with suppress(OSError), open(self._log, "ab", opener=_private) as file:
+                file.write(chunk)
+                if file.tell() > _LOG_BYTES:
+                    self._log.replace(self._log.with_suffix(".log.1"))
 
-    def start(self, name: str) -> None:
-        """Ask supervisord to start one service, without waiting for it."""
-        try:
-            with self._rpc() as rpc:
-                rpc.startProcess(name, False)
-        except xmlrpc.client.Fault as fault:
-            raise StackError(f"{name} could not be started: {fault.faultString}") from fault
+    def terminate(self) -> None:
+        """Ask the service to stop, if it runs."""
+        with self._lock:
+            if self._process is not None:
+                self._process.terminate()
 
-    def states(self) -> dict[str, ProcessState]:
-        """State of each service by name; empty when supervisord does not answer."""
-        try:
-            with self._rpc() as rpc:
-                rows = cast("list[dict[str, Any]]", rpc.getAllProcessInfo())
-        except (OSError, xmlrpc.client.Error):
-            return {}
-        return {
-            str(row["name"]): ProcessState(
-                name=str(row["name"]),
-                state=str(row["statename"]),
-                pid=int(row["pid"]),
-                started_at=int(row["start"]),
-                reason=str(row["spawnerr"]),
-            )
-            for row in rows
-        }
+    def join_or_kill(self) -> None:
+        """Return when the service has ended, which it must within its grace period."""
+        self.join(self.service.grace_s + _SPARE_S)
+        if self.is_alive() and self._process is not None:
+            self._process.kill()
+            self.join(_SPARE_S)
 
-    @contextmanager
-    def _rpc(self) -> Iterator[Any]:
-        from supervisor.xmlrpc import SupervisorTransport
 
-        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
-        try:
-            yield xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
-        finally:
-            transport.close()
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

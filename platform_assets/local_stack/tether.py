@@ -1,7 +1,6 @@
 """Run one command so that nothing of it outlives the process that started this one.
 
-`python -m platform_assets.local_stack.tether [--grace SECONDS] [--parent PID] [--without NAME]...
--- CMD ARGS...`
+`python -m platform_assets.local_stack.tether [--grace SECONDS] [--parent PID] -- CMD ARGS...`
 
 The tether notices the death of its parent (also by `kill -9`), asks the command to stop and
 kills what is left after the grace period: children, grandchildren and daemons that left their
@@ -43,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of `arguments` to its end and return the exit code described above."""
     options = _parse(arguments)
     parent = os.getppid() if options.parent is None else options.parent
-    for name in options.without:
-        os.environ.pop(name, None)
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     _prctl(_PR_SET_PDEATHSIG, _PARENT_GONE)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -73,13 +70,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="PID",
         help="process to die with; given by a caller that may die before this one has started",
-    )
-    parser.add_argument(
-        "--without",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="environment variable that the command does not get",
     )
     parser.add_argument("command", nargs="+", metavar="CMD")
     return parser.parse_args(arguments)

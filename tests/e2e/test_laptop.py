@@ -25,7 +25,6 @@ from playwright.sync_api import Page
 from platform_assets.local_stack.chain import run_chain
 from platform_assets.local_stack.http import answers_ok, post
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
-from platform_assets.local_stack.supervision import Supervisor
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
@@ -82,9 +81,6 @@ class Laptop:
     def triton(self) -> TritonResource:
         key = (self.settings.state_dir / "secrets" / "triton-control-key").read_text()
         return TritonResource(url=self.settings.triton_url, control_key=key.strip())
-
-    def supervisor(self) -> Supervisor:
-        return Supervisor(self.settings)
 
     def generation(self) -> int:
         page = httpx.get(f"{self.settings.gateway_url}/models", trust_env=False).json()
@@ -262,7 +258,7 @@ def test_every_row_of_it_is_answered_as_scikit_learn_does(
 
 def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> None:
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
-    server = process_of(laptop, "triton", "tritonserver")
+    server = process_of(laptop, "tritonserver")
     server.kill()
     wait_until(lambda: not laptop.ready(), 10, "the model to be not ready")
     answer = httpx.post(f"{laptop.settings.gateway_url}/predict", json=ROW, trust_env=False)
@@ -418,6 +414,6 @@ def suspend_outside_of_transactions(worker: psutil.Process, databases: Sequence[
         worker.suspend()
 
 
-def process_of(laptop: Laptop, service: str, name: str) -> psutil.Process:
-    tether = psutil.Process(laptop.supervisor().states()[service].pid)
-    return next(p for p in tether.children(recursive=True) if p.name() == name)
+def process_of(laptop: Laptop, name: str) -> psutil.Process:
+    family = psutil.Process(laptop.process.pid).children(recursive=True)
+    return next(process for process in family if process.name() == name)

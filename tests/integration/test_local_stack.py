@@ -1,4 +1,4 @@
-"""The keeper of the services: order, restart, clean stop, no orphan. Real supervisord."""
+"""The services of the stack: order, restart, clean stop, no orphan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from platform_assets.local_stack.http import answers_ok
 from platform_assets.local_stack.processes import Service
 from platform_assets.local_stack.settings import ROOT, StackError, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
-from platform_assets.local_stack.supervision import socket_path
 from tests.servers import free_port, wait_until
 
 OWNER = """
@@ -93,16 +92,35 @@ def test_a_service_that_dies_is_restarted_and_what_it_left_is_gone(
     assert running.states()["late"].pid != tether.pid
 
 
-def test_stop_leaves_no_process_and_no_socket(
-    stack: tuple[Stack, list[Service]], settings: StackSettings
+def test_a_service_whose_tether_is_killed_is_restarted(
+    stack: tuple[Stack, list[Service]],
 ) -> None:
     running, parts = stack
     running.start(lambda name, doing: None)
-    family = family_of(settings)
-    assert len(family) > len(parts)
+    tether = psutil.Process(running.states()["late"].pid)
+    server = tether.children()[0]
+    for process in server.children():
+        process.kill()
+    tether.kill()
+    wait_until(lambda: not alive(server), 10, "the server to be gone")
+    wait_until(parts[0].ready, 30, "the service to be back")
+    assert running.states()["late"].starts == 2
+
+
+def test_stop_leaves_no_process_and_each_service_has_a_log_of_its_own(
+    stack: tuple[Stack, list[Service]],
+) -> None:
+    running, parts = stack
+    running.start(lambda name, doing: None)
+    tethers = [psutil.Process(state.pid) for state in running.states().values()]
+    family = [one for tether in tethers for one in (tether, *tether.children(recursive=True))]
+    assert len(family) == 3 * len(parts)
     running.stop()
     assert [process for process in family if alive(process)] == []
-    assert not socket_path(settings.state_dir).exists()
+    for part in parts:
+        log = running.log_of(part.name)
+        assert b"GET / HTTP" in log.read_bytes(), "asked whether it is ready"
+        assert log.stat().st_mode & 0o077 == 0
 
 
 def test_killing_the_owner_outright_leaves_no_orphan(environ: dict[str, str]) -> None:
@@ -113,22 +131,10 @@ def test_killing_the_owner_outright_leaves_no_orphan(environ: dict[str, str]) ->
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"started\n"
         family = psutil.Process(owner.pid).children(recursive=True)
-        assert len(family) >= 4  # tether, supervisord, tether, service, grandchild
+        assert len(family) == 3  # tether, service, grandchild
         owner.kill()
     wait_until(lambda: not any(map(alive, family)), 60, "all descendants to be gone")
     assert not answers_ok(f"http://127.0.0.1:{port}/")
-
-
-@pytest.mark.parametrize("victim", [0, 1], ids=["tether", "supervisord"])
-def test_killing_what_keeps_the_services_leaves_no_orphan(
-    stack: tuple[Stack, list[Service]], settings: StackSettings, victim: int
-) -> None:
-    running, _ = stack
-    running.start(lambda name, doing: None)
-    family = family_of(settings)
-    family[victim].kill()
-    wait_until(lambda: not any(map(alive, family)), 60, "all descendants to be gone")
-    assert not running.alive
 
 
 def test_a_port_in_use_is_refused_by_its_name_and_holder(
@@ -151,7 +157,7 @@ def test_a_service_that_keeps_ending_is_named_with_its_log(
     stack = Stack(settings, environ, [broken])
     with pytest.raises(StackError, match=r"(?s)broken ended 3 times.*no licence"):
         stack.start(lambda name, doing: None)
-    assert not stack.alive
+    assert stack.states() == {}
 
 
 def test_one_state_directory_has_one_stack(settings: StackSettings) -> None:
@@ -160,14 +166,6 @@ def test_one_state_directory_has_one_stack(settings: StackSettings) -> None:
         with pytest.raises(StackError, match=f"pid {os.getpid()}"), sole_owner(settings):
             pass
     assert owner_pid(settings) is None
-
-
-def family_of(settings: StackSettings) -> list[psutil.Process]:
-    """The stack's tether, its supervisord, and all that they started."""
-    mine = str(settings.run_dir)
-    tether = next(p for p in psutil.Process().children() if mine in " ".join(p.cmdline()))
-    (supervisord,) = tether.children()
-    return [tether, supervisord, *supervisord.children(recursive=True)]
 
 
 def alive(process: psutil.Process) -> bool:

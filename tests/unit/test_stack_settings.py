@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import stat
-from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
 
-from platform_assets.local_stack.processes import SECRETS, environment, services
+from platform_assets.local_stack.processes import SECRETS, environment, own_environment, services
 from platform_assets.local_stack.settings import StackError, stack_settings
 from platform_assets.local_stack.stack import stack_secrets, validate_state_dir
-from platform_assets.local_stack.supervision import configuration
 
 
 def test_the_documented_defaults() -> None:
@@ -56,23 +53,23 @@ def test_secrets_reach_the_services_by_environment_and_never_by_argument() -> No
     settings = stack_settings({})
     environ = environment(settings, {}, {"TRITON_CONTROL_KEY": "hidden"})
     assert environ["TRITON_CONTROL_KEY"] == "hidden"
-    assert "hidden" not in configuration(settings, services(settings))
+    assert not any("hidden" in word for one in services(settings) for word in one.argv)
 
 
 def test_each_service_gets_only_the_secrets_that_it_needs() -> None:
-    settings = stack_settings({})
-    parser = RawConfigParser(strict=True)
-    parser.read_string(configuration(settings, services(settings)))
-
-    def withheld(name: str) -> set[str]:
-        words = shlex.split(parser[f"program:{name}"]["command"])
-        words = words[: words.index("--")]
-        return {words[place + 1] for place, word in enumerate(words) if word == "--without"}
-
-    assert withheld("gateway") == {"TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN"}
-    assert withheld("mlflow") == withheld("triton") == SECRETS
-    assert withheld("dagster-daemon") == {"GATEWAY_CONTROL_TOKENS"}
-    assert withheld("dagster-webserver") == {"GATEWAY_CONTROL_TOKENS"}
+    everything = {"PATH": "/bin", **dict.fromkeys(SECRETS, "hidden")}
+    given = {
+        one.name: own_environment(one, everything).keys() - {"PATH"}
+        for one in services(stack_settings({}))
+    }
+    pipeline = {"TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN"}
+    assert given == {
+        "triton": set(),
+        "mlflow": set(),
+        "gateway": {"GATEWAY_CONTROL_TOKENS"},
+        "dagster-webserver": pipeline,
+        "dagster-daemon": pipeline,
+    }
 
 
 def test_operator_and_pipeline_have_named_tokens_that_last(tmp_path: Path) -> None:
