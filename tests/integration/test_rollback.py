@@ -195,5 +195,5 @@ def test_production_and_its_predecessor_deleted_in_mlflow_are_in_no_rollbacks_wa
     )
     assert newest is not None
     assert newest.asset_materialization is not None
-    said = str(newest.asset_materialization.metadata["registry_told"].value)
-    assert said.startswith("no: "), "which the run warns of"
+    said = str(newest.asset_materialization.metadata["registry"].value)
+    assert said.startswith("not recorded: "), "which the run warns of"
