@@ -13,8 +13,8 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
-from platform_assets.packaging.assets import packaging_assets
-from platform_assets.packaging.checks import packaging_checks
+from platform_assets.export.assets import export_assets
+from platform_assets.export.checks import export_checks
 from platform_assets.serving.assets import serving_assets
 from platform_assets.serving.checks import serving_checks
 from platform_assets.serving.rollback import rollback_job
@@ -31,7 +31,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
         source_asset(spec),
         *feature_assets(spec),
         *training_assets(spec),
-        *packaging_assets(spec),
+        *export_assets(spec),
         *serving_assets(spec),
         *drift_assets(spec),
     ]
@@ -40,7 +40,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
         asset_checks=[
             *feature_checks(spec),
             *training_checks(spec),
-            *packaging_checks(spec),
+            *export_checks(spec),
             *serving_checks(spec),
             *drift_checks(spec),
         ],

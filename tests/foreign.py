@@ -16,7 +16,7 @@ from typing import Any
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.mlflow_client import open_client
-from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
+from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import feature_contract
 from tests.onnx_models import OPSET
 

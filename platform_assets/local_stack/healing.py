@@ -44,7 +44,7 @@ def _broken(model: Path) -> dict[int, str]:
 
 
 def _rewrite(config_file: Path, broken: frozenset[int]) -> None:
-    from platform_assets.packaging.triton_config import (
+    from platform_assets.export.triton_config import (
         from_text,
         served_versions,
         to_text,

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.trial import try_out
+from platform_assets.export.sandbox import try_out
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
@@ -20,7 +20,7 @@ from platform_assets.serving.parity import Answers, ask_triton
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION
-from platform_assets.training.graph.runtime import model_inputs
+from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import MODEL_FILE
 
 

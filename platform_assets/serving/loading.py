@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from platform_assets.packaging.records import PackagedVersion
-from platform_assets.packaging.triton_config import (
+from platform_assets.export.records import PackagedVersion
+from platform_assets.export.triton_config import (
     from_text,
     load_override,
     served_versions,

@@ -15,7 +15,7 @@ from platform_assets.resources.gateway import (
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.serving.records import ServingState
-from platform_assets.training.graph.runtime import model_inputs
+from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import DType, Feature, PredictResponse, Signature
 
 if TYPE_CHECKING:

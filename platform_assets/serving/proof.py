@@ -14,7 +14,7 @@ from platform_assets.resources.triton import TritonEndpoint, TritonResource
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.parity import ask_gateway, json_rows
 from platform_assets.serving.records import Promotion
-from platform_assets.training.parity import compare
+from platform_assets.export.parity import compare
 
 _ROWS_SHOWN = 5
 

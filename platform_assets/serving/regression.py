@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import Gates, WhenInconclusive
-from platform_assets.packaging.foreign_graph import GraphRefused
+from platform_assets.export.foreign_graph import GraphRefused
 from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion

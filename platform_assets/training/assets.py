@@ -22,7 +22,7 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.training.candidates import expand
-from platform_assets.training.environment import numeric_environment
+from platform_assets.export.environment import numeric_environment
 from platform_assets.training.frame import training_rows
 from platform_assets.training.records import TrainedModel
 from platform_assets.training.rows import Rows, TrainingError

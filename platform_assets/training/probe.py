@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
-from platform_assets.training.graph.builder import ExportError
-from platform_assets.training.graph.ensembles import settle
-from platform_assets.training.graph.export import export
-from platform_assets.training.graph.runtime import model_inputs, run_graph
+from platform_assets.export.graph.builder import ExportError
+from platform_assets.export.graph.ensembles import settle
+from platform_assets.export.conversion import export
+from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.training.metrics import Answers
-from platform_assets.training.parity import compare
+from platform_assets.export.parity import compare
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.training.graph.ensembles import settle
+from platform_assets.export.graph.ensembles import settle
 from platform_assets.training.metrics import METRICS, Answers, metrics_of, scores
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows, TrainingError

@@ -12,7 +12,7 @@ from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_eval
 from platform_assets.resources.mlflow_runs import Dataset
 from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.training.candidates import Candidate, build, expand, parameters
-from platform_assets.training.environment import (
+from platform_assets.export.environment import (
     ENVIRONMENT_TAG,
     numeric_environment,
     source_tags,

@@ -135,8 +135,8 @@ def _train(candidate: str, work: Work) -> None:
 
 
 def _export(work: Work) -> None:
-    from platform_assets.training.graph.export import export
-    from platform_assets.training.graph.runtime import model_inputs, run_graph
+    from platform_assets.export.conversion import export
+    from platform_assets.export.runtime import model_inputs, run_graph
 
     _, evaluation = work.values.pop("split")
     signature = work.spec.signature(work.values["classes"])

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from platform_assets.packaging.adoption import FOREIGN_DATA
+from platform_assets.export.adoption import FOREIGN_DATA
 from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.signatures import is_signed
 from platform_assets.serving.ledger import PROMOTION, read_ledger

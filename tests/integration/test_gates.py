@@ -12,7 +12,7 @@ import pytest
 
 from platform_assets import model_definitions
 from platform_assets.definitions import resources
-from platform_assets.packaging.assets import ONNX_ARTIFACT
+from platform_assets.export.assets import ONNX_ARTIFACT
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.serving.promotion import GATES

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from platform_assets.components.loading import MODELS_DIR
-from platform_assets.packaging.onnx_export import inspect_graph, sha256
-from platform_assets.packaging.records import PackagedVersion
-from platform_assets.packaging.triton_config import ServingOptions, model_config, to_text
+from platform_assets.export.inspection import inspect_graph, sha256
+from platform_assets.export.records import PackagedVersion
+from platform_assets.export.triton_config import ServingOptions, model_config, to_text
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from platform_assets.resources.triton import TritonResource

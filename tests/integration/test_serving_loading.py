@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from platform_assets.packaging.onnx_export import inspect_graph, sha256
-from platform_assets.packaging.records import PackagedVersion
-from platform_assets.packaging.triton_config import (
+from platform_assets.export.inspection import inspect_graph, sha256
+from platform_assets.export.records import PackagedVersion
+from platform_assets.export.triton_config import (
     ServingOptions,
     from_text,
     model_config,

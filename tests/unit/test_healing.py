@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from platform_assets.local_stack.healing import exclude_corrupt_versions, fail_abandoned_runs
-from platform_assets.packaging.onnx_export import sha256
-from platform_assets.packaging.triton_config import (
+from platform_assets.export.inspection import sha256
+from platform_assets.export.triton_config import (
     ServingOptions,
     TensorSpec,
     from_text,

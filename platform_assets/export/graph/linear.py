@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from platform_assets.training.graph.answers import Scores, from_raw
-from platform_assets.training.graph.builder import Graph, Value
+from platform_assets.export.graph.answers import Scores, from_raw
+from platform_assets.export.graph.builder import Graph, Value
 from serving_gateway.contract import DType
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from platform_assets.packaging.triton_config import TensorSpec
-from platform_assets.training.graph.builder import (
+from platform_assets.export.triton_config import TensorSpec
+from platform_assets.export.graph.builder import (
     IMAGE_IR_VERSION,
     IMAGE_ML_OPSET,
     IMAGE_OPSET,
@@ -18,7 +18,7 @@ from platform_assets.training.graph.builder import (
     ML_OPSET,
     ExportError,
 )
-from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
+from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import DType, Feature, feature_contract
 
 if TYPE_CHECKING:

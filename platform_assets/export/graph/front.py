@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from platform_assets.training.graph.builder import ML, ExportError, Graph, Value
+from platform_assets.export.graph.builder import ML, ExportError, Graph, Value
 from serving_gateway.contract import DType, Signature
 
 

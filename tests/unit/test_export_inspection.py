@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from platform_assets.packaging.onnx_export import inspect_graph
-from platform_assets.packaging.triton_config import TensorSpec
-from platform_assets.training.graph.builder import IMAGE_IR_VERSION, IMAGE_OPSET, ExportError
-from platform_assets.training.graph.export import export
-from platform_assets.training.graph.runtime import model_inputs, run_graph
-from platform_assets.training.parity import compare
+from platform_assets.export.inspection import inspect_graph
+from platform_assets.export.triton_config import TensorSpec
+from platform_assets.export.graph.builder import IMAGE_IR_VERSION, IMAGE_OPSET, ExportError
+from platform_assets.export.conversion import export
+from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.export.parity import compare
 from serving_gateway.contract import DType, Feature, Signature
 from tests.estimators import Homemade
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from platform_assets.packaging.foreign_graph import GraphRefused, Unanswered, answers_of
-from platform_assets.training.graph.builder import ExportError
+from platform_assets.export.foreign_graph import GraphRefused, Unanswered, answers_of
+from platform_assets.export.graph.builder import ExportError
 from serving_gateway.contract import Signature
 
 if TYPE_CHECKING:

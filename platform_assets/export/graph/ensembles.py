@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from platform_assets.training.graph.answers import Scores, first_best, from_raw
-from platform_assets.training.graph.builder import Graph, Value
-from platform_assets.training.graph.trees import (
+from platform_assets.export.graph.answers import Scores, first_best, from_raw
+from platform_assets.export.graph.builder import Graph, Value
+from platform_assets.export.graph.trees import (
     Grid,
     Tree,
     from_histogram,

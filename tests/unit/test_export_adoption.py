@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.packaging.adoption import adopt
-from platform_assets.packaging.foreign_graph import GraphRefused, answers_of
-from platform_assets.packaging.trial import Bounds, _packed, _unpacked, try_out
+from platform_assets.export.adoption import adopt
+from platform_assets.export.foreign_graph import GraphRefused, answers_of
+from platform_assets.export.sandbox import Bounds, _packed, _unpacked, try_out
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
-from platform_assets.training.graph.builder import ExportError
-from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
-from platform_assets.training.graph.runtime import model_inputs
+from platform_assets.export.graph.builder import ExportError
+from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
+from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     SIGNATURE_DIGEST_TAG,

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from platform_assets.packaging.onnx_export import (
+from platform_assets.export.inspection import (
     GraphSummary,
     graph_contract,
     inspect_graph,
     parse_graph,
     parts,
 )
-from platform_assets.packaging.triton_config import TensorSpec
-from platform_assets.training.graph.builder import ML, ExportError
-from platform_assets.training.graph.export import CONTRACT_KEY, FEATURES_KEY
-from platform_assets.training.graph.runtime import run_graph
+from platform_assets.export.triton_config import TensorSpec
+from platform_assets.export.graph.builder import ML, ExportError
+from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
+from platform_assets.export.runtime import run_graph
 from serving_gateway.contract import Signature, feature_contract
 
 if TYPE_CHECKING:

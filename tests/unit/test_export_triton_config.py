@@ -11,8 +11,8 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 
 from platform_assets.components.fields import ServingFields
-from platform_assets.packaging.assets import packaging_assets
-from platform_assets.packaging.triton_config import (
+from platform_assets.export.assets import export_assets
+from platform_assets.export.triton_config import (
     ConfigError,
     ServingOptions,
     TensorSpec,
@@ -80,7 +80,7 @@ def test_launch_options_have_the_bounds_of_the_model_file() -> None:
     def bounds(model: type[BaseModel], field: str) -> list[object]:
         return model.model_fields[field].metadata
 
-    entry = launch_config(packaging_assets(IRIS), "triton_model_entry")
+    entry = launch_config(export_assets(IRIS), "triton_model_entry")
     assert bounds(entry, "triton_instance_group_count") == bounds(ServingFields, "instances")
     switch = launch_config(serving_assets(IRIS), "gateway_reload")
     assert bounds(switch, "retention") == [Ge(1), Le(IRIS.serving.keep_versions)]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from platform_assets.resources.records import EvaluationSet
-from platform_assets.training.parity import compare, differing_frame
+from platform_assets.export.parity import compare, differing_frame
 
 LABELS = np.array([0, 1, 2])
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]])

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from platform_assets.packaging.provenance import twin_of
+from platform_assets.export.equivalent_versions import twin_of
 from platform_assets.resources.mlflow_versions import VersionEntry
-from platform_assets.training.environment import differences, numeric_environment
+from platform_assets.export.environment import differences, numeric_environment
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG, ONNX_DIGEST_TAG
 
 

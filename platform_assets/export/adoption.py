@@ -11,15 +11,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.onnx_export import sha256
-from platform_assets.packaging.trial import try_out
+from platform_assets.export.inspection import sha256
+from platform_assets.export.sandbox import try_out
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.mlflow import MlflowResource, RegistryNotFound
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.resources.signatures import is_signed
-from platform_assets.training.graph.runtime import model_inputs
+from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 
 from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Task
-from platform_assets.packaging.onnx_export import graph_contract, inspect_graph, sha256
-from platform_assets.packaging.triton_config import TensorSpec
+from platform_assets.export.inspection import graph_contract, inspect_graph, sha256
+from platform_assets.export.triton_config import TensorSpec
 from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, expand
-from platform_assets.training.graph.builder import ExportError
-from platform_assets.training.graph.ensembles import settle
-from platform_assets.training.graph.export import export
-from platform_assets.training.graph.runtime import model_inputs, run_graph
-from platform_assets.training.parity import Parity, compare
+from platform_assets.export.graph.builder import ExportError
+from platform_assets.export.graph.ensembles import settle
+from platform_assets.export.conversion import export
+from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.export.parity import Parity, compare
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
 from serving_gateway.contract import DType
@@ -301,7 +301,7 @@ def digests_of(names: Sequence[str]) -> list[str]:
 
 def test_the_same_rows_and_specification_give_the_same_bytes_in_another_process() -> None:
     names = ["random_forest", "extra_trees", "hist_gradient_boosting", "logistic_regression"]
-    again = f"from tests.unit.test_training_graph import digests_of; print(*digests_of({names}))"
+    again = f"from tests.unit.test_export_conversion import digests_of; print(*digests_of({names}))"
     there = subprocess.run(
         [sys.executable, "-c", again],
         capture_output=True,

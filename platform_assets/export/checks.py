@@ -5,22 +5,22 @@ from typing import Any
 import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.assets import ONNX_ARTIFACT
-from platform_assets.packaging.onnx_export import inspect_graph, sha256
-from platform_assets.packaging.parity_check import parity_check
-from platform_assets.packaging.provenance import twin_of
-from platform_assets.packaging.records import OnnxModel, PackagedVersion
-from platform_assets.packaging.triton_config import ConfigError, from_text, served_versions
+from platform_assets.export.assets import ONNX_ARTIFACT
+from platform_assets.export.inspection import inspect_graph, sha256
+from platform_assets.export.parity_check import parity_check
+from platform_assets.export.equivalent_versions import twin_of
+from platform_assets.export.records import OnnxModel, PackagedVersion
+from platform_assets.export.triton_config import ConfigError, from_text, served_versions
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
-from platform_assets.training.environment import ENVIRONMENT_TAG, differences
-from platform_assets.training.graph.builder import ExportError
-from platform_assets.training.graph.runtime import model_inputs, run_graph
+from platform_assets.export.environment import ENVIRONMENT_TAG, differences
+from platform_assets.export.graph.builder import ExportError
+from platform_assets.export.runtime import model_inputs, run_graph
 from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
 
 
-def packaging_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
+def export_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `onnx_model` and `triton_model_entry` of one model."""
     return [
         _onnx_checker(spec),

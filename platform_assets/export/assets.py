@@ -8,15 +8,15 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
-from platform_assets.packaging.adoption import AdoptionError, adopt
-from platform_assets.packaging.foreign_graph import GraphRefused
-from platform_assets.packaging.onnx_export import (
+from platform_assets.export.adoption import AdoptionError, adopt
+from platform_assets.export.foreign_graph import GraphRefused
+from platform_assets.export.inspection import (
     GraphSummary,
     inspect_graph,
     sha256,
 )
-from platform_assets.packaging.records import OnnxModel, PackagedVersion
-from platform_assets.packaging.triton_config import (
+from platform_assets.export.records import OnnxModel, PackagedVersion
+from platform_assets.export.triton_config import (
     ConfigError,
     ServingOptions,
     instances_on_gpu,
@@ -33,8 +33,8 @@ from platform_assets.resources.model_repository import (
     VersionConflict,
 )
 from platform_assets.resources.records import RegisteredVersion
-from platform_assets.training.graph.builder import ExportError
-from platform_assets.training.graph.export import export
+from platform_assets.export.graph.builder import ExportError
+from platform_assets.export.conversion import export
 from platform_assets.training.records import TrainedModel
 from serving_gateway.contract import ONNX_DIGEST_TAG
 
@@ -42,7 +42,7 @@ ONNX_ARTIFACT = "onnx/model.onnx"
 """Where a run keeps its graph; publishing copies these bytes by digest."""
 
 
-def packaging_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
+def export_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the assets `onnx_model` and `triton_model_entry` of one model."""
     return [_onnx_model(spec), _triton_model_entry(spec)]
 

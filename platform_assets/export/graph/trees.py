@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.training.graph.builder import ML, ExportError, Graph, Value
+from platform_assets.export.graph.builder import ML, ExportError, Graph, Value
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from platform_assets.training.graph.answers import Scores, add_outputs
-from platform_assets.training.graph.builder import (
+from platform_assets.export.graph.answers import Scores, add_outputs
+from platform_assets.export.graph.builder import (
     MAX_IR_VERSION,
     ML,
     ML_OPSET,
@@ -17,15 +17,15 @@ from platform_assets.training.graph.builder import (
     Value,
     element_type,
 )
-from platform_assets.training.graph.converted import converted_scores
-from platform_assets.training.graph.ensembles import (
+from platform_assets.export.graph.converted import converted_scores
+from platform_assets.export.graph.ensembles import (
     averaging_scores,
     boosting_scores,
     is_averaging,
     is_boosting,
 )
-from platform_assets.training.graph.front import preprocessed
-from platform_assets.training.graph.linear import is_linear, linear_scores
+from platform_assets.export.graph.front import preprocessed
+from platform_assets.export.graph.linear import is_linear, linear_scores
 from serving_gateway.contract import Signature, feature_contract
 
 CONTRACT_KEY: Final = "serving.feature_contract"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from platform_assets.training.graph.answers import Scores
-from platform_assets.training.graph.builder import ML, ML_OPSET, OPSET, ExportError, Graph, Value
+from platform_assets.export.graph.answers import Scores
+from platform_assets.export.graph.builder import ML, ML_OPSET, OPSET, ExportError, Graph, Value
 from serving_gateway.contract import DType
 
 

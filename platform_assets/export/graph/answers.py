@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from platform_assets.training.graph.builder import ExportError, Graph, Value
+from platform_assets.export.graph.builder import ExportError, Graph, Value
 from serving_gateway.contract import DType, Signature
 
 
@@ -112,7 +112,7 @@ def _order(estimator: Any, signature: Signature) -> list[int]:
 def _declared(name: str, dtype: DType, width: int | None = None) -> Any:
     from onnx import helper
 
-    from platform_assets.training.graph.builder import element_type
+    from platform_assets.export.graph.builder import element_type
 
     shape = [None] if width is None else [None, width]
     return helper.make_tensor_value_info(name, element_type(dtype), shape)
