@@ -5,10 +5,10 @@ from __future__ import annotations
 import dagster as dg
 
 from platform_assets.attempts import request_run
+from platform_assets.export.adoption import is_foreign
 from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import CHAIN, ModelSpec
-from platform_assets.export.adoption import is_foreign
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
 from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags

@@ -7,14 +7,14 @@ from functools import partial
 import dagster as dg
 
 from platform_assets import automation
+from platform_assets.export.assets import export_assets
+from platform_assets.export.checks import export_checks
 from platform_assets.features.assets import feature_assets, source_asset
 from platform_assets.features.checks import feature_checks
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
-from platform_assets.export.assets import export_assets
-from platform_assets.export.checks import export_checks
 from platform_assets.serving.assets import serving_assets
 from platform_assets.serving.checks import serving_checks
 from platform_assets.serving.rollback import rollback_job

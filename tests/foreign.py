@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.mlflow_client import open_client
-from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import feature_contract
 from tests.onnx_models import OPSET
 

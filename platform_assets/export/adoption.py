@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.inspection import sha256
-from platform_assets.export.sandbox import try_out
+from platform_assets.export.runtime import model_inputs
+from platform_assets.export.sandbox import run_sandboxed
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.mlflow import MlflowResource, RegistryNotFound
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.resources.signatures import is_signed
-from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     ONNX_DIGEST_TAG,
@@ -63,7 +63,7 @@ def adopt(
 
     Raises:
         AdoptionError: the version has no run, or there is nothing to judge it by.
-        GraphRefused: its graph is not what the model file says, or needs too much.
+        InvalidGraph: its graph is not what the model file says, or needs too much.
         RegistryError: MLflow does not answer or does not have it.
     """
     entries = {entry.version: entry for entry in mlflow.versions(spec.model_name)}
@@ -84,7 +84,7 @@ def adopt(
     known, evaluation, known_run = _yardstick(spec, entries, version, mlflow)
     graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
-    answers = try_out(graph, signature, model_inputs(signature, evaluation.features))
+    answers = run_sandboxed(graph, signature, model_inputs(signature, evaluation.features))
     _record_evaluation(entry.run_id, signature, evaluation, answers, mlflow)
     with suppress(RegistryNotFound):  # of a version that an earlier release trained
         reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)

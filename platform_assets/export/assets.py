@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
 from platform_assets.export.adoption import AdoptionError, adopt
-from platform_assets.export.foreign_graph import GraphRefused
+from platform_assets.export.conversion import export
+from platform_assets.export.foreign_graph import InvalidGraph
 from platform_assets.export.inspection import (
+    ExportError,
     GraphSummary,
     inspect_graph,
     sha256,
@@ -23,6 +24,7 @@ from platform_assets.export.triton_config import (
     model_config,
     to_text,
 )
+from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
 from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import (
@@ -32,10 +34,7 @@ from platform_assets.resources.model_repository import (
     RepositoryNotWritable,
     VersionConflict,
 )
-from platform_assets.resources.records import RegisteredVersion
-from platform_assets.export.graph.builder import ExportError
-from platform_assets.export.conversion import export
-from platform_assets.training.records import TrainedModel
+from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from serving_gateway.contract import ONNX_DIGEST_TAG
 
 ONNX_ARTIFACT = "onnx/model.onnx"
@@ -90,7 +89,7 @@ def _adopted(
 ) -> dg.MaterializeResult[OnnxModel]:
     try:
         registered, graph = adopt(spec, version, mlflow, ONNX_ARTIFACT)
-    except (AdoptionError, GraphRefused) as error:
+    except (AdoptionError, InvalidGraph) as error:
         raise failure(
             f"version {version} was not taken: {error}",
             "register a version whose graph is as that reason wants it, or change the model file.",

@@ -4,19 +4,18 @@ from typing import Any
 
 import dagster as dg
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.assets import ONNX_ARTIFACT
-from platform_assets.export.inspection import inspect_graph, sha256
+from platform_assets.export.environment import ENVIRONMENT_TAG, differences
+from platform_assets.export.equivalent_versions import latest_equivalent_version
+from platform_assets.export.inspection import ExportError, inspect_graph, sha256
 from platform_assets.export.parity_check import parity_check
-from platform_assets.export.equivalent_versions import twin_of
 from platform_assets.export.records import OnnxModel, PackagedVersion
+from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.export.triton_config import ConfigError, from_text, served_versions
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
-from platform_assets.export.environment import ENVIRONMENT_TAG, differences
-from platform_assets.export.graph.builder import ExportError
-from platform_assets.export.runtime import model_inputs, run_graph
 from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
 
 
@@ -98,7 +97,7 @@ def _reproducible(spec: ModelSpec) -> dg.AssetChecksDefinition:
     def reproducible(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
         with mlflow_failures("onnx_model"):
             entries = mlflow.versions(spec.model_name)
-            twin = twin_of(onnx_model.version, entries)
+            twin = latest_equivalent_version(onnx_model.version, entries)
             if twin is None:
                 said = "no other version has the same data, model file and packages"
                 return dg.AssetCheckResult(passed=True, description=said)

@@ -1,37 +1,28 @@
-"""Fitted pipeline -> ONNX bytes; the same pipeline gives the same bytes."""
+"""Fitted pipeline -> ONNX bytes, by skl2onnx; the same pipeline gives the same bytes."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Final
 
 import msgspec
 
-from platform_assets.export.graph.answers import Scores, add_outputs
-from platform_assets.export.graph.builder import (
-    MAX_IR_VERSION,
+from platform_assets.export.convertible import Convertible, convertible
+from platform_assets.export.inspection import (
+    CONTRACT_KEY,
+    FEATURES_KEY,
     ML,
     ML_OPSET,
-    OPSET,
     ExportError,
-    Graph,
-    Value,
-    element_type,
 )
-from platform_assets.export.graph.converted import converted_scores
-from platform_assets.export.graph.ensembles import (
-    averaging_scores,
-    boosting_scores,
-    is_averaging,
-    is_boosting,
-)
-from platform_assets.export.graph.front import preprocessed
-from platform_assets.export.graph.linear import is_linear, linear_scores
-from serving_gateway.contract import Signature, feature_contract
+from platform_assets.export.steps import converter_options
+from serving_gateway.contract import DType, Signature, feature_contract
 
-CONTRACT_KEY: Final = "serving.feature_contract"
-"""Metadata of a graph: the digest of what it reads."""
-FEATURES_KEY: Final = "serving.features"
-"""Metadata of a graph: names, types and nullability of its features, as JSON."""
+OPSET: Final = 18
+MAX_IR_VERSION: Final = 9
+"""Of our graphs: below what the serving image reads, so that older images are usable."""
+_PREFIX: Final = "serving."
+"""Of the names inside the graph: no feature and no output is called so."""
 
 
 def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
@@ -41,7 +32,8 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
         estimator: a pipeline of `training.preprocessing`; or, for a packed signature, any
             estimator over the float32 matrix of the features.
         signature: the inputs and outputs of the graph: a tensor [rows, 1] per feature of its
-            tensor type, or the packed one; `label` and `probabilities`, or `prediction`.
+            tensor type, or the packed one; `label` INT64 or text, [rows], and `probabilities`
+            FP32, [rows, classes], or `prediction` FP64, [rows].
         graph_name: name inside the file.
 
     Raises:
@@ -51,44 +43,19 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     from onnx import helper
 
     _check_names(signature)
-    graph = Graph()
-    matrix, model = _front(graph, estimator, signature)
-    outputs = add_outputs(graph, _scores(graph, model, matrix), model, signature)
-    proto = helper.make_model(
-        helper.make_graph(graph.nodes, graph_name, _inputs(signature), outputs, graph.constants),
+    steps = _steps(estimator, signature)
+    model = convertible(steps[-1])
+    converted = _convert([*steps[:-1], model.estimator], signature, graph_name)
+    made = helper.make_model(
+        _wired(converted.graph, model, signature),
         producer_name="serving-platform",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
-    proto.ir_version = MAX_IR_VERSION
-    helper.set_model_props(
-        proto,
-        {
-            CONTRACT_KEY: feature_contract(signature.features),
-            FEATURES_KEY: msgspec.json.encode(signature.features).decode(),
-        },
-    )
-    return _bytes(proto)
-
-
-def _front(graph: Graph, estimator: Any, signature: Signature) -> tuple[Value, Any]:
-    steps = getattr(estimator, "named_steps", {})
-    if "columns" in steps and "model" in steps:
-        return preprocessed(graph, steps["columns"], signature), steps["model"]
-    if signature.packed_input is None:
-        raise ExportError(
-            f"{type(estimator).__name__} reads a matrix, but the features have a tensor each"
-        )
-    return Value(signature.packed_input, signature.features[0].tensor_dtype), estimator
-
-
-def _scores(graph: Graph, model: Any, matrix: Value) -> Scores:
-    if is_averaging(model):
-        return averaging_scores(graph, model, matrix)
-    if is_boosting(model):
-        return boosting_scores(graph, model, matrix)
-    if is_linear(model):
-        return linear_scores(graph, model, matrix)
-    return converted_scores(graph, model, matrix)
+    made.ir_version = MAX_IR_VERSION
+    features = msgspec.json.encode(signature.features).decode()
+    contract = feature_contract(signature.features)
+    helper.set_model_props(made, {CONTRACT_KEY: contract, FEATURES_KEY: features})
+    return _bytes(made)
 
 
 def _check_names(signature: Signature) -> None:
@@ -100,24 +67,158 @@ def _check_names(signature: Signature) -> None:
         )
 
 
-def _inputs(signature: Signature) -> list[Any]:
-    from onnx import helper
+def _steps(estimator: Any, signature: Signature) -> list[Any]:
+    steps = [step for _, step in getattr(estimator, "steps", [("model", estimator)])]
+    if signature.packed_input is None:
+        return steps
+    # The packed matrix has no names to choose columns by: all go through one transformer.
+    chosen = getattr(steps[0], "transformers_", None)
+    return steps if chosen is None else [*_members(chosen[0][1]), *steps[1:]]
 
+
+def _members(pipeline: Any) -> list[Any]:
+    return [step for _, step in pipeline.steps]
+
+
+def _convert(steps: list[Any], signature: Signature, name: str) -> Any:
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
+    from sklearn.pipeline import Pipeline
+
+    pipeline = Pipeline([(str(number), step) for number, step in enumerate(steps)])
+    kind = type(steps[-1]).__name__
+    classifier = signature.probabilities_output is not None
+    try:
+        with warnings.catch_warnings():
+            # Protobuf deprecates the booleans that skl2onnx gives it as numbers.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return convert_sklearn(
+                pipeline,
+                name=name,
+                initial_types=_inputs(signature),
+                options={id(pipeline): {"zipmap": False}} if classifier else None,
+                target_opset={"": OPSET, ML: ML_OPSET},
+                **converter_options(),
+            )
+    except (MissingConverter, MissingShapeCalculator) as error:
+        raise ExportError(
+            f"{kind} has no ONNX converter: {_first_line(error)} Nothing was packaged; choose an "
+            "estimator that skl2onnx supports."
+        ) from error
+    except ExportError:
+        raise
+    # Converters are written by many hands and fail with whatever their hands met.
+    except Exception as error:
+        raise ExportError(
+            f"skl2onnx failed to convert {kind}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _inputs(signature: Signature) -> list[tuple[str, Any]]:
+    from skl2onnx.common import data_types as types
+
+    kinds = {
+        DType.FP32: types.FloatTensorType,
+        DType.FP64: types.DoubleTensorType,
+        DType.INT64: types.Int64TensorType,
+        DType.BOOL: types.BooleanTensorType,
+        DType.BYTES: types.StringTensorType,
+    }
     if signature.packed_input is not None:
-        dtype = element_type(signature.features[0].tensor_dtype)
-        shape = [None, len(signature.features)]
-        return [helper.make_tensor_value_info(signature.packed_input, dtype, shape)]
-    return [
-        helper.make_tensor_value_info(one.name, element_type(one.tensor_dtype), [None, 1])
-        for one in signature.features
+        kind = kinds[signature.features[0].tensor_dtype]
+        return [(signature.packed_input, kind([None, len(signature.features)]))]
+    return [(one.name, kinds[one.tensor_dtype]([None, 1])) for one in signature.features]
+
+
+def _wired(converted: Any, model: Convertible, signature: Signature) -> Any:
+    """Give what skl2onnx made the inputs and outputs of the signature."""
+    from onnx import compose, helper
+
+    inner = compose.add_prefix_graph(converted, _PREFIX)
+    answers = [one.name for one in inner.output]
+    names = [one.name for one in signature.features]
+    if signature.packed_input is not None:
+        names = [signature.packed_input]
+    front = []
+    for name, declared in zip(names, inner.input, strict=True):
+        front.append(helper.make_node("Identity", [name], [declared.name]))
+        declared.name = name
+    if signature.probabilities_output is None:
+        back, constants, outputs = _prediction(answers[0], model, signature)
+    else:
+        back, constants, outputs = _classes(answers, model.estimator, signature)
+    return helper.make_graph(
+        [*front, *inner.node, *back],
+        inner.name,
+        inner.input,
+        outputs,
+        [*inner.initializer, *constants],
+    )
+
+
+_Parts = tuple[list[Any], list[Any], list[Any]]
+"""Nodes, constants, and declarations of outputs."""
+
+
+def _prediction(answer: str, model: Convertible, signature: Signature) -> _Parts:
+    from onnx import TensorProto, helper
+
+    name = signature.label_output
+    nodes = [
+        helper.make_node("Cast", [answer], ["wiring.double"], to=TensorProto.DOUBLE),
+        helper.make_node("Reshape", ["wiring.double", "wiring.rows"], ["wiring.flat"]),
+        helper.make_node("Add", ["wiring.flat", "wiring.offset"], ["wiring.number"]),
+        helper.make_node("Exp" if model.exponential else "Identity", ["wiring.number"], [name]),
     ]
+    constants = [_constant("wiring.rows", [-1]), _constant("wiring.offset", model.offset)]
+    return nodes, constants, [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None])]
 
 
-def _bytes(proto: Any) -> bytes:
+def _classes(answers: list[str], estimator: Any, signature: Signature) -> _Parts:
+    from onnx import TensorProto, helper
+
+    label, probabilities = signature.label_output, signature.probabilities_output
+    order = _order(estimator, signature)
+    nodes = [
+        helper.make_node("Reshape", [answers[0], "wiring.rows"], [label]),
+        helper.make_node("Gather", [answers[1], "wiring.order"], ["wiring.ordered"], axis=1),
+        helper.make_node("Cast", ["wiring.ordered"], [probabilities], to=TensorProto.FLOAT),
+    ]
+    kind = TensorProto.STRING if isinstance(signature.classes[0], str) else TensorProto.INT64
+    outputs = [
+        helper.make_tensor_value_info(label, kind, [None]),
+        helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, [None, len(order)]),
+    ]
+    return nodes, [_constant("wiring.rows", [-1]), _constant("wiring.order", order)], outputs
+
+
+def _constant(name: str, values: Any) -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.array(values), name)
+
+
+def _order(estimator: Any, signature: Signature) -> list[int]:
+    """Where each class of the signature stands among those of the estimator."""
+    known = [str(one) if isinstance(one, str) else int(one) for one in estimator.classes_]
+    wanted = [one if isinstance(one, str) else int(one) for one in signature.classes]
+    if sorted(map(str, known)) != sorted(map(str, wanted)):
+        raise ExportError(
+            f"the estimator has learned the classes {known}, but {wanted} were promised"
+        )
+    return [known.index(one) for one in wanted]
+
+
+def _bytes(model: Any) -> bytes:
     from google.protobuf.message import EncodeError
 
     try:
-        return bytes(proto.SerializeToString(deterministic=True))
+        return bytes(model.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
         raise ExportError(
             f"the graph has more than the 2 GB that an ONNX file can hold ({error}): lower the "

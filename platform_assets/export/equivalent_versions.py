@@ -11,7 +11,7 @@ from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG, ONN
 _MADE_OF: Final = (DATA_FINGERPRINT_TAG, CODE_VERSION_TAG)
 
 
-def twin_of(version: int, entries: Sequence[VersionEntry]) -> VersionEntry | None:
+def latest_equivalent_version(version: int, entries: Sequence[VersionEntry]) -> VersionEntry | None:
     """Return the newest other version with the same data and code whose graph is recorded."""
     own = next((entry for entry in entries if entry.version == version), None)
     if own is None or any(tag not in own.tags for tag in _MADE_OF):

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from platform_assets.export.inspection import (
+    CONTRACT_KEY,
+    FEATURES_KEY,
+    ML,
+    ExportError,
     GraphSummary,
     graph_contract,
     inspect_graph,
     parse_graph,
     parts,
 )
-from platform_assets.export.triton_config import TensorSpec
-from platform_assets.export.graph.builder import ML, ExportError
-from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
 from platform_assets.export.runtime import run_graph
+from platform_assets.export.triton_config import TensorSpec
 from serving_gateway.contract import Signature, feature_contract
 
 if TYPE_CHECKING:
@@ -40,15 +42,15 @@ _UNSERVED: Final = {
 """Operators of `ML` that are valid, and yet no use."""
 
 
-class GraphRefused(Exception):
+class InvalidGraph(Exception):
     """The graph cannot enter the chain; the message says why."""
 
 
-class Unanswered(GraphRefused):
+class InferenceFailed(InvalidGraph):
     """The runtime did not get through the graph, for whatever reason."""
 
 
-def answers_of(
+def run_and_validate(
     graph: bytes, signature: Signature, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Check a graph, run it, and return the answers that the signature names.
@@ -59,7 +61,7 @@ def answers_of(
         inputs: the rows, as `model_inputs` makes them.
 
     Raises:
-        GraphRefused: it has other operators, another interface or other features, or answers
+        InvalidGraph: it has other operators, another interface or other features, or answers
             in another form.
         ExportError: it is no valid ONNX model.
     """
@@ -70,7 +72,7 @@ def answers_of(
         outputs = run_graph(graph, inputs)
     except Exception as error:
         # ONNX Runtime's exceptions have no common root of their own.
-        raise Unanswered(f"its graph cannot answer the evaluation rows: {error}") from error
+        raise InferenceFailed(f"its graph cannot answer the evaluation rows: {error}") from error
     named = (signature.label_output, signature.probabilities_output)
     answers = {name: outputs[name] for name in named if name is not None}
     labels = answers[signature.label_output].reshape(-1)
@@ -98,7 +100,7 @@ def _require_operators(graph: bytes) -> None:
         elif node.op_type in _CHANCE:
             wrong.append(f"the operator {node.op_type}, which is chance")
     if wrong:
-        raise GraphRefused(
+        raise InvalidGraph(
             f"its graph has {', '.join(sorted(set(wrong))[:5])}: export it with the operators of "
             f"ONNX and {ML} alone, without {_ENDLESS} (onnx.inliner writes functions out)"
         )
@@ -113,7 +115,7 @@ def _require_interface(signature: Signature, graph: GraphSummary) -> None:
     missing = set(names) - {tensor.name for tensor in graph.outputs}
     wrong += [f"output {name} is missing" for name in sorted(missing)]
     if wrong:
-        raise GraphRefused(
+        raise InvalidGraph(
             "its graph does not read and answer what the model file says: " + "; ".join(wrong)
         )
 
@@ -128,7 +130,7 @@ def _require_contract(signature: Signature, graph: bytes) -> None:
     except ExportError as error:
         reason = str(error)
     features = msgspec.json.encode(signature.features).decode()
-    raise GraphRefused(
+    raise InvalidGraph(
         f"{reason}. Whoever exports it must write into its metadata, by onnx.helper."
         f"set_model_props, what the columns of its rows are: {FEATURES_KEY!r}: {features!r}, "
         f"{CONTRACT_KEY!r}: {contract!r}"
@@ -187,4 +189,4 @@ def _require_answers(
             f"{list(probabilities.shape)}, not a number for each of {len(classes)} classes"
         )
     if wrong:
-        raise GraphRefused("its graph answers otherwise than promised: " + "; ".join(wrong))
+        raise InvalidGraph("its graph answers otherwise than promised: " + "; ".join(wrong))

@@ -1,28 +1,36 @@
-"""What an ONNX graph, as `training.graph.export` makes it, declares about itself."""
+"""What an ONNX graph declares about itself, and whether the serving image can read it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from platform_assets.export.triton_config import TensorSpec
-from platform_assets.export.graph.builder import (
-    IMAGE_IR_VERSION,
-    IMAGE_ML_OPSET,
-    IMAGE_OPSET,
-    ML,
-    ML_OPSET,
-    ExportError,
-)
-from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
 from serving_gateway.contract import DType, Feature, feature_contract
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+ML: Final = "ai.onnx.ml"
+IMAGE_OPSET: Final = 21
+IMAGE_ML_OPSET: Final = 5
+IMAGE_IR_VERSION: Final = 10
+"""What ONNX Runtime 1.19 reads, in the container of Triton 2.51 (24.10)."""
+CONTRACT_KEY: Final = "serving.feature_contract"
+"""Metadata of a graph: the digest of what it reads."""
+FEATURES_KEY: Final = "serving.features"
+"""Metadata of a graph: names, types and nullability of its features, as JSON."""
+ML_OPSET: Final = 3
+"""Of our own graphs, and of others that target the image: ONNX Runtime there lacks operators of
+a later one."""
+
+
+class ExportError(Exception):
+    """The estimator cannot be expressed in ONNX, or the graph is not what was promised."""
 
 
 @dataclass(frozen=True, slots=True)

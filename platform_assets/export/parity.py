@@ -27,6 +27,9 @@ class Parity:
     rows: int
     label_mismatches: int
     """Rows with another label; in a regression, with a prediction beyond the tolerance."""
+    rows_tied: int
+    """Rows whose label is not compared: their two likeliest classes differ by no more than the
+    tolerance, so that rounding decides between them. Their probabilities are compared."""
     largest_probability_difference: float
     """0.0 when the model has no probabilities."""
     tolerance: float
@@ -50,6 +53,7 @@ class Parity:
         return {
             "rows": self.rows,
             "label_mismatches": self.label_mismatches,
+            "rows_tied": self.rows_tied,
             "largest_probability_difference": self.largest_probability_difference,
             "largest_prediction_difference": self.largest_prediction_difference,
             "tolerance": self.tolerance,
@@ -87,7 +91,7 @@ def compare(
         raise ValueError(f"{got.shape[0]} answers for {expected_labels.shape[0]} rows")
     if (probabilities is None) != (expected_probabilities is None):
         raise ValueError("only one side has probabilities")
-    off = np.zeros(len(got))
+    off, tied = np.zeros(len(got)), np.zeros(len(got), dtype=bool)
     if expected_labels.dtype.kind == "f":
         off = _distance(got, expected_labels) / _spread(expected_labels)
         label_differs = off > tolerance
@@ -102,15 +106,25 @@ def compare(
             )
         distance = _distance(probabilities, expected_probabilities)
         largest = float(distance.max(initial=0.0))
+        tied = _tied(expected_probabilities, tolerance)
+        label_differs &= ~tied
         differs = label_differs | (distance.max(axis=1, initial=0.0) > tolerance)
     return Parity(
         rows=len(got),
         label_mismatches=int(label_differs.sum()),
+        rows_tied=int(tied.sum()),
         largest_probability_difference=largest,
         tolerance=tolerance,
         differing_rows=tuple(int(row) for row in np.flatnonzero(differs)[:_ROWS_KEPT]),
         largest_prediction_difference=float(off.max(initial=0.0)),
     )
+
+
+def _tied(expected: np.ndarray[Any, Any], tolerance: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    import numpy as np
+
+    likeliest = np.sort(expected, axis=1)[:, -2:]
+    return np.asarray(likeliest[:, -1] - likeliest[:, 0] <= tolerance, dtype=np.bool_)
 
 
 def _spread(expected: np.ndarray[Any, Any]) -> float:

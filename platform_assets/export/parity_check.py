@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from platform_assets.export.parity import compare, differing_frame
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet
-from platform_assets.export.parity import compare, differing_frame
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from platform_assets.export.foreign_graph import GraphRefused, Unanswered, answers_of
-from platform_assets.export.graph.builder import ExportError
+from platform_assets.export.foreign_graph import InferenceFailed, InvalidGraph, run_and_validate
+from platform_assets.export.inspection import ExportError
 from serving_gateway.contract import Signature
 
 if TYPE_CHECKING:
@@ -66,16 +66,16 @@ class _Outcome(msgspec.Struct):
     """The runtime did not get through; it may have been the bounds."""
 
 
-def try_out(
+def run_sandboxed(
     graph: bytes,
     signature: Signature,
     inputs: dict[str, np.ndarray[Any, Any]],
     bounds: Bounds = Bounds(),
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what `foreign_graph.answers_of` does, from a process with bounds.
+    """Return what `foreign_graph.run_and_validate` does, from a process with bounds.
 
     Raises:
-        GraphRefused: also for a graph that is no valid ONNX model, or that needs more.
+        InvalidGraph: also for a graph that is no valid ONNX model, or that needs more.
     """
     within = f"the process that runs it first may take {bounds}"
     task = _Task(
@@ -95,16 +95,16 @@ def try_out(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise GraphRefused(f"its graph does not come to an end: {within}") from None
+        raise InvalidGraph(f"its graph does not come to an end: {within}") from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise GraphRefused(f"its graph had its process ended by {name}: {within}")
+        raise InvalidGraph(f"its graph had its process ended by {name}: {within}")
     if done.returncode > 0:
         said = done.stderr.decode(errors="replace")[-2000:]
         raise RuntimeError(f"the process for the graph's first run failed: {said}")
     outcome = msgspec.msgpack.decode(done.stdout, type=_Outcome)
     if outcome.answers is None:
-        raise GraphRefused(outcome.refused + (f" ({within})" if outcome.exhausted else ""))
+        raise InvalidGraph(outcome.refused + (f" ({within})" if outcome.exhausted else ""))
     return _unpacked(outcome.answers)
 
 
@@ -159,11 +159,13 @@ def _bound(memory_bytes: int, processor_seconds: int) -> None:
 
 def _outcome(task: _Task) -> _Outcome:
     try:
-        return _Outcome(_packed(answers_of(task.graph, task.signature, _unpacked(task.inputs))))
-    except (GraphRefused, ExportError) as error:
+        return _Outcome(
+            _packed(run_and_validate(task.graph, task.signature, _unpacked(task.inputs)))
+        )
+    except (InvalidGraph, ExportError) as error:
         # What a graph calls its tensors may be of any length.
         said = str(error)[:_MOST_SAID].strip()
-        return _Outcome(refused=said, exhausted=isinstance(error, Unanswered))
+        return _Outcome(refused=said, exhausted=isinstance(error, InferenceFailed))
     except UnicodeDecodeError as error:  # by the checker, of a name in the graph
         return _Outcome(refused=f"not a valid ONNX model: a name in it is no UTF-8: {error}")
     except MemoryError:

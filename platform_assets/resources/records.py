@@ -61,3 +61,43 @@ class EvaluationSet:
     probabilities: NDArray[np.float64] | None
     groups: NDArray[Any]
     times: NDArray[np.datetime64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A statistic of some rows, and a two-sided interval for its true value."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    entities: int
+    influences: tuple[float, ...] = ()
+    """The statistic as each group of entities alone would have it; their mean is about `value`."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The best candidate, refitted, with the MLflow run that tells how it came to be.
+
+    `estimator` is a fitted pipeline over a frame in tensor form with the signature's features
+    (`training.preprocessing`); `metrics` are those of the held-out rows; `picture` is a PNG of
+    its answers for them.
+    """
+
+    model_name: str
+    run_id: str
+    estimator: Any
+    signature: Signature
+    metrics: dict[str, float]
+    data_fingerprint: str
+    code_version: str
+    dagster_run_id: str
+    """The Dagster run that trained it."""
+    evaluation_rows: int
+    metric: Estimate
+    """The metric of the model file on the evaluation rows, with its interval."""
+    split: SplitRecord
+    """Which rows were held out."""
+    classes_not_evaluated: tuple[int | str | bool, ...]
+    picture: bytes

@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.records import PackagedVersion
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.parity_check import parity_check
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import may_pass, mlflow_failures, request_retry
 from platform_assets.resources.gateway import (
     GatewayClientError,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from platform_assets.resources.records import Estimate
 from platform_assets.training.metrics import Answers, Metric
-from platform_assets.training.uncertainty import Estimate, jackknife, rows_to_show
+from platform_assets.training.uncertainty import jackknife, rows_to_show
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

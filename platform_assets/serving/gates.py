@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import ModelSpec
-from platform_assets.export.inspection import graph_contract
+from platform_assets.export.inspection import ExportError, graph_contract
 from platform_assets.export.parity_check import parity_check
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.gateway import GatewayResource
@@ -21,7 +21,6 @@ from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnkn
 from platform_assets.serving.promotion import GATES, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
-from platform_assets.export.graph.builder import ExportError
 from serving_gateway.contract import MODEL_FILE, feature_contract
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
+from platform_assets.export.runtime import model_inputs
 from platform_assets.resources.plots import inline
 from platform_assets.resources.triton import TritonEndpoint, TritonError
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.pictures import latency_picture
-from platform_assets.export.runtime import model_inputs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,9 @@ from typing import Any
 
 import dagster as dg
 
+from platform_assets.export.runtime import model_inputs
+from platform_assets.export.sandbox import run_sandboxed
 from platform_assets.model_spec import ModelSpec
-from platform_assets.export.sandbox import try_out
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
@@ -20,7 +21,6 @@ from platform_assets.serving.parity import Answers, ask_triton
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION
-from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import MODEL_FILE
 
 
@@ -115,7 +115,7 @@ class LoadedVersion:
         Raises:
             TritonError: Triton does not answer.
             RepositoryError: it is neither READY nor on disk.
-            GraphRefused: its graph cannot be run.
+            InvalidGraph: its graph cannot be run.
         """
         name, signature = other.model_name, other.signature
         if other.version in self.triton.ready_versions(name):
@@ -128,7 +128,7 @@ class LoadedVersion:
             )
         self.repository.verify(name, other.version)
         graph = (self.repository.path(name, other.version) / MODEL_FILE).read_bytes()
-        outputs = try_out(graph, signature, model_inputs(signature, self.evaluation.features))
+        outputs = run_sandboxed(graph, signature, model_inputs(signature, self.evaluation.features))
         return (
             outputs[signature.label_output].reshape(-1),
             outputs.get(signature.probabilities_output or ""),

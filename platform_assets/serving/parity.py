@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.export.runtime import model_inputs
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import (
     GatewayClientError,
@@ -15,7 +16,6 @@ from platform_assets.resources.gateway import (
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.serving.records import ServingState
-from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import DType, Feature, PredictResponse, Signature
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.triton_config import ConfigError
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError

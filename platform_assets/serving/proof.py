@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from platform_assets.export.parity import compare
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
@@ -14,7 +15,6 @@ from platform_assets.resources.triton import TritonEndpoint, TritonResource
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.parity import ask_gateway, json_rows
 from platform_assets.serving.records import Promotion
-from platform_assets.export.parity import compare
 
 _ROWS_SHOWN = 5
 

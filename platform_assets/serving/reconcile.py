@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.triton_config import load_override, with_versions
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource

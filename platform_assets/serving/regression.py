@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.export.foreign_graph import InvalidGraph
 from platform_assets.model_spec import Gates, WhenInconclusive
-from platform_assets.export.foreign_graph import GraphRefused
 from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
@@ -237,7 +237,7 @@ def _answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Measured:
         raise _NotComparable(f"version {other.version} {why}", schema=True)
     try:
         labels, probabilities = candidate.ask(other)
-    except (TritonError, RepositoryError, GraphRefused) as error:
+    except (TritonError, RepositoryError, InvalidGraph) as error:
         raise _NotComparable(f"version {other.version} did not answer: {error}") from error
     if probabilities is not None:
         probabilities = align_probabilities(new.classes, probabilities, old.classes)

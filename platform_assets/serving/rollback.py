@@ -6,8 +6,8 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.model_spec import ModelSpec
 from platform_assets.export.triton_config import ConfigError
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.mlflow import MlflowResource

@@ -13,6 +13,7 @@ from dagster import (
     asset,
 )
 
+from platform_assets.export.environment import numeric_environment
 from platform_assets.features.records import OnlineFeatures
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import ModelSpec
@@ -20,11 +21,9 @@ from platform_assets.resources.failures import failure, mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.plots import inline
-from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.candidates import expand
-from platform_assets.export.environment import numeric_environment
 from platform_assets.training.frame import training_rows
-from platform_assets.training.records import TrainedModel
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.train import Trained, train
 

@@ -17,10 +17,9 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.plots import inline
-from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.floor import judge_floor
 from platform_assets.training.metrics import METRICS
-from platform_assets.training.records import TrainedModel
 
 
 def training_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from platform_assets.model_spec import Gates, WhenInconclusive
+from platform_assets.resources.records import Estimate
 from platform_assets.training.metrics import Answers, Metric
-from platform_assets.training.uncertainty import Estimate, jackknife
+from platform_assets.training.uncertainty import jackknife
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

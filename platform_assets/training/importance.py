@@ -32,19 +32,27 @@ def permutation_importance(
     At most `MAX_ROWS` of the rows are used, evenly spread; the same ones each time.
     """
     import numpy as np
+    from sklearn import inspection
 
-    step = -(-len(rows) // MAX_ROWS)
-    sample = rows.take(np.arange(0, len(rows), step))
+    sample = rows.take(np.arange(0, len(rows), -(-len(rows) // MAX_ROWS)))
     metric = METRICS[spec.evaluation.metric]
-    base = metric.compute(answers_of(pipeline, sample, spec, classes))
-    rng = np.random.default_rng(spec.evaluation.seed)
-    found = []
-    for name in spec.feature_names:
-        losses = []
-        for _ in range(_REPEATS):
-            shuffled = sample.features[name].to_numpy()[rng.permutation(len(sample))]
-            changed = Rows(sample.features.assign(**{name: shuffled}), sample.labels, sample.groups)
-            value = metric.compute(answers_of(pipeline, changed, spec, classes))
-            losses.append(metric.gain(base, value))
-        found.append(Importance(name, float(np.mean(losses)), float(np.std(losses))))
+
+    def score(fitted: Any, features: Any, labels: Any) -> float:
+        answers = answers_of(fitted, Rows(features, labels, sample.groups), spec, classes)
+        return metric.gain(metric.compute(answers), 0.0)
+
+    result = inspection.permutation_importance(
+        pipeline,
+        sample.features,
+        sample.labels,
+        scoring=score,
+        n_repeats=_REPEATS,
+        random_state=spec.evaluation.seed,
+    )
+    found = map(
+        Importance,
+        sample.features.columns,
+        result.importances_mean.tolist(),
+        result.importances_std.tolist(),
+    )
     return sorted(found, key=lambda one: (-one.mean, one.feature))

@@ -1,7 +1,7 @@
 """From the tensor form of a row to the matrix that an estimator reads; part of the estimator.
 
 Everything is made of scikit-learn's and NumPy's own parts, so the model that MLflow keeps
-loads without this package.
+loads without this package. The export knows each step (`export.steps`).
 """
 
 from __future__ import annotations
@@ -46,23 +46,22 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, texts: Te
     Args:
         features: the columns, as the signature has them.
         model: the estimator behind the preprocessing, unfitted.
-        scaled: centre and scale the numbers, in double precision: for linear models. Trees
-            need none, and stay exact without.
+        scaled: centre and scale the numbers in double precision before they are shortened: for
+            linear models. Trees need none, and stay exact without.
         texts: how the estimator reads texts.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
     sparse = texts is Texts.SPARSE_COLUMNS
-    groups: dict[tuple[DType, bool], list[str]] = {}
+    groups: dict[DType, list[str]] = {}
     for one in features:
-        groups.setdefault((one.dtype, one.nullable), []).append(one.name)
+        groups.setdefault(one.dtype, []).append(one.name)
     parts = [
-        (f"{dtype.value.lower()}{'_nullable' if nullable else ''}",
-         _texts(texts) if dtype is DType.BYTES
-         else _numbers(dtype, nullable=nullable, scaled=scaled, sparse=sparse),
+        (dtype.value.lower(),
+         _texts(texts) if dtype is DType.BYTES else _numbers(dtype, scaled=scaled, sparse=sparse),
          names)
-        for (dtype, nullable), names in sorted(groups.items())
+        for dtype, names in sorted(groups.items())
     ]  # fmt: skip
     columns = ColumnTransformer(
         parts,
@@ -88,21 +87,19 @@ def _texts(how: Texts) -> Any:
     return make_pipeline(encoder, *_by_column(sparse=sparse))
 
 
-def _numbers(dtype: DType, *, nullable: bool, scaled: bool, sparse: bool) -> Any:
+def _numbers(dtype: DType, *, scaled: bool, sparse: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    steps: list[Any] = []
-    if dtype in {DType.FP32, DType.FP64}:
-        # A 64-bit number is cut before it is shortened: it would become infinite otherwise.
-        steps += [_as("float64" if dtype is DType.FP64 else "float32"), _cut()]
-    steps.append(_as("float32"))
-    if nullable:
-        strategy = "most_frequent" if dtype is DType.BOOL else "median"
-        steps.append(SimpleImputer(strategy=strategy, keep_empty_features=True))
+    # A 64-bit number is cut before it is shortened: it would become infinite otherwise.
+    steps = [_as("float64" if scaled or dtype is DType.FP64 else "float32"), _cut()]
     if scaled:
-        steps += [_as("float64"), StandardScaler()]
+        steps += [StandardScaler(), _cut()]
+    strategy = "most_frequent" if dtype is DType.BOOL else "median"
+    steps += [_as("float32"), SimpleImputer(strategy=strategy, keep_empty_features=True)]
+    if scaled:
+        steps.append(_as("float64"))
     return make_pipeline(*steps, *_by_column(sparse=sparse))
 
 

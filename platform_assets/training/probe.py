@@ -6,14 +6,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.export.conversion import export
+from platform_assets.export.inspection import ExportError
+from platform_assets.export.parity import compare
+from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
-from platform_assets.export.graph.builder import ExportError
-from platform_assets.export.graph.ensembles import settle
-from platform_assets.export.conversion import export
-from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.training.metrics import Answers
-from platform_assets.export.parity import compare
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
@@ -53,7 +52,6 @@ def probe(
             fitted = _fitted(pipeline, sample, one, say)
             if fitted is None:
                 continue
-            settle(model)
             try:
                 graph = export(fitted, spec.signature(classes), spec.model_name)
             except ExportError as exc:
@@ -102,35 +100,23 @@ def _require_parity(
     graph: bytes, expected: Answers, sample: Rows, spec: ModelSpec, one: Candidate
 ) -> None:
     """Refuse a candidate whose graph answers the sample otherwise than it does."""
-    signature, tolerance = spec.signature(expected.classes), spec.gates.parity_tolerance
-    decided = _decided(expected, tolerance)
+    signature = spec.signature(expected.classes)
     try:
         outputs = run_graph(graph, model_inputs(signature, sample.features))
     # ONNX Runtime's exceptions have no common root of their own.
     except Exception as exc:
         raise CandidateError(f"{one.where}: ONNX Runtime cannot run {one.name}: {exc}") from exc
-    answered, stated = outputs.get(signature.probabilities_output or ""), expected.probabilities
     parity = compare(
-        outputs[signature.label_output][decided],
-        None if answered is None else answered[decided],
-        expected.labels[decided],
-        None if stated is None else stated[decided],
-        tolerance,
+        outputs[signature.label_output],
+        outputs.get(signature.probabilities_output or ""),
+        expected.labels,
+        expected.probabilities,
+        spec.gates.parity_tolerance,
     )
-    if parity.rows and not parity.holds:
+    if not parity.holds:
         raise CandidateError(
             f"{one.where}: {one.name} answers {len(parity.differing_rows)} of {parity.rows} rows "
             f"otherwise as an ONNX model: {parity.label_mismatches} with another answer, "
             f"probabilities by up to {parity.largest_probability_difference:.2g}; choose an "
             "estimator that skl2onnx converts exactly"
         )
-
-
-def _decided(expected: Answers, tolerance: float) -> NDArray[np.bool_]:
-    """Rows without a tie, which so few rows to learn from make of many and training of few."""
-    import numpy as np
-
-    if expected.probabilities is None:
-        return np.ones(len(expected.labels), dtype=np.bool_)
-    best = np.sort(expected.probabilities, axis=1)
-    return np.asarray(best[:, -1] - best[:, -2] > 2 * tolerance, dtype=np.bool_)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.export.graph.ensembles import settle
 from platform_assets.training.metrics import METRICS, Answers, metrics_of, scores
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows, TrainingError
@@ -35,7 +34,7 @@ class Evaluated:
 
 
 def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
-    """Fit a pipeline and settle it (`graph.ensembles.settle`).
+    """Fit a pipeline.
 
     Returns:
         The fitted pipeline, and what the libraries warned of, each thing once.
@@ -54,7 +53,6 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
         except Exception as exc:
             name = type(pipeline.named_steps[MODEL_STEP]).__name__
             raise TrainingError(f"{name} cannot be fitted: {exc}") from exc
-    settle(fitted.named_steps[MODEL_STEP])
     notes = dict.fromkeys(str(one.message).strip().split("\n", 1)[0] for one in caught)
     return fitted, tuple(notes)
 

@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
-from platform_assets.resources.mlflow_runs import Dataset
-from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
-from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.export.environment import (
     ENVIRONMENT_TAG,
     numeric_environment,
     source_tags,
 )
+from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.mlflow_runs import Dataset
+from platform_assets.resources.records import Estimate, TrainedModel
+from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
+from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
     curves_picture,
@@ -28,7 +29,6 @@ from platform_assets.training.importance import permutation_importance
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
-from platform_assets.training.records import TrainedModel
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import (
     Evaluated,
@@ -38,7 +38,6 @@ from platform_assets.training.selection import (
     fit,
 )
 from platform_assets.training.splits import Fold, folds, split_evaluation
-from platform_assets.training.uncertainty import Estimate
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.resources.records import Estimate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,19 +19,6 @@ _POWER: Final = 0.8
 
 Statistic = Callable[["NDArray[np.bool_] | None"], float]
 """A number of the rows that a mask chooses, all of them for None; NaN where undetermined."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A statistic of some rows, and a two-sided interval for its true value."""
-
-    value: float
-    low: float
-    high: float
-    confidence: float
-    entities: int
-    influences: tuple[float, ...] = ()
-    """The statistic as each group of entities alone would have it; their mean is about `value`."""
 
 
 def jackknife(

@@ -13,18 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
+from platform_assets.export.conversion import export
+from platform_assets.export.environment import ENVIRONMENT_TAG
 from platform_assets.export.inspection import sha256
+from platform_assets.export.parity import compare
+from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
-from platform_assets.resources.records import RegisteredVersion, SplitRecord
+from platform_assets.resources.records import RegisteredVersion, SplitRecord, TrainedModel
 from platform_assets.training import selection, train
 from platform_assets.training.checks import training_checks
-from platform_assets.export.environment import ENVIRONMENT_TAG
-from platform_assets.export.conversion import export
-from platform_assets.export.runtime import model_inputs, run_graph
-from platform_assets.export.parity import compare
-from platform_assets.training.records import TrainedModel
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
 from tests.chain import NOBODY, Chain, new_chain, op_config
 from tests.models import IRIS, QUICK_IRIS

@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-from platform_assets.local_stack.triton_server import shared_memory_prefix
 from platform_assets.export.triton_config import from_text, load_override, with_versions
+from platform_assets.local_stack.triton_server import shared_memory_prefix
 from platform_assets.resources.triton import TritonError, TritonRefused, TritonResource
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
 from tests.onnx_models import config_text, slow, telltale, write_config, write_entry, write_version

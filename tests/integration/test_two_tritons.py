@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from platform_assets.local_stack.triton_server import control_key, control_key_file
 from platform_assets.export.inspection import inspect_graph, sha256
 from platform_assets.export.records import PackagedVersion
 from platform_assets.export.triton_config import ServingOptions, model_config, to_text
+from platform_assets.local_stack.triton_server import control_key, control_key_file
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from platform_assets.resources.triton import TritonEndpoint, TritonResource, TritonUnreachable

@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from platform_assets.model_spec import Gates, WhenInconclusive
+from platform_assets.resources.records import Estimate
 from platform_assets.serving.comparison import Comparison, Verdict, compare
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.training.floor import estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS, Answers
-from platform_assets.training.uncertainty import Estimate, jackknife
+from platform_assets.training.uncertainty import jackknife
 
 Pair = tuple[Answers, Answers]
 """Answers of a candidate and of production."""

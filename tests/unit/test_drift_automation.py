@@ -14,11 +14,11 @@ import dagster as dg
 import pytest
 from pydantic import Field
 
+from platform_assets.export.adoption import FOREIGN_DATA
 from platform_assets.features.source import source_fingerprint
 from platform_assets.model_spec import CandidateSpec, FileSource, ModelSpec
 from platform_assets.monitoring.automation import REPORT_TAG, drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_check_key
-from platform_assets.export.adoption import FOREIGN_DATA
 from platform_assets.resources.mlflow import (
     MlflowResource,
     MlflowUnavailable,

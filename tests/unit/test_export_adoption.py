@@ -13,15 +13,14 @@ import pandas as pd
 import pytest
 
 from platform_assets.export.adoption import adopt
-from platform_assets.export.foreign_graph import GraphRefused, answers_of
-from platform_assets.export.sandbox import Bounds, _packed, _unpacked, try_out
+from platform_assets.export.foreign_graph import InvalidGraph, run_and_validate
+from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY, ExportError
+from platform_assets.export.runtime import model_inputs
+from platform_assets.export.sandbox import Bounds, _packed, _unpacked, run_sandboxed
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
-from platform_assets.export.graph.builder import ExportError
-from platform_assets.export.conversion import CONTRACT_KEY, FEATURES_KEY
-from platform_assets.export.runtime import model_inputs
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     SIGNATURE_DIGEST_TAG,
@@ -131,14 +130,16 @@ def test_a_graph_that_answers_as_promised_is_taken() -> None:
 def test_a_graph_that_answers_in_another_form_is_refused(
     answers: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(GraphRefused) as refused:
-        answers_of(graph(**answers), SIGNATURE, INPUTS)
+    with pytest.raises(InvalidGraph) as refused:
+        run_and_validate(graph(**answers), SIGNATURE, INPUTS)
     assert said in str(refused.value)
 
 
 def test_a_graph_as_today_s_exporters_write_it_is_taken() -> None:
-    answers = answers_of(newer(opset=21, ml_opset=5, ir_version=10), SIGNATURE, INPUTS)
-    assert answers["label"].tolist() == answers_of(graph(), SIGNATURE, INPUTS)["label"].tolist()
+    answers = run_and_validate(newer(opset=21, ml_opset=5, ir_version=10), SIGNATURE, INPUTS)
+    assert (
+        answers["label"].tolist() == run_and_validate(graph(), SIGNATURE, INPUTS)["label"].tolist()
+    )
 
 
 @pytest.mark.parametrize("beyond", [{"opset": 22}, {"ir_version": 11}])
@@ -146,7 +147,7 @@ def test_a_graph_beyond_the_serving_image_is_refused_with_its_remedy(
     beyond: dict[str, int],
 ) -> None:
     with pytest.raises(ExportError, match=r"target_opset \{'': 21, 'ai.onnx.ml': 3\}, and set"):
-        answers_of(newer(**beyond), SIGNATURE, INPUTS)
+        run_and_validate(newer(**beyond), SIGNATURE, INPUTS)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,8 @@ def test_an_operator_that_is_no_use_is_named_with_its_remedy(operator: str, reme
     model = onnx.load_model_from_string(graph())
     node = onnx.helper.make_node(operator, ["probabilities"], ["maps"], domain="ai.onnx.ml")
     model.graph.node.append(node)
-    with pytest.raises(GraphRefused, match=f"the operator {operator}, .*{remedy}"):
-        answers_of(model.SerializeToString(), SIGNATURE, INPUTS)
+    with pytest.raises(InvalidGraph, match=f"the operator {operator}, .*{remedy}"):
+        run_and_validate(model.SerializeToString(), SIGNATURE, INPUTS)
 
 
 def newer(*, opset: int = 17, ml_opset: int = 3, ir_version: int = 8) -> bytes:
@@ -175,7 +176,7 @@ def newer(*, opset: int = 17, ml_opset: int = 3, ir_version: int = 8) -> bytes:
 
 def test_a_graph_that_is_refused_leaves_nothing_behind() -> None:
     registry = Registry(graph(width=2))
-    with pytest.raises(GraphRefused, match="not a number for each of 3 classes"):
+    with pytest.raises(InvalidGraph, match="not a number for each of 3 classes"):
         registry.adopt()
     assert not registry.kept
     assert not registry.entries[1].tags
@@ -194,8 +195,8 @@ def test_a_graph_that_is_refused_leaves_nothing_behind() -> None:
 def test_operators_that_may_never_end_or_that_others_brought_are_refused(
     burden: str, said: str
 ) -> None:
-    with pytest.raises(GraphRefused) as refused:
-        answers_of(burdened(graph(), burden), SIGNATURE, INPUTS)
+    with pytest.raises(InvalidGraph) as refused:
+        run_and_validate(burdened(graph(), burden), SIGNATURE, INPUTS)
     assert said in str(refused.value)
 
 
@@ -209,8 +210,8 @@ def test_operators_that_may_never_end_or_that_others_brought_are_refused(
 )
 def test_a_graph_that_takes_too_much_is_stopped(burden: str, bounds: Bounds, said: str) -> None:
     started = time.monotonic()
-    with pytest.raises(GraphRefused) as refused:
-        try_out(burdened(graph(), burden), SIGNATURE, INPUTS, bounds)
+    with pytest.raises(InvalidGraph) as refused:
+        run_sandboxed(burdened(graph(), burden), SIGNATURE, INPUTS, bounds)
     assert said in str(refused.value)
     assert time.monotonic() - started < 30
 
@@ -239,5 +240,5 @@ def test_a_process_that_is_killed_is_the_graph_s_doing_and_it_has_no_secret(
         return subprocess.CompletedProcess(argv, -signal.SIGKILL)
 
     monkeypatch.setattr(subprocess, "run", killed)
-    with pytest.raises(GraphRefused, match="ended by SIGKILL"):
-        try_out(graph(), SIGNATURE, INPUTS)
+    with pytest.raises(InvalidGraph, match="ended by SIGKILL"):
+        run_sandboxed(graph(), SIGNATURE, INPUTS)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from platform_assets.export.equivalent_versions import twin_of
-from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.export.environment import differences, numeric_environment
+from platform_assets.export.equivalent_versions import latest_equivalent_version
+from platform_assets.resources.mlflow_versions import VersionEntry
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG, ONNX_DIGEST_TAG
 
 
@@ -19,7 +19,7 @@ def entry(version: int, data: str = "d", code: str = "c", graph: str | None = "g
 
 def test_the_newest_version_of_the_same_data_and_code_is_the_twin() -> None:
     entries = [entry(1), entry(2), entry(3, data="other"), entry(4, code="other"), entry(5)]
-    twin = twin_of(5, entries)
+    twin = latest_equivalent_version(5, entries)
     assert twin is not None
     assert twin.version == 2
 
@@ -28,11 +28,11 @@ def test_the_newest_version_of_the_same_data_and_code_is_the_twin() -> None:
     "others", [[], [entry(1, data="other")], [entry(1, graph=None)], [entry(7)]]
 )
 def test_without_a_twin_there_is_nothing_to_compare(others: list[VersionEntry]) -> None:
-    assert twin_of(5, [*others, entry(5)]) is None
+    assert latest_equivalent_version(5, [*others, entry(5)]) is None
 
 
 def test_a_version_that_records_nothing_has_no_twin() -> None:
-    assert twin_of(2, [entry(1), VersionEntry(2, "run", {})]) is None
+    assert latest_equivalent_version(2, [entry(1), VersionEntry(2, "run", {})]) is None
 
 
 def test_environments_are_told_apart_by_what_rounds_differently() -> None:

@@ -10,12 +10,16 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from platform_assets.export.inspection import inspect_graph
-from platform_assets.export.triton_config import TensorSpec
-from platform_assets.export.graph.builder import IMAGE_IR_VERSION, IMAGE_OPSET, ExportError
 from platform_assets.export.conversion import export
-from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.export.inspection import (
+    IMAGE_IR_VERSION,
+    IMAGE_OPSET,
+    ExportError,
+    inspect_graph,
+)
 from platform_assets.export.parity import compare
+from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.export.triton_config import TensorSpec
 from serving_gateway.contract import DType, Feature, Signature
 from tests.estimators import Homemade
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.resources.records import EvaluationSet
 from platform_assets.export.parity import compare, differing_frame
+from platform_assets.resources.records import EvaluationSet
 
 LABELS = np.array([0, 1, 2])
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]])
@@ -31,6 +31,25 @@ def test_a_probability_beyond_the_tolerance_breaks_parity() -> None:
     assert not parity.holds
     assert parity.differing_rows == (2,)
     assert parity.largest_probability_difference == pytest.approx(2e-4)
+
+
+TIED = np.array([[0.5, 0.5, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9]])
+
+
+@pytest.mark.parametrize(("gap", "tied"), [(0.0, 1), (0.9e-4, 1), (1.1e-4, 0)])
+def test_the_label_of_a_tie_is_not_compared(gap: float, tied: int) -> None:
+    expected = TIED + np.array([[gap, 0, 0], [0, 0, 0], [0, 0, 0]])
+    parity = compare(np.array([1, 1, 2]), expected, LABELS, expected, tolerance=1e-4)
+    assert parity.metadata()["rows_tied"] == parity.rows_tied == tied
+    assert parity.label_mismatches == 1 - tied
+    assert parity.holds is bool(tied)
+
+
+def test_the_probabilities_of_a_tie_are_compared() -> None:
+    shifted = TIED + np.array([[2e-4, 0, 0], [0, 0, 0], [0, 0, 0]])
+    parity = compare(LABELS, shifted, LABELS, TIED, tolerance=1e-4)
+    assert not parity.holds
+    assert parity.differing_rows == (0,)
 
 
 def test_nan_is_no_parity() -> None:

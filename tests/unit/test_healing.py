@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from platform_assets.local_stack.healing import exclude_corrupt_versions, fail_abandoned_runs
 from platform_assets.export.inspection import sha256
 from platform_assets.export.triton_config import (
     ServingOptions,
@@ -18,6 +17,7 @@ from platform_assets.export.triton_config import (
     served_versions,
     to_text,
 )
+from platform_assets.local_stack.healing import exclude_corrupt_versions, fail_abandoned_runs
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from serving_gateway.contract import DType
 

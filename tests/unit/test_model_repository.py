@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from platform_assets.resources import atomic_files
 from platform_assets.export.inspection import sha256
+from platform_assets.resources import atomic_files
 from platform_assets.resources.model_repository import (
     DigestMismatch,
     ModelRepository,

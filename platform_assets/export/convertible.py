@@ -1,0 +1,106 @@
+"""What is handed to skl2onnx in the place of estimators that it converts inexactly."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from platform_assets.export.inspection import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Convertible:
+    """An estimator to convert, and what the graph does to its answers, in double precision.
+
+    The prediction of a regression is `exp(converted + offset)` with `exponential`, else
+    `converted + offset`.
+    """
+
+    estimator: Any
+    offset: float = 0.0
+    exponential: bool = False
+
+
+def convertible(estimator: Any) -> Convertible:
+    """Return what skl2onnx converts exactly in the place of a fitted estimator, left as it is.
+
+    - It gives linear discriminant analysis of two classes twice the score.
+    - It rounds the thresholds of histogram boosting to the nearest single-precision number,
+      which may lie above a value that is on the right of it, and leaves out the exponential of
+      its Poisson and gamma losses.
+    - Runtimes add up leaves in single precision: of a regression they get the leaves without
+      the mean, which is added in double precision afterwards.
+
+    Raises:
+        ExportError: histogram boosting over categorical features, which it converts wrongly.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.ensemble import (
+        ExtraTreesRegressor,
+        GradientBoostingRegressor,
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        RandomForestRegressor,
+    )
+    from sklearn.tree import DecisionTreeRegressor
+
+    match estimator:
+        case LinearDiscriminantAnalysis():
+            return Convertible(_as_logistic_regression(estimator))
+        case HistGradientBoostingClassifier() | HistGradientBoostingRegressor():
+            return _histogram(copy.deepcopy(estimator))
+        case DecisionTreeRegressor() | RandomForestRegressor() | ExtraTreesRegressor():
+            return _centred(copy.deepcopy(estimator))
+        case GradientBoostingRegressor() if hasattr(estimator.init_, "constant_"):
+            boosted = copy.deepcopy(estimator)
+            offset = float(boosted.init_.constant_.item())
+            boosted.init_.constant_ = boosted.init_.constant_ * 0
+            return Convertible(boosted, offset)
+        case _:
+            return Convertible(estimator)
+
+
+def _as_logistic_regression(estimator: Any) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    same = LogisticRegression()
+    for name in ("classes_", "coef_", "intercept_", "n_features_in_"):
+        setattr(same, name, getattr(estimator, name))
+    return same
+
+
+def _histogram(estimator: Any) -> Convertible:
+    from sklearn._loss.link import LogLink
+
+    for stage in estimator._predictors:
+        for predictor in stage:
+            if predictor.nodes["is_categorical"].any():
+                raise ExportError("histogram boosting over categorical features has no converter")
+            predictor.nodes["num_threshold"] = _rounded_down(predictor.nodes["num_threshold"])
+    if hasattr(estimator, "classes_"):
+        return Convertible(estimator)
+    offset = float(estimator._baseline_prediction.item())
+    estimator._baseline_prediction = estimator._baseline_prediction * 0
+    return Convertible(estimator, offset, isinstance(estimator._loss.link, LogLink))
+
+
+def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the largest single-precision numbers that are not above the thresholds."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        near = thresholds.astype(np.float32)
+    return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _centred(estimator: Any) -> Convertible:
+    trees = [member.tree_ for member in getattr(estimator, "estimators_", [estimator])]
+    offset = sum(float(tree.value.mean()) for tree in trees) / len(trees)
+    for tree in trees:
+        tree.value[:] -= offset
+    return Convertible(estimator, offset)
