@@ -37,7 +37,7 @@ def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
 
 
 def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
-    """Build the job that takes a version registered by others from packaging to production."""
+    """Build the job that takes a version registered by others from its export to production."""
     names = CHAIN[CHAIN.index("onnx_model") :]
     return dg.define_asset_job(
         f"{spec.identifier}_adoption",
@@ -119,7 +119,7 @@ def foreign_version_sensor(
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=(
             f"{spec.model_name}: a version in MLflow that this pipeline did not register enters "
-            "the chain at packaging, through the same gates. Only the newest one does. Stopped "
+            "the chain at onnx_model, through the same gates. Only the newest one does. Stopped "
             "until somebody wants it."
         ),
     )

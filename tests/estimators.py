@@ -6,6 +6,7 @@ from typing import Any
 
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import TunedThresholdClassifierCV
@@ -55,6 +56,10 @@ def fussy() -> Any:
 
 def scaled() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression())
+
+
+def discriminant() -> Any:
+    return make_pipeline(StandardScaler(), LinearDiscriminantAnalysis())
 
 
 def bagged() -> Any:

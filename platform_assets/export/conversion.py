@@ -68,16 +68,20 @@ def _check_names(signature: Signature) -> None:
 
 
 def _steps(estimator: Any, signature: Signature) -> list[Any]:
-    steps = [step for _, step in getattr(estimator, "steps", [("model", estimator)])]
-    if signature.packed_input is None:
-        return steps
-    # The packed matrix has no names to choose columns by: all go through one transformer.
-    chosen = getattr(steps[0], "transformers_", None)
-    return steps if chosen is None else [*_members(chosen[0][1]), *steps[1:]]
+    """The steps of a pipeline and of the pipelines in it, in order; an estimator alone is one."""
+    first, *others = _flat(estimator)
+    if signature.packed_input is not None and hasattr(first, "transformers_"):
+        # The packed matrix has no names to choose columns by: all go through one transformer.
+        return [*_flat(first.transformers_[0][1]), *others]
+    return [first, *others]
 
 
-def _members(pipeline: Any) -> list[Any]:
-    return [step for _, step in pipeline.steps]
+def _flat(step: Any) -> list[Any]:
+    from sklearn.pipeline import Pipeline
+
+    if not isinstance(step, Pipeline):
+        return [step]
+    return [inner for _, part in step.steps for inner in _flat(part)]
 
 
 def _convert(steps: list[Any], signature: Signature, name: str) -> Any:

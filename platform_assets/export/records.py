@@ -1,4 +1,4 @@
-"""What the packaging assets hand on."""
+"""What the export assets hand on."""
 
 from __future__ import annotations
 

@@ -110,9 +110,9 @@ def test_texts_of_many_categories_are_answered_alike(
     assert parity.holds, parity
 
 
-@pytest.mark.parametrize("function", ["scaled", "bagged", "boosted"])
-@pytest.mark.parametrize("classes", ["texts", "integers"])
-def test_what_skl2onnx_converts_is_set_in_its_place(function: str, classes: str) -> None:
+@pytest.mark.parametrize("function", ["scaled", "discriminant", "bagged", "boosted"])
+@pytest.mark.parametrize("classes", ["two texts", "integers"])
+def test_estimators_of_functions_are_answered_alike(function: str, classes: str) -> None:
     candidate = CandidateSpec(function=f"tests.estimators:{function}")
     spec = mixed_spec(Task.MULTICLASS, CLASSES[classes], candidates=(candidate,))
     rows = mixed_rows(spec)
