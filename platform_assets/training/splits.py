@@ -6,6 +6,7 @@ Pure and deterministic: the same rows in another order are split alike.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import ModelSpec, Split, Task
@@ -136,61 +137,51 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     if spec.evaluation.split is Split.TIME:
         return _expanding(rows, spec)
     import numpy as np
+    from sklearn.model_selection import StratifiedKFold
 
     entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
-    kind = _kinds(rows.labels[first], spec.task)
-    if len(entities) < 2:
-        raise TrainingError("one entity alone has training rows: there is nothing to compare by")
+    kind = _kinds(rows.labels[first], spec)
+    sizes = np.sort(np.bincount(kind))
+    if sizes[-1] < 2:
+        raise TrainingError(
+            "one entity alone (of each class) has training rows: there is nothing to compare by"
+        )
     # A metric needs two classes in every fold; a third one may be rarer.
-    most = len(entities)
+    most = len(entities) if spec.task is Task.REGRESSION else sizes[-2:].min()
+    count = max(2, min(spec.evaluation.folds, int(most)))
+    splitter = StratifiedKFold(count, shuffle=True, random_state=spec.evaluation.seed + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class that not every fold can have
+        tested = [np.isin(entity, test) for _, test in splitter.split(entities, kind)]
+    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
+
+
+def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
+    """The class of each label, or the part of the range that it lies in, shape (labels,)."""
+    import numpy as np
+
     if spec.task is not Task.REGRESSION:
-        most = int(np.sort(np.bincount(kind))[-2:].min())
-    count = max(2, min(spec.evaluation.folds, most))
-    dealt = _dealt(kind, count, spec.evaluation.seed + 1)[entity]
-    return [
-        (np.flatnonzero(dealt != number), np.flatnonzero(dealt == number))
-        for number in range(count)
-        if (dealt == number).any()
-    ]
-
-
-def _kinds(labels: NDArray[Any], task: Task) -> NDArray[np.int64]:
-    import numpy as np
-
-    if task is not Task.REGRESSION:
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    edges = np.quantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1])
-    return np.unique(np.searchsorted(edges, labels), return_inverse=True)[1].astype(np.int64)
-
-
-def _dealt(kind: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Deal like cards, sorted by kind and shuffled within it; return the fold of each."""
-    import numpy as np
-
-    shuffled = np.random.default_rng(seed).permutation(len(kind))
-    order = shuffled[np.argsort(kind[shuffled], kind="stable")]
-    fold = np.empty(len(kind), dtype=np.int64)
-    fold[order] = np.arange(len(order)) % count
-    return fold
+    parts = max(1, min(_BINS, len(labels) // spec.evaluation.folds))
+    edges = np.quantile(labels, np.linspace(0, 1, parts + 1)[1:-1])
+    return np.searchsorted(edges, labels).astype(np.int64)
 
 
 def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
     import numpy as np
+    from sklearn.model_selection import TimeSeriesSplit
 
-    times, parts = _times(rows), spec.evaluation.folds + 1
-    ordered = np.sort(times)
-    edges = np.unique(ordered[[len(times) * number // parts for number in range(1, parts)]])
-    part = np.searchsorted(edges, times, side="right")
+    times, moment = np.unique(_times(rows), return_inverse=True)
+    count = min(spec.evaluation.folds, len(times) - 1)
+    parts = TimeSeriesSplit(count).split(times) if count > 1 else ()
     result = [
-        (np.flatnonzero(part < number), np.flatnonzero(part == number))
-        for number in range(1, int(part.max()) + 1)
+        (np.flatnonzero(moment < test[0]), np.flatnonzero(np.isin(moment, test)))
+        for _, test in parts
     ]
     usable = [
-        fold
-        for fold in result
-        if len(fold[0])
-        and len(fold[1])
-        and (spec.task is Task.REGRESSION or len(set(rows.labels[fold[0]].tolist())) > 1)
+        (learn, test)
+        for learn, test in result
+        if spec.task is Task.REGRESSION or len(set(rows.labels[learn].tolist())) > 1
     ]
     if not usable:
         raise TrainingError(

@@ -161,3 +161,16 @@ def test_rows_of_one_time_cannot_be_split_by_it() -> None:
         folds(rows, BY_TIME)
     with pytest.raises(TrainingError, match="needs event_time"):
         split_evaluation(dataclasses.replace(rows, times=None), BY_TIME)
+
+
+@pytest.mark.parametrize("entities", [2, 3, 7, 12])
+def test_a_regression_of_few_entities_is_dealt_all_the_same(entities: int) -> None:
+    rows = _rows(np.arange(float(entities)), np.arange(entities))
+    dealt = folds(rows, mixed_spec(Task.REGRESSION))
+    assert len(dealt) == min(3, entities)
+    assert sorted(np.concatenate([test for _, test in dealt]).tolist()) == list(range(entities))
+
+
+def test_classes_of_one_entity_each_cannot_be_compared() -> None:
+    with pytest.raises(TrainingError, match="one entity alone"):
+        folds(_rows([0, 1, 2], [1, 2, 3]), IRIS)
