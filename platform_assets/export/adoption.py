@@ -1,7 +1,7 @@
-"""A version that somebody else's training job registered, made to stand in the same chain.
+"""Adopts a version that another training job registered, so that it can pass the same gates.
 
-Its graph has to read and answer what the model file says. It is judged on the evaluation rows
-of the pipeline's own newest version, so that the gates compare it with production fairly.
+Its graph must read and answer what the model file says. It is judged on the evaluation rows of
+the newest version that the pipeline trained, so that the comparison with production is fair.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
     @dg.asset(
         **spec.asset("onnx_model"),
         kinds={"onnx", "scikitlearn"},
-        # Loaded by hand: a version that was trained elsewhere has neither.
+        # Loaded in the body: a version that was trained elsewhere has neither.
         deps=[trained, registered],
         description="The registered version as an ONNX graph, kept with its run under its digest.",
     )

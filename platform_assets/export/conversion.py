@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from platform_assets.export.convertible import Convertible, convertible
+from platform_assets.export.convertible import convertible
 from platform_assets.export.inspection import (
     CONTRACT_KEY,
     FEATURES_KEY,
@@ -16,13 +16,12 @@ from platform_assets.export.inspection import (
     ExportError,
 )
 from platform_assets.export.steps import converter_options
+from platform_assets.export.wiring import wired
 from serving_gateway.contract import DType, Signature, feature_contract
 
 OPSET: Final = 18
 MAX_IR_VERSION: Final = 9
 """Of our graphs: below what the serving image reads, so that older images are usable."""
-_PREFIX: Final = "serving."
-"""Of the names inside the graph: no feature and no output is called so."""
 
 
 def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
@@ -47,7 +46,7 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     model = convertible(steps[-1])
     converted = _convert([*steps[:-1], model.estimator], signature, graph_name)
     made = helper.make_model(
-        _wired(converted.graph, model, signature),
+        wired(converted.graph, model, signature),
         producer_name="serving-platform",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
@@ -111,7 +110,7 @@ def _convert(steps: list[Any], signature: Signature, name: str) -> Any:
         ) from error
     except ExportError:
         raise
-    # Converters are written by many hands and fail with whatever their hands met.
+    # Converters have no common exception.
     except Exception as error:
         raise ExportError(
             f"skl2onnx failed to convert {kind}: {type(error).__name__}: {_first_line(error)}"
@@ -136,86 +135,6 @@ def _inputs(signature: Signature) -> list[tuple[str, Any]]:
         kind = kinds[signature.features[0].tensor_dtype]
         return [(signature.packed_input, kind([None, len(signature.features)]))]
     return [(one.name, kinds[one.tensor_dtype]([None, 1])) for one in signature.features]
-
-
-def _wired(converted: Any, model: Convertible, signature: Signature) -> Any:
-    """Give what skl2onnx made the inputs and outputs of the signature."""
-    from onnx import compose, helper
-
-    inner = compose.add_prefix_graph(converted, _PREFIX)
-    answers = [one.name for one in inner.output]
-    names = [one.name for one in signature.features]
-    if signature.packed_input is not None:
-        names = [signature.packed_input]
-    front = []
-    for name, declared in zip(names, inner.input, strict=True):
-        front.append(helper.make_node("Identity", [name], [declared.name]))
-        declared.name = name
-    if signature.probabilities_output is None:
-        back, constants, outputs = _prediction(answers[0], model, signature)
-    else:
-        back, constants, outputs = _classes(answers, model.estimator, signature)
-    return helper.make_graph(
-        [*front, *inner.node, *back],
-        inner.name,
-        inner.input,
-        outputs,
-        [*inner.initializer, *constants],
-    )
-
-
-_Parts = tuple[list[Any], list[Any], list[Any]]
-"""Nodes, constants, and declarations of outputs."""
-
-
-def _prediction(answer: str, model: Convertible, signature: Signature) -> _Parts:
-    from onnx import TensorProto, helper
-
-    name = signature.label_output
-    nodes = [
-        helper.make_node("Cast", [answer], ["wiring.double"], to=TensorProto.DOUBLE),
-        helper.make_node("Reshape", ["wiring.double", "wiring.rows"], ["wiring.flat"]),
-        helper.make_node("Add", ["wiring.flat", "wiring.offset"], ["wiring.number"]),
-        helper.make_node("Exp" if model.exponential else "Identity", ["wiring.number"], [name]),
-    ]
-    constants = [_constant("wiring.rows", [-1]), _constant("wiring.offset", model.offset)]
-    return nodes, constants, [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None])]
-
-
-def _classes(answers: list[str], estimator: Any, signature: Signature) -> _Parts:
-    from onnx import TensorProto, helper
-
-    label, probabilities = signature.label_output, signature.probabilities_output
-    order = _order(estimator, signature)
-    nodes = [
-        helper.make_node("Reshape", [answers[0], "wiring.rows"], [label]),
-        helper.make_node("Gather", [answers[1], "wiring.order"], ["wiring.ordered"], axis=1),
-        helper.make_node("Cast", ["wiring.ordered"], [probabilities], to=TensorProto.FLOAT),
-    ]
-    kind = TensorProto.STRING if isinstance(signature.classes[0], str) else TensorProto.INT64
-    outputs = [
-        helper.make_tensor_value_info(label, kind, [None]),
-        helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, [None, len(order)]),
-    ]
-    return nodes, [_constant("wiring.rows", [-1]), _constant("wiring.order", order)], outputs
-
-
-def _constant(name: str, values: Any) -> Any:
-    import numpy as np
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(np.array(values), name)
-
-
-def _order(estimator: Any, signature: Signature) -> list[int]:
-    """Where each class of the signature stands among those of the estimator."""
-    known = [str(one) if isinstance(one, str) else int(one) for one in estimator.classes_]
-    wanted = [one if isinstance(one, str) else int(one) for one in signature.classes]
-    if sorted(map(str, known)) != sorted(map(str, wanted)):
-        raise ExportError(
-            f"the estimator has learned the classes {known}, but {wanted} were promised"
-        )
-    return [known.index(one) for one in wanted]
 
 
 def _bytes(model: Any) -> bytes:

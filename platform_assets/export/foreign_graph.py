@@ -1,6 +1,6 @@
-"""What a graph from another training job has to be, and what it has to answer: pure.
+"""What the graph of another training job must be, and what it must answer.
 
-`trial` calls this where a graph that is something else can do no harm.
+`sandbox` calls this where a hostile graph does no harm.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class InvalidGraph(Exception):
 
 
 class InferenceFailed(InvalidGraph):
-    """The runtime did not get through the graph, for whatever reason."""
+    """ONNX Runtime failed on the graph, perhaps for want of memory."""
 
 
 def run_and_validate(
@@ -63,7 +63,7 @@ def run_and_validate(
     Raises:
         InvalidGraph: it has other operators, another interface or other features, or answers
             in another form.
-        ExportError: it is no valid ONNX model.
+        ExportError: it is not a valid ONNX model.
     """
     _require_operators(graph)
     _require_interface(signature, inspect_graph(graph))
@@ -107,8 +107,7 @@ def _require_operators(graph: bytes) -> None:
 
 
 def _require_interface(signature: Signature, graph: GraphSummary) -> None:
-    inputs = _expected_inputs(signature)
-    wrong = _tensor_differences("input", inputs, graph.inputs)
+    wrong = _input_differences(signature, graph.inputs)
     names = [signature.label_output]
     if signature.probabilities_output is not None:
         names.append(signature.probabilities_output)
@@ -131,33 +130,26 @@ def _require_contract(signature: Signature, graph: bytes) -> None:
         reason = str(error)
     features = msgspec.json.encode(signature.features).decode()
     raise InvalidGraph(
-        f"{reason}. Whoever exports it must write into its metadata, by onnx.helper."
+        f"{reason}. The exporting job must write into its metadata, by onnx.helper."
         f"set_model_props, what the columns of its rows are: {FEATURES_KEY!r}: {features!r}, "
         f"{CONTRACT_KEY!r}: {contract!r}"
     )
 
 
-def _expected_inputs(signature: Signature) -> dict[str, TensorSpec]:
+def _input_differences(signature: Signature, declared: tuple[TensorSpec, ...]) -> list[str]:
     features = signature.features
-    if signature.packed_input is not None:
-        name = signature.packed_input
-        return {name: TensorSpec(name, features[0].tensor_dtype, (None, len(features)))}
-    return {f.name: TensorSpec(f.name, f.tensor_dtype, (None, 1)) for f in features}
-
-
-def _tensor_differences(
-    kind: str, expected: dict[str, TensorSpec], found: tuple[TensorSpec, ...]
-) -> list[str]:
-    there = {tensor.name: tensor for tensor in found}
-    wrong = [f"{kind} {name} is missing" for name in expected if name not in there]
-    wrong += [f"{kind} {name} is unknown" for name in there if name not in expected]
-    wrong += [
-        f"{kind} {name} is {there[name].dtype.value} {there[name].shape}, not "
+    expected = {f.name: TensorSpec(f.name, f.tensor_dtype, (None, 1)) for f in features}
+    if (name := signature.packed_input) is not None:
+        expected = {name: TensorSpec(name, features[0].tensor_dtype, (None, len(features)))}
+    there = {tensor.name: tensor for tensor in declared}
+    wrong = [f"input {name} is missing" for name in expected if name not in there]
+    wrong += [f"input {name} is unknown" for name in there if name not in expected]
+    return wrong + [
+        f"input {name} is {there[name].dtype.value} {there[name].shape}, not "
         f"{tensor.dtype.value} {tensor.shape}"
         for name, tensor in expected.items()
         if name in there and there[name] != tensor
     ]
-    return wrong
 
 
 def _require_answers(

@@ -25,8 +25,7 @@ CONTRACT_KEY: Final = "serving.feature_contract"
 FEATURES_KEY: Final = "serving.features"
 """Metadata of a graph: names, types and nullability of its features, as JSON."""
 ML_OPSET: Final = 3
-"""Of our own graphs, and of others that target the image: ONNX Runtime there lacks operators of
-a later one."""
+"""What exporters should target: ONNX Runtime in the image lacks operators of later versions."""
 
 
 class ExportError(Exception):
@@ -48,7 +47,7 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
     """Check a graph with the ONNX checker and return what it declares.
 
     Raises:
-        ExportError: the bytes are no valid ONNX model, or lie beyond what the serving image reads.
+        ExportError: the bytes are not a valid ONNX model, or beyond what the serving image reads.
     """
     model = _checked(onnx_bytes)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
@@ -59,11 +58,11 @@ def inspect_graph(onnx_bytes: bytes) -> GraphSummary:
         ml_opset=opsets.get(ML, 0),
         ir_version=model.ir_version,
     )
-    found = (summary.opset, summary.ml_opset, summary.ir_version)
+    versions = (summary.opset, summary.ml_opset, summary.ir_version)
     most = (IMAGE_OPSET, IMAGE_ML_OPSET, IMAGE_IR_VERSION)
-    if any(one > limit for one, limit in zip(found, most, strict=True)):
+    if any(one > limit for one, limit in zip(versions, most, strict=True)):
         raise ExportError(
-            "opset {}, {} {}, IR {}: ".format(found[0], ML, *found[1:])
+            "opset {}, {} {}, IR {}: ".format(versions[0], ML, *versions[1:])
             + "the serving image reads at most {}, {} and {}: ".format(*most)
             + f"export it with target_opset {{'': {IMAGE_OPSET}, '{ML}': {ML_OPSET}}}, and set "
             f"ir_version to {IMAGE_IR_VERSION}"
@@ -114,7 +113,7 @@ def parse_graph(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
     """Return a graph as it is written; nothing is checked.
 
     Raises:
-        ExportError: the bytes are no ONNX model.
+        ExportError: the bytes are not an ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError

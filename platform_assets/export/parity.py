@@ -22,7 +22,7 @@ _ROWS_KEPT: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What a comparison over the whole evaluation set found."""
+    """The result of a comparison over the whole evaluation set."""
 
     rows: int
     label_mismatches: int
@@ -160,10 +160,10 @@ def differing_frame(
     labels: np.ndarray[Any, Any],
     probabilities: np.ndarray[Any, Any] | None,
 ) -> pd.DataFrame:
-    """Return the rows that differ, to be kept as an artifact with the run.
+    """Return the rows that differ, for an artifact of the run.
 
     Args:
-        parity: what `compare` found.
+        parity: the result of `compare`.
         evaluation: what was expected, and the features.
         labels: the answers that were compared, [n] or [n, 1].
         probabilities: likewise, [n, classes] or None.

@@ -62,4 +62,4 @@ def run_graph(
         session.run(names, {key: one[start : start + _ROWS_AT_ONCE] for key, one in inputs.items()})
         for start in range(0, max(rows, 1), _ROWS_AT_ONCE)
     ]
-    return {name: np.concatenate(found) for name, *found in zip(names, *parts, strict=True)}
+    return {name: np.concatenate(values) for name, *values in zip(names, *parts, strict=True)}

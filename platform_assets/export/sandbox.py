@@ -1,8 +1,8 @@
-"""The first run of a graph that nobody vouches for, where it can take nothing down.
+"""Runs an untrusted graph for the first time in a process of its own.
 
-A small file can ask for any amount of memory and time. So a graph is first parsed, checked and
-run in a process of its own, with bounds that the system enforces and without the secrets of the
-run; only one that gets through is looked at, recorded and packaged by the others.
+A small file can ask for any amount of memory and time. Therefore the graph is parsed, checked
+and run within bounds that the system enforces, without the secrets of the run, before anything
+else reads it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run_sandboxed(
     """Return what `foreign_graph.run_and_validate` does, from a process with bounds.
 
     Raises:
-        InvalidGraph: also for a graph that is no valid ONNX model, or that needs more.
+        InvalidGraph: also for a graph that is not a valid ONNX model, or exceeds the bounds.
     """
     within = f"the process that runs it first may take {bounds}"
     task = _Task(
@@ -109,9 +109,10 @@ def run_sandboxed(
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    # Each of the C library's arenas takes address space that nobody uses.
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "2"}
+    path = os.pathsep.join(filter(None, sys.path))
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # Each arena of the C library reserves address space.
+    return inherited | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "2"}
 
 
 def _packed(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, _Array]:
@@ -143,7 +144,7 @@ def _bound(memory_bytes: int, processor_seconds: int) -> None:
     import resource
 
     wanted = {resource.RLIMIT_CORE: 0}
-    # Should the parent die, nobody else would end this process.
+    # Ends this process also if the parent dies.
     wanted[resource.RLIMIT_CPU] = processor_seconds + math.ceil(
         sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     )
@@ -167,7 +168,7 @@ def _outcome(task: _Task) -> _Outcome:
         said = str(error)[:_MOST_SAID].strip()
         return _Outcome(refused=said, exhausted=isinstance(error, InferenceFailed))
     except UnicodeDecodeError as error:  # by the checker, of a name in the graph
-        return _Outcome(refused=f"not a valid ONNX model: a name in it is no UTF-8: {error}")
+        return _Outcome(refused=f"not a valid ONNX model: a name in it is not UTF-8: {error}")
     except MemoryError:
         return _Outcome(refused="its graph needs too much memory", exhausted=True)
 

@@ -49,10 +49,10 @@ def permutation_importance(
         n_repeats=_REPEATS,
         random_state=spec.evaluation.seed,
     )
-    found = map(
+    measured = map(
         Importance,
         sample.features.columns,
         result.importances_mean.tolist(),
         result.importances_std.tolist(),
     )
-    return sorted(found, key=lambda one: (-one.mean, one.feature))
+    return sorted(measured, key=lambda one: (-one.mean, one.feature))

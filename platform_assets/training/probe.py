@@ -40,7 +40,7 @@ def probe(
         CandidateError: a candidate cannot be built, has a parameter with a value that its
             estimator does not take, cannot be converted to ONNX, or answers otherwise there.
             One that merely fails to learn from so few rows is left to the real training, and
-            `say` is told.
+            `say` gets a line.
     """
     sample = rows.take(_positions(rows, spec))
     for one in candidates:
@@ -76,7 +76,7 @@ def _shrink(model: Any) -> None:
     boosts = "max_iter" in known and type(model).__name__.startswith("HistGradientBoosting")
     for name in ("n_estimators", *(["max_iter"] if boosts else [])):
         value = known.get(name)
-        # A value that is no number is for the estimator to refuse.
+        # The estimator itself refuses a value that is not a number.
         if isinstance(value, int) and not isinstance(value, bool) and value > _FEW:
             model.set_params(**{name: _FEW})
 

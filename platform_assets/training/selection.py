@@ -30,7 +30,7 @@ class Evaluated:
     answers: Answers
     metrics: dict[str, float]
     classes_not_evaluated: tuple[Label, ...]
-    """Classes that no evaluation row has: nothing is known of how well they are told."""
+    """Classes that no evaluation row has: how well they are recognized is unknown."""
 
 
 def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
@@ -82,7 +82,7 @@ def cross_validate(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return mean and spread of each metric over the folds, and what was warned of.
 
-    `done` is told how many folds are done, after each.
+    `done` gets the number of finished folds after each.
 
     Keys: `cv_folds`, and for each metric `cv_<metric>` and `cv_<metric>_std`; a metric that no
     fold determines is left out.

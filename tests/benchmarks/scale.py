@@ -117,7 +117,8 @@ def _join(work: Work) -> None:
 def _split(work: Work) -> None:
     from platform_assets.training.splits import split_evaluation
 
-    work.values["split"] = split_evaluation(work.values.pop("rows"), work.spec)
+    *sides, _ = split_evaluation(work.values.pop("rows"), work.spec)
+    work.values["split"] = sides
 
 
 def _train(candidate: str, work: Work) -> None:

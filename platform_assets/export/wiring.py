@@ -1,0 +1,101 @@
+"""The inputs and outputs of an exported graph: names, types and order as the signature has them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from platform_assets.export.convertible import Convertible
+from platform_assets.export.inspection import ExportError
+from serving_gateway.contract import Signature
+
+_PREFIX: Final = "converted."
+"""Of the names inside the graph: no feature and no output has it."""
+
+
+def wired(converted: Any, model: Convertible, signature: Signature) -> Any:
+    """Give a converted graph the inputs and outputs of the signature.
+
+    Args:
+        converted: the graph that skl2onnx made of `model.estimator`.
+        model: says what becomes of its answers.
+        signature: the names, types and order.
+
+    Raises:
+        ExportError: the signature promises other classes than the estimator has learned.
+    """
+    from onnx import compose, helper
+
+    inner = compose.add_prefix_graph(converted, _PREFIX)
+    answers = [one.name for one in inner.output]
+    names = [one.name for one in signature.features]
+    if signature.packed_input is not None:
+        names = [signature.packed_input]
+    front = []
+    for name, declared in zip(names, inner.input, strict=True):
+        front.append(helper.make_node("Identity", [name], [declared.name]))
+        declared.name = name
+    if signature.probabilities_output is None:
+        back, constants, outputs = _prediction(answers[0], model, signature)
+    else:
+        back, constants, outputs = _classes(answers, model.estimator, signature)
+    return helper.make_graph(
+        [*front, *inner.node, *back],
+        inner.name,
+        inner.input,
+        outputs,
+        [*inner.initializer, *constants],
+    )
+
+
+_Parts = tuple[list[Any], list[Any], list[Any]]
+"""Nodes, constants, and declarations of outputs."""
+
+
+def _prediction(answer: str, model: Convertible, signature: Signature) -> _Parts:
+    from onnx import TensorProto, helper
+
+    name = signature.label_output
+    nodes = [
+        helper.make_node("Cast", [answer], ["wiring.double"], to=TensorProto.DOUBLE),
+        helper.make_node("Reshape", ["wiring.double", "wiring.rows"], ["wiring.flat"]),
+        helper.make_node("Add", ["wiring.flat", "wiring.offset"], ["wiring.number"]),
+        helper.make_node("Exp" if model.exponential else "Identity", ["wiring.number"], [name]),
+    ]
+    constants = [_constant("wiring.rows", [-1]), _constant("wiring.offset", model.offset)]
+    return nodes, constants, [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None])]
+
+
+def _classes(answers: list[str], estimator: Any, signature: Signature) -> _Parts:
+    from onnx import TensorProto, helper
+
+    label, probabilities = signature.label_output, signature.probabilities_output
+    order = _order(estimator, signature)
+    nodes = [
+        helper.make_node("Reshape", [answers[0], "wiring.rows"], [label]),
+        helper.make_node("Gather", [answers[1], "wiring.order"], ["wiring.ordered"], axis=1),
+        helper.make_node("Cast", ["wiring.ordered"], [probabilities], to=TensorProto.FLOAT),
+    ]
+    kind = TensorProto.STRING if isinstance(signature.classes[0], str) else TensorProto.INT64
+    outputs = [
+        helper.make_tensor_value_info(label, kind, [None]),
+        helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, [None, len(order)]),
+    ]
+    return nodes, [_constant("wiring.rows", [-1]), _constant("wiring.order", order)], outputs
+
+
+def _constant(name: str, values: Any) -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.array(values), name)
+
+
+def _order(estimator: Any, signature: Signature) -> list[int]:
+    """Where each class of the signature stands among those of the estimator."""
+    known = [str(one) if isinstance(one, str) else int(one) for one in estimator.classes_]
+    wanted = [one if isinstance(one, str) else int(one) for one in signature.classes]
+    if sorted(map(str, known)) != sorted(map(str, wanted)):
+        raise ExportError(
+            f"the estimator has learned the classes {known}, but {wanted} were promised"
+        )
+    return [known.index(one) for one in wanted]
