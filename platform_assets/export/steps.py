@@ -28,7 +28,7 @@ def _parse(scope: Any, step: Any, inputs: list[Any], **_: Any) -> list[Any]:
     operator = scope.declare_local_operator("SklearnFunctionTransformer", step)
     operator.inputs = inputs
     kinds = {"float32": FloatTensorType, "float64": DoubleTensorType}
-    kind = kinds.get((step.kw_args or {}).get("dtype"), type(inputs[0].type))
+    kind = kinds.get(str((step.kw_args or {}).get("dtype")), type(inputs[0].type))
     operator.outputs.append(scope.declare_local_variable("number", kind()))
     return list(operator.outputs)
 

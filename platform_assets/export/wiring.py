@@ -34,10 +34,11 @@ def wired(converted: Any, model: Convertible, signature: Signature) -> Any:
     for name, declared in zip(names, inner.input, strict=True):
         front.append(helper.make_node("Identity", [name], [declared.name]))
         declared.name = name
-    if signature.probabilities_output is None:
-        back, constants, outputs = _prediction(answers[0], model, signature)
+    if (probabilities := signature.probabilities_output) is None:
+        back, constants, outputs = _prediction(answers[0], model, signature.label_output)
     else:
-        back, constants, outputs = _classes(answers, model.estimator, signature)
+        order = _order(model.estimator, signature)
+        back, constants, outputs = _classes(answers, order, signature, probabilities)
     return helper.make_graph(
         [*front, *inner.node, *back],
         inner.name,
@@ -51,10 +52,9 @@ _Parts = tuple[list[Any], list[Any], list[Any]]
 """Nodes, constants, and declarations of outputs."""
 
 
-def _prediction(answer: str, model: Convertible, signature: Signature) -> _Parts:
+def _prediction(answer: str, model: Convertible, name: str) -> _Parts:
     from onnx import TensorProto, helper
 
-    name = signature.label_output
     nodes = [
         helper.make_node("Cast", [answer], ["wiring.double"], to=TensorProto.DOUBLE),
         helper.make_node("Reshape", ["wiring.double", "wiring.rows"], ["wiring.flat"]),
@@ -65,11 +65,12 @@ def _prediction(answer: str, model: Convertible, signature: Signature) -> _Parts
     return nodes, constants, [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None])]
 
 
-def _classes(answers: list[str], estimator: Any, signature: Signature) -> _Parts:
+def _classes(
+    answers: list[str], order: list[int], signature: Signature, probabilities: str
+) -> _Parts:
     from onnx import TensorProto, helper
 
-    label, probabilities = signature.label_output, signature.probabilities_output
-    order = _order(estimator, signature)
+    label = signature.label_output
     nodes = [
         helper.make_node("Reshape", [answers[0], "wiring.rows"], [label]),
         helper.make_node("Gather", [answers[1], "wiring.order"], ["wiring.ordered"], axis=1),
