@@ -62,7 +62,20 @@ def convertible(estimator: Any) -> Convertible:
             boosted.init_.constant_ = boosted.init_.constant_ * 0
             return Convertible(boosted, offset)
         case _:
-            return Convertible(estimator)
+            return Convertible(_as_known(estimator))
+
+
+def _as_known(estimator: Any) -> Any:
+    """An estimator of a class of its own as the nearest class that skl2onnx knows."""
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+
+    kinds = (kind for kind in type(estimator).__mro__ if kind in sklearn_operator_name_map)
+    kind = next(kinds, type(estimator))
+    if kind is type(estimator):
+        return estimator
+    known = copy.copy(estimator)
+    known.__class__ = kind
+    return known
 
 
 def _as_logistic_regression(estimator: Any) -> Any:

@@ -122,6 +122,14 @@ def test_estimators_of_functions_are_answered_alike(function: str, classes: str)
     assert parity.holds, parity
 
 
+def test_a_class_of_the_user_is_converted_as_what_it_inherits_from() -> None:
+    candidate = CandidateSpec(function="tests.estimators:fussy")
+    spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(candidate,))
+    rows = mixed_rows(spec, count=150)
+    parity, _ = _parity(_fitted(spec, rows), spec, rows.features)
+    assert parity.holds, parity
+
+
 def _only(spec: ModelSpec, *kinds: DType) -> ModelSpec:
     return dataclasses.replace(
         spec, features=tuple(one for one in spec.features if one.dtype in kinds)
