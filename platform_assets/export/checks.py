@@ -5,7 +5,6 @@ from typing import Any
 import dagster as dg
 
 from platform_assets.export.assets import ONNX_ARTIFACT
-from platform_assets.export.environment import ENVIRONMENT_TAG, differences
 from platform_assets.export.equivalent_versions import latest_equivalent_version
 from platform_assets.export.inspection import ExportError, inspect_graph, sha256
 from platform_assets.export.parity_check import parity_check
@@ -13,6 +12,7 @@ from platform_assets.export.records import OnnxModel, PackagedVersion
 from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.export.triton_config import ConfigError, from_text, served_versions
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.environment import ENVIRONMENT_TAG, differences
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError

@@ -13,10 +13,10 @@ from dagster import (
     asset,
 )
 
-from platform_assets.export.environment import numeric_environment
 from platform_assets.features.records import OnlineFeatures
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.environment import numeric_environment
 from platform_assets.resources.failures import failure, mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.mlflow import MlflowResource

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.export.environment import (
+from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.resources.environment import (
     ENVIRONMENT_TAG,
     numeric_environment,
     source_tags,
 )
-from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.mlflow_runs import Dataset
 from platform_assets.resources.records import Estimate, TrainedModel

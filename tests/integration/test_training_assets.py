@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from platform_assets.export.conversion import export
-from platform_assets.export.environment import ENVIRONMENT_TAG
 from platform_assets.export.inspection import sha256
 from platform_assets.export.parity import compare
 from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
+from platform_assets.resources.environment import ENVIRONMENT_TAG
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion, SplitRecord, TrainedModel
