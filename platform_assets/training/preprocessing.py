@@ -95,9 +95,12 @@ def _numbers(dtype: DType, *, scaled: bool, sparse: bool) -> Any:
     # A 64-bit number is cut before it is shortened: it would become infinite otherwise.
     steps = [_as("float64" if scaled or dtype is DType.FP64 else "float32"), _cut()]
     if scaled:
-        steps += [StandardScaler(), _cut()]
+        steps += [StandardScaler(copy=False), _cut()]
     strategy = "most_frequent" if dtype is DType.BOOL else "median"
-    steps += [_as("float32"), SimpleImputer(strategy=strategy, keep_empty_features=True)]
+    steps += [
+        _as("float32"),
+        SimpleImputer(strategy=strategy, keep_empty_features=True, copy=False),
+    ]
     if scaled:
         steps.append(_as("float64"))
     return make_pipeline(*steps, *_by_column(sparse=sparse))
