@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from platform_assets.packaging.adoption import is_foreign
+from platform_assets.export.adoption import is_foreign
 from platform_assets.resources.mlflow_runs import RunEntry
 from platform_assets.resources.mlflow_versions import VersionEntry
 

@@ -7,9 +7,9 @@ from typing import Final
 
 import dagster as dg
 
+from platform_assets.export.triton_config import ConfigError
 from platform_assets.maintenance.selection import kept_versions
 from platform_assets.model_spec import ASSETS, ModelSpec
-from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.gateway import (
     GatewayClientError,
     GatewayResource,

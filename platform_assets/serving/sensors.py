@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from platform_assets.export.triton_config import ConfigError
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
-from platform_assets.packaging.triton_config import ConfigError
 from platform_assets.resources.failures import may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
