@@ -85,6 +85,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     _opened: Any = PrivateAttr(default=None)
     _signatures: SignatureReader | None = PrivateAttr(default=None)
+    _evaluation: tuple[str, EvaluationSet] | None = PrivateAttr(default=None)
 
     def _client(self) -> Any:
         # Asked each time: a server that is down is known in seconds, whereas the client in
@@ -209,6 +210,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def log_artifact_bytes(self, run_id: str, path: str, data: bytes) -> None:
         """Store `data` as the run's artifact `path` (with forward slashes)."""
+        if path == EVALUATION_ARTIFACT:
+            self._evaluation = None
         store_artifact(self._client(), run_id, path, data)
 
     def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
@@ -228,7 +231,15 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             return fetched.read_bytes()
 
     def evaluation_set(self, run_id: str) -> EvaluationSet:
-        """Return the held-out rows of a run and what scikit-learn answered for them."""
+        """Return the held-out rows of a run and what scikit-learn answered for them.
+
+        Those of the last run are kept in memory: most checks of a chain want the same ones.
+        """
+        if self._evaluation is None or self._evaluation[0] != run_id:
+            self._evaluation = (run_id, self._read_evaluation(run_id))
+        return self._evaluation[1]
+
+    def _read_evaluation(self, run_id: str) -> EvaluationSet:
         data = self.artifact_bytes(run_id, EVALUATION_ARTIFACT)
         try:
             return read_evaluation(data)

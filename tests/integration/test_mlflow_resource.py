@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.resources.evaluation import EVALUATION_ARTIFACT
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.mlflow import (
     MlflowResource,
     MlflowUnavailable,
@@ -256,6 +256,32 @@ def test_rows_are_kept_with_a_run_to_be_looked_at(mlflow: MlflowResource, name: 
     mlflow.log_frame(run.run_id, "parity/onnx.parquet", frame)
     stored = mlflow.artifact_bytes(run.run_id, "parity/onnx.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(stored)), frame)
+
+
+def test_an_evaluation_set_is_fetched_once_until_it_is_written_again(
+    mlflow: MlflowResource, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(label: int) -> None:
+        labels = np.full(2, label)
+        rows = pd.DataFrame({"x": np.zeros(2, np.float32)})
+        data = write_evaluation(rows, labels, labels, None, np.arange(2))
+        mlflow.log_artifact_bytes(run.run_id, EVALUATION_ARTIFACT, data)
+
+    with mlflow.run(name, "train") as run:
+        pass
+    fetched: list[str] = []
+    fetch = MlflowResource.artifact_bytes
+
+    def counted(self: MlflowResource, run_id: str, path: str) -> bytes:
+        fetched.append(path)
+        return fetch(self, run_id, path)
+
+    monkeypatch.setattr(MlflowResource, "artifact_bytes", counted)
+    for label in (0, 1):
+        write(label)
+        found = [mlflow.evaluation_set(run.run_id) for _ in range(3)]
+        assert [one.labels.tolist() for one in found] == [[label, label]] * 3
+    assert fetched == [EVALUATION_ARTIFACT] * 2
 
 
 def test_tags_and_aliases_are_recorded_and_nothing_else_changes(
