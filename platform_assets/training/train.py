@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.resources.environment import (
-    ENVIRONMENT_TAG,
-    numeric_environment,
-    source_tags,
-)
-from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
-from platform_assets.resources.mlflow_runs import Dataset
+from platform_assets.resources.environment import source_tags
 from platform_assets.resources.records import Estimate, TrainedModel
-from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
@@ -29,6 +22,7 @@ from platform_assets.training.importance import permutation_importance
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
+from platform_assets.training.recording import FittedModel, record_training
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import (
     Evaluated,
@@ -46,10 +40,7 @@ if TYPE_CHECKING:
     from platform_assets.resources.mlflow_runs import RunLog
 
 EVALUATION_PICTURE: Final = "evaluation"
-_PARAMETER_LENGTH: Final = 5000
-"""Characters of one parameter; MLflow takes 6000."""
 _SAID_EVERY_S: Final = 5.0
-_EXAMPLE_ROWS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ def train(
         data: where the rows come from.
         spec: the model.
         mlflow: where it is logged.
-        owner: Dagster run that does this; tagged, so abandoned runs can be told.
+        owner: Dagster run that does this; tagged, so that abandoned runs can be found.
         say: gets a line of progress per candidate.
 
     Raises:
@@ -107,33 +98,12 @@ def train(
         unfitted = build(next(one for one in candidates if one.name == best), spec)
         described = parameters(unfitted)
         estimator, notes = fit(unfitted, training, spec)
-        _tell(best, notes, say)
+        _warn(best, notes, say)
         evaluated = evaluate(estimator, evaluation, spec, classes)
+        fitted = FittedModel(best, estimator, described, results[best], evaluated)
         pictures = _pictures(estimator, evaluation, evaluated, results, spec)
-        run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, evaluated, classes))
-        reference = write_reference(training.features, training.groups)
-        run.artifact(REFERENCE_ARTIFACT, reference)
-        for name, picture in pictures.items():
-            run.artifact(f"evaluation/{name}.png", picture)
         signature = spec.signature(classes)
-        datasets = _datasets(data, training, evaluation)
-        run.log_datasets(datasets, signature)
-        params = {
-            "candidate": best,
-            "features": ",".join(spec.feature_names)[:_PARAMETER_LENGTH],
-            "seed": spec.evaluation.seed,
-            "training_rows": len(training),
-            "evaluation_rows": len(evaluation),
-            **described,
-        }
-        example = evaluation.features.head(_EXAMPLE_ROWS)
-        model_id = run.sklearn_model(
-            estimator, spec.model_name, signature, params=params, example=example
-        )
-        run.record(params=params, tags={ENVIRONMENT_TAG: numeric_environment()})
-        # Of the model, as a comparison in MLflow shows it.
-        run.record(metrics=evaluated.metrics, model_id=model_id, dataset=datasets[-1])
-        run.record(metrics=_cv(results[best]), model_id=model_id, dataset=datasets[0])
+        record_training(run, fitted, training, evaluation, pictures, data, spec, signature)
     model = TrainedModel(
         model_name=spec.model_name,
         run_id=run.run_id,
@@ -181,7 +151,7 @@ def _compete(
             continue
         seconds = time.monotonic() - started
         results[one.name] = {**scores, "seconds": seconds}
-        _tell(one.name, notes, say)
+        _warn(one.name, notes, say)
         say(
             f"candidate {number} of {len(candidates)}, {one.name}: {metric} "
             f"{scores[f'cv_{metric}']:.4f} ± {scores[f'cv_{metric}_std']:.4f} ({seconds:.1f} s)"
@@ -204,7 +174,7 @@ class _Folds:
             self._say(f"{self._name}: {number} of {self._of} folds")
 
 
-def _tell(name: str, notes: Sequence[str], say: Callable[[str], object]) -> None:
+def _warn(name: str, notes: Sequence[str], say: Callable[[str], object]) -> None:
     for note in notes:
         say(f"{name} warned: {note}")
 
@@ -230,36 +200,6 @@ def _pictures(
         "curves": curves_picture(answers, names),
         **common,
     }
-
-
-def _datasets(data: FeatureData, training: Rows, evaluation: Rows) -> list[Dataset]:
-    import numpy as np
-
-    return [
-        Dataset(
-            name=f"{data.model_name} {context} rows",
-            context=context,
-            source=data.source,
-            fingerprint=data.fingerprint,
-            rows=len(rows),
-            entities=len(np.unique(rows.groups)),
-        )
-        for context, rows in (("training", training), ("evaluation", evaluation))
-    ]
-
-
-def _cv(result: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if name.startswith("cv_")}
-
-
-def _evaluation_file(rows: Rows, evaluated: Evaluated, classes: Sequence[Label]) -> bytes:
-    answers = evaluated.answers
-    true, labels = answers.label_true, answers.labels
-    if classes and all(isinstance(one, bool) for one in classes):
-        true, labels = true.astype(bool), labels.astype(bool)
-    return write_evaluation(
-        rows.features, true, labels, answers.probabilities, rows.groups, rows.times
-    )
 
 
 def _metric(evaluated: Evaluated, rows: Rows, spec: ModelSpec) -> Estimate:

@@ -1,0 +1,102 @@
+"""What a training leaves in MLflow: its rows, its evidence, the model and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.model_spec import Label, ModelSpec
+from platform_assets.resources.environment import ENVIRONMENT_TAG, numeric_environment
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.resources.mlflow_runs import Dataset, RunLog
+from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
+from platform_assets.training.rows import Rows
+from platform_assets.training.selection import Evaluated
+from serving_gateway.contract import Signature
+
+if TYPE_CHECKING:
+    from platform_assets.features.records import FeatureData
+
+_PARAMETER_LENGTH: Final = 5000
+"""Characters of one parameter; MLflow takes 6000."""
+_EXAMPLE_ROWS: Final = 3
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """The best candidate, fitted to the training rows."""
+
+    candidate: str
+    estimator: Any
+    parameters: Mapping[str, object]
+    scores: Mapping[str, float]
+    """Of the cross-validation."""
+    evaluated: Evaluated
+
+
+def record_training(
+    run: RunLog,
+    fitted: FittedModel,
+    training: Rows,
+    evaluation: Rows,
+    pictures: Mapping[str, bytes],
+    data: FeatureData,
+    spec: ModelSpec,
+    signature: Signature,
+) -> None:
+    """Log a fitted model with everything that later steps and people ask its run for.
+
+    Raises:
+        RegistryError: MLflow does not take it.
+    """
+    run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, fitted, signature.classes))
+    run.artifact(REFERENCE_ARTIFACT, write_reference(training.features, training.groups))
+    for name, picture in pictures.items():
+        run.artifact(f"evaluation/{name}.png", picture)
+    datasets = [
+        _dataset(context, rows, data)
+        for context, rows in (("training", training), ("evaluation", evaluation))
+    ]
+    run.log_datasets(datasets, signature)
+    params = {
+        "candidate": fitted.candidate,
+        "features": ",".join(spec.feature_names)[:_PARAMETER_LENGTH],
+        "seed": spec.evaluation.seed,
+        "training_rows": len(training),
+        "evaluation_rows": len(evaluation),
+        **fitted.parameters,
+    }
+    example = evaluation.features.head(_EXAMPLE_ROWS)
+    model_id = run.sklearn_model(
+        fitted.estimator, spec.model_name, signature, params=params, example=example
+    )
+    run.record(params=params, tags={ENVIRONMENT_TAG: numeric_environment()})
+    # Metrics of the model on a dataset are what MLflow's pages compare models by.
+    learned, held_out = datasets
+    scores = {name: value for name, value in fitted.scores.items() if name.startswith("cv_")}
+    run.record(metrics=scores, model_id=model_id, dataset=learned)
+    run.record(metrics=fitted.evaluated.metrics, model_id=model_id, dataset=held_out)
+
+
+def _dataset(context: str, rows: Rows, data: FeatureData) -> Dataset:
+    import numpy as np
+
+    return Dataset(
+        name=f"{data.model_name} {context} rows",
+        context=context,
+        source=data.source,
+        fingerprint=data.fingerprint,
+        rows=len(rows),
+        entities=len(np.unique(rows.groups)),
+    )
+
+
+def _evaluation_file(rows: Rows, fitted: FittedModel, classes: Sequence[Label]) -> bytes:
+    answers = fitted.evaluated.answers
+    true, labels = answers.label_true, answers.labels
+    if classes and all(isinstance(one, bool) for one in classes):
+        true, labels = true.astype(bool), labels.astype(bool)
+    return write_evaluation(
+        rows.features, true, labels, answers.probabilities, rows.groups, rows.times
+    )
