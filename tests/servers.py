@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import psutil
 
 from platform_assets.local_stack.triton_server import control_key, remove_stale_shared_memory
+from platform_assets.resources.triton_api import CONTROL_HEADER
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
@@ -55,6 +56,13 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout_s} s: {what}")
         time.sleep(0.02)
+
+
+def loaded_config(url: str, control_key: str, model_name: str, version: int) -> Any:
+    """Return the configuration that a READY version of the Triton at `url` runs with."""
+    path = f"{url}/v2/models/{model_name}/versions/{version}/config"
+    answer = httpx.get(path, headers={CONTROL_HEADER: control_key}, verify=NO_ROOTS)
+    return answer.raise_for_status().json()
 
 
 def answers_ok(url: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -70,7 +70,12 @@ class Convergence:
 
 
 class GatewayResource(dg.ConfigurableResource[None]):
-    """All gateway replicas that route to one Triton; each model has paths of its own there."""
+    """All gateway replicas that route to one Triton; each model has paths of its own there.
+
+    All methods raise `GatewayClientError`: `GatewayUnavailable` when no answer comes,
+    `GatewayRefused` with the gateway's own reason (nothing changed), `ModelNotHosted` before the
+    first reload of a model, `UnreadableAnswer` for what the contract does not know.
+    """
 
     urls: str = Field(description="Addresses of the replicas, separated by commas.")
     control_token: str = Field(description="Bearer token of the control endpoints.")
@@ -81,40 +86,19 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return tuple(url.strip().rstrip("/") for url in self.urls.split(",") if url.strip())
 
     def reload(self, model_name: str, alias: str, request: ReloadRequest) -> ReloadResponse:
-        """Move a variant; replicas share the routing record, so one is asked.
-
-        Raises:
-            GatewayUnavailable: no replica answers.
-            GatewayRefused: with the gateway's own reason; nothing changed.
-        """
+        """Move a variant; replicas share the routing record, so one is asked."""
         return self._change(model_name, f"/variant/{alias}/reload", request)
 
     def rollback(self, model_name: str, alias: str, request: RollbackRequest) -> ReloadResponse:
-        """Move a variant back, and pin it there.
-
-        Raises:
-            GatewayUnavailable: no replica answers.
-            GatewayRefused: with the gateway's own reason; nothing changed.
-        """
+        """Move a variant back, and pin it there."""
         return self._change(model_name, f"/variant/{alias}/rollback", request)
 
     def model_status(self, replica: str, model_name: str) -> ModelStatus:
-        """Return the status of a model on one replica (`GET /models/{model_name}`).
-
-        Raises:
-            GatewayUnavailable: it does not answer.
-            ModelNotHosted: it never routed to a version of the model, or does not yet.
-            UnreadableAnswer: it answers something else.
-        """
+        """Return the status of a model on one replica (`GET /models/{model_name}`)."""
         return self._get(replica, f"/models/{model_name}", ModelStatus)
 
     def model_statuses(self, model_name: str) -> list[ModelStatus]:
-        """Return the status on each replica that hosts the model; none before the first reload.
-
-        Raises:
-            GatewayUnavailable: a replica does not answer.
-            UnreadableAnswer: a replica answers something else.
-        """
+        """Return the status on each replica that hosts the model; none before the first reload."""
         statuses = []
         for replica in self.replicas:
             with contextlib.suppress(ModelNotHosted):
@@ -122,12 +106,7 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return statuses
 
     def health(self, replica: str, model_name: str) -> HealthStatus:
-        """Return `GET /models/{model_name}/health` of one replica.
-
-        Raises:
-            GatewayUnavailable: it does not answer.
-            UnreadableAnswer: it answers something else.
-        """
+        """Return `GET /models/{model_name}/health` of one replica."""
         return self._get(replica, f"/models/{model_name}/health", HealthStatus)
 
     def metrics(self, replica: str) -> str:
@@ -135,27 +114,12 @@ class GatewayResource(dg.ConfigurableResource[None]):
         return self._request(replica, "GET", "/metrics").decode()
 
     def predict(self, model_name: str, rows: Sequence[Sequence[Any]]) -> PredictResponse:
-        """Return the answer to a prediction for rows in signature order; None is missing.
+        """Return the predictions for rows in signature order; None is missing.
 
-        It is not counted as traffic (`PLATFORM_HEADER`).
-
-        Raises:
-            GatewayUnavailable: no replica answers.
-            GatewayRefused: with the gateway's own reason.
-            UnreadableAnswer: the answer is not one to a prediction.
+        The request is not counted as traffic (`PLATFORM_HEADER`), and needs no API key.
         """
         path = f"/models/{model_name}/predict"
-        answer = self._any_replica(
-            "POST",
-            path,
-            content=msgspec.json.encode({"data": rows}),
-            headers={
-                "content-type": "application/json",
-                # Neither an API key nor a place among the clients' requests is needed.
-                "authorization": f"Bearer {self.control_token}",
-                PLATFORM_HEADER: "1",
-            },
-        )
+        answer = self._post(path, {"data": rows}, headers={PLATFORM_HEADER: "1"})
         return _decode(answer, path, PredictResponse)
 
     def wait_until_followed(
@@ -163,16 +127,8 @@ class GatewayResource(dg.ConfigurableResource[None]):
     ) -> Convergence:
         """Wait until every replica routes `alias` by the generation that a switch made.
 
-        Every replica is each address of `urls`, and each other one that those list as live.
-
-        Args:
-            model_name: the model.
-            alias: the variant that was switched.
-            switch: what the gateway answered to it.
-            deadline_s: seconds to wait at most.
-
-        Raises:
-            GatewayUnavailable: an address does not answer at the end of the time.
+        Every replica is each address of `urls`, and each other one that those list as live. After
+        `deadline_s` seconds the last state counts, or the last error is raised.
         """
         deadline = time.monotonic() + deadline_s
         while True:
@@ -198,48 +154,49 @@ class GatewayResource(dg.ConfigurableResource[None]):
                 continue
             version = confirmed_version(status, alias)
             if version != switch.version:
-                behind[replica] = (
-                    "no confirmed version" if version is None else f"version {version}"
-                )
+                behind[replica] = f"version {version}" if version else "no confirmed version"
             behind |= replicas_behind(status, switch.generation)
             live |= {other.id for other in status.replicas}
         return Convergence(behind, tuple(sorted(live)))
 
     def _change(self, model_name: str, path: str, request: msgspec.Struct) -> ReloadResponse:
         path = f"/models/{model_name}{path}"
-        answer = self._any_replica(
-            "POST",
-            path,
-            content=msgspec.json.encode(request),
-            headers={
-                "content-type": "application/json",
-                "authorization": f"Bearer {self.control_token}",
-            },
-            timeout_s=_RELOAD_TIMEOUT_S,
-        )
-        return _decode(answer, path, ReloadResponse)
+        return _decode(self._post(path, request, timeout_s=_RELOAD_TIMEOUT_S), path, ReloadResponse)
 
     def _get(self, replica: str, path: str, kind: type[Body]) -> Body:
         return _decode(self._request(replica, "GET", path), replica + path, kind)
 
-    def _any_replica(self, method: str, path: str, **options: Any) -> bytes:
-        unavailable: GatewayUnavailable | None = None
+    def _post(self, path: str, body: Any, **options: Any) -> bytes:
+        """Post JSON to the first replica that answers."""
+        unavailable = GatewayUnavailable("GATEWAY_URLS names no gateway")
         for replica in self.replicas:
             try:
-                return self._request(replica, method, path, **options)
+                return self._request(
+                    replica, "POST", path, content=msgspec.json.encode(body), **options
+                )
             except GatewayUnavailable as error:
                 unavailable = error
-        raise unavailable or GatewayUnavailable("GATEWAY_URLS names no gateway")
+        raise unavailable
 
     def _request(
-        self, replica: str, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **options: Any
+        self,
+        replica: str,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> bytes:
         import httpx
 
+        headers = {**(headers or {}), "content-type": "application/json"}
+        if content is not None:
+            headers["authorization"] = f"Bearer {self.control_token}"
         try:
             # Cluster-internal addresses: a proxy of the environment has no business here.
             with httpx.Client(timeout=timeout_s, trust_env=False) as client:
-                answer = client.request(method, replica + path, **options)
+                answer = client.request(method, replica + path, content=content, headers=headers)
         except httpx.HTTPError as error:
             raise GatewayUnavailable(
                 f"the gateway at {replica} does not answer: {error}"
@@ -293,10 +250,9 @@ def routed_versions(statuses: Iterable[ModelStatus]) -> tuple[int, ...]:
 
 
 def replicas_behind(status: ModelStatus, generation: int) -> dict[str, str]:
-    """Live replicas in a model's status that do not serve by `generation` yet.
+    """Why each live replica in a model's status does not serve by `generation` yet.
 
-    Returns:
-        Why, by replica. A list that may be incomplete counts as a replica that is behind.
+    A list that may be incomplete counts as a replica that is behind.
     """
     behind: dict[str, str] = {}
     if status.replicas_problem is not None:

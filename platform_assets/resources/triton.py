@@ -15,8 +15,6 @@ from platform_assets.resources.triton_api import (
     UNAVAILABLE,
     IndexEntry,
     InferenceAnswer,
-    ModelMetadata,
-    TensorMetadata,
     TritonAnswerError,
     TritonError,
     TritonLocked,
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "IndexEntry",
     "InferenceAnswer",
-    "ModelMetadata",
-    "TensorMetadata",
     "TritonAnswerError",
     "TritonEndpoint",
     "TritonError",
@@ -131,10 +127,6 @@ class TritonResource(ConfigurableResource[None]):
             if lost and not over:
                 time.sleep(_PAUSE_S)
 
-    def live(self) -> bool:
-        """Whether every server answers at all; never raises `TritonUnreachable`."""
-        return all(endpoint.live() for endpoint in self.endpoints())
-
     def index(self, model_name: str | None = None) -> list[IndexEntry]:
         """Return the repository index, of one model or of all.
 
@@ -175,14 +167,6 @@ class TritonResource(ConfigurableResource[None]):
     def unload(self, model_name: str) -> None:
         """Unload all versions on every server; requests in flight are finished first."""
         self.everywhere(lambda one: one.unload(model_name))
-
-    def loaded_config(self, model_name: str, version: int) -> dict[str, Any]:
-        """Return the configuration that a READY version runs with on the first server."""
-        return self.endpoints()[0].loaded_config(model_name, version)
-
-    def metadata(self, model_name: str, version: int) -> ModelMetadata:
-        """Return the inputs and outputs of a READY version, as the first server has them."""
-        return self.endpoints()[0].metadata(model_name, version)
 
     def infer(
         self,

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from platform_assets.resources.triton_api import TritonError
@@ -15,8 +15,7 @@ Resolve = Callable[[str], Sequence[str]]
 """Host name -> its IP addresses; empty where it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class TritonAddress:
+class TritonAddress(NamedTuple):
     """Where one server is: its HTTP address, and HOST:PORT of its gRPC (empty without one)."""
 
     url: str
@@ -24,37 +23,30 @@ class TritonAddress:
 
 
 def resolved(host: str) -> list[str]:
-    """Ask the resolver for the IP addresses of a name, sorted; empty where it has none.
-
-    Of a name with both kinds the IPv4 addresses are taken: the others are the same servers.
-    """
+    """Return the sorted IP addresses of a name: IPv4 where it has both kinds (same servers)."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # whoever connects says better what is wrong with the name
+    except (OSError, UnicodeError):  # connecting gives the better reason
         return []
-    by_family = {
-        family: {str(where[0]) for f, *_, where in found if f is family}
-        for family in (socket.AF_INET, socket.AF_INET6)
-    }
+    by_family: dict[int, set[str]] = {socket.AF_INET: set(), socket.AF_INET6: set()}
+    for family, *_, where in found:
+        by_family[family].add(str(where[0]))
     return sorted(by_family[socket.AF_INET] or by_family[socket.AF_INET6])
 
 
 def addresses(url: str, grpc_url: str, resolve: Resolve = resolved) -> tuple[TritonAddress, ...]:
     """Return the servers that the addresses mean now, at least one.
 
-    Args:
-        url: `http://HOST:PORT`, or several, separated by commas. A name that resolves to
-            several IP addresses, as that of a headless Service, means all of them.
-        grpc_url: `HOST:PORT` of the same servers, in the same order, or empty.
-        resolve: looks names up.
+    `url` is `http://HOST:PORT`, or several, separated by commas; a name that resolves to several
+    IP addresses (a headless Service) means all of them. `grpc_url` is `HOST:PORT` of the same
+    servers in the same order, or empty.
 
     Raises:
         TritonError: the two do not name the same servers.
     """
-    urls, grpc_urls = _listed(url), _listed(grpc_url) or [""]
+    urls, grpc_urls = _listed(url), _listed(grpc_url)
     if len(urls) > 1:
-        if grpc_urls == [""]:
-            grpc_urls *= len(urls)
+        grpc_urls = grpc_urls or [""] * len(urls)
         if len(urls) != len(grpc_urls):
             raise TritonError(
                 f"{url!r} names {len(urls)} Tritons and {grpc_url!r} {len(grpc_urls)}: give "
@@ -70,9 +62,9 @@ def addresses(url: str, grpc_url: str, resolve: Resolve = resolved) -> tuple[Tri
             f"{host} stands for {len(behind)} Tritons, and {grpc_url!r} is another name: give "
             "TRITON_GRPC_URL the host of TRITON_URL"
         )
+    grpc = f"//{grpc_url}" if grpc_url else ""
     return tuple(
-        TritonAddress(_with_host(url, ip), _with_host(f"//{grpc_url}", ip)[2:] if grpc_url else "")
-        for ip in behind
+        TritonAddress(_with_host(url, ip), grpc and _with_host(grpc, ip)[2:]) for ip in behind
     )
 
 
@@ -81,7 +73,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _host(url: str) -> str | None:
-    with contextlib.suppress(ValueError):  # whoever connects says what an address looks like
+    with contextlib.suppress(ValueError):  # connecting gives the better reason
         return urlsplit(url).hostname
     return None
 

@@ -71,26 +71,6 @@ class IndexEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorMetadata:
-    """An input or output: `shape` counts the batch dimension, -1 is any size."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelMetadata:
-    """What one READY version reads and answers."""
-
-    name: str
-    version: int
-    platform: str
-    inputs: tuple[TensorMetadata, ...]
-    outputs: tuple[TensorMetadata, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class InferenceAnswer:
     """The outputs of one inference, and the version that Triton says made them.
 

@@ -16,7 +16,6 @@ from platform_assets.resources.triton_api import (
     UNAVAILABLE,
     IndexEntry,
     InferenceAnswer,
-    ModelMetadata,
     TritonAnswerError,
     TritonError,
     TritonNotReady,
@@ -24,23 +23,21 @@ from platform_assets.resources.triton_api import (
     VersionMismatch,
 )
 from platform_assets.resources.triton_failures import translated
-from platform_assets.resources.triton_wire import decoded, index_entry, infer_input, tensor_metadata
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from tritonclient.http import InferenceServerClient, InferResult
+    from tritonclient.http import InferenceServerClient, InferInput, InferResult
 
 _POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class TritonEndpoint:
-    """A Triton server in explicit mode, at one address.
+    """A Triton server in explicit mode, at one address. Thread-safe: each call connects anew.
 
-    Every call opens a connection of its own, so one endpoint may be used by several threads.
-    All methods raise `TritonUnreachable` when no answer comes, `TritonRefused` when Triton says
-    no (`TritonLocked` for the control key) and `TritonAnswerError` for an answer that makes no
-    sense; all are `TritonError`.
+    All methods raise `TritonError`: `TritonUnreachable` when no answer comes, `TritonRefused`
+    when Triton says no (`TritonLocked` for the control key), `TritonAnswerError` for an answer
+    that makes no sense.
     """
 
     url: str
@@ -51,30 +48,17 @@ class TritonEndpoint:
     timeout_s: float
     load_timeout_s: float
 
-    def live(self) -> bool:
-        """Whether the server answers at all; never raises `TritonUnreachable`."""
-        try:
-            with self._client("ask whether it lives") as client:
-                return bool(client.is_server_live())
-        except TritonUnreachable:
-            return False
-
     def index(self, model_name: str | None = None) -> list[IndexEntry]:
         """Return the repository index, of one model or of all."""
         with self._client("read the repository index") as client:
             lines = client.get_model_repository_index(headers=self._key())
-            entries = [index_entry(line) for line in lines]
+            entries = [_index_entry(line) for line in lines]
         return [entry for entry in entries if model_name in (None, entry.name)]
 
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
         """Return the READY versions by the repository index, ascending."""
-        return tuple(
-            sorted(
-                entry.version
-                for entry in self.index(model_name)
-                if entry.version is not None and entry.state == READY
-            )
-        )
+        ready = [entry.version for entry in self.index(model_name) if entry.state == READY]
+        return tuple(sorted(version for version in ready if version is not None))
 
     def version_ready(self, model_name: str, version: int) -> bool:
         """Whether the versioned ready endpoint answers yes at this moment."""
@@ -94,18 +78,16 @@ class TritonEndpoint:
             try:
                 if self.version_ready(model_name, version):
                     return
-                entry = self._entry(model_name, version)
+                index = self.index(model_name)
             except TritonUnreachable:
                 if late:
                     raise
             else:
+                entry = next((one for one in index if one.version == version), None)
                 failed = entry is not None and entry.state == UNAVAILABLE and entry.reason
                 if failed or late:
                     raise TritonNotReady(self._not_ready(model_name, version, entry, timeout_s))
             time.sleep(_POLL_S)
-
-    def _entry(self, model_name: str, version: int) -> IndexEntry | None:
-        return next((e for e in self.index(model_name) if e.version == version), None)
 
     def _not_ready(
         self, model_name: str, version: int, entry: IndexEntry | None, timeout_s: float
@@ -137,33 +119,13 @@ class TritonEndpoint:
             TritonRefused: a version failed to load; those that were READY still are.
         """
         text = None if config is None else json.dumps(config)
-        with self._control(f"load {model_name}") as (client, headers):
-            client.load_model(model_name, headers=headers, config=text)
+        with self._control(f"load {model_name}") as (client, options):
+            client.load_model(model_name, config=text, **options)
 
     def unload(self, model_name: str) -> None:
         """Unload all versions; requests in flight are finished first."""
-        with self._control(f"unload {model_name}") as (client, headers):
-            client.unload_model(model_name, headers=headers)
-
-    def loaded_config(self, model_name: str, version: int) -> dict[str, Any]:
-        """Return the configuration that a READY version runs with, as JSON."""
-        with self._client(f"read the configuration of {model_name}") as client:
-            config: dict[str, Any] = client.get_model_config(
-                model_name, str(version), headers=self._key()
-            )
-            return config
-
-    def metadata(self, model_name: str, version: int) -> ModelMetadata:
-        """Return the inputs and outputs of a READY version."""
-        with self._client(f"read the metadata of {model_name} version {version}") as client:
-            answer = client.get_model_metadata(model_name, str(version))
-            return ModelMetadata(
-                name=answer["name"],
-                version=version,
-                platform=answer["platform"],
-                inputs=tuple(tensor_metadata(tensor) for tensor in answer["inputs"]),
-                outputs=tuple(tensor_metadata(tensor) for tensor in answer["outputs"]),
-            )
+        with self._control(f"unload {model_name}") as (client, options):
+            client.unload_model(model_name, **options)
 
     def infer(
         self,
@@ -172,14 +134,9 @@ class TritonEndpoint:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str] = (),
     ) -> InferenceAnswer:
-        """Ask exactly this version.
+        """Return the `outputs` (all when empty) of exactly this version.
 
-        Args:
-            model_name: the model.
-            version: the version; never left to Triton.
-            inputs: input name -> array, its type that of the model; text as `str`, `bytes`
-                or object arrays.
-            outputs: outputs wanted; empty for all of them.
+        `inputs` have the model's types; text may be `str`, `bytes` or object arrays.
 
         Raises:
             VersionMismatch: Triton says that another version made the answer.
@@ -189,7 +146,7 @@ class TritonEndpoint:
         with self._client(f"infer with {model_name} version {version}") as client:
             result = client.infer(
                 model_name,
-                [infer_input(name, array) for name, array in inputs.items()],
+                [_infer_input(name, array) for name, array in inputs.items()],
                 model_version=str(version),
                 outputs=[InferRequestedOutput(name) for name in outputs] or None,
             )
@@ -208,20 +165,13 @@ class TritonEndpoint:
     ) -> list[float]:
         """Return the milliseconds of inferences, one after the other over one connection.
 
-        Args:
-            model_name: the model.
-            version: the version.
-            inputs: input name -> array.
-            outputs: outputs wanted.
-            requests: how many.
-            fewest: as many even when the time is over.
-            seconds: time after which no further one is sent.
+        There are `requests` of them, or at least `fewest` when `seconds` are over.
         """
         from tritonclient.http import InferRequestedOutput
 
         took: list[float] = []
         with self._client(f"infer with {model_name} version {version}") as client:
-            tensors = [infer_input(name, array) for name, array in inputs.items()]
+            tensors = [_infer_input(name, array) for name, array in inputs.items()]
             wanted = [InferRequestedOutput(name) for name in outputs]
             end = time.monotonic() + seconds
             while len(took) < requests and (len(took) < fewest or time.monotonic() < end):
@@ -247,32 +197,29 @@ class TritonEndpoint:
                 f"{model_name} version {version} of Triton at {self.url} left out the outputs "
                 f"{', '.join(missing)}"
             )
-        arrays = {name: decoded(result.as_numpy(name)) for name in names}
+        arrays = {name: _decoded(result.as_numpy(name)) for name in names}
         return InferenceAnswer(outputs=arrays, model_version=answered)
 
     def _key(self) -> dict[str, str]:
         return {CONTROL_HEADER: self.control_key}
 
     @contextlib.contextmanager
-    def _control(self, doing: str) -> Iterator[tuple[Any, dict[str, str]]]:
-        """A client for what takes long, and the headers that open it."""
+    def _control(self, doing: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """A client for what takes long, and the options of its calls."""
         if not self.grpc_url:
             with self._client(doing, self.load_timeout_s) as client:
-                yield client, self._key()
+                yield client, {"headers": self._key()}
             return
         from tritonclient.grpc import InferenceServerClient
 
-        with translated(self.grpc_url, doing, self.load_timeout_s):
-            # A proxy of the user's environment must not stand before a server on loopback.
-            options = [("grpc.enable_http_proxy", 0)]
-            grpc_client = InferenceServerClient(self.grpc_url, channel_args=options)
-            try:
-                yield (
-                    _WithDeadline(grpc_client, self.load_timeout_s),
-                    {f"triton-grpc-protocol-{CONTROL_HEADER}": self.control_key},
-                )
-            finally:
-                grpc_client.close()
+        key = {f"triton-grpc-protocol-{CONTROL_HEADER}": self.control_key}
+        # A proxy of the user's environment must not stand before a server on loopback.
+        direct = [("grpc.enable_http_proxy", 0)]
+        with (
+            translated(self.grpc_url, doing, self.load_timeout_s),
+            contextlib.closing(InferenceServerClient(self.grpc_url, channel_args=direct)) as client,
+        ):
+            yield client, {"headers": key, "client_timeout": self.load_timeout_s}
 
     @contextlib.contextmanager
     def _client(
@@ -282,34 +229,48 @@ class TritonEndpoint:
         from tritonclient.http import InferenceServerClient
 
         seconds = timeout_s or self.timeout_s
-        with translated(self.url, doing, seconds):
-            client = InferenceServerClient(
-                _host(self.url), connection_timeout=self.timeout_s, network_timeout=seconds
-            )
-            try:
-                yield client
-            finally:
-                client.close()
-
-
-class _WithDeadline:
-    """The two gRPC calls in the shape that the HTTP client has them."""
-
-    def __init__(self, client: Any, timeout_s: float) -> None:
-        self._client = client
-        self._timeout_s = timeout_s
-
-    def load_model(self, name: str, *, headers: dict[str, str], config: str | None) -> None:
-        self._client.load_model(
-            name, headers=headers, config=config, client_timeout=self._timeout_s
-        )
-
-    def unload_model(self, name: str, *, headers: dict[str, str]) -> None:
-        self._client.unload_model(name, headers=headers, client_timeout=self._timeout_s)
+        limits = {"connection_timeout": self.timeout_s, "network_timeout": seconds}
+        with (
+            translated(self.url, doing, seconds),
+            contextlib.closing(InferenceServerClient(_host(self.url), **limits)) as client,
+        ):
+            yield client
 
 
 def _host(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment:
-        raise TritonError(f"{url!r} is no address of a Triton: use http://HOST:PORT")
+        raise TritonError(f"{url!r} is not the address of a Triton: use http://HOST:PORT")
     return f"{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _index_entry(line: Mapping[str, str]) -> IndexEntry:
+    version = line.get("version")
+    return IndexEntry(
+        name=line["name"],
+        version=int(version) if version else None,
+        state=line.get("state", ""),
+        reason=line.get("reason", ""),
+    )
+
+
+def _infer_input(name: str, array: npt.NDArray[Any]) -> InferInput:
+    import numpy as np
+    from tritonclient.http import InferInput
+    from tritonclient.utils import np_to_triton_dtype
+
+    # numpy's own text types pad and cut: the wire format wants the objects.
+    data = array.astype(np.object_) if array.dtype.kind in "US" else np.ascontiguousarray(array)
+    tensor = InferInput(name, list(data.shape), np_to_triton_dtype(data.dtype))
+    return tensor.set_data_from_numpy(data)
+
+
+def _decoded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Decode a BYTES tensor; leave every other as it is."""
+    import numpy as np
+
+    if array.dtype.kind != "O":
+        return array
+    words = np.empty(array.size, dtype=np.object_)
+    words[:] = [item.decode() if isinstance(item, bytes) else item for item in array.flat]
+    return words.reshape(array.shape)

@@ -24,7 +24,7 @@ from tests.onnx_models import (
     write_entry,
     write_version,
 )
-from tests.servers import RunningTriton, run_triton
+from tests.servers import RunningTriton, loaded_config, run_triton
 
 BATCH = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 2000000 }"
 
@@ -204,16 +204,14 @@ def test_text_that_is_not_utf_8_fails_its_own_request_only(triton: TritonResourc
 def test_a_bare_configuration_is_completed_from_the_graph(
     server: RunningTriton, triton: TritonResource
 ) -> None:
-    config = triton.loaded_config("bare", 1)
+    config = loaded_config(triton.url, triton.control_key, "bare", 1)
     assert config["max_batch_size"] == 4
     assert "dynamic_batching" in config
-    metadata = triton.metadata("bare", 1)
-    assert [(t.name, t.datatype, t.shape) for t in metadata.inputs] == [
-        ("features", "FP32", (-1, 4))
-    ]
-    assert {(t.name, t.datatype, t.shape) for t in metadata.outputs} == {
-        ("label", "INT64", (-1, 1)),
-        ("probabilities", "FP32", (-1, 3)),
+    tensors = {t["name"]: (t["data_type"], t["dims"]) for t in config["input"] + config["output"]}
+    assert tensors == {
+        "features": ("TYPE_FP32", ["4"]),
+        "label": ("TYPE_INT64", ["1"]),
+        "probabilities": ("TYPE_FP32", ["3"]),
     }
     answer = triton.infer("bare", 1, {"features": np.zeros((4, 4), np.float32)})
     assert answer.outputs["label"].tolist() == [[1]] * 4

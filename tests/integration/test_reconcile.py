@@ -6,6 +6,7 @@ from platform_assets.serving.loading import persisted_versions
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.full_platform import Platform
 from tests.onnx_models import telltale, write_version
+from tests.servers import loaded_config
 
 
 def test_nothing_to_do_is_no_failure(platform: Platform) -> None:
@@ -27,7 +28,8 @@ def test_a_lost_version_is_given_back(platform: Platform) -> None:
 def test_a_version_that_somebody_else_loaded_is_taken_away(platform: Platform) -> None:
     ready, stranger = platform.ready(), 900
     write_version(platform.triton.repository, DEFAULT_MODEL, stranger, telltale(stranger))
-    config = platform.triton_client.loaded_config(DEFAULT_MODEL, ready[0])
+    client = platform.triton_client
+    config = loaded_config(client.url, client.control_key, DEFAULT_MODEL, ready[0])
     config["version_policy"] = {"specific": {"versions": [*ready, stranger]}}
     platform.triton_client.load(DEFAULT_MODEL, config)
     assert stranger in platform.ready()

@@ -26,7 +26,7 @@ from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.onnx_models import telltale
-from tests.servers import RunningTriton, run_triton
+from tests.servers import RunningTriton, loaded_config, run_triton
 
 ROW = {"features": np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)}
 
@@ -185,7 +185,8 @@ def test_a_full_disk_after_ready_gives_the_candidate_back(
 def test_launch_options_reach_triton(serving: Serving) -> None:
     state = serving.load(serving.package(1, ServingOptions(True, 2, max_batch_size=4)))
     assert state.ready
-    loaded = serving.triton.loaded_config(DEFAULT_MODEL, 1)
+    triton = serving.triton
+    loaded = loaded_config(triton.url, triton.control_key, DEFAULT_MODEL, 1)
     assert "dynamic_batching" in loaded
     assert loaded["max_batch_size"] == 4
     assert loaded["instance_group"][0]["count"] == 2

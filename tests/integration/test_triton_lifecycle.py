@@ -22,7 +22,7 @@ from platform_assets.local_stack.triton_server import shared_memory_prefix
 from platform_assets.resources.triton import TritonError, TritonRefused, TritonResource
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
 from tests.onnx_models import config_text, slow, telltale, write_config, write_entry, write_version
-from tests.servers import RunningTriton, run_triton, wait_until
+from tests.servers import RunningTriton, answers_ok, run_triton, wait_until
 
 VERSIONS = {version: telltale(version) for version in (1, 2, 3)}
 
@@ -123,7 +123,7 @@ def test_kill_9_and_restart_bring_back_exactly_the_persisted_versions(
     assert triton.ready_versions(MODEL) == (1, 3)
     regions = list(Path("/dev/shm").glob(f"{shared_memory_prefix(tmp_path)}*"))
     server.kill()
-    assert not triton.live()
+    assert not answers_ok(f"{triton.url}/v2/health/live")
     server.restart()
     assert triton.ready_versions(MODEL) == (1, 3)
     assert not triton.version_ready(MODEL, 2)
@@ -256,7 +256,7 @@ def test_sigterm_finishes_what_runs_and_what_waits(repository: Path, tmp_path: P
             thread.join()
         assert server.process.wait() == 0
         assert [getattr(answer, "model_version", answer) for answer in answers] == [1, 1]
-        assert not triton.live()
+        assert not answers_ok(f"{triton.url}/v2/health/live")
 
 
 def waiting(server: RunningTriton) -> float:

@@ -33,7 +33,7 @@ from platform_assets.resources.triton import (
 from platform_assets.resources.triton_failures import translated
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
 from tests.onnx_models import string_echo, telltale, write_entry, write_version
-from tests.servers import LOOPBACK, RunningTriton, free_port, run_triton
+from tests.servers import LOOPBACK, RunningTriton, free_port, loaded_config, run_triton
 
 ROWS = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], dtype=np.float32)
 
@@ -60,7 +60,6 @@ def own(repository: Path, tmp_path: Path) -> Iterator[RunningTriton]:
 
 
 def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonResource) -> None:
-    assert shared.live()
     assert shared.ready_versions(MODEL) == (1, 2)
     assert [shared.version_ready(MODEL, version) for version in (1, 2, 3)] == [True, True, False]
     assert [(e.name, e.version, e.state) for e in shared.index(MODEL)] == [
@@ -68,15 +67,6 @@ def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonRes
         (MODEL, 2, "READY"),
     ]
     assert shared.ready_versions("unknown") == ()
-
-
-def test_metadata_is_that_of_the_version(shared: TritonResource) -> None:
-    metadata = shared.metadata(MODEL, 2)
-    assert (metadata.name, metadata.version) == (MODEL, 2)
-    assert [(t.name, t.datatype, t.shape) for t in metadata.inputs] == [
-        ("features", "FP32", (-1, 4))
-    ]
-    assert {t.name for t in metadata.outputs} == {"label", "probabilities"}
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -133,7 +123,7 @@ def test_text_goes_out_and_comes_back_as_text(own: RunningTriton, dtype: str) ->
 def test_a_candidate_is_loaded_beside_production_and_retired_again(own: RunningTriton) -> None:
     triton = resource(own)
     write_version(own.repository, MODEL, 2, telltale(2))
-    config = triton.loaded_config(MODEL, 1)
+    config = loaded_config(triton.url, triton.control_key, MODEL, 1)
     config["version_policy"] = {"specific": {"versions": [1, 2]}}
     triton.load(MODEL, config)
     triton.wait_until_ready(MODEL, 2, timeout_s=20)
@@ -152,7 +142,7 @@ def test_a_failed_load_tells_tritons_reason_and_what_still_serves(
 ) -> None:
     triton = resource(own, grpc=grpc)
     write_version(own.repository, MODEL, 2, b"not a model")
-    config = triton.loaded_config(MODEL, 1)
+    config = loaded_config(triton.url, triton.control_key, MODEL, 1)
     config["version_policy"] = {"specific": {"versions": [1, 2]}}
     with pytest.raises(TritonRefused) as refused:
         triton.load(MODEL, config)
@@ -175,7 +165,6 @@ def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonReso
         lambda triton: triton.index(),
         lambda triton: triton.load(MODEL),
         lambda triton: triton.unload(MODEL),
-        lambda triton: triton.loaded_config(MODEL, 1),
     ],
 )
 def test_a_wrong_control_key_opens_nothing(
@@ -219,7 +208,6 @@ def test_use_from_several_threads_at_once(shared: TritonResource) -> None:
 
 def test_nothing_listening_is_unavailable() -> None:
     triton = TritonResource(url=f"http://{LOOPBACK}:{free_port()}", control_key="k")
-    assert not triton.live()
     with pytest.raises(TritonUnreachable, match=r"Triton at http://127.0.0.1:\d+ cannot be reach"):
         triton.version_ready(MODEL, 1)
     with pytest.raises(TritonUnreachable):
