@@ -20,9 +20,9 @@ from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.compare import drift_report as compare
-from platform_assets.monitoring.page import drift_page, never_seen, summary, vanished
+from platform_assets.monitoring.page import column_row, drift_page, summary
 from platform_assets.monitoring.pictures import drift_picture
-from platform_assets.monitoring.records import ColumnDrift, DriftReport
+from platform_assets.monitoring.records import DriftReport
 from platform_assets.monitoring.reference import reference_features, reference_predictions
 from platform_assets.monitoring.stability import ComparedRows
 from platform_assets.resources import plots
@@ -152,7 +152,7 @@ def _reference(
     except RegistryError as exc:
         return None, str(exc), str(exc)
 
-    def kept(part: Callable[[], ComparedRows]) -> ComparedRows | str:
+    def read(part: Callable[[], ComparedRows]) -> ComparedRows | str:
         try:
             return part()
         except MlflowUnavailable:
@@ -162,8 +162,8 @@ def _reference(
 
     return (
         run_id,
-        kept(lambda: reference_features(mlflow.artifact_bytes(run_id, REFERENCE_ARTIFACT), spec)),
-        kept(lambda: reference_predictions(mlflow.evaluation_set(run_id), spec)),
+        read(lambda: reference_features(mlflow.artifact_bytes(run_id, REFERENCE_ARTIFACT), spec)),
+        read(lambda: reference_predictions(mlflow.evaluation_set(run_id), spec)),
     )
 
 
@@ -177,7 +177,7 @@ def _published(
 ) -> MaterializeResult[DriftReport]:
     facts = _facts(report, window, run_id)
     picture = plots.data_url(drift_picture(report)) if report.columns else None
-    page = drift_page(report, [(name, str(value)) for name, value in facts.items()], picture)
+    page = drift_page(report, facts, picture)
     try:
         path = folder.write(report.model_name, context.run.run_id, page)
     except OSError as exc:
@@ -195,7 +195,9 @@ def _published(
             "summary": summary(report),
             **facts,
             **shown,
-            "columns": MetadataValue.table([_record(column) for column in report.worst_first])
+            "columns": MetadataValue.table(
+                [TableRecord(column_row(column)) for column in report.worst_first]
+            )
             if report.columns
             else "none: not enough samples, or nothing to compare them with",
             "not_compared": "\n".join(report.not_compared) or "nothing",
@@ -224,22 +226,6 @@ def _facts(
         facts["oldest_sample"] = oldest_newest["min"].isoformat()
         facts["newest_sample"] = oldest_newest["max"].isoformat()
     return facts
-
-
-def _record(column: ColumnDrift) -> TableRecord:
-    return TableRecord(
-        {
-            "column": column.name,
-            "kind": column.kind,
-            "stability_index": round(column.psi, 4),
-            "limit": round(column.limit, 4),
-            "drifted": column.drifted,
-            "missing_before": round(column.missing_reference, 4),
-            "missing_now": round(column.missing_current, 4),
-            "never_seen": never_seen(column),
-            "vanished": vanished(column),
-        }
-    )
 
 
 def _log_with_run(mlflow: MlflowResource, run_id: str | None, page: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,17 +23,6 @@ _ROWS_PER_BIN: Final = 25
 """With fewer rows in a bin its share is mostly chance."""
 _ROWS_PER_CATEGORY: Final = 10
 _MOST_CATEGORIES: Final = 50
-
-
-class Bins(Protocol):
-    """A way to put values into bins; the last bin is always that of missing values."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Words for the bins, in the order of the codes."""
-
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the bin of each value, shape (rows,)."""
 
 
 def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
@@ -67,12 +56,11 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def fit(reference: NDArray[Any], rows: int) -> Bins:
-    """Return bins for a column, made from its reference alone.
+def fit(reference: NDArray[Any], rows: int) -> NumberBins | TextBins:
+    """Return bins for a column, made from its reference alone; missing values have the last one.
 
-    Args:
-        reference: what `comparable` returned, shape (reference rows,).
-        rows: independent rows of the side that has fewer; few rows make few bins.
+    `reference` is what `comparable` returned, shape (reference rows,); `rows` counts the
+    independent rows of the side that has fewer: few rows make few bins.
     """
     fewest = min(len(reference), rows)
     if reference.dtype.kind == "f":
@@ -88,6 +76,7 @@ class NumberBins:
     rows 0, a move to -1 must not stay in the same interval.
     """
 
+    ordered: ClassVar[bool] = True
     edges: NDArray[np.float64]
     """Upper ends of all intervals but the last, ascending."""
     atoms: NDArray[np.float64]
@@ -140,6 +129,7 @@ def fit_numbers(reference: NDArray[np.float64], bins: int) -> NumberBins:
 class TextBins:
     """A bin per category that is frequent in the reference; all others share a few, by chance."""
 
+    ordered: ClassVar[bool] = False
     categories: tuple[str, ...]
     groups: int = 1
     """How many bins the others share."""

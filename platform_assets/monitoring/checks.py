@@ -51,7 +51,6 @@ def drift_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
                 "drift_limit": drift_report.drift_limit,
                 "drifted_features": _named(drift_report, prediction=False),
                 "drifted_predictions": _named(drift_report, prediction=True),
-                **_worst(drift_report),
             },
         )
 
@@ -61,10 +60,3 @@ def drift_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
 def _named(report: DriftReport, *, prediction: bool) -> str:
     names = [c.name for c in report.drifted if (c.kind == PREDICTION) is prediction]
     return ", ".join(names) or "none"
-
-
-def _worst(report: DriftReport) -> dict[str, str | float]:
-    if not report.columns:
-        return {}
-    worst = report.worst_first[0]
-    return {"worst_column": worst.name, "worst_index": worst.psi}

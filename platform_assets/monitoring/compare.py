@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from platform_assets.monitoring.records import (
-    FEATURE,
-    FEWEST_UNITS,
-    PREDICTION,
-    ColumnDrift,
-    DriftReport,
-)
+from platform_assets.monitoring.records import FEATURE, PREDICTION, ColumnDrift, DriftReport
 from platform_assets.monitoring.reference import (
     CONFIDENCE_COLUMN,
     PREDICTION_COLUMN,
@@ -21,7 +16,6 @@ from platform_assets.monitoring.stability import ComparedRows, compare_columns
 from platform_assets.monitoring.units import is_identifying, window_units
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from platform_assets.model_spec import ModelSpec
@@ -39,58 +33,47 @@ def drift_report(
     *,
     min_rows: int,
 ) -> DriftReport:
-    """Compare a window with its reference.
+    """Compare the samples of a version with its training rows and its held-out predictions.
 
-    Args:
-        spec: the model.
-        version: the version that answered.
-        samples: the window.
-        features: the training rows, comparable, or why there are none.
-        predictions: the answers for the held-out rows, comparable, or why there are none.
-        min_rows: with fewer samples nothing is compared.
+    A text in their place says why there are none. With fewer than `min_rows` samples nothing is
+    compared.
     """
-    answered = feature_columns(samples.table, spec)
+    rows = samples.table.to_pandas()
+    answered = feature_columns(rows, spec)
     known = not isinstance(features, str) and is_identifying(features.columns, features.units)
-    units = window_units(samples.table, answered, identifying=known)
-    columns: list[ColumnDrift] = []
-    left_out = [f"file {reason}" for reason in samples.unreadable]
-    if _enough(samples, units, min_rows):
-        now = sampled_predictions(samples.table, spec)
-        for kind, reference, window in (
-            (FEATURE, features, answered),
-            (PREDICTION, predictions, now),
-        ):
-            if isinstance(reference, str):
-                left_out.append(f"{kind}s: {reference}")
-                continue
-            silent = _silent(reference.columns, window)
-            left_out += [f"{name}: no sample holds it" for name in silent]
-            shared = {k: v for k, v in reference.columns.items() if k not in silent}
-            columns += compare_columns(
-                ComparedRows(shared, reference.units),
-                ComparedRows(window, units),
-                kind=kind,
-                drift_limit=spec.gates.drift_limit,
-            )
-    return DriftReport(
+    window = ComparedRows(answered, window_units(samples.table, answered, identifying=known))
+    report = DriftReport(
         model_name=spec.model_name,
         version=version,
         rows=samples.rows,
-        units=_count(units),
+        units=window.unit_count,
         min_rows=min_rows,
         reference_rows=0 if isinstance(features, str) else len(features.units),
         drift_limit=spec.gates.drift_limit,
-        columns=tuple(columns),
-        not_compared=tuple(left_out),
+        not_compared=tuple(f"file {reason}" for reason in samples.unreadable),
     )
-
-
-def _enough(samples: Samples, units: NDArray[np.int64], min_rows: int) -> bool:
-    return samples.rows >= min_rows and _count(units) >= FEWEST_UNITS
-
-
-def _count(units: NDArray[np.int64]) -> int:
-    return int(units.max(initial=-1)) + 1
+    if not report.enough:
+        return report
+    columns: list[ColumnDrift] = []
+    reasons: list[str] = []
+    now = ComparedRows(sampled_predictions(rows, spec), window.units)
+    for kind, reference, current in (
+        (FEATURE, features, window),
+        (PREDICTION, predictions, now),
+    ):
+        if isinstance(reference, str):
+            reasons.append(f"{kind}s: {reference}")
+            continue
+        silent = _silent(reference.columns, current.columns)
+        reasons += [f"{name}: no sample holds it" for name in silent]
+        shared = {k: v for k, v in reference.columns.items() if k not in silent}
+        columns += compare_columns(
+            ComparedRows(shared, reference.units),
+            current,
+            kind=kind,
+            drift_limit=spec.gates.drift_limit,
+        )
+    return replace(report, columns=tuple(columns), not_compared=(*report.not_compared, *reasons))
 
 
 def _silent(reference: Columns, window: Columns) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -17,21 +17,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #e5e7eb; text-align: right }
 th:first-child, td:first-child { text-align: left }
-tr.drifted { background: #fee2e2 }
 img { max-width: 100% }
 """
 _EXAMPLE_LENGTH: Final = 40
-_HEADINGS: Final = (
-    "column",
-    "kind",
-    "index",
-    "limit",
-    "by chance",
-    "missing before",
-    "missing now",
-    "never seen",
-    "vanished",
-)
 
 
 def summary(report: DriftReport) -> str:
@@ -59,26 +47,22 @@ def summary(report: DriftReport) -> str:
     )
 
 
-def drift_page(report: DriftReport, facts: Sequence[tuple[str, str]], picture: str | None) -> str:
+def drift_page(report: DriftReport, facts: Mapping[str, object], picture: str | None) -> str:
     """Return the page.
 
-    Args:
-        report: what was found.
-        facts: name and value of what a reader wants to know of the comparison.
-        picture: address of the picture (a data URL), None when there is none.
+    `facts` are what a reader wants to know of the comparison, `picture` is a data URL.
     """
-    title = f"Drift of {report.model_name} version {report.version}"
+    title = escape(f"Drift of {report.model_name} version {report.version}")
+    said = summary(report)
     parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>",
-        f"<style>{_STYLE}</style><h1>{escape(title)}</h1><p>{escape(_sentence(report))}</p>",
-        "<table>",
-        *(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in facts),
-        "</table>",
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
+        f"<style>{_STYLE}</style><h1>{title}</h1><p>{escape(said[:1].upper() + said[1:])}.</p>",
+        _table({"fact": name, "value": value} for name, value in facts.items()),
     ]
     if picture:
         parts.append(f"<img alt='population stability by column' src='{escape(picture)}'>")
     if report.columns:
-        parts += [_table(report.worst_first), "<h2>Distributions</h2>"]
+        parts += [_table(map(column_row, report.worst_first)), "<h2>Distributions</h2>"]
         parts += [_distribution(column) for column in report.worst_first]
     if report.not_compared:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in report.not_compared)
@@ -86,55 +70,35 @@ def drift_page(report: DriftReport, facts: Sequence[tuple[str, str]], picture: s
     return "\n".join(parts) + "\n"
 
 
-def _sentence(report: DriftReport) -> str:
-    text = summary(report)
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _table(columns: Sequence[ColumnDrift]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in _HEADINGS)
-    rows = [
-        f"<tr{' class=drifted' if column.drifted else ''}>"
-        + "".join(f"<td>{escape(text)}</td>" for text in _cells(column))
-        + "</tr>"
-        for column in columns
-    ]
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-
-
-def _cells(column: ColumnDrift) -> tuple[str, ...]:
-    return (
-        column.name,
-        column.kind,
-        f"{column.psi:.4f}",
-        f"{column.limit:.4f}",
-        f"{column.chance:.4f}",
-        f"{column.missing_reference:.2%}",
-        f"{column.missing_current:.2%}",
-        never_seen(column),
-        vanished(column),
-    )
-
-
-def never_seen(column: ColumnDrift) -> str:
-    """Return the share of texts that training never saw, with the most frequent of them."""
-    if column.novelty is None:
-        return ""
-    shown = ", ".join(text[:_EXAMPLE_LENGTH] for text in column.novelty.examples)
-    return f"{column.novelty.unseen:.2%}" + (f": {shown}" if shown else "")
-
-
-def vanished(column: ColumnDrift) -> str:
-    """Return the share of the training's texts that the window lacks."""
-    return "" if column.novelty is None else f"{column.novelty.vanished:.2%}"
+def column_row(column: ColumnDrift) -> dict[str, str]:
+    """Return the line of a column in the tables of the page and of Dagster."""
+    new = column.novelty
+    examples = ", ".join(text[:_EXAMPLE_LENGTH] for text in new.examples) if new else ""
+    return {
+        "column": column.name,
+        "kind": column.kind,
+        "stability index": f"{column.psi:.4f}",
+        "limit": f"{column.limit:.4f}",
+        "by chance": f"{column.chance:.4f}",
+        "drifted": "yes" if column.drifted else "",
+        "missing before": f"{column.missing_reference:.2%}",
+        "missing now": f"{column.missing_current:.2%}",
+        "never seen": f"{new.unseen:.2%}" + (examples and f": {examples}") if new else "",
+        "vanished": f"{new.vanished:.2%}" if new else "",
+    }
 
 
 def _distribution(column: ColumnDrift) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(label)}</td><td>{before:.2%}</td><td>{now:.2%}</td></tr>"
-        for label, before, now in zip(column.bins, column.reference, column.current, strict=True)
+    shares = zip(column.bins, column.reference, column.current, strict=True)
+    table = _table(
+        {"values": label, "training": f"{before:.2%}", "answered": f"{now:.2%}"}
+        for label, before, now in shares
     )
-    return (
-        f"<details><summary>{escape(column.name)}</summary><table>"
-        f"<tr><th>values</th><th>training</th><th>answered</th></tr>{rows}</table></details>"
-    )
+    return f"<details><summary>{escape(column.name)}</summary>{table}</details>"
+
+
+def _table(records: Iterable[Mapping[str, object]]) -> str:
+    lines = [*records]
+    rows = ["".join(f"<th>{name}</th>" for name in lines[0])]
+    rows += ["".join(f"<td>{escape(str(value))}</td>" for value in line.values()) for line in lines]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

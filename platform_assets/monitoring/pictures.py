@@ -17,13 +17,8 @@ _OVERLAYS: Final = 3
 def drift_picture(report: DriftReport) -> bytes:
     """Draw the index of each column with its limit, and the worst columns' distributions.
 
-    At most the worst 20 columns get a bar, and the worst three a distribution.
-
-    Args:
-        report: one that compared at least one column.
-
-    Returns:
-        A PNG.
+    At most the worst 20 columns get a bar, and the worst three a distribution. The report has
+    compared at least one column.
     """
     bars = report.worst_first[:_MOST_BARS]
     worst = report.worst_first[:_OVERLAYS]

@@ -89,7 +89,7 @@ class DriftReport:
     """Fewest samples that are judged."""
     reference_rows: int
     drift_limit: float
-    columns: tuple[ColumnDrift, ...]
+    columns: tuple[ColumnDrift, ...] = ()
     not_compared: tuple[str, ...] = ()
     """What could not be compared, each with the reason."""
 

@@ -13,7 +13,6 @@ from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from platform_assets.resources.records import EvaluationSet
@@ -27,30 +26,19 @@ CONFIDENCE_COLUMN: Final = "largest probability"
 def reference_features(data: bytes, spec: ModelSpec) -> ComparedRows:
     """Return the features of the rows that a version was trained on, comparable.
 
-    Args:
-        data: what `resources.reference.write_reference` wrote.
-        spec: the model; of its features those that the rows have are taken.
-
     Raises:
-        ValueError, KeyError: the bytes are something else.
+        ValueError, KeyError: `data` is not what `resources.reference.write_reference` wrote.
     """
     sample = read_reference(data)
-    return ComparedRows(
-        {
-            feature.name: comparable(sample.features[feature.name], feature.dtype)
-            for feature in spec.features
-            if feature.name in sample.features
-        },
-        sample.units,
-    )
+    return ComparedRows(feature_columns(sample.features, spec), sample.units)
 
 
-def feature_columns(table: pa.Table, spec: ModelSpec) -> Columns:
-    """Return the features that `table` holds, comparable."""
+def feature_columns(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
+    """Return those of the model's features that the rows have, comparable."""
     return {
-        feature.name: comparable(table[feature.name].to_pandas(), feature.dtype)
+        feature.name: comparable(rows[feature.name], feature.dtype)
         for feature in spec.features
-        if feature.name in table.column_names
+        if feature.name in rows
     }
 
 
@@ -69,21 +57,13 @@ def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> Compare
     return ComparedRows(columns, units)
 
 
-def sampled_predictions(table: pa.Table, spec: ModelSpec) -> Columns:
+def sampled_predictions(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
     """Return what the gateway answered, comparable with `reference_predictions`."""
-    scores = comparable(_column(table, SAMPLE_SCORE), DType.FP32)
+    rows = rows.reindex(columns=[SAMPLE_PREDICTION, SAMPLE_SCORE])
+    scores = comparable(rows[SAMPLE_SCORE], DType.FP32)
     if spec.task is Task.REGRESSION:
         return {PREDICTION_COLUMN: scores}
-    labels = _column(table, SAMPLE_PREDICTION).astype(object)
+    labels = rows[SAMPLE_PREDICTION].astype(object)
     if spec.target.dtype is DType.BOOL:
         labels = labels.str.lower()
     return {PREDICTION_COLUMN: comparable(labels, DType.BYTES), CONFIDENCE_COLUMN: scores}
-
-
-def _column(table: pa.Table, name: str) -> pd.Series[Any]:
-    import pandas as pd
-
-    if name in table.column_names:
-        column: pd.Series[Any] = table[name].to_pandas()
-        return column
-    return pd.Series([None] * table.num_rows, dtype=object)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.monitoring.binning import TextBins, fit
-from platform_assets.monitoring.novelty import unseen_share, vanished_share
-from platform_assets.monitoring.records import ColumnDrift, Novelty
+from platform_assets.monitoring.binning import fit
+from platform_assets.monitoring.novelty import novelty
+from platform_assets.monitoring.records import ColumnDrift
 from platform_assets.monitoring.units import effective_rows
 
 if TYPE_CHECKING:
@@ -17,12 +16,8 @@ if TYPE_CHECKING:
 
 _FALSE_ALARMS: Final = 0.001
 """Share of comparisons of like with like that chance may make an alarm, over all columns."""
-_LEAST_UNSEEN: Final = 0.01
-_LEAST_VANISHED: Final = 0.05
-"""Shares of texts below which nothing is called drift, however certain it is."""
 _EMPTY: Final = 1e-4
 """Least share that an empty bin counts as."""
-_EXAMPLES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -45,21 +40,17 @@ class ComparedRows:
 def compare_columns(
     reference: ComparedRows, current: ComparedRows, *, kind: str, drift_limit: float
 ) -> tuple[ColumnDrift, ...]:
-    """Compare the columns of the reference with those of the window.
+    """Compare the columns of the reference with those of the window, which has them all.
 
-    Args:
-        reference: what was trained on.
-        current: the window; it has the same columns.
-        kind: `feature` or `prediction`.
-        drift_limit: population stability index from which a column has drifted.
+    `kind` is `feature` or `prediction`, `drift_limit` the population stability index from which a
+    column has drifted.
 
     Raises:
         ValueError: one of the sides has no rows.
     """
     for side, rows in (("reference", reference), ("window", current)):
-        empty = [name for name in reference.columns if not len(rows.columns[name])]
-        if empty:
-            raise ValueError(f"the {side} has no rows of {', '.join(empty)}")
+        if not len(rows.units):
+            raise ValueError(f"the {side} has no rows of {', '.join(reference.columns)}")
     confidence = 1 - _FALSE_ALARMS / max(1, len(reference.columns))
     return tuple(
         _compare(name, kind, reference, current, drift_limit, confidence)
@@ -78,12 +69,11 @@ def _compare(
     import numpy as np
 
     bins = fit(reference.columns[name], min(reference.unit_count, current.unit_count))
-    before, now = (bins.codes(side.columns[name]) for side in (reference, current))
-    shares = [
-        np.bincount(codes, minlength=len(bins.labels)) / len(codes) for codes in (before, now)
-    ]
+    sides = [(side.columns[name], side.units) for side in (reference, current)]
+    coded = [(bins.codes(values), units) for values, units in sides]
+    shares = [np.bincount(codes, minlength=len(bins.labels)) / len(codes) for codes, _ in coded]
     used = (shares[0] > 0) | (shares[1] > 0)
-    worth = effective_rows(before, reference.units), effective_rows(now, current.units)
+    worth = effective_rows(*coded[0]), effective_rows(*coded[1])
     chance = chance_index(int(used.sum()), *worth, confidence)
     return ColumnDrift(
         name=name,
@@ -93,29 +83,10 @@ def _compare(
         chance=chance,
         missing_reference=float(shares[0][-1]),
         missing_current=float(shares[1][-1]),
-        novelty=_novelty(name, reference, current, confidence)
-        if isinstance(bins, TextBins)
-        else None,
+        novelty=None if bins.ordered else novelty(*sides[0], *sides[1], confidence),
         bins=tuple(label for label, use in zip(bins.labels, used, strict=True) if use),
         reference=tuple(shares[0][used].tolist()),
         current=tuple(shares[1][used].tolist()),
-    )
-
-
-def _novelty(
-    name: str, reference: ComparedRows, current: ComparedRows, confidence: float
-) -> Novelty:
-    sides = [(side.columns[name], side.units) for side in (reference, current)]
-    unseen, unseen_limit = unseen_share(*sides[0], *sides[1], confidence)
-    vanished, vanished_limit = vanished_share(*sides[0], *sides[1], confidence)
-    known = set(sides[0][0].tolist())
-    new = Counter(text for text in sides[1][0].tolist() if text not in known and text is not None)
-    return Novelty(
-        unseen=unseen,
-        unseen_limit=max(_LEAST_UNSEEN, unseen_limit),
-        vanished=vanished,
-        vanished_limit=max(_LEAST_VANISHED, vanished_limit),
-        examples=tuple(text for text, _ in new.most_common(_EXAMPLES)),
     )
 
 

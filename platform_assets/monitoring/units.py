@@ -23,11 +23,8 @@ def window_units(table: pa.Table, answered: Columns, *, identifying: bool) -> Un
     """Number the rows of a window: equal numbers are rows of one entity, or of one request.
 
     Of fewer than `FEWEST_UNITS` requests each row counts, as those of a few large batches do.
-
-    Args:
-        table: samples; an entity is known of requests that named it.
-        answered: their features, comparable.
-        identifying: whether requests with the same rows are about the same entity again.
+    `answered` are the features of the samples, comparable; with `identifying`, requests with the
+    same rows are about the same entity again.
     """
     import numpy as np
     import pandas as pd
@@ -68,11 +65,8 @@ def effective_rows(codes: NDArray[np.int64], units: Units) -> float:
     """Return how many independent rows tell as much of the shares of the bins as these.
 
     Rows are worth less the more those of a unit are alike (the design effect of Rao and Scott,
-    The Analysis of Categorical Data From Complex Sample Surveys, 1981).
-
-    Args:
-        codes: bin of each row, shape (rows,).
-        units: see `window_units`, shape (rows,).
+    The Analysis of Categorical Data From Complex Sample Surveys, 1981). `codes` are the bins of the
+    rows, `units` those of `window_units`, both of shape (rows,).
     """
     import numpy as np
 
