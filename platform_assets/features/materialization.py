@@ -71,12 +71,13 @@ def _apply(view: OnlineView, folder: Path, current: Path, progress: Progress) ->
 
     last = folder / view.content
     with parquet.ParquetFile(current) as file:
-        total, schema = file.metadata.num_rows, file.schema_arrow
-        if not last.is_file() or parquet.read_schema(last) != schema:
+        if not last.is_file() or _layout(parquet.read_schema(last)) != _layout(file.schema_arrow):
             view.mark("")
             deleted = view.delete_others(_column(current, view.key))
             batches = file.iter_batches(_BATCH_ROWS)
-            return OnlineChanges(view.write(_reported(batches, total, progress)), deleted)
+            return OnlineChanges(
+                view.write(_reported(batches, file.metadata.num_rows, progress)), deleted
+            )
     changed = _difference("*", current, last)
     gone = _difference(f'"{view.key}"', last, current)
     if changed.num_rows or gone.num_rows:
@@ -85,6 +86,10 @@ def _apply(view: OnlineView, folder: Path, current: Path, progress: Progress) ->
         view.write(_reported(batches, changed.num_rows, progress))
         view.delete(gone[view.key].to_pylist())
     return OnlineChanges(changed.num_rows, gone.num_rows)
+
+
+def _layout(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
+    return [*zip(schema.names, schema.types, strict=True)]
 
 
 def _difference(columns: str, left: Path, right: Path) -> pa.Table:

@@ -23,18 +23,13 @@ _HISTORY: Final = 20
 
 
 def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
-    """Return the schedule of a model's drift report; None when the model wants none.
-
-    Args:
-        spec: the model.
-        job: a job that materializes the report and evaluates its check.
-    """
+    """Return the schedule of a model's drift report and its check, which `job` makes, if any."""
     cron = spec.automation.drift_schedule
     if cron is None:
         return None
 
     @dg.schedule(
-        name=_name(spec, "drift_schedule"),
+        name=f"{spec.identifier}__drift_schedule",
         job=job,
         cron_schedule=cron,
         execution_timezone="UTC",
@@ -61,7 +56,7 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         return None
 
     @dg.sensor(
-        name=_name(spec, "drift_sensor"),
+        name=f"{spec.identifier}__drift_sensor",
         job=retrain_job,
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -158,8 +153,3 @@ def _newest_verdict(
 def _version(evaluation: dg.AssetCheckEvaluation) -> int | None:
     found = evaluation.metadata.get(VERSION_METADATA)
     return None if found is None else int(str(found.value))
-
-
-def _name(spec: ModelSpec, suffix: str) -> str:
-    # Dagster takes no hyphen in names; a model's name may have one.
-    return f"{spec.model_name.replace('-', '_')}__{suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -72,58 +73,37 @@ class SamplesFolder(dg.ConfigurableResource[None]):
     ) -> Samples:
         """Read the newest `max_rows` samples of a version that are not older than `since`.
 
-        Files that vanish meanwhile were rotated away: they count as if they never were there.
-
-        Args:
-            model_name: the model.
-            version: the version that answered.
-            since: aware time.
-            max_rows: upper bound of rows.
-            columns: wanted beside `sample_time`; those that a file lacks are null there.
+        `columns` are wanted beside `sample_time`; those that a file lacks are null there. Files
+        that vanish meanwhile were rotated away: they count as if they never were there.
 
         Raises:
             SamplesError: the folder cannot be read, or files differ in the type of a column.
         """
+        tables: list[pa.Table] = []
+        unreadable: list[str] = []
         try:
-            return self._window(model_name, version, since, max_rows, columns)
+            for path in _newest_first(self.folder(model_name)):
+                if sum(table.num_rows for table in tables) >= max_rows:
+                    break
+                try:
+                    tables.append(_read(path, version, since, columns))
+                except FileNotFoundError:
+                    continue
+                except _UNREADABLE as error:
+                    unreadable.append(f"{path.name}: {error}")
+            newest = _newest_rows(tables, max_rows)
         except _UNREADABLE as error:
             raise SamplesError(
                 f"the samples in {self.folder(model_name)} cannot be read as one table: {error}"
             ) from error
-
-    def _window(
-        self,
-        model_name: str,
-        version: int,
-        since: datetime,
-        max_rows: int,
-        columns: Sequence[str],
-    ) -> Samples:
-        tables: list[pa.Table] = []
-        unreadable: list[str] = []
-        rows = 0
-        for path in _newest_first(self.folder(model_name)):
-            if rows >= max_rows:
-                break
-            try:
-                table = _read(path, version, since, columns)
-            except FileNotFoundError:
-                continue
-            except _UNREADABLE as error:
-                unreadable.append(f"{path.name}: {error}")
-                continue
-            rows += table.num_rows
-            tables.append(table)
-        return Samples(_newest_rows(tables, max_rows), len(tables), tuple(unreadable))
+        return Samples(newest, len(tables), tuple(unreadable))
 
 
 def _newest_first(folder: Path) -> list[Path]:
     dated: list[tuple[int, str, Path]] = []
     for path in folder.glob("*.parquet"):
-        try:
+        with suppress(FileNotFoundError):
             dated.append((path.stat().st_mtime_ns, path.name, path))
-        except FileNotFoundError:
-            continue
     return [path for _, _, path in sorted(dated, reverse=True)]
 
 
