@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from platform_assets.local_stack.http import post
+from platform_assets.local_stack.http import graphql
 from platform_assets.local_stack.settings import StackError
 
 LOCATION: Final = "platform"
 REPOSITORY: Final = "__repository__"
 
 _POLL_S: Final = 0.5
+_SILENCE_S: Final = 1800.0
+_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 
 _LAUNCH: Final = """
@@ -22,9 +23,7 @@ mutation Launch($selector: JobOrPipelineSelector!) {
   launchRun(executionParams: {selector: $selector, mode: "default"}) {
     __typename
     ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-    ... on PipelineNotFoundError { message }
-    ... on RunConfigValidationInvalid { errors { message } }
+    ... on Error { message }
   }
 }
 """
@@ -49,7 +48,7 @@ query Follow($runId: ID!, $cursor: String) {
       cursor
       events {
         __typename
-        ... on MessageEvent { message stepKey }
+        ... on MessageEvent { stepKey }
         ... on AssetCheckEvaluationEvent {
           evaluation { checkName success severity description assetKey { path } }
         }
@@ -58,7 +57,6 @@ query Follow($runId: ID!, $cursor: String) {
           error { className message causes { message } }
           failureMetadata { description }
         }
-        ... on RunFailureEvent { error { message } }
       }
     }
   }
@@ -85,7 +83,6 @@ class ChainResult:
 
     run_id: str
     succeeded: bool
-    failures: tuple[ChainEvent, ...]
 
 
 def chain_job_name(model_name: str) -> str:
@@ -99,79 +96,65 @@ def reload_definitions(dagster_url: str) -> None:
     Raises:
         StackError: the code location does not load; the message is its own.
     """
-    answer = _graphql(dagster_url, _RELOAD, {"location": LOCATION})["reloadRepositoryLocation"]
+    answer = _asked(dagster_url, _RELOAD, location=LOCATION)["reloadRepositoryLocation"]
     loaded = answer.get("locationOrLoadError") or answer
     if loaded["__typename"] != "RepositoryLocation":
         said = loaded.get("message", loaded["__typename"])
         raise StackError(f"the definitions do not load: {said}")
 
 
-def run_chain(
-    dagster_url: str,
-    job: str,
-    on_event: Callable[[ChainEvent], None],
-    *,
-    silence_s: float = 1800.0,
-) -> ChainResult:
+def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]) -> ChainResult:
     """Launch `job` through the webserver and return when the run has ended.
 
     Raises:
-        StackError: Dagster refused the launch, stopped answering, or nothing was heard of the
-            run for `silence_s` seconds (it goes on; the UI shows it).
+        StackError: Dagster refused the launch, stopped answering, or reported nothing of the run
+            for half an hour (it goes on; the UI shows it).
     """
     selector = {
         "repositoryLocationName": LOCATION,
         "repositoryName": REPOSITORY,
         "pipelineName": job,
     }
-    launched = _graphql(dagster_url, _LAUNCH, {"selector": selector})["launchRun"]
+    launched = _asked(dagster_url, _LAUNCH, selector=selector)["launchRun"]
     if launched["__typename"] == "PipelineNotFoundError":
         raise StackError(
             f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
             f"description of its asset model_file says why, see {dagster_url}/assets"
         )
     if launched["__typename"] != "LaunchRunSuccess":
-        raise StackError(f"Dagster did not launch {job}: {json.dumps(launched)}")
+        raise StackError(f"Dagster did not launch {job}: {launched}")
     run_id = str(launched["run"]["runId"])
-    failures: list[ChainEvent] = []
     cursor: str | None = None
     heard = time.monotonic()
-    while time.monotonic() - heard < silence_s:
-        answer = _graphql(dagster_url, _FOLLOW, {"runId": run_id, "cursor": cursor})
-        status = answer["runOrError"]["status"]
-        logs = answer["logsForRun"]
+    while time.monotonic() - heard < _SILENCE_S:
+        answer = _asked(dagster_url, _FOLLOW, runId=run_id, cursor=cursor)
+        status, logs = answer["runOrError"]["status"], answer["logsForRun"]
         cursor = logs["cursor"]
         if logs["events"]:
             heard = time.monotonic()
-        for raw in logs["events"]:
-            event = _event(raw)
-            if event is not None:
-                on_event(event)
-                if event.kind == "failure":
-                    failures.append(event)
-        if status in _ENDED and not logs["events"]:
-            return ChainResult(run_id, status == "SUCCESS", tuple(failures))
+        elif status in _ENDED:
+            return ChainResult(run_id, status == "SUCCESS")
+        for event in filter(None, map(_event, logs["events"])):
+            on_event(event)
         time.sleep(_POLL_S)
     raise StackError(
-        f"nothing was heard of run {run_id} of {job} for {silence_s:.0f} s; it goes on, see "
+        f"nothing was heard of run {run_id} of {job} for {_SILENCE_S:.0f} s; it goes on, see "
         f"{dagster_url}/runs/{run_id}"
     )
 
 
 def _event(raw: dict[str, Any]) -> ChainEvent | None:
-    kind = raw["__typename"]
+    kind, error = raw["__typename"], raw.get("error") or {}
     if kind == "MaterializationEvent":
         return ChainEvent("asset", "/".join(raw["assetKey"]["path"]))
     if kind == "AssetCheckEvaluationEvent":
         return _check_event(raw["evaluation"])
-    # A blocking check has told already, by name and in its own words, why it ends the run.
-    if kind == "ExecutionStepFailureEvent" and not _by_check(raw):
-        return ChainEvent("failure", raw["stepKey"] or "", _failure_text(raw))
+    # A blocking check has said already, by name and in its own words, why it ends the run.
+    if kind == "ExecutionStepFailureEvent" and error.get("className") != _CHECK_FAILED:
+        messages = [error.get("message", ""), *(c["message"] for c in error.get("causes") or [])]
+        described = (raw.get("failureMetadata") or {}).get("description")
+        return ChainEvent("failure", raw["stepKey"] or "", str(described or messages[-1]).strip())
     return None
-
-
-def _by_check(raw: dict[str, Any]) -> bool:
-    return (raw.get("error") or {}).get("className") == "DagsterAssetCheckFailedError"
 
 
 def _check_event(evaluation: dict[str, Any]) -> ChainEvent:
@@ -182,19 +165,9 @@ def _check_event(evaluation: dict[str, Any]) -> ChainEvent:
     return ChainEvent(kind, name, evaluation["description"] or "the check did not pass")
 
 
-def _failure_text(raw: dict[str, Any]) -> str:
-    described = (raw.get("failureMetadata") or {}).get("description")
-    if described:
-        return str(described)
-    error = raw.get("error") or {}
-    messages = [error.get("message", ""), *(c["message"] for c in error.get("causes") or [])]
-    return str(messages[-1]).strip()
-
-
-def _graphql(dagster_url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+def _asked(dagster_url: str, query: str, **variables: Any) -> dict[str, Any]:
     try:
-        asked = {"query": query, "variables": variables}
-        body = post(f"{dagster_url}/graphql", asked, dict[str, Any], timeout_s=60)
+        body = graphql(dagster_url, query, timeout_s=60, **variables)
     except (OSError, ValueError) as error:
         raise StackError(
             f"Dagster at {dagster_url} does not answer ({error}): start it with `make up`, or "

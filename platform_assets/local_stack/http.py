@@ -32,8 +32,7 @@ def get(url: str, kind: type[Body], timeout_s: float = 10.0) -> Body:
         OSError: no answer, or one that is not 2xx.
         ValueError: the answer is not a body of that kind.
     """
-    with _OPENER.open(url, timeout=timeout_s) as answer:
-        return msgspec.json.decode(answer.read(), type=kind)
+    return _body(url, kind, timeout_s)
 
 
 def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float = 10.0) -> Body:
@@ -41,5 +40,19 @@ def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float =
     request = urllib.request.Request(  # noqa: S310 # our own loopback address
         url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
+    return _body(request, kind, timeout_s)
+
+
+def graphql(dagster_url: str, query: str, timeout_s: float, **variables: Any) -> dict[str, Any]:
+    """Ask a Dagster webserver and return its answer (`data`, `errors`); raises as `get` does."""
+    body = {"query": query, "variables": variables}
+    return post(f"{dagster_url}/graphql", body, dict[str, Any], timeout_s)
+
+
+def _body(request: str | urllib.request.Request, kind: type[Body], timeout_s: float) -> Body:
     with _OPENER.open(request, timeout=timeout_s) as answer:
-        return msgspec.json.decode(answer.read(), type=kind)
+        data = answer.read()
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"the answer cannot be read: {error}") from error

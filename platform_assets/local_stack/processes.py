@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from platform_assets.local_stack.http import answers_ok, post
+from platform_assets.local_stack.http import answers_ok, graphql
 from platform_assets.local_stack.settings import LOOPBACK, ROOT, StackSettings
 
 TRITON: Final = "triton"
@@ -124,8 +124,7 @@ def definitions_loaded(dagster_url: str) -> bool:
     query = (
         "{workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename}}}}}"
     )
-    answer = _asked(dagster_url, query)
-    entries = (answer.get("workspaceOrError") or {}).get("locationEntries") or []
+    entries = (_asked(dagster_url, query).get("workspaceOrError") or {}).get("locationEntries", [])
     kinds = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
     return kinds == ["RepositoryLocation"]
 
@@ -134,9 +133,7 @@ def daemon_healthy(dagster_url: str, since: float) -> bool:
     """Whether every required Dagster daemon had a heartbeat of late, by the webserver's word."""
     query = "{instance {daemonHealth {allDaemonStatuses {required healthy lastHeartbeatTime}}}}"
     answer = _asked(dagster_url, query)
-    if not answer:
-        return False
-    statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+    statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"] if answer else []
     required = [status for status in statuses if status["required"]]
     return bool(required) and all(
         status["healthy"] and (status["lastHeartbeatTime"] or 0.0) >= since for status in required
@@ -145,8 +142,7 @@ def daemon_healthy(dagster_url: str, since: float) -> bool:
 
 def _asked(dagster_url: str, query: str) -> dict[str, Any]:
     try:
-        url = f"{dagster_url}/graphql"
-        return dict(post(url, {"query": query}, dict[str, Any], timeout_s=5)["data"])
+        return dict(graphql(dagster_url, query, timeout_s=5)["data"])
     except (OSError, KeyError, TypeError, ValueError):
         return {}
 

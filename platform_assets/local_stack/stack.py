@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -85,16 +84,13 @@ class Stack:
     def _wait(self, ready: Callable[[], bool], name: str, deadline: float) -> None:
         while not ready():
             starts = self._supervisor.states()[name].starts
+            problem = ""
             if starts >= _HOPELESS_AFTER_STARTS:
-                raise StackError(
-                    f"{name} ended {starts - 1} times while it was starting. "
-                    f"The end of its log:\n{tail(self.log_of(name))}"
-                )
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"{name} did not become ready within {_START_DEADLINE_S:.0f} s. "
-                    f"The end of its log:\n{tail(self.log_of(name))}"
-                )
+                problem = f"{name} ended {starts - 1} times while it was starting"
+            elif time.monotonic() > deadline:
+                problem = f"{name} did not become ready within {_START_DEADLINE_S:.0f} s"
+            if problem:
+                raise StackError(f"{problem}. The end of its log:\n{tail(self.log_of(name))}")
             time.sleep(_POLL_S)
 
     def states(self) -> dict[str, ServiceState]:
@@ -140,15 +136,12 @@ def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[s
     A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`. The gateway knows
     the operator and the pipeline by tokens of their own, so that its record says which of them
     made a switch; those of `GATEWAY_CONTROL_TOKENS` are accepted besides.
-
-    Users that may read the arguments of the server's process (this one and root) can read
-    Triton's control key there.
     """
-    from platform_assets.local_stack.triton_server import control_key
+    from platform_assets.local_stack.triton_server import control_key, persistent_secret
 
     folder = settings.state_dir / "secrets"
-    operator = _kept_secret(folder / "gateway-control-token")
-    pipeline = _kept_secret(folder / "gateway-pipeline-token")
+    operator = persistent_secret(folder / "gateway-control-token")
+    pipeline = persistent_secret(folder / "gateway-pipeline-token")
     key = control_key(settings.state_dir)
     if settings.external_triton is not None:
         key = environ.get(TRITON_KEY) or key
@@ -160,25 +153,11 @@ def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[s
     }
 
 
-def _kept_secret(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32))
-    return path.read_text()
-
-
 def validate_state_dir(settings: StackSettings) -> None:
-    """Refuse a state directory whose path a server could not use.
+    """Raise StackError for a state directory whose path a server could not use.
 
     Triton starts its Python worker by an unquoted shell command, and `%` begins an escape in the
     address of MLflow's database.
-
-    Raises:
-        StackError: naming the path and the character.
     """
     awkward = _AWKWARD.search(str(settings.state_dir))
     if awkward is not None:
@@ -190,11 +169,7 @@ def validate_state_dir(settings: StackSettings) -> None:
 
 
 def require_free_ports(settings: StackSettings) -> None:
-    """Refuse to start when a port is taken.
-
-    Raises:
-        StackError: naming each taken port, its variable, and who holds it where that can be told.
-    """
+    """Raise StackError for taken ports, with the variable and the holder of each."""
     taken = [
         f"{name}={port} is in use by {_holder(port)}"
         for name, port in settings.listening.items()
@@ -222,29 +197,17 @@ def _free(port: int) -> bool:
 def _holder(port: int) -> str:
     import psutil
 
-    pids = [
-        connection.pid
-        for connection in psutil.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
-        and connection.laddr
-        and connection.laddr.port == port
-        and connection.pid
-    ]
-    if not pids:
-        return "a process of another user"
-    try:
-        return f"{psutil.Process(pids[0]).name()} (pid {pids[0]})"
-    except psutil.Error:
-        return f"pid {pids[0]}"
+    for connection in psutil.net_connections(kind="tcp"):
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+        if listens and connection.laddr.port == port and connection.pid:
+            with suppress(psutil.Error):
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return "a process of another user"
 
 
 @contextmanager
 def sole_owner(settings: StackSettings) -> Iterator[None]:
-    """Hold the state directory; two stacks never share one.
-
-    Raises:
-        StackError: another process holds it; the message names the process.
-    """
+    """Hold the state directory; raises StackError when another process does."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     path = settings.run_dir / "stack.pid"
     with path.open("a+") as file:

@@ -1,7 +1,7 @@
 """Start the real Triton Inference Server out of a Python environment, without a container.
 
 `python -m platform_assets.local_stack.triton_server --env DIR --repository DIR --state-dir DIR
---http-port N --grpc-port N --metrics-port N [--control-key-file FILE]`
+--http-port N --grpc-port N --metrics-port N`
 
 turns into `tritonserver` (exec), so that whoever supervises it holds the server itself and each
 restart computes anew which models are to come back. The environment plays the part of NVIDIA's
@@ -58,16 +58,10 @@ def triton_arguments(
 ) -> tuple[str, ...]:
     """Return the options of `tritonserver` (without the program itself).
 
-    Args:
-        repository: the model repository.
-        models: names to load at start. Never `*`: what is not named was not verified.
-        control_key: secret that opens the locked APIs. It stands in the process arguments,
-            readable by every local user who may see the process.
-        listen: address and ports.
-        backends: folder of backends; None keeps the server's own.
-        shared_memory_prefix: how the python backend names its shared memory; None where the
-            C++ backend runs.
-        exit_timeout_s: how long a stopping server waits for requests in flight.
+    Only the named `models` are loaded, never `*`: what is not named was not verified. Every local
+    user who may see the process can read `control_key` in its arguments. `backends` and
+    `shared_memory_prefix` (of the python backend) are None for NVIDIA's container. A stopping
+    server waits `exit_timeout_s` for requests in flight.
     """
     locked = ",".join(LOCKED_APIS)
     options = [
@@ -139,36 +133,41 @@ def control_key_file(state_dir: Path) -> Path:
 
 
 def control_key(state_dir: Path) -> str:
-    """Return the secret that opens Triton's locked APIs, making it (mode 0600) the first time.
+    """Return the secret that opens Triton's locked APIs, making it the first time.
 
     Raises:
-        StackError: the file is there but holds no key.
+        StackError: the file cannot be read, or does not hold a key.
     """
     file = control_key_file(state_dir)
+    key = persistent_secret(file)
+    # Triton's option splits at these characters and would lock nothing with such a key.
+    if len(key) < 16 or any(character in key for character in " :=,\n"):
+        raise StackError(
+            f"{file} does not hold a control key (16 characters or more, none of ' :=,'): remove "
+            "the file, a new key is made at the next start"
+        )
+    return key
+
+
+def persistent_secret(file: Path) -> str:
+    """Return the content of a secret file, made on first use (mode 0600).
+
+    Raises:
+        StackError: the file cannot be read.
+    """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.exists():
         descriptor, staged = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         with os.fdopen(descriptor, "w") as opened:
-            opened.write(secrets.token_urlsafe(32) + "\n")
-        # A link makes the file whole at once, or leaves the one that somebody else made first.
+            opened.write(secrets.token_urlsafe(32))
+        # A link makes the file whole at once, or leaves the one that another process made first.
         with contextlib.suppress(FileExistsError):
             os.link(staged, file)
         Path(staged).unlink()
-    return _read_key(file)
-
-
-def _read_key(file: Path) -> str:
     try:
-        key = file.read_text().strip()
+        return file.read_text().strip()
     except OSError as error:
-        raise StackError(f"Triton's control key {file} cannot be read: {error}") from error
-    # Triton's option splits at these characters and would lock nothing with such a key.
-    if len(key) < 16 or any(character in key for character in " :=,\n"):
-        raise StackError(
-            f"{file} holds no control key (16 characters or more, none of ' :=,'): remove the "
-            "file, a new key is made at the next start"
-        )
-    return key
+        raise StackError(f"the secret {file} cannot be read: {error}") from error
 
 
 def shared_memory_prefix(state_dir: Path) -> str:
@@ -189,30 +188,16 @@ def remove_stale_shared_memory(state_dir: Path) -> int:
     return count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TritonCommand:
-    """A program to execute: `argv` (the program first) and its whole environment."""
-
-    argv: tuple[str, ...]
-    environ: dict[str, str]
-
-
 def prepare(
-    *,
-    env: Path,
-    repository: Path,
-    state_dir: Path,
-    listen: Listen,
-    key_file: Path | None = None,
-    inherited: Mapping[str, str],
-) -> TritonCommand:
-    """Make everything ready for a start and return the command.
+    env: Path, repository: Path, state_dir: Path, listen: Listen, inherited: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Make everything ready for a start; return the command and its whole environment.
 
     Raises:
         StackError: something is missing; the message says what to do.
     """
     package = locate_package(env)
-    key = control_key(state_dir) if key_file is None else _read_key(key_file)
+    key = control_key(state_dir)
     repository.mkdir(parents=True, exist_ok=True)
     backends = prepare_backends(package, state_dir)
     remove_stale_shared_memory(state_dir)
@@ -226,36 +211,26 @@ def prepare(
         backends=backends,
         shared_memory_prefix=shared_memory_prefix(state_dir),
     )
-    return TritonCommand(
-        argv=(str(package.binary), *options),
-        environ=triton_environment(package, env, inherited),
-    )
+    return [str(package.binary), *options], triton_environment(package, env, inherited)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare and become `tritonserver`; returns only when that is impossible."""
     parser = argparse.ArgumentParser(prog="triton_server", description="Become tritonserver.")
-    parser.add_argument("--env", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
+    for folder in ("env", "repository", "state-dir"):
+        parser.add_argument(f"--{folder}", type=Path, required=True, metavar="DIR")
     for port in ("http", "grpc", "metrics"):
         parser.add_argument(f"--{port}-port", type=int, required=True, metavar="N")
-    parser.add_argument("--control-key-file", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
+    folders = (options.env, options.repository, options.state_dir)
+    listen = Listen(
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
+    )
     try:
-        command = prepare(
-            env=options.env.absolute(),
-            repository=options.repository.absolute(),
-            state_dir=options.state_dir.absolute(),
-            listen=Listen(
-                http_port=options.http_port,
-                grpc_port=options.grpc_port,
-                metrics_port=options.metrics_port,
-            ),
-            key_file=options.control_key_file,
-            inherited=os.environ,
-        )
-        os.execve(command.argv[0], list(command.argv), command.environ)  # noqa: S606
+        command, environ = prepare(*(one.absolute() for one in folders), listen, os.environ)
+        os.execve(command[0], command, environ)  # noqa: S606
     except (StackError, OSError) as error:
         print(f"Triton was not started: {error}", file=sys.stderr)
         return 1

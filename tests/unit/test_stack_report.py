@@ -50,7 +50,7 @@ def test_a_chain_of_a_model_that_was_never_served_fails_without_a_word_of_what_w
         event = ChainEvent("failure", "cars__features", why)
         assert callable(on_event)
         on_event(event)
-        return ChainResult("r1", False, (event,))
+        return ChainResult("r1", False)
 
     monkeypatch.setattr(cli, "run_chain", run_chain)
     monkeypatch.setattr(cli, "reload_definitions", lambda _: None)
