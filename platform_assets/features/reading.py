@@ -20,20 +20,13 @@ TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
-    """Read the model's source and validate it.
+    """Read the model's source and validate it, with its progress in `log` every few seconds.
 
     The table has the columns join key, event timestamp, features, target, in that order.
 
-    Args:
-        spec: the model.
-        source: expands the variables of the source.
-        log: is told every few seconds how far it is.
-
     Raises:
-        SourceError: the source is missing, empty, damaged or changes meanwhile; lacks a
-            column; has a value of another type, or none where there must be one; a feature
-            without any value, or a text feature that is an identifier; an entity twice at one
-            time; a constant target, an unknown or too rare class.
+        SourceError: the source cannot be read, or its columns, types, values, keys or classes
+            are not what the model needs; with the rows.
     """
     read = open_source(spec, source).read(Progress(log))
     if read.table.num_rows == 0:

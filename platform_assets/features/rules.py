@@ -21,65 +21,56 @@ ENTITIES_PER_CLASS: Final = 3
 """Fewest different entities of a class: one to evaluate, two to cross-validate."""
 EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
 """Counted in nanoseconds, as the join does, an earlier time would come out centuries later."""
-_FIX: Final = "correct the source and run again"
 
 
 def check_features(rows: SourceTable, spec: ModelSpec) -> None:
-    """Return when the features, the keys and the label have a value wherever they must.
-
-    Raises:
-        SourceError: it names columns and first rows.
-    """
-    table = rows.table
-    nothing = [name for name in spec.feature_names if table[name].null_count == table.num_rows]
-    if nothing:
-        raise SourceError(
-            f"{rows.name} has no value at all in {', '.join(nothing)}",
-            "leave that out of the features in the model file, or fill it, and run again",
-        )
-    _check_nulls(rows, spec)
-    _check_finite(rows, spec)
-    _check_texts(rows, spec)
-
-
-def _check_nulls(rows: SourceTable, spec: ModelSpec) -> None:
-    nullable = {feature.name for feature in spec.features if feature.nullable}
-    if spec.target.drop_missing:
-        nullable.add(spec.target.name)
-    wanted = [name for name in rows.table.column_names if name not in nullable]
-    said = _places(rows, {name: rows.table[name].is_null() for name in wanted})
-    if said:
-        raise SourceError(
-            f"{rows.name} has empty values ({said})",
-            "fill them, or say in the model file that the feature is nullable (or that rows "
-            "without a label are dropped), and run again",
-        )
-
-
-def _check_finite(rows: SourceTable, spec: ModelSpec) -> None:
+    """Raise SourceError where a feature, a key or the label lacks a value or has a useless one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    columns = {name: rows.table[name] for name in (*spec.feature_names, spec.target.name)}
-    floats = {name: one for name, one in columns.items() if pa.types.is_floating(one.type)}
-    said = _places(rows, {name: pc.is_inf(one) for name, one in floats.items()})
-    if said:
+    table = rows.table
+    empty = [name for name in spec.feature_names if table[name].null_count == table.num_rows]
+    if empty:
         raise SourceError(
-            f"{rows.name} has values that are infinite, or too large for their type ({said})",
-            "correct the source, or declare double for what number cannot hold, and run again",
+            f"{rows.name} has no value at all in {', '.join(empty)}",
+            "leave that out of the features in the model file, or fill it, and run again",
         )
+    nullable = {feature.name for feature in spec.features if feature.nullable}
+    if spec.target.drop_missing:
+        nullable.add(spec.target.name)
+    wanted = [name for name in table.column_names if name not in nullable]
+    _refuse(
+        rows,
+        "empty values",
+        {name: table[name].is_null() for name in wanted},
+        "fill them, or say in the model file that the feature is nullable (or that rows "
+        "without a label are dropped), and run again",
+    )
+    learned = (*spec.feature_names, spec.target.name)
+    floats = [name for name in learned if pa.types.is_floating(table[name].type)]
+    _refuse(
+        rows,
+        "values that are infinite, or too large for their type",
+        {name: pc.is_inf(table[name]) for name in floats},
+        "correct the source, or declare double for what number cannot hold, and run again",
+    )
+    _check_texts(rows, spec)
 
 
-def _places(rows: SourceTable, masks: Mapping[str, pa.ChunkedArray]) -> str:
-    """How often each mask is true and where first, by column; empty where none is."""
+def _refuse(
+    rows: SourceTable, problem: str, masks: Mapping[str, pa.ChunkedArray], todo: str
+) -> None:
+    """Raise SourceError when a mask is true: how often and where first, by column."""
     import pyarrow.compute as pc
 
     counts = {name: pc.sum(mask).as_py() for name, mask in masks.items()}
-    return "; ".join(
+    places = [
         f"{name}: {count}, first in {rows.first(masks[name])}"
         for name, count in counts.items()
         if count
-    )
+    ]
+    if places:
+        raise SourceError(f"{rows.name} has {problem} ({'; '.join(places)})", todo)
 
 
 def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
@@ -97,52 +88,38 @@ def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
 
 
 def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
-    """Return when no entity has two rows at one time, and no time is too long ago to be one.
-
-    Raises:
-        SourceError: it names the first that has.
-    """
+    """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    _check_times(rows, spec)
-    if spec.join_key.from_row_number:
-        return
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table
-    counted = table.select([key, time]).group_by([key, time]).aggregate([([], "count_all")])
-    if counted.num_rows == table.num_rows:
+    _refuse(
+        rows,
+        f"times before {EARLIEST:%Y}, which may stand for unknown ones",
+        {time: pc.less(table[time], pa.scalar(EARLIEST, table[time].type))},
+        "fill the true times in, or leave those rows out, and run again",
+    )
+    if spec.join_key.from_row_number:
         return
+    counted = table.select([key, time]).group_by([key, time]).aggregate([([], "count_all")])
     surplus = table.num_rows - counted.num_rows
+    if not surplus:
+        return
     twice = counted.filter(pc.greater(counted["count_all"], 1)).slice(0, 1).to_pylist()[0]
     same = pc.and_(
         pc.equal(table[key], pa.scalar(twice[key], table[key].type)),
         pc.equal(table[time], pa.scalar(twice[time], table[time].type)),
     )
-    found = [rows.row(index) for index in pc.indices_nonzero(same).to_pylist()[:SHOWN_PROBLEMS]]
+    places = [rows.row(index) for index in pc.indices_nonzero(same).to_pylist()[:SHOWN_PROBLEMS]]
     at, keep = f" at {twice[time].isoformat()}", "and time"
     if spec.event_time is None:
         at, keep = "", "or name the time of a row in the model file,"
     raise SourceError(
         f"{rows.name} has {_count(surplus, 'row', 'rows')} too many: "
-        f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(found)})",
+        f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(places)})",
         f"keep one row per entity {keep} and run again",
     )
-
-
-def _check_times(rows: SourceTable, spec: ModelSpec) -> None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    times = rows.table[spec.event_timestamp]
-    early = pc.less(times, pa.scalar(EARLIEST, times.type))
-    said = _places(rows, {spec.event_timestamp: early})
-    if said:
-        raise SourceError(
-            f"{rows.name} has times before {EARLIEST:%Y} in {said}; they may stand "
-            "for unknown ones",
-            "fill the true times in, or leave those rows out, and run again",
-        )
 
 
 def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from dagster import MetadataValue, TableRecord
 
-from platform_assets.features.pictures import class_picture, target_picture
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import ModelSpec, Task
+from platform_assets.resources import plots
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BINS: Final = 40
+_SHOWN_CLASSES: Final = 30
 
 
 def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> dict[str, Any]:
@@ -54,3 +60,33 @@ def _rows_per_class(source: SourceTable, spec: ModelSpec) -> dict[str, int]:
     counted = source.table.group_by(spec.target.name).aggregate([([], "count_all")])
     by_label = {row[spec.target.name]: row["count_all"] for row in counted.to_pylist()}
     return {name: by_label[label] for name, label in zip(names, source.classes, strict=True)}
+
+
+def class_picture(name: str, rows: Mapping[str, int]) -> str:
+    """Draw how many rows each class has; the largest ones, if there are many."""
+    shown = dict(sorted(rows.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES])
+
+    def draw(axes: Any) -> None:
+        axes.bar(range(len(shown)), list(shown.values()), color=plots.ACCENT)
+        words = [plots.label(label) for label in shown]
+        axes.set_xticks(range(len(shown)), words, rotation=45 if len(shown) > 4 else 0)
+
+    return _picture(name, draw)
+
+
+def target_picture(name: str, values: pa.ChunkedArray) -> str:
+    """Draw the histogram of a regression's target."""
+    numbers = values.to_numpy()
+
+    def draw(axes: Any) -> None:
+        axes.hist(numbers, bins=_BINS, range=plots.span(numbers), color=plots.ACCENT)
+
+    return _picture(name, draw)
+
+
+def _picture(name: str, draw: Callable[[Any], None]) -> str:
+    figure, axes = plots.canvas(6, 3)
+    draw(axes)
+    axes.set_xlabel(plots.label(name), color=plots.INK)
+    axes.set_ylabel("rows", color=plots.INK)
+    return plots.inline(plots.png(figure), f"rows by {name}")

@@ -30,15 +30,9 @@ def write_evaluation(
     groups: NDArray[Any] | None = None,
     times: NDArray[np.datetime64] | None = None,
 ) -> bytes:
-    """Return the evaluation set as Parquet bytes.
+    """Return the evaluation set as Parquet bytes; arguments are those of `EvaluationSet`.
 
-    Args:
-        features: shape (rows, features), in tensor form, columns in signature order.
-        label_true: shape (rows,), texts, integers or booleans; numbers for a regression.
-        labels: predicted, shape (rows,), of the same type.
-        probabilities: shape (rows, classes), or None for a model without them.
-        groups: the entity of each row; None makes each row an entity of its own.
-        times: datetime64[ns] in UTC, or None where nothing is known of times.
+    Without `groups` each row is an entity of its own.
 
     Raises:
         ValueError: a feature has the name of a column that the file needs for itself.

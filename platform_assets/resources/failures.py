@@ -36,14 +36,8 @@ def failure(
 ) -> Failure:
     """Build the failure of a step: what happened, what is still served, what to do.
 
-    Secrets of the environment are taken out: causes may name what they were told to use.
-
-    Args:
-        what: what happened.
-        todo: what to do.
-        metadata: what the failure shows beside.
-        still_true: what is still served.
-        allow_retries: the cause may pass by itself, such as a server that is down.
+    Secrets of the environment are taken out. `allow_retries` says that the cause may pass by
+    itself, such as a server that is down; `metadata` is shown with the failure.
 
     Raises:
         dagster.RetryRequested: instead of returning, where retries are allowed and the step that

@@ -31,7 +31,6 @@ MODEL_TAG: Final = "model_name"
 """Tag of a feature service: the model whose versions read it."""
 _LOCK_SECONDS: Final = 60
 """Longest wait for another chain's change of the registry."""
-_ONLINE_STORES: Final = ("sqlite", "redis")
 _DTYPES: Final = {
     "FLOAT": DType.FP32,
     "DOUBLE": DType.FP64,
@@ -75,49 +74,45 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
         The Feast command line, the gateway and this resource then read the same store.
         """
-        online = self._online_lines()
-        lines = [
-            "# Rendered by the pipeline on every run; changes made here are lost.",
-            f"project: {json.dumps(self.project)}",
-            "provider: local",
-            "registry:",
+        config = {
+            "project": self.project,
+            "provider": "local",
             # The SQL registry changes in transactions: a gateway that reads it meanwhile
             # never meets half a file.
-            "  registry_type: sql",
-            f"  path: {json.dumps(f'sqlite:///{self.home}/registry.db')}",
-            "  cache_ttl_seconds: 60",
-            f"  sqlalchemy_config_kwargs: {{connect_args: {{timeout: {_LOCK_SECONDS}}}}}",
-            "online_store:",
-            *(f"  {line}" for line in online),
-            "offline_store:",
-            "  type: duckdb",
-            "entity_key_serialization_version: 3",
-        ]
+            "registry": {
+                "registry_type": "sql",
+                "path": f"sqlite:///{self.home}/registry.db",
+                "cache_ttl_seconds": 60,
+                "sqlalchemy_config_kwargs": {"connect_args": {"timeout": _LOCK_SECONDS}},
+            },
+            "online_store": self._online_config(),
+            "offline_store": {"type": "duckdb"},
+            "entity_key_serialization_version": 3,
+        }
         self.home.mkdir(parents=True, exist_ok=True)
         target = self.home / CONFIG_NAME
-        text = "\n".join(lines) + "\n"
+        # JSON is YAML, too.
+        text = "# Rendered by the pipeline on every run; changes made here are lost.\n"
+        text += json.dumps(config, indent=2) + "\n"
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
             # Only for its owner: a Redis password may stand in it.
             replace_file(target, text.encode(), mode=0o600)
         return target
 
-    def _online_lines(self) -> list[str]:
+    def _online_config(self) -> dict[str, object]:
         if self.online_store == "sqlite":
-            return ["type: sqlite", f"path: {json.dumps(f'{self.home}/online.db')}"]
-        if self.online_store == "redis":
-            if not self.redis:
-                raise FeatureStoreError("the online store is redis, but no address of it is given")
-            return [
-                "type: redis",
-                f"connection_string: {json.dumps(connection_string(self.redis))}",
-                # The newest row of an entity is found before it is written. Feast's own way,
-                # to drop what is not newer than the stored row, would keep a wrong value that
-                # the source has corrected since, and for good where rows have no time.
-                "skip_dedup: true",
-            ]
-        raise FeatureStoreError(
-            f"unknown online store {self.online_store!r}: one of {', '.join(_ONLINE_STORES)}"
-        )
+            return {"type": "sqlite", "path": f"{self.home}/online.db"}
+        if self.online_store != "redis":
+            raise FeatureStoreError(
+                f"unknown online store {self.online_store!r}: use sqlite or redis"
+            )
+        if not self.redis:
+            raise FeatureStoreError("the online store is redis, but no address of it is given")
+        # The newest row of an entity is found before it is written. Feast's own way, to drop what
+        # is not newer than the stored row, would keep a wrong value that the source has corrected
+        # since, and for good where rows have no time.
+        address = connection_string(self.redis)
+        return {"type": "redis", "connection_string": address, "skip_dedup": True}
 
     def apply(self, objects: Sequence[Any]) -> None:
         """Make the registry know these objects; others are left as they are."""
@@ -172,13 +167,9 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def historical(self, entities: pd.DataFrame, feature_service: str) -> pd.DataFrame:
         """Join features to `entities` as they were known at each row's event timestamp.
 
-        Args:
-            entities: join key, `event_timestamp` (UTC) and any columns to keep.
-            feature_service: whose features are joined.
-
-        Returns:
-            The columns of `entities` and one per feature, texts as categories. The order of
-            rows and columns is Feast's own; a row that no observation precedes may be missing.
+        `entities` have the join key, `event_timestamp` (UTC) and any columns to keep. Features
+        are added, texts as categories. The order of rows and columns is Feast's own; a row that
+        no observation precedes may be missing.
         """
         store = self._store()
         with translated(f"join the features of {feature_service}"), _own_duckdb():

@@ -66,11 +66,7 @@ class OnlineView:
             self._online.online_write_batch(self._config, self._marker, [row], None)
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> int:
-        """Write rows, of whose entities there is one each; return how many.
-
-        Args:
-            batches: join key, event timestamp and features, in their types.
-        """
+        """Write rows (join key, event timestamp, features), one per entity; return how many."""
         written = 0
         with translated(f"write {self._doing}"):
             for batch in batches:

@@ -33,11 +33,9 @@ def entity_keys(ids: Iterable[Any], view: Any) -> list[Any]:
 
 
 def online_rows(batch: pa.RecordBatch, view: Any) -> list[Row]:
-    """Turn a batch into rows of a feature view; a null becomes a value without one.
+    """Turn a batch of the columns of a view (Feast's own object) into its rows.
 
-    Args:
-        batch: the columns of the view, of any number of rows.
-        view: Feast's own object.
+    A null becomes a value without content.
     """
     keys = entity_keys(batch.column(view.entity_columns[0].name).to_pylist(), view)
     times = batch.column(view.batch_source.timestamp_field).to_pylist()

@@ -137,12 +137,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
         shutil.rmtree(doomed, ignore_errors=True)
 
     def verify(self, model_name: str, version: int) -> Provenance:
-        """Re-check a version's bytes against its provenance.
-
-        Raises:
-            RepositoryError: the version, its model or its provenance is missing or unreadable.
-            DigestMismatch: `model.onnx` was changed or truncated after it was packaged.
-        """
+        """Re-check a version's bytes against its provenance, as `verify_version` does."""
         return verify_version(self.path(model_name, version))
 
     def broken(self, model_name: str, versions: Collection[int]) -> dict[int, str]:
@@ -163,8 +158,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
     def persist_config(self, model_name: str, text: str) -> None:
         """Replace `config.pbtxt` atomically; a restarted Triton loads what it names.
 
-        Raises:
-            RepositoryNotWritable: it cannot be written.
+        Raises `RepositoryNotWritable`.
         """
         path = self._config_path(model_name)
         with _translated(f"write {path}"):

@@ -12,15 +12,9 @@ _FULL_WIDTH_COLON: Final = "\N{FULLWIDTH COLON}"
 
 
 def connection_string(url: str) -> str:
-    """Return Feast's form of a URL, with all of its options.
+    """Return Feast's form of a `redis://`, `rediss://` or `unix://` URL, with all of its options.
 
     Feast splits at commas and colons, and reads values as JSON where they are that.
-
-    Args:
-        url: `redis://`, `rediss://` or `unix://`, as the gateway takes it.
-
-    Raises:
-        FeatureStoreError: it is none of these.
     """
     options = _parse(url)
     # Resolving a host name turns full-width characters into plain ones, also for TLS.
@@ -33,11 +27,7 @@ def connection_string(url: str) -> str:
 
 
 def require_redis(url: str) -> None:
-    """Ask Redis once: Feast's client would wait for minutes.
-
-    Raises:
-        FeatureStoreError: it does not answer, or refuses the credentials.
-    """
+    """Raise FeatureStoreError when Redis does not answer; Feast's client would wait for minutes."""
     from redis import Redis, RedisError
     from redis.backoff import NoBackoff
     from redis.retry import Retry

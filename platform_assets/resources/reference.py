@@ -33,11 +33,9 @@ class TrainingSample:
 
 
 def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
-    """Return evenly spaced rows as Parquet bytes.
+    """Return evenly spaced training rows as Parquet bytes.
 
-    Args:
-        features: all training rows, in tensor form, shape (rows, features).
-        groups: the entity of each, shape (rows,).
+    `features` are in tensor form, shape (rows, features); `groups` their entities, shape (rows,).
     """
     import numpy as np
     import pandas as pd
@@ -49,11 +47,7 @@ def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
 
 
 def read_reference(data: bytes) -> TrainingSample:
-    """Read what `write_reference` wrote.
-
-    Raises:
-        ValueError, KeyError: it is something else.
-    """
+    """Read what `write_reference` wrote; ValueError or KeyError for anything else."""
     import numpy as np
     import pandas as pd
 

@@ -19,8 +19,7 @@ from serving_gateway.contract import (
 class SignatureReader:
     """Reads signatures of versions, each of the same content once.
 
-    Args:
-        fetch: returns a run's artifact, by run and path.
+    `fetch` returns a run's artifact, by run and path.
     """
 
     def __init__(self, fetch: Callable[[str, str], bytes]) -> None:

@@ -34,10 +34,7 @@ _STRANGER: Final = "check that the address is Triton's HTTP port"
 def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
     """Turn whatever the client libraries raise inside into a `TritonError`.
 
-    Args:
-        url: the address that was asked, for the message.
-        doing: what was tried, after "could not".
-        timeout_s: seconds that were given, for the message.
+    Its message: could not `doing`, at `url`, within `timeout_s` seconds.
     """
     from geventhttpclient.response import HTTPParseError
     from tritonclient.utils import InferenceServerException

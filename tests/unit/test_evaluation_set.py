@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from platform_assets.features.pictures import class_picture, target_picture
+from platform_assets.features.summary import class_picture, target_picture
 from platform_assets.resources.evaluation import read_evaluation, write_evaluation
 from platform_assets.resources.plots import inline
 from platform_assets.training.evaluation_pictures import (
