@@ -22,13 +22,13 @@ from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.materialization import update_online
 from platform_assets.features.newest import time_span
 from platform_assets.features.reading import read_source
-from platform_assets.features.records import FeatureData, OnlineFeatures
+from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
 from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failure, feast_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.source import SourceResource
 
@@ -74,8 +74,8 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     ) -> Iterator[MaterializeResult[FeatureData]]:
         started = time.monotonic()
         try:
-            found = read_source(spec, source, context.log.info)
-            data = write_feature_data(found, spec, feast.data_dir, context.log.info)
+            table = read_source(spec, source, context.log.info)
+            data = write_feature_data(table, spec, feast.data_dir, context.log.info)
         except SourceError as exc:
             raise failure(str(exc), exc.todo, metadata={"model": spec.model_name}) from exc
         except OSError as exc:
@@ -88,9 +88,9 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
         yield MaterializeResult(
             value=data,
             data_version=DataVersion(data.fingerprint),
-            check_results=source_check_results(found, spec),
+            check_results=source_check_results(table, spec),
             metadata={
-                **data_metadata(found, data, spec),
+                **data_metadata(table, data, spec),
                 FINGERPRINT_METADATA: data.fingerprint,
                 "source": data.source,
                 "features_file": MetadataValue.path(data.features_path),
@@ -115,33 +115,21 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
     )
     def online_features(
         context: AssetExecutionContext, features: FeatureData, feast: FeastResource
-    ) -> MaterializeResult[OnlineFeatures]:
+    ) -> MaterializeResult[FeatureData]:
         started = time.monotonic()
         try:
             check_current(features)
+        except StaleDataError as exc:
+            raise failure(str(exc), "materialize features again, then this asset") from exc
+        with feast_failures():
             feast.apply(feast_definitions(spec, feast.data_dir))
             _check_contract(feast, spec)
             applied = time.monotonic()
             context.log.info(f"definitions applied, materializing to {feast.online_store}")
             changes = update_online(feast, features, spec, Progress(context.log.info))
             span = time_span(features, spec)
-        except StaleDataError as exc:
-            raise failure(str(exc), "materialize features again, then this asset") from exc
-        except (FeatureStoreError, OSError) as exc:
-            raise failure(
-                str(exc),
-                "solve that in the feature store, then run again from online_features",
-                allow_retries=True,
-            ) from exc
-        value = OnlineFeatures(
-            feature_service=spec.feature_service,
-            feature_view=spec.feature_view,
-            online_store=feast.online_store,
-            entities=features.entities,
-            data=features,
-        )
         return MaterializeResult(
-            value=value,
+            value=features,
             metadata={
                 "entities": features.entities,
                 "rows_written": changes.written,

@@ -17,11 +17,11 @@ from dagster import (
 )
 
 from platform_assets.features.consistency import compare_online
-from platform_assets.features.records import OnlineFeatures
+from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import FeatureSpec, ModelSpec
-from platform_assets.resources.failures import failure
-from platform_assets.resources.feast import FeastResource, FeatureStoreError
+from platform_assets.resources.failures import feast_failures
+from platform_assets.resources.feast import FeastResource
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far the clocks of a source and of this machine may differ."""
@@ -90,16 +90,10 @@ def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
         ),
     )
     def online_equals_offline(
-        online_features: OnlineFeatures, feast: FeastResource
+        online_features: FeatureData, feast: FeastResource
     ) -> AssetCheckResult:
-        try:
-            result = compare_online(feast, online_features.data, spec)
-        except FeatureStoreError as exc:
-            raise failure(
-                str(exc),
-                "solve that in the feature store, then run again from online_features",
-                allow_retries=True,
-            ) from exc
+        with feast_failures():
+            result = compare_online(feast, online_features, spec)
         return AssetCheckResult(
             passed=not result.differing,
             description=(

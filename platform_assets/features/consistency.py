@@ -35,11 +35,7 @@ class OnlineComparison:
 
 
 def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> OnlineComparison:
-    """Compare each entity's newest offline values with the online ones, bit by bit.
-
-    Raises:
-        FeatureStoreError: Feast or a store of it does not answer.
-    """
+    """Compare each entity's newest offline values with the online ones, bit by bit."""
     import pandas as pd
 
     key, time = spec.join_key.name, spec.event_timestamp

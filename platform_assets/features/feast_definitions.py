@@ -8,8 +8,8 @@ from typing import Any
 
 from platform_assets.features.storage import FEATURES_FILE
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.feast import MODEL_TAG
-from serving_gateway.contract import DType, import_feast
+from platform_assets.resources.feast import MODEL_TAG, VALUE_TYPES
+from serving_gateway.contract import import_feast
 
 
 def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
@@ -23,23 +23,16 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
     """
     import_feast()
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-    from feast.types import Bool, Float32, Float64, Int64, String
+    from feast.types import from_value_type
 
-    types = {
-        DType.FP32: Float32,
-        DType.FP64: Float64,
-        DType.INT64: Int64,
-        DType.BOOL: Bool,
-        DType.BYTES: String,
-    }
+    types = {dtype: ValueType[name] for dtype, name in VALUE_TYPES.items()}
     key = spec.join_key
-    text = key.dtype is DType.BYTES
     entity = Entity(
         # With the type in its name: a key that changes it is another entity, and the views
         # that know the old one go on.
         name=f"{spec.model_name}_{key.name}_{key.dtype.value.lower()}",
         join_keys=[key.name],
-        value_type=ValueType.STRING if text else ValueType.INT64,
+        value_type=types[key.dtype],
         description=f"What a row of {spec.model_name} is about.",
     )
     source = FileSource(
@@ -53,8 +46,8 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
         # Without times nothing is known of ages, and nothing expires.
         ttl=timedelta(0) if spec.event_time is None else spec.ttl,
         schema=[
-            Field(name=key.name, dtype=types[key.dtype]),
-            *(Field(name=one.name, dtype=types[one.dtype]) for one in spec.features),
+            Field(name=one.name, dtype=from_value_type(types[one.dtype]))
+            for one in (key, *spec.features)
         ],
         source=source,
         online=True,

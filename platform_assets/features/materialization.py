@@ -42,10 +42,7 @@ def update_online(
     """Make the online store hold the newest row of every entity, and no other entity.
 
     Views of other contracts keep the values that earlier versions read, but for entities that
-    are not in the source any more.
-
-    Raises:
-        FeatureStoreError: Feast or its store does not do it; the next call writes all rows.
+    are not in the source any more. After a FeatureStoreError the next call writes all rows.
     """
     folder = Path(data.features_path).parent / "online"
     folder.mkdir(exist_ok=True)
@@ -79,13 +76,13 @@ def _apply(view: OnlineView, folder: Path, current: Path, progress: Progress) ->
                 view.write(_reported(batches, file.metadata.num_rows, progress)), deleted
             )
     changed = _difference("*", current, last)
-    gone = _difference(f'"{view.key}"', last, current)
-    if changed.num_rows or gone.num_rows:
+    removed = _difference(f'"{view.key}"', last, current)
+    if changed.num_rows or removed.num_rows:
         view.mark("")
         batches = changed.to_batches(_BATCH_ROWS)
         view.write(_reported(batches, changed.num_rows, progress))
-        view.delete(gone[view.key].to_pylist())
-    return OnlineChanges(changed.num_rows, gone.num_rows)
+        view.delete(removed[view.key].to_pylist())
+    return OnlineChanges(changed.num_rows, removed.num_rows)
 
 
 def _layout(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
@@ -99,8 +96,8 @@ def _difference(columns: str, left: Path, right: Path) -> pa.Table:
     query = f"SELECT {columns} FROM read_parquet(?)"  # noqa: S608 -- a column's name
     with duckdb.connect(config={"enable_external_file_cache": False}) as database:
         database.execute("SET TimeZone = 'UTC'")
-        found = database.sql(f"{query} EXCEPT {query}", params=[str(left), str(right)])
-        return found.to_arrow_table()
+        relation = database.sql(f"{query} EXCEPT {query}", params=[str(left), str(right)])
+        return relation.to_arrow_table()
 
 
 def _delete_from_older_views(

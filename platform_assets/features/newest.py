@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from platform_assets.features.records import FeatureData
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.feast_errors import translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,11 +23,12 @@ def write_newest(data: FeatureData, spec: ModelSpec, path: Path) -> None:
     rows = "read_parquet(getvariable('source'))"
     newest = f"SELECT {key}, max({time}) AS {time} FROM {rows} GROUP BY {key}"  # noqa: S608
     # One thread keeps the order and needs less memory.
-    with duckdb.connect(config={"enable_external_file_cache": False, "threads": 1}) as database:
+    config = {"enable_external_file_cache": False, "threads": 1}
+    with translated("find the newest rows"), duckdb.connect(config=config) as database:
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET VARIABLE source = ?", [data.features_path])
-        found = database.sql(f"FROM {rows} SEMI JOIN ({newest}) USING ({key}, {time})")
-        found.write_parquet(str(path))
+        relation = database.sql(f"FROM {rows} SEMI JOIN ({newest}) USING ({key}, {time})")
+        relation.write_parquet(str(path))
     with path.open("rb") as written:
         os.fsync(written.fileno())
 

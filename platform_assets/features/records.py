@@ -27,14 +27,3 @@ class FeatureData:
     fingerprint: str
     classes: tuple[Label, ...] = ()
     nulls: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class OnlineFeatures:
-    """Features that Feast serves: applied, materialized, and from which data."""
-
-    feature_service: str
-    feature_view: str
-    online_store: str
-    entities: int
-    data: FeatureData

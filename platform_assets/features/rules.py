@@ -199,13 +199,13 @@ def _check_rare(
 ) -> None:
     # Where the newest rows are held out, an entity may stand on both sides.
     by_time = spec.evaluation.split is Split.TIME
-    found = {label: counts.get(label, (0, 0)) for label in classes}
-    rare = [label for label in classes if found[label][not by_time] < ENTITIES_PER_CLASS]
+    sizes = {label: counts.get(label, (0, 0)) for label in classes}
+    rare = [label for label in classes if sizes[label][not by_time] < ENTITIES_PER_CLASS]
     if not rare:
         return
     said = "; ".join(
-        f"class {label}: {_count(found[label][0], 'row', 'rows')} of "
-        f"{_count(found[label][1], 'entity', 'entities')}"
+        f"class {label}: {_count(sizes[label][0], 'row', 'rows')} of "
+        f"{_count(sizes[label][1], 'entity', 'entities')}"
         for label in rare[:SHOWN_PROBLEMS]
     )
     wanted = "rows" if by_time else f"different values of {spec.join_key.name}"

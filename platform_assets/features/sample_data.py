@@ -8,18 +8,14 @@ from typing import Final
 
 from platform_assets.resources.atomic_files import replace_file
 
-FIRST_OBSERVATION: Final = datetime(2024, 3, 1, tzinfo=UTC)
-OBSERVATION_EVERY: Final = timedelta(days=14)
-COLUMNS: Final = (
-    "entity_id",
-    "event_timestamp",
-    "sepal_length",
-    "sepal_width",
-    "petal_length",
-    "petal_width",
+_COLUMNS: Final = (
+    *("entity_id", "event_timestamp"),
+    *("sepal_length", "sepal_width", "petal_length", "petal_width"),
     "species",
 )
-GROWTH: Final = (0.94, 0.97, 1.0)
+_FIRST: Final = datetime(2024, 3, 1, tzinfo=UTC)
+_INTERVAL: Final = timedelta(days=14)
+_GROWTH: Final = (0.94, 0.97, 1.0)
 """Size of a flower at each observation, relative to scikit-learn's measurement."""
 
 
@@ -35,10 +31,10 @@ def write_iris_source(path: Path) -> None:
 
     data = load_iris()
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join(COLUMNS)]
-    for number, growth in enumerate(GROWTH):
+    lines = [",".join(_COLUMNS)]
+    for number, growth in enumerate(_GROWTH):
         for row, (values, target) in enumerate(zip(data.data, data.target, strict=True)):
-            at = FIRST_OBSERVATION + number * OBSERVATION_EVERY + timedelta(minutes=row)
+            at = _FIRST + number * _INTERVAL + timedelta(minutes=row)
             sizes = (f"{value * growth:.2f}" for value in values)
             lines.append(",".join((str(row + 1), at.isoformat(), *sizes, str(target))))
     replace_file(path, "".join(f"{line}\n" for line in lines).encode())

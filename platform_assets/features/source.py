@@ -23,11 +23,7 @@ FINGERPRINT_METADATA: Final = "data_fingerprint"
 
 
 def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
-    """Return the reader of the model's source; nothing is read yet.
-
-    Raises:
-        SourceError: the source names a variable that is not set, or that no source may see.
-    """
+    """Return the reader of the model's source; SourceError for variables without a value."""
     columns = source_columns(spec)
     key = None if spec.join_key.from_row_number else spec.join_key.name
     match spec.source:
@@ -45,9 +41,6 @@ def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
     """Return the identity of the source's content: 64 lower-case hexadecimal digits.
 
     It is the one that `read_source` returns. Files are not read again while they are untouched;
-    a query is run, and its rows are not validated.
-
-    Raises:
-        SourceError: the source cannot be read.
+    a query is run, and its rows are not validated. SourceError when it cannot be read.
     """
     return open_source(spec, source).fingerprint()

@@ -70,11 +70,7 @@ def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) ->
 
 
 def check_current(data: FeatureData) -> None:
-    """Return when both files hold the data that the record names.
-
-    Raises:
-        StaleDataError: they do not.
-    """
+    """Raise StaleDataError unless both files hold the data that the record names."""
     from pyarrow import ArrowException, parquet
 
     for path in (data.features_path, data.labels_path):

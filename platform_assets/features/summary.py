@@ -42,8 +42,8 @@ def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
     if spec.task is Task.REGRESSION:
         import pyarrow.compute as pc
 
-        found = pc.quantile(values, q=list(_QUANTILES)).to_pylist()
-        quantiles = {f"{q:.0%}": value for q, value in zip(_QUANTILES, found, strict=True)}
+        values_at = pc.quantile(values, q=list(_QUANTILES)).to_pylist()
+        quantiles = {f"{q:.0%}": value for q, value in zip(_QUANTILES, values_at, strict=True)}
         return {
             "target_quantiles": MetadataValue.json(quantiles),
             "target_picture": MetadataValue.md(target_picture(name, values)),

@@ -91,11 +91,7 @@ def chain_job_name(model_name: str) -> str:
 
 
 def reload_definitions(dagster_url: str) -> None:
-    """Make Dagster read the model files again, as its UI's Reload does.
-
-    Raises:
-        StackError: the code location does not load; the message is its own.
-    """
+    """Make Dagster read the model files again, as its UI's Reload does; StackError if it cannot."""
     answer = _asked(dagster_url, _RELOAD, location=LOCATION)["reloadRepositoryLocation"]
     loaded = answer.get("locationOrLoadError") or answer
     if loaded["__typename"] != "RepositoryLocation":

@@ -14,13 +14,8 @@ def exclude_corrupt_versions(repository: Path) -> Iterator[tuple[str, str]]:
 
     Triton loads all versions that a policy names or none of them, so one broken file would
     keep the healthy ones from coming back. A policy of which nothing would be left stays as it
-    is: there is nothing to serve, and the reconcile job says why.
-
-    Args:
-        repository: Triton's model repository.
-
-    Yields:
-        (model name, what was left out and why) for each broken version.
+    is: there is nothing to serve, and the reconcile job says why. Yields the model name, and what
+    was left out and why, for each broken version.
     """
     for config_file in sorted(repository.glob(f"*/{CONFIG_FILE}")):
         broken = _broken(config_file.parent)

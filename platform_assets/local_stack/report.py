@@ -123,11 +123,7 @@ def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
 
 
 def print_proof(settings: StackSettings, console: Console) -> None:
-    """Print the newest proof and a fresh prediction.
-
-    Raises:
-        StackError: there is no proof, or the gateway does not answer.
-    """
+    """Print the newest proof and a fresh prediction; StackError where one is missing."""
     folder = settings.proof_dir / DEFAULT_MODEL / "latest"
     for name in _PROOF_FILES:
         path = folder / name

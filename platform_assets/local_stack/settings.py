@@ -119,8 +119,7 @@ class StackSettings:
 def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSettings:
     """Read the documented variables (`DAGSTER_PORT`, ..., `STATE_DIR`, `TRITON_URL`).
 
-    Raises:
-        StackError: a port that is no port, or one that two services claim.
+    StackError names a port that is not valid, or that two services claim.
     """
     ports = Ports(
         **{
@@ -147,7 +146,7 @@ def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name) or str(default)
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise StackError(f"{name}={text!r} is no port: give a number from 1 to 65535")
+        raise StackError(f"{name}={text!r} is not a port: give a number from 1 to 65535")
     return int(text)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from platform_assets.local_stack.settings import StackError
+from platform_assets.resources.atomic_files import replace_file
 
 BACKEND_SOURCE: Final = Path(__file__).parent / "onnxruntime_backend"
 _PROBE: Final = """
@@ -44,8 +43,7 @@ class TritonPackage:
 def locate_package(env: Path) -> TritonPackage:
     """Find the server and what it needs in the virtual environment `env`.
 
-    Raises:
-        StackError: for a machine that the wheel does not run on, or a part that is missing.
+    StackError names a machine that the wheel does not run on, or a part that is missing.
     """
     machine, system = platform.machine(), platform.system()
     if (system, machine) != ("Linux", "x86_64"):
@@ -119,13 +117,7 @@ def prepare_backends(package: TritonPackage, state_dir: Path) -> Path:
         package.python_backend / "triton_python_backend_utils.py",
         package.stub,
     ):
-        _copy(source, python / source.name)
+        replace_file(python / source.name, source.read_bytes(), mode=0o777)
     for source in BACKEND_SOURCE.glob("*.py"):
-        _copy(source, ours / source.name)
+        replace_file(ours / source.name, source.read_bytes())
     return backends
-
-
-def _copy(source: Path, target: Path) -> None:
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copy2(source, staged)
-    staged.replace(target)

@@ -101,12 +101,12 @@ def triton_environment(
 
     `env/bin` leads the PATH: that is how an embedded Python finds its own environment.
     """
-    kept = {k: v for k, v in inherited.items() if k not in {"PYTHONHOME", "PYTHONPATH"}}
+    environ = {k: v for k, v in inherited.items() if k not in {"PYTHONHOME", "PYTHONPATH"}}
     libraries = [str(package.libraries), str(package.libpython)]
     if inherited.get("LD_LIBRARY_PATH"):
         libraries.append(inherited["LD_LIBRARY_PATH"])
     return {
-        **kept,
+        **environ,
         "LD_LIBRARY_PATH": ":".join(libraries),
         "PATH": f"{env / 'bin'}:{inherited.get('PATH', os.defpath)}",
         "VIRTUAL_ENV": str(env),

@@ -222,9 +222,9 @@ def _facts(
         "drifted_columns": len(report.drifted),
     }
     if report.rows:
-        oldest_newest = compute.min_max(window.table[SAMPLE_TIME]).as_py()
-        facts["oldest_sample"] = oldest_newest["min"].isoformat()
-        facts["newest_sample"] = oldest_newest["max"].isoformat()
+        span = compute.min_max(window.table[SAMPLE_TIME]).as_py()
+        facts["oldest_sample"] = span["min"].isoformat()
+        facts["newest_sample"] = span["max"].isoformat()
     return facts
 
 

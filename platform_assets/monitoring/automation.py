@@ -151,5 +151,5 @@ def _newest_verdict(
 
 
 def _version(evaluation: dg.AssetCheckEvaluation) -> int | None:
-    found = evaluation.metadata.get(VERSION_METADATA)
-    return None if found is None else int(str(found.value))
+    version = evaluation.metadata.get(VERSION_METADATA)
+    return None if version is None else int(str(version.value))

@@ -35,11 +35,11 @@ def novelty(
     if not known or not seen:
         return Novelty(0.0, _NEVER, 0.0, _NEVER, ())
     new = Counter({text: count for text, count in seen.items() if text not in known})
-    gone = sum(count for text, count in known.items() if text not in seen)
+    lost = sum(count for text, count in known.items() if text not in seen)
     return Novelty(
         unseen=new.total() / seen.total(),
         unseen_limit=max(_LEAST_UNSEEN, _unseen_limit(known, seen.total(), confidence)),
-        vanished=gone / known.total(),
+        vanished=lost / known.total(),
         vanished_limit=max(_LEAST_VANISHED, _vanished_limit(known, seen.total(), confidence)),
         examples=tuple(text for text, _ in new.most_common(_EXAMPLES)),
     )
@@ -89,8 +89,8 @@ def _counts(texts: Texts, units: Units) -> Counter[str]:
     codes, names = pd.factorize(texts)  # None is -1
     count = int(units.max(initial=0)) + 1
     pairs = np.unique(codes.astype(np.int64) * count + units)
-    found = np.bincount(pairs[pairs >= 0] // count, minlength=len(names))
-    return Counter(dict(zip(names.tolist(), found.tolist(), strict=True)))
+    units_of = np.bincount(pairs[pairs >= 0] // count, minlength=len(names))
+    return Counter(dict(zip(names.tolist(), units_of.tolist(), strict=True)))
 
 
 def _rare(counts: Counter[str]) -> tuple[int, int]:

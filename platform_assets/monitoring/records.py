@@ -65,33 +65,33 @@ class ColumnDrift:
         return max(self._measures(), key=lambda measure: measure[0] / measure[1])[2]
 
     def _measures(self) -> list[tuple[float, float, str]]:
-        found = [(self.psi, self.limit, f"{self.psi:.3f} > {self.limit:.3f}")]
+        measures = [(self.psi, self.limit, f"{self.psi:.3f} > {self.limit:.3f}")]
         if self.novelty is not None:
             new = self.novelty
-            found += [
+            measures += [
                 (new.unseen, new.unseen_limit, f"{new.unseen:.1%} never seen before"),
                 (new.vanished, new.vanished_limit, f"{new.vanished:.1%} of before vanished"),
             ]
-        return found
+        return measures
 
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What was compared and what was found; `columns` is empty when there were too few rows."""
+    """What was compared and what was measures; `columns` is empty when there were too few rows.
+
+    The window has `rows` samples of `units` entities, or requests that named none; fewer than
+    `min_rows` are not judged. `not_compared` says what could not be compared, with the reason.
+    """
 
     model_name: str
     version: int
     rows: int
-    """Samples in the window."""
     units: int
-    """How many entities, or requests that named none, they are of."""
     min_rows: int
-    """Fewest samples that are judged."""
     reference_rows: int
     drift_limit: float
     columns: tuple[ColumnDrift, ...] = ()
     not_compared: tuple[str, ...] = ()
-    """What could not be compared, each with the reason."""
 
     @property
     def enough(self) -> bool:

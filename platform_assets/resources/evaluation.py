@@ -53,14 +53,7 @@ def write_evaluation(
     if probabilities is not None:
         for index in range(probabilities.shape[1]):
             own[f"{PROBABILITY_PREFIX}{index}"] = probabilities[:, index]
-    return parquet_bytes(frame.assign(**own))
-
-
-def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Return a frame as Parquet, without its index."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()
+    return frame.assign(**own).to_parquet(index=False)
 
 
 def read_evaluation(data: bytes) -> EvaluationSet:

@@ -10,6 +10,7 @@ from typing import Final
 from dagster import DagsterInvariantViolationError, Failure, OpExecutionContext, RetryRequested
 
 from platform_assets.intervals import retry_seconds
+from platform_assets.resources.feast_errors import FeatureStoreError
 from platform_assets.resources.gateway import GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
 from platform_assets.resources.redaction import without_secrets
@@ -95,3 +96,16 @@ def mlflow_failures(step: str) -> Iterator[None]:
         ) from exc
     except RegistryError as exc:
         raise failure(str(exc), f"solve that in MLflow, then run again from {step}") from exc
+
+
+@contextmanager
+def feast_failures() -> Iterator[None]:
+    """Turn the feature store's errors in the block into the failure of a step that uses it."""
+    try:
+        yield
+    except (FeatureStoreError, OSError) as exc:
+        raise failure(
+            str(exc),
+            "solve that in the feature store, then run again from online_features",
+            allow_retries=True,
+        ) from exc

@@ -31,14 +31,14 @@ MODEL_TAG: Final = "model_name"
 """Tag of a feature service: the model whose versions read it."""
 _LOCK_SECONDS: Final = 60
 """Longest wait for another chain's change of the registry."""
-_DTYPES: Final = {
-    "FLOAT": DType.FP32,
-    "DOUBLE": DType.FP64,
-    "INT64": DType.INT64,
-    "BOOL": DType.BOOL,
-    "STRING": DType.BYTES,
+VALUE_TYPES: Final = {
+    DType.FP32: "FLOAT",
+    DType.FP64: "DOUBLE",
+    DType.INT64: "INT64",
+    DType.BOOL: "BOOL",
+    DType.BYTES: "STRING",
 }
-"""By Feast's value type."""
+"""Names of Feast's value types."""
 
 
 class FeastResource(ConfigurableResource["FeastResource"]):
@@ -133,13 +133,14 @@ class FeastResource(ConfigurableResource["FeastResource"]):
                 for projection in service.feature_view_projections
                 for feature in projection.features
             ]
-        unknown = [f"{name} ({kind})" for name, kind in features if kind not in _DTYPES]
+        dtypes = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
+        unknown = [f"{name} ({kind})" for name, kind in features if kind not in dtypes]
         if unknown:
             raise FeatureStoreError(
                 f"feature service {feature_service} has features that no model can read: "
                 f"{', '.join(unknown)}"
             )
-        return feature_contract([Feature(name, _DTYPES[kind]) for name, kind in features])
+        return feature_contract([Feature(name, dtypes[kind]) for name, kind in features])
 
     def online(self, feature_view: str) -> OnlineView:
         """Return the rows of a registered view in the online store."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from platform_assets.resources.feast_errors import translated
 from platform_assets.resources.feast_rows import entity_keys, online_rows, plain_value
@@ -45,7 +45,8 @@ class OnlineView:
             self._view = store.get_feature_view(name)
             self._marker = _marker()
             self._online.update(self._config, [], [self._marker], [], [], partial=True)
-        self.key, self.key_type = key_of(self._view)
+        [key] = self._view.entity_columns
+        self.key, self.key_type = key.name, key.dtype.to_value_type().name
 
     @property
     def content(self) -> str:
@@ -85,8 +86,8 @@ class OnlineView:
         """Read rows as the gateway does, whatever their age; one per id, in that order."""
         keys = entity_keys(ids, self._view)
         with translated(f"read {self._doing}"):
-            found = self._online.online_read(self._config, self._view, keys)
-        return [_row(time, values or {}) for time, values in found]
+            stored = self._online.online_read(self._config, self._view, keys)
+        return [_row(time, values or {}) for time, values in stored]
 
     def delete(self, ids: Iterable[int | str]) -> int:
         """Delete the rows of these entities; return how many were named."""
@@ -106,7 +107,7 @@ class OnlineView:
             rows.delete(others)
         return len(others)
 
-    def _stored_rows(self) -> _StoredRows:
+    def _stored_rows(self) -> _SqliteRows | _RedisRows:
         kind = _RedisRows if self._config.online_store.type == "redis" else _SqliteRows
         return kind(self._online, self._config, self._view)
 
@@ -120,12 +121,6 @@ def _row(time: datetime | None, values: dict[str, Any]) -> OnlineRow:
     if time is None or (not time.timestamp() and set(plain.values()) <= {None}):
         return OnlineRow(None, {})
     return OnlineRow(time, plain)
-
-
-def key_of(view: Any) -> tuple[str, str]:
-    """The name of a view's join key, and its value type."""
-    [key] = view.entity_columns
-    return key.name, key.dtype.to_value_type().name
 
 
 def let_writers_wait(store: Any) -> None:
@@ -146,15 +141,9 @@ def _marker() -> Any:
     return FeatureView(name=_MARKER, entities=[entity], schema=schema)
 
 
-class _StoredRows(Protocol):
-    """The rows of a view by the keys under which a store keeps them."""
-
-    def key(self, entity: Any) -> bytes: ...
-    def all(self) -> Iterable[bytes]: ...
-    def delete(self, keys: Collection[bytes]) -> None: ...
-
-
 class _SqliteRows:
+    """The rows of a view by the keys under which the store keeps them."""
+
     def __init__(self, online: Any, config: Any, view: Any) -> None:
         self._connection = online._get_conn(config)
         self._table = f'"{config.project}_{view.name}"'
@@ -166,8 +155,8 @@ class _SqliteRows:
 
     def all(self) -> Iterable[bytes]:
         statement = f"SELECT DISTINCT entity_key FROM {self._table}"  # noqa: S608 -- a view's name
-        found = self._connection.execute(statement)
-        return [key for (key,) in found]
+        stored = self._connection.execute(statement)
+        return [key for (key,) in stored]
 
     def delete(self, keys: Collection[bytes]) -> None:
         statement = f"DELETE FROM {self._table} WHERE entity_key = ?"  # noqa: S608
@@ -177,7 +166,7 @@ class _SqliteRows:
 
 
 class _RedisRows:
-    """An entity is a hash, which views share whose join keys have the same name."""
+    """The same for Redis: an entity is a hash, which views share whose join keys have one name."""
 
     def __init__(self, online: Any, config: Any, view: Any) -> None:
         from feast.infra.key_encoding_utils import serialize_entity_key_prefix

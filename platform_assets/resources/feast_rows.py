@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_FIELDS: Final = {
-    "FLOAT": "float_val",
-    "DOUBLE": "double_val",
-    "INT64": "int64_val",
-    "BOOL": "bool_val",
-    "STRING": "string_val",
-}
-"""By Feast's value type, the field of its value that holds one."""
 
 Row = tuple[Any, dict[str, Any], datetime, datetime | None]
 """Entity key, values by feature, event time, time of creation: what a store writes."""
@@ -62,6 +53,6 @@ def plain_value(value: Any) -> Any:
 def _values(plain: list[Any], field: Any) -> list[Any]:
     from feast.protos.feast.types.Value_pb2 import Value
 
-    name = _FIELDS[field.dtype.to_value_type().name]
+    name = f"{field.dtype.to_value_type().name.lower()}_val"
     missing = Value()
     return [missing if value is None else Value(**{name: value}) for value in plain]

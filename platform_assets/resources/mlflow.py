@@ -20,7 +20,6 @@ from pydantic import Field, PrivateAttr
 
 from platform_assets.resources.evaluation import (
     EVALUATION_ARTIFACT,
-    parquet_bytes,
     read_evaluation,
 )
 from platform_assets.resources.mlflow_client import (
@@ -216,7 +215,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
         """Store rows as the run's artifact `path` (a Parquet file), to be looked at later."""
-        self.log_artifact_bytes(run_id, path, parquet_bytes(frame))
+        self.log_artifact_bytes(run_id, path, frame.to_parquet(index=False))
 
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""

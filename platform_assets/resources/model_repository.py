@@ -107,12 +107,12 @@ class ModelRepository(dg.ConfigurableResource[None]):
         try:
             there = self.verify(provenance.model_name, provenance.version)
             same = (there.run_id, there.onnx_sha256) == (provenance.run_id, provenance.onnx_sha256)
-            found = f"digest {there.onnx_sha256} of run {there.run_id}"
+            content = f"digest {there.onnx_sha256} of run {there.run_id}"
         except RepositoryError as error:
-            same, found = False, str(error)
+            same, content = False, str(error)
         if not same:
             raise VersionConflict(
-                f"{target} exists already and holds something else ({found}), not digest "
+                f"{target} exists already and holds something else ({content}), not digest "
                 f"{provenance.onnx_sha256} of run {provenance.run_id}. A version is written once "
                 "and stays as it is, so nothing was changed and what was served is still served. "
                 "Register a new version, or move that directory away if nobody serves it."
@@ -131,10 +131,10 @@ class ModelRepository(dg.ConfigurableResource[None]):
         It leaves its place in one step, so that nobody ever sees half of it.
         """
         target = self.path(model_name, version)
-        doomed = target.with_name(f"{_STAGING_PREFIX}deleted-{version}-{uuid.uuid4().hex}")
-        target.rename(doomed)
+        staged = target.with_name(f"{_STAGING_PREFIX}deleted-{version}-{uuid.uuid4().hex}")
+        target.rename(staged)
         atomic_files.fsync_directory(target.parent)
-        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
 
     def verify(self, model_name: str, version: int) -> Provenance:
         """Re-check a version's bytes against its provenance, as `verify_version` does."""

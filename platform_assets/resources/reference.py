@@ -6,8 +6,6 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.resources.evaluation import parquet_bytes
-
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -43,7 +41,7 @@ def write_reference(features: pd.DataFrame, groups: NDArray[Any]) -> bytes:
     most = min(_MOST_ROWS, _MOST_CELLS // max(1, features.shape[1]))
     chosen = np.unique(np.linspace(0, len(features) - 1, most).astype(np.int64))
     units = pd.factorize(groups[chosen])[0].astype(np.int64)
-    return parquet_bytes(features.iloc[chosen].assign(**{_UNIT_COLUMN: units}))
+    return features.iloc[chosen].assign(**{_UNIT_COLUMN: units}).to_parquet(index=False)
 
 
 def read_reference(data: bytes) -> TrainingSample:

@@ -120,8 +120,8 @@ def _read(path: Path, version: int, since: datetime, columns: Sequence[str]) -> 
     if missing:
         raise ValueError(f"has no column {', '.join(sorted(missing))}, so it holds no samples")
     recent = compute.greater_equal(table[SAMPLE_TIME], pa.scalar(since, table[SAMPLE_TIME].type))
-    kept = table.filter(compute.and_(recent, compute.equal(table[SAMPLE_VERSION], version)))
-    return kept.select([SAMPLE_TIME, *present])
+    wanted = table.filter(compute.and_(recent, compute.equal(table[SAMPLE_VERSION], version)))
+    return wanted.select([SAMPLE_TIME, *present])
 
 
 def _newest_rows(tables: list[pa.Table], max_rows: int) -> pa.Table:

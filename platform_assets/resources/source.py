@@ -41,26 +41,22 @@ class SourceResource(ConfigurableResource["SourceResource"]):
     )
 
     def expand(self, text: str) -> str:
-        """Return `text` with every `${NAME}` replaced.
+        """Return `text` with every `${NAME}` replaced; SourceError for one without a value."""
 
-        Raises:
-            SourceError: a name has no value, or an empty one, or is not one for sources.
-        """
-
-        def value(match: re.Match[str]) -> str:
+        def expanded(match: re.Match[str]) -> str:
             name = match[1]
-            found = self.variables.get(name)
-            if not found and hidden_variables(match[0]):
+            value = self.variables.get(name)
+            if not value and hidden_variables(match[0]):
                 raise SourceError(
                     f"the source {text} names the variable {name}, which sources may not see",
                     f"name variables of sources {SOURCE_PREFIX}..., and run again",
                 )
-            found = found or os.environ.get(name)
-            if not found:
+            value = value or os.environ.get(name)
+            if not value:
                 raise SourceError(
                     f"the source {text} names the variable {name}, which is not set",
                     f"set {name} in the environment of the Dagster code location and run again",
                 )
-            return found
+            return value
 
-        return _VARIABLE.sub(value, text)
+        return _VARIABLE.sub(expanded, text)

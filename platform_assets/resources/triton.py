@@ -89,13 +89,7 @@ class TritonResource(ConfigurableResource[None]):
     def endpoints(self) -> tuple[TritonEndpoint, ...]:
         """Return the servers that there are now, at least one."""
         return tuple(
-            TritonEndpoint(
-                url=address.url,
-                grpc_url=address.grpc_url,
-                control_key=self.control_key,
-                timeout_s=self.timeout_s,
-                load_timeout_s=self.load_timeout_s,
-            )
+            TritonEndpoint(*address, self.control_key, self.timeout_s, self.load_timeout_s)
             for address in addresses(self.url, self.grpc_url)
         )
 
@@ -136,32 +130,24 @@ class TritonResource(ConfigurableResource[None]):
 
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
         """Return the versions that every server has READY by its index, ascending."""
-        found = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
-        return tuple(sorted(frozenset.intersection(*found)))
+        ready = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
+        return tuple(sorted(frozenset.intersection(*ready)))
 
     def ready_anywhere(self, model_name: str) -> tuple[int, ...]:
         """Return the versions that some server has READY: none of them may be taken away."""
-        found = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
-        return tuple(sorted(frozenset.union(*found)))
+        ready = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
+        return tuple(sorted(frozenset.union(*ready)))
 
     def version_ready(self, model_name: str, version: int) -> bool:
         """Whether every server's versioned ready endpoint answers yes at this moment."""
         return all(self.everywhere(lambda one: one.version_ready(model_name, version)))
 
     def wait_until_ready(self, model_name: str, version: int, timeout_s: float = 60.0) -> None:
-        """Return once the versioned ready endpoint of every server says yes.
-
-        Raises:
-            TritonNotReady: one says that the version failed, or its time is over.
-        """
+        """Return once every server is ready, each as `TritonEndpoint.wait_until_ready`."""
         self.everywhere(lambda one: one.wait_until_ready(model_name, version, timeout_s))
 
     def load(self, model_name: str, config: Mapping[str, object] | None = None) -> None:
-        """Load the model on every server, as `TritonEndpoint.load` does, and return when all have.
-
-        Raises:
-            TritonRefused: one failed to load it; those after it were left alone.
-        """
+        """Load the model on every server; those after one that refuses are left alone."""
         self.everywhere(lambda one: one.load(model_name, config))
 
     def unload(self, model_name: str) -> None:
@@ -189,8 +175,8 @@ def merged_index(indexes: Sequence[tuple[str, Sequence[IndexEntry]]]) -> list[In
     for name, version in sorted(listed, key=lambda one: (one[0], one[1] or 0)):
         if version is None and name in versioned:
             continue  # one server never loaded the model: it lacks each of the versions
-        found = [_entry(url, index, name, version) for url, index in indexes]
-        merged.append(next((entry for entry in found if entry.state != READY), found[0]))
+        entries = [_entry(url, index, name, version) for url, index in indexes]
+        merged.append(next((entry for entry in entries if entry.state != READY), entries[0]))
     return merged
 
 

@@ -25,11 +25,11 @@ class TritonAddress(NamedTuple):
 def resolved(host: str) -> list[str]:
     """Return the sorted IP addresses of a name: IPv4 where it has both kinds (same servers)."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # connecting gives the better reason
         return []
     by_family: dict[int, set[str]] = {socket.AF_INET: set(), socket.AF_INET6: set()}
-    for family, *_, where in found:
+    for family, *_, where in entries:
         by_family[family].add(str(where[0]))
     return sorted(by_family[socket.AF_INET] or by_family[socket.AF_INET6])
 

@@ -13,12 +13,12 @@ from dagster import (
     asset,
 )
 
-from platform_assets.features.records import OnlineFeatures
+from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.environment import numeric_environment
-from platform_assets.resources.failures import failure, mlflow_failures
-from platform_assets.resources.feast import FeastResource, FeatureStoreError
+from platform_assets.resources.failures import failure, feast_failures, mlflow_failures
+from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion, TrainedModel
@@ -47,7 +47,7 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
     )
     def trained_model(
         context: AssetExecutionContext,
-        online_features: OnlineFeatures,
+        online_features: FeatureData,
         feast: FeastResource,
         mlflow: MlflowResource,
     ) -> MaterializeResult[TrainedModel]:
@@ -66,7 +66,7 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
             try:
                 trained = train(
                     rows.pop(),
-                    online_features.data,
+                    online_features,
                     spec,
                     mlflow,
                     owner=context.run.run_id,
@@ -92,17 +92,12 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
     return trained_model
 
 
-def _rows(feast: FeastResource, features: OnlineFeatures, spec: ModelSpec) -> Rows:
+def _rows(feast: FeastResource, features: FeatureData, spec: ModelSpec) -> Rows:
     try:
-        return training_rows(feast, features.data, spec)
+        with feast_failures():
+            return training_rows(feast, features, spec)
     except StaleDataError as exc:
         raise failure(str(exc), "run again from features") from exc
-    except FeatureStoreError as exc:
-        raise failure(
-            str(exc),
-            "solve that in the feature store, then run again from online_features",
-            allow_retries=True,
-        ) from exc
     except TrainingError as exc:
         raise failure(
             str(exc), "correct the source or the model file, then run again from features"

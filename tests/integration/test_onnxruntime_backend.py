@@ -209,9 +209,9 @@ def test_a_bare_configuration_is_completed_from_the_graph(
     assert "dynamic_batching" in config
     tensors = {t["name"]: (t["data_type"], t["dims"]) for t in config["input"] + config["output"]}
     assert tensors == {
-        "features": ("TYPE_FP32", ["4"]),
-        "label": ("TYPE_INT64", ["1"]),
-        "probabilities": ("TYPE_FP32", ["3"]),
+        "features": ("TYPE_FP32", [4]),
+        "label": ("TYPE_INT64", [1]),
+        "probabilities": ("TYPE_FP32", [3]),
     }
     answer = triton.infer("bare", 1, {"features": np.zeros((4, 4), np.float32)})
     assert answer.outputs["label"].tolist() == [[1]] * 4

@@ -112,11 +112,7 @@ class TableBuilder:
         self.add(SourceRows(name, name, "batch", headers, types, before=self._parts.get(name, 0)))
 
     def build(self, name: str, fingerprint: Callable[[pa.Table], str]) -> SourceTable:
-        """Return what was added, with times in UTC.
-
-        Raises:
-            SourceError: a local time stands for two hours or for none.
-        """
+        """Return what was added, with times in UTC; SourceError for an ambiguous local time."""
         import pyarrow as pa
 
         self.database.close()
@@ -194,21 +190,21 @@ class _Query:
             f"(CASE WHEN k{i} IS NULL THEN {one.present} ELSE false END)"
             for i, one in enumerate(self._casts)
         ]
-        picked = ", ".join(f"{values[place]} AS v{i}" for i, place in enumerate(places))
+        selected = ", ".join(f"{values[place]} AS v{i}" for i, place in enumerate(places))
         casts = ", ".join(f"{one.value} AS k{i}" for i, one in enumerate(self._casts))
-        cells = f"(SELECT *, {casts} FROM (SELECT {picked} FROM {rows.relation}))"
-        kept = ", ".join(f"k{i}" for i in range(len(columns)))
+        cells = f"(SELECT *, {casts} FROM (SELECT {selected} FROM {rows.relation}))"
+        results = ", ".join(f"k{i}" for i in range(len(columns)))
         self.cells = (
-            f'SELECT {kept}, {local} AS "{_LOCAL}", {written} AS "{_WRITTEN}", '
+            f'SELECT {results}, {local} AS "{_LOCAL}", {written} AS "{_WRITTEN}", '
             f"{' OR '.join(wrong)} AS wrong FROM {cells}"
         )
-        found = ", ".join(
+        errors = ", ".join(
             f"CASE WHEN {one} THEN {{'place': {i}, 'value': CAST(v{i} AS VARCHAR)}} END"
             for i, one in enumerate(wrong)
         )
         self.wrong_cells = (
-            "SELECT row, cell.place, cell.value FROM (SELECT row, unnest(found) AS cell FROM "
-            f"(SELECT row_number() OVER () AS row, [{found}] AS found, {' OR '.join(wrong)} AS "
+            "SELECT row, cell.place, cell.value FROM (SELECT row, unnest(errors) AS cell FROM "
+            f"(SELECT row_number() OVER () AS row, [{errors}] AS errors, {' OR '.join(wrong)} AS "
             f"wrong FROM {cells}) WHERE wrong) WHERE cell IS NOT NULL ORDER BY row, cell.place"
         )
 

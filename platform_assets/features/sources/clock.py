@@ -23,9 +23,7 @@ def local_to_utc(
 
     Those that `local` marks are in the column's zone, the others in UTC already. The rows of
     an entity, which the column `key` names, have an order; without a key all rows have.
-
-    Raises:
-        SourceError: it names rows whose time the clock shows twice or never.
+    SourceError names rows whose time the clock shows twice or never.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -81,15 +79,15 @@ def _in_order(
     same = codes[1:] == codes[:-1]
     hour = same & twice[1:] & twice[:-1] & (times[1:] // _DAY_US == times[:-1] // _DAY_US)
     back = np.append(False, hour & (times[1:] <= times[:-1]))
-    astray = np.append(False, same & ~hour & (times[1:] < times[:-1]))
-    # Rows of an entity stand together, and so do those of one hour while none is astray.
+    disordered = np.append(False, same & ~hour & (times[1:] < times[:-1]))
+    # Rows of an entity stand together, and so do those of one hour while none is disordered.
     begins = np.append(True, ~hour)
     groups = np.cumsum(begins) - 1
     backs = np.bincount(groups, back)
     so_far = np.cumsum(back)
     since = so_far - so_far[np.flatnonzero(begins)][groups]
     entities = np.cumsum(np.append(True, ~same)) - 1
-    disorder = np.bincount(entities, astray)
+    disorder = np.bincount(entities, disordered)
     sure = twice & (backs[groups] == 1) & (disorder[entities] == 0)
     return sure & (since == 1), sure
 

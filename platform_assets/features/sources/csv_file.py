@@ -45,24 +45,25 @@ class CsvFile:
         The separator is that of the model file, else the one by which most columns are there.
 
         Raises:
-            ColumnsError: all of them are there by several.
-            SourceError: the file is empty, or no text.
+            SourceError: the separator is ambiguous, or the file empty or not text.
             OSError: the file cannot be read.
         """
         wanted = {column.header for column in self.columns} - set(self.constants)
-        found = []
+        readings = []
         for mark in [self.separator] if self.separator else _SEPARATORS:
             line, cells = next(self._cells(mark), (1, []))
-            found.append((cells, mark, max(0, line - 1 - "".join(cells).count("\n"))))
-        if not found[0][0]:
+            readings.append((cells, mark, max(0, line - 1 - "".join(cells).count("\n"))))
+        if not readings[0][0]:
             raise SourceError(
                 f"{self.name} is empty", "write a header line and rows to it, and run again"
             )
-        if not all(_is_text(cell) for cells, _, _ in found for cell in cells):
+        if not all(_is_text(cell) for cells, _, _ in readings for cell in cells):
             said = "is not UTF-8 text: its first line holds other bytes"
             raise SourceError(f"{self.name} {said}", _AS_UTF8)
-        best = max(found, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
-        fitting = [_SEPARATORS.get(mark, mark) for cells, mark, _ in found if wanted <= set(cells)]
+        best = max(readings, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
+        fitting = [
+            _SEPARATORS.get(mark, mark) for cells, mark, _ in readings if wanted <= set(cells)
+        ]
         if len(fitting) > 1:
             said = f"may be separated by {' or by '.join(fitting)}"
             raise ColumnsError(f"{self.name} {said}", "say source.separator in the model file")

@@ -43,8 +43,8 @@ class DatasetReader:
         import pyarrow as pa
 
         frame = _load(self._dataset)
-        found = [str(name) for name in frame.columns]
-        check_columns(self.name, found, self._columns)
+        names = [str(name) for name in frame.columns]
+        check_columns(self.name, names, self._columns)
         headers = list(dict.fromkeys(column.header for column in self._columns))
         try:
             batch = pa.RecordBatch.from_pandas(frame[headers], preserve_index=False)
@@ -56,7 +56,7 @@ class DatasetReader:
         builder = TableBuilder(self._columns, self._key, progress)
         builder.add_batch(self.name, headers, batch)
         table = builder.build(self.name, table_fingerprint)
-        return replace(table, ignored=ignored_columns(found, self._columns))
+        return replace(table, ignored=ignored_columns(names, self._columns))
 
 
 def _load(dataset: str) -> pd.DataFrame:

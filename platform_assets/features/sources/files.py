@@ -55,22 +55,17 @@ class FileReader:
     def fingerprint(self) -> str:
         """SHA-256 of the bytes of one file; of several, of names and digests in their order.
 
-        What an untouched file was found to hold is remembered.
+        The digest of an untouched file is remembered.
         """
         return self._identity(self._files(), _remembered_digest)
 
     def check_header(self) -> None:
-        """Compare the column names of the first file with the wanted ones; reads no row.
-
-        Raises:
-            ColumnsError: some are missing.
-            SourceError: there is no file, or it cannot be read.
-        """
+        """Raise SourceError unless the first file has the wanted columns; reads no row."""
         file = self._files()[0]
         with self._access(file):
             opened = self._open(file)
-            found = [*opened.header()[0], *opened.constants]
-        check_columns(opened.name, found, self._columns)
+            names = [*opened.header()[0], *opened.constants]
+        check_columns(opened.name, names, self._columns)
 
     def read(self, progress: Progress) -> SourceTable:
         """Read all files; raises SourceError also when one of them changes meanwhile."""
@@ -98,13 +93,13 @@ class FileReader:
     def _files(self) -> list[Path]:
         if self._path.is_dir():
             with self._access(self._path):
-                found = [one for one in _inside(self._path) if _kind(one)]
+                files = [one for one in _inside(self._path) if _kind(one)]
         elif _is_pattern(self._path):
-            found = [Path(one) for one in glob.glob(str(self._path), recursive=True)]  # noqa: PTH207 # the pattern is absolute
-            found = [one for one in found if one.is_file()]
+            files = [Path(one) for one in glob.glob(str(self._path), recursive=True)]  # noqa: PTH207 # the pattern is absolute
+            files = [one for one in files if one.is_file()]
         else:
-            found = [self._path]
-        files = sorted(one for one in found if not one.name.startswith("."))
+            files = [self._path]
+        files = sorted(one for one in files if not one.name.startswith("."))
         if {_kind(one) for one in files} in ({"CSV"}, {"Parquet"}):
             return files
         endings = ", ".join(sorted({repr(one.suffix.lower()) for one in files}))
@@ -118,10 +113,10 @@ class FileReader:
         whole = hashlib.sha256()
         for file in files:
             with self._access(file):
-                found = digest(file)
+                content = digest(file)
             if file == self._path:
-                return found
-            whole.update(f"{self._label(file)}\0{found}\n".encode())
+                return content
+            whole.update(f"{self._label(file)}\0{content}\n".encode())
         return whole.hexdigest()
 
     def _label(self, file: Path) -> str:

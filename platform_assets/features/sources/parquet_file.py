@@ -21,12 +21,7 @@ class ParquetFile:
     constants: Mapping[str, str | None]
 
     def header(self) -> tuple[list[str]]:
-        """Return the names of the columns; no row is read.
-
-        Raises:
-            SourceError: the file is damaged.
-            OSError: the file cannot be read.
-        """
+        """Return the names of the columns; SourceError for a damaged file, or OSError."""
         import pyarrow as pa
         from pyarrow import parquet
 

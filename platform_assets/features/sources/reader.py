@@ -69,30 +69,26 @@ class Progress:
         self._log(f"{doing}: {done:,}{total} rows")
 
 
-def check_columns(name: str, found: Sequence[str], columns: Sequence[Column]) -> None:
-    """Return when every wanted column is there, once.
-
-    Raises:
-        ColumnsError: it names those that are missing or repeated.
-    """
+def check_columns(name: str, present: Sequence[str], columns: Sequence[Column]) -> None:
+    """Raise ColumnsError for wanted columns that are missing or repeated."""
     wanted = list(dict.fromkeys(column.header for column in columns))
     wrong = {
-        "lacks": [one for one in wanted if one not in found],
-        "repeats": [one for one in wanted if found.count(one) > 1],
+        "lacks": [one for one in wanted if one not in present],
+        "repeats": [one for one in wanted if present.count(one) > 1],
     }
     said = [f"{word} {', '.join(names)}" for word, names in wrong.items() if names]
     if said:
         raise ColumnsError(
-            f"{name} {' and '.join(said)} in its columns: it has {', '.join(found) or 'none'}",
+            f"{name} {' and '.join(said)} in its columns: it has {', '.join(present) or 'none'}",
             f"give it the columns {', '.join(wanted)}, in any order, or change the model file "
             "(`from:` takes a column of another name), and run again",
         )
 
 
-def ignored_columns(found: Sequence[str], columns: Sequence[Column]) -> tuple[str, ...]:
+def ignored_columns(present: Sequence[str], columns: Sequence[Column]) -> tuple[str, ...]:
     """The columns of a source that are not wanted, in its order."""
     wanted = {column.header for column in columns}
-    return tuple(one for one in found if one not in wanted)
+    return tuple(one for one in present if one not in wanted)
 
 
 def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int = 0) -> SourceError:

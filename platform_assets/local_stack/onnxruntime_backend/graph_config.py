@@ -188,9 +188,9 @@ def complete(
             f"max_batch_size is {size}, but the graph has tensors without a first dimension of "
             f"any size: {', '.join(f'{t.name} {t.shape}' for t in tensors)}"
         )
-    for kind, found in (("input", inputs), ("output", outputs)):
+    for kind, group in (("input", inputs), ("output", outputs)):
         if not config.get(kind):
-            config[kind] = [_entry(tensor, batching=size > 0) for tensor in found]
+            config[kind] = [_entry(tensor, batching=size > 0) for tensor in group]
 
 
 def _entry(tensor: GraphTensor, *, batching: bool) -> dict[str, Any]:

@@ -80,7 +80,6 @@ class TritonPythonModel:
         self._batching = int(config.get("max_batch_size", 0)) > 0
         # The wrapper's own run() checks what Triton has checked already.
         self._run = getattr(self._session, "_sess", self._session).run
-        self._run_options = _run_options(config)
         # All that was imported stays; the collector need not walk it again between requests.
         gc.collect()
         gc.freeze()
@@ -95,7 +94,7 @@ class TritonPythonModel:
         names = request.requested_output_names()
         # Whatever goes wrong is the answer to this request and to no other.
         try:
-            arrays = self._run(names, self._feeds(request), self._run_options)
+            arrays = self._run(names, self._feeds(request), None)
             return self._response(names, arrays)
         except Exception as error:
             return pb.InferenceResponse(error=_error(error))
@@ -126,7 +125,7 @@ class TritonPythonModel:
         counts = [len(next(iter(feeds.values()))) for _, _, feeds in group]
         merged = {name: np.concatenate([feeds[name] for _, _, feeds in group]) for name in first}
         try:
-            arrays = self._run(names, merged, self._run_options)
+            arrays = self._run(names, merged, None)
         except Exception:
             # One of them is at fault; each by itself shows which.
             return None
@@ -221,24 +220,6 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = graph_config.boolean(config, "enable_mem_arena", default=True)
     options.enable_mem_pattern = graph_config.boolean(config, "enable_mem_pattern", default=True)
-    initializers = graph_config.parameter(config, "session.use_device_allocator_for_initializers")
-    if initializers is not None:
-        options.add_session_config_entry(
-            "session.use_device_allocator_for_initializers", initializers
-        )
-    for library in config.get("model_operations", {}).get("op_library_filename", []):
-        options.register_custom_ops_library(library)
-    return options
-
-
-def _run_options(config: Mapping[str, Any]) -> ort.RunOptions | None:
-    import onnxruntime as ort
-
-    shrinkage = graph_config.parameter(config, "memory.enable_memory_arena_shrinkage")
-    if shrinkage is None:
-        return None
-    options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
     return options
 
 
