@@ -27,6 +27,7 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
 
     types = {dtype: ValueType[name] for dtype, name in VALUE_TYPES.items()}
     key = spec.join_key
+    columns = [(key.name, key.dtype), *((one.name, one.dtype) for one in spec.features)]
     entity = Entity(
         # With the type in its name: a key that changes it is another entity, and the views
         # that know the old one go on.
@@ -45,10 +46,7 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
         entities=[entity],
         # Without times nothing is known of ages, and nothing expires.
         ttl=timedelta(0) if spec.event_time is None else spec.ttl,
-        schema=[
-            Field(name=one.name, dtype=from_value_type(types[one.dtype]))
-            for one in (key, *spec.features)
-        ],
+        schema=[Field(name=name, dtype=from_value_type(types[dtype])) for name, dtype in columns],
         source=source,
         online=True,
         description=spec.description,

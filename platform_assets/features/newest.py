@@ -23,8 +23,10 @@ def write_newest(data: FeatureData, spec: ModelSpec, path: Path) -> None:
     rows = "read_parquet(getvariable('source'))"
     newest = f"SELECT {key}, max({time}) AS {time} FROM {rows} GROUP BY {key}"  # noqa: S608
     # One thread keeps the order and needs less memory.
-    config = {"enable_external_file_cache": False, "threads": 1}
-    with translated("find the newest rows"), duckdb.connect(config=config) as database:
+    with (
+        translated("find the newest rows"),
+        duckdb.connect(config={"enable_external_file_cache": False, "threads": 1}) as database,
+    ):
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET VARIABLE source = ?", [data.features_path])
         relation = database.sql(f"FROM {rows} SEMI JOIN ({newest}) USING ({key}, {time})")

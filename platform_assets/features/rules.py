@@ -81,8 +81,8 @@ def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
         if different > MAX_TEXTS:
             raise SourceError(
                 f"{rows.name} has {different:,} different texts in {name}, more than "
-                f"{MAX_TEXTS:,}: it looks like an identifier, and a model would learn its rows by "
-                "heart",
+                f"{MAX_TEXTS:,}: it looks like an identifier, and a model would memorize its "
+                "rows",
                 "leave it out of the features, or group its values into fewer, and run again",
             )
 

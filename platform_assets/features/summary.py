@@ -21,7 +21,7 @@ _SHOWN_CLASSES: Final = 30
 
 
 def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> dict[str, Any]:
-    """Metadata of `features` that tells of its content, without what tells of its place."""
+    """Return the metadata of `features` that describes its content, not where it is."""
     columns = source.table.schema
     return {
         "dagster/row_count": data.rows,

@@ -54,7 +54,9 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     """Take one model (`MODEL`) of the running stack from its source to production."""
     model_name = os.environ.get("MODEL") or DEFAULT_MODEL
     if not is_model_name(model_name):
-        raise StackError(f"MODEL={model_name!r} is no model's name: use the model_name of its file")
+        raise StackError(
+            f"MODEL={model_name!r} is not the name of a model: use the model_name of its file"
+        )
     owner = owner_pid(settings)
     if owner is None:
         raise StackError("nothing runs with this state directory: start it with `make up`")
@@ -151,7 +153,7 @@ def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
 
 
 def _watch(stack: Stack, console: Console) -> NoReturn:
-    """Tell of restarts until the user stops the stack."""
+    """Report restarts until the user stops the stack."""
     seen = {name: state.pid for name, state in stack.states().items()}
     reported: set[str] = set()
     while True:

@@ -28,7 +28,7 @@ def exclude_corrupt_versions(repository: Path) -> Iterator[tuple[str, str]]:
 def _broken(model: Path) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for directory in model.iterdir():
-        # Without provenance nobody packaged it here, so there is nothing to hold it against.
+        # Without provenance it was not packaged here, so there is nothing to compare it with.
         if not directory.name.isdecimal() or not (directory / PROVENANCE_FILE).exists():
             continue
         try:

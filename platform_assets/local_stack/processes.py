@@ -31,7 +31,7 @@ class Service:
     """One supervised process.
 
     `wave` orders the start: services of one wave start together, the next wave follows when
-    all of them are ready. `ready` asks the service itself; `address` is for people.
+    all of them are ready. `ready` asks the service itself; `address` is displayed.
     """
 
     name: str
@@ -130,7 +130,7 @@ def definitions_loaded(dagster_url: str) -> bool:
 
 
 def daemon_healthy(dagster_url: str, since: float) -> bool:
-    """Whether every required Dagster daemon had a heartbeat of late, by the webserver's word."""
+    """Whether every required Dagster daemon had a recent heartbeat, according to the webserver."""
     query = "{instance {daemonHealth {allDaemonStatuses {required healthy lastHeartbeatTime}}}}"
     answer = _asked(dagster_url, query)
     statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"] if answer else []

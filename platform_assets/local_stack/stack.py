@@ -198,8 +198,8 @@ def _holder(port: int) -> str:
     import psutil
 
     for connection in psutil.net_connections(kind="tcp"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-        if listens and connection.laddr.port == port and connection.pid:
+        listens = connection.status == psutil.CONN_LISTEN
+        if listens and getattr(connection.laddr, "port", None) == port and connection.pid:
             with suppress(psutil.Error):
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return "a process of another user"
@@ -230,7 +230,7 @@ def sole_owner(settings: StackSettings) -> Iterator[None]:
 
 
 def owner_pid(settings: StackSettings) -> int | None:
-    """Process that holds the state directory, None when nobody does."""
+    """Process that holds the state directory, None when there is none."""
     path = settings.run_dir / "stack.pid"
     if not path.exists():
         return None

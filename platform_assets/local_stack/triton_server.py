@@ -3,7 +3,7 @@
 `python -m platform_assets.local_stack.triton_server --env DIR --repository DIR --state-dir DIR
 --http-port N --grpc-port N --metrics-port N`
 
-turns into `tritonserver` (exec), so that whoever supervises it holds the server itself and each
+turns into `tritonserver` (exec), so that its supervisor holds the server itself and each
 restart computes anew which models are to come back. The environment plays the part of NVIDIA's
 container: it holds the package `nvidia-pytriton` (server binary and python backend) and ONNX
 Runtime, and nothing of this project.
@@ -217,19 +217,19 @@ def prepare(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare and become `tritonserver`; returns only when that is impossible."""
     parser = argparse.ArgumentParser(prog="triton_server", description="Become tritonserver.")
-    for folder in ("env", "repository", "state-dir"):
-        parser.add_argument(f"--{folder}", type=Path, required=True, metavar="DIR")
+    for name in ("env", "repository", "state-dir"):
+        parser.add_argument(f"--{name}", type=os.path.abspath, required=True, metavar="DIR")
     for port in ("http", "grpc", "metrics"):
         parser.add_argument(f"--{port}-port", type=int, required=True, metavar="N")
     options = parser.parse_args(arguments)
-    folders = (options.env, options.repository, options.state_dir)
+    env, repository, state_dir = map(Path, (options.env, options.repository, options.state_dir))
     listen = Listen(
         http_port=options.http_port,
         grpc_port=options.grpc_port,
         metrics_port=options.metrics_port,
     )
     try:
-        command, environ = prepare(*(one.absolute() for one in folders), listen, os.environ)
+        command, environ = prepare(env, repository, state_dir, listen, os.environ)
         os.execve(command[0], command, environ)  # noqa: S606
     except (StackError, OSError) as error:
         print(f"Triton was not started: {error}", file=sys.stderr)

@@ -88,7 +88,7 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
         if version is None:
             raise failure(
                 f"no version of {spec.model_name} is in production as far as Dagster knows, so "
-                "nobody knows whose samples to compare",
+                "it is unknown whose samples to compare",
                 "take a version to production, or name one as `version` in the configuration",
             )
         window = _window(samples, spec, version, config)
@@ -97,7 +97,7 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
         except MlflowUnavailable as exc:
             raise failure(
                 f"what version {version} was trained on cannot be fetched: {exc}",
-                "bring MLflow back (`make status` tells), then materialize this asset again",
+                "bring MLflow back (see `make status`), then materialize this asset again",
                 allow_retries=True,
             ) from exc
         report = compare(spec, version, window, features, predictions, min_rows=config.min_rows)

@@ -19,7 +19,6 @@ Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 REPORT_TAG: Final = "serving/drift_report"
 """Tag of a run that drift started: the run that made the report."""
-_HISTORY: Final = 20
 
 
 def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
@@ -137,17 +136,10 @@ def _newest_verdict(
     instance: dg.DagsterInstance, spec: ModelSpec
 ) -> tuple[str, dg.AssetCheckEvaluation] | None:
     """Return the newest evaluation of the drift check, and the run that made it."""
-    # A run that is only queued has a record already, without a verdict.
-    history = instance.event_log_storage.get_asset_check_execution_history(
-        drift_check_key(spec), limit=_HISTORY
-    )
-    for record in history:
-        event = record.event
-        if event and event.dagster_event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            evaluation = event.asset_check_evaluation
-            if evaluation is not None:
-                return record.run_id, evaluation
-    return None
+    record = instance.get_latest_asset_check_evaluation_record(drift_check_key(spec))
+    # The record of a run that is only queued has no verdict yet.
+    evaluation = record.event.asset_check_evaluation if record and record.event else None
+    return (record.run_id, evaluation) if record and evaluation else None
 
 
 def _version(evaluation: dg.AssetCheckEvaluation) -> int | None:

@@ -50,7 +50,7 @@ def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
 
 def as_text(value: object) -> str:
     """Return a label as samples hold it: `true` and `false`, else Python's own text."""
-    # numpy's booleans are no bool.
+    # numpy's booleans are not bool.
     if type(value).__name__ in {"bool", "bool_"}:
         return "true" if value else "false"
     return str(value)

@@ -115,7 +115,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
                 f"{target} exists already and holds something else ({content}), not digest "
                 f"{provenance.onnx_sha256} of run {provenance.run_id}. A version is written once "
                 "and stays as it is, so nothing was changed and what was served is still served. "
-                "Register a new version, or move that directory away if nobody serves it."
+                "Register a new version, or move that directory away if it is not served."
             )
 
     def versions(self, model_name: str) -> tuple[int, ...]:
@@ -126,10 +126,7 @@ class ModelRepository(dg.ConfigurableResource[None]):
         return tuple(sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal()))
 
     def delete(self, model_name: str, version: int) -> None:
-        """Take a version directory away; the caller knows that nobody serves it.
-
-        It leaves its place in one step, so that nobody ever sees half of it.
-        """
+        """Delete a version directory that is not served; it leaves its place in one step."""
         target = self.path(model_name, version)
         staged = target.with_name(f"{_STAGING_PREFIX}deleted-{version}-{uuid.uuid4().hex}")
         target.rename(staged)

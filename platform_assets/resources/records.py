@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SplitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which rows a training held out; by it later rows can be told from those it learned from."""
+    """Which rows a training held out; it separates later rows from those it learned from."""
 
     split: str
     """`entity`: those whose hash by `seed` is below `fraction`. `time`: those from `cutoff` on."""

@@ -40,7 +40,7 @@ class Samples:
     """The newest samples of one version inside a window.
 
     `table` has the columns that were asked for and that any file holds, newest row last.
-    `unreadable` names the files that are no whole Parquet file, each with the reason.
+    `unreadable` names the files that are not whole Parquet files, each with the reason.
     """
 
     table: pa.Table

@@ -31,7 +31,7 @@ class SignatureReader:
 
         Raises:
             KeyError: they stand for none.
-            msgspec.MsgspecError: what they stand for is no signature.
+            msgspec.MsgspecError: what they stand for is not a signature.
             RegistryError: the run does not have it, or has another one.
         """
         digest = tags.get(SIGNATURE_DIGEST_TAG)

@@ -1,6 +1,6 @@
 """The vocabulary of talking to a Triton: locked APIs, records, errors.
 
-Standard library only: whoever starts a Triton reads it too.
+Standard library only: the launcher of Triton imports it too.
 """
 
 from __future__ import annotations

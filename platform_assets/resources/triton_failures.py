@@ -26,13 +26,13 @@ _GRPC_STATUS: Final = {
     "StatusCode.UNAVAILABLE": 503,
     "StatusCode.DEADLINE_EXCEEDED": 504,
 }
-_DOWN: Final = "is it running? Whatever it served before it serves again when it is back"
+_DOWN: Final = "is it running? What it served before it serves again when it is back"
 _STRANGER: Final = "check that the address is Triton's HTTP port"
 
 
 @contextlib.contextmanager
 def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
-    """Turn whatever the client libraries raise inside into a `TritonError`.
+    """Translate what the client libraries raise inside to a `TritonError`.
 
     Its message: could not `doing`, at `url`, within `timeout_s` seconds.
     """
@@ -48,12 +48,12 @@ def translated(url: str, doing: str, timeout_s: float) -> Iterator[None]:
         message = f"{failed} gave no answer within {timeout_s:g} s; {_DOWN}"
         raise TritonUnreachable(message) from error
     except HTTPParseError as error:
-        # The library tells a broken connection and an answer that is no HTTP by one kind.
+        # The library raises this for a broken connection and for an answer that is not HTTP.
         raise TritonUnreachable(
             f"{failed} broke off its answer or does not speak HTTP ({error}); {_DOWN}, and "
             f"{_STRANGER}"
         ) from error
-    # The HTTP pool tells by RuntimeError that a name does not resolve or a proxy refused.
+    # The HTTP pool raises RuntimeError when a name does not resolve or a proxy refuses.
     except (OSError, RuntimeError) as error:
         raise TritonUnreachable(f"{failed} cannot be reached ({error}); {_DOWN}") from error
     except InferenceServerException as error:

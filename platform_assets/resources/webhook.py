@@ -31,7 +31,7 @@ class WebhookResource(dg.ConfigurableResource[None]):
     url: str = Field(
         default="",
         description=f"Address of the webhook; default: the variable {URL_VARIABLE}. It is a "
-        "secret: whoever knows it can write to the channel.",
+        "secret: who knows it can write to the channel.",
     )
 
     @property

@@ -22,8 +22,7 @@ from platform_assets.features.reading import read_source
 from platform_assets.features.source import SourceError, open_source, source_fingerprint
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.content import table_fingerprint
-from platform_assets.features.sources.reader import Progress, SourceTable
+from platform_assets.features.sources.reader import Progress, SourceTable, table_fingerprint
 from platform_assets.features.sources.sql import _batch, _without_secrets
 from platform_assets.model_spec import (
     DatasetSource,

@@ -39,7 +39,7 @@ class Column:
 
     @property
     def word(self) -> str:
-        """What a value has to be, for people."""
+        """Display name of the type."""
         if self.dtype is not None:
             return _WORDS[self.dtype]
         offset = " with its offset" if self.timezone is None else ""
@@ -47,7 +47,7 @@ class Column:
 
     @property
     def remedy(self) -> str:
-        """What else than the source may be corrected, for people."""
+        """What may be corrected besides the source."""
         if self.dtype is not None or self.timezone is not None:
             return "change the type in the model file"
         return (

@@ -1,4 +1,4 @@
-"""One CSV file, plain or gzipped: its dialect, and what is wrong where it is no table."""
+"""One CSV file, plain or gzipped: its dialect, and what is wrong where it is not a table."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class CsvFile:
         return best
 
     def read_into(self, builder: TableBuilder) -> None:
-        """Add all rows; raises SourceError for what is no table or not of the declared types."""
+        """Add all rows; raises SourceError for what is not a table or not of the declared types."""
         import duckdb
 
         header, separator, blank = self.header()

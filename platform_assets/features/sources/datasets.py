@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.content import table_fingerprint
 from platform_assets.features.sources.reader import (
     Progress,
     SourceTable,
     check_columns,
     ignored_columns,
+    table_fingerprint,
 )
 from platform_assets.resources.source import SourceError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,3 +107,24 @@ def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int 
         f"{name} has wrong values: {'; '.join(said.values())}{others}",
         f"{' or '.join(('correct the source', *remedies))}, and run again",
     )
+
+
+def table_fingerprint(table: pa.Table, order: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of names, types and values: 64 lower-case hexadecimal digits.
+
+    Rows count in their order, or sorted by the columns `order` where some are named.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    if order and table.num_rows:
+        keys = [(name, "ascending") for name in order]
+        table = table.take(pc.sort_indices(table.select(list(order)), sort_keys=keys))
+    digest = hashlib.sha256(f"{table.num_rows} {table.schema.remove_metadata()}\n".encode())
+    for batch in table.to_batches():
+        # As text, for behind a null anything may stand in memory. Texts are quoted, null is not.
+        sink = pa.BufferOutputStream()
+        csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
+        digest.update(sink.getvalue())
+    return digest.hexdigest()

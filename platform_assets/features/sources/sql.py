@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.content import table_fingerprint
-from platform_assets.features.sources.reader import Progress, SourceTable
+from platform_assets.features.sources.reader import Progress, SourceTable, table_fingerprint
 from platform_assets.model_spec import SqlSource
 from platform_assets.resources.source import SourceError
 

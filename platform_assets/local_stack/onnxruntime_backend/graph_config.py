@@ -1,7 +1,7 @@
 """What a model configuration asks for, and whether an ONNX graph fits it. Pure functions.
 
 Configurations are Triton's JSON form. All refusals are `Refused`, with the reason that Triton
-shows to whoever asked for the load.
+shows to the client of the load.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class TritonPythonModel:
 
     def _alone(self, request: Any) -> Any:
         names = request.requested_output_names()
-        # Whatever goes wrong is the answer to this request and to no other.
+        # An error is the answer to this request and to no other.
         try:
             arrays = self._run(names, self._feeds(request), None)
             return self._response(names, arrays)
@@ -224,5 +224,5 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
 
 
 def _path_of_this_worker() -> Path:
-    """The model file, which Triton tells a completing worker only by its command line."""
+    """The model file, which a completing worker gets only by its command line."""
     return Path(os.fsdecode(Path("/proc/self/cmdline").read_bytes().split(b"\0")[1]))
