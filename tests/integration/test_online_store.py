@@ -156,6 +156,15 @@ def test_unchanged_data_writes_nothing(chain: FeatureChain) -> None:
     assert writes.any
 
 
+def test_first_missing_value_of_a_feature_is_one_change(tmp_path: Path) -> None:
+    chain = _chain(tmp_path)
+    lines = [line.replace(",,", ",n,") for line in _lines(range(40))]
+    _write(chain, lines)
+    _run(chain)
+    _write(chain, [lines[0].replace(",n,", ",,"), *lines[1:]])
+    assert _changes(_run(chain)) == (1, 0)
+
+
 def test_only_the_difference_is_written_and_what_left_the_source_is_deleted(
     chain: FeatureChain,
 ) -> None:

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from platform_assets.local_stack import __main__ as cli
 from platform_assets.local_stack.chain import ChainEvent, ChainResult
-from platform_assets.local_stack.report import sample_call
+from platform_assets.local_stack.report import production, sample_call
 from platform_assets.local_stack.settings import stack_settings
 from platform_assets.local_stack.stack import sole_owner
 from platform_assets.resources.failures import failure
@@ -64,6 +64,22 @@ def test_a_chain_of_a_model_that_was_never_served_fails_without_a_word_of_what_w
     assert said.count("Nothing changed in serving: ") == 1
     assert "In production: nothing\n" in said
     assert "still" not in said
+
+
+def test_production_is_unknown_where_another_server_answers(tmp_path: Path) -> None:
+    class Stranger(HostsNothing):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = str(server.server_port)
+        settings = stack_settings({"STATE_DIR": str(tmp_path), "GATEWAY_PORT": port})
+        said = str(production(settings))
+        server.shutdown()
+    assert said.startswith("nothing; the gateway does not answer: the answer cannot be read")
 
 
 def test_the_sample_call_is_a_row_of_the_model_and_safe_in_a_shell(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ class _Query:
         )
 
     def shown(self, place: int, value: str) -> str:
-        """Display text of a value of the column at `place`; other values than text with their type."""
+        """Display a value of the column at `place`; other values than text with their type."""
         type_ = self._types[place]
         return repr(value[:_SHOWN]) if type_ == "VARCHAR" else f"{value[:_SHOWN]} ({type_})"
 
