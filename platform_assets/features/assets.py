@@ -29,7 +29,7 @@ from platform_assets.features.storage import StaleDataError, check_current, writ
 from platform_assets.features.summary import data_metadata
 from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
 from platform_assets.resources.failures import failure, feast_failures
-from platform_assets.resources.feast import FeastResource, FeatureStoreError
+from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.source import SourceResource
 
 _KINDS = {FileSource: "file", DatasetSource: "python", SqlSource: "sql"}
@@ -123,7 +123,6 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
             raise failure(str(exc), "materialize features again, then this asset") from exc
         with feast_failures():
             feast.apply(feast_definitions(spec, feast.data_dir))
-            _check_contract(feast, spec)
             applied = time.monotonic()
             context.log.info(f"definitions applied, materializing to {feast.online_store}")
             changes = update_online(feast, features, spec, Progress(context.log.info))
@@ -148,14 +147,3 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
         )
 
     return online_features
-
-
-def _check_contract(feast: FeastResource, spec: ModelSpec) -> None:
-    # Feast infers and merges while it applies, so what it registered is asked for.
-    registered = feast.service_contract(spec.feature_service)
-    if registered != spec.contract:
-        raise FeatureStoreError(
-            f"feature service {spec.feature_service} was registered with contract "
-            f"{registered[:12]}..., but {spec.model_name} reads {spec.contract[:12]}...: the "
-            "names or types of the features changed on the way"
-        )

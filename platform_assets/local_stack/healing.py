@@ -18,24 +18,18 @@ def exclude_corrupt_versions(repository: Path) -> Iterator[tuple[str, str]]:
     was left out and why, for each broken version.
     """
     for config_file in sorted(repository.glob(f"*/{CONFIG_FILE}")):
-        broken = _broken(config_file.parent)
+        broken: dict[int, str] = {}
+        for directory in config_file.parent.iterdir():
+            # Without provenance it was not packaged here: there is nothing to compare it with.
+            if directory.name.isdecimal() and (directory / PROVENANCE_FILE).exists():
+                try:
+                    verify_version(directory)
+                except RepositoryError as error:
+                    broken[int(directory.name)] = str(error)
         if broken:
             _rewrite(config_file, frozenset(broken))
             for reason in broken.values():
                 yield config_file.parent.name, reason
-
-
-def _broken(model: Path) -> dict[int, str]:
-    reasons: dict[int, str] = {}
-    for directory in model.iterdir():
-        # Without provenance it was not packaged here, so there is nothing to compare it with.
-        if not directory.name.isdecimal() or not (directory / PROVENANCE_FILE).exists():
-            continue
-        try:
-            verify_version(directory)
-        except RepositoryError as error:
-            reasons[int(directory.name)] = str(error)
-    return reasons
 
 
 def _rewrite(config_file: Path, broken: frozenset[int]) -> None:

@@ -224,16 +224,6 @@ def test_values_without_times_never_expire_and_others_do_by_the_ttl() -> None:
     assert views[0].batch_source.path == "/state/loans/features.parquet"
 
 
-def test_a_service_that_was_registered_otherwise_stops_the_chain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain = feature_chain(tmp_path)
-    monkeypatch.setattr(FeastResource, "service_contract", lambda *_: "0" * 64)
-    outcome = chain.run()
-    assert "was registered with contract 000000000000..." in outcome.failures[ONLINE]
-    assert STILL_SERVED in outcome.failures[ONLINE]
-
-
 def test_a_new_source_replaces_what_is_served_online(chain: FeatureChain) -> None:
     chain.run()
     _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])

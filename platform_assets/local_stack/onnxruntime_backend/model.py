@@ -100,47 +100,39 @@ class TritonPythonModel:
             return pb.InferenceResponse(error=_error(error))
 
     def _merged(self, requests: Sequence[Any]) -> list[Any]:
-        """Run requests of one shape together, all others by themselves."""
+        """Run requests of one shape and with the same outputs together, all others alone."""
         answers: list[Any] = [None] * len(requests)
-        groups: dict[Any, list[tuple[int, Any, dict[str, Any]]]] = {}
+        groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
         for index, request in enumerate(requests):
             try:
                 feeds = self._feeds(request)
             except Exception as error:
                 answers[index] = pb.InferenceResponse(error=_error(error))
                 continue
-            key = tuple(sorted((name, array.shape[1:]) for name, array in feeds.items()))
-            groups.setdefault(key, []).append((index, request, feeds))
-        for group in groups.values():
-            together = self._together(group) if len(group) > 1 else None
-            for place, (index, request, _) in enumerate(group):
-                answers[index] = together[place] if together else self._alone(request)
+            shapes = tuple(sorted((name, array.shape[1:]) for name, array in feeds.items()))
+            key = (tuple(request.requested_output_names()), shapes)
+            groups.setdefault(key, []).append((index, feeds))
+        for (names, _), group in groups.items():
+            together = self._together(names, [feeds for _, feeds in group])
+            for place, (index, _) in enumerate(group):
+                answers[index] = together[place] if together else self._alone(requests[index])
         return answers
 
-    def _together(self, group: Sequence[tuple[int, Any, dict[str, Any]]]) -> list[Any] | None:
+    def _together(self, names: Sequence[str], feeds: Sequence[dict[str, Any]]) -> list[Any] | None:
         """Answers of one merged run; None when it failed or cannot be taken apart."""
-        wanted = [request.requested_output_names() for _, request, _ in group]
-        names = list(dict.fromkeys(name for some in wanted for name in some))
-        first = group[0][2]
-        counts = [len(next(iter(feeds.values()))) for _, _, feeds in group]
-        merged = {name: np.concatenate([feeds[name] for _, _, feeds in group]) for name in first}
+        if len(feeds) < 2:
+            return None
+        counts = [len(next(iter(one.values()))) for one in feeds]
+        merged = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
         try:
-            arrays = self._run(names, merged, None)
+            arrays = self._run(list(names), merged, None)
         except Exception:
             # One of them is at fault; each by itself shows which.
             return None
-        total = sum(counts)
-        if any(np.ndim(array) == 0 or len(array) != total for array in arrays):
+        if any(np.ndim(array) == 0 or len(array) != sum(counts) for array in arrays):
             return None
-        by_name = dict(zip(names, arrays, strict=True))
-        answers = []
-        start = 0
-        for some, count in zip(wanted, counts, strict=True):
-            stop = start + count
-            parts = [by_name[name][start:stop] for name in some]
-            answers.append(self._response(some, parts))
-            start = stop
-        return answers
+        parts = zip(*(np.split(array, np.cumsum(counts)[:-1]) for array in arrays), strict=True)
+        return [self._response(names, part) for part in parts]
 
     def _feeds(self, request: Any) -> dict[str, Any]:
         feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
