@@ -121,16 +121,18 @@ def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSet
 
     StackError names a port that is not valid, or that two services claim.
     """
-    ports = Ports(
-        **{
-            field.name: _port(environ, f"{field.name.upper()}_PORT", int(field.default))  # type: ignore[arg-type] # every field of Ports has an int default
-            for field in fields(Ports)
-        }
-    )
-    _no_port_twice(ports)
+    claimed: dict[int, str] = {}
+    for field in fields(Ports):
+        name = f"{field.name.upper()}_PORT"
+        text = environ.get(name) or str(field.default)
+        if not text.isdecimal() or not 0 < int(text) < 65536:
+            raise StackError(f"{name}={text!r} is not a port: give a number from 1 to 65535")
+        if other := claimed.get(int(text)):
+            raise StackError(f"{name} and {other} are both {text}: give each its own port")
+        claimed[int(text)] = name
     return StackSettings(
         state_dir=_path(environ, "STATE_DIR", root / ".local"),
-        ports=ports,
+        ports=Ports(*claimed),
         triton_env=_path(environ, "TRITON_ENV", root / ".venv-triton"),
         python=Path(sys.executable),
         external_triton=environ.get("TRITON_URL") or None,
@@ -141,18 +143,3 @@ def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSet
 def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
     value = environ.get(name)
     return Path(value).expanduser().absolute() if value else default
-
-
-def _port(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name) or str(default)
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise StackError(f"{name}={text!r} is not a port: give a number from 1 to 65535")
-    return int(text)
-
-
-def _no_port_twice(ports: Ports) -> None:
-    claimed: dict[int, str] = {}
-    for name, port in ports.named().items():
-        if port in claimed:
-            raise StackError(f"{name} and {claimed[port]} are both {port}: give each its own port")
-        claimed[port] = name
