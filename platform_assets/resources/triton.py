@@ -15,13 +15,10 @@ from platform_assets.resources.triton_api import (
     UNAVAILABLE,
     IndexEntry,
     InferenceAnswer,
-    TritonAnswerError,
     TritonError,
-    TritonLocked,
     TritonNotReady,
     TritonRefused,
     TritonUnreachable,
-    VersionMismatch,
 )
 from platform_assets.resources.triton_endpoint import TritonEndpoint
 
@@ -29,17 +26,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
-    "IndexEntry",
-    "InferenceAnswer",
-    "TritonAnswerError",
     "TritonEndpoint",
     "TritonError",
-    "TritonLocked",
     "TritonNotReady",
     "TritonRefused",
     "TritonResource",
     "TritonUnreachable",
-    "VersionMismatch",
 ]
 
 T = TypeVar("T")

@@ -20,13 +20,13 @@ from geventhttpclient.response import (
 )
 from tritonclient.utils import InferenceServerException
 
-from platform_assets.resources.triton import (
+from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.triton_api import (
     TritonAnswerError,
     TritonError,
     TritonLocked,
     TritonNotReady,
     TritonRefused,
-    TritonResource,
     TritonUnreachable,
     VersionMismatch,
 )

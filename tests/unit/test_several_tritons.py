@@ -13,16 +13,14 @@ import pytest
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
-from platform_assets.resources.triton import (
+from platform_assets.resources.triton import TritonEndpoint, TritonResource, merged_index
+from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
+from platform_assets.resources.triton_api import (
     IndexEntry,
-    TritonEndpoint,
     TritonError,
     TritonRefused,
-    TritonResource,
     TritonUnreachable,
-    merged_index,
 )
-from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
 from platform_assets.serving import latency
 from platform_assets.serving import loaded_version as candidate_module
 from platform_assets.serving.gates import triton_parity

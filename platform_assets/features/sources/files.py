@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -170,16 +171,14 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_known: dict[Path, tuple[tuple[int, ...], str]] = {}
+@lru_cache(maxsize=10_000)
+def _digest_of(path: Path, _state: tuple[int, ...]) -> str:
+    return _digest(path)
 
 
 def _remembered_digest(path: Path) -> str:
     stat = path.stat()
+    if time.time() - max(stat.st_mtime, stat.st_ctime) <= _SETTLED_S:
+        return _digest(path)
     state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    known = _known.get(path)
-    if known is not None and known[0] == state:
-        return known[1]
-    digest = _digest(path)
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
-        _known[path] = (state, digest)
-    return digest
+    return _digest_of(path, state)
