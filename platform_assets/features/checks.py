@@ -1,4 +1,4 @@
-"""Checks of the features: what they measure stands in their metadata."""
+"""Checks of the features; the measurements are in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Offline and online store compared for sampled entities."""
+"""Compare the offline and the online store for sampled entities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the online store holds, made what the features are: only the difference is written.
+"""Synchronize the online store with the features: only the difference is written.
 
 Feast's own `materialize` writes all rows, and makes them Python objects at once. What was written
 last stays as a Parquet file, whose name the online store keeps beside the rows: a store that was

@@ -1,4 +1,4 @@
-"""What the feature assets hand on: where the data is, never the data itself."""
+"""Records that the feature assets pass on: where the data is, never the data itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rows have to be before a model may learn from them."""
+"""Rules that the rows of a source must satisfy before training."""
 
 from __future__ import annotations
 

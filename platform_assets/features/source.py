@@ -1,4 +1,4 @@
-"""The source of a model: which reader it has, and its identity by content.
+"""Open the source of a model, and identify it by its content.
 
 Light, because sensors import it: a reader loads DuckDB and pyarrow when it reads.
 """

@@ -1,4 +1,4 @@
-"""What people see of the data in the Dagster UI."""
+"""Metadata and pictures of the data for the Dagster UI."""
 
 from __future__ import annotations
 

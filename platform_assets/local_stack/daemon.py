@@ -1,4 +1,4 @@
-"""`python -m platform_assets.local_stack.daemon ARGS...`: become dagster-daemon, after a look."""
+"""`python -m platform_assets.local_stack.daemon ARGS...`: fail abandoned runs, run the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed process or a bad disk left behind, put right before a service starts again."""
+"""Recover from killed processes and corrupt files before a service starts."""
 
 from __future__ import annotations
 

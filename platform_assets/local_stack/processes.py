@@ -1,4 +1,4 @@
-"""The services of the stack: what each runs, and how one knows that it is ready."""
+"""The services of the stack: their commands, environment and readiness."""
 
 from __future__ import annotations
 

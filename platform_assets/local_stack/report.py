@@ -1,4 +1,4 @@
-"""What a person wants to see on a terminal: addresses, status, proof."""
+"""Print the addresses, status and proof of the stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the stack of one machine listens and where it keeps its state."""
+"""Addresses and folders of the local stack."""
 
 from __future__ import annotations
 

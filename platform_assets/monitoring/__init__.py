@@ -1,1 +1,1 @@
-"""Drift: what the gateway really answered, held against what the model was trained on."""
+"""Drift: compare sampled requests and predictions with the training data."""

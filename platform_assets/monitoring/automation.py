@@ -1,4 +1,4 @@
-"""When drift is looked for, and when it starts a training."""
+"""The schedule of the drift report, and the sensor that retrains on drift."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""From two tables to a drift report. Pure, but for what it is given to read."""
+"""Compare the samples of a window with the reference. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that one side has and the other has not: new categories, and those that vanished.
+"""Categories that are new in the window, and those that vanished from it.
 
 A text counts once per unit (`units.window_units`). Limits are what the shares stay below, with
 the given confidence, where both sides are alike.

@@ -1,4 +1,4 @@
-"""What a drift report says, as values."""
+"""Records of a drift report."""
 
 from __future__ import annotations
 

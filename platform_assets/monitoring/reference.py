@@ -1,4 +1,4 @@
-"""The two sides of a comparison as columns: what was trained on, and what was answered."""
+"""Comparable columns of the reference and of the window."""
 
 from __future__ import annotations
 

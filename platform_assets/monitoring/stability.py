@@ -1,4 +1,4 @@
-"""Population stability of columns, and the texts that came or went. Pure."""
+"""Population stability index of columns. Pure."""
 
 from __future__ import annotations
 

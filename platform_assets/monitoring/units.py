@@ -1,4 +1,4 @@
-"""Which rows are not independent of each other, and how many independent ones they are worth."""
+"""Group dependent rows, and compute how many independent rows they are worth."""
 
 from __future__ import annotations
 

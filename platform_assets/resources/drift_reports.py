@@ -1,4 +1,4 @@
-"""Where the pages of drift reports are kept."""
+"""The folder of drift reports."""
 
 from __future__ import annotations
 

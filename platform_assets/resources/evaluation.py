@@ -1,4 +1,4 @@
-"""The held-out rows of a run as a Parquet file, and back."""
+"""Write and read the held-out rows of a run as Parquet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of every failure that a person meets in the Dagster UI."""
+"""Failures as the Dagster UI shows them, and the client errors that become failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One feature view in the online store: its rows written, read and deleted.
+"""Write, read and delete the rows of one feature view in the online store.
 
 Feast's interface writes and reads rows, but deletes whole views only. How its stores keep a row,
 which deleting one takes, is known in this module alone.

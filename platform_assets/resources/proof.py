@@ -1,4 +1,4 @@
-"""Where the evidence of a promotion is kept."""
+"""The folder of evidence of promotions."""
 
 from __future__ import annotations
 

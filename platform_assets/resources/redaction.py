@@ -1,4 +1,4 @@
-"""Secrets are taken out of texts that people read."""
+"""Redact secrets in text."""
 
 from __future__ import annotations
 

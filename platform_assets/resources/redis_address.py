@@ -1,4 +1,4 @@
-"""Addresses of Redis, written as Redis's own client reads them, for Feast."""
+"""Convert Redis URLs to Feast's form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of the rows that a version was trained on, kept with its run: what drift goes by."""
+"""A sample of a version's training rows, kept with its run as the drift reference."""
 
 from __future__ import annotations
 

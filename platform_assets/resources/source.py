@@ -1,4 +1,4 @@
-"""What model files leave open about their sources: the values of `${NAME}`."""
+"""Expand `${NAME}` in the sources of model files."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from platform_assets.resources.triton_api import (
     READY,
     UNAVAILABLE,
     IndexEntry,
-    InferenceAnswer,
     TritonError,
     TritonNotReady,
     TritonRefused,
@@ -152,7 +151,7 @@ class TritonResource(ConfigurableResource[None]):
         version: int,
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str] = (),
-    ) -> InferenceAnswer:
+    ) -> dict[str, npt.NDArray[Any]]:
         """Ask exactly this version of the first server, as `TritonEndpoint.infer` does."""
         return self.endpoints()[0].infer(model_name, version, inputs, outputs)
 

@@ -1,4 +1,4 @@
-"""Which servers an address stands for: the one it names, all of a list, or all behind a name."""
+"""Resolve a Triton address: one server, a list, or all servers behind a name."""
 
 from __future__ import annotations
 

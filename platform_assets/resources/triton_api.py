@@ -1,4 +1,4 @@
-"""The vocabulary of talking to a Triton: locked APIs, records, errors.
+"""Names that Triton's clients and its launcher share: locked APIs, records, errors.
 
 Standard library only: the launcher of Triton imports it too.
 """
@@ -6,11 +6,7 @@ Standard library only: the launcher of Triton imports it too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from typing import Final
 
 CONTROL_HEADER: Final = "triton-control-key"
 """HTTP header that opens Triton's locked APIs; gRPC metadata calls it
@@ -68,14 +64,3 @@ class IndexEntry:
     """`READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or empty for a model never loaded."""
     reason: str
     """Why it is not READY, in Triton's words; empty otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceAnswer:
-    """The outputs of one inference, and the version that Triton says made them.
-
-    Text tensors are object arrays of `str`.
-    """
-
-    outputs: dict[str, npt.NDArray[np.generic]]
-    model_version: int

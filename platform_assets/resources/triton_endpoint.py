@@ -15,7 +15,6 @@ from platform_assets.resources.triton_api import (
     READY,
     UNAVAILABLE,
     IndexEntry,
-    InferenceAnswer,
     TritonAnswerError,
     TritonError,
     TritonNotReady,
@@ -133,10 +132,11 @@ class TritonEndpoint:
         version: int,
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str] = (),
-    ) -> InferenceAnswer:
+    ) -> dict[str, npt.NDArray[Any]]:
         """Return the `outputs` (all when empty) of exactly this version.
 
-        `inputs` have the model's types; text may be `str`, `bytes` or object arrays.
+        `inputs` have the model's types; text may be `str`, `bytes` or object arrays, and comes as
+        object arrays of `str`.
 
         Raises:
             VersionMismatch: Triton says that another version made the answer.
@@ -182,7 +182,7 @@ class TritonEndpoint:
 
     def _answer(
         self, result: InferResult, model_name: str, version: int, wanted: Sequence[str]
-    ) -> InferenceAnswer:
+    ) -> dict[str, npt.NDArray[Any]]:
         response = result.get_response()
         answered = int(response["model_version"])
         if (response["model_name"], answered) != (model_name, version):
@@ -197,8 +197,7 @@ class TritonEndpoint:
                 f"{model_name} version {version} of Triton at {self.url} left out the outputs "
                 f"{', '.join(missing)}"
             )
-        arrays = {name: _decoded(result.as_numpy(name)) for name in names}
-        return InferenceAnswer(outputs=arrays, model_version=answered)
+        return {name: _decoded(result.as_numpy(name)) for name in names}
 
     def _key(self) -> dict[str, str]:
         return {CONTROL_HEADER: self.control_key}

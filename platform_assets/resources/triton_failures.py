@@ -1,4 +1,4 @@
-"""The one place where foreign exceptions of a Triton call are translated."""
+"""Translate the exceptions of Triton's client libraries."""
 
 from __future__ import annotations
 

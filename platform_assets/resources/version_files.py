@@ -1,4 +1,4 @@
-"""A version directory as it was packaged, and whether it still is. Light: no Dagster in here."""
+"""Verify a packaged version directory. Light: imports no Dagster."""
 
 from __future__ import annotations
 

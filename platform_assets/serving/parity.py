@@ -130,7 +130,7 @@ def ask_triton(
             version,
             {name: array[start : start + batch] for name, array in inputs.items()},
             outputs,
-        ).outputs
+        )
         for start in range(0, len(features), batch)
     ]
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}

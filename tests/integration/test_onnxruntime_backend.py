@@ -75,7 +75,7 @@ def test_answers_are_those_of_onnx_runtime_itself(triton: TritonResource) -> Non
     rows = load_iris().data.astype(np.float32)[::3]
     session = ort.InferenceSession(iris_classifier(), providers=["CPUExecutionProvider"])
     label, probabilities = session.run(["label", "probabilities"], {"features": rows})
-    answer: dict[str, Any] = triton.infer("iris", 1, {"features": rows}).outputs
+    answer: dict[str, Any] = triton.infer("iris", 1, {"features": rows})
     np.testing.assert_array_equal(answer["label"].ravel(), label)
     assert np.allclose(answer["probabilities"], probabilities, rtol=1e-5, atol=1e-7)
 
@@ -99,7 +99,7 @@ SAMPLES: dict[str, Any] = {
 
 def test_thirteen_inputs_of_all_types_come_back_bit_for_bit(triton: TritonResource) -> None:
     given = {f"in_{name}": array for name, array in SAMPLES.items()}
-    answer = triton.infer("types", 1, given).outputs
+    answer = triton.infer("types", 1, given)
     assert len(answer) == 13
     for name, array in SAMPLES.items():
         got = answer[f"out_{name}"]
@@ -109,16 +109,14 @@ def test_thirteen_inputs_of_all_types_come_back_bit_for_bit(triton: TritonResour
 
 def test_only_the_outputs_that_were_asked_for_come(triton: TritonResource) -> None:
     index = {"index": np.array([[1], [2]])}
-    assert list(triton.infer("look_up", 1, index, ["twice"]).outputs) == ["twice"]
-    assert triton.infer("look_up", 1, index, ["twice"]).outputs["twice"].tolist() == [[22], [24]]
+    assert list(triton.infer("look_up", 1, index, ["twice"])) == ["twice"]
+    assert triton.infer("look_up", 1, index, ["twice"])["twice"].tolist() == [[22], [24]]
 
 
 def test_an_error_of_the_run_is_the_answer_and_the_model_lives_on(triton: TritonResource) -> None:
     with pytest.raises(TritonRefused, match=r"onnx runtime.*out of data bounds"):
         triton.infer("look_up", 1, {"index": np.array([[7]])})
-    assert triton.infer("look_up", 1, {"index": np.array([[0]])}).outputs["value"].tolist() == [
-        [10]
-    ]
+    assert triton.infer("look_up", 1, {"index": np.array([[0]])})["value"].tolist() == [[10]]
 
 
 def executions(server: RunningTriton, model: str) -> tuple[int, int]:
@@ -142,7 +140,7 @@ def at_once(
         inputs, outputs = requests[place]
         start.wait()
         try:
-            answers[place] = triton.infer(model, 1, inputs, outputs).outputs
+            answers[place] = triton.infer(model, 1, inputs, outputs)
         except TritonError as error:
             answers[place] = error
 
@@ -214,19 +212,19 @@ def test_a_bare_configuration_is_completed_from_the_graph(
         "probabilities": ("TYPE_FP32", [3]),
     }
     answer = triton.infer("bare", 1, {"features": np.zeros((4, 4), np.float32)})
-    assert answer.outputs["label"].tolist() == [[1]] * 4
+    assert answer["label"].tolist() == [[1]] * 4
 
 
 def test_a_scalar_is_an_array_of_one_to_clients(triton: TritonResource) -> None:
     answer = triton.infer("scalar", 1, {"x": np.array([2.5], np.float32)})
-    assert answer.outputs["doubled"].tolist() == [5.0]
+    assert answer["doubled"].tolist() == [5.0]
 
 
 def test_an_optional_input_has_the_graphs_own_value_unless_given(triton: TritonResource) -> None:
     rows = np.ones((1, 2), np.float32)
-    assert triton.infer("optional", 1, {"x": rows}).outputs["scaled"].tolist() == [[3, 3]]
+    assert triton.infer("optional", 1, {"x": rows})["scaled"].tolist() == [[3, 3]]
     given = {"x": rows, "scale": np.array([5], np.float32)}
-    assert triton.infer("optional", 1, given).outputs["scaled"].tolist() == [[5, 5]]
+    assert triton.infer("optional", 1, given)["scaled"].tolist() == [[5, 5]]
 
 
 IRIS = config_text("refused", iris_classifier(), [1])

@@ -62,7 +62,7 @@ class Serving:
 
     def answer(self, version: int) -> int:
         answer = self.triton.infer(DEFAULT_MODEL, version, ROW, ["label"])
-        return int(answer.outputs["label"].ravel()[0])
+        return int(answer["label"].ravel()[0])
 
     @property
     def persisted(self) -> tuple[int, ...]:

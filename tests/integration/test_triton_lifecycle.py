@@ -255,7 +255,7 @@ def test_sigterm_finishes_what_runs_and_what_waits(repository: Path, tmp_path: P
         for thread in threads:
             thread.join()
         assert server.process.wait() == 0
-        assert [getattr(answer, "model_version", answer) for answer in answers] == [1, 1]
+        assert [type(answer) for answer in answers] == [dict, dict], answers
         assert not answers_ok(f"{triton.url}/v2/health/live")
 
 

@@ -72,7 +72,7 @@ class Pair:
     def answers(self, version: int) -> list[int]:
         """What each answers when asked for the version."""
         found = [one.infer(MODEL, version, ROW, ["label"]) for one in self.endpoints]
-        return [int(answer.outputs["label"].ravel()[0]) for answer in found]
+        return [int(answer["label"].ravel()[0]) for answer in found]
 
     @property
     def persisted(self) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Readers of sources, one module per kind, and the types that all of them end in."""
+"""Readers of sources, one module per kind."""

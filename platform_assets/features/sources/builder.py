@@ -1,4 +1,4 @@
-"""The one way from rows of any source to a table of the declared types: the rules, by DuckDB."""
+"""Cast the rows of any source to the declared types with DuckDB, and build one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local times in UTC: an hour that the clock shows twice is two, where the order shows which."""
+"""Convert local times to UTC, including the hour that a clock shows twice."""
 
 from __future__ import annotations
 

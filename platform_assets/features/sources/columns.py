@@ -1,4 +1,4 @@
-"""What a model wants of its source: columns by name, and their types."""
+"""Columns that a model reads from its source, with their types."""
 
 from __future__ import annotations
 

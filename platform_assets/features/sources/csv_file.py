@@ -1,4 +1,4 @@
-"""One CSV file, plain or gzipped: its dialect, and what is wrong where it is not a table."""
+"""One CSV file, plain or gzipped: its dialect, its rows and its structural errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reading a source changed: digits that 32 bits do not hold, keys that became one."""
+"""Warnings of reading: digits lost in 32-bit floats, keys merged as integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of source offers, and what is said when it cannot be read."""
+"""Common parts of the readers: the table, progress, and errors of columns and values."""
 
 from __future__ import annotations
 
