@@ -203,14 +203,14 @@ def _check_rare(
     rare = [label for label in classes if sizes[label][not by_time] < ENTITIES_PER_CLASS]
     if not rare:
         return
-    said = "; ".join(
+    listed = "; ".join(
         f"class {label}: {_count(sizes[label][0], 'row', 'rows')} of "
         f"{_count(sizes[label][1], 'entity', 'entities')}"
         for label in rare[:SHOWN_PROBLEMS]
     )
     wanted = "rows" if by_time else f"different values of {spec.join_key.name}"
     raise SourceError(
-        f"{rows.name} has too few rows of a class ({said}), so there is nothing to learn it from "
+        f"{rows.name} has too few rows of a class ({listed}), so there is nothing to learn it from "
         "and to test it with",
         f"give each class at least {ENTITIES_PER_CLASS} {wanted} (one is held out for the "
         "evaluation, cross-validation needs two), or leave the class out, and run again",

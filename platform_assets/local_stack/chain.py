@@ -95,8 +95,8 @@ def reload_definitions(dagster_url: str) -> None:
     answer = _asked(dagster_url, _RELOAD, location=LOCATION)["reloadRepositoryLocation"]
     loaded = answer.get("locationOrLoadError") or answer
     if loaded["__typename"] != "RepositoryLocation":
-        said = loaded.get("message", loaded["__typename"])
-        raise StackError(f"the definitions do not load: {said}")
+        reason = loaded.get("message", loaded["__typename"])
+        raise StackError(f"the definitions do not load: {reason}")
 
 
 def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]) -> ChainResult:

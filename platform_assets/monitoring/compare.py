@@ -39,9 +39,9 @@ def drift_report(
     compared.
     """
     rows = samples.table.to_pandas()
-    answered = feature_columns(rows, spec)
+    sampled = feature_columns(rows, spec)
     known = not isinstance(features, str) and is_identifying(features.columns, features.units)
-    window = ComparedRows(answered, window_units(samples.table, answered, identifying=known))
+    window = ComparedRows(sampled, window_units(samples.table, sampled, identifying=known))
     report = DriftReport(
         model_name=spec.model_name,
         version=version,

@@ -53,10 +53,11 @@ def drift_page(report: DriftReport, facts: Mapping[str, object], picture: str | 
     `facts` are what a reader wants to know of the comparison, `picture` is a data URL.
     """
     title = escape(f"Drift of {report.model_name} version {report.version}")
-    said = summary(report)
+    sentence = summary(report)
+    sentence = sentence[:1].upper() + sentence[1:]
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
-        f"<style>{_STYLE}</style><h1>{title}</h1><p>{escape(said[:1].upper() + said[1:])}.</p>",
+        f"<style>{_STYLE}</style><h1>{title}</h1><p>{escape(sentence)}.</p>",
         _table({"fact": name, "value": value} for name, value in facts.items()),
     ]
     if picture:

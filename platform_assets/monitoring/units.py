@@ -19,11 +19,11 @@ _IDENTIFYING: Final = 0.95
 """Share of different rows from which equal ones are taken for the same entity again."""
 
 
-def window_units(table: pa.Table, answered: Columns, *, identifying: bool) -> Units:
+def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Units:
     """Number the rows of a window: equal numbers are rows of one entity, or of one request.
 
     Of fewer than `FEWEST_UNITS` requests each row counts, as those of a few large batches do.
-    `answered` are the features of the samples, comparable; with `identifying`, requests with the
+    `features` are the features of the samples, comparable; with `identifying`, requests with the
     same rows are about the same entity again.
     """
     import numpy as np
@@ -33,9 +33,9 @@ def window_units(table: pa.Table, answered: Columns, *, identifying: bool) -> Un
     if request.max(initial=-1) + 1 < FEWEST_UNITS:
         request = np.arange(len(request))
     names = np.char.add("request ", request.astype(str)).astype(object)
-    if identifying and answered:
+    if identifying and features:
         content = np.zeros(int(request.max(initial=-1)) + 1, dtype=np.uint64)
-        np.add.at(content, request, _contents(answered))
+        np.add.at(content, request, _contents(features))
         names = np.char.add("content ", content[request].astype(str)).astype(object)
     if SAMPLE_ENTITY in table.column_names:
         entities = table[SAMPLE_ENTITY].to_pandas()

@@ -147,8 +147,8 @@ class TableBuilder:
         for values, column in zip(batch.columns, self._columns, strict=False):
             narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
             if column.dtype is DType.FP32 and column.name not in self._lost:
-                said = lost_digits(column.name, values, narrow)
-                self._lost |= {column.name: said} if said else {}
+                warning = lost_digits(column.name, values, narrow)
+                self._lost |= {column.name: warning} if warning else {}
         return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
 
     def _refusal(self, rows: SourceRows, query: _Query) -> SourceError:

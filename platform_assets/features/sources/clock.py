@@ -99,10 +99,10 @@ def _refuse(
 
     rows = np.flatnonzero(wrong).tolist()
     shown, more = rows[:SHOWN_PROBLEMS], len(rows) - SHOWN_PROBLEMS
-    said = [f"{times[row].as_py():%Y-%m-%d %H:%M:%S} in {source.row(row)}" for row in shown]
-    if said:
+    places = [f"{times[row].as_py():%Y-%m-%d %H:%M:%S} in {source.row(row)}" for row in shown]
+    if places:
         raise SourceError(
             f"{source.name} has times in {column.name} that the clock of {column.timezone} {why}: "
-            f"{', '.join(said)}{f' and {more:,} more' if more > 0 else ''}",
+            f"{', '.join(places)}{f' and {more:,} more' if more > 0 else ''}",
             "write those times with their offset (or all in UTC), and run again",
         )

@@ -58,15 +58,15 @@ class CsvFile:
                 f"{self.name} is empty", "write a header line and rows to it, and run again"
             )
         if not all(_is_text(cell) for cells, _, _ in readings for cell in cells):
-            said = "is not UTF-8 text: its first line holds other bytes"
-            raise SourceError(f"{self.name} {said}", _AS_UTF8)
+            problem = "is not UTF-8 text: its first line holds other bytes"
+            raise SourceError(f"{self.name} {problem}", _AS_UTF8)
         best = max(readings, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
         fitting = [
             _SEPARATORS.get(mark, mark) for cells, mark, _ in readings if wanted <= set(cells)
         ]
         if len(fitting) > 1:
-            said = f"may be separated by {' or by '.join(fitting)}"
-            raise ColumnsError(f"{self.name} {said}", "say source.separator in the model file")
+            problem = f"may be separated by {' or by '.join(fitting)}"
+            raise ColumnsError(f"{self.name} {problem}", "say source.separator in the model file")
         return best
 
     def read_into(self, builder: TableBuilder) -> None:
@@ -84,8 +84,8 @@ class CsvFile:
                 # It is well-formed: lines that end in two ways, or that are long or quoted.
                 builder.add(self._rows(header, separator, blank, _PATIENT))
             except duckdb.Error:
-                said = str(exc).partition("\n")[0]
-                raise SourceError(f"{self.name} cannot be read as CSV: {said}", _FIX) from None
+                problem = str(exc).partition("\n")[0]
+                raise SourceError(f"{self.name} cannot be read as CSV: {problem}", _FIX) from None
 
     def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> SourceRows:
         columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
@@ -140,8 +140,8 @@ class CsvFile:
         wrong = list(itertools.islice(self._wrong_rows(separator), SHOWN_PROBLEMS + 1))
         if wrong:
             more = "; and more" if len(wrong) > SHOWN_PROBLEMS else ""
-            said = "; ".join(wrong[:SHOWN_PROBLEMS]) + more
-            raise SourceError(f"{self.name} is not a table: {said}", _AS_UTF8)
+            problem = "; ".join(wrong[:SHOWN_PROBLEMS]) + more
+            raise SourceError(f"{self.name} is not a table: {problem}", _AS_UTF8)
 
     def _wrong_rows(self, separator: str) -> Iterator[str]:
         rows = self._cells(separator)

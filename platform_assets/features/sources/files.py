@@ -104,9 +104,9 @@ class FileReader:
         if {_kind(one) for one in files} in ({"CSV"}, {"Parquet"}):
             return files
         endings = ", ".join(sorted({repr(one.suffix.lower()) for one in files}))
-        said = f"the names end in {endings}" if files else "no CSV or Parquet file is there"
+        problem = f"the names end in {endings}" if files else "no CSV or Parquet file is there"
         raise SourceError(
-            f"{self.name}: {said}",
+            f"{self.name}: {problem}",
             "use files that all end in .csv (.csv.gz, .tsv), or all in .parquet, and run again",
         )
 
@@ -133,9 +133,9 @@ class FileReader:
             yield
         except OSError as exc:
             missing = isinstance(exc, FileNotFoundError)
-            said = "does not exist" if missing else f"cannot be read ({exc.strerror or exc})"
+            problem = "does not exist" if missing else f"cannot be read ({exc.strerror or exc})"
             raise SourceError(
-                f"{self._named(file)} {said}",
+                f"{self._named(file)} {problem}",
                 "put a file there that this user may read, or correct the path in the model file "
                 "or its variable, and run again",
             ) from exc

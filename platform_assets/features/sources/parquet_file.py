@@ -46,5 +46,5 @@ class ParquetFile:
             raise self._damaged(exc) from exc
 
     def _damaged(self, exc: Exception) -> SourceError:
-        said = f"{self.name} cannot be read as Parquet: {exc}"
-        return SourceError(said, "write the file again, and run again")
+        problem = f"{self.name} cannot be read as Parquet: {exc}"
+        return SourceError(problem, "write the file again, and run again")

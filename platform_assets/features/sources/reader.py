@@ -61,7 +61,7 @@ class Progress:
         self._said = time.monotonic()
 
     def at(self, doing: str, done: int, of: int | None = None) -> None:
-        """Note that `done` rows are done; said when it is time."""
+        """Note that `done` rows are done; logged when it is time."""
         now = time.monotonic()
         if self._log is None or now - self._said < self._every_s:
             return
@@ -77,10 +77,11 @@ def check_columns(name: str, present: Sequence[str], columns: Sequence[Column]) 
         "lacks": [one for one in wanted if one not in present],
         "repeats": [one for one in wanted if present.count(one) > 1],
     }
-    said = [f"{word} {', '.join(names)}" for word, names in wrong.items() if names]
-    if said:
+    problems = [f"{word} {', '.join(names)}" for word, names in wrong.items() if names]
+    if problems:
         raise ColumnsError(
-            f"{name} {' and '.join(said)} in its columns: it has {', '.join(present) or 'none'}",
+            f"{name} {' and '.join(problems)} in its columns: it has "
+            f"{', '.join(present) or 'none'}",
             f"give it the columns {', '.join(wanted)}, in any order, or change the model file "
             "(`from:` takes a column of another name), and run again",
         )
@@ -94,17 +95,17 @@ def ignored_columns(present: Sequence[str], columns: Sequence[Column]) -> tuple[
 
 def wrong_values(name: str, wrong: Sequence[tuple[str, Column, str]], more: int = 0) -> SourceError:
     """The refusal of a source: row, column and value of each wrong cell, and how many `more`."""
-    said: dict[Column, str] = {}
+    problems: dict[Column, str] = {}
     for row, column, value in wrong:
-        if column in said:
-            said[column] += f", nor is {value} in {row}"
+        if column in problems:
+            problems[column] += f", nor is {value} in {row}"
         else:
             header = "" if column.header == column.name else f" ({column.header!r})"
-            said[column] = f"{row}, {column.name}{header}: {value} is not {column.word}"
+            problems[column] = f"{row}, {column.name}{header}: {value} is not {column.word}"
     others = f"; and {more:,} more" if more > 0 else ""
-    remedies = dict.fromkeys(column.remedy for column in said)
+    remedies = dict.fromkeys(column.remedy for column in problems)
     return SourceError(
-        f"{name} has wrong values: {'; '.join(said.values())}{others}",
+        f"{name} has wrong values: {'; '.join(problems.values())}{others}",
         f"{' or '.join(('correct the source', *remedies))}, and run again",
     )
 

@@ -98,9 +98,9 @@ class SqlReader:
                     "make the query faster, or raise source.sql.timeout, and run again",
                 ) from None
             # Not the whole exception, which repeats the statement and, for some, the address.
-            said = exc.orig if isinstance(exc, DBAPIError) and exc.orig else exc
+            reason = exc.orig if isinstance(exc, DBAPIError) and exc.orig else exc
             raise SourceError(
-                f"{self.name} failed: {_without_secrets(str(said), url)}",
+                f"{self.name} failed: {_without_secrets(str(reason), url)}",
                 "correct URL or query in the model file, or start the database, and run again",
             ) from None
 

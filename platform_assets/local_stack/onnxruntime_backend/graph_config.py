@@ -54,19 +54,21 @@ def refuse_unsupported(config: Mapping[str, Any], instance_kind: str) -> None:
     """Raise for a configuration whose meaning this backend could not keep."""
     if instance_kind != "CPU":
         raise Refused(f"instance kind {instance_kind}: this backend runs on the CPU, use KIND_CPU")
-    asked = [option for option in _NOT_HERE if config.get(option)]
-    asked += ["allow_ragged_batch" for entry in config["input"] if entry.get("allow_ragged_batch")]
+    unsupported = [option for option in _NOT_HERE if config.get(option)]
+    unsupported += [
+        "allow_ragged_batch" for entry in config["input"] if entry.get("allow_ragged_batch")
+    ]
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-    asked += [
+    unsupported += [
         f"accelerator {entry.get('name')}"
         for entry in accelerators.get("cpu_execution_accelerator", [])
     ]
     if config.get("model_transaction_policy", {}).get("decoupled"):
-        asked.append("decoupled transactions")
-    if asked:
+        unsupported.append("decoupled transactions")
+    if unsupported:
         raise Refused(
-            f"{', '.join(asked)}: not supported by the embedded ONNX Runtime backend; serve this "
-            "entry with NVIDIA's container"
+            f"{', '.join(unsupported)}: not supported by the embedded ONNX Runtime backend; "
+            "serve this entry with NVIDIA's container"
         )
 
 
