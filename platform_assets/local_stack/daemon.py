@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from platform_assets.local_stack.healing import fail_abandoned_runs
+from platform_assets.local_stack.recovery import fail_abandoned_runs
 
 if __name__ == "__main__":
     for run_id in fail_abandoned_runs():

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from platform_assets.local_stack.healing import exclude_corrupt_versions
+from platform_assets.local_stack.recovery import exclude_corrupt_versions
 from platform_assets.local_stack.settings import LOOPBACK, StackError
 from platform_assets.local_stack.triton_package import (
     TritonPackage,

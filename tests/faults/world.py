@@ -20,7 +20,7 @@ from dagster import DagsterEventType
 
 from platform_assets import local_stack
 from platform_assets.features.sample_data import write_iris_source
-from platform_assets.local_stack.healing import fail_abandoned_runs
+from platform_assets.local_stack.recovery import fail_abandoned_runs
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.ledger import Entry, read_ledger

@@ -17,7 +17,7 @@ from platform_assets.export.triton_config import (
     served_versions,
     to_text,
 )
-from platform_assets.local_stack.healing import exclude_corrupt_versions, fail_abandoned_runs
+from platform_assets.local_stack.recovery import exclude_corrupt_versions, fail_abandoned_runs
 from platform_assets.resources.model_repository import ModelRepository, Provenance
 from serving_gateway.contract import DType
 
