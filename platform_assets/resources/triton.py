@@ -11,9 +11,6 @@ from pydantic import Field
 
 from platform_assets.resources.triton_addresses import addresses
 from platform_assets.resources.triton_api import (
-    READY,
-    UNAVAILABLE,
-    IndexEntry,
     TritonError,
     TritonNotReady,
     TritonRefused,
@@ -112,13 +109,6 @@ class TritonResource(ConfigurableResource[None]):
             if lost and not over:
                 time.sleep(_PAUSE_S)
 
-    def index(self, model_name: str | None = None) -> list[IndexEntry]:
-        """Return the repository index, of one model or of all.
-
-        Of several servers, what is not READY on one of them is listed as that one has it.
-        """
-        return merged_index(self.everywhere(lambda one: (one.url, one.index(model_name))))
-
     def ready_versions(self, model_name: str) -> tuple[int, ...]:
         """Return the versions that every server has READY by its index, ascending."""
         ready = self.everywhere(lambda one: frozenset(one.ready_versions(model_name)))
@@ -154,27 +144,3 @@ class TritonResource(ConfigurableResource[None]):
     ) -> dict[str, npt.NDArray[Any]]:
         """Ask exactly this version of the first server, as `TritonEndpoint.infer` does."""
         return self.endpoints()[0].infer(model_name, version, inputs, outputs)
-
-
-def merged_index(indexes: Sequence[tuple[str, Sequence[IndexEntry]]]) -> list[IndexEntry]:
-    """Return one index of several servers' (address, index): READY is what all have READY."""
-    if len(indexes) == 1:
-        return list(indexes[0][1])
-    listed = {(entry.name, entry.version) for _, index in indexes for entry in index}
-    versioned = {name for name, version in listed if version is not None}
-    merged = []
-    for name, version in sorted(listed, key=lambda one: (one[0], one[1] or 0)):
-        if version is None and name in versioned:
-            continue  # one server never loaded the model: it lacks each of the versions
-        entries = [_entry(url, index, name, version) for url, index in indexes]
-        merged.append(next((entry for entry in entries if entry.state != READY), entries[0]))
-    return merged
-
-
-def _entry(url: str, index: Sequence[IndexEntry], name: str, version: int | None) -> IndexEntry:
-    for entry in index:
-        if (entry.name, entry.version) == (name, version):
-            why = entry.reason or entry.state
-            reason = f"{why} at {url}" if why and entry.state != READY else ""
-            return IndexEntry(name, version, entry.state, reason)
-    return IndexEntry(name, version, UNAVAILABLE, f"was never loaded at {url}")

@@ -1,6 +1,7 @@
 """The gates of a loaded version: one step judges it, blocking what it does not let through."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,7 @@ from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.resources.triton_api import READY
 from platform_assets.serving.compatibility import frame_contract, signature_differences
 from platform_assets.serving.latency import triton_latency
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
@@ -103,38 +105,38 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
 
 
 def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
-    """Ask Triton now, by two of its answers, whether exactly this version is READY."""
+    """Ask every Triton now, by two of its answers, whether exactly this version is READY."""
     state, triton = candidate.state, candidate.triton
     metadata = {**candidate.identity, "run_id": state.run_id}
     try:
-        index = triton.index(state.model_name)
+        indexes = dict(triton.everywhere(lambda one: (one.url, one.index(state.model_name))))
         endpoint = triton.version_ready(state.model_name, state.version)
     except TritonError as error:
         return _refused(metadata, f"Triton could not be asked: {error}")
-    entries = [entry for entry in index if entry.version == state.version]
-    by_index = [entry.state for entry in entries] == ["READY"]
-    reason = state.reason or "; ".join(entry.reason for entry in entries if entry.reason)
-    passed = by_index and endpoint
+    problems = []
+    for url, index in indexes.items():
+        entry = next((one for one in index if one.version == state.version), None)
+        if entry is None or entry.state != READY:
+            why = "never loaded" if entry is None else entry.reason or entry.state
+            problems.append(f"{why} at {url}")
+    passed = endpoint and not problems
+    reason = state.reason or "; ".join(problems) or "Triton gives no reason"
+    lines = [(url, entry) for url, index in indexes.items() for entry in index]
     return dg.AssetCheckResult(
         passed=passed,
         description=f"version {state.version} is READY"
         if passed
-        else f"version {state.version} is not READY ({reason or 'Triton gives no reason'}); "
-        "production stays where it is",
+        else f"version {state.version} is not READY ({reason}); production stays where it is",
         metadata={
             **metadata,
             "repository_index": dg.MetadataValue.table(
                 [
-                    dg.TableRecord(
-                        {"version": one.version or 0, "state": one.state, "reason": one.reason}
-                    )
-                    for one in index
+                    dg.TableRecord({"server": url, **asdict(one), "version": one.version or 0})
+                    for url, one in lines
                 ]
             ),
-            "index_says_ready": by_index,
+            "index_says_ready": not problems,
             "endpoint_says_ready": endpoint,
-            "still_ready": ", ".join(str(one.version) for one in index if one.state == "READY")
-            or "none",
         },
     )
 

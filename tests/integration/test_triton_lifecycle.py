@@ -161,7 +161,9 @@ def test_a_restart_onto_a_broken_version_serves_none_until_the_good_ones_are_loa
     server.restart()
     triton = resource(server)
     assert triton.ready_versions(MODEL) == ()
-    states = {entry.version: (entry.state, entry.reason) for entry in triton.index(MODEL)}
+    states = {
+        entry.version: (entry.state, entry.reason) for entry in triton.endpoints()[0].index(MODEL)
+    }
     assert states[3][0] == "UNAVAILABLE"
     assert "ONNX Runtime cannot load" in states[3][1]
     triton.load(MODEL, serving(server, [1]))

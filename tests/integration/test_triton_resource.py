@@ -62,7 +62,7 @@ def own(repository: Path, tmp_path: Path) -> Iterator[RunningTriton]:
 def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonResource) -> None:
     assert shared.ready_versions(MODEL) == (1, 2)
     assert [shared.version_ready(MODEL, version) for version in (1, 2, 3)] == [True, True, False]
-    assert [(e.name, e.version, e.state) for e in shared.index(MODEL)] == [
+    assert [(e.name, e.version, e.state) for e in shared.endpoints()[0].index(MODEL)] == [
         (MODEL, 1, "READY"),
         (MODEL, 2, "READY"),
     ]
@@ -161,7 +161,7 @@ def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonReso
 @pytest.mark.parametrize(
     "call",
     [
-        lambda triton: triton.index(),
+        lambda triton: triton.endpoints()[0].index(),
         lambda triton: triton.load(MODEL),
         lambda triton: triton.unload(MODEL),
     ],
@@ -282,7 +282,7 @@ def test_every_way_to_answer_wrongly_has_its_own_kind(
     answer: bytes | None, kind: type[TritonError]
 ) -> None:
     with peer(answer) as url, pytest.raises(TritonError) as failure:
-        TritonResource(url=url, control_key="k", timeout_s=0.5).index()
+        TritonResource(url=url, control_key="k", timeout_s=0.5).endpoints()[0].index()
     assert type(failure.value) is kind
     assert url in str(failure.value)
 
@@ -339,7 +339,7 @@ def test_every_foreign_exception_is_translated_once(
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "grpc://x:8001", "https://x", "http://", ""])
 def test_an_address_that_is_none_is_named(url: str) -> None:
     with pytest.raises(TritonError, match="use http://HOST:PORT"):
-        TritonResource(url=url, control_key="k").index()
+        TritonResource(url=url, control_key="k").endpoints()[0].index()
 
 
 def test_importing_the_resource_loads_no_client_library() -> None:

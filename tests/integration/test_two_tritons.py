@@ -156,7 +156,7 @@ def test_a_version_that_one_lost_is_not_ready_and_given_back_to_it(pair: Pair) -
     assert pair.both.ready_versions(MODEL) == ()
     assert pair.both.ready_anywhere(MODEL) == (1, 2)
     assert not pair.both.version_ready(MODEL, 2)
-    assert "READY" not in {entry.state for entry in pair.both.index(MODEL)}
+    assert "READY" not in {entry.state for entry in pair.endpoints[1].index(MODEL)}
     drift = observed_drift(MODEL, pair.both, pair.repository)
     assert drift is not None
     assert (drift.lost, drift.gained) == ((1, 2), ())

@@ -13,7 +13,7 @@ import pytest
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
-from platform_assets.resources.triton import TritonEndpoint, TritonResource, merged_index
+from platform_assets.resources.triton import TritonEndpoint, TritonResource
 from platform_assets.resources.triton_addresses import TritonAddress, addresses, resolved
 from platform_assets.resources.triton_api import (
     IndexEntry,
@@ -23,7 +23,7 @@ from platform_assets.resources.triton_api import (
 )
 from platform_assets.serving import latency
 from platform_assets.serving import loaded_version as candidate_module
-from platform_assets.serving.gates import triton_parity
+from platform_assets.serving.gates import triton_parity, triton_ready
 from platform_assets.serving.latency import Latencies
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.parity import Answers
@@ -167,24 +167,6 @@ def test_after_one_that_refuses_nobody_is_asked(name: Name) -> None:
     assert name.asked == ["a"]
 
 
-def test_ready_in_one_index_is_what_is_ready_in_all() -> None:
-    one = [IndexEntry("m", 1, "READY", ""), IndexEntry("m", 2, "READY", "")]
-    two = [IndexEntry("m", 1, "READY", ""), IndexEntry("m", 2, "UNAVAILABLE", "no memory")]
-    never = [IndexEntry("m", None, "", "")]
-    assert merged_index([("a", one)]) == one
-    assert merged_index([("a", one), ("b", two)]) == [
-        IndexEntry("m", 1, "READY", ""),
-        IndexEntry("m", 2, "UNAVAILABLE", "no memory at b"),
-    ]
-    lacking = merged_index([("a", one), ("b", never)])
-    assert [(entry.version, entry.state) for entry in lacking] == [
-        (1, "UNAVAILABLE"),
-        (2, "UNAVAILABLE"),
-    ]
-    assert "never loaded at b" in lacking[0].reason
-    assert merged_index([("a", never), ("b", never)]) == never
-
-
 class Registry(MlflowResource):
     """An MLflow that has one run with two evaluated rows."""
 
@@ -206,6 +188,26 @@ def candidate() -> LoadedVersion:
     state = ServingState("best_model", 2, "run", True, "", (1, 2), "load")
     unused: Any = None
     return LoadedVersion(IRIS, state, several(), unused, Registry(), unused, unused)
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        (IndexEntry("best_model", 2, "READY", ""), None),
+        (IndexEntry("best_model", 2, "UNAVAILABLE", "no memory"), "no memory at b"),
+        (IndexEntry("best_model", None, "", ""), "never loaded at b"),
+    ],
+)
+def test_version_is_ready_where_every_server_lists_it_ready(
+    name: Name, monkeypatch: pytest.MonkeyPatch, other: IndexEntry, problem: str | None
+) -> None:
+    ready = IndexEntry("best_model", 2, "READY", "")
+    indexes = {"a": [IndexEntry("best_model", 1, "READY", ""), ready], "b": [other]}
+    monkeypatch.setattr(TritonEndpoint, "index", lambda self, _: indexes[self.url])
+    monkeypatch.setattr(TritonEndpoint, "version_ready", lambda *_: True)
+    verdict = triton_ready(candidate())
+    assert verdict.passed is (problem is None)
+    assert (problem or "is READY") in str(verdict.description)
 
 
 @pytest.mark.parametrize(("otherwise", "passed"), [("a", False), ("b", False), ("nobody", True)])
