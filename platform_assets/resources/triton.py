@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from dagster import ConfigurableResource
 from pydantic import Field
@@ -17,9 +17,6 @@ from platform_assets.resources.triton_api import (
     TritonUnreachable,
 )
 from platform_assets.resources.triton_endpoint import TritonEndpoint
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = [
     "TritonEndpoint",
@@ -130,17 +127,3 @@ class TritonResource(ConfigurableResource[None]):
     def load(self, model_name: str, config: Mapping[str, object] | None = None) -> None:
         """Load the model on every server; those after one that refuses are left alone."""
         self.everywhere(lambda one: one.load(model_name, config))
-
-    def unload(self, model_name: str) -> None:
-        """Unload all versions on every server; requests in flight are finished first."""
-        self.everywhere(lambda one: one.unload(model_name))
-
-    def infer(
-        self,
-        model_name: str,
-        version: int,
-        inputs: Mapping[str, npt.NDArray[Any]],
-        outputs: Sequence[str] = (),
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Ask exactly this version of the first server, as `TritonEndpoint.infer` does."""
-        return self.endpoints()[0].infer(model_name, version, inputs, outputs)

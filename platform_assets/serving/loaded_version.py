@@ -122,7 +122,7 @@ class LoadedVersion:
             return ask_triton(
                 self.evaluation.features,
                 signature,
-                self.triton,
+                self.triton.endpoints()[0],
                 model_name=name,
                 version=other.version,
             )

@@ -106,7 +106,7 @@ def _json_column(feature: Feature, column: pd.Series[Any]) -> Iterator[Any]:
 def ask_triton(
     features: pd.DataFrame,
     signature: Signature,
-    triton: TritonEndpoint | TritonResource,
+    triton: TritonEndpoint,
     *,
     model_name: str,
     version: int,

@@ -271,7 +271,7 @@ def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> 
 
 def test_the_drift_sensor_gives_back_a_version_that_somebody_unloaded(laptop: Laptop) -> None:
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
-    laptop.triton().unload(DEFAULT_MODEL)
+    laptop.triton().endpoints()[0].unload(DEFAULT_MODEL)
     wait_until(lambda: not laptop.ready(), 10, "the model to be not ready")
     wait_until(laptop.ready, 150, "the sensor's run to reconcile Triton")
     assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready
@@ -297,7 +297,7 @@ def test_a_rollback_and_a_reconciliation_wait_for_no_training(laptop: Laptop) ->
             back = run_chain(url, rollback, lambda _: None)
             assert back.succeeded
             assert laptop.version() == older
-            laptop.triton().unload(DEFAULT_MODEL)
+            laptop.triton().endpoints()[0].unload(DEFAULT_MODEL)
             restored = run_chain(url, reconcile, lambda _: None)
             assert restored.succeeded
             assert laptop.triton().ready_versions(DEFAULT_MODEL) == ready

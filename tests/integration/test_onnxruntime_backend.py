@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from platform_assets.resources.triton import TritonError, TritonRefused, TritonResource
+from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonRefused
 from tests.onnx_models import (
     all_types,
     config_text,
@@ -62,13 +62,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
 
 
 @pytest.fixture(scope="module")
-def triton(server: RunningTriton) -> TritonResource:
-    return TritonResource(
-        url=server.http_url, grpc_url=server.grpc_url, control_key=server.control_key
-    )
+def triton(server: RunningTriton) -> TritonEndpoint:
+    return TritonEndpoint(server.http_url, server.grpc_url, server.control_key, 10.0, 120.0)
 
 
-def test_answers_are_those_of_onnx_runtime_itself(triton: TritonResource) -> None:
+def test_answers_are_those_of_onnx_runtime_itself(triton: TritonEndpoint) -> None:
     import onnxruntime as ort
     from sklearn.datasets import load_iris
 
@@ -97,7 +95,7 @@ SAMPLES: dict[str, Any] = {
 }
 
 
-def test_thirteen_inputs_of_all_types_come_back_bit_for_bit(triton: TritonResource) -> None:
+def test_thirteen_inputs_of_all_types_come_back_bit_for_bit(triton: TritonEndpoint) -> None:
     given = {f"in_{name}": array for name, array in SAMPLES.items()}
     answer = triton.infer("types", 1, given)
     assert len(answer) == 13
@@ -107,13 +105,13 @@ def test_thirteen_inputs_of_all_types_come_back_bit_for_bit(triton: TritonResour
         assert got.tolist() == array.tolist() or got.tobytes() == array.tobytes(), name
 
 
-def test_only_the_outputs_that_were_asked_for_come(triton: TritonResource) -> None:
+def test_only_the_outputs_that_were_asked_for_come(triton: TritonEndpoint) -> None:
     index = {"index": np.array([[1], [2]])}
     assert list(triton.infer("look_up", 1, index, ["twice"])) == ["twice"]
     assert triton.infer("look_up", 1, index, ["twice"])["twice"].tolist() == [[22], [24]]
 
 
-def test_an_error_of_the_run_is_the_answer_and_the_model_lives_on(triton: TritonResource) -> None:
+def test_an_error_of_the_run_is_the_answer_and_the_model_lives_on(triton: TritonEndpoint) -> None:
     with pytest.raises(TritonRefused, match=r"onnx runtime.*out of data bounds"):
         triton.infer("look_up", 1, {"index": np.array([[7]])})
     assert triton.infer("look_up", 1, {"index": np.array([[0]])})["value"].tolist() == [[10]]
@@ -130,7 +128,7 @@ def executions(server: RunningTriton, model: str) -> tuple[int, int]:
 
 
 def at_once(
-    triton: TritonResource, model: str, requests: Sequence[tuple[dict[str, Any], list[str]]]
+    triton: TritonEndpoint, model: str, requests: Sequence[tuple[dict[str, Any], list[str]]]
 ) -> list[Any]:
     """Send requests together; outputs or the error, in their order."""
     answers: list[Any] = [None] * len(requests)
@@ -153,7 +151,7 @@ def at_once(
 
 
 def test_merged_requests_get_their_own_rows_and_outputs_back(
-    server: RunningTriton, triton: TritonResource
+    server: RunningTriton, triton: TritonEndpoint
 ) -> None:
     before = executions(server, "look_up_merged")
     answers = at_once(
@@ -176,7 +174,7 @@ def test_merged_requests_get_their_own_rows_and_outputs_back(
 
 
 def test_one_bad_request_does_not_fail_the_others_in_its_batch(
-    server: RunningTriton, triton: TritonResource
+    server: RunningTriton, triton: TritonEndpoint
 ) -> None:
     before = executions(server, "look_up_merged")
     requests = [({"index": np.array([[index]])}, ["value"]) for index in (0, 7, 2, 1)]
@@ -187,7 +185,7 @@ def test_one_bad_request_does_not_fail_the_others_in_its_batch(
     assert after[0] - before[0] == 1, "they were not merged, so this shows nothing"
 
 
-def test_text_that_is_not_utf_8_fails_its_own_request_only(triton: TritonResource) -> None:
+def test_text_that_is_not_utf_8_fails_its_own_request_only(triton: TritonEndpoint) -> None:
     words = [np.array([[word]], dtype=object) for word in (b"fine", b"\xff\xfe", b"good", b"well")]
     answers = at_once(triton, "echo", [({"text": word}, ["echo"]) for word in words])
     assert [answers[place]["echo"].tolist() for place in (0, 2, 3)] == [
@@ -200,7 +198,7 @@ def test_text_that_is_not_utf_8_fails_its_own_request_only(triton: TritonResourc
 
 
 def test_a_bare_configuration_is_completed_from_the_graph(
-    server: RunningTriton, triton: TritonResource
+    server: RunningTriton, triton: TritonEndpoint
 ) -> None:
     config = loaded_config(triton.url, triton.control_key, "bare", 1)
     assert config["max_batch_size"] == 4
@@ -215,12 +213,12 @@ def test_a_bare_configuration_is_completed_from_the_graph(
     assert answer["label"].tolist() == [[1]] * 4
 
 
-def test_a_scalar_is_an_array_of_one_to_clients(triton: TritonResource) -> None:
+def test_a_scalar_is_an_array_of_one_to_clients(triton: TritonEndpoint) -> None:
     answer = triton.infer("scalar", 1, {"x": np.array([2.5], np.float32)})
     assert answer["doubled"].tolist() == [5.0]
 
 
-def test_an_optional_input_has_the_graphs_own_value_unless_given(triton: TritonResource) -> None:
+def test_an_optional_input_has_the_graphs_own_value_unless_given(triton: TritonEndpoint) -> None:
     rows = np.ones((1, 2), np.float32)
     assert triton.infer("optional", 1, {"x": rows})["scaled"].tolist() == [[3, 3]]
     given = {"x": rows, "scale": np.array([5], np.float32)}
@@ -252,7 +250,7 @@ IRIS = config_text("refused", iris_classifier(), [1])
     ids=["width", "type", "input", "output", "truncated", "file", "parameter"],
 )
 def test_an_entry_that_does_not_fit_is_refused_with_the_reason(
-    server: RunningTriton, triton: TritonResource, model: bytes, text: str, reason: str
+    server: RunningTriton, triton: TritonEndpoint, model: bytes, text: str, reason: str
 ) -> None:
     directory = server.repository / "refused" / "1"
     directory.mkdir(parents=True, exist_ok=True)
@@ -265,7 +263,7 @@ def test_an_entry_that_does_not_fit_is_refused_with_the_reason(
 
 
 def test_options_of_the_configuration_reach_onnx_runtime(
-    server: RunningTriton, triton: TritonResource
+    server: RunningTriton, triton: TritonEndpoint
 ) -> None:
     threads = {}
     for count in (1, 6):

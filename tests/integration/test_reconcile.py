@@ -17,7 +17,7 @@ def test_nothing_to_do_is_no_failure(platform: Platform) -> None:
 
 def test_a_lost_version_is_given_back(platform: Platform) -> None:
     before, ready = platform.production(), platform.ready()
-    platform.triton_client.unload(DEFAULT_MODEL)
+    platform.triton_client.endpoints()[0].unload(DEFAULT_MODEL)
     assert platform.ready() == ()
     assert platform.reconcile() == {}
     assert platform.ready() == ready
@@ -40,7 +40,7 @@ def test_a_version_that_somebody_else_loaded_is_taken_away(platform: Platform) -
 def test_one_damaged_version_does_not_keep_the_others_out(platform: Platform) -> None:
     before, (damaged, production) = two_versions(platform)
     damage(platform, damaged)
-    platform.triton_client.unload(DEFAULT_MODEL)
+    platform.triton_client.endpoints()[0].unload(DEFAULT_MODEL)
 
     failures = platform.reconcile()
 

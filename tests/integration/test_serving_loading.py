@@ -61,7 +61,7 @@ class Serving:
         )
 
     def answer(self, version: int) -> int:
-        answer = self.triton.infer(DEFAULT_MODEL, version, ROW, ["label"])
+        answer = self.triton.endpoints()[0].infer(DEFAULT_MODEL, version, ROW, ["label"])
         return int(answer["label"].ravel()[0])
 
     @property
@@ -205,7 +205,7 @@ def test_drift_is_what_somebody_else_loaded_or_unloaded(serving: Serving) -> Non
     assert observed_drift(DEFAULT_MODEL, serving.triton, serving.repository) is None
     serving.load(serving.package(1))
     assert not observed_drift(DEFAULT_MODEL, serving.triton, serving.repository)
-    serving.triton.unload(DEFAULT_MODEL)
+    serving.triton.endpoints()[0].unload(DEFAULT_MODEL)
     found = observed_drift(DEFAULT_MODEL, serving.triton, serving.repository)
     assert found is not None
     assert found.lost == (1,)

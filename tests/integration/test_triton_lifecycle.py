@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 
 from platform_assets.export.triton_config import from_text, load_override, with_versions
 from platform_assets.local_stack.triton_server import shared_memory_prefix
-from platform_assets.resources.triton import TritonError, TritonRefused, TritonResource
+from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonRefused
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
 from tests.onnx_models import config_text, slow, telltale, write_config, write_entry, write_version
 from tests.servers import RunningTriton, answers_ok, run_triton, wait_until
@@ -35,10 +35,8 @@ def server(repository: Path, tmp_path: Path) -> Iterator[RunningTriton]:
         yield running
 
 
-def resource(server: RunningTriton) -> TritonResource:
-    return TritonResource(
-        url=server.http_url, grpc_url=server.grpc_url, control_key=server.control_key
-    )
+def endpoint(server: RunningTriton) -> TritonEndpoint:
+    return TritonEndpoint(server.http_url, server.grpc_url, server.control_key, 10.0, 120.0)
 
 
 def serving(server: RunningTriton, versions: list[int], extra: str = "") -> dict[str, Any]:
@@ -119,7 +117,7 @@ class Load:
 def test_kill_9_and_restart_bring_back_exactly_the_persisted_versions(
     server: RunningTriton, tmp_path: Path
 ) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     assert triton.ready_versions(MODEL) == (1, 3)
     regions = list(Path("/dev/shm").glob(f"{shared_memory_prefix(tmp_path)}*"))
     server.kill()
@@ -134,7 +132,7 @@ def test_kill_9_and_restart_bring_back_exactly_the_persisted_versions(
 def test_a_candidate_that_was_not_persisted_is_not_back_after_a_restart(
     server: RunningTriton,
 ) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     triton.load(MODEL, serving(server, [2, 3]))
     assert triton.ready_versions(MODEL) == (2, 3)
     server.kill()
@@ -143,7 +141,7 @@ def test_a_candidate_that_was_not_persisted_is_not_back_after_a_restart(
 
 
 def test_a_model_that_was_never_persisted_is_not_loaded_at_a_start(server: RunningTriton) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     write_version(server.repository, "candidate", 1, telltale(1))
     triton.load("candidate", {**serving(server, [1]), "name": "candidate"})
     assert triton.ready_versions("candidate") == (1,)
@@ -159,11 +157,9 @@ def test_a_restart_onto_a_broken_version_serves_none_until_the_good_ones_are_loa
     (server.repository / MODEL / "3" / "model.onnx").write_bytes(b"rotten")
     server.kill()
     server.restart()
-    triton = resource(server)
+    triton = endpoint(server)
     assert triton.ready_versions(MODEL) == ()
-    states = {
-        entry.version: (entry.state, entry.reason) for entry in triton.endpoints()[0].index(MODEL)
-    }
+    states = {entry.version: (entry.state, entry.reason) for entry in triton.index(MODEL)}
     assert states[3][0] == "UNAVAILABLE"
     assert "ONNX Runtime cannot load" in states[3][1]
     triton.load(MODEL, serving(server, [1]))
@@ -176,13 +172,13 @@ def test_a_persisted_policy_naming_a_missing_version_still_brings_the_good_ones(
     write_config(server.repository, MODEL, config_text(MODEL, telltale(1), [1, 9]))
     server.kill()
     server.restart()
-    assert resource(server).ready_versions(MODEL) == (1,)
+    assert endpoint(server).ready_versions(MODEL) == (1,)
 
 
 def test_a_broken_candidate_leaves_the_others_serving_and_the_server_ready(
     server: RunningTriton,
 ) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     write_version(server.repository, MODEL, 4, telltale(4)[:-100])
     with Load(server.http_url, [1, 3]) as load, pytest.raises(TritonRefused):
         triton.load(MODEL, serving(server, [1, 3, 4]))
@@ -194,7 +190,7 @@ def test_a_broken_candidate_leaves_the_others_serving_and_the_server_ready(
 def test_a_load_that_differs_in_versions_alone_touches_no_other_version(
     server: RunningTriton,
 ) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     kept = workers(server)[3]
     with Load(server.http_url, [3]) as load:
         for _ in range(3):
@@ -210,7 +206,7 @@ def test_a_load_that_differs_in_versions_alone_touches_no_other_version(
 
 
 def test_a_load_over_grpc_holds_up_no_client(server: RunningTriton) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     with Load(server.http_url, [3], clients=12) as load:
         began = time.monotonic()
         triton.load(MODEL, serving(server, [1, 2, 3]))
@@ -223,7 +219,7 @@ def test_a_load_over_grpc_holds_up_no_client(server: RunningTriton) -> None:
 def test_a_load_that_changes_more_than_versions_replaces_all_and_drops_nothing(
     server: RunningTriton,
 ) -> None:
-    triton = resource(server)
+    triton = endpoint(server)
     before = set(workers(server).values())
     batching = "dynamic_batching { preferred_batch_size: [8] }"
     with Load(server.http_url, [1, 3]) as load:
@@ -237,7 +233,7 @@ def test_a_load_that_changes_more_than_versions_replaces_all_and_drops_nothing(
 def test_sigterm_finishes_what_runs_and_what_waits(repository: Path, tmp_path: Path) -> None:
     write_entry(repository, "slow", {1: slow()}, max_batch_size=0)
     with run_triton(repository, tmp_path) as server:
-        triton = resource(server).model_copy(update={"timeout_s": 60.0})
+        triton = replace(endpoint(server), timeout_s=60.0)
         began = time.monotonic()
         triton.infer("slow", 1, {"rounds": np.array([100])})
         rounds = int(100 * 2 / (time.monotonic() - began))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from geventhttpclient.response import (
 )
 from tritonclient.utils import InferenceServerException
 
-from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.triton import TritonEndpoint, TritonResource
 from platform_assets.resources.triton_api import (
     TritonAnswerError,
     TritonError,
@@ -38,17 +39,22 @@ from tests.servers import LOOPBACK, RunningTriton, free_port, loaded_config, run
 ROWS = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], dtype=np.float32)
 
 
-def resource(server: RunningTriton, *, grpc: bool = True) -> TritonResource:
-    return TritonResource(
-        url=server.http_url,
-        grpc_url=server.grpc_url if grpc else "",
-        control_key=server.control_key,
-    )
+def endpoint(
+    url: str, grpc_url: str = "", control_key: str = "k", **limits: float
+) -> TritonEndpoint:
+    """The only server of a resource."""
+    triton = TritonResource(url=url, grpc_url=grpc_url, control_key=control_key, **limits)
+    (only,) = triton.endpoints()
+    return only
+
+
+def running(server: RunningTriton, *, grpc: bool = True) -> TritonEndpoint:
+    return endpoint(server.http_url, server.grpc_url if grpc else "", server.control_key)
 
 
 @pytest.fixture
-def shared(shared_triton: RunningTriton) -> TritonResource:
-    return resource(shared_triton)
+def shared(shared_triton: RunningTriton) -> TritonEndpoint:
+    return running(shared_triton)
 
 
 @pytest.fixture
@@ -59,10 +65,10 @@ def own(repository: Path, tmp_path: Path) -> Iterator[RunningTriton]:
         yield server
 
 
-def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonResource) -> None:
+def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonEndpoint) -> None:
     assert shared.ready_versions(MODEL) == (1, 2)
     assert [shared.version_ready(MODEL, version) for version in (1, 2, 3)] == [True, True, False]
-    assert [(e.name, e.version, e.state) for e in shared.endpoints()[0].index(MODEL)] == [
+    assert [(e.name, e.version, e.state) for e in shared.index(MODEL)] == [
         (MODEL, 1, "READY"),
         (MODEL, 2, "READY"),
     ]
@@ -71,19 +77,19 @@ def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonRes
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_inference_is_answered_by_the_version_that_was_asked(
-    shared: TritonResource, version: int
+    shared: TritonEndpoint, version: int
 ) -> None:
     answer = shared.infer(MODEL, version, {"features": ROWS}, ["label"])
     assert list(answer) == ["label"]
     assert answer["label"].ravel().tolist() == [version, version]
 
 
-def test_without_named_outputs_all_come(shared: TritonResource) -> None:
+def test_without_named_outputs_all_come(shared: TritonEndpoint) -> None:
     assert set(shared.infer(MODEL, 1, {"features": ROWS})) == {"label", "probabilities"}
 
 
 def test_an_array_that_is_no_contiguous_row_order_is_sent_as_it_reads(
-    shared: TritonResource,
+    shared: TritonEndpoint,
 ) -> None:
     columns = np.asfortranarray(ROWS)
     expected = shared.infer(MODEL, 1, {"features": ROWS})["probabilities"]
@@ -92,7 +98,7 @@ def test_an_array_that_is_no_contiguous_row_order_is_sent_as_it_reads(
 
 
 def test_another_version_in_the_answer_is_an_error_not_a_guess(
-    shared: TritonResource, monkeypatch: pytest.MonkeyPatch
+    shared: TritonEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tritonclient.http import InferenceServerClient
 
@@ -108,7 +114,7 @@ def test_another_version_in_the_answer_is_an_error_not_a_guess(
 
 @pytest.mark.parametrize("dtype", ["U8", "S8", "O"])
 def test_text_goes_out_and_comes_back_as_text(own: RunningTriton, dtype: str) -> None:
-    triton = resource(own)
+    triton = running(own)
     write_entry(own.repository, "echo", {1: string_echo()})
     triton.load("echo")
     words = np.array([["a"], ["longer"]], dtype=dtype)
@@ -120,7 +126,7 @@ def test_text_goes_out_and_comes_back_as_text(own: RunningTriton, dtype: str) ->
 
 
 def test_a_candidate_is_loaded_beside_production_and_retired_again(own: RunningTriton) -> None:
-    triton = resource(own)
+    triton = running(own)
     write_version(own.repository, MODEL, 2, telltale(2))
     config = loaded_config(triton.url, triton.control_key, MODEL, 1)
     config["version_policy"] = {"specific": {"versions": [1, 2]}}
@@ -139,7 +145,7 @@ def test_a_candidate_is_loaded_beside_production_and_retired_again(own: RunningT
 def test_a_failed_load_tells_tritons_reason_and_what_still_serves(
     own: RunningTriton, grpc: bool
 ) -> None:
-    triton = resource(own, grpc=grpc)
+    triton = running(own, grpc=grpc)
     write_version(own.repository, MODEL, 2, b"not a model")
     config = loaded_config(triton.url, triton.control_key, MODEL, 1)
     config["version_policy"] = {"specific": {"versions": [1, 2]}}
@@ -152,7 +158,7 @@ def test_a_failed_load_tells_tritons_reason_and_what_still_serves(
         triton.wait_until_ready(MODEL, 2, timeout_s=20)
 
 
-def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonResource) -> None:
+def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonEndpoint) -> None:
     with pytest.raises(TritonNotReady, match=r"version 9 is not READY.*Still READY: 1, 2"):
         shared.wait_until_ready(MODEL, 9, timeout_s=0.2)
 
@@ -161,16 +167,16 @@ def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonReso
 @pytest.mark.parametrize(
     "call",
     [
-        lambda triton: triton.endpoints()[0].index(),
+        lambda triton: triton.index(),
         lambda triton: triton.load(MODEL),
         lambda triton: triton.unload(MODEL),
     ],
 )
 def test_a_wrong_control_key_opens_nothing(
-    shared_triton: RunningTriton, call: Callable[[TritonResource], object], grpc: bool
+    shared_triton: RunningTriton, call: Callable[[TritonEndpoint], object], grpc: bool
 ) -> None:
     address = shared_triton.grpc_url if grpc else ""
-    stranger = TritonResource(url=shared_triton.http_url, grpc_url=address, control_key="wrong")
+    stranger = endpoint(shared_triton.http_url, address, "wrong")
     with pytest.raises(TritonLocked, match="TRITON_CONTROL_KEY"):
         call(stranger)
     assert stranger.version_ready(MODEL, 1)
@@ -181,14 +187,14 @@ def test_the_control_key_is_not_shown() -> None:
     assert "hidden-secret" not in repr(TritonResource(url="http://x", control_key="hidden-secret"))
 
 
-def test_a_request_that_triton_refuses_keeps_its_own_words(shared: TritonResource) -> None:
+def test_a_request_that_triton_refuses_keeps_its_own_words(shared: TritonEndpoint) -> None:
     with pytest.raises(TritonRefused, match="version 9 is not found"):
         shared.infer(MODEL, 9, {"features": ROWS})
     with pytest.raises(TritonRefused, match="wrong_name"):
         shared.infer(MODEL, 1, {"wrong_name": ROWS})
 
 
-def test_use_from_several_threads_at_once(shared: TritonResource) -> None:
+def test_use_from_several_threads_at_once(shared: TritonEndpoint) -> None:
     wrong: list[object] = []
 
     def ask(version: int) -> None:
@@ -206,7 +212,7 @@ def test_use_from_several_threads_at_once(shared: TritonResource) -> None:
 
 
 def test_nothing_listening_is_unavailable() -> None:
-    triton = TritonResource(url=f"http://{LOOPBACK}:{free_port()}", control_key="k")
+    triton = endpoint(f"http://{LOOPBACK}:{free_port()}")
     with pytest.raises(TritonUnreachable, match=r"Triton at http://127.0.0.1:\d+ cannot be reach"):
         triton.version_ready(MODEL, 1)
     with pytest.raises(TritonUnreachable):
@@ -216,18 +222,18 @@ def test_nothing_listening_is_unavailable() -> None:
 @pytest.mark.parametrize("address", [None, "triton.invalid:8001"])
 def test_a_load_with_nobody_at_the_grpc_address_is_unavailable(address: str | None) -> None:
     address = address or f"{LOOPBACK}:{free_port()}"
-    triton = TritonResource(url="http://unused", grpc_url=address, control_key="k")
+    triton = endpoint("http://unused", address)
     with pytest.raises(TritonUnreachable, match=address):
         triton.load(MODEL)
 
 
 def test_a_load_that_takes_too_long_is_unavailable(shared_triton: RunningTriton) -> None:
     with pytest.raises(TritonUnreachable, match="Deadline"):
-        resource(shared_triton).model_copy(update={"load_timeout_s": 1e-6}).load(MODEL)
+        replace(running(shared_triton), load_timeout_s=1e-6).load(MODEL)
 
 
 def test_an_unknown_host_is_unavailable() -> None:
-    triton = TritonResource(url="http://triton.invalid:8000", control_key="k")
+    triton = endpoint("http://triton.invalid:8000")
     with pytest.raises(TritonUnreachable, match=r"triton\.invalid"):
         triton.version_ready(MODEL, 1)
 
@@ -282,7 +288,7 @@ def test_every_way_to_answer_wrongly_has_its_own_kind(
     answer: bytes | None, kind: type[TritonError]
 ) -> None:
     with peer(answer) as url, pytest.raises(TritonError) as failure:
-        TritonResource(url=url, control_key="k", timeout_s=0.5).endpoints()[0].index()
+        endpoint(url, timeout_s=0.5).index()
     assert type(failure.value) is kind
     assert url in str(failure.value)
 
@@ -339,7 +345,7 @@ def test_every_foreign_exception_is_translated_once(
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "grpc://x:8001", "https://x", "http://", ""])
 def test_an_address_that_is_none_is_named(url: str) -> None:
     with pytest.raises(TritonError, match="use http://HOST:PORT"):
-        TritonResource(url=url, control_key="k").endpoints()[0].index()
+        endpoint(url).index()
 
 
 def test_importing_the_resource_loads_no_client_library() -> None:
