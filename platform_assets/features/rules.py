@@ -131,21 +131,22 @@ def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
     import pyarrow.compute as pc
 
     name = spec.target.name
-    values = rows.table[name]
-    if values.null_count == len(values):
+    values = pc.unique(rows.table[name].drop_null())
+    if not len(values):
         raise SourceError(
             f"{rows.name} has no row with a {name}", "add rows with a label and run again"
         )
+    if len(values) == 1 and not spec.target.classes:
+        raise SourceError(
+            f"{rows.name} has the same {name} in every row ({values[0].as_py()!r}), so there is "
+            "nothing to learn",
+            "add rows with other values, or name another target in the model file, and run again",
+        )
     if spec.task is Task.REGRESSION:
-        extremes = pc.min_max(values).as_py()
-        if extremes["min"] == extremes["max"]:
-            raise _constant(rows, name, extremes["min"])
         return ()
     counts = _class_counts(rows.table, spec)
-    if len(counts) == 1 and not spec.target.classes:
-        raise _constant(rows, name, next(iter(counts)))
-    _check_known(rows, spec)
     classes = spec.target.classes or tuple(sorted(counts))
+    _check_known(rows, spec, classes, sorted(counts.keys() - set(classes)))
     if spec.task is Task.BINARY and len(classes) != 2:
         raise SourceError(
             f"{rows.name} has {_count(len(classes), 'class', 'classes')} in {name} "
@@ -156,13 +157,6 @@ def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
     return classes
 
 
-def _constant(rows: SourceTable, name: str, value: object) -> SourceError:
-    return SourceError(
-        f"{rows.name} has the same {name} in every row ({value!r}), so there is nothing to learn",
-        "add rows with other values, or name another target in the model file, and run again",
-    )
-
-
 def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, int]]:
     """By label: rows, and different entities."""
     name, key = spec.target.name, spec.join_key.name
@@ -171,22 +165,20 @@ def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, in
     return {row[name]: (row[f"{key}_count"], row[f"{key}_count_distinct"]) for row in counted}
 
 
-def _check_known(rows: SourceTable, spec: ModelSpec) -> None:
+def _check_known(
+    rows: SourceTable, spec: ModelSpec, classes: tuple[Label, ...], unknown: list[Label]
+) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not spec.target.classes:
-        return
-    values = rows.table[spec.target.name]
-    known = pa.array(spec.target.classes, arrow_type(spec.target.dtype))
-    other = pc.and_(values.is_valid(), pc.invert(pc.is_in(values, value_set=known)))
-    unknown = sorted(pc.unique(values.filter(other)).to_pylist())
     if unknown:
-        shown = ", ".join(map(str, unknown[:SHOWN_PROBLEMS]))
+        name = spec.target.name
+        values = pa.array(unknown, arrow_type(spec.target.dtype))
         raise SourceError(
-            f"{rows.name} has unknown classes in {spec.target.name} ({shown}), first in "
-            f"{rows.first(other)}: {spec.model_name} knows "
-            f"{', '.join(map(str, spec.target.classes))}",
+            f"{rows.name} has unknown classes in {name} "
+            f"({', '.join(map(str, unknown[:SHOWN_PROBLEMS]))}), first in "
+            f"{rows.first(pc.is_in(rows.table[name], value_set=values))}: {spec.model_name} knows "
+            f"{', '.join(map(str, classes))}",
             "correct the source, or add the class to the model file, and run again",
         )
 
