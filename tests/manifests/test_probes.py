@@ -103,7 +103,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
         write_entry(repository, "cars", {1: telltale(1)})
         with triton(live=True) as running:
             found["triton", "one model of two failed"] = of_triton()
-            TritonResource(url=running.http_url, control_key=running.control_key).unload("cars")
+            TritonResource(url=running.http_url, control_key=running.control_key).endpoints()[
+                0
+            ].unload("cars")
             found["triton", "failed load"] = of_triton()
             found["gateway", "failed load"] = of_gateway(gateway)
             running.kill()
