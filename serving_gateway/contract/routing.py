@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -94,7 +94,7 @@ class RoutingRecord(Struct, frozen=True):
     reason: str | None = None
     schema: int = RECORD_SCHEMA
     switches: dict[str, tuple[Switch, ...]] = msgspec.field(default_factory=dict)
-    ancestors: tuple[str, ...] = ()
+    ancestors: tuple[Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}:")], ...] = ()
     """`<generation>:<digest>` of the records that this one came from, newest first, so that a
     replica notices that a change of its own was lost on the way."""
     removed: bool = False

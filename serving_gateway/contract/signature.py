@@ -53,7 +53,7 @@ def feature_contract(features: Sequence[Feature]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-class Signature(Struct, frozen=True):
+class Signature(Struct, frozen=True, weakref=True):
     """What a version reads and answers; kept as JSON with its run (`SIGNATURE_ARTIFACT`).
 
     `features` are in the order of a row's columns. `packed_input` names the [-1, len(features)]

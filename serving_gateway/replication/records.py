@@ -25,9 +25,10 @@ import contextlib
 import hashlib
 from datetime import datetime, timedelta
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec.structs import fields
+from msgspec.structs import asdict, fields
 
 from serving_gateway.contract import (
     RECORD_SCHEMA,
@@ -83,6 +84,19 @@ class _Schema(msgspec.Struct):
     schema: int
 
 
+class _StoredSlot(Slot, frozen=True):
+    signature: msgspec.Raw = msgspec.Raw(b"null")  # type: ignore[assignment]
+
+
+class _StoredRecord(RoutingRecord, frozen=True):
+    variants: dict[str, _StoredSlot] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
+    previous: dict[str, tuple[_StoredSlot, ...]] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
+
+
+_signatures: Final[WeakValueDictionary[bytes, Signature]] = WeakValueDictionary()
+"""By their JSON: slots of a record mostly share one, of thousands of features maybe."""
+
+
 def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
     """Read a stored record.
 
@@ -96,7 +110,7 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
                 f"The routing record in {where} has schema {schema}; this gateway reads up to "
                 f"{RECORD_SCHEMA}. Run the newer gateway that wrote it."
             )
-        record = msgspec.json.decode(data, type=RoutingRecord)
+        record = _assembled(msgspec.json.decode(data, type=_StoredRecord))
     except msgspec.DecodeError as error:
         raise RecordRefused(
             f"The routing record in {where} is corrupt: {error}. It is left as it is; restore it, "
@@ -107,6 +121,25 @@ def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
             f"The routing record in {where} is of model {record.model_name!r}, not {model_name!r}."
         )
     return record
+
+
+def _assembled(stored: _StoredRecord) -> RoutingRecord:
+    """The record, with each signature decoded once and shared by all that have the same."""
+
+    def slot(one: _StoredSlot) -> Slot:
+        data = bytes(one.signature)
+        signature = _signatures.get(data)
+        if signature is None:
+            signature = msgspec.json.decode(data, type=Signature | None)
+            if signature is not None:
+                _signatures[data] = signature
+        return Slot(**asdict(one) | {"signature": signature})
+
+    slots = {
+        "variants": {alias: slot(one) for alias, one in stored.variants.items()},
+        "previous": {alias: tuple(map(slot, older)) for alias, older in stored.previous.items()},
+    }
+    return RoutingRecord(**asdict(stored) | slots)
 
 
 def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,12 +27,16 @@ from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
 from serving_gateway.tasks import is_being_cancelled
 
+log = logging.getLogger(__name__)
+
 _SILENCE_SECONDS: Final = 5.0
 """After which a subscription that hears nothing checks that Redis still answers."""
 _FULL_SECONDS: Final = 5.0
 """How often all records are read although no gateway wrote one."""
 _BULK: Final = 100
 """Records read by one command, so that neither Redis nor the event loop stalls."""
+_LARGE_BYTES: Final = 65_536
+"""Size from which a record is decoded in a thread, piece by piece."""
 
 _NAMES: Final = "gateway:models"
 _REVISION: Final = "gateway:revision"
@@ -43,15 +48,16 @@ _WRITE: Final = """
 local now = redis.call('TIME')
 if now[1] * 1000000 + now[2] > tonumber(ARGV[3]) then return -1 end
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-redis.call(ARGV[6], KEYS[3], ARGV[4])
+redis.pcall(ARGV[6], KEYS[3], ARGV[4])
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[4], ARGV[5])
 redis.call('PUBLISH', KEYS[2], '')
 return 1
 """
 """Compares byte by byte, so that nothing has to be decoded in there. The name is listed with the
-record, so that no model is left that other replicas never find. The revision is a random token: a
-failover that loses writes brings an older one back, which differs from the last one seen."""
+record, so that no model is left that other replicas never find; where the list is a key of another
+type, the change is written all the same. The revision is a random token: a failover that loses
+writes brings an older one back, which differs from the last one seen."""
 
 _BEAT: Final = """
 if ARGV[3] == '1' then redis.call('DEL', KEYS[2])
@@ -88,7 +94,8 @@ class RedisStore:
         self._where = connection.where
         self._seen: dict[str, tuple[_Data, Stored]] = {}
         self._names: frozenset[str] = frozenset()
-        self._revision: bytes | None = None
+        self._names_problem = ""
+        self._revision: _Data = None
         self._read_fully_at = -_FULL_SECONDS
         self._sent: dict[str, ModelReport] | None = None
 
@@ -96,20 +103,21 @@ class RedisStore:
         """A model's record."""
         async with self._connection.asking() as redis:
             data: bytes | None = await redis.get(_key(model_name))
-        return usable(self._look_up(model_name, data))
+        return usable(await self._look_up(model_name, data))
 
     async def read_all(self, hosted: Collection[str]) -> Mapping[str, Stored]:
         """The records of all models; from memory while no gateway wrote one, for a few seconds."""
-        async with self._connection.asking() as redis:
-            revision: bytes | None = await redis.get(_REVISION)
+        revision = await self._ask("GET", _REVISION)
+        if isinstance(revision, Exception):
+            revision = None  # a key of another type: the next change replaces it
         known = revision == self._revision and self._names.issuperset(hosted)
         if not known or time.monotonic() - self._read_fully_at >= _FULL_SECONDS:
-            async with self._connection.asking() as redis:
-                question: Any = redis.smembers(_NAMES)
-                listed = [name.decode(errors="replace") for name in await question]
-            names = sorted({*filter(is_model_name, listed), *hosted})
+            listed = await self._listed()
+            names = sorted({*listed, *hosted})
             for start in range(0, len(names), _BULK):
                 await self._read_bulk(names[start : start + _BULK])
+            if unlisted := {name for name in hosted if self._is_routed(name)}.difference(listed):
+                await self._ask("SADD", _NAMES, *unlisted)
             self._names = frozenset(names)
             # Noted last: what failed above is read again.
             self._revision, self._read_fully_at = revision, time.monotonic()
@@ -123,7 +131,7 @@ class RedisStore:
             question.time()
             question.get(_key(name))
             (seconds, micros), data = await question.execute()
-        stored = usable(self._look_up(name, data))
+        stored = usable(await self._look_up(name, data))
         if stored != expected:
             raise GenerationConflict(
                 f"The routing record is at generation {stored.generation} and was changed since it "
@@ -193,6 +201,37 @@ class RedisStore:
         """Close connections."""
         await self._connection.aclose()
 
+    async def _listed(self) -> Collection[str]:
+        """The models that have a record: found by their keys where the list is of another type."""
+        found = await self._ask("SMEMBERS", _NAMES)
+        problem = str(found) if isinstance(found, Exception) else ""
+        if problem and problem != self._names_problem:
+            log.error(
+                "the list of models in Redis cannot be read; those known are served. Delete the "
+                "key: the replicas list what they host in it again.",
+                extra={"key": _NAMES, "reason": problem},
+            )
+        self._names_problem = problem
+        if problem and self._names:
+            return self._names
+        if problem:
+            async with self._connection.asking() as redis:
+                keys = redis.scan_iter(match=_key("*"), count=10_000)
+                found = [key.partition(b"{")[2].partition(b"}")[0] async for key in keys]
+        return [*filter(is_model_name, (name.decode(errors="replace") for name in found))]
+
+    def _is_routed(self, model_name: str) -> bool:
+        stored = self._seen[model_name][1]
+        return isinstance(stored, RoutingRecord) and stored.generation > 0 and not stored.removed
+
+    async def _ask(self, *command: str) -> Any:
+        """The answer to one command, which may be an error, as for a key of another type."""
+        async with self._connection.asking() as redis:
+            question = redis.pipeline(transaction=False)
+            question.execute_command(*command)
+            (answer,) = await question.execute(raise_on_error=False)
+        return answer
+
     async def _read_bulk(self, names: Sequence[str]) -> None:
         async with self._connection.asking() as redis:
             values: list[bytes | None] = await redis.mget(map(_key, names))
@@ -204,17 +243,19 @@ class RedisStore:
             answers: list[_Data] = await question.execute(raise_on_error=False)
         found: dict[str, _Data] = dict(zip(names, values, strict=True))
         for name, data in (found | dict(zip(missing, answers, strict=True))).items():
-            self._look_up(name, data)
+            await self._look_up(name, data)
 
-    def _look_up(self, model_name: str, data: _Data) -> Stored:
+    async def _look_up(self, model_name: str, data: _Data) -> Stored:
         """What Redis's answer is; the same object for the same answer."""
         before, stored = self._seen.get(model_name, (None, None))
         if stored is None or before != data:
             where = f"{self._where} (key {_key(model_name)})"
             if isinstance(data, Exception):
                 stored = RecordRefused(f"{where} holds no record: {data}.")
-            else:
+            elif data is None or len(data) < _LARGE_BYTES:
                 stored = stored_record(data, model_name, where)
+            else:
+                stored = await asyncio.to_thread(stored_record, data, model_name, where)
             self._seen[model_name] = (data, stored)
         return stored
 

@@ -257,6 +257,43 @@ async def test_a_key_of_another_type_is_its_own_models_trouble(
     assert (await store.read("bad")).generation == 0
 
 
+async def test_a_list_of_models_of_another_type_stops_no_model(
+    redis: RunningRedis, store: RedisStore, other: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.replace(NOTHING, RECORD)
+    assert (await other.read_all(()))["m"] == RECORD
+    client: Any = store._connection.client
+    await client.delete("gateway:models")
+    await client.lpush("gateway:models", "x")
+    await store.replace(RECORD, at(2))
+    for _ in range(2):
+        other._read_fully_at = -10.0
+        assert (await other.read_all(()))["m"] == at(2)
+    new = store_on(redis)
+    assert await new.read_all(()) == {"m": at(2)}, "found by its key"
+    assert len(caplog.records) == 2, "once by each replica"
+    assert "Delete the key" in caplog.records[0].message
+    await new.aclose()
+
+    await client.delete("gateway:models")
+    other._read_fully_at = -10.0
+    assert (await other.read_all(["m", "never routed"]))["m"] == at(2)
+    assert await client.smembers("gateway:models") == {b"m"}, "what is hosted is listed again"
+
+
+async def test_a_revision_of_another_type_stops_no_model_and_heals(
+    store: RedisStore, other: RedisStore
+) -> None:
+    await other.replace(NOTHING, RECORD)
+    client: Any = store._connection.client
+    await client.delete("gateway:revision")
+    await client.lpush("gateway:revision", "x")
+    assert (await store.read_all(()))["m"] == RECORD
+    await other.replace(RECORD, at(2))
+    assert (await store.read_all(()))["m"] == at(2)
+    assert await client.type("gateway:revision") == b"string"
+
+
 def identity(name: str) -> ReplicaIdentity:
     return ReplicaIdentity(name, "host", 1, "2026-01-01T00:00:00.000Z")
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving_gateway.contract import Mode, RoutingRecord, Slot
+from serving_gateway.contract import DType, Feature, Mode, RoutingRecord, Signature, Slot
+from serving_gateway.errors import RecordRefused
 from serving_gateway.replication.records import (
     decode_record,
     descended,
@@ -159,6 +161,26 @@ def test_a_digest_covers_the_content_and_not_its_encoding() -> None:
     assert digest(NOTHING) is None
     stored_with_a_digest = msgspec.json.encode(one)[:-1] + b',"digest":"forged"}'
     assert digest(decode_record(stored_with_a_digest, "m", "here")) == digest(one)
+
+
+@pytest.mark.parametrize("ancestor", ["", "x", "7", "-1:ab", "1.5:ab", f"{10**20}:ab"])
+def test_ancestors_that_cannot_be_read_are_refused_with_what_to_do(ancestor: str) -> None:
+    data = msgspec.json.encode(RoutingRecord("m", 3, {"A": slot(1)}, ancestors=(ancestor,)))
+    with pytest.raises(RecordRefused, match=r"ancestors\[0\].*restore it, or move it away"):
+        decode_record(data, "m", "here")
+
+
+def test_equal_signatures_of_a_record_and_the_next_one_are_one_object() -> None:
+    signature = Signature((Feature("x", DType.FP64, nullable=True),), "row", ("no", "yes"))
+    slots = [Slot(n, f"run-{n}", "registry", Mode.SSOT, signature) for n in range(1, 4)]
+    one = RoutingRecord("m", 3, {"A": slots[2], "B": slot(9)}, previous={"A": (*slots[:2],)})
+    read = decode_record(msgspec.json.encode(one), "m", "here")
+    assert read == one
+    assert type(read.variants["A"]) is Slot
+    again = decode_record(msgspec.json.encode(one), "m", "here")
+    held = [read.variants["A"], *read.previous["A"], again.variants["A"]]
+    assert len({id(each.signature) for each in held}) == 1
+    assert read.variants["B"].signature is None
 
 
 def slot(version: int) -> Slot:

@@ -204,6 +204,22 @@ async def test_a_corrupt_record_is_its_own_models_trouble(world: World) -> None:
         assert world.watcher.problem("bad") is None
 
 
+async def test_malformed_ancestors_are_reported_once_and_in_one_line(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(world.store, record("bad", 2))
+    async with running(world):
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
+        written = msgspec.json.encode(record("bad", 3, ancestors=("x",)))
+        world.store.path("bad").write_bytes(written)
+        await settles(lambda: caplog.records, "it is reported")
+        await asyncio.sleep(0.1)
+        assert world.models.generations() == {"bad": 2}, "what is known is served"
+    (line,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert line.exc_info is None
+    assert "move it away" in vars(line)["reason"]
+
+
 async def test_without_the_store_models_come_from_snapshots(world: World) -> None:
     await world.snapshots.keep(record("m", 2))
     world.store.is_down = True
