@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -34,7 +34,7 @@ from serving_gateway.inference.open_inference import OpenInference
 from serving_gateway.inference.prediction import Predictor
 from serving_gateway.inference.prober import Prober
 from serving_gateway.inference.readiness import Lifecycle
-from serving_gateway.inference.router import Router
+from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.replication.file_store import FileStore
 from serving_gateway.replication.heartbeat import Heartbeat
@@ -198,9 +198,13 @@ class _Replica:
         def adopted(record: RoutingRecord) -> None:
             watcher.keep(record)
             heartbeat.wake()
+            self.prober.wake(one.client for one in targets() if not one.client.ready)
+
+        def targets() -> Iterable[RoutingTarget]:
+            return router.table.targets.values()
 
         def probe() -> None:
-            self.prober.wake(target.client for target in router.table.targets.values())
+            self.prober.wake(one.client for one in targets())
 
         def wake() -> None:
             probe()

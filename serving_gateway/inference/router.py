@@ -137,15 +137,19 @@ class Router:
     ) -> None:
         """Ask Triton about what `record` newly routes to, then route by it.
 
-        Asked first, so that no request meets a version about which nothing is known. Routed by
-        also when the answer is bad: a model whose version is not confirmed is not ready (I7).
-        Ignored unless it is newer than the present record, or that is `instead_of`, because the
-        store has other content under the same generation.
+        Asked first, so that no request meets a version about which nothing is known; but where
+        nothing is answered yet, A does not wait for B. Routed by also when the answer is bad: a
+        model whose version is not confirmed is not ready (I7). Ignored unless it is newer than the
+        present record, or that is `instead_of`, because the store has other content under the same
+        generation.
         """
         if not self._supersedes(record, instead_of):
             return
         present = {target.client for target in self.table.targets.values()}
-        wanted = {self.client(slot) for _, slot in _routed(record)}
+        is_first = self.table.production is None
+        wanted = {
+            self.client(slot) for alias, slot in _routed(record) if alias == A or not is_first
+        }
         stale = [one for one in wanted - present if not (one.ready and one.age < _FRESH_SECONDS)]
         await asyncio.gather(*(client.probe() for client in stale))
         self.adopt(record, instead_of=instead_of)

@@ -9,12 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving_gateway.contract import DType, Feature, Signature, Strategy, Traffic
+from serving_gateway.contract import (
+    DType,
+    Feature,
+    Mode,
+    RoutingRecord,
+    Signature,
+    Slot,
+    Strategy,
+    Traffic,
+)
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -26,6 +36,7 @@ from serving_gateway.errors import (
     VariantUnavailable,
 )
 from tests.played_triton import Outcome, PlayedPlane, eventually
+from tests.stub_model import SIGNATURE
 
 SPLIT = Traffic(Strategy.SPLIT, 100)
 BODY = b'{"data":[[1.5,2.5]],"client_id":"c"}'
@@ -235,3 +246,45 @@ async def test_request_for_a_version_that_is_not_ready_has_triton_asked_about_it
     with pytest.raises(VariantUnavailable):
         await plane.predict(BODY)
     assert (plane.probed, plane.woken, plane.triton.calls) == (1, 0, [])
+
+
+class SlowProbes:
+    """Versions whose probes are counted, and wait until the test lets them end."""
+
+    def __init__(self, plane: PlayedPlane, *versions: int) -> None:
+        self.gate = asyncio.Event()
+        self.asked: list[int] = []
+        for version in versions:
+            state: Any = plane.triton.version("m", version)
+            state.probe = partial(self._probe, version)
+
+    async def _probe(self, version: int, _: float) -> None:
+        self.asked.append(version)
+        await self.gate.wait()
+
+
+def routing(generation: int, **versions: int) -> RoutingRecord:
+    slots = {
+        alias: Slot(version, "run", "registry", Mode.SSOT, SIGNATURE)
+        for alias, version in versions.items()
+    }
+    return RoutingRecord("m", generation, slots)
+
+
+async def test_b_that_does_not_answer_does_not_delay_the_first_a(plane: PlayedPlane) -> None:
+    probes = SlowProbes(plane, 2)
+    async with asyncio.timeout(2):
+        await plane.router.follow(routing(1, A=1, B=2))
+    assert plane.router.still_served() == {"A": 1, "B": 2}
+    assert probes.asked == []
+
+
+async def test_new_version_is_asked_about_before_clients_meet_it(plane: PlayedPlane) -> None:
+    await plane.router.follow(routing(1, A=1))
+    probes = SlowProbes(plane, 2)
+    following = asyncio.create_task(plane.router.follow(routing(2, A=1, B=2)))
+    await eventually(lambda: probes.asked)
+    assert plane.router.still_served() == {"A": 1}
+    probes.gate.set()
+    await following
+    assert plane.router.still_served() == {"A": 1, "B": 2}
