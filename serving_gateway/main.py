@@ -75,7 +75,9 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
     replica = _Replica(settings)
     metrics, lifecycle, hosting = replica.metrics, replica.lifecycle, replica.hosting
     access = Access(settings)
-    endpoint = InferenceEndpoint(settings, hosting, lifecycle, access, metrics, replica.tracing)
+    endpoint = InferenceEndpoint(
+        settings, hosting, lifecycle, access, metrics, replica.offload, replica.tracing
+    )
     connections = ConnectionPolicy(endpoint, settings)
     app = build(settings, hosting, metrics, access, endpoint)
 
@@ -226,15 +228,13 @@ class _Replica:
         if self.writer is not None:
             metrics.samples = ModelSamples(self.samples, settings.sample_fraction)
         mirror = Mirror(settings, router, metrics, ledger, self.mirror_budget)
-        dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc)
-        predictor = Predictor(
-            settings, dispatcher, mirror, metrics, self.offload, features, metrics.samples
-        )
+        dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc, self.offload)
+        predictor = Predictor(settings, dispatcher, mirror, metrics, features, metrics.samples)
         writer = RecordWriter(router, self.store, self.losses)
         control = ControlPlane(
             settings, router, writer, heartbeat, self.registry, metrics, features
         )
-        protocol = OpenInference(settings, dispatcher, self.offload)
+        protocol = OpenInference(settings, dispatcher)
         status = StatusReporter(
             settings,
             router,

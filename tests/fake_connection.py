@@ -149,6 +149,7 @@ class FakeServer:
             self.lifecycle,
             Access(plane.settings),
             self.metrics,
+            plane.offload,
         )
         self.policy = ConnectionPolicy(self.endpoint, plane.settings.model_copy(update=limits))
         self.policy.linger_seconds = 0.2

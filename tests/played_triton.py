@@ -157,14 +157,14 @@ class PlayedPlane:
         )
         self.woken = 0
         self.probed = 0
-        self.dispatcher = Dispatcher(
-            self.router, self._wake, self._probe, self.metrics.fallbacks.inc
-        )
         self.offload = Offload(self.queue_budget)
-        self.predictor = Predictor(
-            self.settings, self.dispatcher, self.mirror, self.metrics, self.offload, features
+        self.dispatcher = Dispatcher(
+            self.router, self._wake, self._probe, self.metrics.fallbacks.inc, self.offload
         )
-        self.open_inference = OpenInference(self.settings, self.dispatcher, self.offload)
+        self.predictor = Predictor(
+            self.settings, self.dispatcher, self.mirror, self.metrics, features
+        )
+        self.open_inference = OpenInference(self.settings, self.dispatcher)
 
     def _wake(self) -> None:
         self.woken += 1

@@ -1,7 +1,10 @@
 """The application: every route, on FastAPI."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 from fastapi import APIRouter, FastAPI, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
 from serving_gateway.control.hosting import Hosting
@@ -18,6 +21,7 @@ from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 
 _COMPRESSED_FROM_BYTES = 1_024
+_SLICE_BYTES = 65_536
 
 
 def build(
@@ -56,7 +60,14 @@ def _metrics_router(access: Access, metrics: Metrics) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse, responses=responses)
     async def prometheus() -> Response:
         """Metrics in Prometheus's text format."""
-        text = await metrics.render()
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        slices = _slices(await metrics.render())
+        return StreamingResponse(slices, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
+
+
+async def _slices(text: bytes) -> AsyncIterator[bytes]:
+    """The text in parts, so that compressing megabytes does not hold the event loop."""
+    for at in range(0, len(text), _SLICE_BYTES):
+        yield text[at : at + _SLICE_BYTES]
+        await asyncio.sleep(0)

@@ -10,7 +10,10 @@ import asyncio
 import gzip
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +24,7 @@ from serving_gateway.errors import GatewayError, MalformedRequest
 from serving_gateway.http.bodies import check_json
 from serving_gateway.http.raw import BUG, Header, RequestIds, error_body, log_request
 from serving_gateway.http.security import Access
+from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.settings import Settings
@@ -170,6 +174,9 @@ class AwaitedExchange(HttpExchange):
 
     def finish(self, headers: bytes, body: bytes) -> None:
         """Take a result."""
+        self.endpoint.compress(self.fields, headers, body, self._take)
+
+    def _take(self, headers: bytes, body: bytes) -> None:
         if not self._result.done():
             self._result.set_result((headers, body))
 
@@ -189,8 +196,10 @@ class InferenceEndpoint:
         lifecycle: Lifecycle,
         access: Access,
         metrics: Metrics,
+        offload: Offload,
         tracing: Tracing | None = None,
     ) -> None:
+        self._offload = offload
         self.routes = Routes(metrics.http_requests)
         self._metrics = metrics
         self._hosting = hosting
@@ -239,13 +248,33 @@ class InferenceEndpoint:
             request.span.end(status)
         if self._lifecycle.draining:
             headers += b"connection: close\r\n"
-        if len(body) > _COMPRESSED_FROM and _accepts_gzip(request.fields):
-            headers += b"content-encoding: gzip\r\nvary: accept-encoding\r\n"
-            body = gzip.compress(body, _COMPRESSION)
-        request.write(status, headers, body)
         if self._access_log:
             seconds = perf_counter() - request.started
             log_request("POST", request.route.template, status, request.request_id, seconds)
+        if len(body) > _COMPRESSED_FROM:
+            self.compress(request.fields, headers, body, partial(request.write, status))
+        else:
+            request.write(status, headers, body)
+
+    def compress(
+        self, fields: Fields, headers: bytes, body: bytes, done: Callable[[bytes, bytes], None]
+    ) -> None:
+        """Call `done` with header lines and body, compressed where it is large and that is asked.
+
+        What is very large is compressed in a thread, unless too much waits for that.
+        """
+        if len(body) <= _COMPRESSED_FROM or not _accepts_gzip(fields):
+            done(headers, body)
+            return
+
+        def compressed(packed: bytes | GatewayError) -> None:
+            if isinstance(packed, bytes):
+                done(headers + b"content-encoding: gzip\r\nvary: accept-encoding\r\n", packed)
+            else:
+                done(headers, body)
+
+        work = partial(gzip.compress, body, _COMPRESSION)
+        self._offload.run(len(body), work, compressed, inf)
 
     def fail(self, request: HttpExchange, error: Exception) -> None:
         """Write an error."""

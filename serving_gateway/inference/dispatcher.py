@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from serving_gateway.errors import (
@@ -20,9 +21,11 @@ from serving_gateway.errors import (
     Unavailable,
     VariantUnavailable,
 )
+from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
+from serving_gateway.inference.wire import InferenceOutputs
 
 _FALLBACK: Final = (Unavailable, DeadlineExceeded, BadUpstreamAnswer, InvalidInput, TooLarge)
 """What variant A answers instead of B. B may read other features and take fewer rows than A, so
@@ -93,9 +96,40 @@ class RoutedRequest(InferenceItem):
         """
         raise NotImplementedError
 
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
+        """Make the response from these rows of the outputs, maybe in a thread.
+
+        Returns what sends it, on the event loop.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        raise NotImplementedError
+
     def reject(self, error: GatewayError) -> None:
         """End the request with an error, for good."""
         raise NotImplementedError
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
+        """Answer with these rows of the outputs: large ones are encoded in a thread."""
+        size = len(outputs.body)
+        if size <= LARGE_BYTES or (size := outputs.cost(start, stop)) <= LARGE_BYTES:
+            self.encode(outputs, start, stop)()
+            return
+        self.is_finished = False  # until it is encoded: its client may leave
+        work = partial(self.encode, outputs, start, stop)
+        self.dispatcher.offload.run(size, work, self._on_encoded, self.due)
+
+    def _on_encoded(self, send: Callable[[], None] | GatewayError) -> None:
+        if self.is_finished:
+            return
+        self.is_finished = True
+        try:
+            if isinstance(send, GatewayError):
+                raise send
+            send()
+        except GatewayError as error:
+            self.fail(error)
 
     def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
         """Go on with what the tensors come from, once it is there, or with why it is not.
@@ -125,7 +159,8 @@ class Dispatcher:
 
     `wake` is called when Triton seems to have changed, to have it and the record looked at now;
     `probe` for a request whose version is not ready, to have Triton asked about it;
-    `count_fallback` for each request of B's share that A gets instead.
+    `count_fallback` for each request of B's share that A gets instead. What is large is read and
+    encoded by `offload`.
     """
 
     def __init__(
@@ -134,7 +169,9 @@ class Dispatcher:
         wake: Callable[[], None],
         probe: Callable[[], None],
         count_fallback: Callable[[], None],
+        offload: Offload,
     ) -> None:
+        self.offload = offload
         self.router = router
         self._wake = wake
         self._probe = probe

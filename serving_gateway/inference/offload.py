@@ -1,4 +1,4 @@
-"""Work on large bodies, in a thread, so that it does not hold the event loop."""
+"""Work on large bodies and responses, in a thread, so that it does not hold the event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving_gateway.errors import DeadlineExceeded, GatewayError, Overloaded
 log = logging.getLogger(__name__)
 
 LARGE_BYTES: Final = 65_536
-"""Size from which a body counts as large: decoding and checking it may take 5 ms and more."""
+"""Size from which a body counts as large: decoding or encoding it may take 5 ms and more."""
 
 _T = TypeVar("_T")
 
@@ -71,7 +71,7 @@ class Offload:
             if loop.time() < due:
                 result = _guarded(work)
             else:
-                result = DeadlineExceeded("The body was not read before the request's deadline.")
+                result = DeadlineExceeded("A large body waited until the request's deadline.")
             others_wait = self._pending > 1
             loop.call_soon_threadsafe(end, result)
             if others_wait:
@@ -98,7 +98,7 @@ def _guarded(work: Callable[[], _T]) -> _T | GatewayError:
     except GatewayError as error:
         return error
     except Exception as error:  # a bug belongs to the request that met it
-        log.exception("a large body could not be read")
-        return GatewayError(f"{type(error).__name__} while the body was read.")
+        log.exception("a large body could not be processed")
+        return GatewayError(f"{type(error).__name__} while a large body was processed.")
     finally:
         gc.enable()

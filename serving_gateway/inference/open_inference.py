@@ -7,6 +7,7 @@ answer (I2).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,7 +17,6 @@ import msgspec
 from serving_gateway.contract import EffectiveModelMetadata
 from serving_gateway.errors import GatewayError, NotFound, VariantUnavailable
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
-from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.protocol_request import ProtocolRequest, pack_tensors, read_request
 from serving_gateway.inference.protocol_response import ProtocolResponse, encode_response
 from serving_gateway.inference.router import RoutingTarget
@@ -47,9 +47,8 @@ class InferenceSink(Protocol):
 class OpenInference:
     """Answers the protocol's questions by the effective versions of one model."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher, offload: Offload) -> None:
+    def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
-        self.offload = offload
         self.max_rows = settings.max_rows
         self._probe_seconds = settings.probe_seconds
         self._request_seconds = settings.request_seconds
@@ -129,7 +128,7 @@ class OpenInference:
         inference.is_traffic = is_traffic
         inference.client_id = client_id
         inference.body_bytes = len(body)
-        self.offload.run(
+        self.dispatcher.offload.run(
             len(body),
             partial(read_request, body, header_length),
             partial(inference.on_read, model_name, version),
@@ -178,7 +177,7 @@ class ProtocolInference(RoutedRequest):
         """Pack the tensors for this target's version, and queue them."""
         codec = target.client.usable(target.variant)
         queue = partial(self._queue, target=target, deadline=deadline)
-        self._owner.offload.run(
+        self.dispatcher.offload.run(
             self.body_bytes,
             partial(pack_tensors, self.request, codec, self._owner.max_rows),
             partial(self.resume, queue=queue),
@@ -199,17 +198,22 @@ class ProtocolInference(RoutedRequest):
         self.sent_at = perf_counter()
         batcher.submit(self)
 
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
-        """Answer with these rows of the outputs."""
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
+        """Make the response from these rows of the outputs."""
+        tensors, target = outputs.part(start, stop), self.target
+        if tensors is None:
+            return self._ask_alone
+        name, version = target.model_name, target.slot.version
+        return partial(self._answer, encode_response(self.request.head, tensors, name, version))
+
+    def _ask_alone(self) -> None:
+        # An output is not by rows, so that nothing can be merged.
+        self.target.client.can_merge_outputs = False
+        self._queue((self.tensors, self.rows), self.target, self.deadline)
+
+    def _answer(self, response: ProtocolResponse) -> None:
         target = self.target
         name, variant, version = target.model_name, target.variant, target.slot.version
-        tensors = outputs.part(start, stop)
-        if tensors is None:
-            # An output is not by rows, so that nothing can be merged: asked again, alone.
-            target.client.can_merge_outputs = False
-            self._queue((self.tensors, self.rows), target, self.deadline)
-            return
-        response = encode_response(self.request.head, tensors, name, version)
         if self.is_traffic:
             target.stats.answer(perf_counter() - self.sent_at, self.rows)
         if self.span is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,7 @@ from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.coerce import unfit
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
 from serving_gateway.inference.mirror import Mirror
-from serving_gateway.inference.offload import LARGE_BYTES, Offload
+from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.inference.router import RoutingTarget
 from serving_gateway.inference.rows import (
     VALUE_BYTES,
@@ -64,14 +65,12 @@ class Predictor:
         dispatcher: Dispatcher,
         mirror: Mirror,
         metrics: ModelMetrics,
-        offload: Offload,
         features: FeatureReader | None = None,
         samples: ModelSamples | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self.mirror = mirror
         self.sources = metrics.sources
-        self.offload = offload
         self.features = features
         self.samples = samples
         self.max_rows = settings.max_rows
@@ -99,7 +98,9 @@ class Predictor:
         prediction.span = span
         prediction.is_traffic = is_traffic
         if len(body) > LARGE_BYTES:
-            self.offload.run(len(body), prediction.read, prediction.on_read, prediction.due)
+            self.dispatcher.offload.run(
+                len(body), prediction.read, prediction.on_read, prediction.due
+            )
             return prediction
         try:
             prediction.read()
@@ -166,7 +167,7 @@ class Prediction(RoutedRequest):
             self._look_up(codec, request, target, deadline)
         elif len(self._body) > LARGE_BYTES:
             queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
-            self._predictor.offload.run(
+            self.dispatcher.offload.run(
                 len(self._body),
                 partial(self._own_rows, codec, request),
                 lambda rows: self.resume(rows, queue),
@@ -221,8 +222,8 @@ class Prediction(RoutedRequest):
         self.sent_at = perf_counter()
         batcher.submit(self)
 
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
-        """Answer with these rows of the outputs."""
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
+        """Make the response from these rows of the outputs."""
         output = outputs.predicted()
         if stop - start != outputs.rows:
             output = output.part(start, stop)
@@ -233,11 +234,15 @@ class Prediction(RoutedRequest):
                 "for these rows, which JSON cannot hold.",
                 code="not_finite_output",
             )
+        return partial(self._answer, output, self._response(output, self._rows.source))
+
+    def _answer(self, output: ModelOutput, body: bytes) -> None:
         if self.is_traffic:
             self._record(output)
         if self.span is not None:
+            target = self.target
             self.span.answered(target.model_name, target.variant, target.slot.version)
-        self._sink.succeed(self._response(output, self._rows.source))
+        self._sink.succeed(body)
 
     def _record(self, output: ModelOutput) -> None:
         """Count a client's request, mirror it, and keep a sample of it."""

@@ -191,11 +191,11 @@ class OutputLayout:
 class InferenceOutputs:
     """The outputs of one inference; what several requests share is read once."""
 
-    __slots__ = ("_body", "_bounds", "_layout", "_predicted", "rows")
+    __slots__ = ("_bounds", "_layout", "_predicted", "body", "rows")
 
     def __init__(self, layout: OutputLayout, body: bytes) -> None:
         self._layout = layout
-        self._body = body
+        self.body = body
         self._predicted: ModelOutput | None = None
         self._bounds: list[list[int]] | None = None
         self.rows = layout.rows
@@ -208,7 +208,7 @@ class InferenceOutputs:
         """
         if self._predicted is not None:
             return self._predicted
-        body, layout = self._body, self._layout
+        body, layout = self.body, self._layout
         (read, start, width, is_float), scores = layout.columns or layout.find_columns()
         predictions = [*read(body, start)]
         is_finite = not is_float or all_finite(predictions)
@@ -223,13 +223,18 @@ class InferenceOutputs:
         self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
         return output
 
+    def cost(self, start: int, stop: int) -> int:
+        """Bytes to read for rows `start` to `stop`, a share of what is read once included."""
+        size = len(self.body)
+        return max(size * (stop - start) // self.rows, size // 4)
+
     def part(self, start: int, stop: int) -> list[TensorView] | None:
         """All outputs for rows `start` to `stop`; None when one of them is not by rows.
 
         Raises:
             BadUpstreamAnswer: a tensor ends within an element.
         """
-        view, places = memoryview(self._body), self._layout.places
+        view, places = memoryview(self.body), self._layout.places
         tensors = [TensorView(one.name, one.datatype, one.shape, view[at]) for one, at in places]
         if stop - start == self.rows:
             return tensors
