@@ -6,10 +6,7 @@ still served is added where the answer is written, so that no raise site can for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
-
-from serving_gateway.contract import ErrorResponse
 
 
 class GatewayError(Exception):
@@ -168,18 +165,3 @@ def printable(text: str, limit: int = 2_000) -> str:
     """At most `limit` characters of a text, with lone surrogates written as escapes."""
     cut = text if len(text) <= limit else f"{text[:limit]}…"
     return cut.encode("utf-8", "backslashreplace").decode()
-
-
-def error_response(
-    error: GatewayError, *, request_id: str | None, still_served: Mapping[str, int] | None
-) -> ErrorResponse:
-    """Describe `error` to the caller; what it echoes is bounded and always valid UTF-8."""
-    return ErrorResponse(
-        status="error",
-        code=error.code,
-        error=printable(error.message),
-        request_id=request_id,
-        field=None if error.field is None else printable(error.field, 500),
-        retry_after=error.retry_after,
-        still_served=still_served,
-    )

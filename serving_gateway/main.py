@@ -106,13 +106,8 @@ class _Replica:
         self.settings = settings
         self.features: FeatureReader | None = None
         if settings.feast_dir is not None:
-            self.features = FeatureReader(
-                FeastStore(settings.feast_dir),
-                limit_seconds=settings.feature_seconds,
-                prepare_seconds=settings.feature_prepare_seconds,
-                failures=settings.feature_failures,
-                open_seconds=settings.feature_pause_seconds,
-            )
+            store = FeastStore(settings.feast_dir)
+            self.features = FeatureReader(store, limit_seconds=settings.feature_seconds)
         self.tracing: Tracing | None = None
         if settings.otlp_endpoint is not None:
             from serving_gateway.telemetry import tracing  # OpenTelemetry only where it is used

@@ -194,14 +194,6 @@ class Settings(BaseSettings):
     Needs the extra 'feast'."""
     feature_seconds: Seconds = 0.1
     """Limit for one look-up; then the request's own rows are taken, or it is 503."""
-    feature_prepare_seconds: Seconds = 2.0
-    """How long a reload waits at most until a feature service was looked up, which then goes on in
-    the background."""
-    feature_failures: int = Field(default=5, ge=1)
-    """Reads of one feature service that fail in a row before none is tried for a while. Other
-    services are not affected."""
-    feature_pause_seconds: Seconds = 1.0
-    """That while, after which one look-up tries the service again."""
 
     control_token: Key | None = None
     """Bearer token of the control endpoints; it is recorded as 'default'. Without this and
@@ -242,12 +234,8 @@ class Settings(BaseSettings):
     front."""
     max_head_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
     """Largest target and headers together."""
-    max_control_body_bytes: int = Field(default=65_536, ge=256)
-    """Largest control body."""
     max_rows: int = Field(default=MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE)
     """Most rows in one prediction."""
-    max_client_id_chars: int = Field(default=256, ge=1)
-    """Longest client_id."""
     max_batch_rows: int = Field(default=64, ge=1, le=MAX_BATCH_SIZE)
     """Rows up to which concurrent requests are put into one Triton inference."""
     max_in_flight: int = Field(default=2, ge=1, le=256)

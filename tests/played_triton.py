@@ -113,6 +113,10 @@ class PlayedTriton:
 class Outcome:
     """A sink that keeps what it gets."""
 
+    is_traffic = True
+    traceparent: bytes | None = None
+    span: Any = None
+
     def __init__(self) -> None:
         self.ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 

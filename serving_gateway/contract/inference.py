@@ -83,14 +83,14 @@ class TensorDescription(Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-class EffectiveModelMetadata(Struct, frozen=True):
-    """Body of `GET /v2/models/{model}`; `versions` are those that requests may be answered by."""
+class ModelMetadata(Struct, frozen=True):
+    """Body of `GET /v2/models/{model}`; `versions` are READY, for the gateway also effective."""
 
     name: str
     versions: tuple[str, ...]
-    platform: str
     inputs: tuple[TensorDescription, ...]
     outputs: tuple[TensorDescription, ...]
+    platform: str = ""
 
 
 class Tensor(Struct, frozen=True):
@@ -99,7 +99,7 @@ class Tensor(Struct, frozen=True):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: list[Any] | None = None
+    data: list[Scalar | list[Scalar]] | None = None
     parameters: dict[str, Any] | None = None
 
 

@@ -127,8 +127,8 @@ class Hosting:
         reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
         if (pending := self._pending()) is not None:
             reasons.append(pending)
-        found = {name: model.router.readiness() for name, model in self._models.items()}
-        models = {name: one.reasons for name, one in sorted(found.items()) if not one.ready}
+        found = {name: model.router.unready_reasons() for name, model in self._models.items()}
+        models = {name: one for name, one in sorted(found.items()) if one}
         status = "not ready" if reasons else "ready"
         return ReadyStatus(status, tuple(reasons), {} if self._lifecycle.draining else models)
 

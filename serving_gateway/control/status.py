@@ -62,13 +62,13 @@ class StatusReporter:
             loaded_aliases=tuple(sorted(record.variants)),
             model_name=record.model_name,
             generation=record.generation,
-            ready=self._router.readiness().ready,
+            ready=not self._router.unready_reasons(),
         )
 
     def ready(self) -> ReadyStatus:
         """Whether this replica can answer for the model."""
-        found = self._router.readiness()
-        return ReadyStatus("ready" if found.ready else "not ready", found.reasons)
+        reasons = self._router.unready_reasons()
+        return ReadyStatus("not ready" if reasons else "ready", reasons)
 
     def shadow(self, *, examples: bool) -> ShadowReport:
         """How B's answers to mirrored requests compare with A's, on this replica."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Final
 
 from serving_gateway.contract import Signature, Slot
 from serving_gateway.control.compatibility import require_same_requests
@@ -25,9 +24,6 @@ from serving_gateway.inference.router import Router
 from serving_gateway.inference.traffic import B
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
-
-_PREPARE_SECONDS: Final = 1.0
-"""Longest that a switch waits for the feature store (I9)."""
 
 
 class VersionVerifier:
@@ -135,9 +131,7 @@ class VersionVerifier:
         """Wait a moment for the slot's features; the reader goes on with them by itself."""
         service = slot.signature.feature_service if slot.signature else None
         if self._features is not None and service is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PREPARE_SECONDS):
-                    await self._features.prepare(service)
+            await self._features.prepare(service)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class FeatureReader:
         store: FeatureStore,
         *,
         limit_seconds: float = 0.1,
-        prepare_seconds: float = 2.0,
+        prepare_seconds: float = 1.0,
         failures: int = 5,
         open_seconds: float = 1.0,
     ) -> None:

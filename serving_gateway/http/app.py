@@ -42,7 +42,7 @@ def build(
     for router in (
         *inference_routers(hosting, access, endpoint, settings.max_body_bytes),
         _metrics_router(access, metrics),  # FastAPI builds up to the route asked for: early is fast
-        *model_routers(hosting, access, settings.max_control_body_bytes),
+        *model_routers(hosting, access),
         page_router(),
     ):
         app.include_router(router)

@@ -95,7 +95,7 @@ class HttpExchange:
 
     __slots__ = (
         *("body", "call", "endpoint", "fields", "headers", "is_traffic", "request_id", "route"),
-        *("span", "started"),
+        *("span", "started", "traceparent"),
     )
 
     def __init__(
@@ -113,6 +113,7 @@ class HttpExchange:
         self.call: BatchItem | None = None
         """What is under way for it."""
         self.span: RequestSpan | None = None
+        self.traceparent: bytes | None = None
 
     def write(self, status: int, headers: bytes, body: bytes) -> None:
         """Send the whole response; `headers` are lines that end with CRLF."""
@@ -305,26 +306,23 @@ class InferenceEndpoint:
             GatewayError: it is refused.
         """
         fields, route, hosting = request.fields, request.route, self._hosting
-        traceparent = None
         if self._tracing is not None or b"traceparent" in fields:
-            traceparent = self._begin_trace(request)
+            self._begin_trace(request)
         if self._needs_key:
             self._access.check_key(request.headers)
         if not request.is_traffic:
             self._access.require_token(request.headers)
         if route.is_protocol:
-            self._infer(request, traceparent)
+            self._infer(request)
             return
         content_type = fields.get(b"content-type")
         if content_type != b"application/json":
             check_json(content_type)
         name = route.model_name
         hosted = hosting.default if name is None else hosting.plane(name)
-        request.call = hosted.predictor.submit(
-            bytes(request.body), request, traceparent, request.span, request.is_traffic
-        )
+        request.call = hosted.predictor.submit(bytes(request.body), request)
 
-    def _infer(self, request: HttpExchange, traceparent: bytes | None) -> None:
+    def _infer(self, request: HttpExchange) -> None:
         fields, route = request.fields, request.route
         announced = fields.get(b"inference-header-content-length")
         if announced is not None and (not announced.isdigit() or len(announced) > 18):
@@ -338,20 +336,17 @@ class InferenceEndpoint:
             bytes(request.body),
             None if announced is None else int(announced),
             request,
-            traceparent,
-            request.span,
-            request.is_traffic,
         )
 
-    def _begin_trace(self, request: HttpExchange) -> bytes | None:
-        """The W3C trace context of a request, and its span where it is traced."""
+    def _begin_trace(self, request: HttpExchange) -> None:
+        """Note the W3C trace context of a request, and its span where it is traced."""
         traceparent = request.fields.get(b"traceparent")
         if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
             traceparent = None  # as the standard wants
         if self._tracing is not None and self._tracing.wants(traceparent):
             request.span = self._tracing.request("POST", request.route.template, traceparent)
             traceparent = request.span.traceparent
-        return traceparent
+        request.traceparent = traceparent
 
 
 def _lines(headers: list[Header]) -> bytes:

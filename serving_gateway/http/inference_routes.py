@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from pydantic import PlainValidator
 
 from serving_gateway.contract import (
-    EffectiveModelMetadata,
     InferenceRequest,
     InferenceResponse,
+    ModelMetadata,
     PredictRequest,
     PredictResponse,
     Ready,
@@ -160,7 +160,7 @@ def _add_model(
         return _ready(target.client.ready, response)
 
     @described.get(path)
-    async def model_metadata(model: str, version: Version) -> EffectiveModelMetadata:
+    async def model_metadata(model: str, version: Version) -> ModelMetadata:
         """What the effective version of a model reads and answers."""
         return await hosting.answering(model).open_inference.metadata(model, version)
 

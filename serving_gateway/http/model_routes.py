@@ -33,6 +33,7 @@ Force = Annotated[
     bool, Query(description="Do it although A answered clients within the last minute.")
 ]
 Reason = Annotated[str | None, Query(description="Why, for the record.", max_length=500)]
+_MAX_BODY_BYTES: Final = 65_536
 _RELOAD: Final = ReloadRequest()
 _ROLLBACK: Final = RollbackRequest()
 _NOT_READY: Final[Responses] = {
@@ -40,8 +41,8 @@ _NOT_READY: Final[Responses] = {
 }
 
 
-def model_routers(hosting: Hosting, access: Access, max_body: int) -> Iterator[APIRouter]:
-    """All routes of models; `max_body` bytes is the largest body of a change."""
+def model_routers(hosting: Hosting, access: Access) -> Iterator[APIRouter]:
+    """All routes of models."""
 
     async def default() -> str:
         return hosting.default.model_name
@@ -56,7 +57,7 @@ def model_routers(hosting: Hosting, access: Access, max_body: int) -> Iterator[A
         health = open_router("health", prefix)
         status = guarded_router(access, Need.STATUS, "state", prefix)
         shadow = guarded_router(access, Need.CLIENT_DATA, "state", prefix)
-        control = guarded_router(access, Need.CONTROL, "control", prefix, max_body=max_body)
+        control = guarded_router(access, Need.CONTROL, "control", prefix, max_body=_MAX_BODY_BYTES)
         _add_reads(health, status, shadow, hosting, name_of)
         _add_changes(control, hosting, name_of)
         _add_removals(control, hosting, name_of)

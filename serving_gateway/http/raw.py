@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from serving_gateway.errors import GatewayError, error_response
+from serving_gateway.contract import ErrorResponse
+from serving_gateway.errors import GatewayError, printable
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,16 @@ def log_request(method: str, path: str, status: int, request_id: bytes, seconds:
 def error_body(
     error: GatewayError, request_id: bytes, still_served: dict[str, int] | None
 ) -> tuple[bytes, list[Header]]:
-    """Body and headers that describe an error."""
-    described = error_response(error, request_id=request_id.decode(), still_served=still_served)
+    """Body and headers that describe an error; what it echoes is bounded and valid UTF-8."""
+    described = ErrorResponse(
+        status="error",
+        code=error.code,
+        error=printable(error.message),
+        request_id=request_id.decode(),
+        field=None if error.field is None else printable(error.field, 500),
+        retry_after=error.retry_after,
+        still_served=still_served,
+    )
     headers = [(b"content-type", b"application/json")]
     if error.status == 413:
         # What the client still sends of the body is not worth reading.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -22,10 +22,14 @@ from serving_gateway.errors import (
     VariantUnavailable,
 )
 from serving_gateway.inference.offload import LARGE_BYTES, Offload
+from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
 from serving_gateway.inference.wire import InferenceOutputs
+
+if TYPE_CHECKING:
+    from serving_gateway.telemetry.tracing import RequestSpan
 
 _FALLBACK: Final = (Unavailable, DeadlineExceeded, BadUpstreamAnswer, InvalidInput, TooLarge)
 """What variant A answers instead of B. B may read other features and take fewer rows than A, so
@@ -36,17 +40,41 @@ _B_SHARE: Final = 0.5
 _T = TypeVar("_T")
 
 
+class Sink(Protocol):
+    """Waits for an answer, of which it gets one; says what is known beside the request's body.
+
+    Attributes:
+        is_traffic: whether a client asks, and not the platform itself.
+        traceparent: W3C trace context, valid by its form.
+        span: the request's own; None where nothing is traced.
+    """
+
+    is_traffic: bool
+    traceparent: bytes | None
+    span: RequestSpan | None
+
+    def succeed(self, body: bytes) -> None:
+        """Take the JSON of a `PredictResponse`."""
+
+    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
+        """Take a response of the Open Inference Protocol, and who gave it."""
+
+    def fail(self, error: GatewayError) -> None:
+        """Take the reason why there is neither."""
+
+
 class RoutedRequest(InferenceItem):
     """A client's request, wherever the routing rules lead it.
 
     Attributes:
+        sink: waits for the answer.
         client_id: who asks; decides about split and mirror.
         arrived: time of the event loop.
         due: time of the event loop by which it ends.
         table: the generation that it was last routed by.
         target: where it was last sent.
         fallback: why A answers although the client belongs to B's share.
-        is_traffic: whether a client asks, and not the platform itself.
+        is_traffic: as the sink's.
         is_split: whether the traffic policy chose B for it, so that A may answer instead.
         is_pinned: whether the client named the version, so that no other may answer.
     """
@@ -61,30 +89,61 @@ class RoutedRequest(InferenceItem):
         "is_split",
         "is_traffic",
         "sent_at",
+        "sink",
         "table",
         "target",
     )
 
-    def __init__(self, dispatcher: Dispatcher, arrived: float, due: float) -> None:
+    def __init__(self, dispatcher: Dispatcher, sink: Sink, arrived: float, due: float) -> None:
         # Like `InferenceItem.__init__`, in one call: this is made for every request.
         self.key = None
         self.is_finished = False
         self.batcher = None
         self.tensors = ()
         self.tail = None
-        self.traceparent = None
-        self.span = None
+        self.traceparent = sink.traceparent
+        self.span = sink.span
+        self.sink = sink
         self.dispatcher = dispatcher
         self.arrived = arrived
         self.due = due
         self.client_id: str | None = None
         self.fallback: str | None = None
-        self.is_traffic = True
+        self.is_traffic = sink.is_traffic
         self.is_split = False
         self.is_pinned = False
         self.sent_at = 0.0
         self.table: RoutingTable
         self.target: RoutingTarget
+
+    def begin(self, size: int) -> None:
+        """Read the body of `size` bytes, in a thread where it is large, and route the request."""
+        if size > LARGE_BYTES:
+            self.dispatcher.offload.run(size, self.read, self._on_read, self.due)
+            return
+        try:
+            self.read()
+            self.route()
+        except GatewayError as error:
+            self.reject(error)
+
+    def _on_read(self, error: GatewayError | None) -> None:
+        if self.is_finished:
+            return
+        try:
+            if error is not None:
+                raise error
+            self.route()
+        except GatewayError as refusal:
+            self.reject(refusal)
+
+    def read(self) -> None:
+        """Read the body; raises `GatewayError` when it cannot be read."""
+        raise NotImplementedError
+
+    def route(self) -> None:
+        """Go where the routing rules lead; raises `GatewayError` when nowhere."""
+        self.dispatcher.dispatch(self)
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Prepare the tensors for exactly this target and hand them to its batcher.
@@ -108,7 +167,8 @@ class RoutedRequest(InferenceItem):
 
     def reject(self, error: GatewayError) -> None:
         """End the request with an error, for good."""
-        raise NotImplementedError
+        self.is_finished = True
+        self.sink.fail(error)
 
     def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
         """Answer with these rows of the outputs: large ones are encoded in a thread."""

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 import msgspec
 
-from serving_gateway.contract import EffectiveModelMetadata
-from serving_gateway.errors import GatewayError, NotFound, VariantUnavailable
-from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
+from serving_gateway.contract import ModelMetadata
+from serving_gateway.errors import NotFound, VariantUnavailable
+from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
 from serving_gateway.inference.protocol_request import ProtocolRequest, pack_tensors, read_request
 from serving_gateway.inference.protocol_response import ProtocolResponse, encode_response
 from serving_gateway.inference.router import RoutingTarget
@@ -27,21 +27,8 @@ from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.triton.exchange import TritonResponse
 
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import RequestSpan
-
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
-
-
-class InferenceSink(Protocol):
-    """Waits for an inference."""
-
-    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
-        """Take the response, and who gave it."""
-
-    def fail(self, error: GatewayError) -> None:
-        """Take the reason why there is none."""
 
 
 class OpenInference:
@@ -72,7 +59,7 @@ class OpenInference:
             code="unknown_model" if version is None else "unknown_version",
         )
 
-    async def metadata(self, model_name: str, version: int | None) -> EffectiveModelMetadata:
+    async def metadata(self, model_name: str, version: int | None) -> ModelMetadata:
         """Triton's description of the effective version; `versions` are the effective ones.
 
         Raises:
@@ -87,11 +74,8 @@ class OpenInference:
             raise VariantUnavailable(
                 f"Triton does not have {model_name} version {target.slot.version} READY."
             )
-        described = msgspec.convert(found, EffectiveModelMetadata, from_attributes=True)
         effective = sorted({one.slot.version for one in self._serving(model_name)})
-        return msgspec.structs.replace(
-            described, name=model_name, versions=tuple(map(str, effective))
-        )
+        return msgspec.structs.replace(found, name=model_name, versions=tuple(map(str, effective)))
 
     async def ask(self, model_name: str, version: int | None, what: str) -> TritonResponse:
         """Triton's answer to `config` or `stats` of the effective version, as it is.
@@ -111,74 +95,70 @@ class OpenInference:
         client_id: str | None,
         body: bytes,
         header_length: int | None,
-        sink: InferenceSink,
-        traceparent: bytes | None = None,
-        span: RequestSpan | None = None,
-        is_traffic: bool = True,
+        sink: Sink,
     ) -> ProtocolInference:
-        """Answer a request; `sink` is called once, unless the inference is abandoned.
+        """Answer a request, unless the inference is abandoned.
 
         Without a `version` the routing rules choose one, by the `client_id` or else by that in
         the request's parameters. Binary tensors follow the JSON of `header_length` bytes.
         """
         arrived = asyncio.get_running_loop().time()
-        inference = ProtocolInference(self, sink, arrived, arrived + self._request_seconds)
-        inference.traceparent = traceparent
-        inference.span = span
-        inference.is_traffic = is_traffic
-        inference.client_id = client_id
-        inference.body_bytes = len(body)
-        self.dispatcher.offload.run(
-            len(body),
-            partial(read_request, body, header_length),
-            partial(inference.on_read, model_name, version),
-            inference.due,
+        due = arrived + self._request_seconds
+        inference = ProtocolInference(
+            self, sink, model_name, version, client_id, body, header_length, arrived, due
         )
+        inference.begin(len(body))
         return inference
 
 
 class ProtocolInference(RoutedRequest):
     """One inference request of the protocol."""
 
-    __slots__ = ("_owner", "_sink", "body_bytes", "request")
+    __slots__ = ("_body", "_header_length", "_model_name", "_owner", "_version", "request")
 
     def __init__(
-        self, owner: OpenInference, sink: InferenceSink, arrived: float, due: float
+        self,
+        owner: OpenInference,
+        sink: Sink,
+        model_name: str,
+        version: int | None,
+        client_id: str | None,
+        body: bytes,
+        header_length: int | None,
+        arrived: float,
+        due: float,
     ) -> None:
-        super().__init__(owner.dispatcher, arrived, due)
+        super().__init__(owner.dispatcher, sink, arrived, due)
         self._owner = owner
-        self._sink = sink
-        self.body_bytes = 0
+        self._model_name = model_name
+        self._version = version
+        self.client_id = client_id
+        self._body = body
+        self._header_length = header_length
         self.request: ProtocolRequest
 
-    def on_read(
-        self, model_name: str, version: int | None, result: ProtocolRequest | GatewayError
-    ) -> None:
-        """Send the request on its way once its JSON part was read."""
-        if self.is_finished:
-            return
-        try:
-            if isinstance(result, GatewayError):
-                raise result
-            self.request = result
-            if self.client_id is None:
-                self.client_id = result.client_id
-            target = self._owner.target(model_name, version)
-            production = self.dispatcher.router.table.production
-            if version is not None or production is None or model_name != production.model_name:
-                # A version, or variant B's own model, was asked for by its name: no rule applies.
-                self.dispatcher.dispatch_to(self, target)
-            else:
-                self.dispatcher.dispatch(self)
-        except GatewayError as error:
-            self.reject(error)
+    def read(self) -> None:
+        """Read the JSON part."""
+        self.request = read_request(self._body, self._header_length)
+        if self.client_id is None:
+            self.client_id = self.request.client_id
+
+    def route(self) -> None:
+        """Go to the version or the model of B that was asked for by its name, or by the rules."""
+        model_name, version = self._model_name, self._version
+        target = self._owner.target(model_name, version)
+        production = self.dispatcher.router.table.production
+        if version is not None or production is None or model_name != production.model_name:
+            self.dispatcher.dispatch_to(self, target)
+        else:
+            self.dispatcher.dispatch(self)
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Pack the tensors for this target's version, and queue them."""
         codec = target.client.usable(target.variant)
         queue = partial(self._queue, target=target, deadline=deadline)
         self.dispatcher.offload.run(
-            self.body_bytes,
+            len(self._body),
             partial(pack_tensors, self.request, codec, self._owner.max_rows),
             partial(self.resume, queue=queue),
             deadline,
@@ -191,7 +171,7 @@ class ProtocolInference(RoutedRequest):
         assert codec is not None  # noqa: S101
         self.tail = self.request.tail
         key = EVERY_OUTPUT if self.tail is None and client.can_merge_outputs else None
-        kept = self.body_bytes
+        kept = len(self._body)
         if not self.request.body:
             kept += VALUE_BYTES * packed[1] * codec.width  # decoded JSON
         self.carry(*packed, key, deadline, kept)
@@ -218,9 +198,4 @@ class ProtocolInference(RoutedRequest):
             target.stats.answer(perf_counter() - self.sent_at, self.rows)
         if self.span is not None:
             self.span.answered(name, variant, version)
-        self._sink.respond(response, variant, version)
-
-    def reject(self, error: GatewayError) -> None:
-        """End with an error."""
-        self.is_finished = True
-        self._sink.fail(error)
+        self.sink.respond(response, variant, version)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter, time_ns
-from typing import TYPE_CHECKING, Protocol
+from typing import Final
 
 from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError
@@ -15,7 +15,7 @@ from serving_gateway.features.types import LookupResult
 from serving_gateway.inference.bodies import FloatRequest, decode_prediction, encode_json
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.coerce import unfit
-from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest
+from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.inference.router import RoutingTarget
@@ -35,20 +35,9 @@ from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
 from serving_gateway.telemetry.samples import ModelSamples, Sample
 
-if TYPE_CHECKING:
-    from serving_gateway.telemetry.tracing import RequestSpan
-
-_RESPONSE_START = b'{"predictions":[],"probabilities":null,'
-
-
-class PredictionSink(Protocol):
-    """Waits for a prediction."""
-
-    def succeed(self, body: bytes) -> None:
-        """Take the JSON of a `PredictResponse`."""
-
-    def fail(self, error: GatewayError) -> None:
-        """Take the reason why there is none."""
+_MAX_CLIENT_ID: Final = 256
+"""Characters."""
+_RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
 
 
 class Predictor:
@@ -74,54 +63,29 @@ class Predictor:
         self.features = features
         self.samples = samples
         self.max_rows = settings.max_rows
-        self.max_client_id = settings.max_client_id_chars
         self._request_seconds = settings.request_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def submit(
-        self,
-        body: bytes,
-        sink: PredictionSink,
-        traceparent: bytes | None = None,
-        span: RequestSpan | None = None,
-        is_traffic: bool = True,
-    ) -> Prediction:
-        """Answer the JSON of a `PredictRequest`, in a W3C trace that is valid by its form.
-
-        `sink` is called once, unless the prediction is abandoned.
-        """
+    def submit(self, body: bytes, sink: Sink) -> Prediction:
+        """Answer the JSON of a `PredictRequest`, unless the prediction is abandoned."""
         # Kept: to ask for it costs a system call.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         arrived = loop.time()
         prediction = Prediction(self, sink, body, arrived, arrived + self._request_seconds)
-        prediction.traceparent = traceparent
-        prediction.span = span
-        prediction.is_traffic = is_traffic
-        if len(body) > LARGE_BYTES:
-            self.dispatcher.offload.run(
-                len(body), prediction.read, prediction.on_read, prediction.due
-            )
-            return prediction
-        try:
-            prediction.read()
-        except GatewayError as error:
-            prediction.reject(error)
-        else:
-            self.dispatcher.dispatch(prediction)
+        prediction.begin(len(body))
         return prediction
 
 
 class Prediction(RoutedRequest):
     """One request for a prediction."""
 
-    __slots__ = ("_body", "_codec", "_predictor", "_request", "_rows", "_sink")
+    __slots__ = ("_body", "_codec", "_predictor", "_request", "_rows")
 
     def __init__(
-        self, predictor: Predictor, sink: PredictionSink, body: bytes, arrived: float, due: float
+        self, predictor: Predictor, sink: Sink, body: bytes, arrived: float, due: float
     ) -> None:
-        super().__init__(predictor.dispatcher, arrived, due)
+        super().__init__(predictor.dispatcher, sink, arrived, due)
         self._predictor = predictor
-        self._sink = sink
         self._body = body
         self._request: PredictRequest | FloatRequest
         self._rows: RequestRows
@@ -138,18 +102,9 @@ class Prediction(RoutedRequest):
         floats = codec is not None and codec.float_rows
         self._request = request = decode_prediction(self._body, floats=floats)
         self.client_id = client_id = request.client_id
-        most = self._predictor.max_client_id
-        if client_id is not None and len(client_id) > most:
-            what = f"has {len(client_id)} characters; at most {most} are taken."
+        if client_id is not None and len(client_id) > _MAX_CLIENT_ID:
+            what = f"has {len(client_id)} characters; at most {_MAX_CLIENT_ID} are taken."
             raise unfit("client_id", what, code="too_long")
-
-    def on_read(self, error: GatewayError | None) -> None:
-        """Go on with a body that was read in a thread."""
-        if not self.is_finished:
-            if error is None:
-                self.dispatcher.dispatch(self)
-            else:
-                self.reject(error)
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""
@@ -242,7 +197,7 @@ class Prediction(RoutedRequest):
         if self.span is not None:
             target = self.target
             self.span.answered(target.model_name, target.variant, target.slot.version)
-        self._sink.succeed(body)
+        self.sink.succeed(body)
 
     def _record(self, output: ModelOutput) -> None:
         """Count a client's request, mirror it, and keep a sample of it."""
@@ -258,11 +213,6 @@ class Prediction(RoutedRequest):
             whose = named_entities(self._request)
             sample = Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered, whose)
             predictor.samples.offer(sample)
-
-    def reject(self, error: GatewayError) -> None:
-        """End with an error."""
-        self.is_finished = True
-        self._sink.fail(error)
 
     def _response(self, output: ModelOutput, source: FeatureSource) -> bytes:
         """The body: what is the same for every response of a target is encoded once."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serving_gateway.contract import DType, Scalar
+from serving_gateway.contract import DType, InferenceRequest, Tensor
 from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.inference.bodies import decode_json, encode_json
 from serving_gateway.inference.codec import Codec, InputSpec
@@ -27,30 +27,7 @@ _OWN_PARAMETERS: Final = frozenset(["client_id", "binary_data_output"])
 _MAX_SEQUENCE_ID_BYTES: Final = 128
 
 
-class _Output(msgspec.Struct):
-    name: str
-    parameters: dict[str, Any] | None = None
-
-
-class _Tensor(msgspec.Struct):
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: dict[str, Any] | None = None
-    data: list[Scalar | list[Scalar]] | None = None
-
-
-class RequestHead(msgspec.Struct):
-    """The JSON part of an inference request."""
-
-    inputs: list[_Tensor]
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-    outputs: list[_Output] | None = None
-    """All of them are wanted where none is named."""
-
-
-_head: Final = msgspec.json.Decoder(RequestHead)
+_head: Final = msgspec.json.Decoder(InferenceRequest)
 
 
 class ProtocolRequest(msgspec.Struct, frozen=True):
@@ -60,7 +37,7 @@ class ProtocolRequest(msgspec.Struct, frozen=True):
     goes alone.
     """
 
-    head: RequestHead
+    head: InferenceRequest
     body: memoryview
     """What follows the JSON part."""
     client_id: str | None
@@ -139,7 +116,7 @@ def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple
     return tuple([packed[name] for name in specs]), rows
 
 
-def _count_rows(tensor: _Tensor, spec: InputSpec, known: int, path: str) -> int:
+def _count_rows(tensor: Tensor, spec: InputSpec, known: int, path: str) -> int:
     """The rows of a tensor; as many as `known`, unless that is 0."""
     if tensor.datatype != spec.dtype:
         what = f"is {tensor.datatype[:200]!r}; {spec.name} is {spec.dtype.value}."
@@ -148,7 +125,7 @@ def _count_rows(tensor: _Tensor, spec: InputSpec, known: int, path: str) -> int:
     if len(shape) != 2 or shape[0] < 1 or shape[1] != width or known not in {0, shape[0]}:
         raise unfit(
             f"{path}.shape",
-            f"is {shape[:8]}; it must be [rows, {width}], with the same positive number of rows "
+            f"is {[*shape[:8]]}; it must be [rows, {width}], with the same positive number of rows "
             "in every input.",
             code="wrong_shape",
         )
@@ -222,7 +199,7 @@ def _texts(data: memoryview, count: int, field: str, path: str) -> list[str]:
     return texts
 
 
-def _tail(head: RequestHead) -> bytes | None:
+def _tail(head: InferenceRequest) -> bytes | None:
     """The members of the JSON head that only Triton can act upon; None when there are none."""
     passed = {k: v for k, v in (head.parameters or {}).items() if k not in _OWN_PARAMETERS}
     outputs: list[dict[str, Any]] = []

@@ -6,11 +6,10 @@ from typing import Any
 
 import msgspec
 
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, InferenceRequest
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
 from serving_gateway.inference.bodies import encode_json
 from serving_gateway.inference.coerce import unfit
-from serving_gateway.inference.protocol_request import RequestHead
 from serving_gateway.inference.tensors import FLOATS, FORMATS, TensorView, all_finite, unpack
 
 
@@ -22,7 +21,7 @@ class ProtocolResponse(msgspec.Struct, frozen=True):
 
 
 def encode_response(
-    request: RequestHead, tensors: list[TensorView], model_name: str, version: int
+    request: InferenceRequest, tensors: list[TensorView], model_name: str, version: int
 ) -> ProtocolResponse:
     """Write the outputs as the client asked for them.
 
@@ -48,7 +47,7 @@ def encode_response(
     return ProtocolResponse(b"".join([text, *binary]), len(text) if binary else None)
 
 
-def _chosen(request: RequestHead, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
+def _chosen(request: InferenceRequest, tensors: list[TensorView]) -> list[tuple[TensorView, bool]]:
     """The tensors that are wanted, and whether as binary ones."""
     is_binary = (request.parameters or {}).get("binary_data_output") is True
     if not request.outputs:

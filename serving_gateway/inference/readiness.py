@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-
-import msgspec
 
 
 @dataclass(slots=True)
@@ -16,20 +13,10 @@ class Lifecycle:
     """Whether it is about to end: it still answers, and is not ready."""
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether this replica should get traffic, and if not, why."""
-
-    ready: bool
-    reasons: tuple[str, ...] = ()
-
-
-READY: Final = Readiness(ready=True)
-
-
-def readiness(
+def unready_reasons(
     production: int | None, problem: str | None, *, draining: bool, record_problem: str | None
-) -> Readiness:
-    """Judge one model's readiness by variant A and this process alone (I12).
+) -> tuple[str, ...]:
+    """Why this replica should get no traffic for a model, by variant A and itself alone (I12).
 
     `problem` says why Triton's answers make A's version not ready, if so; their age says nothing,
     as a version without requests is probed only every so often. `record_problem` says why no
@@ -44,4 +31,4 @@ def readiness(
         reasons.append(f"variant A has no version: {why}")
     elif problem is not None:
         reasons.append(f"variant A, version {production}: {problem}")
-    return Readiness(ready=False, reasons=tuple(reasons)) if reasons else READY
+    return tuple(reasons)

@@ -26,7 +26,7 @@ from serving_gateway.contract import (
     Slot,
     feature_contract,
 )
-from serving_gateway.inference.readiness import Lifecycle, Readiness, readiness
+from serving_gateway.inference.readiness import Lifecycle, unready_reasons
 from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.records import digest
@@ -196,10 +196,10 @@ class Router:
             **msgspec.structs.asdict(slot.lineage),
         )
 
-    def readiness(self) -> Readiness:
-        """Whether this replica can answer for the model."""
+    def unready_reasons(self) -> tuple[str, ...]:
+        """Why this replica cannot answer for the model; empty when it can."""
         target = self.table.production
-        return readiness(
+        return unready_reasons(
             None if target is None else target.slot.version,
             None if target is None else target.client.reason,
             draining=self._lifecycle.draining,
@@ -215,16 +215,16 @@ class Router:
 
     def report(self) -> ModelReport:
         """What this replica reports of the model."""
-        found, table = self.readiness(), self.table
+        reasons, table = self.unready_reasons(), self.table
         return ModelReport(
-            table.record.generation, table.digest, found.ready, found.reasons, self.recent_traffic()
+            table.record.generation, table.digest, not reasons, reasons, self.recent_traffic()
         )
 
     def routed(self) -> RoutedState:
         """What is reported to Prometheus."""
         targets = self.table.targets.values()
         variants = [(one.variant, one.slot.version, one.client.ready) for one in targets]
-        return RoutedState(self.readiness().ready, self.record.generation, variants)
+        return RoutedState(not self.unready_reasons(), self.record.generation, variants)
 
     def still_served(self) -> dict[str, int]:
         """Versions by variant that this replica routes to, for error answers."""

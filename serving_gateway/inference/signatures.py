@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.contract import DType, Feature, ModelMetadata, Signature
 from serving_gateway.errors import VariantUnavailable
-from serving_gateway.triton.protocol import TritonModelMetadata
 
 
-def signature_from_metadata(found: TritonModelMetadata, version: int) -> Signature:
+def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
     """The signature that Triton's own metadata imply, for a version without a recorded one.
 
     One 2-D input is a packed row; several inputs of one column each are one feature each.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from weakref import WeakSet, WeakValueDictionary
 
+from serving_gateway.contract import ModelMetadata
 from serving_gateway.errors import TritonUnavailable, VariantUnavailable
 from serving_gateway.settings import Settings
 from serving_gateway.triton.discovery import server_urls
@@ -21,7 +22,7 @@ from serving_gateway.triton.inference_call import (
     InferenceCall,
     InferenceDone,
 )
-from serving_gateway.triton.protocol import TritonModelMetadata, read_metadata
+from serving_gateway.triton.protocol import read_metadata
 from serving_gateway.triton.server import TritonServer
 from serving_gateway.triton.version_state import VersionState
 
@@ -164,7 +165,7 @@ class TritonCluster:
 
     async def metadata(
         self, model_name: str, limit_seconds: float, version: int
-    ) -> TritonModelMetadata | None:
+    ) -> ModelMetadata | None:
         """Triton's description of a version; None when it is not READY; raises as `get`."""
         path = f"/v2/models/{model_name}/versions/{version}"
         return read_metadata(await self.get(path, limit_seconds), self.url)

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from serving_gateway.contract import ModelMetadata
 from serving_gateway.errors import BadUpstreamAnswer
 from serving_gateway.triton.exchange import TritonResponse
 
@@ -13,33 +14,15 @@ _SHOWN: Final = 500
 """Characters of a reason that are passed on."""
 
 
-class TritonTensorMetadata(msgspec.Struct, frozen=True):
-    """An input or output as Triton's model metadata describe it; -1 is any size."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-class TritonModelMetadata(msgspec.Struct, frozen=True):
-    """Triton's description of a model; `versions` are those that are READY."""
-
-    name: str
-    versions: tuple[str, ...]
-    inputs: tuple[TritonTensorMetadata, ...]
-    outputs: tuple[TritonTensorMetadata, ...]
-    platform: str = ""
-
-
 class _ErrorBody(msgspec.Struct):
     error: str = ""
 
 
-_metadata_decoder = msgspec.json.Decoder(TritonModelMetadata)
+_metadata_decoder = msgspec.json.Decoder(ModelMetadata)
 _error_decoder = msgspec.json.Decoder(_ErrorBody)
 
 
-def read_metadata(response: TritonResponse, url: str) -> TritonModelMetadata | None:
+def read_metadata(response: TritonResponse, url: str) -> ModelMetadata | None:
     """A model's description; None when no version that was asked for is READY.
 
     Raises:

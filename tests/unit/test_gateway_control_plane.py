@@ -17,16 +17,17 @@ from serving_gateway.contract import (
     Feature,
     Lineage,
     Mode,
+    ModelMetadata,
     ReloadRequest,
     RollbackRequest,
     RoutingRecord,
     Signature,
     Strategy,
+    TensorDescription,
     Traffic,
     TrafficRequest,
     feature_contract,
 )
-from serving_gateway.control import verification
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registered, Registry
@@ -44,7 +45,6 @@ from serving_gateway.telemetry.counters import LabelledCounts
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.cluster import TritonCluster
-from serving_gateway.triton.protocol import TritonModelMetadata, TritonTensorMetadata
 from serving_gateway.triton.version_state import VersionState
 
 SIGNATURE = Signature(
@@ -153,11 +153,9 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
 
     monkeypatch.setattr(TritonCluster, "ready_versions", ready_versions)
 
-    async def metadata(*_: Any) -> TritonModelMetadata:
-        inputs = (TritonTensorMetadata("features", "FP32", (-1, 1)),)
-        return TritonModelMetadata(
-            "m", ("3",), inputs, (TritonTensorMetadata("label", "INT64", (-1,)),)
-        )
+    async def metadata(*_: Any) -> ModelMetadata:
+        inputs = (TensorDescription("features", "FP32", (-1, 1)),)
+        return ModelMetadata("m", ("3",), inputs, (TensorDescription("label", "INT64", (-1,)),))
 
     monkeypatch.setattr(TritonCluster, "require_ready", answer)
     monkeypatch.setattr(VersionState, "probe", answer)
@@ -330,11 +328,11 @@ async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
     played.registry.signature = None
     widths = {1: 1, 2: 2, 3: 1}
 
-    async def metadata(*arguments: Any) -> TritonModelMetadata:
+    async def metadata(*arguments: Any) -> ModelMetadata:
         version = arguments[-1]
-        inputs = (TritonTensorMetadata("features", "FP32", (-1, widths[version])),)
-        outputs = (TritonTensorMetadata("label", "INT64", (-1,)),)
-        return TritonModelMetadata("m", (str(version),), inputs, outputs)
+        inputs = (TensorDescription("features", "FP32", (-1, widths[version])),)
+        outputs = (TensorDescription("label", "INT64", (-1,)),)
+        return ModelMetadata("m", (str(version),), inputs, outputs)
 
     monkeypatch.setattr(TritonCluster, "metadata", metadata)
     await played.reload(1)
@@ -416,7 +414,7 @@ async def test_a_change_on_what_a_store_lost_reports_what_it_drops(
 async def test_a_hanging_feature_store_delays_no_switch(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "_PREPARE_SECONDS", 0.05)
+    monkeypatch.setattr(played.reader, "_prepare_seconds", 0.05)
 
     async def hang(*_: str) -> None:
         await asyncio.Event().wait()

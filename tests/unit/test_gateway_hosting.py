@@ -13,7 +13,7 @@ import pytest
 from serving_gateway.contract import Mode, RoutingRecord, Slot
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.errors import Conflict, GatewayError, NotFound, VariantUnavailable
-from serving_gateway.inference.readiness import READY, Lifecycle, Readiness
+from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.replication.file_store import FileStore
 
 
@@ -24,7 +24,7 @@ def record(name: str, generation: int = 1) -> RoutingRecord:
 class PlayedRouter:
     def __init__(self, name: str) -> None:
         self.record = RoutingRecord(name)
-        self.found = READY
+        self.reasons: tuple[str, ...] = ()
 
     async def follow(self, record: RoutingRecord, **_: Any) -> None:
         if record.reason == "cannot be hosted":
@@ -34,8 +34,8 @@ class PlayedRouter:
     def still_served(self) -> dict[str, int]:
         return {alias: slot.version for alias, slot in self.record.variants.items()}
 
-    def readiness(self) -> Readiness:
-        return self.found
+    def unready_reasons(self) -> tuple[str, ...]:
+        return self.reasons
 
 
 class Played:
@@ -163,7 +163,7 @@ async def test_a_replica_is_ready_once_every_record_was_read_whatever_its_models
     played.pending = None
     await played.hosting.host(record("one"))
     router: Any = played.hosting.plane("one").router
-    router.found = Readiness(ready=False, reasons=("gone",))
+    router.reasons = ("gone",)
     found = played.hosting.readiness()
     assert (found.status, found.reasons, found.models) == ("ready", (), {"one": ("gone",)})
     played.lifecycle.draining = True

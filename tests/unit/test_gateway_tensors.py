@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_gateway.contract import DType, Feature, Signature
+from serving_gateway.contract import DType, Feature, ModelMetadata, Signature, TensorDescription
 from serving_gateway.errors import InvalidInput, VariantUnavailable
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.signatures import signature_from_metadata
 from serving_gateway.inference.tensors import TensorView, unpack
-from serving_gateway.triton.protocol import TritonModelMetadata, TritonTensorMetadata
 
 FLOATS = Signature(tuple(Feature(n, DType.FP32) for n in "abc"), packed_input="x")
 MIXED = Signature(
@@ -171,11 +170,9 @@ def test_other_types_of_answers_are_read(datatype: str, code: str) -> None:
     assert unpack(output("y", datatype, (2,), struct.pack(f"<2{code}", 1, 2))) == [1, 2]
 
 
-def metadata(*inputs: tuple[str, str, tuple[int, ...]]) -> TritonModelMetadata:
-    outputs = (TritonTensorMetadata("label", "INT64", (-1, 1)),)
-    return TritonModelMetadata(
-        "m", ("1",), tuple(TritonTensorMetadata(*i) for i in inputs), outputs
-    )
+def metadata(*inputs: tuple[str, str, tuple[int, ...]]) -> ModelMetadata:
+    outputs = (TensorDescription("label", "INT64", (-1, 1)),)
+    return ModelMetadata("m", ("1",), tuple(TensorDescription(*i) for i in inputs), outputs)
 
 
 def test_triton_s_metadata_stand_in_for_a_signature() -> None:

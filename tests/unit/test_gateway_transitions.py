@@ -30,7 +30,7 @@ from serving_gateway.control.transitions import (
     without_variant,
 )
 from serving_gateway.errors import Conflict, GatewayError, InvalidInput, VariantUnavailable
-from serving_gateway.inference.readiness import readiness
+from serving_gateway.inference.readiness import unready_reasons
 
 EMPTY = RoutingRecord(model_name="m")
 
@@ -207,17 +207,16 @@ def test_after_a_release_that_kept_no_switches_it_is_known_what_is_not() -> None
     [(None, False, True), (None, True, False), ("gone", False, False), ("gone", True, False)],
 )
 def test_readiness_is_variant_a_confirmed(problem: str | None, draining: bool, ready: bool) -> None:
-    judged = readiness(1, problem, draining=draining, record_problem=None)
-    assert judged.ready is ready
-    assert bool(judged.reasons) is not ready
-    assert ("gone" in str(judged.reasons)) is (problem is not None)
+    reasons = unready_reasons(1, problem, draining=draining, record_problem=None)
+    assert bool(reasons) is not ready
+    assert ("gone" in str(reasons)) is (problem is not None)
 
 
 def test_a_store_in_trouble_does_not_make_an_effective_a_unready() -> None:
     down = "the store is down"
-    assert readiness(1, None, draining=False, record_problem=down).ready
-    nothing = readiness(None, None, draining=False, record_problem=down)
-    assert down in nothing.reasons[0]
+    assert unready_reasons(1, None, draining=False, record_problem=down) == ()
+    (reason,) = unready_reasons(None, None, draining=False, record_problem=down)
+    assert down in reason
 
 
 def test_a_variant_that_is_cleared_leaves_no_traffic_and_can_be_rolled_back_to() -> None:
