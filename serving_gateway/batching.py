@@ -154,11 +154,7 @@ class Batcher(Generic[ItemT]):
         return not (self._running or self._queue or self._split)
 
     def submit(self, item: ItemT) -> None:
-        """Queue an item and start what can be started.
-
-        Raises:
-            Overloaded: too many items or bytes wait already.
-        """
+        """Queue an item, start what can be started; `Overloaded` when too much waits already."""
         if item.deadline < self._expires_at:
             self._arm(item.deadline)
         is_free = len(self._running) < self._max_in_flight

@@ -12,14 +12,9 @@ from typing import ClassVar
 class GatewayError(Exception):
     """Root of all errors that are answered to a caller.
 
-    A class's keywords: its HTTP status, its code, and seconds after which trying again makes
-    sense. What it does not name is as in its base.
-
-    Args:
-        message: what happened and what to do, for a person.
-        code: for programs, when one class covers several causes.
-        field: path of the offending value in the request, such as `data[3][1]`.
-        retry_after: instead of the class's.
+    A class's keywords are its HTTP status, its code and seconds after which trying again makes
+    sense; what it does not name is as in its base. `message` says what happened and what to do;
+    `code` is for programs; `field` is the path of the offending value, such as `data[3][1]`.
     """
 
     status: ClassVar[int] = 500

@@ -24,8 +24,7 @@ _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 def redis_place(url: str) -> str:
     """Host and port of a Redis URL, for people: without credentials.
 
-    Raises:
-        ValueError: it cannot be read; the message does not repeat it, as it may hold a password.
+    A `ValueError`, for one that cannot be read, does not repeat it: it may hold a password.
     """
     with suppress(ValueError):
         address = urlsplit(url)

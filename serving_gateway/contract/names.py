@@ -47,12 +47,9 @@ def is_model_name(name: str) -> bool:
 
 
 def check_model_name(name: str) -> str:
-    """Return `name` when it may name an MLflow model and a Triton directory alike.
+    """Return `name` when MLflow and Triton may both use it; else `ValueError`.
 
     Path parts, leading digits (Triton reads them as a version) and look-alike letters may not.
-
-    Raises:
-        ValueError: it may not.
     """
     if not is_model_name(name):
         raise ValueError(
@@ -63,11 +60,7 @@ def check_model_name(name: str) -> str:
 
 
 def version_directory(model_name: str, version: int) -> PurePath:
-    """Path of a version inside a Triton repository, relative to its root.
-
-    Raises:
-        ValueError: a bad model name, or a version below 1.
-    """
+    """Path of a version in a Triton repository; `ValueError` for a bad name or version."""
     if version < 1:
         raise ValueError(f"version {version}: MLflow versions start at 1")
     return PurePath(check_model_name(model_name)) / str(version)

@@ -49,11 +49,7 @@ class NativeType:
 
     @classmethod
     def _validate(cls, value: Any) -> Self:
-        """Take an instance, the bytes of its JSON, or what JSON was decoded to.
-
-        Raises:
-            ValueError: it is not one; the cause is msgspec's error, which names the field.
-        """
+        """Take an instance, JSON or decoded JSON; a `ValueError`'s cause is msgspec's error."""
         if isinstance(value, cls):
             return value
         try:

@@ -7,15 +7,11 @@ from serving_gateway.errors import Conflict
 
 
 def require_same_requests(a: Signature, b: Signature, *, named: bool) -> None:
-    """Make sure that every request that A can answer can be answered by B too.
+    """Refuse (`Conflict`) a B that cannot answer every request that A can.
 
-    Clients send rows by name, rows by position, and tensors of the Open Inference Protocol. So B
-    has to read the same features, of the same types, in the same order and the same tensors.
-    Signatures from Triton's metadata are not `named`: a packed tensor's columns have no names
-    there, so that only tensors are compared.
-
-    Raises:
-        Conflict: B cannot; the message says what differs.
+    Clients send rows by name, rows by position, and tensors: so B has to read the same features, of
+    the same types, in the same order and the same tensors. Signatures from Triton's metadata are
+    not `named`: a packed tensor's columns have no names there, so that only tensors are compared.
     """
     found = _differences(a, b) if named else []
     if not found and list(_tensors(a).items()) != list(_tensors(b).items()):

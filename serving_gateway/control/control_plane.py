@@ -134,11 +134,7 @@ class ControlPlane:
         return _response(alias, done, record, changed, ready)
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
-        """Change the traffic policy.
-
-        Raises:
-            InvalidInput: an impossible share.
-        """
+        """Change the traffic policy; `InvalidInput` for an impossible share."""
         async with self._changing("traffic"):
             record = await self._writer.current()
             await self._check_split(transitions.with_traffic(record, request))

@@ -47,14 +47,9 @@ class HostedModel:
 class Hosting:
     """Finds the hosted model of a request, and opens those that the routing store knows.
 
-    Args:
-        default: the model of the unprefixed paths; hosted from the start.
-        build: makes what a model name needs; nothing runs yet.
-        store: has the records of models that are opened.
-        lifecycle: of the process.
-        pending: why not every record was read and probed once, if so.
-        forget: drops the counts of a model.
-        limit: most models at one time.
+    `build` makes what a model needs, with nothing running; the `default` one is hosted from the
+    start. `pending` says why not every record was read and probed once, `forget` drops a model's
+    counts, and `limit` is the most models at one time.
     """
 
     def __init__(
@@ -86,12 +81,7 @@ class Hosting:
         return tuple(sorted(self._models))
 
     def plane(self, model_name: str) -> HostedModel:
-        """A hosted model.
-
-        Raises:
-            NotFound: the model is not hosted.
-            VariantUnavailable: other replicas host it, and this one does not yet, or no more.
-        """
+        """A hosted model, else `NotFound`; `VariantUnavailable` where only others host it."""
         if (found := self._models.get(model_name)) is not None:
             return found
         if model_name in self._elsewhere:
@@ -153,9 +143,8 @@ class Hosting:
     async def opened(self, model_name: str) -> AsyncIterator[HostedModel]:
         """A model that may be new: it stays hosted only if it then has a record.
 
-        Raises:
-            InvalidInput: that can be no model's name.
-            Conflict: `limit` models are hosted already.
+        `InvalidInput` when that cannot be a model's name, `Conflict` when `limit` models are
+        hosted.
         """
         try:
             check_model_name(model_name)

@@ -34,13 +34,10 @@ async def resolve_slot(
 ) -> Slot:
     """The slot of a version, with the run that made it and what else is recorded of it.
 
-    The registry is asked first; when it cannot answer, the `claimed` run of an authenticated
-    caller or what the record holds of the version stands in, and `run_id_source` says so. What
-    the record holds also stands in for a version that was deleted in the registry.
-
-    Raises:
-        Conflict: the registry has no such version, or two sources contradict each other.
-        Unavailable: no source knows the run.
+    The registry is asked first; when it cannot answer, the `claimed` run of an authenticated caller
+    or what the record holds stands in, and `run_id_source` says so. What the record holds also
+    stands in for a version that was deleted in the registry. `Conflict` when the registry has no
+    such version or sources contradict each other, `Unavailable` when none knows the run.
     """
     model_name = upstream.model_name
     which = f"{model_name} version {version}"
@@ -98,11 +95,7 @@ async def resolve_slot(
 
 
 def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
-    """Make sure that a version reads what the caller says that it reads, if it says so.
-
-    Raises:
-        Conflict: the digest of its features is another one than `wanted`, or not known.
-    """
+    """Refuse (`Conflict`) features whose digest is not the `wanted` one, if one is named."""
     found = "unknown" if slot.signature is None else feature_contract(slot.signature.features)
     if wanted not in {None, found}:
         raise Conflict(

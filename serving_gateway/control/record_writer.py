@@ -30,11 +30,7 @@ class RecordWriter:
         self._losses = losses
 
     async def current(self) -> RoutingRecord:
-        """What all replicas have to route by at this moment.
-
-        Raises:
-            StoreUnavailable: the store cannot be read.
-        """
+        """What all replicas have to route by now; `StoreUnavailable` when it cannot be read."""
         return merge(await self._store.read(self._router.model_name), self._router.record).record
 
     async def commit(
@@ -42,13 +38,8 @@ class RecordWriter:
     ) -> tuple[RoutingRecord, bool]:
         """Apply `change` to the newest record, again while others write first, and write it.
 
-        Returns:
-            The record in effect, and whether it is a new generation: it is none when `change`
-            returns the same record.
-
-        Raises:
-            GenerationConflict: others wrote first, all the time.
-            StoreUnavailable: the store cannot be read or written.
+        Returns the record in effect and whether it is a new generation, which it is not when
+        `change` returns the same record. `GenerationConflict` when others write first all the time.
         """
         router = self._router
         for _ in range(_ATTEMPTS):

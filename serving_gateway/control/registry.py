@@ -82,9 +82,7 @@ class Registry:
     async def version(self, model_name: str, version: int) -> Registered | None:
         """The registered version; None when MLflow has no such model or version.
 
-        Raises:
-            RegistryUnavailable: it cannot be asked.
-            Conflict: what it holds for this version is unusable.
+        `RegistryUnavailable` when it cannot be asked, `Conflict` when what it holds is unusable.
         """
         path = "/api/2.0/mlflow/model-versions/get"
         answer = await self._get(path, name=model_name, version=str(version))

@@ -28,13 +28,8 @@ from serving_gateway.settings import Settings
 class StatusReporter:
     """Describes this replica's side of one model, and what Triton says now.
 
-    Args:
-        settings: addresses and limits.
-        router: what the model is routed by.
-        heartbeat: of this replica.
-        ledger: how B compares with A.
-        names: all models that are hosted.
-        store_problem: why the model's record cannot be read, if so.
+    `ledger` has how B compares with A, `names` all hosted models; `store_problem` says why the
+    model's record cannot be read, if so.
     """
 
     def __init__(

@@ -37,9 +37,7 @@ def choose(
 ) -> tuple[int, Mode]:
     """Decide on the version and mode of `alias` after a reload, given what Triton has READY.
 
-    Raises:
-        VariantUnavailable: no version was named and none is READY.
-        Conflict: several are READY and none is the variant's own, or the variant is pinned.
+    `VariantUnavailable` when none is named or READY, `Conflict` when several are, or it is pinned.
     """
     current = record.variants.get(alias)
     version = request.version or _follow(alias, current, ready)
@@ -115,11 +113,7 @@ def _same(current: Slot, slot: Slot) -> bool:
 
 
 def previous_slot(record: RoutingRecord, alias: str) -> Slot:
-    """Where a rollback of `alias` goes.
-
-    Raises:
-        Conflict: the variant never had another version.
-    """
+    """Where a rollback of `alias` goes; `Conflict` when it never had another version."""
     current = record.variants.get(alias)
     for slot in record.previous.get(alias, ()):
         if current is None or slot.version != current.version:
@@ -159,9 +153,8 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
 def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecord:
     """The record with another traffic policy.
 
-    Raises:
-        InvalidInput: a share outside 0-100 or finer than 0.01.
-        VersionNotReady: traffic for B while B has no version.
+    `InvalidInput` for a share outside 0-100 or finer than 0.01, `VersionNotReady` for a B without a
+    version.
     """
     percent = request.percent
     if not 0 <= percent <= 100 or abs(percent * 100 - round(percent * 100)) > 1e-6:

@@ -55,22 +55,13 @@ class VersionVerifier:
         return Upstream(slot.triton_url, slot.model_name or self._router.model_name)
 
     async def ready_versions(self, upstream: Upstream) -> tuple[int, ...]:
-        """What Triton says is READY, asked now.
-
-        Raises:
-            TritonUnavailable: it cannot tell.
-        """
+        """What Triton says is READY, asked now; `TritonUnavailable` when it cannot tell."""
         triton = self._router.triton(upstream.url)
         with _limited():
             return await triton.ready_versions(upstream.model_name, self._settings.probe_seconds)
 
     async def require_among(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
-        """Make sure that a version is READY.
-
-        Raises:
-            NotFound: neither Triton nor the registry knows it.
-            VersionNotReady: it may exist, but is not READY.
-        """
+        """Require READY; `NotFound` where the registry lacks it too, else `VersionNotReady`."""
         if version in ready:
             return
         listed = ", ".join(map(str, ready)) or "none"
@@ -90,11 +81,9 @@ class VersionVerifier:
     async def verify(self, slot: Slot) -> VersionClient:
         """Confirm READY by the versioned endpoint and run a trial inference.
 
-        Features are prepared too, for the first look-up; whether that succeeds is no matter (I9).
-
-        Raises:
-            VersionNotReady, VariantUnavailable: the version cannot answer.
-            TritonUnavailable: Triton cannot tell.
+        Features are prepared too; whether that succeeds is no matter (I9). `VersionNotReady` or
+        `VariantUnavailable` when the version cannot answer, `TritonUnavailable` when Triton cannot
+        tell.
         """
         client = self._router.client(slot)
         with _limited():
@@ -104,11 +93,9 @@ class VersionVerifier:
         return client
 
     async def require_split(self, a: Slot, b: Slot) -> None:
-        """Make sure that B can answer what A's clients send.
+        """Make sure that B can answer what A's clients send, else `Conflict`.
 
-        Raises:
-            Conflict: it cannot, or a version is not READY.
-            TritonUnavailable, VariantUnavailable: Triton cannot tell.
+        `TritonUnavailable` or `VariantUnavailable` when Triton cannot tell.
         """
         named = a.signature is not None and b.signature is not None
         require_same_requests(await self._signature(a), await self._signature(b), named=named)

@@ -86,13 +86,9 @@ class FeatureReader:
     ) -> None:
         """Look features up; never raises and never calls back synchronously.
 
-        Args:
-            service: the feature service.
-            names: its features, in the order of the results' values.
-            ids: the entities, at least one.
-            nullable: those of the names whose values may be null.
-            done: gets one result per id, in that order; or `InvalidEntityIds`; or
-                `FeaturesUnavailable` without an answer within the limit, or any to expect.
+        `names` are in the order of the results' values, `nullable` those that may be null. `done`
+        gets one result per id, in that order; or `InvalidEntityIds`; or `FeaturesUnavailable`
+        within the limit.
         """
         self.counts.look_ups += 1
         features = (service, names, nullable)

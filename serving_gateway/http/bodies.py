@@ -23,11 +23,7 @@ _ENCODINGS: Final = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBIT
 async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> bytes:
     """The whole body, decompressed; at most `limit` bytes before and after.
 
-    Raises:
-        TooLarge: it is, or says that it will be, over the limit.
-        MalformedRequest: it cannot be decompressed.
-        UnsupportedMediaType: it is compressed in an unknown way.
-        ClientGone: the client left before it was complete.
+    Raises as `decompress`, and `ClientGone` when the client left before it was complete.
     """
     announced = header(headers, b"content-length")
     if announced is not None and int(announced) > limit:
@@ -47,12 +43,8 @@ async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> 
 def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
     """A body without its Content-Encoding: gzip, deflate or none.
 
-    No more than `limit` bytes are ever unpacked, however many the body stands for.
-
-    Raises:
-        TooLarge: it has more than `limit` bytes.
-        MalformedRequest: it is damaged.
-        UnsupportedMediaType: the encoding is another one.
+    No more than `limit` bytes are ever unpacked: `TooLarge` beyond. `MalformedRequest` when it is
+    damaged, `UnsupportedMediaType` for another encoding.
     """
     name = (encoding or b"identity").strip().lower()
     if name == b"identity":
@@ -79,11 +71,7 @@ def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
 
 
 def check_json(content_type: bytes | None) -> None:
-    """Accept JSON, or no content type at all.
-
-    Raises:
-        UnsupportedMediaType: the body says that it is something else.
-    """
+    """Accept JSON, or no content type at all; else `UnsupportedMediaType`."""
     kind = (content_type or b"application/json").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         raise UnsupportedMediaType(

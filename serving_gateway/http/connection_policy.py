@@ -20,12 +20,10 @@ _KEPT_DESCRIPTORS: Final = 256
 class ConnectionPolicy:
     """Limits of all connections.
 
-    Attributes:
-        budget: bytes of bodies that are not complete, of all clients.
-        linger_seconds: how long what a refused client still sends is read and dropped, so that
-            it sees the refusal instead of a reset.
-        max_connections: most clients at one time; a new one takes the place of one that has no
-            request under way, or is refused. So clients never take all descriptors.
+    `budget` is for the bytes of unfinished bodies, of all clients. What a refused client still
+    sends is read and dropped for `linger_seconds`, so that it sees the refusal instead of a reset.
+    Beyond `max_connections` a new client takes the place of an idle one, or is refused: so clients
+    never take all descriptors.
     """
 
     def __init__(self, endpoint: InferenceEndpoint, settings: Settings) -> None:

@@ -42,13 +42,9 @@ def ensure_token(settings: Settings, access: Access) -> None:
 
 
 def read_or_create(path: Path) -> str:
-    """The token in a file, which is created with mode 0600 where there is none.
+    """The token in a file, created with mode 0600 by the first of processes that start at once.
 
-    Of several processes that start at once all get the token of one.
-
-    Raises:
-        OSError: the file cannot be read or written.
-        ValueError: it holds too few characters.
+    `OSError` when it cannot be read or written, `ValueError` when it holds too few characters.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

@@ -149,11 +149,7 @@ class AwaitedExchange(HttpExchange):
     __slots__ = ("_result",)
 
     async def answered(self, body: bytes) -> tuple[bytes, bytes]:
-        """Header lines and body of the response.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Header lines and body of the response; `GatewayError` when there is none."""
         self.body = body
         self.is_traffic = _PLATFORM not in self.fields
         self._result: asyncio.Future[tuple[bytes, bytes]]
@@ -300,11 +296,7 @@ class InferenceEndpoint:
         return _lines([*headers, (b"x-request-id", request_id)]), body
 
     def submit(self, request: HttpExchange) -> None:
-        """Hand a request to the model that it is for.
-
-        Raises:
-            GatewayError: it is refused.
-        """
+        """Hand a request to the model that it is for; `GatewayError` when it is refused."""
         fields, route, hosting = request.fields, request.route, self._hosting
         if self._tracing is not None or b"traceparent" in fields:
             self._begin_trace(request)

@@ -78,11 +78,7 @@ class Access:
         )
 
     def check_key(self, headers: list[Header]) -> None:
-        """Let a request pass that has a key or token, where keys are configured.
-
-        Raises:
-            Unauthenticated: it has neither.
-        """
+        """Refuse (`Unauthenticated`) a request without key or token, where keys are configured."""
         if not self.has_key(headers):
             raise Unauthenticated(
                 "This gateway answers with one of GATEWAY_API_KEYS only, as the header "
@@ -91,11 +87,7 @@ class Access:
             )
 
     def require_token(self, headers: list[Header]) -> None:
-        """Let an inference pass that is marked as the platform's own.
-
-        Raises:
-            Unauthenticated: it carries no control token.
-        """
+        """Refuse (`Unauthenticated`) an inference of the platform without a control token."""
         if self.token_name(headers) is None:
             raise Unauthenticated(
                 f"The header {PLATFORM_HEADER} needs one of the gateway's control tokens, as "
@@ -103,11 +95,7 @@ class Access:
             )
 
     def admit(self, need: Need, headers: list[Header]) -> str | None:
-        """Let a request pass, and return the name of the control token that it carries.
-
-        Raises:
-            Forbidden, Unauthenticated: it is refused.
-        """
+        """The name of a request's control token, if any; else `Forbidden` or `Unauthenticated`."""
         self._check_origin(headers, cors=need is Need.PREDICTION)
         name = self.token_name(headers)
         if need is not Need.CONTROL:

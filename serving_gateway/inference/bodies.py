@@ -36,9 +36,7 @@ _syntax: Final = msgspec.json.Decoder(msgspec.Raw)
 def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatRequest:
     """Read the body of `POST /predict`, whose rows may be expected to be plain `floats`.
 
-    Raises:
-        MalformedRequest: it is not valid JSON.
-        InvalidInput: it is JSON of another form; `field` says where.
+    `MalformedRequest` when it is not valid JSON, `InvalidInput` with `field` for another form.
     """
     # Only a body that cannot name an entity is worth reading the fast way.
     if floats and b'"entity_id' not in body:
@@ -52,9 +50,7 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
     """Read JSON by a type; NaN and Infinity are read too, though JSON has no such words.
 
-    Raises:
-        MalformedRequest: it is not valid JSON.
-        InvalidInput: it is JSON of another form; `field` says where.
+    Raises as `decode_prediction`.
     """
     try:
         try:

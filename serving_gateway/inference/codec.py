@@ -48,11 +48,7 @@ class InputSpec(msgspec.Struct, frozen=True):
     columns: tuple[Feature, ...]
 
     def pack(self, flat: list[Any], features: tuple[Feature, ...], place: Place) -> bytes:
-        """The tensor's bytes, from its elements row by row.
-
-        Raises:
-            InvalidInput: one of them does not fit `features`; `place` names it.
-        """
+        """Bytes of the elements, row by row; `InvalidInput` at `place` for one that is unfit."""
         uniform = features is self.columns
         return pack(self.dtype, coerce_elements(flat, features, place, is_uniform=uniform))
 
@@ -60,12 +56,9 @@ class InputSpec(msgspec.Struct, frozen=True):
 class Codec:
     """Checks and packs rows for one signature.
 
-    Attributes:
-        inputs: the model's input tensors, in order.
-        outputs: the names of the tensors that make a prediction.
-        nullable: the names of the features that may be missing.
-        float_rows: whether every row is a list of floats for one tensor, so that the JSON
-            decoder has checked every element's type already.
+    `inputs` are the model's tensors in order, `outputs` the names of those that make a prediction,
+    `nullable` the features that may be missing. `float_rows` says that every row is a list of
+    floats for one tensor, so that the JSON decoder has checked every element's type already.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -93,13 +86,10 @@ class Codec:
     def encode(
         self, rows: Sequence[Sequence[Any]], field: str = "data", *, are_floats: bool = False
     ) -> Tensors:
-        """Pack rows of JSON values in the order of the features.
+        """Pack rows of JSON values in the order of the features; `field` is the request's name.
 
-        `are_floats` says that every value is known to be a finite float; `field` is the name of
-        the request's.
-
-        Raises:
-            InvalidInput: naming the first offending value.
+        `are_floats` says that every value is known to be a finite float. `InvalidInput` names the
+        first offending value.
         """
         if self._row is not None and rows and (are_floats or _are_floats(rows)):
             row_pack = self._row.pack
@@ -116,11 +106,7 @@ class Codec:
         return self._pack(rows, range(self.width), field, lambda i: f"[{i}]")
 
     def encode_instances(self, instances: Sequence[Mapping[str, Any]]) -> Tensors:
-        """Pack rows given as objects by feature name, in any order.
-
-        Raises:
-            InvalidInput: naming the first missing, unknown or offending value.
-        """
+        """Pack rows given by feature name; `InvalidInput` names the first wrong value."""
         known = frozenset(self.names)
         for r, instance in enumerate(instances):
             if instance.keys() != known:

@@ -41,10 +41,8 @@ def coerce_elements(
 ) -> list[Any]:
     """The elements of one tensor, row by row; null becomes NaN or the empty text.
 
-    `is_uniform` says that all of the features have the tensor's own type.
-
-    Raises:
-        InvalidInput: a value does not fit, or is missing and may not be.
+    `is_uniform` says that all features have the tensor's own type. `InvalidInput` for a value that
+    does not fit, or is missing and may not be.
     """
     if is_uniform and _is_plain(flat, features[0]):
         return flat

@@ -148,21 +148,12 @@ class RoutedRequest(InferenceItem):
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Prepare the tensors for exactly this target and hand them to its batcher.
 
-        What fails later than this call is reported to `Dispatcher.recover`.
-
-        Raises:
-            GatewayError: the request does not fit, or the target cannot take it now.
+        Raises `GatewayError` when that cannot be done; `Dispatcher.recover` gets what fails later.
         """
         raise NotImplementedError
 
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
-        """Make the response from these rows of the outputs, maybe in a thread.
-
-        Returns what sends it, on the event loop.
-
-        Raises:
-            GatewayError: there is none.
-        """
+        """Make the response of these rows, maybe in a thread, or raise; the result sends it."""
         raise NotImplementedError
 
     def reject(self, error: GatewayError) -> None:

@@ -45,11 +45,7 @@ class OpenInference:
         return [target for target in targets if target.model_name == model_name]
 
     def target(self, model_name: str, version: int | None) -> RoutingTarget:
-        """The variant that serves a model, or exactly a version of it.
-
-        Raises:
-            NotFound: no variant routes to it.
-        """
+        """The variant that serves a model, or exactly a version of it; else `NotFound`."""
         for target in self._serving(model_name):
             if version in {None, target.slot.version}:
                 return target
@@ -62,9 +58,7 @@ class OpenInference:
     async def metadata(self, model_name: str, version: int | None) -> ModelMetadata:
         """Triton's description of the effective version; `versions` are the effective ones.
 
-        Raises:
-            NotFound: no variant routes to it.
-            Unavailable: Triton cannot be asked, or does not have it READY.
+        `NotFound` when no variant routes to it, `Unavailable` when Triton cannot tell or lacks it.
         """
         target = self.target(model_name, version)
         found = await target.client.triton.metadata(
@@ -78,12 +72,7 @@ class OpenInference:
         return msgspec.structs.replace(found, name=model_name, versions=tuple(map(str, effective)))
 
     async def ask(self, model_name: str, version: int | None, what: str) -> TritonResponse:
-        """Triton's answer to `config` or `stats` of the effective version, as it is.
-
-        Raises:
-            NotFound: no variant routes to it.
-            Unavailable, DeadlineExceeded: Triton cannot be asked.
-        """
+        """Triton's own answer to `config` or `stats` of the version; raises as `metadata`."""
         target = self.target(model_name, version)
         path = f"/v2/models/{model_name}/versions/{target.slot.version}/{what}"
         return await target.client.triton.get(path, self._probe_seconds)

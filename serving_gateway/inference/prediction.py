@@ -41,12 +41,7 @@ _RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
 
 
 class Predictor:
-    """Answers the predictions of one model.
-
-    Args:
-        features: None where look-ups are switched off.
-        samples: takes a share of what was answered; None where that is switched off.
-    """
+    """Answers the predictions of one model; `features` or `samples` are None where switched off."""
 
     def __init__(
         self,
@@ -92,11 +87,7 @@ class Prediction(RoutedRequest):
         self._codec: Codec
 
     def read(self) -> None:
-        """Read the body, by what the version in production reads.
-
-        Raises:
-            MalformedRequest, InvalidInput: it cannot be read; `field` says where.
-        """
+        """Read the body by what production reads; `MalformedRequest` or `InvalidInput`."""
         production = self.dispatcher.router.table.production
         codec = None if production is None else production.client.codec
         floats = codec is not None and codec.float_rows

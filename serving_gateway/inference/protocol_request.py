@@ -45,15 +45,10 @@ class ProtocolRequest(msgspec.Struct, frozen=True):
 
 
 def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
-    """Read the JSON part of an inference request.
+    """Read the JSON part, of `header_length` bytes where binary tensors follow it.
 
-    Args:
-        body: JSON, followed by binary tensors when `header_length` is given.
-        header_length: bytes of the JSON part.
-
-    Raises:
-        MalformedRequest: it is not valid JSON, or shorter than announced.
-        InvalidInput: it is not an inference request, or asks for what is not supported.
+    `MalformedRequest` when it is not valid JSON or too short; `InvalidInput` when it is not an
+    inference request, or asks for what is not supported.
     """
     text = body[:header_length]
     if len(text) < (header_length or 0):
@@ -81,9 +76,7 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
 def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple[Tensors, int]:
     """The tensors of a request as a version's inputs, and the number of rows.
 
-    Raises:
-        InvalidInput: an input is missing, unknown, or does not fit; `field` says where.
-        TooLarge: there are more rows than one request may have.
+    `InvalidInput` with `field` for an input that is missing, unknown or unfit; `TooLarge`.
     """
     specs = {spec.name: spec for spec in codec.inputs}
     packed: dict[str, bytes] = {}

@@ -25,9 +25,7 @@ def encode_response(
 ) -> ProtocolResponse:
     """Write the outputs as the client asked for them.
 
-    Raises:
-        InvalidInput: the model does not have an output that was asked for.
-        BadUpstreamAnswer: JSON cannot hold an output.
+    `InvalidInput` for an output that does not exist, `BadUpstreamAnswer` for one JSON cannot hold.
     """
     binary: list[memoryview] = []
     outputs: list[dict[str, Any]] = []

@@ -40,11 +40,7 @@ class RequestRows(msgspec.Struct, frozen=True):
 
 
 def check_count(codec: Codec, what: str, rows: int, max_rows: int, field: str = "") -> None:
-    """Bound the rows of one request; `field` defaults to `what` has them.
-
-    Raises:
-        TooLarge: there are too many.
-    """
+    """Refuse (`TooLarge`) too many rows of one request; `field` defaults to `what` has them."""
     most = min(max_rows, codec.signature.max_batch_rows)
     if rows > most:
         raise TooLarge(
@@ -67,11 +63,7 @@ def payload_rows(
     max_rows: int,
     source: FeatureSource = FeatureSource.PAYLOAD,
 ) -> RequestRows:
-    """The rows that the request itself holds.
-
-    Raises:
-        InvalidInput, TooLarge: the rows are wrong; `field` says where.
-    """
+    """The rows that the request itself holds; `InvalidInput` or `TooLarge` with `field`."""
     field, rows = _payload(request)
     if rows is None or (request.data is not None and request.instances is not None):
         raise InvalidInput(
@@ -82,11 +74,7 @@ def payload_rows(
 
 
 def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[EntityId]:
-    """The entities that a request names.
-
-    Raises:
-        InvalidInput, TooLarge: they are wrong, or do not match its own rows.
-    """
+    """The entities of a request; `InvalidInput` or `TooLarge` where they or its rows are wrong."""
     ids = request.entity_ids
     if request.entity_id is None:
         if not ids:
@@ -118,10 +106,9 @@ def looked_up_rows(
 ) -> RequestRows:
     """Rows of the store, and of the request where the store has none.
 
-    Raises:
-        EntityUnusable: neither has a row for an entity, or an id cannot be one.
-        FeaturesUnavailable: the store does not answer, and the request has no rows.
-        InvalidInput, TooLarge: the request's own rows are wrong.
+    `EntityUnusable` where neither has a row, or an id cannot be one; `FeaturesUnavailable` where
+    the store does not answer and the request has no rows; `InvalidInput`, `TooLarge` where those
+    are wrong.
     """
     field, own = _payload(request)
     if isinstance(found, GatewayError):

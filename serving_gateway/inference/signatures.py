@@ -11,10 +11,8 @@ from serving_gateway.errors import VariantUnavailable
 def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
     """The signature that Triton's own metadata imply, for a version without a recorded one.
 
-    One 2-D input is a packed row; several inputs of one column each are one feature each.
-
-    Raises:
-        VariantUnavailable: the inputs are of neither form.
+    One 2-D input is a packed row; several inputs of one column each are one feature each; other
+    forms are refused by `VariantUnavailable`.
     """
     inputs = found.inputs
     for tensor in inputs:

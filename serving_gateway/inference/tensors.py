@@ -57,11 +57,7 @@ def pack(dtype: str, flat: Sequence[Any]) -> bytes:
 
 
 def unpack(tensor: TensorView) -> list[Any]:
-    """All elements of a tensor, flat.
-
-    Raises:
-        BadUpstreamAnswer: unknown type, bytes that do not fit the type, text that is not UTF-8.
-    """
+    """All elements of a tensor, flat; `BadUpstreamAnswer` for bytes that are not of its type."""
     try:
         if tensor.datatype == "BYTES":
             return [part.decode() for part in split_texts(tensor.data)]
@@ -73,11 +69,7 @@ def unpack(tensor: TensorView) -> list[Any]:
 
 
 def text_bounds(data: memoryview) -> list[int]:
-    """Where each text of a tensor begins with its length, and where the last one ends.
-
-    Raises:
-        ValueError: the bytes end within an element.
-    """
+    """Where each text begins with its length, and the last ends; `ValueError` when cut off."""
     bounds, end = [0], len(data)
     while (at := bounds[-1]) < end:
         stop = at + 4 + int.from_bytes(data[at : at + 4], "little")

@@ -51,13 +51,10 @@ EVERY_OUTPUT: Final = "every output"
 
 
 class InferenceItem(BatchItem):
-    """One request's tensors on their way through a version.
+    """One request's tensors, a buffer per input, on their way through a version.
 
-    Attributes:
-        tensors: one buffer per input of the version.
-        tail: members of the request's JSON head that only this item has; it then goes alone.
-        traceparent: W3C trace context, valid by its form.
-        span: the request's own; None where nothing is traced.
+    With a `tail`, members of the request's JSON head that only this item has, it goes alone.
+    `traceparent` is a W3C trace context, valid by its form; `span` the request's own, if traced.
     """
 
     __slots__ = ("span", "tail", "tensors", "traceparent")
@@ -87,11 +84,7 @@ class InferenceItem(BatchItem):
         self.is_finished = False
 
     def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
-        """Take rows `start` to `stop` of the outputs.
-
-        Raises:
-            BadUpstreamAnswer: they cannot be used.
-        """
+        """Take rows `start` to `stop` of the outputs; `BadUpstreamAnswer` for unusable ones."""
         raise NotImplementedError
 
 
@@ -101,11 +94,9 @@ ItemT = TypeVar("ItemT", bound=InferenceItem)
 class VersionClient:
     """One version on one Triton, with what is known about it.
 
-    Attributes:
-        state: whether Triton has the version READY, as last seen; shared with the cluster.
-        codec: packs rows and unpacks outputs; None until the signature is known.
-        batcher: the way to the version; None until then, too.
-        can_merge_outputs: whether all of its outputs are by rows, as far as is known.
+    `state`, whether Triton has it READY as last seen, is shared with the cluster. `codec` and
+    `batcher`, the way to it, are None until the signature is known. `can_merge_outputs`: all are by
+    rows.
     """
 
     def __init__(
@@ -182,11 +173,7 @@ class VersionClient:
         self.state.mark_ready()
 
     def usable(self, variant: str) -> Codec:
-        """The codec of a version that can answer.
-
-        Raises:
-            VariantUnavailable: it cannot; the message says why.
-        """
+        """The codec; `VariantUnavailable`, with the reason, when the version cannot answer."""
         codec = self.codec
         if codec is None or not self.state.ready:
             raise VariantUnavailable(
@@ -198,10 +185,9 @@ class VersionClient:
     async def require_ready(self) -> None:
         """Ask Triton now, and learn the signature when none is recorded.
 
-        Raises:
-            VersionNotReady: Triton says that the version is not READY.
-            TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: it cannot tell.
-            VariantUnavailable: rows cannot be mapped to the version's inputs.
+        `VersionNotReady` when it is not; `VariantUnavailable` when rows cannot be mapped to its
+        inputs; `TritonUnavailable`, `DeadlineExceeded`, `BadUpstreamAnswer` when Triton cannot
+        tell.
         """
         if self._unusable is not None:
             raise VariantUnavailable(self._unusable, code="unsupported_signature")
@@ -234,9 +220,8 @@ class VersionClient:
     async def warm_up(self) -> None:
         """Run one harmless row through exactly this version, past the queue of its clients.
 
-        Raises:
-            VersionNotReady: the inference was refused, or its answer cannot be used.
-            TritonUnavailable, DeadlineExceeded: Triton is gone.
+        `VersionNotReady` when that fails; `TritonUnavailable`, `DeadlineExceeded` when Triton is
+        gone.
         """
         if self.codec is None:
             raise VersionNotReady(f"Version {self.version} was not prepared.")

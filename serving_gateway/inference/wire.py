@@ -53,10 +53,7 @@ _decode_head: Final = msgspec.json.Decoder(_ResponseHead).decode
 class RequestBuilder:
     """Builds the HTTP requests of one version's inferences, which name that version (I2).
 
-    Args:
-        authority: host and port, for the Host header.
-        prefix: path of the server, in front of /v2.
-        tail: JSON members behind the inputs, such as `"outputs": [...]`, without braces.
+    `tail` has JSON members behind the inputs, such as `"outputs": [...]`, without braces.
     """
 
     def __init__(
@@ -149,11 +146,7 @@ class OutputLayout:
         self.stop = start
 
     def find_columns(self) -> tuple[_Column, _Column | None]:
-        """The outputs that make a prediction: labels, and probabilities where there are any.
-
-        Raises:
-            BadUpstreamAnswer: one is missing, or has another number of rows.
-        """
+        """Labels, and probabilities if any; `BadUpstreamAnswer` when missing or of other rows."""
         signature = self._signature
         labels, scores = self._column(signature.label_output), signature.probabilities_output
         if signature.classes and all(isinstance(one, bool) for one in signature.classes):
@@ -201,11 +194,7 @@ class InferenceOutputs:
         self.rows = layout.rows
 
     def predicted(self) -> ModelOutput:
-        """The predictions for all rows.
-
-        Raises:
-            BadUpstreamAnswer: they cannot be read by the model's signature.
-        """
+        """The predictions for all rows; `BadUpstreamAnswer` when the signature does not fit."""
         if self._predicted is not None:
             return self._predicted
         body, layout = self.body, self._layout
@@ -229,11 +218,7 @@ class InferenceOutputs:
         return max(size * (stop - start) // self.rows, size // 4)
 
     def part(self, start: int, stop: int) -> list[TensorView] | None:
-        """All outputs for rows `start` to `stop`; None when one of them is not by rows.
-
-        Raises:
-            BadUpstreamAnswer: a tensor ends within an element.
-        """
+        """All outputs for these rows; None when one is not by rows; `BadUpstreamAnswer` if cut."""
         view, places = memoryview(self.body), self._layout.places
         tensors = [TensorView(one.name, one.datatype, one.shape, view[at]) for one, at in places]
         if stop - start == self.rows:
@@ -274,11 +259,7 @@ class ResponseReader:
         self._layouts: dict[tuple[bytes, int], OutputLayout] = {}
 
     def read(self, response: TritonResponse, rows: int) -> InferenceOutputs:
-        """The outputs in a response with status 200.
-
-        Raises:
-            BadUpstreamAnswer: unreadable, or made by another version than the one asked.
-        """
+        """The outputs in a response; `BadUpstreamAnswer` when unreadable or by another version."""
         body = response.body
         head = body[: response.inference_header_length]
         layout = self._layouts.get((head, rows))

@@ -40,11 +40,7 @@ class RecordFiles:
         return self._directory / f"{self._prefix}{model_name}.json"
 
     def _names(self) -> set[str]:
-        """The models that have a file.
-
-        Raises:
-            OSError: the folder cannot be listed.
-        """
+        """The models that have a file; `OSError` when the folder cannot be listed."""
         try:
             files = os.listdir(self._directory)  # noqa: PTH208 -- paths of 500 models cost too much
         except FileNotFoundError:
@@ -53,11 +49,7 @@ class RecordFiles:
         return set(filter(is_model_name, (file[len(self._prefix) : -5] for file in kept)))
 
     def _write(self, record: RoutingRecord) -> None:
-        """Replace a record durably, unless it is there already.
-
-        Raises:
-            OSError: it cannot be written; the old file stands.
-        """
+        """Replace a record durably unless it is the same; after `OSError` the old file stands."""
         path, data = self.path(record.model_name), msgspec.json.format(msgspec.json.encode(record))
         # A start finds most of them as they should be; writing each durably would take seconds.
         if path.exists() and path.read_bytes() == data:

@@ -98,11 +98,7 @@ _signatures: Final[WeakValueDictionary[bytes, Signature]] = WeakValueDictionary(
 
 
 def decode_record(data: bytes, model_name: str, where: str) -> RoutingRecord:
-    """Read a stored record.
-
-    Raises:
-        RecordRefused: it is corrupt, of a newer schema, or of another model; `where` is named.
-    """
+    """Read a stored record; `RecordRefused`, with `where`, if corrupt, newer or another's."""
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema > RECORD_SCHEMA:

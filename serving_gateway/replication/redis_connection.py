@@ -25,10 +25,7 @@ class RedisConnection:
 
     An answer is waited for `limit_seconds`; after Redis did not answer, exchanges are refused at
     once for `pause_seconds`. Subscriptions use `client`, which raises `failures`; `where` is the
-    address for people, without credentials.
-
-    Raises:
-        ValueError: the address cannot be read.
+    address for people, without credentials. `ValueError` for an address that cannot be read.
     """
 
     def __init__(
@@ -60,13 +57,10 @@ class RedisConnection:
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncIterator[Redis]:
-        """The client, for one exchange within the limit; foreign errors end here.
+        """The client, for one exchange within the limit; all errors are `StoreUnavailable`.
 
         A Redis that cannot be reached, or does not answer, is not asked again for a moment. One
         that answers with an error, as for a key of another type, has refused this exchange alone.
-
-        Raises:
-            StoreUnavailable: Redis does not answer, did not a moment ago, or refuses.
         """
         if time.monotonic() < self._refused_until:
             raise StoreUnavailable(self._refusal)

@@ -62,11 +62,7 @@ def live(replica: ReplicaStatus, age_seconds: float) -> LiveReplica:
 
 
 def decoded(data: bytes, kind: type[_Kind], where: str) -> _Kind:
-    """Read what a replica reported.
-
-    Raises:
-        StoreUnavailable: it cannot be read; to leave it out would hide a replica.
-    """
+    """Read a replica's report, or `StoreUnavailable`: to leave it out would hide a replica."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:

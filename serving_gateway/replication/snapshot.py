@@ -24,11 +24,7 @@ class Snapshots(RecordFiles):
 
     @in_thread
     def keep(self, record: RoutingRecord) -> None:
-        """Replace what is kept of a model; a removed one has no snapshot.
-
-        Raises:
-            StoreUnavailable: it cannot be written; the older snapshot stands.
-        """
+        """Replace a model's copy, or drop a removed one's; `StoreUnavailable`: the old stands."""
         try:
             if record.removed:
                 self.path(record.model_name).unlink(missing_ok=True)

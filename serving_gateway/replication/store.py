@@ -28,11 +28,7 @@ class RoutingStore(Protocol):
         """
 
     async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write `record` in the place of exactly `expected`, and announce it.
-
-        Raises:
-            GenerationConflict: the store has another record; nothing was written.
-        """
+        """Write and announce `record` in the place of `expected`; else `GenerationConflict`."""
 
     async def follow(self, changed: Callable[[str], None]) -> None:
         """Call `changed` with the name of each model that is written, until cancelled.

@@ -46,11 +46,7 @@ class LabelledCounts(dict[tuple[str, ...], Count]):
 
 
 class VariantStats:
-    """Counts of one variant and version.
-
-    Attributes:
-        last_at: `time.monotonic()` of the last request that ended; None before the first.
-    """
+    """Counts of one variant and version; `last_at` is `monotonic()` of the last request's end."""
 
     __slots__ = ("answered", "counts", "failed", "last_at", "rows", "seconds")
 
@@ -77,12 +73,8 @@ class VariantStats:
 class LookupCounts:
     """Feature look-ups since the start, and what became of them.
 
-    Attributes:
-        reads: of the store; fewer than look-ups, as they are merged.
-        failed_reads: those that failed or were overdue.
-        timed_out: look-ups that got no answer within the limit.
-        refused: look-ups that were not tried: breaker open, or too many waiting.
-        by_status: entities answered, by one of `ENTITY_STATUSES`.
+    `reads` of the store are fewer, as look-ups are merged; `refused` look-ups were not tried;
+    `by_status` counts entities answered, by one of `ENTITY_STATUSES`.
     """
 
     def __init__(self) -> None:

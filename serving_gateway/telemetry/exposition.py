@@ -23,11 +23,7 @@ def labels(**values: object) -> str:
 
 
 class Exposition:
-    """The text of a scrape, by metric: all samples of one must stand together.
-
-    Args:
-        table: a line for each metric: name, kind, description.
-    """
+    """The text of a scrape; `table` has a line for each metric: name, kind, description."""
 
     def __init__(self, table: str) -> None:
         rows = (line.split(" ", 2) for line in table.splitlines() if line)

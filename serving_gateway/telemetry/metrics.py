@@ -65,11 +65,9 @@ class FeatureLookups(Protocol):
 
 
 class Metrics:
-    """All metrics of one process.
+    """All metrics of one process, `replica`: counters of two of them must not be mixed.
 
-    Args:
-        replica: which process it is; counters of two of them must not be mixed.
-        features: the feature store; None where look-ups are switched off.
+    `features` is the feature store; None where look-ups are switched off.
     """
 
     def __init__(self, replica: str = "", features: FeatureLookups | None = None) -> None:

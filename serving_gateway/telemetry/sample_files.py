@@ -44,13 +44,9 @@ _Key = tuple[ModelSamples, str, tuple[Feature, ...]]
 
 
 class SampleWriter:
-    """Takes samples out of a queue and writes them.
+    """Takes samples out of a queue and writes them to a folder for each model in `directory`.
 
-    Args:
-        queue: where they come from.
-        directory: holds a folder for each model; made when missing.
-        replica: part of the files' names, so that replicas may share the directory.
-        settings: limits.
+    `replica` is part of the files' names, so that replicas may share it.
     """
 
     def __init__(
@@ -183,10 +179,7 @@ class SampleWriter:
 def to_record_batch(samples: Sequence[Sample]) -> Any:
     """Samples with the same features as Arrow columns: the features, then `OWN_COLUMNS`.
 
-    NaN, which is how some encoders write a missing number, is null like null.
-
-    Raises:
-        ValueError: a feature has the name of one of `OWN_COLUMNS`.
+    NaN, by which some encoders mean null, is null. `ValueError` for a feature named as one of ours.
     """
     import pyarrow as pa
 

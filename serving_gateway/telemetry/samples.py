@@ -53,10 +53,6 @@ class SampleQueue:
     """Samples on their way from the event loop to the writer's thread; putting never waits.
 
     What the writer took counts until it is released, so that the bounds hold for both together.
-
-    Args:
-        max_rows: most rows.
-        max_bytes: most bytes, as estimated.
     """
 
     def __init__(self, max_rows: int, max_bytes: int) -> None:
@@ -98,16 +94,9 @@ class SampleQueue:
 
 
 class ModelSamples:
-    """Chooses the requests of one model that are sampled, and counts their rows.
+    """Chooses which `fraction` (0 to 1) of a model's requests is sampled, and counts their rows.
 
-    Args:
-        queue: to the writer.
-        fraction: share of the requests that are sampled, above 0 and up to 1.
-
-    Attributes:
-        written: rows in a file.
-        dropped: rows not taken, because too many waited.
-        failed: rows that could not be written.
+    `written` are in a file, `dropped` were too many to wait, `failed` could not be written.
     """
 
     __slots__ = ("_fraction", "_phase", "_queue", "dropped", "failed", "written")

@@ -40,12 +40,8 @@ class TritonCluster:
     """Every Triton server behind one address.
 
     `servers_url` is addresses separated by commas, or a name that resolves to every server; None
-    where `url` is one server.
-
-    Attributes:
-        authority: host and port, for the Host header.
-        prefix: path of the servers, in front of /v2.
-        retries: how many the budget allows at this moment.
+    where `url` is one server. `prefix` is the servers' path in front of /v2, `retries` how many the
+    budget allows at this moment.
     """
 
     def __init__(
@@ -98,15 +94,11 @@ class TritonCluster:
         done: InferenceDone,
         repeatable: bool = True,
     ) -> InferenceCall:
-        """Send a complete HTTP request to a server that has the version it names READY.
+        """Send a complete HTTP request to a server that has the version of `state` READY.
 
-        Args:
-            state: of that version.
-            request: the bytes.
-            deadline: `loop.time()` after which nothing is tried again; the caller abandons the
-                call then.
-            done: called once, never before this returns; once more, with an error, if it raised.
-            repeatable: whether the request may be executed twice, as those of sequences may not.
+        After `deadline`, by the loop's clock, nothing is tried again; the caller abandons the call
+        then. `done` is called once, never before this returns; once more, with an error, if it
+        raised. What is not `repeatable`, as requests of sequences, is not executed twice.
         """
         call = InferenceCall(self, state, request, deadline, done, repeatable)
         to = state.choose()
@@ -136,10 +128,8 @@ class TritonCluster:
     async def require_ready(self, model_name: str, version: int, limit_seconds: float) -> None:
         """Make sure, now, that every server that can be reached has a version READY.
 
-        Raises:
-            VersionNotReady: one does not have it READY.
-            TritonUnavailable: none can be reached.
-            DeadlineExceeded, BadUpstreamAnswer: one did not answer in time, or not sensibly.
+        `VersionNotReady` when one does not, `TritonUnavailable` when none can be reached, and
+        `DeadlineExceeded` or `BadUpstreamAnswer` when one does not answer in time, or not sensibly.
         """
         await self._discover(limit_seconds)
         _check(await self.version(model_name, version).probe(limit_seconds))
@@ -171,11 +161,7 @@ class TritonCluster:
         return read_metadata(await self.get(path, limit_seconds), self.url)
 
     async def get(self, path: str, limit_seconds: float) -> TritonResponse:
-        """The first response of status 200 to a GET of `path`, otherwise the last server's.
-
-        Raises:
-            TritonUnavailable, DeadlineExceeded, BadUpstreamAnswer: no server can be asked.
-        """
+        """The first response of status 200 to a GET, else the last server's, or its error."""
         *others, last = sorted(self._servers.values(), key=lambda one: one.problem is not None)
         for server in others:
             with contextlib.suppress(TritonUnavailable):

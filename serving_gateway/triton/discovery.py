@@ -10,12 +10,9 @@ from serving_gateway.errors import TritonUnavailable
 
 
 async def server_urls(url: str) -> list[str]:
-    """The addresses, by IP, that the name in `url` stands for now.
+    """The addresses, by IP, that the name in `url` stands for now; else `TritonUnavailable`.
 
     Of a name with both kinds the IPv4 addresses are taken: the others are the same servers.
-
-    Raises:
-        TritonUnavailable: the name has no address.
     """
     parts = urlsplit(url)
     try:

@@ -30,14 +30,11 @@ class ConnectFailed(TritonUnavailable):
 
 
 class ConnectionLost(TritonUnavailable):
-    """The connection ended before the response was complete.
+    """The connection ended before the response was complete, `seconds` after the request.
 
-    Attributes:
-        unread: whether the server cannot have read the whole request: it reset the connection
-            with bytes unread, or its kernel never acknowledged them.
-        answered: whether a part of the response had arrived.
-        kept: whether the connection had carried another exchange before.
-        seconds: time since the request was written.
+    `unread`: the server cannot have read the whole request, as it reset the connection with bytes
+    unread, or its kernel never acknowledged them. `answered`: a part of the response had arrived.
+    `kept`: the connection had carried another exchange before.
     """
 
     def __init__(
@@ -93,11 +90,7 @@ class Exchange:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, which carries one exchange at a time.
-
-    Attributes:
-        opened_at: `loop.time()`.
-    """
+    """One connection, which carries one exchange at a time; `opened_at` is `loop.time()`."""
 
     def __init__(self, pool: Connections) -> None:
         self.opened_at = 0.0

@@ -23,11 +23,7 @@ _error_decoder = msgspec.json.Decoder(_ErrorBody)
 
 
 def read_metadata(response: TritonResponse, url: str) -> ModelMetadata | None:
-    """A model's description; None when no version that was asked for is READY.
-
-    Raises:
-        BadUpstreamAnswer: the response is unreadable.
-    """
+    """A model's description, None when not READY; `BadUpstreamAnswer` when it is unreadable."""
     if response.status != 200:
         return None
     try:

@@ -28,10 +28,8 @@ _CONTROL_ATTEMPTS: Final = 3
 class TritonServer:
     """One server; `on_change` is called when its `problem` begins or ends.
 
-    Attributes:
-        problem: why no request goes to it; None while it is well.
-        is_silent: whether the problem is that it does not answer.
-        heard_at: `time.monotonic()` of its last response.
+    While there is a `problem`, no request goes to it; with `is_silent` it is that it does not
+    answer. `heard_at` is `time.monotonic()` of its last response.
     """
 
     def __init__(
@@ -79,10 +77,8 @@ class TritonServer:
     async def get(self, path: str, limit_seconds: float) -> TritonResponse:
         """The server's response to a GET of `path`, of any status.
 
-        Raises:
-            TritonUnavailable, Overloaded: it cannot be asked.
-            DeadlineExceeded: it did not answer in time.
-            BadUpstreamAnswer: its response is not HTTP.
+        `TritonUnavailable` or `Overloaded` when it cannot be asked, `DeadlineExceeded`, and
+        `BadUpstreamAnswer` when its response is not HTTP.
         """
         parts = urlsplit(self.url)
         target = f"{parts.path.rstrip('/')}{path}"

@@ -36,12 +36,9 @@ Verified = Callable[[GatewayError | None], None]
 class VersionState:
     """One version on all servers of a cluster; it changes while it is held.
 
-    Attributes:
-        ready: whether at least one server has exactly this version READY and it does not hang.
-        reason: why not.
-        confirmed_at: `time.monotonic()` of the last confirmation, by a probe or an answer.
-        probe_request: a complete HTTP inference request for one harmless row, with which a
-            version that hangs is tried.
+    `ready`: at least one server has exactly this version READY and it does not hang; else `reason`.
+    `confirmed_at`: `time.monotonic()` of the last confirmation, by a probe or an answer.
+    `probe_request`: a complete inference request for one harmless row, to try one that hangs.
     """
 
     def __init__(self, model_name: str, version: int, servers: Sequence[TritonServer]) -> None:
@@ -111,12 +108,9 @@ class VersionState:
 class ServerVersion:
     """One version on one server.
 
-    Attributes:
-        is_ready: the server's word; None before it was first asked.
-        is_hung: whether it missed too many deadlines in a row, and no trial was answered since.
-        is_usable: whether requests may go to it; kept up to date by its state's `refresh`.
-        in_flight: inferences under way.
-        turn: when it was last chosen, in numbers that grow.
+    `is_ready` is the server's word, None before it was first asked; `is_hung` that it missed too
+    many deadlines in a row, without a trial answered since; `is_usable` that requests may go to it,
+    kept up to date by the state's `refresh`. `turn` grows with each choice.
     """
 
     def __init__(self, server: TritonServer, state: VersionState) -> None:
