@@ -194,10 +194,7 @@ class Batcher(Generic[ItemT]):
         self.complete(batch)
 
     def split(self, batch: Batch[ItemT], error: GatewayError) -> None:
-        """End a call that was refused because of its content: halve it to find the culprit.
-
-        A batch of one item fails with `error`; the halves of a larger one go first.
-        """
+        """End a call refused for its content: halve it to find the culprit, which gets `error`."""
         if len(batch.items) == 1:
             self.fail(batch, error)
             return

@@ -68,10 +68,7 @@ class Gateway(NamedTuple):
 
 
 def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
-    """Build the application; nothing is connected before its lifespan starts.
-
-    With `own_signals` the process is the gateway's own, and SIGTERM its to handle.
-    """
+    """Build the application, not yet connected; with `own_signals` it handles SIGTERM."""
     replica = _Replica(settings)
     metrics, lifecycle, hosting = replica.metrics, replica.lifecycle, replica.hosting
     access = Access(settings)

@@ -29,11 +29,7 @@ def is_being_cancelled() -> bool:
 
 
 class TaskSupervisor:
-    """Runs coroutines that are not meant to end, and starts them again when they do.
-
-    Args:
-        on_restart: called with the name of a task that is started again, to count it.
-    """
+    """Runs coroutines without an end; one that ends is started again and told to `on_restart`."""
 
     def __init__(self, on_restart: Callable[[str], None]) -> None:
         self._on_restart = on_restart

@@ -80,10 +80,7 @@ class Registry:
         await self._client.aclose()
 
     async def version(self, model_name: str, version: int) -> Registered | None:
-        """The registered version; None when MLflow has no such model or version.
-
-        `RegistryUnavailable` when it cannot be asked, `Conflict` when what it holds is unusable.
-        """
+        """The registered version, if any; `RegistryUnavailable`, or `Conflict` when unusable."""
         path = "/api/2.0/mlflow/model-versions/get"
         answer = await self._get(path, name=model_name, version=str(version))
         try:

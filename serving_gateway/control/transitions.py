@@ -1,7 +1,4 @@
-"""The changes that a routing record can go through: pure, each from one record to the next.
-
-A change that changes nothing returns the same record.
-"""
+"""The changes of a routing record: pure; one that changes nothing returns the same record."""
 
 from __future__ import annotations
 
@@ -151,11 +148,7 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
 
 
 def with_traffic(record: RoutingRecord, request: TrafficRequest) -> RoutingRecord:
-    """The record with another traffic policy.
-
-    `InvalidInput` for a share outside 0-100 or finer than 0.01, `VersionNotReady` for a B without a
-    version.
-    """
+    """The record with another policy; `InvalidInput` for the share, `VersionNotReady` without B."""
     percent = request.percent
     if not 0 <= percent <= 100 or abs(percent * 100 - round(percent * 100)) > 1e-6:
         raise InvalidInput(

@@ -93,10 +93,7 @@ class VersionVerifier:
         return client
 
     async def require_split(self, a: Slot, b: Slot) -> None:
-        """Make sure that B can answer what A's clients send, else `Conflict`.
-
-        `TritonUnavailable` or `VariantUnavailable` when Triton cannot tell.
-        """
+        """Make sure that B can answer what A's clients send, else `Conflict`; may ask Triton."""
         named = a.signature is not None and b.signature is not None
         require_same_requests(await self._signature(a), await self._signature(b), named=named)
 

@@ -120,10 +120,7 @@ def plain_value(value: Any) -> Any:
 
 
 def make_row_decoder(value_types: Sequence[str]) -> Callable[[Sequence[bytes | None]], Row]:
-    """A decoder of a row as Redis holds it: serialized values, and a timestamp after them.
-
-    Values of other types than Feast's `value_types` are decoded as well.
-    """
+    """A decoder of rows in Redis: serialized values of any type, and a timestamp after them."""
     from feast.protos.feast.types.Value_pb2 import Value
     from google.protobuf.timestamp_pb2 import Timestamp
 

@@ -1,7 +1,4 @@
-"""Feast's configuration and definitions as they are at one moment.
-
-Opening blocks and takes seconds, so it runs in a thread, never on the event loop.
-"""
+"""Feast's configuration and definitions at one moment; opening blocks, so a thread does it."""
 
 from __future__ import annotations
 
@@ -51,10 +48,7 @@ def open_plans(home: Path, services: Sequence[str]) -> Plans | GatewayError:
 
 
 def _plan_service(store: Any, name: str) -> ServicePlan | GatewayError:
-    """Plan a service as it is in the registry itself, not in Feast's cache of it.
-
-    A service that cannot be understood fails alone; the others are served.
-    """
+    """Plan a service by the registry itself, not Feast's cache; an unusable one fails alone."""
     from feast.errors import FeatureServiceNotFoundException
 
     try:

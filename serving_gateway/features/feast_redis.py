@@ -40,10 +40,7 @@ def make_command(
 
 
 def is_plain_redis(config: Any) -> bool:
-    """Whether the online store is one Redis server, read by Feast's default client.
-
-    A cluster answers for the keys of one node only, so it is read in Feast's own way.
-    """
+    """Whether the store is one Redis server; a cluster's nodes answer for their own keys only."""
     online = config.online_store
     kinds = [getattr(online, name, None) for name in ("type", "redis_type", "client")]
     return kinds == ["redis"] * 3
@@ -100,10 +97,7 @@ def limit_redis(config: Any) -> None:
 
 
 async def connect_redis(config: Any) -> tuple[asyncio.StreamWriter, float]:
-    """A connection with the address, credentials, TLS and database that Feast is configured with.
-
-    The protocol of the writer's transport may be replaced. The limit for an answer is in seconds.
-    """
+    """A connection as Feast configures it, whose protocol may be replaced; its limit in seconds."""
     from feast.infra.online_stores.redis import RedisOnlineStore
 
     client = await RedisOnlineStore()._get_client_async(config.online_store)

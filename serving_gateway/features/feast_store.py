@@ -50,10 +50,7 @@ class FeastStore:
         self._is_closed = False
 
     async def prepare(self, *services: str) -> None:
-        """Open the store, look services up and read once, ahead of the first request's read.
-
-        What cannot be opened now is tried again in the background, these services included.
-        """
+        """Open the store, look services up and read once; what fails is tried again by itself."""
         self._wanted.update(services)
         if self._opening is not None:
             # It may have begun before these services were wanted.

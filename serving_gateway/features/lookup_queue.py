@@ -198,10 +198,7 @@ class LookupQueue:
         self._store.read(LookupRequest(service, names, self._ids, nullable), self._on_read)
 
     def _on_overdue(self) -> None:
-        """Count a read that takes longer than the limit; once more for each further limit.
-
-        So a read that hangs for ever opens the circuit breaker although no other is started.
-        """
+        """Count an overdue read each limit, so that one that hangs opens the circuit breaker."""
         self._counts.failed_reads += not self._is_late
         self._is_late = True
         self.breaker.failed(f"It did not answer within {self._limit:g} s.")

@@ -1,7 +1,4 @@
-"""How a Feast feature service is read by one id per entity.
-
-Knows the shape of Feast's objects but imports nothing of it: they are handed in.
-"""
+"""How a Feast feature service is read by one id per entity; imports nothing of Feast."""
 
 from __future__ import annotations
 
@@ -26,10 +23,7 @@ class ServiceColumn(NamedTuple):
 
 
 class ServicePlan:
-    """How a feature service is read, by Feast's configuration.
-
-    A column's name that several views have appears with the prefix `<view>__` alone.
-    """
+    """How a service is read; a name that several views have appears as `<view>__<name>` alone."""
 
     def __init__(
         self, config: Any, service: str, id_type: IdType, columns: Mapping[str, ServiceColumn]

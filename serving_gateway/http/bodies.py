@@ -21,10 +21,7 @@ _ENCODINGS: Final = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBIT
 
 
 async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> bytes:
-    """The whole body, decompressed; at most `limit` bytes before and after.
-
-    Raises as `decompress`, and `ClientGone` when the client left before it was complete.
-    """
+    """The decompressed body, of at most `limit` bytes; raises as `decompress`, or `ClientGone`."""
     announced = header(headers, b"content-length")
     if announced is not None and int(announced) > limit:
         raise TooLarge(f"The body has {int(announced)} bytes; at most {limit} are taken.")

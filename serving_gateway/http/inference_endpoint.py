@@ -256,10 +256,7 @@ class InferenceEndpoint:
     def compress(
         self, fields: Fields, headers: bytes, body: bytes, done: Callable[[bytes, bytes], None]
     ) -> None:
-        """Call `done` with header lines and body, compressed where it is large and that is asked.
-
-        What is very large is compressed in a thread, unless too much waits for that.
-        """
+        """Call `done` with the response, compressed if large, in a thread if very large."""
         if len(body) <= _COMPRESSED_FROM or not _accepts_gzip(fields):
             done(headers, body)
             return

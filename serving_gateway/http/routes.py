@@ -55,10 +55,7 @@ def open_router(
 def guarded_router(
     access: Access, need: Need, tag: str, prefix: str = "", *, max_body: int = 0
 ) -> APIRouter:
-    """A router of JSON for requests that bring what they need, before any body is read.
-
-    A body has at most `max_body` bytes; 0 is for routes without one.
-    """
+    """A router of JSON; requests are admitted before their body, of `max_body` bytes, is read."""
     is_control = need is Need.CONTROL
 
     class GuardedRoute(APIRoute):

@@ -48,10 +48,7 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-    """Read JSON by a type; NaN and Infinity are read too, though JSON has no such words.
-
-    Raises as `decode_prediction`.
-    """
+    """Read JSON by a type, and NaN and Infinity, which JSON lacks; raises as above."""
     try:
         try:
             return decoder.decode(body)

@@ -146,10 +146,7 @@ class RoutedRequest(InferenceItem):
         self.dispatcher.dispatch(self)
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
-        """Prepare the tensors for exactly this target and hand them to its batcher.
-
-        Raises `GatewayError` when that cannot be done; `Dispatcher.recover` gets what fails later.
-        """
+        """Queue the tensors for exactly this target, or raise; `recover` gets what fails later."""
         raise NotImplementedError
 
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
@@ -183,10 +180,7 @@ class RoutedRequest(InferenceItem):
             self.fail(error)
 
     def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
-        """Go on with what the tensors come from, once it is there, or with why it is not.
-
-        `queue` hands it to the target's batcher; nothing happens when the request has ended.
-        """
+        """Queue what the tensors come from, once it is there, unless the request has ended."""
         if self.is_finished:
             return
         try:

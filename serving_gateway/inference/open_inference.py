@@ -56,10 +56,7 @@ class OpenInference:
         )
 
     async def metadata(self, model_name: str, version: int | None) -> ModelMetadata:
-        """Triton's description of the effective version; `versions` are the effective ones.
-
-        `NotFound` when no variant routes to it, `Unavailable` when Triton cannot tell or lacks it.
-        """
+        """Triton's description of the effective version; `NotFound`, or `Unavailable`."""
         target = self.target(model_name, version)
         found = await target.client.triton.metadata(
             model_name, self._probe_seconds, target.slot.version

@@ -39,10 +39,7 @@ class _Probes:
 
 
 class Prober:
-    """Probes the routed versions of all models, at most `per_second` in all.
-
-    A version is probed every `interval` seconds where that budget allows it.
-    """
+    """Probes each routed version every `interval` seconds, but at most `per_second` in all."""
 
     def __init__(self, *, interval: float, per_second: int = _PER_SECOND) -> None:
         self._interval = interval

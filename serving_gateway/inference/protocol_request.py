@@ -74,10 +74,7 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
 
 
 def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple[Tensors, int]:
-    """The tensors of a request as a version's inputs, and the number of rows.
-
-    `InvalidInput` with `field` for an input that is missing, unknown or unfit; `TooLarge`.
-    """
+    """The tensors as a version's inputs, and their rows; `InvalidInput` or `TooLarge`."""
     specs = {spec.name: spec for spec in codec.inputs}
     packed: dict[str, bytes] = {}
     body, rows = request.body, 0

@@ -23,10 +23,7 @@ class ProtocolResponse(msgspec.Struct, frozen=True):
 def encode_response(
     request: InferenceRequest, tensors: list[TensorView], model_name: str, version: int
 ) -> ProtocolResponse:
-    """Write the outputs as the client asked for them.
-
-    `InvalidInput` for an output that does not exist, `BadUpstreamAnswer` for one JSON cannot hold.
-    """
+    """Write the outputs as asked for; `InvalidInput` or `BadUpstreamAnswer` where impossible."""
     binary: list[memoryview] = []
     outputs: list[dict[str, Any]] = []
     for tensor, is_binary in _chosen(request, tensors):

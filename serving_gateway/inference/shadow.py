@@ -1,7 +1,4 @@
-"""The shadow ledger: how B's answers to mirrored requests compare with A's. Pure.
-
-It is about one pairing of versions: another version on either side starts an empty page.
-"""
+"""How B's answers to copies compare with A's, for one pairing of versions: pure."""
 
 from __future__ import annotations
 
@@ -185,10 +182,7 @@ class ShadowStatistics:
     def summary(
         self, replica: str, a: ShadowSide | None, b: ShadowSide | None, *, examples: bool
     ) -> ShadowReport:
-        """What is known about a pairing, which is nothing before its first copy.
-
-        `examples` says whether the caller may see clients' rows.
-        """
+        """What is known about a pairing; `examples`: whether the caller may see clients' rows."""
         page = self.page
         if a is None or b is None or (a, b) != page.pairing:
             page = PairingStatistics(None, None, deque())

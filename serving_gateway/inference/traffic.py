@@ -18,10 +18,7 @@ B: Final = "B"
 
 
 def bucket(client_id: str, salt: str | None = None) -> int:
-    """Bucket of a client, 0 to 9,999.
-
-    A salt makes the buckets independent of those without it and of those of other salts.
-    """
+    """Bucket of a client, 0 to 9,999; those of each salt are independent of all others."""
     text = client_id if salt is None else f"{len(salt)}:{salt}:{client_id}"
     low = int.from_bytes(sha256(text.encode()).digest(), "big") % BUCKETS
     fine, coarse = divmod(low, 100)

@@ -72,10 +72,7 @@ class InferenceItem(BatchItem):
     def carry(
         self, tensors: Tensors, rows: int, key: object, deadline: float, kept: int = 0
     ) -> None:
-        """Take what is to be sent, for a first or a further attempt; see `BatchItem`.
-
-        `kept` are bytes that are held beside the tensors, for a further attempt.
-        """
+        """Take what is to be sent; `kept` bytes are held beside it, for a further attempt."""
         self.tensors = tensors
         self.rows = rows
         self.size = kept + (len(tensors[0]) if len(tensors) == 1 else sum(map(len, tensors)))

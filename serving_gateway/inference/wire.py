@@ -125,10 +125,7 @@ class _Column(NamedTuple):
 
 
 class OutputLayout:
-    """Where the outputs in a response lie, worked out once for all responses with equal heads.
-
-    The bytes of the first begin at `start`.
-    """
+    """Where the outputs lie, from byte `start` on, in all responses with equal heads."""
 
     __slots__ = ("_signature", "columns", "places", "rows", "stop")
 

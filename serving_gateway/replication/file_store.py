@@ -160,10 +160,7 @@ def _reported(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that all processes of this host share.
-
-    The kernel releases it when its holder dies, so no stale lock has to be broken.
-    """
+    """Hold a lock that all processes of this host share; it ends with its holder."""
     deadline = time.monotonic() + _LOCK_SECONDS
     with path.open("ab") as file:
         while True:

@@ -149,10 +149,7 @@ class RedisStore:
         self._seen[name] = (new, record)
 
     async def follow(self, changed: Callable[[str], None]) -> None:
-        """Call `changed` with each name that is announced, until cancelled.
-
-        The name is empty when a subscription begins: what was announced before has to be read.
-        """
+        """Call `changed` with each name that is announced; with '' when all have to be read."""
         while not is_being_cancelled():
             with contextlib.suppress(*self._connection.failures):
                 await self._listen(changed)

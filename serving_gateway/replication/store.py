@@ -31,10 +31,7 @@ class RoutingStore(Protocol):
         """Write and announce `record` in the place of `expected`; else `GenerationConflict`."""
 
     async def follow(self, changed: Callable[[str], None]) -> None:
-        """Call `changed` with the name of each model that is written, until cancelled.
-
-        A help, not a promise: what is announced meanwhile may be missed, so read as well.
-        """
+        """Call `changed` with each model that is written, until cancelled; some may be missed."""
 
     async def beat(
         self, replica: ReplicaIdentity, reports: Mapping[str, ModelReport], keep_seconds: float

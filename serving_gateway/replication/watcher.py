@@ -47,10 +47,7 @@ class HostedModels(Protocol):
 
 
 class Watcher:
-    """Keeps this replica's records and the store's the same, by the rules of `records`.
-
-    `interval` is the time between two bulk reads, in seconds.
-    """
+    """Keeps records here and in the store the same, by a bulk read every `interval` seconds."""
 
     def __init__(
         self, store: RoutingStore, snapshots: Snapshots, losses: Losses, *, interval: float

@@ -1,7 +1,4 @@
-"""Plain numbers that the request path and background tasks update; `metrics` only reads them.
-
-All belong to one event loop, so that counting takes no lock.
-"""
+"""Plain numbers, updated and read on one event loop, so that counting takes no lock."""
 
 from __future__ import annotations
 

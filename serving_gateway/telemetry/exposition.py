@@ -1,7 +1,4 @@
-"""Prometheus's text format, version 0.0.4.
-
-https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
-"""
+"""Prometheus's text format, version 0.0.4."""
 
 from __future__ import annotations
 

@@ -28,10 +28,7 @@ _SUMMARY_SECONDS: Final = 1.0
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record, and everything that was passed as `extra`, as one JSON object.
-
-    Never raises: a value that JSON cannot express is written as text.
-    """
+    """Writes a record with its `extra` as one JSON object; never raises: odd values become text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""

@@ -65,10 +65,7 @@ class FeatureLookups(Protocol):
 
 
 class Metrics:
-    """All metrics of one process, `replica`: counters of two of them must not be mixed.
-
-    `features` is the feature store; None where look-ups are switched off.
-    """
+    """All metrics of one process, `replica`; `features` is None where look-ups are switched off."""
 
     def __init__(self, replica: str = "", features: FeatureLookups | None = None) -> None:
         self.http_requests = LabelledCounts()

@@ -44,10 +44,7 @@ _Key = tuple[ModelSamples, str, tuple[Feature, ...]]
 
 
 class SampleWriter:
-    """Takes samples out of a queue and writes them to a folder for each model in `directory`.
-
-    `replica` is part of the files' names, so that replicas may share it.
-    """
+    """Writes samples to a folder for each model; `replica` is part of the files' names."""
 
     def __init__(
         self, queue: SampleQueue, directory: Path, replica: str, settings: Settings
@@ -236,10 +233,7 @@ def _entities(sample: Sample) -> list[str | None]:
 
 
 def delete_oldest(folder: Path, max_bytes: int, *, keep: str) -> None:
-    """Delete the oldest files of a model, but not `keep`, until all have at most `max_bytes`.
-
-    Deletes what dead processes left half written, too. Other replicas may do so at the same time.
-    """
+    """Delete a model's oldest files beyond `max_bytes`, but not `keep`; and what is stale."""
     found: list[tuple[float, int, Path]] = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):

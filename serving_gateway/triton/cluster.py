@@ -135,10 +135,7 @@ class TritonCluster:
         _check(await self.version(model_name, version).probe(limit_seconds))
 
     async def ready_versions(self, model_name: str, limit_seconds: float) -> tuple[int, ...]:
-        """The versions of a model that every server that can be reached has READY, ascending.
-
-        Raises what `require_ready` raises, but for a version that is not READY.
-        """
+        """The versions of a model that every reachable server has READY, ascending."""
         await self._discover(limit_seconds)
 
         async def ask(server: TritonServer) -> set[int]:

@@ -67,10 +67,7 @@ class Connections:
         return len(self.open) - len(self.idle)
 
     def start(self, exchange: Exchange) -> None:
-        """Send the exchange's request on an idle connection, or on a new one.
-
-        Its callbacks come later, never before this returns.
-        """
+        """Send the request on an idle connection, or a new one; its callbacks come later."""
         idle = self.idle
         if idle:
             now = self.loop.time()

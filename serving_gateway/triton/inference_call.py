@@ -89,10 +89,7 @@ class InferenceCall(Exchange):
         self._timer: asyncio.TimerHandle | None = None
 
     def abandon(self, *, overdue: bool = False) -> None:
-        """Forget the inference: `done` is not called any more.
-
-        That it is overdue counts against the server's version.
-        """
+        """Call `done` no more; that it is overdue counts against the server's version."""
         at, self._at = self._at, None
         self.drop()
         if self._timer is not None:

@@ -85,10 +85,7 @@ class VersionState:
     def choose(
         self, tried: tuple[ServerVersion, ...] = (), *, usable_only: bool = False
     ) -> ServerVersion | None:
-        """Where the next inference goes: where least are under way; None when nowhere.
-
-        Where none is usable, one that may have recovered or was never asked is better than none.
-        """
+        """Where least are under way; if none is usable, one that may have recovered; else None."""
         on_servers = self.on_servers
         if len(on_servers) == 1 and on_servers[0].is_usable and not tried:
             return on_servers[0]
