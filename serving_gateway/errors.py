@@ -45,23 +45,23 @@ class GatewayError(Exception):
 
 
 class MalformedRequest(GatewayError, status=400, code="malformed_body"):
-    """The body cannot be read at all (400)."""
+    """The body cannot be read at all."""
 
 
 class Unauthenticated(GatewayError, status=401, code="unauthenticated"):
-    """A call without the token or key that it needs (401)."""
+    """A call without the token or key that it needs."""
 
 
 class Forbidden(GatewayError, status=403, code="forbidden"):
-    """A call with a Host or Origin that is not the gateway's own (403)."""
+    """A call with a Host or Origin that is not the gateway's own."""
 
 
 class NotFound(GatewayError, status=404, code="not_found"):
-    """An unknown path, variant, model or version (404)."""
+    """An unknown path, variant, model or version."""
 
 
 class MethodNotAllowed(GatewayError, status=405, code="method_not_allowed"):
-    """A known path with a method that it does not have (405); `allow` is one that it has."""
+    """A known path with a method that it does not have; `allow` is one that it has."""
 
     def __init__(self, message: str, *, allow: str = "GET") -> None:
         super().__init__(message)
@@ -69,11 +69,11 @@ class MethodNotAllowed(GatewayError, status=405, code="method_not_allowed"):
 
 
 class RequestTimeout(GatewayError, status=408, code="request_timeout"):
-    """A request that did not arrive completely in time (408)."""
+    """A request that did not arrive completely in time."""
 
 
 class Conflict(GatewayError, status=409, code="conflict"):
-    """The change is refused because of the present state (409); nothing changed."""
+    """The change is refused because of the present state; nothing changed."""
 
 
 class VersionNotReady(Conflict, code="version_not_ready"):
@@ -85,19 +85,19 @@ class GenerationConflict(Conflict, code="generation_conflict"):
 
 
 class TooLarge(GatewayError, status=413, code="body_too_large"):
-    """A body or a batch over its limit (413)."""
+    """A body or a batch over its limit."""
 
 
 class UnsupportedMediaType(GatewayError, status=415, code="unsupported_media_type"):
-    """A content type that the endpoint does not read (415)."""
+    """A content type that the endpoint does not read."""
 
 
 class InvalidInput(GatewayError, status=422, code="invalid_input"):
-    """A readable body with a wrong value (422); `field` says where."""
+    """A readable body with a wrong value; `field` says where."""
 
 
 class HeadTooLarge(GatewayError, status=431, code="head_too_large"):
-    """The target and headers of a request over their limit (431)."""
+    """The target and headers of a request over their limit."""
 
 
 class EntityUnusable(InvalidInput, code="unusable_entity"):
@@ -105,11 +105,11 @@ class EntityUnusable(InvalidInput, code="unusable_entity"):
 
 
 class BadUpstreamAnswer(GatewayError, status=502, code="bad_triton_answer"):
-    """Triton answered something that must not be passed on (502)."""
+    """Triton answered something that must not be passed on."""
 
 
 class Unavailable(GatewayError, status=503, code="unavailable", retry_after=1):
-    """Something the call needs is not there now (503)."""
+    """Something the call needs is not there now; `Retry-After` says when to ask again."""
 
 
 class TritonUnavailable(Unavailable, code="triton_unavailable"):
@@ -141,7 +141,7 @@ class Overloaded(Unavailable, code="overloaded"):
 
 
 class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded", retry_after=1):
-    """Triton did not answer in time (504)."""
+    """Triton did not answer in time."""
 
 
 class InferenceRefused(InvalidInput, code="refused_by_model"):

@@ -6,7 +6,6 @@ A test fails when they are stale: settings and error codes are documented where 
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from serving_gateway.settings import Settings
 
 GATEWAY: Final = Path(__file__).resolve().parents[1] / "serving_gateway"
 README: Final = GATEWAY / "README.md"
-_STATUS: Final = re.compile(r" \(\d{3}\)")
 
 
 def settings_table() -> str:
@@ -87,7 +85,7 @@ def _codes(value: ast.expr) -> Iterator[str]:
 def _meaning(kind: type[GatewayError]) -> str:
     if kind is GatewayError:
         return "A fault of the gateway itself. It is in the log, by its `request_id`."
-    return _STATUS.sub("", " ".join((kind.__doc__ or "").split("\n\n")[0].split()))
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 
 def _cell(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from serving_gateway.contract import (
     VARIANTS,
@@ -20,6 +20,7 @@ from serving_gateway.contract import (
     RemovalResponse,
     RollbackRequest,
     RoutingRecord,
+    Slot,
     TrafficRequest,
     TrafficResponse,
 )
@@ -84,9 +85,6 @@ class ControlPlane:
                 self._registry, record, upstream, version, mode, request.run_id
             )
             check_contract(request.feature_contract, slot, upstream.model_name)
-            client = await verifier.verify(slot)
-            if alias == B:
-                await self._check_split(transitions.with_slot(record, alias, slot))
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 # The rules are applied again to the record that is really replaced: a pin set
@@ -99,9 +97,7 @@ class ControlPlane:
                     raise _changed_while_verified(alias, version)
                 return transitions.with_slot(fresh, alias, slot)
 
-            done, changed = await self._writer.commit(change, by, request.reason)
-            del client  # held until it was adopted, so that it is the one that is routed to
-        return _response(alias, done, record, changed, ready)
+            return await self._switch(alias, record, slot, ready, change, by, request.reason)
 
     async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         """Move a variant back to the version before, or to a named one; it is then pinned."""
@@ -118,9 +114,6 @@ class ControlPlane:
             slot = before or await resolve_slot(
                 self._registry, record, upstream, version, Mode.PINNED
             )
-            client = await verifier.verify(slot)
-            if alias == B:
-                await self._check_split(transitions.rolled_back(record, alias, slot))
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 moved = before is not None and transitions.previous_slot(fresh, alias) != before
@@ -129,9 +122,37 @@ class ControlPlane:
                 return transitions.rolled_back(fresh, alias, slot)
 
             reason = request.reason or "rollback"
-            done, changed = await self._writer.commit(change, by, reason)
-            del client  # as above
-        return _response(alias, done, record, changed, ready)
+            return await self._switch(alias, record, slot, ready, change, by, reason)
+
+    async def _switch(
+        self,
+        alias: str,
+        record: RoutingRecord,
+        slot: Slot,
+        ready: tuple[int, ...],
+        change: Callable[[RoutingRecord], RoutingRecord],
+        by: str,
+        reason: str | None,
+    ) -> ReloadResponse:
+        """Verify the version of a slot, and have `change` route to it."""
+        client = await self._verifier.verify(slot)
+        if alias == B:
+            await self._check_split(change(record))
+        done, changed = await self._writer.commit(change, by, reason)
+        del client  # held until it was adopted, so that it is the one that is routed to
+        held, slot = record.variants.get(alias), done.variants[alias]
+        return ReloadResponse(
+            status="success",
+            variant=alias,
+            version=slot.version,
+            run_id=slot.run_id,
+            run_id_source=slot.run_id_source,
+            mode=slot.mode,
+            generation=done.generation,
+            previous_version=None if held is None else held.version,
+            changed=changed,
+            other_ready_versions=tuple(version for version in ready if version != slot.version),
+        )
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy; `InvalidInput` for an impossible share."""
@@ -248,22 +269,4 @@ def _changed_while_verified(alias: str, version: int) -> GenerationConflict:
     return GenerationConflict(
         f"Variant {alias} was changed while version {version} was being verified. Look at /models "
         "and ask again."
-    )
-
-
-def _response(
-    alias: str, done: RoutingRecord, before: RoutingRecord, changed: bool, ready: tuple[int, ...]
-) -> ReloadResponse:
-    slot, held = done.variants[alias], before.variants.get(alias)
-    return ReloadResponse(
-        status="success",
-        variant=alias,
-        version=slot.version,
-        run_id=slot.run_id,
-        run_id_source=slot.run_id_source,
-        mode=slot.mode,
-        generation=done.generation,
-        previous_version=None if held is None else held.version,
-        changed=changed,
-        other_ready_versions=tuple(version for version in ready if version != slot.version),
     )

@@ -8,6 +8,7 @@ from fastapi import Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from serving_gateway.contract import ErrorResponse
+from serving_gateway.errors import GatewayError
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -29,21 +30,8 @@ API_KEY: Final = Security(
 KEY_IS_OPTIONAL: Final[dict[str, Any]] = {"security": [{}]}
 """Beside `API_KEY`: a gateway without keys needs none."""
 
-ERRORS: Final = {
-    400: "The request or its body cannot be read.",
-    401: "The control token or API key is missing or wrong.",
-    403: "The Host or the Origin is not the gateway's own.",
-    404: "Unknown variant, version, model or path.",
-    405: "The path does not have this method.",
-    409: "Refused because of the present state; nothing changed.",
-    413: "The body or the batch is too large.",
-    415: "The body is not declared as JSON, or compressed in an unknown way.",
-    422: "A wrong value; `field` says where.",
-    431: "The target and headers are too large.",
-    500: "A bug in the gateway.",
-    502: "Triton's answer could not be passed on.",
-    503: "Not available now; `Retry-After` says when to ask again.",
-    504: "Triton did not answer in time.",
+_ERRORS: Final = {500: "A bug in the gateway."} | {
+    kind.status: kind.__doc__ for kind in GatewayError.__subclasses__()
 }
 READ_ERRORS: Final = (400, 401, 403, 404, 405, 422, 431, 500, 502, 503, 504)
 
@@ -57,4 +45,4 @@ def errors(*statuses: int, of_text: bool = False) -> Responses:
     """The error responses of a route; `of_text` where its success is not JSON."""
     schema = {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}
     body = {"content": {"application/json": schema}} if of_text else {"model": ErrorResponse}
-    return {status: {"description": ERRORS[status], **body} for status in sorted(statuses)}
+    return {status: {"description": _ERRORS[status], **body} for status in sorted(statuses)}

@@ -33,7 +33,7 @@ class _Presence(msgspec.Struct, frozen=True):
 
 
 class FileStore(RecordFiles):
-    """A `RoutingStore` of JSON files, replaced atomically under locks that processes share."""
+    """Routing records as JSON files, replaced atomically under locks that processes share."""
 
     _prefix = "routing-"
 
@@ -59,7 +59,7 @@ class FileStore(RecordFiles):
 
     @in_thread
     def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write `record` durably in the place of exactly `expected`."""
+        """Write `record` durably in the place of `expected`; else `GenerationConflict`."""
         name = record.model_name
         with _reported("The routing record cannot be written"):
             self._directory.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ _Data = bytes | Exception | None
 
 
 class RedisStore:
-    """A `RoutingStore` in one Redis, version 5 or later."""
+    """Routing records in one Redis, version 5 or later."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
@@ -100,7 +100,7 @@ class RedisStore:
         self._sent: dict[str, ModelReport] | None = None
 
     async def read(self, model_name: str) -> RoutingRecord:
-        """A model's record."""
+        """A model's record, read now; generation 0 when none was ever written."""
         async with self._connection.asking() as redis:
             data: bytes | None = await redis.get(_key(model_name))
         return usable(await self._look_up(model_name, data))
@@ -124,7 +124,7 @@ class RedisStore:
         return {name: self._seen[name][1] for name in self._names}
 
     async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
-        """Write `record` in the place of exactly `expected`, and announce it to all replicas."""
+        """Write and announce `record` in the place of `expected`; else `GenerationConflict`."""
         name = record.model_name
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
