@@ -80,8 +80,8 @@ class Ssot(Struct, frozen=True, kw_only=True):
     observed_at: str
 
 
-class ActiveVersion(Struct, frozen=True):
-    """What answers requests, in short."""
+class RoutedVersion(Struct, frozen=True):
+    """A version that is routed to, in short; one side of a pairing."""
 
     model_name: str
     version: int
@@ -110,7 +110,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]
     ssot: Ssot
     effective: dict[str, EffectiveVersion]
-    active: dict[str, ActiveVersion]
+    active: dict[str, RoutedVersion]
     routing: RoutingStatus
     replica: ReplicaStatus
     replicas: tuple[LiveReplica, ...]
@@ -141,15 +141,7 @@ class ReadyStatus(Struct, frozen=True):
     themselves, and do not make the replica unready."""
 
 
-class ShadowSide(Struct, frozen=True):
-    """One version of a pairing."""
-
-    model_name: str
-    version: int
-    run_id: str
-
-
-Pairing = tuple[ShadowSide, ShadowSide]
+Pairing = tuple[RoutedVersion, RoutedVersion]
 """A's side, B's side."""
 
 
@@ -187,8 +179,8 @@ class ShadowReport(Struct, frozen=True):
     """
 
     replica: str
-    a: ShadowSide | None
-    b: ShadowSide | None
+    a: RoutedVersion | None
+    b: RoutedVersion | None
     since: str | None
     """Time of the pairing's first copy."""
     requests: int

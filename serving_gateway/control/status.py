@@ -8,7 +8,6 @@ from collections.abc import Callable
 import msgspec
 
 from serving_gateway.contract import (
-    ActiveVersion,
     HealthStatus,
     ModelStatus,
     ReadyStatus,
@@ -85,7 +84,7 @@ class StatusReporter:
             ssot=ssot,
             effective=self._router.effective(),
             active={
-                alias: ActiveVersion(target.model_name, target.slot.version, target.slot.run_id)
+                alias: target.side
                 for alias, target in sorted(table.targets.items())
                 if target.client.ready
             },

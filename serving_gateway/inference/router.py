@@ -21,8 +21,8 @@ from serving_gateway.contract import (
     VARIANTS,
     EffectiveVersion,
     FeatureSource,
+    RoutedVersion,
     RoutingRecord,
-    ShadowSide,
     Slot,
     feature_contract,
 )
@@ -54,10 +54,10 @@ class RoutingTarget:
     response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
     """What every response of the target ends with, by the source of its rows."""
 
-    side: ShadowSide = field(init=False)
+    side: RoutedVersion = field(init=False)
 
     def __post_init__(self) -> None:
-        self.side = ShadowSide(self.model_name, self.slot.version, self.slot.run_id)
+        self.side = RoutedVersion(self.model_name, self.slot.version, self.slot.run_id)
 
 
 class RoutingTable:

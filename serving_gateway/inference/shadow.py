@@ -14,8 +14,8 @@ from serving_gateway.contract import (
     MeanDifference,
     Pairing,
     Proportion,
+    RoutedVersion,
     ShadowReport,
-    ShadowSide,
 )
 from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.telemetry.counters import HistogramState, ShadowState
@@ -180,7 +180,7 @@ class ShadowStatistics:
         )
 
     def summary(
-        self, replica: str, a: ShadowSide | None, b: ShadowSide | None, *, examples: bool
+        self, replica: str, a: RoutedVersion | None, b: RoutedVersion | None, *, examples: bool
     ) -> ShadowReport:
         """What is known about a pairing; `examples`: whether the caller may see clients' rows."""
         page = self.page

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving_gateway.contract import ShadowSide
+from serving_gateway.contract import RoutedVersion
 from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.shadow import ShadowStatistics
 from serving_gateway.main import create_app
@@ -32,8 +32,8 @@ from serving_gateway.telemetry.counters import (
 from serving_gateway.telemetry.exposition import Exposition, labels
 from serving_gateway.telemetry.metrics import Metrics
 
-A = ShadowSide("m", 1, "run-1")
-B = ShadowSide("m", 2, "run-2")
+A = RoutedVersion("m", 1, "run-1")
+B = RoutedVersion("m", 2, "run-2")
 MAX_STALL_S = 0.02
 SCOPE: Final = {
     "type": "http",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_gateway.contract import ShadowSide
+from serving_gateway.contract import RoutedVersion
 from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.shadow import (
     ShadowStatistics,
@@ -17,9 +17,9 @@ from serving_gateway.inference.shadow import (
     wilson,
 )
 
-A = ShadowSide("m", 1, "run-1")
-B = ShadowSide("m", 2, "run-2")
-C = ShadowSide("m", 3, "run-3")
+A = RoutedVersion("m", 1, "run-1")
+B = RoutedVersion("m", 2, "run-2")
+C = RoutedVersion("m", 3, "run-3")
 
 
 def clock() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving_gateway.contract import DType, Feature, ShadowSide, Signature, Strategy, Traffic
+from serving_gateway.contract import DType, Feature, RoutedVersion, Signature, Strategy, Traffic
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError, TritonUnavailable
 from tests.played_triton import PlayedPlane, eventually
 from tests.stub_model import SIGNATURE
@@ -90,7 +90,9 @@ async def test_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next(
     await predicted(plane, 1.0)
     await eventually(lambda: len(plane.triton.calls) == 2)
     former = plane.ledger.page
-    page = plane.ledger.open((ShadowSide("m", 1, "r"), ShadowSide("m", 3, "r")), lambda: "now")
+    page = plane.ledger.open(
+        (RoutedVersion("m", 1, "r"), RoutedVersion("m", 3, "r")), lambda: "now"
+    )
     plane.triton.calls[-1].answer()
     await eventually(lambda: former.requests == 1)
     assert page.requests == 0
