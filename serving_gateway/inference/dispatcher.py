@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -76,7 +76,7 @@ class RoutedRequest(InferenceItem):
         fallback: why A answers although the client belongs to B's share.
         is_traffic: as the sink's.
         is_split: whether the traffic policy chose B for it, so that A may answer instead.
-        is_pinned: whether the client named the version, so that no other may answer.
+        named: the target that the client named, so that no other may answer.
     """
 
     __slots__ = (
@@ -85,9 +85,9 @@ class RoutedRequest(InferenceItem):
         "dispatcher",
         "due",
         "fallback",
-        "is_pinned",
         "is_split",
         "is_traffic",
+        "named",
         "sent_at",
         "sink",
         "table",
@@ -111,7 +111,7 @@ class RoutedRequest(InferenceItem):
         self.fallback: str | None = None
         self.is_traffic = sink.is_traffic
         self.is_split = False
-        self.is_pinned = False
+        self.named: RoutingTarget | None = None
         self.sent_at = 0.0
         self.table: RoutingTable
         self.target: RoutingTarget
@@ -123,34 +123,31 @@ class RoutedRequest(InferenceItem):
             return
         try:
             self.read()
-            self.route()
         except GatewayError as error:
             self.reject(error)
+        else:
+            self.dispatcher.dispatch(self)
 
     def _on_read(self, error: GatewayError | None) -> None:
-        if self.is_finished:
-            return
-        try:
-            if error is not None:
-                raise error
-            self.route()
-        except GatewayError as refusal:
-            self.reject(refusal)
+        if error is not None and not self.is_finished:
+            self.reject(error)
+        elif not self.is_finished:
+            self.dispatcher.dispatch(self)
 
     def read(self) -> None:
-        """Read the body; raises `GatewayError` when it cannot be read."""
+        """Read the body and find what is `named`; raises `GatewayError` when that fails."""
         raise NotImplementedError
-
-    def route(self) -> None:
-        """Go where the routing rules lead; raises `GatewayError` when nowhere."""
-        self.dispatcher.dispatch(self)
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Queue the tensors for exactly this target, or raise; `recover` gets what fails later."""
         raise NotImplementedError
 
-    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
-        """Make the response of these rows, maybe in a thread, or raise; the result sends it."""
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Any:
+        """Make the response from these rows of the outputs, maybe in a thread, or raise."""
+        raise NotImplementedError
+
+    def answer(self, encoded: Any) -> None:
+        """Send what `encode` has made, or raise."""
         raise NotImplementedError
 
     def reject(self, error: GatewayError) -> None:
@@ -162,20 +159,20 @@ class RoutedRequest(InferenceItem):
         """Answer with these rows of the outputs: large ones are encoded in a thread."""
         size = len(outputs.body)
         if size <= LARGE_BYTES or (size := outputs.cost(start, stop)) <= LARGE_BYTES:
-            self.encode(outputs, start, stop)()
+            self.answer(self.encode(outputs, start, stop))
             return
         self.is_finished = False  # until it is encoded: its client may leave
         work = partial(self.encode, outputs, start, stop)
         self.dispatcher.offload.run(size, work, self._on_encoded, self.due)
 
-    def _on_encoded(self, send: Callable[[], None] | GatewayError) -> None:
+    def _on_encoded(self, encoded: Any) -> None:
         if self.is_finished:
             return
         self.is_finished = True
         try:
-            if isinstance(send, GatewayError):
-                raise send
-            send()
+            if isinstance(encoded, GatewayError):
+                raise encoded
+            self.answer(encoded)
         except GatewayError as error:
             self.fail(error)
 
@@ -223,20 +220,17 @@ class Dispatcher:
         self._count_fallback = count_fallback
 
     def dispatch(self, request: RoutedRequest) -> None:
-        """Send a request to the variant that the traffic policy says."""
+        """Send a request to the target that it names, or to the traffic policy's variant."""
         table = self.router.table
         policy = table.policy
-        if policy.split and request.is_traffic and policy.answers(request.client_id) == B:
+        if request.named is not None:
+            self._attempt(request, table, request.named, request.due)
+        elif policy.split and request.is_traffic and policy.answers(request.client_id) == B:
             request.is_split = True
             deadline = request.arrived + (request.due - request.arrived) * _B_SHARE
             self._attempt(request, table, table.targets.get(B), deadline)
         else:
             self._attempt(request, table, table.production, request.due)
-
-    def dispatch_to(self, request: RoutedRequest, target: RoutingTarget) -> None:
-        """Send a request to the target that its client named."""
-        request.is_pinned = True
-        self._attempt(request, self.router.table, target, request.due)
 
     def call_failed(self, request: RoutedRequest, error: GatewayError) -> None:
         """Recover from a failure of Triton, as far as that is possible."""
@@ -254,7 +248,7 @@ class Dispatcher:
             request.is_split = False
             request.fallback = f"variant B could not answer: {error.message}"
         elif (
-            request.is_pinned
+            request.named is not None
             or fresh is request.table
             or fresh.production is None
             or not isinstance(error, VariantUnavailable)

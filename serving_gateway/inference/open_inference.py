@@ -7,7 +7,6 @@ answer (I2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Final
@@ -124,20 +123,15 @@ class ProtocolInference(RoutedRequest):
         self.request: ProtocolRequest
 
     def read(self) -> None:
-        """Read the JSON part."""
+        """Read the JSON part; a version, or B's own model, is asked for by its name."""
         self.request = read_request(self._body, self._header_length)
         if self.client_id is None:
             self.client_id = self.request.client_id
-
-    def route(self) -> None:
-        """Go to the version or the model of B that was asked for by its name, or by the rules."""
         model_name, version = self._model_name, self._version
         target = self._owner.target(model_name, version)
         production = self.dispatcher.router.table.production
         if version is not None or production is None or model_name != production.model_name:
-            self.dispatcher.dispatch_to(self, target)
-        else:
-            self.dispatcher.dispatch(self)
+            self.named = target
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Pack the tensors for this target's version, and queue them."""
@@ -164,24 +158,24 @@ class ProtocolInference(RoutedRequest):
         self.sent_at = perf_counter()
         batcher.submit(self)
 
-    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
-        """Make the response from these rows of the outputs."""
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> ProtocolResponse | None:
+        """The response; None where an output is not by rows, so that nothing can be merged."""
         tensors, target = outputs.part(start, stop), self.target
         if tensors is None:
-            return self._ask_alone
-        name, version = target.model_name, target.slot.version
-        return partial(self._answer, encode_response(self.request.head, tensors, name, version))
+            return None
+        head, version = self.request.head, target.slot.version
+        return encode_response(head, tensors, target.model_name, version)
 
-    def _ask_alone(self) -> None:
-        # An output is not by rows, so that nothing can be merged.
-        self.target.client.can_merge_outputs = False
-        self._queue((self.tensors, self.rows), self.target, self.deadline)
-
-    def _answer(self, response: ProtocolResponse) -> None:
+    def answer(self, encoded: ProtocolResponse | None) -> None:
+        """Send the response, or ask again, alone."""
         target = self.target
         name, variant, version = target.model_name, target.variant, target.slot.version
+        if encoded is None:
+            target.client.can_merge_outputs = False
+            self._queue((self.tensors, self.rows), target, self.deadline)
+            return
         if self.is_traffic:
             target.stats.answer(perf_counter() - self.sent_at, self.rows)
         if self.span is not None:
             self.span.answered(name, variant, version)
-        self.sink.respond(response, variant, version)
+        self.sink.respond(encoded, variant, version)

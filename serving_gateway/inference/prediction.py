@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from time import perf_counter, time_ns
 from typing import Final
@@ -168,54 +167,50 @@ class Prediction(RoutedRequest):
         self.sent_at = perf_counter()
         batcher.submit(self)
 
-    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Callable[[], None]:
-        """Make the response from these rows of the outputs."""
-        output = outputs.predicted()
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> tuple[ModelOutput, bytes]:
+        """The output for these rows, and the response: its end is encoded once for a target."""
+        output, target, source = outputs.predicted(), self.target, self._rows.source
         if stop - start != outputs.rows:
             output = output.part(start, stop)
-        target = self.target
         if not output.is_finite:
             raise BadUpstreamAnswer(
                 f"{target.model_name} version {target.slot.version} predicted NaN or infinity "
                 "for these rows, which JSON cannot hold.",
                 code="not_finite_output",
             )
-        return partial(self._answer, output, self._response(output, self._rows.source))
-
-    def _answer(self, output: ModelOutput, body: bytes) -> None:
-        if self.is_traffic:
-            self._record(output)
-        if self.span is not None:
-            target = self.target
-            self.span.answered(target.model_name, target.variant, target.slot.version)
-        self.sink.succeed(body)
-
-    def _record(self, output: ModelOutput) -> None:
-        """Count a client's request, mirror it, and keep a sample of it."""
-        target, rows, predictor = self.target, self._rows, self._predictor
-        seconds = perf_counter() - self.sent_at
-        target.stats.answer(seconds, rows.count)
-        predictor.sources[rows.source] += 1
-        if self.table.policy.mirror and not self.is_split:
-            predictor.mirror.offer(self, rows, output, seconds)
-        if predictor.samples is not None and predictor.samples.is_due():
-            by = target.model_name, target.variant, target.slot.version, self._codec.signature
-            answered = output.predictions, output.probabilities
-            whose = named_entities(self._request)
-            sample = Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered, whose)
-            predictor.samples.offer(sample)
-
-    def _response(self, output: ModelOutput, source: FeatureSource) -> bytes:
-        """The body: what is the same for every response of a target is encoded once."""
-        tails = self.target.response_tails if self.fallback is None else {}
+        tails = target.response_tails if self.fallback is None else {}
         tail = tails.get(source)
         if tail is None:
             tail = tails[source] = self._tail(source)
-        return b'{"predictions":%b,"probabilities":%b,%b' % (
-            encode_json(output.predictions),
-            encode_json(output.probabilities),
+        predictions, probabilities = output.predictions, output.probabilities
+        return output, b'{"predictions":%b,"probabilities":%b,%b' % (
+            encode_json(predictions),
+            encode_json(probabilities),
             tail,
         )
+
+    def answer(self, encoded: tuple[ModelOutput, bytes]) -> None:
+        """Send the response; a client's request is counted, mirrored and maybe sampled."""
+        output, body = encoded
+        target, rows, predictor = self.target, self._rows, self._predictor
+        if self.is_traffic:
+            seconds = perf_counter() - self.sent_at
+            target.stats.answer(seconds, rows.count)
+            predictor.sources[rows.source] += 1
+            if self.table.policy.mirror and not self.is_split:
+                predictor.mirror.offer(self, rows, output, seconds)
+            if predictor.samples is not None and predictor.samples.is_due():
+                predictor.samples.offer(self._sample(output))
+        if self.span is not None:
+            self.span.answered(target.model_name, target.variant, target.slot.version)
+        self.sink.succeed(body)
+
+    def _sample(self, output: ModelOutput) -> Sample:
+        target, rows = self.target, self._rows
+        by = target.model_name, target.variant, target.slot.version, self._codec.signature
+        answered = output.predictions, output.probabilities
+        whose = named_entities(self._request)
+        return Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered, whose)
 
     def _tail(self, source: FeatureSource) -> bytes:
         target = self.target
