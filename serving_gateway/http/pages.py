@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Final
 
 from fastapi import APIRouter, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from serving_gateway.errors import NotFound
@@ -28,7 +29,16 @@ _HEADERS: Final = {
 def page_router() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
     router = APIRouter(tags=["state"], responses=errors(*READ_ERRORS, of_text=True))
-    status, api = _page("page.html"), _page("docs.html", "'self'")
+    status = _page(files("serving_gateway.http").joinpath("page.html").read_text(encoding="utf-8"))
+    docs = get_swagger_ui_html(
+        title="Serving gateway: API",
+        openapi_url="openapi.json",
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    api = _page(bytes(docs.body).decode(), "'self'")
 
     @router.get("/", response_class=HTMLResponse)
     async def status_page() -> Response:
@@ -49,9 +59,8 @@ def page_router() -> APIRouter:
     return router
 
 
-def _page(name: str, *own: str) -> Callable[[], Response]:
+def _page(text: str, *own: str) -> Callable[[], Response]:
     """Makes responses with a page, under a policy that holds the digests of its inline parts."""
-    text = files("serving_gateway.http").joinpath(name).read_text(encoding="utf-8")
     allowed = {"script": [*own], "style": [*own]}
     for kind, content in _INLINE.findall(text):
         digest = b64encode(sha256(content.encode()).digest()).decode()
