@@ -32,20 +32,7 @@ class NativeType:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _: Any, handler: Any) -> dict[str, Any]:
-        components = msgspec.json.schema_components((cls,), ref_template="{name}")[1]
-
-        def resolve(node: Any) -> Any:
-            if isinstance(node, list):
-                return [resolve(item) for item in node]
-            if not isinstance(node, dict):
-                return node
-            name = node.get("$ref")
-            if name is None:
-                return {key: resolve(value) for key, value in node.items()}
-            kind = _kinds.get(name)  # an enumeration is written out where it stands
-            return resolve(components[name]) if kind is None else schema_of(kind, handler)
-
-        return dict(resolve(components[cls.__name__]))
+        return {}  # until `fill_in`
 
     @classmethod
     def _validate(cls, value: Any) -> Self:
@@ -64,11 +51,8 @@ class Struct(NativeType, msgspec.Struct, frozen=True):
     """A body of the API."""
 
 
-def schema_of(kind: type, handler: Any) -> dict[str, Any]:
-    """A reference to the JSON schema of a type, which is registered with pydantic's generator."""
-    from pydantic import TypeAdapter
-    from pydantic_core import core_schema
-
-    # The generator follows the schemas inside the one that it is given.
-    around = handler(core_schema.list_schema(TypeAdapter(kind).core_schema))
-    return dict(around["items"])
+def fill_in(schemas: dict[str, Any]) -> None:
+    """Add what msgspec knows to the JSON schemas of an OpenAPI page, by name."""
+    kinds = [_kinds[name] for name in schemas if name in _kinds]
+    template = "#/components/schemas/{name}"
+    schemas.update(msgspec.json.schema_components(kinds, ref_template=template)[1])

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
+from serving_gateway.contract.struct import fill_in
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.http.descriptions import READ_ERRORS, errors
 from serving_gateway.http.error_handlers import handle_errors
@@ -47,6 +49,14 @@ def build(
     ):
         app.include_router(router)
     handle_errors(app, hosting, access)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            fill_in(described()["components"]["schemas"])
+        return described()
+
+    app.openapi = openapi  # type: ignore[method-assign]
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=5)
     if settings.cors_origins:
         app.add_middleware(DataPlaneCors, origins=settings.cors_origins)
