@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from math import inf
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
@@ -23,14 +24,12 @@ _EXPIRY_STEP: Final = 0.01
 """Seconds between two looks for overdue items, so that an outage costs few of them."""
 
 
+@dataclass(slots=True, eq=False)
 class ByteBudget:
     """Bytes held for clients, at most `limit` over everything that shares the budget."""
 
-    __slots__ = ("held", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
+    limit: int
+    held: int = 0
 
     def take(self, size: int) -> bool:
         """Reserve `size` bytes; False, and nothing is reserved, when they do not fit."""
@@ -87,15 +86,13 @@ class Call(Protocol):
 ItemT = TypeVar("ItemT", bound=BatchItem)
 
 
+@dataclass(slots=True, eq=False)
 class Batch(Generic[ItemT]):
     """The items of one call."""
 
-    __slots__ = ("call", "items", "rows")
-
-    def __init__(self, items: list[ItemT], rows: int) -> None:
-        self.items = items
-        self.rows = rows
-        self.call: Call | None = None
+    items: list[ItemT]
+    rows: int
+    call: Call | None = None
 
 
 class Batcher(Generic[ItemT]):

@@ -18,6 +18,7 @@ from serving_gateway.control.hosting import HostedModel, Hosting
 from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import registry_from
 from serving_gateway.control.status import StatusReporter
+from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.http.app import build
@@ -213,7 +214,7 @@ class _Replica:
             self.queue_budget,
             record_problem=lambda: watcher.pending or problem(),
             on_adopt=adopted,
-            on_services=None if features is None else features.expect,
+            on_services=lambda names: features and features.expect(names),
         )
         ledger = ShadowStatistics(settings.shadow_examples)
         metrics.routed, metrics.shadow = router.routed, ledger.state
@@ -223,9 +224,8 @@ class _Replica:
         dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc, self.offload)
         predictor = Predictor(settings, dispatcher, mirror, metrics, features, metrics.samples)
         writer = RecordWriter(router, self.store, self.losses)
-        control = ControlPlane(
-            settings, router, writer, heartbeat, self.registry, metrics, features
-        )
+        verifier = VersionVerifier(settings, router, self.registry, features)
+        control = ControlPlane(router, verifier, writer, heartbeat, metrics)
         protocol = OpenInference(settings, dispatcher)
         status = StatusReporter(
             settings,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 
 from serving_gateway.contract import (
     VARIANTS,
@@ -27,7 +28,6 @@ from serving_gateway.contract import (
 from serving_gateway.control import transitions
 from serving_gateway.control.provenance import check_contract, resolve_slot
 from serving_gateway.control.record_writer import RecordWriter
-from serving_gateway.control.registry import Registry
 from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.errors import (
     Conflict,
@@ -36,16 +36,15 @@ from serving_gateway.errors import (
     InvalidInput,
     NotFound,
 )
-from serving_gateway.features.reader import FeatureReader
 from serving_gateway.inference.router import TRAFFIC_SECONDS, Router
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.replication.heartbeat import Heartbeat
-from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class ControlPlane:
     """Changes the routing record of one model; `by` says who asks.
 
@@ -54,35 +53,24 @@ class ControlPlane:
     when Triton, the run of a version or the store is out of reach. Then nothing has changed.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        router: Router,
-        writer: RecordWriter,
-        heartbeat: Heartbeat,
-        registry: Registry | None,
-        metrics: ModelMetrics,
-        features: FeatureReader | None = None,
-    ) -> None:
-        self._router = router
-        self._writer = writer
-        self._heartbeat = heartbeat
-        self._registry = registry
-        self._metrics = metrics
-        self._verifier = VersionVerifier(settings, router, registry, features)
-        self._one_at_a_time = asyncio.Lock()
+    router: Router
+    verifier: VersionVerifier
+    writer: RecordWriter
+    heartbeat: Heartbeat
+    metrics: ModelMetrics
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
         """Move a variant to a version that Triton, asked now, has READY."""
-        verifier = self._verifier
+        verifier = self.verifier
         async with self._changing("reload", alias, request.version):
-            record = await self._writer.current()
+            record = await self.writer.current()
             upstream = verifier.upstream(alias)
             ready = await verifier.ready_versions(upstream)
             version, mode = choice = transitions.choose(record, alias, request, ready)
             await verifier.require_among(ready, upstream, version)
             slot = await resolve_slot(
-                self._registry, record, upstream, version, mode, request.run_id
+                self.verifier.registry, record, upstream, version, mode, request.run_id
             )
             check_contract(request.feature_contract, slot, upstream.model_name)
 
@@ -101,9 +89,9 @@ class ControlPlane:
 
     async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         """Move a variant back to the version before, or to a named one; it is then pinned."""
-        verifier = self._verifier
+        verifier = self.verifier
         async with self._changing("rollback", alias, request.version):
-            record = await self._writer.current()
+            record = await self.writer.current()
             held = record.variants.get(alias)
             before, upstream = None, verifier.upstream(alias)
             if (version := request.version) is None:
@@ -112,7 +100,7 @@ class ControlPlane:
             ready = await verifier.ready_versions(upstream)
             await verifier.require_among(ready, upstream, version)
             slot = before or await resolve_slot(
-                self._registry, record, upstream, version, Mode.PINNED
+                self.verifier.registry, record, upstream, version, Mode.PINNED
             )
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
@@ -135,10 +123,10 @@ class ControlPlane:
         reason: str | None,
     ) -> ReloadResponse:
         """Verify the version of a slot, and have `change` route to it."""
-        client = await self._verifier.verify(slot)
+        client = await self.verifier.verify(slot)
         if alias == B:
             await self._check_split(change(record))
-        done, changed = await self._writer.commit(change, by, reason)
+        done, changed = await self.writer.commit(change, by, reason)
         del client  # held until it was adopted, so that it is the one that is routed to
         held, slot = record.variants.get(alias), done.variants[alias]
         return ReloadResponse(
@@ -157,7 +145,7 @@ class ControlPlane:
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy; `InvalidInput` for an impossible share."""
         async with self._changing("traffic"):
-            record = await self._writer.current()
+            record = await self.writer.current()
             await self._check_split(transitions.with_traffic(record, request))
 
             def change(fresh: RoutingRecord) -> RoutingRecord:
@@ -172,7 +160,7 @@ class ControlPlane:
                     raise _changed_while_verified(B, fresh.variants[B].version)
                 return wanted
 
-            done, changed = await self._writer.commit(change, by, request.reason)
+            done, changed = await self.writer.commit(change, by, request.reason)
         return TrafficResponse("success", done.traffic, done.generation, changed)
 
     async def clear_variant(
@@ -182,10 +170,10 @@ class ControlPlane:
         if alias == A:
             raise Conflict(
                 "Variant A is production: it goes with the model only (DELETE "
-                f"/models/{self._router.model_name}). Reload it to change its version.",
+                f"/models/{self.router.model_name}). Reload it to change its version.",
                 code="production_variant",
             )
-        before = self._router.record
+        before = self.router.record
 
         def change(fresh: RoutingRecord) -> RoutingRecord:
             nonlocal before
@@ -194,7 +182,7 @@ class ControlPlane:
 
         async with self._changing("clear", alias):
             await self._require_no_traffic(alias, force)
-            done, changed = await self._writer.commit(change, by, reason)
+            done, changed = await self.writer.commit(change, by, reason)
         held = before.variants.get(alias)
         return ClearResponse(
             status="success",
@@ -210,9 +198,9 @@ class ControlPlane:
         """Remove the model: no replica routes it any more; `force` although A has traffic."""
         async with self._changing("remove"):
             await self._require_no_traffic(A, force)
-            served = self._router.still_served()
-            done, changed = await self._writer.commit(transitions.removed, by, reason)
-        return RemovalResponse("success", self._router.model_name, done.generation, served, changed)
+            served = self.router.still_served()
+            done, changed = await self.writer.commit(transitions.removed, by, reason)
+        return RemovalResponse("success", self.router.model_name, done.generation, served, changed)
 
     @contextlib.asynccontextmanager
     async def _changing(
@@ -231,30 +219,30 @@ class ControlPlane:
                     field="version",
                     code="out_of_range",
                 )
-            async with self._one_at_a_time:
+            async with self.one_at_a_time:
                 yield
         except GatewayError as error:
-            self._metrics.changes.labels(operation, error.code).inc()
+            self.metrics.changes.labels(operation, error.code).inc()
             log.warning(
                 "a change was refused",
                 extra={"operation": operation, "code": error.code, "reason": error.message},
             )
             raise
-        self._metrics.changes.labels(operation, "success").inc()
+        self.metrics.changes.labels(operation, "success").inc()
 
     async def _check_split(self, wanted: RoutingRecord) -> None:
         """Refuse a record in which B answers clients whose requests it cannot read."""
         a, b = wanted.variants.get(A), wanted.variants.get(B)
         if transitions.splits(wanted.traffic) and a is not None and b is not None:
-            await self._verifier.require_split(a, b)
+            await self.verifier.require_split(a, b)
 
     async def _require_no_traffic(self, alias: str, force: bool) -> None:
         """Refuse, unless forced, what takes a variant away that any replica has requests for."""
         if force:
             return
-        router = self._router
-        own = self._heartbeat.status(router.report())
-        found = await self._heartbeat.replica_list(router.model_name, own)
+        router = self.router
+        own = self.heartbeat.status(router.report())
+        found = await self.heartbeat.replica_list(router.model_name, own)
         busy = [replica.id for replica in found.replicas if alias in replica.traffic]
         if busy:
             raise Conflict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,17 +22,17 @@ _ATTEMPTS: Final = 20
 """How often a change is tried again when another one was written first."""
 
 
+@dataclass(slots=True, eq=False)
 class RecordWriter:
     """Changes the routing record of one model, which the router follows at once."""
 
-    def __init__(self, router: Router, store: RoutingStore, losses: Losses) -> None:
-        self._router = router
-        self._store = store
-        self._losses = losses
+    router: Router
+    store: RoutingStore
+    losses: Losses
 
     async def current(self) -> RoutingRecord:
         """What all replicas have to route by now; `StoreUnavailable` when it cannot be read."""
-        return merge(await self._store.read(self._router.model_name), self._router.record).record
+        return merge(await self.store.read(self.router.model_name), self.router.record).record
 
     async def commit(
         self, change: Callable[[RoutingRecord], RoutingRecord], by: str, reason: str | None
@@ -41,9 +42,9 @@ class RecordWriter:
         Returns the record in effect and whether it is a new generation, which it is not when
         `change` returns the same record. `GenerationConflict` when others write first all the time.
         """
-        router = self._router
+        router = self.router
         for _ in range(_ATTEMPTS):
-            stored = await self._store.read(router.model_name)
+            stored = await self.store.read(router.model_name)
             # A store that lost its content (a cache without persistence, restarted) gets back
             # what is in effect, together with the change.
             merged = merge(stored, router.record)
@@ -54,11 +55,11 @@ class RecordWriter:
                 return base, False
             written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
             try:
-                await self._store.replace(stored, written)
+                await self.store.replace(stored, written)
             except GenerationConflict:
                 continue
             if merged.dropped is not None:
-                self._losses.drop(merged.dropped, written)
+                self.losses.drop(merged.dropped, written)
             await router.follow(written)
             log.info(
                 "routing record changed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -24,6 +25,7 @@ from serving_gateway.replication.replicas import now
 from serving_gateway.settings import Settings
 
 
+@dataclass(slots=True, eq=False)
 class StatusReporter:
     """Describes this replica's side of one model, and what Triton says now.
 
@@ -31,58 +33,48 @@ class StatusReporter:
     model's record cannot be read, if so.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        router: Router,
-        heartbeat: Heartbeat,
-        ledger: ShadowStatistics,
-        *,
-        names: Callable[[], tuple[str, ...]],
-        store_problem: Callable[[], str | None],
-    ) -> None:
-        self._settings = settings
-        self._router = router
-        self._heartbeat = heartbeat
-        self._ledger = ledger
-        self._names = names
-        self._store_problem = store_problem
+    settings: Settings
+    router: Router
+    heartbeat: Heartbeat
+    ledger: ShadowStatistics
+    names: Callable[[], tuple[str, ...]]
+    store_problem: Callable[[], str | None]
 
     def health(self) -> HealthStatus:
         """That the process lives, and which variants have a version."""
-        record = self._router.record
+        record = self.router.record
         return HealthStatus(
             status="ok",
             loaded_aliases=tuple(sorted(record.variants)),
             model_name=record.model_name,
             generation=record.generation,
-            ready=not self._router.unready_reasons(),
+            ready=not self.router.unready_reasons(),
         )
 
     def ready(self) -> ReadyStatus:
         """Whether this replica can answer for the model."""
-        reasons = self._router.unready_reasons()
+        reasons = self.router.unready_reasons()
         return ReadyStatus("not ready" if reasons else "ready", reasons)
 
     def shadow(self, *, examples: bool) -> ShadowReport:
         """How B's answers to mirrored requests compare with A's, on this replica."""
-        sides = {alias: target.side for alias, target in self._router.table.targets.items()}
-        replica = self._heartbeat.identity.id
-        return self._ledger.summary(replica, sides.get(A), sides.get(B), examples=examples)
+        sides = {alias: target.side for alias, target in self.router.table.targets.items()}
+        replica = self.heartbeat.identity.id
+        return self.ledger.summary(replica, sides.get(A), sides.get(B), examples=examples)
 
     async def models(self) -> ModelStatus:
         """What Triton serves, asked now, beside what this replica routes to."""
-        table = self._router.table
+        table = self.router.table
         record = table.record
-        own = self._heartbeat.status(self._router.report())
+        own = self.heartbeat.status(self.router.report())
         ssot, replica_list = await asyncio.gather(
             self._ssot(table.targets.get(A), table.targets.get(B)),
-            self._heartbeat.replica_list(record.model_name, own),
+            self.heartbeat.replica_list(record.model_name, own),
         )
         return ModelStatus(
-            models=self._names(),
+            models=self.names(),
             ssot=ssot,
-            effective=self._router.effective(),
+            effective=self.router.effective(),
             active={
                 alias: target.side
                 for alias, target in sorted(table.targets.items())
@@ -90,7 +82,7 @@ class StatusReporter:
             },
             routing=msgspec.structs.replace(
                 msgspec.convert(record, RoutingStatus, from_attributes=True),
-                store_problem=self._store_problem(),
+                store_problem=self.store_problem(),
             ),
             replica=own,
             replicas=replica_list.replicas,
@@ -102,11 +94,11 @@ class StatusReporter:
         served, shadowed = await asyncio.gather(self._ready(production), self._ready(shadow))
         reason = served.message if isinstance(served, GatewayError) else None
         return Ssot(
-            model_name=self._router.model_name,
+            model_name=self.router.model_name,
             served_versions=() if isinstance(served, GatewayError) else served,
             prod_served_version=_among(production, served),
             shadow_served_version=_among(shadow, shadowed),
-            prod_triton_url=self._settings.triton_url,
+            prod_triton_url=self.settings.triton_url,
             shadow_triton_url=None if shadow is None else shadow.client.triton.url,
             triton_reachable=reason is None,
             reason=reason,
@@ -115,10 +107,10 @@ class StatusReporter:
 
     async def _ready(self, target: RoutingTarget | None) -> tuple[int, ...] | GatewayError:
         """All versions READY beside the target's, or those of the model itself."""
-        triton = self._router.triton(None) if target is None else target.client.triton
-        name = self._router.model_name if target is None else target.model_name
+        triton = self.router.triton(None) if target is None else target.client.triton
+        name = self.router.model_name if target is None else target.model_name
         try:
-            return await triton.ready_versions(name, self._settings.probe_seconds)
+            return await triton.ready_versions(name, self.settings.probe_seconds)
         except GatewayError as error:
             return error
 

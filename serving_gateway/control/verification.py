@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from serving_gateway.contract import Signature, Slot
 from serving_gateway.control.compatibility import require_same_requests
@@ -26,24 +27,18 @@ from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.settings import Settings
 
 
+@dataclass(slots=True, eq=False)
 class VersionVerifier:
     """Asks Triton and the registry about the versions of one model."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        router: Router,
-        registry: Registry | None,
-        features: FeatureReader | None,
-    ) -> None:
-        self._settings = settings
-        self._router = router
-        self._registry = registry
-        self._features = features
+    settings: Settings
+    router: Router
+    registry: Registry | None
+    features: FeatureReader | None
 
     def upstream(self, alias: str) -> Upstream:
         """Where a variant's versions are served."""
-        own, settings = self._router.model_name, self._settings
+        own, settings = self.router.model_name, self.settings
         if alias != B:
             return Upstream(None, own)
         # Another name for B is that of the default model's B alone.
@@ -52,13 +47,13 @@ class VersionVerifier:
 
     def upstream_of(self, slot: Slot) -> Upstream:
         """Where the version of a slot is served."""
-        return Upstream(slot.triton_url, slot.model_name or self._router.model_name)
+        return Upstream(slot.triton_url, slot.model_name or self.router.model_name)
 
     async def ready_versions(self, upstream: Upstream) -> tuple[int, ...]:
         """What Triton says is READY, asked now; `TritonUnavailable` when it cannot tell."""
-        triton = self._router.triton(upstream.url)
+        triton = self.router.triton(upstream.url)
         with _limited():
-            return await triton.ready_versions(upstream.model_name, self._settings.probe_seconds)
+            return await triton.ready_versions(upstream.model_name, self.settings.probe_seconds)
 
     async def require_among(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
         """Require READY; `NotFound` where the registry lacks it too, else `VersionNotReady`."""
@@ -68,13 +63,13 @@ class VersionVerifier:
         which = f"{upstream.model_name} version {version}"
         # What the registry cannot tell may well exist.
         with contextlib.suppress(RegistryUnavailable, Conflict):
-            if self._registry and not await self._registry.version(upstream.model_name, version):
+            if self.registry and not await self.registry.version(upstream.model_name, version):
                 raise NotFound(
                     f"{which} is neither in Triton (READY: {listed}) nor in the registry.",
                     code="unknown_version",
                 )
         raise VersionNotReady(
-            f"Triton at {self._router.triton(upstream.url).url} does not have {which} READY "
+            f"Triton at {self.router.triton(upstream.url).url} does not have {which} READY "
             f"(READY: {listed}). Load it first, then ask again."
         )
 
@@ -85,7 +80,7 @@ class VersionVerifier:
         `VariantUnavailable` when the version cannot answer, `TritonUnavailable` when Triton cannot
         tell.
         """
-        client = self._router.client(slot)
+        client = self.router.client(slot)
         with _limited():
             await client.require_ready()
         await asyncio.gather(client.warm_up(), self._prepare(slot))
@@ -99,7 +94,7 @@ class VersionVerifier:
 
     async def _signature(self, slot: Slot) -> Signature:
         """What a version reads: as recorded, or by Triton's metadata."""
-        client = self._router.client(slot)
+        client = self.router.client(slot)
         if slot.signature is None and client.signature is None:
             with _limited():
                 await client.require_ready()
@@ -114,8 +109,8 @@ class VersionVerifier:
     async def _prepare(self, slot: Slot) -> None:
         """Wait a moment for the slot's features; the reader goes on with them by itself."""
         service = slot.signature.feature_service if slot.signature else None
-        if self._features is not None and service is not None:
-            await self._features.prepare(service)
+        if self.features is not None and service is not None:
+            await self.features.prepare(service)
 
 
 @contextlib.contextmanager

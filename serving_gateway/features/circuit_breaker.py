@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from time import monotonic
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class CircuitBreaker:
     """Counts failures in a row, and decides whether the next call makes sense.
 
@@ -15,19 +17,16 @@ class CircuitBreaker:
     that decides. If its outcome is not reported within `probe_seconds`, another follows.
     """
 
-    def __init__(
-        self, name: str, *, failures: int, open_seconds: float, probe_seconds: float
-    ) -> None:
-        self._name = name
-        self._limit = failures
-        self._open_seconds = open_seconds
-        self._probe_seconds = probe_seconds
-        self._in_a_row = 0
-        self._next_probe = 0.0
-        self._is_half_open = False
-        self.is_closed = True
-        self.reason = ""
-        """Why it opened last."""
+    name: str
+    failures: int
+    open_seconds: float
+    probe_seconds: float
+    is_closed: bool = True
+    reason: str = ""
+    """Why it opened last."""
+    _in_a_row: int = 0
+    _next_probe: float = 0.0
+    _is_half_open: bool = False
 
     def admit(self) -> bool:
         """Whether a call may be made now; when half-open, this is the one that decides."""
@@ -37,7 +36,7 @@ class CircuitBreaker:
         if now < self._next_probe:
             return False
         self._is_half_open = True
-        self._next_probe = now + self._probe_seconds
+        self._next_probe = now + self.probe_seconds
         return True
 
     def succeeded(self) -> None:
@@ -46,18 +45,18 @@ class CircuitBreaker:
         if self._is_half_open:
             self._is_half_open = False
             self.is_closed = True
-            log.info("%s answers again", self._name)
+            log.info("%s answers again", self.name)
 
     def failed(self, reason: str) -> None:
         """Record a call that failed or is overdue."""
         self._in_a_row += 1
         if self.is_closed:
-            if self._in_a_row < self._limit:
+            if self._in_a_row < self.failures:
                 return
             extra = {"reason": reason, "failures": self._in_a_row}
-            log.warning("%s is not read for now", self._name, extra=extra)
+            log.warning("%s is not read for now", self.name, extra=extra)
         elif not self._is_half_open:
             return
         self.reason = reason
         self.is_closed = self._is_half_open = False
-        self._next_probe = monotonic() + self._open_seconds
+        self._next_probe = monotonic() + self.open_seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -196,6 +197,7 @@ class RoutedRequest(InferenceItem):
         self.dispatcher.call_failed(self, error)
 
 
+@dataclass(slots=True, eq=False)
 class Dispatcher:
     """Routes the requests of one model.
 
@@ -205,19 +207,11 @@ class Dispatcher:
     encoded by `offload`.
     """
 
-    def __init__(
-        self,
-        router: Router,
-        wake: Callable[[], None],
-        probe: Callable[[], None],
-        count_fallback: Callable[[], None],
-        offload: Offload,
-    ) -> None:
-        self.offload = offload
-        self.router = router
-        self._wake = wake
-        self._probe = probe
-        self._count_fallback = count_fallback
+    router: Router
+    wake: Callable[[], None]
+    probe: Callable[[], None]
+    count_fallback: Callable[[], None]
+    offload: Offload
 
     def dispatch(self, request: RoutedRequest) -> None:
         """Send a request to the target that it names, or to the traffic policy's variant."""
@@ -235,16 +229,16 @@ class Dispatcher:
     def call_failed(self, request: RoutedRequest, error: GatewayError) -> None:
         """Recover from a failure of Triton, as far as that is possible."""
         if isinstance(error, (TritonUnavailable, VariantUnavailable)):
-            self._wake()
+            self.wake()
         self.recover(request, error)
 
     def recover(self, request: RoutedRequest, error: GatewayError) -> None:
         """Answer by A what B could not, and by the newest version what a retired one could not."""
         fresh = self.router.table
         if isinstance(error, VariantUnavailable):
-            self._probe()
+            self.probe()
         if request.is_split and isinstance(error, _FALLBACK):
-            self._count_fallback()
+            self.count_fallback()
             request.is_split = False
             request.fallback = f"variant B could not answer: {error.message}"
         elif (

@@ -77,6 +77,7 @@ class RoutingTable:
         )
 
 
+@dataclass(eq=False)
 class Router:
     """The table of this replica for one model, and all that it takes to build the next one.
 
@@ -85,31 +86,20 @@ class Router:
     each record that is adopted, `on_services` with the feature services that one newly needs.
     """
 
-    def __init__(
-        self,
-        model_name: str,
-        settings: Settings,
-        tritons: TritonClientPool,
-        lifecycle: Lifecycle,
-        metrics: ModelMetrics,
-        budget: ByteBudget,
-        *,
-        record_problem: Callable[[], str | None] = lambda: None,
-        on_adopt: Callable[[RoutingRecord], None] | None = None,
-        on_services: Callable[[frozenset[str]], object] | None = None,
-    ) -> None:
-        self.model_name = model_name
-        self._settings = settings
-        self._tritons = tritons
-        self._lifecycle = lifecycle
-        self._metrics = metrics
-        self._budget = budget
-        self._record_problem = record_problem
-        self._on_adopt = on_adopt
-        self._on_services = on_services
+    model_name: str
+    settings: Settings
+    tritons: TritonClientPool
+    lifecycle: Lifecycle
+    metrics: ModelMetrics
+    budget: ByteBudget
+    record_problem: Callable[[], str | None] = lambda: None
+    on_adopt: Callable[[RoutingRecord], None] = lambda _: None
+    on_services: Callable[[frozenset[str]], object] = lambda _: None
+
+    def __post_init__(self) -> None:
         # A version's client lives as long as a table, a request or a change under way holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
-        self.table = self._former = RoutingTable(RoutingRecord(model_name=model_name), {})
+        self.table = self._former = RoutingTable(RoutingRecord(model_name=self.model_name), {})
 
     @property
     def record(self) -> RoutingRecord:
@@ -118,7 +108,7 @@ class Router:
 
     def triton(self, url: str | None) -> TritonCluster:
         """The client of a Triton; None means the default one."""
-        return self._tritons.of(url or self._settings.triton_url)
+        return self.tritons.of(url or self.settings.triton_url)
 
     def client(self, slot: Slot) -> VersionClient:
         """The client of a slot; the same one for the same version and signature."""
@@ -128,7 +118,7 @@ class Router:
         client = self._clients.get(key)
         if client is None:
             client = self._clients[key] = VersionClient(
-                triton, model_name, slot.version, slot.signature, self._settings, self._budget
+                triton, model_name, slot.version, slot.signature, self.settings, self.budget
             )
         return client
 
@@ -161,13 +151,12 @@ class Router:
         targets = {alias: self._target(alias, slot) for alias, slot in _routed(record)}
         # Held, so that a rollback finds the client as it was, with all that it has learned.
         self._former, self.table = self.table, RoutingTable(record, targets)
-        if self._on_services is not None and self.table.services - self._former.services:
-            self._on_services(self.table.services - self._former.services)
-        if self._on_adopt is not None:
-            self._on_adopt(record)
+        if new := self.table.services - self._former.services:
+            self.on_services(new)
+        self.on_adopt(record)
 
     def _target(self, alias: str, slot: Slot) -> RoutingTarget:
-        client, stats = self.client(slot), self._metrics.variant(alias, slot.version)
+        client, stats = self.client(slot), self.metrics.variant(alias, slot.version)
         return RoutingTarget(alias, slot, client.model_name, client, stats)
 
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
@@ -202,14 +191,14 @@ class Router:
         return unready_reasons(
             None if target is None else target.slot.version,
             None if target is None else target.client.reason,
-            draining=self._lifecycle.draining,
-            record_problem=self._record_problem(),
+            draining=self.lifecycle.draining,
+            record_problem=self.record_problem(),
         )
 
     def recent_traffic(self) -> tuple[str, ...]:
         """The variants that had requests within the last minute."""
         since = time.monotonic() - TRAFFIC_SECONDS
-        counts = self._metrics.variants.items()
+        counts = self.metrics.variants.items()
         found = {key[0] for key, one in counts if one.last_at is not None and one.last_at > since}
         return tuple(sorted(found))
 

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from serving_gateway.contract import ReplicaIdentity, ReplicaStatus
@@ -28,6 +30,7 @@ _BEATS: Final = 4
 _LEAST_PAUSE_SECONDS: Final = 0.01
 
 
+@dataclass(slots=True, eq=False)
 class Heartbeat:
     """This process among the replicas: one report for all models that it hosts.
 
@@ -35,21 +38,13 @@ class Heartbeat:
     new to report is looked at each `interval`, in seconds.
     """
 
-    def __init__(
-        self,
-        store: RoutingStore,
-        identity: ReplicaIdentity,
-        *,
-        keep_seconds: float,
-        interval: float,
-    ) -> None:
-        self._store = store
-        self._keep_seconds = keep_seconds
-        self._interval = interval
-        self._woken = asyncio.Event()
-        self._reported: Mapping[str, ModelReport] = {}
-        self._reported_at = -keep_seconds
-        self.identity = identity
+    store: RoutingStore
+    identity: ReplicaIdentity
+    keep_seconds: float
+    interval: float
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _reported: Mapping[str, ModelReport] = field(default_factory=dict)
+    _reported_at: float = -inf
 
     def wake(self) -> None:
         """Report now: something changed."""
@@ -62,13 +57,13 @@ class Heartbeat:
             await self.beat(reports())
             await asyncio.sleep(_LEAST_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
+                async with asyncio.timeout(self.interval):
                     await self._woken.wait()
 
     async def beat(self, reports: Mapping[str, ModelReport]) -> None:
         """Report, unless nothing changed and the last report is recent."""
         now = time.monotonic()
-        due = now - self._reported_at >= self._keep_seconds / _BEATS
+        due = now - self._reported_at >= self.keep_seconds / _BEATS
         if not due and reports == self._reported:
             return
         for name, report in reports.items():
@@ -80,22 +75,22 @@ class Heartbeat:
                 )
         self._reported, self._reported_at = reports, now
         try:
-            await self._store.beat(self.identity, reports, self._keep_seconds)
+            await self.store.beat(self.identity, reports, self.keep_seconds)
         except StoreUnavailable:  # the watcher logs it; due again at the next look
-            self._reported_at = -self._keep_seconds
+            self._reported_at = -inf
 
     async def leave(self) -> None:
         """Report that the process ends; where that fails, the replica expires."""
         try:
-            await self._store.leave(self.identity.id)
+            await self.store.leave(self.identity.id)
         except StoreUnavailable as error:
             log.warning("the replica's end was not reported", extra={"reason": error.message})
 
     async def replica_list(self, model_name: str, own: ReplicaStatus) -> ReplicaList:
         """All live replicas and what they do with a model, asked now."""
         try:
-            record = await self._store.read(model_name)
-            found = await self._store.replicas(model_name, self._keep_seconds)
+            record = await self.store.read(model_name)
+            found = await self.store.replicas(model_name, self.keep_seconds)
         except StoreUnavailable as error:
             return ReplicaList((live(own, 0.0),), in_sync=False, problem=error.message)
         return replica_list(own, found, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -21,13 +22,11 @@ its counts were dropped starts at 0, which Prometheus reads as a restart."""
 ENTITY_STATUSES: Final = ("found", "unknown", "expired", "incomplete")
 
 
+@dataclass(slots=True, eq=False)
 class Count:
     """A number that only grows."""
 
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0
+    value: int = 0
 
     def inc(self, amount: int = 1) -> None:
         """Add `amount`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.contract import DType, Signature
@@ -93,26 +94,26 @@ class SampleQueue:
         self._released_bytes += size
 
 
+@dataclass(slots=True, eq=False)
 class ModelSamples:
     """Chooses which `fraction` (0 to 1) of a model's requests is sampled, and counts their rows.
 
     `written` are in a file, `dropped` were too many to wait, `failed` could not be written.
     """
 
-    __slots__ = ("_fraction", "_phase", "_queue", "dropped", "failed", "written")
-
-    def __init__(self, queue: SampleQueue, fraction: float) -> None:
-        self.written = self.dropped = self.failed = 0
-        self._queue = queue
-        self._fraction = fraction
-        self._phase = 0.0
+    queue: SampleQueue
+    fraction: float
+    written: int = 0
+    dropped: int = 0
+    failed: int = 0
+    _phase: float = 0.0
 
     def is_due(self) -> bool:
         """Whether the next request is one to take; asked once for each."""
         self._phase = phase = (self._phase + _GOLDEN) % 1.0
-        return phase < self._fraction
+        return phase < self.fraction
 
     def offer(self, sample: Sample) -> None:
         """Take an answered request that is due."""
-        if not self._queue.put(self, sample):
+        if not self.queue.put(self, sample):
             self.dropped += len(sample.predictions)

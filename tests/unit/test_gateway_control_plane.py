@@ -31,6 +31,7 @@ from serving_gateway.contract import (
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registered, Registry
+from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.inference.readiness import Lifecycle
@@ -114,13 +115,11 @@ class Played:
         self.lost = LabelledCounts()
         self.heartbeat = Heartbeat(self.store, this_process(), keep_seconds=5, interval=1)
         self.control = ControlPlane(
-            settings,
             self.router,
+            VersionVerifier(settings, self.router, self.registry, self.reader),
             RecordWriter(self.router, self.store, Losses(self.lost)),
             self.heartbeat,
-            self.registry,
             metrics,
-            self.reader,
         )
 
     @property
