@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from serving_gateway.errors import FeaturesUnavailable, Overloaded
@@ -23,6 +24,7 @@ _MAX_IDLE_QUEUES: Final = 256
 """Queues kept for features that are not looked up at the moment."""
 
 
+@dataclass(eq=False)
 class FeatureReader:
     """Looks features up for predictions.
 
@@ -30,25 +32,16 @@ class FeatureReader:
     After so many failed or overdue reads in a row, a service is left alone for `open_seconds`.
     """
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        *,
-        limit_seconds: float = 0.1,
-        prepare_seconds: float = 1.0,
-        failures: int = 5,
-        open_seconds: float = 1.0,
-    ) -> None:
-        self._store = store
-        self._limit = limit_seconds
-        self._prepare_seconds = prepare_seconds
-        self._failures = failures
-        self._open_seconds = open_seconds
-        self.counts = LookupCounts()
-        self._breakers: dict[str, CircuitBreaker] = {}
-        self._queues: dict[FeatureSet, LookupQueue] = {}
-        self._preparing: set[asyncio.Task[None]] = set()
-        self._overdue: asyncio.Task[None] | None = None
+    store: FeatureStore
+    limit_seconds: float = 0.1
+    prepare_seconds: float = 1.0
+    failures: int = 5
+    open_seconds: float = 1.0
+    counts: LookupCounts = field(default_factory=LookupCounts)
+    _breakers: dict[str, CircuitBreaker] = field(default_factory=dict)
+    _queues: dict[FeatureSet, LookupQueue] = field(default_factory=dict)
+    _preparing: set[asyncio.Task[None]] = field(default_factory=set)
+    _overdue: asyncio.Task[None] | None = None
 
     @property
     def skipped_services(self) -> list[str]:
@@ -64,7 +57,7 @@ class FeatureReader:
         """
         task = self.expect(services)
         if self._overdue is None or self._overdue.done():
-            await asyncio.wait([task], timeout=self._prepare_seconds if services else None)
+            await asyncio.wait([task], timeout=self.prepare_seconds if services else None)
             if not task.done():
                 self._overdue = task
                 log.warning("the feature store is still being opened", extra={"services": services})
@@ -111,27 +104,27 @@ class FeatureReader:
         await asyncio.gather(*self._preparing, return_exceptions=True)
         for queue in self._queues.values():
             queue.close(FeaturesUnavailable("The gateway is ending."))
-        await self._store.aclose()
+        await self.store.aclose()
 
     def _new_queue(self, features: FeatureSet) -> LookupQueue:
         service = features[0]
         if service not in self._breakers:
             self._breakers[service] = CircuitBreaker(
                 f"feature service {service}",
-                failures=self._failures,
-                open_seconds=self._open_seconds,
-                probe_seconds=2 * self._limit,
+                failures=self.failures,
+                open_seconds=self.open_seconds,
+                probe_seconds=2 * self.limit_seconds,
             )
         if len(self._queues) >= _MAX_IDLE_QUEUES:
             self._queues = {key: one for key, one in self._queues.items() if not one.is_idle}
         queue = LookupQueue(
-            self._store, features, self._breakers[service], self.counts, self._limit
+            self.store, features, self._breakers[service], self.counts, self.limit_seconds
         )
         self._queues[features] = queue
         return queue
 
     async def _prepare(self, *services: str) -> None:
         try:
-            await self._store.prepare(*services)
+            await self.store.prepare(*services)
         except Exception:
             log.exception("feature services were not looked up", extra={"services": services})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.features.entity_ids import ID_TYPES, IdType
@@ -22,54 +23,52 @@ class ServiceColumn(NamedTuple):
     value_type: str
 
 
+@dataclass(slots=True, eq=False)
 class ServicePlan:
     """How a service is read; a name that several views have appears as `<view>__<name>` alone."""
 
-    def __init__(
-        self, config: Any, service: str, id_type: IdType, columns: Mapping[str, ServiceColumn]
-    ) -> None:
-        self._config = config
-        self._service = service
-        self._id_type = id_type
-        self._columns = columns
-        self._reads: dict[tuple[str, ...], list[ViewRead]] = {}
+    config: Any
+    service: str
+    id_type: IdType
+    columns: Mapping[str, ServiceColumn]
+    _reads: dict[tuple[str, ...], list[ViewRead]] = field(default_factory=dict)
 
     def sample(self) -> LookupRequest:
         """A harmless read of all views."""
-        names = {column.view: name for name, column in self._columns.items()}.values()
-        return LookupRequest(self._service, (*names,), (self._id_type.sample,))
+        names = {column.view: name for name, column in self.columns.items()}.values()
+        return LookupRequest(self.service, (*names,), (self.id_type.sample,))
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether the service has these features."""
-        return names in self._reads or self._columns.keys() >= {*names}
+        return names in self._reads or self.columns.keys() >= {*names}
 
     def read(self, request: LookupRequest) -> PlannedRead:
         """How to read what is requested; `ServiceUnusable` where a feature is not there."""
         reads = self._reads.get(request.names)
         if reads is None:
             reads = self._reads[request.names] = self._plan_reads(request.names)
-        ids, id_type = request.ids, self._id_type
-        errors = id_type.invalid(ids, self._service)
+        ids, id_type = request.ids, self.id_type
+        errors = id_type.invalid(ids, self.service)
         if errors:
             ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
-        return PlannedRead(self._config, request, id_type, reads, ids, {**errors})
+        return PlannedRead(self.config, request, id_type, reads, ids, {**errors})
 
     def _plan_reads(self, names: tuple[str, ...]) -> list[ViewRead]:
-        missing = [name for name in names if name not in self._columns]
+        missing = [name for name in names if name not in self.columns]
         if missing:
             raise ServiceUnusable(
-                f"Feature service {self._service} has no feature {', '.join(missing)} that "
-                f"a row can hold; it has {', '.join(sorted(self._columns))}."
+                f"Feature service {self.service} has no feature {', '.join(missing)} that "
+                f"a row can hold; it has {', '.join(sorted(self.columns))}."
             )
         by_view: dict[View, dict[int, ServiceColumn]] = {}
         for position, name in enumerate(names):
-            column = self._columns[name]
+            column = self.columns[name]
             by_view.setdefault(column.view, {})[position] = column
         return [self._plan_read(view, wanted) for view, wanted in by_view.items()]
 
     def _plan_read(self, view: View, wanted: Mapping[int, ServiceColumn]) -> ViewRead:
         features = [column.feature for column in wanted.values()]
-        command = make_command(self._config, view, self._id_type, features)
+        command = make_command(self.config, view, self.id_type, features)
         decode = make_row_decoder([column.value_type for column in wanted.values()])
         return ViewRead(view, features, [*wanted], command, decode)
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from serving_gateway.inference.version_client import VersionClient
@@ -38,17 +38,17 @@ class _Probes:
     task: asyncio.Task[None] | None = None
 
 
+@dataclass(eq=False)
 class Prober:
     """Probes each routed version every `interval` seconds, but at most `per_second` in all."""
 
-    def __init__(self, *, interval: float, per_second: int = _PER_SECOND) -> None:
-        self._interval = interval
-        self._per_second = per_second
-        self._probes: dict[VersionClient, _Probes] = {}
-        self._wanted: dict[VersionClient, None] = {}
-        self._woken = asyncio.Event()
-        self._budget = 0.0
-        self._earned_at = 0.0
+    interval: float
+    per_second: int = _PER_SECOND
+    _probes: dict[VersionClient, _Probes] = field(default_factory=dict)
+    _wanted: dict[VersionClient, None] = field(default_factory=dict)
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _budget: float = 0.0
+    _earned_at: float = 0.0
 
     def wake(self, versions: Iterable[VersionClient]) -> None:
         """Probe these now, unless that happened a moment ago: an inference has failed."""
@@ -65,7 +65,7 @@ class Prober:
                 now = time.monotonic()
                 self._earn(now)
                 self._probe_woken(now)
-                if now - listed_at >= min(1.0, self._interval):
+                if now - listed_at >= min(1.0, self.interval):
                     urgent, idle = self._listed(versions())
                     listed_at = now
                 self._probe_some(urgent, now, self._budget * _FOR_IDLE)
@@ -78,8 +78,8 @@ class Prober:
                     probes.task.cancel()
 
     def _earn(self, now: float) -> None:
-        tick = self._per_second * _TICK_SECONDS
-        earned = (now - self._earned_at) * self._per_second
+        tick = self.per_second * _TICK_SECONDS
+        earned = (now - self._earned_at) * self.per_second
         self._budget = min(self._budget + earned, max(1.0, tick))
         self._earned_at = now
 
@@ -121,7 +121,7 @@ class Prober:
             probes, age = self._probes[version], version.age
             # Confirmed within the last second, and not by a probe.
             is_in_use = age < min(_FRESH_SECONDS, now - probes.ended_at - _SAME_MOMENT_SECONDS)
-            if now - probes.asked_at >= self._interval and not is_in_use:
+            if now - probes.asked_at >= self.interval and not is_in_use:
                 self._start(version, probes, now)
 
     def _start(self, version: VersionClient, probes: _Probes, now: float) -> None:

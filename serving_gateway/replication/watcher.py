@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -46,16 +47,16 @@ class HostedModels(Protocol):
         """Stop hosting a model that was removed."""
 
 
+@dataclass(eq=False)
 class Watcher:
     """Keeps records here and in the store the same, by a bulk read every `interval` seconds."""
 
-    def __init__(
-        self, store: RoutingStore, snapshots: Snapshots, losses: Losses, *, interval: float
-    ) -> None:
-        self._store = store
-        self._snapshots = snapshots
-        self._losses = losses
-        self._interval = interval
+    store: RoutingStore
+    snapshots: Snapshots
+    losses: Losses
+    interval: float
+
+    def __post_init__(self) -> None:
         self._problem: str | None = None
         self._problems: dict[str, str] = {}
         self._first_pass = asyncio.Event()
@@ -104,7 +105,7 @@ class Watcher:
 
     async def listen(self) -> None:
         """Hear what other replicas announce, until cancelled."""
-        await self._store.follow(self.wake)
+        await self.store.follow(self.wake)
 
     async def keep_snapshots(self) -> None:
         """Write the copies, one at a time, until cancelled."""
@@ -114,7 +115,7 @@ class Watcher:
             while self._unkept:
                 _, record = self._unkept.popitem()
                 try:
-                    await self._snapshots.keep(record)
+                    await self.snapshots.keep(record)
                 except StoreUnavailable as error:
                     # Not tried again: a full disk is no reason to write to it all the time.
                     log.warning("a snapshot was not kept", extra={"reason": error.message})
@@ -134,15 +135,15 @@ class Watcher:
             await self.look(models, tasks)
             await asyncio.sleep(_LEAST_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
+                async with asyncio.timeout(self.interval):
                     await self._woken.wait()
 
     async def look(self, models: HostedModels, tasks: asyncio.TaskGroup | None = None) -> None:
         """Read all records, and act on those that changed: in `tasks`, but for the first pass."""
         first = not self._first_pass.is_set()
-        copies = await self._snapshots.read_all() if first else {}
+        copies = await self.snapshots.read_all() if first else {}
         try:
-            found = await self._store.read_all({*models.names, *copies})
+            found = await self.store.read_all({*models.names, *copies})
         except StoreUnavailable as error:
             self._note(error.message)
             if copies:
@@ -187,7 +188,7 @@ class Watcher:
             elif stored.removed:
                 self.keep(stored)
             elif merged.record != stored or merged.dropped is not None:
-                self._losses.drop(copy, stored)
+                self.losses.drop(copy, stored)
         return lost
 
     async def _host_all(self, models: HostedModels, copies: Mapping[str, RoutingRecord]) -> None:
@@ -218,7 +219,7 @@ class Watcher:
         async with self._lock(name):
             self._queued.discard(name)
             try:
-                stored: Stored = await self._store.read(name)
+                stored: Stored = await self.store.read(name)
             except RecordRefused as error:
                 stored = error
             except StoreUnavailable:  # the next look notes it
@@ -239,7 +240,7 @@ class Watcher:
                 log.error("a routing record is refused", extra={"reason": stored.message})
             self._problems[name] = stored.message
             if known is None:
-                copy = await self._snapshots.read(name)
+                copy = await self.snapshots.read(name)
                 await models.host(copy or RoutingRecord(model_name=name))
         else:
             self._problems.pop(name, None)
@@ -261,15 +262,15 @@ class Watcher:
         merged = merge(stored, known)
         if merged.write:
             try:
-                await self._store.replace(stored, merged.record)
+                await self.store.replace(stored, merged.record)
             except GenerationConflict:
                 return False  # another replica was faster
             except StoreUnavailable as error:
                 self._problems[known.model_name] = error.message
                 return False
-            self._losses.restore(stored, merged.record)
+            self.losses.restore(stored, merged.record)
         if merged.dropped is not None:
-            self._losses.drop(merged.dropped, merged.record)
+            self.losses.drop(merged.dropped, merged.record)
         if merged.record is not known:
             await models.host(merged.record, instead_of=known)
             log.info(

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -130,6 +131,7 @@ def _write(descriptor: int, line: bytes) -> None:
             line = line[os.write(descriptor, line) :]
 
 
+@dataclass(eq=False)
 class RepeatedWarning:
     """A warning that an outage repeats thousands of times a second.
 
@@ -137,11 +139,10 @@ class RepeatedWarning:
     line says how many there were, with the last of them as an example.
     """
 
-    def __init__(self, logger: logging.Logger, message: str, level: int = logging.WARNING) -> None:
-        self._logger = logger
-        self._message = message
-        self._level = level
-        self._repeated: dict[str, tuple[int, dict[str, object]]] = {}
+    logger: logging.Logger
+    message: str
+    level: int = logging.WARNING
+    _repeated: dict[str, tuple[int, dict[str, object]]] = field(default_factory=dict)
 
     def log(self, code: str, *, exception: BaseException | None = None, **extra: object) -> None:
         """Log or count one of a bounded set of codes; only the first has its traceback."""
@@ -149,7 +150,7 @@ class RepeatedWarning:
             self._repeated[code] = (self._repeated[code][0] + 1, extra)
             return
         fields = {"code": code, **extra}
-        self._logger.log(self._level, self._message, extra=fields, exc_info=exception)
+        self.logger.log(self.level, self.message, extra=fields, exc_info=exception)
         self._begin(code)
 
     def _begin(self, code: str) -> None:
@@ -160,7 +161,7 @@ class RepeatedWarning:
         count, extra = self._repeated.pop(code)
         if count:
             fields = {"code": code, "count": count, **extra}
-            self._logger.log(self._level, f"{self._message}, repeatedly", extra=fields)
+            self.logger.log(self.level, f"{self.message}, repeatedly", extra=fields)
             self._begin(code)
 
 

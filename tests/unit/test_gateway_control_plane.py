@@ -413,7 +413,7 @@ async def test_a_change_on_what_a_store_lost_reports_what_it_drops(
 async def test_a_hanging_feature_store_delays_no_switch(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(played.reader, "_prepare_seconds", 0.05)
+    monkeypatch.setattr(played.reader, "prepare_seconds", 0.05)
 
     async def hang(*_: str) -> None:
         await asyncio.Event().wait()
