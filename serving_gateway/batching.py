@@ -79,8 +79,8 @@ class BatchItem:
 class Call(Protocol):
     """A call under way."""
 
-    def abandon(self, *, overdue: bool = False) -> None:
-        """Forget the call; `overdue` says that its deadline passed."""
+    def abandon(self, *, overdue: bool = False) -> bool:
+        """Forget the call, as `overdue` maybe; whether another may take its place at once."""
 
 
 ItemT = TypeVar("ItemT", bound=BatchItem)
@@ -317,9 +317,9 @@ class Batcher(Generic[ItemT]):
             self._placeholder(item) if item.deadline <= now else item for item in batch.items
         ]
         if all(item.is_finished for item in batch.items):
-            self._running.discard(batch)
-            if batch.call is not None:
-                batch.call.abandon(overdue=any(item.deadline <= now for item in batch.items))
+            overdue = any(item.deadline <= now for item in batch.items)
+            if batch.call is None or batch.call.abandon(overdue=overdue):
+                self._running.discard(batch)
 
     def _arm(self, deadline: float) -> None:
         if self._deadline_timer is not None:

@@ -34,9 +34,10 @@ class PlayedCall:
         self.answer = answer
         self.abandoned: list[bool] = []
 
-    def abandon(self, *, overdue: bool = False) -> None:
+    def abandon(self, *, overdue: bool = False) -> bool:
         """Note that the gateway does not wait any more."""
         self.abandoned.append(overdue)
+        return True
 
 
 class PlayedTriton:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from sys import getsizeof
 from typing import Any, Final, TypeAlias
 
@@ -129,12 +130,6 @@ class LookupQueue:
         self._counts = counts
         self._limit = seconds
         self._loop = asyncio.get_running_loop()
-        self._is_reading = False
-        self._ids: list[int | str] = []
-        self._batch: Batch[_Part] | None = None
-        """What is being read; None while the store works for nothing that still waits."""
-        self._next: Batch[_Part] | None = None
-        """Starts when the store returns from such a read."""
         self._overdue_at = 0.0
         self._overdue_timer: asyncio.TimerHandle | None = None
         self._is_late = False
@@ -150,7 +145,7 @@ class LookupQueue:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is read."""
-        return not self._is_reading and self._batcher.is_idle
+        return self._batcher.is_idle
 
     def look_up(self, ids: Sequence[int | str], done: LookupDone) -> None:
         """Queue a look-up; `Overloaded` where too many wait already, and `done` is not called."""
@@ -171,31 +166,23 @@ class LookupQueue:
         if self._overdue_timer is not None:
             self._overdue_timer.cancel()
 
-    def abandon(self, *, overdue: bool = False) -> None:  # noqa: ARG002 -- a read's limit differs
-        """Nothing waits any more for the batch that the batcher started last."""
-        if self._next is not None:
-            self._next = None
-        else:
-            self._batch = None
+    def abandon(self, *, overdue: bool = False) -> bool:  # noqa: ARG002 -- a read's limit differs
+        """Nothing waits any more for the read; until the store returns there is no other."""
+        if self._overdue_timer is None:
             self._overdue_timer = self._loop.call_at(self._overdue_at, self._on_overdue)
+        return False
 
     def _start(self, batch: Batch[_Part], _: Batcher[_Part]) -> None:
         batch.call = self
-        if self._is_reading:
-            self._next = batch
-        else:
-            self._begin(batch)
-
-    def _begin(self, batch: Batch[_Part]) -> None:
-        self._batch, self._next = batch, None
-        self._is_reading, self._is_late = True, False
-        ids = [one for part in batch.items if not part.is_finished for one in part.ids]
-        self._ids = [*dict.fromkeys(ids)]
+        self._is_late = False
+        waiting = [one for part in batch.items if not part.is_finished for one in part.ids]
+        ids = [*dict.fromkeys(waiting)]
         self._overdue_at = self._loop.time() + self._limit
         self._counts.reads += 1
-        self._counts.rows_read += len(self._ids)
+        self._counts.rows_read += len(ids)
         service, names, nullable = self._features
-        self._store.read(LookupRequest(service, names, self._ids, nullable), self._on_read)
+        request = LookupRequest(service, names, ids, nullable)
+        self._store.read(request, partial(self._on_read, batch, ids))
 
     def _on_overdue(self) -> None:
         """Count an overdue read each limit, so that one that hangs opens the circuit breaker."""
@@ -204,18 +191,17 @@ class LookupQueue:
         self.breaker.failed(f"It did not answer within {self._limit:g} s.")
         self._overdue_timer = self._loop.call_later(self._limit, self._on_overdue)
 
-    def _on_read(self, outcome: list[EntityOutcome] | GatewayError) -> None:
-        batch, ids = self._batch, self._ids
-        self._is_reading = False
+    def _on_read(
+        self,
+        batch: Batch[_Part],
+        ids: Sequence[int | str],
+        outcome: list[EntityOutcome] | GatewayError,
+    ) -> None:
         if self._overdue_timer is not None:
             self._overdue_timer.cancel()
             self._overdue_timer = None
         if not self._is_late:
             self._inform_breaker(outcome)
-        if self._next is not None:
-            self._begin(self._next)
-        if batch is None:
-            return
         if isinstance(outcome, GatewayError):
             self._batcher.fail(batch, outcome)
             return

@@ -117,7 +117,8 @@ class RedisStore:
             for start in range(0, len(names), _BULK):
                 await self._read_bulk(names[start : start + _BULK])
             if unlisted := {name for name in hosted if self._is_routed(name)}.difference(listed):
-                await self._ask("SADD", _NAMES, *unlisted)
+                with contextlib.suppress(StoreUnavailable):  # tried again at the next full read
+                    await self._ask("SADD", _NAMES, *unlisted)
             self._names = frozenset(names)
             # Noted last: what failed above is read again.
             self._revision, self._read_fully_at = revision, time.monotonic()
@@ -222,11 +223,13 @@ class RedisStore:
         return isinstance(stored, RoutingRecord) and stored.generation > 0 and not stored.removed
 
     async def _ask(self, *command: str) -> Any:
-        """The answer to one command, which may be an error, as for a key of another type."""
+        """The answer to one command, which is an error for a key of another type."""
         async with self._connection.asking() as redis:
             question = redis.pipeline(transaction=False)
             question.execute_command(*command)
             (answer,) = await question.execute(raise_on_error=False)
+            if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+                raise answer
         return answer
 
     async def _read_bulk(self, names: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class InferenceCall(Exchange):
         self._is_pinned = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def abandon(self, *, overdue: bool = False) -> None:
+    def abandon(self, *, overdue: bool = False) -> bool:
         """Call `done` no more; that it is overdue counts against the server's version."""
         at, self._at = self._at, None
         self.drop()
@@ -98,6 +98,7 @@ class InferenceCall(Exchange):
             at.in_flight -= 1
             if overdue:
                 at.miss()
+        return True
 
     def send(self, to: ServerVersion) -> None:
         """Send the request to a server; again on a new connection."""

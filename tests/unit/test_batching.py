@@ -67,8 +67,9 @@ class Abandoned:
     def __init__(self) -> None:
         self.overdue: list[bool] = []
 
-    def abandon(self, *, overdue: bool = False) -> None:
+    def abandon(self, *, overdue: bool = False) -> bool:
         self.overdue.append(overdue)
+        return True
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
