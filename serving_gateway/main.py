@@ -220,7 +220,7 @@ class _Replica:
         metrics.routed, metrics.shadow = router.routed, ledger.state
         if self.writer is not None:
             metrics.samples = ModelSamples(self.samples, settings.sample_fraction)
-        mirror = Mirror(settings, router, metrics, ledger, self.mirror_budget)
+        mirror = Mirror(settings, router, metrics, ledger, self.mirror_budget, self.offload)
         dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc, self.offload)
         predictor = Predictor(settings, dispatcher, mirror, metrics, features, metrics.samples)
         writer = RecordWriter(router, self.store, self.losses)

@@ -157,12 +157,12 @@ class PlayedPlane:
             self.queue_budget,
         )
         self.ledger = ShadowStatistics(5)
+        self.offload = Offload(self.queue_budget)
         self.mirror = Mirror(
-            self.settings, self.router, self.metrics, self.ledger, self.mirror_budget
+            self.settings, self.router, self.metrics, self.ledger, self.mirror_budget, self.offload
         )
         self.woken = 0
         self.probed = 0
-        self.offload = Offload(self.queue_budget)
         self.dispatcher = Dispatcher(
             self.router, self._wake, self._probe, self.metrics.fallbacks.inc, self.offload
         )

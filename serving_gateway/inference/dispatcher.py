@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from serving_gateway.errors import (
     BadUpstreamAnswer,
@@ -27,7 +26,6 @@ from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
-from serving_gateway.inference.wire import InferenceOutputs
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import RequestSpan
@@ -106,6 +104,7 @@ class RoutedRequest(InferenceItem):
         self.span = sink.span
         self.sink = sink
         self.dispatcher = dispatcher
+        self.offload = dispatcher.offload
         self.arrived = arrived
         self.due = due
         self.client_id: str | None = None
@@ -120,7 +119,7 @@ class RoutedRequest(InferenceItem):
     def begin(self, size: int) -> None:
         """Read the body of `size` bytes, in a thread where it is large, and route the request."""
         if size > LARGE_BYTES:
-            self.dispatcher.offload.run(size, self.read, self._on_read, self.due)
+            self.offload.run(size, self.read, self._on_read, self.due)
             return
         try:
             self.read()
@@ -143,39 +142,10 @@ class RoutedRequest(InferenceItem):
         """Queue the tensors for exactly this target, or raise; `recover` gets what fails later."""
         raise NotImplementedError
 
-    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Any:
-        """Make the response from these rows of the outputs, maybe in a thread, or raise."""
-        raise NotImplementedError
-
-    def answer(self, encoded: Any) -> None:
-        """Send what `encode` has made, or raise."""
-        raise NotImplementedError
-
     def reject(self, error: GatewayError) -> None:
         """End the request with an error, for good."""
         self.is_finished = True
         self.sink.fail(error)
-
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
-        """Answer with these rows of the outputs: large ones are encoded in a thread."""
-        size = len(outputs.body)
-        if size <= LARGE_BYTES or (size := outputs.cost(start, stop)) <= LARGE_BYTES:
-            self.answer(self.encode(outputs, start, stop))
-            return
-        self.is_finished = False  # until it is encoded: its client may leave
-        work = partial(self.encode, outputs, start, stop)
-        self.dispatcher.offload.run(size, work, self._on_encoded, self.due)
-
-    def _on_encoded(self, encoded: Any) -> None:
-        if self.is_finished:
-            return
-        self.is_finished = True
-        try:
-            if isinstance(encoded, GatewayError):
-                raise encoded
-            self.answer(encoded)
-        except GatewayError as error:
-            self.fail(error)
 
     def resume(self, result: _T | GatewayError, queue: Callable[[_T], None]) -> None:
         """Queue what the tensors come from, once it is there, unless the request has ended."""

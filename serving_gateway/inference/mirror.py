@@ -18,9 +18,15 @@ from serving_gateway.contract import FeatureSource, Signature
 from serving_gateway.errors import GatewayError, Overloaded
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.dispatcher import RoutedRequest
+from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.rows import VALUE_BYTES, RequestRows
-from serving_gateway.inference.shadow import PairingStatistics, ShadowStatistics
+from serving_gateway.inference.shadow import (
+    Comparison,
+    PairingStatistics,
+    ShadowStatistics,
+    compare,
+)
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.traffic import B
 from serving_gateway.inference.version_client import PREDICTION, InferenceItem
@@ -36,6 +42,8 @@ DISAGREED: Final = "disagreed"
 FAILED: Final = "failed"
 DROPPED: Final = "dropped"
 
+_Compared = tuple[float, ModelOutput, Comparison]
+
 
 class Mirror:
     """The copies of one model's requests on their way to B; all models share their budget."""
@@ -47,7 +55,9 @@ class Mirror:
         metrics: ModelMetrics,
         ledger: ShadowStatistics,
         budget: ByteBudget,
+        offload: Offload,
     ) -> None:
+        self._offload = offload
         self._router = router
         self._ledger = ledger
         self._seconds = settings.request_seconds
@@ -82,7 +92,15 @@ class Mirror:
             assert codec is not None  # noqa: S101 -- it has just answered
             deadline = request.arrived + seconds + self._seconds
             copy = MirroredCopy(
-                self.counts, page, target, codec.signature, rows, output, seconds, deadline
+                self._offload,
+                self.counts,
+                page,
+                target,
+                codec.signature,
+                rows,
+                output,
+                seconds,
+                deadline,
             )
             with contextlib.suppress(Overloaded):
                 self._batcher.submit(copy)
@@ -124,6 +142,7 @@ class MirroredCopy(InferenceItem):
 
     def __init__(
         self,
+        offload: Offload,
         counts: Mapping[str, Count],
         page: PairingStatistics,
         target: RoutingTarget,
@@ -133,8 +152,9 @@ class MirroredCopy(InferenceItem):
         seconds: float,
         deadline: float,
     ) -> None:
-        super().__init__()
-        kept = VALUE_BYTES * rows.count * len(signature.features)
+        super().__init__(offload)
+        width = len(output.probabilities[0]) if output.probabilities else 1
+        kept = VALUE_BYTES * rows.count * (len(signature.features) + width)
         self.carry(rows.tensors, rows.count, page, deadline, kept)
         self._counts = counts
         self._page = page
@@ -170,13 +190,18 @@ class MirroredCopy(InferenceItem):
         names = [feature.name for feature in self._signature.features]
         return codec.encode_instances([dict(zip(names, row, strict=True)) for row in data])
 
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
-        """Note how B's output for the same rows compares."""
-        rows, output = self._rows, outputs.predicted().part(start, stop)
-        seconds = perf_counter() - self._started
-        sent = rows.data if rows.instances is None else rows.instances
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Compared:
+        """B's latency and output for the same rows, and how it compares."""
+        seconds, output = perf_counter() - self._started, outputs.predicted().part(start, stop)
+        return seconds, output, compare(self._output, output)
+
+    def answer(self, encoded: _Compared) -> None:
+        """Note how B's output compares."""
+        (seconds, output, comparison), rows = encoded, self._rows
+        sent = (rows.data if rows.instances is None else rows.instances) or []
         self.target.stats.answer(seconds, rows.count)
-        agreed = self._page.note(self._output, output, seconds - self._seconds, sent or [])
+        delay = seconds - self._seconds
+        agreed = self._page.note(self._output, output, delay, sent, comparison)
         self._counts[AGREED if agreed else DISAGREED].inc()
 
     def fail(self, error: GatewayError) -> None:

@@ -137,7 +137,7 @@ class ProtocolInference(RoutedRequest):
         """Pack the tensors for this target's version, and queue them."""
         codec = target.client.usable(target.variant)
         queue = partial(self._queue, target=target, deadline=deadline)
-        self.dispatcher.offload.run(
+        self.offload.run(
             len(self._body),
             partial(pack_tensors, self.request, codec, self._owner.max_rows),
             partial(self.resume, queue=queue),

@@ -112,7 +112,7 @@ class Prediction(RoutedRequest):
             self._look_up(codec, request, target, deadline)
         elif len(self._body) > LARGE_BYTES:
             queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
-            self.dispatcher.offload.run(
+            self.offload.run(
                 len(self._body),
                 partial(self._own_rows, codec, request),
                 lambda rows: self.resume(rows, queue),

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from serving_gateway.contract import (
     Disagreement,
@@ -84,6 +84,25 @@ class Histogram:
         return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
+class Comparison(NamedTuple):
+    """How two outputs for the same rows compare."""
+
+    apart: list[int]
+    """Rows that are labelled differently."""
+    differences: list[float]
+    """Per row, the largest of a class's probability; none without probabilities."""
+
+
+def compare(ours: ModelOutput, theirs: ModelOutput) -> Comparison:
+    """Compare A's and B's answers to one request."""
+    pairs = zip(ours.predictions, theirs.predictions, strict=True)
+    apart = [number for number, (one, other) in enumerate(pairs) if not same(one, other)]
+    if ours.probabilities is None or theirs.probabilities is None:
+        return Comparison(apart, [])
+    pairs = zip(ours.probabilities, theirs.probabilities, strict=True)
+    return Comparison(apart, [largest_difference(one, other) for one, other in pairs])
+
+
 @dataclass(slots=True, eq=False)
 class PairingStatistics:
     """How B's answers compare with A's, for one pairing of versions; None before the first copy."""
@@ -106,22 +125,25 @@ class PairingStatistics:
     delays: Histogram = field(default_factory=lambda: Histogram(DELAYS))
 
     def note(
-        self, ours: ModelOutput, theirs: ModelOutput, delay: float, sent: Sequence[Any]
+        self,
+        ours: ModelOutput,
+        theirs: ModelOutput,
+        delay: float,
+        sent: Sequence[Any],
+        comparison: Comparison | None = None,
     ) -> bool:
-        """Compare A's and B's answers to one request; whether all rows were labelled alike.
+        """Note A's and B's answers to one request; whether all rows were labelled alike.
 
         `delay` is B's latency minus A's in seconds, `sent` the rows as the client sent them.
         """
         self.requests += 1
         self.delays.note(delay)
-        pairs = zip(ours.predictions, theirs.predictions, strict=True)
-        apart = [number for number, (one, other) in enumerate(pairs) if not same(one, other)]
+        apart, differences = comparison or compare(ours, theirs)
         self.rows += len(ours.predictions)
         self.agreed += len(ours.predictions) - len(apart)
         a, b = ours.probabilities, theirs.probabilities
-        if a is not None and b is not None:
-            for first, second in zip(a, b, strict=True):
-                self.differences.note(largest_difference(first, second))
+        for difference in differences:
+            self.differences.note(difference)
         for number in apart:
             self.examples.append(
                 Disagreement(

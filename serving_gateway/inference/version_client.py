@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.contract import Signature
@@ -22,6 +22,7 @@ from serving_gateway.errors import (
     VersionNotReady,
 )
 from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from serving_gateway.inference.signatures import signature_from_metadata
 from serving_gateway.inference.tensors import Tensors
 from serving_gateway.inference.wire import (
@@ -57,13 +58,14 @@ class InferenceItem(BatchItem):
     `traceparent` is a W3C trace context, valid by its form; `span` the request's own, if traced.
     """
 
-    __slots__ = ("span", "tail", "tensors", "traceparent")
+    __slots__ = ("offload", "span", "tail", "tensors", "traceparent")
 
-    def __init__(self) -> None:
+    def __init__(self, offload: Offload) -> None:
         # Like `BatchItem.__init__`, in one call: this is made for every request.
         self.key = None
         self.is_finished = False
         self.batcher = None
+        self.offload = offload
         self.tensors: Tensors = ()
         self.tail: bytes | None = None
         self.traceparent: bytes | None = None
@@ -80,9 +82,34 @@ class InferenceItem(BatchItem):
         self.deadline = deadline
         self.is_finished = False
 
-    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
-        """Take rows `start` to `stop` of the outputs; `BadUpstreamAnswer` for unusable ones."""
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> Any:
+        """Make the response from these rows of the outputs, maybe in a thread, or raise."""
         raise NotImplementedError
+
+    def answer(self, encoded: Any) -> None:
+        """Send what `encode` has made, or raise."""
+        raise NotImplementedError
+
+    def deliver(self, outputs: InferenceOutputs, start: int, stop: int) -> None:
+        """Answer with these rows of the outputs: large ones are encoded in a thread."""
+        size = len(outputs.body)
+        if size <= LARGE_BYTES or (size := outputs.cost(start, stop)) <= LARGE_BYTES:
+            self.answer(self.encode(outputs, start, stop))
+            return
+        self.is_finished = False  # until it is encoded: its client may leave
+        work = partial(self.encode, outputs, start, stop)
+        self.offload.run(size, work, self._on_encoded, self.deadline)
+
+    def _on_encoded(self, encoded: Any) -> None:
+        if self.is_finished:
+            return
+        self.is_finished = True
+        try:
+            if isinstance(encoded, GatewayError):
+                raise encoded
+            self.answer(encoded)
+        except GatewayError as error:
+            self.fail(error)
 
 
 ItemT = TypeVar("ItemT", bound=InferenceItem)

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from serving_gateway.contract import Strategy, Traffic
 from serving_gateway.errors import GatewayError
-from serving_gateway.inference import prediction, protocol_response
+from serving_gateway.inference import prediction, protocol_response, shadow
 from tests.fake_connection import FakeServer, played_server, post
 from tests.played_triton import eventually
 
@@ -101,6 +102,21 @@ async def test_client_that_leaves_a_wide_answer_is_forgotten(
     await eventually(lambda: server.plane.queue_budget.held == 0)
     assert server.metrics.in_flight == 0
     assert not client.transport.sent
+
+
+async def test_wide_copy_is_compared_in_a_thread(
+    server: FakeServer, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widen(server)
+    plane = server.plane
+    plane.route(Traffic(Strategy.MIRROR, 100), A=1, B=2)
+    compared = threads.noting(shadow.largest_difference)
+    monkeypatch.setattr(shadow, "largest_difference", compared)
+    await server.answer(PREDICT)
+    threads.names.clear()
+    await eventually(lambda: plane.ledger.page.requests == 1)
+    assert threads.names == ["large-bodies_0"]
+    assert plane.ledger.page.differences.total == 1
 
 
 async def test_wide_answer_that_json_cannot_hold_is_refused(server: FakeServer) -> None:
