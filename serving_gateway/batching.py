@@ -46,12 +46,8 @@ class ByteBudget:
 class BatchItem:
     """One request's rows on their way to a batched call. Subclasses deliver results and errors.
 
-    Attributes:
-        key: items with equal keys may share a call; None never does.
-        rows: how many rows the call carries for it.
-        size: bytes that it holds while it waits.
-        deadline: time of the event loop after which it fails with `DeadlineExceeded`.
-        is_finished: whether a result, an error or its owner's departure ended it.
+    Items with equal `key`s may share a call; None never does. `size` is in bytes, `deadline` a time
+    of the event loop. `is_finished`: a result, an error or its owner's departure ended it.
     """
 
     __slots__ = ("batcher", "deadline", "is_finished", "key", "rows", "size")
@@ -99,9 +95,9 @@ class Batcher(Generic[ItemT]):
     """The queue in front of one destination.
 
     `start` begins the call of a batch and sets `batch.call`; each call ends with exactly one of
-    `complete`, `fail` and `split`. Items are merged up to `max_rows`, beyond which one still goes
-    alone; the first of a batch waits `gather_seconds` for more. Waiting items hold bytes of
-    `budget`, which is shared with others.
+    `complete`, `fail` and `split`. Items are merged up to `max_rows`, beyond which one goes alone;
+    the first waits `gather_seconds` for more. What waits holds bytes of `budget`, shared with
+    others.
     """
 
     _gathering: ClassVar[set[Batcher[Any]] | None] = None

@@ -110,10 +110,9 @@ class _Part(BatchItem):
 
 
 class LookupQueue:
-    """The look-ups of one set of features, and the read under way for some of them.
+    """The look-ups of one set of features, each of which waits for `seconds` at most.
 
-    Informs the breaker, which the queues of a service share, of the outcome of each read. A
-    look-up waits for its results for `seconds` at most.
+    The breaker, which the queues of a service share, is told the outcome of each read.
     """
 
     def __init__(

@@ -60,9 +60,8 @@ class ConnectionPolicy:
 class Unfinished:
     """What a connection has received of messages that are not complete.
 
-    Attributes:
-        since: time of the event loop at which the oldest of it came; 0 when all are complete.
-        head_bytes: of a head, or of trailers, in the reads until now.
+    `since` is when the oldest came, by the event loop's clock; 0 when all are complete.
+    `head_bytes` are of a head, or of trailers, in the reads until now.
     """
 
     __slots__ = ("_held", "_policy", "head_bytes", "since")

@@ -40,12 +40,10 @@ _T = TypeVar("_T")
 
 
 class Sink(Protocol):
-    """Waits for an answer, of which it gets one; says what is known beside the request's body.
+    """Waits for an answer, and says what is known of the request beside its body.
 
-    Attributes:
-        is_traffic: whether a client asks, and not the platform itself.
-        traceparent: W3C trace context, valid by its form.
-        span: the request's own; None where nothing is traced.
+    `traceparent` is a W3C trace context, valid by its form; `span` the request's own, where traced.
+    The platform's own requests are not `is_traffic`.
     """
 
     is_traffic: bool
@@ -65,17 +63,10 @@ class Sink(Protocol):
 class RoutedRequest(InferenceItem):
     """A client's request, wherever the routing rules lead it.
 
-    Attributes:
-        sink: waits for the answer.
-        client_id: who asks; decides about split and mirror.
-        arrived: time of the event loop.
-        due: time of the event loop by which it ends.
-        table: the generation that it was last routed by.
-        target: where it was last sent.
-        fallback: why A answers although the client belongs to B's share.
-        is_traffic: as the sink's.
-        is_split: whether the traffic policy chose B for it, so that A may answer instead.
-        named: the target that the client named, so that no other may answer.
+    It `arrived` and is `due` by the event loop's clock. `table` is the generation that it was last
+    routed by, `target` where it was last sent. `is_split`: the policy chose B for it, so that A may
+    answer instead, and `fallback` then says why. `named` is the target that the client named, so
+    that no other may answer.
     """
 
     __slots__ = (
@@ -112,7 +103,7 @@ class RoutedRequest(InferenceItem):
         self.is_traffic = sink.is_traffic
         self.is_split = False
         self.named: RoutingTarget | None = None
-        self.sent_at = 0.0
+        self.sent_at: float
         self.table: RoutingTable
         self.target: RoutingTarget
 

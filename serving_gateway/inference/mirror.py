@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
@@ -33,7 +32,7 @@ from serving_gateway.inference.version_client import PREDICTION, InferenceItem
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.replication.replicas import now
 from serving_gateway.settings import Settings
-from serving_gateway.telemetry.counters import Count, ModelMetrics
+from serving_gateway.telemetry.counters import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Mirror:
         budget: ByteBudget,
         offload: Offload,
     ) -> None:
-        self._offload = offload
+        self.offload = offload
         self._router = router
         self._ledger = ledger
         self._seconds = settings.request_seconds
@@ -92,15 +91,7 @@ class Mirror:
             assert codec is not None  # noqa: S101 -- it has just answered
             deadline = request.arrived + seconds + self._seconds
             copy = MirroredCopy(
-                self._offload,
-                self.counts,
-                page,
-                target,
-                codec.signature,
-                rows,
-                output,
-                seconds,
-                deadline,
+                self, page, target, codec.signature, rows, output, seconds, deadline
             )
             with contextlib.suppress(Overloaded):
                 self._batcher.submit(copy)
@@ -129,21 +120,9 @@ class Mirror:
 class MirroredCopy(InferenceItem):
     """One answered request on its way to B."""
 
-    __slots__ = (
-        "_counts",
-        "_output",
-        "_page",
-        "_rows",
-        "_seconds",
-        "_signature",
-        "_started",
-        "target",
-    )
-
     def __init__(
         self,
-        offload: Offload,
-        counts: Mapping[str, Count],
+        mirror: Mirror,
         page: PairingStatistics,
         target: RoutingTarget,
         signature: Signature,
@@ -152,11 +131,11 @@ class MirroredCopy(InferenceItem):
         seconds: float,
         deadline: float,
     ) -> None:
-        super().__init__(offload)
+        super().__init__(mirror.offload)
         width = len(output.probabilities[0]) if output.probabilities else 1
         kept = VALUE_BYTES * rows.count * (len(signature.features) + width)
         self.carry(rows.tensors, rows.count, page, deadline, kept)
-        self._counts = counts
+        self._counts = mirror.counts
         self._page = page
         self._signature = signature
         self._rows = rows

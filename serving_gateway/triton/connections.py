@@ -27,11 +27,11 @@ _MAX_CACHED_HEADS: Final = 256
 
 
 class Connections:
-    """The connections to one server, of which at most `idle` are kept while they are not in use.
+    """The connections to one server, of which at most `idle` are kept while not in use.
 
-    Beyond `max_age_seconds` a connection is not used again: a server that drains is left, and
-    behind a balancing address new servers get their share. `server_name` is the name in the
-    server's certificate, where the address holds an IP.
+    None is used beyond `max_age_seconds`: a server that drains is left, and behind a balancing
+    address new ones get their share. `server_name` is that of the certificate, where the address
+    has an IP.
     """
 
     def __init__(
