@@ -48,7 +48,7 @@ status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
 test: system-kubectl system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## all that CI runs, on a fresh machine too
-	$(RUN) pytest -n 3 --dist loadfile
+	$(RUN) pytest -n 4 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .
@@ -56,9 +56,10 @@ lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
-bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against raw Triton and its own bounds, and the pipeline by rows, on this machine
+bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against raw Triton and its own bounds, the pipeline by rows, and whole chains, on this machine
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
+	$(RUN) tests.benchmarks.chains
 
 k8s: system-kubectl $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
 	@for overlay in local staging production; do \
