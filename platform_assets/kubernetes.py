@@ -117,7 +117,9 @@ def step_configs(definitions: dg.Definitions, specs: Iterable[ModelSpec]) -> dic
 
 def _compute(spec: ModelSpec, asset: str) -> ComputeResources:
     """What a model file asks for an asset and its checks, completed by the defaults."""
-    asked, default = spec.compute.get(asset, ComputeResources()), _DEFAULTS.get(asset, _LIGHT)
+    asked, default = spec.kubernetes.resources.get(asset), _DEFAULTS.get(asset, _LIGHT)
+    if asked is None:
+        return default
     return ComputeResources(asked.cpu or default.cpu, asked.memory or default.memory)
 
 

@@ -14,10 +14,13 @@ import pandas as pd
 from platform_assets.model_spec import (
     AutomationSpec,
     CandidateSpec,
+    Evaluation,
     FeatureSpec,
-    FileSource,
     Gates,
+    JoinKey,
     ModelSpec,
+    Source,
+    Split,
     Target,
     Task,
 )
@@ -41,16 +44,18 @@ RUN_ID = "a" * 32
 VISITORS = ModelSpec(
     model_name="visitors",
     task=Task.BINARY,
-    source=FileSource("unused"),
+    source=Source("unused"),
     features=(
         FeatureSpec("age", nullable=True),
         FeatureSpec("visits", dtype=DType.INT64),
         FeatureSpec("country", dtype=DType.BYTES, nullable=True),
         FeatureSpec("member", dtype=DType.BOOL),
     ),
-    target=Target("bought", dtype=DType.BOOL, classes=(False, True)),
+    target=Target("bought", DType.BOOL, classes=(False, True)),
     candidates=(CandidateSpec("logistic_regression"),),
     gates=Gates(metric_floor=0.5),
+    join_key=JoinKey("entity_id"),
+    evaluation=Evaluation(metric="accuracy", split=Split.ENTITY),
     automation=AutomationSpec(on_drift=True, drift_schedule="0 4 * * *"),
 )
 

@@ -13,12 +13,14 @@ from platform_assets.features.assets import feature_assets
 from platform_assets.features.checks import feature_checks
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.model_spec import (
+    Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     Gates,
     JoinKey,
     ModelSpec,
+    Source,
+    Split,
     Target,
     Task,
 )
@@ -32,7 +34,7 @@ FEATURES, ONLINE = "features", "online_features"
 MIXED = ModelSpec(
     model_name="loans",
     task=Task.BINARY,
-    source=FileSource("${SOURCE_PATH}"),
+    source=Source("${SOURCE_PATH}"),
     features=(
         FeatureSpec("income", DType.FP64, nullable=True, minimum=0),
         FeatureSpec("ratio", DType.FP32),
@@ -46,6 +48,7 @@ MIXED = ModelSpec(
     target=Target("paid", DType.BYTES),
     candidates=(),
     gates=Gates(metric_floor=0.5),
+    evaluation=Evaluation(metric="accuracy", split=Split.ENTITY),
     join_key=JoinKey("customer", DType.BYTES),
     event_time=EventTime("seen", timezone="Europe/Berlin"),
 )

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 from platform_assets.model_spec import (
     CandidateSpec,
+    Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     Gates,
+    JoinKey,
     ModelSpec,
+    Source,
+    Split,
     Target,
     Task,
 )
@@ -19,7 +22,7 @@ from serving_gateway.contract import DEFAULT_MODEL, DType
 IRIS = ModelSpec(
     model_name=DEFAULT_MODEL,
     task=Task.MULTICLASS,
-    source=FileSource("${SOURCE_PATH}"),
+    source=Source("${SOURCE_PATH}"),
     features=(
         FeatureSpec("sepal_length", minimum=1.0, maximum=12.0),
         FeatureSpec("sepal_width", minimum=0.5, maximum=8.0),
@@ -28,7 +31,7 @@ IRIS = ModelSpec(
     ),
     target=Target(
         "species",
-        dtype=DType.INT64,
+        DType.INT64,
         classes=(0, 1, 2),
         class_names=("setosa", "versicolor", "virginica"),
     ),
@@ -39,7 +42,9 @@ IRIS = ModelSpec(
         CandidateSpec("gradient_boosting"),
     ),
     gates=Gates(metric_floor=0.9),
-    event_time=EventTime(),
+    join_key=JoinKey("entity_id"),
+    evaluation=Evaluation(metric="accuracy", split=Split.ENTITY),
+    event_time=EventTime("event_timestamp"),
 )
 """The shipped model, without its file."""
 

@@ -1,22 +1,26 @@
-"""`python -m tests.reference`: rewrite the generated tables of serving_gateway/README.md.
+"""`python -m tests.reference`: rewrite the generated tables of the pages.
 
-A test fails when they are stale: settings and error codes are documented where they are defined.
+A test fails when they are stale: the gateway's settings and error codes and the fields of a model
+file are documented where they are defined.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import platform_assets
+from platform_assets.components.reference import reference_table
 from serving_gateway import errors
 from serving_gateway.errors import GatewayError
 from serving_gateway.settings import Settings
 
 GATEWAY: Final = Path(__file__).resolve().parents[1] / "serving_gateway"
 README: Final = GATEWAY / "README.md"
+PIPELINE_README: Final = Path(platform_assets.__file__).with_name("README.md")
 
 
 def settings_table() -> str:
@@ -92,25 +96,32 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def rewritten(page: str) -> str:
-    """The page with its generated tables as they should be.
+def rewritten(page: str, tables: Mapping[str, str] | None = None) -> str:
+    """The page with its generated tables as they should be; by default those of the gateway.
 
     Raises:
         ValueError: a table's markers are not there.
     """
-    for name, table in (("settings", settings_table()), ("errors", errors_table())):
+    tables = tables or {"settings": settings_table(), "errors": errors_table()}
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: python -m tests.reference -->\n", f"<!-- end of {name} -->"
         before, opening, rest = page.partition(begin)
         _, closing, after = rest.partition(end)
         if not opening or not closing:
-            raise ValueError(f"{README} lacks {begin.strip()!r} or, after it, {end!r}")
+            raise ValueError(f"the page lacks {begin.strip()!r} or, after it, {end!r}")
         page = f"{before}{begin}{table}\n{end}{after}"
     return page
 
 
+def pipeline_page() -> str:
+    """The page of the pipeline with its reference of the model file as it should be."""
+    return rewritten(PIPELINE_README.read_text(), {"model file": reference_table()})
+
+
 def main() -> int:
-    """Rewrite the page; always 0."""
+    """Rewrite the pages; always 0."""
     README.write_text(rewritten(README.read_text()))
+    PIPELINE_README.write_text(pipeline_page())
     return 0
 
 

@@ -10,11 +10,14 @@ import pandas as pd
 
 from platform_assets.model_spec import (
     CandidateSpec,
+    Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     Gates,
+    JoinKey,
     ModelSpec,
+    Source,
+    Split,
     Target,
     Task,
 )
@@ -49,21 +52,19 @@ def mixed_spec(task: Task, classes: tuple[Any, ...] = (), **changes: Any) -> Mod
     spec = ModelSpec(
         model_name="mixed",
         task=task,
-        source=FileSource("${SOURCE_PATH}"),
+        source=Source("${SOURCE_PATH}"),
         features=MIXED_FEATURES,
         target=Target(
             "outcome",
-            dtype=DType.FP64 if regression else kinds[type(classes[0])],
-            classes=classes,
+            DType.FP64 if regression else kinds[type(classes[0])],
+            classes,
         ),
         candidates=(CandidateSpec("decision_tree"),),
-        gates=Gates(metric_floor=-1e9),
-        event_time=EventTime(),
-    )
-    spec = dataclasses.replace(
-        spec,
-        evaluation=dataclasses.replace(
-            spec.evaluation, metric="r2" if regression else "accuracy", folds=3
+        gates=Gates(metric_floor=-1e9 if regression else 0),
+        join_key=JoinKey("entity_id"),
+        event_time=EventTime("event_timestamp"),
+        evaluation=Evaluation(
+            metric="r2" if regression else "accuracy", folds=3, split=Split.ENTITY
         ),
     )
     return dataclasses.replace(spec, **changes)

@@ -1,4 +1,4 @@
-"""Checks model files, or prints their JSON schema: `python -m platform_assets.components`."""
+"""Checks model files, or describes them: `python -m platform_assets.components`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from platform_assets.components.diagnostics import Diagnostic
 from platform_assets.components.document import read_document
 from platform_assets.components.loading import MODELS_DIR, Models, model_folders, read_models
 from platform_assets.components.model_file import FILE_NAMES
-from platform_assets.components.problems import Problem
+from platform_assets.components.reference import reference_table
 from platform_assets.components.schema import file_schema
 from platform_assets.features.source import open_source
 from platform_assets.features.sources.files import FileReader
-from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
 
 
@@ -32,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"those of {MODELS_DIR}",
     )
     commands.add_parser("schema", help="print the JSON schema of a model file, for editors")
+    commands.add_parser("reference", help="print the table of all fields, as the README has it")
     given = parser.parse_args(arguments)
-    if given.command == "schema":
-        print(json.dumps(file_schema(), indent=2))
-        return 0
-    return _check(given.folder)
+    if given.command == "check":
+        return _check(given.folder)
+    schema = given.command == "schema"
+    print(json.dumps(file_schema(), indent=2) if schema else reference_table())
+    return 0
 
 
 def _check(folder: Path | None) -> int:
@@ -77,7 +80,7 @@ def _report(models: Models) -> int:
 
 def _with_headers(models: Models) -> Models:
     """Look at the column names of the files that are there; others may come later."""
-    wrong: dict[Path, Problem] = {}
+    wrong: dict[Path, Diagnostic] = {}
     for file, spec in models.specs.items():
         try:
             reader = open_source(spec, SourceResource())
@@ -85,7 +88,7 @@ def _with_headers(models: Models) -> Models:
                 reader.check_header()
         except ColumnsError as error:
             line = read_document(file).line(("attributes", "source", "file"))
-            wrong[file] = Problem(file, line, "source.file", str(error))
+            wrong[file] = Diagnostic(file, line, "source.file", str(error))
         except SourceError as error:
             print(f"{spec.model_name}: note: its columns were not looked at: {error}")
     good = {file: spec for file, spec in models.specs.items() if file not in wrong}
@@ -93,13 +96,7 @@ def _with_headers(models: Models) -> Models:
 
 
 def _summary(spec: ModelSpec) -> str:
-    match spec.source:
-        case FileSource(path):
-            source = path
-        case DatasetSource(name):
-            source = name
-        case SqlSource():
-            source = "a query"
+    source = spec.source.file or spec.source.dataset or "a query"
     return f"{spec.task} of {spec.target.name}, {len(spec.features)} features, from {source}"
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, RootModel
 
-from platform_assets.components.fields import ModelFields
-from platform_assets.components.model_file import document_at, spec_of
+from platform_assets.components.messages import read_attributes
+from platform_assets.components.model_file import complete, document_at
 from platform_assets.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _BUILDER: Final = "platform_assets.model_definitions"
 
 
+class Attributes(RootModel[Annotated[ModelSpec, BeforeValidator(read_attributes)]]):
+    """The attributes of a model file, as Dagster wants to have them described."""
+
+
 def build_model(spec: ModelSpec) -> dg.Definitions:
     """Return the whole chain of one model."""
     # By name: the slices are imported once a model is built, not to check or document files.
@@ -28,12 +33,15 @@ def build_model(spec: ModelSpec) -> dg.Definitions:
     return definitions
 
 
-class TabularModel(ModelFields, dg.Component, dg.Resolvable):
+@dataclass
+class TabularModel(dg.Component, dg.Resolvable):
     """A tabular model, from its source to production, through every gate.
 
     Classification or regression over any mix of numbers, text categories, booleans and
     missing values.
     """
+
+    attributes: ModelSpec
 
     @classmethod
     def model(cls) -> type[BaseModel]:
@@ -42,7 +50,7 @@ class TabularModel(ModelFields, dg.Component, dg.Resolvable):
         Not one that Dagster derives: derived classes take text for any field, and templates in
         it, so that a wrong type would be found late.
         """
-        return ModelFields
+        return Attributes
 
     @classmethod
     def resolve_from_model(
@@ -51,8 +59,7 @@ class TabularModel(ModelFields, dg.Component, dg.Resolvable):
         model: BaseModel,
     ) -> TabularModel:
         """Return the component with the attributes that `model` checked."""
-        given: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
-        return cls(**given)
+        return cls(cast("Attributes", model).root)
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -63,9 +70,9 @@ class TabularModel(ModelFields, dg.Component, dg.Resolvable):
         """Return the model; `path` is the model file or its folder.
 
         Raises:
-            ModelFileError: for fields that contradict each other.
+            ModelFileError: for a name, a path or a candidate that does not exist.
         """
-        return spec_of(self, document_at(path))
+        return complete(self.attributes, document_at(path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the whole chain of the model."""

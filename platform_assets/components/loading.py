@@ -15,9 +15,9 @@ import dagster as dg
 
 import platform_assets
 from platform_assets.components.component import build_model
+from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import read_document
 from platform_assets.components.model_file import FILE_NAMES, read_model
-from platform_assets.components.problems import ModelFileError, Problem
 from platform_assets.model_spec import ModelSpec
 
 Build = Callable[[ModelSpec], dg.Definitions]
@@ -34,12 +34,12 @@ class Models:
     """The models of good files by file, and what is wrong with the others."""
 
     specs: dict[Path, ModelSpec]
-    problems: tuple[Problem, ...]
+    problems: tuple[Diagnostic, ...]
 
     @property
-    def broken(self) -> dict[Path, list[Problem]]:
+    def broken(self) -> dict[Path, list[Diagnostic]]:
         """The problems of each file that has some."""
-        by_file: dict[Path, list[Problem]] = {}
+        by_file: dict[Path, list[Diagnostic]] = {}
         for problem in self.problems:
             by_file.setdefault(problem.file, []).append(problem)
         return by_file
@@ -54,14 +54,14 @@ def model_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
 def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
     """Read `<folder>/<model>/defs.yaml` of every folder; None: of `model_folders()`."""
     specs: dict[Path, ModelSpec] = {}
-    problems: list[Problem] = []
+    problems: list[Diagnostic] = []
     files: dict[Path, Path] = {}  # a file that two folders show is one file
     for folder in _listed(folders):
         try:
             found = model_files(folder)
         except OSError as error:
             message = f"cannot be read: {error.strerror}; correct the path or {MODELS_DIR}"
-            problems.append(Problem(folder, 1, "folder", message))
+            problems.append(Diagnostic(folder, 1, "folder", message))
             continue
         for file in found:
             files.setdefault(file.resolve(), file)
@@ -72,7 +72,7 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
             problems += error.problems
         except Exception as error:  # whatever it is, the others load
             message = f"cannot be read: {type(error).__name__}: {error}"
-            problems.append(Problem(file, 1, "file", message))
+            problems.append(Diagnostic(file, 1, "file", message))
             _log.exception("%s cannot be read", file)
     clashes = _clashes(specs)
     taken = {problem.file for problem in clashes}
@@ -96,7 +96,7 @@ def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
     return list(read_models(folders).specs.values())
 
 
-def problems(folders: Path | Iterable[Path] | None = None) -> list[Problem]:
+def problems(folders: Path | Iterable[Path] | None = None) -> list[Diagnostic]:
     """Return what is wrong with the model files."""
     return list(read_models(folders).problems)
 
@@ -116,7 +116,7 @@ def load_models(
             parts.append(build(spec))
         except Exception as error:  # whatever it is, the others load
             message = f"{type(error).__name__}: {error}"
-            broken[file] = [Problem(file, 1, "definitions", message)]
+            broken[file] = [Diagnostic(file, 1, "definitions", message)]
             _log.exception("the definitions of %s cannot be built", file)
     for found in broken.values():
         for problem in found:
@@ -130,7 +130,7 @@ def _listed(folders: Path | Iterable[Path] | None) -> Sequence[Path]:
     return [folders] if isinstance(folders, Path) else list(folders)
 
 
-def _clashes(specs: dict[Path, ModelSpec]) -> list[Problem]:
+def _clashes(specs: dict[Path, ModelSpec]) -> list[Diagnostic]:
     """Find names that several files claim: the file whose folder has the name keeps it."""
     claims: dict[str, list[Path]] = {}
     for file, spec in specs.items():
@@ -147,11 +147,11 @@ def _clashes(specs: dict[Path, ModelSpec]) -> list[Problem]:
                 "another model_name"
             )
             line = read_document(file).line(("attributes", "model_name"))
-            found.append(Problem(file, line, "model_name", message))
+            found.append(Diagnostic(file, line, "model_name", message))
     return found
 
 
-def _placeholders(broken: dict[Path, list[Problem]]) -> list[dg.AssetSpec]:
+def _placeholders(broken: dict[Path, list[Diagnostic]]) -> list[dg.AssetSpec]:
     folders: Counter[str] = Counter()
     specs = []
     for file, found in broken.items():
@@ -163,7 +163,7 @@ def _placeholders(broken: dict[Path, list[Problem]]) -> list[dg.AssetSpec]:
     return specs
 
 
-def _placeholder(key: str, folder: str, file: Path, found: list[Problem]) -> dg.AssetSpec:
+def _placeholder(key: str, folder: str, file: Path, found: list[Diagnostic]) -> dg.AssetSpec:
     return dg.AssetSpec(
         [key, "model_file"],
         group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",

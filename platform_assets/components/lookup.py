@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from platform_assets.components.diagnostics import ModelFileError
 from platform_assets.components.document import read_document
 from platform_assets.components.loading import Models
-from platform_assets.components.problems import ModelFileError
 
 
-def absence(models: Models, model_name: str) -> str | None:
-    """Say what keeps the model from being there; None when nothing does."""
+def explain_missing_model(models: Models, model_name: str) -> str | None:
+    """Say what keeps a model from being there; None when nothing does."""
     known = sorted(spec.model_name for spec in models.specs.values())
     if model_name in known:
         return None

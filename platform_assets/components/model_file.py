@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 import platform_assets
-from platform_assets.components.document import Document, Place, read_document
-from platform_assets.components.fields import ModelFields
-from platform_assets.components.problems import Fault, ModelFileError, Problem
-from platform_assets.components.rules import faults
-from platform_assets.components.specs import model_spec
-from platform_assets.components.typing_faults import as_written, read_fields, shown
+from platform_assets.components.diagnostics import Diagnostic, ModelFileError
+from platform_assets.components.document import ATTRIBUTES, Document, read_document
+from platform_assets.components.messages import explained, read_attributes
 from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec.fields import shown
 from platform_assets.training.candidates import CandidateError, check_candidates
 
 COMPONENT_TYPE: Final = "platform_assets.components.TabularModel"
@@ -25,7 +26,6 @@ FILE_NAMES: Final = ("defs.yaml", "defs.yml")
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
 """What decides on a trained model; counts where there is no lock file."""
-_BELOW: Final = ("attributes",)
 _CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
 
 
@@ -36,30 +36,42 @@ def read_model(path: Path) -> ModelSpec:
         ModelFileError: with every problem of the file, each with its line and field.
     """
     document = read_document(path)
-    fields, problems = _read_fields(document)
-    if fields is None or problems:
-        raise ModelFileError(problems)
-    return spec_of(fields, document)
+    problems = _envelope_problems(document)
+    if isinstance(document.value, dict) and isinstance(document.value.get(ATTRIBUTES), dict):
+        try:
+            spec = read_attributes(document.value[ATTRIBUTES])
+        except ValidationError as error:
+            problems += [document.diagnostic(*found) for found in explained(error)]
+        else:
+            if not problems:
+                return complete(spec, document)
+    raise ModelFileError(problems)
 
 
-def spec_of(fields: ModelFields, document: Document) -> ModelSpec:
-    """Return the model of typed fields; `document` is where they were written.
+def complete(spec: ModelSpec, document: Document) -> ModelSpec:
+    """Add what follows from where a model is written: name, absolute path, code version.
 
     Raises:
-        ModelFileError: for fields that contradict each other.
+        ModelFileError: for a folder whose name a model cannot have, or for a candidate that
+            does not exist.
     """
     folder = document.path.parent.absolute()
-    name = fields.model_name if fields.model_name is not None else folder.name
-    found = faults(fields, name)
-    if found:
-        raise ModelFileError([_located(document, fault.path, fault.message) for fault in found])
-    version = code_version(document.content)
-    spec = model_spec(fields, name=name, folder=folder, code_version=version)
+    file = spec.source.file and _absolute(spec.source.file, folder)
     try:
-        check_candidates(spec)
+        found = replace(
+            spec,
+            model_name=spec.model_name or folder.name,
+            source=replace(spec.source, file=file),
+            code_version=code_version(document.content),
+        )
+        check_candidates(found)
+    except ValidationError as error:
+        [(place, message)] = explained(error)
+        advice = f"{message} (this is the folder's name: give another `model_name`)"
+        raise ModelFileError([document.diagnostic(place, advice)]) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
-    return spec
+    return found
 
 
 def document_at(path: Path) -> Document:
@@ -71,7 +83,7 @@ def document_at(path: Path) -> Document:
     file = next((path / name for name in FILE_NAMES if (path / name).is_file()), path)
     if file.suffix in {".yaml", ".yml"}:
         return read_document(file)
-    return Document(file, file.read_bytes() if file.is_file() else b"", None, Place(1))
+    return Document(file, file.read_bytes() if file.is_file() else b"", None, None)
 
 
 def code_version(content: bytes, lock: Path = _LOCK) -> str:
@@ -90,48 +102,40 @@ def _locked(lock: Path) -> bytes:
     return "\n".join(f"{name}=={metadata.version(name)}" for name in _PACKAGES).encode()
 
 
-def _read_fields(document: Document) -> tuple[ModelFields | None, list[Problem]]:
+def _absolute(file: str, folder: Path) -> str:
+    if file.startswith("${"):  # a variable may hold an absolute path
+        return file
+    path = Path(file).expanduser()
+    while path.parts[:1] == ("..",):
+        # Above a folder that is a link is what is above its target.
+        folder, path = folder.resolve().parent, Path(*path.parts[1:])
+    return str(folder / path)
+
+
+def _envelope_problems(document: Document) -> list[Diagnostic]:
     value = document.value
     if not isinstance(value, dict):
-        problem = Problem(
-            document.path, 1, "file", "must be a mapping with `type:` and `attributes:`"
-        )
-        return None, [problem]
-    problems = _envelope(document, value)
-    if not isinstance(value.get("attributes"), dict):
-        if "attributes" in value:
-            line = document.line(_BELOW)
-            message = f"must be a mapping of fields, not {shown(value['attributes'])}"
-            problems.append(Problem(document.path, line, "attributes", message))
-        return None, problems
-    fields, found = read_fields(value["attributes"])
-    problems += [document.problem(fault, _BELOW) for fault in found]
-    return fields, problems
-
-
-def _envelope(document: Document, value: dict[object, object]) -> list[Problem]:
-    problems = []
-    for name in ("type", "attributes"):
-        if name not in value:
-            message = f"is missing: write `{name}:`, as the README shows"
-            problems.append(Problem(document.path, 1, name, message))
+        message = "must be a mapping with `type:` and `attributes:`"
+        return [Diagnostic(document.path, 1, "file", message)]
+    found = {
+        name: f"is missing: write `{name}:`, as the README shows"
+        for name in ("type", ATTRIBUTES)
+        if name not in value
+    }
     if value.get("type", COMPONENT_TYPE) != COMPONENT_TYPE:
-        message = f"must be {COMPONENT_TYPE}, not {shown(value['type'])}"
-        problems.append(Problem(document.path, document.line(("type",)), "type", message))
-    for other in value.keys() - {"type", "attributes"}:
-        message = "is no part of a model file: there are `type` and `attributes`"
-        problems.append(Problem(document.path, document.line((other,)), str(other), message))
-    return problems
+        found["type"] = f"must be {COMPONENT_TYPE}, not {shown(value['type'])}"
+    if not isinstance(value.get(ATTRIBUTES, {}), dict):
+        found[ATTRIBUTES] = f"must be a mapping of fields, not {shown(value[ATTRIBUTES])}"
+    for other in value.keys() - {"type", ATTRIBUTES}:
+        found[str(other)] = "is not part of a model file: there are `type` and `attributes`"
+    return [
+        Diagnostic(document.path, document.line((name,)), name, message)
+        for name, message in found.items()
+    ]
 
 
-def _candidate_problem(document: Document, message: str) -> Problem:
+def _candidate_problem(document: Document, message: str) -> Diagnostic:
     found = _CANDIDATE.fullmatch(message)
     if found is None:
-        return _located(document, ("candidates",), message)
-    return _located(document, ("candidates", int(found["number"])), found["message"])
-
-
-def _located(document: Document, path: tuple[object, ...], message: str) -> Problem:
-    written = document.value.get("attributes") if isinstance(document.value, dict) else None
-    fault = Fault(as_written(path, written), message)
-    return document.problem(fault, _BELOW)
+        return document.diagnostic(("candidates",), message)
+    return document.diagnostic(("candidates", int(found["number"])), found["message"])

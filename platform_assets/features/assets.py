@@ -27,12 +27,10 @@ from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
-from platform_assets.model_spec import DatasetSource, FileSource, ModelSpec, SqlSource
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import failure, feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.source import SourceResource
-
-_KINDS = {FileSource: "file", DatasetSource: "python", SqlSource: "sql"}
 
 
 def feature_assets(spec: ModelSpec) -> list[AssetsDefinition]:
@@ -44,7 +42,7 @@ def source_asset(spec: ModelSpec) -> AssetSpec:
     """Return `[model_name, source]`: outside of Dagster, and observed by its content."""
     return AssetSpec(
         **spec.asset("source"),
-        kinds={_KINDS[type(spec.source)]},
+        kinds={spec.source.kind},
         description=f"What `{spec.model_name}` learns from. Its data version is the digest of its "
         "content when it was last read, so `features` made of other content are out of date.",
     )
@@ -61,7 +59,7 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     @asset(
         **spec.asset("features"),
         deps=[spec.key("source")],
-        kinds={_KINDS[type(spec.source)], "parquet"},
+        kinds={spec.source.kind, "parquet"},
         check_specs=source_checks(spec),
         freshness_policy=freshness and FreshnessPolicy.time_window(fail_window=freshness),
         description=(

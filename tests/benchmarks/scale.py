@@ -22,25 +22,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from platform_assets.components.vocabulary import DEFAULT_CLASSIFIERS
 from platform_assets.model_spec import (
     CandidateSpec,
     Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     Gates,
     JoinKey,
     ModelSpec,
+    Source,
+    Split,
     Target,
     Task,
 )
+from platform_assets.model_spec.training import CLASSIFIERS
 from serving_gateway.contract import DType
 from tests.servers import ROOT
 
 ROWS: Final = (10_000, 100_000)
 ROWS_PER_ENTITY: Final = 2
-CANDIDATES: Final = DEFAULT_CLASSIFIERS
+CANDIDATES: Final = CLASSIFIERS[:3]
 _KINDS: Final = (
     *((f"f{n}", DType.FP32, True) for n in range(12)),
     *((f"d{n}", DType.FP64, False) for n in range(4)),
@@ -209,14 +210,14 @@ def _spec(source: Path) -> ModelSpec:
     return ModelSpec(
         model_name="wide",
         task=Task.BINARY,
-        source=FileSource(str(source)),
+        source=Source(str(source)),
         features=tuple(FeatureSpec(*kind) for kind in _KINDS),
         target=Target("label", DType.INT64),
         candidates=tuple(CandidateSpec(name) for name in CANDIDATES),
         gates=Gates(metric_floor=0.5),
-        join_key=JoinKey(),
-        event_time=EventTime(),
-        evaluation=Evaluation(folds=2),
+        join_key=JoinKey("entity_id"),
+        event_time=EventTime("event_timestamp"),
+        evaluation=Evaluation(metric="accuracy", folds=2, split=Split.ENTITY),
     )
 
 

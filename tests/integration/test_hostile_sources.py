@@ -17,14 +17,15 @@ import pytest
 from pyarrow import parquet
 
 from platform_assets.model_spec import (
+    Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     Gates,
     JoinKey,
     ModelSpec,
     Source,
-    SqlSource,
+    Split,
+    SqlQuery,
     Target,
     Task,
 )
@@ -38,7 +39,7 @@ COLUMNS: Final = ("id", "at", "x", "n", "b", "c", "y")
 SPEC: Final = ModelSpec(
     model_name="hostile",
     task=Task.BINARY,
-    source=FileSource(""),
+    source=Source("unused"),
     features=(
         FeatureSpec("x"),
         FeatureSpec("n", DType.INT64, nullable=True),
@@ -48,6 +49,7 @@ SPEC: Final = ModelSpec(
     target=Target("y"),
     candidates=(),
     gates=Gates(metric_floor=0.5),
+    evaluation=Evaluation(metric="accuracy", split=Split.ENTITY),
     join_key=JoinKey("id"),
     event_time=EventTime("at", timezone="Europe/Berlin"),
 )
@@ -83,7 +85,7 @@ def file(content: str | bytes, name: str = "a.csv") -> Make:
     def make(home: Path) -> Source:
         path = home / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return FileSource(str(path))
+        return Source(str(path))
 
     return make
 
@@ -94,7 +96,7 @@ def parquet_of(**changed: pa.Array) -> Make:
 
     def make(home: Path) -> Source:
         parquet.write_table(made, home / "a.parquet", row_group_size=5)
-        return FileSource(str(home / "a.parquet"))
+        return Source(str(home / "a.parquet"))
 
     return make
 
@@ -116,7 +118,7 @@ def hive(home: Path) -> Source:
         folder = home / "lake" / f"y={label}"
         folder.mkdir(parents=True)
         parquet.write_table(pa.table(made), folder / "part-0.parquet")
-    return FileSource(str(home / "lake"))
+    return Source(str(home / "lake"))
 
 
 def database(rows: list[list[Any]], query: str) -> Make:
@@ -125,7 +127,7 @@ def database(rows: list[list[Any]], query: str) -> Make:
             opened.execute(f"CREATE TABLE t ({', '.join(COLUMNS)})")
             opened.executemany(f"INSERT INTO t VALUES ({', '.join('?' * len(COLUMNS))})", rows)
         opened.close()
-        return SqlSource(f"sqlite:///{home / 'a.db'}", query)
+        return Source(sql=SqlQuery(f"sqlite:///{home / 'a.db'}", query))
 
     return make
 
@@ -292,14 +294,19 @@ CASES: Final[dict[str, Case]] = {
         r"row 8, n: '1.5' is not a whole number of 64 bits, nor is 'many' in row 9",
     ),
     "a database that is not there": Case(
-        lambda _: SqlSource(f"postgresql://me:s3cr3t@127.0.0.1:{free_port()}/db", "SELECT 1"),
+        lambda _: Source(
+            sql=SqlQuery(f"postgresql://me:${{SOURCE_PW}}@127.0.0.1:{free_port()}/db", "SELECT 1")
+        ),
         r"query on postgresql://(me:)?\*\*\*@127.*failed: .*[Cc]onnection refused",
     ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_source_trains_or_is_refused_with_its_place(name: str, tmp_path: Path) -> None:
+def test_a_source_trains_or_is_refused_with_its_place(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_PW", "s3cr3t")
     case = CASES[name]
     chain = feature_chain(tmp_path, spec=replace(case.spec, source=case.make(tmp_path)))
     if case.refused is not None:

@@ -27,12 +27,14 @@ from platform_assets.features.reading import read_source
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import write_feature_data
 from platform_assets.model_spec import (
+    Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     Gates,
     JoinKey,
     ModelSpec,
+    Source,
+    Split,
     Target,
     Task,
 )
@@ -51,11 +53,12 @@ from tests.servers import RunningRedis, free_port, run_redis
 SPEC = ModelSpec(
     model_name="visits",
     task=Task.BINARY,
-    source=FileSource("${SOURCE_PATH}"),
+    source=Source("${SOURCE_PATH}"),
     features=(FeatureSpec("x"), FeatureSpec("note", DType.BYTES, nullable=True)),
     target=Target("y", DType.BYTES),
     candidates=(),
     gates=Gates(metric_floor=0.5),
+    evaluation=Evaluation(metric="accuracy", split=Split.ENTITY),
     join_key=JoinKey("id"),
     event_time=EventTime("seen", timezone="UTC"),
 )

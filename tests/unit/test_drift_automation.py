@@ -16,7 +16,7 @@ from pydantic import Field
 
 from platform_assets.export.adoption import FOREIGN_DATA
 from platform_assets.features.source import source_fingerprint
-from platform_assets.model_spec import CandidateSpec, FileSource, ModelSpec
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Source
 from platform_assets.monitoring.automation import REPORT_TAG, drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_check_key
 from platform_assets.resources.mlflow import (
@@ -100,15 +100,14 @@ class Trained:
 
     @property
     def path(self) -> Path:
-        assert isinstance(self.spec.source, FileSource)
-        return Path(self.spec.source.path)
+        return Path(str(self.spec.source.file))
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Trained:
     path = tmp_path / "visitors.csv"
     path.write_text("age,visits\n1,2\n")
-    spec = replace(VISITORS, source=FileSource(str(path)), code_version="file and lock")
+    spec = replace(VISITORS, source=Source(str(path)), code_version="file and lock")
     fingerprint = source_fingerprint(spec, SourceResource())
     return Trained(spec, {DATA_FINGERPRINT_TAG: fingerprint, CODE_VERSION_TAG: spec.code_version})
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Ta
 from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, expand
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, Feature
 from tests.models import IRIS
 from tests.servers import ROOT
 from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
@@ -369,11 +370,14 @@ def test_an_input_of_another_type_is_no_contract_either() -> None:
 
 def test_a_feature_cannot_be_called_as_an_output() -> None:
     spec = mixed_spec(Task.BINARY, CLASSES["booleans"])
-    named = dataclasses.replace(spec, features=(FeatureSpec("label", DType.FP64),))
-    frame = pd.DataFrame({"label": np.arange(20.0)})
-    estimator = _fitted(named, Rows(frame, np.arange(20) % 2, np.arange(20)))
+    spec = dataclasses.replace(spec, features=(FeatureSpec("x", DType.FP64),))
+    frame = pd.DataFrame({"x": np.arange(20.0)})
+    estimator = _fitted(spec, Rows(frame, np.arange(20) % 2, np.arange(20)))
+    signature = msgspec.structs.replace(
+        spec.signature((False, True)), features=(Feature("label", DType.FP64),)
+    )
     with pytest.raises(ExportError, match="rename the feature"):
-        export(estimator, named.signature((False, True)), "mixed")
+        export(estimator, signature, "mixed")
 
 
 def test_classes_that_were_not_learned_cannot_be_promised() -> None:

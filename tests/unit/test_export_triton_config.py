@@ -10,7 +10,6 @@ import pytest
 from annotated_types import Ge, Le
 from pydantic import BaseModel
 
-from platform_assets.components.fields import ServingFields
 from platform_assets.export.assets import export_assets
 from platform_assets.export.triton_config import (
     ConfigError,
@@ -24,6 +23,7 @@ from platform_assets.export.triton_config import (
     to_text,
     with_versions,
 )
+from platform_assets.model_spec import MAX_INSTANCES
 from platform_assets.serving.assets import serving_assets
 from serving_gateway.contract import MAX_BATCH_SIZE, DType
 from tests.models import IRIS
@@ -81,7 +81,7 @@ def test_launch_options_have_the_bounds_of_the_model_file() -> None:
         return model.model_fields[field].metadata
 
     entry = launch_config(export_assets(IRIS), "triton_model_entry")
-    assert bounds(entry, "triton_instance_group_count") == bounds(ServingFields, "instances")
+    assert bounds(entry, "triton_instance_group_count") == [Ge(1), Le(MAX_INSTANCES)]
     switch = launch_config(serving_assets(IRIS), "gateway_reload")
     assert bounds(switch, "retention") == [Ge(1), Le(IRIS.serving.keep_versions)]
 

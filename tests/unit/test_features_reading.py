@@ -15,7 +15,7 @@ from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.csv_file import CsvFile
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import FileSource, ModelSpec
+from platform_assets.model_spec import ModelSpec, Source
 from platform_assets.resources.source import SourceResource
 from tests.models import IRIS
 
@@ -24,7 +24,7 @@ HEADER = "entity_id,event_timestamp,sepal_length,sepal_width,petal_length,petal_
 
 
 def read_source(path: Path, spec: ModelSpec) -> SourceTable:
-    return read_any(dataclasses.replace(spec, source=FileSource(str(path))), SourceResource())
+    return read_any(dataclasses.replace(spec, source=Source(str(path))), SourceResource())
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: 
         *["float"] * 4,
         "int64",
     ]
-    spec = dataclasses.replace(IRIS, source=FileSource(str(source)))
+    spec = dataclasses.replace(IRIS, source=Source(str(source)))
     assert found.fingerprint == source_fingerprint(spec, SourceResource())
     assert (found.name, found.classes) == (f"the source file {source}", (0, 1, 2))
     assert (found.ignored, found.warnings) == ((), ())
@@ -132,7 +132,7 @@ def test_another_separator_is_found_or_said(source: Path, mark: str) -> None:
     expected = read_source(source, IRIS).table
     _edit(source, _separated_by(mark))
     assert read_source(source, IRIS).table.equals(expected)
-    spec = dataclasses.replace(IRIS, source=FileSource(str(source), separator="~"))
+    spec = dataclasses.replace(IRIS, source=Source(str(source), separator="~"))
     with pytest.raises(SourceError, match="lacks entity_id"):
         read_any(spec, SourceResource())
     _edit(source, lambda lines: [line.replace(mark, "~") for line in lines])

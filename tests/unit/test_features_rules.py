@@ -14,9 +14,9 @@ from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import (
     Evaluation,
     FeatureSpec,
-    FileSource,
     JoinKey,
     ModelSpec,
+    Source,
     Split,
     Target,
     Task,
@@ -26,7 +26,7 @@ from serving_gateway.contract import DType
 from tests.feature_chain import MIXED, mixed_lines
 
 Change = Callable[[list[str]], list[str]]
-NUMBERED = JoinKey("customer", from_row_number=True)
+NUMBERED = JoinKey(row_number="customer")
 
 
 def _read(
@@ -34,7 +34,7 @@ def _read(
 ) -> SourceTable:
     source = path / "source.csv"
     source.write_text("\n".join(change(mixed_lines(rows))) + "\n", encoding="utf-8")
-    spec = dataclasses.replace(spec, source=FileSource(str(source)))
+    spec = dataclasses.replace(spec, source=Source(str(source)))
     return read_source(spec, SourceResource())
 
 
@@ -141,7 +141,13 @@ def test_classes_keep_their_type(
 
 
 def test_a_regression_has_finite_numbers_that_differ(tmp_path: Path) -> None:
-    spec = dataclasses.replace(MIXED, task=Task.REGRESSION, target=Target("paid", DType.FP64))
+    spec = dataclasses.replace(
+        MIXED,
+        task=Task.REGRESSION,
+        target=Target("paid", DType.FP64),
+        candidates=(),
+        evaluation=Evaluation(),
+    )
     numbers = _column(10, lambda number, _: str(number))
     assert _read(tmp_path, spec, numbers).classes == ()
     with pytest.raises(SourceError, match=r"infinite, .*paid: 1, first in row 40"):
@@ -178,7 +184,7 @@ def test_a_million_rows_are_told_of_while_they_are_read(tmp_path: Path) -> None:
         join_key=NUMBERED,
         event_time=None,
         target=Target("y", DType.BOOL),
-        source=FileSource(str(tmp_path / "a.csv")),
+        source=Source(str(tmp_path / "a.csv")),
     )
     with (tmp_path / "a.csv").open("w") as file:
         file.write("x,y\n")

@@ -25,14 +25,13 @@ from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import Progress, SourceTable, table_fingerprint
 from platform_assets.features.sources.sql import _batch, _without_secrets
 from platform_assets.model_spec import (
-    DatasetSource,
+    Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     JoinKey,
     ModelSpec,
     Source,
-    SqlSource,
+    SqlQuery,
     Target,
     Task,
 )
@@ -40,17 +39,19 @@ from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import DType
 from tests.feature_chain import MIXED, MIXED_HEADER, mixed_lines
 
-PLAIN = SourceResource()
+PLAIN = SourceResource(
+    variables={"SOURCE_PW": "s3cret", "SOURCE_AT": "p@s3cret", "SOURCE_URL": "no url"}
+)
 
 
 def _read(source: Source, spec: ModelSpec = MIXED) -> SourceTable:
     return read_source(dataclasses.replace(spec, source=source), PLAIN)
 
 
-def _csv(path: Path, lines: list[str]) -> FileSource:
+def _csv(path: Path, lines: list[str]) -> Source:
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return FileSource(str(path))
+    return Source(str(path))
 
 
 @pytest.fixture
@@ -86,11 +87,11 @@ def test_files_of_a_folder_and_of_a_pattern_are_one_table(
     _csv(tmp_path / "parts" / "a.csv", lines[:21])
     (tmp_path / "parts" / "notes.txt").write_text("no data")
     for path in ("parts", "parts/*.csv", "*/[ab].csv"):
-        found = _read(FileSource(str(tmp_path / path)))
+        found = _read(Source(str(tmp_path / path)))
         assert found.table.equals(expected), path
     _csv(tmp_path / "parts" / "b.csv", [lines[0], *lines[21:25], lines[25].replace("c-12", "")])
     with pytest.raises(SourceError, match=r"customer: 1, first in row 5 of b.csv"):
-        _read(FileSource(str(tmp_path / "parts")))
+        _read(Source(str(tmp_path / "parts")))
 
 
 def test_files_that_differ_in_columns_or_kind_are_refused(tmp_path: Path) -> None:
@@ -100,12 +101,12 @@ def test_files_that_differ_in_columns_or_kind_are_refused(tmp_path: Path) -> Non
     with pytest.raises(
         SourceError, match=r"b\.csv of .* has other columns than those before: .* by more"
     ):
-        _read(FileSource(str(tmp_path / "parts")))
+        _read(Source(str(tmp_path / "parts")))
     (tmp_path / "parts" / "c.parquet").write_bytes(b"")
     with pytest.raises(SourceError, match=r"the names end in '.csv', '.parquet'"):
-        _read(FileSource(str(tmp_path / "parts")))
+        _read(Source(str(tmp_path / "parts")))
     with pytest.raises(SourceError, match=r"the names end in '.xlsx'"):
-        _read(FileSource(str(tmp_path / "a.xlsx")))
+        _read(Source(str(tmp_path / "a.xlsx")))
 
 
 def test_parquet_is_read_as_csv_is(tmp_path: Path, expected: pa.Table) -> None:
@@ -114,7 +115,7 @@ def test_parquet_is_read_as_csv_is(tmp_path: Path, expected: pa.Table) -> None:
     loose = loose.set_column(2, "income", loose["income"].fill_null(float("nan")))
     loose = loose.set_column(4, "children", loose["children"].cast(pa.float32()))
     parquet.write_table(loose, tmp_path / "a.parquet", row_group_size=7)
-    found = _read(FileSource(str(tmp_path / "a.parquet")))
+    found = _read(Source(str(tmp_path / "a.parquet")))
     assert found.table.equals(expected)
     assert found.ignored == ("note",)
 
@@ -123,7 +124,7 @@ def test_parquet_is_read_as_csv_is(tmp_path: Path, expected: pa.Table) -> None:
 def test_damaged_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
-        _read(FileSource(str(tmp_path / "a.parquet")))
+        _read(Source(str(tmp_path / "a.parquet")))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_text_and_times_that_nothing_could_hold_are_refused_in_parquet(
     table = expected.set_column(expected.column_names.index(name), name, values)
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
-        _read(FileSource(str(tmp_path / "a.parquet")))
+        _read(Source(str(tmp_path / "a.parquet")))
 
 
 def test_a_wrong_value_in_parquet_is_named_by_its_row(
@@ -164,7 +165,7 @@ def test_a_wrong_value_in_parquet_is_named_by_its_row(
     with pytest.raises(
         SourceError, match=r"row 34, accounts: 1\.5 \(DOUBLE\) is not a whole number"
     ):
-        _read(FileSource(str(tmp_path / "a.parquet")))
+        _read(Source(str(tmp_path / "a.parquet")))
 
 
 def _database(path: Path, lines: list[str]) -> str:
@@ -186,14 +187,14 @@ def test_a_query_is_read_as_csv_is_in_chunks(
 ) -> None:
     monkeypatch.setattr("platform_assets.features.sources.sql._CHUNK_ROWS", 7)
     url = _database(tmp_path / "a.db", mixed_lines())
-    found = _read(SqlSource(url, "SELECT * FROM loans ORDER BY rowid"))
+    found = _read(Source(sql=SqlQuery(url, "SELECT * FROM loans ORDER BY rowid")))
     assert found.table.equals(expected)
     assert found.ignored == ("note",)
-    turned = SqlSource(url, "SELECT * FROM loans ORDER BY rowid DESC")
+    turned = Source(sql=SqlQuery(url, "SELECT * FROM loans ORDER BY rowid DESC"))
     assert _read(turned).fingerprint == found.fingerprint, "whatever the order of the rows"
     spec = dataclasses.replace(MIXED, source=turned)
     assert source_fingerprint(spec, PLAIN) == found.fingerprint
-    fewer = _read(SqlSource(url, "SELECT * FROM loans WHERE rowid > 2"))
+    fewer = _read(Source(sql=SqlQuery(url, "SELECT * FROM loans WHERE rowid > 2")))
     assert fewer.fingerprint != found.fingerprint
 
 
@@ -202,7 +203,7 @@ def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
     lines[30] = lines[30].replace(",true,", ",maybe,").replace(",false,", ",maybe,")
     url = _database(tmp_path / "a.db", lines)
     with pytest.raises(SourceError, match=r"row 30, owner: 'maybe' is not true or false"):
-        _read(SqlSource(url, "SELECT * FROM loans"))
+        _read(Source(sql=SqlQuery(url, "SELECT * FROM loans")))
 
 
 @pytest.mark.parametrize(
@@ -211,20 +212,24 @@ def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
         ("sqlite:///{}", "SELECT * FROM lost", "failed: no such table: lost"),
         ("sqlite:///{}", "CREATE TABLE x (y)", "answers no rows"),
         ("sqlite:///{}", "SELECT 1 AS one", r"lacks customer, .*it has one"),
-        ("postgresql+nodriver://u:s3cret@h/db", "SELECT 1", "needs a driver .*postgresql.nodriver"),
-        ("mysql+pymysql://u:s3cret@h/db", "SELECT 1", "needs a driver that is not installed"),
-        ("postgresql+nodriver://h/db?password=s3cret", "SELECT 1", "h/db needs a driver"),
-        ("mssql+nodriver:///?odbc_connect=PWD%3Ds3cret", "SELECT 1", "needs a driver"),
-        ("postgresql://u:p@s3cret@h/db", "SELECT 1", "two @"),
-        ("postgresql://u:x@h:s3cret/db", "SELECT 1", "URL that is none that SQLAlchemy knows"),
-        ("no url", "SELECT 1", "URL that is none that SQLAlchemy knows"),
+        (
+            "postgresql+nodriver://u:${SOURCE_PW}@h/db",
+            "SELECT 1",
+            "needs a driver .*postgresql.nodriver",
+        ),
+        ("mysql+pymysql://u:${SOURCE_PW}@h/db", "SELECT 1", "needs a driver that is not installed"),
+        ("postgresql+nodriver://h/db?password=${SOURCE_PW}", "SELECT 1", "h/db needs a driver"),
+        ("mssql+nodriver:///?odbc_connect=PWD%3D${SOURCE_PW}", "SELECT 1", "needs a driver"),
+        ("postgresql://u:${SOURCE_AT}@h/db", "SELECT 1", "two @"),
+        ("postgresql://h:s3cret/db", "SELECT 1", "URL that is none that SQLAlchemy knows"),
+        ("${SOURCE_URL}", "SELECT 1", "URL that is none that SQLAlchemy knows"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_without_its_password(
     tmp_path: Path, url: str, query: str, said: str
 ) -> None:
     with pytest.raises(SourceError, match=said) as caught:
-        _read(SqlSource(url.format(tmp_path / "a.db"), query))
+        _read(Source(sql=SqlQuery(url.replace("{}", str(tmp_path / "a.db")), query)))
     assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
 
 
@@ -233,7 +238,9 @@ def test_a_query_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     query = f"SELECT count(*) AS n FROM ({endless})"
     started = time.monotonic()
     with pytest.raises(SourceError, match=r"took longer than 0:00:00\.3.* and was ended"):
-        _read(SqlSource(f"sqlite:///{tmp_path / 'a.db'}", query, dt.timedelta(seconds=0.3)))
+        _read(
+            Source(sql=SqlQuery(f"sqlite:///{tmp_path / 'a.db'}", query, dt.timedelta(seconds=0.3)))
+        )
     assert time.monotonic() - started < 20
 
 
@@ -242,13 +249,17 @@ def test_a_database_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyP
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(SourceError, match=r"failed: .*timeout expired"):
-            _read(SqlSource(f"postgresql://me:s3cret@127.0.0.1:{port}/db", "SELECT 1"))
+            _read(
+                Source(
+                    sql=SqlQuery(f"postgresql://me:${{SOURCE_PW}}@127.0.0.1:{port}/db", "SELECT 1")
+                )
+            )
 
 
 def test_what_a_database_says_is_shown_without_secrets(tmp_path: Path) -> None:
     url = _database(tmp_path / "a.db", mixed_lines())
     with pytest.raises(SourceError, match="no such column: ni_ce"):
-        _read(SqlSource(url, "SELECT ni_ce FROM loans"))
+        _read(Source(sql=SqlQuery(url, "SELECT ni_ce FROM loans")))
     address = make_url("a://me:s3%20cret@h/b?sslpassword=hush hush")
     said = "no login of me by s3 cret or\n\tHUSH or hush hush"
     assert _without_secrets(said, address) == "no login of me by *** or HUSH or ***"
@@ -317,7 +328,7 @@ def test_a_column_that_32_bits_cannot_hold_is_a_warning(
 CARS = ModelSpec(
     model_name="cars",
     task=Task.REGRESSION,
-    source=DatasetSource("vega.cars"),
+    source=Source(dataset="vega.cars"),
     features=(
         FeatureSpec("Horsepower", DType.FP32, nullable=True),
         FeatureSpec("Cylinders", DType.INT64),
@@ -326,7 +337,7 @@ CARS = ModelSpec(
     target=Target("Miles_per_Gallon", DType.FP64, drop_missing=True),
     candidates=(),
     gates=MIXED.gates,
-    join_key=JoinKey(from_row_number=True),
+    join_key=JoinKey(row_number="entity_id"),
 )
 
 
@@ -349,10 +360,12 @@ def test_the_times_of_the_weather_need_a_zone() -> None:
     spec = dataclasses.replace(
         CARS,
         task=Task.MULTICLASS,
-        source=DatasetSource("vega.seattle_weather"),
+        source=Source(dataset="vega.seattle_weather"),
         features=(FeatureSpec("wind"),),
         target=Target("weather"),
         event_time=EventTime("date", timezone="UTC"),
+        candidates=(),
+        evaluation=Evaluation(),
     )
     found = read_source(spec, PLAIN)
     assert found.classes == ("drizzle", "fog", "rain", "snow", "sun")
@@ -362,20 +375,30 @@ def test_the_times_of_the_weather_need_a_zone() -> None:
         read_source(refused, PLAIN)
 
 
-@pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "digits", "iris", "wine"])
-def test_data_sets_of_scikit_learn_have_a_target(name: str) -> None:
-    source = DatasetSource(f"sklearn.{name}")
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("breast_cancer", "mean radius"),
+        ("diabetes", "age"),
+        ("digits", "pixel_0_0"),
+        ("iris", "petal width (cm)"),
+        ("wine", "alcohol"),
+    ],
+)
+def test_data_sets_of_scikit_learn_have_a_target(name: str, column: str) -> None:
+    source = Source(dataset=f"sklearn.{name}")
+    features = (FeatureSpec("x", source_column=column),)
     spec = dataclasses.replace(
-        CARS, source=source, features=(), target=Target("target", DType.FP64)
+        CARS, source=source, features=features, target=Target("target", DType.FP64)
     )
     assert open_source(spec, PLAIN).name == f"the data set sklearn.{name}"
     assert _read(source, spec).table.num_rows > 100
 
 
-@pytest.mark.parametrize("name", ["sklearn.boston", "vega.github", "os.path", "iris"])
+@pytest.mark.parametrize("name", ["sklearn.boston", "vega.github"])
 def test_a_data_set_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
     with pytest.raises(SourceError, match=f"there is no data set {name}") as caught:
-        _read(DatasetSource(name), CARS)
+        _read(Source(dataset=name), CARS)
     assert "sklearn.iris" in caught.value.todo
     assert "vega.cars" in caught.value.todo
 

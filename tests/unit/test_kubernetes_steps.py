@@ -10,12 +10,14 @@ import pytest
 from platform_assets.definitions import watching
 from platform_assets.kubernetes import step_configs
 from platform_assets.model_definitions import build
-from platform_assets.model_spec import ComputeResources
+from platform_assets.model_spec import ComputeResources, Kubernetes
 from tests.models import QUICK_IRIS
 
 SPEC = replace(
     QUICK_IRIS,
-    compute={"trained_model": ComputeResources("2500m", "6Gi"), "features": ComputeResources("4")},
+    kubernetes=Kubernetes(
+        {"trained_model": ComputeResources("2500m", "6Gi"), "features": ComputeResources("4")}
+    ),
 )
 DEFINITIONS = dg.Definitions.merge(build(SPEC), watching([SPEC]))
 STEPS = step_configs(DEFINITIONS, [SPEC])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -12,24 +14,25 @@ import pytest
 from pyarrow import parquet
 
 from platform_assets.components.__main__ import main
+from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.loading import SHIPPED, load_specs, problems
 from platform_assets.components.model_file import code_version, read_model
-from platform_assets.components.problems import ModelFileError, Problem
-from platform_assets.components.vocabulary import DEFAULT_CLASSIFIERS
 from platform_assets.model_spec import (
     CandidateSpec,
     ComputeResources,
-    DatasetSource,
     Evaluation,
     EventTime,
     FeatureSpec,
-    FileSource,
     JoinKey,
+    Source,
     Split,
-    SqlSource,
+    SqlQuery,
     Target,
     Task,
 )
+from platform_assets.model_spec.training import estimators, metrics
+from platform_assets.training.candidates import known
+from platform_assets.training.metrics import valid_metrics
 from serving_gateway.contract import DType
 from tests.models import IRIS
 
@@ -101,7 +104,7 @@ def write(folder: Path, text: str | bytes, name: str = "patients") -> Path:
     return file
 
 
-def refused(file: Path) -> list[Problem]:
+def refused(file: Path) -> list[Diagnostic]:
     with pytest.raises(ModelFileError) as caught:
         read_model(file)
     return list(caught.value.problems)
@@ -112,7 +115,7 @@ def test_minimal_file_gets_good_defaults(tmp_path: Path) -> None:
 
     assert spec.model_name == "patients"
     assert spec.task is Task.BINARY
-    assert spec.source == FileSource(str(tmp_path / "patients" / "patients.csv"))
+    assert spec.source == Source(str(tmp_path / "patients" / "patients.csv"))
     assert spec.join_key == JoinKey("patient_id", DType.INT64)
     assert spec.event_time is None
     assert spec.features == (
@@ -122,7 +125,10 @@ def test_minimal_file_gets_good_defaults(tmp_path: Path) -> None:
         FeatureSpec("weight", DType.FP32),
     )
     assert spec.target == Target("readmitted", DType.BOOL)
-    assert spec.candidates == tuple(CandidateSpec(name) for name in DEFAULT_CLASSIFIERS)
+    assert spec.candidates == tuple(
+        CandidateSpec(name)
+        for name in ("logistic_regression", "random_forest", "hist_gradient_boosting")
+    )
     assert spec.evaluation == Evaluation(metric="balanced_accuracy", split=Split.ENTITY)
     assert spec.gates.metric_floor == 0.6
 
@@ -133,10 +139,12 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
     assert (spec.model_name, spec.description) == ("stays", "Days in hospital.")
     assert spec.owners == ("ml@example.org", "team:wards")
     assert spec.tags == {"domain": "health"}
-    assert spec.source == SqlSource(
-        "postgresql://reader:${SOURCE_PASSWORD}@db/hospital",
-        "SELECT * FROM stays",
-        timedelta(minutes=10),
+    assert spec.source == Source(
+        sql=SqlQuery(
+            "postgresql://reader:${SOURCE_PASSWORD}@db/hospital",
+            "SELECT * FROM stays",
+            timedelta(minutes=10),
+        )
     )
     assert spec.join_key == JoinKey("stay", DType.BYTES)
     assert spec.event_time is not None
@@ -165,7 +173,7 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
     assert spec.automation.on_new_data
     assert spec.automation.on_drift
     assert spec.automation.freshness == timedelta(hours=24)
-    assert spec.compute == {
+    assert spec.kubernetes.resources == {
         "trained_model": ComputeResources("2", "4Gi"),
         "features": ComputeResources(None, "1.5G"),
     }
@@ -175,7 +183,7 @@ def test_columns_of_any_name_are_read_under_names_of_tensors(tmp_path: Path) -> 
     text = (
         MINIMAL.replace("age: integer", 'age: {type: integer, from: "age in years"}')
         .replace("{column: patient_id}", "{column: patient_id, from: Patient ID}")
-        .replace("column: readmitted", "column: readmitted, from: 30-day?")
+        .replace("column: readmitted", "column: readmitted, from: '30-day?'")
         .replace("  task:", "  event_timestamp: {column: at, from: Admitted at}\n  task:")
         .replace("patients.csv", "patients.csv, separator: ;")
     )
@@ -185,7 +193,7 @@ def test_columns_of_any_name_are_read_under_names_of_tensors(tmp_path: Path) -> 
     assert spec.join_key == JoinKey("patient_id", source_column="Patient ID")
     assert spec.target == Target("readmitted", DType.BOOL, source_column="30-day?")
     assert spec.event_time == EventTime("at", source_column="Admitted at")
-    assert spec.source == FileSource(str(tmp_path / "patients" / "patients.csv"), ";")
+    assert spec.source == Source(str(tmp_path / "patients" / "patients.csv"), ";")
 
 
 def test_shipped_iris_is_the_model_of_the_tests() -> None:
@@ -204,7 +212,7 @@ def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
     by_name = {spec.model_name: spec for spec in load_specs(SHIPPED)}
     for name, frame in (("cars", data.cars()), ("seattle_weather", data.seattle_weather())):
         spec = by_name[name]
-        assert spec.source == DatasetSource(f"vega.{name}")
+        assert spec.source == Source(dataset=f"vega.{name}")
         time = [spec.event_time.name] if spec.event_time else []
         assert {*spec.feature_names, spec.target.name, *time} <= set(frame.columns)
         for feature in spec.features:
@@ -212,6 +220,21 @@ def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
             assert bool(column.isna().any()) <= feature.nullable, feature.name
             if feature.minimum is not None and feature.maximum is not None:
                 assert feature.minimum <= column.min() <= column.max() <= feature.maximum
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_model_file_names_the_estimators_and_metrics_of_the_training(task: Task) -> None:
+    assert set(estimators(task)) == set(known(task))
+    assert set(metrics(task)) == set(valid_metrics(task))
+
+
+def test_the_description_of_models_is_imported_without_what_reads_and_trains() -> None:
+    code = (
+        "import sys, platform_assets.model_spec\n"
+        "print({'dagster', 'feast', 'mlflow', 'numpy', 'pandas', 'sklearn'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +250,7 @@ def test_paths_count_from_the_model_file(tmp_path: Path, written: str, path: str
     spec = read_model(write(tmp_path, MINIMAL.replace("patients.csv", f'"{written}"')))
 
     path = path.replace("FOLDER", str(tmp_path / "patients")).replace("ABOVE", str(tmp_path))
-    assert spec.source == FileSource(path)
+    assert spec.source == Source(path)
 
 
 def test_above_a_folder_that_is_a_link_is_what_is_above_its_target(tmp_path: Path) -> None:
@@ -236,12 +259,12 @@ def test_above_a_folder_that_is_a_link_is_what_is_above_its_target(tmp_path: Pat
 
     spec = read_model(tmp_path / "link" / file.name)
 
-    assert spec.source == FileSource(str(tmp_path / "real" / "x.csv"))
+    assert spec.source == Source(str(tmp_path / "real" / "x.csv"))
 
 
 REFUSED = [
     # of MINIMAL: what stands there, what is written instead, line, field, part of the message
-    ("  task: binary", "  task: binary\n  colour: red", 12, "colour", "no field"),
+    ("  task: binary", "  task: binary\n  colour: red", 12, "colour", "not a field"),
     ("{file: p", "{fil: p", 3, "source.fil", "Did you mean `file`?"),
     ("boolean, null", "boolean, nul", 8, "features.smoker.nulable", "Did you mean `nullable`"),
     ("  task: binary\n", "", 2, "task", "is missing: What is predicted"),
@@ -307,7 +330,7 @@ REFUSED = [
         "holds a password",
     ),
     ("{file: patients.csv}", "{sql: {url: 'a://b', query: ' '}}", 3, "source.sql.query", "empty"),
-    ("patients.csv", "' '", 3, "source.file", "is no path"),
+    ("patients.csv", "' '", 3, "source.file", "is not a path"),
     ("patients.csv", '"${TOKEN}.csv"', 3, "source.file", "TOKEN: a source may see"),
     (
         "{file: patients.csv}",
@@ -341,7 +364,7 @@ REFUSED = [
         "  task: binary\n  event_timestamp: {column: at, timezone: Mars}",
         12,
         "event_timestamp.timezone",
-        "no time zone",
+        "not a time zone",
     ),
     (
         "  task: binary",
@@ -402,7 +425,7 @@ REFUSED = [
     ("type: boolean}", "classes: [0, true]}", 10, "target.classes[1]", "is not integer"),
     ("type: boolean}", "class_names: [a, b]}", 10, "target.class_names", "list the classes"),
     ("column: readmitted", "column: patient_id", 10, "target.column", "is the join key"),
-    ("column: readmitted", "column: ''", 10, "target.column", "no name of a column"),
+    ("column: readmitted", "column: ''", 10, "target.column", "not the name of a column"),
     ("column: readmitted", "column: event_timestamp", 10, "target.column", "under `from`"),
     (
         "  task: binary",
@@ -426,7 +449,7 @@ REFUSED = [
         "  task: binary\n  candidates:\n    - estimator: ridge\n      grid: {alpha: [1]}",
         13,
         "candidates[0].estimator",
-        "no estimator for binary",
+        "not an estimator for binary",
     ),
     ("  task: binary", "  task: binary\n  candidates: [{}]", 12, "candidates[0]", "exactly one"),
     (
@@ -435,6 +458,20 @@ REFUSED = [
         12,
         "candidates[0].function",
         "package.module:name",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  candidates: [{function: 'x..y:z'}]",
+        12,
+        "candidates[0].function",
+        "package.module:name",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  candidates: [{estimator: random_forest, function: 'x.y:z'}]",
+        12,
+        "candidates[0]",
+        "exactly one",
     ),
     (
         "  task: binary",
@@ -462,7 +499,7 @@ REFUSED = [
         "  task: binary\n  evaluation: {metric: x}",
         12,
         "evaluation.metric",
-        "no met",
+        "not a met",
     ),
     ("  task: binary", "  task: binary\n  evaluation: {split: time}", 12, "evaluation.split", "by"),
     ("  task: binary", "  task: binary\n  evaluation: {folds: 1}", 12, "evaluation.folds", "equal"),
@@ -486,7 +523,7 @@ REFUSED = [
         "  task: binary\n  automation: {schedule: 61 * * * *}",
         12,
         "automation.schedule",
-        "no cron string",
+        "not a cron string",
     ),
     (
         "  task: binary",
@@ -519,12 +556,16 @@ REFUSED = [
     *(
         ("  task: binary", f"  task: binary\n  kubernetes: {{resources: {wrong}}}", 12, *told)
         for wrong, *told in (
-            ("{train: {cpu: 1}}", "kubernetes.resources.train", "no asset of a model"),
+            ("{train: {cpu: 1}}", "kubernetes.resources.train", "not an asset of a model"),
             ("{trainedmodel: {}}", "kubernetes.resources.trainedmodel", "mean `trained_model`"),
-            ("{features: {cores: 1}}", "kubernetes.resources.features.cores", "known: cpu, mem"),
+            (
+                "{features: {cores: 1}}",
+                "kubernetes.resources.features.cores",
+                "here: cpu, mem",
+            ),
             ("{features: {cpu: 2 cores}}", "kubernetes.resources.features.cpu", "500m"),
-            ("{features: {cpu: 0}}", "kubernetes.resources.features.cpu", "no number of cores"),
-            ("{features: {cpu: -1}}", "kubernetes.resources.features.cpu", "no number of cores"),
+            ("{features: {cpu: 0}}", "kubernetes.resources.features.cpu", "not a number of cores"),
+            ("{features: {cpu: -1}}", "kubernetes.resources.features.cpu", "not a number of cores"),
             ("{features: {memory: 512m}}", "kubernetes.resources.features.memory", "as 512Mi"),
             ("{features: {memory: '4'}}", "kubernetes.resources.features.memory", "its unit"),
             ("{features: {memory: 4}}", "kubernetes.resources.features.memory", "must be text"),
@@ -533,7 +574,7 @@ REFUSED = [
     ),
     # around the attributes
     ("TabularModel", "TabularModle", 1, "type", "must be platform_assets.components.TabularModel"),
-    ("attributes:", "atributes:", 2, "atributes", "no part of a model file"),
+    ("attributes:", "atributes:", 2, "atributes", "not part of a model file"),
     ("{metric_floor: 0.6}", "{metric_floor: 0.6}\n---\ntype: x", 14, "file", "one model per file"),
     ("  task: binary", "  task: [binary", 12, "file", "is not YAML"),
 ]
@@ -615,10 +656,10 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
             "more than 50000 values",
         ),
         (b"type: !!python/name:os.system x\n", 1, "is not YAML"),
-        (b"type: x\nattributes: 0x_\n", 2, "'0x_' is no int"),
-        (b"type: x\nattributes: !!bool maybe\n", 2, "'maybe' is no bool"),
-        (b"type: x\nattributes: !!timestamp soon\n", 2, "'soon' is no timestamp"),
-        (b"type: x\nattributes: " + b"9" * 5000, 2, "is no int"),
+        (b"type: x\nattributes: 0x_\n", 2, "'0x_' is not valid int"),
+        (b"type: x\nattributes: !!bool maybe\n", 2, "'maybe' is not valid bool"),
+        (b"type: x\nattributes: !!timestamp soon\n", 2, "'soon' is not valid timestamp"),
+        (b"type: x\nattributes: " + b"9" * 5000, 2, "is not valid int"),
         (b"a: " + b"[" * 100_000, 1, "nested too deeply"),
         (
             b"a: {<<: "
@@ -646,7 +687,7 @@ def test_home_of_nobody_is_refused_with_its_line(tmp_path: Path) -> None:
     found = refused(write(tmp_path, text))
 
     assert (found[0].line, found[0].field) == (3, "source.file")
-    assert "no home of that user" in found[0].message
+    assert "has no home directory" in found[0].message
 
 
 def test_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
@@ -684,7 +725,7 @@ def test_check_prints_each_problem_with_its_place(
     assert main(["check", str(tmp_path)]) == 1
 
     printed = capsys.readouterr().out
-    assert f"{file}:12: gates.metric_floor: 7 is no value of balanced_accuracy" in printed
+    assert f"{file}:12: gates.metric_floor: 7 is not a value of balanced_accuracy" in printed
     assert "1 good, 1 broken" in printed
 
 

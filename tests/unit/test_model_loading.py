@@ -27,10 +27,12 @@ from platform_assets.components.loading import (
     problems,
     read_models,
 )
-from platform_assets.components.lookup import absence
+from platform_assets.components.lookup import explain_missing_model
+from platform_assets.components.messages import read_attributes
 from platform_assets.components.model_file import read_model
 from platform_assets.components.schema import file_schema
-from platform_assets.model_spec import FileSource, ModelSpec
+from platform_assets.model_spec import ModelSpec, Source
+from tests.reference import PIPELINE_README, pipeline_page
 from tests.unit.test_model_files import FULL, MINIMAL, TYPE, write
 
 # Dagster's own reading of YAML calls what pydantic calls deprecated and Dagster calls beta.
@@ -92,14 +94,18 @@ def test_a_model_that_is_not_there_is_explained_by_its_file_or_by_those_that_are
     no_yaml = write(tmp_path, "{", "rubbish")
     models = read_models(tmp_path)
 
-    assert absence(models, "cars") is None
+    assert explain_missing_model(models, "cars") is None
     for asked in ("b_yaml", "planes"):
-        assert f"\n{file}:13: gates.metric_floor: 60" in (absence(models, asked) or "")
-    assert f"\n{no_yaml}:2: file: is not YAML" in (absence(models, "rubbish") or "")
-    said = absence(models, "car") or ""
+        assert f"\n{file}:13: gates.metric_floor: 60" in (
+            explain_missing_model(models, asked) or ""
+        )
+    assert f"\n{no_yaml}:2: file: is not YAML" in (explain_missing_model(models, "rubbish") or "")
+    said = explain_missing_model(models, "car") or ""
     assert "Did you mean cars? There are boats, cars\n" in said
     assert f"broken: {file}" in said
-    assert "There are none" in (absence(read_models(tmp_path / "absent"), "cars") or "")
+    assert "There are none" in (
+        explain_missing_model(read_models(tmp_path / "absent"), "cars") or ""
+    )
 
 
 def test_model_whose_definitions_cannot_be_built_is_broken_alone(
@@ -239,7 +245,7 @@ def test_component_of_python_code_builds_what_a_file_builds(
     stub = types.ModuleType("platform_assets.model_definitions")
     stub.build = build  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    component = TabularModel(model_name="by_code", **ATTRIBUTES)
+    component = TabularModel(read_attributes({"model_name": "by_code", **ATTRIBUTES}))
 
     definitions = dg.build_defs_for_component(component)
 
@@ -275,7 +281,7 @@ def test_component_is_loaded_by_dagster_itself(monkeypatch: pytest.MonkeyPatch) 
             assert set(assets(definitions)) == {"cars_of_mine/features"}
         own = read_model(folder / "defs.yaml")
 
-    assert own.source == FileSource(str(folder / "cars.csv"))
+    assert own.source == Source(str(folder / "cars.csv"))
     assert built == [own]
 
 
@@ -283,7 +289,7 @@ def test_component_is_loaded_by_dagster_itself(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"gates": {"metric_floor": 5}}, "gates.metric_floor: 5 is no value of r2"),
+        ({"gates": {"metric_floor": 5}}, "5 is not a value of r2"),
         ({"colour": "red"}, "colour"),
         ({"gates": {"metric_floor": "{{ 5 }}"}}, "valid number"),
     ],
@@ -321,9 +327,19 @@ def test_schema_for_editors_documents_every_field(capsys: pytest.CaptureFixture[
     assert schema == json.loads(json.dumps(file_schema()))
     groups = {"attributes": schema["properties"]["attributes"], **schema["$defs"]}
     for group, content in groups.items():
+        if "enum" in content:
+            continue
         assert content["additionalProperties"] is False, group
         for name, field in content["properties"].items():
             assert "$ref" in field or field.get("description"), f"{group}.{name}"
+
+
+def test_the_reference_on_the_page_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pipeline_page() == PIPELINE_README.read_text(), "run python -m tests.reference"
+    assert main(["reference"]) == 0
+    table = capsys.readouterr().out
+    assert table in PIPELINE_README.read_text()
+    assert all(row.count(" | ") == 3 and not row.endswith("|  |") for row in table.splitlines()[2:])
 
 
 def test_schema_accepts_the_shipped_files_and_refuses_bad_ones() -> None:

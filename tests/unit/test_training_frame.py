@@ -93,7 +93,8 @@ def test_text_among_numbers_is_named() -> None:
 def _classes(labels: list[Any], target: Target, task: Task = Task.MULTICLASS) -> tuple[Any, ...]:
     values = np.array(labels, dtype=object if isinstance(labels[0], str) else np.int64)
     rows = Rows(pd.DataFrame(index=range(len(labels))), values, np.arange(len(labels)))
-    spec = dataclasses.replace(mixed_spec(Task.REGRESSION), task=task, target=target)
+    classes = (0, 1) if task is Task.BINARY else (0, 1, 2)
+    spec = dataclasses.replace(mixed_spec(task, classes), target=target)
     return label_classes(rows, spec)
 
 

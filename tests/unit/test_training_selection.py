@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
 
-from platform_assets.model_spec import CandidateSpec, Task
+from platform_assets.model_spec import CandidateSpec, Gates, Task
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.rows import Rows, TrainingError
@@ -57,7 +57,9 @@ def test_a_tie_goes_to_the_better_log_loss() -> None:
 def test_the_smaller_error_wins() -> None:
     spec = mixed_spec(Task.REGRESSION)
     spec = dataclasses.replace(
-        spec, evaluation=dataclasses.replace(spec.evaluation, metric="mean_absolute_error")
+        spec,
+        evaluation=dataclasses.replace(spec.evaluation, metric="mean_absolute_error"),
+        gates=Gates(metric_floor=1e9),
     )
     names = {"a": 5e9, "b": 4e9, "c": 6e9}
     results = {

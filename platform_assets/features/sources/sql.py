@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import Progress, SourceTable, table_fingerprint
-from platform_assets.model_spec import SqlSource
+from platform_assets.model_spec import SqlQuery
 from platform_assets.resources.source import SourceError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SqlReader:
 
     def __init__(
         self,
-        source: SqlSource,
+        source: SqlQuery,
         url: str,
         columns: Sequence[Column],
         key: str | None,

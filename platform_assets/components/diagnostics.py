@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FieldPath = tuple[object, ...]
-"""Keys and list indices from `attributes` down to a field."""
+"""Keys and list indices from the top of a file, or from its `attributes`, down to a field."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with a field, whichever file it stands in."""
-
-    path: FieldPath
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Diagnostic:
     """What is wrong with a line of a model file; `line` counts from 1."""
 
     file: Path
@@ -34,13 +26,13 @@ class Problem:
 class ModelFileError(Exception):
     """A model file that cannot be used; `problems` has at least one entry."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Diagnostic]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
 
 def field_name(path: FieldPath) -> str:
-    """Write a path as people do: `features[2].type`."""
+    """Write a path as a person would: `features[2].type`."""
     name = ""
     for part in path:
         if isinstance(part, int) and not isinstance(part, bool):

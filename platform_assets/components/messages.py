@@ -1,0 +1,100 @@
+"""What is said of attributes that are not those of a model, and where each of them stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from platform_assets.components.diagnostics import FieldPath
+from platform_assets.model_spec import OF_THE_LOADER, ModelSpec
+from platform_assets.model_spec.fields import shown
+
+_WANTED: Final = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of names to values",
+    "dataclass_type": "a mapping of fields",
+}
+ATTRIBUTES: Final = TypeAdapter(ModelSpec)
+
+
+def read_attributes(attributes: Any) -> ModelSpec:
+    """Return the model of a file's attributes, which are called as files call them.
+
+    Raises:
+        ValidationError: with every field that is wrong.
+    """
+    return ATTRIBUTES.validate_python(attributes, by_alias=True, by_name=False)
+
+
+def explained(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
+    """Yield the place below the attributes and the message of each error."""
+    for detail in error.errors(include_url=False):
+        loc = tuple(part for part in detail["loc"] if part != "[key]")
+        yield loc, _message(detail, loc)
+
+
+def fields_of(record: type) -> dict[str, FieldInfo]:
+    """Return the fields of a record that a file may have, by the names that it calls them."""
+    fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined]
+    named = {str(field.validation_alias or name): field for name, field in fields.items()}
+    named.pop(OF_THE_LOADER, None)
+    return named
+
+
+def record_in(annotation: Any) -> type | None:
+    """Return the record that an annotation is or holds, if any."""
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return annotation
+    found = (record_in(part) for part in get_args(annotation))
+    return next((record for record in found if record is not None), None)
+
+
+def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "missing":
+        field = fields_of(_record_at(loc[:-1])).get(str(loc[-1]))
+        return f"is missing: {' '.join(((field and field.description) or 'it is needed').split())}"
+    if kind == "unexpected_keyword_argument":
+        return _unknown(str(loc[-1]), _record_at(loc[:-1]))
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind.endswith(("too_short", "too_long")):
+        return "needs" + str(detail["msg"]).partition("should have")[2]
+    # Of literals and bounds pydantic's words are good.
+    wanted = _WANTED.get(kind) or detail["msg"].removeprefix("Input should be ")
+    if value is None:
+        field = fields_of(_record_at(loc[:-1])).get(str(loc[-1]))
+        required = field is None or field.is_required()
+        advice = "give one" if required else "leave the field out for its default"
+        return f"has no value: it must be {wanted}; {advice}"
+    hint = ""
+    if kind == "string_type" and not isinstance(value, (Mapping, list)):
+        hint = "; put it in quotes (YAML reads yes, no, on and off as true and false)"
+    return f"must be {wanted}, not {shown(value)}{hint}"
+
+
+def _unknown(name: str, record: type) -> str:
+    known = fields_of(record)
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f" Did you mean `{near[0]}`?" if near else ""
+    return f"is not a field of a model file.{guess} Known here: {', '.join(sorted(known))}"
+
+
+def _record_at(path: Iterable[object]) -> type:
+    """Return the record whose fields stand at `path`."""
+    record: type = ModelSpec
+    for part in path:
+        field = fields_of(record).get(str(part))
+        record = (field and record_in(field.annotation)) or record
+    return record

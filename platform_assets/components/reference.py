@@ -1,0 +1,69 @@
+"""The reference of a model file's fields, as a table in Markdown, from its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from platform_assets.components.schema import file_schema
+
+Schema = dict[str, Any]
+
+_TYPES: Final = {"array": "list", "object": "mapping", "string": "text", "boolean": "true or false"}
+_BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def reference_table() -> str:
+    """Return a row for each field: name, type, default, meaning."""
+    schema = file_schema()
+    rows = _rows(schema["properties"]["attributes"], schema["$defs"], "")
+    return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def _rows(record: Schema, definitions: Schema, above: str) -> Iterator[str]:
+    for name, field in record.get("properties", {}).items():
+        inside, entry = _record(field, definitions) or ({}, "")
+        default = _shown(field["default"]) if "default" in field else ""
+        if name in record.get("required", ()):
+            default = "required"
+        meaning = field.get("description") or inside.get("description", "")
+        meaning = " ".join(meaning.split()).replace("|", "\\|")
+        yield f"| `{above}{name}` | {_type(field, definitions)} | {default} | {meaning} |"
+        yield from _rows(inside, definitions, f"{above}{name}.{entry}")
+
+
+def _record(field: Schema, definitions: Schema, entry: str = "") -> tuple[Schema, str] | None:
+    """Return the group of fields that a field is or holds, and how an entry of it is written."""
+    if "$ref" in field:
+        group = _resolved(field, definitions)
+        return (group, entry) if "properties" in group else None
+    parts = [(one, entry) for one in field.get("anyOf", ())]
+    parts += [(field[name], "*.") for name in ("items", "additionalProperties") if name in field]
+    found = (_record(one, definitions, mark) for one, mark in parts if isinstance(one, dict))
+    return next((one for one in found if one), None)
+
+
+def _resolved(field: Schema, definitions: Schema) -> Schema:
+    group: Schema = definitions[field["$ref"].rpartition("/")[2]]
+    return group
+
+
+def _type(field: Schema, definitions: Schema) -> str:
+    if "$ref" in field:
+        field = _resolved(field, definitions)
+        return "fields" if "properties" in field else _type(field, definitions)
+    if "anyOf" in field:
+        kinds = [_type(one, definitions) for one in field["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in field:
+        return ", ".join(f"`{one}`" for one in field["enum"])
+    kind: str = field.get("format") or field.get("type", "any")
+    bounds = [f"{sign} {field[name]}" for name, sign in _BOUNDS.items() if name in field]
+    return ", ".join([_TYPES.get(kind, kind), *bounds])
+
+
+def _shown(default: Any) -> str:
+    if default in (None, "", [], {}):
+        return "none"
+    return f"`{default}`" if isinstance(default, str) else f"`{json.dumps(default)}`"

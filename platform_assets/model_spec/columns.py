@@ -1,0 +1,250 @@
+"""The columns of a model: entity, time, features and target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Final, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from platform_assets.model_spec.fields import CONFIG, TimeZone, named, reject, shown
+from serving_gateway.contract import DType, Feature
+
+Label = int | str | bool
+
+_NUMERIC: Final = frozenset({DType.FP32, DType.FP64, DType.INT64})
+_COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
+DEFAULT_TIME_COLUMN: Final = "event_timestamp"
+"""The time column of a model without one of its own."""
+FEAST_COLUMNS: Final = frozenset(
+    {DEFAULT_TIME_COLUMN, "entity_row_id", "event_expire_timestamp", "rn"}
+)
+"""Columns that Feast adds while it joins; letters of either case are the same."""
+_RESERVED: Final = FEAST_COLUMNS | {"created_timestamp", "label", "label_true", "probabilities"}
+_RESERVED_PREFIXES: Final = ("prediction", "probability_", "sample_")
+_LOST_SUFFIX: Final = "_y"
+"""Feast drops features and times whose names end so from its join."""
+
+
+def _well_formed(name: str) -> str:
+    if not _COLUMN.fullmatch(name):
+        raise ValueError(
+            f"{shown(name)}: use an ASCII letter or underscore, then up to 99 ASCII letters, "
+            "digits or underscores, and give the source's name of the column under `from`"
+        )
+    return name
+
+
+def _reserved(name: str) -> ValueError:
+    return ValueError(
+        f"{name!r} is a name that the platform or Feast writes itself: choose another, and give "
+        "this one under `from`"
+    )
+
+
+def _free(name: str) -> str:
+    """Refuse the columns and tensors that the platform or Feast writes, in any case."""
+    folded = name.casefold()
+    if folded in _RESERVED or folded.startswith(_RESERVED_PREFIXES):
+        raise _reserved(name)
+    return name
+
+
+def _joinable(name: str) -> str:
+    if name.endswith(_LOST_SUFFIX):
+        raise ValueError(
+            f"{name!r}: Feast loses columns that end in {_LOST_SUFFIX}: choose another name, and "
+            "give this one under `from`"
+        )
+    return name
+
+
+def _not_of_feast(name: str) -> str:
+    if name.casefold() in FEAST_COLUMNS:
+        raise _reserved(name)
+    return name
+
+
+def _time(name: str) -> str:
+    return name if name.casefold() == DEFAULT_TIME_COLUMN else _not_of_feast(name)
+
+
+def _printable(name: str) -> str:
+    if not name or not name.isprintable():
+        raise ValueError(f"{shown(name)} is not the name of a column")
+    return name
+
+
+KeyName = Annotated[StrictStr, AfterValidator(_well_formed), AfterValidator(_free)]
+SourceColumn = Annotated[StrictStr, Field(validation_alias="from", examples=["fixed acidity"])]
+
+
+FeatureType = Annotated[
+    DType,
+    named(
+        {
+            "number": DType.FP32,
+            "double": DType.FP64,
+            "integer": DType.INT64,
+            "boolean": DType.BOOL,
+            "text": DType.BYTES,
+        }
+    ),
+]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class FeatureSpec:
+    """One column that the model reads."""
+
+    name: Annotated[KeyName, AfterValidator(_joinable)]
+    """The column."""
+    dtype: Annotated[
+        FeatureType, Field(validation_alias="type", json_schema_extra={"default": "number"})
+    ] = DType.FP32
+    """`number` is a 32-bit float, `double` a 64-bit one, `integer` a 64-bit integer."""
+    nullable: StrictBool = False
+    """Whether values may be missing: in JSON they are sent as null, never left out."""
+    minimum: StrictFloat | None = None
+    """Least value that the blocking range check accepts, inclusive; numbers only."""
+    maximum: StrictFloat | None = None
+    """Greatest value that the blocking range check accepts, inclusive; numbers only."""
+    source_column: SourceColumn = ""
+    """The column's name in the source, where it differs."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        reject(self._range_problems())
+        return self
+
+    def _range_problems(self) -> Iterator[tuple[tuple[str], str]]:
+        low, high = self.minimum, self.maximum
+        if not self.numeric:
+            for bound, value in (("minimum", low), ("maximum", high)):
+                if value is not None:
+                    yield (bound,), f"only numbers have a range, and {self.name!r} is not one"
+        elif low is not None and high is not None and low > high:
+            yield ("minimum",), f"{low:g} is greater than the maximum {high:g}: no value would pass"
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers."""
+        return self.dtype in _NUMERIC
+
+    @property
+    def feature(self) -> Feature:
+        """The column as the signature has it."""
+        return Feature(self.name, self.dtype, self.nullable)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class JoinKey:
+    """What names the entity of a row; exactly one of `column` and `row_number`."""
+
+    column: KeyName | None = None
+    """The column with the entity's id."""
+    dtype: Annotated[
+        DType,
+        named({"integer": DType.INT64, "text": DType.BYTES}),
+        Field(validation_alias="type", json_schema_extra={"default": "integer"}),
+    ] = DType.INT64
+    """Type of that column."""
+    row_number: KeyName | None = None
+    """A name for the row's number, from 1, where the source has no such column and each row is
+    an entity of its own."""
+    source_column: SourceColumn = ""
+    """The column's name in the source, where it differs."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.column is None) == (self.row_number is None):
+            raise ValueError("needs exactly one of `column` and `row_number`")
+        if self.row_number is not None:
+            wrong = {"type": self.dtype is not DType.INT64, "from": bool(self.source_column)}
+            message = "belongs to `column`: row numbers are integers"
+            reject(((name,), message) for name, given in wrong.items() if given)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The column of the entity in all tables of the platform."""
+        return self.column or self.row_number or ""
+
+    @property
+    def from_row_number(self) -> bool:
+        """Whether the source has no such column, and rows are numbered instead."""
+        return self.column is None
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EventTime:
+    """When a row was true."""
+
+    name: Annotated[
+        StrictStr,
+        AfterValidator(_well_formed),
+        AfterValidator(_time),
+        AfterValidator(_joinable),
+        Field(validation_alias="column"),
+    ]
+    """The column with the time."""
+    timezone: TimeZone | None = None
+    """Time zone of times that are written without an offset; without it those are refused."""
+    source_column: SourceColumn = ""
+    """The column's name in the source, where it differs."""
+
+
+TargetType = Annotated[
+    DType,
+    named(
+        {
+            "text": DType.BYTES,
+            "integer": DType.INT64,
+            "boolean": DType.BOOL,
+            "number": DType.FP64,
+        }
+    ),
+]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Target:
+    """The column to predict."""
+
+    name: Annotated[
+        StrictStr,
+        AfterValidator(_printable),
+        AfterValidator(_not_of_feast),
+        Field(validation_alias="column"),
+    ]
+    """The column with the truth."""
+    type: TargetType | None = None
+    """Type of the labels: by default that of `classes` where they are listed, else `text`;
+    `number` for a regression."""
+    classes: tuple[StrictBool | StrictInt | StrictStr, ...] = ()
+    """The labels in the order of the probabilities; by default those of the data, sorted."""
+    class_names: tuple[StrictStr, ...] = ()
+    """Display names, in the order of `classes`; pictures use them."""
+    drop_missing: StrictBool = False
+    """Train on the rows with a label, instead of refusing the source; those without one are
+    served as features all the same."""
+    source_column: SourceColumn = ""
+    """The column's name in the source, where it differs."""
+
+    @property
+    def dtype(self) -> DType:
+        """Type of the labels: as given, else that of the classes, else text."""
+        if self.type is not None:
+            return self.type
+        kinds = {bool: DType.BOOL, int: DType.INT64}
+        return kinds.get(type(self.classes[0]), DType.BYTES) if self.classes else DType.BYTES

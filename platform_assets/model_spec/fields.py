@@ -1,0 +1,140 @@
+"""Types that the fields of a model file share, and how a rule refuses what is inside a field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import InitErrorDetails, PydanticKnownError
+
+CONFIG: Final = ConfigDict(
+    extra="forbid",
+    allow_inf_nan=False,
+    use_attribute_docstrings=True,
+    # Python code calls a field by its own name, a model file by its alias.
+    validate_by_alias=True,
+    validate_by_name=True,
+)
+"""Of every record. Their scalars are strict by type: YAML's `1` is not text."""
+
+Positive = Annotated[StrictFloat, Field(gt=0)]
+Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
+Count = Annotated[StrictInt, Field(ge=1)]
+
+_DURATION: Final = re.compile(r"(\d+)(w|d|h|m|s)", re.ASCII)
+_UNITS: Final = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_LONGEST: Final = timedelta(days=36_500)
+
+
+def reject(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
+    """Refuse values inside the one that a validator was given: path below it, message.
+
+    Raises:
+        ValidationError: with every problem, if there is one.
+    """
+    errors = [
+        InitErrorDetails(
+            type="value_error", loc=path, input=None, ctx={"error": ValueError(message)}
+        )
+        for path, message in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data("ModelSpec", errors)
+
+
+def matching(pattern: str, advice: str) -> AfterValidator:
+    """Refuse text that is not all of `pattern`; `advice` says what to write."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"{shown(text)}: {advice}")
+        return text
+
+    return AfterValidator(check)
+
+
+def named(values: Mapping[str, Any]) -> BeforeValidator:
+    """Take one of these names for its value; a value itself is taken as it is."""
+    kinds = {type(value) for value in values.values()}
+
+    def check(given: object) -> object:
+        if type(given) in kinds:
+            return given
+        if isinstance(given, str) and given in values:
+            return values[given]
+        *first, last = map(repr, values)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(first)} or {last}"})
+
+    return BeforeValidator(check, json_schema_input_type=Literal[tuple(values)])
+
+
+def duration(text: str) -> timedelta:
+    """Read `24h`, `90d` or `1d12h`.
+
+    Raises:
+        ValueError: for anything else, nothing, and more than a hundred years.
+    """
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is not a duration: write numbers with units, as 30m, 24h, 90d")
+    try:
+        length = sum((timedelta(**{_UNITS[u]: int(n)}) for n, u in parts), timedelta())
+    except OverflowError:
+        length = _LONGEST * 2
+    if not timedelta() < length <= _LONGEST:
+        raise ValueError(f"{text!r} must be more than nothing and at most 100 years (36500d)")
+    return length
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise PydanticKnownError("string_type")
+    return duration(value)
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "format": "duration", "examples": ["24h", "90d"]}),
+]
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, ZoneInfoNotFoundError, OSError):
+        raise ValueError(
+            f"{shown(name)} is not a time zone: write one as UTC or Europe/Zurich"
+        ) from None
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_zone), Field(strict=True, examples=["UTC"])]
+
+
+def shown(value: object) -> str:
+    """Write a value as YAML would, short enough for a line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

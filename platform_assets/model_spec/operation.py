@@ -1,0 +1,189 @@
+"""How a model is served, and when its chain runs by itself."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import field
+from datetime import timedelta
+from typing import Annotated, Final, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from platform_assets.model_spec.fields import CONFIG, Count, Duration, TimeZone, reject, shown
+from serving_gateway.contract import MAX_BATCH_SIZE
+
+CHAIN: Final = (
+    "features",
+    "online_features",
+    "trained_model",
+    "registered_model",
+    "onnx_model",
+    "triton_model_entry",
+    "triton_serving_state",
+    "gateway_reload",
+    "serving_proof",
+)
+"""The assets from raw data to production, in order."""
+ASSETS: Final = (*CHAIN, "drift_report")
+"""All assets of a model."""
+
+MAX_INSTANCES: Final = 1024
+"""Most copies of a model that run at once."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ServingSpec:
+    """How Triton runs the model, and how many versions are kept."""
+
+    max_batch_size: Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)] = MAX_BATCH_SIZE
+    """Maximum rows of one inference; the gateway takes no more in a request."""
+    dynamic_batching: StrictBool = False
+    """Let Triton combine requests."""
+    instances: Annotated[StrictInt, Field(ge=1, le=MAX_INSTANCES)] = 1
+    """Copies of the model that run at once."""
+    retention: Count = 2
+    """READY versions, production included; with 2 a rollback is instant."""
+    keep_versions: Count = 5
+    """Version directories kept on disk. What is READY, routed to or among the last of the ledger
+    stays anyway."""
+    warm_up_rows: Annotated[StrictInt, Field(ge=0)] = 16
+    """Evaluation rows that a version answers before it is judged."""
+
+    @model_validator(mode="after")
+    def _directories_hold_what_is_ready(self) -> Self:
+        if self.keep_versions < self.retention:
+            message = (
+                f"{self.keep_versions} directories cannot hold {self.retention} READY versions: "
+                "keep at least as many as `retention`"
+            )
+            reject([(("keep_versions",), message)])
+        return self
+
+
+def _cron(text: str) -> str:
+    import dagster as dg  # here, because few models have a schedule
+
+    try:
+        dg.ScheduleDefinition(name="cron", job_name="cron", cron_schedule=text)
+    except dg.DagsterInvalidDefinitionError:
+        raise ValueError(
+            f"{shown(text)} is not a cron string that ever fires: write five fields, minute "
+            "first, as 0 3 * * *"
+        ) from None
+    return text
+
+
+def _a_minute_at_least(length: timedelta) -> timedelta:
+    if length < timedelta(minutes=1):
+        raise ValueError(f"{length} is too short: use at least a minute")
+    return length
+
+
+Cron = Annotated[StrictStr, AfterValidator(_cron)]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class AutomationSpec:
+    """When the chain runs by itself; by default never."""
+
+    schedule: Annotated[Cron, Field(examples=["0 3 * * *"])] | None = None
+    """Cron string: the whole chain. Starts stopped; switch it on in Dagster."""
+    drift_schedule: Annotated[Cron, Field(examples=["0 * * * *"])] | None = None
+    """Cron string: compare answered requests with the training set."""
+    timezone: TimeZone = "UTC"
+    """Time zone of both schedules, as Europe/Zurich."""
+    on_new_data: StrictBool = False
+    """The whole chain when the source's content has changed."""
+    on_drift: StrictBool = False
+    """The whole chain when a drift report warns and there is something new to train on; needs
+    `drift_schedule`."""
+    freshness: Annotated[Duration, AfterValidator(_a_minute_at_least)] | None = None
+    """Maximum age of `features` before the UI calls the asset stale; a minute at least."""
+
+    @field_validator("on_drift")
+    @classmethod
+    def _drift_is_measured(cls, on_drift: bool, info: ValidationInfo) -> bool:
+        if on_drift and info.data.get("drift_schedule", "") is None:
+            raise ValueError("needs `drift_schedule`: nothing else measures drift")
+        return on_drift
+
+
+def _cores(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}"
+    return value
+
+
+def _quantity(shape: str, advice: str) -> AfterValidator:
+    pattern = re.compile(shape, re.ASCII)
+
+    def check(text: str) -> str:
+        # Nothing is no request; the unit of less than a megabyte would be a slip of the pen.
+        if not pattern.fullmatch(text) or not any(digit in text for digit in "123456789"):
+            raise ValueError(f"{shown(text)} {advice}")
+        return text
+
+    return AfterValidator(check)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ComputeResources:
+    """What the pod of a step asks for, as Kubernetes writes quantities."""
+
+    cpu: (
+        Annotated[
+            StrictStr,
+            _quantity(
+                r"(\d{1,4}(\.\d{1,3})?|\d{1,7}m)",
+                "is not a number of cores: write 2, 0.5 or 500m (thousandths)",
+            ),
+            BeforeValidator(_cores, json_schema_input_type=str | int | float),
+            Field(examples=["2", "500m"]),
+        ]
+        | None
+    ) = None
+    """Cores, or thousandths of them (500m)."""
+    memory: (
+        Annotated[
+            StrictStr,
+            _quantity(
+                r"\d{1,7}(\.\d{1,3})?[MGT]i?",
+                "is not a size of memory: write a number and its unit, as 512Mi or 4Gi",
+            ),
+            Field(examples=["4Gi", "512Mi"]),
+        ]
+        | None
+    ) = None
+    """Memory with its unit; also the limit, beyond which a step is ended."""
+
+
+def _asset(name: str) -> str:
+    if name not in ASSETS:
+        near = difflib.get_close_matches(name, ASSETS, n=1)
+        guess = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(f"is not an asset of a model.{guess} They are {', '.join(ASSETS)}")
+    return name
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Kubernetes:
+    """How the model's steps run on Kubernetes; without effect elsewhere."""
+
+    resources: Annotated[
+        dict[Annotated[StrictStr, AfterValidator(_asset)], ComputeResources],
+        Field(examples=[{"trained_model": {"cpu": "2", "memory": "4Gi"}}]),
+    ] = field(default_factory=dict)
+    """Asset -> what the pods of its step and of its checks ask for; by default 250m and 1Gi, or
+    a core and 2Gi where all rows are in memory. Every step may use one core."""

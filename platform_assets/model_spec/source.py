@@ -1,0 +1,145 @@
+"""Where the rows of a model are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator, Field, StrictStr, model_validator
+from pydantic.dataclasses import dataclass
+
+from platform_assets.model_spec.fields import CONFIG, Duration, duration, matching, reject, shown
+
+SOURCE_PREFIX: Final = "SOURCE_"
+"""How the environment variables begin that sources may name: others may hold secrets."""
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PASSWORD: Final = re.compile(
+    r"(?:://[^/@:]*:(?=[^@]+@)|(?:password|passwd|pwd)(?:=|%3D))(?P<password>[^@&;]+)",
+    re.IGNORECASE,
+)
+
+
+def hidden_variables(text: str) -> list[str]:
+    """Return the `${NAME}` in `text` that no environment variable may stand for."""
+    return [name for name in _VARIABLE.findall(text) if not name.startswith(SOURCE_PREFIX)]
+
+
+def _expandable(text: str) -> str:
+    if "{{" in text:
+        raise ValueError(
+            "templates are not expanded: write ${SOURCE_NAME} for an environment variable, which "
+            "is read when the source is"
+        )
+    if hidden := hidden_variables(text):
+        raise ValueError(f"{hidden[0]}: a source may see variables named {SOURCE_PREFIX}... only")
+    return text
+
+
+def _file(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{shown(text)} is not a path")
+    if "://" in text:
+        raise ValueError(
+            f"{shown(text)} is an address: files are read from this machine only, so mount the "
+            "storage, or use sql"
+        )
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{shown(text)}: that user has no home directory on this machine: write the whole path"
+        ) from None
+    return text
+
+
+def _url(text: str) -> str:
+    if "://" not in text and not text.startswith("${"):
+        raise ValueError("write dialect://..., or ${SOURCE_NAME} for all of it")
+    if any(not found["password"].startswith("${") for found in _PASSWORD.finditer(text)):
+        raise ValueError(
+            "holds a password that anyone can read: put it into an environment variable and write "
+            "${SOURCE_NAME} in its place"
+        )
+    return text
+
+
+def _query(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: write a SELECT")
+    return text
+
+
+Query = Annotated[StrictStr, AfterValidator(_query)]
+Template = AfterValidator(_expandable)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class SqlQuery:
+    """The rows of a query."""
+
+    url: Annotated[StrictStr, Template, AfterValidator(_url)]
+    """SQLAlchemy's URL of the database. `${SOURCE_NAME}` stands for an environment variable,
+    which is the place for passwords (with `@ : /` as `%40 %3A %2F`)."""
+    query: Query
+    """The SELECT whose columns are the model's, run exactly as written."""
+    timeout: Annotated[Duration, Field(json_schema_extra={"default": "1h"})] = duration("1h")
+    """Time that reading all rows may take."""
+    changed: Annotated[Query | None, Field(examples=["SELECT max(updated), count(*) FROM t"])] = (
+        None
+    )
+    """A cheap SELECT whose answer differs once the rows do. `on_new_data` runs it instead of
+    `query`, and reads the rows only when its answer has changed."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Source:
+    """Where the rows are; exactly one of `file`, `sql` and `dataset`."""
+
+    file: Annotated[StrictStr, Template, AfterValidator(_file)] | None = None
+    """A CSV (also .csv.gz, .tsv) or Parquet file, a folder of them (also of Hive's partitions) or
+    a glob pattern, relative to the model file. `${SOURCE_NAME}` stands for an environment
+    variable; only names that begin with `SOURCE_` do."""
+    separator: Annotated[StrictStr, Field(examples=[";"], min_length=1, max_length=1)] | None = None
+    """The separator of a CSV; by default the one of `,` `;` `|` and the tab that yields the
+    columns."""
+    sql: SqlQuery | None = None
+    """The rows of a query."""
+    dataset: (
+        Annotated[
+            StrictStr,
+            Template,
+            matching(
+                r"(sklearn|vega)\.[A-Za-z][A-Za-z0-9_-]*",
+                "write sklearn.<name> or vega.<name>, as sklearn.wine",
+            ),
+            Field(examples=["sklearn.wine", "vega.cars"]),
+        ]
+        | None
+    ) = None
+    """A data set that a package brings: `sklearn.<name>` or `vega.<name>`."""
+    check_every: Duration | None = None
+    """How often the sensor of `on_new_data` looks at the source; by default every minute, or as
+    `SENSOR_SECONDS` says."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [name for name in ("file", "sql", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"has {' and '.join(given)}" if given else "is empty"
+            raise ValueError(f"{found}: give exactly one of file, sql and dataset")
+        if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
+            reject(
+                [
+                    (
+                        ("separator",),
+                        "is that of a file, and neither a quotation mark nor a line's end",
+                    )
+                ]
+            )
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Dagster's word for it: sql, file or python."""
+        return "sql" if self.sql else "file" if self.file else "python"

@@ -1,0 +1,178 @@
+"""How candidates are trained, compared and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from enum import StrEnum
+from typing import Annotated, Any, Final, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from platform_assets.model_spec.fields import CONFIG, Count, Positive, Share, matching
+
+Scalar = bool | int | float | str | None
+
+
+class Task(StrEnum):
+    """What is predicted."""
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    REGRESSION = "regression"
+
+
+class WhenInconclusive(StrEnum):
+    """What becomes of a candidate when the evaluation rows are too few to judge it."""
+
+    WARN = "warn"
+    BLOCK = "block"
+
+
+class Split(StrEnum):
+    """How rows are held out for the evaluation."""
+
+    ENTITY = "entity"
+    """All rows of an entity on the same side; the same entities each time."""
+    TIME = "time"
+    """The newest rows are evaluated; folds never learn from what comes after them."""
+
+
+@plain_dataclass(frozen=True, slots=True)
+class MetricRange:
+    """What a metric measures, and the values that it can have; None: no bound on that side."""
+
+    regression: bool
+    least: float | None
+    most: float | None
+
+
+METRICS: Final = {
+    "balanced_accuracy": MetricRange(False, 0, 1),
+    "accuracy": MetricRange(False, 0, 1),
+    "f1_macro": MetricRange(False, 0, 1),
+    "roc_auc": MetricRange(False, 0, 1),
+    "log_loss": MetricRange(False, 0, None),
+    "r2": MetricRange(True, None, 1),
+    "mean_absolute_error": MetricRange(True, 0, None),
+    "root_mean_squared_error": MetricRange(True, 0, None),
+}
+"""The metrics; the first one of a kind of task is its default."""
+_ENSEMBLES: Final = (
+    "random_forest",
+    "hist_gradient_boosting",
+    "extra_trees",
+    "gradient_boosting",
+    "decision_tree",
+)
+CLASSIFIERS: Final = ("logistic_regression", *_ENSEMBLES, "linear_discriminant")
+REGRESSORS: Final = ("ridge", *_ENSEMBLES, "linear_regression")
+"""Names of estimators; the first three of a task compete by default."""
+
+
+def metrics(task: Task) -> tuple[str, ...]:
+    """Names of the metrics that measure `task`, the default one first."""
+    regression = task is Task.REGRESSION
+    return tuple(name for name, one in METRICS.items() if one.regression is regression)
+
+
+def estimators(task: Task) -> tuple[str, ...]:
+    """Names of the estimators that do `task`, those that compete by default first."""
+    return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
+
+
+def _listed(values: object) -> tuple[object, ...]:
+    listed = tuple(values) if isinstance(values, (list, tuple)) else (values,)
+    if not listed or any(isinstance(value, (list, dict)) for value in listed):
+        raise ValueError("needs a list of numbers, texts, booleans or nulls to try")
+    return listed
+
+
+Values = Annotated[tuple[Any, ...], BeforeValidator(_listed, json_schema_input_type=Any)]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class CandidateSpec:
+    """An estimator that competes, once for each point of its grid.
+
+    Exactly one of `estimator` and `function` is given.
+    """
+
+    estimator: StrictStr | None = None
+    """A name that the platform knows."""
+    function: (
+        Annotated[
+            StrictStr,
+            matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", "write package.module:name"),
+            Field(examples=["my_package.models:forest"]),
+        ]
+        | None
+    ) = None
+    """`package.module:name` of a function that returns an unfitted scikit-learn estimator."""
+    grid: Annotated[
+        dict[StrictStr, Values],
+        Field(examples=[{"max_depth": [4, 8]}, {"n_estimators": [50, 100]}]),
+    ] = field(default_factory=dict)
+    """Parameter -> values to try; each combination competes."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.estimator is None) == (self.function is None):
+            raise ValueError("needs exactly one of `estimator` and `function`")
+        return self
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Evaluation:
+    """How candidates are compared and the best one is measured."""
+
+    metric: StrictStr = ""
+    """balanced_accuracy (the default of classes), accuracy, f1_macro, roc_auc, log_loss; for a
+    regression r2 (the default), mean_absolute_error, root_mean_squared_error."""
+    folds: Annotated[StrictInt, Field(ge=2, le=100)] = 5
+    """Folds of the cross-validation; fewer are used where the data has fewer."""
+    fraction: Share = 0.2
+    """Share of the data that is held out."""
+    split: Split | None = None
+    """`time` evaluates the newest rows, and is the default with an event timestamp; `entity`
+    keeps all rows of an entity on one side."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 20240301
+    """Random seed."""
+    threads: Annotated[StrictInt, Field(ge=1, le=1024)] = 1
+    """Maximum number of threads of the training."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Gates:
+    """What keeps a version out of production."""
+
+    metric_floor: StrictFloat
+    """The worst value of the metric that passes: the least of a score, the most of an error."""
+    regression_tolerance: Annotated[StrictFloat, Field(ge=0)] = 0.02
+    """How much worse than production a version may be: of a score in its unit, of an error
+    (log_loss, mean_absolute_error, root_mean_squared_error) as a share of production's."""
+    confidence: Share = 0.95
+    """Confidence of the intervals by which the floor and the comparison are judged."""
+    min_rows: Count = 10
+    """Evaluation rows without which nothing counts as proven."""
+    when_inconclusive: WhenInconclusive = WhenInconclusive.WARN
+    """What becomes of a version when the evaluation rows are too few to tell."""
+    parity_tolerance: Positive = 1e-4
+    """Largest difference between scikit-learn and what is served: of a probability, or of a
+    prediction as a share of the standard deviation of all."""
+    latency_ms: Positive = 200.0
+    """Latency budget of a single row at the 99th percentile, in milliseconds."""
+    allow_breaking: StrictBool = False
+    """Let a version through that breaks present clients. One that reads other columns or answers
+    other labels is then not compared with production."""
+    drift_limit: Positive = 0.2
+    """Population stability index above which a feature has drifted."""
