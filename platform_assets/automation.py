@@ -6,9 +6,9 @@ import dagster as dg
 
 from platform_assets.attempts import request_run
 from platform_assets.export.adoption import is_foreign
-from platform_assets.features.source import SourceError, source_fingerprint
+from platform_assets.features.source import SourceError, current_fingerprint
 from platform_assets.intervals import sensor_seconds
-from platform_assets.model_spec import CHAIN, ModelSpec
+from platform_assets.model_spec import CHAIN, ModelSpec, Source
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
 from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
@@ -69,7 +69,7 @@ def retraining_schedules(
             name=f"{spec.identifier}_retraining",
             job=job,
             cron_schedule=spec.automation.schedule,
-            execution_timezone="UTC",
+            execution_timezone=spec.automation.timezone,
             tags={MODEL_TAG: spec.model_name},
             default_status=dg.DefaultScheduleStatus.STOPPED,
             description=f"{spec.model_name}: the whole chain, at the times of the model file. "
@@ -85,7 +85,7 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
     @dg.sensor(
         name=f"{spec.identifier}_new_data",
         job=job,
-        minimum_interval_seconds=sensor_seconds(60),
+        minimum_interval_seconds=_check_seconds(spec.source),
         default_status=(
             dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
         ),
@@ -99,12 +99,21 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
         context: dg.SensorEvaluationContext, source: SourceResource
     ) -> dg.RunRequest | dg.SkipReason:
         try:
-            fingerprint = source_fingerprint(spec, source)
+            fingerprint, cursor = current_fingerprint(spec, source, context.cursor)
         except SourceError as error:
             return dg.SkipReason(f"the source cannot be read: {error}")
+        context.update_cursor(cursor)
         return request_run(spec, fingerprint, context.instance)
 
     return new_data
+
+
+def _check_seconds(source: Source) -> int:
+    if source.check_every is not None:
+        return int(source.check_every.total_seconds())
+    # Without a cheap question all rows of a query are read to see whether they have changed.
+    reads_all = source.sql is not None and source.sql.changed is None
+    return sensor_seconds(3600 if reads_all else 60)
 
 
 def foreign_version_sensor(

@@ -14,7 +14,13 @@ from platform_assets.features.sources.sql import SqlReader
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import SourceError, SourceResource
 
-__all__ = ["FINGERPRINT_METADATA", "SourceError", "open_source", "source_fingerprint"]
+__all__ = [
+    "FINGERPRINT_METADATA",
+    "SourceError",
+    "current_fingerprint",
+    "open_source",
+    "source_fingerprint",
+]
 
 SourceReader = FileReader | SqlReader | DatasetReader
 """One source, opened for the columns that a model wants."""
@@ -43,3 +49,24 @@ def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
     a query is run, and its rows are not validated. SourceError when it cannot be read.
     """
     return open_source(spec, source).fingerprint()
+
+
+def current_fingerprint(
+    spec: ModelSpec, source: SourceResource, cursor: str | None
+) -> tuple[str, str]:
+    """Return the fingerprint of the source, and the cursor with which to ask the next time.
+
+    The rows are read only where the model, the metadata of the files or the answer of
+    `source.sql.changed` differ from those of the cursor, or where there is neither.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    reader = open_source(spec, source)
+    revision = reader.revision()  # before the rows: what changes meanwhile is found the next time
+    asked, _, known = (cursor or "").rpartition(" ")
+    if revision is None:
+        return reader.fingerprint(), ""
+    asks = f"{spec.code_version} {revision}"
+    fingerprint = known if asked == asks else reader.fingerprint()
+    return fingerprint, f"{asks} {fingerprint}"

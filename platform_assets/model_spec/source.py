@@ -119,8 +119,8 @@ class Source:
     ) = None
     """A data set that a package brings: `sklearn.<name>` or `vega.<name>`."""
     check_every: Duration | None = None
-    """How often the sensor of `on_new_data` looks at the source; by default every minute, or as
-    `SENSOR_SECONDS` says."""
+    """How often the sensor of `on_new_data` looks at the source; by default every minute, a query
+    without `changed` every hour, or as often as `SENSOR_SECONDS` says."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

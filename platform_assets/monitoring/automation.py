@@ -31,9 +31,10 @@ def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
         name=f"{spec.identifier}__drift_schedule",
         job=job,
         cron_schedule=cron,
-        execution_timezone="UTC",
+        execution_timezone=spec.automation.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Compares what {spec.model_name} answered with its training set: {cron}, UTC.",
+        description=f"Compares what {spec.model_name} answered with its training set: {cron}, "
+        f"{spec.automation.timezone}.",
     )
     def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if production_version(context.instance, spec) is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ from pydantic import Field
 
 from platform_assets import attempts, automation
 from platform_assets.features.source import FINGERPRINT_METADATA, source_fingerprint
-from platform_assets.model_spec import AutomationSpec
+from platform_assets.features.sources import files
+from platform_assets.features.sources.files import FileReader
+from platform_assets.features.sources.sql import SqlReader
+from platform_assets.model_spec import AutomationSpec, Source, SqlQuery
+from platform_assets.monitoring.automation import drift_schedule
 from platform_assets.resources.failures import failure
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
@@ -43,6 +49,109 @@ def asked(instance: dg.DagsterInstance, path: Path) -> Any:
     source = SourceResource(variables={"SOURCE_PATH": str(path)})
     context = dg.build_sensor_context(instance=instance, resources={"source": source})
     return automation.new_data_sensor(IRIS, CHAIN)(context)
+
+
+class Ticks:
+    """The sensor of one source, from tick to tick; `readings` counts how often rows were read."""
+
+    def __init__(self, instance: dg.DagsterInstance, source: Source) -> None:
+        self._instance, self._spec = instance, replace(IRIS, source=source)
+        self.cursor: str | None = None
+        self.readings = 0
+
+    def __call__(self) -> Any:
+        context = dg.build_sensor_context(
+            self._instance, cursor=self.cursor, resources={"source": SourceResource()}
+        )
+        result = automation.new_data_sensor(self._spec, CHAIN)(context)
+        self.cursor = context.cursor
+        return result
+
+    def counted(self, monkeypatch: pytest.MonkeyPatch, reader: type) -> Ticks:
+        fingerprint = reader.fingerprint
+
+        def noted(one: Any) -> str:
+            self.readings += 1
+            return str(fingerprint(one))
+
+        monkeypatch.setattr(reader, "fingerprint", noted)
+        return self
+
+
+def test_files_are_read_only_when_their_size_or_time_differs(
+    instance: dg.DagsterInstance, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick = Ticks(instance, Source(str(path))).counted(monkeypatch, FileReader)
+    first, young = tick(), tick()
+    assert tick.readings == 2, "a file as young as this one may change without its time changing"
+    monkeypatch.setattr(files, "_SETTLED_S", -1e9)
+    settled, untouched = tick(), tick()
+    assert tick.readings == 3
+    assert first.run_key == young.run_key == settled.run_key == untouched.run_key
+    os.utime(path, (1, 1))
+    assert tick().run_key == first.run_key
+    assert tick.readings == 4
+    path.write_text("a,b\n1,3\n")
+    assert tick().run_key != first.run_key
+
+
+def test_a_query_is_read_only_when_what_tells_of_changes_answers_otherwise(
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Callable[[float], None],
+) -> None:
+    columns = ("entity_id", "event_timestamp", *IRIS.feature_names, "species")
+    row = [1, "2024-01-01T00:00:00Z", 1.0, 2.0, 3.0, 4.0, 0]
+    database = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    database.execute(f"CREATE TABLE t ({', '.join(columns)}, changed)")
+    database.execute(f"INSERT INTO t VALUES ({', '.join('?' * 8)})", [*row, 1])
+    changed = "SELECT max(changed), count(*) FROM t"
+    query = SqlQuery(f"sqlite:///{tmp_path / 'a.db'}", "SELECT * FROM t", changed=changed)
+    tick = Ticks(instance, Source(sql=query)).counted(monkeypatch, SqlReader)
+    first, again = tick(), tick()
+    assert (first.run_key, tick.readings) == (again.run_key, 1)
+    away = failure("MLflow is away", "wait", allow_retries=True)
+    run_on(instance, first, away)
+    assert isinstance(tick(), dg.SkipReason)
+    clock(601)
+    retried = tick()
+    assert tick.readings == 1
+    assert retried.tags[attempts.CONTENT_TAG] == first.tags[attempts.CONTENT_TAG]
+    database.execute("UPDATE t SET sepal_length = 1.5, changed = 2")
+    database.close()
+    assert tick().tags[attempts.CONTENT_TAG] != first.tags[attempts.CONTENT_TAG]
+    assert tick.readings == 2
+
+
+def test_another_model_file_reads_the_source_again(
+    instance: dg.DagsterInstance, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_SETTLED_S", -1e9)
+    tick = Ticks(instance, Source(str(path))).counted(monkeypatch, FileReader)
+    tick()
+    tick._spec = replace(tick._spec, code_version="another")
+    tick()
+    assert tick.readings == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "seconds"),
+    [
+        (Source("a.csv"), 60),
+        (Source(sql=SqlQuery("a://b", "SELECT 1")), 3600),
+        (Source(sql=SqlQuery("a://b", "SELECT 1", changed="SELECT 2")), 60),
+        (Source("a.csv", check_every=timedelta(minutes=5)), 300),
+    ],
+)
+def test_a_source_is_looked_at_as_often_as_its_model_file_says(
+    source: Source, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = automation.new_data_sensor(replace(IRIS, source=source), CHAIN)
+    assert sensor.minimum_interval_seconds == seconds
+    monkeypatch.setenv("SENSOR_SECONDS", "7")
+    sensor = automation.new_data_sensor(replace(IRIS, source=source), CHAIN)
+    assert sensor.minimum_interval_seconds == (300 if source.check_every else 7)
 
 
 def materialized(instance: dg.DagsterInstance, fingerprint: str) -> None:
@@ -219,8 +328,19 @@ def test_what_moves_production_runs_by_itself_only_when_the_model_file_says_so()
     assert automation.retraining_schedules(IRIS, CHAIN) == []
     timed = replace(IRIS, automation=AutomationSpec(schedule="0 3 * * *"))
     [schedule] = automation.retraining_schedules(timed, CHAIN)
-    assert schedule.cron_schedule == "0 3 * * *"
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_schedules_follow_the_clock_of_their_time_zone() -> None:
+    times = AutomationSpec(
+        schedule="0 3 * * *", drift_schedule="0 4 * * *", timezone="Europe/Zurich"
+    )
+    spec = replace(IRIS, automation=times)
+    [schedule] = automation.retraining_schedules(spec, CHAIN)
+    report = drift_schedule(spec, CHAIN)
+    assert report is not None
+    assert (schedule.execution_timezone, report.execution_timezone) == ("Europe/Zurich",) * 2
 
 
 def test_every_asset_says_what_its_model_is_for() -> None:

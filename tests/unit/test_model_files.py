@@ -64,6 +64,8 @@ FULL = (
       url: postgresql://reader:${SOURCE_PASSWORD}@db/hospital
       query: SELECT * FROM stays
       timeout: 10m
+      changed: SELECT max(changed) FROM stays
+    check_every: 5m
   join_key: {column: stay, type: text}
   event_timestamp: {column: admitted, timezone: Europe/Berlin}
   ttl: 1d12h
@@ -89,6 +91,7 @@ FULL = (
     on_drift: true
     drift_schedule: "@daily"
     freshness: 24h
+    timezone: Europe/Zurich
   kubernetes:
     resources:
       trained_model: {cpu: 2, memory: 4Gi}
@@ -144,7 +147,9 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
             "postgresql://reader:${SOURCE_PASSWORD}@db/hospital",
             "SELECT * FROM stays",
             timedelta(minutes=10),
-        )
+            "SELECT max(changed) FROM stays",
+        ),
+        check_every=timedelta(minutes=5),
     )
     assert spec.join_key == JoinKey("stay", DType.BYTES)
     assert spec.event_time is not None
@@ -170,6 +175,7 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
     assert (spec.serving.max_batch_size, spec.serving.retention) == (64, 3)
     assert spec.serving.dynamic_batching
     assert spec.automation.schedule == "0 3 * * MON"
+    assert spec.automation.timezone == "Europe/Zurich"
     assert spec.automation.on_new_data
     assert spec.automation.on_drift
     assert spec.automation.freshness == timedelta(hours=24)
@@ -553,6 +559,21 @@ REFUSED = [
         "serving.max_batch_size",
         "less than or equal to 1024",
     ),
+    (
+        "  task: binary",
+        "  task: binary\n  automation: {schedule: 0 3 * * *, timezone: Mars/Olympus}",
+        12,
+        "automation.timezone",
+        "not a time zone",
+    ),
+    ("patients.csv}", "x.csv, check_every: 5}", 3, "source.check_every", "must be text, not 5"),
+    (
+        "{file: patients.csv}",
+        "{sql: {url: 'a://b', query: x, changed: ''}}",
+        3,
+        "source.sql.changed",
+        "is empty",
+    ),
     *(
         ("  task: binary", f"  task: binary\n  kubernetes: {{resources: {wrong}}}", 12, *told)
         for wrong, *told in (
@@ -601,12 +622,12 @@ def test_bad_field_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("there", "instead", "line", "field", "message"),
     [
-        ("    - dose", "    - age", 19, "features[2].name", "listed twice"),
-        ("    - dose", "    - admitted", 19, "features[2].name", "is the event timestamp"),
-        ("type: text\n    - dose", "type: txt\n    - dose", 18, "features[1].type", "'number'"),
-        ("days, drop", "days, classes: [1, 2], drop", 21, "target.classes", "no classes"),
-        ("mean_absolute_error", "accuracy", 28, "evaluation.metric", "does not measure"),
-        ("metric_floor: 2", "metric_floor: -2", 29, "gates.metric_floor", "from 0 to any"),
+        ("    - dose", "    - age", 21, "features[2].name", "listed twice"),
+        ("    - dose", "    - admitted", 21, "features[2].name", "is the event timestamp"),
+        ("type: text\n    - dose", "type: txt\n    - dose", 20, "features[1].type", "'number'"),
+        ("days, drop", "days, classes: [1, 2], drop", 23, "target.classes", "no classes"),
+        ("mean_absolute_error", "accuracy", 30, "evaluation.metric", "does not measure"),
+        ("metric_floor: 2", "metric_floor: -2", 31, "gates.metric_floor", "from 0 to any"),
     ],
 )
 def test_bad_field_of_a_longer_file(

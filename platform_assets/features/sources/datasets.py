@@ -38,6 +38,10 @@ class DatasetReader:
         """SHA-256 of the wanted columns of all rows."""
         return self.read(Progress()).fingerprint
 
+    def revision(self) -> str | None:
+        """None: only its rows tell whether it has changed."""
+        return None
+
     def read(self, progress: Progress) -> SourceTable:
         """Load the data set."""
         import pyarrow as pa

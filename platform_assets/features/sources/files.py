@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,17 @@ class FileReader:
         The digest of an untouched file is remembered.
         """
         return self._identity(self._files(), _remembered_digest)
+
+    def revision(self) -> str | None:
+        """SHA-256 of names, sizes and times; None while a file is too young to trust them."""
+        seen = hashlib.sha256(str(self._path).encode())
+        for file in self._files():
+            with self._access(file):
+                stat = file.stat()
+            if not _is_settled(stat):
+                return None
+            seen.update(repr((self._label(file), _state(stat))).encode())
+        return seen.hexdigest()
 
     def check_header(self) -> None:
         """Raise SourceError unless the first file has the wanted columns; reads no row."""
@@ -178,7 +190,12 @@ def _digest_of(path: Path, _state: tuple[int, ...]) -> str:
 
 def _remembered_digest(path: Path) -> str:
     stat = path.stat()
-    if time.time() - max(stat.st_mtime, stat.st_ctime) <= _SETTLED_S:
-        return _digest(path)
-    state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    return _digest_of(path, state)
+    return _digest_of(path, _state(stat)) if _is_settled(stat) else _digest(path)
+
+
+def _state(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _is_settled(stat: os.stat_result) -> bool:
+    return time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S

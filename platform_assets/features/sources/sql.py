@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import threading
@@ -58,17 +59,26 @@ class SqlReader:
         """SHA-256 of the wanted columns of all rows, which have to be read for it."""
         return self.read(Progress()).fingerprint
 
+    def revision(self) -> str | None:
+        """SHA-256 of the database's name and the answer of `changed`; None without that query."""
+        if self._source.changed is None:
+            return None
+        url = _parsed(self._url)
+        with self._result(self._source.changed) as result:
+            rows = [tuple(row) for row in result]
+        return hashlib.sha256(repr((url.host, url.port, url.database, rows)).encode()).hexdigest()
+
     def read(self, progress: Progress) -> SourceTable:
         """Run the query exactly as it is written, and read all rows."""
         builder = TableBuilder(self._columns, self._key, progress)
-        with self._result() as result:
+        with self._result(self._source.query) as result:
             headers = list(result.keys())
             for chunk in itertools.chain([()], result.partitions(_CHUNK_ROWS)):
                 builder.add_batch(self.name, headers, _batch(chunk, len(headers)))
         return builder.build(self.name, lambda table: table_fingerprint(table, self._order))
 
     @contextmanager
-    def _result(self) -> Iterator[Any]:
+    def _result(self, query: str) -> Iterator[Any]:
         from sqlalchemy import create_engine
         from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
@@ -81,7 +91,7 @@ class SqlReader:
                 # Without parameters a driver leaves colons and percent signs as they are.
                 options = {"no_parameters": True, "stream_results": True}
                 with connection.exec_driver_sql(
-                    self._source.query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
+                    query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
                 ) as result:
                     if not result.returns_rows:
                         raise SourceError(f"{self.name} answers no rows", "write a SELECT")
