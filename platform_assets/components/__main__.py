@@ -11,9 +11,8 @@ from pathlib import Path
 from platform_assets.components.diagnostics import Diagnostic
 from platform_assets.components.document import read_document
 from platform_assets.components.loading import MODELS_DIR, Models, model_folders, read_models
-from platform_assets.components.model_file import FILE_NAMES
 from platform_assets.components.reference import reference_table
-from platform_assets.components.schema import file_schema
+from platform_assets.components.schema import FILE_NAMES, file_schema
 from platform_assets.features.source import open_source
 from platform_assets.features.sources.files import FileReader
 from platform_assets.model_spec import ModelSpec
@@ -50,18 +49,9 @@ def _check(folder: Path | None) -> int:
         folder = folder.parent
     # The others are read as well: their names are taken.
     models, inside = read_models((folder, *folders)), folder.resolve()
-    return _report(
-        Models(
-            {
-                file: spec
-                for file, spec in models.specs.items()
-                if file.resolve().is_relative_to(inside)
-            },
-            tuple(
-                found for found in models.problems if found.file.resolve().is_relative_to(inside)
-            ),
-        )
-    )
+    own = {file: s for file, s in models.specs.items() if file.resolve().is_relative_to(inside)}
+    found = (one for one in models.problems if one.file.resolve().is_relative_to(inside))
+    return _report(Models(own, tuple(found)))
 
 
 def _report(models: Models) -> int:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import Annotated, Any, cast
 
 import dagster as dg
-from pydantic import BaseModel, BeforeValidator, RootModel
+from pydantic import BaseModel, BeforeValidator, RootModel, TypeAdapter
 
-from platform_assets.components.messages import read_attributes
 from platform_assets.components.model_file import complete, document_at
 from platform_assets.model_spec import ModelSpec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    Build = Callable[[ModelSpec], dg.Definitions]
+def read_attributes(attributes: Any) -> ModelSpec:
+    """Return the model of a file's attributes, which are called as files call them.
 
-_BUILDER: Final = "platform_assets.model_definitions"
+    Raises:
+        ValidationError: with every field that is wrong.
+    """
+    return TypeAdapter(ModelSpec).validate_python(attributes, by_alias=True, by_name=False)
 
 
 class Attributes(RootModel[Annotated[ModelSpec, BeforeValidator(read_attributes)]]):
@@ -28,9 +28,10 @@ class Attributes(RootModel[Annotated[ModelSpec, BeforeValidator(read_attributes)
 
 def build_model(spec: ModelSpec) -> dg.Definitions:
     """Return the whole chain of one model."""
-    # By name: the slices are imported once a model is built, not to check or document files.
-    definitions: dg.Definitions = import_module(_BUILDER).build(spec)
-    return definitions
+    # Here: the slices are imported once a model is built, not to check or document files.
+    from platform_assets.model_definitions import build
+
+    return build(spec)
 
 
 @dataclass

@@ -21,11 +21,12 @@ from platform_assets.components.diagnostics import (
     field_name,
 )
 
-ATTRIBUTES: Final = "attributes"
 _MOST_VALUES: Final = 50_000
 """Values of one file, aliases and merges expanded: no model needs more."""
 _DEEPEST: Final = 100
 """Values inside each other. PyYAML's own composer ends the process when there are very many."""
+
+_MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.CSafeLoader):
@@ -51,14 +52,23 @@ class Document:
         return nearest.start.line
 
     def diagnostic(self, path: FieldPath, message: str) -> Diagnostic:
-        """Give a problem below `attributes` its line; the key of a mapping names a feature."""
-        attributes = self.value.get(ATTRIBUTES) if isinstance(self.value, dict) else None
-        features = attributes.get("features") if isinstance(attributes, dict) else None
-        if len(path) > 1 and path[0] == "features" and isinstance(features, dict):
-            rest = path[2:] if path[2:] != ("name",) else ()
-            path = ("features", list(features)[int(str(path[1]))], *rest)
-        line = self.line((ATTRIBUTES, *path))
-        return Diagnostic(self.path, line, field_name(path) or ATTRIBUTES, message)
+        """Give what is wrong at `path` its line; of features in a mapping the key is the name."""
+        shown = path[1:] if path[:1] == ("attributes",) and len(path) > 1 else path
+        if len(shown) > 1 and shown[0] == "features" and self.places:
+            features = self.value["attributes"]["features"]
+            if isinstance(features, dict):
+                rest = shown[2:] if shown[2:] != ("name",) else ()
+                shown = ("features", list(features)[int(str(shown[1]))], *rest)
+                path = ("attributes", *shown)
+        return Diagnostic(self.path, self.line(path), field_name(shown) or "file", message)
+
+
+class _InvalidError(Exception):
+    """What is wrong with a document, and the node or event at which it is."""
+
+    def __init__(self, at: yaml.Node | yaml.Event, message: str, field: str = "file") -> None:
+        super().__init__(message)
+        self.line, self.field = at.start_mark.line + 1 if at.start_mark else 1, field
 
 
 def read_document(path: Path) -> Document:
@@ -68,26 +78,34 @@ def read_document(path: Path) -> Document:
         ModelFileError: for a file that cannot be read, is not UTF-8, is not YAML, holds
             several documents, or gives one field twice.
     """
+
+    def refused(line: int, message: str, field: str = "file") -> ModelFileError:
+        return ModelFileError([Diagnostic(path, line, field, message)])
+
+    content = b""
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
+        _refuse_depth(text)
+        _Inspection().inspect(_only_document(text))
+        value, places = parse_yaml_with_source_position(text, str(path))
     except OSError as error:
-        raise _refused(path, 1, f"cannot be read: {error.strerror}") from error
+        raise refused(1, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise _refused(path, line, "is not UTF-8 here: save the file as UTF-8") from error
-    try:
-        _refuse_depth(path, text)
-        _Inspection(path).inspect(_only_document(path, text))
-        parsed = parse_yaml_with_source_position(text, str(path))
-    except yaml.YAMLError as error:
-        raise _not_yaml(path, error) from error
+        raise refused(line, "is not UTF-8 here: save the file as UTF-8") from error
     except RecursionError as error:
-        raise _refused(path, 1, "is nested too deeply") from error
-    return Document(path, content, parsed.value, parsed.source_position_tree)
+        raise refused(1, "is nested too deeply") from error
+    except _InvalidError as error:
+        raise refused(error.line, str(error), error.field) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        detail = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise refused(mark.line + 1 if mark else 1, f"is not YAML: {detail}") from error
+    return Document(path, content, value, places)
 
 
-def _refuse_depth(path: Path, text: str) -> None:
+def _refuse_depth(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -95,31 +113,28 @@ def _refuse_depth(path: Path, text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _DEEPEST:
-            mark = event.start_mark
-            raise _refused(path, mark.line + 1 if mark else 1, "is nested too deeply")
+            raise _InvalidError(event, "is nested too deeply")
 
 
-def _only_document(path: Path, text: str) -> yaml.Node:
-    documents = list(yaml.compose_all(text, _Loader))
-    if not documents:
-        raise _refused(path, 1, "is empty: write `type:` and `attributes:`, as the README shows")
-    if len(documents) > 1:
-        line = documents[1].start_mark.line + 1
-        raise _refused(path, line, "holds a second document: write one model per file")
-    return documents[0]
+def _only_document(text: str) -> yaml.Node:
+    first, *more = [*yaml.compose_all(text, _Loader)] or [yaml.ScalarNode("", "")]
+    if first.start_mark is None:
+        raise _InvalidError(first, "is empty: write `type:` and `attributes:`, as the README shows")
+    if more:
+        raise _InvalidError(more[0], "holds a second document: write one model per file")
+    return first
 
 
 class _Inspection:
     """Walks over all values, those that aliases and merges repeat as often as they do."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._left = path, _MOST_VALUES
-        self._loader = _Loader("")
+    def __init__(self) -> None:
+        self._left, self._loader = _MOST_VALUES, _Loader("")
 
     def inspect(self, node: yaml.Node) -> None:
         self._left -= 1
         if self._left < 0:
-            raise self._refused(node, f"holds more than {_MOST_VALUES} values")
+            raise _InvalidError(node, f"holds more than {_MOST_VALUES} values")
         if isinstance(node, yaml.MappingNode):
             self._check_keys([key for key, _ in node.value])
             for _, value in node.value:
@@ -134,10 +149,11 @@ class _Inspection:
         seen: set[str] = set()
         for key in keys:
             if not isinstance(key, yaml.ScalarNode):
-                raise self._refused(key, "a field name must be text")
+                raise _InvalidError(key, "a field name must be text")
             if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ModelFileError([Diagnostic(self._path, line, key.value, "is given twice")])
+                raise _InvalidError(key, "is given twice", key.value)
+            if key.tag != _MERGE:
+                self._check_scalar(key)
             seen.add(key.value)
 
     def _check_scalar(self, node: yaml.Node) -> None:
@@ -149,17 +165,4 @@ class _Inspection:
             # PyYAML's constructors let any exception through: for 0x_, `!!int a`, 5000 digits.
             kind = node.tag.rpartition(":")[2]
             message = f"{node.value[:40]!r} is not valid {kind}: write a value, or quote it"
-            raise self._refused(node, message) from error
-
-    def _refused(self, node: yaml.Node, message: str) -> ModelFileError:
-        return _refused(self._path, node.start_mark.line + 1, message)
-
-
-def _refused(path: Path, line: int, message: str) -> ModelFileError:
-    return ModelFileError([Diagnostic(path, line, "file", message)])
-
-
-def _not_yaml(path: Path, error: yaml.YAMLError) -> ModelFileError:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    detail = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return _refused(path, mark.line + 1 if mark else 1, f"is not YAML: {detail}")
+            raise _InvalidError(node, message) from error

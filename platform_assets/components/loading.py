@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,8 @@ import platform_assets
 from platform_assets.components.component import build_model
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import read_document
-from platform_assets.components.model_file import FILE_NAMES, read_model
+from platform_assets.components.model_file import read_model
+from platform_assets.components.schema import FILE_NAMES
 from platform_assets.model_spec import ModelSpec
 
 Build = Callable[[ModelSpec], dg.Definitions]
@@ -56,7 +57,9 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
     specs: dict[Path, ModelSpec] = {}
     problems: list[Diagnostic] = []
     files: dict[Path, Path] = {}  # a file that two folders show is one file
-    for folder in _listed(folders):
+    if folders is None:
+        folders = model_folders()
+    for folder in [folders] if isinstance(folders, Path) else folders:
         try:
             found = model_files(folder)
         except OSError as error:
@@ -96,11 +99,6 @@ def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
     return list(read_models(folders).specs.values())
 
 
-def problems(folders: Path | Iterable[Path] | None = None) -> list[Diagnostic]:
-    """Return what is wrong with the model files."""
-    return list(read_models(folders).problems)
-
-
 def load_models(
     build: Build = build_model, folders: Path | Iterable[Path] | None = None
 ) -> dg.Definitions:
@@ -121,13 +119,7 @@ def load_models(
     for found in broken.values():
         for problem in found:
             _log.error("%s", problem)
-    return dg.Definitions.merge(*parts, dg.Definitions(assets=_placeholders(broken)))
-
-
-def _listed(folders: Path | Iterable[Path] | None) -> Sequence[Path]:
-    if folders is None:
-        folders = model_folders()
-    return [folders] if isinstance(folders, Path) else list(folders)
+    return dg.Definitions.merge(*parts, dg.Definitions(assets=[*_placeholders(broken)]))
 
 
 def _clashes(specs: dict[Path, ModelSpec]) -> list[Diagnostic]:
@@ -151,25 +143,19 @@ def _clashes(specs: dict[Path, ModelSpec]) -> list[Diagnostic]:
     return found
 
 
-def _placeholders(broken: dict[Path, list[Diagnostic]]) -> list[dg.AssetSpec]:
+def _placeholders(broken: dict[Path, list[Diagnostic]]) -> Iterator[dg.AssetSpec]:
     folders: Counter[str] = Counter()
-    specs = []
     for file, found in broken.items():
         folder = file.parent.name if file.name in FILE_NAMES else file.name
         folders[folder] += 1
         # Two folders of one name, in two places, are two assets.
         key = folder if folders[folder] == 1 else f"{folder} ({folders[folder]})"
-        specs.append(_placeholder(key, folder, file, found))
-    return specs
-
-
-def _placeholder(key: str, folder: str, file: Path, found: list[Diagnostic]) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        [key, "model_file"],
-        group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
-        description="This model file is broken, so nothing of it is defined.\n\n"
-        + "\n\n".join(str(problem) for problem in found),
-        kinds={"yaml", "broken"},
-        tags={"serving/model_file": "broken"},
-        metadata={"problems": len(found), "file": dg.MetadataValue.path(str(file))},
-    )
+        yield dg.AssetSpec(
+            [key, "model_file"],
+            group_name=re.sub(r"[^A-Za-z0-9_]", "_", folder) or "models",
+            description="This model file is broken, so nothing of it is defined.\n\n"
+            + "\n\n".join(str(problem) for problem in found),
+            kinds={"yaml", "broken"},
+            tags={"serving/model_file": "broken"},
+            metadata={"problems": len(found), "file": dg.MetadataValue.path(str(file))},
+        )

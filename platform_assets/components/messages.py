@@ -1,18 +1,18 @@
-"""What is said of attributes that are not those of a model, and where each of them stands."""
+"""What is said of fields that are not valid, and where each of them stands."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from platform_assets.components.diagnostics import FieldPath
-from platform_assets.model_spec import OF_THE_LOADER, ModelSpec
-from platform_assets.model_spec.fields import shown
+from platform_assets.components.schema import ModelFile
+from platform_assets.model_spec import OF_THE_LOADER
+from platform_assets.model_spec.fields import shown, suggestion
 
 _WANTED: Final = {
     "string_type": "text",
@@ -25,20 +25,10 @@ _WANTED: Final = {
     "dict_type": "a mapping of names to values",
     "dataclass_type": "a mapping of fields",
 }
-ATTRIBUTES: Final = TypeAdapter(ModelSpec)
-
-
-def read_attributes(attributes: Any) -> ModelSpec:
-    """Return the model of a file's attributes, which are called as files call them.
-
-    Raises:
-        ValidationError: with every field that is wrong.
-    """
-    return ATTRIBUTES.validate_python(attributes, by_alias=True, by_name=False)
 
 
 def explained(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
-    """Yield the place below the attributes and the message of each error."""
+    """Yield the place in the file and the message of each error."""
     for detail in error.errors(include_url=False):
         loc = tuple(part for part in detail["loc"] if part != "[key]")
         yield loc, _message(detail, loc)
@@ -86,14 +76,13 @@ def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
 
 def _unknown(name: str, record: type) -> str:
     known = fields_of(record)
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f" Did you mean `{near[0]}`?" if near else ""
-    return f"is not a field of a model file.{guess} Known here: {', '.join(sorted(known))}"
+    listed = ", ".join(sorted(known))
+    return f"is not a field of a model file.{suggestion(name, known)} Known here: {listed}"
 
 
 def _record_at(path: Iterable[object]) -> type:
     """Return the record whose fields stand at `path`."""
-    record: type = ModelSpec
+    record: type = ModelFile
     for part in path:
         field = fields_of(record).get(str(part))
         record = (field and record_in(field.annotation)) or record

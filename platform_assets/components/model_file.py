@@ -14,14 +14,11 @@ from pydantic import ValidationError
 
 import platform_assets
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
-from platform_assets.components.document import ATTRIBUTES, Document, read_document
-from platform_assets.components.messages import explained, read_attributes
+from platform_assets.components.document import Document, read_document
+from platform_assets.components.messages import explained
+from platform_assets.components.schema import FILE, FILE_NAMES
 from platform_assets.model_spec import ModelSpec
-from platform_assets.model_spec.fields import shown
 from platform_assets.training.candidates import CandidateError, check_candidates
-
-COMPONENT_TYPE: Final = "platform_assets.components.TabularModel"
-FILE_NAMES: Final = ("defs.yaml", "defs.yml")
 
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
@@ -36,16 +33,11 @@ def read_model(path: Path) -> ModelSpec:
         ModelFileError: with every problem of the file, each with its line and field.
     """
     document = read_document(path)
-    problems = _envelope_problems(document)
-    if isinstance(document.value, dict) and isinstance(document.value.get(ATTRIBUTES), dict):
-        try:
-            spec = read_attributes(document.value[ATTRIBUTES])
-        except ValidationError as error:
-            problems += [document.diagnostic(*found) for found in explained(error)]
-        else:
-            if not problems:
-                return complete(spec, document)
-    raise ModelFileError(problems)
+    try:
+        file = FILE.validate_python(document.value, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ModelFileError([document.diagnostic(*one) for one in explained(error)]) from error
+    return complete(file.attributes, document)
 
 
 def complete(spec: ModelSpec, document: Document) -> ModelSpec:
@@ -66,9 +58,9 @@ def complete(spec: ModelSpec, document: Document) -> ModelSpec:
         )
         check_candidates(found)
     except ValidationError as error:
-        [(place, message)] = explained(error)
+        [(_, message)] = explained(error)
         advice = f"{message} (this is the folder's name: give another `model_name`)"
-        raise ModelFileError([document.diagnostic(place, advice)]) from error
+        raise ModelFileError([document.diagnostic(("attributes", "model_name"), advice)]) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
     return found
@@ -112,30 +104,14 @@ def _absolute(file: str, folder: Path) -> str:
     return str(folder / path)
 
 
-def _envelope_problems(document: Document) -> list[Diagnostic]:
-    value = document.value
-    if not isinstance(value, dict):
-        message = "must be a mapping with `type:` and `attributes:`"
-        return [Diagnostic(document.path, 1, "file", message)]
-    found = {
-        name: f"is missing: write `{name}:`, as the README shows"
-        for name in ("type", ATTRIBUTES)
-        if name not in value
-    }
-    if value.get("type", COMPONENT_TYPE) != COMPONENT_TYPE:
-        found["type"] = f"must be {COMPONENT_TYPE}, not {shown(value['type'])}"
-    if not isinstance(value.get(ATTRIBUTES, {}), dict):
-        found[ATTRIBUTES] = f"must be a mapping of fields, not {shown(value[ATTRIBUTES])}"
-    for other in value.keys() - {"type", ATTRIBUTES}:
-        found[str(other)] = "is not part of a model file: there are `type` and `attributes`"
-    return [
-        Diagnostic(document.path, document.line((name,)), name, message)
-        for name, message in found.items()
-    ]
-
-
 def _candidate_problem(document: Document, message: str) -> Diagnostic:
     found = _CANDIDATE.fullmatch(message)
     if found is None:
-        return document.diagnostic(("candidates",), message)
-    return document.diagnostic(("candidates", int(found["number"])), found["message"])
+        return document.diagnostic(
+            (
+                "attributes",
+                "candidates",
+            ),
+            message,
+        )
+    return document.diagnostic(("attributes", "candidates", int(found["number"])), found["message"])

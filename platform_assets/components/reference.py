@@ -17,7 +17,7 @@ _BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "
 def reference_table() -> str:
     """Return a row for each field: name, type, default, meaning."""
     schema = file_schema()
-    rows = _rows(schema["properties"]["attributes"], schema["$defs"], "")
+    rows = _rows(schema["$defs"]["ModelSpec"], schema["$defs"], "")
     return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
 
 

@@ -1,34 +1,44 @@
-"""The JSON schema of a model file, for editors."""
+"""The shape of a whole model file, and its JSON schema for editors."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, Literal
 
-from platform_assets.components.messages import ATTRIBUTES
-from platform_assets.components.model_file import COMPONENT_TYPE
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec.fields import CONFIG
+
+FILE_NAMES: Final = ("defs.yaml", "defs.yml")
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ModelFile:
+    """A model file."""
+
+    type: Literal["platform_assets.components.TabularModel"]
+    """The component that reads the file, platform_assets.components.TabularModel."""
+    attributes: ModelSpec
+    """The model."""
+
+
+FILE: Final = TypeAdapter(ModelFile)
 
 
 def file_schema() -> dict[str, Any]:
-    """Return the schema of a whole file: `type` and `attributes`, each field with its meaning."""
-    attributes = ATTRIBUTES.json_schema()
-    definitions = attributes.pop("$defs")
+    """Return the schema of a whole file, each field with its meaning."""
+    schema = FILE.json_schema()
+    definitions = schema["$defs"]
     # In a mapping of features the key is the name.
     named = definitions["FeatureSpec"]
     options = {name: one for name, one in named["properties"].items() if name != "name"}
     rest = {key: value for key, value in named.items() if key != "required"}
     definitions["FeatureOptions"] = rest | {"title": "FeatureOptions", "properties": options}
-    _, mapping = attributes["properties"]["features"]["anyOf"]
+    _, mapping = definitions["ModelSpec"]["properties"]["features"]["anyOf"]
     mapping["additionalProperties"]["anyOf"][0] = {"$ref": "#/$defs/FeatureOptions"}
-    for group in (attributes, *definitions.values()):
+    for group in definitions.values():
         for field in group.get("properties", {}).values():
             if isinstance(field.get("default"), dict):  # that of a group is those of its fields
                 del field["default"]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Model file",
-        "type": "object",
-        "properties": {"type": {"const": COMPONENT_TYPE}, "attributes": attributes},
-        "required": ["type", "attributes"],
-        "additionalProperties": False,
-        "$defs": definitions,
-    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

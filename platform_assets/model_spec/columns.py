@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Final, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
     Field,
     StrictBool,
     StrictFloat,
-    StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
@@ -32,74 +32,62 @@ FEAST_COLUMNS: Final = frozenset(
 """Columns that Feast adds while it joins; letters of either case are the same."""
 _RESERVED: Final = FEAST_COLUMNS | {"created_timestamp", "label", "label_true", "probabilities"}
 _RESERVED_PREFIXES: Final = ("prediction", "probability_", "sample_")
+_ELSE: Final = ": choose another, and give this one under `from`"
 _LOST_SUFFIX: Final = "_y"
 """Feast drops features and times whose names end so from its join."""
 
 
-def _well_formed(name: str) -> str:
-    if not _COLUMN.fullmatch(name):
-        raise ValueError(
-            f"{shown(name)}: use an ASCII letter or underscore, then up to 99 ASCII letters, "
-            "digits or underscores, and give the source's name of the column under `from`"
-        )
-    return name
+def _column(*, reserved: Callable[[str], bool], joined: bool = False) -> AfterValidator:
+    """Refuse what cannot be a tensor's name, is taken, or (`joined`) gets lost in Feast."""
+
+    def check(name: str) -> str:
+        if not _COLUMN.fullmatch(name):
+            raise ValueError(
+                f"{shown(name)}: use an ASCII letter or underscore, then up to 99 ASCII letters, "
+                "digits or underscores, and give the source's name of the column under `from`"
+            )
+        if reserved(name.casefold()):
+            raise ValueError(f"{name!r} is a name that the platform or Feast writes itself{_ELSE}")
+        if joined and name.endswith(_LOST_SUFFIX):
+            raise ValueError(f"{name!r}: Feast loses columns that end in {_LOST_SUFFIX}{_ELSE}")
+        return name
+
+    return AfterValidator(check)
 
 
-def _reserved(name: str) -> ValueError:
-    return ValueError(
-        f"{name!r} is a name that the platform or Feast writes itself: choose another, and give "
-        "this one under `from`"
-    )
+def _is_reserved(name: str) -> bool:
+    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
 
 
-def _free(name: str) -> str:
-    """Refuse the columns and tensors that the platform or Feast writes, in any case."""
-    folded = name.casefold()
-    if folded in _RESERVED or folded.startswith(_RESERVED_PREFIXES):
-        raise _reserved(name)
-    return name
-
-
-def _joinable(name: str) -> str:
-    if name.endswith(_LOST_SUFFIX):
-        raise ValueError(
-            f"{name!r}: Feast loses columns that end in {_LOST_SUFFIX}: choose another name, and "
-            "give this one under `from`"
-        )
-    return name
-
-
-def _not_of_feast(name: str) -> str:
-    if name.casefold() in FEAST_COLUMNS:
-        raise _reserved(name)
-    return name
-
-
-def _time(name: str) -> str:
-    return name if name.casefold() == DEFAULT_TIME_COLUMN else _not_of_feast(name)
-
-
-def _printable(name: str) -> str:
+def _target_name(name: str) -> str:
     if not name or not name.isprintable():
         raise ValueError(f"{shown(name)} is not the name of a column")
+    if name.casefold() in FEAST_COLUMNS:
+        raise ValueError(f"{name!r} is a name that Feast writes itself{_ELSE}")
     return name
 
 
-KeyName = Annotated[StrictStr, AfterValidator(_well_formed), AfterValidator(_free)]
+KeyName = Annotated[StrictStr, _column(reserved=_is_reserved)]
+FeatureName = Annotated[StrictStr, _column(reserved=_is_reserved, joined=True)]
+TimeName = Annotated[
+    StrictStr, _column(reserved=(FEAST_COLUMNS - {DEFAULT_TIME_COLUMN}).__contains__, joined=True)
+]
 SourceColumn = Annotated[StrictStr, Field(validation_alias="from", examples=["fixed acidity"])]
 
 
-FeatureType = Annotated[
+AnyLabel = Annotated[Any, WithJsonSchema({"type": ["string", "integer", "boolean"]})]
+_TYPES: Final = {
+    "number": DType.FP32,
+    "double": DType.FP64,
+    "integer": DType.INT64,
+    "boolean": DType.BOOL,
+    "text": DType.BYTES,
+}
+FeatureType = Annotated[DType, named(_TYPES)]
+KeyType = Annotated[DType, named({name: _TYPES[name] for name in ("integer", "text")})]
+TargetType = Annotated[
     DType,
-    named(
-        {
-            "number": DType.FP32,
-            "double": DType.FP64,
-            "integer": DType.INT64,
-            "boolean": DType.BOOL,
-            "text": DType.BYTES,
-        }
-    ),
+    named({name: _TYPES[name] for name in ("text", "integer", "boolean")} | {"number": DType.FP64}),
 ]
 
 
@@ -107,7 +95,7 @@ FeatureType = Annotated[
 class FeatureSpec:
     """One column that the model reads."""
 
-    name: Annotated[KeyName, AfterValidator(_joinable)]
+    name: FeatureName
     """The column."""
     dtype: Annotated[
         FeatureType, Field(validation_alias="type", json_schema_extra={"default": "number"})
@@ -123,18 +111,16 @@ class FeatureSpec:
     """The column's name in the source, where it differs."""
 
     @model_validator(mode="after")
-    def _range(self) -> Self:
-        reject(self._range_problems())
-        return self
-
-    def _range_problems(self) -> Iterator[tuple[tuple[str], str]]:
+    def _check_range(self) -> Self:
         low, high = self.minimum, self.maximum
         if not self.numeric:
-            for bound, value in (("minimum", low), ("maximum", high)):
-                if value is not None:
-                    yield (bound,), f"only numbers have a range, and {self.name!r} is not one"
+            message = f"only numbers have a range, and {self.name!r} is not one: remove it"
+            given = {"minimum": low, "maximum": high}
+            reject(((bound,), message) for bound, value in given.items() if value is not None)
         elif low is not None and high is not None and low > high:
-            yield ("minimum",), f"{low:g} is greater than the maximum {high:g}: no value would pass"
+            message = f"{low:g} is greater than the maximum {high:g}: no value would pass"
+            reject([(("minimum",), message)])
+        return self
 
     @property
     def numeric(self) -> bool:
@@ -154,9 +140,7 @@ class JoinKey:
     column: KeyName | None = None
     """The column with the entity's id."""
     dtype: Annotated[
-        DType,
-        named({"integer": DType.INT64, "text": DType.BYTES}),
-        Field(validation_alias="type", json_schema_extra={"default": "integer"}),
+        KeyType, Field(validation_alias="type", json_schema_extra={"default": "integer"})
     ] = DType.INT64
     """Type of that column."""
     row_number: KeyName | None = None
@@ -190,13 +174,7 @@ class JoinKey:
 class EventTime:
     """When a row was true."""
 
-    name: Annotated[
-        StrictStr,
-        AfterValidator(_well_formed),
-        AfterValidator(_time),
-        AfterValidator(_joinable),
-        Field(validation_alias="column"),
-    ]
+    name: Annotated[TimeName, Field(validation_alias="column")]
     """The column with the time."""
     timezone: TimeZone | None = None
     """Time zone of times that are written without an offset; without it those are refused."""
@@ -204,34 +182,16 @@ class EventTime:
     """The column's name in the source, where it differs."""
 
 
-TargetType = Annotated[
-    DType,
-    named(
-        {
-            "text": DType.BYTES,
-            "integer": DType.INT64,
-            "boolean": DType.BOOL,
-            "number": DType.FP64,
-        }
-    ),
-]
-
-
 @dataclass(frozen=True, config=CONFIG)
 class Target:
     """The column to predict."""
 
-    name: Annotated[
-        StrictStr,
-        AfterValidator(_printable),
-        AfterValidator(_not_of_feast),
-        Field(validation_alias="column"),
-    ]
+    name: Annotated[StrictStr, AfterValidator(_target_name), Field(validation_alias="column")]
     """The column with the truth."""
     type: TargetType | None = None
     """Type of the labels: by default that of `classes` where they are listed, else `text`;
     `number` for a regression."""
-    classes: tuple[StrictBool | StrictInt | StrictStr, ...] = ()
+    classes: tuple[AnyLabel, ...] = ()
     """The labels in the order of the probabilities; by default those of the data, sorted."""
     class_names: tuple[StrictStr, ...] = ()
     """Display names, in the order of `classes`; pictures use them."""

@@ -1,14 +1,18 @@
-"""What may not be said together: each rule yields where, below the field it is about, and why.
+"""What the fields of a model file decide together: defaults, and what may not be said together.
 
-A field that is not valid itself is None here: what depends on it is not judged.
+A field is judged by those above it in `ModelSpec`, as far as they are valid themselves: `above`
+has them by name. Each rule yields a place inside its field, and what is wrong there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
 
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
-from platform_assets.model_spec.fields import shown
+from platform_assets.model_spec.fields import duration, shown
 from platform_assets.model_spec.training import (
     METRICS,
     CandidateSpec,
@@ -21,9 +25,12 @@ from platform_assets.model_spec.training import (
 )
 from serving_gateway.contract import DType
 
+Above = Mapping[str, Any]
 Problems = Iterator[tuple[tuple[int | str, ...], str]]
 
-_CLASSES = {
+DEFAULT_TTL: Final = duration("3650d")
+_DEFAULT_CANDIDATES: Final = 3
+_CLASSES: Final = {
     DType.BYTES: (str, "text"),
     DType.INT64: (int, "integer"),
     DType.BOOL: (bool, "boolean"),
@@ -31,24 +38,43 @@ _CLASSES = {
 """Type of a target -> that of a class label as YAML reads it, and its name in a model file."""
 
 
-def is_same(one: JoinKey | EventTime | Target, other: JoinKey | EventTime | None) -> bool:
-    """Whether two columns have one name; Feast joins by DuckDB, which ignores case."""
-    return other is not None and one.name.casefold() == other.name.casefold()
+def completed(value: Any, above: Above) -> Any:
+    """Return a field with the defaults that the fields above it decide."""
+    task = above.get("task")
+    if task is None:
+        return value
+    if isinstance(value, Target):
+        is_open = task is Task.REGRESSION and value.type is None
+        return replace(value, type=DType.FP64 if is_open else value.dtype)
+    if isinstance(value, Evaluation):
+        split = Split.TIME if above.get("event_time") else Split.ENTITY
+        metric = value.metric or metrics(task)[0]
+        return replace(value, metric=metric, split=value.split or split)
+    if value == ():
+        return tuple(map(CandidateSpec, estimators(task)[:_DEFAULT_CANDIDATES]))
+    return value
 
 
-def feature_problems(
-    features: Sequence[FeatureSpec],
-    key: JoinKey | None,
-    time: EventTime | None,
-    target: Target | None,
-) -> Problems:
-    """Yield features that are another column of the model, or are listed twice."""
+def _time(time: EventTime | None, above: Above) -> Problems:
+    if time and _is_same(time, above.get("join_key")):
+        yield ("column",), f"{time.name!r} is the join key: name another column"
+
+
+def _ttl(ttl: timedelta, above: Above) -> Problems:
+    if above.get("event_time", ttl) is None and ttl != DEFAULT_TTL:
+        yield (), "needs `event_timestamp`: without times no value gets old"
+
+
+def _features(features: Sequence[FeatureSpec], above: Above) -> Problems:
+    key, time, target = (above.get(name) for name in ("join_key", "event_time", "target"))
     columns = [(key, "the join key"), (target, "the target"), (time, "the event timestamp")]
-    taken = {one.name.casefold(): what for one, what in columns if one}
+    given = [(one, what) for one, what in columns if one]
+    # DuckDB, by which Feast joins, ignores case; a source does not.
+    taken = {one.name.casefold(): what for one, what in given}
     headers = {
         one.source_column or one.name: what
-        for one, what in columns
-        if one and not (isinstance(one, JoinKey) and one.from_row_number)
+        for one, what in given
+        if not (isinstance(one, JoinKey) and one.from_row_number)
     }
     seen: set[str] = set()
     for index, feature in enumerate(features):
@@ -62,24 +88,22 @@ def feature_problems(
         seen.add(name)
 
 
-def target_problems(
-    target: Target, task: Task, key: JoinKey | None, time: EventTime | None
-) -> Problems:
-    """Yield a target that is another column, or whose type and classes do not fit the task."""
-    for other, what in ((key, "the join key"), (time, "the event timestamp")):
-        if is_same(target, other):
+def _target(target: Target, above: Above) -> Problems:
+    for other, what in (("join_key", "the join key"), ("event_time", "the event timestamp")):
+        if _is_same(target, above.get(other)):
             yield ("column",), f"{target.name!r} is {what}: name another column"
+    task = above.get("task")
     if task is Task.REGRESSION:
-        yield from _regression_problems(target)
-    elif target.dtype is DType.FP64:
+        yield from _number(target)
+    elif task and target.dtype is DType.FP64:
         advice = "change the type, or the task to regression"
         yield ("type",), f"a {task} target is text, integer or boolean: {advice}"
-    else:
-        yield from _class_problems(target.classes, *_CLASSES[target.dtype])
-        yield from _count_problems(target, task)
+    elif task:
+        yield from _classes(target.classes, *_CLASSES[target.dtype])
+        yield from _count(target, task)
 
 
-def _regression_problems(target: Target) -> Problems:
+def _number(target: Target) -> Problems:
     if target.dtype is not DType.FP64:
         message = (
             f"a regression predicts a number, not {_CLASSES[target.dtype][1]}: remove the type "
@@ -91,7 +115,7 @@ def _regression_problems(target: Target) -> Problems:
             yield (name,), "a regression has no classes: remove them"
 
 
-def _class_problems(classes: Sequence[Label], kind: type, word: str) -> Problems:
+def _classes(classes: Sequence[Label], kind: type, word: str) -> Problems:
     for index, label in enumerate(classes):
         path = ("classes", index)
         if type(label) is not kind:
@@ -106,7 +130,7 @@ def _class_problems(classes: Sequence[Label], kind: type, word: str) -> Problems
             yield path, f"{shown(label)} is listed twice: remove one"
 
 
-def _count_problems(target: Target, task: Task) -> Problems:
+def _count(target: Target, task: Task) -> Problems:
     count, names = len(target.classes), target.class_names
     if task is Task.BINARY and count not in {0, 2}:
         advice = "write task: multiclass, or list two" if count > 2 else "list both"
@@ -122,39 +146,51 @@ def _count_problems(target: Target, task: Task) -> Problems:
             yield ("class_names", index), f"{name!r} is given to two classes"
 
 
-def candidate_problems(candidates: Sequence[CandidateSpec], task: Task | None) -> Problems:
-    """Yield estimators that do not do the task, and candidates that are listed twice."""
+def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:
+    task = above.get("task")
+    known = estimators(task) if task else ()
     for index, one in enumerate(candidates):
-        if task and one.estimator is not None and one.estimator not in estimators(task):
-            known = ", ".join(estimators(task))
+        if known and one.estimator is not None and one.estimator not in known:
             message = (
-                f"{shown(one.estimator)} is not an estimator for {task}; known are {known}; for "
-                "one of your own give `function`"
+                f"{shown(one.estimator)} is not an estimator for {task}; known are "
+                f"{', '.join(known)}; for one of your own give `function`"
             )
             yield (index, "estimator"), message
         if one in candidates[:index]:
             yield (index,), "is listed twice: remove one"
 
 
-def evaluation_problems(evaluation: Evaluation, task: Task | None, *, timed: bool) -> Problems:
-    """Yield a metric that does not measure the task, and a split by times that are not known."""
-    name = evaluation.metric
+def _evaluation(evaluation: Evaluation, above: Above) -> Problems:
+    task, name = above.get("task"), evaluation.metric
     if task and name not in metrics(task):
         wrong = f"does not measure a {task} model" if name in METRICS else "is not a metric"
         yield ("metric",), f"{shown(name)} {wrong}; write one of {', '.join(metrics(task))}"
-    if evaluation.split is Split.TIME and not timed:
+    if evaluation.split is Split.TIME and above.get("event_time", task) is None:
         advice = "name the column with the time, or split by entity"
         yield ("split",), f"time needs `event_timestamp`: {advice}"
 
 
-def gate_problems(gates: Gates, metric: str) -> Problems:
-    """Yield a floor that every value of the metric passes, or none."""
-    floor, bounds = gates.metric_floor, METRICS[metric]
-    low, high = bounds.least, bounds.most
-    if (low is not None and floor < low) or (high is not None and floor > high):
-        message = (
-            f"{floor:g} is not a value of {metric}, which goes from "
-            f"{'any' if low is None else low} to {'any' if high is None else high}: the gate "
-            "would decide nothing"
-        )
-        yield ("metric_floor",), message
+def _gates(gates: Gates, above: Above) -> Problems:
+    evaluation: Evaluation | None = above.get("evaluation")
+    if evaluation is None or evaluation.metric not in METRICS:
+        return
+    floor, (_, least, most) = gates.metric_floor, METRICS[evaluation.metric]
+    if (least is not None and floor < least) or (most is not None and floor > most):
+        bounds = " to ".join("any" if bound is None else f"{bound}" for bound in (least, most))
+        message = f"{floor:g} is not a value of {evaluation.metric}, which goes from {bounds}"
+        yield ("metric_floor",), f"{message}: the gate would decide nothing"
+
+
+def _is_same(one: EventTime | Target, other: JoinKey | EventTime | None) -> bool:
+    return other is not None and one.name.casefold() == other.name.casefold()
+
+
+RULES: Final[Mapping[str, Callable[[Any, Above], Problems]]] = {
+    "event_time": _time,
+    "ttl": _ttl,
+    "target": _target,
+    "features": _features,
+    "candidates": _candidates,
+    "evaluation": _evaluation,
+    "gates": _gates,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -82,35 +83,31 @@ def named(values: Mapping[str, Any]) -> BeforeValidator:
     return BeforeValidator(check, json_schema_input_type=Literal[tuple(values)])
 
 
-def duration(text: str) -> timedelta:
-    """Read `24h`, `90d` or `1d12h`.
+def duration(value: object) -> timedelta:
+    """Read `24h`, `90d` or `1d12h`; a length of time is returned as it is.
 
     Raises:
         ValueError: for anything else, nothing, and more than a hundred years.
     """
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"{text!r} is not a duration: write numbers with units, as 30m, 24h, 90d")
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise PydanticKnownError("string_type")
+    parts = _DURATION.findall(value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise ValueError(f"{value!r} is not a duration: write numbers with units, as 30m, 24h, 90d")
     try:
         length = sum((timedelta(**{_UNITS[u]: int(n)}) for n, u in parts), timedelta())
     except OverflowError:
         length = _LONGEST * 2
     if not timedelta() < length <= _LONGEST:
-        raise ValueError(f"{text!r} must be more than nothing and at most 100 years (36500d)")
+        raise ValueError(f"{value!r} must be more than nothing and at most 100 years (36500d)")
     return length
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):
-        raise PydanticKnownError("string_type")
-    return duration(value)
 
 
 Duration = Annotated[
     timedelta,
-    BeforeValidator(_duration),
+    BeforeValidator(duration),
     WithJsonSchema({"type": "string", "format": "duration", "examples": ["24h", "90d"]}),
 ]
 
@@ -138,3 +135,9 @@ def shown(value: object) -> str:
         return "a list"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Ask whether one of the known names was meant; empty when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""

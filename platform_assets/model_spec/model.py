@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import field, replace
-from datetime import timedelta
-from typing import Annotated, Final, Self, TypedDict
+from dataclasses import field
+from typing import Annotated, Any, Final, Self, TypedDict
 
 from pydantic import (
     AfterValidator,
@@ -30,27 +29,11 @@ from platform_assets.model_spec.columns import (
     Label,
     Target,
 )
-from platform_assets.model_spec.consistency import (
-    candidate_problems,
-    evaluation_problems,
-    feature_problems,
-    gate_problems,
-    is_same,
-    target_problems,
-)
-from platform_assets.model_spec.fields import CONFIG, Duration, duration, matching, reject, shown
+from platform_assets.model_spec.consistency import DEFAULT_TTL, RULES, completed
+from platform_assets.model_spec.fields import CONFIG, Duration, matching, reject, shown
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.source import Source
-from platform_assets.model_spec.training import (
-    METRICS,
-    CandidateSpec,
-    Evaluation,
-    Gates,
-    Split,
-    Task,
-    estimators,
-    metrics,
-)
+from platform_assets.model_spec.training import CandidateSpec, Evaluation, Gates, Task
 from serving_gateway.contract import (
     LABEL_OUTPUT,
     PROBABILITIES_OUTPUT,
@@ -65,8 +48,6 @@ PACKED_INPUT: Final = "features"
 """The one input of a model whose features all are FP32."""
 OF_THE_LOADER: Final = "\0"
 """Alias of what no model file says: YAML has no such character."""
-_DEFAULT_CANDIDATES: Final = 3
-_DEFAULT_TTL: Final = duration("3650d")
 
 
 def _model_name(name: str) -> str:
@@ -74,9 +55,7 @@ def _model_name(name: str) -> str:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name, re.ASCII):
         return name
     foreign = next((letter for letter in name if not letter.isascii()), None)
-    detail = (
-        f"{foreign!r} is {unicodedata.name(foreign, 'not an ASCII letter')}; " if foreign else ""
-    )
+    detail = f"{foreign!r} is {unicodedata.name(foreign, 'not ASCII')}; " if foreign else ""
     raise ValueError(
         f"{shown(name)}: {detail}use an ASCII letter, then up to 99 ASCII letters, digits or "
         "underscores"
@@ -131,8 +110,7 @@ Features = Annotated[
 Candidates = Annotated[
     tuple[CandidateSpec, ...],
     BeforeValidator(
-        _as_candidates,
-        json_schema_input_type=list[CandidateSpec | str] | CandidateSpec | str,
+        _as_candidates, json_schema_input_type=list[CandidateSpec | str] | CandidateSpec | str
     ),
 ]
 
@@ -169,7 +147,7 @@ class ModelSpec:
     """What names the entity of a row."""
     event_time: Annotated[EventTime | None, Field(validation_alias="event_timestamp")] = None
     """When a row was true; leave it out where the source does not know."""
-    ttl: Annotated[Duration, Field(json_schema_extra={"default": "3650d"})] = _DEFAULT_TTL
+    ttl: Annotated[Duration, Field(json_schema_extra={"default": "3650d"})] = DEFAULT_TTL
     """Age after which the feature store's values count as expired; needs `event_timestamp`,
     without which they never do."""
     target: Target
@@ -193,72 +171,12 @@ class ModelSpec:
     code_version: Annotated[SkipJsonSchema[str], Field(validation_alias=OF_THE_LOADER)] = "unknown"
     """Digest of the model file and of the locked packages."""
 
-    @field_validator("event_time")
+    @field_validator(*RULES)
     @classmethod
-    def _check_time(cls, time: EventTime | None, info: ValidationInfo) -> EventTime | None:
-        if time and is_same(time, info.data.get("join_key")):
-            reject([(("column",), f"{time.name!r} is the join key: name another column")])
-        return time
-
-    @field_validator("ttl")
-    @classmethod
-    def _check_ttl(cls, ttl: timedelta, info: ValidationInfo) -> timedelta:
-        if info.data.get("event_time", ttl) is None and ttl != _DEFAULT_TTL:
-            raise ValueError("needs `event_timestamp`: without times no value gets old")
-        return ttl
-
-    @field_validator("target")
-    @classmethod
-    def _check_target(cls, target: Target, info: ValidationInfo) -> Target:
-        task = info.data.get("task")
-        if task is None:
-            return target
-        regression = task is Task.REGRESSION and target.type is None
-        typed = replace(target, type=DType.FP64 if regression else target.dtype)
-        reject(target_problems(typed, task, info.data.get("join_key"), info.data.get("event_time")))
-        return typed
-
-    @field_validator("features")
-    @classmethod
-    def _check_features(
-        cls, features: tuple[FeatureSpec, ...], info: ValidationInfo
-    ) -> tuple[FeatureSpec, ...]:
-        columns = (info.data.get(name) for name in ("join_key", "event_time", "target"))
-        reject(feature_problems(features, *columns))
-        return features
-
-    @field_validator("candidates")
-    @classmethod
-    def _check_candidates(
-        cls, candidates: tuple[CandidateSpec, ...], info: ValidationInfo
-    ) -> tuple[CandidateSpec, ...]:
-        task = info.data.get("task")
-        if task and not candidates:
-            return tuple(map(CandidateSpec, estimators(task)[:_DEFAULT_CANDIDATES]))
-        reject(candidate_problems(candidates, task))
-        return candidates
-
-    @field_validator("evaluation")
-    @classmethod
-    def _check_evaluation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
-        task, timed = info.data.get("task"), info.data.get("event_time") is not None
-        if task is None or "event_time" not in info.data:
-            return evaluation
-        chosen = replace(
-            evaluation,
-            metric=evaluation.metric or metrics(task)[0],
-            split=evaluation.split or (Split.TIME if timed else Split.ENTITY),
-        )
-        reject(evaluation_problems(chosen, task, timed=timed))
-        return chosen
-
-    @field_validator("gates")
-    @classmethod
-    def _check_gates(cls, gates: Gates, info: ValidationInfo) -> Gates:
-        evaluation = info.data.get("evaluation")
-        if evaluation and evaluation.metric in METRICS:
-            reject(gate_problems(gates, evaluation.metric))
-        return gates
+    def _fits_what_is_above(cls, value: Any, info: ValidationInfo) -> Any:
+        found = completed(value, info.data)
+        reject(RULES[str(info.field_name)](found, info.data))
+        return found
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:

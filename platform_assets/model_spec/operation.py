@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import field
 from datetime import timedelta
@@ -21,7 +20,15 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec.fields import CONFIG, Count, Duration, TimeZone, reject, shown
+from platform_assets.model_spec.fields import (
+    CONFIG,
+    Count,
+    Duration,
+    TimeZone,
+    reject,
+    shown,
+    suggestion,
+)
 from serving_gateway.contract import MAX_BATCH_SIZE
 
 CHAIN: Final = (
@@ -171,9 +178,8 @@ class ComputeResources:
 
 def _asset(name: str) -> str:
     if name not in ASSETS:
-        near = difflib.get_close_matches(name, ASSETS, n=1)
-        guess = f" Did you mean `{near[0]}`?" if near else ""
-        raise ValueError(f"is not an asset of a model.{guess} They are {', '.join(ASSETS)}")
+        hint = suggestion(name, ASSETS)
+        raise ValueError(f"is not an asset of a model.{hint} They are {', '.join(ASSETS)}")
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
@@ -47,26 +46,18 @@ class Split(StrEnum):
     """The newest rows are evaluated; folds never learn from what comes after them."""
 
 
-@plain_dataclass(frozen=True, slots=True)
-class MetricRange:
-    """What a metric measures, and the values that it can have; None: no bound on that side."""
-
-    regression: bool
-    least: float | None
-    most: float | None
-
-
-METRICS: Final = {
-    "balanced_accuracy": MetricRange(False, 0, 1),
-    "accuracy": MetricRange(False, 0, 1),
-    "f1_macro": MetricRange(False, 0, 1),
-    "roc_auc": MetricRange(False, 0, 1),
-    "log_loss": MetricRange(False, 0, None),
-    "r2": MetricRange(True, None, 1),
-    "mean_absolute_error": MetricRange(True, 0, None),
-    "root_mean_squared_error": MetricRange(True, 0, None),
+METRICS: Final[dict[str, tuple[bool, float | None, float | None]]] = {
+    "balanced_accuracy": (False, 0, 1),
+    "accuracy": (False, 0, 1),
+    "f1_macro": (False, 0, 1),
+    "roc_auc": (False, 0, 1),
+    "log_loss": (False, 0, None),
+    "r2": (True, None, 1),
+    "mean_absolute_error": (True, 0, None),
+    "root_mean_squared_error": (True, 0, None),
 }
-"""The metrics; the first one of a kind of task is its default."""
+"""Whether a metric is that of a regression, the least and the most that it can be (None: no
+bound). The first one of a kind of task is its default."""
 _ENSEMBLES: Final = (
     "random_forest",
     "hist_gradient_boosting",
@@ -82,7 +73,7 @@ REGRESSORS: Final = ("ridge", *_ENSEMBLES, "linear_regression")
 def metrics(task: Task) -> tuple[str, ...]:
     """Names of the metrics that measure `task`, the default one first."""
     regression = task is Task.REGRESSION
-    return tuple(name for name, one in METRICS.items() if one.regression is regression)
+    return tuple(name for name, (numeric, _, _) in METRICS.items() if numeric is regression)
 
 
 def estimators(task: Task) -> tuple[str, ...]:

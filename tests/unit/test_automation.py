@@ -67,7 +67,7 @@ class Ticks:
         self.cursor = context.cursor
         return result
 
-    def counted(self, monkeypatch: pytest.MonkeyPatch, reader: type) -> Ticks:
+    def counted(self, monkeypatch: pytest.MonkeyPatch, reader: Any) -> Ticks:
         fingerprint = reader.fingerprint
 
         def noted(one: Any) -> str:

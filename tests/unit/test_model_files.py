@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from platform_assets.components.__main__ import main
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
-from platform_assets.components.loading import SHIPPED, load_specs, problems
+from platform_assets.components.loading import SHIPPED, load_specs, read_models
 from platform_assets.components.model_file import code_version, read_model
 from platform_assets.model_spec import (
     CandidateSpec,
@@ -594,8 +594,14 @@ REFUSED = [
         )
     ),
     # around the attributes
-    ("TabularModel", "TabularModle", 1, "type", "must be platform_assets.components.TabularModel"),
-    ("attributes:", "atributes:", 2, "atributes", "not part of a model file"),
+    (
+        "TabularModel",
+        "TabularModle",
+        1,
+        "type",
+        "must be 'platform_assets.components.TabularModel'",
+    ),
+    ("attributes:", "atributes:", 2, "atributes", "Did you mean `attributes`?"),
     ("{metric_floor: 0.6}", "{metric_floor: 0.6}\n---\ntype: x", 14, "file", "one model per file"),
     ("  task: binary", "  task: [binary", 12, "file", "is not YAML"),
 ]
@@ -678,6 +684,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
         ),
         (b"type: !!python/name:os.system x\n", 1, "is not YAML"),
         (b"type: x\nattributes: 0x_\n", 2, "'0x_' is not valid int"),
+        (b"type: x\n0x_: y\n", 2, "'0x_' is not valid int"),
         (b"type: x\nattributes: !!bool maybe\n", 2, "'maybe' is not valid bool"),
         (b"type: x\nattributes: !!timestamp soon\n", 2, "'soon' is not valid timestamp"),
         (b"type: x\nattributes: " + b"9" * 5000, 2, "is not valid int"),
@@ -714,7 +721,7 @@ def test_home_of_nobody_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "patients" / "defs.yaml").mkdir(parents=True)
 
-    assert "cannot be read" in problems(tmp_path)[0].message
+    assert "cannot be read" in read_models(tmp_path).problems[0].message
 
 
 def test_code_version_follows_the_file_and_the_lock(tmp_path: Path) -> None:

@@ -19,16 +19,15 @@ from dagster.components.testing import create_defs_folder_sandbox
 from platform_assets import definitions
 from platform_assets.components import TabularModel, loading
 from platform_assets.components.__main__ import main
+from platform_assets.components.component import read_attributes
 from platform_assets.components.loading import (
     SHIPPED,
     load_models,
     load_specs,
     model_folders,
-    problems,
     read_models,
 )
 from platform_assets.components.lookup import explain_missing_model
-from platform_assets.components.messages import read_attributes
 from platform_assets.components.model_file import read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.model_spec import ModelSpec, Source
@@ -218,7 +217,7 @@ def test_folder_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "link").symlink_to(SHIPPED)
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "link"))
 
-    assert problems() == []
+    assert read_models().problems == ()
 
 
 def test_folder_of_one_model_is_read_as_well(tmp_path: Path) -> None:
@@ -304,7 +303,7 @@ def test_dagster_itself_refuses_what_the_loader_refuses(change: dict[str, Any], 
                 "attributes": ATTRIBUTES | change,
             },
         )
-        assert problems(folder)
+        assert read_models(folder).problems
         with (
             pytest.raises(ComponentTreeException) as caught,
             sandbox.load_component_and_build_defs(defs_path=folder),
@@ -325,7 +324,7 @@ def test_schema_for_editors_documents_every_field(capsys: pytest.CaptureFixture[
 
     schema = json.loads(capsys.readouterr().out)
     assert schema == json.loads(json.dumps(file_schema()))
-    groups = {"attributes": schema["properties"]["attributes"], **schema["$defs"]}
+    groups = {"file": schema, **schema["$defs"]}
     for group, content in groups.items():
         if "enum" in content:
             continue
