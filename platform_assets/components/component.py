@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 import dagster as dg
 from pydantic import BaseModel, BeforeValidator, RootModel, TypeAdapter
 
 from platform_assets.components.model_file import complete, document_at
 from platform_assets.model_spec import ModelSpec
+
+_ATTRIBUTES: Final = TypeAdapter(ModelSpec)
 
 
 def read_attributes(attributes: Any) -> ModelSpec:
@@ -19,7 +21,7 @@ def read_attributes(attributes: Any) -> ModelSpec:
     Raises:
         ValidationError: with every field that is wrong.
     """
-    return TypeAdapter(ModelSpec).validate_python(attributes, by_alias=True, by_name=False)
+    return _ATTRIBUTES.validate_python(attributes, by_alias=True, by_name=False)
 
 
 class Attributes(RootModel[Annotated[ModelSpec, BeforeValidator(read_attributes)]]):

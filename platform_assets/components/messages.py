@@ -34,7 +34,7 @@ def explained(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
         yield loc, _message(detail, loc)
 
 
-def fields_of(record: type) -> dict[str, FieldInfo]:
+def _fields(record: type) -> dict[str, FieldInfo]:
     """Return the fields of a record that a file may have, by the names that it calls them."""
     fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined]
     named = {str(field.validation_alias or name): field for name, field in fields.items()}
@@ -42,21 +42,23 @@ def fields_of(record: type) -> dict[str, FieldInfo]:
     return named
 
 
-def record_in(annotation: Any) -> type | None:
+def _record_in(annotation: Any) -> type | None:
     """Return the record that an annotation is or holds, if any."""
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return annotation
-    found = (record_in(part) for part in get_args(annotation))
+    found = (_record_in(part) for part in get_args(annotation))
     return next((record for record in found if record is not None), None)
 
 
 def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
     kind, value = detail["type"], detail["input"]
+    known = _fields(_record_at(loc[:-1]))
+    field = known.get(str(loc[-1])) if loc else None
     if kind == "missing":
-        field = fields_of(_record_at(loc[:-1])).get(str(loc[-1]))
         return f"is missing: {' '.join(((field and field.description) or 'it is needed').split())}"
     if kind == "unexpected_keyword_argument":
-        return _unknown(str(loc[-1]), _record_at(loc[:-1]))
+        listed = f"{suggestion(str(loc[-1]), known)} Known here: {', '.join(sorted(known))}"
+        return f"is not a field of a model file.{listed}"
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if kind.endswith(("too_short", "too_long")):
@@ -64,7 +66,6 @@ def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
     # Of literals and bounds pydantic's words are good.
     wanted = _WANTED.get(kind) or detail["msg"].removeprefix("Input should be ")
     if value is None:
-        field = fields_of(_record_at(loc[:-1])).get(str(loc[-1]))
         required = field is None or field.is_required()
         advice = "give one" if required else "leave the field out for its default"
         return f"has no value: it must be {wanted}; {advice}"
@@ -74,16 +75,10 @@ def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
     return f"must be {wanted}, not {shown(value)}{hint}"
 
 
-def _unknown(name: str, record: type) -> str:
-    known = fields_of(record)
-    listed = ", ".join(sorted(known))
-    return f"is not a field of a model file.{suggestion(name, known)} Known here: {listed}"
-
-
 def _record_at(path: Iterable[object]) -> type:
     """Return the record whose fields stand at `path`."""
     record: type = ModelFile
     for part in path:
-        field = fields_of(record).get(str(part))
-        record = (field and record_in(field.annotation)) or record
+        field = _fields(record).get(str(part))
+        record = (field and _record_in(field.annotation)) or record
     return record

@@ -105,13 +105,7 @@ def _absolute(file: str, folder: Path) -> str:
 
 
 def _candidate_problem(document: Document, message: str) -> Diagnostic:
-    found = _CANDIDATE.fullmatch(message)
+    place, found = ("attributes", "candidates"), _CANDIDATE.fullmatch(message)
     if found is None:
-        return document.diagnostic(
-            (
-                "attributes",
-                "candidates",
-            ),
-            message,
-        )
-    return document.diagnostic(("attributes", "candidates", int(found["number"])), found["message"])
+        return document.diagnostic(place, message)
+    return document.diagnostic((*place, int(found["number"])), found["message"])

@@ -29,15 +29,7 @@ FILE: Final = TypeAdapter(ModelFile)
 def file_schema() -> dict[str, Any]:
     """Return the schema of a whole file, each field with its meaning."""
     schema = FILE.json_schema()
-    definitions = schema["$defs"]
-    # In a mapping of features the key is the name.
-    named = definitions["FeatureSpec"]
-    options = {name: one for name, one in named["properties"].items() if name != "name"}
-    rest = {key: value for key, value in named.items() if key != "required"}
-    definitions["FeatureOptions"] = rest | {"title": "FeatureOptions", "properties": options}
-    _, mapping = definitions["ModelSpec"]["properties"]["features"]["anyOf"]
-    mapping["additionalProperties"]["anyOf"][0] = {"$ref": "#/$defs/FeatureOptions"}
-    for group in definitions.values():
+    for group in schema["$defs"].values():
         for field in group.get("properties", {}).values():
             if isinstance(field.get("default"), dict):  # that of a group is those of its fields
                 del field["default"]

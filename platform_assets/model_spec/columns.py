@@ -13,6 +13,7 @@ from pydantic import (
     StrictFloat,
     StrictStr,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
@@ -131,6 +132,15 @@ class FeatureSpec:
     def feature(self) -> Feature:
         """The column as the signature has it."""
         return Feature(self.name, self.dtype, self.nullable)
+
+
+_OPTIONS: Final[dict[str, Any]] = {
+    name: (one.annotation, one)
+    for name, one in FeatureSpec.__pydantic_fields__.items()  # type: ignore[attr-defined]
+    if name != "name"
+}
+FeatureOptions = create_model("FeatureOptions", __config__=CONFIG, **_OPTIONS)
+"""A feature in a mapping, where the key is the name; for the JSON schema alone."""
 
 
 @dataclass(frozen=True, config=CONFIG)

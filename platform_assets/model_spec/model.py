@@ -23,6 +23,7 @@ from pydantic.json_schema import SkipJsonSchema
 from platform_assets.model_spec.columns import (
     DEFAULT_TIME_COLUMN,
     EventTime,
+    FeatureOptions,
     FeatureSpec,
     FeatureType,
     JoinKey,
@@ -103,7 +104,7 @@ Features = Annotated[
     BeforeValidator(
         _as_features,
         json_schema_input_type=list[FeatureSpec | str]
-        | dict[str, FeatureSpec | FeatureType | None],
+        | dict[str, FeatureOptions | FeatureType | None],
     ),
     Field(min_length=1),
 ]

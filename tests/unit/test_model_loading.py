@@ -351,6 +351,8 @@ def test_schema_accepts_the_shipped_files_and_refuses_bad_ones() -> None:
 
     assert len(good) == 5
     assert all(validator.is_valid(content) for content in good)
+    of_dagster = validator_for(TabularModel.model().model_json_schema())
+    assert all(of_dagster.is_valid(content["attributes"]) for content in good)
     for there, instead in (
         ("0.6", "a"),
         ("task: binary", "task: x"),
