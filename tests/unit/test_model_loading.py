@@ -31,8 +31,8 @@ from platform_assets.components.lookup import explain_missing_model
 from platform_assets.components.model_file import read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.model_spec import ModelSpec, Source
+from tests.model_files import FULL, MINIMAL, TYPE, write
 from tests.reference import PIPELINE_README, pipeline_page
-from tests.unit.test_model_files import FULL, MINIMAL, TYPE, write
 
 # Dagster's own reading of YAML calls what pydantic calls deprecated and Dagster calls beta.
 by_dagster = pytest.mark.filterwarnings(
