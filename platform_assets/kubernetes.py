@@ -16,7 +16,7 @@ from dagster_k8s import k8s_job_executor
 from platform_assets.components.loading import load_specs
 from platform_assets.definitions import models, resources
 from platform_assets.maintenance.job import OP as MAINTENANCE_OP
-from platform_assets.model_spec import ComputeResources, ModelSpec
+from platform_assets.model_spec import ComputeResources, Kubernetes, ModelSpec
 
 _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
 """Steps that ask servers and move files; the most of it are the imports."""
@@ -105,7 +105,7 @@ def step_configs(definitions: dg.Definitions, specs: Iterable[ModelSpec]) -> dic
         model_name, asset = key.path
         found[op.name] = step_config(
             op.required_resource_keys,
-            _compute(by_name[model_name], asset),
+            _compute(by_name[model_name].kubernetes, asset),
             changes_repository=not checked,
         )
     for op in _ops_of_jobs(definitions):
@@ -115,9 +115,9 @@ def step_configs(definitions: dg.Definitions, specs: Iterable[ModelSpec]) -> dic
     return found
 
 
-def _compute(spec: ModelSpec, asset: str) -> ComputeResources:
+def _compute(wanted: Kubernetes, asset: str) -> ComputeResources:
     """What a model file asks for an asset and its checks, completed by the defaults."""
-    asked, default = spec.kubernetes.resources.get(asset), _DEFAULTS.get(asset, _LIGHT)
+    asked, default = wanted.resources.get(asset), _DEFAULTS.get(asset, _LIGHT)
     if asked is None:
         return default
     return ComputeResources(asked.cpu or default.cpu, asked.memory or default.memory)

@@ -187,8 +187,8 @@ class ModelSpec:
 
     @property
     def identifier(self) -> str:
-        """The name where Dagster wants letters, digits and underscores: groups, jobs, sensors."""
-        return self.model_name.replace("-", "_")
+        """The name of the model in those of groups, jobs and sensors."""
+        return self.model_name
 
     def key(self, asset: str) -> list[str]:
         """Dagster key of one of the model's assets."""
