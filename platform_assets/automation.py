@@ -73,7 +73,7 @@ def retraining_schedules(
             tags={MODEL_TAG: spec.model_name},
             default_status=dg.DefaultScheduleStatus.STOPPED,
             description=f"{spec.model_name}: the whole chain, at the times of the model file. "
-            "Stopped until somebody wants it.",
+            "Stopped by default.",
         )
     ]
 
@@ -129,7 +129,7 @@ def foreign_version_sensor(
         description=(
             f"{spec.model_name}: a version in MLflow that this pipeline did not register enters "
             "the chain at onnx_model, through the same gates. Only the newest one does. Stopped "
-            "until somebody wants it."
+            "by default."
         ),
     )
     def registry(mlflow: MlflowResource) -> dg.RunRequest | dg.SkipReason:

@@ -46,7 +46,7 @@ def watching(specs: Sequence[ModelSpec]) -> dg.Definitions:
 def declarative_automation() -> dg.SensorDefinition:
     """Build the sensor that carries out the assets' automation conditions: the switch has one."""
     return dg.AutomationConditionSensorDefinition(
-        # Dagster's own name for it, and its own default: stopped until somebody wants it.
+        # Dagster's own name for it, and its own default: stopped.
         "default_automation_condition_sensor",
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=sensor_seconds(30),

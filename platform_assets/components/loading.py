@@ -73,7 +73,7 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
             specs[file] = read_model(file)
         except ModelFileError as error:
             problems += error.problems
-        except Exception as error:  # whatever it is, the others load
+        except Exception as error:  # of any kind: the others load
             message = f"cannot be read: {type(error).__name__}: {error}"
             problems.append(Diagnostic(file, 1, "file", message))
             _log.exception("%s cannot be read", file)
@@ -112,7 +112,7 @@ def load_models(
     for file, spec in models.specs.items():
         try:
             parts.append(build(spec))
-        except Exception as error:  # whatever it is, the others load
+        except Exception as error:  # of any kind: the others load
             message = f"{type(error).__name__}: {error}"
             broken[file] = [Diagnostic(file, 1, "definitions", message)]
             _log.exception("the definitions of %s cannot be built", file)

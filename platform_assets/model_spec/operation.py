@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import field
 from datetime import timedelta
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +15,6 @@ from pydantic import (
     StrictStr,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.dataclasses import dataclass
 
@@ -25,7 +23,7 @@ from platform_assets.model_spec.fields import (
     Count,
     Duration,
     TimeZone,
-    reject,
+    matching,
     shown,
     suggestion,
 )
@@ -62,21 +60,22 @@ class ServingSpec:
     """Copies of the model that run at once."""
     retention: Count = 2
     """READY versions, production included; with 2 a rollback is instant."""
-    keep_versions: Count = 5
+    keep_versions: Annotated[Count, Field(validate_default=True)] = 5
     """Version directories kept on disk. What is READY, routed to or among the last of the ledger
     stays anyway."""
     warm_up_rows: Annotated[StrictInt, Field(ge=0)] = 16
     """Evaluation rows that a version answers before it is judged."""
 
-    @model_validator(mode="after")
-    def _directories_hold_what_is_ready(self) -> Self:
-        if self.keep_versions < self.retention:
-            message = (
-                f"{self.keep_versions} directories cannot hold {self.retention} READY versions: "
-                "keep at least as many as `retention`"
+    @field_validator("keep_versions")
+    @classmethod
+    def _holds_what_is_ready(cls, kept: int, info: ValidationInfo) -> int:
+        retention = info.data.get("retention", 0)
+        if kept < retention:
+            raise ValueError(
+                f"{kept} directories cannot hold {retention} READY versions: keep at least as "
+                "many as `retention`"
             )
-            reject([(("keep_versions",), message)])
-        return self
+        return kept
 
 
 def _cron(text: str) -> str:
@@ -133,18 +132,6 @@ def _cores(value: object) -> object:
     return value
 
 
-def _quantity(shape: str, advice: str) -> AfterValidator:
-    pattern = re.compile(shape, re.ASCII)
-
-    def check(text: str) -> str:
-        # Nothing is no request; the unit of less than a megabyte would be a slip of the pen.
-        if not pattern.fullmatch(text) or not any(digit in text for digit in "123456789"):
-            raise ValueError(f"{shown(text)} {advice}")
-        return text
-
-    return AfterValidator(check)
-
-
 @dataclass(frozen=True, config=CONFIG)
 class ComputeResources:
     """What the pod of a step asks for, as Kubernetes writes quantities."""
@@ -152,9 +139,9 @@ class ComputeResources:
     cpu: (
         Annotated[
             StrictStr,
-            _quantity(
-                r"(\d{1,4}(\.\d{1,3})?|\d{1,7}m)",
-                "is not a number of cores: write 2, 0.5 or 500m (thousandths)",
+            matching(
+                r"(?=.*[1-9])(\d{1,4}(\.\d{1,3})?|\d{1,7}m)",
+                "not a number of cores: write 2, 0.5 or 500m (thousandths)",
             ),
             BeforeValidator(_cores, json_schema_input_type=str | int | float),
             Field(examples=["2", "500m"]),
@@ -165,9 +152,10 @@ class ComputeResources:
     memory: (
         Annotated[
             StrictStr,
-            _quantity(
-                r"\d{1,7}(\.\d{1,3})?[MGT]i?",
-                "is not a size of memory: write a number and its unit, as 512Mi or 4Gi",
+            # The unit of less than a megabyte would be a slip of the pen.
+            matching(
+                r"(?=.*[1-9])\d{1,7}(\.\d{1,3})?[MGT]i?",
+                "not a size of memory: write a number and its unit, as 512Mi or 4Gi",
             ),
             Field(examples=["4Gi", "512Mi"]),
         ]
