@@ -6,8 +6,9 @@ import os
 from typing import Final
 
 SENSOR_SECONDS: Final = "SENSOR_SECONDS"
-"""Environment variable: seconds from one look of a sensor to its next, for every sensor. Fewer
-make the platform quicker to notice, at the price of work; read when definitions are loaded."""
+"""Environment variable: seconds from one look of a sensor to its next, for every sensor whose
+model file sets no `source.check_every`. Fewer make the platform quicker to notice, at the price of
+work; read when definitions are loaded."""
 RETRY_SECONDS: Final = "RETRY_SECONDS"
 """Environment variable: seconds before a step whose server was away is tried again."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import field
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
@@ -13,6 +14,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
@@ -81,6 +83,11 @@ def estimators(task: Task) -> tuple[str, ...]:
     return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
 
 
+def _one_of(names: Iterable[str]) -> WithJsonSchema:
+    """Tell editors and readers the names; which of them fit is judged with the task."""
+    return WithJsonSchema({"type": "string", "enum": sorted(names)})
+
+
 def _listed(values: object) -> tuple[object, ...]:
     listed = tuple(values) if isinstance(values, (list, tuple)) else (values,)
     if not listed or any(isinstance(value, (list, dict)) for value in listed):
@@ -98,8 +105,9 @@ class CandidateSpec:
     Exactly one of `estimator` and `function` is given.
     """
 
-    estimator: StrictStr | None = None
-    """A name that the platform knows."""
+    estimator: Annotated[StrictStr, _one_of({*CLASSIFIERS, *REGRESSORS})] | None = None
+    """A name of these: logistic_regression and linear_discriminant are for classes, ridge and
+    linear_regression for a regression, the others for both."""
     function: (
         Annotated[
             StrictStr,
@@ -126,9 +134,9 @@ class CandidateSpec:
 class Evaluation:
     """How candidates are compared and the best one is measured."""
 
-    metric: StrictStr = ""
-    """balanced_accuracy (the default of classes), accuracy, f1_macro, roc_auc, log_loss; for a
-    regression r2 (the default), mean_absolute_error, root_mean_squared_error."""
+    metric: Annotated[StrictStr, _one_of(METRICS)] = ""
+    """balanced_accuracy by default, r2 for a regression; mean_absolute_error and
+    root_mean_squared_error are for a regression too, the others for classes."""
     folds: Annotated[StrictInt, Field(ge=2, le=100)] = 5
     """Folds of the cross-validation; fewer are used where the data has fewer."""
     fraction: Share = 0.2
