@@ -36,7 +36,8 @@ def read_model(path: Path) -> ModelSpec:
     try:
         file = FILE.validate_python(document.value, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ModelFileError([document.diagnostic(*one) for one in explained(error)]) from error
+        found = [document.diagnostic(*one) for one in explained(error)]
+        raise ModelFileError(sorted(found, key=lambda one: one.line)) from error
     return complete(file.attributes, document)
 
 
