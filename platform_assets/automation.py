@@ -6,6 +6,7 @@ import dagster as dg
 
 from platform_assets.attempts import request_run
 from platform_assets.export.adoption import is_foreign
+from platform_assets.features.assets import source_observation
 from platform_assets.features.source import SourceError, current_fingerprint
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import CHAIN, ModelSpec, Source
@@ -97,13 +98,17 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
     )
     def new_data(
         context: dg.SensorEvaluationContext, source: SourceResource
-    ) -> dg.RunRequest | dg.SkipReason:
+    ) -> dg.SensorResult | dg.SkipReason:
         try:
             fingerprint, cursor = current_fingerprint(spec, source, context.cursor)
         except SourceError as error:
             return dg.SkipReason(f"the source cannot be read: {error}")
-        context.update_cursor(cursor)
-        return request_run(spec, fingerprint, context.instance)
+        _, _, last = (context.cursor or "").rpartition(" ")
+        seen = [] if fingerprint == last else [source_observation(spec, fingerprint)]
+        decision = request_run(spec, fingerprint, context.instance)
+        if isinstance(decision, dg.SkipReason):
+            return dg.SensorResult(skip_reason=decision, cursor=cursor, asset_events=seen)
+        return dg.SensorResult([decision], cursor=cursor, asset_events=seen)
 
     return new_data
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
@@ -23,6 +25,8 @@ from platform_assets.training.candidates import CandidateError, check_candidates
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
 """What decides on a trained model; counts where there is no lock file."""
+_TRAINING_CODE: Final = ("features", "training", "export")
+"""Packages of this one that decide on a trained model."""
 _CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
 
 
@@ -55,7 +59,6 @@ def complete(spec: ModelSpec, document: Document) -> ModelSpec:
             spec,
             model_name=spec.model_name or folder.name,
             source=replace(spec.source, file=file),
-            code_version=code_version(document.content),
         )
         check_candidates(found)
     except ValidationError as error:
@@ -64,7 +67,8 @@ def complete(spec: ModelSpec, document: Document) -> ModelSpec:
         raise ModelFileError([document.diagnostic(("attributes", "model_name"), advice)]) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
-    return found
+    functions = [one.function for one in found.candidates if one.function is not None]
+    return replace(found, code_version=code_version(document.content, functions))
 
 
 def document_at(path: Path) -> Document:
@@ -79,13 +83,31 @@ def document_at(path: Path) -> Document:
     return Document(file, file.read_bytes() if file.is_file() else b"", None, None)
 
 
-def code_version(content: bytes, lock: Path = _LOCK) -> str:
-    """Digest of a model file and of the locked packages; 64 hexadecimal digits.
+def code_version(content: bytes, functions: Sequence[str] = (), lock: Path = _LOCK) -> str:
+    """Digest of a model file and of the code that trains by it; 64 hexadecimal digits.
 
-    Where the project's lock file is not beside the package, the versions of the packages that
-    decide on a trained model stand in for it.
+    Args:
+        content: of the model file.
+        functions: of candidates, as `module:name`; the sources of their modules count.
+        lock: the locked packages. Where the project's lock file is not beside the package, the
+            versions of the packages that decide on a trained model stand in for it.
     """
-    return hashlib.sha256(content + b"\0" + _locked(lock)).hexdigest()
+    modules = sorted({function.partition(":")[0] for function in functions})
+    parts = [content, _locked(lock), _own_code(), *map(_source_of, modules)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@cache
+def _own_code() -> bytes:
+    package = Path(platform_assets.__file__).parent
+    files = sorted(file for folder in _TRAINING_CODE for file in (package / folder).rglob("*.py"))
+    return b"\0".join(file.read_bytes() for file in files)
+
+
+def _source_of(module: str) -> bytes:
+    found = importlib.util.find_spec(module)
+    file = Path(found.origin) if found and found.origin else None
+    return file.read_bytes() if file is not None and file.is_file() else module.encode()
 
 
 @cache

@@ -1,7 +1,8 @@
 """Adopts a version that another training job registered, so that it can pass the same gates.
 
 Its graph must read and answer what the model file says. It is judged on the evaluation rows of
-the newest version that the pipeline trained, so that the comparison with production is fair.
+the newest version that the pipeline trained, as production is. Whether its own training held the
+same rows out is known to that training alone.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def current_fingerprint(
     revision = reader.revision()  # before the rows: what changes meanwhile is found the next time
     asked, _, known = (cursor or "").rpartition(" ")
     if revision is None:
-        return reader.fingerprint(), ""
+        return (read := reader.fingerprint()), read
     asks = f"{spec.code_version} {revision}"
     fingerprint = known if asked == asks else reader.fingerprint()
     return fingerprint, f"{asks} {fingerprint}"

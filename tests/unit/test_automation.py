@@ -48,7 +48,14 @@ def path(tmp_path: Path) -> Path:
 def asked(instance: dg.DagsterInstance, path: Path) -> Any:
     source = SourceResource(variables={"SOURCE_PATH": str(path)})
     context = dg.build_sensor_context(instance=instance, resources={"source": source})
-    return automation.new_data_sensor(IRIS, CHAIN)(context)
+    return decision(automation.new_data_sensor(IRIS, CHAIN)(context))
+
+
+def decision(result: Any) -> Any:
+    """The one run that a tick requests, or why it requests none."""
+    if isinstance(result, dg.SkipReason):
+        return result
+    return result.run_requests[0] if result.run_requests else result.skip_reason
 
 
 class Ticks:
@@ -58,14 +65,18 @@ class Ticks:
         self._instance, self._spec = instance, replace(IRIS, source=source)
         self.cursor: str | None = None
         self.readings = 0
+        self.observed: list[str] = []
 
     def __call__(self) -> Any:
         context = dg.build_sensor_context(
             self._instance, cursor=self.cursor, resources={"source": SourceResource()}
         )
-        result = automation.new_data_sensor(self._spec, CHAIN)(context)
-        self.cursor = context.cursor
-        return result
+        result: Any = automation.new_data_sensor(self._spec, CHAIN)(context)
+        if isinstance(result, dg.SensorResult):
+            self.cursor = result.cursor
+            events: Any = result.asset_events
+            self.observed += [event.tags["dagster/data_version"] for event in events]
+        return decision(result)
 
     def counted(self, monkeypatch: pytest.MonkeyPatch, reader: Any) -> Ticks:
         fingerprint = reader.fingerprint
@@ -93,6 +104,7 @@ def test_files_are_read_only_when_their_size_or_time_differs(
     assert tick.readings == 4
     path.write_text("a,b\n1,3\n")
     assert tick().run_key != first.run_key
+    assert len(tick.observed) == len(set(tick.observed)) == 2, "each content is observed once"
 
 
 def test_a_query_is_read_only_when_what_tells_of_changes_answers_otherwise(

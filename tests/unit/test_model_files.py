@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from platform_assets.components import model_file
 from platform_assets.components.loading import SHIPPED, load_specs
 from platform_assets.components.model_file import code_version, read_model
 from platform_assets.model_spec import (
@@ -194,11 +195,26 @@ def test_code_version_follows_the_file_and_the_lock(tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("onnx==1.1\n")
 
-    versions = {code_version(text, at) for text in (b"a", b"b") for at in (lock, other, absent)}
+    versions = {code_version(text, (), at) for text in (b"a", b"b") for at in (lock, other, absent)}
 
     assert len(versions) == 6
     assert all(len(bytes.fromhex(version)) == 32 for version in versions)
-    assert code_version(b"a", lock) == code_version(b"a", lock)
+    assert code_version(b"a", (), lock) == code_version(b"a", (), lock)
+
+
+def test_code_version_follows_the_modules_of_functions_and_the_platforms_own_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = tmp_path / "own_estimators.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    versions = []
+    for text in ("one = 1", "one = 2"):
+        module.write_text(text)
+        versions.append(code_version(b"a", ["own_estimators:one"]))
+    versions.append(code_version(b"a"))
+    monkeypatch.setattr(model_file, "_own_code", lambda: b"of another release")
+    versions.append(code_version(b"a"))
+    assert len(set(versions)) == 4
 
 
 def test_code_version_of_a_model_changes_with_its_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from platform_assets import definitions
 from platform_assets.components import TabularModel, loading, model_file
 from platform_assets.components.__main__ import main
 from platform_assets.components.component import read_attributes
-from platform_assets.components.document import Document
+from platform_assets.components.document import Document, read_document
 from platform_assets.components.loading import (
     SHIPPED,
     load_models,
@@ -234,7 +234,6 @@ def test_each_of_many_model_files_is_read_once(
         for number in range(50)
     ]
     read: list[Path] = []
-    read_document = model_file.read_document
 
     def counted(path: Path) -> Document:
         read.append(path)
