@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from platform_assets.local_stack.processes import Service
 from platform_assets.local_stack.settings import StackSettings
@@ -89,21 +89,22 @@ class _Keeper(threading.Thread):
 
     def run(self) -> None:
         failures = 0
-        while process := self._launch():
+        while failures < _FAILED_STARTS and not self._stopping.is_set():
             began = time.monotonic()
-            with process:  # and wait for its end
-                self._write_down(process.stdout)
+            try:
+                self._run_once()
+            except OSError as error:
+                self._append(f"{self.service.name} cannot be started: {error}\n".encode())
             failures = failures + 1 if time.monotonic() - began < _HEALTHY_AFTER_S else 0
-            if failures >= _FAILED_STARTS:
-                self.state.given_up = True
-                return
             self._stopping.wait(failures)
+        self.state.given_up = not self._stopping.is_set()
 
-    def _launch(self) -> subprocess.Popen[bytes] | None:
+    def _run_once(self) -> None:
         with self._lock:
             if self._stopping.is_set():
-                return None
-            self._process = subprocess.Popen(
+                return
+            self.state.starts += 1
+            process = self._process = subprocess.Popen(
                 self._command,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
@@ -113,18 +114,18 @@ class _Keeper(threading.Thread):
                 # Ctrl-C is for this process alone; it stops the others in order.
                 start_new_session=True,
             )
-            self.state.pid = self._process.pid
-            self.state.starts += 1
-            return self._process
+            self.state.pid = process.pid
+        with process:  # and wait for its end, once all that may print are gone
+            while process.stdout and (chunk := os.read(process.stdout.fileno(), 1 << 16)):
+                self._append(chunk)
 
-    def _write_down(self, output: IO[bytes] | None) -> None:
-        """Append to the log until all that may print are gone; a full one begins anew."""
-        while output is not None and (chunk := os.read(output.fileno(), 1 << 16)):
-            # A full disk must not keep the service waiting for a reader.
-            with suppress(OSError), open(self._log, "ab", opener=_private) as file:
-                file.write(chunk)
-                if file.tell() > _LOG_BYTES:
-                    self._log.replace(self._log.with_suffix(".log.1"))
+    def _append(self, chunk: bytes) -> None:
+        """Write to the log; a full one begins anew."""
+        # A full disk must not keep the service waiting for a reader.
+        with suppress(OSError), open(self._log, "ab", opener=_private) as file:
+            file.write(chunk)
+            if file.tell() > _LOG_BYTES:
+                self._log.replace(self._log.with_suffix(".log.1"))
 
     def terminate(self) -> None:
         """Ask the service to stop, if it runs."""

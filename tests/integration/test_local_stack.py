@@ -9,14 +9,17 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from platform_assets.local_stack import supervision
 from platform_assets.local_stack.http import answers_ok
 from platform_assets.local_stack.processes import Service
 from platform_assets.local_stack.settings import ROOT, StackError, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+from platform_assets.local_stack.supervision import Supervisor
 from tests.servers import free_port, wait_until
 
 OWNER = """
@@ -121,6 +124,68 @@ def test_stop_leaves_no_process_and_each_service_has_a_log_of_its_own(
         log = running.log_of(part.name)
         assert b"GET / HTTP" in log.read_bytes(), "asked whether it is ready"
         assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_log_is_bounded(
+    stack: tuple[Stack, list[Service]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "_LOG_BYTES", 200)
+    running, parts = stack
+    running.start(lambda name, doing: None)
+    log = running.log_of("early")
+
+    def former_begun() -> bool:
+        return parts[1].ready() and log.with_suffix(".log.1").exists()
+
+    wait_until(former_begun, 10, "a second log")
+    assert all(
+        path.stat().st_size < 1000 for path in (log, log.with_suffix(".log.1")) if path.exists()
+    )
+
+
+def test_a_service_that_never_starts_is_given_up_and_the_others_go_on(
+    stack: tuple[Stack, list[Service]],
+    settings: StackSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervision, "_FAILED_STARTS", 2)
+    running, parts = stack
+    running.start(lambda name, doing: None)
+    supervisor = Supervisor(settings)
+    argv = (sys.executable, "-c", "import sys; sys.exit('no licence')")
+    supervisor.start(Service("broken", 0, argv, "nowhere", lambda: False), os.environ)
+    wait_until(lambda: supervisor.states()["broken"].given_up, 20, "it to be given up")
+    assert supervisor.states()["broken"].starts == 2
+    assert (settings.logs / "broken.log").read_text() == "no licence\n" * 2
+    supervisor.stop()
+    assert all(part.ready() for part in parts)
+
+
+def test_a_service_that_cannot_be_started_for_a_moment_is_started_later(
+    settings: StackSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.logs.mkdir(parents=True)
+    port = free_port()
+    genuine = subprocess.Popen
+    refused: list[Any] = []
+
+    def popen(*args: Any, **kwargs: Any) -> Any:
+        if not refused:
+            refused.append(args)
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return genuine(*args, **kwargs)
+
+    supervisor = Supervisor(settings)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    part = service("late", 0, port)
+    supervisor.start(part, os.environ)
+    try:
+        wait_until(part.ready, 20, "the service")
+        assert supervisor.states()["late"].starts == 2
+        log = (settings.logs / "late.log").read_text()
+        assert "late cannot be started: [Errno 11] Resource temporarily unavailable" in log
+    finally:
+        supervisor.stop()
 
 
 def test_killing_the_owner_outright_leaves_no_orphan(environ: dict[str, str]) -> None:
