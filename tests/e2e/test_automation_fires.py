@@ -391,9 +391,15 @@ def test_dagster_switches_by_itself_once_every_gate_has_passed(machine: Machine)
     before = machine.production("quick")
     state = ["quick", "triton_serving_state"]
     sensor = "default_automation_condition_sensor"
+
+    def looked_after(at: float) -> Callable[[], bool]:
+        return lambda: bool(machine.looks(sensor)[0]["timestamp"] > at)
+
+    # One look must not find both the entry of a manual switch and a load: the entry would count
+    # as the answer to the load.
+    wait_for(looked_after(time.time()), "a look at the ledger's last entry")
     machine.launch([state], [])
-    loaded = time.time()
-    wait_for(lambda: machine.looks(sensor)[0]["timestamp"] > loaded, "a look at that load")
+    wait_for(looked_after(time.time()), "a look at that load")
     assert machine.runs(dagster__from_automation_condition="true") == []
     assert machine.production("quick") == before
     machine.launch([], [(state, gate) for gate in GATES])
