@@ -105,15 +105,15 @@ async def test_client_that_leaves_a_wide_answer_is_forgotten(
 
 
 async def test_wide_copy_is_compared_in_a_thread(
-    server: FakeServer, threads: Threads, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widen(server)
     plane = server.plane
     plane.route(Traffic(Strategy.MIRROR, 100), A=1, B=2)
+    threads = Threads()
     compared = threads.noting(shadow.largest_difference)
     monkeypatch.setattr(shadow, "largest_difference", compared)
     await server.answer(PREDICT)
-    threads.names.clear()
     await eventually(lambda: plane.ledger.page.requests == 1)
     assert threads.names == ["large-bodies_0"]
     assert plane.ledger.page.differences.total == 1
