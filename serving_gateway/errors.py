@@ -145,11 +145,7 @@ class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded", retry
 
 
 class InferenceRefused(InvalidInput, code="refused_by_model"):
-    """Triton refused an inference; `upstream_status` is the HTTP status of its answer."""
-
-    def __init__(self, message: str, *, upstream_status: int) -> None:
-        super().__init__(message)
-        self.upstream_status = upstream_status
+    """Triton refused an inference as a bad request."""
 
 
 class ClientGone(Exception):

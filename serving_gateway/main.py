@@ -16,7 +16,7 @@ from serving_gateway.contract import RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
 from serving_gateway.control.record_writer import RecordWriter
-from serving_gateway.control.registry import registry_from
+from serving_gateway.control.registry import Registry
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.features.feast_store import FeastStore
@@ -116,7 +116,10 @@ class _Replica:
         self.metrics = Metrics(identity.id, self.features)
         self.supervisor = TaskSupervisor(lambda name: self.metrics.task_restarts.labels(name).inc())
         self.lifecycle = Lifecycle()
-        self.registry = registry_from(settings)
+        self.registry: Registry | None = None
+        if (mlflow := settings.mlflow_url) is not None:
+            limit = settings.mlflow_seconds
+            self.registry = Registry(mlflow, token=settings.mlflow_token, limit_seconds=limit)
         self.store: RoutingStore = FileStore(settings.state_dir)
         if settings.redis_url is not None:
             redis = RedisConnection(

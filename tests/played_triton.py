@@ -102,7 +102,7 @@ class PlayedTriton:
             if status == 200:
                 done(TritonResponse(status, size, content))
             else:
-                done(InferenceRefused(content.decode(), upstream_status=status))
+                done(InferenceRefused(content.decode()))
 
         call = PlayedCall(answer)
         self.calls.append(call)

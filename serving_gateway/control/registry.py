@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
+from pydantic import SecretStr
 
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
@@ -21,7 +22,6 @@ from serving_gateway.contract import (
     Signature,
 )
 from serving_gateway.errors import Conflict, RegistryUnavailable
-from serving_gateway.settings import Settings
 
 if TYPE_CHECKING:
     import httpx
@@ -58,7 +58,7 @@ class Registry:
         self,
         url: str,
         *,
-        token: str | None = None,
+        token: SecretStr | None = None,
         limit_seconds: float = 3.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -67,10 +67,11 @@ class Registry:
 
         self._where = f"MLflow at {url}"
         self._failures = httpx.HTTPError
+        headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         self._client = httpx.AsyncClient(
             base_url=url,
             timeout=limit_seconds,
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            headers=headers,
             trust_env=False,
             transport=transport,
         )
@@ -146,16 +147,4 @@ def _lineage(tags: Mapping[str, str]) -> Lineage:
         code_version=tags.get(CODE_VERSION_TAG) or None,
         dagster_run_id=tags.get(DAGSTER_RUN_TAG) or None,
         onnx_sha256=tags.get(ONNX_DIGEST_TAG) or None,
-    )
-
-
-def registry_from(settings: Settings) -> Registry | None:
-    """The registry that the settings name, if any."""
-    if settings.mlflow_url is None:
-        return None
-    token = settings.mlflow_token
-    return Registry(
-        settings.mlflow_url,
-        token=None if token is None else token.get_secret_value(),
-        limit_seconds=settings.mlflow_seconds,
     )

@@ -194,7 +194,7 @@ async def _named_version(version: str) -> int:
 def _relayed(answer: TritonResponse) -> Response:
     """Triton's description; its errors are raised as the gateway's."""
     if answer.status == 400:
-        raise InferenceRefused(error_text(answer.body), upstream_status=400)
+        raise InferenceRefused(error_text(answer.body))
     if answer.status in {401, 403}:
         raise NotFound("Triton shows that only with a key, which this gateway does not have.")
     if answer.status != 200:

@@ -222,7 +222,7 @@ class InferenceCall(Exchange):
             busy = f"Triton at {at.server.url} has too much to do ({status}): {reason}"
             self._retry(Overloaded(busy), at, elsewhere=True)
         elif status == 400:
-            self.finish(InferenceRefused(message, upstream_status=status))
+            self.finish(InferenceRefused(message))
         else:
             code = MODEL_FAILED if status >= 500 else None
             self.finish(BadUpstreamAnswer(message, code=code))

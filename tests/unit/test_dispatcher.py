@@ -84,7 +84,7 @@ async def test_version_that_is_gone_without_a_successor_is_reported(
 
 @pytest.mark.parametrize(
     "error",
-    [BadUpstreamAnswer("no"), TritonUnavailable("no"), InferenceRefused("no", upstream_status=400)],
+    [BadUpstreamAnswer("no"), TritonUnavailable("no"), InferenceRefused("no")],
 )
 async def test_newest_version_answers_only_what_a_retired_one_could_not(
     plane: PlayedPlane, error: GatewayError
@@ -139,7 +139,7 @@ async def test_no_more_rows_are_merged_than_the_version_takes(
         TritonUnavailable("gone"),
         VariantUnavailable("gone"),
         BadUpstreamAnswer("odd"),
-        InferenceRefused("refused", upstream_status=400),
+        InferenceRefused("refused"),
         Overloaded("busy"),
         DeadlineExceeded("late"),
     ],
