@@ -115,7 +115,8 @@ def test_texts_of_many_categories_are_answered_alike(
 @pytest.mark.parametrize("classes", ["two texts", "integers"])
 def test_estimators_of_functions_are_answered_alike(function: str, classes: str) -> None:
     candidate = CandidateSpec(function=f"tests.estimators:{function}")
-    spec = mixed_spec(Task.MULTICLASS, CLASSES[classes], candidates=(candidate,))
+    task = Task.BINARY if len(CLASSES[classes]) == 2 else Task.MULTICLASS
+    spec = mixed_spec(task, CLASSES[classes], candidates=(candidate,))
     rows = mixed_rows(spec)
     narrow = rows.features.assign(distance=rows.features["distance"] - 1e6)
     rows = dataclasses.replace(rows, features=narrow)
