@@ -29,6 +29,7 @@ class Convertible:
 def convertible(estimator: Any) -> Convertible:
     """Return what skl2onnx converts exactly in the place of a fitted estimator, left as it is.
 
+    - It fails on the plain 0.0 of a linear model without an intercept.
     - It gives linear discriminant analysis of two classes twice the score.
     - It rounds the thresholds of histogram boosting to the nearest single-precision number,
       which may lie above a value that is on the right of it, and leaves out the exponential of
@@ -39,6 +40,7 @@ def convertible(estimator: Any) -> Convertible:
     Raises:
         ExportError: histogram boosting over categorical features, which it converts wrongly.
     """
+    import numpy as np
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.ensemble import (
         ExtraTreesRegressor,
@@ -61,6 +63,10 @@ def convertible(estimator: Any) -> Convertible:
             offset = float(boosted.init_.constant_.item())
             boosted.init_.constant_ = boosted.init_.constant_ * 0
             return Convertible(boosted, offset)
+        case _ if type(getattr(estimator, "intercept_", None)) is float:
+            plain = copy.copy(estimator)
+            plain.intercept_ = np.asarray(estimator.intercept_)
+            return Convertible(plain)
         case _:
             return Convertible(_as_known(estimator))
 

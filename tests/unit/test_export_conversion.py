@@ -244,15 +244,18 @@ def test_64_bit_numbers_reach_a_linear_model_with_all_their_digits() -> None:
     assert np.allclose(outputs["prediction"], rows.labels, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "loss"),
-    [
-        *(("hist_gradient_boosting", loss) for loss in ("poisson", "gamma", "absolute_error")),
-        *(("gradient_boosting", loss) for loss in ("huber", "quantile")),
-    ],
-)
-def test_every_loss_of_a_regression_is_answered_alike(name: str, loss: str) -> None:
-    candidate = CandidateSpec(name, grid={"loss": (loss,)})
+GRIDS: list[tuple[str, str, Any]] = [
+    *(("hist_gradient_boosting", "loss", one) for one in ("poisson", "gamma", "absolute_error")),
+    *(("gradient_boosting", "loss", one) for one in ("huber", "quantile")),
+    *((name, "fit_intercept", False) for name in ("linear_regression", "ridge")),
+]
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), GRIDS)
+def test_regressors_with_other_parameters_are_answered_alike(
+    name: str, parameter: str, value: Any
+) -> None:
+    candidate = CandidateSpec(name, grid={parameter: (value,)})
     spec = mixed_spec(Task.REGRESSION, candidates=(candidate,))
     rows = mixed_rows(spec)
     rows = dataclasses.replace(rows, labels=np.exp(rows.labels / rows.labels.std()))
@@ -260,8 +263,18 @@ def test_every_loss_of_a_regression_is_answered_alike(name: str, loss: str) -> N
     assert parity.holds, parity
 
 
-def test_boosting_by_the_exponential_loss_is_answered_alike() -> None:
-    candidate = CandidateSpec("gradient_boosting", grid={"loss": ("exponential",)})
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("gradient_boosting", "loss", "exponential"),
+        ("logistic_regression", "fit_intercept", False),
+        ("logistic_regression", "solver", "liblinear"),
+    ],
+)
+def test_classifiers_with_other_parameters_are_answered_alike(
+    name: str, parameter: str, value: Any
+) -> None:
+    candidate = CandidateSpec(name, grid={parameter: (value,)})
     spec = mixed_spec(Task.BINARY, CLASSES["booleans"], candidates=(candidate,))
     parity, _ = _parity(_fitted(spec, mixed_rows(spec)), spec, mixed_frame(2000, 9, wild=True))
     assert parity.holds, parity
