@@ -79,7 +79,6 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
         if config.adopt_version:
             return _adopted(spec, config.adopt_version, mlflow)
         return _exported(
-            context,
             mlflow,
             context.load_asset_value(trained, python_type=TrainedModel),
             context.load_asset_value(registered, python_type=RegisteredVersion),
@@ -104,17 +103,15 @@ def _adopted(
             "mend what MLflow says, then run this again.",
             allow_retries=may_pass(error),
         ) from error
-    return _described(registered, graph, mlflow, evaluated_on=_EVALUATED_ON)
+    return _described(
+        registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON
+    )
 
 
 def _exported(
-    context: dg.AssetExecutionContext,
-    mlflow: MlflowResource,
-    trained_model: TrainedModel,
-    registered_model: RegisteredVersion,
+    mlflow: MlflowResource, trained_model: TrainedModel, registered: RegisteredVersion
 ) -> dg.MaterializeResult[OnnxModel]:
     """Export the estimator and record the graph and its digest in MLflow."""
-    registered = registered_model
     if trained_model.run_id != registered.run_id:
         raise failure(
             f"trained_model is of run {trained_model.run_id}, but registered version "
@@ -123,47 +120,38 @@ def _exported(
         )
     try:
         graph = export(trained_model.estimator, registered.signature, registered.model_name)
-        inspect_graph(graph)
+        summary = inspect_graph(graph)
     except ExportError as error:
         raise failure(f"the model was not exported: {error}", "see the reason above.") from error
-    digest = sha256(graph)
-    _record_graph(registered, graph, digest, mlflow)
-    context.log.info(f"version {registered.version}: {len(graph)} bytes, sha256 {digest}")
-    return _described(registered, graph, mlflow)
+    _record_graph(registered, graph, mlflow)
+    return _described(registered, graph, summary, mlflow)
 
 
 def _described(
-    registered: RegisteredVersion, graph: bytes, mlflow: MlflowResource, **more: str
+    registered: RegisteredVersion,
+    graph: bytes,
+    summary: GraphSummary,
+    mlflow: MlflowResource,
+    **more: str,
 ) -> dg.MaterializeResult[OnnxModel]:
     digest = sha256(graph)
     return dg.MaterializeResult(
-        value=OnnxModel(
-            model_name=registered.model_name,
-            version=registered.version,
-            run_id=registered.run_id,
-            sha256=digest,
-            size_bytes=len(graph),
-            signature=registered.signature,
-            data_fingerprint=registered.data_fingerprint,
-            split=registered.split,
-        ),
+        value=OnnxModel(registered, digest),
         metadata={
             "version": registered.version,
             "run_id": registered.run_id,
             "sha256": digest,
             "size_bytes": len(graph),
             "data_fingerprint": registered.data_fingerprint,
-            **_graph_metadata(inspect_graph(graph)),
+            **_graph_metadata(summary),
             "mlflow_run": dg.MetadataValue.url(mlflow.run_url(registered.run_id)),
             **more,
         },
     )
 
 
-def _record_graph(
-    registered: RegisteredVersion, graph: bytes, digest: str, mlflow: MlflowResource
-) -> None:
-    name, version = registered.model_name, registered.version
+def _record_graph(registered: RegisteredVersion, graph: bytes, mlflow: MlflowResource) -> None:
+    name, version, digest = registered.model_name, registered.version, sha256(graph)
     try:
         recorded = mlflow.version_tags(name, version).get(ONNX_DIGEST_TAG)
         if recorded not in (None, digest):
@@ -258,20 +246,21 @@ def _packaged(
     onnx_model: OnnxModel,
 ) -> dg.MaterializeResult[PackagedVersion]:
     """Copy the graph out of MLflow by its digest into a version directory."""
-    name, version = onnx_model.model_name, onnx_model.version
+    registered = onnx_model.registered
+    name, version, run_id = registered.model_name, registered.version, registered.run_id
     provenance = Provenance(
         model_name=name,
         version=version,
-        run_id=onnx_model.run_id,
+        run_id=run_id,
         onnx_sha256=onnx_model.sha256,
-        data_fingerprint=onnx_model.data_fingerprint,
+        data_fingerprint=registered.data_fingerprint,
         packaged_by=context.run.run_id,
-        signature=onnx_model.signature,
-        split=onnx_model.split,
+        signature=registered.signature,
+        split=registered.split,
     )
     try:
         options = replace(options, on_gpu=instances_on_gpu(os.environ))
-        graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
+        graph = mlflow.artifact_bytes(run_id, ONNX_ARTIFACT)
         summary = inspect_graph(graph)
         text = to_text(model_config(name, summary.inputs, summary.outputs, [version], options))
         created = model_repository.package(graph, provenance)
@@ -289,10 +278,10 @@ def _packaged(
             todo = "make room there and let this user write to it, then retry this run from here."
         raise failure(f"version {version} was not packaged: {error}", todo) from error
     return dg.MaterializeResult(
-        value=PackagedVersion(name, version, onnx_model.run_id, onnx_model.sha256, text),
+        value=PackagedVersion(name, version, run_id, onnx_model.sha256, text),
         metadata={
             "version": version,
-            "run_id": onnx_model.run_id,
+            "run_id": run_id,
             "sha256": onnx_model.sha256,
             "created": created,
             "directory": dg.MetadataValue.path(str(model_repository.path(name, version))),

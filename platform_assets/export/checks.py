@@ -39,7 +39,7 @@ def _onnx_checker(spec: ModelSpec) -> dg.AssetChecksDefinition:
     def onnx_checker(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
         """Fetch the graph as publishing will, and check what came."""
         with mlflow_failures("onnx_checker"):
-            graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
+            graph = mlflow.artifact_bytes(onnx_model.registered.run_id, ONNX_ARTIFACT)
         digest = sha256(graph)
         metadata: dict[str, Any] = {"sha256": digest, "recorded_sha256": onnx_model.sha256}
         try:
@@ -64,17 +64,17 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
     def onnx_parity(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
         """Run the graph over every evaluation row."""
         with mlflow_failures("onnx_parity"):
-            graph = mlflow.artifact_bytes(onnx_model.run_id, ONNX_ARTIFACT)
-            evaluation = mlflow.evaluation_set(onnx_model.run_id)
+            graph = mlflow.artifact_bytes(onnx_model.registered.run_id, ONNX_ARTIFACT)
+            evaluation = mlflow.evaluation_set(onnx_model.registered.run_id)
         if sha256(graph) != onnx_model.sha256:
             # What others put there has not had its first run in a process with bounds.
             said = "MLflow holds other bytes than were recorded; they were not run"
             return dg.AssetCheckResult(passed=False, description=said)
-        signature = onnx_model.signature
+        signature = onnx_model.registered.signature
         outputs = run_graph(graph, model_inputs(signature, evaluation.features))
         return parity_check(
             "onnx_parity",
-            onnx_model.run_id,
+            onnx_model.registered.run_id,
             evaluation,
             outputs[signature.label_output],
             outputs.get(signature.probabilities_output or ""),
@@ -97,11 +97,13 @@ def _reproducible(spec: ModelSpec) -> dg.AssetChecksDefinition:
     def reproducible(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
         with mlflow_failures("onnx_model"):
             entries = mlflow.versions(spec.model_name)
-            twin = latest_equivalent_version(onnx_model.version, entries)
+            twin = latest_equivalent_version(onnx_model.registered.version, entries)
             if twin is None:
                 said = "no other version has the same data, model file and packages"
                 return dg.AssetCheckResult(passed=True, description=said)
-            tags = [mlflow.run_tags(run_id) for run_id in (onnx_model.run_id, twin.run_id)]
+            tags = [
+                mlflow.run_tags(run_id) for run_id in (onnx_model.registered.run_id, twin.run_id)
+            ]
         digest = twin.tags[ONNX_DIGEST_TAG]
         here, there = (one.get(ENVIRONMENT_TAG, "{}") for one in tags)
         same = digest == onnx_model.sha256

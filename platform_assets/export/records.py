@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from platform_assets.resources.records import SplitRecord
-from serving_gateway.contract import Signature
+from platform_assets.resources.records import RegisteredVersion
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
     """A registered version's graph, kept in MLflow under its digest."""
 
-    model_name: str
-    version: int
-    run_id: str
+    registered: RegisteredVersion
     sha256: str
-    size_bytes: int
-    signature: Signature
-    data_fingerprint: str
-    split: SplitRecord | None = None
-    """Which rows its training held out; None when it was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)

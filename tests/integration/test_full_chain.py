@@ -228,7 +228,7 @@ def test_packaging_without_mlflow_fails_and_a_retry_continues(platform: Platform
 
 def test_a_version_directory_with_other_content_is_never_overwritten(platform: Platform) -> None:
     outcome = platform.run(*TO_ENTRY[:5])
-    version = outcome.values["onnx_model"].version
+    version = outcome.values["onnx_model"].registered.version
     folder = platform.repository.path(DEFAULT_MODEL, version)
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"somebody else's")
