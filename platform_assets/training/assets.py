@@ -124,6 +124,7 @@ def _training_metadata(
         **{key: round(value, 6) for key, value in model.metrics.items()},
         "training_rows": trained.training_rows,
         "evaluation_rows": model.evaluation_rows,
+        "unseen_texts": MetadataValue.json(trained.unseen_texts),
         "classes_not_evaluated": MetadataValue.json(list(model.classes_not_evaluated)),
         "data_fingerprint": model.data_fingerprint,
         "code_version": model.code_version,

@@ -40,14 +40,14 @@ class Texts(Enum):
 def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, texts: Texts) -> Any:
     """Return an unfitted pipeline over a frame in tensor form.
 
-    Numbers become single precision, as trees and runtimes read them; a missing one becomes
-    the median of its column, a missing boolean the more frequent value.
+    Numbers become single precision, as trees and runtimes read them, 64-bit ones after their
+    median was subtracted; a missing one becomes the median of its column, a missing boolean the
+    more frequent value.
 
     Args:
         features: the columns, as the signature has them.
         model: the estimator behind the preprocessing, unfitted.
-        scaled: centre and scale the numbers in double precision before they are shortened: for
-            linear models. Trees need none, and stay exact without.
+        scaled: centre and scale all numbers in double precision, for linear models.
         texts: how the estimator reads texts.
     """
     from sklearn.compose import ColumnTransformer
@@ -90,12 +90,16 @@ def _texts(how: Texts) -> Any:
 def _numbers(dtype: DType, *, scaled: bool, sparse: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import RobustScaler, StandardScaler
 
-    # A 64-bit number is cut before it is shortened: it would become infinite otherwise.
-    steps = [_as("float64" if scaled or dtype is DType.FP64 else "float32"), _cut()]
+    # Cut before they are shortened: they would become infinite otherwise.
+    long = scaled or dtype in {DType.FP64, DType.INT64}
+    steps = [_as("float64" if long else "float32"), _cut()]
     if scaled:
         steps += [StandardScaler(copy=False), _cut()]
+    elif long:
+        # Seconds since 1970 differ by less than single precision can tell; those from noon do not.
+        steps.append(RobustScaler(with_scaling=False, copy=False))
     strategy = "most_frequent" if dtype is DType.BOOL else "median"
     steps += [
         _as("float32"),

@@ -44,3 +44,16 @@ class Rows:
             self.groups[positions],
             None if self.times is None else self.times[positions],
         )
+
+
+def unseen_texts(training: Rows, evaluation: Rows) -> dict[str, float]:
+    """Return the share of evaluation rows with a text that training never saw, by feature.
+
+    Features without such rows are left out.
+    """
+    texts = evaluation.features.select_dtypes("object")
+    shares = {
+        str(name): float((~column.isin(training.features[name].unique())).mean())
+        for name, column in texts.items()
+    }
+    return {name: share for name, share in shares.items() if share > 0}

@@ -23,7 +23,7 @@ from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
 from platform_assets.training.recording import FittedModel, record_training
-from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.rows import Rows, TrainingError, unseen_texts
 from platform_assets.training.selection import (
     Evaluated,
     best_candidate,
@@ -53,6 +53,8 @@ class Trained:
     """Cross-validation scores and `seconds`, by candidate."""
     failed: dict[str, str]
     """Candidates that could not be fitted to a fold, and why."""
+    unseen_texts: dict[str, float]
+    """Share of evaluation rows with a text that training never saw, by feature."""
     training_rows: int
     pictures: dict[str, bytes]
     """PNGs by name; `evaluation` is the one that the metric gate shows."""
@@ -119,7 +121,9 @@ def train(
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
     )
-    return Trained(model, best, results, failed, len(training), pictures)
+    return Trained(
+        model, best, results, failed, unseen_texts(training, evaluation), len(training), pictures
+    )
 
 
 def _compete(

@@ -229,19 +229,31 @@ def test_predictions_far_from_zero_keep_their_digits(
     assert parity.holds, parity
 
 
-def test_64_bit_numbers_reach_a_linear_model_with_all_their_digits() -> None:
+@pytest.mark.parametrize("name", ["linear_regression", "decision_tree", "hist_gradient_boosting"])
+def test_64_bit_numbers_are_read_with_all_their_digits(name: str) -> None:
     """Seconds since 1970 differ by less than single precision can tell."""
+    grid = {"max_depth": (None,)} if name == "decision_tree" else {}
     spec = dataclasses.replace(
-        mixed_spec(Task.REGRESSION, candidates=(CandidateSpec("linear_regression"),)),
+        mixed_spec(Task.REGRESSION, candidates=(CandidateSpec(name, grid=grid),)),
         features=(FeatureSpec("time", DType.FP64), FeatureSpec("count", DType.INT64)),
     )
-    moment = np.arange(200) % 60
-    frame = pd.DataFrame({"time": 1.7e9 + moment, "count": 2**40 + np.arange(200) // 60})
-    rows = Rows(frame, moment + 100.0 * (np.arange(200) // 60), np.arange(200))
-    estimator = _fitted(spec, rows)
-    parity, outputs = _parity(estimator, spec, frame)
+    number = np.arange(1200)
+    frame = pd.DataFrame({"time": 1.7e9 + number % 60, "count": 2**40 + number // 60})
+    rows = Rows(frame, number % 60 + 10.0 * (number // 60), number)
+    parity, outputs = _parity(_fitted(spec, rows), spec, frame)
     assert parity.holds, parity
-    assert np.allclose(outputs["prediction"], rows.labels, atol=1e-3)
+    assert np.std(outputs["prediction"] - rows.labels) < 2
+
+
+def test_a_number_out_of_all_proportion_leaves_trees_the_others() -> None:
+    spec = dataclasses.replace(
+        mixed_spec(Task.REGRESSION), features=(FeatureSpec("income", DType.FP64),)
+    )
+    frame = pd.DataFrame({"income": np.append(np.arange(400.0), 1e300)})
+    rows = Rows(frame, frame["income"].clip(upper=400).to_numpy(), np.arange(401))
+    parity, outputs = _parity(_fitted(spec, rows), spec, frame)
+    assert parity.holds, parity
+    assert np.std(outputs["prediction"] - rows.labels) < 5
 
 
 GRIDS: list[tuple[str, str, Any]] = [

@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from platform_assets.model_spec import CandidateSpec, Gates, Task
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.importance import permutation_importance
-from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.rows import Rows, TrainingError, unseen_texts
 from platform_assets.training.selection import best_candidate, cross_validate, evaluate, fit
 from platform_assets.training.splits import folds, split_evaluation
 from tests.models import IRIS
@@ -127,3 +127,14 @@ def test_what_decides_is_important_and_what_does_not_is_not() -> None:
     assert found[0].feature == "weight"
     assert {one.feature: one.mean for one in found}["colour"] < found[0].mean / 10
     assert found == permutation_importance(fitted, rows, spec, ())
+
+
+def test_texts_that_training_never_saw_are_counted_by_feature() -> None:
+    spec = mixed_spec(Task.BINARY, CLASSES["two texts"])
+    rows = mixed_rows(spec, count=200)
+    training, evaluation = rows.take(np.arange(100)), rows.take(np.arange(100, 200))
+    cities = evaluation.features["city"].to_numpy(copy=True)
+    cities[:25] = "never seen"
+    other = evaluation.features.assign(city=cities)
+    assert unseen_texts(training, dataclasses.replace(evaluation, features=other)) == {"city": 0.25}
+    assert unseen_texts(training, training) == {}
