@@ -1,55 +1,24 @@
 """What a graph and an entry must be before Triton sees them."""
 
-from typing import Any
-
 import dagster as dg
 
 from platform_assets.export.assets import ONNX_ARTIFACT
 from platform_assets.export.equivalent_versions import latest_equivalent_version
-from platform_assets.export.inspection import ExportError, inspect_graph, sha256
+from platform_assets.export.inspection import sha256
 from platform_assets.export.parity_check import parity_check
 from platform_assets.export.records import OnnxModel, PackagedVersion
 from platform_assets.export.runtime import model_inputs, run_graph
-from platform_assets.export.triton_config import ConfigError, from_text, served_versions
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.environment import ENVIRONMENT_TAG, differences
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
-from serving_gateway.contract import MODEL_FILE, ONNX_DIGEST_TAG
+from serving_gateway.contract import ONNX_DIGEST_TAG
 
 
 def export_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `onnx_model` and `triton_model_entry` of one model."""
-    return [
-        _onnx_checker(spec),
-        _onnx_parity(spec),
-        _reproducible(spec),
-        _entry_digest(spec),
-        _entry_config(spec),
-    ]
-
-
-def _onnx_checker(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=spec.key("onnx_model"),
-        blocking=True,
-        description="The graph in MLflow has its recorded digest and passes the ONNX checker.",
-    )
-    def onnx_checker(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
-        """Fetch the graph as publishing will, and check what came."""
-        with mlflow_failures("onnx_checker"):
-            graph = mlflow.artifact_bytes(onnx_model.registered.run_id, ONNX_ARTIFACT)
-        digest = sha256(graph)
-        metadata: dict[str, Any] = {"sha256": digest, "recorded_sha256": onnx_model.sha256}
-        try:
-            summary = inspect_graph(graph)
-        except ExportError as error:
-            return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)
-        metadata |= {"opset": summary.opset, "ir_version": summary.ir_version}
-        return dg.AssetCheckResult(passed=digest == onnx_model.sha256, metadata=metadata)
-
-    return onnx_checker
+    return [_onnx_parity(spec), _reproducible(spec), _entry_digest(spec)]
 
 
 def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
@@ -57,8 +26,8 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
         asset=spec.key("onnx_model"),
         blocking=True,
         description=(
-            "ONNX Runtime answers the whole evaluation set as scikit-learn did: labels equal, "
-            "probabilities within tolerance."
+            "ONNX Runtime answers the whole evaluation set as scikit-learn did: labels equal but "
+            "for ties, probabilities within tolerance."
         ),
     )
     def onnx_parity(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
@@ -157,43 +126,3 @@ def _entry_digest(spec: ModelSpec) -> dg.AssetChecksDefinition:
         )
 
     return entry_digest
-
-
-def _entry_config(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=spec.key("triton_model_entry"),
-        blocking=True,
-        description=(
-            "config.pbtxt parses with Triton's own protobuf, names this version, and says the "
-            "inputs and outputs that the graph on disk declares."
-        ),
-    )
-    def entry_config(
-        triton_model_entry: PackagedVersion, model_repository: ModelRepository
-    ) -> dg.AssetCheckResult:
-        """Parse the configuration and hold it against the graph."""
-        entry = triton_model_entry
-        path = model_repository.path(entry.model_name, entry.version) / MODEL_FILE
-        try:
-            config = from_text(entry.config_text)
-            graph = inspect_graph(path.read_bytes())
-        except (ConfigError, ExportError, OSError) as error:
-            return dg.AssetCheckResult(passed=False, description=str(error))
-        names = {
-            "inputs": [tensor.name for tensor in config.input],
-            "outputs": [tensor.name for tensor in config.output],
-        }
-        return dg.AssetCheckResult(
-            passed=(
-                config.name == entry.model_name
-                and served_versions(config) == (entry.version,)
-                and names["inputs"] == [tensor.name for tensor in graph.inputs]
-                and names["outputs"] == [tensor.name for tensor in graph.outputs]
-            ),
-            metadata={
-                "versions": ", ".join(map(str, served_versions(config))),
-                **{role: ", ".join(tensors) for role, tensors in names.items()},
-            },
-        )
-
-    return entry_config

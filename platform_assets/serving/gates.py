@@ -88,7 +88,7 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
         "triton_ready": "Triton reports exactly this version READY, by the repository index and by "
         "the versioned ready endpoint, asked now.",
         "triton_parity": "Over the wire, this version answers the whole evaluation set as "
-        "scikit-learn did: labels equal, numbers within tolerance.",
+        "scikit-learn did: labels equal but for ties, numbers within tolerance.",
         "triton_latency": "Single rows are answered within "
         f"{spec.gates.latency_ms:g} ms at the 99th percentile, by its upper bound, for one client "
         "and for eight at once.",

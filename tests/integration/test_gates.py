@@ -106,27 +106,26 @@ def test_a_graph_replaced_in_mlflow_is_found_and_never_packaged(
     settled: Platform, graph: bytes
 ) -> None:
     with replaced(settled, ONNX_ARTIFACT, graph):
-        assert not settled.check("onnx_model", "onnx_checker").passed
-        assert "not run" in str(settled.check("onnx_model", "onnx_parity").description)
+        check = settled.check("onnx_model", "onnx_parity")
+        assert not check.passed
+        assert "not run" in str(check.description)
         outcome = settled.run("triton_model_entry")
     assert "was not packaged" in outcome.failures["triton_model_entry"]
-    assert settled.check("onnx_model", "onnx_checker").passed
+    assert settled.check("onnx_model", "onnx_parity").passed
 
 
-def test_an_entry_changed_on_disk_fails_its_checks(settled: Platform) -> None:
+def test_an_entry_changed_on_disk_fails_its_check(settled: Platform) -> None:
     version = settled.production()
     assert version is not None
     path = settled.repository.path(DEFAULT_MODEL, version) / "model.onnx"
     kept = path.read_bytes()
     try:
-        path.write_bytes(kept[:-1])
-        assert not settled.check("triton_model_entry", "entry_digest").passed
-        path.write_bytes(b"no graph")
-        assert not settled.check("triton_model_entry", "entry_config").passed
+        for changed in (kept[:-1], b"no graph"):
+            path.write_bytes(changed)
+            assert not settled.check("triton_model_entry", "entry_digest").passed
     finally:
         path.write_bytes(kept)
     assert settled.check("triton_model_entry", "entry_digest").passed
-    assert settled.check("triton_model_entry", "entry_config").passed
 
 
 def test_a_version_over_its_latency_budget_is_blocked(settled: Platform) -> None:
