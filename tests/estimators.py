@@ -7,7 +7,12 @@ from typing import Any
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import TunedThresholdClassifierCV
 from sklearn.pipeline import make_pipeline
@@ -44,6 +49,18 @@ class Fussy(DecisionTreeClassifier):  # type: ignore[misc] # scikit-learn is unt
         if len(rows) > 200:
             raise ValueError("too many rows for me")
         return super().fit(rows, labels)
+
+
+class Curious(HistGradientBoostingClassifier):  # type: ignore[misc] # scikit-learn is untyped
+    """Adds nothing to its parent."""
+
+
+def curious() -> Any:
+    return Curious(max_iter=5)
+
+
+def categorical() -> Any:
+    return HistGradientBoostingClassifier(max_iter=5, categorical_features=[0])
 
 
 def homemade() -> Any:

@@ -51,7 +51,7 @@ def convertible(estimator: Any) -> Convertible:
     )
     from sklearn.tree import DecisionTreeRegressor
 
-    match estimator:
+    match estimator := _as_known(estimator):
         case LinearDiscriminantAnalysis():
             return Convertible(_as_logistic_regression(estimator))
         case HistGradientBoostingClassifier() | HistGradientBoostingRegressor():
@@ -68,7 +68,7 @@ def convertible(estimator: Any) -> Convertible:
             plain.intercept_ = np.asarray(estimator.intercept_)
             return Convertible(plain)
         case _:
-            return Convertible(_as_known(estimator))
+            return Convertible(estimator)
 
 
 def _as_known(estimator: Any) -> Any:
@@ -96,10 +96,10 @@ def _as_logistic_regression(estimator: Any) -> Any:
 def _histogram(estimator: Any) -> Convertible:
     from sklearn._loss.link import LogLink
 
+    if estimator.is_categorical_ is not None:
+        raise ExportError("histogram boosting over categorical features has no ONNX converter")
     for stage in estimator._predictors:
         for predictor in stage:
-            if predictor.nodes["is_categorical"].any():
-                raise ExportError("histogram boosting over categorical features has no converter")
             predictor.nodes["num_threshold"] = _rounded_down(predictor.nodes["num_threshold"])
     if hasattr(estimator, "classes_"):
         return Convertible(estimator)

@@ -124,8 +124,9 @@ def test_estimators_of_functions_are_answered_alike(function: str, classes: str)
     assert parity.holds, parity
 
 
-def test_a_class_of_the_user_is_converted_as_what_it_inherits_from() -> None:
-    candidate = CandidateSpec(function="tests.estimators:fussy")
+@pytest.mark.parametrize("function", ["fussy", "curious"])
+def test_a_class_of_the_user_is_converted_as_what_it_inherits_from(function: str) -> None:
+    candidate = CandidateSpec(function=f"tests.estimators:{function}")
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(candidate,))
     rows = mixed_rows(spec, count=150)
     parity, _ = _parity(_fitted(spec, rows), spec, rows.features)

@@ -116,6 +116,7 @@ def test_every_parameter_that_a_grid_may_set_exists(task: Task, table: Any) -> N
         (_function("without_probabilities"), "with fit, predict, .*predict_proba"),
         (_function("scaled", depth=(1,)), r"candidates\[0\] .*depth"),
         (_function("homemade"), "cannot become an ONNX model: Homemade has no ONNX converter"),
+        (_function("categorical"), "over categorical features has no ONNX converter"),
         (CandidateSpec("decision_tree", grid={"max_depth": (2, "deep")}), "max_depth=deep: .*must"),
         (CandidateSpec("random_forest", grid={"n_estimators": ("many",)}), "n_estimators=many"),
     ],
