@@ -171,7 +171,7 @@ class Place:
             resources={
                 "mlflow": mlflow,
                 "samples": SamplesFolder(root=str(self.home / "samples")),
-                "drift_reports": DriftReports(root=str(self.home / "reports"), keep=2),
+                "drift_reports": DriftReports(root=str(self.home / "reports")),
             },
         )
 

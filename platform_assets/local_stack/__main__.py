@@ -159,7 +159,7 @@ def _watch(stack: Stack, console: Console) -> NoReturn:
     while True:
         time.sleep(1)
         for name, state in stack.states().items():
-            if state.given_up and name not in reported:
+            if state.is_abandoned and name not in reported:
                 # The others go on: losing one service must not stop what is served.
                 reported.add(name)
                 console.print(f"[red]{name} keeps failing[/] and is not restarted any more; see")

@@ -31,7 +31,7 @@ class ServiceState:
     pid: int = 0
     """Of its tether."""
     starts: int = 0
-    given_up: bool = False
+    is_abandoned: bool = False
 
 
 class Supervisor:
@@ -97,7 +97,7 @@ class _Keeper(threading.Thread):
                 self._append(f"{self.service.name} cannot be started: {error}\n".encode())
             failures = failures + 1 if time.monotonic() - began < _HEALTHY_AFTER_S else 0
             self._stopping.wait(failures)
-        self.state.given_up = not self._stopping.is_set()
+        self.state.is_abandoned = not self._stopping.is_set()
 
     def _run_once(self) -> None:
         with self._lock:

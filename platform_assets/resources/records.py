@@ -72,8 +72,6 @@ class Estimate:
     high: float
     confidence: float
     entities: int
-    influences: tuple[float, ...] = ()
-    """The statistic as each group of entities alone would have it; their mean is about `value`."""
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,7 @@ def jackknife(
         math.sqrt(added_rows) * resolution * rows_per_entity,
     )
     half = float(t.ppf((1 + confidence) / 2, len(influences) - 1)) * error
-    return Estimate(
-        value, value - half, value + half, confidence, entity_count, tuple(influences.tolist())
-    )
+    return Estimate(value, value - half, value + half, confidence, entity_count)
 
 
 def rows_to_show(estimate: Estimate, margin: float) -> int | None:

@@ -154,7 +154,7 @@ def test_a_service_that_never_starts_is_given_up_and_the_others_go_on(
     supervisor = Supervisor(settings)
     argv = (sys.executable, "-c", "import sys; sys.exit('no licence')")
     supervisor.start(Service("broken", 0, argv, "nowhere", lambda: False), os.environ)
-    wait_until(lambda: supervisor.states()["broken"].given_up, 20, "it to be given up")
+    wait_until(lambda: supervisor.states()["broken"].is_abandoned, 20, "it to be given up")
     assert supervisor.states()["broken"].starts == 2
     assert (settings.logs / "broken.log").read_text() == "no licence\n" * 2
     supervisor.stop()

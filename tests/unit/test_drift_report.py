@@ -114,13 +114,6 @@ def test_the_page_is_kept_and_logged_with_the_run(
     assert logged.read_text() == page
 
 
-def test_only_the_newest_pages_are_kept(place: Place, instance: dg.DagsterInstance) -> None:
-    place.sample(answered(rows(10)))
-    runs = [place.report(instance).run_id for _ in range(3)]
-    kept = {path.stem for path in (place.home / "reports" / "visitors").glob("*.html")}
-    assert kept == set(runs[1:])
-
-
 def test_too_few_samples_pass_and_say_so(place: Place, instance: dg.DagsterInstance) -> None:
     window = rows(199, seed=2)
     window["age"] = 99.0
