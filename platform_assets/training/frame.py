@@ -145,14 +145,8 @@ def _row(frame: pd.DataFrame, wrong: NDArray[np.bool_], spec: ModelSpec) -> str:
 def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
     import numpy as np
 
-    if column.isna().any():
-        missing = f"{int(column.isna().sum())} of {len(column)} rows"
-        raise TrainingError(f"{spec.target.name} is missing in {missing}")
     if spec.task is Task.REGRESSION:
-        values = column.to_numpy(dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise TrainingError(f"{spec.target.name} holds an infinite number")
-        return values
+        return column.to_numpy(dtype=np.float64)
     if spec.target.dtype is DType.BYTES:
         return np.asarray(column.map(str), dtype=object)
     return _whole(column)
@@ -180,36 +174,3 @@ def _utc(column: pd.Series[Any]) -> NDArray[np.datetime64]:
     import pandas as pd
 
     return pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
-
-
-def label_classes(rows: Rows, spec: ModelSpec) -> tuple[int | str | bool, ...]:
-    """Return the class labels as the user writes them, in the order of the probabilities.
-
-    Raises:
-        TrainingError: the data has a label that the model file does not name, or more or
-            fewer classes than the task allows.
-    """
-    import numpy as np
-
-    if spec.task is Task.REGRESSION:
-        return ()
-    seen = np.unique(rows.labels).tolist()
-    if spec.target.dtype is DType.BOOL:
-        seen = [bool(one) for one in seen]
-    classes = spec.target.classes or tuple(seen)
-    unknown = [one for one in seen if one not in classes]
-    if unknown:
-        raise TrainingError(
-            f"{spec.target.name} holds {unknown[0]!r}, which is none of the classes "
-            f"{', '.join(map(str, classes))} of the model file"
-        )
-    unseen = [one for one in classes if one not in seen]
-    if unseen:
-        raise TrainingError(f"no row of {spec.target.name} has the class {unseen[0]!r}")
-    if len(classes) < 2 or (spec.task is Task.BINARY and len(classes) != 2):
-        shown = ", ".join(map(str, classes[:10]))
-        raise TrainingError(
-            f"the number of classes of {spec.target.name}, {len(classes)} ({shown}), does not fit "
-            f"the task {spec.task.value}"
-        )
-    return classes

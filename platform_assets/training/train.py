@@ -17,7 +17,6 @@ from platform_assets.training.evaluation_pictures import (
     regression_picture,
 )
 from platform_assets.training.floor import estimate_metric
-from platform_assets.training.frame import label_classes
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.pictures import candidates_picture, importance_picture
@@ -83,7 +82,7 @@ def train(
         TrainingError: these rows or candidates allow no model.
         RegistryError: MLflow does not take it; the open runs are marked as failed.
     """
-    candidates, classes = expand(spec), label_classes(rows, spec)
+    candidates, classes = expand(spec), data.classes
     training, evaluation, split = split_evaluation(rows, spec)
     del rows  # of a million rows one copy less
     probe(candidates, training, spec, classes, say)

@@ -109,10 +109,11 @@ def _compare(work: Work) -> None:
 
 
 def _join(work: Work) -> None:
-    from platform_assets.training.frame import label_classes, training_rows
+    from platform_assets.training.frame import training_rows
 
-    rows = training_rows(work.values["feast"], work.values["data"], work.spec)
-    work.values["rows"], work.values["classes"] = rows, label_classes(rows, work.spec)
+    data = work.values["data"]
+    work.values["rows"] = training_rows(work.values["feast"], data, work.spec)
+    work.values["classes"] = data.classes
 
 
 def _split(work: Work) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from platform_assets.model_spec import FeatureSpec, ModelSpec, Target, Task
-from platform_assets.training.frame import label_classes, tensor_form
-from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
+from platform_assets.training.frame import tensor_form
+from platform_assets.training.rows import TrainingError
 from serving_gateway.contract import DType
 from tests.tabular import mixed_spec
 
@@ -88,36 +88,3 @@ def test_booleans_and_texts() -> None:
 def test_text_among_numbers_is_named() -> None:
     with pytest.raises(TrainingError, match="x holds values that are no FP64"):
         _form(pd.Series([1.0, "many"], dtype=object), DType.FP64)
-
-
-def _classes(labels: list[Any], target: Target, task: Task = Task.MULTICLASS) -> tuple[Any, ...]:
-    values = np.array(labels, dtype=object if isinstance(labels[0], str) else np.int64)
-    rows = Rows(pd.DataFrame(index=range(len(labels))), values, np.arange(len(labels)))
-    classes = (0, 1) if task is Task.BINARY else (0, 1, 2)
-    spec = dataclasses.replace(mixed_spec(task, classes), target=target)
-    return label_classes(rows, spec)
-
-
-def test_classes_are_those_of_the_file_in_its_order_or_those_of_the_data_sorted() -> None:
-    assert _classes(["b", "a", "c"], Target("y")) == ("a", "b", "c")
-    assert _classes(["b", "a", "c"], Target("y", classes=("c", "b", "a"))) == ("c", "b", "a")
-    found = _classes([0, 1], Target("y", DType.BOOL), Task.BINARY)
-    assert found == (False, True)
-    assert all(isinstance(one, bool) for one in found)
-    assert _classes([0, 1], Target("y", DType.BOOL, (True, False)), Task.BINARY) == (True, False)
-
-
-@pytest.mark.parametrize(
-    ("labels", "target", "task", "said"),
-    [
-        (["a", "x"], Target("y", classes=("a", "b")), Task.BINARY, "y holds 'x', which is none"),
-        (["a", "b"], Target("y", classes=("a", "b", "c")), Task.MULTICLASS, "no row .* class 'c'"),
-        (["a", "a"], Target("y"), Task.MULTICLASS, r"classes of y, 1 \(a\), does not fit"),
-        ([1, 2, 3], Target("y", DType.INT64), Task.BINARY, r"3 \(1, 2, 3\), .* the task binary"),
-    ],
-)
-def test_labels_that_do_not_fit_the_model_file_are_named(
-    labels: list[Any], target: Target, task: Task, said: str
-) -> None:
-    with pytest.raises(TrainingError, match=said):
-        _classes(labels, target, task)
