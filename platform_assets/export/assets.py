@@ -103,9 +103,7 @@ def _adopted(
             "mend what MLflow says, then run this again.",
             allow_retries=may_pass(error),
         ) from error
-    return _described(
-        registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON
-    )
+    return _described(registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON)
 
 
 def _exported(
