@@ -53,14 +53,14 @@ class Document:
 
     def diagnostic(self, path: FieldPath, message: str) -> Diagnostic:
         """Give what is wrong at `path` its line; of features in a mapping the key is the name."""
-        shown = path[1:] if path[:1] == ("attributes",) and len(path) > 1 else path
-        if len(shown) > 1 and shown[0] == "features" and self.places:
+        place = path[1:] if path[:1] == ("attributes",) and len(path) > 1 else path
+        if len(place) > 1 and place[0] == "features" and self.places:
             features = self.value["attributes"]["features"]
             if isinstance(features, dict):
-                rest = shown[2:] if shown[2:] != ("name",) else ()
-                shown = ("features", list(features)[int(str(shown[1]))], *rest)
-                path = ("attributes", *shown)
-        return Diagnostic(self.path, self.line(path), field_name(shown) or "file", message)
+                rest = place[2:] if place[2:] != ("name",) else ()
+                place = ("features", list(features)[int(str(place[1]))], *rest)
+                path = ("attributes", *place)
+        return Diagnostic(self.path, self.line(path), field_name(place) or "file", message)
 
 
 class _InvalidError(Exception):

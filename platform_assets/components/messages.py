@@ -11,8 +11,8 @@ from pydantic.fields import FieldInfo
 
 from platform_assets.components.diagnostics import FieldPath
 from platform_assets.components.schema import ModelFile
-from platform_assets.model_spec import OF_THE_LOADER
-from platform_assets.model_spec.fields import shown, suggestion
+from platform_assets.model_spec import LOADER_ONLY
+from platform_assets.model_spec.fields import as_yaml, suggestion
 
 _WANTED: Final = {
     "string_type": "text",
@@ -27,7 +27,7 @@ _WANTED: Final = {
 }
 
 
-def explained(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
+def explain(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
     """Yield the place in the file and the message of each error."""
     for detail in error.errors(include_url=False):
         loc = tuple(part for part in detail["loc"] if part != "[key]")
@@ -38,7 +38,7 @@ def _fields(record: type) -> dict[str, FieldInfo]:
     """Return the fields of a record that a file may have, by the names that it calls them."""
     fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined]
     named = {str(field.validation_alias or name): field for name, field in fields.items()}
-    named.pop(OF_THE_LOADER, None)
+    named.pop(LOADER_ONLY, None)
     return named
 
 
@@ -72,7 +72,7 @@ def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
     hint = ""
     if kind == "string_type" and not isinstance(value, (Mapping, list)):
         hint = "; put it in quotes (YAML reads yes, no, on and off as true and false)"
-    return f"must be {wanted}, not {shown(value)}{hint}"
+    return f"must be {wanted}, not {as_yaml(value)}{hint}"
 
 
 def _record_at(path: Iterable[object]) -> type:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 import platform_assets
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import Document, read_document
-from platform_assets.components.messages import explained
+from platform_assets.components.messages import explain
 from platform_assets.components.schema import FILE, FILE_NAMES
 from platform_assets.model_spec import ModelSpec
 from platform_assets.training.candidates import CandidateError, check_candidates
@@ -40,7 +40,7 @@ def read_model(path: Path) -> ModelSpec:
     try:
         file = FILE.validate_python(document.value, by_alias=True, by_name=False)
     except ValidationError as error:
-        found = [document.diagnostic(*one) for one in explained(error)]
+        found = [document.diagnostic(*one) for one in explain(error)]
         raise ModelFileError(sorted(found, key=lambda one: one.line)) from error
     return complete(file.attributes, document)
 
@@ -62,7 +62,7 @@ def complete(spec: ModelSpec, document: Document) -> ModelSpec:
         )
         check_candidates(found)
     except ValidationError as error:
-        [(_, message)] = explained(error)
+        [(_, message)] = explain(error)
         advice = f"{message} (this is the folder's name: give another `model_name`)"
         raise ModelFileError([document.diagnostic(("attributes", "model_name"), advice)]) from error
     except CandidateError as error:

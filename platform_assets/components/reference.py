@@ -24,7 +24,7 @@ def reference_table() -> str:
 def _rows(record: Schema, definitions: Schema, above: str) -> Iterator[str]:
     for name, field in record.get("properties", {}).items():
         inside, entry = _record(field, definitions) or ({}, "")
-        default = _shown(field["default"]) if "default" in field else ""
+        default = _format_default(field["default"]) if "default" in field else ""
         if name in record.get("required", ()):
             default = "required"
         meaning = field.get("description") or inside.get("description", "")
@@ -63,7 +63,7 @@ def _type(field: Schema, definitions: Schema) -> str:
     return ", ".join([_TYPES.get(kind, kind), *bounds])
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     if default in (None, "", [], {}):
         return "none"
     return f"`{default}`" if isinstance(default, str) else f"`{json.dumps(default)}`"

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec.fields import CONFIG, TimeZone, named, reject, shown
+from platform_assets.model_spec.fields import CONFIG, TimeZone, as_yaml, choice, reject
 from serving_gateway.contract import DType, Feature
 
 Label = int | str | bool
@@ -44,7 +44,7 @@ def _column(*, reserved: Callable[[str], bool], joined: bool = False) -> AfterVa
     def check(name: str) -> str:
         if not _COLUMN.fullmatch(name):
             raise ValueError(
-                f"{shown(name)}: use an ASCII letter or underscore, then up to 99 ASCII letters, "
+                f"{as_yaml(name)}: use an ASCII letter or underscore, then up to 99 ASCII letters, "
                 "digits or underscores, and give the source's name of the column under `from`"
             )
         if reserved(name.casefold()):
@@ -62,7 +62,7 @@ def _is_reserved(name: str) -> bool:
 
 def _target_name(name: str) -> str:
     if not name or not name.isprintable():
-        raise ValueError(f"{shown(name)} is not the name of a column")
+        raise ValueError(f"{as_yaml(name)} is not the name of a column")
     if name.casefold() in FEAST_COLUMNS:
         raise ValueError(f"{name!r} is a name that Feast writes itself{_ELSE}")
     return name
@@ -84,11 +84,13 @@ _TYPES: Final = {
     "boolean": DType.BOOL,
     "text": DType.BYTES,
 }
-FeatureType = Annotated[DType, named(_TYPES)]
-KeyType = Annotated[DType, named({name: _TYPES[name] for name in ("integer", "text")})]
+FeatureType = Annotated[DType, choice(_TYPES)]
+KeyType = Annotated[DType, choice({name: _TYPES[name] for name in ("integer", "text")})]
 TargetType = Annotated[
     DType,
-    named({name: _TYPES[name] for name in ("text", "integer", "boolean")} | {"number": DType.FP64}),
+    choice(
+        {name: _TYPES[name] for name in ("text", "integer", "boolean")} | {"number": DType.FP64}
+    ),
 ]
 
 
@@ -160,7 +162,7 @@ class JoinKey:
     """The column's name in the source, where it differs."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.column is None) == (self.row_number is None):
             raise ValueError("needs exactly one of `column` and `row_number`")
         if self.row_number is not None:

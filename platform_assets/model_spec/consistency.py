@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
-from platform_assets.model_spec.fields import duration, shown
+from platform_assets.model_spec.fields import as_yaml, duration
 from platform_assets.model_spec.training import (
     METRICS,
     CandidateSpec,
@@ -38,7 +38,7 @@ _CLASSES: Final = {
 """Type of a target -> that of a class label as YAML reads it, and its name in a model file."""
 
 
-def completed(value: Any, above: Above) -> Any:
+def fill_defaults(value: Any, above: Above) -> Any:
     """Return a field with the defaults that the fields above it decide."""
     task = above.get("task")
     if task is None:
@@ -120,14 +120,14 @@ def _classes(classes: Sequence[Label], kind: type, word: str) -> Problems:
         path = ("classes", index)
         if type(label) is not kind:
             hint = "; put it in quotes (YAML reads yes and no as true and false)"
-            found = f"{shown(label)} is not {word}, as the other labels are"
+            found = f"{as_yaml(label)} is not {word}, as the other labels are"
             yield path, found + (hint if kind is str else "")
         elif label == "":
             yield path, "empty text means that the label is missing: remove it"
         elif type(label) is int and not -(2**63) <= label < 2**63:
             yield path, f"{label} does not fit into 64 bits"
         elif label in classes[:index]:
-            yield path, f"{shown(label)} is listed twice: remove one"
+            yield path, f"{as_yaml(label)} is listed twice: remove one"
 
 
 def _count(target: Target, task: Task) -> Problems:
@@ -152,7 +152,7 @@ def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:
     for index, one in enumerate(candidates):
         if known and one.estimator is not None and one.estimator not in known:
             message = (
-                f"{shown(one.estimator)} is not an estimator for {task}; known are "
+                f"{as_yaml(one.estimator)} is not an estimator for {task}; known are "
                 f"{', '.join(known)}; for one of your own give `function`"
             )
             yield (index, "estimator"), message
@@ -164,7 +164,7 @@ def _evaluation(evaluation: Evaluation, above: Above) -> Problems:
     task, name = above.get("task"), evaluation.metric
     if task and name not in metrics(task):
         wrong = f"does not measure a {task} model" if name in METRICS else "is not a metric"
-        yield ("metric",), f"{shown(name)} {wrong}; write one of {', '.join(metrics(task))}"
+        yield ("metric",), f"{as_yaml(name)} {wrong}; write one of {', '.join(metrics(task))}"
     if evaluation.split is Split.TIME and above.get("event_time", task) is None:
         advice = "name the column with the time, or split by entity"
         yield ("split",), f"time needs `event_timestamp`: {advice}"

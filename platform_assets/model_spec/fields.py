@@ -56,19 +56,19 @@ def reject(problems: Iterable[tuple[tuple[int | str, ...], str]]) -> None:
         raise ValidationError.from_exception_data("ModelSpec", errors)
 
 
-def matching(pattern: str, advice: str) -> AfterValidator:
+def full_match(pattern: str, advice: str) -> AfterValidator:
     """Refuse text that is not all of `pattern`; `advice` says what to write."""
     compiled = re.compile(pattern, re.ASCII)
 
     def check(text: str) -> str:
         if not compiled.fullmatch(text):
-            raise ValueError(f"{shown(text)}: {advice}")
+            raise ValueError(f"{as_yaml(text)}: {advice}")
         return text
 
     return AfterValidator(check)
 
 
-def named(values: Mapping[str, Any]) -> BeforeValidator:
+def choice(values: Mapping[str, Any]) -> BeforeValidator:
     """Take one of these names for its value; a value itself is taken as it is."""
     kinds = {type(value) for value in values.values()}
 
@@ -117,7 +117,7 @@ def _zone(name: str) -> str:
         ZoneInfo(name)
     except (ValueError, ZoneInfoNotFoundError, OSError):
         raise ValueError(
-            f"{shown(name)} is not a time zone: write one as UTC or Europe/Zurich"
+            f"{as_yaml(name)} is not a time zone: write one as UTC or Europe/Zurich"
         ) from None
     return name
 
@@ -125,7 +125,7 @@ def _zone(name: str) -> str:
 TimeZone = Annotated[str, AfterValidator(_zone), Field(strict=True, examples=["UTC"])]
 
 
-def shown(value: object) -> str:
+def as_yaml(value: object) -> str:
     """Write a value as YAML would, short enough for a line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

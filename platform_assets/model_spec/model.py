@@ -30,8 +30,8 @@ from platform_assets.model_spec.columns import (
     Label,
     Target,
 )
-from platform_assets.model_spec.consistency import DEFAULT_TTL, RULES, completed
-from platform_assets.model_spec.fields import CONFIG, Duration, matching, reject, shown
+from platform_assets.model_spec.consistency import DEFAULT_TTL, RULES, fill_defaults
+from platform_assets.model_spec.fields import CONFIG, Duration, as_yaml, full_match, reject
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.source import Source
 from platform_assets.model_spec.training import CandidateSpec, Evaluation, Gates, Task
@@ -47,7 +47,7 @@ PREDICTION_OUTPUT: Final = "prediction"
 """Output of a regression; a classifier has `label` and `probabilities`."""
 PACKED_INPUT: Final = "features"
 """The one input of a model whose features all are FP32."""
-OF_THE_LOADER: Final = "\0"
+LOADER_ONLY: Final = "\0"
 """Alias of what no model file says: YAML has no such character."""
 
 
@@ -58,7 +58,7 @@ def _model_name(name: str) -> str:
     foreign = next((letter for letter in name if not letter.isascii()), None)
     detail = f"{foreign!r} is {unicodedata.name(foreign, 'not ASCII')}; " if foreign else ""
     raise ValueError(
-        f"{shown(name)}: {detail}use an ASCII letter, then up to 99 ASCII letters, digits or "
+        f"{as_yaml(name)}: {detail}use an ASCII letter, then up to 99 ASCII letters, digits or "
         "underscores"
     )
 
@@ -93,12 +93,12 @@ def _as_candidates(value: object) -> object:
 
 Owner = Annotated[
     StrictStr,
-    matching(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s.]+", "write an email address or team:<name>"),
+    full_match(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s.]+", "write an email address or team:<name>"),
 ]
 _TAG_RULE: Final = "keys and values of tags have up to 63 letters, digits, '_', '-' and '.'"
 _TAG_PART: Final = r"[A-Za-z0-9_.-]{1,63}"
-TagKey = Annotated[StrictStr, matching(rf"({_TAG_PART}/)?{_TAG_PART}", _TAG_RULE)]
-TagValue = Annotated[StrictStr, matching(r"[A-Za-z0-9_.-]{0,63}", _TAG_RULE)]
+TagKey = Annotated[StrictStr, full_match(rf"({_TAG_PART}/)?{_TAG_PART}", _TAG_RULE)]
+TagValue = Annotated[StrictStr, full_match(r"[A-Za-z0-9_.-]{0,63}", _TAG_RULE)]
 Features = Annotated[
     tuple[FeatureSpec, ...],
     BeforeValidator(
@@ -169,13 +169,13 @@ class ModelSpec:
     """When the chain runs by itself."""
     kubernetes: Kubernetes = Kubernetes()
     """How the steps run on Kubernetes."""
-    code_version: Annotated[SkipJsonSchema[str], Field(validation_alias=OF_THE_LOADER)] = "unknown"
+    code_version: Annotated[SkipJsonSchema[str], Field(validation_alias=LOADER_ONLY)] = "unknown"
     """Digest of the model file and of the locked packages."""
 
     @field_validator(*RULES)
     @classmethod
-    def _fits_what_is_above(cls, value: Any, info: ValidationInfo) -> Any:
-        found = completed(value, info.data)
+    def _check_against_fields_above(cls, value: Any, info: ValidationInfo) -> Any:
+        found = fill_defaults(value, info.data)
         reject(RULES[str(info.field_name)](found, info.data))
         return found
 

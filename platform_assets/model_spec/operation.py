@@ -23,8 +23,8 @@ from platform_assets.model_spec.fields import (
     Count,
     Duration,
     TimeZone,
-    matching,
-    shown,
+    as_yaml,
+    full_match,
     suggestion,
 )
 from serving_gateway.contract import MAX_BATCH_SIZE
@@ -68,7 +68,7 @@ class ServingSpec:
 
     @field_validator("keep_versions")
     @classmethod
-    def _holds_what_is_ready(cls, kept: int, info: ValidationInfo) -> int:
+    def _check_retention(cls, kept: int, info: ValidationInfo) -> int:
         retention = info.data.get("retention", 0)
         if kept < retention:
             raise ValueError(
@@ -85,7 +85,7 @@ def _cron(text: str) -> str:
         dg.ScheduleDefinition(name="cron", job_name="cron", cron_schedule=text)
     except dg.DagsterInvalidDefinitionError:
         raise ValueError(
-            f"{shown(text)} is not a cron string that ever fires: write five fields, minute "
+            f"{as_yaml(text)} is not a cron string that ever fires: write five fields, minute "
             "first, as 0 3 * * *"
         ) from None
     return text
@@ -120,7 +120,7 @@ class AutomationSpec:
 
     @field_validator("on_drift")
     @classmethod
-    def _drift_is_measured(cls, on_drift: bool, info: ValidationInfo) -> bool:
+    def _check_drift_schedule(cls, on_drift: bool, info: ValidationInfo) -> bool:
         if on_drift and info.data.get("drift_schedule", "") is None:
             raise ValueError("needs `drift_schedule`: nothing else measures drift")
         return on_drift
@@ -139,7 +139,7 @@ class ComputeResources:
     cpu: (
         Annotated[
             StrictStr,
-            matching(
+            full_match(
                 r"(?=.*[1-9])(\d{1,4}(\.\d{1,3})?|\d{1,7}m)",
                 "not a number of cores: write 2, 0.5 or 500m (thousandths)",
             ),
@@ -153,7 +153,7 @@ class ComputeResources:
         Annotated[
             StrictStr,
             # The unit of less than a megabyte would be a slip of the pen.
-            matching(
+            full_match(
                 r"(?=.*[1-9])\d{1,7}(\.\d{1,3})?[MGT]i?",
                 "not a size of memory: write a number and its unit, as 512Mi or 4Gi",
             ),

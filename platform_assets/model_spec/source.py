@@ -9,7 +9,14 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, Field, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec.fields import CONFIG, Duration, duration, matching, reject, shown
+from platform_assets.model_spec.fields import (
+    CONFIG,
+    Duration,
+    as_yaml,
+    duration,
+    full_match,
+    reject,
+)
 
 SOURCE_PREFIX: Final = "SOURCE_"
 """How the environment variables begin that sources may name: others may hold secrets."""
@@ -38,17 +45,17 @@ def _expandable(text: str) -> str:
 
 def _file(text: str) -> str:
     if not text.strip() or not text.isprintable():
-        raise ValueError(f"{shown(text)} is not a path")
+        raise ValueError(f"{as_yaml(text)} is not a path")
     if "://" in text:
         raise ValueError(
-            f"{shown(text)} is an address: files are read from this machine only, so mount the "
+            f"{as_yaml(text)} is an address: files are read from this machine only, so mount the "
             "storage, or use sql"
         )
     try:
         Path(text).expanduser()
     except RuntimeError:
         raise ValueError(
-            f"{shown(text)}: that user has no home directory on this machine: write the whole path"
+            f"{as_yaml(text)}: this user has no home directory here: write the whole path"
         ) from None
     return text
 
@@ -109,7 +116,7 @@ class Source:
         Annotated[
             StrictStr,
             Template,
-            matching(
+            full_match(
                 r"(sklearn|vega)\.[A-Za-z][A-Za-z0-9_-]*",
                 "write sklearn.<name> or vega.<name>, as sklearn.wine",
             ),
@@ -123,7 +130,7 @@ class Source:
     without `changed` every hour, or as often as `SENSOR_SECONDS` says."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         given = [name for name in ("file", "sql", "dataset") if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"has {' and '.join(given)}" if given else "is empty"

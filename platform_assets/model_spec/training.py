@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec.fields import CONFIG, Count, Positive, Share, matching
+from platform_assets.model_spec.fields import CONFIG, Count, Positive, Share, full_match
 
 Scalar = bool | int | float | str | None
 
@@ -111,7 +111,7 @@ class CandidateSpec:
     function: (
         Annotated[
             StrictStr,
-            matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", "write package.module:name"),
+            full_match(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", "write package.module:name"),
             Field(examples=["my_package.models:forest"]),
         ]
         | None
@@ -124,7 +124,7 @@ class CandidateSpec:
     """Parameter -> values to try; each combination competes."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.estimator is None) == (self.function is None):
             raise ValueError("needs exactly one of `estimator` and `function`")
         return self
