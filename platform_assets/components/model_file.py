@@ -25,7 +25,7 @@ from platform_assets.training.candidates import CandidateError, check_candidates
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
 """What decides on a trained model; counts where there is no lock file."""
-_TRAINING_CODE: Final = ("features", "training", "export")
+_TRAINING_CODE: Final = ("model_spec", "features", "training", "export")
 """Packages of this one that decide on a trained model."""
 _CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
 
