@@ -137,8 +137,9 @@ def test_production_is_compared_on_rows_that_it_was_not_trained_on(settled: Plat
 
 
 def test_a_version_that_was_deleted_in_mlflow_is_compared_all_the_same(settled: Platform) -> None:
-    version = settled.production()
-    settled.resources["mlflow"]._client().delete_model_version(DEFAULT_MODEL, str(version))
+    version, client = settled.production(), settled.resources["mlflow"]._client()
+    client.delete_run(production_run(settled))
+    client.delete_model_version(DEFAULT_MODEL, str(version))
     similar = settled.of(candidates=(SIMILAR,))
     outcome = similar.run("trained_model", "registered_model", *TO_LOADED)
     for name in ("no_regression", "schema_compatible"):

@@ -184,8 +184,10 @@ def test_production_and_its_predecessor_deleted_in_mlflow_are_in_no_rollbacks_wa
     platform: Platform, two: tuple[int, int]
 ) -> None:
     before, _ = two
+    mlflow = platform.resources["mlflow"]
     for version in two:
-        platform.resources["mlflow"]._client().delete_model_version(DEFAULT_MODEL, str(version))
+        mlflow._client().delete_run(mlflow.version(DEFAULT_MODEL, version).run_id)
+        mlflow._client().delete_model_version(DEFAULT_MODEL, str(version))
     assert roll_back(platform, version=before) == {}
     assert platform.answering_version() == before
     slot = platform.gateway.models()["effective"]["A"]
