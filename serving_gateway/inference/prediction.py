@@ -11,7 +11,12 @@ from serving_gateway.contract import FeatureSource, PredictRequest, PredictRespo
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import LookupResult
-from serving_gateway.inference.bodies import FloatRequest, decode_prediction, encode_json
+from serving_gateway.inference.bodies import (
+    FloatRequest,
+    decode_prediction,
+    encode_json,
+    encode_list,
+)
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.coerce import unfit
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
@@ -182,10 +187,10 @@ class Prediction(RoutedRequest):
         tail = tails.get(source)
         if tail is None:
             tail = tails[source] = self._tail(source)
-        predictions, probabilities = output.predictions, output.probabilities
+        write = encode_json if len(outputs.body) <= LARGE_BYTES else encode_list
         return output, b'{"predictions":%b,"probabilities":%b,%b' % (
-            encode_json(predictions),
-            encode_json(probabilities),
+            write(output.predictions),
+            write(output.probabilities),
             tail,
         )
 

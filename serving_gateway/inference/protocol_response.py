@@ -8,8 +8,9 @@ import msgspec
 
 from serving_gateway.contract import DType, InferenceRequest
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
-from serving_gateway.inference.bodies import encode_json
+from serving_gateway.inference.bodies import encode_json, encode_list
 from serving_gateway.inference.coerce import unfit
+from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.inference.tensors import FLOATS, FORMATS, TensorView, all_finite, unpack
 
 
@@ -33,7 +34,9 @@ def encode_response(
             one["parameters"] = {"binary_data_size": len(tensor.data)}
             binary.append(tensor.data)
         else:
-            one["data"] = _elements(tensor)
+            elements = _elements(tensor)
+            is_large = len(tensor.data) > LARGE_BYTES
+            one["data"] = msgspec.Raw(encode_list(elements)) if is_large else elements
         outputs.append(one)
     head: dict[str, Any] = {"model_name": model_name, "model_version": str(version)}
     if request.id is not None:

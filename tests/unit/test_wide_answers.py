@@ -14,7 +14,8 @@ import pytest
 
 from serving_gateway.contract import Strategy, Traffic
 from serving_gateway.errors import GatewayError
-from serving_gateway.inference import prediction, protocol_response, shadow
+from serving_gateway.inference import bodies, prediction, protocol_response, shadow
+from serving_gateway.inference.bodies import encode_json, encode_list
 from tests.fake_connection import FakeServer, played_server, post
 from tests.played_triton import eventually
 
@@ -64,6 +65,27 @@ def widen(server: FakeServer) -> list[float]:
     data = struct.pack(f"<{CLASSES}f", *values)
     server.plane.triton.model.extra["probabilities"] = ("FP32", [1, CLASSES], data)
     return values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [None, [], [1], ["é", '"'], [[]], [[0.1, 2.0], [3.5, 4.0]], [*range(20_000)], [[True] * 9_000]],
+)
+def test_list_in_parts_is_the_same_json(values: list[Any] | None) -> None:
+    assert encode_list(values) == encode_json(values)
+
+
+def test_long_list_is_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def sized(part: list[float]) -> bytes:
+        sizes.append(len(part))
+        return encode_json(part)
+
+    monkeypatch.setattr(bodies, "encode_json", sized)
+    encode_list([[0.5] * 10_000, [0.5] * 3])
+    assert max(sizes) < 10_000
+    assert sum(sizes) == 10_003
 
 
 async def test_narrow_answer_is_encoded_at_once(server: FakeServer, threads: Threads) -> None:
