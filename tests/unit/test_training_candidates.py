@@ -106,6 +106,14 @@ def test_every_parameter_that_a_grid_may_set_exists(task: Task, table: Any) -> N
         assert not entry.parameters & {"random_state", "n_jobs", "verbose", "warm_start"}
 
 
+@pytest.mark.parametrize("task", [Task.BINARY, Task.REGRESSION])
+def test_histogram_boosting_holds_no_rows_out_unless_a_grid_says_so(task: Task) -> None:
+    for grid, held_out in (({}, False), ({"early_stopping": (True,)}, True)):
+        spec = _spec(CandidateSpec("hist_gradient_boosting", grid=grid), task=task)
+        model = build(expand(spec)[0], spec).named_steps["model"]
+        assert model.get_params()["early_stopping"] is held_out
+
+
 @pytest.mark.parametrize(
     ("candidate", "said"),
     [
