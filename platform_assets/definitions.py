@@ -56,7 +56,7 @@ def declarative_automation() -> dg.SensorDefinition:
 
 
 def resources(executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.Definitions:
-    """The resources, told where everything is by the environment at the time of a run.
+    """The resources; the environment at the time of a run says where everything is.
 
     `executor` runs the steps: by default one process per run, so that MLflow and Feast are
     imported once, not once per step.

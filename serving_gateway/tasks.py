@@ -29,7 +29,7 @@ def is_being_cancelled() -> bool:
 
 
 class TaskSupervisor:
-    """Runs coroutines without an end; one that ends is started again and told to `on_restart`."""
+    """Restarts endless coroutines that end after all, and then calls `on_restart`."""
 
     def __init__(self, on_restart: Callable[[str], None]) -> None:
         self._on_restart = on_restart

@@ -83,7 +83,7 @@ class OnlineView:
             registry.apply_materialization(self._view, self._store.project, first, last)
 
     def read(self, ids: Iterable[int | str]) -> list[OnlineRow]:
-        """Read rows as the gateway does, whatever their age; one per id, in that order."""
+        """Read rows of any age, as the gateway does; one per id, in that order."""
         keys = entity_keys(ids, self._view)
         with translated(f"read {self._doing}"):
             stored = self._online.online_read(self._config, self._view, keys)

@@ -138,7 +138,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def close_abandoned_runs(
         self, model_name: str, is_abandoned: Callable[[str], bool]
     ) -> list[str]:
-        """Mark as FAILED the runs that still are RUNNING although nobody works on them.
+        """Mark as FAILED the runs that are still RUNNING although their Dagster run is over.
 
         Args:
             model_name: whose experiment is looked at.
@@ -175,7 +175,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
                 except MlflowException as exc:
                     if exc.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
-                    # Somebody was quicker; theirs is as good.
+                    # Another process created it meanwhile.
                     found = client.get_experiment_by_name(name)
             if found.lifecycle_stage == "deleted":
                 raise RegistryError(
@@ -374,7 +374,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         return self._registered(found)
 
     def versions(self, model_name: str) -> list[VersionEntry]:
-        """Return all versions of a model, whoever registered them, oldest first."""
+        """Return all versions of a model, also third-party ones, oldest first."""
         return list_versions(self._client(), model_name)
 
     def onnx_bytes(self, model_name: str, version: int, copy: str) -> bytes:

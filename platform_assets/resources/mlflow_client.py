@@ -112,7 +112,7 @@ def probe(tracking_uri: str) -> None:
         with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT):  # noqa: S310 # the scheme was checked above
             return
     except urllib.error.HTTPError as exc:
-        # Anything that is not the server's own trouble means: somebody is there. A proxy
+        # Any other status means that a server answers. A proxy
         # that wants credentials, for one, is asked again by the client that has them.
         if exc.code >= 500:
             raise MlflowUnavailable(

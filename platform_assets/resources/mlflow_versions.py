@@ -1,7 +1,7 @@
-"""Versions that somebody else's job may have registered: found, and their graph fetched.
+"""Finds versions that a third-party job may have registered, and fetches their graphs.
 
 Only files that end in `.onnx` are ever fetched from them, as bytes (I11): a pickled model, or
-whatever else lies beside, is not opened.
+any other file is not opened.
 """
 
 from __future__ import annotations

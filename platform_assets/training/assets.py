@@ -53,7 +53,7 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
     ) -> MaterializeResult[TrainedModel]:
         started = time.monotonic()
         with mlflow_failures("trained_model"):
-            # Asked first: a server that is down is told before minutes of work, not after.
+            # Asked first: a server that is down is reported before minutes of work, not after.
             closed = mlflow.close_abandoned_runs(
                 spec.model_name, lambda run_id: _is_over(context, run_id)
             )

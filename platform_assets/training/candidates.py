@@ -271,7 +271,7 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
     make = _attribute(where, str(candidate.spec.function))
     try:
         model = make()
-    # The user's own code: whatever it raises is told with the candidate's name.
+    # The user's own code may raise anything: the message names the candidate.
     except Exception as exc:
         raise CandidateError(f"{where}: the function failed: {exc!r}") from exc
     methods = ["fit", "predict", "get_params", "set_params"]

@@ -87,7 +87,7 @@ def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
             severity=AssetCheckSeverity.WARN,
             description=(
                 f"no evaluation row has the class {', '.join(repr(one) for one in missing)}: "
-                "nothing is known of how well it is told; add rows of it"
+                "how well the model recognizes it is unknown; add rows of it"
                 if missing
                 else None
             ),

@@ -117,7 +117,7 @@ def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
 
 
 def _texts(column: pd.Series[Any]) -> NDArray[Any]:
-    """Texts as objects, "" for a missing one; equal ones are one object, whatever read them."""
+    """Texts as objects, "" for a missing one; equal ones are one object."""
     import numpy as np
     import pandas as pd
 

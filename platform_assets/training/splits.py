@@ -27,7 +27,7 @@ _BINS: Final = 10
 def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitRecord]:
     """Return training rows, evaluation rows, and the rule that tells them apart.
 
-    By entity: an entity is held out when the hash of its id says so, whatever else there is.
+    By entity: an entity is held out when the hash of its id says so, and by nothing else.
     What one training held out is therefore held out by every later one on more data, and what
     it learned from is never held out later: a version in production can be judged on the
     evaluation rows of its successor.

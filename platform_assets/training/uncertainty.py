@@ -84,7 +84,7 @@ def rows_to_show(estimate: Estimate, margin: float) -> int | None:
 
 
 def _groups(entities: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """The group of each row, and the number of entities; by the ids alone, whatever their order."""
+    """The group of each row, and the number of entities; by the ids alone, in any order."""
     import numpy as np
     import pandas as pd
 

@@ -35,7 +35,7 @@ MAX_BATCH_SIZE: Final = 1024
 
 PLATFORM_HEADER: Final = "x-platform-request"
 """Header of inferences that the platform asks for itself. They are no traffic: A answers them
-whatever the split, and they appear in no metric of clients, sample or shadow statistic. Only a
+for any split, and they appear in no metric of clients, sample or shadow statistic. Only a
 control token may set it."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)

@@ -110,7 +110,7 @@ class Hosting:
         return {} if model is None else model.router.still_served()
 
     def readiness(self) -> ReadyStatus:
-        """Whether this replica should get traffic: once all is probed, whatever came of it."""
+        """Whether this replica should get traffic: once every version was probed."""
         reasons = ["the gateway is shutting down"] if self._lifecycle.draining else []
         if (pending := self._pending()) is not None:
             reasons.append(pending)

@@ -100,7 +100,7 @@ def _left(record: RoutingRecord, alias: str, slot: Slot) -> dict[str, tuple[Slot
 
 
 def _same(current: Slot, slot: Slot) -> bool:
-    """Whether both serve the same, whatever is known of where the version came from."""
+    """Whether both serve the same version, apart from what is known of its origin."""
     return current == msgspec.structs.replace(
         slot,
         signature=slot.signature or current.signature,

@@ -112,7 +112,7 @@ class _Part(BatchItem):
 class LookupQueue:
     """The look-ups of one set of features, each of which waits for `seconds` at most.
 
-    The breaker, which the queues of a service share, is told the outcome of each read.
+    The breaker, which the queues of a service share, learns the outcome of each read.
     """
 
     def __init__(

@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
         """Find out whether the server had received what was sent; the connection ends then."""
         self._pool.end_use(self)
         if self._transport is not None:
-            # Whatever is sent after this is not read either.
+            # Nothing that is sent after this is read.
             self._is_unread = self._exchange is None or _unacknowledged(self._transport) > 0
 
     def connection_lost(self, exc: Exception | None) -> None:

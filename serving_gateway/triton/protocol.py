@@ -35,7 +35,7 @@ def read_metadata(response: TritonResponse, url: str) -> ModelMetadata | None:
 
 
 def error_text(body: bytes) -> str:
-    """The reason in an error answer of Triton, whatever its encoding."""
+    """The reason in an error answer of Triton, in any encoding."""
     try:
         reason = _error_decoder.decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
