@@ -181,10 +181,11 @@ def test_without_a_gateway_nothing_is_rolled_back(platform: Platform, two: tuple
 
 
 def test_production_and_its_predecessor_deleted_in_mlflow_are_in_no_rollbacks_way(
-    platform: Platform, two: tuple[int, int]
+    platform: Platform, two: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
     before, _ = two
     mlflow = platform.resources["mlflow"]
+    request.addfinalizer(platform.promote)  # other tests want a version that MLflow knows
     for version in two:
         mlflow._client().delete_run(mlflow.version(DEFAULT_MODEL, version).run_id)
         mlflow._client().delete_model_version(DEFAULT_MODEL, str(version))

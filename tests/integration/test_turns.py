@@ -56,9 +56,11 @@ def waits(
         platform.instance.report_run_canceled(other)
 
     patched.setattr(turns, "time", SimpleNamespace(sleep=sleep))
-    step(platform)
-    if not waited:
-        platform.instance.report_run_canceled(other)
+    try:
+        step(platform)
+    finally:
+        if not waited:
+            platform.instance.report_run_canceled(other)
     return waited != []
 
 
