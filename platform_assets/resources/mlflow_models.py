@@ -20,6 +20,8 @@ _MLFLOW_TYPES: Final = {
     DType.BYTES: "string",
 }
 _REQUIREMENTS: Final = ("scikit-learn", "skops", "numpy", "pandas")
+_MODULES: Final = {"sklearn", "numpy", "pandas", "scipy"}
+"""What these packages bring."""
 _DESCRIPTION_FILE: Final = "MLmodel"
 
 
@@ -114,11 +116,12 @@ def _mlflow_signature(signature: Signature) -> Any:
 
 def distributions(types: list[str]) -> list[str]:
     """The packages that load a model with these types; a module that is not installed is none."""
-    installed = importlib.metadata.packages_distributions()
-    modules = sorted({name.partition(".")[0] for name in types})
-    return list(
-        dict.fromkeys([*_REQUIREMENTS, *(installed[m][0] for m in modules if m in installed)])
-    )
+    others = sorted({name.partition(".")[0] for name in types} - _MODULES)
+    if not others:
+        return [*_REQUIREMENTS]
+    installed = importlib.metadata.packages_distributions()  # reads all of the environment
+    own = [installed[name][0] for name in others if name in installed]
+    return list(dict.fromkeys([*_REQUIREMENTS, *own]))
 
 
 def _types(estimator: Any) -> list[str]:
