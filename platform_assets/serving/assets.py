@@ -24,7 +24,7 @@ from platform_assets.serving.ledger import (
     switch_reason,
 )
 from platform_assets.serving.loading import load_beside
-from platform_assets.serving.parity import warm_up
+from platform_assets.serving.answers import warm_up
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
     record_in_registry,
