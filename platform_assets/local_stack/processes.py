@@ -24,6 +24,7 @@ GATEWAY_TOKENS: Final = "GATEWAY_CONTROL_TOKENS"
 SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS})
 """Variables that a service gets only when it needs them."""
 _PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN})
+_WORKSPACE: Final = str(ROOT / "workspace.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,74 +50,71 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
 
     `since` (Unix time in seconds) keeps the heartbeat of an earlier start from counting.
     """
-    ports = settings.ports
-    python = str(settings.python)
-    workspace = str(ROOT / "workspace.yaml")
-    embedded_triton = (
-        Service(
-            TRITON,
-            0,
-            (
-                *(python, "-m", "platform_assets.local_stack.triton_server"),
-                *("--env", str(settings.triton_env)),
-                *("--repository", str(settings.model_repository)),
-                *("--state-dir", str(settings.state_dir)),
-                *("--http-port", str(ports.triton_http)),
-                *("--grpc-port", str(ports.triton_grpc)),
-                *("--metrics-port", str(ports.triton_metrics)),
-            ),
-            settings.triton_url,
-            partial(answers_ok, f"{settings.triton_url}/v2/health/ready"),
-        ),
-    )
+    triton = (_triton(settings),) if settings.external_triton is None else ()
     return (
-        *(embedded_triton if settings.external_triton is None else ()),
-        Service(
-            MLFLOW,
-            0,
-            (
-                python,
-                *("-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(ports.mlflow)),
-                *("--backend-store-uri", f"sqlite:///{settings.state_dir}/mlflow/mlflow.db"),
-                *("--artifacts-destination", str(settings.state_dir / "mlflow" / "artifacts")),
-                *("--serve-artifacts", "--workers", "1"),
-            ),
-            settings.mlflow_url,
-            partial(answers_ok, f"{settings.mlflow_url}/health"),
-        ),
-        Service(
-            GATEWAY,
-            1,
-            (python, "-m", "serving_gateway"),
-            settings.gateway_url,
-            # Not /health: what is in production is asked for right after the start.
-            partial(answers_ok, f"{settings.gateway_url}/ready"),
-            secrets=frozenset({GATEWAY_TOKENS}),
-        ),
-        Service(
-            WEBSERVER,
-            1,
-            (
-                python,
-                *("-m", "dagster_webserver", "--host", LOOPBACK, "--port", str(ports.dagster)),
-                *("--workspace", workspace),
-            ),
-            settings.dagster_url,
-            partial(definitions_loaded, settings.dagster_url),
-            secrets=_PIPELINE_SECRETS,
-        ),
-        Service(
-            DAEMON,
-            2,
-            (
-                python,
-                *("-m", "platform_assets.local_stack.daemon", "run", "--workspace", workspace),
-            ),
-            "heartbeats, as the webserver reports them",
-            partial(daemon_healthy, settings.dagster_url, since),
-            secrets=_PIPELINE_SECRETS,
-        ),
+        *triton,
+        _mlflow(settings),
+        _gateway(settings),
+        _webserver(settings),
+        _daemon(settings, since),
     )
+
+
+def _triton(settings: StackSettings) -> Service:
+    ports = settings.ports
+    command = (
+        *(str(settings.python), "-m", "platform_assets.local_stack.triton_server"),
+        *("--env", str(settings.triton_env)),
+        *("--repository", str(settings.model_repository)),
+        *("--state-dir", str(settings.state_dir)),
+        *("--http-port", str(ports.triton_http)),
+        *("--grpc-port", str(ports.triton_grpc)),
+        *("--metrics-port", str(ports.triton_metrics)),
+    )
+    ready = partial(answers_ok, f"{settings.triton_url}/v2/health/ready")
+    return Service(TRITON, 0, command, settings.triton_url, ready)
+
+
+def _mlflow(settings: StackSettings) -> Service:
+    home = settings.state_dir / "mlflow"
+    command = (
+        *(str(settings.python), "-m", "mlflow", "server"),
+        *("--host", LOOPBACK, "--port", str(settings.ports.mlflow)),
+        *("--backend-store-uri", f"sqlite:///{home}/mlflow.db"),
+        *("--artifacts-destination", str(home / "artifacts")),
+        *("--serve-artifacts", "--workers", "1"),
+    )
+    ready = partial(answers_ok, f"{settings.mlflow_url}/health")
+    return Service(MLFLOW, 0, command, settings.mlflow_url, ready)
+
+
+def _gateway(settings: StackSettings) -> Service:
+    command = (str(settings.python), "-m", "serving_gateway")
+    # Not /health: what is in production is asked for right after the start.
+    ready = partial(answers_ok, f"{settings.gateway_url}/ready")
+    secrets = frozenset({GATEWAY_TOKENS})
+    return Service(GATEWAY, 1, command, settings.gateway_url, ready, secrets=secrets)
+
+
+def _webserver(settings: StackSettings) -> Service:
+    command = (
+        *(str(settings.python), "-m", "dagster_webserver"),
+        *("--host", LOOPBACK, "--port", str(settings.ports.dagster)),
+        *("--workspace", _WORKSPACE),
+    )
+    url = settings.dagster_url
+    ready = partial(definitions_loaded, url)
+    return Service(WEBSERVER, 1, command, url, ready, secrets=_PIPELINE_SECRETS)
+
+
+def _daemon(settings: StackSettings, since: float) -> Service:
+    command = (
+        *(str(settings.python), "-m", "platform_assets.local_stack.daemon", "run"),
+        *("--workspace", _WORKSPACE),
+    )
+    address = "heartbeats, as the webserver reports them"
+    ready = partial(daemon_healthy, settings.dagster_url, since)
+    return Service(DAEMON, 2, command, address, ready, secrets=_PIPELINE_SECRETS)
 
 
 def definitions_loaded(dagster_url: str) -> bool:

@@ -49,7 +49,7 @@ def kept_versions(
     Args:
         entries: all versions in MLflow, oldest first.
         in_use: served, on disk, named by an alias, or in the ledger.
-        keep: how many of the newest that this pipeline registered stay; of others all do.
+        keep: how many of the newest that this pipeline registered stay; third-party ones all do.
     """
     own = [entry.version for entry in entries if not is_foreign(entry)]
     third_party = {entry.version for entry in entries if is_foreign(entry)}

@@ -84,7 +84,7 @@ def find_usage(spec: ModelSpec, servers: Servers, instance: dg.DagsterInstance, 
 
 
 def _switches(spec: ModelSpec, instance: dg.DagsterInstance) -> dict[str, int]:
-    """The version that each of the last runs took to production; "" is no run."""
+    """The version that each of the last runs took to production; "" stands for none."""
     records = instance.fetch_materializations(
         dg.AssetKey(spec.key("gateway_reload")), limit=SWITCHES
     ).records

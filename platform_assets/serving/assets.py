@@ -16,6 +16,7 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.triton import TritonError, TritonResource
+from platform_assets.serving.answers import warm_up
 from platform_assets.serving.ledger import (
     BEST_VERSION,
     PROMOTION,
@@ -24,7 +25,6 @@ from platform_assets.serving.ledger import (
     switch_reason,
 )
 from platform_assets.serving.loading import load_beside
-from platform_assets.serving.answers import warm_up
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
     record_in_registry,

@@ -14,8 +14,8 @@ from platform_assets.resources.gateway import (
     routed_version,
 )
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
-from platform_assets.serving.gates import serving_gates
 from platform_assets.serving.answers import ask_gateway
+from platform_assets.serving.gates import serving_gates
 from platform_assets.serving.records import Promotion
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import ModelStatus

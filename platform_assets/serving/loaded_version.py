@@ -16,8 +16,8 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.triton import TritonResource
-from platform_assets.serving.ledger import best_version
 from platform_assets.serving.answers import Answers, ask_triton
+from platform_assets.serving.ledger import best_version
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION

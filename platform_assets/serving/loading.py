@@ -55,30 +55,42 @@ def load_beside(
     Raises:
         TritonUnreachable: Triton does not answer; nothing was changed.
     """
-    name, version = packaged.model_name, packaged.version
-    triton.ready_versions(name)  # nothing is done while one of them is down
+    triton.ready_versions(packaged.model_name)  # nothing is done while one of them is down
+    reason = _mismatch(packaged, repository)
+    if not reason:
+        reason = _load_everywhere(packaged, triton, repository, timeout_s, log)
+    ready = triton.ready_versions(packaged.model_name)
+    return ServingState(
+        model_name=packaged.model_name,
+        version=packaged.version,
+        run_id=packaged.run_id,
+        ready=packaged.version in ready and not reason,
+        reason=reason,
+        ready_versions=ready,
+        load_id=uuid.uuid4().hex,
+    )
 
-    def state(reason: str) -> ServingState:
-        ready = triton.ready_versions(name)
-        return ServingState(
-            model_name=name,
-            version=version,
-            run_id=packaged.run_id,
-            ready=version in ready and not reason,
-            reason=reason,
-            ready_versions=ready,
-            load_id=uuid.uuid4().hex,
-        )
 
+def _mismatch(packaged: PackagedVersion, repository: ModelRepository) -> str:
+    """Why what is on disk is not what was packaged; "" when it is."""
     try:
-        provenance = repository.verify(name, version)
+        found = repository.verify(packaged.model_name, packaged.version).onnx_sha256
     except RepositoryError as error:
-        return state(f"not loaded: {error}")
-    if provenance.onnx_sha256 != packaged.sha256:
-        return state(
-            f"not loaded: the repository holds digest {provenance.onnx_sha256}, packaged was "
-            f"{packaged.sha256}"
-        )
+        return f"not loaded: {error}"
+    if found == packaged.sha256:
+        return ""
+    return f"not loaded: the repository holds digest {found}, packaged was {packaged.sha256}"
+
+
+def _load_everywhere(
+    packaged: PackagedVersion,
+    triton: TritonResource,
+    repository: ModelRepository,
+    timeout_s: float,
+    log: Log,
+) -> str:
+    """Load a version on every server and persist it; return why it was not, else ""."""
+    name = packaged.model_name
     loading = _Loading(packaged, repository, timeout_s, log)
     try:
         triton.everywhere(loading.load)
@@ -87,15 +99,16 @@ def load_beside(
         log(f"READY now: {_listed(ready)}; config.pbtxt names them")
         # A server that started meanwhile may have read the file as it was.
         triton.everywhere(loading.load_unless_ready)
-    except (_NotLoadedError, RepositoryError) as refusal:
+    except _NotLoadedError as refusal:
         loading.restore()
-        return state(
-            f"not kept: {refusal}" if isinstance(refusal, RepositoryError) else str(refusal)
-        )
+        return str(refusal)
+    except RepositoryError as refusal:
+        loading.restore()
+        return f"not kept: {refusal}"
     except TritonError:
         loading.restore()
         raise
-    return state("")
+    return ""
 
 
 class _NotLoadedError(Exception):

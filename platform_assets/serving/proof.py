@@ -12,8 +12,8 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.triton import TritonEndpoint, TritonResource
-from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.answers import ask_gateway, json_rows
+from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.records import Promotion
 
 _ROWS_SHOWN = 5

@@ -16,11 +16,11 @@ from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
+from platform_assets.serving.answers import Answers
 from platform_assets.serving.comparison import Comparison, Verdict, compare
 from platform_assets.serving.compatibility import align_probabilities, comparison_obstacle
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
-from platform_assets.serving.answers import Answers
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.training.floor import estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS

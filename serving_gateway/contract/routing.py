@@ -56,7 +56,7 @@ class Traffic(Struct, frozen=True):
     percent: float = 0.0
     """B's share of the clients, 0-100, in steps of 0.01."""
     salt: str | None = None
-    """Makes a cohort independent of others; None keeps the documented plain rule."""
+    """Makes cohorts of different salts independent; None keeps the documented plain rule."""
 
 
 class Switch(Struct, frozen=True):

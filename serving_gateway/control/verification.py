@@ -76,7 +76,7 @@ class VersionVerifier:
     async def verify(self, slot: Slot) -> VersionClient:
         """Confirm READY by the versioned endpoint and run a trial inference.
 
-        Features are prepared too; whether that succeeds is no matter (I9). `VersionNotReady` or
+        Features are prepared too; whether that succeeds does not matter (I9). `VersionNotReady` or
         `VariantUnavailable` when the version cannot answer, `TritonUnavailable` when Triton cannot
         tell.
         """

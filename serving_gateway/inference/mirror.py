@@ -21,7 +21,7 @@ from serving_gateway.inference.offload import Offload
 from serving_gateway.inference.router import Router, RoutingTarget
 from serving_gateway.inference.rows import VALUE_BYTES, RequestRows
 from serving_gateway.inference.shadow import (
-    Comparison,
+    AnswerComparison,
     PairingStatistics,
     ShadowStatistics,
     compare,
@@ -41,7 +41,7 @@ DISAGREED: Final = "disagreed"
 FAILED: Final = "failed"
 DROPPED: Final = "dropped"
 
-_Compared = tuple[float, ModelOutput, Comparison]
+_Compared = tuple[float, ModelOutput, AnswerComparison]
 
 
 class Mirror:

@@ -84,7 +84,7 @@ class Histogram:
         return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
-class Comparison(NamedTuple):
+class AnswerComparison(NamedTuple):
     """How two outputs for the same rows compare."""
 
     apart: list[int]
@@ -93,14 +93,14 @@ class Comparison(NamedTuple):
     """Per row, the largest of a class's probability; none without probabilities."""
 
 
-def compare(ours: ModelOutput, theirs: ModelOutput) -> Comparison:
+def compare(ours: ModelOutput, theirs: ModelOutput) -> AnswerComparison:
     """Compare A's and B's answers to one request."""
     pairs = zip(ours.predictions, theirs.predictions, strict=True)
     apart = [number for number, (one, other) in enumerate(pairs) if not same(one, other)]
     if ours.probabilities is None or theirs.probabilities is None:
-        return Comparison(apart, [])
+        return AnswerComparison(apart, [])
     pairs = zip(ours.probabilities, theirs.probabilities, strict=True)
-    return Comparison(apart, [largest_difference(one, other) for one, other in pairs])
+    return AnswerComparison(apart, [largest_difference(one, other) for one, other in pairs])
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +130,7 @@ class PairingStatistics:
         theirs: ModelOutput,
         delay: float,
         sent: Sequence[Any],
-        comparison: Comparison | None = None,
+        comparison: AnswerComparison | None = None,
     ) -> bool:
         """Note A's and B's answers to one request; whether all rows were labelled alike.
 

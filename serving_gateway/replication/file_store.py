@@ -107,7 +107,7 @@ class FileStore(RecordFiles):
 
     @in_thread
     def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
-        """The replicas that reported lately; the files of others are removed."""
+        """The replicas that reported lately; all other files are removed."""
         found: list[LiveReplica] = []
         with _reported("The replicas cannot be listed"):
             for path in self._replicas_path.glob("*.json"):

@@ -23,10 +23,10 @@ from platform_assets.resources.triton_api import (
 )
 from platform_assets.serving import latency
 from platform_assets.serving import loaded_version as candidate_module
+from platform_assets.serving.answers import Answers
 from platform_assets.serving.gates import triton_parity, triton_ready
 from platform_assets.serving.latency import Latencies
 from platform_assets.serving.loaded_version import LoadedVersion
-from platform_assets.serving.answers import Answers
 from platform_assets.serving.records import ServingState
 from tests.models import IRIS
 
