@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import ssl
@@ -31,6 +32,10 @@ TRITON_ENV = Path(os.environ.get("TRITON_ENV") or ROOT / ".venv-triton")
 _LOG_TAIL_LINES = 60
 NO_ROOTS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of servers without TLS: httpx reads all root certificates for each client else."""
+_PORTS: Final = range(10_000, 32_768)
+"""Below those that Linux gives to outgoing connections."""
+_SHARES: Final = 8
+"""Parts of the ports, so that test processes beside each other choose different ones."""
 _handed_out: set[int] = set()
 
 
@@ -39,12 +44,19 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nothing listens on; never the same twice."""
+    """Return a loopback TCP port that nothing listens on; never the same twice.
+
+    Not one that the system gives to outgoing connections: a server that is stopped and started
+    again would find its port in use by some client.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _SHARES
+    ports = range(_PORTS.start + worker, _PORTS.stop, _SHARES)
     while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
-        if port not in _handed_out:
+        port = random.choice(ports)
+        if port in _handed_out:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
             _handed_out.add(port)
             return port
 
