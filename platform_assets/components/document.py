@@ -48,7 +48,7 @@ class Document:
         """Line of the field at `path`, or of the nearest one that holds it."""
         if self.places is None:
             return 1
-        nearest, _ = self.places.lookup_closest_and_path(path, None)  # type: ignore[arg-type]
+        nearest, _ = self.places.lookup_closest_and_path(path, None)  # type: ignore[arg-type] # it reads any sequence
         return nearest.start.line
 
     def diagnostic(self, path: FieldPath, message: str) -> Diagnostic:

@@ -36,7 +36,7 @@ def explain(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
 
 def _fields(record: type) -> dict[str, FieldInfo]:
     """Return the fields of a record that a file may have, by the names that it calls them."""
-    fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined]
+    fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined] # pydantic sets it
     named = {str(field.validation_alias or name): field for name, field in fields.items()}
     named.pop(LOADER_ONLY, None)
     return named

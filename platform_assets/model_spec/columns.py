@@ -138,7 +138,7 @@ class FeatureSpec:
 
 _OPTIONS: Final[dict[str, Any]] = {
     name: (one.annotation, one)
-    for name, one in FeatureSpec.__pydantic_fields__.items()  # type: ignore[attr-defined]
+    for name, one in FeatureSpec.__pydantic_fields__.items()  # type: ignore[attr-defined] # pydantic sets it
     if name != "name"
 }
 FeatureOptions = create_model("FeatureOptions", __config__=CONFIG, **_OPTIONS)

@@ -198,11 +198,6 @@ def metrics_of(task: Task) -> tuple[Metric, ...]:
     return REGRESSION if task is Task.REGRESSION else CLASSIFICATION
 
 
-def valid_metrics(task: Task) -> tuple[str, ...]:
-    """Return the names that `evaluation.metric` may have; imports no library."""
-    return tuple(metric.name for metric in metrics_of(task))
-
-
 def scores(task: Task, answers: Answers) -> dict[str, float]:
     """Return every metric of the task for these answers."""
     return {metric.name: metric.compute(answers) for metric in metrics_of(task)}

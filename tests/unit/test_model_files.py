@@ -28,7 +28,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import known
-from platform_assets.training.metrics import valid_metrics
+from platform_assets.training.metrics import metrics_of
 from serving_gateway.contract import DType
 from tests.model_files import FULL, MINIMAL, write
 from tests.models import IRIS
@@ -152,7 +152,7 @@ def test_shipped_models_name_columns_that_their_data_sets_have() -> None:
 @pytest.mark.parametrize("task", Task)
 def test_a_model_file_names_the_estimators_and_metrics_of_the_training(task: Task) -> None:
     assert set(estimators(task)) == set(known(task))
-    assert set(metrics(task)) == set(valid_metrics(task))
+    assert set(metrics(task)) == {one.name for one in metrics_of(task)}
 
 
 def test_the_description_of_models_is_imported_without_what_reads_and_trains() -> None:

@@ -79,10 +79,10 @@ def test_a_definition_is_checked_without_the_libraries_of_training() -> None:
         "from platform_assets.training.assets import training_assets\n"
         "from platform_assets.training.candidates import check_candidates\n"
         "from platform_assets.training.checks import training_checks\n"
-        "from platform_assets.training.metrics import valid_metrics\n"
+        "from platform_assets.training.metrics import metrics_of\n"
         "from tests.models import IRIS\n"
         "check_candidates(IRIS), training_assets(IRIS), training_checks(IRIS)\n"
-        "print(valid_metrics(IRIS.task))\n"
+        "print([one.name for one in metrics_of(IRIS.task)])\n"
         "heavy = {'sklearn', 'pandas', 'numpy', 'mlflow', 'onnx', 'skl2onnx', 'pyarrow', 'feast'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
