@@ -67,7 +67,7 @@ k8s: system-kubectl $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## ren
 	$(RUN) pytest -q tests/manifests
 
 k8s-local: system-kubectl system-podman $(VENV)/.run ## play the Kubernetes manifests by podman: containers to production, Triton lost and back; needs root and kubectl
-	@$(RUN) k8s.local
+	@$(RUN) tests.manifests.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
 	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)

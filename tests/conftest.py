@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, Page
 
 from platform_assets.intervals import RETRY_SECONDS
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.browser import run_browser
-from tests.distribution import FileScheduling, put_longest_first
-from tests.full_platform import Platform, run_platform
-from tests.onnx_models import telltale, write_entry
-from tests.servers import (
+from tests.support.browser import run_browser
+from tests.support.distribution import FileScheduling, put_longest_first
+from tests.support.full_platform import Platform, run_platform
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import (
     RunningMlflow,
     RunningRedis,
     RunningTriton,

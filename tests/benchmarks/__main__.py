@@ -28,7 +28,7 @@ from tests.benchmarks.stage import Stage, run_stage
 from tests.benchmarks.steady import measure_steady
 from tests.benchmarks.throughput import figures, measure_rounds, peak_per_second
 from tests.benchmarks.wrk import BenchmarkError, Case, run
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 PARTS = ("throughput", "open-loop", "cpu", "drills", "memory", "models")
 _PROGRAMS = ("wrk", "haproxy", "redis-server")

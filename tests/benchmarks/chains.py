@@ -18,7 +18,7 @@ from typing import Final
 from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
 from platform_assets.local_stack.settings import ROOT, stack_settings
 from platform_assets.local_stack.stack import Stack
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 FLIGHTS_ROWS: Final = 336_776
 _PORTS: Final = ("DAGSTER", "MLFLOW", "GATEWAY", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")

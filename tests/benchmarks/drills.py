@@ -30,9 +30,9 @@ from tests.benchmarks.latency import summarize_ms
 from tests.benchmarks.open_loop import post
 from tests.benchmarks.switches import CONTROL, replicas_behind_haproxy
 from tests.benchmarks.wrk import BenchmarkError
-from tests.load import Answer, Load, Reign, usurped
-from tests.onnx_models import telltale, write_entry
-from tests.servers import run_redis, run_triton
+from tests.support.load import Answer, Load, Reign, usurped
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import run_redis, run_triton
 
 REPLICAS = 4
 PER_SECOND = 500

@@ -21,9 +21,9 @@ from serving_gateway.contract import (
 from serving_gateway.replication.file_store import FileStore
 from tests.benchmarks.environment import start_gateway
 from tests.benchmarks.wrk import BenchmarkError
-from tests.chain import FEATURE_ASSETS, Chain, new_chain
-from tests.integration.gateway_harness import RunningGateway
-from tests.servers import RunningTriton, run_redis, wait_until
+from tests.support.chain import FEATURE_ASSETS, Chain, new_chain
+from tests.support.gateway_harness import RunningGateway
+from tests.support.servers import RunningTriton, run_redis, wait_until
 
 ENTITIES = 150
 """Ids 1 to 150 are in the store."""

@@ -13,9 +13,9 @@ from platform_assets.local_stack.stack import stack_secrets
 from serving_gateway.contract import DEFAULT_MODEL, MAX_BATCH_SIZE
 from serving_gateway.settings import Settings
 from tests.benchmarks.wrk import BenchmarkError
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.onnx_models import iris_classifier, write_entry
-from tests.servers import (
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.onnx_models import iris_classifier, write_entry
+from tests.support.servers import (
     LOOPBACK,
     TRITON_ENV,
     RunningProcess,

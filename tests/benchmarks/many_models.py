@@ -23,8 +23,8 @@ from serving_gateway.contract import DEFAULT_MODEL
 from tests.benchmarks.environment import control_token, start_gateway, start_stub_triton
 from tests.benchmarks.memory import resident_mib
 from tests.benchmarks.wrk import BenchmarkError
-from tests.integration.gateway_harness import RunningGateway
-from tests.servers import run_redis
+from tests.support.gateway_harness import RunningGateway
+from tests.support.servers import run_redis
 
 MODELS = 500
 _AT_ONCE = 8

@@ -10,9 +10,9 @@ from serving_gateway.contract import DEFAULT_MODEL
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import start_gateway
 from tests.benchmarks.wrk import BenchmarkError, Case, run
-from tests.integration.gateway_harness import RunningGateway
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningTriton, run_triton
+from tests.support.gateway_harness import RunningGateway
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningTriton, run_triton
 
 MODELS = 10
 

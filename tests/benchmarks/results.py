@@ -17,7 +17,7 @@ from tests.benchmarks.picture import draw
 from tests.benchmarks.report import verdict_table
 from tests.benchmarks.targets import Verdict
 from tests.benchmarks.wrk import BenchmarkError
-from tests.servers import ServerError
+from tests.support.servers import ServerError
 
 
 def machine() -> dict[str, Any]:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.load import Answer, Load
-from tests.rollout import Cluster, run_cluster
+from tests.support.load import Answer, Load
+from tests.support.rollout import Cluster, run_cluster
 
 PER_SECOND = 200
 

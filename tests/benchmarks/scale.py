@@ -37,7 +37,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.model_spec.training import CLASSIFIERS
 from serving_gateway.contract import DType
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 ROWS: Final = (10_000, 100_000)
 ROWS_PER_ENTITY: Final = 2

@@ -22,7 +22,7 @@ from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import start_gateway, start_triton
 from tests.benchmarks.memory import resident_mib
 from tests.benchmarks.wrk import BenchmarkError, Case, run
-from tests.servers import ServerError, answers_ok
+from tests.support.servers import ServerError, answers_ok
 
 LIMIT_MIB = 120.0
 READY_SECONDS = 2.0

@@ -17,7 +17,7 @@ from tests.benchmarks.environment import (
     start_triton,
     start_yardstick,
 )
-from tests.integration.gateway_harness import RunningGateway
+from tests.support.gateway_harness import RunningGateway
 
 
 @dataclass(frozen=True, slots=True)

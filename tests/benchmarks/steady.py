@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.wrk import BenchmarkError
-from tests.integration.gateway_harness import RunningGateway
-from tests.servers import ROOT
+from tests.support.gateway_harness import RunningGateway
+from tests.support.servers import ROOT
 
 NOOP_RUN = "no-op uvicorn application"
 STEADY_RUN = "gateway"

@@ -23,10 +23,10 @@ from typing import Any
 import httpx
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.load import Answer, Load, Reign, usurped
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningRedis, RunningTriton, run_haproxy, run_redis, run_triton
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.load import Answer, Load, Reign, usurped
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningRedis, RunningTriton, run_haproxy, run_redis, run_triton
 
 _TOKEN = "a-token-of-the-benchmarks"
 CONTROL = {"authorization": f"Bearer {_TOKEN}"}

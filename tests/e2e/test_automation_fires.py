@@ -34,8 +34,8 @@ from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource
 from platform_assets.resources.webhook import URL_VARIABLE
 from platform_assets.serving.ledger import MANUAL, read_ledger
 from platform_assets.serving.promotion import GATES
-from tests.foreign import foreign_graph, hostile_pickle, register_files
-from tests.servers import LOOPBACK, free_port
+from tests.support.foreign import foreign_graph, hostile_pickle, register_files
+from tests.support.servers import LOOPBACK, free_port
 
 pytestmark = pytest.mark.timeout(600)
 

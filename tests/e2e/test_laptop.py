@@ -28,9 +28,9 @@ from platform_assets.local_stack.settings import ROOT, StackSettings, stack_sett
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.e2e import dropped_model
-from tests.load import SteadyClient
-from tests.servers import free_port, wait_until
+from tests.support import dropped_model
+from tests.support.load import SteadyClient
+from tests.support.servers import free_port, wait_until
 
 CHAIN = "best_model_chain"
 CHAIN_DEADLINE_S = 300

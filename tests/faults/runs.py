@@ -10,9 +10,9 @@ import dagster as dg
 
 from platform_assets import model_definitions
 from platform_assets.definitions import resources, watching
-from tests.chain import failures_of
 from tests.faults.killing import KillPoint
-from tests.models import QUICK_IRIS
+from tests.support.chain import failures_of
+from tests.support.models import QUICK_IRIS
 
 SPEC = QUICK_IRIS
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.benchmarks.rolling import PER_SECOND, under_load
-from tests.rollout import Cluster, run_cluster
+from tests.support.rollout import Cluster, run_cluster
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from platform_assets.serving.loading import persisted_versions
 from platform_assets.serving.promotion import STATUS_TAG
 from tests.faults.killing import KillPoint
 from tests.faults.runs import SPEC
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.servers import NO_ROOTS, ROOT, RunningTriton, run_mlflow, run_triton
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.servers import NO_ROOTS, ROOT, RunningTriton, run_mlflow, run_triton
 
 TOKEN = "control-token-of-the-tests"
 KILLED = -9

@@ -13,16 +13,16 @@ from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.signatures import is_signed
 from platform_assets.serving.ledger import PROMOTION, read_ledger
 from serving_gateway.contract import DATA_FINGERPRINT_TAG, DEFAULT_MODEL
-from tests.chain import op_config
-from tests.foreign import (
+from tests.support.chain import op_config
+from tests.support.foreign import (
     foreign_graph,
     hostile_pickle,
     register_by_flavour,
     register_files,
 )
-from tests.full_platform import SERVING, Platform
-from tests.hostile_graphs import burdened
-from tests.onnx_models import model_bytes, string_echo, telltale
+from tests.support.full_platform import SERVING, Platform
+from tests.support.hostile_graphs import burdened
+from tests.support.onnx_models import model_bytes, string_echo, telltale
 
 ADOPTED = ("onnx_model", "triton_model_entry", *SERVING)
 

@@ -24,9 +24,9 @@ from platform_assets.model_spec import AutomationSpec, FeatureSpec
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.training.frame import training_rows
 from serving_gateway.contract import DType
-from tests.feature_chain import FEATURES, MIXED, ONLINE, FeatureChain, feature_chain
-from tests.models import IRIS
-from tests.servers import RunningRedis, free_port, run_redis
+from tests.support.feature_chain import FEATURES, MIXED, ONLINE, FeatureChain, feature_chain
+from tests.support.models import IRIS
+from tests.support.servers import RunningRedis, free_port, run_redis
 
 DATA_VERSION = "dagster/data_version"
 STILL_SERVED = "Nothing changed in serving: GET /models of the gateway says what is in production."

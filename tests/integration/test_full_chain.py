@@ -12,8 +12,8 @@ from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_eval
 from platform_assets.serving.loading import persisted_versions
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.chain import op_config
-from tests.full_platform import SERVING, TO_ENTRY, Platform
+from tests.support.chain import op_config
+from tests.support.full_platform import SERVING, TO_ENTRY, Platform
 
 BLOCKING = {
     "features.ranges",

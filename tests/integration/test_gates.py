@@ -17,12 +17,12 @@ from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_eval
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.chain import op_config
-from tests.full_platform import TOKEN, Platform
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.models import IRIS
-from tests.onnx_models import telltale
-from tests.servers import LOOPBACK, free_port, wait_until
+from tests.support.chain import op_config
+from tests.support.full_platform import TOKEN, Platform
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.models import IRIS
+from tests.support.onnx_models import telltale
+from tests.support.servers import LOOPBACK, free_port, wait_until
 
 
 def production_run(platform: Platform) -> str:

@@ -17,9 +17,9 @@ from platform_assets.resources.gateway import GatewayResource
 from platform_assets.serving.ledger import best_version
 from platform_assets.serving.loaded_version import LoadedVersion
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
-from tests.chain import Outcome
-from tests.full_platform import SERVING, TOKEN, Platform
-from tests.servers import LOOPBACK, free_port
+from tests.support.chain import Outcome
+from tests.support.full_platform import SERVING, TOKEN, Platform
+from tests.support.servers import LOOPBACK, free_port
 
 WEAK = CandidateSpec("decision_tree", grid={"max_depth": (1,)})
 SIMILAR = CandidateSpec("linear_discriminant")

@@ -9,8 +9,8 @@ import pytest
 
 from platform_assets.resources.gateway import GatewayResource
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.full_platform import TOKEN, Platform
-from tests.integration.gateway_harness import RunningGateway, run_gateway
+from tests.support.full_platform import TOKEN, Platform
+from tests.support.gateway_harness import RunningGateway, run_gateway
 
 KEY = "a-key-of-some-client"
 

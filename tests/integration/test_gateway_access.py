@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.servers import LOOPBACK, RunningTriton, wait_until
-from tests.sockets import exchange
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.servers import LOOPBACK, RunningTriton, wait_until
+from tests.support.sockets import exchange
 
 TOKEN, ALICE = "default-token-0123456789", "alice-token-0123456789"
 KEY = "key-0123456789abcdef"

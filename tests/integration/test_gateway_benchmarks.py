@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from tests.benchmarks.in_process import summarize
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 
 def test_the_real_application_answers_in_process() -> None:

@@ -23,8 +23,8 @@ import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_aio
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.servers import LOOPBACK, RunningTriton
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.servers import LOOPBACK, RunningTriton
 
 INFER = f"/v2/models/{DEFAULT_MODEL}/infer"
 VALUES = np.array([ROW], dtype=np.float32)

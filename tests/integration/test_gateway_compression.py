@@ -14,9 +14,9 @@ import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_aio
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningTriton, run_triton
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningTriton, run_triton
 
 ROWS = np.array([ROW] * 64, dtype=np.float32)
 

@@ -13,8 +13,8 @@ import pytest
 from redis import Redis
 
 from serving_gateway.contract import DEFAULT_MODEL, RoutingRecord
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.servers import RunningRedis, RunningTriton, wait_until
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.servers import RunningRedis, RunningTriton, wait_until
 
 KEY = f"gateway:{{{DEFAULT_MODEL}}}:routing"
 WATCH_SECONDS = 0.5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.benchmarks.drills import CONVERGENCE_SECONDS, REPLICAS, drill_under_load
 from tests.benchmarks.switches import replicas_behind_haproxy
-from tests.servers import RunningRedis, RunningTriton
+from tests.support.servers import RunningRedis, RunningTriton
 
 DRILLS = 20
 

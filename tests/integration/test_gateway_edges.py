@@ -20,11 +20,11 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests import sockets
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.onnx_models import telltale, write_entry
-from tests.recorder import Recorder, run_recorder
-from tests.servers import LOOPBACK, ROOT, RunningTriton, run_triton, wait_until
+from tests.support import sockets
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.recorder import Recorder, run_recorder
+from tests.support.servers import LOOPBACK, ROOT, RunningTriton, run_triton, wait_until
 
 KEYS = ("first-key-0123456789", "second-key-0123456789")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
-from tests.integration.gateway_harness import Client, RunningGateway, run_gateway, serve_versions
-from tests.onnx_models import config_text, telltale, write_config, write_entry
-from tests.servers import RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import Client, RunningGateway, run_gateway, serve_versions
+from tests.support.onnx_models import config_text, telltale, write_config, write_entry
+from tests.support.servers import RunningTriton, run_triton, wait_until
 
 
 def test_two_hundred_switches_under_load_fail_no_request(

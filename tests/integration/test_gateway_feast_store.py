@@ -27,8 +27,8 @@ from serving_gateway.features.feast_definitions import open_plans
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import LookupResult, ServiceUnusable, Status
-from tests.feature_lookups import look_up, read
-from tests.servers import RunningRedis, run_redis
+from tests.support.feature_lookups import look_up, read
+from tests.support.servers import RunningRedis, run_redis
 
 ROOT = Path(__file__).resolve().parents[2]
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)

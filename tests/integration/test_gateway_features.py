@@ -15,11 +15,11 @@ import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.benchmarks.entities import route_to
-from tests.chain import FEATURE_ASSETS, Chain, new_chain
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.load import Answer, Load
-from tests.onnx_models import iris_classifier, write_entry
-from tests.servers import RunningRedis, RunningTriton, run_redis, run_triton, wait_until
+from tests.support.chain import FEATURE_ASSETS, Chain, new_chain
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.load import Answer, Load
+from tests.support.onnx_models import iris_classifier, write_entry
+from tests.support.servers import RunningRedis, RunningTriton, run_redis, run_triton, wait_until
 
 PAYLOAD = [6.3, 3.3, 6.0, 2.5]
 """Of another class than entity 1."""

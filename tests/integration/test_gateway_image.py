@@ -12,12 +12,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from k8s.local.images import Recipe, build, ensure_base
-from k8s.local.platform import new_secrets, overlay, rendered
-from k8s.local.podman import Podman
-from k8s.local.security import faults
-from k8s.local.translate import plays
-from tests.servers import ROOT, answers_ok, wait_until
+from tests.manifests.local.images import Recipe, build, ensure_base
+from tests.manifests.local.platform import new_secrets, overlay, rendered
+from tests.manifests.local.podman import Podman
+from tests.manifests.local.security import faults
+from tests.manifests.local.translate import plays
+from tests.support.servers import ROOT, answers_ok, wait_until
 
 # Debian's packages are fetched and put together, then those of the lock file.
 pytestmark = pytest.mark.timeout(400)

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.running_gateway import Heartbeat, InProcessGateway, run_in_process
-from tests.stub_model import Inference
+from tests.support.running_gateway import Heartbeat, InProcessGateway, run_in_process
+from tests.support.stub_model import Inference
 
 GOOD = {"data": [[1.5, 2.5]]}
 INFER = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}

@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from tests.integration.gateway_harness import run_gateway
-from tests.servers import LOOPBACK, free_port, wait_until
+from tests.support.gateway_harness import run_gateway
+from tests.support.servers import LOOPBACK, free_port, wait_until
 
 REQUESTS = 300
 

@@ -8,9 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks.switches import replicas_behind_haproxy
-from tests.integration.gateway_harness import RunningGateway
-from tests.load import Load
-from tests.servers import RunningProcess, RunningRedis, RunningTriton, run_mlflow, wait_until
+from tests.support.gateway_harness import RunningGateway
+from tests.support.load import Load
+from tests.support.servers import (
+    RunningProcess,
+    RunningRedis,
+    RunningTriton,
+    run_mlflow,
+    wait_until,
+)
 
 CONNECTIONS = 16
 PAUSE_SECONDS = 0.01

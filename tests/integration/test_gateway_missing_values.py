@@ -22,9 +22,9 @@ from serving_gateway.contract import (
     Traffic,
 )
 from serving_gateway.replication.file_store import FileStore
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.onnx_models import missing_values, write_entry
-from tests.servers import run_triton
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.onnx_models import missing_values, write_entry
+from tests.support.servers import run_triton
 
 FEATURES = (
     Feature("x", DType.FP32, nullable=True),

@@ -24,9 +24,9 @@ from serving_gateway.contract import (
     Slot,
 )
 from serving_gateway.replication.file_store import FileStore
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningRedis, RunningTriton, run_triton, wait_until
 
 OTHER = "other_model"
 

@@ -15,9 +15,9 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import RunningGateway, run_gateway, serve_versions
-from tests.onnx_models import string_echo, telltale, write_entry
-from tests.servers import RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import RunningGateway, run_gateway, serve_versions
+from tests.support.onnx_models import string_echo, telltale, write_entry
+from tests.support.servers import RunningTriton, run_triton, wait_until
 
 ROWS = np.array([[1, 2, 3, 4], [0.5, 0.25, 0, 9]], dtype=np.float32)
 CLIENT_B = next(

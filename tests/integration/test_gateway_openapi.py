@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.servers import RunningTriton
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.servers import RunningTriton
 
 TOKEN = "control-token-0123456789"
 CASES = 1_000

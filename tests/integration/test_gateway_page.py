@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect
 
-from tests.integration.gateway_harness import Client, RunningGateway, run_gateway
-from tests.servers import LOOPBACK, RunningTriton, free_port, wait_until
+from tests.support.gateway_harness import Client, RunningGateway, run_gateway
+from tests.support.servers import LOOPBACK, RunningTriton, free_port, wait_until
 
 POLL_MS = 2_000
 SOON_MS = 6_000

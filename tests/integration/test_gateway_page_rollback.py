@@ -7,9 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, Route, expect
 
-from tests.integration.gateway_harness import run_gateway
-from tests.load import SteadyClient
-from tests.servers import RunningTriton, wait_until
+from tests.support.gateway_harness import run_gateway
+from tests.support.load import SteadyClient
+from tests.support.servers import RunningTriton, wait_until
 
 TOKEN = "open-sesame-0123456789"
 SOON_S = 2.0

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
-from tests.onnx_models import model_bytes, telltale, write_entry
-from tests.servers import RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
+from tests.support.onnx_models import model_bytes, telltale, write_entry
+from tests.support.servers import RunningTriton, run_triton, wait_until
 
 JSON = {"content-type": "application/json"}
 

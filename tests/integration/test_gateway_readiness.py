@@ -20,9 +20,9 @@ from serving_gateway.contract import (
     Slot,
 )
 from tests.benchmarks.environment import start_stub_triton
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningRedis, run_triton, wait_until
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningRedis, run_triton, wait_until
 
 OTHER = "other_model"
 MODELS = 50

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL, RoutingRecord
-from tests.integration.gateway_harness import Client, RunningGateway, run_gateway, serve_versions
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningRedis, RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import Client, RunningGateway, run_gateway, serve_versions
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningRedis, RunningTriton, run_triton, wait_until
 
 KEY = f"gateway:{{{DEFAULT_MODEL}}}:routing"
 

@@ -17,7 +17,7 @@ from serving_gateway.errors import GenerationConflict, RecordRefused, StoreUnava
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.replicas import ModelReport
-from tests.servers import RunningRedis
+from tests.support.servers import RunningRedis
 
 KEY = "gateway:{m}:routing"
 NOTHING = RoutingRecord(model_name="m")

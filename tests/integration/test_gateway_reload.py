@@ -24,14 +24,14 @@ from serving_gateway.contract import (
     Feature,
     Signature,
 )
-from tests.integration.gateway_harness import (
+from tests.support.gateway_harness import (
     ROW,
     RunningGateway,
     run_gateway,
     serve_versions,
 )
-from tests.onnx_models import telltale, write_entry
-from tests.servers import (
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import (
     RunningMlflow,
     RunningRedis,
     RunningTriton,

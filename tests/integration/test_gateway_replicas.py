@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.servers import RunningRedis, RunningTriton, wait_until
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.servers import RunningRedis, RunningTriton, wait_until
 
 Replicas = Sequence[RunningGateway]
 

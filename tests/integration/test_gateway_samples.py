@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving_gateway.contract import DEFAULT_MODEL, PLATFORM_HEADER
-from tests.integration.gateway_harness import ROW, run_gateway
-from tests.servers import RunningTriton, wait_until
+from tests.support.gateway_harness import ROW, run_gateway
+from tests.support.servers import RunningTriton, wait_until
 
 TOKEN = "token-of-the-platform"
 NAMES = [f"features_{place}" for place in range(4)]

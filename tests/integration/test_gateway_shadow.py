@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningTriton, run_triton, wait_until
 
 TOKEN = "token-of-the-shadow-tests"
 

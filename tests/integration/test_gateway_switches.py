@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.benchmarks.switches import replicas_behind_haproxy, switch_under_load
-from tests.servers import RunningRedis, RunningTriton
+from tests.support.servers import RunningRedis, RunningTriton
 
 
 async def test_sixty_switches_fail_no_request_and_no_version_answers_out_of_its_time(

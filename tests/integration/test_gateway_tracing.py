@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.collector import CLIENT, SERVER, Collector, Seen, run_collector
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.load import Answer, Load
-from tests.recorder import Recorder, run_recorder
-from tests.servers import LOOPBACK, RunningTriton, wait_until
+from tests.support.collector import CLIENT, SERVER, Collector, Seen, run_collector
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.load import Answer, Load
+from tests.support.recorder import Recorder, run_recorder
+from tests.support.servers import LOOPBACK, RunningTriton, wait_until
 
 TOLD = {
     *("http.request.method", "http.route", "http.response.status_code", "error.type"),

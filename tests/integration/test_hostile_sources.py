@@ -31,8 +31,8 @@ from platform_assets.model_spec import (
 )
 from platform_assets.training.frame import training_rows
 from serving_gateway.contract import DType
-from tests.feature_chain import FEATURES, feature_chain
-from tests.servers import free_port
+from tests.support.feature_chain import FEATURES, feature_chain
+from tests.support.servers import free_port
 
 ROWS: Final = 12
 COLUMNS: Final = ("id", "at", "x", "n", "b", "c", "y")

@@ -20,7 +20,7 @@ from platform_assets.local_stack.processes import Service
 from platform_assets.local_stack.settings import ROOT, StackError, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
 from platform_assets.local_stack.supervision import Supervisor
-from tests.servers import free_port, wait_until
+from tests.support.servers import free_port, wait_until
 
 OWNER = """
 import os, signal, sys

@@ -20,8 +20,8 @@ from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import read_ledger
-from tests.full_platform import TOKEN, Platform
-from tests.servers import LOOPBACK, free_port
+from tests.support.full_platform import TOKEN, Platform
+from tests.support.servers import LOOPBACK, free_port
 
 NOBODY = f"http://{LOOPBACK}:{free_port()}"
 AWAY: dict[str, Any] = {

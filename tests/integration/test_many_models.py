@@ -26,9 +26,9 @@ from platform_assets.serving.loading import load_beside
 from platform_assets.serving.policy import Drift
 from platform_assets.serving.reconcile import observed_drift
 from serving_gateway.contract import Mode, ReloadRequest
-from tests.integration.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.onnx_models import telltale
-from tests.servers import ROOT, RunningTriton, run_triton
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.onnx_models import telltale
+from tests.support.servers import ROOT, RunningTriton, run_triton
 
 DEFINED = 50
 SERVED = 10

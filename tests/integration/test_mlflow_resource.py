@@ -41,9 +41,9 @@ from serving_gateway.contract import (
 )
 from serving_gateway.control.registry import Registry
 from serving_gateway.errors import Conflict
-from tests.models import IRIS
-from tests.onnx_models import telltale
-from tests.servers import RunningMlflow, run_mlflow
+from tests.support.models import IRIS
+from tests.support.onnx_models import telltale
+from tests.support.servers import RunningMlflow, run_mlflow
 
 FINGERPRINT = "ab" * 32
 ROWS = np.eye(4, dtype=np.float32) * 10

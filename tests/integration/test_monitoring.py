@@ -7,9 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.monitoring import RunningPrometheus, dashboard_queries, rule_groups, run_prometheus
-from tests.servers import RunningTriton, wait_until
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.monitoring import (
+    RunningPrometheus,
+    dashboard_queries,
+    rule_groups,
+    run_prometheus,
+)
+from tests.support.servers import RunningTriton, wait_until
 
 _SELECTOR = re.compile(
     r"\b((?:gateway|nv|http|kube|process)_\w+|up|serving:[\w:]+)(\{(?:\"[^\"]*\"|[^\"}])*\})?"

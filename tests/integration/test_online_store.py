@@ -46,9 +46,9 @@ from platform_assets.serving.view_retention import delete_unread_views
 from serving_gateway.contract import DType
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.types import LookupResult, Status
-from tests.feature_chain import ONLINE, FeatureChain, FeatureOutcome, feature_chain
-from tests.feature_lookups import read
-from tests.servers import RunningRedis, free_port, run_redis
+from tests.support.feature_chain import ONLINE, FeatureChain, FeatureOutcome, feature_chain
+from tests.support.feature_lookups import read
+from tests.support.servers import RunningRedis, free_port, run_redis
 
 SPEC = ModelSpec(
     model_name="visits",

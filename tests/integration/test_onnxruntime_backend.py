@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonRefused
-from tests.onnx_models import (
+from tests.support.onnx_models import (
     all_types,
     config_text,
     iris_classifier,
@@ -24,7 +24,7 @@ from tests.onnx_models import (
     write_entry,
     write_version,
 )
-from tests.servers import RunningTriton, loaded_config, run_triton
+from tests.support.servers import RunningTriton, loaded_config, run_triton
 
 BATCH = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 2000000 }"
 

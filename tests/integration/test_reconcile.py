@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from platform_assets.serving.loading import persisted_versions
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.full_platform import Platform
-from tests.onnx_models import telltale, write_version
-from tests.servers import loaded_config
+from tests.support.full_platform import Platform
+from tests.support.onnx_models import telltale, write_version
+from tests.support.servers import loaded_config
 
 
 def test_nothing_to_do_is_no_failure(platform: Platform) -> None:

@@ -15,10 +15,10 @@ from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
 from platform_assets.serving.sensors import production_watch_sensor
 from platform_assets.serving.turns import UNDER_WAY
 from serving_gateway.contract import DEFAULT_MODEL, ReloadResponse
-from tests.chain import op_config
-from tests.full_platform import Platform
-from tests.load import SteadyClient
-from tests.servers import wait_until
+from tests.support.chain import op_config
+from tests.support.full_platform import Platform
+from tests.support.load import SteadyClient
+from tests.support.servers import wait_until
 
 SOON_S = 2.0
 

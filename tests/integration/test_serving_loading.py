@@ -25,8 +25,8 @@ from platform_assets.serving.loading import load_beside, persisted_versions, ret
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.onnx_models import telltale
-from tests.servers import RunningTriton, loaded_config, run_triton
+from tests.support.onnx_models import telltale
+from tests.support.servers import RunningTriton, loaded_config, run_triton
 
 ROW = {"features": np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)}
 

@@ -8,7 +8,7 @@ import pytest
 
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from serving_gateway.contract import ModelStatus
-from tests.full_platform import Platform
+from tests.support.full_platform import Platform
 
 
 class Restarting(GatewayResource):

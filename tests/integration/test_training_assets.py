@@ -25,10 +25,10 @@ from platform_assets.resources.records import RegisteredVersion, SplitRecord, Tr
 from platform_assets.training import selection, train
 from platform_assets.training.checks import training_checks
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
-from tests.chain import NOBODY, Chain, new_chain, op_config
-from tests.models import IRIS, QUICK_IRIS
-from tests.servers import RunningMlflow, run_mlflow
-from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
+from tests.support.chain import NOBODY, Chain, new_chain, op_config
+from tests.support.models import IRIS, QUICK_IRIS
+from tests.support.servers import RunningMlflow, run_mlflow
+from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 STILL_SERVED = "Nothing changed in serving: GET /models of the gateway says what is in production."
 CANDIDATES = [str(one.estimator) for one in IRIS.candidates]
@@ -275,24 +275,26 @@ def _held_out(chain: Chain) -> set[int]:
 
 
 def test_a_candidate_that_cannot_be_fitted_to_one_fold_fails_alone(chain: Chain) -> None:
-    fussy = CandidateSpec(function="tests.estimators:fussy")
+    fussy = CandidateSpec(function="tests.support.estimators:fussy")
     chain.spec = dataclasses.replace(
         chain.spec, candidates=(fussy, CandidateSpec("logistic_regression"))
     )
     outcome = chain.run()
     assert not outcome.failures
     told = outcome.metadata["trained_model"]["candidates_failed"].value
-    assert told == {"tests.estimators:fussy": "Fussy cannot be fitted: too many rows for me"}
+    assert told == {
+        "tests.support.estimators:fussy": "Fussy cannot be fitted: too many rows for me"
+    }
     status = {run.info.run_name: run.info.status for run in _runs(chain)}
     assert status == {
         f"train {chain.spec.model_name}": "FINISHED",
-        "tests.estimators:fussy": "FAILED",
+        "tests.support.estimators:fussy": "FAILED",
         "logistic_regression": "FINISHED",
     }
 
 
 def test_without_a_candidate_that_can_be_fitted_there_is_no_model(chain: Chain) -> None:
-    fussy = CandidateSpec(function="tests.estimators:fussy")
+    fussy = CandidateSpec(function="tests.support.estimators:fussy")
     chain.spec = dataclasses.replace(chain.spec, candidates=(fussy,))
     outcome = chain.run()
     assert list(outcome.failures) == ["trained_model"]
@@ -300,16 +302,16 @@ def test_without_a_candidate_that_can_be_fitted_there_is_no_model(chain: Chain) 
     assert STILL_SERVED in outcome.failures["trained_model"]
     status = {run.info.run_name: run.info.status for run in _runs(chain)}
     assert status[f"train {chain.spec.model_name}"] == "FAILED"
-    assert status["tests.estimators:fussy"] == "FAILED"
+    assert status["tests.support.estimators:fussy"] == "FAILED"
 
 
 def test_what_cannot_become_onnx_is_said_before_any_run_is_opened(chain: Chain) -> None:
-    homemade = CandidateSpec(function="tests.estimators:homemade")
+    homemade = CandidateSpec(function="tests.support.estimators:homemade")
     chain.spec = dataclasses.replace(
         chain.spec, candidates=(CandidateSpec("logistic_regression"), homemade)
     )
     outcome = chain.run()
-    assert "andidates[1] (tests.estimators:homemade)" in outcome.failures["trained_model"]
+    assert "andidates[1] (tests.support.estimators:homemade)" in outcome.failures["trained_model"]
     assert "Homemade has no ONNX converter" in outcome.failures["trained_model"].replace("\n", " ")
     assert STILL_SERVED in outcome.failures["trained_model"]
     assert _runs(chain) == []

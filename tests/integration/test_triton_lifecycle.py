@@ -21,8 +21,15 @@ from platform_assets.export.triton_config import from_text, load_override, with_
 from platform_assets.local_stack.triton_server import shared_memory_prefix
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonRefused
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
-from tests.onnx_models import config_text, slow, telltale, write_config, write_entry, write_version
-from tests.servers import RunningTriton, answers_ok, run_triton, wait_until
+from tests.support.onnx_models import (
+    config_text,
+    slow,
+    telltale,
+    write_config,
+    write_entry,
+    write_version,
+)
+from tests.support.servers import RunningTriton, answers_ok, run_triton, wait_until
 
 VERSIONS = {version: telltale(version) for version in (1, 2, 3)}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import Client, RunningGateway, run_gateway
-from tests.load import Load
-from tests.onnx_models import telltale, write_entry
-from tests.servers import RunningTriton, run_triton, wait_until
+from tests.support.gateway_harness import Client, RunningGateway, run_gateway
+from tests.support.load import Load
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import RunningTriton, run_triton, wait_until
 
 
 @contextlib.contextmanager

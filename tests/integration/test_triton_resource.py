@@ -33,8 +33,8 @@ from platform_assets.resources.triton_api import (
 )
 from platform_assets.resources.triton_failures import translated
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
-from tests.onnx_models import string_echo, telltale, write_entry, write_version
-from tests.servers import LOOPBACK, RunningTriton, free_port, loaded_config, run_triton
+from tests.support.onnx_models import string_echo, telltale, write_entry, write_version
+from tests.support.servers import LOOPBACK, RunningTriton, free_port, loaded_config, run_triton
 
 ROWS = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], dtype=np.float32)
 

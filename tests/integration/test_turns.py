@@ -10,8 +10,8 @@ import pytest
 
 from platform_assets.serving import turns
 from platform_assets.serving.turns import CHANGE, LEASE
-from tests.chain import op_config
-from tests.full_platform import Platform
+from tests.support.chain import op_config
+from tests.support.full_platform import Platform
 
 
 def roll_back(platform: Platform) -> None:

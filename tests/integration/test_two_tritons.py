@@ -25,9 +25,9 @@ from platform_assets.serving.promotion import require_ready
 from platform_assets.serving.reconcile import observed_drift, restore
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DEFAULT_MODEL as MODEL
-from tests.integration.gateway_harness import run_gateway
-from tests.onnx_models import telltale
-from tests.servers import RunningTriton, run_triton
+from tests.support.gateway_harness import run_gateway
+from tests.support.onnx_models import telltale
+from tests.support.servers import RunningTriton, run_triton
 
 ROW = {"features": np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)}
 

@@ -16,7 +16,7 @@ import httpx
 from platform_assets.local_stack.triton_package import locate_package, prepare_backends
 from platform_assets.local_stack.triton_server import shared_memory_prefix, triton_environment
 from tests.manifests.rendering import Manifests, Object
-from tests.servers import ROOT, TRITON_ENV
+from tests.support.servers import ROOT, TRITON_ENV
 
 CONTROL_KEY = "0123456789abcdef-control-key"
 SECRETS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.monitoring import rule_groups
+from tests.support.monitoring import rule_groups
 
 CASES = Path(__file__).with_name("alerts.yaml")
 

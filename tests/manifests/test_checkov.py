@@ -13,7 +13,7 @@ import yaml
 
 from tests.manifests.mutations import SEEN_BY_CHECKOV
 from tests.manifests.rendering import OVERLAYS, Manifests, rendered
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 CHECKOV: Final = Path(os.environ.get("CHECKOV_ENV") or ROOT / ".venv-checkov") / "bin" / "checkov"
 EXCEPTIONS: Final = Path(__file__).with_name("checkov_exceptions.yaml")

@@ -26,8 +26,8 @@ from dagster_postgres.utils import pg_url_from_config
 from kubernetes.config import kube_config
 
 from platform_assets.kubernetes import defs
-from tests.kubernetes_api import FakeKubernetes, Job, run_kubernetes
-from tests.servers import ROOT, wait_until
+from tests.support.kubernetes_api import FakeKubernetes, Job, run_kubernetes
+from tests.support.servers import ROOT, wait_until
 
 BASE = ROOT / "k8s" / "base" / "dagster"
 IMAGE = "serving-platform/pipeline:0.1.0"

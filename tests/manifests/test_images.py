@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from k8s.images.triton.layout import main as lay_out
-from k8s.local.images import BASE, OURS, STAND_INS, Recipe
-from tests.onnx_models import iris_classifier, write_entry
-from tests.servers import LOOPBACK, ROOT, TRITON_ENV, RunningProcess, free_port
+from tests.manifests.local.images import BASE, OURS, STAND_INS, Recipe
+from tests.support.onnx_models import iris_classifier, write_entry
+from tests.support.servers import LOOPBACK, ROOT, TRITON_ENV, RunningProcess, free_port
 
 INSTALL = (
     "/opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --no-deps "

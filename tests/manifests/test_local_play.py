@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from k8s.local.platform import new_secrets, overlay, rendered
-from k8s.local.security import faults
-from k8s.local.translate import Play, plays
-from k8s.local.variables import UntranslatableError
+from tests.manifests.local.platform import new_secrets, overlay, rendered
+from tests.manifests.local.security import faults
+from tests.manifests.local.translate import Play, plays
+from tests.manifests.local.variables import UntranslatableError
 
 SECRETS = new_secrets()
 VOLUMES = Path("/volumes")

@@ -23,7 +23,7 @@ from tests.manifests.commands import (
     status,
 )
 from tests.manifests.rendering import Manifests
-from tests.servers import (
+from tests.support.servers import (
     LOOPBACK,
     ROOT,
     RunningProcess,

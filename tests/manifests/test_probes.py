@@ -12,10 +12,10 @@ import pytest
 
 from platform_assets.resources.triton import TritonResource
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
-from tests.integration.gateway_harness import RunningGateway, run_gateway, serve_versions
-from tests.kubelet import PROBES, Kubelet, run_triton_container
-from tests.onnx_models import telltale, write_entry, write_version
-from tests.servers import (
+from tests.support.gateway_harness import RunningGateway, run_gateway, serve_versions
+from tests.support.kubelet import PROBES, Kubelet, run_triton_container
+from tests.support.onnx_models import telltale, write_entry, write_version
+from tests.support.servers import (
     LOOPBACK,
     RunningTriton,
     ServerError,

@@ -30,8 +30,8 @@ from tests.manifests.commands import (
     triton_image,
 )
 from tests.manifests.rendering import Manifests
-from tests.onnx_models import telltale, write_config, write_entry
-from tests.servers import (
+from tests.support.onnx_models import telltale, write_config, write_entry
+from tests.support.servers import (
     LOOPBACK,
     ROOT,
     RunningRedis,

@@ -18,7 +18,7 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.source import SourceResource
 from platform_assets.training.assets import training_assets
 from platform_assets.training.checks import training_checks
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 NOBODY = "http://127.0.0.1:9"
 FEATURE_ASSETS = ("features", "online_features")

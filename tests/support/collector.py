@@ -11,7 +11,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.servers import LOOPBACK
+from tests.support.servers import LOOPBACK
 
 SERVER, CLIENT = 2, 3
 """Kinds of spans, as the protocol numbers them."""

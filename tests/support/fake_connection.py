@@ -18,7 +18,7 @@ from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.security import Access
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.telemetry.metrics import Metrics
-from tests.played_triton import PlayedPlane
+from tests.support.played_triton import PlayedPlane
 
 
 class FakeTransport(asyncio.Transport):

@@ -27,7 +27,7 @@ from platform_assets.model_spec import (
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import DType
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 FEATURES, ONLINE = "features", "online_features"
 

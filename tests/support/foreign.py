@@ -1,7 +1,7 @@
 """What another team's training job does: fits a model of its own and registers it in MLflow.
 
 Run as a program it uses MLflow's own ONNX flavour, as such a job would:
-`python -m tests.foreign TRACKING_URI MODEL_NAME GRAPH_FILE`.
+`python -m tests.support.foreign TRACKING_URI MODEL_NAME GRAPH_FILE`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.mlflow_client import open_client
 from serving_gateway.contract import feature_contract
-from tests.onnx_models import OPSET
+from tests.support.onnx_models import OPSET
 
 
 class Hostile:
@@ -89,7 +89,16 @@ def register_by_flavour(tracking_uri: str, model_name: str, graph: bytes, home: 
     file = home / "foreign.onnx"
     file.write_bytes(graph)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.foreign", tracking_uri, model_name, file],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.support.foreign",
+            tracking_uri,
+            model_name,
+            file,
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -25,10 +25,10 @@ from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
 from platform_assets.resources.webhook import WebhookResource
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.chain import Outcome, failures_of, op_config, outcome_of
-from tests.integration.gateway_harness import RunningGateway, run_gateway
-from tests.models import QUICK_IRIS
-from tests.servers import RunningMlflow, RunningTriton, run_triton
+from tests.support.chain import Outcome, failures_of, op_config, outcome_of
+from tests.support.gateway_harness import RunningGateway, run_gateway
+from tests.support.models import QUICK_IRIS
+from tests.support.servers import RunningMlflow, RunningTriton, run_triton
 
 TOKEN = "control-token-of-the-tests"
 TO_ENTRY = (

@@ -16,7 +16,7 @@ import httpx
 
 from platform_assets.resources.triton_api import CONTROL_HEADER
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.servers import (
+from tests.support.servers import (
     LOOPBACK,
     NO_ROOTS,
     RunningProcess,

@@ -18,7 +18,14 @@ import httpx
 from platform_assets.local_stack.triton_server import remove_stale_shared_memory
 from tests.manifests.commands import CONTROL_KEY, Runnable, runnable, triton_image
 from tests.manifests.rendering import Object, load, rendered
-from tests.servers import LOOPBACK, NO_ROOTS, RunningTriton, ServerError, free_port, run_process
+from tests.support.servers import (
+    LOOPBACK,
+    NO_ROOTS,
+    RunningTriton,
+    ServerError,
+    free_port,
+    run_process,
+)
 
 PROBES = ("startup", "readiness", "liveness")
 

@@ -21,7 +21,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from tests.servers import LOOPBACK
+from tests.support.servers import LOOPBACK
 
 VERSION = "1.33"
 _JOBS = re.compile(r"/apis/batch/v1/namespaces/(?P<namespace>[^/]+)/jobs(/(?P<name>[^/?]+))?")

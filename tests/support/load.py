@@ -165,7 +165,7 @@ class Reign:
 def usurped(answers: Sequence[Answer], reigns: dict[int, Reign]) -> list[Answer]:
     """Answers of a version that was not effective at any moment between send and receive.
 
-    Also those whose model (a telltale, see `tests.onnx_models`) says that another version
+    Also those whose model (a telltale, see `tests.support.onnx_models`) says that another version
     computed them than the answer names.
     """
     found: list[Answer] = []

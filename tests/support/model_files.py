@@ -54,7 +54,7 @@ FULL = (
     - ridge
     - estimator: random_forest
       grid: {max_depth: [4, null], n_estimators: 50}
-    - function: tests.estimators:boosted
+    - function: tests.support.estimators:boosted
   evaluation: {metric: mean_absolute_error, folds: 3, fraction: 0.25, seed: 7, threads: 2}
   gates: {metric_floor: 2, regression_tolerance: 0.1, allow_breaking: true}
   serving: {max_batch_size: 64, dynamic_batching: true, instances: 2, retention: 3}

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.servers import LOOPBACK, ROOT, RunningProcess, answers_ok, free_port, run_process
+from tests.support.servers import LOOPBACK, ROOT, RunningProcess, answers_ok, free_port, run_process
 
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
 NAMESPACE = "serving-platform"

@@ -24,7 +24,7 @@ from serving_gateway.settings import Settings
 from serving_gateway.telemetry.metrics import Metrics
 from serving_gateway.triton.exchange import TritonResponse
 from serving_gateway.triton.version_state import VersionState
-from tests.stub_model import SIGNATURE, StubModel
+from tests.support.stub_model import SIGNATURE, StubModel
 
 
 class PlayedCall:

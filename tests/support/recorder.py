@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from tests.servers import LOOPBACK, RunningTriton
+from tests.support.servers import LOOPBACK, RunningTriton
 
 
 class Recorder(socketserver.ThreadingTCPServer):

@@ -1,4 +1,4 @@
-"""`python -m tests.reference`: rewrite the generated tables of the pages.
+"""`python -m tests.support.reference`: rewrite the generated tables of the pages.
 
 A test fails when they are stale: the gateway's settings and error codes and the fields of a model
 file are documented where they are defined.
@@ -18,7 +18,7 @@ from serving_gateway import errors
 from serving_gateway.errors import GatewayError
 from serving_gateway.settings import Settings
 
-GATEWAY: Final = Path(__file__).resolve().parents[1] / "serving_gateway"
+GATEWAY: Final = Path(__file__).resolve().parents[2] / "serving_gateway"
 README: Final = GATEWAY / "README.md"
 PIPELINE_README: Final = Path(platform_assets.__file__).with_name("README.md")
 
@@ -104,7 +104,10 @@ def rewritten(page: str, tables: Mapping[str, str] | None = None) -> str:
     """
     tables = tables or {"settings": settings_table(), "errors": errors_table()}
     for name, table in tables.items():
-        begin, end = f"<!-- {name}: python -m tests.reference -->\n", f"<!-- end of {name} -->"
+        begin, end = (
+            f"<!-- {name}: python -m tests.support.reference -->\n",
+            f"<!-- end of {name} -->",
+        )
         before, opening, rest = page.partition(begin)
         _, closing, after = rest.partition(end)
         if not opening or not closing:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.integration.gateway_harness import run_gateway
-from tests.kubelet import Kubelet, run_triton_container
-from tests.onnx_models import telltale, write_entry
-from tests.servers import (
+from tests.support.gateway_harness import run_gateway
+from tests.support.kubelet import Kubelet, run_triton_container
+from tests.support.onnx_models import telltale, write_entry
+from tests.support.servers import (
     LOOPBACK,
     RunningProcess,
     accepts,

@@ -15,9 +15,9 @@ import uvicorn
 from serving_gateway.http.connection import GatewayConnection
 from serving_gateway.main import create_app
 from serving_gateway.settings import Settings
-from tests.servers import LOOPBACK, free_port
-from tests.stub_model import StubModel
-from tests.stub_triton import StubTriton, run_stub
+from tests.support.servers import LOOPBACK, free_port
+from tests.support.stub_model import StubModel
+from tests.support.stub_triton import StubTriton, run_stub
 
 TOKEN = "a-token-for-tests-only"
 

@@ -26,7 +26,7 @@ import psutil
 from platform_assets.local_stack.triton_server import control_key, remove_stale_shared_memory
 from platform_assets.resources.triton_api import CONTROL_HEADER
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 TRITON_ENV = Path(os.environ.get("TRITON_ENV") or ROOT / ".venv-triton")
 _LOG_TAIL_LINES = 60

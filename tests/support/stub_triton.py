@@ -13,8 +13,8 @@ from typing import cast
 
 import httptools
 
-from tests.servers import LOOPBACK
-from tests.stub_model import StubModel
+from tests.support.servers import LOOPBACK
+from tests.support.stub_model import StubModel
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d+))?(?:/(\w+))?")
 

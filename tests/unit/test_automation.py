@@ -27,7 +27,7 @@ from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import SIGNATURE_TAG
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 CHAIN = automation.chain_job(IRIS)
 

@@ -14,8 +14,8 @@ import pytest
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from tests.fake_connection import FakeServer, Response, played_server, post
-from tests.played_triton import eventually
+from tests.support.fake_connection import FakeServer, Response, played_server, post
+from tests.support.played_triton import eventually
 
 GOOD = b'{"data":[[1.5,2.5]]}'
 PREDICT = post("/predict", GOOD)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fake_connection import FakeServer, Response, played_server, post
+from tests.support.fake_connection import FakeServer, Response, played_server, post
 
 INFER = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
 CHUNKED = (

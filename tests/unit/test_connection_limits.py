@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_connection import FakeClient, FakeServer, played_server, post
-from tests.played_triton import eventually
+from tests.support.fake_connection import FakeClient, FakeServer, played_server, post
+from tests.support.played_triton import eventually
 
 GOOD = b'{"data":[[1.5,2.5]]}'
 PREDICT = post("/predict", GOOD)

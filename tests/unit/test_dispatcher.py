@@ -35,8 +35,8 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VariantUnavailable,
 )
-from tests.played_triton import Outcome, PlayedPlane, eventually
-from tests.stub_model import SIGNATURE
+from tests.support.played_triton import Outcome, PlayedPlane, eventually
+from tests.support.stub_model import SIGNATURE
 
 SPLIT = Traffic(Strategy.SPLIT, 100)
 BODY = b'{"data":[[1.5,2.5]],"client_id":"c"}'

@@ -26,7 +26,7 @@ from platform_assets.resources.mlflow import (
 )
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
-from tests.drifting import PRODUCTION, VISITORS, put_in_production, without_automation
+from tests.support.drifting import PRODUCTION, VISITORS, put_in_production, without_automation
 
 
 @dg.op

@@ -14,7 +14,7 @@ import pytest
 from platform_assets.monitoring.assets import drift_key
 from platform_assets.monitoring.records import DriftReport
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
-from tests.drifting import (
+from tests.support.drifting import (
     PRODUCTION,
     RUN_ID,
     VISITORS,

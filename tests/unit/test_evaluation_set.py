@@ -20,7 +20,7 @@ from platform_assets.training.evaluation_pictures import (
 from platform_assets.training.importance import Importance
 from platform_assets.training.metrics import Answers
 from platform_assets.training.pictures import candidates_picture, importance_picture
-from tests.tabular import mixed_frame
+from tests.support.tabular import mixed_frame
 
 
 def _frame(*names: str) -> pd.DataFrame:

@@ -27,9 +27,9 @@ from serving_gateway.contract import (
     SIGNATURE_TAG,
     Signature,
 )
-from tests.hostile_graphs import burdened
-from tests.models import IRIS
-from tests.onnx_models import model_bytes
+from tests.support.hostile_graphs import burdened
+from tests.support.models import IRIS
+from tests.support.onnx_models import model_bytes
 
 CLASSES = (0, 1, 2)
 SIGNATURE = IRIS.signature(CLASSES)

@@ -25,9 +25,9 @@ from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, 
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of, fit
 from serving_gateway.contract import DType, Feature
-from tests.models import IRIS
-from tests.servers import ROOT
-from tests.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
+from tests.support.models import IRIS
+from tests.support.servers import ROOT
+from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
 
 
 def _fitted(spec: ModelSpec, rows: Rows) -> Any:
@@ -114,7 +114,7 @@ def test_texts_of_many_categories_are_answered_alike(
 @pytest.mark.parametrize("function", ["scaled", "discriminant", "bagged", "boosted"])
 @pytest.mark.parametrize("classes", ["two texts", "integers"])
 def test_estimators_of_functions_are_answered_alike(function: str, classes: str) -> None:
-    candidate = CandidateSpec(function=f"tests.estimators:{function}")
+    candidate = CandidateSpec(function=f"tests.support.estimators:{function}")
     task = Task.BINARY if len(CLASSES[classes]) == 2 else Task.MULTICLASS
     spec = mixed_spec(task, CLASSES[classes], candidates=(candidate,))
     rows = mixed_rows(spec)
@@ -126,7 +126,7 @@ def test_estimators_of_functions_are_answered_alike(function: str, classes: str)
 
 @pytest.mark.parametrize("function", ["fussy", "curious"])
 def test_a_class_of_the_user_is_converted_as_what_it_inherits_from(function: str) -> None:
-    candidate = CandidateSpec(function=f"tests.estimators:{function}")
+    candidate = CandidateSpec(function=f"tests.support.estimators:{function}")
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(candidate,))
     rows = mixed_rows(spec, count=150)
     parity, _ = _parity(_fitted(spec, rows), spec, rows.features)

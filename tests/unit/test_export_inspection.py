@@ -21,7 +21,7 @@ from platform_assets.export.parity import compare
 from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.export.triton_config import TensorSpec
 from serving_gateway.contract import DType, Feature, Signature
-from tests.estimators import Homemade
+from tests.support.estimators import Homemade
 
 NAMES = ("a", "b")
 SIGNATURE = Signature(

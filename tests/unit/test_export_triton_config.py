@@ -26,7 +26,7 @@ from platform_assets.export.triton_config import (
 from platform_assets.model_spec import MAX_INSTANCES
 from platform_assets.serving.assets import serving_assets
 from serving_gateway.contract import MAX_BATCH_SIZE, DType
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 INPUTS = (TensorSpec("features", DType.FP32, (None, 4)),)
 OUTPUTS = (

@@ -17,7 +17,7 @@ from platform_assets.features.sources.csv_file import CsvFile
 from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import ModelSpec, Source
 from platform_assets.resources.source import SourceResource
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 Lines = list[str]
 HEADER = "entity_id,event_timestamp,sepal_length,sepal_width,petal_length,petal_width,species"

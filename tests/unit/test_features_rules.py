@@ -23,7 +23,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import DType
-from tests.feature_chain import MIXED, mixed_lines
+from tests.support.feature_chain import MIXED, mixed_lines
 
 Change = Callable[[list[str]], list[str]]
 NUMBERED = JoinKey(row_number="customer")

@@ -18,7 +18,7 @@ from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.features.sources import files
 from platform_assets.model_spec import Source, SqlQuery
 from platform_assets.resources.source import SourceResource
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 PLAIN = SourceResource()
 

@@ -37,7 +37,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import DType
-from tests.feature_chain import MIXED, MIXED_HEADER, mixed_lines
+from tests.support.feature_chain import MIXED, MIXED_HEADER, mixed_lines
 
 PLAIN = SourceResource(
     variables={"SOURCE_PW": "s3cret", "SOURCE_AT": "p@s3cret", "SOURCE_URL": "no url"}

@@ -17,8 +17,8 @@ from platform_assets.features.checks import CLOCK_SKEW, range_report
 from platform_assets.features.reading import read_source
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
-from tests.feature_chain import MIXED, feature_chain
-from tests.models import IRIS
+from tests.support.feature_chain import MIXED, feature_chain
+from tests.support.models import IRIS
 
 
 @pytest.fixture

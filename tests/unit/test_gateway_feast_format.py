@@ -30,7 +30,7 @@ from serving_gateway.features.entity_rows import (
 )
 from serving_gateway.features.feast_redis import derive_command, make_command
 from serving_gateway.features.types import LookupRequest
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 NULL: Any = 0
 FEATURES = ("width", "Größe", "count")

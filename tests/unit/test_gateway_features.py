@@ -22,7 +22,7 @@ from serving_gateway.features.types import (
     ServiceUnusable,
     Status,
 )
-from tests.feature_lookups import look_up
+from tests.support.feature_lookups import look_up
 
 NAMES = ("b", "a")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serving_gateway.telemetry.logs import DescriptorHandler, JsonFormatter, RepeatedWarning
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 
 class Unprintable:

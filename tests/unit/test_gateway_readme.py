@@ -7,7 +7,7 @@ import re
 import pytest
 
 from serving_gateway.settings import Settings
-from tests.reference import (
+from tests.support.reference import (
     README,
     codes_in_use,
     error_classes,
@@ -19,7 +19,7 @@ from tests.reference import (
 
 def test_generated_tables_are_fresh() -> None:
     page = README.read_text()
-    assert rewritten(page) == page, "run python -m tests.reference"
+    assert rewritten(page) == page, "run python -m tests.support.reference"
 
 
 def test_every_setting_has_a_description() -> None:

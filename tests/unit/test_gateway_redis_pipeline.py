@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving_gateway.features.redis_reader import RedisPipeline
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

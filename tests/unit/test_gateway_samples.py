@@ -24,7 +24,7 @@ from serving_gateway.inference.rows import RequestRows
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.sample_files import OWN_COLUMNS, SampleWriter, delete_oldest
 from serving_gateway.telemetry.samples import ModelSamples, Sample, SampleQueue
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 KINDS = {"f": DType.FP32, "d": DType.FP64, "n": DType.INT64, "b": DType.BOOL, "t": DType.BYTES}
 SIGNATURE = Signature(

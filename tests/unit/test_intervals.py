@@ -7,7 +7,7 @@ import pytest
 from platform_assets import automation
 from platform_assets.definitions import watching
 from platform_assets.intervals import SENSOR_SECONDS, sensor_seconds
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 
 def intervals() -> set[int | None]:

@@ -11,7 +11,7 @@ from platform_assets.definitions import watching
 from platform_assets.kubernetes import step_configs
 from platform_assets.model_definitions import build
 from platform_assets.model_spec import ComputeResources, Kubernetes
-from tests.models import QUICK_IRIS
+from tests.support.models import QUICK_IRIS
 
 SPEC = replace(
     QUICK_IRIS,

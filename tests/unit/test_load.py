@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.load import Answer, Reign, usurped
+from tests.support.load import Answer, Reign, usurped
 
 REIGNS = {1: Reign(1, 0.0, 10.0), 2: Reign(2, 9.5)}
 

@@ -11,8 +11,8 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, RoutedVersion, Signature, Strategy, Traffic
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError, TritonUnavailable
-from tests.played_triton import PlayedPlane, eventually
-from tests.stub_model import SIGNATURE
+from tests.support.played_triton import PlayedPlane, eventually
+from tests.support.stub_model import SIGNATURE
 
 MIRROR = Traffic(Strategy.MIRROR, 100)
 

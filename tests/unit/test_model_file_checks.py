@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from platform_assets.components.__main__ import main
 from platform_assets.components.loading import SHIPPED
-from tests.model_files import MINIMAL, write
+from tests.support.model_files import MINIMAL, write
 
 
 def test_check_prints_each_problem_with_its_place(

@@ -9,7 +9,7 @@ import pytest
 from platform_assets.components.diagnostics import ModelFileError
 from platform_assets.components.loading import SHIPPED, read_models
 from platform_assets.components.model_file import read_model
-from tests.model_files import FULL, MINIMAL, refused, write
+from tests.support.model_files import FULL, MINIMAL, refused, write
 
 REFUSED = [
     # of MINIMAL: what stands there, what is written instead, line, field, part of the message

@@ -30,8 +30,8 @@ from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import known
 from platform_assets.training.metrics import metrics_of
 from serving_gateway.contract import DType
-from tests.model_files import FULL, MINIMAL, write
-from tests.models import IRIS
+from tests.support.model_files import FULL, MINIMAL, write
+from tests.support.models import IRIS
 
 
 def test_minimal_file_gets_good_defaults(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_every_field_reaches_the_model(tmp_path: Path) -> None:
     assert spec.candidates == (
         CandidateSpec("ridge"),
         CandidateSpec("random_forest", grid={"max_depth": (4, None), "n_estimators": (50,)}),
-        CandidateSpec(function="tests.estimators:boosted"),
+        CandidateSpec(function="tests.support.estimators:boosted"),
     )
     assert spec.evaluation == Evaluation(
         "mean_absolute_error", folds=3, fraction=0.25, split=Split.TIME, seed=7, threads=2

@@ -31,8 +31,8 @@ from platform_assets.components.lookup import explain_missing_model
 from platform_assets.components.model_file import read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.model_spec import ModelSpec, Source
-from tests.model_files import FULL, MINIMAL, TYPE, write
-from tests.reference import PIPELINE_README, pipeline_page
+from tests.support.model_files import FULL, MINIMAL, TYPE, write
+from tests.support.reference import PIPELINE_README, pipeline_page
 
 # Dagster's own reading of YAML calls what pydantic calls deprecated and Dagster calls beta.
 by_dagster = pytest.mark.filterwarnings(
@@ -340,7 +340,7 @@ def test_schema_for_editors_documents_every_field(capsys: pytest.CaptureFixture[
 
 
 def test_the_reference_on_the_page_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
-    assert pipeline_page() == PIPELINE_README.read_text(), "run python -m tests.reference"
+    assert pipeline_page() == PIPELINE_README.read_text(), "run python -m tests.support.reference"
     assert main(["reference"]) == 0
     table = capsys.readouterr().out
     assert table in PIPELINE_README.read_text()

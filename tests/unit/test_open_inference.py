@@ -20,7 +20,7 @@ from serving_gateway.errors import (
     NotFound,
     VariantUnavailable,
 )
-from tests.played_triton import Outcome, PlayedPlane
+from tests.support.played_triton import Outcome, PlayedPlane
 
 
 @pytest.fixture

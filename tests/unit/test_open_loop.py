@@ -12,7 +12,7 @@ import pytest
 
 from tests.benchmarks.latency import percentile, send_times, summarize_ms
 from tests.benchmarks.open_loop import OpenLoop
-from tests.servers import LOOPBACK
+from tests.support.servers import LOOPBACK
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 PAGES = [ROOT / name for name in subprocess.check_output(
     ["git", "ls-files", "*.md"], cwd=ROOT, text=True

@@ -21,8 +21,8 @@ from serving_gateway.errors import (
     Overloaded,
 )
 from serving_gateway.features.types import LookupResult, Status
-from tests.played_triton import Outcome, PlayedPlane, eventually
-from tests.stub_model import SIGNATURE
+from tests.support.played_triton import Outcome, PlayedPlane, eventually
+from tests.support.stub_model import SIGNATURE
 
 FEATURED = Signature(SIGNATURE.features, "x", feature_service="flowers")
 

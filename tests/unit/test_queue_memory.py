@@ -10,7 +10,7 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import GatewayError, Overloaded
-from tests.played_triton import Outcome, PlayedPlane, eventually
+from tests.support.played_triton import Outcome, PlayedPlane, eventually
 
 
 class Ended(Outcome):

@@ -14,7 +14,7 @@ from redis import ConnectionPool
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.feast_errors import FeatureStoreError
 from platform_assets.resources.redis_address import connection_string, require_redis
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 
 def _by_feast(url: str) -> tuple[str, dict[str, Any]]:

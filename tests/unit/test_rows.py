@@ -15,7 +15,7 @@ import pytest
 from serving_gateway.contract import DType, Feature, FeatureSource, Signature
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
 from serving_gateway.features.types import LookupDone, LookupResult, Status
-from tests.played_triton import PlayedPlane
+from tests.support.played_triton import PlayedPlane
 
 NAMES = ("width", "length")
 FEATURES = tuple(Feature(name, DType.FP32) for name in NAMES)

@@ -12,12 +12,12 @@ from platform_assets import automation
 from platform_assets.local_stack.settings import ROOT
 from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.rollback import rollback_job
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 INSTANCES = (
     "platform_assets/local_stack/dagster.yaml",
     "k8s/base/dagster/dagster.yaml",
-    "k8s/local/dagster.yaml",
+    "tests/manifests/local/dagster.yaml",
 )
 
 

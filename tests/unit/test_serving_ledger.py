@@ -20,7 +20,7 @@ from platform_assets.serving.ledger import (
 )
 from platform_assets.serving.switching import ConfirmedSwitch
 from serving_gateway.contract import Mode, ReloadResponse
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from platform_assets.serving.gates import triton_parity, triton_ready
 from platform_assets.serving.latency import Latencies
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.records import ServingState
-from tests.models import IRIS
+from tests.support.models import IRIS
 
 PODS = ["10.0.0.4", "10.0.0.7"]
 

@@ -19,8 +19,8 @@ from platform_assets.training.candidates import (
     parameters,
 )
 from platform_assets.training.probe import probe
-from tests.servers import ROOT
-from tests.tabular import CLASSES, mixed_rows, mixed_spec
+from tests.support.servers import ROOT
+from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
 
 
 def _spec(*candidates: CandidateSpec, task: Task = Task.BINARY) -> ModelSpec:
@@ -29,7 +29,7 @@ def _spec(*candidates: CandidateSpec, task: Task = Task.BINARY) -> ModelSpec:
 
 
 def _function(name: str, **grid: tuple[Any, ...]) -> CandidateSpec:
-    return CandidateSpec(function=f"tests.estimators:{name}", grid=grid)
+    return CandidateSpec(function=f"tests.support.estimators:{name}", grid=grid)
 
 
 def test_a_grid_becomes_a_candidate_per_point_with_a_name_of_its_own() -> None:
@@ -80,7 +80,7 @@ def test_a_definition_is_checked_without_the_libraries_of_training() -> None:
         "from platform_assets.training.candidates import check_candidates\n"
         "from platform_assets.training.checks import training_checks\n"
         "from platform_assets.training.metrics import metrics_of\n"
-        "from tests.models import IRIS\n"
+        "from tests.support.models import IRIS\n"
         "check_candidates(IRIS), training_assets(IRIS), training_checks(IRIS)\n"
         "print([one.name for one in metrics_of(IRIS.task)])\n"
         "heavy = {'sklearn', 'pandas', 'numpy', 'mlflow', 'onnx', 'skl2onnx', 'pyarrow', 'feast'}\n"
@@ -117,7 +117,7 @@ def test_histogram_boosting_holds_no_rows_out_unless_a_grid_says_so(task: Task) 
 @pytest.mark.parametrize(
     ("candidate", "said"),
     [
-        (_function("nowhere"), "tests.estimators:nowhere cannot be imported"),
+        (_function("nowhere"), "tests.support.estimators:nowhere cannot be imported"),
         (_function("NUMBER"), "is no function"),
         (_function("failing"), r"function failed: RuntimeError\('no such thing'\)"),
         (_function("a_class"), "no unfitted scikit-learn estimator"),

@@ -13,7 +13,7 @@ from platform_assets.model_spec import FeatureSpec, ModelSpec, Task
 from platform_assets.training.frame import tensor_form
 from platform_assets.training.rows import TrainingError
 from serving_gateway.contract import DType
-from tests.tabular import mixed_spec
+from tests.support.tabular import mixed_spec
 
 
 def _spec(dtype: DType, *, nullable: bool = False) -> ModelSpec:

@@ -15,8 +15,8 @@ from platform_assets.training.importance import permutation_importance
 from platform_assets.training.rows import Rows, TrainingError, unseen_texts
 from platform_assets.training.selection import best_candidate, cross_validate, evaluate, fit
 from platform_assets.training.splits import folds, split_evaluation
-from tests.models import IRIS
-from tests.tabular import CLASSES, mixed_rows, mixed_spec
+from tests.support.models import IRIS
+from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
 
 NAMES = [str(one.estimator) for one in IRIS.candidates]
 

@@ -12,8 +12,8 @@ import pytest
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import folds, split_evaluation
-from tests.models import IRIS
-from tests.tabular import mixed_spec
+from tests.support.models import IRIS
+from tests.support.tabular import mixed_spec
 
 
 def _with(spec: ModelSpec, **changes: Any) -> ModelSpec:

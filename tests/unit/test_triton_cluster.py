@@ -28,8 +28,8 @@ from serving_gateway.triton.cluster import TritonCluster
 from serving_gateway.triton.exchange import ConnectFailed, TritonResponse
 from serving_gateway.triton.inference_call import InferenceCall
 from serving_gateway.triton.version_state import VersionState
-from tests.servers import LOOPBACK, free_port
-from tests.stub_triton import StubTriton, run_stub
+from tests.support.servers import LOOPBACK, free_port
+from tests.support.stub_triton import StubTriton, run_stub
 
 Outcome = TritonResponse | GatewayError
 MakeCluster = Callable[..., TritonCluster]

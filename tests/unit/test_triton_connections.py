@@ -24,8 +24,8 @@ from serving_gateway.triton.exchange import (
     Exchange,
     TritonResponse,
 )
-from tests.servers import LOOPBACK, free_port
-from tests.stub_triton import StubTriton, run_stub
+from tests.support.servers import LOOPBACK, free_port
+from tests.support.stub_triton import StubTriton, run_stub
 
 INFER = b"POST /v2/models/m/versions/1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 

@@ -15,7 +15,7 @@ import pytest
 
 from platform_assets.serving import turns
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models, hold, holding
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 FIRST, LAST = "0" * 8, "f" * 8
 

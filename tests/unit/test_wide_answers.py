@@ -16,8 +16,8 @@ from serving_gateway.contract import Strategy, Traffic
 from serving_gateway.errors import GatewayError
 from serving_gateway.inference import bodies, prediction, protocol_response, shadow
 from serving_gateway.inference.bodies import encode_json, encode_list
-from tests.fake_connection import FakeServer, played_server, post
-from tests.played_triton import eventually
+from tests.support.fake_connection import FakeServer, played_server, post
+from tests.support.played_triton import eventually
 
 CLASSES = 40_000
 PREDICT = post("/predict", b'{"data":[[1,2]]}')

@@ -1,4 +1,4 @@
-"""`python -m k8s.local`: play the platform by podman, to production and back from a crash."""
+"""`make k8s-local`: play the platform by podman, to production and back from a crash."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from k8s.local.images import ROOT
-from k8s.local.platform import PlayedPlatform, overlay, rendered
-from k8s.local.podman import Podman, PodmanError
-from k8s.local.variables import UntranslatableError
 from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
 from platform_assets.local_stack.http import answers_ok, get, post
 from platform_assets.local_stack.settings import StackError
 from serving_gateway.contract import DEFAULT_MODEL, FeatureSource, ModelStatus, PredictResponse
+from tests.manifests.local.images import ROOT
+from tests.manifests.local.platform import PlayedPlatform, overlay, rendered
+from tests.manifests.local.podman import Podman, PodmanError
+from tests.manifests.local.variables import UntranslatableError
 
 _ROW: Final = {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "me"}
 _PROOF: Final = f"proof/{DEFAULT_MODEL}/latest/"

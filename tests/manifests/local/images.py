@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from k8s.local.podman import Podman, PodmanError
+from tests.manifests.local.podman import Podman, PodmanError
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[3]
 
 BASE: Final = "docker.io/library/python:3.11-slim-bookworm"
 """What every Dockerfile here is FROM, unless told otherwise."""
@@ -42,8 +42,8 @@ OURS: Final = (
     Recipe("serving-platform/triton", Path("k8s/images/triton/Dockerfile")),
 )
 STAND_INS: Final = {
-    "redis": Recipe("redis", Path("k8s/local/stand_ins/redis/Dockerfile")),
-    "postgres": Recipe("postgres", Path("k8s/local/stand_ins/postgres/Dockerfile")),
+    "redis": Recipe("redis", Path("tests/manifests/local/stand_ins/redis/Dockerfile")),
+    "postgres": Recipe("postgres", Path("tests/manifests/local/stand_ins/postgres/Dockerfile")),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from k8s.local.variables import Object, UntranslatableError
+from tests.manifests.local.variables import Object, UntranslatableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def mounted(
     for mount in container.get("volumeMounts", []):
         volume = by_name[mount["name"]]
         plain = {key: value for key, value in mount.items() if key != "subPath"}
-        if mount["mountPath"] == "/dev/shm":  # noqa: S108 # a mount, not a file of ours
+        if mount["mountPath"] == "/dev/shm":  # a mount, not a file of ours
             continue
         if "subPath" in mount and mount["name"] in claimed:
             plain["name"] = f"{mount['name']}-{len(volumes)}"

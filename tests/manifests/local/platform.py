@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import yaml
 
-from k8s.local.images import ROOT, Progress, ensure_base, ensure_image
-from k8s.local.podman import Podman, PodmanError
-from k8s.local.probes import passes, with_port_numbers
-from k8s.local.security import faults
-from k8s.local.translate import Play, plays
+from tests.manifests.local.images import Progress, ensure_base, ensure_image
+from tests.manifests.local.podman import Podman, PodmanError
+from tests.manifests.local.probes import passes, with_port_numbers
+from tests.manifests.local.security import faults
+from tests.manifests.local.translate import Play, plays
 
 _POLL_S: Final = 0.5
 _HOPELESS_AFTER_RESTARTS: Final = 5
@@ -30,7 +30,7 @@ def rendered(overlay: Path) -> list[dict[str, Any]]:
     """
     try:
         done = subprocess.run(
-            ["kubectl", "kustomize", str(overlay)],  # noqa: S607 # the one on the PATH
+            ["kubectl", "kustomize", str(overlay)],  # the one on the PATH
             capture_output=True,
             text=True,
             check=False,
@@ -210,4 +210,4 @@ class PlayedPlatform:
 
 def overlay() -> Path:
     """The manifests that are played."""
-    return ROOT / "k8s" / "local"
+    return Path(__file__).parent

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from k8s.local.podman import Podman
 from platform_assets.local_stack.http import answers_ok
+from tests.manifests.local.podman import Podman
 
 
 def passes(podman: Podman, probe: Mapping[str, Any], *, pod: str, container: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from k8s.local.podman import USER
+from tests.manifests.local.podman import USER
 
 
 def faults(inspected: Mapping[str, Any], status: str) -> Iterator[str]:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from k8s.local.mounts import claims, config_maps_mounted, mounted
-from k8s.local.variables import (
+from tests.manifests.local.mounts import claims, config_maps_mounted, mounted
+from tests.manifests.local.variables import (
     Object,
     UntranslatableError,
     config_maps_read,
