@@ -182,6 +182,9 @@ class Settings(BaseSettings):
 
     mlflow_url: Url | None = None
     """MLflow's address. Unset: no registry, callers name the run_id."""
+    mlflow_ui_url: Url | None = None
+    """Where people find MLflow's pages; the status page then links each version to its run. Unset:
+    it names the run alone."""
     mlflow_token: SecretStr | None = None
     """Bearer token for MLflow."""
     mlflow_seconds: Seconds = 10.0

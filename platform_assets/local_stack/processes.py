@@ -182,6 +182,7 @@ def environment(
         "GATEWAY_PORT": str(settings.ports.gateway),
         "GATEWAY_TRITON_URL": settings.triton_url,
         "GATEWAY_MLFLOW_URL": settings.mlflow_url,
+        "GATEWAY_MLFLOW_UI_URL": settings.mlflow_url,
         "GATEWAY_STATE_DIR": str(settings.state_dir / "gateway"),
         "GATEWAY_FEAST_DIR": str(settings.state_dir / "feast"),
         "GATEWAY_SAMPLE_DIR": str(settings.state_dir / "samples"),

@@ -1,7 +1,8 @@
-"""All that the pipeline and the gateway share: names, signature, routing record, bodies.
+"""All that pipeline and gateway share: names, signature, routing record, bodies, style of pages.
 
-Nothing here does I/O. The words are those of the README's glossary; a version is the same
-integer in MLflow, in the Triton repository and in the routing record, never mapped.
+Nothing here does I/O, except that the style is read from its file. The words are those of the
+README's glossary; a version is the same integer in MLflow, in the Triton repository and in the
+routing record, never mapped.
 """
 
 from serving_gateway.contract.control import *
@@ -11,3 +12,4 @@ from serving_gateway.contract.names import *
 from serving_gateway.contract.routing import *
 from serving_gateway.contract.signature import *
 from serving_gateway.contract.status import *
+from serving_gateway.contract.style import *

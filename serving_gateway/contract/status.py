@@ -116,6 +116,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     replicas: tuple[LiveReplica, ...]
     in_sync: bool
     """Whether all live replicas are known to route by the stored record."""
+    mlflow_ui_url: str | None = None
+    """Where people find MLflow's pages; null where the gateway is not given it."""
     replicas_problem: str | None
     """Why others than this replica may be missing. Without a default: an answer that does not say
     so is no evidence that the list is complete."""

@@ -87,6 +87,7 @@ class StatusReporter:
             replica=own,
             replicas=replica_list.replicas,
             in_sync=replica_list.in_sync,
+            mlflow_ui_url=self.settings.mlflow_ui_url,
             replicas_problem=replica_list.problem,
         )
 

@@ -35,7 +35,7 @@ def build(
 ) -> FastAPI:
     """The FastAPI application."""
     app = FastAPI(
-        title="Serving gateway",
+        title="Readygate",
         version="0.1.0",
         redirect_slashes=False,
         docs_url=None,  # the framework's page loads its script from a CDN
@@ -68,9 +68,10 @@ def _metrics_router(access: Access, metrics: Metrics) -> APIRouter:
     responses = errors(*READ_ERRORS, of_text=True)
 
     @router.get("/metrics", response_class=PlainTextResponse, responses=responses)
-    async def prometheus() -> Response:
-        """Metrics in Prometheus's text format."""
-        slices = _slices(await metrics.render())
+    async def prometheus(model: str | None = None) -> Response:
+        """Metrics in Prometheus's text format; of one model alone where it is named."""
+        text = await metrics.render() if model is None else metrics.render_model(model)
+        slices = _slices(text)
         return StreamingResponse(slices, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

@@ -14,10 +14,15 @@ from fastapi import APIRouter, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
+from serving_gateway.contract import page_style
 from serving_gateway.errors import NotFound
 from serving_gateway.http.descriptions import READ_ERRORS, errors
 
 _INLINE: Final = re.compile(r'<(script|style)(?: type="module")?>(.*?)</\1>', re.DOTALL)
+_SCRIPTS: Final = (
+    *("dom.js", "metrics.js", "charts.js", "timeline.js"),
+    *("views.js", "actions.js", "loop.js"),
+)
 _DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -29,9 +34,9 @@ _HEADERS: Final = {
 def page_router() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
     router = APIRouter(tags=["state"], responses=errors(*READ_ERRORS, of_text=True))
-    status = _page(files("serving_gateway.http").joinpath("page.html").read_text(encoding="utf-8"))
+    status = _page(_status_page())
     docs = get_swagger_ui_html(
-        title="Serving gateway: API",
+        title="Readygate: API",
         openapi_url="openapi.json",
         swagger_js_url="docs/swagger-ui-bundle.js",
         swagger_css_url="docs/swagger-ui.css",
@@ -57,6 +62,20 @@ def page_router() -> APIRouter:
         return Response(content, headers=_HEADERS, media_type=_DOCS_FILES[name])
 
     return router
+
+
+def _status_page() -> str:
+    """The page with its styles and scripts inside: replicas of two releases never mix theirs."""
+    folder = files("serving_gateway.http").joinpath("page")
+
+    def read(*names: str) -> str:
+        return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+    return (
+        read("page.html")
+        .replace("{{style}}", page_style() + read("page.css"))
+        .replace("{{script}}", read(*_SCRIPTS))
+    )
 
 
 def _page(text: str, *own: str) -> Callable[[], Response]:

@@ -98,6 +98,14 @@ class Metrics:
         # Shared by all scrapes that wait: one that is cancelled leaves it to the others.
         return await asyncio.shield(self._next)
 
+    def render_model(self, model_name: str) -> bytes:
+        """The text about one model, if it is hosted, and about which replica answers."""
+        text = Exposition(_TABLE)
+        if (model := self._models.get(model_name)) is not None:
+            _add_model(text, model_name, model)
+        text.add("gateway_info", labels(replica=self._replica), 1)
+        return b"".join(text.encode())
+
     async def _write(self) -> bytes:
         async with self._one_at_a_time:
             await asyncio.sleep(self._pause_until - monotonic())

@@ -204,7 +204,7 @@ def answers(page: Page, texts: Callable[[int], str]) -> None:
         route.fulfill(body=texts(count), content_type="text/plain")
         count += 1
 
-    page.route("**/metrics", answer)
+    page.route("**/metrics?model=best_model", answer)
 
 
 def test_counters_of_other_replicas_lives_and_models_are_never_subtracted(
@@ -239,6 +239,89 @@ def test_counters_of_other_replicas_lives_and_models_are_never_subtracted(
     # What did not change was left alone: somebody may be reading or copying it.
     assert page.evaluate("document.querySelector('#variants tbody td').same")
     screen.is_clean()
+
+
+def test_charts_show_the_last_minutes_and_where_production_moved(
+    screen: Screen, gateway: RunningGateway
+) -> None:
+    gateway.routed(1)
+    page = screen.page
+    answered = [0, 20, 20, 100]
+    answers(page, lambda number: scrape("one", answered[min(number, 3)]))
+    stopped(page)
+    screen.open()
+    chart = page.get_by_role("img", name="Requests/s of the last 1 min")
+    expect(chart).to_have_accessible_name(re.compile(r"now nothing yet; at most 0\.0$"))
+    for seconds, now in ((":03", "10"), (":05", "5.0"), (":07", "17")):
+        next_poll(page, seconds)
+        expect(chart).to_have_accessible_name(
+            re.compile(rf"now A {now}(, B 0\.0)?; at most 1[07]$")
+        )
+    drawn = str(chart.locator("path.line.a").get_attribute("d"))
+    heights = [float(height) for height in re.findall(r"[ML][\d.]+ ([\d.]+)", drawn)]
+    assert len(heights) == 3
+    assert heights[2] < heights[0] < heights[1], "a higher rate stands higher"
+    latency = page.get_by_role("img", name="Latency p50")
+    expect(latency).to_have_accessible_name(re.compile(r"now A 2\.5 ms"))
+    moves = len(chart.locator("path.switch").all())
+    gateway.routed(2)
+    next_poll(page, ":09")
+    expect(chart.locator("path.switch")).to_have_count(moves + 1)
+    # Nothing is known while the gateway does not answer: the line ends there.
+    page.route("**/models", lambda route: route.abort())
+    page.clock.run_for(POLL_MS)
+    expect(page.get_by_role("alert")).to_contain_text("no connection")
+    page.unroute("**/models")
+    next_poll(page, ":13")
+    expect(chart).to_have_accessible_name(re.compile("now nothing yet"))
+    assert screen.page.evaluate("window.violations") == []
+
+
+def test_switches_are_a_timeline_with_who_why_and_how_long(
+    browser: Browser, tmp_path: Path, shared_triton: RunningTriton
+) -> None:
+    env = {"GATEWAY_MLFLOW_UI_URL": "https://mlflow.example.com/under/"}
+    with (
+        run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway,
+        browser.new_context() as context,
+    ):
+        for version in (1, 2, 1):
+            answer = gateway.reload(
+                version=version, run_id=f"run/{version}", mode="ssot", reason=f"because {version}"
+            )
+            assert answer.status_code == 200
+        assert gateway.reload("B", version=2, run_id="run/2").status_code == 200
+        screen = Screen(context.new_page(), gateway.url)
+        status = gateway.models()
+        for at, switch in zip(
+            ("12:00:00", "10:55:00", "10:54:58"), status["routing"]["switches"]["A"], strict=True
+        ):
+            switch["at"] = f"2026-11-29T{at}Z"
+        status["ssot"]["observed_at"] = "2026-12-02T13:00:01Z"
+        screen.page.route("**/models", lambda route: route.fulfill(json=status))
+        page = screen.open()
+        entries = page.locator("#history li")
+        expect(entries).to_have_count(4)
+        newest, back, forth, first = entries.all()
+        expect(newest).to_contain_text(re.compile("version 2.*variant B.*first version.*pinned"))
+        expect(back).to_contain_text(re.compile("version 1.*back from 2.*for 3 d 1 h so far"))
+        expect(back).to_contain_text("by token:default")
+        expect(back).to_contain_text("because 1")
+        expect(forth).to_contain_text(re.compile("version 2.*from 1.*for 1 h 5 min"))
+        expect(first).to_contain_text(re.compile("version 1.*first version.*for 2 s"))
+        address = "https://mlflow.example.com/under/#/runs/run%2F2"
+        expect(forth.get_by_role("link")).to_have_attribute("href", address)
+        expect(cell(page, "variants", "run_id").get_by_role("link")).to_have_text("run/1")
+        expect(page.locator("#older")).to_be_hidden()
+
+        (move,) = status["routing"]["switches"]["B"]
+        status["routing"]["switches"]["B"] = [move] * 9
+        expect(page.locator("#older summary")).to_have_text("6 older")
+        page.locator("#older summary").press("Enter")
+        status["ssot"]["observed_at"] = "2026-12-03T13:00:01Z"
+        expect(page.locator("#older")).to_contain_text("4 d 1 h so far")
+        expect(page.locator("#older li").last).to_be_visible()  # a poll leaves it open
+        screen.is_clean()
 
 
 def test_what_others_wrote_is_shown_as_text_and_fits_a_phone(
@@ -337,7 +420,7 @@ def test_a_prefix_in_front_of_the_gateway_is_kept(screen: Screen, gateway: Runni
     expect(page.get_by_role("heading", level=1)).to_have_text("best_model version 1")
     expect(cell(page, "variants", "Version")).to_have_text("1")
     asked = {url.removeprefix(f"{gateway.url}/some/prefix/") for url in screen.asked}
-    assert asked - {"data:,"} == {"", "models", "shadow", "metrics"}
+    assert asked - {"data:,"} == {"", "models", "shadow", "metrics?model=best_model"}
     screen.is_clean()
 
 
@@ -361,6 +444,7 @@ def test_a_model_that_is_not_hosted_leads_to_those_that_are(
     expect(page.get_by_role("heading", level=2)).to_have_count(0)
     expect(page.get_by_role("alert")).to_be_empty()
     assert f"{gateway.url}/models/no_such%2Fmodel/shadow" in screen.asked
+    assert not [url for url in screen.asked if "metrics" in url]
     page.get_by_role("main").get_by_role("link", name="best_model").click()
     expect(title).to_have_text("best_model version 1")
     expect(cell(page, "variants", "Version")).to_have_text("1")
@@ -389,12 +473,21 @@ def test_several_models_have_a_page_each(screen: Screen, gateway: RunningGateway
     screen.is_clean()
 
 
+def with_newest_switches(route: Route) -> None:
+    status = route.fetch().json()
+    switches = status["routing"]["switches"]
+    status["routing"]["switches"] = {alias: moves[:2] for alias, moves in switches.items()}
+    route.fulfill(json=status)
+
+
 def test_a_poll_leaves_the_focus_and_says_nothing_unless_something_changed(
     screen: Screen, gateway: RunningGateway
 ) -> None:
     gateway.routed(2)
     gateway.routed(1)
     page = screen.page
+    # Without the switches of earlier tests: older ones are folded, which is one more stop.
+    page.route("**/models", with_newest_switches)
     stopped(page)
     screen.open()
     expect(page.locator("#pulse")).to_contain_text("live, ")

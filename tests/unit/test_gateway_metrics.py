@@ -49,8 +49,11 @@ SCOPE: Final = {
 
 
 async def scrape(metrics: Metrics) -> dict[str, Metric]:
-    text = (await metrics.render()).decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
+    return parsed(await metrics.render())
+
+
+def parsed(text: bytes) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(text.decode())}
 
 
 def value(families: dict[str, Metric], name: str, **wanted: str) -> float:
@@ -294,6 +297,19 @@ async def test_forgotten_model_is_no_longer_reported() -> None:
     promoted(metrics, "m", 1)
     metrics.forget("m")
     assert b'model="m"' not in await metrics.render()
+
+
+async def test_scrape_of_one_model_holds_nothing_of_others() -> None:
+    metrics = Metrics("r")
+    for name in ("m", "n"):
+        promoted(metrics, name, 1)
+    families = parsed(metrics.render_model("m"))
+    assert value(families, "gateway_ready", model="m") == 1
+    assert value(families, "gateway_info", replica="r") == 1
+    for other in ("n", "x"):
+        assert f'model="{other}"'.encode() not in metrics.render_model("m")
+    assert b'model="' not in metrics.render_model("x")
+    assert b'model="x"' not in await metrics.render(), "a question makes no model"
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.text()), st.floats(allow_nan=False))
