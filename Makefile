@@ -6,7 +6,6 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 VENV := .venv
 TRITON_VENV := .venv-triton
-CHECKOV_VENV := .venv-checkov
 # The server's environment needs numpy<2, so CPython 3.13 is out of its reach.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
@@ -15,19 +14,22 @@ STACK := $(RUN) platform_assets.local_stack
 # uv installs sources alone: where this stands in the environment, each of the hundreds of
 # interpreters that a run starts would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
+# As pip and curl do, trust the certificates of this machine, a proxy's among them.
+export UV_SYSTEM_CERTS := 1
 
 # have(test command, Debian packages): as root the packages are installed, otherwise named.
 define have
 	@{ $(1); } >/dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing $(2)"; \
-	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); } >/dev/null; \
+	    echo "installing $(2)"; set -o pipefail; \
+	    apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(2) \
+	      | { grep -E '^(Need to get|Get:)' || true; }; \
 	  else \
 	    echo "Missing on this machine: $(2). Install it, on Debian or Ubuntu with: sudo apt-get install $(2)" >&2; exit 1; \
 	  fi; }
 endef
 
-.PHONY: help up demo chain down status test lint bench k8s k8s-local lock system-python system-kubectl system-test system-podman clean
+.PHONY: help up demo chain down status test lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,7 +49,7 @@ down: $(VENV)/.run ## stop what `make up` started
 status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
-test: system-kubectl system-test system-podman $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## all that CI runs, on a fresh machine too
+test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 4 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
@@ -56,71 +58,83 @@ lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
-bench: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against raw Triton and its own bounds, the pipeline by rows, and whole chains, on this machine
+bench: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against raw Triton and its own bounds, the pipeline by rows, and whole chains, on this machine
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
 	$(RUN) tests.benchmarks.chains
 
-k8s: system-kubectl $(VENV)/.dev $(TRITON_VENV)/.run $(CHECKOV_VENV)/.run ## render and check every Kubernetes overlay; needs kubectl
+k8s: $(VENV)/.dev $(TRITON_VENV)/.run ## render and check every Kubernetes overlay
 	@for overlay in local staging production; do \
-	  kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
+	  $(VENV)/bin/kubectl kustomize k8s/overlays/$$overlay >/dev/null && echo "k8s/overlays/$$overlay renders" || exit 1; done
 	$(RUN) pytest -q tests/manifests
 
-k8s-local: system-kubectl system-podman $(VENV)/.run ## play the Kubernetes manifests by podman: containers to production, Triton lost and back; needs root and kubectl
+k8s-local: system-podman $(VENV)/.dev ## play the Kubernetes manifests by podman: containers to production, Triton lost and back; needs root
 	@$(RUN) tests.manifests.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
-	$(call compile,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev -o requirements-dev.lock.txt)
-	$(call compile,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt -o requirements.lock.txt)
-	$(call compile,pyproject.toml --extra gateway -c requirements-dev.lock.txt -o requirements-gateway.lock.txt)
-	$(call compile,pyproject.toml --extra gateway --extra feast --extra samples --extra tracing -c requirements-dev.lock.txt -o requirements-gateway-features.lock.txt)
-	$(call compile,--group triton -o requirements-triton.lock.txt)
-	$(call compile,--group checkov -o requirements-checkov.lock.txt)
+	$(call lock,requirements-dev,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev)
+	$(call lock,requirements,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt)
+	$(call lock,requirements-gateway,pyproject.toml --extra gateway -c requirements-dev.lock.txt)
+	$(call lock,requirements-gateway-features,pyproject.toml --extra gateway --extra feast --extra samples --extra tracing -c requirements-dev.lock.txt)
+	$(call lock,requirements-triton,--group triton)
 
-compile = $(VENV)/bin/uv pip compile -q $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
-	--no-annotate --custom-compile-command "make lock" $(1)
+# lock(name, what it holds): every version with the hashes of the files that it can be installed from.
+define lock
+	@echo "locking $(1).lock.txt"
+	@$(compile) $(UPGRADE) --generate-hashes --no-annotate --custom-compile-command "make lock" $(2) -o $(1).lock.txt
+	@folder=$$(mktemp -d) && trap "rm -r $$folder" EXIT && \
+	  $(compile) --format pylock.toml $(2) -c $(1).lock.txt -o $$folder/pylock.toml && \
+	  $(VENV)/bin/python .ci/prune_hashes.py $(1).lock.txt $$folder/pylock.toml
+endef
+compile = $(VENV)/bin/uv pip compile -q --universal --python-version 3.11
 
 clean: ## remove the environments (the state in .local stays)
-	rm -rf $(VENV) $(TRITON_VENV) $(CHECKOV_VENV)
+	rm -rf $(VENV) $(TRITON_VENV)
 
 system-python:
 	$(call have,[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import ensurepip$(,)venv',python3 python3-venv libpython3-dev)
 
-system-test:
+system-programs:
 	$(call have,command -v redis-server,redis-server)
 	$(call have,command -v chromium,chromium)
 	$(call have,command -v wrk,wrk)
 	$(call have,command -v haproxy,haproxy)
 	$(call have,command -v prometheus,prometheus)
 
-system-kubectl:
-	@command -v kubectl >/dev/null || { echo "Missing on this machine: kubectl 1.28 or later, which no Debian package" \
-	  "brings. Install it as https://kubernetes.io/docs/tasks/tools/ says." >&2; exit 1; }
-
 system-podman:
 	$(call have,type podman runc catatonit mmdebstrap iptables && test -x /usr/lib/podman/aardvark-dns,podman runc catatonit netavark aardvark-dns iptables mmdebstrap debian-archive-keyring)
 
+# Without root the tests go without what is missing, and say so.
+ifeq ($(shell id -u),0)
+system-test: system-programs system-podman
+else
+system-test:
+endif
+
 , := ,
 
-# An environment is complete when its stamp is newer than its lock file.
-define environment
-	@echo "installing $@ from $(2)"
-	@python=$(PYTHON); [ -n "$$python" ] || python=python3; \
-	  [ -x $(1)/bin/python ] || $$python -m venv $(1)
-	@[ -x $(1)/bin/uv ] || $(1)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(1)/bin/uv pip install --quiet --python $(1)/bin/python --require-hashes -r $(2)
-	@touch $@
+# install(environment, lock file): uv names what it downloads, with sizes, and counts what it installs.
+define install
+	@echo "installing the $$(grep -c == $(2)) packages of $(2) into $(1)"
+	@set -o pipefail; $(VENV)/bin/uv pip install --python $(1)/bin/python --no-deps --require-hashes -r $(2) 2>&1 \
+	  | { grep -vE '^( [-+~] |Using Python| *Downloaded)' || true; }
 endef
 
-$(VENV)/.run: requirements.lock.txt | system-python
-	$(call environment,$(VENV),$<)
+# An environment is complete when its stamp is newer than its lock file.
+$(VENV)/.run: requirements.lock.txt | $(VENV)/bin/uv
+	$(call install,$(VENV),$<)
+	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock.txt | system-python
-	$(call environment,$(VENV),$<)
-	@touch $(VENV)/.run
+$(VENV)/.dev: requirements-dev.lock.txt | $(VENV)/bin/uv
+	$(call install,$(VENV),$<)
+	@touch $@ $(VENV)/.run
 
-$(TRITON_VENV)/.run: requirements-triton.lock.txt | system-python
-	$(call environment,$(TRITON_VENV),$<)
+$(TRITON_VENV)/.run: requirements-triton.lock.txt | $(VENV)/bin/uv
+	@$(VENV)/bin/uv venv --quiet --allow-existing --no-python-downloads --python $(VENV)/bin/python $(TRITON_VENV)
+	$(call install,$(TRITON_VENV),$<)
+	@touch $@
 
-$(CHECKOV_VENV)/.run: requirements-checkov.lock.txt | system-python
-	$(call environment,$(CHECKOV_VENV),$<)
+$(VENV)/bin/uv: | system-python
+	@python=$(PYTHON); [ -n "$$python" ] || python=python3; \
+	  echo "creating $(VENV) on $$($$python --version)" && $$python -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

