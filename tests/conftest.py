@@ -25,6 +25,7 @@ from tests.support.servers import (
     run_triton,
 )
 
+pytest_plugins = ["tests.support.left_out"]
 # A server that a test has stopped does not come back while a step waits.
 os.environ[RETRY_SECONDS] = "0"
 

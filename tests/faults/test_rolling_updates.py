@@ -13,6 +13,8 @@ import pytest
 from tests.benchmarks.rolling import PER_SECOND, under_load
 from tests.support.rollout import Cluster, run_cluster
 
+pytestmark = [pytest.mark.needs("haproxy"), pytest.mark.needs("redis-server")]
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -394,6 +394,7 @@ def test_files_that_another_run_replaced_are_not_materialized(tmp_path: Path) ->
     assert "another run replaced it" in outcome.failures["online_features"]
 
 
+@pytest.mark.needs("redis-server")
 def test_a_redis_that_is_down_fails_within_seconds_and_a_retry_continues(tmp_path: Path) -> None:
     chain = feature_chain(tmp_path, redis=f"redis://127.0.0.1:{free_port()}/0")
     started = time.monotonic()

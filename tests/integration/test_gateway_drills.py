@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.drills import CONVERGENCE_SECONDS, REPLICAS, drill_under_load
 from tests.benchmarks.switches import replicas_behind_haproxy
 from tests.support.servers import RunningRedis, RunningTriton
 
+pytestmark = pytest.mark.needs("haproxy")
 DRILLS = 20
 
 

@@ -567,6 +567,7 @@ def _redis_store(tmp_path: Path, redis: RunningRedis) -> FeastResource:
     return feast
 
 
+@pytest.mark.needs("redis-server")
 async def test_redis_that_hangs_or_dies_costs_little_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,6 +199,7 @@ def test_start_before_the_feature_store_exists_serves_rows_and_finds_it_later(
         assert ask(gateway, entity_id=KNOWN).json()["feature_source"] == "feast"
 
 
+@pytest.mark.needs("redis-server")
 async def test_loss_of_the_feature_store_fails_no_request_with_a_row(
     tmp_path: Path, triton: RunningTriton
 ) -> None:

@@ -20,7 +20,7 @@ from tests.manifests.local.translate import plays
 from tests.support.servers import ROOT, answers_ok, wait_until
 
 # Debian's packages are fetched and put together, then those of the lock file.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.needs("root")]
 
 LIGHT = Recipe("serving-platform/gateway", Path("k8s/images/gateway/Dockerfile"))
 CONTAINER = "gateway-gateway"

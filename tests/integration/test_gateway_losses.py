@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.switches import replicas_behind_haproxy
 from tests.support.gateway_harness import RunningGateway
 from tests.support.load import Load
@@ -18,6 +20,7 @@ from tests.support.servers import (
     wait_until,
 )
 
+pytestmark = pytest.mark.needs("haproxy")
 CONNECTIONS = 16
 PAUSE_SECONDS = 0.01
 SLOWEST_SECONDS = 1.0

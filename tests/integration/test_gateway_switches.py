@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.switches import replicas_behind_haproxy, switch_under_load
 from tests.support.servers import RunningRedis, RunningTriton
+
+pytestmark = pytest.mark.needs("haproxy")
 
 
 async def test_sixty_switches_fail_no_request_and_no_version_answers_out_of_its_time(

@@ -16,6 +16,7 @@ from tests.support.monitoring import (
 )
 from tests.support.servers import RunningTriton, wait_until
 
+pytestmark = pytest.mark.needs("prometheus")
 _SELECTOR = re.compile(
     r"\b((?:gateway|nv|http|kube|process)_\w+|up|serving:[\w:]+)(\{(?:\"[^\"]*\"|[^\"}])*\})?"
 )

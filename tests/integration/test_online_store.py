@@ -432,6 +432,7 @@ def _own_id() -> int:
     return multiprocessing.current_process().pid or 0
 
 
+@pytest.mark.needs("redis-server")
 def test_redis_without_scripts_serves_the_whole_chain(tmp_path: Path) -> None:
     """Some managed services take EVAL away, and dangerous commands with it."""
     with run_redis(tmp_path / "redis") as running:
@@ -448,6 +449,7 @@ def test_redis_without_scripts_serves_the_whole_chain(tmp_path: Path) -> None:
         chain.feast.delete_view(SPEC.feature_view)
 
 
+@pytest.mark.needs("redis-server")
 def test_feast_and_the_gateway_reach_redis_by_the_same_address(tmp_path: Path) -> None:
     """By TLS with an authority of its own, IPv6, a socket, and a password with a comma."""
     authority, key, path = (tmp_path / name for name in ("ca.pem", "key.pem", "redis.sock"))

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.monitoring import rule_groups
@@ -22,6 +23,7 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in rule_groups() for rule in group["rules"] if "alert" in rule]
 
 
+@pytest.mark.needs("prometheus")
 def test_every_alert_fires_where_it_should_and_nowhere_else(tmp_path: Path) -> None:
     groups = rule_groups()
     rules = tmp_path / "rules.yaml"

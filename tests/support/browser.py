@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 
 from playwright.sync_api import Browser, sync_playwright
 
-_EXECUTABLE = "/usr/bin/chromium"
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -23,7 +23,9 @@ _ARGUMENTS = [
 def run_browser() -> Iterator[Browser]:
     """Run Chromium; no event loop may run in this thread meanwhile, nor be started."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_EXECUTABLE, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=_ARGUMENTS
+        )
         try:
             yield browser
         finally:
