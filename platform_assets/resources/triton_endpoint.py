@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,9 +232,25 @@ class TritonEndpoint:
         limits = {"connection_timeout": self.timeout_s, "network_timeout": seconds}
         with (
             translated(self.url, doing, seconds),
+            _event_loop_of_thread(),
             contextlib.closing(InferenceServerClient(_host(self.url), **limits)) as client,
         ):
             yield client
+
+
+@contextlib.contextmanager
+def _event_loop_of_thread() -> Iterator[None]:
+    """Close the event loop that gevent opens for each thread with a client.
+
+    gevent itself keeps the two descriptors of a loop open when its thread ends.
+    """
+    from gevent import get_hub  # type: ignore[import-untyped] # ships no stubs
+
+    try:
+        yield
+    finally:
+        if threading.current_thread() is not threading.main_thread():
+            get_hub().destroy(destroy_loop=True)
 
 
 def _host(url: str) -> str:

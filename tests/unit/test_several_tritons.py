@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,6 +29,7 @@ from platform_assets.serving.gates import triton_parity, triton_ready
 from platform_assets.serving.latency import Latencies
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.records import ServingState
+from tests.support.descriptors import open_descriptors
 from tests.support.models import IRIS
 
 PODS = ["10.0.0.4", "10.0.0.7"]
@@ -237,3 +239,17 @@ def test_the_slowest_server_has_to_be_quick_enough(
     verdict = latency.triton_latency(candidate())
     assert not verdict.passed
     assert verdict.metadata["p99_ms"].value == 1000
+
+
+def test_a_thread_that_asked_triton_leaves_no_descriptors_open() -> None:
+    def ask() -> None:
+        with pytest.raises(TritonUnreachable):
+            TritonEndpoint("http://127.0.0.1:9", "", "key", 1, 1).ready_versions("m")
+
+    ask()
+    before = len(open_descriptors())
+    for _ in range(5):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert len(open_descriptors()) == before
