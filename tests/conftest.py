@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page
 from platform_assets.intervals import RETRY_SECONDS
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.browser import run_browser
+from tests.support.descriptors import check_none_leaked, open_descriptors
 from tests.support.distribution import FileScheduling, put_longest_first
 from tests.support.full_platform import Platform, run_platform
 from tests.support.onnx_models import telltale, write_entry
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling | None:
     return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _descriptors() -> Iterator[None]:
+    """Each file closes what it opens: a worker runs hundreds of files."""
+    before = len(open_descriptors())
+    yield
+    check_none_leaked(before)
 
 
 @pytest.fixture

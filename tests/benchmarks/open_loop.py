@@ -69,6 +69,39 @@ class OpenLoopResult:
         }
 
 
+class _TimeSpec(ctypes.Structure):
+    """The kernel's `struct timespec`."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _PollEntry(ctypes.Structure):
+    """The kernel's `struct pollfd`."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+class PreciseWait:
+    """Waits for a descriptor to become readable, for times that are not whole milliseconds.
+
+    Python's `poll` and `epoll` round the time up to a millisecond, and its `select` refuses
+    descriptors from 1,024 on.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._entry = _PollEntry(descriptor, select.POLLIN, 0)
+        self._time = _TimeSpec()
+        self._ppoll = ctypes.CDLL(None).ppoll
+        self._arguments = (ctypes.byref(self._entry), 1, ctypes.byref(self._time), None)
+
+    def wait(self, seconds: float) -> None:
+        """Return when the descriptor is readable, the time is over or a signal came."""
+        whole = int(seconds)
+        self._time.seconds = whole
+        self._time.nanoseconds = int((seconds - whole) * 1e9)
+        self._ppoll(*self._arguments)
+
+
 class _Connection:
     """One kept connection with at most one request under way."""
 
@@ -121,6 +154,7 @@ class OpenLoop:
         self._request = post(url, body)
         self._size = connections
         self._poll = select.epoll()
+        self._wait = PreciseWait(self._poll.fileno())
         self._by_descriptor: dict[int, _Connection] = {}
         self._idle: deque[_Connection] = deque()
         self._waiting: deque[float] = deque()
@@ -204,9 +238,8 @@ class OpenLoop:
         self._result.lags.append(time.monotonic() - self._start - due)
 
     def _receive(self, seconds: float) -> None:
-        """Wait for answers; epoll alone would round the time up to a millisecond."""
         if seconds > 0:
-            select.select([self._poll.fileno()], [], [], seconds)
+            self._wait.wait(seconds)
         for descriptor, _ in self._poll.poll(0):
             connection = self._by_descriptor[descriptor]
             try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import threading
 import time
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.benchmarks.latency import percentile, send_times, summarize_ms
-from tests.benchmarks.open_loop import OpenLoop
+from tests.benchmarks.open_loop import OpenLoop, PreciseWait
 from tests.support.servers import LOOPBACK
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -101,3 +103,24 @@ def test_refusals_and_lost_connections_are_failures() -> None:
     assert result.failures["status 503"] == 1
     assert sum(result.failures.values()) == 2
     assert len(result.latencies) == 18
+
+
+def test_the_load_runs_in_a_process_with_more_descriptors_than_select_takes() -> None:
+    with contextlib.ExitStack() as stack, answering(lambda _: OK) as url:
+        for _ in range(1_100):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        result = OpenLoop(url, b"{}", connections=2).run(send_times(100, 0.1))
+    assert (len(result.latencies), result.failures) == (10, {})
+
+
+def test_a_wait_of_less_than_a_millisecond_is_not_rounded_up() -> None:
+    seconds = 0.0003
+    with select.epoll() as silent:
+        waiting = PreciseWait(silent.fileno())
+        took = []
+        for _ in range(200):
+            began = time.monotonic()
+            waiting.wait(seconds)
+            took.append(time.monotonic() - began)
+    # The shortest: a busy machine delays the others.
+    assert seconds <= min(took) < 0.0009
