@@ -20,6 +20,7 @@ from platform_assets.local_stack.processes import Service
 from platform_assets.local_stack.settings import ROOT, StackError, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
 from platform_assets.local_stack.supervision import Supervisor
+from tests.support import leaving_server
 from tests.support.servers import free_port, wait_until
 
 OWNER = """
@@ -35,7 +36,7 @@ signal.pause()
 
 
 def service(name: str, wave: int, port: int) -> Service:
-    argv = (sys.executable, str(Path(__file__).with_name("leaving_server.py")), str(port))
+    argv = (sys.executable, str(Path(leaving_server.__file__)), str(port))
     url = f"http://127.0.0.1:{port}/"
     return Service(name, wave, argv, url, partial(answers_ok, url), grace_s=2)
 
