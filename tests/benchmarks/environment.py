@@ -125,10 +125,10 @@ def start_noop(home: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def start_stub_triton(home: Path) -> Iterator[str]:
+def start_instant_triton(home: Path) -> Iterator[str]:
     """A stub that has every model READY; its address."""
     port = free_port()
-    argv = [sys.executable, "-m", "tests.benchmarks.stub_triton", "--port", str(port)]
+    argv = [sys.executable, "-m", "tests.benchmarks.instant_triton", "--port", str(port)]
     with _serving(argv, port, "/v2/health/ready", home / "logs" / "stub.log"):
         yield f"http://{LOOPBACK}:{port}"
 

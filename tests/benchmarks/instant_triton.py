@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.stub_triton --port N`: a Triton that has every model READY.
+"""`python -m tests.benchmarks.instant_triton --port N`: a Triton that has every model READY.
 
 A real one could not hold hundreds of models here. `GET /requests` answers how many requests came.
 """
@@ -51,7 +51,7 @@ async def serve(port: int) -> None:
 
 def main() -> None:
     """Read the port and serve."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.stub_triton")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.instant_triton")
     parser.add_argument("--port", type=int, required=True)
     uvloop.run(serve(parser.parse_args().port))
 

@@ -20,7 +20,7 @@ import psutil
 from redis import Redis
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.benchmarks.environment import control_token, start_gateway, start_stub_triton
+from tests.benchmarks.environment import control_token, start_gateway, start_instant_triton
 from tests.benchmarks.memory import resident_mib
 from tests.benchmarks.wrk import BenchmarkError
 from tests.support.gateway_harness import RunningGateway
@@ -52,7 +52,7 @@ def measure_many_models(home: Path, models: int = MODELS) -> dict[str, Any]:
         ServerError: a server did not start.
     """
     names = [DEFAULT_MODEL, *(f"model_{number}" for number in range(2, models + 1))]
-    with run_redis(home / "redis") as redis, start_stub_triton(home) as triton:
+    with run_redis(home / "redis") as redis, start_instant_triton(home) as triton:
         env = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_MAX_MODELS": str(max(models, 1000))}
         with start_gateway(home / "gateway", triton, env=env, light=True) as gateway:
             asyncio.run(_reload_all(gateway.url, control_token(home / "gateway"), names))

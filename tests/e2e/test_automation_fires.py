@@ -34,8 +34,8 @@ from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource
 from platform_assets.resources.webhook import URL_VARIABLE
 from platform_assets.serving.ledger import MANUAL, read_ledger
 from platform_assets.serving.promotion import GATES
-from tests.support.foreign import foreign_graph, hostile_pickle, register_files
 from tests.support.servers import LOOPBACK, free_port
+from tests.support.third_party import malicious_pickle, register_files, third_party_graph
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -333,7 +333,7 @@ def test_a_hostile_version_of_others_is_refused_and_told_of(
     machine: Machine, tmp_path: Path
 ) -> None:
     before = machine.production("timed")
-    files = {"model.pkl": hostile_pickle(tmp_path / "trace"), "MLmodel": b"flavors: {}"}
+    files = {"model.pkl": malicious_pickle(tmp_path / "trace"), "MLmodel": b"flavors: {}"}
     version = register_files(machine.settings.mlflow_url, "timed", files)
     machine.start_sensor("timed_registry")
     assert machine.ended(dagster__run_key=f"version {version}").is_failure
@@ -362,7 +362,7 @@ def test_drift_is_noticed_told_of_and_trained_on(machine: Machine) -> None:
 
 
 def test_a_version_of_others_reaches_production(machine: Machine) -> None:
-    graph = foreign_graph(machine.spec("timed"), machine.models / "timed" / "rows.csv")
+    graph = third_party_graph(machine.spec("timed"), machine.models / "timed" / "rows.csv")
     version = register_files(machine.settings.mlflow_url, "timed", {"model.onnx": graph})
     run = machine.ended(dagster__run_key=f"version {version}")
     assert run.is_success

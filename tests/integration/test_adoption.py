@@ -14,15 +14,15 @@ from platform_assets.resources.signatures import is_signed
 from platform_assets.serving.ledger import PROMOTION, read_ledger
 from serving_gateway.contract import DATA_FINGERPRINT_TAG, DEFAULT_MODEL
 from tests.support.chain import op_config
-from tests.support.foreign import (
-    foreign_graph,
-    hostile_pickle,
-    register_by_flavour,
-    register_files,
-)
 from tests.support.full_platform import SERVING, Platform
 from tests.support.hostile_graphs import burdened
 from tests.support.onnx_models import model_bytes, string_echo, telltale
+from tests.support.third_party import (
+    malicious_pickle,
+    register_by_flavour,
+    register_files,
+    third_party_graph,
+)
 
 ADOPTED = ("onnx_model", "triton_model_entry", *SERVING)
 
@@ -63,7 +63,7 @@ def test_a_version_of_another_training_job_reaches_production_through_every_gate
     settled: Platform, tmp_path: Path
 ) -> None:
     before = settled.production()
-    graph = foreign_graph(settled.spec, settled.home / "iris.csv", strength=2.0)
+    graph = third_party_graph(settled.spec, settled.home / "iris.csv", strength=2.0)
     version = register_by_flavour(settled.mlflow.url, DEFAULT_MODEL, graph, tmp_path)
     assert version != before
 
@@ -94,7 +94,7 @@ def test_a_version_of_another_training_job_reaches_production_through_every_gate
 
 
 def test_an_adoption_that_is_run_again_changes_nothing(settled: Platform) -> None:
-    graph = foreign_graph(settled.spec, settled.home / "iris.csv", strength=3.0)
+    graph = third_party_graph(settled.spec, settled.home / "iris.csv", strength=3.0)
     version = registered(settled, {"model.onnx": graph})
     assert adopt(settled, version).success
     generation = settled.generation()
@@ -104,11 +104,11 @@ def test_an_adoption_that_is_run_again_changes_nothing(settled: Platform) -> Non
     assert settled.answering_version() == version
 
 
-def test_a_foreign_version_that_is_worse_than_production_is_blocked_by_its_gate(
+def test_a_third_party_version_that_is_worse_than_production_is_blocked_by_its_gate(
     settled: Platform,
 ) -> None:
     generation, before = settled.generation(), settled.production()
-    graph = foreign_graph(settled.spec, settled.home / "iris.csv", strength=1e-6)
+    graph = third_party_graph(settled.spec, settled.home / "iris.csv", strength=1e-6)
     outcome = adopt(settled, registered(settled, {"model.onnx": graph}))
     failed = [name for name, check in outcome.checks.items() if not check.passed]
     assert failed == ["triton_serving_state.no_regression"]
@@ -121,7 +121,7 @@ def test_nothing_is_unpickled_of_a_version_without_a_graph(
     settled: Platform, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
-    hostile = hostile_pickle(trace)
+    hostile = malicious_pickle(trace)
     files = {"model.pkl": hostile, "MLmodel": b"flavors: {python_function: {}}"}
     said = refused(settled, registered(settled, files))
     assert "must have exactly one file that ends in .onnx, has: none" in said
@@ -173,12 +173,12 @@ def test_a_graph_with_another_interface_is_refused_by_name(
 def test_a_graph_that_does_not_name_its_features_is_refused_with_what_to_write(
     settled: Platform,
 ) -> None:
-    graph = foreign_graph(settled.spec, settled.home / "iris.csv", metadata=False)
+    graph = third_party_graph(settled.spec, settled.home / "iris.csv", metadata=False)
     said = refused(settled, registered(settled, {"model.onnx": graph}))
     assert "serving.features" in said
     assert settled.spec.contract in said
     reversed_spec = settled.of(features=tuple(reversed(settled.spec.features))).spec
-    other = foreign_graph(reversed_spec, settled.home / "iris.csv")
+    other = third_party_graph(reversed_spec, settled.home / "iris.csv")
     said = refused(settled, registered(settled, {"model.onnx": other}))
     assert "names other features, or in another order" in said
 
@@ -201,7 +201,7 @@ def test_weights_outside_of_the_file_are_refused(settled: Platform) -> None:
 def test_a_graph_that_would_take_the_machine_down_is_refused(
     settled: Platform, burden: str, said: str
 ) -> None:
-    graph = foreign_graph(settled.spec, settled.home / "iris.csv")
+    graph = third_party_graph(settled.spec, settled.home / "iris.csv")
     assert said in refused(settled, registered(settled, {"model.onnx": burdened(graph, burden)}))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.running_gateway import Heartbeat, InProcessGateway, run_in_process
+from tests.support.in_process_gateway import Heartbeat, InProcessGateway, run_in_process
 from tests.support.stub_model import Inference
 
 GOOD = {"data": [[1.5, 2.5]]}

@@ -19,7 +19,7 @@ from serving_gateway.contract import (
     Signature,
     Slot,
 )
-from tests.benchmarks.environment import start_stub_triton
+from tests.benchmarks.environment import start_instant_triton
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import RunningRedis, run_triton, wait_until
@@ -81,7 +81,7 @@ def test_a_replica_is_ready_once_all_models_can_answer_and_then_costs_redis_litt
     tmp_path: Path, redis: RunningRedis
 ) -> None:
     names = fill(redis, MODELS)
-    with start_stub_triton(tmp_path) as triton, Redis.from_url(redis.url) as client:
+    with start_instant_triton(tmp_path) as triton, Redis.from_url(redis.url) as client:
         env = {"GATEWAY_REDIS_URL": redis.url}
         before: Any = client.info("stats")
         with run_gateway(tmp_path, triton, env=env) as gateway:
@@ -112,7 +112,7 @@ def test_an_idle_version_that_waits_for_its_probe_is_not_stale(
 ) -> None:
     """More idle versions than the budget of probes reaches within the staleness limit."""
     names = fill(redis, 200)
-    with start_stub_triton(tmp_path) as triton:
+    with start_instant_triton(tmp_path) as triton:
         env = {"GATEWAY_REDIS_URL": redis.url, "GATEWAY_STALENESS_SECONDS": "1"}
         with run_gateway(tmp_path, triton, env=env) as gateway:
             wait_until(lambda: ready(gateway)[0] == 200, 20, "ready")

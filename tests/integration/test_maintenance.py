@@ -23,11 +23,11 @@ from platform_assets.serving.ledger import read_ledger
 from tests.support.full_platform import TOKEN, Platform
 from tests.support.servers import LOOPBACK, free_port
 
-NOBODY = f"http://{LOOPBACK}:{free_port()}"
+UNREACHABLE = f"http://{LOOPBACK}:{free_port()}"
 AWAY: dict[str, Any] = {
-    "gateway": GatewayResource(urls=NOBODY, control_token=TOKEN),
-    "triton": TritonResource(url=NOBODY, control_key="k"),
-    "mlflow": MlflowResource(tracking_uri=NOBODY),
+    "gateway": GatewayResource(urls=UNREACHABLE, control_token=TOKEN),
+    "triton": TritonResource(url=UNREACHABLE, control_key="k"),
+    "mlflow": MlflowResource(tracking_uri=UNREACHABLE),
 }
 
 
@@ -120,7 +120,7 @@ def test_while_a_server_is_away_nothing_of_the_model_goes(platform: Platform, aw
     mlflow_runs, _ = left_behind(platform)
     runs = old_runs(platform)
     cleaned = clean(platform, replace(servers(platform), **{away: AWAY[away]}))
-    assert NOBODY in cleaned.stopped[platform.spec.model_name]
+    assert UNREACHABLE in cleaned.stopped[platform.spec.model_name]
     assert cleaned.table() == []
     assert all(map(platform.instance.has_run, runs))
     client = open_client(platform.mlflow.url)

@@ -342,7 +342,7 @@ def test_a_version_that_others_registered_without_our_tags_is_refused_with_words
         mlflow.version(name, 1)
 
 
-class Hostile:
+class MaliciousObject:
     """Leaves a trace where it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
@@ -352,11 +352,11 @@ class Hostile:
         return os.mkdir, (str(self.trace),)
 
 
-def test_a_hostile_pickle_in_the_registry_is_never_opened(
+def test_a_malicious_pickle_in_the_registry_is_never_opened(
     mlflow: MlflowResource, name: str, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
-    hostile = pickle.dumps(Hostile(trace))
+    hostile = pickle.dumps(MaliciousObject(trace))
     run_id = _trained_run(mlflow, name)
     for path in ("model/model.pkl", "model.onnx", EVALUATION_ARTIFACT):
         mlflow.log_artifact_bytes(run_id, path, hostile)

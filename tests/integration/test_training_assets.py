@@ -25,7 +25,7 @@ from platform_assets.resources.records import RegisteredVersion, SplitRecord, Tr
 from platform_assets.training import selection, train
 from platform_assets.training.checks import training_checks
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
-from tests.support.chain import NOBODY, Chain, new_chain, op_config
+from tests.support.chain import UNREACHABLE, Chain, new_chain, op_config
 from tests.support.models import IRIS, QUICK_IRIS
 from tests.support.servers import RunningMlflow, run_mlflow
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
@@ -364,9 +364,9 @@ def test_mlflow_down_fails_each_asset_with_words_and_a_retry_continues(
 ) -> None:
     """Down before training, lost in the midst of it, down before registering."""
     nobody, somebody = (
-        MlflowResource(tracking_uri=url, patience_s=1) for url in (NOBODY, own_mlflow.url)
+        MlflowResource(tracking_uri=url, patience_s=1) for url in (UNREACHABLE, own_mlflow.url)
     )
-    chain = new_chain(tmp_path / "chain", mlflow_url=NOBODY, spec=_spec())
+    chain = new_chain(tmp_path / "chain", mlflow_url=UNREACHABLE, spec=_spec())
     down = chain.run()
     assert list(down.failures) == ["trained_model"]
     assert "does not answer" in down.failures["trained_model"]

@@ -20,7 +20,7 @@ from platform_assets.training.assets import training_assets
 from platform_assets.training.checks import training_checks
 from tests.support.models import IRIS
 
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 FEATURE_ASSETS = ("features", "online_features")
 TRAINING_ASSETS = ("trained_model", "registered_model")
 
@@ -84,7 +84,7 @@ class Chain:
 
 
 def new_chain(
-    home: Path, *, mlflow_url: str = NOBODY, redis: str = "", spec: ModelSpec = IRIS
+    home: Path, *, mlflow_url: str = UNREACHABLE, redis: str = "", spec: ModelSpec = IRIS
 ) -> Chain:
     """Return a chain on a fresh state directory with the sample source."""
     write_iris_source(home / "iris.csv")

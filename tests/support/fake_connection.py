@@ -1,4 +1,4 @@
-"""The gateway's connection class over a transport in memory, before a played Triton."""
+"""The gateway's connection class over a transport in memory, before a fake Triton."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.security import Access
 from serving_gateway.inference.readiness import Lifecycle
 from serving_gateway.telemetry.metrics import Metrics
-from tests.support.played_triton import PlayedPlane
+from tests.support.fake_triton import FakeTritonPlane
 
 
 class FakeTransport(asyncio.Transport):
@@ -130,7 +130,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 class FakeServer:
     """Makes connections to one gateway."""
 
-    def __init__(self, plane: PlayedPlane, **limits: Any) -> None:
+    def __init__(self, plane: FakeTritonPlane, **limits: Any) -> None:
         self.plane = plane
         self.lifecycle = Lifecycle()
         self.metrics = Metrics("r")
@@ -215,8 +215,8 @@ def post(path: str, body: bytes, *headers: str, version: str = "1.1") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def played_server(home: Path, **limits: Any) -> FakeServer:
+def fake_server(home: Path, **limits: Any) -> FakeServer:
     """A server whose model `m` is at version 1."""
-    plane = PlayedPlane(home)
+    plane = FakeTritonPlane(home)
     plane.route(A=1)
     return FakeServer(plane, **limits)

@@ -27,7 +27,7 @@ from serving_gateway.triton.version_state import VersionState
 from tests.support.stub_model import SIGNATURE, StubModel
 
 
-class PlayedCall:
+class FakeCall:
     """One inference under way; the test may answer it itself."""
 
     def __init__(self, answer: Callable[[], None]) -> None:
@@ -40,7 +40,7 @@ class PlayedCall:
         return True
 
 
-class PlayedTriton:
+class FakeTriton:
     """Stands for the pool and for every cluster in it.
 
     Attributes:
@@ -50,7 +50,7 @@ class PlayedTriton:
         calls: all inferences, in order.
     """
 
-    url = authority = "http://played"
+    url = authority = "http://fake"
     prefix = ""
     tracing = None
 
@@ -58,7 +58,7 @@ class PlayedTriton:
         self.model = StubModel()
         self.holds: set[int] = set()
         self.errors: dict[int, GatewayError] = {}
-        self.calls: list[PlayedCall] = []
+        self.calls: list[FakeCall] = []
         self.asked: list[int] = []
         self.repeatable: list[bool] = []
         self.deadlines: list[float] = []
@@ -83,7 +83,7 @@ class PlayedTriton:
         deadline: float,
         done: Callable[[TritonResponse | GatewayError], None],
         repeatable: bool = True,
-    ) -> PlayedCall:
+    ) -> FakeCall:
         """Answer on the next turn of the loop, or when the test says so."""
         version = state.version
         self.repeatable.append(repeatable)
@@ -104,7 +104,7 @@ class PlayedTriton:
             else:
                 done(InferenceRefused(content.decode()))
 
-        call = PlayedCall(answer)
+        call = FakeCall(answer)
         self.calls.append(call)
         if version not in self.holds:
             asyncio.get_running_loop().call_soon(answer)
@@ -137,14 +137,14 @@ class Outcome:
         return asyncio.wait_for(self.ended, 10).__await__()
 
 
-class PlayedPlane:
-    """The data plane of model `m` before a `PlayedTriton`, everything real but Triton."""
+class FakeTritonPlane:
+    """The data plane of model `m` before a `FakeTriton`, everything real but Triton."""
 
     def __init__(self, home: Path, features: Any = None, **settings: Any) -> None:
         self.settings = Settings(
             **{"state_dir": home, "model_name": "m", "mirror_gather_seconds": 0, **settings}
         )
-        self.triton = PlayedTriton()
+        self.triton = FakeTriton()
         self.metrics = Metrics().model("m")
         self.queue_budget = ByteBudget(self.settings.max_queued_bytes)
         self.mirror_budget = ByteBudget(self.settings.mirror_queue_bytes)

@@ -1,7 +1,7 @@
 """What another team's training job does: fits a model of its own and registers it in MLflow.
 
 Run as a program it uses MLflow's own ONNX flavour, as such a job would:
-`python -m tests.support.foreign TRACKING_URI MODEL_NAME GRAPH_FILE`.
+`python -m tests.support.third_party TRACKING_URI MODEL_NAME GRAPH_FILE`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serving_gateway.contract import feature_contract
 from tests.support.onnx_models import OPSET
 
 
-class Hostile:
+class MaliciousObject:
     """Leaves a trace where it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
@@ -31,12 +31,12 @@ class Hostile:
         return os.mkdir, (str(self.trace),)
 
 
-def hostile_pickle(trace: Path) -> bytes:
+def malicious_pickle(trace: Path) -> bytes:
     """A pickle that makes the folder `trace` where it is opened."""
-    return pickle.dumps(Hostile(trace))
+    return pickle.dumps(MaliciousObject(trace))
 
 
-def foreign_graph(
+def third_party_graph(
     spec: ModelSpec, source: Path, *, strength: float = 1.0, metadata: bool = True
 ) -> bytes:
     """Fit a classifier on a CSV source; all features in one tensor, as the spec has them.
@@ -86,7 +86,7 @@ def register_files(tracking_uri: str, model_name: str, files: dict[str, bytes]) 
 
 def register_by_flavour(tracking_uri: str, model_name: str, graph: bytes, home: Path) -> int:
     """Register a graph by MLflow's ONNX flavour, in a process of its own."""
-    file = home / "foreign.onnx"
+    file = home / "third_party.onnx"
     file.write_bytes(graph)
     done = subprocess.run(
         [
@@ -94,7 +94,7 @@ def register_by_flavour(tracking_uri: str, model_name: str, graph: bytes, home: 
             "-W",
             "ignore",
             "-m",
-            "tests.support.foreign",
+            "tests.support.third_party",
             tracking_uri,
             model_name,
             file,

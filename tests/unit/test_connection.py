@@ -14,8 +14,8 @@ import pytest
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from tests.support.fake_connection import FakeServer, Response, played_server, post
-from tests.support.played_triton import eventually
+from tests.support.fake_connection import FakeServer, Response, fake_server, post
+from tests.support.fake_triton import eventually
 
 GOOD = b'{"data":[[1.5,2.5]]}'
 PREDICT = post("/predict", GOOD)
@@ -27,7 +27,7 @@ OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> Iterator[FakeServer]:  # type: ignore[misc]
-    one = played_server(tmp_path)
+    one = fake_server(tmp_path)
     with one.plane:
         yield one
 
@@ -141,7 +141,7 @@ async def test_chunked_bodies_are_read(server: FakeServer, trailer: bytes) -> No
 
 
 async def test_body_over_the_limit_is_refused_however_it_comes(tmp_path: Path) -> None:
-    server = played_server(tmp_path, max_body_bytes=1000)
+    server = fake_server(tmp_path, max_body_bytes=1000)
     head = PREDICT.partition(b"Content-Length")[0]
     chunk = b"%x\r\n%b\r\n" % (600, b" " * 600)
     for parts in (

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.fake_connection import FakeServer, Response, played_server, post
+from tests.support.fake_connection import FakeServer, Response, fake_server, post
 
 INFER = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
 CHUNKED = (
@@ -46,7 +46,7 @@ def in_loop(work: object) -> None:
 
     async def run() -> None:
         with TemporaryDirectory() as home:
-            server = played_server(Path(home))
+            server = fake_server(Path(home))
             with server.plane:
                 await work(server)  # type: ignore[operator]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_connection import FakeClient, FakeServer, played_server, post
-from tests.support.played_triton import eventually
+from tests.support.fake_connection import FakeClient, FakeServer, fake_server, post
+from tests.support.fake_triton import eventually
 
 GOOD = b'{"data":[[1.5,2.5]]}'
 PREDICT = post("/predict", GOOD)
@@ -21,7 +21,7 @@ HEAD = post("/predict", b"x" * 1000).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 @pytest.fixture
 async def server(tmp_path: Path) -> Iterator[FakeServer]:  # type: ignore[misc]
-    one = played_server(
+    one = fake_server(
         tmp_path, head_seconds=10, body_seconds=30, keep_alive_seconds=75, max_pending_bytes=100_000
     )
     with one.plane:
@@ -107,7 +107,7 @@ async def test_unfinished_bodies_are_bounded_in_bytes_over_all_clients(server: F
 
 
 async def test_new_client_takes_the_place_of_one_without_a_request(tmp_path: Path) -> None:
-    one = played_server(tmp_path)
+    one = fake_server(tmp_path)
     one.policy.max_connections = 3
     with one.plane:
         one.plane.triton.holds.add(1)

@@ -35,7 +35,7 @@ from serving_gateway.errors import (
     TritonUnavailable,
     VariantUnavailable,
 )
-from tests.support.played_triton import Outcome, PlayedPlane, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
 from tests.support.stub_model import SIGNATURE
 
 SPLIT = Traffic(Strategy.SPLIT, 100)
@@ -43,8 +43,8 @@ BODY = b'{"data":[[1.5,2.5]],"client_id":"c"}'
 
 
 @pytest.fixture
-async def plane(tmp_path: Path) -> Iterator[PlayedPlane]:  # type: ignore[misc]
-    with PlayedPlane(tmp_path, request_seconds=0.4) as one:
+async def plane(tmp_path: Path) -> Iterator[FakeTritonPlane]:  # type: ignore[misc]
+    with FakeTritonPlane(tmp_path, request_seconds=0.4) as one:
         yield one
 
 
@@ -53,7 +53,7 @@ async def answer(outcome: Outcome) -> Any:
 
 
 async def test_request_whose_version_is_retired_meanwhile_gets_the_next(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.route(A=1)
     plane.triton.holds.add(1)
@@ -68,7 +68,7 @@ async def test_request_whose_version_is_retired_meanwhile_gets_the_next(
 
 @pytest.mark.parametrize("moves_on", [False, True])
 async def test_version_that_is_gone_without_a_successor_is_reported(
-    plane: PlayedPlane, moves_on: bool
+    plane: FakeTritonPlane, moves_on: bool
 ) -> None:
     plane.route(A=1)
     plane.triton.errors |= {1: VariantUnavailable("retired"), 2: VariantUnavailable("retired too")}
@@ -87,7 +87,7 @@ async def test_version_that_is_gone_without_a_successor_is_reported(
     [BadUpstreamAnswer("no"), TritonUnavailable("no"), InferenceRefused("no")],
 )
 async def test_newest_version_answers_only_what_a_retired_one_could_not(
-    plane: PlayedPlane, error: GatewayError
+    plane: FakeTritonPlane, error: GatewayError
 ) -> None:
     plane.route(A=1)
     plane.triton.holds.add(1)
@@ -100,7 +100,7 @@ async def test_newest_version_answers_only_what_a_retired_one_could_not(
     assert plane.triton.asked == [1]
 
 
-async def test_version_that_the_client_named_has_no_substitute(plane: PlayedPlane) -> None:
+async def test_version_that_the_client_named_has_no_substitute(plane: FakeTritonPlane) -> None:
     plane.route(A=1)
     plane.triton.holds.add(1)
     body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
@@ -112,7 +112,7 @@ async def test_version_that_the_client_named_has_no_substitute(plane: PlayedPlan
         await outcome
 
 
-async def test_older_record_is_never_adopted(plane: PlayedPlane) -> None:
+async def test_older_record_is_never_adopted(plane: FakeTritonPlane) -> None:
     for version in (1, 2, 3):
         plane.route(A=version)
     record = plane.router.table.record
@@ -123,7 +123,7 @@ async def test_older_record_is_never_adopted(plane: PlayedPlane) -> None:
 
 @pytest.mark.parametrize(("most", "merged"), [(3, 3), (1024, 64), (0, 1)])
 async def test_no_more_rows_are_merged_than_the_version_takes(
-    plane: PlayedPlane, most: int, merged: int
+    plane: FakeTritonPlane, most: int, merged: int
 ) -> None:
     features = (Feature("a", DType.FP32), Feature("b", DType.FP32))
     plane.route(signatures={"A": Signature(features, "x", max_batch_rows=most)}, A=9)
@@ -144,7 +144,7 @@ async def test_no_more_rows_are_merged_than_the_version_takes(
         DeadlineExceeded("late"),
     ],
 )
-async def test_a_answers_what_b_cannot(plane: PlayedPlane, error: GatewayError) -> None:
+async def test_a_answers_what_b_cannot(plane: FakeTritonPlane, error: GatewayError) -> None:
     plane.route(SPLIT, A=1, B=2)
     assert (await answer(plane.predict(BODY)))["variant"] == "B"
     plane.triton.errors[2] = error
@@ -154,7 +154,7 @@ async def test_a_answers_what_b_cannot(plane: PlayedPlane, error: GatewayError) 
     assert plane.metrics.fallbacks.value == 1
 
 
-async def test_a_answers_within_the_deadline_when_b_hangs(plane: PlayedPlane) -> None:
+async def test_a_answers_within_the_deadline_when_b_hangs(plane: FakeTritonPlane) -> None:
     plane.route(SPLIT, A=1, B=2)
     plane.triton.holds.add(2)
     told = await answer(plane.predict(BODY))
@@ -164,7 +164,7 @@ async def test_a_answers_within_the_deadline_when_b_hangs(plane: PlayedPlane) ->
     assert of_a - of_b > 0.1, "there is time left for A"
 
 
-async def test_late_answer_of_b_is_not_taken_for_that_of_a(plane: PlayedPlane) -> None:
+async def test_late_answer_of_b_is_not_taken_for_that_of_a(plane: FakeTritonPlane) -> None:
     plane.route(SPLIT, A=1, B=2)
     plane.triton.holds |= {1, 2}
     outcome = plane.predict(BODY)
@@ -177,7 +177,7 @@ async def test_late_answer_of_b_is_not_taken_for_that_of_a(plane: PlayedPlane) -
     assert (told["variant"], told["version"], told["predictions"]) == ("A", 1, [1])
 
 
-async def test_late_answer_reaches_those_that_still_wait_for_it(plane: PlayedPlane) -> None:
+async def test_late_answer_reaches_those_that_still_wait_for_it(plane: FakeTritonPlane) -> None:
     plane.route(SPLIT, A=1, B=2)
     plane.triton.holds.add(2)
     for _ in range(2):
@@ -194,7 +194,7 @@ async def test_late_answer_reaches_those_that_still_wait_for_it(plane: PlayedPla
     assert (told["variant"], told["probabilities"][0][0]) == ("B", 4)
 
 
-async def test_a_answers_valid_rows_that_do_not_fit_b(plane: PlayedPlane) -> None:
+async def test_a_answers_valid_rows_that_do_not_fit_b(plane: FakeTritonPlane) -> None:
     wider = Signature(tuple(Feature(name, DType.FP32) for name in "abc"), packed_input="x")
     plane.route(SPLIT, {"B": wider}, A=1, B=2)
     told = await answer(plane.predict(BODY))
@@ -203,7 +203,9 @@ async def test_a_answers_valid_rows_that_do_not_fit_b(plane: PlayedPlane) -> Non
         await plane.predict(b'{"data":[[1]],"client_id":"c"}')
 
 
-async def test_share_of_a_variant_without_a_version_goes_to_the_other(plane: PlayedPlane) -> None:
+async def test_share_of_a_variant_without_a_version_goes_to_the_other(
+    plane: FakeTritonPlane,
+) -> None:
     with pytest.raises(VariantUnavailable) as caught:
         await plane.predict(BODY)
     assert caught.value.code == "no_effective_version"
@@ -211,7 +213,7 @@ async def test_share_of_a_variant_without_a_version_goes_to_the_other(plane: Pla
     assert (await answer(plane.predict(BODY)))["variant"] == "A"
 
 
-async def test_requests_wait_for_their_deadline_and_no_longer(plane: PlayedPlane) -> None:
+async def test_requests_wait_for_their_deadline_and_no_longer(plane: FakeTritonPlane) -> None:
     plane.route(A=1)
     plane.triton.holds.add(1)
     started = asyncio.get_running_loop().time()
@@ -223,7 +225,7 @@ async def test_requests_wait_for_their_deadline_and_no_longer(plane: PlayedPlane
     await eventually(lambda: plane.queue_budget.held == 0)
 
 
-async def test_abandoned_request_leaves_the_queue_at_once(plane: PlayedPlane) -> None:
+async def test_abandoned_request_leaves_the_queue_at_once(plane: FakeTritonPlane) -> None:
     plane.route(A=1)
     plane.triton.holds.add(1)
     outcomes = [Outcome() for _ in range(10)]
@@ -239,7 +241,7 @@ async def test_abandoned_request_leaves_the_queue_at_once(plane: PlayedPlane) ->
 
 
 async def test_request_for_a_version_that_is_not_ready_has_triton_asked_about_it(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.route(A=1)
     plane.triton.version("m", 1).ready = False
@@ -251,7 +253,7 @@ async def test_request_for_a_version_that_is_not_ready_has_triton_asked_about_it
 class SlowProbes:
     """Versions whose probes are counted, and wait until the test lets them end."""
 
-    def __init__(self, plane: PlayedPlane, *versions: int) -> None:
+    def __init__(self, plane: FakeTritonPlane, *versions: int) -> None:
         self.gate = asyncio.Event()
         self.asked: list[int] = []
         for version in versions:
@@ -271,7 +273,7 @@ def routing(generation: int, **versions: int) -> RoutingRecord:
     return RoutingRecord("m", generation, slots)
 
 
-async def test_b_that_does_not_answer_does_not_delay_the_first_a(plane: PlayedPlane) -> None:
+async def test_b_that_does_not_answer_does_not_delay_the_first_a(plane: FakeTritonPlane) -> None:
     probes = SlowProbes(plane, 2)
     async with asyncio.timeout(2):
         await plane.router.follow(routing(1, A=1, B=2))
@@ -279,7 +281,7 @@ async def test_b_that_does_not_answer_does_not_delay_the_first_a(plane: PlayedPl
     assert probes.asked == []
 
 
-async def test_new_version_is_asked_about_before_clients_meet_it(plane: PlayedPlane) -> None:
+async def test_new_version_is_asked_about_before_clients_meet_it(plane: FakeTritonPlane) -> None:
     await plane.router.follow(routing(1, A=1))
     probes = SlowProbes(plane, 2)
     following = asyncio.create_task(plane.router.follow(routing(2, A=1, B=2)))

@@ -1,4 +1,4 @@
-"""What a change does on its way to the record, with Triton and the feature store played."""
+"""What a change does on its way to the record, with Triton and the feature store faked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SIGNATURE = Signature(
 )
 
 
-class PlayedRegistry(Registry):
+class FakeRegistry(Registry):
     """Knows versions 1 to 3, unless it is down or they were deleted."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class PlayedRegistry(Registry):
         """Nothing is held."""
 
 
-class PlayedFeatures:
+class FakeFeatures:
     """A feature store that notes when it is told of a service, and by which generation."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class PlayedFeatures:
         """Nothing is held."""
 
 
-class Played:
+class Harness:
     """A control plane before a Triton that has all versions READY."""
 
     def __init__(self, home: Path) -> None:
@@ -98,8 +98,8 @@ class Played:
         metrics = Metrics().model("m")
         tritons = TritonClientPool(settings)
         self.metrics = metrics
-        self.registry = PlayedRegistry()
-        self.features = PlayedFeatures()
+        self.registry = FakeRegistry()
+        self.features = FakeFeatures()
         self.features.generation = lambda: self.record.generation
         self.reader = FeatureReader(self.features)
         self.router = Router(
@@ -140,7 +140,7 @@ class Played:
 
 
 @pytest.fixture
-async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+async def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
     async def ready_versions(*_: Any) -> tuple[int, ...]:
         return (1, 2, 3, 4)
 
@@ -160,25 +160,27 @@ async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     monkeypatch.setattr(VersionState, "probe", answer)
     monkeypatch.setattr(TritonCluster, "metadata", metadata)
     monkeypatch.setattr(VersionClient, "warm_up", warm_up)
-    return Played(tmp_path)
+    return Harness(tmp_path)
 
 
-async def test_features_are_prepared_before_the_switch_and_never_refuse_it(played: Played) -> None:
-    assert (await played.reload(1)).generation == 1
-    assert played.features.prepared[0] == ("flowers", 0)
-    await played.reload(2)
-    assert played.features.prepared[-1] == ("flowers", 1)
-    before = len(played.features.prepared)
-    assert (await played.rollback()).generation == 3
-    assert played.features.prepared[before:] == [("flowers", 2)]
+async def test_features_are_prepared_before_the_switch_and_never_refuse_it(
+    harness: Harness,
+) -> None:
+    assert (await harness.reload(1)).generation == 1
+    assert harness.features.prepared[0] == ("flowers", 0)
+    await harness.reload(2)
+    assert harness.features.prepared[-1] == ("flowers", 1)
+    before = len(harness.features.prepared)
+    assert (await harness.rollback()).generation == 3
+    assert harness.features.prepared[before:] == [("flowers", 2)]
 
 
 async def test_a_replica_that_follows_prepares_without_waiting(
-    played: Played, tmp_path: Path
+    harness: Harness, tmp_path: Path
 ) -> None:
-    await played.reload(1)
-    follower = Played(tmp_path / "other")
-    await follower.router.follow(played.record)
+    await harness.reload(1)
+    follower = Harness(tmp_path / "other")
+    await follower.router.follow(harness.record)
     assert follower.features.prepared == [], "routing does not wait for it"
     for task in [*follower.reader._preparing]:
         await task
@@ -188,14 +190,14 @@ async def test_a_replica_that_follows_prepares_without_waiting(
 KNOWN = Lineage("data", "code", "dagster", "onnx")
 
 
-def effective(played: Played) -> dict[str, Any]:
-    return msgspec.structs.asdict(played.router.effective()["A"])
+def effective(harness: Harness) -> dict[str, Any]:
+    return msgspec.structs.asdict(harness.router.effective()["A"])
 
 
-async def test_where_a_version_came_from_is_recorded_and_told(played: Played) -> None:
-    played.registry.lineage = KNOWN
-    await played.reload(1)
-    told = effective(played)
+async def test_where_a_version_came_from_is_recorded_and_told(harness: Harness) -> None:
+    harness.registry.lineage = KNOWN
+    await harness.reload(1)
+    told = effective(harness)
     assert {name: told[name] for name in msgspec.structs.asdict(KNOWN)} == {
         "data_fingerprint": "data",
         "code_version": "code",
@@ -207,73 +209,73 @@ async def test_where_a_version_came_from_is_recorded_and_told(played: Played) ->
 
 
 async def test_a_lineage_makes_no_generation_and_is_not_lost_with_the_registry(
-    played: Played,
+    harness: Harness,
 ) -> None:
-    played.registry.lineage = Lineage(code_version="code")
-    await played.reload(1)
-    played.registry.lineage = KNOWN
-    again = await played.reload(1)
+    harness.registry.lineage = Lineage(code_version="code")
+    await harness.reload(1)
+    harness.registry.lineage = KNOWN
+    again = await harness.reload(1)
     assert (again.changed, again.generation) == (False, 1)
-    await played.reload(2)
-    played.registry.lineage = Lineage(code_version="newer")
-    await played.reload(2, mode=Mode.SSOT, unpin=True)
-    assert played.record.variants["A"].lineage == Lineage("data", "newer", "dagster", "onnx")
-    played.registry.down = True
-    moved = await played.reload(2, mode=Mode.PINNED)
+    await harness.reload(2)
+    harness.registry.lineage = Lineage(code_version="newer")
+    await harness.reload(2, mode=Mode.SSOT, unpin=True)
+    assert harness.record.variants["A"].lineage == Lineage("data", "newer", "dagster", "onnx")
+    harness.registry.down = True
+    moved = await harness.reload(2, mode=Mode.PINNED)
     assert (moved.changed, moved.run_id_source) == (True, "record")
-    assert played.record.variants["A"].lineage == Lineage("data", "newer", "dagster", "onnx")
-    assert played.record.previous["A"][0].lineage == Lineage(code_version="code")
+    assert harness.record.variants["A"].lineage == Lineage("data", "newer", "dagster", "onnx")
+    assert harness.record.previous["A"][0].lineage == Lineage(code_version="code")
 
 
-async def test_other_features_than_the_caller_names_are_refused(played: Played) -> None:
+async def test_other_features_than_the_caller_names_are_refused(harness: Harness) -> None:
     contract = feature_contract(SIGNATURE.features)
-    first = await played.reload(1, feature_contract=contract)
+    first = await harness.reload(1, feature_contract=contract)
     assert (first.version, first.other_ready_versions) == (1, (2, 3, 4))
     with pytest.raises(Conflict, match=f"{contract}.*{'0' * 64}") as caught:
-        await played.reload(2, feature_contract="0" * 64)
+        await harness.reload(2, feature_contract="0" * 64)
     assert caught.value.code == "feature_contract_mismatch"
-    played.registry.signature = None
+    harness.registry.signature = None
     with pytest.raises(Conflict, match="unknown") as caught:
-        await played.reload(3, feature_contract=contract)
+        await harness.reload(3, feature_contract=contract)
     assert caught.value.code == "feature_contract_mismatch"
-    assert played.record.generation == 1
-    assert (await played.reload(3)).version == 3, "who names none is not held to one"
+    assert harness.record.generation == 1
+    assert (await harness.reload(3)).version == 3, "who names none is not held to one"
 
 
-async def test_a_rollback_may_name_any_registered_version_that_is_ready(played: Played) -> None:
+async def test_a_rollback_may_name_any_registered_version_that_is_ready(harness: Harness) -> None:
     for version in (1, 2, 3):
-        await played.reload(version, mode=Mode.SSOT)
-    back = await played.rollback(version=1, reason="all later ones are wrong")
+        await harness.reload(version, mode=Mode.SSOT)
+    back = await harness.rollback(version=1, reason="all later ones are wrong")
     assert (back.version, back.run_id, back.mode) == (1, "run-1", Mode.PINNED)
     assert back.other_ready_versions == (2, 3, 4)
-    assert (back.previous_version, played.record.reason) == (3, "all later ones are wrong")
-    assert played.record.previous["A"] == ()
-    again = await played.rollback(version=1)
+    assert (back.previous_version, harness.record.reason) == (3, "all later ones are wrong")
+    assert harness.record.previous["A"] == ()
+    again = await harness.rollback(version=1)
     assert (again.changed, again.generation) == (False, back.generation)
     for wrong, code in ((4, "not_registered"), (5, "unknown_version"), (0, "out_of_range")):
         with pytest.raises(GatewayError) as caught:
-            await played.rollback(version=wrong)
+            await harness.rollback(version=wrong)
         assert caught.value.code == code
-    played.registry.down = True
+    harness.registry.down = True
     with pytest.raises(GatewayError) as caught:
-        await played.rollback(version=5)
+        await harness.rollback(version=5)
     assert caught.value.code == "version_not_ready"
-    assert played.record.generation == back.generation
+    assert harness.record.generation == back.generation
 
 
 async def test_a_rollback_needs_no_registry_for_a_version_that_the_record_holds(
-    played: Played, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     for version in (1, 2):
-        await played.reload(version, mode=Mode.SSOT)
-    played.registry.deleted = {1, 2, 3}
-    back = await played.rollback(version=1)
+        await harness.reload(version, mode=Mode.SSOT)
+    harness.registry.deleted = {1, 2, 3}
+    back = await harness.rollback(version=1)
     assert (back.version, back.run_id) == (1, "run-1")
-    slot = played.record.variants["A"]
+    slot = harness.record.variants["A"]
     assert (slot.run_id_source, slot.signature) == ("record", SIGNATURE)
     assert "The registry no longer has m version 1" in caplog.text
     with pytest.raises(Conflict) as caught:
-        await played.reload(3)
+        await harness.reload(3)
     assert caught.value.code == "not_registered", "nobody vouches for one that never served"
 
 
@@ -297,34 +299,34 @@ X, Y = Feature("x", DType.FP32), Feature("y", DType.FP32)
     ],
 )
 async def test_a_split_to_a_variant_that_reads_otherwise_is_refused(
-    played: Played, a: Signature, b: Signature, said: str
+    harness: Harness, a: Signature, b: Signature, said: str
 ) -> None:
-    played.registry.signature = a
-    await played.reload(1)
-    played.registry.signature = b
-    await played.reload_b(2)
+    harness.registry.signature = a
+    await harness.reload(1)
+    harness.registry.signature = b
+    await harness.reload_b(2)
     with pytest.raises(Conflict, match=said) as caught:
-        await played.traffic(Strategy.SPLIT, 10)
+        await harness.traffic(Strategy.SPLIT, 10)
     assert caught.value.code == "incompatible_variants"
-    assert played.record.traffic == Traffic()
-    assert (await played.traffic(Strategy.MIRROR, 10)).changed, "failed copies are counted"
-    assert (await played.traffic(Strategy.SPLIT, 0)).changed, "no client is answered by B"
+    assert harness.record.traffic == Traffic()
+    assert (await harness.traffic(Strategy.MIRROR, 10)).changed, "failed copies are counted"
+    assert (await harness.traffic(Strategy.SPLIT, 0)).changed, "no client is answered by B"
     # B moves while a split is on.
-    played.registry.signature = a
-    await played.reload_b(3)
-    assert (await played.traffic(Strategy.SPLIT, 10)).changed
-    played.registry.signature = b
-    generation = played.record.generation
-    for move in (played.reload_b(1), played.control.rollback("B", RollbackRequest(), "test")):
+    harness.registry.signature = a
+    await harness.reload_b(3)
+    assert (await harness.traffic(Strategy.SPLIT, 10)).changed
+    harness.registry.signature = b
+    generation = harness.record.generation
+    for move in (harness.reload_b(1), harness.control.rollback("B", RollbackRequest(), "test")):
         with pytest.raises(Conflict, match=said):
             await move
-    assert played.record.generation == generation
+    assert harness.record.generation == generation
 
 
 async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
-    played: Played, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played.registry.signature = None
+    harness.registry.signature = None
     widths = {1: 1, 2: 2, 3: 1}
 
     async def metadata(*arguments: Any) -> ModelMetadata:
@@ -334,48 +336,48 @@ async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
         return ModelMetadata("m", (str(version),), inputs, outputs)
 
     monkeypatch.setattr(TritonCluster, "metadata", metadata)
-    await played.reload(1)
-    await played.reload_b(2)
+    await harness.reload(1)
+    await harness.reload_b(2)
     with pytest.raises(Conflict, match=r"features \(FP32, 1 wide\), and B features \(FP32, 2 wide"):
-        await played.traffic(Strategy.SPLIT, 10)
-    await played.reload_b(3)
-    assert (await played.traffic(Strategy.SPLIT, 10)).changed
+        await harness.traffic(Strategy.SPLIT, 10)
+    await harness.reload_b(3)
+    assert (await harness.traffic(Strategy.SPLIT, 10)).changed
 
 
-async def test_variant_b_is_cleared_with_its_traffic(played: Played) -> None:
-    await played.reload(1)
-    await played.reload_b(2)
-    await played.traffic(Strategy.SPLIT, 10)
-    done = await played.control.clear_variant("B", force=False, by="token:ci", reason="over")
+async def test_variant_b_is_cleared_with_its_traffic(harness: Harness) -> None:
+    await harness.reload(1)
+    await harness.reload_b(2)
+    await harness.traffic(Strategy.SPLIT, 10)
+    done = await harness.control.clear_variant("B", force=False, by="token:ci", reason="over")
     assert (done.version, done.changed, done.traffic_turned_off) == (2, True, True)
-    assert (done.traffic, set(played.record.variants)) == (Traffic(), {"A"})
-    assert (played.record.changed_by, played.record.reason) == ("token:ci", "over")
-    again = await played.control.clear_variant("B", force=False, by="test", reason=None)
+    assert (done.traffic, set(harness.record.variants)) == (Traffic(), {"A"})
+    assert (harness.record.changed_by, harness.record.reason) == ("token:ci", "over")
+    again = await harness.control.clear_variant("B", force=False, by="test", reason=None)
     assert (again.version, again.changed, again.traffic_turned_off) == (None, False, False)
     assert again.generation == done.generation
-    back = await played.control.rollback("B", RollbackRequest(), "test")
+    back = await harness.control.rollback("B", RollbackRequest(), "test")
     assert back.version == 2
     with pytest.raises(Conflict) as caught:
-        await played.control.clear_variant("A", force=True, by="test", reason=None)
+        await harness.control.clear_variant("A", force=True, by="test", reason=None)
     assert caught.value.code == "production_variant"
     with pytest.raises(GatewayError) as unknown:
-        await played.control.clear_variant("C", force=True, by="test", reason=None)
+        await harness.control.clear_variant("C", force=True, by="test", reason=None)
     assert unknown.value.code == "unknown_variant"
 
 
 async def test_a_variant_with_traffic_on_any_replica_is_not_taken_away(
-    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await played.reload(1)
-    await played.reload_b(2)
-    other = Played(tmp_path)
-    await other.router.follow(played.record)
+    await harness.reload(1)
+    await harness.reload_b(2)
+    other = Harness(tmp_path)
+    await other.router.follow(harness.record)
     other.metrics.variant("A", 1).fail()
     other.metrics.variant("B", 2).answer(0.1, 1)
     await other.heartbeat.beat({"m": other.router.report()})
     for call in (
-        played.control.clear_variant("B", force=False, by="test", reason=None),
-        played.control.remove(force=False, by="test", reason=None),
+        harness.control.clear_variant("B", force=False, by="test", reason=None),
+        harness.control.remove(force=False, by="test", reason=None),
     ):
         with pytest.raises(Conflict, match=other.heartbeat.identity.id) as caught:
             await call
@@ -383,42 +385,42 @@ async def test_a_variant_with_traffic_on_any_replica_is_not_taken_away(
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     await other.heartbeat.beat({"m": other.router.report()})
-    assert (await played.control.clear_variant("B", force=False, by="t", reason=None)).changed
+    assert (await harness.control.clear_variant("B", force=False, by="t", reason=None)).changed
     other.metrics.variant("A", 1).answer(0.1, 1)
     await other.heartbeat.beat({"m": other.router.report()})
-    forced = await played.control.remove(force=True, by="test", reason=None)
+    forced = await harness.control.remove(force=True, by="test", reason=None)
     assert (forced.versions, forced.changed) == ({"A": 1}, True)
-    assert (await played.store.read("m")).removed
-    back = await played.reload(3)
+    assert (await harness.store.read("m")).removed
+    back = await harness.reload(3)
     assert back.generation == forced.generation + 1
-    assert not played.record.removed
+    assert not harness.record.removed
 
 
 async def test_a_change_on_what_a_store_lost_reports_what_it_drops(
-    played: Played, tmp_path: Path
+    harness: Harness, tmp_path: Path
 ) -> None:
-    await played.reload(1)
-    first = played.store.path("m").read_bytes()
-    await played.reload(2)
-    other = Played(tmp_path)
-    played.store.path("m").write_bytes(first)  # a restore lost generation 2
+    await harness.reload(1)
+    first = harness.store.path("m").read_bytes()
+    await harness.reload(2)
+    other = Harness(tmp_path)
+    harness.store.path("m").write_bytes(first)  # a restore lost generation 2
     await other.router.follow(await other.store.read("m"))
     await other.reload(3)
     assert (other.record.generation, other.record.variants["A"].version) == (2, 3)
-    await played.reload(1)
-    assert played.record.generation == 3
-    assert played.lost.labels("dropped").value == 1
+    await harness.reload(1)
+    assert harness.record.generation == 3
+    assert harness.lost.labels("dropped").value == 1
 
 
 async def test_a_hanging_feature_store_delays_no_switch(
-    played: Played, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(played.reader, "prepare_seconds", 0.05)
+    monkeypatch.setattr(harness.reader, "prepare_seconds", 0.05)
 
     async def hang(*_: str) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(played.features, "prepare", hang)
+    monkeypatch.setattr(harness.features, "prepare", hang)
     async with asyncio.timeout(2):
-        assert (await played.reload(1)).changed
-    await played.reader.aclose()
+        assert (await harness.reload(1)).changed
+    await harness.reader.aclose()

@@ -21,7 +21,7 @@ def record(name: str, generation: int = 1) -> RoutingRecord:
     return RoutingRecord(name, generation, {"A": Slot(1, "run", "caller", Mode.PINNED)})
 
 
-class PlayedRouter:
+class FakeRouter:
     def __init__(self, name: str) -> None:
         self.record = RoutingRecord(name)
         self.reasons: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class PlayedRouter:
         return self.reasons
 
 
-class Played:
+class Harness:
     def __init__(self, home: Path, limit: int = 3) -> None:
         self.forgotten: list[str] = []
         self.pending: str | None = None
@@ -60,7 +60,7 @@ class Played:
 
     def build(self, name: str) -> Any:
         mirror = SimpleNamespace(close=lambda: self.closed.append(name))
-        return SimpleNamespace(model_name=name, router=PlayedRouter(name), mirror=mirror)
+        return SimpleNamespace(model_name=name, router=FakeRouter(name), mirror=mirror)
 
     async def open(
         self, name: str, *, work: Any = None, record: RoutingRecord | None = None
@@ -73,99 +73,99 @@ class Played:
 
 
 @pytest.fixture
-def played(tmp_path: Path) -> Played:
-    return Played(tmp_path)
+def harness(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
 
 
-async def test_first_reloads_of_different_models_run_side_by_side(played: Played) -> None:
+async def test_first_reloads_of_different_models_run_side_by_side(harness: Harness) -> None:
     slow = asyncio.Event()
-    opening = asyncio.create_task(played.open("slow", work=slow.wait(), record=record("slow")))
+    opening = asyncio.create_task(harness.open("slow", work=slow.wait(), record=record("slow")))
     await asyncio.sleep(0)
     async with asyncio.timeout(1):
-        await played.open("fast", record=record("fast"))
-    assert played.names() == ("default", "fast")
+        await harness.open("fast", record=record("fast"))
+    assert harness.names() == ("default", "fast")
     # The slow one's record, announced by its own commit, does not host it a second time.
-    await played.hosting.host(record("slow"))
-    assert played.names() == ("default", "fast")
+    await harness.hosting.host(record("slow"))
+    assert harness.names() == ("default", "fast")
     slow.set()
     await opening
-    assert played.names() == ("default", "fast", "slow")
+    assert harness.names() == ("default", "fast", "slow")
 
 
-async def test_first_reloads_of_one_model_run_one_after_the_other(played: Played) -> None:
+async def test_first_reloads_of_one_model_run_one_after_the_other(harness: Harness) -> None:
     first = asyncio.Event()
-    one = asyncio.create_task(played.open("new", work=first.wait(), record=record("new")))
+    one = asyncio.create_task(harness.open("new", work=first.wait(), record=record("new")))
     await asyncio.sleep(0)
-    two = asyncio.create_task(played.open("new"))
+    two = asyncio.create_task(harness.open("new"))
     await asyncio.sleep(0.05)
     assert not two.done()
     first.set()
     await asyncio.gather(one, two)
-    assert played.names() == ("default", "new")
-    assert played.forgotten == []
+    assert harness.names() == ("default", "new")
+    assert harness.forgotten == []
 
 
-async def test_reloads_under_way_count_towards_the_limit(played: Played) -> None:
+async def test_reloads_under_way_count_towards_the_limit(harness: Harness) -> None:
     held = asyncio.Event()
     tasks = [
-        asyncio.create_task(played.open(name, work=held.wait(), record=record(name)))
+        asyncio.create_task(harness.open(name, work=held.wait(), record=record(name)))
         for name in ("one", "two")
     ]
     await asyncio.sleep(0.05)
     with pytest.raises(Conflict) as caught:
-        await played.open("three")
+        await harness.open("three")
     assert caught.value.code == "too_many_models"
-    await played.hosting.host(record("four"))
+    await harness.hosting.host(record("four"))
     with pytest.raises(VariantUnavailable, match="does not host 'four' yet"):
-        played.hosting.plane("four")
+        harness.hosting.plane("four")
     held.set()
     await asyncio.gather(*tasks)
 
 
-async def test_a_refused_first_reload_hosts_nothing(played: Played) -> None:
+async def test_a_refused_first_reload_hosts_nothing(harness: Harness) -> None:
     with pytest.raises(GatewayError):
-        async with played.hosting.opened("new"):
+        async with harness.hosting.opened("new"):
             raise GatewayError("refused")
-    assert played.forgotten == ["new"]
+    assert harness.forgotten == ["new"]
     with pytest.raises(NotFound):
-        played.hosting.plane("new")
+        harness.hosting.plane("new")
     # Neither does one of a model that was removed.
     gone = msgspec.structs.replace(record("gone", 4), variants={}, removed=True)
-    await played.store.replace(RoutingRecord("gone"), gone)
-    await played.open("gone")
-    assert played.names() == ("default",)
+    await harness.store.replace(RoutingRecord("gone"), gone)
+    await harness.open("gone")
+    assert harness.names() == ("default",)
 
 
-async def test_a_model_that_cannot_be_hosted_leaves_room_for_others(played: Played) -> None:
+async def test_a_model_that_cannot_be_hosted_leaves_room_for_others(harness: Harness) -> None:
     bad = msgspec.structs.replace(record("bad"), reason="cannot be hosted")
     for _ in range(3):
         with pytest.raises(RuntimeError):
-            await played.hosting.host(bad)
-    await asyncio.gather(*(played.hosting.host(record(name)) for name in ("one", "two")))
-    assert played.names() == ("default", "one", "two")
+            await harness.hosting.host(bad)
+    await asyncio.gather(*(harness.hosting.host(record(name)) for name in ("one", "two")))
+    assert harness.names() == ("default", "one", "two")
 
 
 async def test_a_removed_model_is_closed_and_forgotten_and_the_default_one_stays(
-    played: Played,
+    harness: Harness,
 ) -> None:
-    await played.hosting.host(record("one"))
-    await played.hosting.unhost("one")
-    await played.hosting.unhost("default")
-    assert (played.closed, played.forgotten) == (["one"], ["one"])
-    assert played.names() == ("default",)
+    await harness.hosting.host(record("one"))
+    await harness.hosting.unhost("one")
+    await harness.hosting.unhost("default")
+    assert (harness.closed, harness.forgotten) == (["one"], ["one"])
+    assert harness.names() == ("default",)
 
 
 async def test_a_replica_is_ready_once_every_record_was_read_whatever_its_models_say(
-    played: Played,
+    harness: Harness,
 ) -> None:
-    played.pending = "the store is down"
-    assert played.hosting.readiness().reasons == ("the store is down",)
-    played.pending = None
-    await played.hosting.host(record("one"))
-    router: Any = played.hosting.plane("one").router
+    harness.pending = "the store is down"
+    assert harness.hosting.readiness().reasons == ("the store is down",)
+    harness.pending = None
+    await harness.hosting.host(record("one"))
+    router: Any = harness.hosting.plane("one").router
     router.reasons = ("gone",)
-    found = played.hosting.readiness()
+    found = harness.hosting.readiness()
     assert (found.status, found.reasons, found.models) == ("ready", (), {"one": ("gone",)})
-    played.lifecycle.draining = True
-    found = played.hosting.readiness()
+    harness.lifecycle.draining = True
+    found = harness.hosting.readiness()
     assert (found.status, found.reasons) == ("not ready", ("the gateway is shutting down",))

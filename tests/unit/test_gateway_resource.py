@@ -22,7 +22,7 @@ from platform_assets.resources.gateway import (
     routed_versions,
 )
 from serving_gateway.contract import ModelStatus
-from tests.support.statuses import effective_version, live_replica, model_status
+from tests.support.model_status import effective_version, live_replica, model_status
 
 
 def test_version_that_triton_confirms_is_confirmed() -> None:

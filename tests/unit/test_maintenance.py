@@ -28,8 +28,8 @@ from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import BEST_VERSION
 from serving_gateway.contract import DAGSTER_RUN_TAG, RUN_ID_TAG, SIGNATURE_DIGEST_TAG
+from tests.support.model_status import effective_version, model_status
 from tests.support.models import IRIS
-from tests.support.statuses import effective_version, model_status
 
 OURS = {RUN_ID_TAG: "r", SIGNATURE_DIGEST_TAG: "d"}
 NOW = datetime.now(UTC) + timedelta(days=400)

@@ -11,31 +11,31 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, RoutedVersion, Signature, Strategy, Traffic
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError, TritonUnavailable
-from tests.support.played_triton import PlayedPlane, eventually
+from tests.support.fake_triton import FakeTritonPlane, eventually
 from tests.support.stub_model import SIGNATURE
 
 MIRROR = Traffic(Strategy.MIRROR, 100)
 
 
 @pytest.fixture
-async def plane(tmp_path: Path) -> Iterator[PlayedPlane]:  # type: ignore[misc]
-    with PlayedPlane(tmp_path) as one:
+async def plane(tmp_path: Path) -> Iterator[FakeTritonPlane]:  # type: ignore[misc]
+    with FakeTritonPlane(tmp_path) as one:
         one.route(MIRROR, A=1, B=2)
         yield one
 
 
-async def predicted(plane: PlayedPlane, *firsts: float) -> Any:
+async def predicted(plane: FakeTritonPlane, *firsts: float) -> Any:
     return json.loads(
         await plane.predict(json.dumps({"data": [[one, 0] for one in firsts]}).encode())
     )
 
 
-def counts(plane: PlayedPlane) -> dict[str, int]:
+def counts(plane: FakeTritonPlane) -> dict[str, int]:
     return {name: count.value for name, count in plane.mirror.counts.items() if count.value}
 
 
 async def test_copy_has_the_rows_of_the_request_and_its_answer_is_compared(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     told = await predicted(plane, 1.5, 2.5)
     assert told["variant"] == "A"
@@ -48,7 +48,7 @@ async def test_copy_has_the_rows_of_the_request_and_its_answer_is_compared(
 
 
 async def test_copies_go_together_and_are_compared_row_by_row(tmp_path: Path) -> None:
-    with PlayedPlane(tmp_path, mirror_gather_seconds=0.05) as plane:
+    with FakeTritonPlane(tmp_path, mirror_gather_seconds=0.05) as plane:
         plane.route(MIRROR, A=1, B=1)
         for first in (1.0, 2.0, 3.0):
             await predicted(plane, first)
@@ -60,7 +60,7 @@ async def test_copies_go_together_and_are_compared_row_by_row(tmp_path: Path) ->
 
 @pytest.mark.parametrize("problem", [TritonUnavailable("gone"), BadUpstreamAnswer("odd")])
 async def test_copy_that_fails_is_counted_and_the_next_one_is_made(
-    plane: PlayedPlane, problem: GatewayError
+    plane: FakeTritonPlane, problem: GatewayError
 ) -> None:
     plane.triton.errors[2] = problem
     for count in (1, 2):
@@ -73,7 +73,7 @@ async def test_copy_that_fails_is_counted_and_the_next_one_is_made(
 
 
 async def test_only_the_copies_that_do_not_fit_fail(tmp_path: Path) -> None:
-    with PlayedPlane(tmp_path, mirror_gather_seconds=0.05) as plane:
+    with FakeTritonPlane(tmp_path, mirror_gather_seconds=0.05) as plane:
         plane.route(MIRROR, A=1, B=2)
         for first in (1.0, 2.0, 3.0):
             await predicted(plane, first)
@@ -84,7 +84,7 @@ async def test_only_the_copies_that_do_not_fit_fail(tmp_path: Path) -> None:
 
 
 async def test_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.triton.holds.add(2)
     await predicted(plane, 1.0)
@@ -100,7 +100,7 @@ async def test_answer_of_a_former_pairing_does_not_reach_the_page_of_the_next(
 
 
 async def test_late_answer_of_a_former_generation_leaves_the_present_page_alone(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.triton.holds.add(1)
     late = plane.predict(b'{"data":[[1,0]]}')
@@ -117,7 +117,7 @@ async def test_late_answer_of_a_former_generation_leaves_the_present_page_alone(
 async def test_a_slow_b_delays_nothing_and_holds_a_bounded_number_of_copies(
     tmp_path: Path,
 ) -> None:
-    with PlayedPlane(tmp_path, mirror_queue=5, mirror_in_flight=1) as plane:
+    with FakeTritonPlane(tmp_path, mirror_queue=5, mirror_in_flight=1) as plane:
         plane.route(MIRROR, A=1, B=2)
         plane.triton.holds.add(2)
         for _ in range(20):
@@ -128,7 +128,7 @@ async def test_a_slow_b_delays_nothing_and_holds_a_bounded_number_of_copies(
 async def test_copies_are_bounded_in_bytes(tmp_path: Path) -> None:
     names = [f"f{at}" for at in range(30)]
     wide = Signature(tuple(Feature(name, DType.FP32) for name in names), packed_input="x")
-    with PlayedPlane(tmp_path, mirror_queue_bytes=2**20, mirror_in_flight=1) as plane:
+    with FakeTritonPlane(tmp_path, mirror_queue_bytes=2**20, mirror_in_flight=1) as plane:
         plane.route(MIRROR, {"A": wide, "B": wide}, A=1, B=2)
         plane.triton.holds.add(2)
         body = json.dumps({"data": [[0.5] * 30] * 200}).encode()
@@ -142,7 +142,7 @@ async def test_copies_are_bounded_in_bytes(tmp_path: Path) -> None:
 async def test_copy_is_encoded_by_the_signature_of_b(tmp_path: Path, other: Any) -> None:
     if other == "reordered":
         other = Signature(SIGNATURE.features[::-1], packed_input="x")
-    with PlayedPlane(tmp_path) as plane:
+    with FakeTritonPlane(tmp_path) as plane:
         plane.route(MIRROR, {"B": other}, A=1, B=2)
         await plane.predict(b'{"instances":[{"a":1,"b":2}]}')
         await eventually(lambda: len(plane.triton.model.seen) == 2)
@@ -150,7 +150,7 @@ async def test_copy_is_encoded_by_the_signature_of_b(tmp_path: Path, other: Any)
         assert ours == (theirs if other is SIGNATURE else theirs[::-1])
 
 
-async def test_version_b_that_is_not_ready_drops_copies(plane: PlayedPlane) -> None:
+async def test_version_b_that_is_not_ready_drops_copies(plane: FakeTritonPlane) -> None:
     plane.triton.version("m", 2).ready = False
     await predicted(plane, 1.0)
     assert counts(plane) == {"dropped": 1}

@@ -20,12 +20,12 @@ from serving_gateway.errors import (
     NotFound,
     VariantUnavailable,
 )
-from tests.support.played_triton import Outcome, PlayedPlane
+from tests.support.fake_triton import FakeTritonPlane, Outcome
 
 
 @pytest.fixture
-async def plane(tmp_path: Path) -> Iterator[PlayedPlane]:  # type: ignore[misc]
-    with PlayedPlane(tmp_path, max_in_flight=1) as one:
+async def plane(tmp_path: Path) -> Iterator[FakeTritonPlane]:  # type: ignore[misc]
+    with FakeTritonPlane(tmp_path, max_in_flight=1) as one:
         one.route(A=1)
         yield one
 
@@ -57,7 +57,7 @@ async def outputs(outcome: Outcome) -> dict[str, Any]:
 
 
 async def test_binary_and_json_requests_share_an_inference_and_get_their_own(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     first = plane.infer(request(1))
     outcomes = [
@@ -83,7 +83,7 @@ async def test_binary_and_json_requests_share_an_inference_and_get_their_own(
     assert [one.rows for one in plane.triton.model.seen] == [1, 5]
 
 
-async def test_requests_with_parameters_of_triton_go_alone(plane: PlayedPlane) -> None:
+async def test_requests_with_parameters_of_triton_go_alone(plane: FakeTritonPlane) -> None:
     outcomes = [
         plane.infer(request(1)),
         plane.infer(request(2)),
@@ -107,7 +107,7 @@ async def test_texts_share_an_inference(tmp_path: Path) -> None:
         ]
         return json.dumps({"inputs": tensors}).encode()
 
-    with PlayedPlane(tmp_path, max_in_flight=1) as plane:
+    with FakeTritonPlane(tmp_path, max_in_flight=1) as plane:
         plane.route(signatures={"A": texts}, A=1)
         outcomes = [
             plane.infer(asked("a")),
@@ -121,7 +121,7 @@ async def test_texts_share_an_inference(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [[], [1, 4]])
 async def test_outputs_that_are_not_by_rows_are_asked_for_again_alone(
-    plane: PlayedPlane, shape: list[int]
+    plane: FakeTritonPlane, shape: list[int]
 ) -> None:
     plane.triton.model.extra["state"] = ("FP32", shape, bytes(4 * math.prod(shape)))
     outcomes = [plane.infer(request(number)) for number in range(4)]
@@ -136,7 +136,9 @@ async def test_outputs_that_are_not_by_rows_are_asked_for_again_alone(
     assert [one.rows for one in plane.triton.model.seen] == [1, 1, 1], "known from now on"
 
 
-async def test_output_that_does_not_exist_fails_only_its_own_request(plane: PlayedPlane) -> None:
+async def test_output_that_does_not_exist_fails_only_its_own_request(
+    plane: FakeTritonPlane,
+) -> None:
     outcomes = [plane.infer(request(number)) for number in range(3)]
     wrong = plane.infer(request(9, outputs=[{"name": "other"}]))
     for outcome in outcomes:
@@ -146,7 +148,7 @@ async def test_output_that_does_not_exist_fails_only_its_own_request(plane: Play
     assert caught.value.field == "outputs[0].name"
 
 
-async def test_nan_fails_only_its_own_request_and_only_in_json(plane: PlayedPlane) -> None:
+async def test_nan_fails_only_its_own_request_and_only_in_json(plane: FakeTritonPlane) -> None:
     plane.triton.model.broken.add(7)
     outcomes = {number: plane.infer(request(number)) for number in (1, 2, 7, 3)}
     as_binary = plane.infer(*binary(7, parameters={"binary_data_output": True}))
@@ -161,7 +163,9 @@ async def test_nan_fails_only_its_own_request_and_only_in_json(plane: PlayedPlan
     assert math.isnan(struct.unpack_from("<f", response.body, response.header_length + 8)[0])
 
 
-async def test_row_that_the_model_refuses_fails_only_its_own_request(plane: PlayedPlane) -> None:
+async def test_row_that_the_model_refuses_fails_only_its_own_request(
+    plane: FakeTritonPlane,
+) -> None:
     plane.triton.model.refused.add(7)
     outcomes = {number: plane.infer(request(number)) for number in range(20)}
     for number, outcome in outcomes.items():
@@ -173,7 +177,7 @@ async def test_row_that_the_model_refuses_fails_only_its_own_request(plane: Play
 
 
 async def test_predictions_and_inferences_of_a_version_share_its_limits(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.triton.holds.add(1)
     outcomes = [
@@ -189,7 +193,7 @@ async def test_predictions_and_inferences_of_a_version_share_its_limits(
 
 
 async def test_split_sends_clients_of_the_protocol_to_b_and_back_when_b_fails(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.route(Traffic(Strategy.SPLIT, 100), A=1, B=2)
     body = request(1, parameters={"client_id": "c"})
@@ -203,7 +207,9 @@ async def test_split_sends_clients_of_the_protocol_to_b_and_back_when_b_fails(
         await plane.infer(body, version=3)
 
 
-async def test_large_request_is_answered_and_refused_like_a_small_one(plane: PlayedPlane) -> None:
+async def test_large_request_is_answered_and_refused_like_a_small_one(
+    plane: FakeTritonPlane,
+) -> None:
     padding = {"more": "x" * 70_000}
     assert (await outputs(plane.infer(request(1, 2, **padding))))["label"]["data"] == [1, 1]
     for wrong, code in (
@@ -216,7 +222,7 @@ async def test_large_request_is_answered_and_refused_like_a_small_one(plane: Pla
         assert caught.value.code == code
 
 
-async def test_rows_are_counted_and_not_requests(plane: PlayedPlane) -> None:
+async def test_rows_are_counted_and_not_requests(plane: FakeTritonPlane) -> None:
     await plane.infer(request(1, 2, 3))
     await plane.infer(*binary(4, 5))
     stats = plane.metrics.variants["A", 1]

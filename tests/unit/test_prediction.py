@@ -21,7 +21,7 @@ from serving_gateway.errors import (
     Overloaded,
 )
 from serving_gateway.features.types import LookupResult, Status
-from tests.support.played_triton import Outcome, PlayedPlane, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
 from tests.support.stub_model import SIGNATURE
 
 FEATURED = Signature(SIGNATURE.features, "x", feature_service="flowers")
@@ -53,8 +53,8 @@ def reader() -> Reader:
 
 
 @pytest.fixture
-async def plane(tmp_path: Path, reader: Reader) -> Iterator[PlayedPlane]:  # type: ignore[misc]
-    with PlayedPlane(tmp_path, reader, request_seconds=0.5) as one:
+async def plane(tmp_path: Path, reader: Reader) -> Iterator[FakeTritonPlane]:  # type: ignore[misc]
+    with FakeTritonPlane(tmp_path, reader, request_seconds=0.5) as one:
         one.route(signatures={"A": FEATURED}, A=1)
         yield one
 
@@ -67,7 +67,7 @@ async def told(outcome: Outcome) -> Any:
     "body",
     [b'{"data":[[1.5,2.5],[2,null]]}', b'{"instances":[{"b":2.5,"a":1.5},{"a":2,"b":null}]}'],
 )
-async def test_rows_of_the_payload_are_answered(plane: PlayedPlane, body: bytes) -> None:
+async def test_rows_of_the_payload_are_answered(plane: FakeTritonPlane, body: bytes) -> None:
     response = await told(plane.predict(body))
     assert response == {
         "predictions": [1, 1],
@@ -84,7 +84,7 @@ async def test_rows_of_the_payload_are_answered(plane: PlayedPlane, body: bytes)
 
 
 async def test_concurrent_requests_share_an_inference_and_keep_their_rows(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(20)]
     answers = [(await told(outcome))["probabilities"][0][0] for outcome in outcomes]
@@ -93,7 +93,7 @@ async def test_concurrent_requests_share_an_inference_and_keep_their_rows(
 
 
 async def test_output_that_json_cannot_hold_fails_only_its_own_request(
-    plane: PlayedPlane,
+    plane: FakeTritonPlane,
 ) -> None:
     plane.triton.model.broken.add(7.0)
     outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(10)]
@@ -106,7 +106,9 @@ async def test_output_that_json_cannot_hold_fails_only_its_own_request(
             assert (await told(outcome))["probabilities"][0][0] == number
 
 
-async def test_row_that_the_model_refuses_fails_only_its_own_request(plane: PlayedPlane) -> None:
+async def test_row_that_the_model_refuses_fails_only_its_own_request(
+    plane: FakeTritonPlane,
+) -> None:
     plane.triton.model.refused.add(37.0)
     outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(66)]
     for number, outcome in enumerate(outcomes):
@@ -118,7 +120,7 @@ async def test_row_that_the_model_refuses_fails_only_its_own_request(plane: Play
     assert len(plane.triton.calls) < 20, "found by halving"
 
 
-async def test_overloaded_triton_gets_no_request_twice(plane: PlayedPlane) -> None:
+async def test_overloaded_triton_gets_no_request_twice(plane: FakeTritonPlane) -> None:
     plane.triton.errors[1] = Overloaded("Triton has too much to do")
     outcomes = [plane.predict(b'{"data":[[1,0]]}') for _ in range(64)]
     for outcome in outcomes:
@@ -128,7 +130,7 @@ async def test_overloaded_triton_gets_no_request_twice(plane: PlayedPlane) -> No
     assert len(plane.triton.calls) <= 3
 
 
-async def test_rows_of_the_store_are_answered(plane: PlayedPlane, reader: Reader) -> None:
+async def test_rows_of_the_store_are_answered(plane: FakeTritonPlane, reader: Reader) -> None:
     outcome = plane.predict(b'{"entity_ids":[7,"x"]}')
     assert reader.asked == [("flowers", ("a", "b"), [7, "x"], {"b"})]
     reader.answer(found(1.0, None), found(2.0, 5.0))
@@ -136,7 +138,9 @@ async def test_rows_of_the_store_are_answered(plane: PlayedPlane, reader: Reader
     assert (response["probabilities"], response["feature_source"]) == ([[1, 2], [2, 2]], "feast")
 
 
-async def test_payload_answers_when_the_store_does_not(plane: PlayedPlane, reader: Reader) -> None:
+async def test_payload_answers_when_the_store_does_not(
+    plane: FakeTritonPlane, reader: Reader
+) -> None:
     outcome = plane.predict(b'{"entity_id":7,"data":[[3,4]]}')
     reader.answer(FeaturesUnavailable("down"))
     assert (await told(outcome))["feature_source"] == "fallback"
@@ -147,7 +151,7 @@ async def test_payload_answers_when_the_store_does_not(plane: PlayedPlane, reade
 
 
 async def test_a_answers_for_an_entity_that_only_b_lacks(
-    plane: PlayedPlane, reader: Reader
+    plane: FakeTritonPlane, reader: Reader
 ) -> None:
     split = Traffic(Strategy.SPLIT, 100)
     plane.route(split, dict.fromkeys("AB", FEATURED), A=1, B=2)
@@ -161,7 +165,7 @@ async def test_a_answers_for_an_entity_that_only_b_lacks(
 
 
 async def test_a_answers_for_an_entity_when_b_fails_after_its_look_up(
-    plane: PlayedPlane, reader: Reader
+    plane: FakeTritonPlane, reader: Reader
 ) -> None:
     split = Traffic(Strategy.SPLIT, 100)
     plane.route(split, dict.fromkeys("AB", FEATURED), A=1, B=2)
@@ -177,7 +181,7 @@ async def test_a_answers_for_an_entity_when_b_fails_after_its_look_up(
     )
 
 
-async def test_a_answers_a_large_body_when_b_fails(plane: PlayedPlane) -> None:
+async def test_a_answers_a_large_body_when_b_fails(plane: FakeTritonPlane) -> None:
     plane.route(Traffic(Strategy.SPLIT, 100), A=1, B=2)
     plane.triton.errors[2] = BadUpstreamAnswer("broken")
     body = b'{"data":[[1,2]],"client_id":"c"}' + b" " * 70_000
@@ -185,7 +189,7 @@ async def test_a_answers_a_large_body_when_b_fails(plane: PlayedPlane) -> None:
 
 
 async def test_look_up_that_outlasts_the_request_is_not_inferred(
-    plane: PlayedPlane, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    plane: FakeTritonPlane, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plane.predictor._request_seconds = 0.0
     outcome = plane.predict(b'{"entity_id":7}')
@@ -196,7 +200,7 @@ async def test_look_up_that_outlasts_the_request_is_not_inferred(
 
 
 async def test_nothing_is_inferred_for_a_client_that_left_during_the_look_up(
-    plane: PlayedPlane, reader: Reader
+    plane: FakeTritonPlane, reader: Reader
 ) -> None:
     outcome = Outcome()
     plane.predictor.submit(b'{"entity_id":7}', outcome).abandon()
@@ -206,7 +210,7 @@ async def test_nothing_is_inferred_for_a_client_that_left_during_the_look_up(
 
 
 async def test_entities_without_a_store_are_refused(tmp_path: Path) -> None:
-    with PlayedPlane(tmp_path) as plane:
+    with FakeTritonPlane(tmp_path) as plane:
         plane.route(A=1)
         with pytest.raises(EntityUnusable) as caught:
             await plane.predict(b'{"entity_id":7}')
@@ -236,7 +240,7 @@ LARGE = b" " * 70_000
     ],
 )
 async def test_wrong_body_is_refused_alike_whatever_its_size(
-    plane: PlayedPlane, body: bytes, code: str, field: str | None, padding: bytes
+    plane: FakeTritonPlane, body: bytes, code: str, field: str | None, padding: bytes
 ) -> None:
     with pytest.raises(GatewayError) as caught:
         await plane.predict(body + padding)
@@ -247,12 +251,14 @@ async def test_wrong_body_is_refused_alike_whatever_its_size(
 
 
 @pytest.mark.parametrize("padding", [b"", LARGE])
-async def test_good_body_is_answered_whatever_its_size(plane: PlayedPlane, padding: bytes) -> None:
+async def test_good_body_is_answered_whatever_its_size(
+    plane: FakeTritonPlane, padding: bytes
+) -> None:
     response = await told(plane.predict(b'{"data":[[1.5,NaN]]}' + padding))
     assert response["probabilities"] == [[1.5, 1.0]]
 
 
-async def test_large_body_of_a_client_that_left_is_not_inferred(plane: PlayedPlane) -> None:
+async def test_large_body_of_a_client_that_left_is_not_inferred(plane: FakeTritonPlane) -> None:
     gone, stays = Outcome(), Outcome()
     plane.predictor.submit(b'{"data":[[1,2]]}' + LARGE, gone).abandon()
     plane.predictor.submit(b'{"data":[[2,2]]}' + LARGE, stays)
@@ -261,7 +267,7 @@ async def test_large_body_of_a_client_that_left_is_not_inferred(plane: PlayedPla
     assert not gone.ended.done()
 
 
-async def test_error_repeats_little_of_what_the_client_sent(plane: PlayedPlane) -> None:
+async def test_error_repeats_little_of_what_the_client_sent(plane: FakeTritonPlane) -> None:
     with pytest.raises(InvalidInput) as caught:
         await plane.predict(b'{"data":[[1,2]],"%b":1}' % (b"k" * 100_000))
     assert len(caught.value.message) + len(caught.value.field or "") < 1000

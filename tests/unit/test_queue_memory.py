@@ -10,7 +10,7 @@ import pytest
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import GatewayError, Overloaded
-from tests.support.played_triton import Outcome, PlayedPlane, eventually
+from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
 
 
 class Ended(Outcome):
@@ -35,7 +35,7 @@ async def test_waiting_requests_are_bounded_by_what_they_hold(
         tensor = {"name": "x", "shape": [rows, 30], "datatype": "FP32", "data": data}
         return json.dumps({"inputs": [tensor]} if protocol else {"data": data}).encode()
 
-    with PlayedPlane(tmp_path, request_seconds=60, max_queued_bytes=limit) as plane:
+    with FakeTritonPlane(tmp_path, request_seconds=60, max_queued_bytes=limit) as plane:
         plane.route(signatures={"A": wide}, A=1)
         plane.triton.holds.add(1)
 

@@ -15,7 +15,7 @@ import pytest
 from serving_gateway.contract import DType, Feature, FeatureSource, Signature
 from serving_gateway.errors import FeaturesUnavailable, InvalidInput, TooLarge
 from serving_gateway.features.types import LookupDone, LookupResult, Status
-from tests.support.played_triton import PlayedPlane
+from tests.support.fake_triton import FakeTritonPlane
 
 NAMES = ("width", "length")
 FEATURES = tuple(Feature(name, DType.FP32) for name in NAMES)
@@ -61,25 +61,27 @@ def store() -> Store:
 
 
 @pytest.fixture
-async def plane(tmp_path: Path, store: Store) -> Iterator[PlayedPlane]:  # type: ignore[misc]
-    with PlayedPlane(tmp_path, store, max_rows=3) as one:
+async def plane(tmp_path: Path, store: Store) -> Iterator[FakeTritonPlane]:  # type: ignore[misc]
+    with FakeTritonPlane(tmp_path, store, max_rows=3) as one:
         one.route(signatures={"A": SIGNATURE}, A=1)
         yield one
 
 
-async def rows_of(plane: PlayedPlane, **body: Any) -> tuple[list[float], FeatureSource]:
+async def rows_of(plane: FakeTritonPlane, **body: Any) -> tuple[list[float], FeatureSource]:
     """The elements that Triton got for a request, and where the response says they are from."""
     response = json.loads(await plane.predict(json.dumps(body).encode()))
     inputs = plane.triton.model.seen[-1].inputs
     return inputs["features"], FeatureSource(response["feature_source"])
 
 
-async def test_rows_come_in_the_order_of_the_signature(plane: PlayedPlane, store: Store) -> None:
+async def test_rows_come_in_the_order_of_the_signature(
+    plane: FakeTritonPlane, store: Store
+) -> None:
     assert await rows_of(plane, entity_ids=[2, 1]) == ([2, 20, 1, 10], FeatureSource.FEAST)
     assert store.asked == [("flowers_v1", NAMES, frozenset())]
 
 
-async def test_null_of_the_store_travels_as_nan(plane: PlayedPlane, store: Store) -> None:
+async def test_null_of_the_store_travels_as_nan(plane: FakeTritonPlane, store: Store) -> None:
     plane.route(signatures={"A": NULLABLE}, A=2)
     numbers, source = await rows_of(plane, entity_ids=[5, 1])
     assert store.asked[0][2] == {"length"}
@@ -87,7 +89,7 @@ async def test_null_of_the_store_travels_as_nan(plane: PlayedPlane, store: Store
     assert source is FeatureSource.FEAST
 
 
-async def test_store_wins_over_the_payload(plane: PlayedPlane) -> None:
+async def test_store_wins_over_the_payload(plane: FakeTritonPlane) -> None:
     assert await rows_of(plane, entity_id=1, data=[[5.0, 5.0]]) == ([1, 10], FeatureSource.FEAST)
 
 
@@ -100,7 +102,7 @@ async def test_store_wins_over_the_payload(plane: PlayedPlane) -> None:
     ],
 )
 async def test_payload_fills_what_the_store_cannot_serve(
-    plane: PlayedPlane, entity: int, payload: dict[str, Any]
+    plane: FakeTritonPlane, entity: int, payload: dict[str, Any]
 ) -> None:
     found = await rows_of(plane, entity_ids=[1, entity], **payload)
     assert found == ([1, 10, 6, 60], FeatureSource.FALLBACK)
@@ -115,7 +117,7 @@ async def test_payload_fills_what_the_store_cannot_serve(
     ],
 )
 async def test_without_a_payload_the_place_and_the_reason_are_reported(
-    plane: PlayedPlane, entity: int, code: str, words: str
+    plane: FakeTritonPlane, entity: int, code: str, words: str
 ) -> None:
     requests: list[tuple[dict[str, Any], str]] = [
         ({"entity_ids": [1, entity]}, "entity_ids[1]"),
@@ -128,7 +130,7 @@ async def test_without_a_payload_the_place_and_the_reason_are_reported(
 
 
 async def test_store_that_is_down_falls_back_to_the_payload_or_is_reported(
-    plane: PlayedPlane, store: Store
+    plane: FakeTritonPlane, store: Store
 ) -> None:
     store.down = True
     found = await rows_of(plane, entity_id=1, data=[[5.0, 6.0]])
@@ -142,7 +144,7 @@ async def test_without_a_feature_store_the_payload_answers(
     tmp_path: Path, store: Store, has_store: bool
 ) -> None:
     signature = Signature(FEATURES, packed_input="features") if has_store else SIGNATURE
-    with PlayedPlane(tmp_path, store if has_store else None) as plane:
+    with FakeTritonPlane(tmp_path, store if has_store else None) as plane:
         plane.route(signatures={"A": signature}, A=1)
         found = await rows_of(plane, entity_id=1, data=[[5.0, 6.0]])
         assert [*found] == [[5, 6], FeatureSource.PAYLOAD]
@@ -165,13 +167,13 @@ async def test_without_a_feature_store_the_payload_answers(
     ],
 )
 async def test_request_that_contradicts_itself_is_refused(
-    plane: PlayedPlane, body: dict[str, Any], field: str, code: str
+    plane: FakeTritonPlane, body: dict[str, Any], field: str, code: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         await rows_of(plane, **body)
     assert (caught.value.field, caught.value.code) == (field, code)
 
 
-async def test_only_so_many_entities_are_taken(plane: PlayedPlane) -> None:
+async def test_only_so_many_entities_are_taken(plane: FakeTritonPlane) -> None:
     with pytest.raises(TooLarge, match="at most 3"):
         await rows_of(plane, entity_ids=[1, 2, 1, 2])

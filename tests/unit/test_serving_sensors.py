@@ -27,9 +27,9 @@ from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
 from platform_assets.serving.turns import CHANGE, LEASE
 from serving_gateway.contract import Mode, ModelStatus, Switch
+from tests.support.model_status import effective_version, model_status
 from tests.support.models import IRIS
 from tests.support.servers import free_port
-from tests.support.statuses import effective_version, model_status
 
 OPERATOR = "token:operator"
 ALIAS = dg.AssetCheckKey(dg.AssetKey(IRIS.key("gateway_reload")), "registry_alias")

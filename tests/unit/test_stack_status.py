@@ -12,7 +12,7 @@ from rich.console import Console
 from platform_assets.local_stack import report
 from platform_assets.local_stack.settings import stack_settings
 from serving_gateway.contract import DEFAULT_MODEL, ModelStatus
-from tests.support.statuses import effective_version, model_status
+from tests.support.model_status import effective_version, model_status
 
 STATUSES = {
     "": model_status(models=("cars", DEFAULT_MODEL)),

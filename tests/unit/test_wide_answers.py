@@ -16,8 +16,8 @@ from serving_gateway.contract import Strategy, Traffic
 from serving_gateway.errors import GatewayError
 from serving_gateway.inference import bodies, prediction, protocol_response, shadow
 from serving_gateway.inference.bodies import encode_json, encode_list
-from tests.support.fake_connection import FakeServer, played_server, post
-from tests.support.played_triton import eventually
+from tests.support.fake_connection import FakeServer, fake_server, post
+from tests.support.fake_triton import eventually
 
 CLASSES = 40_000
 PREDICT = post("/predict", b'{"data":[[1,2]]}')
@@ -56,7 +56,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> FakeServer:
-    return played_server(tmp_path)
+    return fake_server(tmp_path)
 
 
 def widen(server: FakeServer) -> list[float]:
