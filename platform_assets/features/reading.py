@@ -34,7 +34,7 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
     rows = replace(read, table=_with_keys(read.table, spec))
     check_features(rows, spec)
     check_keys(rows, spec)
-    return replace(rows, classes=check_target(rows, spec))
+    return _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
 
 
 def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
@@ -51,3 +51,18 @@ def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
         table = table.append_column(spec.event_timestamp, times)
     names = (spec.join_key.name, spec.event_timestamp, *spec.feature_names, spec.target.name)
     return table.select(list(names))
+
+
+def _with_class_names(rows: SourceTable, spec: ModelSpec) -> SourceTable:
+    """Replace the labels of the source by the names that the model file gives to them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    name, words = spec.target.name, spec.target.class_names
+    if not words:
+        return rows
+    labels = rows.table[name]
+    numbers = pc.index_in(labels, value_set=pa.array(rows.classes, labels.type))
+    column = pc.take(pa.array(words), numbers)
+    index = rows.table.schema.get_field_index(name)
+    return replace(rows, table=rows.table.set_column(index, name, column), classes=words)

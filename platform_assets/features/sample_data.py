@@ -25,16 +25,18 @@ def write_iris_source(path: Path) -> None:
     450 rows: each of the 150 flowers (`entity_id` 1..150) is observed three times, two weeks
     apart, and grows; the last observation is the measurement of the data set. So the newest
     row of a flower differs from what was known at the earlier times, which is what a
-    point-in-time join has to respect. Values in centimetres; the same bytes on every call.
+    point-in-time join has to respect. Values in centimetres, species as words; the same bytes
+    on every call.
     """
     from sklearn.datasets import load_iris
 
     data = load_iris()
     path.parent.mkdir(parents=True, exist_ok=True)
+    species = data.target_names[data.target]
     lines = [",".join(_COLUMNS)]
     for number, growth in enumerate(_GROWTH):
-        for row, (values, target) in enumerate(zip(data.data, data.target, strict=True)):
+        for row, (values, name) in enumerate(zip(data.data, species, strict=True)):
             at = _FIRST + number * _INTERVAL + timedelta(minutes=row)
             sizes = (f"{value * growth:.2f}" for value in values)
-            lines.append(",".join((str(row + 1), at.isoformat(), *sizes, str(target))))
+            lines.append(",".join((str(row + 1), at.isoformat(), *sizes, name)))
     replace_file(path, "".join(f"{line}\n" for line in lines).encode())

@@ -56,10 +56,9 @@ def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _rows_per_class(source: SourceTable, spec: ModelSpec) -> dict[str, int]:
-    names = spec.target.class_names or tuple(str(label) for label in source.classes)
     counted = source.table.group_by(spec.target.name).aggregate([([], "count_all")])
     by_label = {row[spec.target.name]: row["count_all"] for row in counted.to_pylist()}
-    return {name: by_label[label] for name, label in zip(names, source.classes, strict=True)}
+    return {str(label): by_label[label] for label in source.classes}
 
 
 def class_picture(name: str, rows: Mapping[str, int]) -> str:

@@ -206,7 +206,7 @@ class Target:
     classes: tuple[AnyLabel, ...] = ()
     """The labels in the order of the probabilities; by default those of the data, sorted."""
     class_names: tuple[StrictStr, ...] = ()
-    """Display names, in the order of `classes`; pictures use them."""
+    """Words for `classes`, in their order: the model learns and answers them instead."""
     drop_missing: StrictBool = False
     """Train on the rows with a label, instead of refusing the source; those without one are
     served as features all the same."""
@@ -215,8 +215,13 @@ class Target:
 
     @property
     def dtype(self) -> DType:
-        """Type of the labels: as given, else that of the classes, else text."""
+        """Type of the labels in the source: as given, else that of the classes, else text."""
         if self.type is not None:
             return self.type
         kinds = {bool: DType.BOOL, int: DType.INT64}
         return kinds.get(type(self.classes[0]), DType.BYTES) if self.classes else DType.BYTES
+
+    @property
+    def answer_dtype(self) -> DType:
+        """Type of what the model learns and answers: text where its classes have names."""
+        return DType.BYTES if self.class_names else self.dtype

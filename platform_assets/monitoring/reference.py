@@ -64,6 +64,6 @@ def sampled_predictions(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
     if spec.task is Task.REGRESSION:
         return {PREDICTION_COLUMN: scores}
     labels = rows[SAMPLE_PREDICTION].astype(object)
-    if spec.target.dtype is DType.BOOL:
+    if spec.target.answer_dtype is DType.BOOL:
         labels = labels.str.lower()
     return {PREDICTION_COLUMN: comparable(labels, DType.BYTES), CONFIDENCE_COLUMN: scores}

@@ -147,7 +147,7 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
 
     if spec.task is Task.REGRESSION:
         return column.to_numpy(dtype=np.float64)
-    if spec.target.dtype is DType.BYTES:
+    if spec.target.answer_dtype is DType.BYTES:
         return np.asarray(column.map(str), dtype=object)
     return _whole(column)
 

@@ -197,7 +197,7 @@ def _pictures(
     }
     if spec.task is Task.REGRESSION:
         return {EVALUATION_PICTURE: regression_picture(answers), **common}
-    names = spec.target.class_names or tuple(str(one) for one in answers.classes)
+    names = tuple(str(one) for one in answers.classes)
     return {
         EVALUATION_PICTURE: confusion_picture(answers, names),
         "curves": curves_picture(answers, names),

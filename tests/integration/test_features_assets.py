@@ -158,7 +158,7 @@ def test_rows_that_have_no_label_yet_are_served(store: str, tmp_path: Path) -> N
 
 def test_what_reading_changes_is_a_warning(tmp_path: Path) -> None:
     chain = feature_chain(tmp_path)
-    _replace(chain, lambda lines: [*lines, "0150,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
+    _replace(chain, lambda lines: [*lines, "0150,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,setosa"])
     outcome = chain.run(FEATURES)
     assert outcome.success
     check = outcome.checks["features.losses"]
@@ -184,7 +184,7 @@ def test_an_older_service_of_a_model_still_reads_after_a_newer_one(chain: Featur
         IRIS, features=(*IRIS.features[:3], FeatureSpec("petal_width", DType.FP64))
     )
     assert chain.spec.feature_service != IRIS.feature_service
-    _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
+    _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,setosa"])
     assert chain.run().success
     assert chain.online(1)[3] == 0.6
     [old] = chain.feast.online(IRIS.feature_view).read([1])
@@ -226,7 +226,7 @@ def test_values_without_times_never_expire_and_others_do_by_the_ttl() -> None:
 
 def test_a_new_source_replaces_what_is_served_online(chain: FeatureChain) -> None:
     chain.run()
-    _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
+    _replace(chain, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,setosa"])
     second = chain.run()
     assert second.success
     assert _online(chain, 1) == [6.6, 3.6, 1.6, 0.6]
@@ -274,7 +274,7 @@ def test_a_later_observation_never_leaks_into_an_earlier_time(tmp_path: Path) ->
 def test_two_state_directories_share_nothing(tmp_path: Path) -> None:
     one, two = feature_chain(tmp_path / "one"), feature_chain(tmp_path / "two")
     assert one.run().success
-    _replace(two, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,0"])
+    _replace(two, lambda lines: [*lines, "1,2024-05-01T00:00:00Z,6.6,3.6,1.6,0.6,setosa"])
     assert two.run().success
     assert _online(one, 1) == [5.1, 3.5, 1.4, 0.2]
     assert _online(two, 1) == [6.6, 3.6, 1.6, 0.6]
@@ -337,10 +337,10 @@ def _drop_column(lines: list[str]) -> list[str]:
         ),
         (lambda lines: [*lines[:4], lines[4].replace("4.32", "wide"), *lines[5:]], "row 4 "),
         (
-            lambda lines: [line for line in lines if line[-2:] != ",2"] + lines[-1:],
-            "class 2: 1 row",
+            lambda lines: [line for line in lines if not line.endswith(",virginica")] + lines[-1:],
+            "class virginica: 1 row",
         ),
-        (lambda lines: [*lines[:-1], "150,2024-03-29T02:29:00Z,,3,5,1,2"], "empty values"),
+        (lambda lines: [*lines[:-1], "150,2024-03-29T02:29:00Z,,3,5,1,virginica"], "empty values"),
         (lambda lines: lines[:1], "has columns and no rows"),
     ],
 )
@@ -375,7 +375,9 @@ def test_a_source_that_is_missing_empty_or_no_text_fails_the_run(
 
 def test_a_value_out_of_range_blocks_what_follows(tmp_path: Path) -> None:
     chain = feature_chain(tmp_path)
-    _replace(chain, lambda lines: [lines[0], "1,2024-01-01T00:00:00Z,500,3,1,0.2,0", *lines[1:]])
+    _replace(
+        chain, lambda lines: [lines[0], "1,2024-01-01T00:00:00Z,500,3,1,0.2,setosa", *lines[1:]]
+    )
     outcome = chain.run()
     check = outcome.checks["features.ranges"]
     assert not check.passed

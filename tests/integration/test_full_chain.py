@@ -14,6 +14,7 @@ from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import op_config
 from tests.support.full_platform import SERVING, TO_ENTRY, Platform
+from tests.support.models import other_species
 
 BLOCKING = {
     "features.ranges",
@@ -125,7 +126,7 @@ def test_a_version_that_answers_otherwise_than_trained_never_reaches_production(
     other = write_evaluation(
         evaluation.features,
         evaluation.label_true,
-        (evaluation.labels + 1) % 3,
+        other_species(evaluation.labels),
         evaluation.probabilities,
     )
     mlflow.log_artifact_bytes(run_id, EVALUATION_ARTIFACT, other)

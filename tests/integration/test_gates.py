@@ -20,7 +20,7 @@ from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import op_config
 from tests.support.full_platform import TOKEN, Platform
 from tests.support.gateway_harness import RunningGateway, run_gateway
-from tests.support.models import IRIS
+from tests.support.models import IRIS, other_species
 from tests.support.onnx_models import telltale
 from tests.support.servers import LOOPBACK, free_port, wait_until
 
@@ -88,7 +88,7 @@ def test_every_parity_check_fails_on_answers_that_differ(
     labels, probabilities = trained.labels, trained.probabilities
     if what == "labels":
         labels = labels.copy()
-        labels[-1] = (labels[-1] + 1) % 3
+        labels[-1:] = other_species(labels[-1:])
     else:
         probabilities = probabilities.copy()
         probabilities[-1, 0] += 1e-3

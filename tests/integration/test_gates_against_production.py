@@ -19,6 +19,7 @@ from platform_assets.serving.loaded_version import LoadedVersion
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.support.chain import Outcome
 from tests.support.full_platform import SERVING, TOKEN, Platform
+from tests.support.models import other_species
 from tests.support.servers import LOOPBACK, free_port
 
 WEAK = CandidateSpec("decision_tree", grid={"max_depth": (1,)})
@@ -178,7 +179,7 @@ def test_production_is_judged_by_its_own_order_of_the_classes(promoted: Platform
     spec = promoted.spec
     turned = promoted.of(
         candidates=(WEAK,),
-        target=replace(spec.target, classes=(2, 1, 0)),
+        target=replace(spec.target, classes=spec.target.classes[::-1]),
         evaluation=replace(spec.evaluation, metric="log_loss"),
         gates=replace(spec.gates, metric_floor=5.0, allow_breaking=True),
     )
@@ -197,7 +198,7 @@ def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Pl
     evaluation = mlflow.evaluation_set(run_id)
     wrong = write_evaluation(
         evaluation.features,
-        (evaluation.label_true + 1) % 3,
+        other_species(evaluation.label_true),
         evaluation.labels,
         evaluation.probabilities,
         evaluation.groups,

@@ -52,13 +52,15 @@ def _runs(chain: Chain) -> list[Any]:
 
 def _swap_labels(chain: Chain) -> None:
     """Give half of the flowers the label of another species: nothing learns that well."""
+    names = IRIS.target.classes
     header, *rows = chain.source.read_text().splitlines()
     changed = []
     for row in rows:
         entity, rest = row.split(",", 1)
         cells = rest.split(",")
         if int(entity) % 2:
-            cells[-1] = str((int(cells[-1]) + 1 + int(entity) // 2 % 2) % 3)
+            shift = 1 + int(entity) // 2 % 2
+            cells[-1] = str(names[(names.index(cells[-1]) + shift) % 3])
         changed.append(",".join([entity, *cells]))
     chain.source.write_text("\n".join([header, *changed]) + "\n")
 
@@ -80,7 +82,7 @@ def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) 
         1,
         trained.run_id,
         data.fingerprint,
-        chain.spec.signature((0, 1, 2)),
+        chain.spec.signature(("setosa", "versicolor", "virginica")),
         "c0de",
         trained.dagster_run_id,
         SplitRecord("entity", chain.spec.evaluation.seed, chain.spec.evaluation.fraction),
@@ -252,17 +254,18 @@ def test_a_class_without_evaluation_rows_is_a_warning(chain: Chain) -> None:
     # Entities that this seed does not hold out.
     rare = [number for number in range(1, 151) if number not in _held_out(chain)][:3]
     changed = [
-        line.rsplit(",", 1)[0] + ",3" if line.split(",")[0] in map(str, rare) else line
+        line.rsplit(",", 1)[0] + ",sibirica" if line.split(",")[0] in map(str, rare) else line
         for line in lines
     ]
     chain.source.write_text("\n".join(changed) + "\n")
-    four = dataclasses.replace(chain.spec.target, classes=(0, 1, 2, 3), class_names=())
+    classes = (*IRIS.target.classes, "sibirica")
+    four = dataclasses.replace(chain.spec.target, classes=classes)
     chain.spec = dataclasses.replace(chain.spec, target=four)
     outcome = chain.run()
     warned = outcome.checks["trained_model.evaluation_classes"]
     assert not warned.passed
-    assert "no evaluation row has the class 3" in (warned.description or "")
-    assert outcome.values["registered_model"].signature.classes == (0, 1, 2, 3)
+    assert "no evaluation row has the class 'sibirica'" in (warned.description or "")
+    assert outcome.values["registered_model"].signature.classes == classes
 
 
 def _held_out(chain: Chain) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from platform_assets.model_spec import (
     CandidateSpec,
@@ -17,7 +18,12 @@ from platform_assets.model_spec import (
     Target,
     Task,
 )
-from serving_gateway.contract import DEFAULT_MODEL, DType
+from serving_gateway.contract import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
 IRIS = ModelSpec(
     model_name=DEFAULT_MODEL,
@@ -31,9 +37,7 @@ IRIS = ModelSpec(
     ),
     target=Target(
         "species",
-        DType.INT64,
-        classes=(0, 1, 2),
-        class_names=("setosa", "versicolor", "virginica"),
+        classes=("setosa", "versicolor", "virginica"),
     ),
     candidates=(
         CandidateSpec("logistic_regression"),
@@ -52,3 +56,11 @@ QUICK_IRIS = replace(
     IRIS, candidates=(CandidateSpec("logistic_regression"), CandidateSpec("decision_tree"))
 )
 """The same, trained in less time: for tests of what comes after the training."""
+
+
+def other_species(labels: Iterable[Any]) -> NDArray[Any]:
+    """A wrong species for each of these, which is one of the model's all the same."""
+    import numpy as np
+
+    names = IRIS.target.classes
+    return np.array([names[(names.index(one) + 1) % 3] for one in labels], dtype=object)

@@ -153,7 +153,7 @@ def test_columns_of_some_types_alone_work_as_well(kinds: tuple[DType, ...], name
 
 
 def _target(classes: tuple[int, ...]) -> Target:
-    return dataclasses.replace(IRIS.target, classes=classes, class_names=())
+    return dataclasses.replace(IRIS.target, type=DType.INT64, classes=classes)
 
 
 def _tied(name: str, values: Sequence[float]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from platform_assets.features.source import SourceError, source_fingerprint
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.csv_file import CsvFile
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import ModelSpec, Source
+from platform_assets.model_spec import ModelSpec, Source, Target, Task
 from platform_assets.resources.source import SourceResource
 from tests.support.models import IRIS
 
@@ -57,8 +57,8 @@ def _separated_by(mark: str) -> Callable[[Lines], Lines]:
 
 def _last_class(keep: int) -> Callable[[Lines], Lines]:
     def change(lines: Lines) -> Lines:
-        others = [line for line in lines if not line.endswith(",2")]
-        return others + [line for line in lines if line.endswith(",2")][:keep]
+        others = [line for line in lines if not line.endswith(",virginica")]
+        return others + [line for line in lines if line.endswith(",virginica")][:keep]
 
     return change
 
@@ -72,11 +72,12 @@ def test_a_sound_source_is_read_with_declared_types_and_its_fingerprint(source: 
         "int64",
         "timestamp[us, tz=UTC]",
         *["float"] * 4,
-        "int64",
+        "string",
     ]
     spec = dataclasses.replace(IRIS, source=Source(str(source)))
     assert found.fingerprint == source_fingerprint(spec, SourceResource())
-    assert (found.name, found.classes) == (f"the source file {source}", (0, 1, 2))
+    assert found.name == f"the source file {source}"
+    assert found.classes == ("setosa", "versicolor", "virginica")
     assert (found.ignored, found.warnings) == ((), ())
 
 
@@ -97,7 +98,6 @@ def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
         (_without_column, r"lacks petal_width in its columns"),
         (lambda lines: [f"{line},{line.split(',')[2]}" for line in lines], "repeats"),
         (_cell(7, 2, "wide"), r"row 7 \(line 8\), sepal_length: 'wide' is not a number"),
-        (_cell(450, 6, "1.5"), r"row 450 \(line 451\), species: '1.5' is not a whole number"),
         (_cell(3, 1, "yesterday"), r"row 3 .* event_timestamp: 'yesterday' is not a time"),
         (_cell(9, 6, "2,1"), r"row 9 \(line 10\) has 8 values, not 7"),
         (_cell(12, 4, ""), r"empty values \(petal_length: 1, first in row 12\)"),
@@ -106,7 +106,7 @@ def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
         (_cell(12, 4, "NaN"), r"empty values \(petal_length: 1, first in row 12\)"),
         (
             _cell(5, 6, "7"),
-            r"unknown classes in species \(7\), first in row 5: best_model knows 0, 1, 2",
+            r"unknown classes in species \(7\), first in row 5: best_model knows setosa, ver",
         ),
         (
             lambda lines: [*lines, lines[-1]],
@@ -115,8 +115,8 @@ def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
         (lambda lines: lines[:1], "has columns and no rows"),
         (lambda _: [], "is empty"),
         (_separated_by("~"), r"lacks entity_id, .*: it has entity_id~event_timestamp~"),
-        (_last_class(1), r"class 2: 1 row of 1 entity"),
-        (_last_class(0), r"class 2: 0 rows of 0 entities"),
+        (_last_class(1), r"class virginica: 1 row of 1 entity"),
+        (_last_class(0), r"class virginica: 0 rows of 0 entities"),
     ],
 )
 def test_what_is_wrong_is_named(source: Path, change: Callable[[Lines], Lines], said: str) -> None:
@@ -125,6 +125,56 @@ def test_what_is_wrong_is_named(source: Path, change: Callable[[Lines], Lines], 
         read_source(source, IRIS)
     assert str(source) in str(caught.value)
     assert "run again" in caught.value.todo
+
+
+def _coded(codes: Sequence[str]) -> Callable[[Lines], Lines]:
+    """Write codes instead of the names of the species."""
+    names = ("setosa", "versicolor", "virginica")
+    by_name = dict(zip(names, codes, strict=True))
+
+    def change(lines: Lines) -> Lines:
+        rows = (line.rsplit(",", 1) for line in lines[1:])
+        return [lines[0], *(f"{rest},{by_name[name]}" for rest, name in rows)]
+
+    return change
+
+
+CODED = dataclasses.replace(
+    IRIS, target=Target("species", classes=(7, 0, -1), class_names=("z", "virginica", "a"))
+)
+"""Codes that have names, neither of them sorted."""
+
+
+def test_classes_with_names_go_by_them_in_the_order_of_the_codes(source: Path) -> None:
+    names = read_source(source, IRIS).table["species"].to_pylist()
+    _edit(source, _coded(("-1", "7", "0")))
+    found = read_source(source, CODED)
+    words = {"setosa": "a", "versicolor": "z", "virginica": "virginica"}
+    assert found.classes == ("z", "virginica", "a")
+    assert found.table["species"].to_pylist() == [words[one] for one in names]
+    assert found.table.schema.field("species").type == "string"
+
+
+def test_names_of_two_truth_values_replace_them_and_missing_labels_stay_missing(
+    source: Path,
+) -> None:
+    _edit(source, _coded(("true", "false", "")))
+    target = Target("species", classes=(True, False), class_names=("y", "n"), drop_missing=True)
+    found = read_source(source, dataclasses.replace(IRIS, task=Task.BINARY, target=target))
+    assert found.classes == ("y", "n")
+    assert found.table["species"].to_pylist()[::50] == [*("y", "n", None)] * 3
+
+
+def test_a_code_that_is_not_whole_or_not_a_class_is_named(source: Path) -> None:
+    _edit(source, _coded(("-1", "7", "0")))
+    _edit(source, _cell(450, 6, "1.5"))
+    with pytest.raises(SourceError, match=r"row 450 \(line 451\), species: '1.5' is not a whole"):
+        read_source(source, CODED)
+    _edit(source, _cell(450, 6, "3"))
+    with pytest.raises(
+        SourceError, match=r"classes in species \(3\), first in row 450: .* 7, 0, -1"
+    ):
+        read_source(source, CODED)
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])

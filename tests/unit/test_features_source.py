@@ -128,6 +128,7 @@ def test_the_sample_source_changes_over_time_for_each_flower(tmp_path: Path) -> 
     lines = (tmp_path / "iris.csv").read_text().splitlines()
     of_first = [line.split(",")[2] for line in lines if line.startswith("1,")]
     assert of_first == ["4.79", "4.95", "5.10"]
+    assert {line.split(",")[-1] for line in lines[1:]} == {"setosa", "versicolor", "virginica"}
 
 
 def test_the_assets_import_nothing_heavy() -> None:

@@ -376,23 +376,42 @@ def test_the_times_of_the_weather_need_a_zone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "column"),
+    ("name", "column", "dtype", "labels"),
     [
-        ("breast_cancer", "mean radius"),
-        ("diabetes", "age"),
-        ("digits", "pixel_0_0"),
-        ("iris", "petal width (cm)"),
-        ("wine", "alcohol"),
+        ("breast_cancer", "mean radius", DType.BYTES, ["benign", "malignant"]),
+        ("digits", "pixel_0_0", DType.INT64, list(range(10))),
+        ("iris", "petal width (cm)", DType.BYTES, ["setosa", "versicolor", "virginica"]),
+        ("wine", "alcohol", DType.BYTES, ["class_0", "class_1", "class_2"]),
     ],
 )
-def test_data_sets_of_scikit_learn_have_a_target(name: str, column: str) -> None:
+def test_data_sets_of_scikit_learn_have_classes_in_words_where_those_have_names(
+    name: str, column: str, dtype: DType, labels: list[Any]
+) -> None:
     source = Source(dataset=f"sklearn.{name}")
-    features = (FeatureSpec("x", source_column=column),)
     spec = dataclasses.replace(
-        CARS, source=source, features=features, target=Target("target", DType.FP64)
+        CARS,
+        source=source,
+        features=(FeatureSpec("x", source_column=column),),
+        task=Task.MULTICLASS,
+        target=Target("target", dtype),
+        candidates=(),
+        evaluation=Evaluation(metric="accuracy"),
     )
     assert open_source(spec, PLAIN).name == f"the data set sklearn.{name}"
-    assert _read(source, spec).table.num_rows > 100
+    table = _read(source, spec).table
+    assert table.num_rows > 100
+    assert sorted(table["target"].unique().to_pylist()) == labels
+
+
+def test_the_data_set_of_a_regression_has_a_number_as_its_target() -> None:
+    source = Source(dataset="sklearn.diabetes")
+    spec = dataclasses.replace(
+        CARS,
+        source=source,
+        features=(FeatureSpec("x", source_column="age"),),
+        target=Target("target", DType.FP64),
+    )
+    assert _read(source, spec).table["target"][0].as_py() == 151.0
 
 
 @pytest.mark.parametrize("name", ["sklearn.boston", "vega.github"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
@@ -24,7 +24,7 @@ _SKLEARN: Final = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
 class DatasetReader:
-    """`sklearn.<name>`, whose label is the column `target`, or `vega.<name>`."""
+    """`sklearn.<name>`, whose label is the column `target` (in words), or `vega.<name>`."""
 
     def __init__(self, dataset: str, columns: Sequence[Column], key: str | None) -> None:
         self._dataset, self._columns, self._key = dataset, columns, key
@@ -73,9 +73,16 @@ def _load(dataset: str) -> pd.DataFrame:
     if dataset not in loaders and dataset not in {f"vega.{name}" for name in vega}:
         known = ", ".join([*loaders, *(f"vega.{name}" for name in vega)])
         raise SourceError(f"there is no data set {dataset}", f"use one of {known}, and run again")
-    frame: pd.DataFrame = (
-        loaders[dataset](as_frame=True).frame
-        if dataset in loaders
-        else getattr(local_data, dataset.partition(".")[2])()
-    )
+    if dataset in loaders:
+        return _with_words(loaders[dataset](as_frame=True))
+    frame: pd.DataFrame = getattr(local_data, dataset.partition(".")[2])()
     return frame
+
+
+def _with_words(data: Any) -> pd.DataFrame:
+    """Return the rows of a scikit-learn data set; classes that have names go by them."""
+    frame: pd.DataFrame = data.frame
+    names = data.get("target_names")
+    if names is None or names.dtype.kind != "U":
+        return frame
+    return frame.assign(target=names[data.target])
