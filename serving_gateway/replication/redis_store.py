@@ -60,6 +60,9 @@ type, the change is written all the same. The revision is a random token: a fail
 writes brings an older one back, which differs from the last one seen."""
 
 _BEAT: Final = """
+for _, key in ipairs(KEYS) do
+  if redis.call('TYPE', key).ok ~= 'hash' then redis.call('DEL', key) end
+end
 if ARGV[3] == '1' then redis.call('DEL', KEYS[2])
 elseif redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
 for i = 4, #ARGV, 2 do
@@ -72,14 +75,15 @@ local at = now[1] * 1000 + math.floor(now[2] / 1000)
 local noted = redis.call('HGETALL', KEYS[1])
 for i = 1, #noted, 2 do
   local seen = tonumber(noted[i + 1])
-  if seen and seen < at - tonumber(ARGV[2]) then redis.call('HDEL', KEYS[1], noted[i]) end
+  if not seen or seen < at - tonumber(ARGV[2]) then redis.call('HDEL', KEYS[1], noted[i]) end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', at))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 """Notes what changed of a replica, with the time by Redis's clock, which all share, and forgets
-replicas that died. Answers 0 when Redis lost what the replica had reported before."""
+replicas that died. Answers 0 when Redis lost what the replica had reported before. All of it is
+reported again within seconds, so a key of another type is replaced."""
 
 
 _Data = bytes | Exception | None
@@ -180,7 +184,8 @@ class RedisStore:
             question.time()
             question.hgetall(_REPLICAS)
             (seconds, micros), noted = await question.execute()
-            ages = {one: seconds + micros / 1e6 - int(at) / 1e3 for one, at in noted.items()}
+            now, times = seconds + micros / 1e6, noted.items()
+            ages = {one: now - int(at) / 1e3 for one, at in times if at.isdigit()}
             alive = [one.decode() for one, age in ages.items() if age <= keep_seconds]
             for one in alive:
                 question.hmget(_replica_key(one), ["", model_name])

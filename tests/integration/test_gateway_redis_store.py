@@ -342,6 +342,29 @@ async def test_a_redis_that_lost_a_replica_gets_its_whole_report_again(
         assert seen.generation == number
 
 
+@pytest.mark.parametrize("key", ["gateway:replicas", "gateway:replica:a"])
+async def test_replica_key_of_another_type_is_replaced_by_the_next_report(
+    store: RedisStore, other: RedisStore, key: str
+) -> None:
+    await store.beat(identity("a"), {"m": report()}, 5)
+    client: Any = store._connection.client
+    await client.delete(key)
+    await client.lpush(key, "x")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await store.replicas("m", 5)
+    await store.beat(identity("a"), {"m": report()}, 5)
+    (seen,) = await other.replicas("m", 5)
+    assert (seen.id, seen.generation) == ("a", 3)
+
+
+async def test_replica_without_a_time_is_ignored_and_forgotten(store: RedisStore) -> None:
+    client: Any = store._connection.client
+    await client.hset("gateway:replicas", "x", "soon")
+    assert await store.replicas("m", 5) == []
+    await store.beat(identity("a"), {"m": report()}, 5)
+    assert list(await client.hgetall("gateway:replicas")) == [b"a"]
+
+
 async def test_an_unchanged_report_is_a_small_sign_of_life(
     store: RedisStore, other: RedisStore
 ) -> None:
