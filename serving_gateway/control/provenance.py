@@ -42,46 +42,25 @@ async def resolve_slot(
     model_name = upstream.model_name
     which = f"{model_name} version {version}"
     held = _on_record(record, model_name, version)
-    found, problem = None, "no registry is configured (GATEWAY_MLFLOW_URL)"
-    if registry is not None:
-        try:
-            found = await registry.version(model_name, version)
-        except RegistryUnavailable as error:
-            problem = error.message
-        else:
-            if found is None and held is None:
-                raise Conflict(
-                    f"Triton has {which} READY, but the registry has no such version, so its run "
-                    "is not known.",
-                    code="not_registered",
-                )
-            if found is None:
-                log.warning(
-                    "The registry no longer has %s; its run is the one in the routing record", which
-                )
-    if found is not None:
-        source = "registry"
-    elif held is not None or claimed is not None:
-        source = "record" if claimed is None else "caller"
-        found = Registered(claimed or "")
-        if held is not None:
-            found = Registered(held.run_id, held.signature, held.lineage)
-    else:
-        raise Unavailable(
-            f"The run that made {which} is not known: {problem}. Name the run_id in the request, "
-            "or try again once the registry answers.",
-            code="run_id_unknown",
+    found, problem = await _ask(registry, model_name, version)
+    source = "registry"
+    if found is None and not problem and held is None:
+        raise Conflict(
+            f"Triton has {which} READY, but the registry has no such version, so its run is not "
+            "known.",
+            code="not_registered",
         )
+    if found is None:
+        if not problem:
+            log.warning("The registry no longer has %s; its run is that of the record", which)
+        source = "record" if claimed is None else "caller"
+        found = _stand_in(held, claimed, which, problem)
     if claimed not in {None, found.run_id}:
         witness = "registry" if source == "registry" else "routing record"
         raise Conflict(
             f"The {witness} says that run {found.run_id} made {which}, not {claimed}.",
             code="run_id_contradiction",
         )
-    lineage = found.lineage
-    if held is not None and held.run_id == found.run_id:  # it may know what is recorded no more
-        recorded = {name: value for name, value in asdict(lineage).items() if value is not None}
-        lineage = Lineage(**asdict(held.lineage) | recorded)
     return Slot(
         version=version,
         run_id=found.run_id,
@@ -90,8 +69,41 @@ async def resolve_slot(
         signature=found.signature,
         model_name=None if model_name == record.model_name else model_name,
         triton_url=upstream.url,
-        lineage=lineage,
+        lineage=_lineage(found, held),
     )
+
+
+async def _ask(
+    registry: Registry | None, model_name: str, version: int
+) -> tuple[Registered | None, str]:
+    """What the registry has of a version, and why it could not say: '' when it did."""
+    if registry is None:
+        return None, "no registry is configured (GATEWAY_MLFLOW_URL)"
+    try:
+        return await registry.version(model_name, version), ""
+    except RegistryUnavailable as error:
+        return None, error.message
+
+
+def _stand_in(held: Slot | None, claimed: str | None, which: str, problem: str) -> Registered:
+    """What is known of a version without the registry."""
+    if held is not None:
+        return Registered(held.run_id, held.signature, held.lineage)
+    if claimed is not None:
+        return Registered(claimed)
+    raise Unavailable(
+        f"The run that made {which} is not known: {problem}. Name the run_id in the request, "
+        "or try again once the registry answers.",
+        code="run_id_unknown",
+    )
+
+
+def _lineage(found: Registered, held: Slot | None) -> Lineage:
+    """The lineage, with what the record knows although it is recorded no more."""
+    if held is None or held.run_id != found.run_id:
+        return found.lineage
+    recorded = {name: value for name, value in asdict(found.lineage).items() if value is not None}
+    return Lineage(**asdict(held.lineage) | recorded)
 
 
 def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
