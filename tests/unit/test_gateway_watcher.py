@@ -20,6 +20,7 @@ from serving_gateway.replication.records import Stored
 from serving_gateway.replication.redis_store import RedisStore
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.watcher import Watcher
+from serving_gateway.tasks import TaskSupervisor
 from serving_gateway.telemetry.counters import LabelledCounts
 
 
@@ -86,7 +87,7 @@ class CountingStore(FileStore):
         self.reads: list[str] = []
         self.is_down = False
         self.announce: Callable[[str], None] = lambda _: None
-        self.broken_subscriptions = 0
+        self.broken_subscriptions, self.is_subscribed = 0, False
 
     async def read(self, model_name: str) -> RoutingRecord:
         self.reads.append(model_name)
@@ -101,7 +102,7 @@ class CountingStore(FileStore):
         if self.broken_subscriptions:
             self.broken_subscriptions -= 1
             raise EOFError("closed in the middle of a reply")
-        self.announce = changed
+        self.announce, self.is_subscribed = changed, True
         await forever()
 
 
@@ -125,6 +126,7 @@ class World:
         self.models = Models()
         self.lost = LabelledCounts()
         self.losses = Losses(self.lost)
+        self.restarted: list[str] = []
         self.watcher = Watcher(self.store, self.snapshots, self.losses, interval=0.02)
 
     def pending(self) -> str | None:
@@ -138,18 +140,15 @@ def world(tmp_path: Path) -> World:
 
 @contextlib.asynccontextmanager
 async def running(world: World) -> AsyncIterator[None]:
-    works = (
-        world.watcher.run(world.models),
-        world.watcher.listen(),
-        world.watcher.keep_snapshots(),
-    )
-    tasks = [asyncio.create_task(work) for work in works]
+    """As `main` runs it."""
+    tasks = TaskSupervisor(world.restarted.append)
+    tasks.start("watcher", lambda: world.watcher.run(world.models))
+    tasks.start("subscription", world.watcher.listen)
+    tasks.start("snapshots", world.watcher.keep_snapshots)
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.aclose()
 
 
 async def test_a_start_reads_all_records_in_bulk(world: World) -> None:
@@ -187,6 +186,19 @@ async def test_an_announcement_is_followed_without_waiting_for_the_interval(tmp_
             world.store.announce("m")
         await settles(lambda: world.models.generations() == {"m": 2}, "it is followed")
     assert len(world.store.reads) < 5, "announcements of one model are coalesced"
+
+
+async def test_a_subscription_that_fails_is_begun_again_and_stops_nothing_else(
+    world: World,
+) -> None:
+    world.store.broken_subscriptions = 2
+    await put(world.store, record("m", 1))
+    async with running(world):
+        await asyncio.wait_for(world.watcher.first_pass(), 5)
+        await put(world.store, record("m", 2))
+        await settles(lambda: world.models.generations() == {"m": 2}, "the store is followed")
+        await settles(lambda: world.store.is_subscribed, "announcements are heard again")
+    assert world.restarted == ["subscription"] * 2
 
 
 async def test_a_corrupt_record_is_its_own_models_trouble(world: World) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from serving_gateway.errors import TritonUnavailable
 from serving_gateway.settings import Settings
+from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.discovery import server_urls
 
 
@@ -39,3 +40,18 @@ def test_setting_is_a_list_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("GATEWAY_TRITON_SERVERS_URL", "http://a:8000,b")
     with pytest.raises(ValueError, match="triton_servers_url"):
         Settings()
+
+
+async def test_server_of_variant_b_may_have_replicas_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_TRITON_URL", "http://a:8000")
+    monkeypatch.setenv("GATEWAY_TRITON_SERVERS_URL", "http://127.0.0.1:81,http://127.0.0.1:82")
+    monkeypatch.setenv("GATEWAY_SHADOW_TRITON_URL", "http://b:8000")
+    shadows = "http://127.0.0.1:83,http://127.0.0.1:84"
+    monkeypatch.setenv("GATEWAY_SHADOW_TRITON_SERVERS_URL", shadows)
+    tritons = TritonClientPool(Settings())
+    servers = {url: [*tritons.of(url)._servers] for url in ("http://a:8000", "http://b:8000")}
+    await tritons.aclose()
+    assert servers == {
+        "http://a:8000": ["http://127.0.0.1:81", "http://127.0.0.1:82"],
+        "http://b:8000": ["http://127.0.0.1:83", "http://127.0.0.1:84"],
+    }
