@@ -29,7 +29,10 @@ define have
 	  fi; }
 endef
 
-.PHONY: help up demo chain down status test lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
+# option(variable, flag): what the command line says, not what the environment happens to have.
+option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
+
+.PHONY: help up demo model chain down status test lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +42,10 @@ up: $(VENV)/.run $(TRITON_VENV)/.run ## start the platform, take raw data to pro
 
 demo: $(VENV)/.run $(TRITON_VENV)/.run ## the same, headless: print the proof, exit 0 or 1, leave nothing running
 	@$(STACK) demo
+
+model: $(VENV)/.run ## make a model file from a table: make model CSV=patients.csv TARGET=readmitted
+	@$(RUN) platform_assets.components new "$$CSV" --target "$$TARGET" $(call option,NAME,name) \
+	  $(call option,KEY,key) $(call option,TIME,time) $(call option,TASK,task) $(call option,SEPARATOR,separator)
 
 chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars
 	@MODEL=$(MODEL) $(STACK) chain

@@ -1,4 +1,4 @@
-"""Checks model files, or describes them: `python -m platform_assets.components`."""
+"""Makes model files, checks them, or describes them: `python -m platform_assets.components`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from platform_assets.components.diagnostics import Diagnostic
 from platform_assets.components.document import read_document
 from platform_assets.components.loading import MODELS_DIR, Models, model_folders, read_models
 from platform_assets.components.reference import reference_table
+from platform_assets.components.scaffold.new import add_parser, run
 from platform_assets.components.schema import FILE_NAMES, file_schema
 from platform_assets.features.source import open_source
 from platform_assets.features.sources.files import FileReader
@@ -31,11 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a folder of models, or one model's folder or file; default: the shipped ones and "
         f"those of {MODELS_DIR}",
     )
+    add_parser(commands)
     commands.add_parser("schema", help="print the JSON schema of a model file, for editors")
     commands.add_parser("reference", help="print the table of all fields, as the README has it")
     given = parser.parse_args(arguments)
     if given.command == "check":
         return _check(given.folder)
+    if given.command == "new":
+        return run(given)
     schema = given.command == "schema"
     print(json.dumps(file_schema(), indent=2) if schema else reference_table())
     return 0

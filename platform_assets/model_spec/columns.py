@@ -84,6 +84,8 @@ _TYPES: Final = {
     "boolean": DType.BOOL,
     "text": DType.BYTES,
 }
+WORDS: Final = {dtype: word for word, dtype in _TYPES.items()}
+"""What a model file calls the types of features and keys."""
 FeatureType = Annotated[DType, choice(_TYPES)]
 KeyType = Annotated[DType, choice({name: _TYPES[name] for name in ("integer", "text")})]
 TargetType = Annotated[

@@ -14,6 +14,7 @@ from serving_gateway.contract import DType
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from platform_assets.resources.feast import FeastResource
@@ -52,17 +53,36 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
             f"{len(labels) - len(found)} of {len(labels)} labels have no observation at or "
             f"before their {spec.event_timestamp}"
         )
-    ordered = found.sort_values([_TIME, spec.join_key.name], kind="stable", ignore_index=True)
+    ordered = _in_order(found, _TIME, spec)
     del joined, found
-    rows = Rows(
-        features=tensor_form(ordered, spec),
-        labels=_labels(ordered[spec.target.name], spec),
-        groups=_entities(ordered, spec),
-        times=None if spec.event_time is None else _utc(ordered[_TIME]),
-    )
+    rows = _tensors(ordered, _TIME, spec)
     del asked, known, labels, ordered
     release()
     return rows
+
+
+def source_rows(table: pa.Table, spec: ModelSpec) -> Rows:
+    """Return the rows of a source with a label as a training gets them, without the store.
+
+    Raises:
+        TrainingError: as `training_rows`.
+    """
+    labelled = table.filter(table[spec.target.name].is_valid())
+    time = spec.event_timestamp
+    return _tensors(_in_order(labelled.to_pandas(), time, spec), time, spec)
+
+
+def _in_order(frame: pd.DataFrame, time: str, spec: ModelSpec) -> pd.DataFrame:
+    return frame.sort_values([time, spec.join_key.name], kind="stable", ignore_index=True)
+
+
+def _tensors(ordered: pd.DataFrame, time: str, spec: ModelSpec) -> Rows:
+    return Rows(
+        features=tensor_form(ordered, spec),
+        labels=_labels(ordered[spec.target.name], spec),
+        groups=_entities(ordered, spec),
+        times=None if spec.event_time is None else _utc(ordered[time]),
+    )
 
 
 def tensor_form(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.casting import cast, quoted
@@ -18,11 +18,11 @@ from platform_assets.features.sources.reader import (
     ignored_columns,
     wrong_values,
 )
+from platform_assets.features.sources.sink import ZERO_LED, SourceRows, connect
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 _BATCH_ROWS: Final = 65_536
@@ -30,27 +30,6 @@ _SHOWN: Final = 40
 _LOCAL: Final = " local"
 _WRITTEN: Final = " written"
 """Columns beside the wanted ones, by names that none of these has."""
-_ZERO_LED: Final = r"'^\s*[+-]?0[0-9]'"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRows:
-    """Some rows of a source, as DuckDB reads them.
-
-    `name` is for errors, `part` the shorter one within the source. `relation` stands behind
-    FROM; it has a column c0, c1, ... of one of `types` for each of `headers`. `constants` are
-    more columns, of one text. `before` rows of the same part came earlier; `locate` names rows
-    by their numbers, from 1.
-    """
-
-    name: str
-    part: str
-    relation: str
-    headers: Sequence[str]
-    types: Sequence[str]
-    constants: Mapping[str, str | None] = field(default_factory=dict)
-    before: int = 0
-    locate: Callable[[Sequence[int]], list[str]] = lambda rows: [f"row {row}" for row in rows]
 
 
 class TableBuilder:
@@ -65,7 +44,7 @@ class TableBuilder:
         self._batches: list[pa.RecordBatch] = []
         self._parts: dict[str, int] = {}
         self._headers: Sequence[str] = ()
-        self.database = _connect()
+        self.database = connect()
 
     def add(self, rows: SourceRows) -> None:
         """Read and cast these rows.
@@ -184,7 +163,7 @@ class _Query:
                 local = self._casts[i].local
             if column.name == key and column.dtype is DType.INT64 and self._types[i] == "VARCHAR":
                 # A key with leading zeros as it is written, null for any other.
-                odd = f"CAST(k{i} AS VARCHAR) <> v{i} AND regexp_matches(v{i}, {_ZERO_LED})"
+                odd = f"CAST(k{i} AS VARCHAR) <> v{i} AND regexp_matches(v{i}, {ZERO_LED})"
                 written = f"CASE WHEN {odd} THEN v{i} END"
         wrong = [
             f"(CASE WHEN k{i} IS NULL THEN {one.present} ELSE false END)"
@@ -212,19 +191,6 @@ class _Query:
         """Display a value of the column at `place`; other values than text with their type."""
         type_ = self._types[place]
         return repr(value[:_SHOWN]) if type_ == "VARCHAR" else f"{value[:_SHOWN]} ({type_})"
-
-
-def _connect() -> duckdb.DuckDBPyConnection:
-    import duckdb
-
-    return duckdb.connect(
-        config={
-            "autoinstall_known_extensions": "false",  # nothing is fetched
-            "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
-            "temp_directory": "",
-            "TimeZone": "UTC",
-        }
-    )
 
 
 def _read_type(column: Column) -> pa.DataType:

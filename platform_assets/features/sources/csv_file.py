@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from platform_assets.features.sources.builder import SourceRows, TableBuilder
 from platform_assets.features.sources.casting import quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS
+from platform_assets.features.sources.sink import RowSink, SourceRows
 from platform_assets.resources.source import ColumnsError, SourceError
 
 _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -61,28 +61,31 @@ class CsvFile:
             problem = "is not UTF-8 text: its first line holds other bytes"
             raise SourceError(f"{self.name} {problem}", _AS_UTF8)
         best = max(readings, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
-        fitting = [
-            _SEPARATORS.get(mark, mark) for cells, mark, _ in readings if wanted <= set(cells)
-        ]
+        # By marks that do not occur, all columns are one.
+        fitting = {
+            tuple(cells): _SEPARATORS.get(mark, mark)
+            for cells, mark, _ in reversed(readings)
+            if wanted <= set(cells)
+        }
         if len(fitting) > 1:
-            problem = f"may be separated by {' or by '.join(fitting)}"
+            problem = f"may be separated by {' or by '.join(reversed(fitting.values()))}"
             raise ColumnsError(f"{self.name} {problem}", "say source.separator in the model file")
         return best
 
-    def read_into(self, builder: TableBuilder) -> None:
+    def read_into(self, sink: RowSink) -> None:
         """Add all rows; raises SourceError for what is not a table or not of the declared types."""
         import duckdb
 
         header, separator, blank = self.header()
         try:
-            builder.add(self._rows(header, separator, blank, "strict_mode=true"))
+            sink.add(self._rows(header, separator, blank, "strict_mode=true"))
         except duckdb.Error as exc:
             # DuckDB stops at its first complaint, in its own words. Read again slowly, to say
             # which rows are wrong and how.
             self._check_structure(separator)
             try:
                 # It is well-formed: lines that end in two ways, or that are long or quoted.
-                builder.add(self._rows(header, separator, blank, _PATIENT))
+                sink.add(self._rows(header, separator, blank, _PATIENT))
             except duckdb.Error:
                 problem = str(exc).partition("\n")[0]
                 raise SourceError(f"{self.name} cannot be read as CSV: {problem}", _FIX) from None

@@ -18,6 +18,7 @@ from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.csv_file import CsvFile
 from platform_assets.features.sources.parquet_file import ParquetFile
 from platform_assets.features.sources.reader import Progress, SourceTable, check_columns
+from platform_assets.features.sources.sink import RowSink
 from platform_assets.resources.source import SourceError
 
 _KINDS: Final = dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "CSV") | {
@@ -85,15 +86,22 @@ class FileReader:
         files = self._files()
         fingerprint = self._identity(files, _digest)
         builder = TableBuilder(self._columns, self._key, progress)
-        for file in files:
-            with self._access(file):
-                self._open(file).read_into(builder)
+        self._feed(files, builder)
         if self._files() != files or self._identity(files, _digest) != fingerprint:
             raise SourceError(
                 f"{self.name} changed while it was read",
                 "run again; writers of a file should write a new one beside it and rename it",
             )
         return builder.build(self.name, lambda _: fingerprint)
+
+    def read_into(self, sink: RowSink) -> None:
+        """Hand all rows to `sink`, as the files have them; raises SourceError like `read`."""
+        self._feed(self._files(), sink)
+
+    def _feed(self, files: Sequence[Path], sink: RowSink) -> None:
+        for file in files:
+            with self._access(file):
+                self._open(file).read_into(sink)
 
     def _open(self, file: Path) -> CsvFile | ParquetFile:
         part = self._label(file)

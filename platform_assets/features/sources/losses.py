@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_EXACT: Final = 2**24
+EXACT: Final = 2**24
 """Whole numbers up to here fit into 32 bits."""
 _SHOWN_KEYS: Final = 3
 
 
 def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
-    """A sentence when 32 bits changed one of the 64-bit values beyond `_EXACT` of a column."""
+    """A sentence when 32 bits changed one of the 64-bit values beyond `EXACT` of a column."""
     import pyarrow.compute as pc
 
     # Below it, what 32 bits cut off is small beside the unit of a value.
     extremes = pc.min_max(values).as_py()
-    if extremes["max"] is None or max(-extremes["min"], extremes["max"]) <= _EXACT:
+    if extremes["max"] is None or max(-extremes["min"], extremes["max"]) <= EXACT:
         return None
-    changed = pc.and_(pc.greater(pc.abs(values), _EXACT), pc.not_equal(values, narrow))
+    changed = pc.and_(pc.greater(pc.abs(values), EXACT), pc.not_equal(values, narrow))
     place = pc.index(pc.and_(changed, pc.is_finite(narrow)), True).as_py()
     if place < 0:
         return None
     return (
-        f"{name} loses digits as number, a 32-bit float that is exact up to {_EXACT:,}, as in "
+        f"{name} loses digits as number, a 32-bit float that is exact up to {EXACT:,}, as in "
         f"{values[place].as_py():.17g}; declare double or integer where they count"
     )
 

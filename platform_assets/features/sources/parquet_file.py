@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from platform_assets.features.sources.builder import SourceRows, TableBuilder
 from platform_assets.features.sources.casting import quoted
+from platform_assets.features.sources.sink import RowSink, SourceRows
 from platform_assets.resources.source import SourceError
 
 
@@ -30,7 +30,7 @@ class ParquetFile:
         except pa.ArrowException as exc:
             raise self._damaged(exc) from exc
 
-    def read_into(self, builder: TableBuilder) -> None:
+    def read_into(self, sink: RowSink) -> None:
         """Add all rows; raises SourceError when it is damaged or has values of another type."""
         import duckdb
 
@@ -39,9 +39,9 @@ class ParquetFile:
         # By place: DuckDB takes names that differ in case alone for one.
         places = ", ".join(f"c{place}" for place in range(len(header)))
         try:
-            types = [str(one) for one in builder.database.sql(f"FROM {relation} LIMIT 0").types]
+            types = [str(one) for one in sink.database.sql(f"FROM {relation} LIMIT 0").types]
             relation = f"{relation} AS file({places})"
-            builder.add(SourceRows(self.name, self.part, relation, header, types, self.constants))
+            sink.add(SourceRows(self.name, self.part, relation, header, types, self.constants))
         except duckdb.Error as exc:
             raise self._damaged(exc) from exc
 

@@ -1,0 +1,146 @@
+"""How well simple models predict the target, and the floor that follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.components.scaffold.profile import ScaffoldError
+from platform_assets.model_spec import CandidateSpec, Evaluation, Label, ModelSpec, Split, Task
+from platform_assets.model_spec.training import estimators, metrics
+from platform_assets.training.candidates import Candidate, build
+from platform_assets.training.metrics import METRICS
+from platform_assets.training.preprocessing import Texts, pipeline
+from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.selection import cross_validate
+from platform_assets.training.splits import folds, split_evaluation
+
+if TYPE_CHECKING:
+    pass
+
+_SIMPLE: Final = 2
+"""Estimators that are tried: the first ones of the task."""
+_MOST_ROWS: Final = 5_000
+_FRACTIONS: Final = (0.2, 0.3, 0.4)
+_SEEDS: Final = 5
+_MARGIN_ROWS: Final = 4
+"""Evaluation rows beyond `gates.min_rows`."""
+_ERRORS: Final = 2.0
+"""Standard errors by which a model has to be better than a constant answer."""
+_LEAST_GAIN: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A floor of the metric, and where it lies between which values."""
+
+    floor: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Mean and spread of a metric over folds."""
+
+    mean: float
+    spread: float
+    folds: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        return self.spread / math.sqrt(self.folds)
+
+
+def choose_split(rows: Rows, spec: ModelSpec) -> tuple[Evaluation, str, Rows]:
+    """Return how rows are held out, why not by default, and those that a training learns from.
+
+    By time where rows have one, else by entity; more rows, or others, where the default leaves
+    too few to evaluate, or a class without a row to learn from.
+
+    Raises:
+        ScaffoldError: no split does, for the reason of the last one.
+    """
+    wanted, problem = spec.gates.min_rows + _MARGIN_ROWS, ""
+    for evaluation in _evaluations(spec):
+        chosen = replace(spec, evaluation=evaluation)
+        try:
+            training, held_out, _ = split_evaluation(rows, chosen)
+            folds(training, chosen)
+        except TrainingError as error:
+            problem = problem or str(error)
+            continue
+        if len(held_out) >= wanted:
+            return evaluation, problem, training
+        problem = problem or f"the default holds out {len(held_out)} of {len(rows)} rows only"
+    raise ScaffoldError(f"the rows cannot be split to learn from and to evaluate on: {problem}")
+
+
+def _evaluations(spec: ModelSpec) -> Iterator[Evaluation]:
+    metric = metrics(spec.task)[0]
+    splits = (Split.ENTITY,) if spec.event_time is None else (Split.TIME, Split.ENTITY)
+    seed = spec.evaluation.seed
+    for split in splits:
+        for fraction in _FRACTIONS:
+            for number in range(_SEEDS if split is Split.ENTITY else 1):
+                yield Evaluation(metric=metric, fraction=fraction, split=split, seed=seed + number)
+
+
+def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Baseline:
+    """Return a floor between a constant answer and the better one of two simple models.
+
+    Raises:
+        ScaffoldError: neither model is better than the constant answer.
+    """
+    some = _sample(training)
+    metric = METRICS[spec.evaluation.metric]
+    # Of numbers with a trend the constant of the past is far off: an r2 below 0 says nothing.
+    constant = max(0.0, _score(_constant(spec), some, spec, classes).mean)
+    scores = {
+        name: _score(
+            build(Candidate(name, CandidateSpec(name), {}, name), spec), some, spec, classes
+        )
+        for name in estimators(spec.task)[:_SIMPLE]
+    }
+    name, best = max(scores.items(), key=lambda one: one[1].mean)
+    gain = best.mean - constant
+    measured = f"{metric.name} {best.mean:.2f} ± {best.spread:.2f}"
+    if not gain > max(_LEAST_GAIN, _ERRORS * best.error):
+        raise ScaffoldError(
+            f"no simple model predicts {spec.target.name} better than one constant answer does: "
+            f"{name} has a {measured} in cross-validation, the constant {constant:.2f}"
+        )
+    floor = _rounded(min(constant + gain / 2, best.mean - _ERRORS * best.spread), constant)
+    return Baseline(
+        floor,
+        f"between one constant answer ({constant:.2f}) and {name} ({best.mean:.2f} ± "
+        f"{best.spread:.2f} in {best.folds} folds of {len(some):,} rows)",
+    )
+
+
+def _rounded(floor: float, constant: float) -> float:
+    """Two decimals, downwards; just above the constant answer at least."""
+    return max(math.floor(floor * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
+
+
+def _sample(rows: Rows) -> Rows:
+    import numpy as np
+
+    places = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).astype(np.int64)
+    return rows.take(places)
+
+
+def _constant(spec: ModelSpec) -> Any:
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+
+    model = DummyRegressor() if spec.task is Task.REGRESSION else DummyClassifier()
+    # One column: the answer is the same, and the others need no preparation.
+    return pipeline([spec.features[0].feature], model, scaled=False, texts=Texts.PLACES)
+
+
+def _score(model: Any, rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Score:
+    found, _ = cross_validate(model, rows, folds(rows, spec), spec, classes)
+    name = f"cv_{spec.evaluation.metric}"
+    return Score(found[name], found[f"{name}_std"], int(found["cv_folds"]))

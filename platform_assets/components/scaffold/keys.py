@@ -1,0 +1,157 @@
+"""Which column names a row, and which one says when it was true: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from platform_assets.components.scaffold import names
+from platform_assets.components.scaffold.profile import (
+    NUMBER,
+    TEXT,
+    TIME,
+    ColumnProfile,
+    ModelRequest,
+    ScaffoldError,
+    TableProfile,
+)
+from platform_assets.features.rules import EARLIEST
+from platform_assets.model_spec import EventTime, JoinKey
+from serving_gateway.contract import DType
+
+_LARGEST: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """The event timestamp, if there is one, its column and the reason."""
+
+    spec: EventTime | None = None
+    column: ColumnProfile | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The join key, its column (None: rows are numbered) and the reason."""
+
+    spec: JoinKey
+    column: ColumnProfile | None
+    why: str
+
+
+def infer_time(columns: Sequence[ColumnProfile], request: ModelRequest) -> Time:
+    """Return when a row was true; ScaffoldError for a requested column that cannot say so."""
+    if request.time is not None:
+        column = _requested(columns, request.time, request)
+        if not column.fits(TIME) or column.missing:
+            raise ScaffoldError(
+                f"{request.time} of {request.title} is not a time in every row, such as "
+                "2024-03-01T00:00:00Z"
+            )
+        return _time(column, "as asked")
+    possible = [one for one in columns if _may_be_time(one)]
+    if not possible:
+        return Time()
+    chosen = next((one for one in possible if names.names_time(one.header)), possible[0])
+    others = ", ".join(_shown(one.header) for one in possible if one is not chosen)
+    return _time(chosen, "every row has a time here" + (f"; also in {others}" if others else ""))
+
+
+def _may_be_time(column: ColumnProfile) -> bool:
+    early = column.earliest is None or column.earliest < EARLIEST.replace(tzinfo=None)
+    return not (
+        not column.is_time or column.missing or early or names.names_other_time(column.header)
+    )
+
+
+def _time(column: ColumnProfile, why: str) -> Time:
+    name = names.identifier(column.header, column.place, (), names.TIME)
+    zone = "UTC" if column.local_times else None
+    renamed = "" if name == column.header else column.header
+    why += ", without an offset: name another zone if its clock is not UTC" if zone else ""
+    return Time(EventTime(name, zone, renamed), column, why)
+
+
+def infer_key(
+    columns: Sequence[ColumnProfile],
+    time: ColumnProfile | None,
+    table: TableProfile,
+    request: ModelRequest,
+) -> Key:
+    """Return what names a row, or the rows' numbers where no column does.
+
+    Raises:
+        ScaffoldError: the requested key does not name a row.
+    """
+    columns = [one for one in columns if one is not time]
+    if request.key is not None:
+        column = _requested(columns, request.key, request)
+        return _requested_key(column, time, table, request)
+    possible = [one for one in columns if _may_be_key(one)]
+    named = [one for one in possible if names.names_key(one.header, request.stem)]
+    for one in named:
+        if one.is_unique:
+            return _key(one, "named like an identifier, and different in every row")
+    for one in named:
+        if time is not None and table.is_unique(one, time):
+            return _key(
+                one, f"named like an identifier, and different in every row of one {time.header}"
+            )
+    for one in possible:
+        if one.is_consecutive and (one.place == 1 or names.names_counter(one.header)):
+            return _key(one, "numbers the rows")
+        if one.is_unique and not one.is_whole:
+            return _key(one, "a text that is different in every row")
+    spec = JoinKey(row_number=_free_name(table))
+    repeated = f"; {_shown(named[0].header)} repeats" if named else ""
+    return Key(spec, None, f"no column names the rows, so they are numbered{repeated}")
+
+
+def _requested(
+    columns: Sequence[ColumnProfile], header: str, request: ModelRequest
+) -> ColumnProfile:
+    found = next((one for one in columns if one.header == header), None)
+    if found is None:
+        raise ScaffoldError(
+            f"{request.title} has no column {header!r} besides the target and the time"
+        )
+    return found
+
+
+def _requested_key(
+    column: ColumnProfile, time: ColumnProfile | None, table: TableProfile, request: ModelRequest
+) -> Key:
+    problem = None
+    if not _may_be_key(column):
+        problem = "is not a whole number or a text in every row"
+    elif not (column.is_unique or (time is not None and table.is_unique(column, time))):
+        problem = "repeats" + (f" at one {time.header}" if time else ", and no column has times")
+    if problem:
+        raise ScaffoldError(f"{column.header} of {request.title} cannot be the key: it {problem}")
+    return _key(column, "as asked")
+
+
+def _may_be_key(column: ColumnProfile) -> bool:
+    is_small = max(-(column.least or 0.0), column.greatest or 0.0) < _LARGEST
+    is_text = column.fits(TEXT) and (column.zero_led > 0 or not column.fits(NUMBER))
+    fits = is_small if column.is_whole else is_text
+    return fits and not column.missing and not column.is_time
+
+
+def _key(column: ColumnProfile, why: str) -> Key:
+    name = names.identifier(column.header, column.place, (), names.KEY)
+    type_ = DType.INT64 if column.is_whole else DType.BYTES
+    why += ", with leading zeros" if column.zero_led else ""
+    renamed = "" if name == column.header else column.header
+    return Key(JoinKey(name, type_, source_column=renamed), column, why)
+
+
+def _free_name(table: TableProfile) -> str:
+    taken = {one.header.casefold() for one in table.columns}
+    return next(one for one in ("row_id", "row_number", "number_of_row") if one not in taken)
+
+
+def _shown(header: str) -> str:
+    return " ".join(header.split())

@@ -1,0 +1,81 @@
+"""Columns that alone tell the target: what is known only with it, or made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.training.metrics import METRICS, Answers
+from platform_assets.training.rows import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+_PERFECT: Final = {"balanced_accuracy": 0.99, "r2": 0.999}
+"""By metric: from here on a single column is too good to be true."""
+_MOST_ROWS: Final = 5_000
+
+
+def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[str, str]:
+    """Return the features that alone predict the target nearly perfectly, with the reason.
+
+    A tree learns each column on one half of the entities and is tested on the other.
+    """
+    import numpy as np
+
+    some = rows.take(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).astype(np.int64))
+    learn = _half(some.groups)
+    if learn.all() or not learn.any():
+        return {}
+    metric = METRICS[spec.evaluation.metric]
+    leaks = {}
+    for name in some.features.columns:
+        column = _as_numbers(some.features[name])
+        score = metric.compute(_answers(column, some.labels, learn, spec.task, classes))
+        if score >= _PERFECT[metric.name]:
+            leaks[str(name)] = (
+                f"alone predicts {spec.target.name} ({metric.name} {score:.3f} on rows it has not "
+                "seen), as what is known only afterwards does; read it if you know it beforehand"
+            )
+    return leaks
+
+
+def _half(groups: NDArray[Any]) -> NDArray[np.bool_]:
+    import numpy as np
+    import pandas as pd
+
+    codes, found = pd.factorize(groups)
+    chosen = np.random.default_rng(0).permutation(len(found)) < len(found) / 2
+    return np.asarray(chosen[codes], dtype=np.bool_)
+
+
+def _as_numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
+    """Texts as their places, a missing number as one less than all others."""
+    import numpy as np
+    import pandas as pd
+
+    if column.dtype == object:
+        return pd.factorize(column, sort=True)[0].astype(np.float64)
+    values = column.to_numpy(dtype=np.float64, copy=True)
+    missing = np.isnan(values)
+    values[missing] = values[~missing].min(initial=0.0) - 1
+    return values
+
+
+def _answers(
+    column: NDArray[np.float64],
+    labels: NDArray[Any],
+    learn: NDArray[np.bool_],
+    task: Task,
+    classes: tuple[Label, ...],
+) -> Answers:
+    import numpy as np
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    # As its ranks: what is large does not fit into the single precision of trees.
+    ranks = np.unique(column, return_inverse=True)[1].reshape(-1, 1)
+    kind = DecisionTreeRegressor if task is Task.REGRESSION else DecisionTreeClassifier
+    tree = kind(random_state=0).fit(ranks[learn], labels[learn])
+    return Answers(labels[~learn], tree.predict(ranks[~learn]), None, tuple(classes))

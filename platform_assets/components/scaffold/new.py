@@ -1,0 +1,66 @@
+"""`python -m platform_assets.components new`, which `make model` calls."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from platform_assets.components.loading import MODELS_DIR, SHIPPED, model_folders
+from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
+
+_HELP: Final = {
+    "target": "the column to predict",
+    "name": "of the model; by default that of the table",
+    "key": "the column that names a row, instead of the one that is inferred",
+    "time": "the column with the time of a row, instead of the one that is inferred",
+    "task": "binary, multiclass or regression, instead of the one that is inferred",
+    "separator": "of a CSV, where several fit",
+}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parsers of `argparse`."""
+    new = commands.add_parser("new", help="make a model file from a table")
+    new.add_argument("table", help="a CSV or Parquet file, a folder of them, or a pattern")
+    for name, meaning in _HELP.items():
+        new.add_argument(f"--{name}", required=name == "target", help=meaning)
+    new.add_argument(
+        "--folder",
+        type=Path,
+        help=f"a folder of models; by default the first one of {MODELS_DIR}, else the shipped ones",
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Make the file and say what was decided; 1 with one sentence where it cannot be made."""
+    if not given.table or not given.target:
+        print(
+            "no model file was made: name the table and the column to predict, as in make model "
+            "CSV=patients.csv TARGET=readmitted",
+            file=sys.stderr,
+        )
+        return 1
+    # Here: the other commands need neither DuckDB nor the training.
+    from platform_assets.components.scaffold.command import make_model
+
+    folder = given.folder or default_folder()
+    request = ModelRequest(given.table, **{name: getattr(given, name) for name in _HELP})
+    try:
+        outcome = make_model(request, folder, say=print)
+    except ScaffoldError as error:
+        print(f"no model file was made: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(outcome.lines()))
+    print(f"next: make chain MODEL={outcome.draft.model_name}")
+    if folder.absolute() not in {SHIPPED, *model_folders()}:
+        print(f"      (for a platform that was started with {MODELS_DIR}={folder})")
+    return 0
+
+
+def default_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where new models go: the first folder of `MODELS_DIR`, else the shipped one."""
+    folders = model_folders() if environ is None else model_folders(environ)
+    return folders[1] if len(folders) > 1 else folders[0]

@@ -1,0 +1,141 @@
+"""What is counted of each column of a table, and what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from platform_assets.components.scaffold.names import valid_model_name
+from platform_assets.features.sources.columns import Column
+from serving_gateway.contract import DType
+
+INTEGER: Final = Column("integer", DType.INT64)
+BOOLEAN: Final = Column("boolean", DType.BOOL)
+NUMBER: Final = Column("number", DType.FP64)
+TEXT: Final = Column("text", DType.BYTES)
+TIME: Final = Column("time", None, timezone="UTC")
+TYPES: Final = (INTEGER, BOOLEAN, NUMBER, TEXT, TIME)
+"""The types that a column is tried as, by the casting rules."""
+
+
+class ScaffoldError(Exception):
+    """No model file can be made of the table; the message is one sentence that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What a person says of the model; what is None is inferred."""
+
+    table: str
+    """Path of the table."""
+    target: str
+    name: str | None = None
+    key: str | None = None
+    time: str | None = None
+    task: str | None = None
+    separator: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The whole path of the table."""
+        return Path(self.table).expanduser().absolute()
+
+    @property
+    def title(self) -> str:
+        """What reasons and refusals call the table."""
+        return Path(self.table).name
+
+    @property
+    def stem(self) -> str:
+        """The name of the table without its endings."""
+        return self.path.name.partition(".")[0]
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model, as asked or by the table."""
+        return self.name or valid_model_name(self.stem)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnProfile:
+    """One column; counts are of its cells."""
+
+    header: str
+    place: int
+    """From 1."""
+    source_type: str
+    """As DuckDB names it."""
+    rows: int
+    texts: int
+    """Cells that are not missing, were the column text."""
+    values: int
+    """Cells that are not missing, were it anything else, where `NA` and the like say so."""
+    wrong: Mapping[str, int]
+    """Cells with a value of another type, by the name of the type that was tried."""
+    distinct: int
+    """Different texts."""
+    distinct_integers: int
+    least: float | None
+    """Of the numbers, and likewise the greatest."""
+    greatest: float | None
+    decimals: int
+    """Numbers that are written with a decimal point, or are floats."""
+    zero_led: int
+    """Whole numbers that are written with leading zeros."""
+    lossy: int
+    """Numbers that 32 bits cannot hold."""
+    infinite: int
+    earliest: datetime | None
+    latest: datetime | None
+    local_times: int
+    """Times without an offset."""
+
+    def fits(self, column: Column) -> bool:
+        """Whether every cell that is not missing has a value of this type, and one is there."""
+        present = self.texts if column is TEXT else self.values
+        return present > 0 and self.wrong[column.name] == 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the cells are whole numbers, without a leading zero that means something."""
+        return self.fits(INTEGER) and not self.zero_led
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the cells are times, and not numbers."""
+        return self.fits(TIME) and not self.fits(NUMBER)
+
+    @property
+    def missing(self) -> int:
+        """Cells without a value."""
+        return self.rows - (self.values if self.fits(NUMBER) or self.fits(TIME) else self.texts)
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether no two cells are the same, and none is missing."""
+        count = self.distinct_integers if self.is_whole else self.distinct
+        return count == self.rows
+
+    @property
+    def is_consecutive(self) -> bool:
+        """Whether the cells are the whole numbers of a range, each once."""
+        if not (self.is_whole and self.is_unique and self.least is not None):
+            return False
+        return (self.greatest or 0.0) - self.least + 1 == self.rows
+
+
+Unique = Callable[[ColumnProfile, ColumnProfile], bool]
+"""Whether no two rows have the same pair of a key and a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableProfile:
+    """A table: its columns with a header of their own, and the headers that stand there twice."""
+
+    rows: int
+    columns: tuple[ColumnProfile, ...]
+    repeated: tuple[str, ...]
+    is_unique: Unique

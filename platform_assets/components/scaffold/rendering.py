@@ -1,0 +1,121 @@
+"""Write a draft as a model file, with each reason on its line: pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import yaml
+
+from platform_assets.components.scaffold import draft as parts
+from platform_assets.components.scaffold.draft import Draft
+from platform_assets.components.scaffold.profile import ModelRequest
+from platform_assets.model_spec import FeatureSpec
+from platform_assets.model_spec.columns import WORDS
+from platform_assets.model_spec.consistency import DEFAULT_TTL
+from serving_gateway.contract import DType
+
+TYPE: Final = "platform_assets.components.TabularModel"
+
+
+def render(draft: Draft, request: ModelRequest, file: str) -> str:
+    """Return the text of the model file; `file` is the table's path as the file shall name it."""
+    return "\n".join(_lines(draft, request, file)) + "\n"
+
+
+def _lines(draft: Draft, request: ModelRequest, file: str) -> Iterator[str]:
+    why = draft.reasons
+    yield f"# Made from {_comment(request.title)}. Each line says why it is as it is: change what"
+    yield "# you know better."
+    yield f"type: {TYPE}"
+    yield ""
+    yield "attributes:"
+    yield f"  model_name: {_scalar(draft.model_name)}"
+    yield f"  source: {_flow({'file': file, 'separator': draft.source.separator})}"
+    yield _line("  ", parts.KEY, _flow(_key(draft)), why[parts.KEY])
+    if draft.event_time is not None:
+        time = draft.event_time
+        fields = {"column": time.name, "timezone": time.timezone, "from": time.source_column}
+        yield _line("  ", parts.TIME, _flow(fields), why[parts.TIME])
+    if draft.ttl != DEFAULT_TTL:
+        yield _line("  ", parts.TTL, f"{draft.ttl.days}d", why[parts.TTL])
+    yield _line("  ", parts.TARGET, _flow(_target(draft)), why[parts.TARGET])
+    yield _line("  ", parts.TASK, draft.task.value, why[parts.TASK])
+    yield "  features:"
+    for one in draft.features:
+        yield _line("    ", _scalar(one.name), _feature(one), why[one.name])
+    yield from _left_out(draft.left_out)
+    if draft.candidates:
+        names = ", ".join(str(one.estimator) for one in draft.candidates)
+        yield _line("  ", parts.CANDIDATES, f"[{names}]", why[parts.CANDIDATES])
+    yield _line("  ", parts.EVALUATION, _flow(_evaluation(draft)), why.get(parts.EVALUATION, ""))
+    yield "  gates:"
+    yield _line("    ", parts.FLOOR, f"{draft.floor}", why[parts.FLOOR])
+
+
+def _left_out(left_out: Mapping[str, str]) -> Iterator[str]:
+    if left_out:
+        yield "    # Left out:"
+    for header, why in left_out.items():
+        yield f"    # {_comment(_scalar(header))}: {_comment(why)}"
+
+
+def _key(draft: Draft) -> dict[str, Any]:
+    key = draft.join_key
+    if key.row_number:
+        return {"row_number": key.row_number}
+    return {"column": key.column, "type": WORDS[key.dtype], "from": key.source_column}
+
+
+def _target(draft: Draft) -> dict[str, Any]:
+    target = draft.target
+    return {
+        "column": target.name,
+        "type": None if target.dtype is DType.FP64 else WORDS[target.dtype],
+        "drop_missing": target.drop_missing or None,
+        "from": target.source_column,
+    }
+
+
+def _evaluation(draft: Draft) -> dict[str, Any]:
+    chosen, default = draft.evaluation, type(draft.evaluation)()
+    return {
+        "metric": chosen.metric,
+        "split": chosen.split.value if chosen.split else None,
+        "fraction": chosen.fraction if chosen.fraction != default.fraction else None,
+        "seed": chosen.seed if chosen.seed != default.seed else None,
+    }
+
+
+def _feature(one: FeatureSpec) -> str:
+    word = WORDS[one.dtype]
+    if not one.nullable and not one.source_column:
+        return word
+    return _flow({"type": word, "nullable": one.nullable or None, "from": one.source_column})
+
+
+def _line(indent: str, field: str, value: str, why: str) -> str:
+    comment = f" # {_comment(why)}" if why else ""
+    return f"{indent}{field}: {value}{comment}"
+
+
+def _flow(fields: Mapping[str, Any]) -> str:
+    shown = (
+        f"{name}: {_scalar(value)}" for name, value in fields.items() if value not in (None, "")
+    )
+    return f"{{{', '.join(shown)}}}"
+
+
+def _scalar(value: object) -> str:
+    """Write a value so that YAML reads the same one, within a flow mapping too."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    is_plain = value.isascii() and value.replace("_", "").isalnum()
+    if is_plain and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _comment(text: str) -> str:
+    return " ".join(one if one.isprintable() else "?" for one in text.split())

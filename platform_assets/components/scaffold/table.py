@@ -1,0 +1,164 @@
+"""Read a table as the chain does, and count what its cells are by the chain's casting rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.components.scaffold.profile import (
+    INTEGER,
+    NUMBER,
+    TEXT,
+    TIME,
+    TYPES,
+    ColumnProfile,
+    ModelRequest,
+    TableProfile,
+)
+from platform_assets.features.sources.casting import cast, quoted
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.files import FileReader
+from platform_assets.features.sources.losses import EXACT
+from platform_assets.features.sources.sink import ZERO_LED, SourceRows, connect
+from platform_assets.resources.source import SourceError
+from serving_gateway.contract import DType
+
+if TYPE_CHECKING:
+    import duckdb
+
+_CELLS: Final = 5_000_000
+"""Cells that are counted at once: what a query over them holds stays bounded."""
+
+
+def profile_table(request: ModelRequest) -> TableProfile:
+    """Read all rows of the table, and return what its columns hold.
+
+    Raises:
+        SourceError: it cannot be read, or is not a table.
+    """
+    wanted = [Column(request.target, DType.BYTES)]
+    reader = FileReader(request.table, str(request.path), wanted, None, request.separator)
+    table = _Table()
+    reader.read_into(table)
+    return table.profile()
+
+
+class _Table:
+    """Holds the rows as the source has them; takes them as `RowSink`."""
+
+    def __init__(self) -> None:
+        self.database: duckdb.DuckDBPyConnection = connect()
+        self._headers: list[str] = []
+        self._types: list[str] = []
+
+    def add(self, rows: SourceRows) -> None:
+        headers = [*rows.headers, *rows.constants]
+        texts = ["NULL" if one is None else quoted(one) for one in rows.constants.values()]
+        cells = [*(f"c{place}" for place in range(len(rows.headers))), *texts]
+        types = [*rows.types, *["VARCHAR"] * len(texts)]
+        if not self._headers:
+            named = ", ".join(f"{cell} AS c{place}" for place, cell in enumerate(cells))
+            self.database.execute(f"CREATE TABLE cells AS SELECT {named} FROM {rows.relation}")
+            self._headers, self._types = headers, types
+            return
+        if sorted(zip(headers, types, strict=True)) != sorted(
+            zip(self._headers, self._types, strict=True)
+        ):
+            raise SourceError(
+                f"{rows.name} has other columns than those before, or others of its types",
+                "give all files the same columns, and run again",
+            )
+        ordered = ", ".join(cells[headers.index(one)] for one in self._headers)
+        self.database.execute(f"INSERT INTO cells SELECT {ordered} FROM {rows.relation}")
+
+    def profile(self) -> TableProfile:
+        rows = int(self._asked("SELECT count(*) FROM cells")[0][0])
+        counts = Counter(self._headers)
+        single = [n for n, header in enumerate(self._headers) if header and counts[header] == 1]
+        columns = [
+            _column(self._headers[place], self._types[place], rows, place, *counted)
+            for type_ in dict.fromkeys(self._types[place] for place in single)
+            for places in _parts([n for n in single if self._types[n] == type_], rows)
+            for place, *counted in self._asked(_counting(places, type_))
+        ]
+        return TableProfile(
+            rows,
+            tuple(sorted(columns, key=lambda one: one.place)),
+            tuple(header for header in counts if not header or counts[header] > 1),
+            self._is_unique,
+        )
+
+    def _is_unique(self, key: ColumnProfile, time: ColumnProfile) -> bool:
+        pair = ", ".join(
+            cast(type_, f"c{one.place - 1}", one.source_type).value
+            for one, type_ in ((key, INTEGER if key.is_whole else TEXT), (time, TIME))
+        )
+        return bool(self._asked(f"SELECT count(DISTINCT ({pair})) = count(*) FROM cells")[0][0])
+
+    def _asked(self, query: str) -> list[tuple[Any, ...]]:
+        return self.database.sql(query).fetchall()
+
+
+def _parts(places: Sequence[int], rows: int) -> Iterator[Sequence[int]]:
+    size = max(1, _CELLS // max(1, rows))
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
+
+
+def _counting(places: Sequence[int], type_: str) -> str:
+    """SQL that counts the cells of columns of one type: one row for each of them.
+
+    The columns are laid below each other, for a rule costs more to compile than to apply.
+    """
+    casts = {one: cast(one, "v", type_) for one in TYPES}
+    whole, number, text = (casts[one].value for one in (INTEGER, NUMBER, TEXT))
+    is_text = type_ == "VARCHAR"
+    point = "contains(v, '.')" if is_text else str(type_ in {"FLOAT", "DOUBLE"})
+    zeros = f"regexp_matches(v, {ZERO_LED})" if is_text else "false"
+    wrong = ", ".join(
+        f"count(*) FILTER (WHERE {one.value} IS NULL AND {one.present})" for one in casts.values()
+    )
+    return f"""
+        SELECT place, count(*) FILTER (WHERE {casts[TEXT].present}),
+          count(*) FILTER (WHERE {casts[NUMBER].present}), [{wrong}],
+          count(DISTINCT {text if is_text else "CAST(v AS VARCHAR)"}), count(DISTINCT whole),
+          min(number), max(number), count(*) FILTER (WHERE number IS NOT NULL AND {point}),
+          count(*) FILTER (WHERE whole IS NOT NULL AND {zeros}),
+          count(*) FILTER (WHERE abs(number) > {EXACT}
+            AND TRY_CAST(number AS FLOAT) IS DISTINCT FROM number),
+          count(*) FILTER (WHERE isinf(number)), min(time), max(time),
+          count(*) FILTER (WHERE time IS NOT NULL AND {casts[TIME].local})
+        FROM (SELECT *, {whole} AS whole, {number} AS number, {casts[TIME].value} AS time
+          FROM (SELECT unnest([{", ".join(map(str, places))}]) AS place,
+            unnest([{", ".join(f"c{place}" for place in places)}]) AS v FROM cells))
+        GROUP BY place"""
+
+
+def _column(
+    header: str,
+    type_: str,
+    rows: int,
+    place: int,
+    texts: int,
+    values: int,
+    wrong: Sequence[int],
+    distinct: int,
+    distinct_integers: int,
+    least: float | None,
+    greatest: float | None,
+    decimals: int,
+    zero_led: int,
+    lossy: int,
+    infinite: int,
+    earliest: datetime | None,
+    latest: datetime | None,
+    local_times: int,
+) -> ColumnProfile:
+    return ColumnProfile(
+        header, place + 1, type_, rows, texts, values,
+        {one.name: count for one, count in zip(TYPES, wrong, strict=True)},
+        distinct, distinct_integers, least, greatest, decimals, zero_led, lossy, infinite,
+        earliest, latest, local_times,
+    )  # fmt: skip

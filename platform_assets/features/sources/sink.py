@@ -1,0 +1,58 @@
+"""Rows on their way out of a source's files, and what takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import duckdb
+
+ZERO_LED: Final = r"'^\s*[+-]?0[0-9]'"
+"""Pattern of a number that is written with leading zeros, as a literal of SQL."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """Some rows of a source, as DuckDB reads them.
+
+    `name` is for errors, `part` the shorter one within the source. `relation` stands behind
+    FROM; it has a column c0, c1, ... of one of `types` for each of `headers`. `constants` are
+    more columns, of one text. `before` rows of the same part came earlier; `locate` names rows
+    by their numbers, from 1.
+    """
+
+    name: str
+    part: str
+    relation: str
+    headers: Sequence[str]
+    types: Sequence[str]
+    constants: Mapping[str, str | None] = field(default_factory=dict)
+    before: int = 0
+    locate: Callable[[Sequence[int]], list[str]] = lambda rows: [f"row {row}" for row in rows]
+
+
+class RowSink(Protocol):
+    """Takes the rows of a source, part by part; their relations are in its database."""
+
+    @property
+    def database(self) -> duckdb.DuckDBPyConnection:
+        """A connection of `connect`."""
+
+    def add(self, rows: SourceRows) -> None:
+        """Take some rows; duckdb.Error when the relation cannot be read, and none is kept."""
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Open a database in memory, in which the casting rules hold."""
+    import duckdb
+
+    return duckdb.connect(
+        config={
+            "autoinstall_known_extensions": "false",  # nothing is fetched
+            "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
+            "temp_directory": "",
+            "TimeZone": "UTC",
+        }
+    )
