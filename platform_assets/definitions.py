@@ -2,90 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import dagster as dg
 
 from platform_assets import model_definitions
 from platform_assets.components.loading import load_models, load_specs
-from platform_assets.intervals import sensor_seconds
-from platform_assets.maintenance.job import maintenance_job, maintenance_schedule
-from platform_assets.model_spec import ModelSpec
-from platform_assets.notifications import check_warnings, run_failure
-from platform_assets.resources.drift_reports import DriftReports
-from platform_assets.resources.feast import FeastResource
-from platform_assets.resources.gateway import GatewayResource
-from platform_assets.resources.mlflow import MlflowResource
-from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.resources.proof import ProofFolder
-from platform_assets.resources.samples import SamplesFolder
-from platform_assets.resources.source import SourceResource
-from platform_assets.resources.triton import TritonResource
-from platform_assets.resources.webhook import WebhookResource
-from platform_assets.serving.reconcile import reconcile_job
-from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
-
-
-def watching(specs: Sequence[ModelSpec]) -> dg.Definitions:
-    """What looks after the serving of all models together."""
-    jobs, maintenance = [reconcile_job(spec) for spec in specs], maintenance_job(specs)
-    return dg.Definitions(
-        jobs=[*jobs, maintenance],
-        schedules=[maintenance_schedule(maintenance)],
-        sensors=[
-            serving_drift_sensor(specs, jobs),
-            production_watch_sensor(specs),
-            run_failure,
-            check_warnings,
-            declarative_automation(),
-        ],
-    )
-
-
-def declarative_automation() -> dg.SensorDefinition:
-    """Build the sensor that carries out the assets' automation conditions: the switch has one."""
-    return dg.AutomationConditionSensorDefinition(
-        # Dagster's own name for it, and its own default: stopped.
-        "default_automation_condition_sensor",
-        target=dg.AssetSelection.all(),
-        minimum_interval_seconds=sensor_seconds(30),
-        description="Switches production to a version that was loaded, as soon as every blocking "
-        "check of it has passed.",
-    )
-
-
-def resources(executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.Definitions:
-    """The resources; the environment at the time of a run says where everything is.
-
-    `executor` runs the steps: by default one process per run, so that MLflow and Feast are
-    imported once, not once per step.
-    """
-    return dg.Definitions(
-        executor=executor,
-        resources={
-            "source": SourceResource(),
-            "feast": FeastResource(
-                state_dir=dg.EnvVar("FEAST_STATE_DIR"),
-                online_store=dg.EnvVar("FEAST_ONLINE_STORE"),
-                redis=dg.EnvVar("FEAST_REDIS"),
-            ),
-            "mlflow": MlflowResource(tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")),
-            "triton": TritonResource(
-                url=dg.EnvVar("TRITON_URL"),
-                grpc_url=dg.EnvVar("TRITON_GRPC_URL"),
-                control_key=dg.EnvVar("TRITON_CONTROL_KEY"),
-            ),
-            "model_repository": ModelRepository(root=dg.EnvVar("MODEL_REPOSITORY")),
-            "gateway": GatewayResource(
-                urls=dg.EnvVar("GATEWAY_URLS"), control_token=dg.EnvVar("GATEWAY_CONTROL_TOKEN")
-            ),
-            "proof_folder": ProofFolder(root=dg.EnvVar("PROOF_DIR")),
-            "samples": SamplesFolder(root=dg.EnvVar("SAMPLES_DIR")),
-            "drift_reports": DriftReports(root=dg.EnvVar("REPORTS_DIR")),
-            "webhook": WebhookResource(),
-        },
-    )
+from platform_assets.shared_definitions import resources, watching
 
 
 @cache

@@ -14,9 +14,10 @@ import dagster as dg
 from dagster_k8s import k8s_job_executor
 
 from platform_assets.components.loading import load_specs
-from platform_assets.definitions import models, resources
+from platform_assets.definitions import models
 from platform_assets.maintenance.job import OP as MAINTENANCE_OP
 from platform_assets.model_spec import ComputeResources, Kubernetes, ModelSpec
+from platform_assets.shared_definitions import resources
 
 _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
 """Steps that ask servers and move files; the most of it are the imports."""

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import BaseModel, BeforeValidator, RootModel, TypeAdapter
 
 from platform_assets.components.model_file import complete, document_at
+from platform_assets.components.scaffold.scaffolder import TableScaffolder
 from platform_assets.model_spec import ModelSpec
 
 _ATTRIBUTES: Final = TypeAdapter(ModelSpec)
@@ -36,6 +37,7 @@ def build_model(spec: ModelSpec) -> dg.Definitions:
     return build(spec)
 
 
+@dg.scaffold_with(TableScaffolder)
 @dataclass
 class TabularModel(dg.Component, dg.Resolvable):
     """A tabular model, from its source to production, through every gate.

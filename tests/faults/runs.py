@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from platform_assets import model_definitions
-from platform_assets.definitions import resources, watching
+from platform_assets.shared_definitions import resources, watching
 from tests.faults.killing import KillPoint
 from tests.support.chain import failures_of
 from tests.support.models import QUICK_IRIS

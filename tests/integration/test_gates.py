@@ -11,11 +11,11 @@ import dagster as dg
 import pytest
 
 from platform_assets import model_definitions
-from platform_assets.definitions import resources
 from platform_assets.export.assets import ONNX_ARTIFACT
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.serving.promotion import GATES
+from platform_assets.shared_definitions import resources
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import op_config
 from tests.support.full_platform import TOKEN, Platform

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 
 from platform_assets import model_definitions
-from platform_assets.definitions import watching
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.drift_reports import DriftReports
@@ -24,6 +23,7 @@ from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
 from platform_assets.resources.triton import TritonResource
 from platform_assets.resources.webhook import WebhookResource
+from platform_assets.shared_definitions import watching
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import Outcome, failures_of, op_config, outcome_of
 from tests.support.gateway_harness import RunningGateway, run_gateway

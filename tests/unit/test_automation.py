@@ -357,7 +357,7 @@ def test_schedules_follow_the_clock_of_their_time_zone() -> None:
 
 def test_every_asset_says_what_its_model_is_for() -> None:
     from platform_assets import model_definitions
-    from platform_assets.definitions import resources
+    from platform_assets.shared_definitions import resources
 
     built = model_definitions.build(replace(IRIS, description="Which iris it is."))
     for spec in dg.Definitions.merge(built, resources()).resolve_all_asset_specs():
@@ -369,8 +369,8 @@ def test_every_asset_says_what_its_model_is_for() -> None:
 
 def test_the_switch_waits_for_every_blocking_check_where_dagster_runs_it_by_itself() -> None:
     from platform_assets import model_definitions
-    from platform_assets.definitions import resources
     from platform_assets.serving.promotion import GATES
+    from platform_assets.shared_definitions import resources
 
     state, switch = (dg.AssetKey(IRIS.key(n)) for n in ("triton_serving_state", "gateway_reload"))
     with dg.DagsterInstance.ephemeral() as instance:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from platform_assets import automation
-from platform_assets.definitions import watching
 from platform_assets.intervals import SENSOR_SECONDS, sensor_seconds
+from platform_assets.shared_definitions import watching
 from tests.support.models import IRIS
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from platform_assets.definitions import watching
 from platform_assets.kubernetes import step_configs
 from platform_assets.model_definitions import build
 from platform_assets.model_spec import ComputeResources, Kubernetes
+from platform_assets.shared_definitions import watching
 from tests.support.models import QUICK_IRIS
 
 SPEC = replace(

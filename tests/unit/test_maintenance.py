@@ -15,7 +15,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from platform_assets.definitions import watching
 from platform_assets.maintenance import cleaner as cleaner_module
 from platform_assets.maintenance.cleaner import JOB, Cleaner
 from platform_assets.maintenance.job import SCHEDULE_VARIABLE
@@ -27,6 +26,7 @@ from platform_assets.resources.mlflow_runs import RunEntry
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.ledger import BEST_VERSION
+from platform_assets.shared_definitions import watching
 from serving_gateway.contract import DAGSTER_RUN_TAG, RUN_ID_TAG, SIGNATURE_DIGEST_TAG
 from tests.support.model_status import effective_version, model_status
 from tests.support.models import IRIS

@@ -15,7 +15,6 @@ import pytest
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
-from platform_assets import definitions
 from platform_assets.components import TabularModel, loading, model_file
 from platform_assets.components.__main__ import main
 from platform_assets.components.component import read_attributes
@@ -31,6 +30,7 @@ from platform_assets.components.lookup import explain_missing_model
 from platform_assets.components.model_file import read_model
 from platform_assets.components.schema import file_schema
 from platform_assets.model_spec import ModelSpec, Source
+from platform_assets.shared_definitions import resources, watching
 from tests.support.model_files import FULL, MINIMAL, TYPE, write
 from tests.support.reference import PIPELINE_README, pipeline_page
 
@@ -149,9 +149,7 @@ def test_model_may_be_called_as_a_part_of_the_platform(tmp_path: Path) -> None:
         write(tmp_path, MINIMAL, name)
     models = load_models(folders=tmp_path)
 
-    defs = dg.Definitions.merge(
-        models, definitions.watching(load_specs(tmp_path)), definitions.resources()
-    )
+    defs = dg.Definitions.merge(models, watching(load_specs(tmp_path)), resources())
 
     assert "reconcile_reconcile" in defs.get_repository_def().job_names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +35,11 @@ def _silent(_line: str) -> None:
 
 
 def make_model(
-    request: ModelRequest, folder: Path, name: str | None = None, say: Say = _silent
+    request: ModelRequest,
+    folder: Path,
+    name: str | None = None,
+    say: Say = _silent,
+    others: Sequence[Path] | None = None,
 ) -> Outcome:
     """Make `<folder>/<model>/defs.yaml` from a table.
 
@@ -44,14 +48,15 @@ def make_model(
         folder: of models.
         name: of the model's own folder; by default that of the model.
         say: gets a line of progress before each step.
+        others: more folders of models, whose names are taken; None: of `model_folders()`.
 
     Raises:
         ScaffoldError: with one sentence that says why there is none; nothing was written.
     """
-    expected = request.model_name
-    refuse_taken(expected, folder / (name or expected))
+    own = (folder / (name or request.model_name)).absolute()
+    refuse_taken(request.model_name, own, model_folders() if others is None else others)
     draft = draft_model(request, say)
-    return Outcome(write_model(draft, request, (folder / (name or expected)).absolute()), draft)
+    return Outcome(write_model(draft, request, own), draft)
 
 
 def draft_model(request: ModelRequest, say: Say = _silent) -> Draft:
@@ -111,9 +116,8 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
     there already may hold anything but a model file.
 
     Raises:
-        ScaffoldError: a model or a file of that name is there, or the file does not pass.
+        ScaffoldError: the file does not pass the check, or cannot be written.
     """
-    refuse_taken(draft.model_name, folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _staging(folder) as staged:
@@ -133,14 +137,14 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
     return folder / FILE_NAMES[0]
 
 
-def refuse_taken(model_name: str, folder: Path) -> None:
+def refuse_taken(model_name: str, folder: Path, others: Sequence[Path]) -> None:
     """Raise ScaffoldError where the folder has a model file, or another model has the name."""
     if any((folder / name).exists() for name in FILE_NAMES):
         raise ScaffoldError(
             f"{folder} has a model file, which stays as it is: give another name, or remove it"
         )
     siblings = [folder.parent] if folder.parent.is_dir() else []
-    known = read_models([*siblings, *model_folders()]).specs
+    known = read_models([*siblings, *others]).specs
     for file, spec in known.items():
         if spec.model_name.casefold() == model_name.casefold():
             raise ScaffoldError(f"{file} is a model named {spec.model_name}: give another name")

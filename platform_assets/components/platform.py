@@ -1,0 +1,39 @@
+"""The Dagster component that brings what all models of a code location share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from platform_assets.components.loading import read_models
+
+
+@dataclass
+class Platform(dg.Component, dg.Resolvable):
+    """The clients of MLflow, Feast, Triton and the gateway, and what watches the models.
+
+    A project with models has one of it. The addresses are environment variables, as `make up`
+    sets them.
+    """
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """Return who owns the component and how it is found."""
+        return dg.ComponentTypeSpec(owners=["team:ml-platform"], tags=["model", "resources"])
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return resources, sensors and schedules for the models beside this component."""
+        # Here, as in `build_model`: to check model files needs none of it.
+        from platform_assets.shared_definitions import resources, watching
+
+        specs = list(read_models(_folder_of_models(context.path)).specs.values())
+        # The project has an executor of its own, or Dagster's.
+        shared = resources().resources or {}
+        return dg.Definitions.merge(watching(specs), dg.Definitions(resources=shared))
+
+
+def _folder_of_models(path: Path) -> Path:
+    """The folder beside whose folders the component's own is."""
+    return (path if path.is_dir() else path.parent).parent
