@@ -28,7 +28,7 @@ from platform_assets.local_stack.settings import ROOT, StackSettings, stack_sett
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.support import dropped_model
+from tests.support import dropped_model, pages, readmission
 from tests.support.load import SteadyClient
 from tests.support.servers import free_port, wait_until
 
@@ -254,6 +254,27 @@ def test_every_row_of_it_is_answered_as_scikit_learn_does(
     laptop: Laptop, by_scikit_learn: dropped_model.Answers, ask: dropped_model.Way
 ) -> None:
     assert ask(laptop.settings.gateway_url).differing(by_scikit_learn) == []
+
+
+def test_commands_of_the_pages_work(laptop: Laptop) -> None:
+    """In the order in which a new user meets them; the model is the first page's own."""
+    (model_file,) = (one.text for one in pages.blocks("README.md", "yaml"))
+    readmission.write(Path(laptop.environ["MODELS_DIR"]) / "readmission", model_file)
+    address = {"127.0.0.1:8080": laptop.settings.gateway_url.removeprefix("http://")}
+    output = pages.run_commands("README.md", address, laptop.environ)
+    assert "In production: version 1" in output
+    pages.run_commands("platform_assets/README.md", address, laptop.environ)
+    state = {".local/": f"{laptop.settings.state_dir}/"}
+    output = pages.run_commands("feature_repo/README.md", state, laptop.environ)
+    assert '"petal_length": [' in output
+
+
+def test_the_answer_on_the_first_page_is_one_of_the_gateway(laptop: Laptop) -> None:
+    (example,) = (json.loads(one.text) for one in pages.blocks("README.md", "json"))
+    answer = laptop.predict()
+    assert list(example) == list(answer)
+    assert example["predictions"] == answer["predictions"]
+    assert [len(row) for row in example["probabilities"]] == [3]
 
 
 def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> None:
