@@ -37,10 +37,9 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
-def page_names() -> list[str]:
-    """All pages of the repository, by their paths in it."""
-    listed = subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True)
-    return listed.splitlines()
+def tracked_files(pattern: str) -> list[str]:
+    """Files of the repository, by their paths in it."""
+    return subprocess.check_output(["git", "ls-files", pattern], cwd=ROOT, text=True).splitlines()
 
 
 def prose(page: Path) -> str:

@@ -11,7 +11,7 @@ import yaml
 from tests.support import pages
 from tests.support.servers import ROOT
 
-PAGES = pages.page_names()
+PAGES = pages.tracked_files("*.md")
 RUN_BY = {
     "README.md": "tests/e2e/test_laptop.py",
     "feature_repo/README.md": "tests/e2e/test_laptop.py",
@@ -19,6 +19,7 @@ RUN_BY = {
     "serving_gateway/README.md": "tests/integration/test_gateway_readme.py",
 }
 """The pages with commands, and the test that runs them."""
+SOURCES = [f"/{name}" for name in pages.tracked_files("*.py")]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _TARGET = re.compile(r"^\.PHONY: (.+)$", re.MULTILINE)
 
@@ -41,6 +42,13 @@ def test_links_of_a_page_lead_somewhere(name: str) -> None:
         if not target.exists() or (anchor and anchor not in _anchors(target)):
             missing.append(link)
     assert missing == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_modules_on_a_page_exist(name: str) -> None:
+    """A page names a module by the end of its path."""
+    modules = re.findall(r"`([\w/]+\.py)`", pages.prose(ROOT / name))
+    assert [one for one in modules if not any(file.endswith(f"/{one}") for file in SOURCES)] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
