@@ -47,7 +47,7 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     converted = _convert([*steps[:-1], model.estimator], signature, graph_name)
     made = helper.make_model(
         wired(converted.graph, model, signature),
-        producer_name="serving-platform",
+        producer_name="readygate",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
     made.ir_version = MAX_IR_VERSION

@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
+from serving_gateway import __version__
 from serving_gateway.contract.struct import fill_in
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.http.descriptions import READ_ERRORS, errors
@@ -36,7 +37,7 @@ def build(
     """The FastAPI application."""
     app = FastAPI(
         title="Readygate",
-        version="0.1.0",
+        version=__version__,
         redirect_slashes=False,
         docs_url=None,  # the framework's page loads its script from a CDN
         redoc_url=None,

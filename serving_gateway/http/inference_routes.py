@@ -1,13 +1,12 @@
 """Predictions over ASGI: what the connection class does not answer itself."""
 
 from collections.abc import Awaitable, Callable
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of_package
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from pydantic import PlainValidator
 
+from serving_gateway import __version__
 from serving_gateway.contract import (
     InferenceRequest,
     InferenceResponse,
@@ -130,7 +129,7 @@ async def _answer(endpoint: InferenceEndpoint, request: Request, body: bytes) ->
 
 
 def _add_server(health: APIRouter, described: APIRouter, hosting: Hosting) -> None:
-    metadata = ServerMetadata(NAME, _own_version(), EXTENSIONS)
+    metadata = ServerMetadata(NAME, __version__, EXTENSIONS)
 
     @health.get("/v2/health/live")
     async def live() -> ServerLive:
@@ -200,10 +199,3 @@ def _relayed(answer: TritonResponse) -> Response:
     if answer.status != 200:
         raise BadUpstreamAnswer(f"Triton answered {answer.status}: {error_text(answer.body)}")
     return Response(answer.body, media_type="application/json")
-
-
-def _own_version() -> str:
-    try:
-        return version_of_package("serving-platform")
-    except PackageNotFoundError:
-        return "unknown"

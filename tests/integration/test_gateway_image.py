@@ -22,7 +22,7 @@ from tests.support.servers import ROOT, answers_ok, wait_until
 # Debian's packages are fetched and put together, then those of the lock file.
 pytestmark = [pytest.mark.timeout(400), pytest.mark.needs("root")]
 
-LIGHT = Recipe("serving-platform/gateway", Path("k8s/images/gateway/Dockerfile"))
+LIGHT = Recipe("readygate/gateway", Path("k8s/images/gateway/Dockerfile"))
 CONTAINER = "gateway-gateway"
 # What the light image has no packages for, and the store that is not played here.
 LEFT_OUT = {"GATEWAY_FEAST_DIR", "GATEWAY_SAMPLE_DIR", "GATEWAY_REDIS_URL"}

@@ -26,11 +26,12 @@ from dagster_postgres.utils import pg_url_from_config
 from kubernetes.config import kube_config
 
 from platform_assets.kubernetes import defs
+from serving_gateway import __version__
 from tests.support.kubernetes_api import FakeKubernetes, Job, run_kubernetes
 from tests.support.servers import ROOT, wait_until
 
 BASE = ROOT / "k8s" / "base" / "dagster"
-IMAGE = "serving-platform/pipeline:0.1.0"
+IMAGE = f"readygate/pipeline:{__version__}"
 SECRETS = {
     "postgres-credentials": {"username": "postgres-user", "password": "postgres-secret"},
     "triton-control": {"key": "triton-secret"},
@@ -190,7 +191,7 @@ def test_a_run_and_its_steps_are_restricted_jobs_of_the_platform(done: tuple[Job
     for job in done:
         assert job["metadata"]["namespace"] == "serving-platform"
         for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
-            assert labels["app.kubernetes.io/part-of"] == "serving-platform"
+            assert labels["app.kubernetes.io/part-of"] == "readygate"
             assert labels["app.kubernetes.io/managed-by"] == "dagster"
         assert (job["spec"]["ttlSecondsAfterFinished"], job["spec"]["backoffLimit"]) == (86400, 0)
         assert container(job)["image"] == IMAGE

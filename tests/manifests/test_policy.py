@@ -140,14 +140,14 @@ def test_what_the_pods_of_runs_and_steps_name_is_there(production: Manifests) ->
     read += [one["value_from"]["secret_key_ref"] for one in container["env"]]
     for reference in read:
         assert reference["key"] in SECRETS[reference["name"]]
-    assert launcher["labels"]["app.kubernetes.io/part-of"] == "serving-platform"
+    assert launcher["labels"]["app.kubernetes.io/part-of"] == "readygate"
     assert launcher["run_k8s_config"]["pod_spec_config"]["enableServiceLinks"] is False
 
 
 def test_argo_cd_may_apply_what_the_overlays_hold_and_nothing_else() -> None:
     argocd = load(rendered("argocd"))
     assert list(schemas.problems(argocd.objects, schemas.VERSIONS[-1])) == []
-    project = argocd.get("AppProject/serving-platform")["spec"]
+    project = argocd.get("AppProject/readygate")["spec"]
     allowed = {
         (one["group"], one["kind"])
         for where in ("clusterResourceWhitelist", "namespaceResourceWhitelist")
@@ -157,15 +157,15 @@ def test_argo_cd_may_apply_what_the_overlays_hold_and_nothing_else() -> None:
     held = set()
     for application in applications:
         spec = application["spec"]
-        assert spec["project"] == "serving-platform"
+        assert spec["project"] == "readygate"
         assert spec["source"]["repoURL"] in project["sourceRepos"]
         assert spec["destination"] in project["destinations"]
         for one in load(rendered(spec["source"]["path"].removeprefix("k8s/"))).objects:
             group, _, _ = one["apiVersion"].rpartition("/")
             held.add((group, one["kind"]))
     assert {one["metadata"]["name"] for one in applications} == {
-        "serving-platform-staging",
-        "serving-platform-production",
+        "readygate-staging",
+        "readygate-production",
     }
     monitoring = {("monitoring.coreos.com", kind) for kind in ("PodMonitor", "PrometheusRule")}
     assert held - allowed == set()

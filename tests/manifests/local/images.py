@@ -34,12 +34,12 @@ class Recipe:
 OURS: Final = (
     # With look-ups by entity and samples, which the manifests switch on.
     Recipe(
-        "serving-platform/gateway",
+        "readygate/gateway",
         Path("k8s/images/gateway/Dockerfile"),
         {"LOCK": "requirements-gateway-features.lock.txt"},
     ),
-    Recipe("serving-platform/pipeline", Path("k8s/images/pipeline/Dockerfile")),
-    Recipe("serving-platform/triton", Path("k8s/images/triton/Dockerfile")),
+    Recipe("readygate/pipeline", Path("k8s/images/pipeline/Dockerfile")),
+    Recipe("readygate/triton", Path("k8s/images/triton/Dockerfile")),
 )
 STAND_INS: Final = {
     "redis": Recipe("redis", Path("tests/manifests/local/stand_ins/redis/Dockerfile")),

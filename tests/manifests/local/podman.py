@@ -15,7 +15,7 @@ from typing import Any, Final
 USER: Final = 10001
 """User and group of every container."""
 
-NETWORK: Final = "serving-platform"
+NETWORK: Final = "readygate"
 
 _SETTINGS: Final = """\
 [containers]
