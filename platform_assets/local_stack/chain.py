@@ -7,7 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from platform_assets.local_stack.http import graphql
+from platform_assets.local_stack.dagster_answers import (
+    EvaluatedCheck,
+    FollowAnswer,
+    LaunchAnswer,
+    ReloadAnswer,
+    RunEvent,
+    StepError,
+)
+from platform_assets.local_stack.http import Body, graphql
 from platform_assets.local_stack.settings import StackError
 
 LOCATION: Final = "platform"
@@ -92,11 +100,11 @@ def chain_job_name(model_name: str) -> str:
 
 def reload_definitions(dagster_url: str) -> None:
     """Make Dagster read the model files again, as its UI's Reload does; StackError if it cannot."""
-    answer = _asked(dagster_url, _RELOAD, location=LOCATION)["reloadRepositoryLocation"]
-    loaded = answer.get("locationOrLoadError") or answer
-    if loaded["__typename"] != "RepositoryLocation":
-        reason = loaded.get("message", loaded["__typename"])
-        raise StackError(f"the definitions do not load: {reason}")
+    answer = _asked(dagster_url, _RELOAD, ReloadAnswer, location=LOCATION)
+    outcome = answer.reload_repository_location
+    loaded = outcome.location_or_load_error or outcome
+    if loaded.typename != "RepositoryLocation":
+        raise StackError(f"the definitions do not load: {loaded.message or loaded.typename}")
 
 
 def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]) -> ChainResult:
@@ -106,31 +114,18 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
         StackError: Dagster refused the launch, stopped answering, or reported nothing of the run
             for half an hour (it goes on; the UI shows it).
     """
-    selector = {
-        "repositoryLocationName": LOCATION,
-        "repositoryName": REPOSITORY,
-        "pipelineName": job,
-    }
-    launched = _asked(dagster_url, _LAUNCH, selector=selector)["launchRun"]
-    if launched["__typename"] == "PipelineNotFoundError":
-        raise StackError(
-            f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
-            f"description of its asset model_file says why, see {dagster_url}/assets"
-        )
-    if launched["__typename"] != "LaunchRunSuccess":
-        raise StackError(f"Dagster did not launch {job}: {launched}")
-    run_id = str(launched["run"]["runId"])
+    run_id = _launch(dagster_url, job)
     cursor: str | None = None
     heard = time.monotonic()
     while time.monotonic() - heard < _SILENCE_S:
-        answer = _asked(dagster_url, _FOLLOW, runId=run_id, cursor=cursor)
-        status, logs = answer["runOrError"]["status"], answer["logsForRun"]
-        cursor = logs["cursor"]
-        if logs["events"]:
+        answer = _asked(dagster_url, _FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
+        status, logs = answer.run_or_error.status, answer.logs_for_run
+        cursor = logs.cursor
+        if logs.events:
             heard = time.monotonic()
         elif status in _ENDED:
             return ChainResult(run_id, status == "SUCCESS")
-        for event in filter(None, map(_event, logs["events"])):
+        for event in filter(None, map(_event, logs.events)):
             on_event(event)
         time.sleep(_POLL_S)
     raise StackError(
@@ -139,36 +134,55 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
     )
 
 
-def _event(raw: dict[str, Any]) -> ChainEvent | None:
-    kind, error = raw["__typename"], raw.get("error") or {}
-    if kind == "MaterializationEvent":
-        return ChainEvent("asset", "/".join(raw["assetKey"]["path"]))
-    if kind == "AssetCheckEvaluationEvent":
-        return _check_event(raw["evaluation"])
-    # A blocking check has said already, by name and in its own words, why it ends the run.
-    if kind == "ExecutionStepFailureEvent" and error.get("className") != _CHECK_FAILED:
-        messages = [error.get("message", ""), *(c["message"] for c in error.get("causes") or [])]
-        described = (raw.get("failureMetadata") or {}).get("description")
-        return ChainEvent("failure", raw["stepKey"] or "", str(described or messages[-1]).strip())
-    return None
+def _launch(dagster_url: str, job: str) -> str:
+    """Launch a job and return its run."""
+    selector = {
+        "repositoryLocationName": LOCATION,
+        "repositoryName": REPOSITORY,
+        "pipelineName": job,
+    }
+    launched = _asked(dagster_url, _LAUNCH, LaunchAnswer, selector=selector).launch_run
+    if launched.typename == "PipelineNotFoundError":
+        raise StackError(
+            f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
+            f"description of its asset model_file says why, see {dagster_url}/assets"
+        )
+    if launched.run is None:
+        reason = launched.message or launched.typename
+        raise StackError(f"Dagster did not launch {job}: {reason}")
+    return launched.run.run_id
 
 
-def _check_event(evaluation: dict[str, Any]) -> ChainEvent:
-    name = "/".join(evaluation["assetKey"]["path"]) + ":" + evaluation["checkName"]
-    if evaluation["success"]:
+def _event(raw: RunEvent) -> ChainEvent | None:
+    if raw.typename == "MaterializationEvent" and raw.asset_key is not None:
+        return ChainEvent("asset", "/".join(raw.asset_key.path))
+    if raw.evaluation is not None:
+        return _check_event(raw.evaluation)
+    if raw.typename != "ExecutionStepFailureEvent":
+        return None
+    error = raw.error or StepError()
+    if error.class_name == _CHECK_FAILED:
+        return None  # the blocking check has said already, by name, why it ends the run
+    described = raw.failure_metadata and raw.failure_metadata.description
+    reason = described or [error.message, *(cause.message for cause in error.causes)][-1]
+    return ChainEvent("failure", raw.step_key or "", reason.strip())
+
+
+def _check_event(evaluation: EvaluatedCheck) -> ChainEvent:
+    name = "/".join(evaluation.asset_key.path) + ":" + evaluation.check_name
+    if evaluation.success:
         return ChainEvent("check", name)
-    kind = "failure" if evaluation["severity"] == "ERROR" else "warning"
-    return ChainEvent(kind, name, evaluation["description"] or "the check did not pass")
+    kind = "failure" if evaluation.severity == "ERROR" else "warning"
+    return ChainEvent(kind, name, evaluation.description or "the check did not pass")
 
 
-def _asked(dagster_url: str, query: str, **variables: Any) -> dict[str, Any]:
+def _asked(dagster_url: str, query: str, kind: type[Body], **variables: Any) -> Body:
     try:
-        body = graphql(dagster_url, query, timeout_s=60, **variables)
-    except (OSError, ValueError) as error:
+        return graphql(dagster_url, query, kind, timeout_s=60, **variables)
+    except OSError as error:
         raise StackError(
             f"Dagster at {dagster_url} does not answer ({error}): start it with `make up`, or "
             "give the DAGSTER_PORT that it was started with"
         ) from error
-    if body.get("errors"):
-        raise StackError(f"Dagster refused a query: {body['errors'][0]['message']}")
-    return dict(body["data"])
+    except ValueError as error:
+        raise StackError(f"Dagster at {dagster_url} refused a query: {error}") from error

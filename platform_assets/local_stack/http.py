@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from platform_assets.local_stack.dagster_answers import QueryAnswer
+
 Body = TypeVar("Body")
 
 # A proxy of the user's environment must not stand between us and our own loopback.
@@ -43,10 +45,16 @@ def post(url: str, body: Mapping[str, Any], kind: type[Body], timeout_s: float =
     return _body(request, kind, timeout_s)
 
 
-def graphql(dagster_url: str, query: str, timeout_s: float, **variables: Any) -> dict[str, Any]:
-    """Ask a Dagster webserver and return its answer (`data`, `errors`); raises as `get` does."""
+def graphql(
+    dagster_url: str, query: str, kind: type[Body], timeout_s: float, **variables: Any
+) -> Body:
+    """Ask a Dagster webserver and return the data of that kind; raises as `get` does."""
     body = {"query": query, "variables": variables}
-    return post(f"{dagster_url}/graphql", body, dict[str, Any], timeout_s)
+    answered = QueryAnswer[kind]  # type: ignore[valid-type] # known at run time only
+    answer: QueryAnswer[Body] = post(f"{dagster_url}/graphql", body, answered, timeout_s)
+    if answer.errors or answer.data is None:
+        raise ValueError("; ".join(one.message for one in answer.errors) or "there is no data")
+    return answer.data
 
 
 def _body(request: str | urllib.request.Request, kind: type[Body], timeout_s: float) -> Body:

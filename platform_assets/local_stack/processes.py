@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from platform_assets.local_stack.http import answers_ok, graphql
+from platform_assets.local_stack.dagster_answers import DaemonAnswer, WorkspaceAnswer
+from platform_assets.local_stack.http import Body, answers_ok, graphql
 from platform_assets.local_stack.settings import LOOPBACK, ROOT, StackSettings
 
 TRITON: Final = "triton"
@@ -122,27 +123,28 @@ def definitions_loaded(dagster_url: str) -> bool:
     query = (
         "{workspaceOrError {... on Workspace {locationEntries {locationOrLoadError {__typename}}}}}"
     )
-    entries = (_asked(dagster_url, query).get("workspaceOrError") or {}).get("locationEntries", [])
-    kinds = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
-    return kinds == ["RepositoryLocation"]
+    answer = _asked(dagster_url, query, WorkspaceAnswer)
+    found = answer.workspace_or_error.location_entries if answer else ()
+    loaded = [one.location_or_load_error for one in found]
+    return [one and one.typename for one in loaded] == ["RepositoryLocation"]
 
 
 def daemon_healthy(dagster_url: str, since: float) -> bool:
     """Whether every required Dagster daemon had a recent heartbeat, according to the webserver."""
     query = "{instance {daemonHealth {allDaemonStatuses {required healthy lastHeartbeatTime}}}}"
-    answer = _asked(dagster_url, query)
-    statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"] if answer else []
-    required = [status for status in statuses if status["required"]]
+    answer = _asked(dagster_url, query, DaemonAnswer)
+    found = answer.instance.daemon_health.all_daemon_statuses if answer else ()
+    required = [status for status in found if status.required]
     return bool(required) and all(
-        status["healthy"] and (status["lastHeartbeatTime"] or 0.0) >= since for status in required
+        status.healthy and (status.last_heartbeat_time or 0.0) >= since for status in required
     )
 
 
-def _asked(dagster_url: str, query: str) -> dict[str, Any]:
+def _asked(dagster_url: str, query: str, kind: type[Body]) -> Body | None:
     try:
-        return dict(graphql(dagster_url, query, timeout_s=5)["data"])
-    except (OSError, KeyError, TypeError, ValueError):
-        return {}
+        return graphql(dagster_url, query, kind, timeout_s=5)
+    except (OSError, ValueError):
+        return None
 
 
 def environment(

@@ -1,0 +1,167 @@
+"""What Dagster's webserver answers to the queries of the local stack."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+Data = TypeVar("Data")
+
+
+class _Part(msgspec.Struct, frozen=True, rename="camel"):
+    """A part of an answer; fields that were not asked for are ignored."""
+
+
+class _Kind(_Part, frozen=True, kw_only=True):
+    """A part that is one of several kinds, by its type in Dagster's schema."""
+
+    typename: str = msgspec.field(name="__typename")
+    message: str = ""
+
+
+class QueryProblem(_Part, frozen=True):
+    """Why a query was refused."""
+
+    message: str
+
+
+class QueryAnswer(_Part, Generic[Data], frozen=True):
+    """The answer to a query."""
+
+    data: Data | None = None
+    errors: tuple[QueryProblem, ...] = ()
+
+
+class StartedRun(_Part, frozen=True):
+    """A run that was launched."""
+
+    run_id: str
+
+
+class LaunchOutcome(_Kind, frozen=True):
+    """A run that was launched, or why none was."""
+
+    run: StartedRun | None = None
+
+
+class LaunchAnswer(_Part, frozen=True):
+    """Data of the mutation that launches a run."""
+
+    launch_run: LaunchOutcome
+
+
+class LocationOutcome(_Kind, frozen=True):
+    """A code location that was loaded, or why it was not."""
+
+    location_or_load_error: LocationOutcome | None = None
+
+
+class ReloadAnswer(_Part, frozen=True):
+    """Data of the mutation that reads the definitions again."""
+
+    reload_repository_location: LocationOutcome
+
+
+class AssetPath(_Part, frozen=True):
+    """The key of an asset."""
+
+    path: tuple[str, ...]
+
+
+class EvaluatedCheck(_Part, frozen=True):
+    """What a check found."""
+
+    check_name: str
+    success: bool
+    severity: str
+    asset_key: AssetPath
+    description: str | None = None
+
+
+class StepError(_Part, frozen=True):
+    """An error that ended a step, with the errors that led to it."""
+
+    message: str = ""
+    class_name: str | None = None
+    causes: tuple[QueryProblem, ...] = ()
+
+
+class FailureNote(_Part, frozen=True):
+    """What a step says of its failure."""
+
+    description: str | None = None
+
+
+class RunEvent(_Kind, frozen=True):
+    """An event of a run."""
+
+    step_key: str | None = None
+    asset_key: AssetPath | None = None
+    evaluation: EvaluatedCheck | None = None
+    error: StepError | None = None
+    failure_metadata: FailureNote | None = None
+
+
+class RunLogs(_Kind, frozen=True):
+    """Events of a run from a cursor on, or why they cannot be read."""
+
+    cursor: str | None = None
+    events: tuple[RunEvent, ...] = ()
+
+
+class RunStatus(_Part, frozen=True):
+    """How a run stands; empty when there is no such run."""
+
+    status: str = ""
+
+
+class FollowAnswer(_Part, frozen=True):
+    """Data of the query that follows a run."""
+
+    logs_for_run: RunLogs
+    run_or_error: RunStatus
+
+
+class LocationEntry(_Part, frozen=True):
+    """A code location of the workspace; None while it loads."""
+
+    location_or_load_error: LocationOutcome | None = None
+
+
+class Workspace(_Part, frozen=True):
+    """The code locations of the workspace."""
+
+    location_entries: tuple[LocationEntry, ...] = ()
+
+
+class WorkspaceAnswer(_Part, frozen=True):
+    """Data of the query for the code locations."""
+
+    workspace_or_error: Workspace
+
+
+class DaemonStatus(_Part, frozen=True):
+    """How a daemon is."""
+
+    required: bool
+    healthy: bool | None = None
+    last_heartbeat_time: float | None = None
+
+
+class DaemonHealth(_Part, frozen=True):
+    """How all daemons are."""
+
+    all_daemon_statuses: tuple[DaemonStatus, ...]
+
+
+class Instance(_Part, frozen=True):
+    """The Dagster instance."""
+
+    daemon_health: DaemonHealth
+
+
+class DaemonAnswer(_Part, frozen=True):
+    """Data of the query for the daemons."""
+
+    instance: Instance
