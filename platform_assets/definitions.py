@@ -7,14 +7,21 @@ from functools import cache
 import dagster as dg
 
 from platform_assets import model_definitions
-from platform_assets.components.loading import load_models, load_specs
+from platform_assets.components.loading import Models, define_models, read_models
 from platform_assets.shared_definitions import resources, watching
 
 
 @cache
-def models() -> dg.Definitions:
+def models() -> Models:
+    """The models of all model files, read once by each process."""
+    return read_models()
+
+
+@cache
+def model_parts() -> dg.Definitions:
     """All models and what watches them; what runs the steps is not said here."""
-    return dg.Definitions.merge(load_models(model_definitions.build), watching(load_specs()))
+    built = define_models(models(), model_definitions.build)
+    return dg.Definitions.merge(built, watching([*models().specs.values()]))
 
 
-defs = dg.Definitions.merge(models(), resources())
+defs = dg.Definitions.merge(model_parts(), resources())

@@ -13,8 +13,7 @@ from typing import Any, Final
 import dagster as dg
 from dagster_k8s import k8s_job_executor
 
-from platform_assets.components.loading import load_specs
-from platform_assets.definitions import models
+from platform_assets.definitions import model_parts, models
 from platform_assets.maintenance.job import OP as MAINTENANCE_OP
 from platform_assets.model_spec import ComputeResources, Kubernetes, ModelSpec
 from platform_assets.shared_definitions import resources
@@ -136,11 +135,11 @@ def _executor() -> dg.ExecutorDefinition:
         {
             # More pods of one run at a time would only wait for each other's memory.
             "max_concurrent": 4,
-            "per_step_k8s_config": step_configs(models(), load_specs()),
+            "per_step_k8s_config": step_configs(model_parts(), models().specs.values()),
         },
         name="k8s",
     )
     return configured
 
 
-defs = dg.Definitions.merge(models(), resources(_executor()))
+defs = dg.Definitions.merge(model_parts(), resources(_executor()))

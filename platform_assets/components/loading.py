@@ -99,14 +99,11 @@ def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
     return list(read_models(folders).specs.values())
 
 
-def load_models(
-    build: Build = build_model, folders: Path | Iterable[Path] | None = None
-) -> dg.Definitions:
+def define_models(models: Models, build: Build = build_model) -> dg.Definitions:
     """Merge the definitions of every good model; a broken file becomes an asset that says why.
 
     A model whose `build` raises counts as broken too.
     """
-    models = read_models(folders)
     broken = models.broken
     parts: list[dg.Definitions] = []
     for file, spec in models.specs.items():

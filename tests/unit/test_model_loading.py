@@ -21,7 +21,7 @@ from platform_assets.components.component import read_attributes
 from platform_assets.components.document import Document, read_document
 from platform_assets.components.loading import (
     SHIPPED,
-    load_models,
+    define_models,
     load_specs,
     model_folders,
     read_models,
@@ -73,7 +73,7 @@ def test_broken_file_becomes_an_asset_that_says_why_and_the_others_load(
     file = write(tmp_path, MINIMAL.replace("0.6", "60"), "b-roken")
 
     with caplog.at_level(logging.ERROR):
-        loaded = assets(load_models(build, tmp_path))
+        loaded = assets(define_models(read_models(tmp_path), build))
 
     assert set(loaded) == {"a/features", "c/features", "b-roken/model_file"}
     broken = loaded["b-roken/model_file"]
@@ -118,7 +118,7 @@ def test_model_whose_definitions_cannot_be_built_is_broken_alone(
             raise RuntimeError("no such slice")
         return build(spec)
 
-    loaded = assets(load_models(fails_for_a, tmp_path))
+    loaded = assets(define_models(read_models(tmp_path), fails_for_a))
 
     assert set(loaded) == {"a/model_file", "b/features"}
     assert "RuntimeError: no such slice" in (loaded["a/model_file"].description or "")
@@ -138,7 +138,7 @@ def test_file_that_nobody_foresaw_is_broken_alone(
 
     monkeypatch.setattr(loading, "read_model", reads)
 
-    loaded = assets(load_models(build, tmp_path))
+    loaded = assets(define_models(read_models(tmp_path), build))
 
     assert set(loaded) == {"a/model_file", "b/features"}
     assert "LookupError: something new" in (loaded["a/model_file"].description or "")
@@ -147,7 +147,7 @@ def test_file_that_nobody_foresaw_is_broken_alone(
 def test_model_may_be_called_as_a_part_of_the_platform(tmp_path: Path) -> None:
     for name in ("reconcile", "rollback", "serving"):
         write(tmp_path, MINIMAL, name)
-    models = load_models(folders=tmp_path)
+    models = define_models(read_models(tmp_path))
 
     defs = dg.Definitions.merge(models, watching(load_specs(tmp_path)), resources())
 
@@ -180,7 +180,7 @@ def test_broken_folders_of_one_name_are_two_assets(tmp_path: Path) -> None:
     for place in ("one", "two"):
         write(tmp_path / place, "nothing", "cars")
 
-    loaded = assets(load_models(build, [tmp_path / "one", tmp_path / "two"]))
+    loaded = assets(define_models(read_models([tmp_path / "one", tmp_path / "two"]), build))
 
     assert set(loaded) == {"cars/model_file", "cars (2)/model_file"}
 
@@ -205,7 +205,7 @@ def test_folder_that_is_not_there_is_told_and_the_rest_loads(
 ) -> None:
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "absent"))
 
-    loaded = assets(load_models(build))
+    loaded = assets(define_models(read_models(), build))
 
     assert "best_model/features" in loaded
     assert "MODELS_DIR" in (loaded["absent/model_file"].description or "")
