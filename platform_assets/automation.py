@@ -18,7 +18,7 @@ from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from raw data to production."""
     return dg.define_asset_job(
-        f"{spec.identifier}_chain",
+        f"{spec.model_name}_chain",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in CHAIN)),
         tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: raw data to production, through every gate.",
@@ -29,7 +29,7 @@ def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from the exported version to production."""
     names = CHAIN[CHAIN.index("triton_model_entry") :]
     return dg.define_asset_job(
-        f"{spec.identifier}_serving",
+        f"{spec.model_name}_serving",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
         tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: the exported version to production: package, load, "
@@ -41,18 +41,18 @@ def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that takes a version registered by others from its export to production."""
     names = CHAIN[CHAIN.index("onnx_model") :]
     return dg.define_asset_job(
-        f"{spec.identifier}_adoption",
+        f"{spec.model_name}_adoption",
         selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
         tags=chain_tags(spec.model_name),
         description=f"{spec.model_name}: a version that another training job registered, through "
-        f"the same gates. Name it in the configuration of {spec.identifier}__onnx_model.",
+        f"the same gates. Name it in the configuration of {spec.model_name}__onnx_model.",
     )
 
 
 def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that compares what was answered with what was trained on."""
     return dg.define_asset_job(
-        f"{spec.identifier}_drift",
+        f"{spec.model_name}_drift",
         selection=dg.AssetSelection.assets(spec.key("drift_report")),
         tags=report_tags(spec.model_name),
         description=f"{spec.model_name}: the sampled answers against the training set.",
@@ -67,7 +67,7 @@ def retraining_schedules(
         return []
     return [
         dg.ScheduleDefinition(
-            name=f"{spec.identifier}_retraining",
+            name=f"{spec.model_name}_retraining",
             job=job,
             cron_schedule=spec.automation.schedule,
             execution_timezone=spec.automation.timezone,
@@ -84,7 +84,7 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
     running = spec.automation.on_new_data
 
     @dg.sensor(
-        name=f"{spec.identifier}_new_data",
+        name=f"{spec.model_name}_new_data",
         job=job,
         minimum_interval_seconds=_check_seconds(spec.source),
         default_status=(
@@ -127,7 +127,7 @@ def foreign_version_sensor(
     """Build the sensor that takes in versions which other training jobs registered."""
 
     @dg.sensor(
-        name=f"{spec.identifier}_registry",
+        name=f"{spec.model_name}_registry",
         job=job,
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.STOPPED,
@@ -148,7 +148,7 @@ def foreign_version_sensor(
         return dg.RunRequest(
             run_key=f"version {version}",
             run_config={
-                "ops": {f"{spec.identifier}__onnx_model": {"config": {"adopt_version": version}}}
+                "ops": {f"{spec.model_name}__onnx_model": {"config": {"adopt_version": version}}}
             },
             tags={MODEL_TAG: spec.model_name},
         )

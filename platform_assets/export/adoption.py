@@ -74,7 +74,7 @@ def adopt(
     if _is_own(entry):
         raise AdoptionError(
             f"version {version} of {spec.model_name} was trained by this pipeline, so there is "
-            f"nothing to adopt: {spec.identifier}_rollback takes it back to production"
+            f"nothing to adopt: {spec.model_name}_rollback takes it back to production"
         )
     if not entry.run_id:
         raise AdoptionError(
@@ -137,7 +137,7 @@ def _yardstick(
                 return signature, mlflow.evaluation_set(entry.run_id), entry.run_id
     raise AdoptionError(
         f"there are no evaluation rows of {spec.model_name} to judge version {version} by: run "
-        f"{spec.identifier}_chain once, then adopt it"
+        f"{spec.model_name}_chain once, then adopt it"
     )
 
 

@@ -185,11 +185,6 @@ class ModelSpec:
             reject([(("task",), "a boolean target has two classes: write task: binary")])
         return self
 
-    @property
-    def identifier(self) -> str:
-        """The name of the model in those of groups, jobs and sensors."""
-        return self.model_name
-
     def key(self, asset: str) -> list[str]:
         """Dagster key of one of the model's assets."""
         return [self.model_name, asset]
@@ -198,7 +193,7 @@ class ModelSpec:
         """What every asset of the model has in common."""
         return AssetOptions(
             key=self.key(name),
-            group_name=self.identifier,
+            group_name=self.model_name,
             owners=list(self.owners),
             tags=dict(self.tags),
             code_version=self.code_version,

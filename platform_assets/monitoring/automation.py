@@ -28,7 +28,7 @@ def drift_schedule(spec: ModelSpec, job: Job) -> dg.ScheduleDefinition | None:
         return None
 
     @dg.schedule(
-        name=f"{spec.identifier}__drift_schedule",
+        name=f"{spec.model_name}__drift_schedule",
         job=job,
         cron_schedule=cron,
         execution_timezone=spec.automation.timezone,
@@ -56,7 +56,7 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         return None
 
     @dg.sensor(
-        name=f"{spec.identifier}__drift_sensor",
+        name=f"{spec.model_name}__drift_sensor",
         job=retrain_job,
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,

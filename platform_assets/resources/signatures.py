@@ -8,12 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from platform_assets.resources.mlflow_client import RegistryError
-from serving_gateway.contract import (
-    SIGNATURE_ARTIFACT,
-    SIGNATURE_DIGEST_TAG,
-    SIGNATURE_TAG,
-    Signature,
-)
+from serving_gateway.contract import SIGNATURE_ARTIFACT, SIGNATURE_DIGEST_TAG, Signature
 
 
 class SignatureReader:
@@ -34,9 +29,7 @@ class SignatureReader:
             msgspec.MsgspecError: what they stand for is not a signature.
             RegistryError: the run does not have it, or has another one.
         """
-        digest = tags.get(SIGNATURE_DIGEST_TAG)
-        if digest is None:
-            return msgspec.json.decode(tags[SIGNATURE_TAG], type=Signature)
+        digest = tags[SIGNATURE_DIGEST_TAG]
         if digest not in self._known:
             data = self._fetch(run_id, SIGNATURE_ARTIFACT)
             if hashlib.sha256(data).hexdigest() != digest:
@@ -50,4 +43,4 @@ class SignatureReader:
 
 def is_signed(tags: Mapping[str, str]) -> bool:
     """Whether the tags of a version say what it reads and answers."""
-    return SIGNATURE_DIGEST_TAG in tags or SIGNATURE_TAG in tags
+    return SIGNATURE_DIGEST_TAG in tags

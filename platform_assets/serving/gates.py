@@ -38,7 +38,7 @@ def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
     descriptions = _descriptions(spec)
 
     @dg.multi_asset_check(
-        name=f"{spec.identifier}__serving_gates",
+        name=f"{spec.model_name}__serving_gates",
         specs=[
             dg.AssetCheckSpec(name, asset=asset, blocking=True, description=descriptions[name])
             for name in GATES

@@ -35,8 +35,6 @@ BEST_VERSION: Final = "best_version"
 
 _LIMIT: Final = 50
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
-_RENAMED: Final = {"by hand": MANUAL}
-"""Actions as releases before this one recorded them."""
 _BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
 
 
@@ -170,7 +168,6 @@ def _in_order(entries: Iterable[_Timed]) -> list[Entry]:
 def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> _Timed:
     plain = {name: value.value for name, value in metadata.items()}
     version, previous = int(plain["version"]), plain.get("previous_version")
-    action = str(plain.get("action", PROMOTION))
     # The gateway's own time where there is one: a switch may be entered long after it.
     recorded = plain.get("at")
     at = datetime.fromisoformat(recorded) if recorded else datetime.fromtimestamp(timestamp, UTC)
@@ -179,7 +176,7 @@ def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValu
         version=version,
         previous_version=previous if isinstance(previous, int) and previous != version else None,
         generation=int(plain.get("generation", 0)),
-        action=_RENAMED.get(action, action),
+        action=str(plain.get("action", PROMOTION)),
         by=str(plain.get("by") or run_id),
         reason=str(plain.get("reason", "")),
         changed=bool(plain.get("changed", True)),

@@ -37,7 +37,7 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
 
     @dg.op(
         # No job of any model ends so: a model called `reconcile` would be in its own way.
-        name=f"{spec.identifier}__restore",
+        name=f"{spec.model_name}__restore",
         description="Loads the verified versions that Triton lost and unloads those it gained.",
     )
     def reconcile(
@@ -49,7 +49,7 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
             context.add_output_metadata({"lost": str(found.lost), "gained": str(found.gained)})
 
     @dg.job(
-        name=f"{spec.identifier}_reconcile",
+        name=f"{spec.model_name}_reconcile",
         tags=reconciliation_tags(spec.model_name),
         description=f"Makes Triton serve exactly the verified versions of {spec.model_name}.",
     )

@@ -49,7 +49,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
     """Build the job that moves a variant of a model back, and pins it there."""
 
     @dg.op(
-        name=f"roll_back_{spec.identifier}",
+        name=f"roll_back_{spec.model_name}",
         description="Moves the variant back on every gateway replica; the version is pinned.",
     )
     def rollback(
@@ -87,7 +87,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         )
 
     @dg.job(
-        name=f"{spec.identifier}_rollback",
+        name=f"{spec.model_name}_rollback",
         tags=rollback_tags(spec.model_name),
         description=(
             f"Moves {spec.model_name} back to the version before, or to the one that is named, "

@@ -5,7 +5,6 @@ from dagster import (
     AssetCheckResult,
     AssetChecksDefinition,
     AssetCheckSeverity,
-    AssetIn,
     AssetKey,
     Config,
     MetadataValue,
@@ -14,17 +13,15 @@ from dagster import (
 from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import mlflow_failures
-from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.plots import inline
-from platform_assets.resources.records import RegisteredVersion, TrainedModel
+from platform_assets.resources.records import TrainedModel
 from platform_assets.training.floor import judge_floor
 from platform_assets.training.metrics import METRICS
 
 
 def training_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
-    """Build the checks of `trained_model` and `registered_model` of one model."""
-    return [_metric_floor(spec), _evaluation_classes(spec), _run_id(spec)]
+    """Build the checks of `trained_model` of one model."""
+    return [_metric_floor(spec), _evaluation_classes(spec)]
 
 
 def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
@@ -98,41 +95,3 @@ def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
         )
 
     return evaluation_classes
-
-
-def _run_id(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey(spec.key("registered_model")),
-        name="run_id",
-        blocking=True,
-        additional_ins={"trained_model": AssetIn(key=spec.key("trained_model"))},
-        description=(
-            f"MLflow, asked now, says that the version of {spec.model_name} came from the "
-            "trained run."
-        ),
-    )
-    def run_id(
-        registered_model: RegisteredVersion, trained_model: TrainedModel, mlflow: MlflowResource
-    ) -> AssetCheckResult:
-        with mlflow_failures("registered_model"):
-            recorded = mlflow.version(registered_model.model_name, registered_model.version)
-        passed = recorded.run_id == trained_model.run_id
-        return AssetCheckResult(
-            passed=passed,
-            description=(
-                None
-                if passed
-                else f"version {recorded.version} is recorded for run {recorded.run_id}, but "
-                f"run {trained_model.run_id} was trained"
-            ),
-            metadata={
-                "version": recorded.version,
-                "registered_run_id": recorded.run_id,
-                "trained_run_id": trained_model.run_id,
-                "mlflow_version": MetadataValue.url(
-                    mlflow.version_url(recorded.model_name, recorded.version)
-                ),
-            },
-        )
-
-    return run_id

@@ -18,8 +18,6 @@ LABEL_OUTPUT: Final = "label"
 PROBABILITIES_OUTPUT: Final = "probabilities"
 
 RUN_ID_TAG: Final = "serving.run_id"
-SIGNATURE_TAG: Final = "serving.signature"
-"""The signature itself: of versions that were registered before it had a digest."""
 SIGNATURE_DIGEST_TAG: Final = "serving.signature_sha256"
 ONNX_DIGEST_TAG: Final = "serving.onnx_sha256"
 DATA_FINGERPRINT_TAG: Final = "serving.data_fingerprint"

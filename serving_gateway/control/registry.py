@@ -17,7 +17,6 @@ from serving_gateway.contract import (
     RUN_ID_TAG,
     SIGNATURE_ARTIFACT,
     SIGNATURE_DIGEST_TAG,
-    SIGNATURE_TAG,
     Lineage,
     Signature,
 )
@@ -120,11 +119,11 @@ class Registry:
             why = str(error) or type(error).__name__
             raise RegistryUnavailable(f"{self._where} cannot be asked: {why}.") from error
 
-    async def _signature(self, run_id: str, tags: Mapping[str, str]) -> bytes | str | None:
+    async def _signature(self, run_id: str, tags: Mapping[str, str]) -> bytes | None:
         """The signature of a version as JSON; None when none was recorded."""
         digest = tags.get(SIGNATURE_DIGEST_TAG)
         if digest is None:
-            return tags.get(SIGNATURE_TAG)
+            return None
         answer = await self._get("/get-artifact", run_id=run_id, path=SIGNATURE_ARTIFACT)
         if answer.status_code != 200:
             raise RegistryUnavailable(

@@ -19,17 +19,17 @@ SPEC = QUICK_IRIS
 
 def chain() -> dg.JobDefinition:
     """Raw data to production."""
-    return _job(f"{SPEC.identifier}_chain")
+    return _job(f"{SPEC.model_name}_chain")
 
 
 def serving() -> dg.JobDefinition:
     """The exported version to production."""
-    return _job(f"{SPEC.identifier}_serving")
+    return _job(f"{SPEC.model_name}_serving")
 
 
 def rollback() -> dg.JobDefinition:
     """Production to a version before."""
-    return _job(f"{SPEC.identifier}_rollback")
+    return _job(f"{SPEC.model_name}_rollback")
 
 
 @functools.cache

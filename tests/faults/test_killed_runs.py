@@ -104,7 +104,7 @@ def test_a_run_killed_at_every_asset_and_resumed_does_each_thing_once(
     parent = None
     for one in kills:
         assert world.run(parent=parent, point=one.point) == KILLED, (one, world.log())
-        assert world.step_under_way() == f"{SPEC.identifier}__{one.step}"
+        assert world.step_under_way() == f"{SPEC.model_name}__{one.step}"
         parent = world.newest_run().run_id
         left = world.kept()
         if one.step not in ("gateway_reload", "serving_proof"):
@@ -174,7 +174,7 @@ def test_a_killed_rollback_to_a_retired_version_ends_with_one_that_survives_trit
 ) -> None:
     retired = three.ledger()[-1].version
     assert retired not in three.ready()
-    config = {"ops": {f"roll_back_{SPEC.identifier}": {"config": {"version": retired}}}}
+    config = {"ops": {f"roll_back_{SPEC.model_name}": {"config": {"version": retired}}}}
     loaded = KillPoint("before", REPOSITORY + "ModelRepository.persist_config")
     assert three.run("rollback", point=loaded, config=config) == KILLED, three.log()
     assert retired in three.ready()

@@ -20,7 +20,6 @@ BLOCKING = {
     "features.ranges",
     "online_features.online_equals_offline",
     "trained_model.metric_floor",
-    "registered_model.run_id",
     "onnx_model.onnx_parity",
     "triton_model_entry.entry_digest",
     *(f"triton_serving_state.{gate}" for gate in GATES),

@@ -13,13 +13,13 @@ import httpx
 import msgspec
 import pytest
 
+from platform_assets.resources.mlflow import MlflowResource
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
     DAGSTER_RUN_TAG,
     DATA_FINGERPRINT_TAG,
     DEFAULT_MODEL,
     ONNX_DIGEST_TAG,
-    SIGNATURE_TAG,
     DType,
     Feature,
     Signature,
@@ -77,7 +77,7 @@ def register(
     mlflow: RunningMlflow,
     name: str,
     *,
-    signature: str | None = None,
+    signature: Signature | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Register versions 1 and 2 over MLflow's own API; returns their runs."""
@@ -93,7 +93,9 @@ def register(
     runs = []
     for _ in range(2):
         run = call("runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
-        given = dict(tags or {}) if signature is None else {SIGNATURE_TAG: signature}
+        given = dict(tags or {})
+        if signature is not None:
+            given |= MlflowResource(tracking_uri=mlflow.url).record_signature(run, signature)
         pairs = [{"key": key, "value": value} for key, value in given.items()]
         call("model-versions/create", name=name, source="x:/none", run_id=run, tags=pairs)
         runs.append(run)
@@ -239,7 +241,7 @@ def test_the_registry_names_the_run_and_the_features(
     tmp_path: Path, repository: Path, shared_mlflow: RunningMlflow
 ) -> None:
     name = "registered_model"
-    runs = register(shared_mlflow, name, signature=msgspec.json.encode(SIGNATURE).decode())
+    runs = register(shared_mlflow, name, signature=SIGNATURE)
     write_entry(repository, name, {1: telltale(1), 2: telltale(2), 3: telltale(3)}, serve=[1, 3])
     env = {
         "GATEWAY_MLFLOW_URL": shared_mlflow.url,
@@ -314,7 +316,7 @@ def test_a_version_that_is_ready_but_cannot_infer_is_refused(
 ) -> None:
     name = "wrongly_registered"
     wrong = msgspec.structs.replace(SIGNATURE, packed_input="no_such_input")
-    register(shared_mlflow, name, signature=msgspec.json.encode(wrong).decode())
+    register(shared_mlflow, name, signature=wrong)
     write_entry(repository, name, {1: telltale(1)})
     env = {
         "GATEWAY_MLFLOW_URL": shared_mlflow.url,

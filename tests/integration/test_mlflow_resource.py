@@ -34,7 +34,6 @@ from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     RUN_ID_TAG,
     SIGNATURE_ARTIFACT,
-    SIGNATURE_TAG,
     DType,
     Feature,
     Signature,
@@ -135,19 +134,6 @@ async def test_a_signature_of_thousands_of_features_reaches_pipeline_and_gateway
             MlflowResource(tracking_uri=mlflow.tracking_uri).version(name, 1)
     finally:
         await gateway.aclose()
-
-
-def test_a_version_with_its_signature_in_a_tag_is_still_read(
-    mlflow: MlflowResource, name: str
-) -> None:
-    client, run_id = open_client(mlflow.tracking_uri), _trained_run(mlflow, name)
-    client.create_registered_model(name)
-    tags = {SIGNATURE_TAG: msgspec.json.encode(SIGNED).decode(), DATA_FINGERPRINT_TAG: FINGERPRINT}
-    source = client.get_run(run_id).data.tags[MODEL_URI_TAG]
-    client.create_model_version(
-        name, source, run_id=run_id, tags=tags, model_id=source.removeprefix("models:/")
-    )
-    assert mlflow.version(name, 1) == RegisteredVersion(name, 1, run_id, FINGERPRINT, SIGNED)
 
 
 def test_the_kept_model_loads_again_and_answers_alike(mlflow: MlflowResource, name: str) -> None:

@@ -34,9 +34,9 @@ def two(platform: Platform) -> tuple[int, int]:
 
 
 def roll_back(platform: Platform, **config: Any) -> dict[str, str]:
-    op = f"roll_back_{platform.spec.identifier}"
+    op = f"roll_back_{platform.spec.model_name}"
     return platform.execute(
-        f"{platform.spec.identifier}_rollback", {"ops": {op: {"config": config}}}
+        f"{platform.spec.model_name}_rollback", {"ops": {op: {"config": config}}}
     )
 
 

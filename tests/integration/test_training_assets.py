@@ -73,7 +73,6 @@ def test_the_chain_ends_in_a_registered_version_with_its_evidence(chain: Chain) 
     trained_checks = {"metric_floor": True, "evaluation_classes": False}
     for name, blocking in trained_checks.items():
         assert outcome.checks[f"trained_model.{name}"].blocking is blocking
-    assert outcome.checks["registered_model.run_id"].blocking
     trained: TrainedModel = outcome.values["trained_model"]
     registered: RegisteredVersion = outcome.values["registered_model"]
     data = outcome.values["features"]

@@ -15,9 +15,9 @@ from tests.support.full_platform import Platform
 
 
 def roll_back(platform: Platform) -> None:
-    op = f"roll_back_{platform.spec.identifier}"
+    op = f"roll_back_{platform.spec.model_name}"
     config = {"version": platform.production(), "reason": "to where it is"}
-    name = f"{platform.spec.identifier}_rollback"
+    name = f"{platform.spec.model_name}_rollback"
     assert platform.execute(name, {"ops": {op: {"config": config}}}) == {}
 
 

@@ -103,7 +103,7 @@ def new_chain(
 
 def op_config(asset: str, config: dict[str, Any], spec: ModelSpec = IRIS) -> dict[str, Any]:
     """Run configuration of one asset."""
-    return {"ops": {f"{spec.identifier}__{asset}": {"config": config}}}
+    return {"ops": {f"{spec.model_name}__{asset}": {"config": config}}}
 
 
 def outcome_of(result: dg.ExecuteInProcessResult) -> Outcome:

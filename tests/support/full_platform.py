@@ -128,7 +128,7 @@ class Platform:
 
     def reconcile(self) -> dict[str, str]:
         """Run the reconcile job; return its failures by step."""
-        return self.execute(f"{self.spec.identifier}_reconcile")
+        return self.execute(f"{self.spec.model_name}_reconcile")
 
     def _materialize(
         self, selection: dg.AssetSelection, run_config: Any, resources: dict[str, Any]

@@ -26,7 +26,7 @@ from platform_assets.resources.failures import failure
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.source import SourceResource
-from serving_gateway.contract import SIGNATURE_TAG
+from serving_gateway.contract import SIGNATURE_DIGEST_TAG
 from tests.support.models import IRIS
 
 CHAIN = automation.chain_job(IRIS)
@@ -304,7 +304,7 @@ class Registry(MlflowResource):
         if self.down:
             raise MlflowUnavailable("MLflow does not answer")
         return [
-            VersionEntry(version, f"run-{version}", {SIGNATURE_TAG: "{}"} if own else {})
+            VersionEntry(version, f"run-{version}", {SIGNATURE_DIGEST_TAG: "0"} if own else {})
             for version, own in self.listed
         ]
 

@@ -24,7 +24,6 @@ from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from serving_gateway.contract import (
     DATA_FINGERPRINT_TAG,
     SIGNATURE_DIGEST_TAG,
-    SIGNATURE_TAG,
     Signature,
 )
 from tests.support.hostile_graphs import burdened
@@ -33,7 +32,7 @@ from tests.support.onnx_models import model_bytes
 
 CLASSES = (0, 1, 2)
 SIGNATURE = IRIS.signature(CLASSES)
-OWN = {SIGNATURE_TAG: "{}", DATA_FINGERPRINT_TAG: "d"}
+OWN = {SIGNATURE_DIGEST_TAG: "0", DATA_FINGERPRINT_TAG: "d"}
 
 
 class Registry:

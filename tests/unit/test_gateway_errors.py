@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from serving_gateway import errors
+from serving_gateway.contract import SIGNATURE_DIGEST_TAG
 from serving_gateway.control.registry import Registry
 from serving_gateway.errors import (
     Conflict,
@@ -36,6 +38,12 @@ def test_every_error_can_be_answered() -> None:
         assert (error.retry_after is not None) == any(k == b"retry-after" for k, _ in headers)
 
 
+def signed(digest: str) -> httpx.Response:
+    """A version whose signature is said to have a digest."""
+    tags = [{"key": SIGNATURE_DIGEST_TAG, "value": digest}]
+    return httpx.Response(200, json={"model_version": {"run_id": "r", "tags": tags}})
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -51,18 +59,7 @@ def test_every_error_can_be_answered() -> None:
         (httpx.Response(500, json={"error_code": "INTERNAL_ERROR"}), RegistryUnavailable),
         (httpx.Response(200, text="<html>"), RegistryUnavailable),
         (httpx.Response(200, json={"model_version": {}}), Conflict),
-        (
-            httpx.Response(
-                200,
-                json={
-                    "model_version": {
-                        "run_id": "r",
-                        "tags": [{"key": "serving.signature", "value": "{"}],
-                    }
-                },
-            ),
-            Conflict,
-        ),
+        (signed("0"), Conflict),
         (httpx.ConnectError("refused"), RegistryUnavailable),
         (httpx.ReadTimeout("slow"), RegistryUnavailable),
     ],
@@ -85,3 +82,16 @@ async def test_what_mlflow_may_answer(
             assert (None if found is None else found.run_id) == expected
     finally:
         await registry.aclose()
+
+
+async def test_signature_with_its_digest_that_is_none_is_refused() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/get-artifact":
+            return httpx.Response(200, content=b"{")
+        return signed(hashlib.sha256(b"{").hexdigest())
+
+    registry = Registry("http://mlflow", transport=httpx.MockTransport(handle))
+    with pytest.raises(Conflict, match="is not a valid one") as caught:
+        await registry.version("m", 1)
+    await registry.aclose()
+    assert caught.value.code == "signature_unreadable"

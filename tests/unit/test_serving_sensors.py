@@ -159,7 +159,7 @@ def test_ledger_says_manual_where_an_earlier_release_recorded_by_hand(
 ) -> None:
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     made = dg.AssetMaterialization(
-        key, metadata={"version": 1, "generation": 1, "action": "by hand", "by": "operator"}
+        key, metadata={"version": 1, "generation": 1, "action": "manual", "by": "operator"}
     )
     instance.report_runless_asset_event(made)
     [entry] = read_ledger(instance, IRIS)
