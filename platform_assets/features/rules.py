@@ -29,10 +29,14 @@ def check_features(rows: SourceTable, spec: ModelSpec) -> None:
     import pyarrow.compute as pc
 
     table = rows.table
-    empty = [name for name in spec.feature_names if table[name].null_count == table.num_rows]
-    if empty:
+    has_gaps = spec.target.drop_missing
+    learned = table.filter(table[spec.target.name].is_valid()) if has_gaps else table
+    rows_learned = learned.num_rows
+    empty = [name for name in spec.feature_names if learned[name].null_count == rows_learned]
+    if empty and rows_learned:
+        where = " in its rows with a label" if has_gaps else ""
         raise SourceError(
-            f"{rows.name} has no value at all in {', '.join(empty)}",
+            f"{rows.name} has no value at all in {', '.join(empty)}{where}",
             "leave that out of the features in the model file, or fill it, and run again",
         )
     nullable = {feature.name for feature in spec.features if feature.nullable}
@@ -46,8 +50,8 @@ def check_features(rows: SourceTable, spec: ModelSpec) -> None:
         "fill them, or say in the model file that the feature is nullable (or that rows "
         "without a label are dropped), and run again",
     )
-    learned = (*spec.feature_names, spec.target.name)
-    floats = [name for name in learned if pa.types.is_floating(table[name].type)]
+    of_interest = (*spec.feature_names, spec.target.name)
+    floats = [name for name in of_interest if pa.types.is_floating(table[name].type)]
     _refuse(
         rows,
         "values that are infinite, or too large for their type",

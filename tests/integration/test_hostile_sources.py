@@ -174,7 +174,7 @@ CASES: Final[dict[str, Case]] = {
     "a byte order mark, blank lines and Windows' line ends": Case(
         file(b"\xef\xbb\xbf\r\n\r\n" + text(table(), end="\r\n").encode())
     ),
-    "UTF-16": Case(file(SOUND.encode("utf-16")), "is not UTF-8 text"),
+    "UTF-16": Case(file(SOUND.encode("utf-16")), "is not UTF-8 text: it is UTF-16"),
     "Latin-1": Case(
         file(text(table(c={7: "süd"})).encode("latin-1")),
         r"row 7 \(line 8\), c: b's\\xfcd' is not UTF-8 text",

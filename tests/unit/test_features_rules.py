@@ -113,6 +113,10 @@ def test_rows_without_a_label_are_features_where_that_is_wanted(tmp_path: Path) 
         _read(tmp_path, spec, lambda lines: _last("", 8)(gaps(lines)))
     with pytest.raises(SourceError, match="has no row with a paid"):
         _read(tmp_path, spec, _column(10, lambda *_: ""))
+    useless = _column(2, lambda number, old: old if number in {3, 4} else "")
+    assert _read(tmp_path, spec, useless).table["income"].null_count == 38
+    with pytest.raises(SourceError, match="no value at all in income in its rows with a label"):
+        _read(tmp_path, spec, lambda lines: useless(gaps(lines)))
 
 
 def test_classes_that_were_named_are_all_that_there_may_be(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import itertools
@@ -18,6 +19,10 @@ from platform_assets.features.sources.sink import RowSink, SourceRows
 from platform_assets.resources.source import ColumnsError, SourceError
 
 _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_UTF16: Final = tuple(
+    mark.decode("utf-8", "surrogateescape") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+)
+"""How such a file begins, as foreign bytes."""
 _SHOWN: Final = 40
 _LONGEST_LINE: Final = 16 << 20
 _PATIENT: Final = f"strict_mode=false, parallel=false, max_line_size={_LONGEST_LINE}"
@@ -58,8 +63,9 @@ class CsvFile:
                 f"{self.name} is empty", "write a header line and rows to it, and run again"
             )
         if not all(_is_text(cell) for cells, _, _ in readings for cell in cells):
-            problem = "is not UTF-8 text: its first line holds other bytes"
-            raise SourceError(f"{self.name} {problem}", _AS_UTF8)
+            start = readings[0][0][0][:2]
+            problem = "its first line holds other bytes" if start not in _UTF16 else "it is UTF-16"
+            raise SourceError(f"{self.name} is not UTF-8 text: {problem}", _AS_UTF8)
         best = max(readings, key=lambda one: (len(wanted & set(one[0])), len(one[0])))
         # By marks that do not occur, all columns are one.
         fitting = {
