@@ -109,24 +109,29 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
     return triton_serving_state
 
 
+class SwitchConfig(dg.Config):
+    """How a switch is done, for every model."""
+
+    unpin: bool = Field(
+        default=False,
+        description="Move production although an operator pinned it to another version.",
+    )
+    convergence_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds that every replica has to follow the switch."
+    )
+    reason: str = Field(default="", description="Why, for the routing record and the ledger.")
+
+
 def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
-    class ReloadConfig(dg.Config):
+    class ReloadConfig(SwitchConfig):
         """How the switch is done."""
 
-        unpin: bool = Field(
-            default=False,
-            description="Move production although an operator pinned it to another version.",
-        )
         retention: int = Field(
             default=spec.serving.retention,
             ge=1,
             le=spec.serving.keep_versions,
             description="READY versions to keep after the switch, production included.",
         )
-        convergence_timeout_s: float = Field(
-            default=30.0, gt=0, description="Seconds that every replica has to follow the switch."
-        )
-        reason: str = Field(default="", description="Why, for the routing record and the ledger.")
 
     @dg.asset(
         **spec.asset("gateway_reload"),
@@ -154,59 +159,60 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         feast: FeastResource,
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
-        state = triton_serving_state
+        state, log = triton_serving_state, context.log
         hold(LEASE, spec.model_name, context)
-        reason = switch_reason(PROMOTION, context.run.run_id, why=config.reason)
-        request = _reload_request(state, spec, reason, unpin=config.unpin)
         with holding(CHANGE, spec.model_name, context):
             require_ready(state, triton)
             gates = require_gates_passed(state, context.instance)
-            answer = reload(spec.model_name, request, gateway)
-            live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
+            switch = _switch(state, spec, config, context.run.run_id, gateway)
+            version = switch.answer.version
             retirement = retire_surplus(
                 spec,
-                answer.version,
+                version,
                 retention=config.retention,
                 ledger=read_ledger(context.instance, spec),
                 gateway=gateway,
                 triton=triton,
                 repository=model_repository,
-                log=context.log,
+                log=log,
             )
         views = delete_unread_views(
-            spec,
-            feast=feast,
-            mlflow=mlflow,
-            triton=triton,
-            repository=model_repository,
-            log=context.log,
+            spec, feast=feast, mlflow=mlflow, triton=triton, repository=model_repository, log=log
         )
-        switch = ConfirmedSwitch(answer, live, PROMOTION, reason)
         return dg.MaterializeResult(
-            value=Promotion(spec.model_name, state.version, state.run_id, answer),
+            value=Promotion(spec.model_name, state.version, state.run_id, switch.answer),
             metadata={
                 **switch_metadata(spec, switch, mlflow),
                 **retirement,
                 **_best_version(gates[NO_REGRESSION].metadata),
                 **views,
-                **record_in_registry(spec.model_name, answer.version, mlflow, context.log),
+                **record_in_registry(spec.model_name, version, mlflow, log),
             },
         )
 
     return gateway_reload
 
 
-def _reload_request(
-    state: ServingState, spec: ModelSpec, reason: str, *, unpin: bool
-) -> ReloadRequest:
-    return ReloadRequest(
+def _switch(
+    state: ServingState,
+    spec: ModelSpec,
+    config: SwitchConfig,
+    run_id: str,
+    gateway: GatewayResource,
+) -> ConfirmedSwitch:
+    """Move production to the version, and wait until every replica has followed."""
+    reason = switch_reason(PROMOTION, run_id, why=config.reason)
+    request = ReloadRequest(
         version=state.version,
         run_id=state.run_id,
         mode=Mode.SSOT,
-        unpin=unpin,
+        unpin=config.unpin,
         reason=reason,
         feature_contract=spec.contract,
     )
+    answer = reload(spec.model_name, request, gateway)
+    live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
+    return ConfirmedSwitch(answer, live, PROMOTION, reason)
 
 
 def _best_version(

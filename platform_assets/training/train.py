@@ -94,21 +94,15 @@ def train(
     }
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
         results, failed = _compete(candidates, training, spec, classes, mlflow, run, tags, say)
-        best = best_candidate(results, spec)
-        say(f"best by cross-validation: {best}")
-        unfitted = build(next(one for one in candidates if one.name == best), spec)
-        described = parameters(unfitted)
-        estimator, notes = fit(unfitted, training, spec)
-        _warn(best, notes, say)
-        evaluated = evaluate(estimator, evaluation, spec, classes)
-        fitted = FittedModel(best, estimator, described, results[best], evaluated)
-        pictures = _pictures(estimator, evaluation, evaluated, results, spec)
+        fitted = _fit_best(candidates, results, training, evaluation, spec, classes, say)
+        evaluated = fitted.evaluated
+        pictures = _pictures(fitted.estimator, evaluation, evaluated, results, spec)
         signature = spec.signature(classes)
         record_training(run, fitted, training, evaluation, pictures, data, spec, signature)
     model = TrainedModel(
         model_name=spec.model_name,
         run_id=run.run_id,
-        estimator=estimator,
+        estimator=fitted.estimator,
         signature=signature,
         metrics=evaluated.metrics,
         data_fingerprint=data.fingerprint,
@@ -120,9 +114,28 @@ def train(
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
     )
-    return Trained(
-        model, best, results, failed, unseen_texts(training, evaluation), len(training), pictures
-    )
+    unseen = unseen_texts(training, evaluation)
+    return Trained(model, fitted.candidate, results, failed, unseen, len(training), pictures)
+
+
+def _fit_best(
+    candidates: Sequence[Candidate],
+    results: Mapping[str, Mapping[str, float]],
+    training: Rows,
+    evaluation: Rows,
+    spec: ModelSpec,
+    classes: tuple[Label, ...],
+    say: Callable[[str], object],
+) -> FittedModel:
+    """Fit the best of the candidates to all training rows, and evaluate it."""
+    best = best_candidate(results, spec)
+    say(f"best by cross-validation: {best}")
+    unfitted = build(next(one for one in candidates if one.name == best), spec)
+    described = parameters(unfitted)
+    estimator, notes = fit(unfitted, training, spec)
+    _warn(best, notes, say)
+    evaluated = evaluate(estimator, evaluation, spec, classes)
+    return FittedModel(best, estimator, described, results[best], evaluated)
 
 
 def _compete(
