@@ -154,18 +154,6 @@ def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
     assert (before.action, before.by) == (MANUAL, OPERATOR)
 
 
-def test_ledger_says_manual_where_an_earlier_release_recorded_by_hand(
-    instance: dg.DagsterInstance,
-) -> None:
-    key = dg.AssetKey(IRIS.key("gateway_reload"))
-    made = dg.AssetMaterialization(
-        key, metadata={"version": 1, "generation": 1, "action": "manual", "by": "operator"}
-    )
-    instance.report_runless_asset_event(made)
-    [entry] = read_ledger(instance, IRIS)
-    assert entry.action == MANUAL
-
-
 def test_switch_without_a_credential_is_recorded_as_by_unknown(
     instance: dg.DagsterInstance,
 ) -> None:
