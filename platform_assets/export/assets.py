@@ -137,13 +137,17 @@ def _described(
         value=OnnxModel(registered, digest),
         metadata={
             "version": registered.version,
-            "run_id": registered.run_id,
-            "sha256": digest,
-            "size_bytes": len(graph),
-            "data_fingerprint": registered.data_fingerprint,
-            **_graph_metadata(summary),
-            "mlflow_run": dg.MetadataValue.url(mlflow.run_url(registered.run_id)),
             **more,
+            **_graph_metadata(summary),
+            "size_bytes": len(graph),
+            "mlflow_run": dg.MetadataValue.url(mlflow.run_url(registered.run_id)),
+            "origin": dg.MetadataValue.json(
+                {
+                    "run_id": registered.run_id,
+                    "data_fingerprint": registered.data_fingerprint,
+                    "onnx_sha256": digest,
+                }
+            ),
         },
     )
 
@@ -174,9 +178,6 @@ def _graph_metadata(summary: GraphSummary) -> dict[str, Any]:
     tensors = [("input", tensor) for tensor in summary.inputs]
     tensors += [("output", tensor) for tensor in summary.outputs]
     return {
-        "opset": summary.opset,
-        "ai_onnx_ml_opset": summary.ml_opset,
-        "ir_version": summary.ir_version,
         "tensors": dg.MetadataValue.table(
             [
                 dg.TableRecord(
@@ -190,6 +191,7 @@ def _graph_metadata(summary: GraphSummary) -> dict[str, Any]:
                 for role, tensor in tensors
             ]
         ),
+        "format": f"opset {summary.opset}, ai.onnx.ml {summary.ml_opset}, IR {summary.ir_version}",
     }
 
 
@@ -279,12 +281,11 @@ def _packaged(
         value=PackagedVersion(name, version, run_id, onnx_model.sha256, text),
         metadata={
             "version": version,
-            "run_id": run_id,
-            "sha256": onnx_model.sha256,
-            "created": created,
+            "config.pbtxt": dg.MetadataValue.md(f"```\n{text}\n```"),
             "directory": dg.MetadataValue.path(str(model_repository.path(name, version))),
+            "created": created,
             "enable_dynamic_batching": options.dynamic_batching,
             "triton_instance_group_count": options.instance_count,
-            "config.pbtxt": dg.MetadataValue.md(f"```\n{text}\n```"),
+            "origin": dg.MetadataValue.json({"run_id": run_id, "onnx_sha256": onnx_model.sha256}),
         },
     )

@@ -89,11 +89,11 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
             check_results=source_check_results(table, spec),
             metadata={
                 **data_metadata(table, data, spec),
-                FINGERPRINT_METADATA: data.fingerprint,
                 "source": data.source,
                 "features_file": MetadataValue.path(data.features_path),
                 "labels_file": MetadataValue.path(data.labels_path),
                 "seconds": round(time.monotonic() - started, 3),
+                FINGERPRINT_METADATA: data.fingerprint,
             },
         )
 
@@ -131,16 +131,16 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
                 "entities": features.entities,
                 "rows_written": changes.written,
                 "rows_deleted": changes.deleted,
-                "feature_service": spec.feature_service,
-                "feature_view": spec.feature_view,
-                "feature_contract": spec.contract,
-                "online_store": feast.online_store,
-                FINGERPRINT_METADATA: features.fingerprint,
-                "feature_store_yaml": MetadataValue.path(str(feast.home / "feature_store.yaml")),
                 "first_event": span[0].isoformat(),
                 "last_event": span[1].isoformat(),
+                "feature_service": spec.feature_service,
+                "feature_view": spec.feature_view,
+                "online_store": feast.online_store,
+                "feature_store_yaml": MetadataValue.path(str(feast.home / "feature_store.yaml")),
                 "seconds_apply": round(applied - started, 3),
                 "seconds_materialize": round(time.monotonic() - applied, 3),
+                "feature_contract": spec.contract,
+                FINGERPRINT_METADATA: features.fingerprint,
             },
         )
 

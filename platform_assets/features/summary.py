@@ -27,12 +27,12 @@ def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> di
         "dagster/row_count": data.rows,
         "entities": data.entities,
         "labels": data.rows - source.table[spec.target.name].null_count,
+        **_target_metadata(source, spec),
         "null_counts": MetadataValue.json(dict(data.nulls)),
         "ignored_columns": MetadataValue.json(list(source.ignored)),
         "columns": MetadataValue.table(
             [TableRecord({"column": one.name, "type": str(one.type)}) for one in columns]
         ),
-        **_target_metadata(source, spec),
     }
 
 
@@ -45,13 +45,13 @@ def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
         values_at = pc.quantile(values, q=list(_QUANTILES)).to_pylist()
         quantiles = {f"{q:.0%}": value for q, value in zip(_QUANTILES, values_at, strict=True)}
         return {
-            "target_quantiles": MetadataValue.json(quantiles),
             "target_picture": MetadataValue.md(target_picture(name, values)),
+            "target_quantiles": MetadataValue.json(quantiles),
         }
     rows = _rows_per_class(source, spec)
     return {
-        "rows_per_class": MetadataValue.json(rows),
         "target_picture": MetadataValue.md(class_picture(name, rows)),
+        "rows_per_class": MetadataValue.json(rows),
     }
 
 

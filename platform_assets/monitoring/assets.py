@@ -191,9 +191,7 @@ def _published(
         value=report,
         metadata={
             VERSION_METADATA: report.version,
-            "dagster/row_count": report.rows,
             "summary": summary(report),
-            **facts,
             **shown,
             "columns": MetadataValue.table(
                 [TableRecord(column_row(column)) for column in report.worst_first]
@@ -201,7 +199,9 @@ def _published(
             if report.columns
             else "none: not enough samples, or nothing to compare them with",
             "not_compared": "\n".join(report.not_compared) or "nothing",
-            "report": MetadataValue.path(str(path)),
+            "page": MetadataValue.path(str(path)),
+            "dagster/row_count": report.rows,
+            **facts,
             "registry": logged,
         },
     )
@@ -223,8 +223,8 @@ def _facts(
     }
     if report.rows:
         span = compute.min_max(window.table[SAMPLE_TIME]).as_py()
-        facts["oldest_sample"] = span["min"].isoformat()
-        facts["newest_sample"] = span["max"].isoformat()
+        facts["oldest_sample"] = span["min"].isoformat(timespec="seconds")
+        facts["newest_sample"] = span["max"].isoformat(timespec="seconds")
     return facts
 
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from platform_assets.monitoring.records import FEWEST_UNITS
+from platform_assets.resources import pages
 
 if TYPE_CHECKING:
     from platform_assets.monitoring.records import ColumnDrift, DriftReport
 
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
-       color: #1f2937; background: #fff }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #e5e7eb; text-align: right }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100% }
-"""
 _EXAMPLE_LENGTH: Final = 40
 
 
@@ -52,23 +44,38 @@ def drift_page(report: DriftReport, facts: Mapping[str, object], picture: str | 
 
     `facts` are what a reader wants to know of the comparison, `picture` is a data URL.
     """
-    title = escape(f"Drift of {report.model_name} version {report.version}")
+    title = f"Drift of {report.model_name} version {report.version}"
     sentence = summary(report)
-    sentence = sentence[:1].upper() + sentence[1:]
     parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",
-        f"<style>{_STYLE}</style><h1>{title}</h1><p>{escape(sentence)}.</p>",
-        _table({"fact": name, "value": value} for name, value in facts.items()),
+        pages.headline(
+            title,
+            _verdict(report),
+            f"{sentence[:1].upper()}{sentence[1:]}.",
+            good=report.judged and report.enough and not report.drifted,
+        )
     ]
-    if picture:
-        parts.append(f"<img alt='population stability by column' src='{escape(picture)}'>")
     if report.columns:
-        parts += [_table(map(column_row, report.worst_first)), "<h2>Distributions</h2>"]
-        parts += [_distribution(column) for column in report.worst_first]
+        rows = map(column_row, report.worst_first)
+        shown = [pages.figure(picture, "population stability by column")] if picture else []
+        parts += [
+            pages.section("Change by column", *shown, pages.table(rows, "The worst first")),
+            pages.section("Distributions", *map(_distribution, report.worst_first)),
+        ]
     if report.not_compared:
-        items = "".join(f"<li>{escape(reason)}</li>" for reason in report.not_compared)
-        parts.append(f"<h2>Not compared</h2><ul>{items}</ul>")
-    return "\n".join(parts) + "\n"
+        reasons = map(pages.paragraph, report.not_compared)
+        parts.append(pages.section("Not compared", *reasons))
+    parts.append(pages.section("What was compared", pages.facts(facts)))
+    return pages.page(title, *parts)
+
+
+def _verdict(report: DriftReport) -> str:
+    if not report.enough or not report.judged:
+        return "Not judged"
+    return (
+        f"{len(report.drifted)} of {len(report.columns)} columns drifted"
+        if report.drifted
+        else "No drift"
+    )
 
 
 def column_row(column: ColumnDrift) -> dict[str, str]:
@@ -91,15 +98,11 @@ def column_row(column: ColumnDrift) -> dict[str, str]:
 
 def _distribution(column: ColumnDrift) -> str:
     shares = zip(column.bins, column.reference, column.current, strict=True)
-    table = _table(
-        {"values": label, "training": f"{before:.2%}", "answered": f"{now:.2%}"}
-        for label, before, now in shares
+    table = pages.table(
+        (
+            {"values": label, "training": f"{before:.2%}", "answered": f"{now:.2%}"}
+            for label, before, now in shares
+        ),
+        f"Share of the rows by value of {column.name}",
     )
-    return f"<details><summary>{escape(column.name)}</summary>{table}</details>"
-
-
-def _table(records: Iterable[Mapping[str, object]]) -> str:
-    lines = [*records]
-    rows = ["".join(f"<th>{name}</th>" for name in lines[0])]
-    rows += ["".join(f"<td>{escape(str(value))}</td>" for value in line.values()) for line in lines]
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+    return pages.folded(column.name, table)

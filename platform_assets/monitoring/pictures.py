@@ -39,7 +39,11 @@ def _indices(axes: Any, columns: Sequence[ColumnDrift]) -> None:
     )
     limits = [column.limit for column in columns]
     axes.vlines(
-        limits, [p - 0.45 for p in places], [p + 0.45 for p in places], color="black", label="limit"
+        limits,
+        [p - 0.45 for p in places],
+        [p + 0.45 for p in places],
+        color=plots.INK,
+        label="limit",
     )
     axes.set_yticks(places, [plots.label(column.name) for column in columns])
     axes.invert_yaxis()

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-INK: Final = "#1f2937"
-ACCENT: Final = "#2563eb"
-MUTED: Final = "#94a3b8"
-GOOD: Final = "#15803d"
-BAD: Final = "#b91c1c"
+INK: Final = "#1b1f24"
+SOFT: Final = "#57606a"
+LINE: Final = "#d9dee4"
+ACCENT: Final = "#0a58ca"
+SECOND: Final = "#9a5b00"
+GOOD: Final = "#1a7f37"
+BAD: Final = "#b42318"
+MUTED: Final = "#8c959f"
+"""Colours of the pages' style sheet in the light, and a gray: pictures keep a light card."""
 _SAME: Final = 1e-9
 """Values that differ by less than this part of their size count as one value."""
 
@@ -35,10 +39,25 @@ def canvas(width: float, height: float, ratios: Sequence[float] = (1,)) -> tuple
 
 
 def png(figure: Any) -> bytes:
-    """Return a figure as PNG: the same bytes for the same data."""
+    """Return a figure as PNG, in the style of the pages: the same bytes for the same data."""
+    for axes in figure.axes:
+        _style(axes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})  # else matplotlib's version
     return buffer.getvalue()
+
+
+def _style(axes: Any) -> None:
+    title = axes.get_title()
+    axes.set_title("")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=SOFT, labelcolor=INK, length=3)
+    for text in (axes.xaxis.label, axes.yaxis.label):
+        text.set_color(SOFT)
+    if (legend := axes.get_legend()) is not None:
+        legend.get_frame().set(linewidth=0, alpha=0.85)
 
 
 def data_url(picture: bytes) -> str:

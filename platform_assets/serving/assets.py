@@ -26,14 +26,16 @@ from platform_assets.serving.ledger import (
 )
 from platform_assets.serving.loading import load_beside
 from platform_assets.serving.promotion import (
+    COMPARISON,
     NO_REGRESSION,
+    gate_verdict,
     record_in_registry,
     require_gates_passed,
     require_ready,
     retire_surplus,
 )
-from platform_assets.serving.proof import collect_proof
-from platform_assets.serving.records import Promotion, ServingState
+from platform_assets.serving.proof import PROOF_PAGE, collect_proof
+from platform_assets.serving.records import GateVerdict, Promotion, ServingState
 from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
 from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
 from platform_assets.serving.view_retention import delete_unread_views
@@ -96,12 +98,11 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
             value=state,
             metadata={
                 "version": state.version,
-                "run_id": state.run_id,
-                "ready": state.ready,
-                "reason": state.reason or "READY",
+                "state": "READY" if state.ready else f"not READY: {state.reason}",
                 "ready_versions": ", ".join(map(str, state.ready_versions)) or "none",
                 "warm_up": warmed,
                 "load_seconds": round(time.monotonic() - began, 2),
+                "mlflow_run": dg.MetadataValue.url(mlflow.run_url(state.run_id)),
                 "triton": dg.MetadataValue.url(triton.url),
             },
         )
@@ -179,10 +180,11 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         views = delete_unread_views(
             spec, feast=feast, mlflow=mlflow, triton=triton, repository=model_repository, log=log
         )
+        verdict = gate_verdict(gates[NO_REGRESSION])
         return dg.MaterializeResult(
-            value=Promotion(spec.model_name, state.version, state.run_id, switch.answer),
+            value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
             metadata={
-                **switch_metadata(spec, switch, mlflow),
+                **switch_metadata(spec, switch, mlflow, metric=verdict.summary),
                 **retirement,
                 **_best_version(gates[NO_REGRESSION].metadata),
                 **views,
@@ -270,14 +272,25 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
             value=str(folder),
             metadata={
                 "version": gateway_reload.version,
-                "folder": dg.MetadataValue.path(str(folder)),
+                **_verdict_metadata(gateway_reload.verdict),
+                "page": dg.MetadataValue.path(str(folder / PROOF_PAGE)),
+                "deployment_ledger": dg.MetadataValue.md(files["deployment_ledger.md"]),
                 **{
-                    name.replace(".", "_"): dg.MetadataValue.md(
-                        text if name.endswith(".md") else f"```\n{text}\n```"
-                    )
+                    name: dg.MetadataValue.md(f"```\n{text}\n```")
                     for name, text in files.items()
+                    if name.endswith(".txt")
                 },
             },
         )
 
     return serving_proof
+
+
+def _verdict_metadata(verdict: GateVerdict) -> dict[str, dg.MetadataValue[Any] | str]:
+    """The metric against the floor and production, and the picture of that."""
+    shown: dict[str, dg.MetadataValue[Any] | str] = {"metric": verdict.summary}
+    if verdict.picture:
+        shown[COMPARISON] = dg.MetadataValue.md(
+            f"![candidate against production]({verdict.picture})"
+        )
+    return shown

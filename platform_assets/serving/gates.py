@@ -20,7 +20,7 @@ from platform_assets.resources.triton_api import READY
 from platform_assets.serving.compatibility import frame_contract, signature_differences
 from platform_assets.serving.latency import triton_latency
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
-from platform_assets.serving.promotion import GATES, NO_REGRESSION
+from platform_assets.serving.promotion import GATES, LOAD_ID, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
 from serving_gateway.contract import MODEL_FILE, feature_contract
@@ -77,10 +77,15 @@ def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
                     check_name=name,
                     severity=verdict.severity,
                     description=verdict.description,
-                    metadata=verdict.metadata,
+                    # Which load it was is for programs: people look for the numbers first.
+                    metadata=dict(sorted(verdict.metadata.items(), key=_is_load_id)),
                 )
 
     return serving_gates_
+
+
+def _is_load_id(entry: tuple[str, object]) -> bool:
+    return entry[0] == LOAD_ID
 
 
 def _descriptions(spec: ModelSpec) -> dict[str, str]:

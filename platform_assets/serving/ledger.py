@@ -75,23 +75,27 @@ def parse_reason(reason: str) -> tuple[str, str] | None:
 
 
 def switch_metadata(
-    spec: ModelSpec, switched: ConfirmedSwitch, mlflow: MlflowResource
+    spec: ModelSpec, switched: ConfirmedSwitch, mlflow: MlflowResource, metric: str = ""
 ) -> dict[str, dg.MetadataValue | str | int | float]:
     """What a materialization of `gateway_reload` says of a switch; `read_ledger` reads it."""
     answer = switched.answer
     return {
         "version": answer.version,
         "previous_version": answer.previous_version or "none",
-        "run_id": answer.run_id,
-        "generation": answer.generation,
-        "changed": answer.changed,
+        **({"metric": metric} if metric else {}),
         "action": switched.action,
         "reason": switched.reason,
-        "feature_contract": spec.contract,
-        "code_version": spec.code_version,
-        "replicas": "\n".join(switched.replicas),
-        "reload": dg.MetadataValue.json(msgspec.to_builtins(answer)),
         "mlflow_version": dg.MetadataValue.url(mlflow.version_url(spec.model_name, answer.version)),
+        "generation": answer.generation,
+        "changed": answer.changed,
+        "replicas": "\n".join(switched.replicas),
+        "reload": dg.MetadataValue.json(
+            {
+                **msgspec.to_builtins(answer),
+                "feature_contract": spec.contract,
+                "code_version": spec.code_version,
+            }
+        ),
     }
 
 

@@ -19,7 +19,7 @@ from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.ledger import Entry
 from platform_assets.serving.loading import persisted_versions, retire
 from platform_assets.serving.policy import versions_to_delete, versions_to_keep
-from platform_assets.serving.records import ServingState
+from platform_assets.serving.records import GateVerdict, ServingState
 from platform_assets.serving.switching import PRODUCTION
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ GATES: Final = (
 """Blocking checks of the serving state without which no version reaches production."""
 STATUS_TAG: Final = "serving.status"
 """Tag of a version in MLflow: a record for people of what became of it."""
+COMPARISON: Final = "comparison"
+"""Metadata key of `no_regression`: the picture of the candidate against production."""
 LOAD_ID: Final = "load_id"
 """Metadata key by which a gate says which load it judged."""
 
@@ -118,6 +120,17 @@ def _evaluation(
         if evaluation is not None and judged is not None and judged.value == state.load_id:
             return evaluation
     return None
+
+
+def gate_verdict(evaluation: dg.AssetCheckEvaluation) -> GateVerdict:
+    """Return what `no_regression` said, for people."""
+    plain = {name: value.value for name, value in evaluation.metadata.items()}
+    picture = str(plain.pop(COMPARISON, ""))
+    return GateVerdict(
+        evaluation.description or "",
+        plain,
+        picture.partition("(")[2].removesuffix(")"),  # Markdown: ![alternative](data URL)
+    )
 
 
 def retire_surplus(

@@ -1,21 +1,25 @@
-"""The evidence that a person would ask for."""
+"""The evidence that a person would ask for: what every server says, as files and as one page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
-from platform_assets.export.parity import compare
+from platform_assets.export.parity import Parity, compare
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.triton import TritonEndpoint, TritonResource
 from platform_assets.serving.answers import ask_gateway, json_rows
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
+from platform_assets.serving.proof_page import Evidence, proof_page
 from platform_assets.serving.records import Promotion
+from serving_gateway.contract import ModelStatus
 
+PROOF_PAGE = "proof.html"
 _ROWS_SHOWN = 5
 
 
@@ -33,44 +37,60 @@ def collect_proof(
     Raises:
         TritonError, GatewayClientError, RegistryError: a server does not answer.
     """
-    return {
-        "triton_ready_and_repo_index.txt": _triton_says(promotion, triton),
+    name, version = promotion.model_name, promotion.version
+    said = triton.everywhere(lambda one: _triton_says(promotion, one))
+    statuses = {url: gateway.model_status(url, name) for url in gateway.replicas}
+    parity, rows = _predictions(spec, promotion, gateway, mlflow)
+    files = {
+        "triton_ready_and_repo_index.txt": "\n\n".join(text for _, text in said),
         "reload_variant_A.json": _pretty(promotion.answer),
-        "gateway_health_models_metrics.txt": _gateways_say(promotion.model_name, gateway),
-        "prediction_parity.txt": _parity_table(spec, promotion, gateway, mlflow),
+        "gateway_health_models_metrics.txt": _gateways_say(statuses, name, gateway),
+        "prediction_parity.txt": _parity_table(parity, rows),
+    }
+    evidence = Evidence(
+        promotion=promotion,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        ready_servers=[ready for ready, _ in said],
+        statuses=[*statuses.values()],
+        parity=parity,
+        rows=rows,
+        ledger=ledger,
+        run_url=mlflow.run_url(promotion.run_id),
+        version_url=mlflow.version_url(name, version),
+    )
+    ledgers = {
         "deployment_ledger.md": ledger_markdown(ledger),
         "deployment_ledger.json": ledger_json(ledger),
     }
+    return {PROOF_PAGE: proof_page(evidence, files), **files, **ledgers}
 
 
-def _triton_says(promotion: Promotion, triton: TritonResource) -> str:
+def _triton_says(promotion: Promotion, endpoint: TritonEndpoint) -> tuple[bool, str]:
+    """Whether a server has the version READY, and its answers."""
     name, version = promotion.model_name, promotion.version
-
-    def said(endpoint: TritonEndpoint) -> str:
-        index = [
-            {"name": entry.name, "version": str(entry.version), "state": entry.state}
-            for entry in endpoint.index(name)
-        ]
-        ready = "200" if endpoint.version_ready(name, version) else "not 200"
-        return "\n".join(
-            [
-                f"GET {endpoint.url}/v2/models/{name}/versions/{version}/ready",
-                ready,
-                "",
-                f"POST {endpoint.url}/v2/repository/index",
-                *(json.dumps(row, separators=(",", ":")) for row in index),
-            ]
-        )
-
-    return "\n\n".join(triton.everywhere(said))
+    index = [
+        {"name": entry.name, "version": str(entry.version), "state": entry.state}
+        for entry in endpoint.index(name)
+    ]
+    ready = endpoint.version_ready(name, version)
+    lines = [
+        f"GET {endpoint.url}/v2/models/{name}/versions/{version}/ready",
+        "200" if ready else "not 200",
+        "",
+        f"POST {endpoint.url}/v2/repository/index",
+        *(json.dumps(row, separators=(",", ":")) for row in index),
+    ]
+    return ready, "\n".join(lines)
 
 
-def _gateways_say(model_name: str, gateway: GatewayResource) -> str:
+def _gateways_say(
+    statuses: Mapping[str, ModelStatus], model_name: str, gateway: GatewayResource
+) -> str:
     parts: list[str] = []
-    for replica in gateway.replicas:
+    for replica, status in statuses.items():
         for path, answer in (
             (f"/models/{model_name}/health", _pretty(gateway.health(replica, model_name))),
-            (f"/models/{model_name}", _pretty(gateway.model_status(replica, model_name))),
+            (f"/models/{model_name}", _pretty(status)),
             ("/metrics", gateway.metrics(replica)),
         ):
             parts += [f"GET {replica}{path}", answer, ""]
@@ -81,9 +101,10 @@ def _pretty(body: msgspec.Struct) -> str:
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
-def _parity_table(
+def _predictions(
     spec: ModelSpec, promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource
-) -> str:
+) -> tuple[Parity, list[dict[str, str]]]:
+    """The gateway's answers for the evaluation set beside scikit-learn's; the first rows."""
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
     answers, probabilities = ask_gateway(
@@ -101,13 +122,26 @@ def _parity_table(
         evaluation.probabilities,
         spec.gates.parity_tolerance,
     )
+    shown = json_rows(registered.signature, evaluation.features.head(_ROWS_SHOWN))
+    rows = [
+        {
+            "row": str(position),
+            "features": str(row),
+            "gateway": str(answers[position]),
+            "scikit-learn": str(evaluation.labels[position]),
+        }
+        for position, row in enumerate(shown)
+    ]
+    return parity, rows
+
+
+def _parity_table(parity: Parity, rows: Sequence[Mapping[str, str]]) -> str:
     lines = [
         f"{name}: {value}" for name, value in {**parity.metadata(), "holds": parity.holds}.items()
     ]
     lines += ["", "row  features -> gateway (scikit-learn)"]
-    rows = json_rows(registered.signature, evaluation.features.head(_ROWS_SHOWN))
     lines += [
-        f"{position:3}  {row} -> {answers[position]} ({evaluation.labels[position]})"
-        for position, row in enumerate(rows)
+        f"{row['row']:>3}  {row['features']} -> {row['gateway']} ({row['scikit-learn']})"
+        for row in rows
     ]
     return "\n".join(lines)

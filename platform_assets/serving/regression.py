@@ -22,6 +22,7 @@ from platform_assets.serving.compatibility import align_probabilities, compariso
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.pictures import comparison_picture
+from platform_assets.serving.promotion import COMPARISON
 from platform_assets.training.floor import estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.metrics import Answers as Measured
@@ -249,6 +250,7 @@ def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[
     result, metric = against.result, candidate.spec.evaluation.metric
     picture = comparison_picture(result, metric, candidate.state.version, against.version)
     return {
+        COMPARISON: dg.MetadataValue.md(inline(picture, "candidate against production")),
         "verdict": against.verdict.value,
         "compared_rows": against.rows,
         "compared_on": against.chosen_by,
@@ -259,7 +261,6 @@ def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[
         "confidence": result.gain.confidence,
         "margin": result.margin,
         "entities": result.gain.entities,
-        "comparison": dg.MetadataValue.md(inline(picture, "candidate against production")),
     }
 
 

@@ -25,7 +25,7 @@ from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.candidates import expand
 from platform_assets.training.frame import training_rows
 from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.train import Trained, train
+from platform_assets.training.train import EVALUATION_PICTURE, Trained, train
 
 
 def training_assets(spec: ModelSpec) -> list[AssetsDefinition]:
@@ -83,7 +83,7 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
         return MaterializeResult(
             value=trained.model,
             metadata={
-                **_training_metadata(trained, mlflow),
+                **_training_metadata(trained, spec, mlflow),
                 "seconds_join": round(joined - started, 3),
                 "seconds_train": round(time.monotonic() - joined, 3),
             },
@@ -113,22 +113,17 @@ def _is_over(context: AssetExecutionContext, dagster_run_id: str) -> bool:
 
 
 def _training_metadata(
-    trained: Trained, mlflow: MlflowResource
+    trained: Trained, spec: ModelSpec, mlflow: MlflowResource
 ) -> dict[str, MetadataValue | str | int | float]:
     model = trained.model
+    pictures = {
+        name: MetadataValue.md(inline(picture, name)) for name, picture in trained.pictures.items()
+    }
     return {
         "candidate": trained.candidate,
-        "candidates_failed": MetadataValue.json(trained.failed),
+        "metric": _metric_line(model, spec),
+        EVALUATION_PICTURE: pictures.pop(EVALUATION_PICTURE),
         "mlflow_run": MetadataValue.url(mlflow.run_url(model.run_id)),
-        "run_id": model.run_id,
-        **{key: round(value, 6) for key, value in model.metrics.items()},
-        "training_rows": trained.training_rows,
-        "evaluation_rows": model.evaluation_rows,
-        "unseen_texts": MetadataValue.json(trained.unseen_texts),
-        "classes_not_evaluated": MetadataValue.json(list(model.classes_not_evaluated)),
-        "data_fingerprint": model.data_fingerprint,
-        "code_version": model.code_version,
-        "numeric_environment": numeric_environment(),
         "scores": MetadataValue.table(
             [
                 TableRecord(
@@ -143,11 +138,31 @@ def _training_metadata(
                 for name, result in trained.candidates.items()
             ]
         ),
-        **{
-            name: MetadataValue.md(inline(picture, name))
-            for name, picture in trained.pictures.items()
-        },
+        **pictures,
+        **{key: round(value, 6) for key, value in model.metrics.items()},
+        "training_rows": trained.training_rows,
+        "evaluation_rows": model.evaluation_rows,
+        "candidates_failed": MetadataValue.json(trained.failed),
+        "unseen_texts": MetadataValue.json(trained.unseen_texts),
+        "classes_not_evaluated": MetadataValue.json(list(model.classes_not_evaluated)),
+        "origin": MetadataValue.json(
+            {
+                "run_id": model.run_id,
+                "data_fingerprint": model.data_fingerprint,
+                "code_version": model.code_version,
+                "numeric_environment": numeric_environment(),
+            }
+        ),
     }
+
+
+def _metric_line(model: TrainedModel, spec: ModelSpec) -> str:
+    """The metric of the gates with its interval, and its floor."""
+    found, gates = model.metric, spec.gates
+    return (
+        f"{spec.evaluation.metric} {found.value:.4g} ({found.confidence:.0%}: {found.low:.4g} to "
+        f"{found.high:.4g}); floor {gates.metric_floor:.4g}"
+    )
 
 
 def _version_description(model: TrainedModel, spec: ModelSpec) -> str:
@@ -191,15 +206,11 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
             value=registered,
             metadata={
                 "version": registered.version,
-                "run_id": registered.run_id,
+                "metric": _metric_line(trained_model, spec),
                 "mlflow_version": MetadataValue.url(
                     mlflow.version_url(registered.model_name, registered.version)
                 ),
                 "mlflow_run": MetadataValue.url(mlflow.run_url(registered.run_id)),
-                "data_fingerprint": registered.data_fingerprint,
-                "code_version": registered.code_version or "not recorded",
-                "dagster_run_id": registered.dagster_run_id or "not recorded",
-                "feature_contract": spec.contract,
                 "features": MetadataValue.table(
                     [
                         TableRecord(
@@ -215,6 +226,15 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
                 ),
                 "classes": MetadataValue.json(list(registered.signature.classes)),
                 "seconds": round(time.monotonic() - started, 3),
+                "origin": MetadataValue.json(
+                    {
+                        "run_id": registered.run_id,
+                        "data_fingerprint": registered.data_fingerprint,
+                        "code_version": registered.code_version,
+                        "dagster_run_id": registered.dagster_run_id,
+                        "feature_contract": spec.contract,
+                    }
+                ),
             },
         )
 

@@ -54,17 +54,17 @@ def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
             metadata={
                 "metric": metric.name,
                 "value": measured.value,
+                "metric_floor": floor,
+                "margin": metric.gain(measured.value, floor),
+                "evaluation": MetadataValue.md(
+                    inline(trained_model.picture, "answers for the evaluation rows")
+                ),
                 "low": measured.low,
                 "high": measured.high,
                 "confidence": measured.confidence,
                 "proven": verdict.proven,
-                "metric_floor": floor,
-                "margin": metric.gain(measured.value, floor),
                 "evaluation_rows": trained_model.evaluation_rows,
                 "run_id": trained_model.run_id,
-                "evaluation": MetadataValue.md(
-                    inline(trained_model.picture, "answers for the evaluation rows")
-                ),
             },
         )
 

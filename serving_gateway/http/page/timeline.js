@@ -33,7 +33,7 @@ function timeline({ routing: { switches }, ssot }) {
     .sort((one, other) => other.generation - one.generation);
   const items = all.map((move) => el("li", { class: move.until ? "past" : "current" },
     el("p", {}, el("strong", {}, `version ${move.version}`), " ", direction(move).map((word) => el("span", { class: "tag" }, word)), " ", el("span", { class: "stay" }, stay(move, now) ?? "")),
-    el("p", { class: "soft" }, moment(move.at), ` by ${move.by}, run `, run(move.run_id)),
+    el("p", { class: "soft" }, moment(move.at), ` by ${move.by}, run `, run(move.run_id, short(move.run_id))),
     move.reason ? el("p", { class: "soft" }, move.reason) : null));
   put("history", items.slice(0, RECENT));
   put("older-history", items.slice(RECENT));

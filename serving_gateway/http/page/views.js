@@ -2,7 +2,7 @@
 let pages = null; // the address of MLflow's pages, where the gateway knows it
 
 /** A run's id, which leads to its page. */
-const run = (id) => (pages ? el("a", { href: `${pages}/#/runs/${encodeURIComponent(id)}` }, code(id)) : code(id));
+const run = (id, shown = code(id)) => (pages ? el("a", { href: `${pages}/#/runs/${encodeURIComponent(id)}` }, shown) : shown);
 const called = (replica) => `${replica.host}, pid ${replica.pid}`;
 /** Production is both halves, judged as the pipeline judges a promotion. */
 function judge({ ssot, effective, replicas, replicas_problem: problem, in_sync: inSync, routing }) {

@@ -1,0 +1,119 @@
+"""The proof of a promotion as one HTML page, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from platform_assets.export.parity import Parity
+from platform_assets.resources import pages
+from platform_assets.resources.gateway import confirmed_version, replicas_behind
+from platform_assets.serving.ledger import Entry
+from platform_assets.serving.records import GateVerdict, Promotion
+from platform_assets.serving.switching import PRODUCTION
+from serving_gateway.contract import ModelStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What every server said of a version after the switch to it."""
+
+    promotion: Promotion
+    at: str
+    """RFC 3339 time, in UTC."""
+    ready_servers: Sequence[bool]
+    """Of each Triton, whether it has the version READY."""
+    statuses: Sequence[ModelStatus]
+    """Of each gateway that was asked."""
+    parity: Parity
+    rows: Sequence[Mapping[str, str]]
+    """The first rows of the evaluation set, as the gateway and scikit-learn answer them."""
+    ledger: Sequence[Entry]
+    run_url: str
+    version_url: str
+
+    @property
+    def claims(self) -> dict[str, bool]:
+        """The two halves of being in production, and whether each held."""
+        version, ready = self.promotion.version, self.ready_servers
+        replicas = {one.id for status in self.statuses for one in status.replicas}
+        return {
+            f"Triton has version {version} READY: {sum(ready)} of {len(ready)} servers.": all(
+                ready
+            ),
+            f"Every gateway replica has reloaded onto it: {len(replicas)} asked, generation "
+            f"{self.promotion.answer.generation} or later.": self._is_followed(),
+        }
+
+    def _is_followed(self) -> bool:
+        generation = self.promotion.answer.generation
+        return all(
+            confirmed_version(status, PRODUCTION) == self.promotion.version
+            and not replicas_behind(status, generation)
+            for status in self.statuses
+        )
+
+
+def proof_page(evidence: Evidence, files: Mapping[str, str]) -> str:
+    """Return the page; `files` are the servers' own words, which it holds as they are."""
+    promotion = evidence.promotion
+    title = f"{promotion.model_name} version {promotion.version}"
+    proven = all(evidence.claims.values()) and evidence.parity.holds
+    links = [
+        pages.link(evidence.version_url, "version in MLflow"),
+        pages.link(evidence.run_url, "its run"),
+    ]
+    return pages.page(
+        f"Proof: {title}",
+        pages.headline(
+            title,
+            "Was in production" if proven else "Not proven in production",
+            f"As every server said at {evidence.at}:",
+            good=proven,
+            more=f"{pages.marks(evidence.claims)}<p>{' · '.join(links)}</p>",
+        ),
+        _comparison(promotion.verdict),
+        _parity(evidence),
+        _ledger(evidence.ledger),
+        pages.section(
+            "What the servers said",
+            *(pages.folded(name, pages.verbatim(text, name)) for name, text in files.items()),
+        ),
+    )
+
+
+def _comparison(verdict: GateVerdict) -> str:
+    parts = [pages.paragraph(verdict.summary)]
+    if verdict.picture:
+        parts.append(pages.figure(verdict.picture, "candidate against production"))
+    if verdict.description not in ("", verdict.summary):
+        parts.append(pages.paragraph(verdict.description, soft=True))
+    return pages.section("Metric against the floor and production", *parts)
+
+
+def _parity(evidence: Evidence) -> str:
+    parity = evidence.parity
+    held = "as scikit-learn did" if parity.holds else "otherwise than scikit-learn"
+    return pages.section(
+        "Predictions through the gateway",
+        pages.paragraph(
+            f"{parity.rows} held-out rows are answered {held}; the largest difference of a "
+            f"probability is {parity.largest_probability_difference:.2g}."
+        ),
+        pages.table(evidence.rows, "The first rows") if evidence.rows else "",
+    )
+
+
+def _ledger(ledger: Sequence[Entry]) -> str:
+    rows = [
+        {
+            "at (UTC)": entry.at,
+            "version": entry.version,
+            "before": entry.previous_version or "none",
+            "what": entry.action,
+            "by": entry.by,
+            "why": " ".join(filter(None, (entry.reason, entry.missing))),
+        }
+        for entry in ledger
+    ]
+    return pages.section("Deployment ledger", pages.table(rows, "The newest first") if rows else "")
