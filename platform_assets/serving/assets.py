@@ -184,7 +184,7 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
             metadata={
-                **switch_metadata(spec, switch, mlflow, metric=verdict.summary),
+                **switch_metadata(spec, switch, mlflow, metric=verdict.metric),
                 **retirement,
                 **_best_version(gates[NO_REGRESSION].metadata),
                 **views,
@@ -288,7 +288,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
 
 def _verdict_metadata(verdict: GateVerdict) -> dict[str, dg.MetadataValue[Any] | str]:
     """The metric against the floor and production, and the picture of that."""
-    shown: dict[str, dg.MetadataValue[Any] | str] = {"metric": verdict.summary}
+    shown: dict[str, dg.MetadataValue[Any] | str] = {"metric": verdict.metric}
     if verdict.picture:
         shown[COMPARISON] = dg.MetadataValue.md(
             f"![candidate against production]({verdict.picture})"

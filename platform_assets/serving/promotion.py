@@ -41,6 +41,8 @@ STATUS_TAG: Final = "serving.status"
 """Tag of a version in MLflow: a record for people of what became of it."""
 COMPARISON: Final = "comparison"
 """Metadata key of `no_regression`: the picture of the candidate against production."""
+OWN_METRIC: Final = "as_served"
+"""Likewise: the candidate's own metric beside its floor, in words."""
 LOAD_ID: Final = "load_id"
 """Metadata key by which a gate says which load it judged."""
 
@@ -125,12 +127,15 @@ def _evaluation(
 def gate_verdict(evaluation: dg.AssetCheckEvaluation) -> GateVerdict:
     """Return what `no_regression` said, for people."""
     plain = {name: value.value for name, value in evaluation.metadata.items()}
-    picture = str(plain.pop(COMPARISON, ""))
-    return GateVerdict(
-        evaluation.description or "",
-        plain,
-        picture.partition("(")[2].removesuffix(")"),  # Markdown: ![alternative](data URL)
-    )
+    parts, description = [str(plain[OWN_METRIC])], evaluation.description or ""
+    if (production := plain.get("production_version")) is not None:
+        value = plain.get(f"production_{plain['metric']}")
+        said = "the same graph" if value is None else f"{value:.4g}"
+        parts.append(f"version {production}, in production before: {said}")
+    if "gain" in plain:
+        parts.append(f"gain {plain['gain']:+.4g}: {plain['verdict']}")
+    picture = str(plain.get(COMPARISON, "")).partition("(")[2].removesuffix(")")
+    return GateVerdict("; ".join(parts), description, picture)
 
 
 def retire_surplus(

@@ -67,7 +67,7 @@ def proof_page(evidence: Evidence, files: Mapping[str, str]) -> str:
         f"Proof: {title}",
         pages.headline(
             title,
-            "Was in production" if proven else "Not proven in production",
+            "In production" if proven else "Not proven in production",
             f"As every server said at {evidence.at}:",
             good=proven,
             more=f"{pages.marks(evidence.claims)}<p>{' · '.join(links)}</p>",
@@ -83,10 +83,10 @@ def proof_page(evidence: Evidence, files: Mapping[str, str]) -> str:
 
 
 def _comparison(verdict: GateVerdict) -> str:
-    parts = [pages.paragraph(verdict.summary)]
+    parts = [pages.paragraph(verdict.metric)]
     if verdict.picture:
         parts.append(pages.figure(verdict.picture, "candidate against production"))
-    if verdict.description not in ("", verdict.summary):
+    if verdict.description:
         parts.append(pages.paragraph(verdict.description, soft=True))
     return pages.section("Metric against the floor and production", *parts)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from serving_gateway.contract import ReloadResponse
 
@@ -29,30 +27,11 @@ class ServingState:
 class GateVerdict:
     """What `no_regression` said of a version before it was switched to."""
 
+    metric: str
+    """Against the floor and against production, in one line."""
     description: str
-    numbers: Mapping[str, Any]
-    """Its metadata by name, those that are numbers or words."""
     picture: str
     """The comparison with production as a data URL; empty where nothing was compared."""
-
-    @property
-    def summary(self) -> str:
-        """The metric against the floor and against production, in one line."""
-        said, metric = self.numbers, str(self.numbers.get("metric"))
-        if metric not in said:
-            return self.description
-        parts = [
-            f"{metric} {said[metric]:.4g} ({said['low']:.4g} to {said['high']:.4g})",
-            f"floor {said['floor']:.4g}",
-        ]
-        if "production_version" in said:
-            before = said.get(f"production_{metric}")
-            value = "the same graph" if before is None else f"{before:.4g}"
-            parts.append(f"version {said['production_version']}, in production before: {value}")
-        if "gain" in said:
-            interval = f"{said['gain_low']:+.4g} to {said['gain_high']:+.4g}"
-            parts.append(f"gain {said['gain']:+.4g} ({interval}): {said['verdict']}")
-        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from platform_assets.serving.compatibility import align_probabilities, compariso
 from platform_assets.serving.ledger import BEST_VERSION
 from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
 from platform_assets.serving.pictures import comparison_picture
-from platform_assets.serving.promotion import COMPARISON
-from platform_assets.training.floor import estimate_metric, judge_floor
+from platform_assets.serving.promotion import COMPARISON, OWN_METRIC
+from platform_assets.training.floor import describe_metric, estimate_metric, judge_floor
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.metrics import Answers as Measured
 from platform_assets.training.splits import held_out_by
@@ -79,6 +79,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     verdict = judge_floor(metric, measured, floor, rows, spec.gates)
     metadata |= {
         metric.name: measured.value,
+        OWN_METRIC: describe_metric(metric, measured, floor),
         "low": measured.low,
         "high": measured.high,
         "floor_proven": verdict.proven,

@@ -23,7 +23,9 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.candidates import expand
+from platform_assets.training.floor import describe_metric
 from platform_assets.training.frame import training_rows
+from platform_assets.training.metrics import METRICS
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.train import EVALUATION_PICTURE, Trained, train
 
@@ -157,12 +159,9 @@ def _training_metadata(
 
 
 def _metric_line(model: TrainedModel, spec: ModelSpec) -> str:
-    """The metric of the gates with its interval, and its floor."""
-    found, gates = model.metric, spec.gates
-    return (
-        f"{spec.evaluation.metric} {found.value:.4g} ({found.confidence:.0%}: {found.low:.4g} to "
-        f"{found.high:.4g}); floor {gates.metric_floor:.4g}"
-    )
+    """The metric of the gates, and its floor."""
+    metric = METRICS[spec.evaluation.metric]
+    return describe_metric(metric, model.metric, spec.gates.metric_floor)
 
 
 def _version_description(model: TrainedModel, spec: ModelSpec) -> str:

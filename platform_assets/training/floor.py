@@ -34,6 +34,15 @@ def estimate_metric(
     )
 
 
+def describe_metric(metric: Metric, estimate: Estimate, floor: float) -> str:
+    """Return a metric with the bound that counts, beside its floor."""
+    if metric.higher_is_better:
+        bound = f"at least {estimate.low:.4g}"
+    else:
+        bound = f"at most {estimate.high:.4g}"
+    return f"{metric.name} {estimate.value:.4g} ({bound}); floor {floor:.4g}"
+
+
 @dataclass(frozen=True, slots=True)
 class FloorVerdict:
     """What the evaluation rows show of a metric and its floor."""

@@ -60,6 +60,13 @@ def test_raw_data_becomes_a_proved_production_version(shared_platform: Platform)
     assert f'{{"name":"best_model","version":"{version}","state":"READY"}}' in index
     assert "holds: True" in (proof / "prediction_parity.txt").read_text()
     assert "http_requests_total" in (proof / "gateway_health_models_metrics.txt").read_text()
+    page = (proof / "proof.html").read_text()
+    assert f"<h1>best_model version {version}</h1>" in page
+    assert page.count("<li class='ok'>") == 2, "both halves of being in production"
+    metric = outcome.metadata["serving_proof"]["metric"].value
+    assert metric.startswith("accuracy ")
+    assert "; floor 0.9" in metric
+    assert metric in page
 
 
 def test_the_former_production_stays_ready_and_the_one_before_is_retired(
