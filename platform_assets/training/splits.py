@@ -115,7 +115,8 @@ def _rule(rows: Rows, spec: ModelSpec) -> SplitRecord:
         # Many rows of one time at the border: rather fewer to evaluate than none to learn from.
         later = times[times > first]
         first = later[0] if len(later) else first + np.timedelta64(1, "ns")
-    return SplitRecord(Split.TIME, cutoff=np.datetime_as_string(first, unit="ns"))
+    # NumPy's own text, a subclass, is one that the record cannot be written with.
+    return SplitRecord(Split.TIME, cutoff=str(np.datetime_as_string(first, unit="ns")))
 
 
 def _times(rows: Rows) -> NDArray[np.datetime64]:

@@ -89,10 +89,10 @@ def loans(folder: Path) -> tuple[Path, str]:
     return folder / "loans.csv", "default"
 
 
-def sensors(folder: Path) -> tuple[Path, str]:
+def sensors(folder: Path, columns: int = 2_000) -> tuple[Path, str]:
     """Two thousand columns of numbers, three classes in whole numbers."""
     rng = np.random.default_rng(4)
-    count, columns = 300, 2_000
+    count = 300
     state = rng.integers(0, 3, count)
     values = rng.normal(0, 1, (count, columns)).round(4)
     values[:, :40] += state[:, None] * 0.5

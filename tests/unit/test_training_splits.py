@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
 from platform_assets.model_spec import ModelSpec, Split, Task
+from platform_assets.resources.records import SplitRecord
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import folds, split_evaluation
 from tests.support.models import IRIS
@@ -131,6 +133,15 @@ def test_the_newest_rows_are_evaluated_and_those_of_one_time_stay_together() -> 
     training, evaluation, _ = split_evaluation(_hours(100, repeat=7), BY_TIME)
     assert len(evaluation) == 23, "three whole groups of seven, and the last two rows"
     assert not set(training.times.tolist()) & set(evaluation.times.tolist())  # type: ignore[union-attr] # has times
+
+
+@pytest.mark.parametrize(
+    ("rows", "spec"), [(_flowers(), IRIS), (_hours(100), BY_TIME)], ids=["by entity", "by time"]
+)
+def test_rule_of_a_split_is_recorded_as_json(rows: Rows, spec: ModelSpec) -> None:
+    _, _, rule = split_evaluation(rows, spec)
+
+    assert msgspec.json.decode(msgspec.json.encode(rule), type=SplitRecord) == rule
 
 
 def test_no_fold_learns_from_what_comes_after_it() -> None:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from platform_assets.components.diagnostics import ModelFileError
 from platform_assets.components.loading import model_folders, read_models
+from platform_assets.components.messages import explain
 from platform_assets.components.model_file import read_model
 from platform_assets.components.scaffold import draft as parts
 from platform_assets.components.scaffold.baseline import choose_split, find_floor
@@ -71,6 +74,9 @@ def draft_model(request: ModelRequest, say: Say = _silent) -> Draft:
         return _measured(draft, request, say)
     except SourceError as error:
         raise ScaffoldError(f"{error}: {error.todo}") from error
+    except ValidationError as error:  # a name that no model can have
+        [(_, message), *_] = explain(error)
+        raise ScaffoldError(message) from error
     except TrainingError as error:
         raise ScaffoldError(f"{request.title} allows no model: {error}") from error
 
@@ -124,7 +130,7 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
             file = staged / FILE_NAMES[0]
             named = _path_from(folder, request.path)
             file.write_text(render(draft, request, named), encoding="utf-8")
-            read_source(read_model(file), SourceResource())
+            _check(file, draft)
             if folder.is_dir():
                 file.rename(folder / file.name)
             else:
@@ -132,9 +138,18 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
     except OSError as error:
         reason = error.strerror or error
         raise ScaffoldError(f"{folder} cannot be written: {reason}; nothing was left") from error
-    except (ModelFileError, SourceError) as error:
+    except ModelFileError as error:
         raise ScaffoldError(f"what was inferred is not valid: {error}; nothing was left") from error
     return folder / FILE_NAMES[0]
+
+
+def _check(file: Path, draft: Draft) -> None:
+    """Raise ScaffoldError unless the file reads as the model whose rows were validated."""
+    read, expected = read_model(file), draft.spec()
+    named = Path(str(read.source.file)).resolve()
+    same = replace(read, source=expected.source, code_version=expected.code_version)
+    if same != expected or named != Path(str(expected.source.file)).resolve():
+        raise ScaffoldError("the file that was written says something else than was inferred")
 
 
 def refuse_taken(model_name: str, folder: Path, others: Sequence[Path]) -> None:

@@ -87,7 +87,8 @@ def _target_column(table: TableProfile, request: ModelRequest) -> ColumnProfile:
         raise ScaffoldError(f"{request.title} has several columns {wanted!r}: rename all but one")
     by_header = {one.header: one for one in table.columns}
     if wanted not in by_header:
-        near = difflib.get_close_matches(wanted, by_header, n=1)
+        folded = {one.casefold(): one for one in by_header}
+        near = [folded[one] for one in difflib.get_close_matches(wanted.casefold(), folded, n=1)]
         shown = ", ".join([*by_header][:_MOST_WHOLE_CLASSES])
         more = ", ..." if len(by_header) > _MOST_WHOLE_CLASSES else ""
         guess = f"did you mean {near[0]}? It has" if near else "it has"

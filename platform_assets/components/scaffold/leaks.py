@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _PERFECT: Final = {"balanced_accuracy": 0.99, "r2": 0.999}
 """By metric: from here on a single column is too good to be true."""
 _MOST_ROWS: Final = 5_000
+_FEW_VALUES: Final = 0.1
+"""Different values by rows."""
+_RESTLESS: Final = 0.2
+"""Changes of the label from row to row, sorted by a column: of numbers, to those by chance."""
 
 
 def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[str, str]:
@@ -33,6 +37,8 @@ def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[
     leaks = {}
     for name in some.features.columns:
         column = _as_numbers(some.features[name])
+        if not _may_tell(column, some.labels, spec.task):
+            continue
         score = metric.compute(_answers(column, some.labels, learn, spec.task, classes))
         if score >= _PERFECT[metric.name]:
             leaks[str(name)] = (
@@ -40,6 +46,18 @@ def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[
                 "seen), as what is known only afterwards does; read it if you know it beforehand"
             )
     return leaks
+
+
+def _may_tell(column: NDArray[np.float64], labels: NDArray[Any], task: Task) -> bool:
+    """Whether a tree is worth its time: few values, or labels that keep still along the column."""
+    import numpy as np
+
+    if len(np.unique(column)) <= _FEW_VALUES * len(column):
+        return True
+    along = labels[np.argsort(column, kind="stable")]
+    if task is Task.REGRESSION:
+        return bool(np.square(np.diff(along)).mean() <= _RESTLESS * 2 * along.var())
+    return bool((along[1:] != along[:-1]).mean() <= _RESTLESS)
 
 
 def _half(groups: NDArray[Any]) -> NDArray[np.bool_]:

@@ -1,0 +1,194 @@
+"""`make model`: whole tables become files that pass the check, or one sentence says why not."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from platform_assets.components.__main__ import main
+from platform_assets.components.model_file import read_model
+from platform_assets.components.scaffold import command
+from platform_assets.components.scaffold.command import make_model
+from platform_assets.components.scaffold.new import default_folder
+from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
+from platform_assets.features.reading import read_source
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Split, Task
+from platform_assets.resources.source import SourceResource
+from tests.support import tables
+from tests.support.model_files import MINIMAL, write
+from tests.support.tables import Make
+
+
+def made(folder: Path, table: Make) -> ModelSpec:
+    path, target = table(folder)
+    return read_model(make_model(ModelRequest(str(path), target), folder / "models").file)
+
+
+# Two thousand columns take long here; the chain is what they are for.
+WIDE = functools.partial(tables.sensors, columns=520)
+
+
+@pytest.mark.parametrize(
+    ("table", "task", "features", "left_out", "floor"),
+    [
+        (tables.patients, Task.BINARY, 5, {"hospital", "notes"}, (0.55, 0.8)),
+        (tables.orders, Task.REGRESSION, 3, {"delivered"}, (0.3, 0.8)),
+        (tables.loans, Task.BINARY, 3, {'""', "loan_no", "recovered"}, (0.55, 0.75)),
+        (WIDE, Task.MULTICLASS, 520, set(), (0.34, 0.7)),
+        (tables.korean, Task.REGRESSION, 4, set(), (0.3, 0.8)),
+        (tables.products, Task.MULTICLASS, 6, {"empty"}, (0.3, 0.7)),
+        (tables.employment, Task.REGRESSION, 22, set(), (0.2, 0.9)),
+        (tables.stocks, Task.REGRESSION, 1, {"date"}, (0.2, 0.8)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_table_becomes_a_model_file_that_the_chain_takes(
+    tmp_path: Path,
+    table: Make,
+    task: Task,
+    features: int,
+    left_out: set[str],
+    floor: tuple[float, float],
+) -> None:
+    spec = made(tmp_path, table)
+
+    assert spec.task is task
+    assert len(spec.features) == features
+    assert (CandidateSpec("hist_gradient_boosting") in spec.candidates) is (table is not WIDE)
+    assert floor[0] <= spec.gates.metric_floor <= floor[1]
+    (file,) = (tmp_path / "models").glob("*/defs.yaml")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    given = {line.split(":")[0].strip(" #") for line in lines if line.startswith("    # ")}
+    assert given - {"Left out"} == left_out
+    fields = lines[lines.index("  features:") + 1 :]
+    assert all("# " in line for line in fields if not line.endswith(":") and "split:" not in line)
+    assert read_source(spec, SourceResource()).table.num_rows > 0
+    assert main(["check", str(tmp_path / "models")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        (tables.few_rows, "few.csv has 3 rows with a y, and a model needs 30 at least"),
+        (tables.riots, "no simple model predicts gender better than one constant answer does"),
+    ],
+)
+def test_table_without_a_model_leaves_nothing_behind(
+    tmp_path: Path, table: Make, sentence: str
+) -> None:
+    path, target = table(tmp_path)
+
+    with pytest.raises(ScaffoldError, match=sentence):
+        make_model(ModelRequest(str(path), target), tmp_path / "models")
+
+    assert not (tmp_path / "models").exists()
+
+
+def test_times_split_the_evaluation(tmp_path: Path) -> None:
+    assert made(tmp_path, tables.orders).evaluation.split is Split.TIME
+
+
+def test_leak_that_is_all_there_is_is_refused(tmp_path: Path) -> None:
+    rows = "".join(f"{number},{number % 2},{number % 2}\n" for number in range(200))
+    (tmp_path / "t.csv").write_text("id,copy,y\n" + rows)
+
+    with pytest.raises(ScaffoldError, match="to learn y from but what tells it alone: copy"):
+        make_model(ModelRequest(str(tmp_path / "t.csv"), "y"), tmp_path / "models")
+
+
+def test_leak_is_named_where_nothing_else_predicts(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{number},{number * 7919 % 101},{number % 2},{number % 2}\n" for number in range(200)
+    )
+    (tmp_path / "t.csv").write_text("id,noise,copy,y\n" + rows)
+
+    with pytest.raises(ScaffoldError, match=r"constant.*, without .*copy.*, which alone tells it"):
+        make_model(ModelRequest(str(tmp_path / "t.csv"), "y"), tmp_path / "models")
+
+
+def test_file_names_its_table_relative_where_both_move_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tables.patients(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    near = make_model(ModelRequest("patients.csv", target), tmp_path / "models")
+    far = make_model(ModelRequest(str(path), target), tmp_path.parent / "elsewhere" / tmp_path.name)
+
+    assert '{file: "../../patients.csv"}' in near.file.read_text()
+    assert f'{{file: "{path}"}}' in far.file.read_text()
+    assert read_model(near.file).source.file == str(path)
+
+
+def test_model_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    path, target = tables.patients(tmp_path)
+    file = write(tmp_path / "models", MINIMAL)
+
+    with pytest.raises(ScaffoldError, match="has a model file, which stays as it is"):
+        make_model(ModelRequest(str(path), target), tmp_path / "models")
+
+    assert file.read_text() == MINIMAL
+
+
+def test_name_of_another_model_is_refused(tmp_path: Path) -> None:
+    path, target = tables.patients(tmp_path)
+
+    with pytest.raises(ScaffoldError, match="is a model named cars: give another name"):
+        make_model(ModelRequest(str(path), target, name="Cars"), tmp_path / "models")
+
+
+def test_name_that_no_model_can_have_is_refused(tmp_path: Path) -> None:
+    path, target = tables.patients(tmp_path)
+
+    with pytest.raises(ScaffoldError, match="use an ASCII letter"):
+        make_model(ModelRequest(str(path), target, name="no name"), tmp_path / "models")
+
+
+def test_file_that_fails_its_check_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tables.patients(tmp_path)
+    monkeypatch.setattr(command, "render", lambda *_: "type: platform_assets.components.Other\n")
+
+    with pytest.raises(ScaffoldError, match="what was inferred is not valid"):
+        make_model(ModelRequest(str(path), target), tmp_path / "models")
+
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_command_says_what_it_decided_and_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = tables.patients(tmp_path)
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+
+    assert main(["new", str(path), "--target", target]) == 0
+
+    said = capsys.readouterr().out
+    assert f"wrote {tmp_path}/models/patients/defs.yaml" in said
+    assert "patient: named like an identifier" in said
+    assert said.endswith("next: make chain MODEL=patients\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["", "--target", "y"], "name the table and the column to predict"),
+        (["absent.csv", "--target", "y"], "the source file absent.csv does not exist"),
+    ],
+)
+def test_command_refuses_in_one_line(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", *arguments]) == 1
+
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_models_go_where_the_platform_looks_for_them(tmp_path: Path) -> None:
+    assert default_folder({}).name == "defs"
+    assert default_folder({"MODELS_DIR": f"{tmp_path}:/other"}) == tmp_path
