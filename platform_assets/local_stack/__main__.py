@@ -107,15 +107,23 @@ def _status(settings: StackSettings, console: Console) -> int:
 
 
 @contextmanager
+def _waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Say what is waited for: in one line that changes, or line by line where none can."""
+    with console.status(what) as spinner:
+        yield spinner.update if console.is_terminal else console.print
+
+
+@contextmanager
 def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
     with sole_owner(settings):
         stack = Stack(settings, os.environ)
-        with console.status("starting") as spinner:
+        with _waiting(console, "starting") as waiting:
 
             def progress(name: str, doing: str) -> None:
-                spinner.update(f"{name}: {doing}")
                 if doing.startswith("ready"):
                     console.print(f"[green]✓[/] {name:18} {doing}")
+                else:
+                    waiting(f"{name}: {doing}")
 
             stack.start(progress)
         try:
@@ -130,12 +138,14 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
 
 def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
     began = time.monotonic()
-    with console.status(f"{model_name}: raw data to production") as spinner:
+    with _waiting(console, f"{model_name}: raw data to production") as waiting:
 
         def show(event: ChainEvent) -> None:
             if event.kind == "asset":
-                console.print(f"[green]✓[/] {event.name:32} materialized")
-                spinner.update(f"after {event.name}")
+                took = f"{time.monotonic() - began:.0f} s"
+                console.print(f"[green]✓[/] {event.name:32} {event.detail} assets, after {took}")
+            elif event.kind == "waiting":
+                waiting(f"{event.name}: at work, the last event was {event.detail} ago")
             elif event.kind == "check":
                 console.print(f"  [dim]✓ {event.name}[/]")
             else:

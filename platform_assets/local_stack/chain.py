@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from platform_assets.local_stack.dagster_answers import (
@@ -23,6 +23,8 @@ REPOSITORY: Final = "__repository__"
 
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 1800.0
+_REPORT_EVERY_S: Final = 5.0
+_PLANNED: Final = "AssetMaterializationPlannedEvent"
 _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 
@@ -77,7 +79,8 @@ query Follow($runId: ID!, $cursor: String) {
 class ChainEvent:
     """Something that a person who waits would like to see.
 
-    `kind` is `asset`, `check`, `warning` or `failure`.
+    `kind` is `asset` (with its number among those of the run), `check`, `warning`, `failure`, or
+    `waiting` (with the seconds since the last event, every few of them).
     """
 
     kind: str
@@ -116,17 +119,26 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
     """
     run_id = _launch(dagster_url, job)
     cursor: str | None = None
-    heard = time.monotonic()
-    while time.monotonic() - heard < _SILENCE_S:
+    planned = done = 0
+    heard = reported = time.monotonic()
+    while (now := time.monotonic()) - heard < _SILENCE_S:
         answer = _asked(dagster_url, _FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
         status, logs = answer.run_or_error.status, answer.logs_for_run
         cursor = logs.cursor
         if logs.events:
-            heard = time.monotonic()
+            heard = reported = now
         elif status in _ENDED:
             return ChainResult(run_id, status == "SUCCESS")
+        elif now - reported >= _REPORT_EVERY_S:
+            reported = now
+            on_event(ChainEvent("waiting", job, f"{now - heard:.0f} s"))
+        planned += sum(event.typename == _PLANNED for event in logs.events)
         for event in filter(None, map(_event, logs.events)):
-            on_event(event)
+            if event.kind == "asset":
+                done += 1
+                on_event(replace(event, detail=f"{done} of {planned}"))
+            else:
+                on_event(event)
         time.sleep(_POLL_S)
     raise StackError(
         f"nothing was heard of run {run_id} of {job} for {_SILENCE_S:.0f} s; it goes on, see "

@@ -27,6 +27,7 @@ from platform_assets.local_stack.supervision import ServiceState, Supervisor
 _START_DEADLINE_S: Final = 120.0
 _HOPELESS_AFTER_STARTS: Final = 4
 _POLL_S: Final = 0.2
+_REPORT_EVERY_S: Final = 5.0
 
 _AWKWARD: Final = re.compile(r"""[\s'"\\$`&|;<>()*?\[\]{}!#~%]""")
 
@@ -78,11 +79,16 @@ class Stack:
             progress(service.name, "starting")
         for service in wave:
             began = time.monotonic()
-            self._wait(service.ready, service.name, deadline)
+            self._wait(service, deadline, progress)
             progress(service.name, f"ready after {time.monotonic() - began:.1f} s")
 
-    def _wait(self, ready: Callable[[], bool], name: str, deadline: float) -> None:
-        while not ready():
+    def _wait(self, service: Service, deadline: float, progress: Progress) -> None:
+        name = service.name
+        began = reported = time.monotonic()
+        while not service.ready():
+            if (now := time.monotonic()) - reported >= _REPORT_EVERY_S:
+                reported = now
+                progress(name, f"not ready yet, {now - began:.0f} s")
             starts = self._supervisor.states()[name].starts
             problem = ""
             if starts >= _HOPELESS_AFTER_STARTS:

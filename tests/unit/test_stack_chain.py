@@ -56,6 +56,7 @@ def launch(kind: str, **more: Any) -> dict[str, Any]:
     return {"launchRun": {"__typename": kind, **more}}
 
 
+PLANNED = {"__typename": "AssetMaterializationPlannedEvent", "stepKey": "m__features"}
 STARTED = launch("LaunchRunSuccess", run={"runId": "r1"})
 
 
@@ -89,6 +90,7 @@ def test_run_is_followed_to_its_end(webserver: Webserver) -> None:
     seen: list[ChainEvent] = []
     events = (
         {"__typename": "RunStartEvent", "stepKey": None},
+        *(PLANNED, PLANNED),
         {"__typename": "MaterializationEvent", "assetKey": {"path": ["m", "features"]}},
         check(success=True, severity="ERROR", description="fine"),
         check(success=False, severity="WARN", description=None),
@@ -103,13 +105,37 @@ def test_run_is_followed_to_its_end(webserver: Webserver) -> None:
 
     name = "m/onnx_model:parity"
     assert seen == [
-        ChainEvent("asset", "m/features"),
+        ChainEvent("asset", "m/features", "1 of 2"),
         ChainEvent("check", name),
         ChainEvent("warning", name, "the check did not pass"),
         ChainEvent("failure", name, "it differs"),
         ChainEvent("failure", "m__features", "no such file"),
         ChainEvent("failure", "m__features", "the source is empty"),
     ]
+
+
+class Clock:
+    """Time that passes only while the code sleeps: six seconds for each that it asks for."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 6 * seconds
+
+
+def test_silent_run_is_reported_as_being_at_work(
+    webserver: Webserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ChainEvent] = []
+    monkeypatch.setattr(chain, "time", Clock())
+
+    url = webserver.plays(STARTED, logs(PLANNED), *[logs()] * 4, logs(status="SUCCESS"))
+
+    assert chain.run_chain(url, "m_chain", seen.append).succeeded
+    assert seen == [ChainEvent("waiting", "m_chain", f"{after} s") for after in (6, 12)]
 
 
 def test_run_that_cannot_be_launched_says_why(webserver: Webserver) -> None:

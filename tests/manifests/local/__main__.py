@@ -33,8 +33,8 @@ _BACK_WITHIN_S: Final = 120.0
 def _chain(platform: PlayedPlatform, console: Console) -> None:
     def show(event: ChainEvent) -> None:
         if event.kind == "asset":
-            console.print(f"[green]✓[/] {event.name:32} materialized")
-        elif event.kind != "check":
+            console.print(f"[green]✓[/] {event.name:32} {event.detail} assets")
+        elif event.kind in {"warning", "failure"}:
             console.print(f"[yellow]✗ {event.name}[/] {escape(event.detail)}", highlight=False)
 
     began = time.monotonic()
