@@ -23,7 +23,6 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion, SplitRecord, TrainedModel
 from platform_assets.training import selection, train
-from platform_assets.training.checks import training_checks
 from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
 from tests.support.chain import UNREACHABLE, Chain, new_chain, op_config
 from tests.support.models import IRIS, QUICK_IRIS
@@ -232,20 +231,6 @@ def test_a_model_below_the_floor_is_not_registered(chain: Chain) -> None:
 
     lowered = op_config("trained_model_metric_floor", {"metric_floor": 0.1}, chain.spec)
     assert chain.run(run_config=lowered).values["registered_model"].version == 1
-
-
-def test_a_version_of_another_run_fails_the_check(chain: Chain) -> None:
-    first = chain.run().values
-    second = chain.run("trained_model", "registered_model").values
-    check = training_checks(chain.spec)[2]
-    result: Any = check(
-        registered_model=first["registered_model"],
-        trained_model=second["trained_model"],
-        mlflow=chain.mlflow,
-    )
-    assert not result.passed
-    assert first["trained_model"].run_id in result.description
-    assert second["trained_model"].run_id in result.description
 
 
 def test_a_class_without_evaluation_rows_is_a_warning(chain: Chain) -> None:
