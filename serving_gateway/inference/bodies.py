@@ -12,6 +12,13 @@ from serving_gateway.contract import PredictRequest
 from serving_gateway.errors import InvalidInput, MalformedRequest
 
 _FIELD: Final = re.compile(r"(?P<kind>unknown|missing required) field `(?P<name>[^`]*)`")
+_OTHER_FORM: Final = re.compile(r"inputs|dataframe_\w+|instances\[\d+\]")
+"""Where the bodies of other servers' clients differ."""
+_FORMS: Final = (
+    "Send rows as `data`, lists of values in the order of the features, or as `instances`, objects "
+    "with the features by name."
+)
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NOT_JSON: Final = (b"NaN", b"Infinity")
 _ELEMENTS_AT_ONCE: Final = 8_192
 _SHOWN: Final = 200
@@ -57,11 +64,19 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
             return _decode_floats(body)
         except (ValueError, RecursionError):
             pass  # named instances, or an error that the careful way describes better
-    return decode_json(body, _request)
+    try:
+        return decode_json(body, _request)
+    except InvalidInput as error:
+        if _OTHER_FORM.fullmatch(error.field or "") is None:
+            raise
+        raise InvalidInput(
+            f"{error.message} {_FORMS}", field=error.field, code=error.code
+        ) from error
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
     """Read JSON by a type, and NaN and Infinity, which JSON lacks; raises as above."""
+    body = body.removeprefix(_BYTE_ORDER_MARK)  # some shells write one
     try:
         try:
             return decoder.decode(body)

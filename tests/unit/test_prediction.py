@@ -250,6 +250,28 @@ async def test_wrong_body_is_refused_alike_whatever_its_size(
         assert (error.code, error.field) == (code, field)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances":[[1,2]]}',
+        b'{"inputs":[[1,2]]}',
+        b'{"dataframe_split":{"columns":["a","b"],"data":[[1,2]]}}',
+        b'{"dataframe_records":[{"a":1,"b":2}]}',
+    ],
+)
+async def test_body_for_another_server_is_refused_with_the_form_to_send(
+    plane: FakeTritonPlane, body: bytes
+) -> None:
+    with pytest.raises(InvalidInput, match="Send rows as `data`, lists of values"):
+        await plane.predict(body)
+
+
+@pytest.mark.parametrize("padding", [b"", LARGE])
+async def test_byte_order_mark_is_skipped(plane: FakeTritonPlane, padding: bytes) -> None:
+    response = await told(plane.predict(b'\xef\xbb\xbf{"data":[[1,2]]}' + padding))
+    assert response["probabilities"] == [[1.0, 1.0]]
+
+
 @pytest.mark.parametrize("padding", [b"", LARGE])
 async def test_good_body_is_answered_whatever_its_size(
     plane: FakeTritonPlane, padding: bytes
