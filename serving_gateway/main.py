@@ -118,8 +118,13 @@ class _Replica:
         self.lifecycle = Lifecycle()
         self.registry: Registry | None = None
         if (mlflow := settings.mlflow_url) is not None:
-            limit = settings.mlflow_seconds
-            self.registry = Registry(mlflow, token=settings.mlflow_token, limit_seconds=limit)
+            self.registry = Registry(
+                mlflow,
+                token=settings.mlflow_token,
+                username=settings.mlflow_username,
+                password=settings.mlflow_password,
+                limit_seconds=settings.mlflow_seconds,
+            )
         self.store: RoutingStore = FileStore(settings.state_dir)
         if settings.redis_url is not None:
             redis = RedisConnection(

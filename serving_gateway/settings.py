@@ -48,7 +48,11 @@ def _check_redis_url(value: SecretStr) -> SecretStr:
 
 def _http_url(value: str) -> str:
     """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
-    return str(_HTTP_URL.validate_python(value)).rstrip("/")
+    url = _HTTP_URL.validate_python(value)
+    if url.username or url.password:
+        # Addresses stand in answers and logs.
+        raise ValueError("must not hold a user or password: MLflow's have settings of their own")
+    return str(url).rstrip("/")
 
 
 def _check_key(value: SecretStr) -> SecretStr:
@@ -187,6 +191,10 @@ class Settings(BaseSettings):
     it names the run alone."""
     mlflow_token: SecretStr | None = None
     """Bearer token for MLflow."""
+    mlflow_username: str | None = None
+    """User for MLflow's own login, in the place of a token."""
+    mlflow_password: SecretStr | None = None
+    """Password of that user."""
     mlflow_seconds: Seconds = 10.0
     """Limit for one question to MLflow."""
 

@@ -51,13 +51,18 @@ class _Answer(msgspec.Struct):
 
 
 class Registry:
-    """MLflow's model registry at `url`; `transport` is another way to reach it, for tests."""
+    """MLflow's model registry at `url`; `transport` is another way to reach it, for tests.
+
+    MLflow is asked with the `token`, or as a user of its own login.
+    """
 
     def __init__(
         self,
         url: str,
         *,
         token: SecretStr | None = None,
+        username: str | None = None,
+        password: SecretStr | None = None,
         limit_seconds: float = 3.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -66,11 +71,13 @@ class Registry:
 
         self._where = f"MLflow at {url}"
         self._failures = httpx.HTTPError
+        secret = "" if password is None else password.get_secret_value()
         headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         self._client = httpx.AsyncClient(
             base_url=url,
             timeout=limit_seconds,
             headers=headers,
+            auth=None if username is None else (username, secret),
             trust_env=False,
             transport=transport,
         )

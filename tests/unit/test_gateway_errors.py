@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from serving_gateway import errors
 from serving_gateway.contract import SIGNATURE_DIGEST_TAG
@@ -18,6 +20,7 @@ from serving_gateway.errors import (
     RegistryUnavailable,
 )
 from serving_gateway.http.raw import error_body
+from serving_gateway.settings import Settings
 
 
 def below(root: type[Exception]) -> Iterator[type[Exception]]:
@@ -95,3 +98,28 @@ async def test_signature_with_its_digest_that_is_none_is_refused() -> None:
         await registry.version("m", 1)
     await registry.aclose()
     assert caught.value.code == "signature_unreadable"
+
+
+async def test_mlflow_is_asked_with_the_token_or_as_a_user_of_its_login() -> None:
+    asked: list[str | None] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers.get("authorization"))
+        return httpx.Response(200, json={"model_version": {"run_id": "r"}})
+
+    transport = httpx.MockTransport(handle)
+    for registry in (
+        Registry("http://mlflow", transport=transport),
+        Registry("http://mlflow", token=SecretStr("abc"), transport=transport),
+        Registry("http://mlflow", username="me", password=SecretStr("s3cr3t"), transport=transport),
+    ):
+        await registry.version("m", 1)
+        await registry.aclose()
+    assert asked == [None, "Bearer abc", f"Basic {base64.b64encode(b'me:s3cr3t').decode()}"]
+
+
+def test_address_with_a_password_is_refused_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_MLFLOW_URL", "http://me:s3cr3t@mlflow:5000")
+    with pytest.raises(ValidationError, match="must not hold a user or password") as caught:
+        Settings()
+    assert "s3cr3t" not in f"{caught.value} {caught.value!r}"
