@@ -28,7 +28,7 @@ from platform_assets.local_stack.settings import ROOT, StackSettings, stack_sett
 from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.support import dropped_model, pages, readmission
+from tests.support import dropped_model, model_files, pages, readmission
 from tests.support.load import SteadyClient
 from tests.support.servers import free_port, wait_until
 
@@ -48,8 +48,12 @@ class Laptop:
 
     def run(self, command: str, **more: str) -> tuple[int, str]:
         """Exit status and output of a command beside the running stack."""
+        return self.run_module("platform_assets.local_stack", command, **more)
+
+    def run_module(self, *module: str, **more: str) -> tuple[int, str]:
+        """The same of a module with its arguments."""
         done = subprocess.run(
-            [sys.executable, "-m", "platform_assets.local_stack", command],
+            [sys.executable, "-m", *module],
             env={**self.environ, **more},
             cwd=ROOT,
             capture_output=True,
@@ -204,15 +208,21 @@ def test_chains_launched_at_once_follow_each_other_without_a_failed_request(
     assert page.get_by_text("Succeeded", exact=True).count() == len(GATES)
 
 
-def test_a_model_file_dropped_meanwhile_reaches_production_beside_a_broken_one(
+def test_a_table_that_comes_meanwhile_reaches_production_beside_a_broken_file(
     laptop: Laptop,
 ) -> None:
     models = Path(laptop.environ["MODELS_DIR"])
-    dropped_model.drop(models / dropped_model.NAME)
+    table = dropped_model.drop(models / dropped_model.NAME)
     (models / "broken").mkdir()
     broken = models / "broken" / "defs.yaml"
-    broken.write_text(dropped_model.MODEL_FILE.replace("age: integer", "age: integr"), "utf-8")
+    broken.write_text(model_files.MINIMAL.replace("age: integer", "age: integr"), "utf-8")
 
+    status, said = laptop.run_module(
+        *("platform_assets.components", "new", str(table)),
+        *("--target", "outcome", "--name", dropped_model.NAME),
+    )
+    assert status == 0, said
+    assert f"next: make chain MODEL={dropped_model.NAME}" in said
     status, said = laptop.run("chain", MODEL=dropped_model.NAME)
     assert status == 0, said
     assert "In production: version 1" in said

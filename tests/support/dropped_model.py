@@ -1,4 +1,4 @@
-"""A model of a person's own, as one file beside its data, and three ways to ask it."""
+"""A table of a person's own, from which a model is made, and three ways to ask it."""
 
 from __future__ import annotations
 
@@ -18,24 +18,7 @@ import tritonclient.http as triton_http
 from platform_assets.resources.mlflow_client import open_client
 
 NAME: Final = "outcome"
-CLASSES: Final = ("zurück", "gesund", "beobachten")  # as the file says, not sorted
-MODEL_FILE: Final = """\
-type: platform_assets.components.TabularModel
-attributes:
-  source: {file: patients.csv}
-  join_key: {column: patient, type: text}
-  features:
-    age: integer
-    weight: {nullable: true}
-    ward: {type: text, nullable: true}
-    visits: {type: integer, nullable: true}
-    smoker: boolean
-  target: {column: outcome, classes: [zurück, gesund, beobachten]}
-  task: multiclass
-  candidates: random_forest
-  evaluation: {folds: 3}
-  gates: {metric_floor: 0.4}
-"""
+CLASSES: Final = ("beobachten", "gesund", "zurück")
 _ROWS: Final = 300
 _WARDS: Final = ("Köln", "北棟", "Zürich, 2. Stock", 'the "old" one', None)
 _SAME: Final = 1e-4
@@ -71,21 +54,22 @@ def patients() -> dict[str, dict[str, Any]]:
         }
         risk = (row["age"] - 55) / 15 + (row["ward"] == "Köln") + row["smoker"]
         risk += (row["visits"] or 0) / 4 + chance.gauss(0, 0.4)
-        row["outcome"] = CLASSES[0 if risk > 1.8 else 1 if risk < 0.6 else 2]
+        row["outcome"] = CLASSES[2 if risk > 1.8 else 1 if risk < 0.6 else 0]
         rows[f"Ä-{number:03}"] = row
     return rows
 
 
-def drop(folder: Path) -> None:
-    """Put the data and then the model file into `folder`."""
+def drop(folder: Path) -> Path:
+    """Put the table into `folder`, where its model file is to be, and return its path."""
     folder.mkdir()
-    with (folder / "patients.csv").open("w", newline="", encoding="utf-8") as file:
+    table = folder / "patients.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("patient", *next(iter(patients().values()))))
         for key, row in patients().items():
             cells = [str(cell).lower() if isinstance(cell, bool) else cell for cell in row.values()]
             writer.writerow((key, *cells))
-    (folder / "defs.yaml").write_text(MODEL_FILE, encoding="utf-8")
+    return table
 
 
 def by_instances(gateway_url: str) -> Answers:
