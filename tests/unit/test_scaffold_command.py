@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from platform_assets.model_spec import CandidateSpec, ModelSpec, Split, Task
 from platform_assets.resources.source import SourceResource
 from tests.support import tables
 from tests.support.model_files import MINIMAL, write
+from tests.support.servers import ROOT
 from tests.support.tables import Make
 
 
@@ -187,6 +191,24 @@ def test_command_refuses_in_one_line(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_make_passes_its_command_line_on_and_not_the_environment(tmp_path: Path) -> None:
+    path, target = tables.korean(tmp_path)
+    stamp = f"{sys.prefix}/.run"
+
+    done = subprocess.run(
+        ["make", "-o", stamp, f"VENV={sys.prefix}", "model", f"CSV={path}", f"TARGET={target}",
+         "KEY=준공 연도"],
+        cwd=ROOT,
+        env={**os.environ, "MODELS_DIR": str(tmp_path), "NAME": "the host's", "TASK": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "준공 연도 of 아파트.csv cannot be the key: it repeats" in done.stderr
 
 
 def test_models_go_where_the_platform_looks_for_them(tmp_path: Path) -> None:

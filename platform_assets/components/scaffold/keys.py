@@ -96,9 +96,8 @@ def infer_key(
             return _key(one, "named like an identifier, and different in every row")
     for one in named:
         if time is not None and table.is_unique(one, time):
-            return _key(
-                one, f"named like an identifier, and different in every row of one {time.header}"
-            )
+            again = f"named like an identifier, and comes again at another {_shown(time.header)}"
+            return _key(one, again)
     for one in possible:
         if one.is_consecutive and (one.place == 1 or names.names_counter(one.header)):
             return _key(one, "numbers the rows")
