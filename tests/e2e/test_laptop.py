@@ -24,8 +24,10 @@ from playwright.sync_api import Page
 
 from platform_assets.local_stack.chain import ChainEvent, run_chain
 from platform_assets.local_stack.http import answers_ok, post
+from platform_assets.local_stack.processes import services
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
 from platform_assets.resources.triton import TritonResource
+from platform_assets.resources.triton_api import CONTROL_HEADER
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support import dropped_model, model_files, pages, readmission
@@ -154,13 +156,38 @@ def test_status_tells_what_runs_and_what_is_in_production(laptop: Laptop) -> Non
     status, said = laptop.run("status")
     assert status == 0, said
     assert "best_model (the default model): version 1" in said
+    for service in services(laptop.settings):
+        (row,) = (line for line in said.splitlines() if f"│ {service.name} " in line)
+        assert "yes" in row
+        assert service.address in row
 
 
-def test_the_control_apis_of_triton_are_locked(laptop: Laptop) -> None:
-    index = f"{laptop.settings.triton_url}/v2/repository/index"
-    assert httpx.post(index, trust_env=False).status_code == 403
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "repository/index"),
+        ("POST", f"repository/models/{DEFAULT_MODEL}/load"),
+        ("POST", f"repository/models/{DEFAULT_MODEL}/unload"),
+        ("GET", f"models/{DEFAULT_MODEL}/config"),
+        ("GET", "systemsharedmemory/status"),
+        ("GET", "logging"),
+        ("GET", "trace/setting"),
+    ],
+)
+def test_the_control_apis_of_triton_are_locked(laptop: Laptop, method: str, path: str) -> None:
+    url = f"{laptop.settings.triton_url}/v2/{path}"
+    for headers in ({}, {CONTROL_HEADER: "a guess"}):
+        answer = httpx.request(method, url, headers=headers, trust_env=False)
+        assert answer.status_code == 403, answer.text
+    assert laptop.version() == 1
+
+
+def test_the_control_key_of_triton_opens_them_and_only_its_owner_reads_it(laptop: Laptop) -> None:
     secret = laptop.settings.state_dir / "secrets" / "triton-control-key"
     assert secret.stat().st_mode & 0o077 == 0
+    index = f"{laptop.settings.triton_url}/v2/repository/index"
+    headers = {CONTROL_HEADER: secret.read_text().strip()}
+    assert httpx.post(index, headers=headers, trust_env=False).status_code == 200
 
 
 @pytest.mark.timeout(600)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,11 @@ from tests.support.load import Answer, Load
 from tests.support.recorder import Recorder, run_recorder
 from tests.support.servers import LOOPBACK, RunningTriton, wait_until
 
-TOLD = {
+ATTRIBUTES = {
     *("http.request.method", "http.route", "http.response.status_code", "error.type"),
     *("serving.model", "serving.variant", "serving.version", "serving.requests", "serving.rows"),
 }
+SECRET = "client-4711"
 TENSOR = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": ROW}
 INFER = f"/v2/models/{DEFAULT_MODEL}/infer"
 
@@ -128,7 +130,7 @@ def test_a_caller_that_does_not_trace_is_not_traced_and_its_trace_goes_on(
     assert re.search(b"traceparent: 00-%s-[0-9a-f]{16}-00\r\n" % quiet.encode(), recorder.sent)
 
 
-def test_a_refused_request_says_so_and_no_span_holds_what_a_client_sent(
+def test_a_refused_request_is_traced_with_its_status_and_is_no_failure(
     gateway: RunningGateway, collector: Collector
 ) -> None:
     trace = secrets.token_hex(16)
@@ -137,8 +139,30 @@ def test_a_refused_request_says_so_and_no_span_holds_what_a_client_sent(
     )
     (refused,) = spans_of(collector, trace, 1)
     assert refused.attributes["http.response.status_code"] == answer.status_code == 422
+    assert refused.attributes["http.route"] == "/predict"
     assert not refused.failed
-    assert set().union(*(span.attributes for span in collector.spans)) <= TOLD
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"data": [ROW], "client_id": SECRET}, 200),
+        ({"data": [[SECRET, 1, 2, 3]]}, 422),
+        ({"entity_id": SECRET}, 422),
+        ({SECRET: 1}, 422),
+    ],
+    ids=["client", "value", "entity", "field"],
+)
+def test_no_span_holds_what_a_client_sent(
+    gateway: RunningGateway, collector: Collector, body: dict[str, Any], status: int
+) -> None:
+    trace = secrets.token_hex(16)
+    headers = {"traceparent": f"00-{trace}-{'1' * 16}-01", "x-request-id": SECRET}
+    answer = gateway.client.post(f"/predict?key={SECRET}", json=body, headers=headers)
+    assert answer.status_code == status, answer.text
+    spans_of(collector, trace, 2 if status == 200 else 1)
+    assert [export for export in collector.exports if SECRET.encode() in export] == []
+    assert {name for span in collector.spans for name in span.attributes} <= ATTRIBUTES
 
 
 def test_a_collector_that_never_answers_delays_no_request_and_no_end(

@@ -39,6 +39,8 @@ class Collector:
     url: str
     resources: list[dict[str, Any]] = field(default_factory=list)
     spans: list[Seen] = field(default_factory=list)
+    exports: list[bytes] = field(default_factory=list)
+    """As they came."""
 
     def of(self, kind: int) -> list[Seen]:
         """The spans of a kind."""
@@ -46,6 +48,7 @@ class Collector:
 
     def take(self, body: bytes) -> None:
         """Keep the spans of one export."""
+        self.exports.append(body)
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.resources.append(_values(resource.resource.attributes))
             for scope in resource.scope_spans:

@@ -52,10 +52,16 @@ def asked(instance: dg.DagsterInstance, path: Path) -> Any:
 
 
 def decision(result: Any) -> Any:
-    """The one run that a tick requests, or why it requests none."""
+    """The run that a tick requests, never more than one, or why it requests none."""
     if isinstance(result, dg.SkipReason):
         return result
-    return result.run_requests[0] if result.run_requests else result.skip_reason
+    requests = result.run_requests or []
+    if not requests:
+        assert result.skip_reason is not None
+        return result.skip_reason
+    (request,) = requests
+    assert result.skip_reason is None
+    return request
 
 
 class Ticks:
