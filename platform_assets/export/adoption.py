@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from platform_assets.export.inspection import sha256
 from platform_assets.export.runtime import model_inputs
@@ -27,9 +29,6 @@ from serving_gateway.contract import (
     RUN_ID_TAG,
     Signature,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FOREIGN_DATA = "unknown: trained elsewhere"
 """Data fingerprint of a version whose training the pipeline did not do."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.export.inspection import ExportError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,6 @@ def convertible(estimator: Any) -> Convertible:
     Raises:
         ExportError: histogram boosting over categorical features, which it converts wrongly.
     """
-    import numpy as np
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.ensemble import (
         ExtraTreesRegressor,
@@ -110,8 +108,6 @@ def _histogram(estimator: Any) -> Convertible:
 
 def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the largest single-precision numbers that are not above the thresholds."""
-    import numpy as np
-
     with np.errstate(over="ignore"):
         near = thresholds.astype(np.float32)
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from platform_assets.export.inspection import (
     CONTRACT_KEY,
@@ -23,9 +24,6 @@ from platform_assets.export.inspection import (
 from platform_assets.export.runtime import run_graph
 from platform_assets.export.triton_config import TensorSpec
 from serving_gateway.contract import Signature, feature_contract
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _DOMAINS: Final = ("", "ai.onnx", ML)
 _ENDLESS: Final = "Loop"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from platform_assets.resources.records import EvaluationSet
@@ -84,8 +85,6 @@ def compare(
         ValueError: the answers have another number of rows or classes than expected, or only
             one side has probabilities.
     """
-    import numpy as np
-
     got = _plain(labels.reshape(-1))
     if got.shape != expected_labels.shape:
         raise ValueError(f"{got.shape[0]} answers for {expected_labels.shape[0]} rows")
@@ -121,23 +120,17 @@ def compare(
 
 
 def _tied(expected: np.ndarray[Any, Any], tolerance: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    import numpy as np
-
     likeliest = np.sort(expected, axis=1)[:, -2:]
     return np.asarray(likeliest[:, -1] - likeliest[:, 0] <= tolerance, dtype=np.bool_)
 
 
 def _spread(expected: np.ndarray[Any, Any]) -> float:
-    import numpy as np
-
     largest = float(np.abs(expected).max(initial=0.0))
     spread = float(np.std(expected)) if len(expected) else 0.0
     return spread if spread > _CONSTANT * largest else largest or 1.0
 
 
 def _plain(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    import numpy as np
-
     if labels.dtype.kind == "S" or (len(labels) and isinstance(labels[0], bytes)):
         return np.array([one.decode() for one in labels.tolist()], dtype=object)
     return labels
@@ -146,8 +139,6 @@ def _plain(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _distance(
     got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    import numpy as np
-
     # A NaN must not slip through a comparison: it counts as infinitely far away.
     with np.errstate(invalid="ignore"):
         distance = np.abs(got.astype(np.float64) - expected)
@@ -173,7 +164,6 @@ def differing_frame(
         `expected` and `answered`, and `expected_probability_<i>` and `answered_probability_<i>`
         of each class.
     """
-    import numpy as np
     import pandas as pd
 
     rows = np.array(parity.differing_rows, dtype=np.int64)

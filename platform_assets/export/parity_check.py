@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+import numpy as np
 
 from platform_assets.export.parity import compare, differing_frame
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def parity_check(

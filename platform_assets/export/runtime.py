@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from serving_gateway.contract import DType, Signature
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 _ROWS_AT_ONCE: Final = 10_000
@@ -24,8 +25,6 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
     Returns:
         {input name: [n, width] array} for a packed input, else one [n, 1] array per feature.
     """
-    import numpy as np
-
     dtypes: dict[DType, Any] = {
         DType.FP32: np.float32,
         DType.FP64: np.float64,
@@ -52,7 +51,6 @@ def run_graph(
         onnx_bytes: the graph.
         inputs: tensors of as many rows each.
     """
-    import numpy as np
     import onnxruntime as ort
 
     session = ort.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])

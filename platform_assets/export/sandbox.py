@@ -14,16 +14,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from platform_assets.export.foreign_graph import InferenceFailed, InvalidGraph, run_and_validate
 from platform_assets.export.inspection import ExportError
 from serving_gateway.contract import Signature
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 _GRAPH_COPIES: Final = 10
@@ -127,8 +125,6 @@ def _packed(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, _Array]:
 
 
 def _unpacked(arrays: dict[str, _Array]) -> dict[str, np.ndarray[Any, Any]]:
-    import numpy as np
-
     return {
         name: (
             np.frombuffer(one.values, one.dtype)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from platform_assets.export.inspection import ExportError
 
 
@@ -38,7 +40,6 @@ def _shape(operator: Any) -> None:
 
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
-    import numpy as np
     from scipy.sparse import csc_array
     from skl2onnx.common._apply_operation import apply_cast, apply_identity
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from platform_assets.export.convertible import Convertible
 from platform_assets.export.inspection import ExportError
 from serving_gateway.contract import Signature
@@ -85,7 +87,6 @@ def _classes(
 
 
 def _constant(name: str, values: Any) -> Any:
-    import numpy as np
     from onnx import numpy_helper
 
     return numpy_helper.from_array(np.array(values), name)

@@ -7,10 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from serving_gateway.contract import DType
 
@@ -32,7 +33,6 @@ def comparable(values: pd.Series[Any], dtype: DType) -> NDArray[Any]:
     type: a value that went through JSON must equal the one that it was. Text and booleans (also
     those in tensor form) become objects, None for missing; empty text is missing.
     """
-    import numpy as np
     import pandas as pd
 
     if dtype.value in {"FP32", "FP64", "INT64"}:
@@ -98,8 +98,6 @@ class NumberBins:
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
         """Return the interval of each value; infinities stand in the outer ones."""
-        import numpy as np
-
         below = np.searchsorted(self.edges, values, side="left")
         past_atoms = np.searchsorted(self.atoms, values, side="right")
         codes = (below + past_atoms).astype(np.int64)
@@ -114,8 +112,6 @@ def _interval(lower: float | None, upper: float, *, closed: bool) -> str:
 
 def fit_numbers(reference: NDArray[np.float64], bins: int) -> NumberBins:
     """Return intervals that hold equal shares of the finite values of the reference."""
-    import numpy as np
-
     finite = reference[np.isfinite(reference)]
     if not finite.size:
         return NumberBins(np.empty(0), np.empty(0))
@@ -144,8 +140,6 @@ class TextBins:
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
         """Return the category of each value."""
-        import numpy as np
-
         first = len(self.categories)
         place: dict[str | None, int] = {name: code for code, name in enumerate(self.categories)}
         place[None] = first + self.groups

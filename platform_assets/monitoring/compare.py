@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from numpy.typing import NDArray
+
+from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.records import FEATURE, PREDICTION, ColumnDrift, DriftReport
 from platform_assets.monitoring.reference import (
     CONFIDENCE_COLUMN,
@@ -13,15 +16,8 @@ from platform_assets.monitoring.reference import (
     sampled_predictions,
 )
 from platform_assets.monitoring.stability import ComparedRows, compare_columns
-from platform_assets.monitoring.units import is_identifying, window_units
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from platform_assets.model_spec import ModelSpec
-    from platform_assets.resources.samples import Samples
-
-    Columns = dict[str, NDArray[Any]]
+from platform_assets.monitoring.units import Columns, is_identifying, window_units
+from platform_assets.resources.samples import Samples
 
 
 def drift_report(

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.monitoring.records import Novelty
+from platform_assets.monitoring.units import Units
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Texts = NDArray[Any]
-    Units = NDArray[np.int64]
+Texts = NDArray[Any]
 
 _LEAST_UNSEEN: Final = 0.01
 _LEAST_VANISHED: Final = 0.05
@@ -68,8 +67,6 @@ def _vanished_limit(known: Counter[str], total: int, confidence: float) -> float
     discounted, since the rare ones are those that happened to be drawn (Ney, Essen and Kneser,
     On Structuring Probabilistic Dependences, 1994).
     """
-    import numpy as np
-
     size = known.total()
     once, twice = _rare(known)
     discount = once / (once + 2 * twice) if once else 0.0
@@ -83,7 +80,6 @@ def _vanished_limit(known: Counter[str], total: int, confidence: float) -> float
 
 
 def _counts(texts: Texts, units: Units) -> Counter[str]:
-    import numpy as np
     import pandas as pd
 
     codes, names = pd.factorize(texts)  # None is -1

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.monitoring.binning import comparable
 from platform_assets.monitoring.stability import ComparedRows
+from platform_assets.monitoring.units import Columns
+from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.reference import read_reference
 from platform_assets.resources.samples import SAMPLE_PREDICTION, SAMPLE_SCORE
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
-
-    from platform_assets.resources.records import EvaluationSet
-
-    Columns = dict[str, NDArray[Any]]
 
 PREDICTION_COLUMN: Final = "prediction"
 CONFIDENCE_COLUMN: Final = "largest probability"

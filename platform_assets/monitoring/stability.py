@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.monitoring.binning import fit
 from platform_assets.monitoring.novelty import novelty
 from platform_assets.monitoring.records import ColumnDrift
-from platform_assets.monitoring.units import effective_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from platform_assets.monitoring.units import Columns, Units, effective_rows
 
 _FALSE_ALARMS: Final = 0.001
 """Share of comparisons of like with like that chance may make an alarm, over all columns."""
@@ -22,14 +21,10 @@ _EMPTY: Final = 1e-4
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """One side of a comparison.
+    """One side of a comparison: rows by column, and the entity or request of each."""
 
-    `columns`: name -> what `binning.comparable` returned, shape (rows,). `units`: numbers from
-    0; rows with the same one are of one entity or request, shape (rows,).
-    """
-
-    columns: dict[str, NDArray[Any]]
-    units: NDArray[np.int64]
+    columns: Columns
+    units: Units
 
     @property
     def unit_count(self) -> int:
@@ -66,8 +61,6 @@ def _compare(
     drift_limit: float,
     confidence: float,
 ) -> ColumnDrift:
-    import numpy as np
-
     bins = fit(reference.columns[name], min(reference.unit_count, current.unit_count))
     sides = [(side.columns[name], side.units) for side in (reference, current)]
     coded = [(bins.codes(values), units) for values, units in sides]
@@ -114,8 +107,6 @@ def stability_index(
     An empty bin counts as half a row: the index has a logarithm in it, and few rows leave bins
     empty by chance.
     """
-    import numpy as np
-
     before = np.maximum(reference, max(_EMPTY, 0.5 / reference_rows))
     now = np.maximum(current, max(_EMPTY, 0.5 / rows))
     return float(((now - before) * np.log(now / before)).sum())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from platform_assets.monitoring.records import FEWEST_UNITS
 from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
-    Columns = dict[str, NDArray[Any]]
-    Units = NDArray[np.int64]
+Columns = dict[str, NDArray[Any]]
+"""Columns by name, each as `binning.comparable` returns it, shape (rows,)."""
+Units = NDArray[np.int64]
+"""Numbers from 0, shape (rows,); rows with the same one are of one entity or request."""
 
 _IDENTIFYING: Final = 0.95
 """Share of different rows from which equal ones are taken for the same entity again."""
@@ -26,7 +29,6 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
     `features` are the features of the samples, comparable; with `identifying`, requests with the
     same rows are about the same entity again.
     """
-    import numpy as np
     import pandas as pd
 
     request = np.unique(table[SAMPLE_TIME].to_numpy(), return_inverse=True)[1]
@@ -46,15 +48,12 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
 
 def is_identifying(columns: Columns, units: Units) -> bool:
     """Whether rows of different entities hardly ever hold the same values."""
-    import numpy as np
-
     first = np.unique(units, return_index=True)[1]
     contents = _contents({name: values[first] for name, values in columns.items()})
     return len(np.unique(contents)) >= _IDENTIFYING * len(first)
 
 
 def _contents(columns: Columns) -> NDArray[np.uint64]:
-    import numpy as np
     import pandas as pd
 
     hashes = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False)
@@ -68,8 +67,6 @@ def effective_rows(codes: NDArray[np.int64], units: Units) -> float:
     The Analysis of Categorical Data From Complex Sample Surveys, 1981). `codes` are the bins of the
     rows, `units` those of `window_units`, both of shape (rows,).
     """
-    import numpy as np
-
     rows, count = len(codes), int(units.max()) + 1
     used, codes = np.unique(codes, return_inverse=True)
     if count == rows or len(used) < 2:

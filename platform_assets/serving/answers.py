@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from platform_assets.export.runtime import model_inputs
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import (
@@ -19,12 +21,11 @@ from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DType, Feature, PredictResponse, Signature
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 _BATCH_ROWS: Final = 256
 
-Answers = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any] | None"]
+Answers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 """Labels or predictions, shape (rows,), and probabilities, shape (rows, classes), if any."""
 
 
@@ -50,8 +51,6 @@ def ask_gateway(
     Raises:
         GatewayClientError: a request was not answered, or by another version.
     """
-    import numpy as np
-
     rows = json_rows(signature, features)
     labels: list[Any] = []
     probabilities: list[list[float]] = []
@@ -117,8 +116,6 @@ def ask_triton(
     Raises:
         TritonError: Triton refused, or answered with another version.
     """
-    import numpy as np
-
     inputs = model_inputs(signature, features)
     outputs = [signature.label_output]
     if signature.probabilities_output is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
 
 from platform_assets.resources.records import Estimate
 from platform_assets.training.metrics import Answers, Metric
 from platform_assets.training.uncertainty import jackknife, rows_to_show
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class Verdict(StrEnum):

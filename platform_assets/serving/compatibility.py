@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serving_gateway.contract import DType, Feature, Signature, feature_contract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from platform_assets.model_spec import Label
 
@@ -62,8 +63,6 @@ def align_probabilities(
 
     A class that the columns lack has the probability 0.
     """
-    import numpy as np
-
     aligned = np.zeros((len(probabilities), len(classes)))
     for place, label in enumerate(classes):
         if label in order:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import dagster as dg
+import numpy as np
 
 from platform_assets.export.runtime import model_inputs
 from platform_assets.resources.plots import inline
 from platform_assets.resources.triton import TritonEndpoint, TritonError
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.pictures import latency_picture
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CLIENTS: Final = (1, 8)
 _REQUESTS: Final = 1000
@@ -37,8 +35,6 @@ class Latencies:
 
     def percentile(self, percent: float) -> float:
         """The measured percentile."""
-        import numpy as np
-
         return float(np.percentile(self.took_ms, percent))
 
     @property

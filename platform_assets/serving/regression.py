@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from platform_assets.export.foreign_graph import InvalidGraph
@@ -27,10 +29,6 @@ from platform_assets.training.floor import describe_metric, estimate_metric, jud
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.metrics import Answers as Measured
 from platform_assets.training.splits import held_out_by
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 class RegressionConfig(dg.Config):
@@ -209,8 +207,6 @@ def _unseen_rows(
     Raises:
         _NotComparable: there are none.
     """
-    import numpy as np
-
     evaluation = candidate.evaluation
     if production.split is None:
         return (

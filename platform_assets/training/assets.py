@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Dagster reads them.
 import time
+from typing import TYPE_CHECKING
 
 from dagster import (
     AssetExecutionContext,
@@ -24,10 +25,11 @@ from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.candidates import expand
 from platform_assets.training.floor import describe_metric
-from platform_assets.training.frame import training_rows
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.train import EVALUATION_PICTURE, Trained, train
+
+if TYPE_CHECKING:
+    from platform_assets.training.train import Trained
 
 
 def training_assets(spec: ModelSpec) -> list[AssetsDefinition]:
@@ -53,6 +55,9 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
         feast: FeastResource,
         mlflow: MlflowResource,
     ) -> MaterializeResult[TrainedModel]:
+        # Here: what computes imports NumPy, and definitions load without it.
+        from platform_assets.training.train import train
+
         started = time.monotonic()
         with mlflow_failures("trained_model"):
             # Asked first: a server that is down is reported before minutes of work, not after.
@@ -95,6 +100,8 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
 
 
 def _rows(feast: FeastResource, features: FeatureData, spec: ModelSpec) -> Rows:
+    from platform_assets.training.frame import training_rows
+
     try:
         with feast_failures():
             return training_rows(feast, features, spec)
@@ -115,8 +122,10 @@ def _is_over(context: AssetExecutionContext, dagster_run_id: str) -> bool:
 
 
 def _training_metadata(
-    trained: Trained, spec: ModelSpec, mlflow: MlflowResource
+    trained: "Trained", spec: ModelSpec, mlflow: MlflowResource
 ) -> dict[str, MetadataValue | str | int | float]:
+    from platform_assets.training.train import EVALUATION_PICTURE
+
     model = trained.model
     pictures = {
         name: MetadataValue.md(inline(picture, name)) for name, picture in trained.pictures.items()

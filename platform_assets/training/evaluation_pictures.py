@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.resources import plots
 from platform_assets.training.metrics import Answers, codes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _SIZE: Final = (9.0, 4.0)
 _BINS: Final = 10
@@ -38,7 +37,6 @@ def confusion_picture(answers: Answers, names: Sequence[str]) -> bytes:
 
 def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
     """Draw ROC and precision-recall curves; several classes each against the others."""
-    import numpy as np
     from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
@@ -63,8 +61,6 @@ def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
 
 def regression_picture(answers: Answers) -> bytes:
     """Draw predicted against true values, and the residuals; at most `_POINTS` rows of them."""
-    import numpy as np
-
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     step = -(-len(answers.labels) // _POINTS)
     true, predicted = answers.label_true[::step], answers.labels[::step]
@@ -80,8 +76,6 @@ def regression_picture(answers: Answers) -> bytes:
 
 
 def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
-    import numpy as np
-
     size = len(answers.classes)
     true, got = (codes(one, answers.classes) for one in (answers.label_true, answers.labels))
     counts = np.bincount(true * size + got, minlength=size * size).reshape(size, size)
@@ -98,8 +92,6 @@ def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
 
 
 def _calibration(axes: Any, answers: Answers) -> None:
-    import numpy as np
-
     confidence: NDArray[np.float64] = np.asarray(answers.probabilities).max(axis=1)
     right = answers.labels == answers.label_true
     bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.training.metrics import METRICS
 from platform_assets.training.rows import Rows
@@ -31,7 +33,6 @@ def permutation_importance(
 
     At most `MAX_ROWS` of the rows are used, evenly spread; the same ones each time.
     """
-    import numpy as np
     from sklearn import inspection
 
     sample = rows.take(np.arange(0, len(rows), -(-len(rows) // MAX_ROWS)))

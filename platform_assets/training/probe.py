@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError
@@ -16,10 +19,6 @@ from platform_assets.training.metrics import Answers
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _PER_CLASS: Final = 20
 _OF_A_REGRESSION: Final = 100
@@ -62,8 +61,6 @@ def probe(
 
 
 def _positions(rows: Rows, spec: ModelSpec) -> NDArray[np.int64]:
-    import numpy as np
-
     if spec.task is Task.REGRESSION:
         return np.unique(np.linspace(0, len(rows) - 1, _OF_A_REGRESSION).astype(np.int64))
     kinds, kind = np.unique(rows.labels, return_inverse=True)

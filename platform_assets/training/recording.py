@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.resources.environment import ENVIRONMENT_TAG, numeric_environment
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
@@ -80,8 +82,6 @@ def record_training(
 
 
 def _dataset(context: str, rows: Rows, data: FeatureData) -> Dataset:
-    import numpy as np
-
     return Dataset(
         name=f"{data.model_name} {context} rows",
         context=context,

@@ -35,9 +35,7 @@ class Rows:
 
     def take(self, chosen: NDArray[Any]) -> Rows:
         """Return the rows at these positions, or where a mask is true."""
-        import numpy as np
-
-        positions = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        positions = chosen.nonzero()[0] if chosen.dtype == bool else chosen
         return Rows(
             self.features.iloc[positions],
             self.labels[positions],

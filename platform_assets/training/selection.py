@@ -6,7 +6,10 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
@@ -14,10 +17,6 @@ from platform_assets.training.metrics import METRICS, Answers, metrics_of, score
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import Fold
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,6 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
 
 def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Answers:
     """Return what a fitted pipeline answers for rows; a class that it never saw has 0."""
-    import numpy as np
-
     from platform_assets.training.metrics import codes
 
     labels = np.asarray(pipeline.predict(rows.features))
@@ -91,7 +88,6 @@ def cross_validate(
         TrainingError: the estimator cannot be fitted, or the metric chosen by the model file
             is not determined.
     """
-    import numpy as np
     from sklearn.base import clone
 
     results: list[dict[str, float]] = []
@@ -153,8 +149,6 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
 
 
 def _not_in(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
-    import numpy as np
-
     from platform_assets.training.metrics import codes
 
     seen: NDArray[np.int64] = np.unique(codes(labels, classes)) if classes else np.array([], int)

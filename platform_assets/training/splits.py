@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.resources.records import SplitRecord
 from platform_assets.training.rows import Rows, TrainingError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-Fold = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Positions of the rows to learn from, and of those to test on."""
 
 _BINS: Final = 10
@@ -80,7 +79,6 @@ def held_out_by(
         entities: the entity of each row, shape (rows,).
         times: the time of each row; without it nothing is known of a split by time.
     """
-    import numpy as np
     import pandas as pd
 
     if rule.split == Split.TIME:
@@ -94,8 +92,6 @@ def held_out_by(
 
 def _hashes(ids: Any, seed: int) -> NDArray[np.float64]:
     """Return a number in [0, 1) for each id, by its text and the seed alone."""
-    import numpy as np
-
     key = str(seed).encode()[:64]
     digests = b"".join(
         hashlib.blake2b(str(one).encode(), digest_size=8, key=key).digest() for one in ids
@@ -104,8 +100,6 @@ def _hashes(ids: Any, seed: int) -> NDArray[np.float64]:
 
 
 def _rule(rows: Rows, spec: ModelSpec) -> SplitRecord:
-    import numpy as np
-
     chosen = spec.evaluation
     if chosen.split is Split.ENTITY:
         return SplitRecord(chosen.split, chosen.seed, chosen.fraction)
@@ -137,7 +131,6 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     """
     if spec.evaluation.split is Split.TIME:
         return _expanding(rows, spec)
-    import numpy as np
     from sklearn.model_selection import StratifiedKFold
 
     entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
@@ -159,8 +152,6 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
 
 def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
     """The class of each label, or the part of the range that it lies in, shape (labels,)."""
-    import numpy as np
-
     if spec.task is not Task.REGRESSION:
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
     parts = max(1, min(_BINS, len(labels) // spec.evaluation.folds))
@@ -169,7 +160,6 @@ def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
 
 
 def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    import numpy as np
     from sklearn.model_selection import TimeSeriesSplit
 
     times, moment = np.unique(_times(rows), return_inverse=True)
