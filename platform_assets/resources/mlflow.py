@@ -18,31 +18,28 @@ import msgspec
 from dagster import ConfigurableResource
 from pydantic import Field, PrivateAttr
 
-from platform_assets.resources.evaluation import (
-    EVALUATION_ARTIFACT,
-    read_evaluation,
-)
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, read_evaluation
 from platform_assets.resources.mlflow_client import (
     PATIENCE,
     MlflowUnavailable,
     RegistryError,
     RegistryNotFound,
+    all_pages,
+    artifacts_at,
     open_client,
     probe,
     translated,
     wait_out,
 )
 from platform_assets.resources.mlflow_models import add_onnx_flavor
-from platform_assets.resources.mlflow_runs import (
-    MODEL_URI_TAG,
-    RunEntry,
-    RunLog,
-    delete_run,
-    list_runs,
-    store_artifact,
+from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, RunEntry, RunLog, store_artifact
+from platform_assets.resources.mlflow_versions import VersionEntry, onnx_bytes
+from platform_assets.resources.records import (
+    EvaluationSet,
+    RegisteredVersion,
+    SplitRecord,
+    TrainedModel,
 )
-from platform_assets.resources.mlflow_versions import VersionEntry, list_versions, onnx_bytes
-from platform_assets.resources.records import EvaluationSet, RegisteredVersion, SplitRecord
 from platform_assets.resources.signatures import SignatureReader
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
@@ -86,13 +83,16 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     _signatures: SignatureReader | None = PrivateAttr(default=None)
     _evaluation: tuple[str, EvaluationSet] | None = PrivateAttr(default=None)
 
-    def _client(self) -> Any:
+    @contextmanager
+    def _asking(self, doing: str) -> Iterator[Any]:
+        """MLflow's client, to do what `doing` says; its errors are translated."""
         # Asked each time: a server that is down is known in seconds, whereas the client in
         # the midst of a call would try again for minutes.
         probe(self.tracking_uri)
         if self._opened is None:
             self._opened = open_client(self.tracking_uri)
-        return self._opened
+        with translated(doing):
+            yield self._opened
 
     # Runs
 
@@ -121,14 +121,13 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         wait_out(lambda: self._close_run(log.run_id, "FINISHED"), self.patience_s)
 
     def _open_run(self, model_name: str, name: str, tags: Mapping[str, str]) -> RunLog:
-        client = self._client()
-        with translated(f"start run {name}"):
-            run = client.create_run(self._experiment_id(model_name), run_name=name, tags=tags)
+        experiment_id = self._experiment_id(model_name)
+        with self._asking(f"start run {name}") as client:
+            run = client.create_run(experiment_id, run_name=name, tags=tags)
         return RunLog(run.info.run_id, run.info.experiment_id, client, self.patience_s)
 
     def _close_run(self, run_id: str, status: str) -> None:
-        client = self._client()
-        with translated(f"mark run {run_id} as {status}"):
+        with self._asking(f"mark run {run_id} as {status}") as client:
             client.set_terminated(run_id, status)
 
     def owner_tags(self, model_name: str, dagster_run_id: str) -> dict[str, str]:
@@ -140,18 +139,13 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     ) -> list[str]:
         """Mark as FAILED the runs that are still RUNNING although their Dagster run is over.
 
-        Args:
-            model_name: whose experiment is looked at.
-            is_abandoned: gets the Dagster run id that started an MLflow run; says whether
-                that run is over.
-
-        Returns:
-            The ids of the runs that were marked.
+        `is_abandoned` says that of the id of a Dagster run. Returns the ids of the MLflow runs
+        that were marked.
         """
-        client = self._client()
-        with translated(f"look for abandoned runs of {model_name}"):
+        experiment_id = self._experiment_id(model_name)
+        with self._asking(f"look for abandoned runs of {model_name}") as client:
             running = client.search_runs(
-                [self._experiment_id(model_name)],
+                [experiment_id],
                 f"attributes.status = 'RUNNING' and tags.`{MODEL_TAG}` = '{model_name}'",
             )
             closed = []
@@ -165,9 +159,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def _experiment_id(self, model_name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        client = self._client()
         name = self.experiment or model_name
-        with translated(f"open experiment {name}"):
+        with self._asking(f"open experiment {name}") as client:
             found = client.get_experiment_by_name(name)
             if found is None:
                 try:
@@ -186,24 +179,29 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def run_tags(self, run_id: str) -> dict[str, str]:
         """Return all tags of a run."""
-        client = self._client()
-        with translated(f"look up run {run_id}"):
+        with self._asking(f"look up run {run_id}") as client:
             return dict(client.get_run(run_id).data.tags)
 
     def runs_before(self, model_name: str, before: datetime) -> list[RunEntry]:
         """Return the runs of a model's trainings that began before an aware time."""
-        client = self._client()
-        with translated(f"look for the experiment of {model_name}"):
-            found = client.get_experiment_by_name(self.experiment or model_name)
-        if found is None:
-            return []
         began = f"attributes.start_time < {int(before.timestamp() * 1000)}"
-        own = f"tags.`{MODEL_TAG}` = '{model_name}'"
-        return list_runs(client, str(found.experiment_id), f"{began} and {own}")
+        wanted = f"{began} and tags.`{MODEL_TAG}` = '{model_name}'"
+        with self._asking(f"list the runs of {model_name}") as client:
+            found = client.get_experiment_by_name(self.experiment or model_name)
+            if found is None:
+                return []
+            ids = [str(found.experiment_id)]
+            runs = all_pages(lambda token: client.search_runs(ids, wanted, page_token=token))
+        return [RunEntry.of(run) for run in runs]
 
     def delete_run(self, run: RunEntry) -> None:
         """Mark a run and its logged model as deleted; `mlflow gc` then removes what they hold."""
-        delete_run(self._client(), run)
+        with self._asking(f"delete run {run.run_id}") as client:
+            # The run last: one whose deletion stopped halfway is found again.
+            if run.model_id is not None:
+                with suppress(RegistryNotFound), translated(f"delete model {run.model_id}"):
+                    client.delete_logged_model(run.model_id)
+            client.delete_run(run.run_id)
 
     # Artifacts
 
@@ -211,7 +209,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         """Store `data` as the run's artifact `path` (with forward slashes)."""
         if path == EVALUATION_ARTIFACT:
             self._evaluation = None
-        store_artifact(self._client(), run_id, path, data)
+        with self._asking(f"store {path} with run {run_id}") as client:
+            store_artifact(client, run_id, path, data)
 
     def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
         """Store rows as the run's artifact `path` (a Parquet file), to be looked at later."""
@@ -219,9 +218,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""
-        client = self._client()
         with (
-            translated(f"fetch {path} of run {run_id}"),
+            self._asking(f"fetch {path} of run {run_id}") as client,
             tempfile.TemporaryDirectory() as directory,
         ):
             fetched = Path(client.download_artifacts(run_id, path, directory))
@@ -250,52 +248,29 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     # Versions
 
     def register(
-        self,
-        model_name: str,
-        run_id: str,
-        *,
-        signature: Signature,
-        data_fingerprint: str,
-        metrics: Mapping[str, float],
-        code_version: str,
-        dagster_run_id: str,
-        split: SplitRecord | None = None,
-        description: str = "",
-        model_description: str = "",
+        self, trained: TrainedModel, *, description: str = "", model_description: str = ""
     ) -> RegisteredVersion:
-        """Return the version of `run_id`, registering it unless that was done already.
+        """Return the version of a training's run, registering it unless that was done already.
 
-        Tags are part of the creating call, so no version ever stands there without them.
-
-        Args:
-            model_name: the registered model; created when it is the first version.
-            run_id: of the training.
-            signature: what the version reads and answers.
-            data_fingerprint: of the rows that it was trained on.
-            metrics: on the evaluation rows.
-            code_version: digest of the model file and of the locked packages.
-            dagster_run_id: the Dagster run that trained it.
-            split: which rows its training held out.
-            description: of the version, for people.
-            model_description: of the registered model, which is created with its first version.
+        Tags are part of the creating call, so no version ever stands there without them. The
+        registered model is created, with `model_description`, when it is its first version.
         """
+        model_name, run_id = trained.model_name, trained.run_id
         existing = self.version_of_run(model_name, run_id)
         if existing is not None:
             return existing
-        client = self._client()
         source = self._model_uri(run_id)
         self._ensure_model(model_name, model_description)
         tags = {
             RUN_ID_TAG: run_id,
-            DATA_FINGERPRINT_TAG: data_fingerprint,
-            CODE_VERSION_TAG: code_version,
-            DAGSTER_RUN_TAG: dagster_run_id,
-            **self.record_signature(run_id, signature),
-            **{f"metric.{key}": f"{value:.6f}" for key, value in metrics.items()},
+            DATA_FINGERPRINT_TAG: trained.data_fingerprint,
+            CODE_VERSION_TAG: trained.code_version,
+            DAGSTER_RUN_TAG: trained.dagster_run_id,
+            SPLIT_TAG: msgspec.json.encode(trained.split).decode(),
+            **self.record_signature(run_id, trained.signature),
+            **{f"metric.{key}": f"{value:.6f}" for key, value in trained.metrics.items()},
         }
-        if split is not None:
-            tags[SPLIT_TAG] = msgspec.json.encode(split).decode()
-        with translated(f"register a version of {model_name} for run {run_id}"):
+        with self._asking(f"register a version of {model_name} for run {run_id}") as client:
             created = client.create_model_version(
                 model_name,
                 source,
@@ -311,25 +286,16 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
         `mlflow.onnx.load_model("models:/<name>/<version>")` then reads it by its version.
         """
-        from mlflow.artifacts import download_artifacts
-
         model_id = self._model_uri(run_id).removeprefix("models:/")
-        client = self._client()
         with (
-            translated(f"add the graph to logged model {model_id}"),
+            self._asking(f"add the graph to logged model {model_id}") as client,
             tempfile.TemporaryDirectory() as directory,
         ):
-            folders = [Path(directory) / name for name in ("from", "to")]
-            for folder in folders:
-                folder.mkdir()
-            location = client.get_logged_model(model_id).artifact_location.rstrip("/")
-            described = download_artifacts(
-                artifact_uri=f"{location}/MLmodel",
-                dst_path=str(folders[0]),
-                tracking_uri=client.tracking_uri,
-            )
-            add_onnx_flavor(Path(described), graph, folders[1])
-            client.log_model_artifacts(model_id, str(folders[1]))
+            logged = artifacts_at(client.get_logged_model(model_id).artifact_location, client)
+            added = Path(directory) / "added"
+            added.mkdir()
+            add_onnx_flavor(Path(logged.download_artifacts("MLmodel", directory)), graph, added)
+            client.log_model_artifacts(model_id, str(added))
 
     def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
         """Keep a signature with the run of a version; return the tags that stand for it."""
@@ -338,29 +304,26 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         return {SIGNATURE_DIGEST_TAG: hashlib.sha256(data).hexdigest()}
 
     def _model_uri(self, run_id: str) -> str:
-        with translated(f"look up run {run_id}"):
-            run = self._client().get_run(run_id)
-        uri = run.data.tags.get(MODEL_URI_TAG)
+        uri = self.run_tags(run_id).get(MODEL_URI_TAG)
         if uri is None:
             raise RegistryNotFound(
                 f"run {run_id} has no {MODEL_URI_TAG} tag, so it kept no model: train again"
             )
-        return str(uri)
+        return uri
 
     def _ensure_model(self, model_name: str, description: str) -> None:
         from mlflow.exceptions import MlflowException
 
-        with translated(f"create the registered model {model_name}"):
+        with self._asking(f"create the registered model {model_name}") as client:
             try:
-                self._client().create_registered_model(model_name, description=description)
+                client.create_registered_model(model_name, description=description)
             except MlflowException as exc:
                 if exc.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
 
     def version_of_run(self, model_name: str, run_id: str) -> RegisteredVersion | None:
         """Return the lowest version registered for a run, or None."""
-        client = self._client()
-        with translated(f"look for the version of run {run_id}"):
+        with self._asking(f"look for the version of run {run_id}") as client:
             found = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
         if not found:
             return None
@@ -368,42 +331,45 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         """Return what MLflow records about a version, asked now."""
-        client = self._client()
-        with translated(f"look up version {version} of {model_name}"):
+        with self._asking(f"look up version {version} of {model_name}") as client:
             found = client.get_model_version(model_name, str(version))
         return self._registered(found)
 
     def versions(self, model_name: str) -> list[VersionEntry]:
         """Return all versions of a model, also third-party ones, oldest first."""
-        return list_versions(self._client(), model_name)
+        with self._asking(f"list the versions of {model_name}") as client:
+            wanted = f"name = '{model_name}'"
+            found = all_pages(lambda token: client.search_model_versions(wanted, page_token=token))
+        entries = [VersionEntry(int(v.version), str(v.run_id or ""), dict(v.tags)) for v in found]
+        return sorted(entries, key=lambda entry: entry.version)
 
     def onnx_bytes(self, model_name: str, version: int, copy: str) -> bytes:
         """Return the ONNX graph that a version was registered with; see `mlflow_versions`."""
-        return onnx_bytes(self._client(), model_name, version, copy)
+        with self._asking(f"look up version {version} of {model_name}") as client:
+            return onnx_bytes(client, model_name, version, copy)
 
     def set_version_tags(self, model_name: str, version: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version; others stay."""
-        client = self._client()
-        with translated(f"tag version {version} of {model_name}"):
+        with self._asking(f"tag version {version} of {model_name}") as client:
             for key, value in tags.items():
                 client.set_model_version_tag(model_name, str(version), key, value)
 
     def version_tags(self, model_name: str, version: int) -> dict[str, str]:
         """Return all tags of a version."""
-        client = self._client()
-        with translated(f"look up version {version} of {model_name}"):
+        with self._asking(f"look up version {version} of {model_name}") as client:
             return dict(client.get_model_version(model_name, str(version)).tags)
 
     def set_alias(self, model_name: str, alias: str, version: int) -> None:
         """Point an alias at a version. A record for people: nothing is served by it."""
-        client = self._client()
-        with translated(f"point alias {alias} of {model_name} at version {version}"):
+        with self._asking(f"point alias {alias} of {model_name} at version {version}") as client:
             client.set_registered_model_alias(model_name, alias, str(version))
 
     def aliases(self, model_name: str) -> dict[str, int]:
         """Return the version that each alias points at."""
-        client = self._client()
-        with suppress(RegistryNotFound), translated(f"look up the aliases of {model_name}"):
+        with (
+            suppress(RegistryNotFound),
+            self._asking(f"look up the aliases of {model_name}") as client,
+        ):
             found = client.get_registered_model(model_name).aliases
             return {alias: int(version) for alias, version in found.items()}
         return {}

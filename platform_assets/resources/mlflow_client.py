@@ -153,12 +153,18 @@ def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
             return found
 
 
+def artifacts_at(location: str, client: Any) -> Any:
+    """Return MLflow's own access to the artifacts at an address, such as `runs:/<run_id>`."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(location, tracking_uri=client.tracking_uri)
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn what MLflow and its HTTP client raise into `RegistryError`, naming what was done.
+    """Turn what MLflow and its HTTP client raise into `RegistryError`.
 
-    Args:
-        doing: the call in words, such as "register version of best_model".
+    `doing` is the call in words, such as "register version of best_model".
     """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

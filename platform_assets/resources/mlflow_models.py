@@ -30,15 +30,9 @@ def save_sklearn(
 ) -> None:
     """Write a fitted estimator as a model of the scikit-learn flavor, without pickling it.
 
-    The requirements are given: inferring them would start a process that imports everything
-    again.
-
-    Args:
-        estimator: the fitted pipeline.
-        target: a folder that does not exist yet.
-        logged: MLflow's `LoggedModel` that this becomes the content of.
-        signature: its columns and answers.
-        example: a few rows in tensor form, kept as the input example.
+    `target` is a folder that does not exist yet, `logged` MLflow's `LoggedModel` that this becomes
+    the content of, `example` a few rows in tensor form. The requirements are given: inferring
+    them would start a process that imports everything again.
     """
     from mlflow.models import Model
     from mlflow.sklearn import save_model
@@ -70,10 +64,8 @@ def save_sklearn(
 def add_onnx_flavor(description: Path, graph: bytes, target: Path) -> None:
     """Write what turns a saved model into one of the ONNX flavor, too: `mlflow.onnx` loads it.
 
-    Args:
-        description: the model's `MLmodel` file.
-        graph: the ONNX model; its bytes are kept as they are, unlike by `mlflow.onnx.save_model`.
-        target: an empty folder; gets the graph and the new `MLmodel`.
+    `description` is the model's `MLmodel` file; the new one and the graph, whose bytes stay as
+    they are (unlike by `mlflow.onnx.save_model`), go to the empty folder `target`.
     """
     import onnx
     from mlflow.models import Model

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.resources.mlflow_client import (
     RegistryError,
-    RegistryNotFound,
-    all_pages,
     translated,
     wait_out,
 )
@@ -72,14 +70,9 @@ class RunLog:
         model_id: str | None = None,
         dataset: Dataset | None = None,
     ) -> None:
-        """Log parameters (as text), metrics (at step 0) and tags in one call.
+        """Log parameters (as text), metrics (at step 0) and tags, each by name, in one call.
 
-        Args:
-            params: by name.
-            metrics: by name; they belong to the logged model and the dataset, where given.
-            tags: by name.
-            model_id: of a logged model.
-            dataset: one of those in `log_datasets`.
+        Metrics belong to the logged model and to the dataset (of `log_datasets`), where given.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -133,17 +126,8 @@ class RunLog:
     ) -> str:
         """Keep a fitted estimator as a logged model of this run; its tag `MODEL_URI_TAG` names it.
 
-        Stored in the skops format, which loads without unpickling.
-
-        Args:
-            estimator: the fitted pipeline.
-            name: of the model.
-            signature: its columns and answers.
-            params: what it was made with.
-            example: a few rows, kept as the input example.
-
-        Returns:
-            The model's id; its address is `models:/<id>`.
+        Stored in the skops format, which loads without unpickling; `example` are a few rows. The
+        address of the id that is returned is `models:/<id>`.
         """
         from mlflow.entities import LoggedModelOutput
 
@@ -192,31 +176,12 @@ class RunEntry:
     model_id: str | None
     """The logged model that it made."""
 
-
-def list_runs(client: Any, experiment_id: str, filter_string: str) -> list[RunEntry]:
-    """Return the runs of an experiment that match a filter and were not deleted."""
-    with translated(f"list the runs of experiment {experiment_id}"):
-        found = all_pages(
-            lambda token: client.search_runs([experiment_id], filter_string, page_token=token)
-        )
-    return [
-        RunEntry(
-            str(run.info.run_id),
-            run.data.tags.get("mlflow.parentRunId"),
-            run.data.tags.get(MODEL_URI_TAG, "").removeprefix("models:/") or None,
-        )
-        for run in found
-    ]
-
-
-def delete_run(client: Any, run: RunEntry) -> None:
-    """Mark a run and its logged model as deleted; `mlflow gc` then removes what they hold."""
-    with translated(f"delete run {run.run_id}"):
-        # The run last: one whose deletion stopped halfway is found again.
-        if run.model_id is not None:
-            with suppress(RegistryNotFound), translated(f"delete model {run.model_id}"):
-                client.delete_logged_model(run.model_id)
-        client.delete_run(run.run_id)
+    @classmethod
+    def of(cls, run: Any) -> RunEntry:
+        """Return the entry of MLflow's own `Run`."""
+        tags = run.data.tags
+        model_id = tags.get(MODEL_URI_TAG, "").removeprefix("models:/") or None
+        return cls(str(run.info.run_id), tags.get("mlflow.parentRunId"), model_id)
 
 
 def store_artifact(client: Any, run_id: str, path: str, data: bytes) -> None:

@@ -198,14 +198,7 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
         started = time.monotonic()
         with mlflow_failures("registered_model"):
             registered = mlflow.register(
-                trained_model.model_name,
-                trained_model.run_id,
-                signature=trained_model.signature,
-                data_fingerprint=trained_model.data_fingerprint,
-                metrics=trained_model.metrics,
-                code_version=trained_model.code_version,
-                dagster_run_id=trained_model.dagster_run_id,
-                split=trained_model.split,
+                trained_model,
                 description=_version_description(trained_model, spec),
                 model_description=spec.description,
             )

@@ -27,7 +27,12 @@ from platform_assets.resources.mlflow import (
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.mlflow_models import distributions
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, Dataset
-from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.records import (
+    Estimate,
+    RegisteredVersion,
+    SplitRecord,
+    TrainedModel,
+)
 from serving_gateway.contract import (
     CODE_VERSION_TAG,
     DAGSTER_RUN_TAG,
@@ -47,6 +52,7 @@ from tests.support.servers import RunningMlflow, run_mlflow
 FINGERPRINT = "ab" * 32
 ROWS = np.eye(4, dtype=np.float32) * 10
 SIGNED = IRIS.signature((0, 1, 2))
+SPLIT = SplitRecord("entity", seed=7, fraction=0.2)
 
 
 @pytest.fixture
@@ -72,15 +78,22 @@ def _trained_run(mlflow: MlflowResource, name: str) -> str:
 def _register(
     mlflow: MlflowResource, name: str, run_id: str, signature: Signature | None = None
 ) -> RegisteredVersion:
-    return mlflow.register(
-        name,
-        run_id,
+    trained = TrainedModel(
+        model_name=name,
+        run_id=run_id,
+        estimator=None,
         signature=signature or SIGNED,
-        data_fingerprint=FINGERPRINT,
         metrics={"accuracy": 0.975},
+        data_fingerprint=FINGERPRINT,
         code_version="c0de",
         dagster_run_id="d0d0",
+        evaluation_rows=4,
+        metric=Estimate(0.975, 0.9, 1.0, 0.95, 4),
+        split=SPLIT,
+        classes_not_evaluated=(),
+        picture=b"",
     )
+    return mlflow.register(trained)
 
 
 def test_a_run_is_registered_once_however_often_it_is_asked(
@@ -88,7 +101,7 @@ def test_a_run_is_registered_once_however_often_it_is_asked(
 ) -> None:
     run_id = _trained_run(mlflow, name)
     first = _register(mlflow, name, run_id)
-    assert first == RegisteredVersion(name, 1, run_id, FINGERPRINT, SIGNED, "c0de", "d0d0")
+    assert first == RegisteredVersion(name, 1, run_id, FINGERPRINT, SIGNED, "c0de", "d0d0", SPLIT)
     assert [_register(mlflow, name, run_id) for _ in range(2)] == [first, first]
     assert _register(mlflow, name, _trained_run(mlflow, name)).version == 2
     assert mlflow.version(name, 1) == first
