@@ -61,10 +61,8 @@ def step_config(
 ) -> dict[str, Any]:
     """Return what the pod of a step has beyond what the run launcher gives to all.
 
-    Args:
-        uses: names of the Dagster resources that the step uses.
-        asked: what it asks for; limits are the same, save that every step may use a core.
-        changes_repository: whether it may write the model repository.
+    `uses` names the Dagster resources that the step uses. Its limits are what it asks for, save
+    that every step may use a core.
     """
     used = frozenset(uses)
     # Steps hand their values on below /state.

@@ -86,11 +86,9 @@ def document_at(path: Path) -> Document:
 def code_version(content: bytes, functions: Sequence[str] = (), lock: Path = _LOCK) -> str:
     """Digest of a model file and of the code that trains by it; 64 hexadecimal digits.
 
-    Args:
-        content: of the model file.
-        functions: of candidates, as `module:name`; the sources of their modules count.
-        lock: the locked packages. Where the project's lock file is not beside the package, the
-            versions of the packages that decide on a trained model stand in for it.
+    Of `functions` of candidates, as `module:name`, the sources of their modules count. Where the
+    project's lock file is not beside the package, the versions of the packages that decide on a
+    trained model stand in for it.
     """
     modules = sorted({function.partition(":")[0] for function in functions})
     parts = [content, _locked(lock), _own_code(), *map(_source_of, modules)]

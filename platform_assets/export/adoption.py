@@ -52,14 +52,8 @@ def adopt(
 ) -> tuple[RegisteredVersion, bytes]:
     """Check a foreign version's graph, and record in MLflow what the chain needs of it.
 
-    Args:
-        spec: the model that the version is said to be of.
-        version: its number in MLflow.
-        mlflow: the registry.
-        artifact: where a run keeps its graph for publishing.
-
-    Returns:
-        The version as the chain knows it, and the bytes of its graph.
+    Returns the version as the chain knows it, and the bytes of its graph, which its run then keeps
+    as `artifact`.
 
     Raises:
         AdoptionError: the version has no run, or there is nothing to judge it by.

@@ -51,12 +51,7 @@ class InferenceFailed(InvalidGraph):
 def run_and_validate(
     graph: bytes, signature: Signature, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Check a graph, run it, and return the answers that the signature names.
-
-    Args:
-        graph: the ONNX file.
-        signature: what it has to read and to answer.
-        inputs: the rows, as `model_inputs` makes them.
+    """Check a graph, run it on rows of `model_inputs`, return the answers that the signature names.
 
     Raises:
         InvalidGraph: it has other operators, another interface or other features, or answers

@@ -69,14 +69,14 @@ def compare(
     expected_probabilities: np.ndarray[Any, Any] | None,
     tolerance: float = PROBABILITY_TOLERANCE,
 ) -> Parity:
-    """Compare answers with what is expected of them.
+    """Compare answers with those of the training library.
 
     Args:
         labels: [n] or [n, 1] predicted labels (bytes count as UTF-8 text, 0 and 1 as booleans),
-            or predictions of a regression.
+            or predictions of a regression, which are floating point.
         probabilities: [n, classes], or None for a model without them.
-        expected_labels: [n] by the training library; floating point for a regression.
-        expected_probabilities: [n, classes] by the training library, or None.
+        expected_labels: [n].
+        expected_probabilities: as `probabilities`.
         tolerance: largest allowed difference of a probability (absolute) or of a prediction
             (as a part of the standard deviation of those expected; where all are equal, of
             their size).
@@ -151,18 +151,10 @@ def differing_frame(
     labels: np.ndarray[Any, Any],
     probabilities: np.ndarray[Any, Any] | None,
 ) -> pd.DataFrame:
-    """Return the rows that differ, for an artifact of the run.
+    """Return the rows that differ by `parity`, the result of `compare` for the same answers.
 
-    Args:
-        parity: the result of `compare`.
-        evaluation: what was expected, and the features.
-        labels: the answers that were compared, [n] or [n, 1].
-        probabilities: likewise, [n, classes] or None.
-
-    Returns:
-        Per differing row: `row` (position in the evaluation set), `entity`, the features,
-        `expected` and `answered`, and `expected_probability_<i>` and `answered_probability_<i>`
-        of each class.
+    Each has `row` (position in the evaluation set), `entity`, the features, `expected` and
+    `answered`, and `expected_probability_<i>` and `answered_probability_<i>` of each class.
     """
     import pandas as pd
 

@@ -24,17 +24,10 @@ def parity_check(
     mlflow: MlflowResource,
     metadata: Mapping[str, Any] | None = None,
 ) -> dg.AssetCheckResult:
-    """Compare answers with those of scikit-learn; keep the rows that differ with the run.
+    """Compare answers with those of scikit-learn, as `parity.compare` does.
 
-    Args:
-        name: of the check; its artifact is `parity/<name>.parquet`.
-        run_id: MLflow run that the evaluation set is of.
-        evaluation: the rows, and what scikit-learn answered.
-        labels: what was answered, shape (rows,) or (rows, 1).
-        probabilities: likewise, shape (rows, classes), or None.
-        tolerance: of numbers; see `parity.compare`.
-        mlflow: where the artifact goes.
-        metadata: to show beside the numbers.
+    The rows that differ are kept as `parity/<name>.parquet` with the MLflow run `run_id`, which
+    the evaluation set is of; `metadata` is shown beside the numbers.
     """
     parity = compare(labels, probabilities, evaluation.labels, evaluation.probabilities, tolerance)
     shown = {**(metadata or {}), **parity.metadata()}

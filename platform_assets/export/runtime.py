@@ -16,11 +16,7 @@ _ROWS_AT_ONCE: Final = 10_000
 
 
 def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn rows into the tensors that the graph reads.
-
-    Args:
-        signature: says the columns, their order and whether they are packed.
-        features: [n] rows in tensor form with at least the signature's columns.
+    """Turn rows in tensor form, with at least the signature's columns, into what the graph reads.
 
     Returns:
         {input name: [n, width] array} for a packed input, else one [n, 1] array per feature.
@@ -45,12 +41,7 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
 def run_graph(
     onnx_bytes: bytes, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name.
-
-    Args:
-        onnx_bytes: the graph.
-        inputs: tensors of as many rows each.
-    """
+    """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])

@@ -15,12 +15,7 @@ _PREFIX: Final = "converted."
 
 
 def wired(converted: Any, model: Convertible, signature: Signature) -> Any:
-    """Give a converted graph the inputs and outputs of the signature.
-
-    Args:
-        converted: the graph that skl2onnx made of `model.estimator`.
-        model: says what becomes of its answers.
-        signature: the names, types and order.
+    """Give the graph that skl2onnx made of `model.estimator` the signature's inputs and outputs.
 
     Raises:
         ExportError: the signature promises other classes than the estimator has learned.

@@ -24,13 +24,10 @@ class Aged:
 def may_go(
     entries: Iterable[Aged], *, before: float, keep: int, protected: Collection[str] = ()
 ) -> list[str]:
-    """Return the names of what is older than `before`, oldest last.
+    """Return the names of what is older than `before` (Unix time in seconds), oldest last.
 
-    Args:
-        entries: everything that there is.
-        before: Unix time in seconds.
-        keep: how many of the newest of each kind stay.
-        protected: names that stay at any age.
+    Of everything that there is (`entries`) the newest `keep` of each kind stay, and those whose
+    names are `protected`.
     """
     seen: Counter[str] = Counter()
     names = []
@@ -44,12 +41,10 @@ def may_go(
 def kept_versions(
     entries: Sequence[VersionEntry], in_use: Collection[int | None], keep: int
 ) -> frozenset[int]:
-    """Return the versions whose records stay.
+    """Return the versions whose records stay, of all `entries` in MLflow, oldest first.
 
-    Args:
-        entries: all versions in MLflow, oldest first.
-        in_use: served, on disk, named by an alias, or in the ledger.
-        keep: how many of the newest that this pipeline registered stay; third-party ones all do.
+    Those `in_use` are served, on disk, named by an alias, or in the ledger. Of those that this
+    pipeline registered the newest `keep` stay as well; third-party ones all do.
     """
     own = [entry.version for entry in entries if not is_foreign(entry)]
     third_party = {entry.version for entry in entries if is_foreign(entry)}

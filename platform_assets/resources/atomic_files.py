@@ -19,15 +19,8 @@ _ABANDONED_AFTER_S: Final = 3600.0
 def replacing(path: Path, *, prefix: str = ".", mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` in one step when the block ends.
 
-    An exception leaves `path` as it was.
-
-    Args:
-        path: the file, in a folder that exists.
-        prefix: of the name until then.
-        mode: permissions of the new file, less the umask.
-
-    Raises:
-        OSError: the file cannot be written.
+    An exception, such as the OSError of a full disk, leaves `path` as it was. `prefix` begins the
+    name until then; `mode` are the permissions of the new file, less the umask.
     """
     # Not the process id: on a shared volume every container's process may have the same.
     staged = path.with_name(f"{prefix}{path.name}.{uuid.uuid4().hex}.part")
@@ -50,11 +43,7 @@ def replace_file(path: Path, data: bytes, *, prefix: str = ".", mode: int = 0o66
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that does not exist yet, durably.
-
-    Raises:
-        OSError: it exists, or cannot be written.
-    """
+    """Write a file, durably; OSError when it exists or cannot be written."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()

@@ -38,15 +38,7 @@ def ask_gateway(
     version: int,
     dtype: np.dtype[Any],
 ) -> Answers:
-    """Ask the gateway about rows in tensor form, as a client writes them.
-
-    Args:
-        features: the rows.
-        signature: says order and types.
-        gateway: any replica of it answers.
-        model_name: the model.
-        version: the version that has to answer.
-        dtype: of the labels.
+    """Ask any replica about rows in tensor form, as a client writes them; labels are of `dtype`.
 
     Raises:
         GatewayClientError: a request was not answered, or by another version.
@@ -85,12 +77,7 @@ def _answers(
 
 
 def json_rows(signature: Signature, features: pd.DataFrame) -> list[list[Any]]:
-    """Rows as a client writes them: in signature order, None for what is missing.
-
-    Args:
-        signature: says order and types.
-        features: rows in tensor form.
-    """
+    """Rows in tensor form as a client writes them: in signature order, None for what is missing."""
     columns = [_json_column(feature, features[feature.name]) for feature in signature.features]
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -142,10 +129,8 @@ def warm_up(
 ) -> str:
     """Let a version answer some evaluation rows, so that no client meets a cold one.
 
-    What goes wrong in here is for the gates to say; they ask the same version.
-
-    Returns:
-        What was done, for people.
+    Returns what was done, for people. What goes wrong in here is for the gates to say; they ask
+    the same version.
     """
     wanted = spec.serving.warm_up_rows
     if not wanted:

@@ -67,15 +67,11 @@ def compare(
     tolerance: float,
     confidence: float,
 ) -> Comparison:
-    """Compare the answers of two versions for the same rows.
+    """Compare the answers of two versions for the same rows, with the same true labels.
 
-    Args:
-        metric: by what.
-        candidate: answers of the new version, for all rows.
-        production: likewise of the present one, with the same true labels.
-        entities: the entity of each row, shape (rows,); rows of one are not independent.
-        tolerance: the margin: of a score in its unit, of an error relative to production's.
-        confidence: of the two-sided interval, in (0, 1).
+    `entities`, shape (rows,), says the entity of each row; rows of one are not independent. The
+    margin `tolerance` is that of a score in its unit, of an error relative to production's;
+    `confidence` is that of the two-sided interval, in (0, 1).
     """
     sign = 1.0 if metric.higher_is_better else -1.0
 

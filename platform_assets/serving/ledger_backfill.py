@@ -24,12 +24,8 @@ def backfill_ledger(
 ) -> list[Switch]:
     """Record each switch of production that the ledger lacks, in order, and return them.
 
-    A failure halfway leaves the later ones to the next time; none is recorded twice.
-
-    Args:
-        spec: the model.
-        statuses: its status on each replica; at least one.
-        instance: keeps the ledger.
+    `statuses` are those of the model on each replica; at least one. A failure halfway leaves the
+    later ones to the next time; none is recorded twice.
     """
     # A replica of an older release reports no switches.
     status = max(statuses, key=lambda one: (one.routing.generation, len(_switches(one))))
@@ -79,9 +75,7 @@ def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch
 def gap_before(switch: Switch, recorded: Sequence[int]) -> str:
     """Return which switches before this one may be missing; empty when none is.
 
-    Args:
-        switch: the one to be recorded.
-        recorded: generations that are in the ledger.
+    `recorded` are the generations that are in the ledger.
     """
     reached = any(switch.after <= generation < switch.generation for generation in recorded)
     if reached or not switch.after:

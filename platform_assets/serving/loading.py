@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 Log = Callable[[str], None]
+"""Takes one line per step."""
 
 
 def load_beside(
@@ -43,14 +44,8 @@ def load_beside(
 
     What was READY stays READY in any case. `config.pbtxt` is replaced only when the
     version is READY, and then names READY versions alone. Of several servers one after the
-    other loads it; when one does not, those before it restore what they had.
-
-    Args:
-        packaged: the version; its bytes are checked against their digest once more.
-        triton: the servers, with their control key.
-        repository: their model repository.
-        timeout_s: how long to wait for READY after Triton accepted the load.
-        log: takes one line per step.
+    other loads it; when one does not, those before it restore what they had. The bytes are
+    checked against their digest once more; `timeout_s` is for READY, once a load was accepted.
 
     Raises:
         TritonUnreachable: Triton does not answer; nothing was changed.
@@ -161,7 +156,8 @@ class _Loading:
         """Bring servers and file to where they were; what fails is left to the reconciliation."""
         if self._persisted is not None and self._loaded:
             try:
-                self._restore_config(self._persisted)
+                if self._repository.persisted_config(self._name) != self._persisted:
+                    self._repository.persist_config(self._name, self._persisted)
             except RepositoryError as error:
                 self._log(f"config.pbtxt was not restored: {error}")
         for endpoint, before in self._loaded:
@@ -174,10 +170,6 @@ class _Loading:
                     endpoint.unload(self._name)
             except TritonError as error:
                 self._log(f"version {self._version} was not unloaded: {error}")
-
-    def _restore_config(self, text: str) -> None:
-        if self._repository.persisted_config(self._name) != text:
-            self._repository.persist_config(self._name, text)
 
 
 def beside(candidate: ModelConfig, persisted: str | None, versions: Collection[int]) -> ModelConfig:

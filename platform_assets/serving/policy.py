@@ -61,15 +61,11 @@ def versions_to_keep(
     ready: Collection[int],
     retention: int,
 ) -> tuple[int, ...]:
-    """Versions that stay READY after a switch.
+    """Versions that stay READY after a switch; nothing can stay that is not `ready` now.
 
-    Args:
-        production: the version that A routes to.
-        previous: versions that A routed to before, newest first.
-        routed: versions that a variant of any gateway routes to; they stay in any case.
-        ready: versions READY now; nothing else can stay.
-        retention: how many of production and its predecessors to keep, so that a rollback is
-            instant; what B routes to does not count.
+    `retention` counts production and the versions that A routed to before (`previous`, newest
+    first), so that a rollback is instant. What any variant of any gateway routes to (`routed`)
+    stays in any case, and does not count.
     """
     line = [version for version in dict.fromkeys((production, *previous)) if version in ready]
     return tuple(sorted({*line[:retention], *(set(routed) & set(ready))}))
@@ -83,15 +79,11 @@ def versions_to_delete(
     ledger: Sequence[int],
     keep: int,
 ) -> tuple[int, ...]:
-    """Version directories that can be deleted, ascending.
+    """Version directories that can be deleted, ascending; at least `keep` stay.
 
-    Args:
-        on_disk: versions that stand in the repository.
-        ready: versions READY now.
-        routed: versions that a variant routes to, or that a restarted Triton would load.
-        ledger: versions that were switched to, newest first.
-        keep: how many directories to keep at least; as many of the ledger's last stay in any
-            case, since a rollback may want them.
+    `routed` are the versions that a variant routes to, or that a restarted Triton would load.
+    Of the `ledger` (versions that were switched to, newest first) the last `keep` stay in any
+    case, since a rollback may want them.
     """
     last = list(dict.fromkeys(ledger))[:keep]
     # A version newer than all that were ever switched to may be on its way to production.

@@ -20,14 +20,9 @@ _POINTS: Final = 5000
 
 
 def confusion_picture(answers: Answers, names: Sequence[str]) -> bytes:
-    """Draw the confusion matrix beside the calibration of the stated probabilities.
+    """Draw a classifier's confusion matrix beside the calibration of its probabilities.
 
-    Args:
-        answers: of a classifier.
-        names: words for the classes, in their order.
-
-    Returns:
-        A PNG.
+    `names` are words for the classes, in their order.
     """
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     _confusion(left, answers, names)

@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 def estimate_metric(
     metric: Metric, answers: Answers, entities: NDArray[Any], confidence: float
 ) -> Estimate:
-    """Return a metric of a version's answers with its interval.
+    """Return a metric of a version's answers for the evaluation rows, with its interval.
 
-    Args:
-        metric: which one.
-        answers: for the evaluation rows.
-        entities: the entity of each row, shape (rows,).
-        confidence: of the two-sided interval, in (0, 1).
+    `entities` says the entity of each row, shape (rows,); `confidence` is that of the two-sided
+    interval, in (0, 1).
     """
     return jackknife(
         lambda rows: metric.of(answers, rows),
@@ -57,20 +54,13 @@ class FloorVerdict:
 def judge_floor(
     metric: Metric, estimate: Estimate, floor: float, rows: int, gates: Gates
 ) -> FloorVerdict:
-    """Hold a metric against its floor.
+    """Hold a metric against the worst value that is let through.
 
     A measured value beyond the floor never passes, nor does one of fewer rows than
     `gates.min_rows`. One that keeps the floor is proven when the bound of its interval keeps it
     too: a version whose true value lies at the floor is called proven with at most what the
     confidence leaves (5 % at 95 %). What is not proven passes, and the verdict says so; where
     the model file says `when_inconclusive: block` it does not.
-
-    Args:
-        metric: which one.
-        estimate: of the version.
-        floor: the worst value that is let through.
-        rows: of the evaluation.
-        gates: of the model file.
     """
     value, bound = estimate.value, estimate.low if metric.higher_is_better else estimate.high
     if not metric.meets(value, floor):

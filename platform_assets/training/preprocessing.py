@@ -42,13 +42,8 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, texts: Te
 
     Numbers become single precision, as trees and runtimes read them, 64-bit ones after their
     median was subtracted; a missing one becomes the median of its column, a missing boolean the
-    more frequent value.
-
-    Args:
-        features: the columns, as the signature has them.
-        model: the estimator behind the preprocessing, unfitted.
-        scaled: centre and scale all numbers in double precision, for linear models.
-        texts: how the estimator reads texts.
+    more frequent value. `scaled` centres and scales all numbers in double precision, for linear
+    models.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline

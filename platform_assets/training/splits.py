@@ -74,10 +74,8 @@ def held_out_by(
 ) -> NDArray[np.bool_]:
     """Return which rows a training by this rule did not learn from, shape (rows,).
 
-    Args:
-        rule: of that training.
-        entities: the entity of each row, shape (rows,).
-        times: the time of each row; without it nothing is known of a split by time.
+    `entities` and `times` are those of each row; without times nothing is known of a split by
+    time.
     """
     import pandas as pd
 

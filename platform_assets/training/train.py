@@ -70,13 +70,8 @@ def train(
 ) -> Trained:
     """Cross-validate the candidates, refit the best, evaluate it, log everything.
 
-    Args:
-        rows: all rows; part of them is held out here.
-        data: where the rows come from.
-        spec: the model.
-        mlflow: where it is logged.
-        owner: Dagster run that does this; tagged, so that abandoned runs can be found.
-        say: gets a line of progress per candidate.
+    Of `rows`, which come from `data`, part is held out here. `owner` is the Dagster run that does
+    this, tagged, so that abandoned runs can be found; `say` gets a line per candidate.
 
     Raises:
         TrainingError: these rows or candidates allow no model.
