@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from platform_assets.attempts import request_run
@@ -17,45 +19,39 @@ from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from raw data to production."""
-    return dg.define_asset_job(
-        f"{spec.model_name}_chain",
-        selection=dg.AssetSelection.assets(*(spec.key(name) for name in CHAIN)),
-        tags=chain_tags(spec.model_name),
-        description=f"{spec.model_name}: raw data to production, through every gate.",
-    )
+    return _job(spec, "chain", CHAIN, "raw data to production, through every gate.")
 
 
 def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from the exported version to production."""
-    names = CHAIN[CHAIN.index("triton_model_entry") :]
-    return dg.define_asset_job(
-        f"{spec.model_name}_serving",
-        selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
-        tags=chain_tags(spec.model_name),
-        description=f"{spec.model_name}: the exported version to production: package, load, "
-        "prove, switch.",
-    )
+    assets = CHAIN[CHAIN.index("triton_model_entry") :]
+    what = "the exported version to production: package, load, prove, switch."
+    return _job(spec, "serving", assets, what)
 
 
 def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that takes a version registered by others from its export to production."""
-    names = CHAIN[CHAIN.index("onnx_model") :]
-    return dg.define_asset_job(
-        f"{spec.model_name}_adoption",
-        selection=dg.AssetSelection.assets(*(spec.key(name) for name in names)),
-        tags=chain_tags(spec.model_name),
-        description=f"{spec.model_name}: a version that another training job registered, through "
-        f"the same gates. Name it in the configuration of {spec.model_name}__onnx_model.",
+    what = (
+        "a version that another training job registered, through the same gates. Name it in the "
+        f"configuration of {spec.model_name}__onnx_model."
     )
+    return _job(spec, "adoption", CHAIN[CHAIN.index("onnx_model") :], what)
 
 
 def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that compares what was answered with what was trained on."""
+    return _job(spec, "drift", ["drift_report"], "the sampled answers against the training set.")
+
+
+def _job(
+    spec: ModelSpec, name: str, assets: Sequence[str], what: str
+) -> dg.UnresolvedAssetJobDefinition:
+    tags = report_tags if name == "drift" else chain_tags
     return dg.define_asset_job(
-        f"{spec.model_name}_drift",
-        selection=dg.AssetSelection.assets(spec.key("drift_report")),
-        tags=report_tags(spec.model_name),
-        description=f"{spec.model_name}: the sampled answers against the training set.",
+        f"{spec.model_name}_{name}",
+        selection=dg.AssetSelection.assets(*map(spec.key, assets)),
+        tags=tags(spec.model_name),
+        description=f"{spec.model_name}: {what}",
     )
 
 

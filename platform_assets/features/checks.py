@@ -5,16 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from dagster import (
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetKey,
-    MetadataValue,
-    TableRecord,
-    asset_check,
-)
+import dagster as dg
 
 from platform_assets.features.consistency import compare_online
 from platform_assets.features.records import FeatureData
@@ -37,23 +28,23 @@ class Range:
     outside: int
 
 
-def feature_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
+def feature_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `online_features` of one model; `features` makes its own."""
     return [_online_equals_offline(spec)]
 
 
-def source_checks(spec: ModelSpec) -> list[AssetCheckSpec]:
+def source_checks(spec: ModelSpec) -> list[dg.AssetCheckSpec]:
     """Return what `features` checks of its rows while it has them."""
     key = spec.key("features")
     ranges = "Every feature lies within its declared range, no event in the future."
     losses = "Reading changed nothing that may count: digits of 32-bit floats, keys with zeros."
     return [
-        AssetCheckSpec("ranges", asset=key, blocking=True, description=ranges),
-        AssetCheckSpec("losses", asset=key, description=losses),
+        dg.AssetCheckSpec("ranges", asset=key, blocking=True, description=ranges),
+        dg.AssetCheckSpec("losses", asset=key, description=losses),
     ]
 
 
-def source_check_results(source: SourceTable, spec: ModelSpec) -> list[AssetCheckResult]:
+def source_check_results(source: SourceTable, spec: ModelSpec) -> list[dg.AssetCheckResult]:
     """Measure what `source_checks` promises."""
     report, rows = range_report(source.table, spec), source.table.num_rows
     outside = [
@@ -61,28 +52,28 @@ def source_check_results(source: SourceTable, spec: ModelSpec) -> list[AssetChec
         for line in report
         if line.outside
     ]
-    ranges = AssetCheckResult(
+    ranges = dg.AssetCheckResult(
         check_name="ranges",
         passed=not outside,
         description="; ".join(outside) or None,
         metadata={
             "rows": rows,
             "rows_outside": sum(line.outside for line in report),
-            "ranges": MetadataValue.table([TableRecord(asdict(line)) for line in report]),
+            "ranges": dg.MetadataValue.table([dg.TableRecord(asdict(line)) for line in report]),
         },
     )
-    losses = AssetCheckResult(
+    losses = dg.AssetCheckResult(
         check_name="losses",
         passed=not source.warnings,
-        severity=AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.WARN,
         description="; ".join(source.warnings) or None,
     )
     return [ranges, losses]
 
 
-def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey([spec.model_name, "online_features"]),
+def _online_equals_offline(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey([spec.model_name, "online_features"]),
         name="online_equals_offline",
         blocking=True,
         description=(
@@ -91,10 +82,10 @@ def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
     )
     def online_equals_offline(
         online_features: FeatureData, feast: FeastResource
-    ) -> AssetCheckResult:
+    ) -> dg.AssetCheckResult:
         with feast_failures():
             result = compare_online(feast, online_features, spec)
-        return AssetCheckResult(
+        return dg.AssetCheckResult(
             passed=not result.differing,
             description=(
                 f"{len(result.differing)} of {result.values} values differ: materialize "
@@ -107,7 +98,7 @@ def _online_equals_offline(spec: ModelSpec) -> AssetChecksDefinition:
                 "entities_expired": result.expired,
                 "values_compared": result.values,
                 "values_differing": len(result.differing),
-                "examples": MetadataValue.json(result.differing[:10]),
+                "examples": dg.MetadataValue.json(result.differing[:10]),
             },
         )
 

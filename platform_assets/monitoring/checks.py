@@ -3,13 +3,7 @@
 # No postponed annotations here: Dagster reads them.
 from typing import Final
 
-from dagster import (
-    AssetCheckKey,
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSeverity,
-    asset_check,
-)
+import dagster as dg
 
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_key
@@ -21,15 +15,15 @@ JUDGED: Final = "judged"
 """Metadata key of the check: false where there was nothing to compare with."""
 
 
-def drift_check_key(spec: ModelSpec) -> AssetCheckKey:
+def drift_check_key(spec: ModelSpec) -> dg.AssetCheckKey:
     """Key of a model's drift check."""
-    return AssetCheckKey(drift_key(spec), DRIFT)
+    return dg.AssetCheckKey(drift_key(spec), DRIFT)
 
 
-def drift_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
+def drift_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the check `drift` of one model's report."""
 
-    @asset_check(
+    @dg.asset_check(
         asset=drift_key(spec),
         name=DRIFT,
         blocking=False,
@@ -38,10 +32,10 @@ def drift_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
             f"{spec.gates.drift_limit:g}, by population stability index; no texts came or went."
         ),
     )
-    def drift(drift_report: DriftReport) -> AssetCheckResult:
-        return AssetCheckResult(
+    def drift(drift_report: DriftReport) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
             passed=drift_report.judged and not drift_report.drifted,
-            severity=AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.WARN,
             description=summary(drift_report),
             metadata={
                 "version": drift_report.version,

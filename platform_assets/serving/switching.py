@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import dagster as dg
+
 from platform_assets.resources.failures import failure, may_pass
 from platform_assets.resources.gateway import GatewayClientError, GatewayRefused, GatewayResource
 from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
@@ -37,36 +39,29 @@ def reload(
     try:
         return gateway.reload(model_name, variant, request)
     except GatewayClientError as error:
-        pinned = isinstance(error, GatewayRefused) and error.code == "variant_pinned"
-        raise failure(
-            f"production was not confirmed on version {request.version}: {error}",
-            "launch gateway_reload with unpin: true in its configuration if the pin is over."
-            if pinned
-            else f"look at GET /models/{model_name} of the gateway for what it serves, mend the "
-            "cause it names, and run this again.",
-            still_true=_EACH_SERVES,
-            allow_retries=may_pass(error),
-        ) from error
+        what = f"production was not confirmed on version {request.version}"
+        raise _refused(what, model_name, error) from error
 
 
 def roll_back(
     model_name: str, request: RollbackRequest, gateway: GatewayResource, variant: str
 ) -> ReloadResponse:
-    """Move a variant back to the version that `request` names, and pin it there.
-
-    Raises:
-        dagster.Failure: no gateway answers, or it refused; what was served is still served.
-    """
+    """Move a variant back to the version that `request` names, and pin it there; fails alike."""
     try:
         return gateway.rollback(model_name, variant, request)
     except GatewayClientError as error:
-        raise failure(
-            f"variant {variant} was not rolled back to version {request.version}: {error}",
-            f"look at GET /models/{model_name} of the gateway for what it serves, mend the cause "
-            "it names, and run this again.",
-            still_true=_EACH_SERVES,
-            allow_retries=may_pass(error),
-        ) from error
+        what = f"variant {variant} was not rolled back to version {request.version}"
+        raise _refused(what, model_name, error) from error
+
+
+def _refused(what: str, model_name: str, error: GatewayClientError) -> dg.Failure:
+    todo = (
+        f"look at GET /models/{model_name} of the gateway for what it serves, mend the cause it "
+        "names, and run this again."
+    )
+    if isinstance(error, GatewayRefused) and error.code == "variant_pinned":
+        todo = "launch gateway_reload with unpin: true in its configuration if the pin is over."
+    return failure(f"{what}: {error}", todo, still_true=_EACH_SERVES, allow_retries=may_pass(error))
 
 
 def wait_for_replicas(

@@ -19,44 +19,19 @@ MAX_CANDIDATES: Final = 64
 
 _TREE: Final = frozenset(
     {
-        "ccp_alpha",
-        "criterion",
-        "max_depth",
-        "max_features",
-        "max_leaf_nodes",
-        "min_impurity_decrease",
-        "min_samples_leaf",
-        "min_samples_split",
+        *("ccp_alpha", "criterion", "max_depth", "max_features", "max_leaf_nodes"),
+        *("min_impurity_decrease", "min_samples_leaf", "min_samples_split"),
         "min_weight_fraction_leaf",
     }
 )
 _FOREST: Final = _TREE | {"bootstrap", "max_samples", "n_estimators"}
-_BOOSTING: Final = _TREE | {
-    "learning_rate",
-    "loss",
-    "n_estimators",
-    "n_iter_no_change",
-    "subsample",
-    "tol",
-    "validation_fraction",
+_EARLY: Final = frozenset({"learning_rate", "loss", "n_iter_no_change", "tol"})
+_BOOSTING: Final = _TREE | _EARLY | {"n_estimators", "subsample", "validation_fraction"}
+_HISTOGRAM: Final = _EARLY | {
+    *("early_stopping", "l2_regularization", "max_bins", "max_depth", "max_features", "max_iter"),
+    *("max_leaf_nodes", "min_samples_leaf", "validation_fraction"),
 }
-_HISTOGRAM: Final = frozenset(
-    {
-        "early_stopping",
-        "l2_regularization",
-        "learning_rate",
-        "loss",
-        "max_bins",
-        "max_depth",
-        "max_features",
-        "max_iter",
-        "max_leaf_nodes",
-        "min_samples_leaf",
-        "n_iter_no_change",
-        "tol",
-        "validation_fraction",
-    }
-)
+_LINEAR: Final = frozenset({"fit_intercept", "max_iter", "solver", "tol"})
 
 
 class CandidateError(TrainingError, ValueError):
@@ -80,11 +55,30 @@ _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_job
 _HISTOGRAMS: Final[dict[str, Scalar]] = {"early_stopping": False}
 _BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
 
+
+def _trees(kind: str, weights: set[str], losses: set[str], more: set[str]) -> dict[str, _Known]:
+    """Return the trees for `Classifier` or `Regressor`, with parameters that only one kind has.
+
+    `weights` are of all but gradient boosting, `losses` of that, `more` of histogram boosting.
+    """
+    at, columns = f"sklearn.ensemble:{{}}{kind}", Texts.SPARSE_COLUMNS
+    forest, histogram = _FOREST | weights, _HISTOGRAM | weights | more
+    return {
+        "random_forest": _Known(at.format("RandomForest"), _FORESTS, forest, texts=columns),
+        "extra_trees": _Known(at.format("ExtraTrees"), _FORESTS, forest, texts=columns),
+        "gradient_boosting": _Known(at.format("GradientBoosting"), _BOOSTED, _BOOSTING | losses),
+        "hist_gradient_boosting": _Known(at.format("HistGradientBoosting"), _HISTOGRAMS, histogram),
+        "decision_tree": _Known(
+            f"sklearn.tree:DecisionTree{kind}", {"max_depth": 6}, _TREE | weights | {"splitter"}
+        ),
+    }
+
+
 CLASSIFIERS: Final[dict[str, _Known]] = {
     "logistic_regression": _Known(
         "sklearn.linear_model:LogisticRegression",
         {"max_iter": 1000},
-        frozenset({"C", "class_weight", "fit_intercept", "l1_ratio", "max_iter", "solver", "tol"}),
+        _LINEAR | {"C", "class_weight", "l1_ratio"},
         scaled=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
@@ -96,29 +90,7 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
         scaled=True,
         texts=Texts.COLUMNS,
     ),
-    "random_forest": _Known(
-        "sklearn.ensemble:RandomForestClassifier",
-        _FORESTS,
-        _FOREST | {"class_weight"},
-        texts=Texts.SPARSE_COLUMNS,
-    ),
-    "extra_trees": _Known(
-        "sklearn.ensemble:ExtraTreesClassifier",
-        _FORESTS,
-        _FOREST | {"class_weight"},
-        texts=Texts.SPARSE_COLUMNS,
-    ),
-    "gradient_boosting": _Known("sklearn.ensemble:GradientBoostingClassifier", _BOOSTED, _BOOSTING),
-    "hist_gradient_boosting": _Known(
-        "sklearn.ensemble:HistGradientBoostingClassifier",
-        _HISTOGRAMS,
-        _HISTOGRAM | {"class_weight"},
-    ),
-    "decision_tree": _Known(
-        "sklearn.tree:DecisionTreeClassifier",
-        {"max_depth": 6},
-        _TREE | {"class_weight", "splitter"},
-    ),
+    **_trees("Classifier", weights={"class_weight"}, losses=set(), more=set()),
 }
 REGRESSORS: Final[dict[str, _Known]] = {
     "linear_regression": _Known(
@@ -132,25 +104,11 @@ REGRESSORS: Final[dict[str, _Known]] = {
     "ridge": _Known(
         "sklearn.linear_model:Ridge",
         {},
-        frozenset({"alpha", "fit_intercept", "max_iter", "positive", "solver", "tol"}),
+        _LINEAR | {"alpha", "positive"},
         scaled=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
-    "random_forest": _Known(
-        "sklearn.ensemble:RandomForestRegressor", _FORESTS, _FOREST, texts=Texts.SPARSE_COLUMNS
-    ),
-    "extra_trees": _Known(
-        "sklearn.ensemble:ExtraTreesRegressor", _FORESTS, _FOREST, texts=Texts.SPARSE_COLUMNS
-    ),
-    "gradient_boosting": _Known(
-        "sklearn.ensemble:GradientBoostingRegressor", _BOOSTED, _BOOSTING | {"alpha"}
-    ),
-    "hist_gradient_boosting": _Known(
-        "sklearn.ensemble:HistGradientBoostingRegressor", _HISTOGRAMS, _HISTOGRAM | {"quantile"}
-    ),
-    "decision_tree": _Known(
-        "sklearn.tree:DecisionTreeRegressor", {"max_depth": 6}, _TREE | {"splitter"}
-    ),
+    **_trees("Regressor", weights=set(), losses={"alpha"}, more={"quantile"}),
 }
 """Nearest neighbours are left out on purpose: equal distances are broken by rounding, so a
 runtime in single precision may answer otherwise than scikit-learn."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import check_current
 from platform_assets.memory import release
@@ -12,10 +15,8 @@ from platform_assets.training.rows import Rows, TrainingError
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from platform_assets.resources.feast import FeastResource
 
@@ -121,8 +122,6 @@ def _column(frame: pd.DataFrame, feature: FeatureSpec, spec: ModelSpec) -> NDArr
 
 
 def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
-    import numpy as np
-
     if feature.dtype is DType.BYTES:
         return _texts(column)
     if feature.dtype is DType.FP32:
@@ -138,7 +137,6 @@ def _converted(column: pd.Series[Any], feature: FeatureSpec) -> NDArray[Any]:
 
 def _texts(column: pd.Series[Any]) -> NDArray[Any]:
     """Texts as objects, "" for a missing one; equal ones are one object."""
-    import numpy as np
     import pandas as pd
 
     places, found = pd.factorize(column)
@@ -147,8 +145,6 @@ def _texts(column: pd.Series[Any]) -> NDArray[Any]:
 
 
 def _whole(column: pd.Series[Any]) -> NDArray[np.int64]:
-    import numpy as np
-
     values = column.to_numpy()
     if values.dtype.kind == "f" and not (
         np.abs(values).max(initial=0) <= _EXACT and (values == np.rint(values)).all()
@@ -163,8 +159,6 @@ def _row(frame: pd.DataFrame, wrong: NDArray[np.bool_], spec: ModelSpec) -> str:
 
 
 def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
-    import numpy as np
-
     if spec.task is Task.REGRESSION:
         return column.to_numpy(dtype=np.float64)
     if spec.target.answer_dtype is DType.BYTES:
@@ -175,7 +169,6 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
 def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
     if not spec.join_key.from_row_number:
         return _ids(frame[spec.join_key.name], spec)
-    import numpy as np
     import pandas as pd
 
     # A row that is inserted renumbers those behind it. What a row says stays, and equal rows
@@ -185,8 +178,6 @@ def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
 
 
 def _ids(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
-    import numpy as np
-
     return _whole(column) if spec.join_key.dtype is DType.INT64 else np.asarray(column, object)
 
 
