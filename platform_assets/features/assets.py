@@ -19,9 +19,6 @@ from dagster import (
 
 from platform_assets.features.checks import source_check_results, source_checks
 from platform_assets.features.feast_definitions import feast_definitions
-from platform_assets.features.materialization import update_online
-from platform_assets.features.newest import time_span
-from platform_assets.features.reading import read_source
 from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources.reader import Progress
@@ -70,6 +67,9 @@ def _features(spec: ModelSpec) -> AssetsDefinition:
     def features(
         context: AssetExecutionContext, source: SourceResource, feast: FeastResource
     ) -> Iterator[MaterializeResult[FeatureData]]:
+        # Here: what reads rows imports pyarrow and DuckDB, and definitions load without them.
+        from platform_assets.features.reading import read_source
+
         started = time.monotonic()
         try:
             table = read_source(spec, source, context.log.info)
@@ -114,6 +114,9 @@ def _online_features(spec: ModelSpec) -> AssetsDefinition:
     def online_features(
         context: AssetExecutionContext, features: FeatureData, feast: FeastResource
     ) -> MaterializeResult[FeatureData]:
+        from platform_assets.features.materialization import update_online
+        from platform_assets.features.newest import time_span
+
         started = time.monotonic()
         try:
             check_current(features)

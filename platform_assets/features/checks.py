@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import dagster as dg
 
-from platform_assets.features.consistency import compare_online
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import FeatureSpec, ModelSpec
@@ -83,6 +82,8 @@ def _online_equals_offline(spec: ModelSpec) -> dg.AssetChecksDefinition:
     def online_equals_offline(
         online_features: FeatureData, feast: FeastResource
     ) -> dg.AssetCheckResult:
+        from platform_assets.features.consistency import compare_online
+
         with feast_failures():
             result = compare_online(feast, online_features, spec)
         return dg.AssetCheckResult(

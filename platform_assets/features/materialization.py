@@ -11,19 +11,19 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+from pyarrow import parquet
 
 from platform_assets.features.newest import time_span, write_newest
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.feast_online import OnlineView
 from platform_assets.resources.file_lock import exclusive
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from platform_assets.resources.feast_online import OnlineView
 
 _BATCH_ROWS: Final = 5_000
 
@@ -64,8 +64,6 @@ def update_online(
 
 
 def _apply(view: OnlineView, folder: Path, current: Path, progress: Progress) -> OnlineChanges:
-    from pyarrow import parquet
-
     last = folder / view.content
     with parquet.ParquetFile(current) as file:
         if not last.is_file() or _layout(parquet.read_schema(last)) != _layout(file.schema_arrow):
@@ -91,8 +89,6 @@ def _layout(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 
 def _difference(columns: str, left: Path, right: Path) -> pa.Table:
     """The rows of `left` that are not in `right`."""
-    import duckdb
-
     query = f"SELECT {columns} FROM read_parquet(?)"  # noqa: S608 -- a column's name
     with duckdb.connect(config={"enable_external_file_cache": False}) as database:
         database.execute("SET TimeZone = 'UTC'")
@@ -110,8 +106,6 @@ def _delete_from_older_views(
 
 
 def _column(path: Path, name: str) -> list[int | str]:
-    from pyarrow import parquet
-
     values: list[int | str] = parquet.read_table(path, columns=[name])[name].to_pylist()
     return values
 

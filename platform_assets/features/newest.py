@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+from pyarrow import compute, parquet
 
 from platform_assets.features.records import FeatureData
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.feast_errors import translated
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 def write_newest(data: FeatureData, spec: ModelSpec, path: Path) -> None:
     """Write the rows of `features.parquet` that are the newest of their entity, in its order."""
-    import duckdb
-
     key, time = f'"{spec.join_key.name}"', f'"{spec.event_timestamp}"'
     rows = "read_parquet(getvariable('source'))"
     newest = f"SELECT {key}, max({time}) AS {time} FROM {rows} GROUP BY {key}"  # noqa: S608
@@ -44,14 +42,10 @@ def newest_times(data: FeatureData, spec: ModelSpec) -> dict[int | str, datetime
 
 def time_span(data: FeatureData, spec: ModelSpec) -> tuple[datetime, datetime]:
     """Return the first and the last event time, in UTC."""
-    from pyarrow import compute
-
     times = _columns(data, spec.event_timestamp)[spec.event_timestamp]
     extremes = compute.min_max(times).as_py()
     return extremes["min"], extremes["max"]
 
 
 def _columns(data: FeatureData, *names: str) -> pa.Table:
-    from pyarrow import parquet
-
     return parquet.read_table(data.features_path, columns=list(names))

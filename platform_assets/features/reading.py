@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from platform_assets.features.rules import check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import SourceResource
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Event time of every row of a model that has none."""
@@ -39,9 +40,6 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
 
 def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
     """Add row numbers and the constant time where the source has no such column."""
-    import numpy as np
-    import pyarrow as pa
-
     rows = table.num_rows
     if spec.join_key.from_row_number:
         numbers = pa.array(np.arange(1, rows + 1, dtype=np.int64))
@@ -55,9 +53,6 @@ def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
 
 def _with_class_names(rows: SourceTable, spec: ModelSpec) -> SourceTable:
     """Replace the labels of the source by the names that the model file gives to them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     name, words = spec.target.name, spec.target.class_names
     if not words:
         return rows

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from platform_assets.features.sources.columns import arrow_type
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
 from platform_assets.model_spec import Label, ModelSpec, Split, Task
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MAX_TEXTS: Final = 1_000
 """A text feature with more different values than this is an identifier, not a category."""
@@ -25,9 +25,6 @@ EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
 
 def check_features(rows: SourceTable, spec: ModelSpec) -> None:
     """Raise SourceError where a feature, a key or the label lacks a value or has a useless one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     table = rows.table
     has_gaps = spec.target.drop_missing
     learned = table.filter(table[spec.target.name].is_valid()) if has_gaps else table
@@ -65,8 +62,6 @@ def _refuse(
     rows: SourceTable, problem: str, masks: Mapping[str, pa.ChunkedArray], todo: str
 ) -> None:
     """Raise SourceError when a mask is true: how often and where first, by column."""
-    import pyarrow.compute as pc
-
     counts = {name: pc.sum(mask).as_py() for name, mask in masks.items()}
     places = [
         f"{name}: {count}, first in {rows.first(masks[name])}"
@@ -78,8 +73,6 @@ def _refuse(
 
 
 def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
-    import pyarrow.compute as pc
-
     for name in (one.name for one in spec.features if one.dtype is DType.BYTES):
         different = pc.count_distinct(rows.table[name]).as_py()
         if different > MAX_TEXTS:
@@ -93,9 +86,6 @@ def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
 
 def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
     """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table
     _refuse(
@@ -132,8 +122,6 @@ def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
     Raises:
         SourceError: there is nothing to learn, or an unknown or too rare class.
     """
-    import pyarrow.compute as pc
-
     name = spec.target.name
     values = pc.unique(rows.table[name].drop_null())
     if not len(values):
@@ -172,9 +160,6 @@ def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, in
 def _check_known(
     rows: SourceTable, spec: ModelSpec, classes: tuple[Label, ...], unknown: list[Label]
 ) -> None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if unknown:
         name = spec.target.name
         values = pa.array(unknown, arrow_type(spec.target.dtype))

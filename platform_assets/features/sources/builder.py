@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import pyarrow as pa
 
 from platform_assets.features.sources.casting import cast, quoted
 from platform_assets.features.sources.clock import local_to_utc
@@ -21,9 +23,6 @@ from platform_assets.features.sources.reader import (
 from platform_assets.features.sources.sink import ZERO_LED, SourceRows, connect
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _BATCH_ROWS: Final = 65_536
 _SHOWN: Final = 40
@@ -81,8 +80,6 @@ class TableBuilder:
 
     def add_batch(self, name: str, headers: Sequence[str], batch: pa.RecordBatch) -> None:
         """Cast rows that stand in memory, behind those of the same name."""
-        import pyarrow as pa
-
         table = pa.Table.from_batches([batch])
         self.database.register(
             "batch", table.rename_columns([f"c{n}" for n in range(len(headers))])
@@ -92,8 +89,6 @@ class TableBuilder:
 
     def build(self, name: str, fingerprint: Callable[[pa.Table], str]) -> SourceTable:
         """Return what was added, with times in UTC; SourceError for an ambiguous local time."""
-        import pyarrow as pa
-
         self.database.close()
         types = [(one.name, _read_type(one)) for one in self._columns]
         schema = pa.schema([*types, (_LOCAL, pa.bool_()), (_WRITTEN, pa.string())])
@@ -120,8 +115,6 @@ class TableBuilder:
 
     def _declared(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch in the declared types, without the mark of wrong rows."""
-        import pyarrow as pa
-
         arrays = {}
         for values, column in zip(batch.columns, self._columns, strict=False):
             narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
@@ -194,6 +187,4 @@ class _Query:
 
 
 def _read_type(column: Column) -> pa.DataType:
-    import pyarrow as pa
-
     return column.arrow if column.timezone is None else pa.timestamp("us")

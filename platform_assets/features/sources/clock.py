@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
 from platform_assets.resources.source import SourceError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
 
 _DAY_US: Final = 86_400_000_000
 
@@ -25,9 +25,6 @@ def local_to_utc(
     an entity, which the column `key` names, have an order; without a key all rows have.
     SourceError names rows whose time the clock shows twice or never.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     place = source.table.column_names.index(column.name)
     times = source.table[column.name]
     shown = pc.if_else(local, times, None).combine_chunks()
@@ -52,8 +49,6 @@ def _later(
     times: NDArray[np.int64], twice: NDArray[np.bool_], keys: pa.ChunkedArray | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Of the times that the clock shows twice: the second ones, and those of which none knows."""
-    import numpy as np
-
     codes: NDArray[Any] = np.zeros(len(times), np.int64)
     if keys is not None:
         codes = keys.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
@@ -74,8 +69,6 @@ def _in_order(
 
     It does where the entity's times never go back, save once in an hour that comes twice.
     """
-    import numpy as np
-
     same = codes[1:] == codes[:-1]
     hour = same & twice[1:] & twice[:-1] & (times[1:] // _DAY_US == times[:-1] // _DAY_US)
     back = np.append(False, hour & (times[1:] <= times[:-1]))
@@ -95,8 +88,6 @@ def _in_order(
 def _refuse(
     source: SourceTable, column: Column, times: pa.ChunkedArray, wrong: NDArray[Any], why: str
 ) -> None:
-    import numpy as np
-
     rows = np.flatnonzero(wrong).tolist()
     shown, more = rows[:SHOWN_PROBLEMS], len(rows) - SHOWN_PROBLEMS
     places = [f"{times[row].as_py():%Y-%m-%d %H:%M:%S} in {source.row(row)}" for row in shown]

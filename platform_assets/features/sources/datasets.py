@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import (
     Progress,
@@ -45,6 +44,8 @@ class DatasetReader:
     def read(self, progress: Progress) -> SourceTable:
         """Load the data set."""
         import pyarrow as pa
+
+        from platform_assets.features.sources.builder import TableBuilder
 
         frame = _load(self._dataset)
         names = [str(name) for name in frame.columns]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.csv_file import CsvFile
 from platform_assets.features.sources.parquet_file import ParquetFile
@@ -83,6 +82,8 @@ class FileReader:
 
     def read(self, progress: Progress) -> SourceTable:
         """Read all files; raises SourceError also when one of them changes meanwhile."""
+        from platform_assets.features.sources.builder import TableBuilder
+
         files = self._files()
         fingerprint = self._identity(files, _digest)
         builder = TableBuilder(self._columns, self._key, progress)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
+import pyarrow.compute as pc
 
 EXACT: Final = 2**24
 """Whole numbers up to here fit into 32 bits."""
@@ -14,8 +14,6 @@ _SHOWN_KEYS: Final = 3
 
 def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
     """A sentence when 32 bits changed one of the 64-bit values beyond `EXACT` of a column."""
-    import pyarrow.compute as pc
-
     # Below it, what 32 bits cut off is small beside the unit of a value.
     extremes = pc.min_max(values).as_py()
     if extremes["max"] is None or max(-extremes["min"], extremes["max"]) <= EXACT:
@@ -36,9 +34,6 @@ def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> list[st
     `name` is the column of the keys; `written` has those with leading zeros as they stand in
     the source, null for the others.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if written.null_count == len(written):
         return []
     texts = pc.coalesce(pc.utf8_trim_whitespace(written), table[name].cast(pa.string()))

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.features.sources.builder import TableBuilder
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import Progress, SourceTable, table_fingerprint
 from platform_assets.model_spec import SqlQuery
@@ -70,6 +69,8 @@ class SqlReader:
 
     def read(self, progress: Progress) -> SourceTable:
         """Run the query exactly as it is written, and read all rows."""
+        from platform_assets.features.sources.builder import TableBuilder
+
         builder = TableBuilder(self._columns, self._key, progress)
         with self._result(self._source.query) as result:
             headers = list(result.keys())
