@@ -25,7 +25,8 @@ from platform_assets.export.triton_config import (
     to_text,
 )
 from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
-from platform_assets.resources.failures import failure, may_pass
+from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import (
     ModelRepository,
@@ -39,6 +40,7 @@ from serving_gateway.contract import ONNX_DIGEST_TAG
 
 ONNX_ARTIFACT = "onnx/model.onnx"
 """Where a run keeps its graph; publishing copies these bytes by digest."""
+_MLFLOW_BACK = "bring MLflow back (`make status` tells), then retry this run from here."
 _EVALUATED_ON = (
     "the rows that this pipeline held out last; a version that learned from them looks better than "
     "it is"
@@ -90,19 +92,13 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
 def _adopted(
     spec: ModelSpec, version: int, mlflow: MlflowResource
 ) -> dg.MaterializeResult[OnnxModel]:
-    try:
+    what = f"version {version} was not taken"
+    todo = "register a version whose graph is as that reason wants it, or change the model file."
+    with (
+        failing(what, todo, AdoptionError, InvalidGraph),
+        failing(what, "mend what MLflow says, then run this again.", RegistryError),
+    ):
         registered, graph = adopt(spec, version, mlflow, ONNX_ARTIFACT)
-    except (AdoptionError, InvalidGraph) as error:
-        raise failure(
-            f"version {version} was not taken: {error}",
-            "register a version whose graph is as that reason wants it, or change the model file.",
-        ) from error
-    except RegistryError as error:
-        raise failure(
-            f"version {version} was not taken: {error}",
-            "mend what MLflow says, then run this again.",
-            allow_retries=may_pass(error),
-        ) from error
     return _described(registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON)
 
 
@@ -116,11 +112,9 @@ def _exported(
             f"{registered.version} is of run {registered.run_id}",
             "materialize registered_model, then onnx_model.",
         )
-    try:
+    with failing("the model was not exported", "see the reason above.", ExportError):
         graph = export(trained_model.estimator, registered.signature, registered.model_name)
         summary = inspect_graph(graph)
-    except ExportError as error:
-        raise failure(f"the model was not exported: {error}", "see the reason above.") from error
     _record_graph(registered, graph, mlflow)
     return _described(registered, graph, summary, mlflow)
 
@@ -154,7 +148,7 @@ def _described(
 
 def _record_graph(registered: RegisteredVersion, graph: bytes, mlflow: MlflowResource) -> None:
     name, version, digest = registered.model_name, registered.version, sha256(graph)
-    try:
+    with failing(f"the graph of version {version} was not recorded", _MLFLOW_BACK, RegistryError):
         recorded = mlflow.version_tags(name, version).get(ONNX_DIGEST_TAG)
         if recorded not in (None, digest):
             raise failure(
@@ -166,30 +160,20 @@ def _record_graph(registered: RegisteredVersion, graph: bytes, mlflow: MlflowRes
         mlflow.log_artifact_bytes(registered.run_id, ONNX_ARTIFACT, graph)
         mlflow.add_onnx_model(registered.run_id, graph)
         mlflow.set_version_tags(name, version, {ONNX_DIGEST_TAG: digest})
-    except RegistryError as error:
-        raise failure(
-            f"the graph of version {version} was not recorded: {error}",
-            "bring MLflow back (`make status` tells), then retry this run from here.",
-            allow_retries=may_pass(error),
-        ) from error
 
 
 def _graph_metadata(summary: GraphSummary) -> dict[str, Any]:
     tensors = [("input", tensor) for tensor in summary.inputs]
     tensors += [("output", tensor) for tensor in summary.outputs]
     return {
-        "tensors": dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "role": role,
-                        "name": tensor.name,
-                        "dtype": tensor.dtype.value,
-                        "shape": str([-1 if size is None else size for size in tensor.shape]),
-                    }
-                )
-                for role, tensor in tensors
-            ]
+        "tensors": table(
+            {
+                "role": role,
+                "name": tensor.name,
+                "dtype": tensor.dtype.value,
+                "shape": str([-1 if size is None else size for size in tensor.shape]),
+            }
+            for role, tensor in tensors
         ),
         "format": f"opset {summary.opset}, ai.onnx.ml {summary.ml_opset}, IR {summary.ir_version}",
     }
@@ -258,25 +242,20 @@ def _packaged(
         signature=registered.signature,
         split=registered.split,
     )
-    try:
+    what, again = f"version {version} was not packaged", "then retry this run from here."
+    room = f"make room there and let this user write to it, {again}"
+    anew = "train a new version, or move that directory away if no Triton serves it."
+    with (
+        failing(what, f"mend the cause, {again}", ExportError, ConfigError, RepositoryError),
+        failing(what, room, RepositoryNotWritable),
+        failing(what, anew, VersionConflict),
+        failing(what, _MLFLOW_BACK, RegistryError),
+    ):
         options = replace(options, on_gpu=instances_on_gpu(os.environ))
         graph = mlflow.artifact_bytes(run_id, ONNX_ARTIFACT)
         summary = inspect_graph(graph)
         text = to_text(model_config(name, summary.inputs, summary.outputs, [version], options))
         created = model_repository.package(graph, provenance)
-    except RegistryError as error:
-        raise failure(
-            f"version {version} was not packaged: {error}",
-            "bring MLflow back (`make status` tells), then retry this run from here.",
-            allow_retries=may_pass(error),
-        ) from error
-    except (ExportError, ConfigError, RepositoryError) as error:
-        todo = "mend the cause, then retry this run from here."
-        if isinstance(error, VersionConflict):
-            todo = "train a new version, or move that directory away if no Triton serves it."
-        if isinstance(error, RepositoryNotWritable):
-            todo = "make room there and let this user write to it, then retry this run from here."
-        raise failure(f"version {version} was not packaged: {error}", todo) from error
     return dg.MaterializeResult(
         value=PackagedVersion(name, version, run_id, onnx_model.sha256, text),
         metadata={

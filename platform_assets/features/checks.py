@@ -12,6 +12,7 @@ from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import FeatureSpec, ModelSpec
 from platform_assets.resources.failures import feast_failures
 from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.metadata import table
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far the clocks of a source and of this machine may differ."""
@@ -58,7 +59,7 @@ def source_check_results(source: SourceTable, spec: ModelSpec) -> list[dg.AssetC
         metadata={
             "rows": rows,
             "rows_outside": sum(line.outside for line in report),
-            "ranges": dg.MetadataValue.table([dg.TableRecord(asdict(line)) for line in report]),
+            "ranges": table(map(asdict, report)),
         },
     )
     losses = dg.AssetCheckResult(

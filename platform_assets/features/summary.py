@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import MetadataValue, TableRecord
+from dagster import MetadataValue
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
 from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.resources import plots
+from platform_assets.resources.metadata import table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,9 +31,7 @@ def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> di
         **_target_metadata(source, spec),
         "null_counts": MetadataValue.json(dict(data.nulls)),
         "ignored_columns": MetadataValue.json(list(source.ignored)),
-        "columns": MetadataValue.table(
-            [TableRecord({"column": one.name, "type": str(one.type)}) for one in columns]
-        ),
+        "columns": table({"column": one.name, "type": str(one.type)} for one in columns),
     }
 
 

@@ -79,17 +79,15 @@ class Cleaner:
             models = ", ".join(sorted(models_of(runs[run_id].dagster_run)))
             self._note(models, "Dagster run", run_id)
 
-    def table(self) -> list[dg.TableRecord]:
+    def rows(self) -> list[dict[str, str | int]]:
         """What was deleted, by model and kind."""
         return [
-            dg.TableRecord(
-                {
-                    "model": model,
-                    "kind": kind,
-                    "deleted": len(names),
-                    "names": ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else ""),
-                }
-            )
+            {
+                "model": model,
+                "kind": kind,
+                "deleted": len(names),
+                "names": ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else ""),
+            }
             for (model, kind), names in self.deleted.items()
         ]
 

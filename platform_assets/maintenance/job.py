@@ -14,8 +14,9 @@ from platform_assets.maintenance.limits import Limits
 from platform_assets.maintenance.usage import Servers
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.drift_reports import DriftReports
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failing, failure
 from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
@@ -59,10 +60,8 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
         for spec in specs:
             cleaner.clean_model(spec)
         cleaner.clean_runs()
-        table = cleaner.table()
-        context.add_output_metadata(
-            {"deleted": dg.MetadataValue.table(table) if table else "nothing"}
-        )
+        rows = cleaner.rows()
+        context.add_output_metadata({"deleted": table(rows) if rows else "nothing"})
         if cleaner.stopped:
             causes = "; ".join(f"{name}: {why}" for name, why in cleaner.stopped.items())
             raise failure(
@@ -95,7 +94,5 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
 
 
 def _limits() -> Limits:
-    try:
+    with failing("nothing was deleted", "correct that variable", ValueError):
         return Limits.from_environment(os.environ)
-    except ValueError as error:
-        raise failure(f"nothing was deleted: {error}", "correct that variable") from error

@@ -5,17 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from dagster import (
-    AssetExecutionContext,
-    AssetKey,
-    AssetsDefinition,
-    Config,
-    DagsterInstance,
-    MaterializeResult,
-    MetadataValue,
-    TableRecord,
-    asset,
-)
+import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
@@ -27,7 +17,8 @@ from platform_assets.monitoring.reference import reference_features, reference_p
 from platform_assets.monitoring.stability import ComparedRows
 from platform_assets.resources import plots
 from platform_assets.resources.drift_reports import DriftReports
-from platform_assets.resources.failures import failure
+from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
 from platform_assets.resources.samples import (
@@ -46,7 +37,7 @@ VERSION_METADATA: Final = "version"
 _PAGE_ARTIFACT: Final = "drift/report.html"
 
 
-class DriftConfig(Config):
+class DriftConfig(dg.Config):
     """Which samples are compared."""
 
     days: float = Field(default=7.0, gt=0, description="Age in days of the oldest sample.")
@@ -59,15 +50,15 @@ class DriftConfig(Config):
     )
 
 
-def drift_key(spec: ModelSpec) -> AssetKey:
+def drift_key(spec: ModelSpec) -> dg.AssetKey:
     """Key of a model's drift report."""
-    return AssetKey([spec.model_name, "drift_report"])
+    return dg.AssetKey([spec.model_name, "drift_report"])
 
 
-def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
+def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the asset `drift_report` of one model."""
 
-    @asset(
+    @dg.asset(
         **spec.asset("drift_report"),
         kinds={"parquet"},
         deps=[production_key(spec)],
@@ -78,12 +69,12 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
         ),
     )
     def drift_report(
-        context: AssetExecutionContext,
+        context: dg.AssetExecutionContext,
         config: DriftConfig,
         mlflow: MlflowResource,
         samples: SamplesFolder,
         drift_reports: DriftReports,
-    ) -> MaterializeResult[DriftReport]:
+    ) -> dg.MaterializeResult[DriftReport]:
         version = config.version or production_version(context.instance, spec)
         if version is None:
             raise failure(
@@ -92,14 +83,12 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
                 "take a version to production, or name one as `version` in the configuration",
             )
         window = _window(samples, spec, version, config)
-        try:
+        with failing(
+            f"what version {version} was trained on cannot be fetched",
+            "bring MLflow back (see `make status`), then materialize this asset again",
+            MlflowUnavailable,
+        ):
             run_id, features, predictions = _reference(mlflow, spec, version)
-        except MlflowUnavailable as exc:
-            raise failure(
-                f"what version {version} was trained on cannot be fetched: {exc}",
-                "bring MLflow back (see `make status`), then materialize this asset again",
-                allow_retries=True,
-            ) from exc
         report = compare(spec, version, window, features, predictions, min_rows=config.min_rows)
         context.log.info(summary(report))
         return _published(context, report, window, run_id, mlflow, drift_reports)
@@ -107,12 +96,12 @@ def drift_assets(spec: ModelSpec) -> list[AssetsDefinition]:
     return [drift_report]
 
 
-def production_key(spec: ModelSpec) -> AssetKey:
+def production_key(spec: ModelSpec) -> dg.AssetKey:
     """Key of the asset whose newest materialization names the version in production."""
-    return AssetKey([spec.model_name, "gateway_reload"])
+    return dg.AssetKey([spec.model_name, "gateway_reload"])
 
 
-def production_version(instance: DagsterInstance, spec: ModelSpec) -> int | None:
+def production_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
     """Return the version of the newest switch; None when there never was one."""
     # Not the newest materialization: a missed switch is entered after those that followed it.
     ledger = read_ledger(instance, spec)
@@ -120,7 +109,8 @@ def production_version(instance: DagsterInstance, spec: ModelSpec) -> int | None
 
 
 def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: DriftConfig) -> Samples:
-    try:
+    todo = "look at that folder and remove the files that other programs or older gateways wrote"
+    with failing("", todo, SamplesError):
         return samples.window(
             spec.model_name,
             version,
@@ -128,11 +118,6 @@ def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: Drift
             max_rows=config.max_rows,
             columns=[*spec.feature_names, SAMPLE_PREDICTION, SAMPLE_SCORE, SAMPLE_ENTITY],
         )
-    except SamplesError as exc:
-        raise failure(
-            str(exc),
-            "look at that folder and remove the files that other programs or older gateways wrote",
-        ) from exc
 
 
 def _reference(
@@ -168,38 +153,32 @@ def _reference(
 
 
 def _published(
-    context: AssetExecutionContext,
+    context: dg.AssetExecutionContext,
     report: DriftReport,
     window: Samples,
     run_id: str | None,
     mlflow: MlflowResource,
     folder: DriftReports,
-) -> MaterializeResult[DriftReport]:
+) -> dg.MaterializeResult[DriftReport]:
     facts = _facts(report, window, run_id)
     picture = plots.data_url(drift_picture(report)) if report.columns else None
     page = drift_page(report, facts, picture)
-    try:
+    todo = "make room there and let this user write to it, then run again"
+    with failing(f"the report cannot be written below {folder.root}", todo, OSError):
         path = folder.write(report.model_name, context.run.run_id, page)
-    except OSError as exc:
-        raise failure(
-            f"the report cannot be written below {folder.root}: {exc}",
-            "make room there and let this user write to it, then run again",
-        ) from exc
     logged = _log_with_run(mlflow, run_id, page)
-    shown = {"picture": MetadataValue.md(f"![drift]({picture})")} if picture else {}
-    return MaterializeResult(
+    shown = {"picture": dg.MetadataValue.md(f"![drift]({picture})")} if picture else {}
+    return dg.MaterializeResult(
         value=report,
         metadata={
             VERSION_METADATA: report.version,
             "summary": summary(report),
             **shown,
-            "columns": MetadataValue.table(
-                [TableRecord(column_row(column)) for column in report.worst_first]
-            )
+            "columns": table(map(column_row, report.worst_first))
             if report.columns
             else "none: not enough samples, or nothing to compare them with",
             "not_compared": "\n".join(report.not_compared) or "nothing",
-            "page": MetadataValue.path(str(path)),
+            "page": dg.MetadataValue.path(str(path)),
             "dagster/row_count": report.rows,
             **facts,
             "registry": logged,

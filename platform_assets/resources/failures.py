@@ -83,6 +83,25 @@ def request_retry(cause: Exception) -> None:
 
 
 @contextmanager
+def failing(
+    what: str, todo: str, *errors: type[Exception], still_true: str = STILL_TRUE
+) -> Iterator[None]:
+    """Turn `errors` in the block into the failure of a step, which says `what` did not happen.
+
+    The step is tried again where a server was away.
+    """
+    try:
+        yield
+    except errors as exc:
+        raise failure(
+            f"{what}: {exc}" if what else str(exc),
+            todo,
+            still_true=still_true,
+            allow_retries=may_pass(exc),
+        ) from exc
+
+
+@contextmanager
 def mlflow_failures(step: str) -> Iterator[None]:
     """Turn a `RegistryError` in the block into the failure of the asset `step`."""
     try:

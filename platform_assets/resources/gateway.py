@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 10.0
 _RELOAD_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
-_NOT_HOSTED: Final = frozenset({"unknown_model", "model_not_open"})
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -57,6 +56,18 @@ class GatewayRefused(GatewayClientError):
 
 class ModelNotHosted(GatewayRefused):
     """The gateway routes to no version of that model."""
+
+
+class VariantPinned(GatewayRefused):
+    """An operator pinned the variant to another version."""
+
+
+_REFUSALS: Final = {
+    "unknown_model": ModelNotHosted,
+    "model_not_open": ModelNotHosted,
+    "variant_pinned": VariantPinned,
+}
+"""By the code of the gateway's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +233,7 @@ def _refusal(replica: str, path: str, answer: httpx.Response) -> GatewayRefused:
         code, reason = body.code, body.error
     except msgspec.DecodeError:  # of a proxy between
         code, reason = "", answer.text[:500]
-    kind = ModelNotHosted if code in _NOT_HOSTED else GatewayRefused
-    return kind(
+    return _REFUSALS.get(code, GatewayRefused)(
         f"the gateway at {replica} refused {path} ({answer.status_code} {code}): {reason}",
         status=answer.status_code,
         code=code,

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from platform_assets.export.records import PackagedVersion
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failure, may_pass
+from platform_assets.resources.failures import failing
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
+from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.proof import ProofFolder
@@ -40,6 +41,8 @@ from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_
 from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
 from platform_assets.serving.view_retention import delete_unread_views
 from serving_gateway.contract import Mode, ReloadRequest
+
+_CONFIRMED = "The switch itself was confirmed by every replica."
 
 
 def serving_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -76,7 +79,11 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
         # A candidate that fails is recorded; a Triton that is down fails the step.
         hold(LEASE, spec.model_name, context)
         began = time.monotonic()
-        try:
+        with failing(
+            f"version {triton_model_entry.version} was not loaded",
+            "bring Triton back (`make status` tells), then retry this run from here.",
+            TritonError,
+        ):
             with holding(CHANGE, spec.model_name, context):
                 state = load_beside(
                     triton_model_entry,
@@ -86,12 +93,6 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
                     log=context.log.info,
                 )
             warmed = warm_up(spec, state, triton, mlflow) if state.ready else "not READY"
-        except TritonError as error:
-            raise failure(
-                f"version {triton_model_entry.version} was not loaded: {error}",
-                "bring Triton back (`make status` tells), then retry this run from here.",
-                allow_retries=may_pass(error),
-            ) from error
         if not state.ready:
             context.log.error(f"version {state.version} is not READY: {state.reason}")
         return dg.MaterializeResult(
@@ -99,7 +100,7 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
             metadata={
                 "version": state.version,
                 "state": "READY" if state.ready else f"not READY: {state.reason}",
-                "ready_versions": ", ".join(map(str, state.ready_versions)) or "none",
+                "ready_versions": listed(state.ready_versions),
                 "warm_up": warmed,
                 "load_seconds": round(time.monotonic() - began, 2),
                 "mlflow_run": dg.MetadataValue.url(mlflow.run_url(state.run_id)),
@@ -243,7 +244,12 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
         gateway_reload: Promotion,
     ) -> dg.MaterializeResult[str]:
         hold(LEASE, spec.model_name, context)
-        try:
+        with failing(
+            "the proof could not be collected",
+            "materialize serving_proof again when the server named above answers.",
+            *(TritonError, GatewayClientError, RegistryError),
+            still_true=_CONFIRMED,
+        ):
             files = collect_proof(
                 spec,
                 gateway_reload,
@@ -252,22 +258,13 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
                 gateway=gateway,
                 mlflow=mlflow,
             )
-        except (TritonError, GatewayClientError, RegistryError) as error:
-            raise failure(
-                f"the proof could not be collected: {error}",
-                "materialize serving_proof again when the server named above answers.",
-                still_true="The switch itself was confirmed by every replica.",
-                allow_retries=may_pass(error),
-            ) from error
-        try:
+        with failing(
+            f"the proof cannot be written below {proof_folder.root}",
+            "make room there and let this user write to it, then materialize serving_proof again.",
+            OSError,
+            still_true=_CONFIRMED,
+        ):
             folder = proof_folder.write(spec.model_name, context.run.run_id, files)
-        except OSError as error:
-            raise failure(
-                f"the proof cannot be written below {proof_folder.root}: {error.strerror or error}",
-                "make room there and let this user write to it, then materialize serving_proof "
-                "again.",
-                still_true="The switch itself was confirmed by every replica.",
-            ) from error
         return dg.MaterializeResult(
             value=str(folder),
             metadata={

@@ -13,6 +13,7 @@ from platform_assets.resources.gateway import (
     confirmed_version,
     routed_version,
 )
+from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.serving.answers import ask_gateway
 from platform_assets.serving.gates import serving_gates
@@ -42,30 +43,26 @@ def _gateway_effective(spec: ModelSpec) -> dg.AssetChecksDefinition:
         gateway_reload: Promotion, gateway: GatewayResource
     ) -> dg.AssetCheckResult:
         expected = gateway_reload.version
-        rows: list[dg.TableRecord] = []
-        agree = True
+        rows: dict[str, tuple[str, str]] = {}
         for replica in gateway.replicas:
             try:
                 status = gateway.model_status(replica, spec.model_name)
             except GatewayClientError as error:
                 if may_pass(error):
                     request_retry(error)
-                agree = False
-                rows.append(
-                    dg.TableRecord({"replica": replica, "effective": str(error), "served": ""})
-                )
-                continue
-            effective = confirmed_version(status, PRODUCTION)
-            served = status.ssot.prod_served_version
-            agree = agree and effective == served == expected
-            rows.append(
-                dg.TableRecord(
-                    {"replica": replica, "effective": str(effective), "served": str(served)}
-                )
-            )
+                rows[replica] = str(error), ""
+            else:
+                effective = confirmed_version(status, PRODUCTION)
+                rows[replica] = str(effective), str(status.ssot.prod_served_version)
         return dg.AssetCheckResult(
-            passed=agree and bool(rows),
-            metadata={"expected": expected, "replicas": dg.MetadataValue.table(rows)},
+            passed=set(rows.values()) == {(str(expected), str(expected))},
+            metadata={
+                "expected": expected,
+                "replicas": table(
+                    {"replica": replica, "effective": effective, "served": served}
+                    for replica, (effective, served) in rows.items()
+                ),
+            },
         )
 
     return gateway_effective

@@ -13,6 +13,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import mlflow_failures
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
 from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -134,11 +135,8 @@ def triton_ready(candidate: LoadedVersion) -> dg.AssetCheckResult:
         else f"version {state.version} is not READY ({reason}); production stays where it is",
         metadata={
             **metadata,
-            "repository_index": dg.MetadataValue.table(
-                [
-                    dg.TableRecord({"server": url, **asdict(one), "version": one.version or 0})
-                    for url, one in lines
-                ]
+            "repository_index": table(
+                {"server": url, **asdict(one), "version": one.version or 0} for url, one in lines
             ),
             "index_says_ready": not problems,
             "endpoint_says_ready": endpoint,
@@ -216,11 +214,8 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
         metadata={
             **candidate.identity,
             "contract": spec.contract,
-            "contracts": dg.MetadataValue.table(
-                [
-                    dg.TableRecord({"where": where, "contract": digest})
-                    for where, digest in digests.items()
-                ]
+            "contracts": table(
+                {"where": where, "contract": digest} for where, digest in digests.items()
             ),
         },
     )

@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 
 from platform_assets.export.runtime import model_inputs
-from platform_assets.resources.plots import inline
+from platform_assets.resources.metadata import picture
 from platform_assets.resources.triton import TritonEndpoint, TritonError
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.pictures import latency_picture
@@ -138,5 +138,5 @@ def _measurements(measured: list[Latencies], budget_ms: float) -> dict[str, Any]
             f"p99_bound_ms{suffix}": round(one.p99_bound, 2),
             f"requests{suffix}": len(one.took_ms),
         }
-    picture = latency_picture(measured[0].took_ms, budget_ms)
-    return shown | {"latencies": dg.MetadataValue.md(inline(picture, "latency of single rows"))}
+    drawn = latency_picture(measured[0].took_ms, budget_ms)
+    return shown | {"latencies": picture(drawn, "latency of single rows")}

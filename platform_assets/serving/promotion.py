@@ -11,8 +11,9 @@ import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failure, may_pass
+from platform_assets.resources.failures import failing, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
+from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -57,15 +58,12 @@ def require_ready(state: ServingState, triton: TritonResource) -> None:
         dagster.Failure: it is not, or Triton does not answer.
     """
     name, version = state.model_name, state.version
-    try:
+    with failing(
+        f"production was not switched to version {version}, since Triton cannot be asked",
+        "bring Triton back (`make status` tells), then materialize gateway_reload again.",
+        TritonError,
+    ):
         ready = version in triton.ready_versions(name) and triton.version_ready(name, version)
-    except TritonError as error:
-        raise failure(
-            f"production was not switched to version {version}: Triton could not be asked "
-            f"whether it is READY ({error})",
-            "bring Triton back (`make status` tells), then materialize gateway_reload again.",
-            allow_retries=may_pass(error),
-        ) from error
     if not ready:
         reason = f" ({state.reason})" if state.reason else ""
         raise failure(
@@ -187,9 +185,9 @@ def retire_surplus(
         log.warning("The switch stands, but retiring stopped: %s", error)
         return {"retired": f"stopped: {error}"}
     return {
-        "kept_ready": ", ".join(map(str, keep)),
-        "retired": ", ".join(map(str, retired)) or "none",
-        "deleted": ", ".join(map(str, doomed)) or "none",
+        "kept_ready": listed(keep),
+        "retired": listed(retired),
+        "deleted": listed(doomed),
     }
 
 

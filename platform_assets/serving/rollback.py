@@ -8,8 +8,9 @@ from pydantic import Field
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failure, may_pass
+from platform_assets.resources.failures import failing, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
+from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonError, TritonResource
@@ -152,7 +153,7 @@ def _require_known_in_production(
         present = routed_version(status, PRODUCTION)
         proven |= set() if present is None else {present}
     if version not in proven:
-        known = ", ".join(map(str, sorted(proven))) or "none"
+        known = listed(sorted(proven))
         raise failure(
             f"nothing was rolled back: version {version} of {spec.model_name} never was in "
             f"production, where these were: {known}",
@@ -167,7 +168,11 @@ def _make_ready(
     repository: ModelRepository,
     context: dg.OpExecutionContext,
 ) -> None:
-    try:
+    with failing(
+        f"nothing was rolled back: version {version} of {name} cannot be served",
+        "name another version, or run the chain to make a new one.",
+        *(TritonError, RepositoryError, ConfigError),
+    ):
         # READY alone would not do: a version that no policy names is gone with Triton's restart.
         if version in triton.ready_versions(name) and version in persisted_versions(
             repository, name
@@ -179,9 +184,3 @@ def _make_ready(
         present = triton.ready_anywhere(name)
         serve_exactly(name, [*present, version], triton=triton, repository=repository)
         triton.wait_until_ready(name, version)
-    except (TritonError, RepositoryError, ConfigError) as error:
-        raise failure(
-            f"nothing was rolled back: version {version} of {name} cannot be served: {error}",
-            "name another version, or run the chain to make a new one.",
-            allow_retries=may_pass(error),
-        ) from error

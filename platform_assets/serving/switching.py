@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import dagster as dg
-
-from platform_assets.resources.failures import failure, may_pass
-from platform_assets.resources.gateway import GatewayClientError, GatewayRefused, GatewayResource
+from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource, VariantPinned
 from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
 
 PRODUCTION: Final = "A"
 
+_LOOK: Final = (
+    "look at GET /models/{} of the gateway for what it serves, mend the cause it names, and run "
+    "this again."
+)
 _EACH_SERVES: Final = "Each gateway that runs goes on serving what it confirmed last."
 
 
@@ -36,32 +38,22 @@ def reload(
     Raises:
         dagster.Failure: no gateway answers, or it refused; what was served is still served.
     """
-    try:
+    what = f"production was not confirmed on version {request.version}"
+    unpin = "launch gateway_reload with unpin: true in its configuration if the pin is over."
+    with (
+        failing(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES),
+        failing(what, unpin, VariantPinned, still_true=_EACH_SERVES),
+    ):
         return gateway.reload(model_name, variant, request)
-    except GatewayClientError as error:
-        what = f"production was not confirmed on version {request.version}"
-        raise _refused(what, model_name, error) from error
 
 
 def roll_back(
     model_name: str, request: RollbackRequest, gateway: GatewayResource, variant: str
 ) -> ReloadResponse:
     """Move a variant back to the version that `request` names, and pin it there; fails alike."""
-    try:
+    what = f"variant {variant} was not rolled back to version {request.version}"
+    with failing(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES):
         return gateway.rollback(model_name, variant, request)
-    except GatewayClientError as error:
-        what = f"variant {variant} was not rolled back to version {request.version}"
-        raise _refused(what, model_name, error) from error
-
-
-def _refused(what: str, model_name: str, error: GatewayClientError) -> dg.Failure:
-    todo = (
-        f"look at GET /models/{model_name} of the gateway for what it serves, mend the cause it "
-        "names, and run this again."
-    )
-    if isinstance(error, GatewayRefused) and error.code == "variant_pinned":
-        todo = "launch gateway_reload with unpin: true in its configuration if the pin is over."
-    return failure(f"{what}: {error}", todo, still_true=_EACH_SERVES, allow_retries=may_pass(error))
 
 
 def wait_for_replicas(
@@ -76,16 +68,13 @@ def wait_for_replicas(
     Raises:
         dagster.Failure: some did not within `timeout_s` seconds.
     """
-    try:
+    with failing(
+        f"the routing record names version {answer.version}, but not every replica could be asked",
+        "bring that replica back or take its address out of GATEWAY_URLS, then run this again.",
+        GatewayClientError,
+        still_true=_EACH_SERVES,
+    ):
         convergence = gateway.wait_until_followed(model_name, variant, answer, timeout_s)
-    except GatewayClientError as error:
-        raise failure(
-            f"the routing record names version {answer.version}, but not every replica could be "
-            f"asked: {error}",
-            "bring that replica back or take its address out of GATEWAY_URLS, then run this again.",
-            still_true=_EACH_SERVES,
-            allow_retries=may_pass(error),
-        ) from error
     if convergence.behind:
         raise failure(
             f"the routing record names version {answer.version}, but after {timeout_s:.0f} s "

@@ -4,24 +4,16 @@
 import time
 from typing import TYPE_CHECKING
 
-from dagster import (
-    AssetExecutionContext,
-    AssetIn,
-    AssetsDefinition,
-    MaterializeResult,
-    MetadataValue,
-    TableRecord,
-    asset,
-)
+import dagster as dg
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.environment import numeric_environment
-from platform_assets.resources.failures import failure, feast_failures, mlflow_failures
+from platform_assets.resources.failures import failing, feast_failures, mlflow_failures
 from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.metadata import picture, table
 from platform_assets.resources.mlflow import MlflowResource
-from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.candidates import expand
 from platform_assets.training.floor import describe_metric
@@ -32,17 +24,17 @@ if TYPE_CHECKING:
     from platform_assets.training.train import Trained
 
 
-def training_assets(spec: ModelSpec) -> list[AssetsDefinition]:
+def training_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the assets `trained_model` and `registered_model` of one model."""
     return [_trained_model(spec), _registered_model(spec)]
 
 
-def _trained_model(spec: ModelSpec) -> AssetsDefinition:
+def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
     candidates = len(expand(spec))
 
-    @asset(
+    @dg.asset(
         **spec.asset("trained_model"),
-        ins={"online_features": AssetIn(key=spec.key("online_features"))},
+        ins={"online_features": dg.AssetIn(key=spec.key("online_features"))},
         kinds={"scikitlearn", "mlflow"},
         description=(
             f"The best candidate (of {candidates}) for `{spec.model_name}` by cross-validation on "
@@ -50,11 +42,11 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
         ),
     )
     def trained_model(
-        context: AssetExecutionContext,
+        context: dg.AssetExecutionContext,
         online_features: FeatureData,
         feast: FeastResource,
         mlflow: MlflowResource,
-    ) -> MaterializeResult[TrainedModel]:
+    ) -> dg.MaterializeResult[TrainedModel]:
         # Here: what computes imports NumPy, and definitions load without it.
         from platform_assets.training.train import train
 
@@ -70,7 +62,10 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
             rows = [_rows(feast, online_features, spec)]
             joined = time.monotonic()
             context.log.info(f"{len(rows[0])} training rows joined point in time")
-            try:
+            todo = (
+                "correct the model file (or add rows to the source), then run again from features"
+            )
+            with failing("", todo, TrainingError):
                 trained = train(
                     rows.pop(),
                     online_features,
@@ -79,15 +74,9 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
                     owner=context.run.run_id,
                     say=context.log.info,
                 )
-            except TrainingError as exc:
-                raise failure(
-                    str(exc),
-                    "correct the model file (or add rows to the source), then run again from "
-                    "features",
-                ) from exc
         for name, reason in trained.failed.items():
             context.log.warning(f"{name} did not compete: {reason}")
-        return MaterializeResult(
+        return dg.MaterializeResult(
             value=trained.model,
             metadata={
                 **_training_metadata(trained, spec, mlflow),
@@ -102,18 +91,17 @@ def _trained_model(spec: ModelSpec) -> AssetsDefinition:
 def _rows(feast: FeastResource, features: FeatureData, spec: ModelSpec) -> Rows:
     from platform_assets.training.frame import training_rows
 
-    try:
-        with feast_failures():
-            return training_rows(feast, features, spec)
-    except StaleDataError as exc:
-        raise failure(str(exc), "run again from features") from exc
-    except TrainingError as exc:
-        raise failure(
-            str(exc), "correct the source or the model file, then run again from features"
-        ) from exc
+    with (
+        failing("", "run again from features", StaleDataError),
+        failing(
+            "", "correct the source or the model file, then run again from features", TrainingError
+        ),
+        feast_failures(),
+    ):
+        return training_rows(feast, features, spec)
 
 
-def _is_over(context: AssetExecutionContext, dagster_run_id: str) -> bool:
+def _is_over(context: dg.AssetExecutionContext, dagster_run_id: str) -> bool:
     if dagster_run_id == context.run.run_id:
         # This step is only about to start its runs: these are of an attempt before it.
         return True
@@ -123,40 +111,29 @@ def _is_over(context: AssetExecutionContext, dagster_run_id: str) -> bool:
 
 def _training_metadata(
     trained: "Trained", spec: ModelSpec, mlflow: MlflowResource
-) -> dict[str, MetadataValue | str | int | float]:
+) -> dict[str, dg.MetadataValue | str | int | float]:
     from platform_assets.training.train import EVALUATION_PICTURE
 
     model = trained.model
-    pictures = {
-        name: MetadataValue.md(inline(picture, name)) for name, picture in trained.pictures.items()
-    }
+    pictures = {name: picture(png, name) for name, png in trained.pictures.items()}
     return {
         "candidate": trained.candidate,
         "metric": _metric_line(model, spec),
         EVALUATION_PICTURE: pictures.pop(EVALUATION_PICTURE),
-        "mlflow_run": MetadataValue.url(mlflow.run_url(model.run_id)),
-        "scores": MetadataValue.table(
-            [
-                TableRecord(
-                    {
-                        "candidate": name,
-                        **{
-                            key.removeprefix("cv_"): round(value, 4)
-                            for key, value in result.items()
-                        },
-                    }
-                )
-                for name, result in trained.candidates.items()
-            ]
+        "mlflow_run": dg.MetadataValue.url(mlflow.run_url(model.run_id)),
+        "scores": table(
+            {"candidate": name}
+            | {key.removeprefix("cv_"): round(value, 4) for key, value in result.items()}
+            for name, result in trained.candidates.items()
         ),
         **pictures,
         **{key: round(value, 6) for key, value in model.metrics.items()},
         "training_rows": trained.training_rows,
         "evaluation_rows": model.evaluation_rows,
-        "candidates_failed": MetadataValue.json(trained.failed),
-        "unseen_texts": MetadataValue.json(trained.unseen_texts),
-        "classes_not_evaluated": MetadataValue.json(list(model.classes_not_evaluated)),
-        "origin": MetadataValue.json(
+        "candidates_failed": dg.MetadataValue.json(trained.failed),
+        "unseen_texts": dg.MetadataValue.json(trained.unseen_texts),
+        "classes_not_evaluated": dg.MetadataValue.json(list(model.classes_not_evaluated)),
+        "origin": dg.MetadataValue.json(
             {
                 "run_id": model.run_id,
                 "data_fingerprint": model.data_fingerprint,
@@ -182,10 +159,10 @@ def _version_description(model: TrainedModel, spec: ModelSpec) -> str:
     )
 
 
-def _registered_model(spec: ModelSpec) -> AssetsDefinition:
-    @asset(
+def _registered_model(spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
         **spec.asset("registered_model"),
-        ins={"trained_model": AssetIn(key=spec.key("trained_model"))},
+        ins={"trained_model": dg.AssetIn(key=spec.key("trained_model"))},
         kinds={"mlflow"},
         description=(
             f"The version of `{spec.model_name}` that MLflow records for the trained run. "
@@ -193,8 +170,8 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
         ),
     )
     def registered_model(
-        context: AssetExecutionContext, trained_model: TrainedModel, mlflow: MlflowResource
-    ) -> MaterializeResult[RegisteredVersion]:
+        context: dg.AssetExecutionContext, trained_model: TrainedModel, mlflow: MlflowResource
+    ) -> dg.MaterializeResult[RegisteredVersion]:
         started = time.monotonic()
         with mlflow_failures("registered_model"):
             registered = mlflow.register(
@@ -203,31 +180,27 @@ def _registered_model(spec: ModelSpec) -> AssetsDefinition:
                 model_description=spec.description,
             )
         context.log.info(f"{registered.model_name} version {registered.version}")
-        return MaterializeResult(
+        return dg.MaterializeResult(
             value=registered,
             metadata={
                 "version": registered.version,
                 "metric": _metric_line(trained_model, spec),
-                "mlflow_version": MetadataValue.url(
+                "mlflow_version": dg.MetadataValue.url(
                     mlflow.version_url(registered.model_name, registered.version)
                 ),
-                "mlflow_run": MetadataValue.url(mlflow.run_url(registered.run_id)),
-                "features": MetadataValue.table(
-                    [
-                        TableRecord(
-                            {
-                                "position": index,
-                                "feature": f.name,
-                                "type": f.dtype.value,
-                                "nullable": f.nullable,
-                            }
-                        )
-                        for index, f in enumerate(registered.signature.features)
-                    ]
+                "mlflow_run": dg.MetadataValue.url(mlflow.run_url(registered.run_id)),
+                "features": table(
+                    {
+                        "position": index,
+                        "feature": f.name,
+                        "type": f.dtype.value,
+                        "nullable": f.nullable,
+                    }
+                    for index, f in enumerate(registered.signature.features)
                 ),
-                "classes": MetadataValue.json(list(registered.signature.classes)),
+                "classes": dg.MetadataValue.json(list(registered.signature.classes)),
                 "seconds": round(time.monotonic() - started, 3),
-                "origin": MetadataValue.json(
+                "origin": dg.MetadataValue.json(
                     {
                         "run_id": registered.run_id,
                         "data_fingerprint": registered.data_fingerprint,

@@ -1,49 +1,41 @@
 """Checks of the training: what they measure stands in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
-from dagster import (
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSeverity,
-    AssetKey,
-    Config,
-    MetadataValue,
-    asset_check,
-)
+import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.plots import inline
+from platform_assets.resources.metadata import picture
 from platform_assets.resources.records import TrainedModel
 from platform_assets.training.floor import judge_floor
 from platform_assets.training.metrics import METRICS
 
 
-def training_checks(spec: ModelSpec) -> list[AssetChecksDefinition]:
+def training_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `trained_model` of one model."""
     return [_metric_floor(spec), _evaluation_classes(spec)]
 
 
-def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
+def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
     metric = METRICS[spec.evaluation.metric]
     bound = "least" if metric.higher_is_better else "largest"
 
-    class MetricFloor(Config):
+    class MetricFloor(dg.Config):
         metric_floor: float = Field(
             default=spec.gates.metric_floor,
             description=f"The {bound} {metric.name} on the evaluation rows that is let through.",
         )
 
-    @asset_check(
-        asset=AssetKey(spec.key("trained_model")),
+    @dg.asset_check(
+        asset=dg.AssetKey(spec.key("trained_model")),
         name="metric_floor",
         blocking=True,
         description=f"The {metric.name} on held-out rows is good enough.",
     )
-    def metric_floor(trained_model: TrainedModel, config: MetricFloor) -> AssetCheckResult:
+    def metric_floor(trained_model: TrainedModel, config: MetricFloor) -> dg.AssetCheckResult:
         measured, floor = trained_model.metric, config.metric_floor
         verdict = judge_floor(metric, measured, floor, trained_model.evaluation_rows, spec.gates)
-        return AssetCheckResult(
+        return dg.AssetCheckResult(
             passed=verdict.passed,
             description=(
                 verdict.reason
@@ -56,9 +48,7 @@ def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
                 "value": measured.value,
                 "metric_floor": floor,
                 "margin": metric.gain(measured.value, floor),
-                "evaluation": MetadataValue.md(
-                    inline(trained_model.picture, "answers for the evaluation rows")
-                ),
+                "evaluation": picture(trained_model.picture, "answers for the evaluation rows"),
                 "low": measured.low,
                 "high": measured.high,
                 "confidence": measured.confidence,
@@ -71,17 +61,17 @@ def _metric_floor(spec: ModelSpec) -> AssetChecksDefinition:
     return metric_floor
 
 
-def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
-    @asset_check(
-        asset=AssetKey(spec.key("trained_model")),
+def _evaluation_classes(spec: ModelSpec) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(spec.key("trained_model")),
         name="evaluation_classes",
         description="Every class has evaluation rows; a warning, as rare ones may have none.",
     )
-    def evaluation_classes(trained_model: TrainedModel) -> AssetCheckResult:
+    def evaluation_classes(trained_model: TrainedModel) -> dg.AssetCheckResult:
         missing = trained_model.classes_not_evaluated
-        return AssetCheckResult(
+        return dg.AssetCheckResult(
             passed=not missing,
-            severity=AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.WARN,
             description=(
                 f"no evaluation row has the class {', '.join(repr(one) for one in missing)}: "
                 "how well the model recognizes it is unknown; add rows of it"
@@ -90,7 +80,7 @@ def _evaluation_classes(spec: ModelSpec) -> AssetChecksDefinition:
             ),
             metadata={
                 "classes": len(trained_model.signature.classes),
-                "classes_not_evaluated": MetadataValue.json(list(missing)),
+                "classes_not_evaluated": dg.MetadataValue.json(list(missing)),
             },
         )
 

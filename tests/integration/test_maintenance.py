@@ -96,7 +96,7 @@ def test_old_records_go_and_everything_in_use_goes_on(platform: Platform) -> Non
     assert model_id not in [m.model_id for m in client.search_logged_models([experiment])]
     there = [platform.instance.has_run(run_id) for run_id in runs]
     assert there == [False, False, True, True, True]
-    rows = {row.data["kind"]: str(row.data["names"]) for row in cleaned.table()}
+    rows = {row["kind"]: str(row["names"]) for row in cleaned.rows()}
     assert set(mlflow_runs) <= set(rows["MLflow run"].split(", "))
     assert set(runs[:2]) <= set(rows["Dagster run"].split(", "))
 
@@ -121,7 +121,7 @@ def test_while_a_server_is_away_nothing_of_the_model_goes(platform: Platform, aw
     runs = old_runs(platform)
     cleaned = clean(platform, replace(servers(platform), **{away: AWAY[away]}))
     assert UNREACHABLE in cleaned.stopped[platform.spec.model_name]
-    assert cleaned.table() == []
+    assert cleaned.rows() == []
     assert all(map(platform.instance.has_run, runs))
     client = open_client(platform.mlflow.url)
     for run_id in mlflow_runs:

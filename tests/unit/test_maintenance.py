@@ -151,8 +151,8 @@ def test_old_runs_go_save_the_newest_of_each_launcher_and_those_in_use(
     assert old not in left(instance)
     assert {in_use, by_sensor, newest} < left(instance)
     assert len(left(instance)) == 4, "and the one under way"
-    [row] = one.table()
-    assert row.data == {"model": "best_model", "kind": "Dagster run", "deleted": 1, "names": old}
+    [row] = one.rows()
+    assert row == {"model": "best_model", "kind": "Dagster run", "deleted": 1, "names": old}
 
 
 def test_a_run_is_young_until_its_limit(
@@ -217,7 +217,7 @@ def test_where_it_is_unknown_what_is_in_use_nothing_of_the_model_goes(
     one = cleaner(instance, monkeypatch, GatewayUnavailable("no answer"), {"proof": folder})
     clean(one)
     assert one.stopped == {"best_model": "no answer"}
-    assert one.table() == []
+    assert one.rows() == []
     assert left(instance) == runs
     assert len(list(folder.iterdir())) == 2
 

@@ -1,0 +1,25 @@
+"""Metadata of assets and checks, as Dagster's pages show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from platform_assets.resources.plots import inline
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Return a table of one or more rows with the same columns."""
+    return dg.MetadataValue.table([dg.TableRecord({**row}) for row in rows])
+
+
+def picture(png: bytes, alternative: str) -> dg.MarkdownMetadataValue:
+    """Return a picture, and the words for it."""
+    return dg.MetadataValue.md(inline(png, alternative))
+
+
+def listed(versions: Iterable[int]) -> str:
+    """Name versions in a sentence."""
+    return ", ".join(map(str, versions)) or "none"
