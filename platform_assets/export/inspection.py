@@ -110,11 +110,7 @@ def _agree(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> None:
 
 
 def parse_graph(onnx_bytes: bytes) -> Any:  # onnx.ModelProto is untyped here
-    """Return a graph as it is written; nothing is checked.
-
-    Raises:
-        ExportError: the bytes are not an ONNX model.
-    """
+    """Return a graph as it is written, unchecked; ExportError where it is not an ONNX model."""
     import onnx
     from google.protobuf.message import DecodeError
 

@@ -52,11 +52,7 @@ class ServingOptions:
 
 
 def instances_on_gpu(environ: Mapping[str, str]) -> bool:
-    """Whether the environment wants instances on GPUs.
-
-    Raises:
-        ConfigError: the variable is set to something that Triton has not.
-    """
+    """Whether the environment wants instances on GPUs; ConfigError for another kind."""
     kind = environ.get(INSTANCE_KIND) or "cpu"
     if kind not in {"cpu", "gpu"}:
         raise ConfigError(f"{INSTANCE_KIND}={kind!r}: give cpu or gpu, or leave it unset")
@@ -142,11 +138,7 @@ def to_text(config: ModelConfig) -> str:
 
 
 def from_text(text: str) -> ModelConfig:
-    """Parse a `config.pbtxt` with Triton's own protobuf.
-
-    Raises:
-        ConfigError: the text does not parse; the message holds line and column.
-    """
+    """Parse a `config.pbtxt`; ConfigError names line and column where it does not parse."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as pb
 

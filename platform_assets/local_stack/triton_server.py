@@ -133,11 +133,7 @@ def control_key_file(state_dir: Path) -> Path:
 
 
 def control_key(state_dir: Path) -> str:
-    """Return the secret that opens Triton's locked APIs, making it the first time.
-
-    Raises:
-        StackError: the file cannot be read, or does not hold a key.
-    """
+    """Return the secret that opens Triton's locked APIs; StackError where the file holds no key."""
     file = control_key_file(state_dir)
     key = persistent_secret(file)
     # Triton's option splits at these characters and would lock nothing with such a key.
@@ -150,11 +146,7 @@ def control_key(state_dir: Path) -> str:
 
 
 def persistent_secret(file: Path) -> str:
-    """Return the content of a secret file, made on first use (mode 0600).
-
-    Raises:
-        StackError: the file cannot be read.
-    """
+    """Return the secret in a file, made on first use (mode 0600); StackError if unreadable."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.exists():
         descriptor, staged = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -191,11 +183,7 @@ def remove_stale_shared_memory(state_dir: Path) -> int:
 def prepare(
     env: Path, repository: Path, state_dir: Path, listen: Listen, inherited: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Make everything ready for a start; return the command and its whole environment.
-
-    Raises:
-        StackError: something is missing; the message says what to do.
-    """
+    """Return the command and its whole environment, with all that it needs in its place."""
     package = locate_package(env)
     key = control_key(state_dir)
     repository.mkdir(parents=True, exist_ok=True)

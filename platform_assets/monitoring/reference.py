@@ -21,11 +21,7 @@ CONFIDENCE_COLUMN: Final = "largest probability"
 
 
 def reference_features(data: bytes, spec: ModelSpec) -> ComparedRows:
-    """Return the features of the rows that a version was trained on, comparable.
-
-    Raises:
-        ValueError, KeyError: `data` is not what `resources.reference.write_reference` wrote.
-    """
+    """Return the features that a version was trained on, comparable; errors of `read_reference`."""
     sample = read_reference(data)
     return ComparedRows(feature_columns(sample.features, spec), sample.units)
 

@@ -124,11 +124,7 @@ def probe(tracking_uri: str) -> None:
 
 
 def wait_out(call: Callable[[], T], patience_s: float) -> T:
-    """Return what `call` returns, made again while MLflow is away, for `patience_s` seconds.
-
-    Raises:
-        MlflowUnavailable: it still is.
-    """
+    """Return what `call` returns, made again while MLflow is away, for `patience_s` seconds."""
     deadline, pause = time.monotonic() + patience_s, 0.5
     while True:
         try:

@@ -98,11 +98,7 @@ def ask_triton(
     version: int,
     batch_rows: int = _BATCH_ROWS,
 ) -> Answers:
-    """Ask Triton itself, over the wire and by version, about rows in tensor form.
-
-    Raises:
-        TritonError: Triton refused, or answered with another version.
-    """
+    """Ask Triton itself, by version, about rows in tensor form; errors are those of `infer`."""
     inputs = model_inputs(signature, features)
     outputs = [signature.label_output]
     if signature.probabilities_output is not None:

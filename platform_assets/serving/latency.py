@@ -106,11 +106,7 @@ def measure(
     inputs: dict[str, np.ndarray[Any, Any]],
     clients: int,
 ) -> Latencies:
-    """Time single-row inferences of some clients at once, each over a connection of its own.
-
-    Raises:
-        TritonError: a request was not answered.
-    """
+    """Time single-row inferences of some clients at once, each over a connection of its own."""
 
     def ask(_client: int) -> list[float]:
         return endpoint.time_inferences(

@@ -228,11 +228,7 @@ def serve_exactly(
 
 
 def persisted_config(repository: ModelRepository, model_name: str) -> ModelConfig:
-    """Return the configuration that a restarted Triton would load.
-
-    Raises:
-        RepositoryError: there is none.
-    """
+    """Return what a restarted Triton would load; RepositoryError where there is nothing."""
     text = repository.persisted_config(model_name)
     if text is None:
         raise RepositoryError(

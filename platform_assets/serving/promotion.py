@@ -76,13 +76,10 @@ def require_ready(state: ServingState, triton: TritonResource) -> None:
 def require_gates_passed(
     state: ServingState, instance: dg.DagsterInstance
 ) -> dict[str, dg.AssetCheckEvaluation]:
-    """Refuse a load that its blocking checks failed or never judged, in any run.
-
-    Returns:
-        What each gate said of the load.
+    """Return what each gate said of a load, in any run.
 
     Raises:
-        dagster.Failure: naming those checks.
+        dagster.Failure: some of these blocking checks failed, or never judged it.
     """
     verdicts = {gate: _evaluation(state, gate, instance) for gate in GATES}
     open_gates = {
@@ -149,10 +146,8 @@ def retire_surplus(
 ) -> Metadata:
     """Unload what is beyond retention, delete what is beyond `keep_versions`.
 
-    A failure in here leaves more than was wanted, never less.
-
-    Returns:
-        Metadata that says which versions were kept, retired and deleted.
+    Returns metadata that says which versions were kept, retired and deleted. A failure in here
+    leaves more than was wanted, never less.
     """
     name = spec.model_name
     try:

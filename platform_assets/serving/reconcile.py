@@ -62,10 +62,9 @@ def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
 def restore(
     name: str, triton: TritonResource, repository: ModelRepository, log: Log
 ) -> Drift | None:
-    """Restore the persisted policy; look first, since another run may have done it already.
+    """Restore the persisted policy, and return what differed.
 
-    Returns:
-        What differed.
+    It looks first, since another run may have done it already.
 
     Raises:
         dagster.Failure: Triton does not answer, still differs, or a version cannot be restored.

@@ -202,11 +202,7 @@ def _measured(candidate: LoadedVersion, answers: Answers) -> Measured:
 def _unseen_rows(
     candidate: LoadedVersion, production: RegisteredVersion
 ) -> tuple[NDArray[np.bool_], str]:
-    """Return the evaluation rows that production was not trained on either, and by what rule.
-
-    Raises:
-        _NotComparable: there are none.
-    """
+    """Return the rows that production was not trained on, which there must be, and by what rule."""
     evaluation = candidate.evaluation
     if production.split is None:
         return (

@@ -26,10 +26,8 @@ def delete_unread_views(
 ) -> Metadata:
     """Delete the model's views but for those of versions that are READY or kept on disk.
 
-    Where it cannot be known what one of these reads, all views stay.
-
-    Returns:
-        Metadata that says which views were deleted.
+    Returns metadata that says which ones. Where it cannot be known what one of these versions
+    reads, all views stay.
     """
     name = spec.model_name
     try:

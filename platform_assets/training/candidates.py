@@ -131,11 +131,7 @@ def known(task: Task) -> Mapping[str, _Known]:
 
 
 def expand(spec: ModelSpec) -> tuple[Candidate, ...]:
-    """Return every candidate of a model, one per point of a grid; imports no library.
-
-    Raises:
-        CandidateError: as `check_candidates`.
-    """
+    """Return the candidates, one per point of a grid; CandidateError as `check_candidates`."""
     candidates = list(_expanded(spec))
     seen: dict[str, str] = {}
     for one in candidates:

@@ -63,11 +63,7 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
 
 
 def source_rows(table: pa.Table, spec: ModelSpec) -> Rows:
-    """Return the rows of a source with a label as a training gets them, without the store.
-
-    Raises:
-        TrainingError: as `training_rows`.
-    """
+    """Return the rows of a source that have a label, as `training_rows` does, without the store."""
     labelled = table.filter(table[spec.target.name].is_valid())
     time = spec.event_timestamp
     return _tensors(_in_order(labelled.to_pandas(), time, spec), time, spec)

@@ -47,11 +47,7 @@ def record_training(
     spec: ModelSpec,
     signature: Signature,
 ) -> None:
-    """Log a fitted model with everything that later steps and people ask its run for.
-
-    Raises:
-        RegistryError: MLflow does not take it.
-    """
+    """Log a fitted model with everything that later steps and people ask its run for."""
     run.artifact(EVALUATION_ARTIFACT, _evaluation_file(evaluation, fitted, signature.classes))
     run.artifact(REFERENCE_ARTIFACT, write_reference(training.features, training.groups))
     for name, picture in pictures.items():

@@ -33,14 +33,7 @@ class Evaluated:
 
 
 def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
-    """Fit a pipeline.
-
-    Returns:
-        The fitted pipeline, and what the libraries warned of, each thing once.
-
-    Raises:
-        TrainingError: the estimator cannot be fitted to these rows.
-    """
+    """Return the fitted pipeline, and what the libraries warned of; TrainingError if it fails."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no stubs
 
     with warnings.catch_warnings(record=True) as caught:
@@ -132,11 +125,7 @@ def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
 
 
 def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Evaluated:
-    """Return the answers and metrics of a fitted pipeline on held-out rows.
-
-    Raises:
-        TrainingError: the rows do not determine the metric of the model file.
-    """
+    """Return answers and metrics for held-out rows; TrainingError where they are too few for it."""
     answers = answers_of(pipeline, rows, spec, classes)
     measured = {name: value for name, value in scores(spec.task, answers).items()
                 if math.isfinite(value)}  # fmt: skip
