@@ -99,7 +99,7 @@ clean: ## remove the environments (the state in .local stays)
 	rm -rf $(VENV) $(TRITON_VENV)
 
 system-python:
-	$(call have,[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import ensurepip$(,)venv',python3 python3-venv libpython3-dev)
+	$(call have,if [ -n "$(PYTHON)" ]; then $(PYTHON) -c 'import ensurepip$(,)venv'; else command -v python3; fi,python3 python3-venv libpython3-dev)
 
 system-programs:
 	$(call have,command -v redis-server,redis-server)
@@ -142,6 +142,7 @@ $(TRITON_VENV)/.run: requirements-triton.lock.txt | $(VENV)/bin/uv
 	@touch $@
 
 $(VENV)/bin/uv: | system-python
-	@python=$(PYTHON); [ -n "$$python" ] || python=python3; \
-	  echo "creating $(VENV) on $$($$python --version)" && $$python -m venv $(VENV)
+	@[ -n "$(PYTHON)" ] || { echo "This needs Python 3.11 or 3.12, and here is $$(python3 --version 2>&1). Nothing was installed." \
+	  "Install one of them beside it, with its shared library, and name it: make up PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "creating $(VENV) on $$($(PYTHON) --version)" && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
