@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import dagster as dg
 import pytest
 
 from platform_assets.intervals import RETRY_SECONDS, retry_seconds
 from platform_assets.resources import failures
-from platform_assets.resources.failures import RETRIES, TRANSIENT, failure, may_pass
+from platform_assets.resources.failures import RETRIES, TRANSIENT, failing, failure, may_pass
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
 from platform_assets.resources.triton_api import TritonRefused, TritonUnreachable
@@ -87,3 +89,20 @@ def test_a_server_that_is_away_may_come_back_and_a_refusal_stands(
     error: Exception, passes: bool
 ) -> None:
     assert may_pass(error) is passes
+
+
+def test_error_of_a_block_fails_the_step_with_what_is_still_true() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(dg.Failure) as caught,
+        failing("the proof cannot be written", "make room.", OSError, still_true="It serves."),
+    ):
+        raise full
+    said = caught.value.description or ""
+    assert "The proof cannot be written: [Errno 28] No space left on device" in said
+    assert "It serves." in said
+    assert "make room" in said
+    assert not caught.value.allow_retries
+    assert caught.value.__cause__ is full
+    with pytest.raises(LookupError), failing("unused", "unused", OSError):
+        raise LookupError

@@ -273,6 +273,14 @@ def test_times_with_and_without_a_zone_in_one_chunk_keep_theirs() -> None:
     assert [one.hour for one in found] == [22, 0]
 
 
+def test_numbers_of_a_database_that_are_none_are_kept_as_such() -> None:
+    numbers = [Decimal("NaN"), Decimal("1.5"), None, Decimal("-Infinity")]
+    builder = TableBuilder([Column("x", DType.FP64)], None, Progress())
+    builder.add_batch("the query", ["x"], _batch([(one,) for one in numbers], 1))
+    found = builder.build("the query", table_fingerprint).table["x"].to_pylist()
+    assert found == [None, 1.5, None, float("-inf")]
+
+
 def _hours(*rows: str) -> list[int]:
     """Read meter and local time of each row; return the hours in UTC."""
     columns = [Column("meter", DType.BYTES), Column("at", None, "Europe/Berlin")]
