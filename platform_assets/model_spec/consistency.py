@@ -144,6 +144,8 @@ def _count(target: Target, task: Task) -> Problems:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield ("class_names", index), f"{name!r} is given to two classes"
+        elif not name:
+            yield ("class_names", index), "empty text means that the label is missing: name it"
 
 
 def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:

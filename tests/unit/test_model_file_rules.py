@@ -191,6 +191,13 @@ REFUSED = [
         "target.class_names[1]",
         "two classes",
     ),
+    (
+        "type: boolean}",
+        'classes: [0, 1], class_names: ["", x]}',
+        10,
+        "target.class_names[0]",
+        "empty text",
+    ),
     # candidates, evaluation, gates, serving, automation
     ("  task: binary", "  task: binary\n  candidates: svm", 12, "candidates[0].estimator", "known"),
     (
