@@ -8,8 +8,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from mlflow.entities import LifecycleStage, ViewType
-from sklearn.linear_model import LogisticRegression
 
 from platform_assets.maintenance.cleaner import Cleaner
 from platform_assets.maintenance.limits import Limits
@@ -53,6 +51,8 @@ def clean(platform: Platform, who: Servers) -> Cleaner:
 
 def left_behind(platform: Platform) -> tuple[list[str], str]:
     """Two MLflow runs of a training that came to nothing, the second one's logged model."""
+    from sklearn.linear_model import LogisticRegression
+
     mlflow = platform.resources["mlflow"]
     tags = mlflow.owner_tags(platform.spec.model_name, "a Dagster run")
     with mlflow.run(platform.spec.model_name, "train", tags=tags) as parent:
@@ -80,6 +80,8 @@ def old_runs(platform: Platform) -> list[str]:
 
 
 def test_old_records_go_and_everything_in_use_goes_on(platform: Platform) -> None:
+    from mlflow.entities import ViewType
+
     if not platform.settled():
         platform.promote()
     client, name = open_client(platform.mlflow.url), platform.spec.model_name
@@ -91,7 +93,7 @@ def test_old_records_go_and_everything_in_use_goes_on(platform: Platform) -> Non
 
     assert cleaned.stopped == {}
     for run_id in mlflow_runs:
-        assert client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED
+        assert client.get_run(run_id).info.lifecycle_stage == "deleted"
     experiment = client.get_experiment_by_name(name).experiment_id
     assert model_id not in [m.model_id for m in client.search_logged_models([experiment])]
     there = [platform.instance.has_run(run_id) for run_id in runs]
@@ -102,11 +104,11 @@ def test_old_records_go_and_everything_in_use_goes_on(platform: Platform) -> Non
 
     version = client.get_model_version(name, str(production))
     kept = client.get_run(version.run_id).info
-    assert kept.lifecycle_stage == LifecycleStage.ACTIVE
+    assert kept.lifecycle_stage == "active"
     candidates = client.search_runs(
         [experiment], f"tags.`mlflow.parentRunId` = '{version.run_id}'", ViewType.ALL
     )
-    assert {one.info.lifecycle_stage for one in candidates} == {LifecycleStage.ACTIVE}
+    assert {one.info.lifecycle_stage for one in candidates} == {"active"}
     assert read_ledger(platform.instance, platform.spec) == ledger
     assert (platform.home / "proof" / name / "latest" / "reload_variant_A.json").is_file()
     assert platform.answering_version() == production
@@ -125,7 +127,7 @@ def test_while_a_server_is_away_nothing_of_the_model_goes(platform: Platform, aw
     assert all(map(platform.instance.has_run, runs))
     client = open_client(platform.mlflow.url)
     for run_id in mlflow_runs:
-        assert client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+        assert client.get_run(run_id).info.lifecycle_stage == "active"
 
 
 def test_the_job_fails_and_names_a_model_that_it_left_alone(

@@ -20,10 +20,6 @@ from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.storage.dagster_run import DagsterRun
-from dagster_k8s import K8sRunLauncher
-from dagster_postgres.storage import DagsterPostgresStorage
-from dagster_postgres.utils import pg_url_from_config
-from kubernetes.config import kube_config
 
 from platform_assets.kubernetes import defs
 from serving_gateway import __version__
@@ -90,6 +86,8 @@ class Cluster:
             defs.resolve_job_def(job_name),
             job_code_origin=JobPythonOrigin(job_name=job_name, repository_origin=repository),
         )
+        from dagster_k8s import K8sRunLauncher
+
         launcher = self.instance.run_launcher
         assert isinstance(launcher, K8sRunLauncher)
         launcher.launch_run(LaunchRunContext(run, workspace=None))
@@ -119,6 +117,8 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    from kubernetes.config import kube_config
+
     home = tmp_path_factory.mktemp("cluster")
     for folder in ("state", "models", "tmp", "logs", "dagster"):
         (home / folder).mkdir(parents=True)
@@ -248,6 +248,9 @@ def test_every_job_finds_all_variables_in_the_common_environment(
 def test_the_instance_is_that_of_one_machine_but_for_where_it_stores_and_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from dagster_postgres.storage import DagsterPostgresStorage
+    from dagster_postgres.utils import pg_url_from_config
+
     ours = yaml.safe_load((BASE / "dagster.yaml").read_text())
     local = yaml.safe_load((ROOT / "platform_assets/local_stack/dagster.yaml").read_text())
     assert ours["concurrency"] == local["concurrency"]
