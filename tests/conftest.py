@@ -16,6 +16,7 @@ from tests.support.browser import run_browser
 from tests.support.descriptors import check_none_leaked, open_descriptors
 from tests.support.distribution import FileScheduling, put_longest_first
 from tests.support.full_platform import Platform, run_platform
+from tests.support.gateway_harness import RunningGateway, run_routed_gateway
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import (
     RunningMlflow,
@@ -93,6 +94,46 @@ def platform(shared_platform: Platform) -> Platform:
     if shared_platform.production() is None:
         shared_platform.promote()
     return shared_platform
+
+
+@pytest.fixture(scope="module")
+def triton_url(shared_triton: RunningTriton) -> str:
+    """The Triton of the gateways below; a module overrides it to put another there."""
+    return shared_triton.http_url
+
+
+@pytest.fixture(scope="module")
+def gateway_env() -> dict[str, str]:
+    """Settings of the gateways below; a module overrides it."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def routes() -> dict[str, int]:
+    """Versions that the gateways below route to, by variant; a module overrides it."""
+    return {"A": 1}
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory,
+    triton_url: str,
+    gateway_env: dict[str, str],
+    routes: dict[str, int],
+) -> Iterator[RunningGateway]:
+    """A gateway that the tests of a module share."""
+    home = tmp_path_factory.mktemp("gateway")
+    with run_routed_gateway(home, triton_url, gateway_env, routes) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh_gateway(
+    tmp_path: Path, triton_url: str, gateway_env: dict[str, str], routes: dict[str, int]
+) -> Iterator[RunningGateway]:
+    """A gateway of the test's own, without any history but its routes."""
+    with run_routed_gateway(tmp_path, triton_url, gateway_env, routes) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -24,15 +24,14 @@ APP = "https://app.example.com"
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    """A gateway without any configured token, which pages of one origin may ask to predict."""
-    env = {"GATEWAY_CORS_ORIGINS": APP}
-    with run_gateway(tmp_path_factory.mktemp("open"), shared_triton.http_url, env=env) as running:
-        running.routed(1)
-        running.routed(2, alias="B")
-        yield running
+def gateway_env() -> dict[str, str]:
+    """No token; pages of one origin may ask to predict."""
+    return {"GATEWAY_CORS_ORIGINS": APP}
+
+
+@pytest.fixture(scope="module")
+def routes() -> dict[str, int]:
+    return {"A": 1, "B": 2}
 
 
 @pytest.fixture(scope="module")

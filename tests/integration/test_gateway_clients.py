@@ -12,7 +12,6 @@ import http.client
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,22 +22,13 @@ import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_aio
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
-from tests.support.servers import LOOPBACK, RunningTriton
+from tests.support.gateway_harness import ROW, RunningGateway
+from tests.support.servers import LOOPBACK
 
 INFER = f"/v2/models/{DEFAULT_MODEL}/infer"
 VALUES = np.array([ROW], dtype=np.float32)
 ROWS = 50
 PAYLOAD = json.dumps({"data": [ROW]})
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    with run_gateway(tmp_path_factory.mktemp("clients"), shared_triton.http_url) as running:
-        running.routed(1)
-        yield running
 
 
 @dataclass(frozen=True, slots=True)

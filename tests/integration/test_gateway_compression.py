@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,9 @@ import tritonclient.http.aio as triton_aio
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.support.onnx_models import telltale, write_entry
-from tests.support.servers import RunningTriton, run_triton
+from tests.support.servers import run_triton
 
 ROWS = np.array([ROW] * 64, dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    with run_gateway(tmp_path_factory.mktemp("packed"), shared_triton.http_url) as running:
-        running.routed(1)
-        yield running
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])

@@ -65,11 +65,14 @@ def answers(gateway: RunningGateway, version: int) -> Callable[[], bool]:
     return lambda: other_version(gateway) == version
 
 
+@pytest.fixture(scope="module")
+def triton_url(triton: RunningTriton) -> str:
+    return triton.http_url
+
+
 @pytest.fixture
-def gateway(tmp_path: Path, triton: RunningTriton) -> Iterator[RunningGateway]:
-    with run_gateway(tmp_path, triton.http_url) as running:
-        running.routed(1)
-        yield running
+def gateway(fresh_gateway: RunningGateway) -> RunningGateway:
+    return fresh_gateway
 
 
 def test_a_model_is_hosted_from_its_first_reload_on(gateway: RunningGateway) -> None:

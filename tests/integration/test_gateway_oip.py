@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.gateway_harness import RunningGateway, run_gateway, serve_versions
 from tests.support.onnx_models import string_echo, telltale, write_entry
-from tests.support.servers import RunningTriton, run_triton, wait_until
+from tests.support.servers import run_triton, wait_until
 
 ROWS = np.array([[1, 2, 3, 4], [0.5, 0.25, 0, 9]], dtype=np.float32)
 CLIENT_B = next(
@@ -26,16 +26,15 @@ CLIENT_B = next(
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    """A gateway with A on version 1, B on version 2, and half of the clients on B."""
-    home = tmp_path_factory.mktemp("oip")
-    with run_gateway(home, shared_triton.http_url) as running:
-        running.routed(1)
-        running.routed(2, alias="B")
-        assert running.traffic("split", 50).status_code == 200
-        yield running
+def routes() -> dict[str, int]:
+    return {"A": 1, "B": 2}
+
+
+@pytest.fixture(scope="module")
+def gateway(gateway: RunningGateway) -> RunningGateway:
+    """Half of the clients are on B."""
+    assert gateway.traffic("split", 50).status_code == 200
+    return gateway
 
 
 @pytest.fixture

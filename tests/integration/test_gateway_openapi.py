@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.gateway_harness import RunningGateway, run_gateway
-from tests.support.servers import RunningTriton
+from tests.support.gateway_harness import RunningGateway
 
 TOKEN = "control-token-0123456789"
 CASES = 1_000
@@ -36,13 +34,8 @@ KNOWN_PATHS = """
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    home, env = tmp_path_factory.mktemp("openapi"), {"GATEWAY_CONTROL_TOKEN": TOKEN}
-    with run_gateway(home, shared_triton.http_url, env=env) as running:
-        running.client.headers["authorization"] = f"Bearer {TOKEN}"
-        yield running
+def gateway_env() -> dict[str, str]:
+    return {"GATEWAY_CONTROL_TOKEN": TOKEN}
 
 
 @pytest.mark.parametrize("parameters", ["", KNOWN_PATHS], ids=["any path", "known paths"])

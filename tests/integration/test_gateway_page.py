@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,6 @@ LISTEN = """() => {
             live, {childList: true, characterData: true, subtree: true});
 }"""
 """Note what a screen reader would speak."""
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    """A gateway for the module; each test routes it as it needs."""
-    with run_gateway(tmp_path_factory.mktemp("page"), shared_triton.http_url) as running:
-        running.routed(1)
-        yield running
 
 
 class Screen:

@@ -22,15 +22,13 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, shared_triton: RunningTriton
-) -> Iterator[RunningGateway]:
-    """A gateway that routes A to version 1 and B to version 2, all traffic to A."""
-    env = {"GATEWAY_MAX_ROWS": "64", "GATEWAY_MAX_BODY_BYTES": "20000"}
-    with run_gateway(tmp_path_factory.mktemp("g"), shared_triton.http_url, env=env) as running:
-        running.routed(1)
-        running.routed(2, alias="B")
-        yield running
+def gateway_env() -> dict[str, str]:
+    return {"GATEWAY_MAX_ROWS": "64", "GATEWAY_MAX_BODY_BYTES": "20000"}
+
+
+@pytest.fixture(scope="module")
+def routes() -> dict[str, int]:
+    return {"A": 1, "B": 2}
 
 
 def in_share(client_id: str, percent: int) -> bool:

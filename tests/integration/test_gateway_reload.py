@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,11 +49,14 @@ SIGNATURE = Signature(
 )
 
 
+@pytest.fixture(scope="module")
+def routes() -> dict[str, int]:
+    return {}
+
+
 @pytest.fixture
-def gateway(tmp_path: Path, shared_triton: RunningTriton) -> Iterator[RunningGateway]:
-    """A gateway without a registry before the shared Triton, which has 1 and 2 READY."""
-    with run_gateway(tmp_path, shared_triton.http_url) as running:
-        yield running
+def gateway(fresh_gateway: RunningGateway) -> RunningGateway:
+    return fresh_gateway
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,26 @@ import pytest
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway, serve_versions
 from tests.support.onnx_models import telltale, write_entry
-from tests.support.servers import RunningTriton, run_triton, wait_until
+from tests.support.servers import run_triton, wait_until
 
 TOKEN = "token-of-the-shadow-tests"
 
 
+@pytest.fixture(scope="module")
+def gateway_env() -> dict[str, str]:
+    return {"GATEWAY_CONTROL_TOKEN": TOKEN}
+
+
+@pytest.fixture(scope="module")
+def routes() -> dict[str, int]:
+    return {"A": 1, "B": 2}
+
+
 @pytest.fixture
-def gateway(tmp_path: Path, shared_triton: RunningTriton) -> Iterator[RunningGateway]:
-    """A on version 1, B on version 2, everything mirrored; the token is sent by default."""
-    with run_gateway(
-        tmp_path, shared_triton.http_url, env={"GATEWAY_CONTROL_TOKEN": TOKEN}
-    ) as running:
-        running.client.headers["authorization"] = f"Bearer {TOKEN}"
-        running.routed(1)
-        running.routed(2, alias="B")
-        assert running.traffic("mirror", 100).status_code == 200
-        yield running
+def gateway(fresh_gateway: RunningGateway) -> RunningGateway:
+    """Everything is mirrored."""
+    assert fresh_gateway.traffic("mirror", 100).status_code == 200
+    return fresh_gateway
 
 
 def shadow(gateway: RunningGateway) -> Any:

@@ -43,18 +43,18 @@ def recorder(shared_triton: RunningTriton) -> Iterator[Recorder]:
 
 
 @pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, collector: Collector, recorder: Recorder
-) -> Iterator[RunningGateway]:
-    """A gateway that traces what its callers trace, and nothing else."""
-    env = {
+def triton_url(recorder: Recorder) -> str:
+    return recorder.url
+
+
+@pytest.fixture(scope="module")
+def gateway_env(collector: Collector) -> dict[str, str]:
+    """Traces what its callers trace, and nothing else."""
+    return {
         "GATEWAY_OTLP_ENDPOINT": collector.url,
         "GATEWAY_TRACE_FRACTION": "0",
         "GATEWAY_MAX_IN_FLIGHT": "1",
     }
-    with run_gateway(tmp_path_factory.mktemp("traced"), recorder.url, env=env) as running:
-        running.routed(1)
-        yield running
 
 
 def ask(gateway: RunningGateway, path: str = "/predict", *, sampled: bool = True) -> str:

@@ -112,6 +112,19 @@ def run_gateway(
         yield RunningGateway(url, process, client, state_dir / "gateway", token)
 
 
+@contextlib.contextmanager
+def run_routed_gateway(
+    state_dir: Path, triton_url: str, env: Mapping[str, str], routes: Mapping[str, int]
+) -> Iterator[RunningGateway]:
+    """Run a gateway that routes to these versions by variant; a token in `env` is sent with all."""
+    with run_gateway(state_dir, triton_url, env=env) as gateway:
+        if "GATEWAY_CONTROL_TOKEN" in env:
+            gateway.client.headers["authorization"] = f"Bearer {env['GATEWAY_CONTROL_TOKEN']}"
+        for alias, version in routes.items():
+            gateway.routed(version, alias)
+        yield gateway
+
+
 def control_token(state_dir: Path) -> str:
     """The token that a gateway generated because none was configured."""
     return (state_dir / "control-token").read_text(encoding="utf-8").strip()
