@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.fake_triton import eventually
 from tests.support.in_process_gateway import Heartbeat, InProcessGateway, run_in_process
 from tests.support.stub_model import Inference
 
@@ -99,7 +100,7 @@ async def test_slow_model_delays_neither_another_nor_a_reload(tmp_path: Path) ->
             asyncio.create_task(gateway.client.post("/v2/models/slow/infer", json=body))
             for _ in range(60)
         ]
-        await asyncio.sleep(0.2)
+        await eventually(lambda: any(one.done() for one in flood))  # the queue is full
         async with asyncio.timeout(1):
             assert (await gateway.client.post("/predict", json=GOOD)).status_code == 200
         async with asyncio.timeout(1):
@@ -121,7 +122,7 @@ async def test_reload_of_a_flooded_version_does_not_wait_behind_its_clients(tmp_
             asyncio.create_task(gateway.client.post("/v2/models/m/infer", json=body))
             for _ in range(40)
         ]
-        await asyncio.sleep(0.2)
+        await eventually(lambda: len(gateway.triton.inferences) > 0)
         async with asyncio.timeout(3):  # the flood takes ten seconds
             assert (await gateway.reload()).status_code == 200
         for one in flood:

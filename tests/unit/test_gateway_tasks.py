@@ -76,16 +76,22 @@ async def test_a_task_that_swallows_its_cancellation_as_an_error_ends() -> None:
 async def test_failures_in_a_row_are_tried_again_ever_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tasks, "_FIRST_PAUSE_SECONDS", 0.01)
-    supervisor = TaskSupervisor(lambda _: None)
-    starts = 0
+    pauses: list[float] = []
+    enough = asyncio.Event()
+    give_way = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(round(seconds, 6))
+        if len(pauses) == 9:
+            enough.set()
+        await give_way(0)
 
     async def work() -> None:
-        nonlocal starts
-        starts += 1
         raise RuntimeError("again")
 
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    supervisor = TaskSupervisor(lambda _: None)
     supervisor.start("watcher", work)
-    await asyncio.sleep(0.3)
+    await asyncio.wait_for(enough.wait(), 5)
     await supervisor.aclose()
-    assert 3 <= starts <= 6
+    assert pauses[:9] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
