@@ -73,7 +73,7 @@ def test_limits_are_those_of_the_environment() -> None:
 
 
 def test_the_page_names_every_limit_and_its_default() -> None:
-    page = (files_of("platform_assets") / "README.md").read_text()
+    page = (files_of("platform_assets.maintenance") / "README.md").read_text()
     documented = re.findall(r"^\| `MAINTENANCE_(\w+)` \| (\d+) \|", page, re.MULTILINE)
     assert {name.lower(): int(days) for name, days in documented} == asdict(Limits())
 
