@@ -1,7 +1,7 @@
 """One root for everything that the gateway refuses or cannot do.
 
 Each error knows its HTTP status, a stable code for programs and a sentence for people. What is
-still served is added where the answer is written, so that no raise site can forget it.
+still served is added where the answer is written, for every error alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class GatewayError(Exception):
     """Root of all errors that are answered to a caller.
 
     A class's keywords are its HTTP status, its code and seconds after which trying again makes
-    sense; what it does not name is as in its base. `message` says what happened and what to do;
+    sense; the others are inherited. `message` says what happened and what to do;
     `code` is for programs; `field` is the path of the offending value, such as `data[3][1]`.
     """
 
@@ -61,7 +61,7 @@ class NotFound(GatewayError, status=404, code="not_found"):
 
 
 class MethodNotAllowed(GatewayError, status=405, code="method_not_allowed"):
-    """A known path with a method that it does not have; `allow` is one that it has."""
+    """A known path with a method that it does not have; the header `allow` names an allowed one."""
 
     def __init__(self, message: str, *, allow: str = "GET") -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class RequestTimeout(GatewayError, status=408, code="request_timeout"):
 
 
 class Conflict(GatewayError, status=409, code="conflict"):
-    """The change is refused because of the present state; nothing changed."""
+    """The present state does not allow the change; nothing changed."""
 
 
 class VersionNotReady(Conflict, code="version_not_ready"):
@@ -81,7 +81,7 @@ class VersionNotReady(Conflict, code="version_not_ready"):
 
 
 class GenerationConflict(Conflict, code="generation_conflict"):
-    """The routing record was changed by another call first."""
+    """Another call changed the routing record first."""
 
 
 class TooLarge(GatewayError, status=413, code="body_too_large"):
@@ -89,7 +89,7 @@ class TooLarge(GatewayError, status=413, code="body_too_large"):
 
 
 class UnsupportedMediaType(GatewayError, status=415, code="unsupported_media_type"):
-    """A content type that the endpoint does not read."""
+    """A content type that the endpoint does not accept."""
 
 
 class InvalidInput(GatewayError, status=422, code="invalid_input"):
@@ -101,15 +101,15 @@ class HeadTooLarge(GatewayError, status=431, code="head_too_large"):
 
 
 class EntityUnusable(InvalidInput, code="unusable_entity"):
-    """An entity that the feature store has no usable values for, and no row to take instead."""
+    """An entity without usable values in the feature store, and without a row to use instead."""
 
 
 class BadUpstreamAnswer(GatewayError, status=502, code="bad_triton_answer"):
-    """Triton answered something that must not be passed on."""
+    """Triton's answer is invalid and was not passed on."""
 
 
 class Unavailable(GatewayError, status=503, code="unavailable", retry_after=1):
-    """Something the call needs is not there now; `Retry-After` says when to ask again."""
+    """Something that the call needs is not available now; `Retry-After` says when to try again."""
 
 
 class TritonUnavailable(Unavailable, code="triton_unavailable"):
@@ -129,15 +129,15 @@ class RecordRefused(StoreUnavailable, code="record_refused"):
 
 
 class RegistryUnavailable(Unavailable, code="registry_unavailable"):
-    """MLflow cannot be asked."""
+    """MLflow cannot be reached, or does not answer as it should."""
 
 
 class FeaturesUnavailable(Unavailable, code="features_unavailable"):
-    """The online feature store cannot be asked, or does not answer in time."""
+    """The online feature store cannot be reached, or does not answer in time."""
 
 
 class Overloaded(Unavailable, code="overloaded"):
-    """Too many requests wait already."""
+    """Too many requests are waiting already."""
 
 
 class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded", retry_after=1):

@@ -131,64 +131,64 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Least severe log line that is written."""
+    """Lowest severity that is logged."""
     access_log: bool = False
     """Log each request; errors and control calls are logged anyway."""
     drain_seconds: float = Field(default=0.0, ge=0, le=600)
-    """After SIGTERM, how long /ready answers 503 while new requests are still accepted: the time a
-    load balancer needs to notice."""
+    """How long /ready answers 503 after SIGTERM while new requests are still accepted: the time
+    that a load balancer needs to notice."""
     shutdown_seconds: Seconds = 30.0
-    """After that, how long requests in flight may take to finish."""
+    """How long requests in flight may then take to finish."""
 
     model_name: ModelName = DEFAULT_MODEL
     """The model of the unprefixed paths. Others are hosted at /models/{model_name} from their
     first reload on."""
     max_models: int = Field(default=1000, ge=1, le=10_000)
-    """Most models hosted."""
+    """Maximum number of hosted models."""
     state_dir: Path = Path(".local/gateway")
-    """Where the file store keeps the routing record, and every replica a snapshot of the last
-    record that it routed by."""
+    """Directory of the file store with the routing record, and of every replica's snapshot of the
+    last record that it routed by."""
     redis_url: Annotated[SecretStr, AfterValidator(_check_redis_url)] | None = None
-    """Redis that keeps the routing record of replicas on several hosts: redis://, rediss:// or
-    unix://. Unset: the file store, for one host."""
+    """Redis with the routing record of replicas on several hosts: redis://, rediss:// or unix://.
+    Unset: the file store, for one host."""
     store_seconds: Seconds = 0.5
-    """Limit for one answer of the Redis that keeps the record."""
+    """Timeout of one call to that Redis."""
 
     replica_seconds: float = Field(default=5.0, ge=1, le=3600)
-    """How long a replica that reports nothing more counts as live."""
+    """How long a replica counts as live after its last report."""
 
     triton_url: Url = "http://127.0.0.1:8000"
     """Triton's HTTP address."""
     triton_servers_url: Urls | None = None
-    """Every Triton behind triton_url, where a Service spreads requests over several: addresses
-    separated by commas, or a name that resolves to all of them, as that of a headless Service,
-    looked up every five seconds. Requests go to those that have the version READY; a switch needs
-    each that can be reached to have it. Unset: triton_url is one Triton."""
+    """Every Triton behind triton_url, when that is the Service of several: addresses separated by
+    commas, or a name that resolves to all of them (such as a headless Service), looked up every
+    five seconds. Requests go to the servers that have the version READY; a switch requires it to
+    be READY on every server that can be reached. Unset: triton_url is a single Triton."""
     shadow_triton_url: Url | None = None
-    """Triton for all variants B, when it is another one."""
+    """Triton of all variants B, when they have their own."""
     shadow_triton_servers_url: Urls | None = None
-    """Every Triton behind shadow_triton_url, likewise."""
+    """Every Triton behind shadow_triton_url, as for triton_servers_url."""
     shadow_model_name: ModelName | None = None
-    """Name in Triton of the default model's variant B, when it is another one."""
+    """Name in Triton of the default model's variant B, when it differs from A's."""
     triton_connections: int = Field(default=16, ge=2, le=1024)
-    """Most idle connections kept to one Triton."""
+    """Maximum number of idle connections kept to one Triton."""
     triton_connect_seconds: Seconds = 1.0
-    """Limit for opening a connection."""
+    """Timeout of opening a connection."""
     probe_seconds: Seconds = 1.0
-    """Limit for a readiness or metadata question."""
+    """Timeout of a readiness or metadata call."""
     watch_seconds: Seconds = 0.5
-    """How often the routing store is looked at, and each version that answers no requests is
-    probed; at most 50 versions a second are, idle ones in turn."""
+    """Interval at which the routing store is read and each idle version is probed; at most 50
+    versions are probed per second, one after the other."""
     staleness_seconds: Seconds = 3.0
-    """How long a confirmed READY counts while Triton does not answer probes."""
+    """How long a confirmed READY remains valid while Triton does not answer probes."""
     warm_up_seconds: Seconds = 30.0
-    """Limit for the inference that proves a version before a switch."""
+    """Timeout of the trial inference before a switch."""
 
     mlflow_url: Url | None = None
-    """MLflow's address. Unset: no registry, callers name the run_id."""
+    """MLflow's address. Unset: there is no registry, and callers name the run_id."""
     mlflow_ui_url: Url | None = None
-    """Where people find MLflow's pages; the status page then links each version to its run. Unset:
-    it names the run alone."""
+    """Address of MLflow's web pages, to which the status page links each version's run. Unset: it
+    shows the run without a link."""
     mlflow_token: SecretStr | None = None
     """Bearer token for MLflow."""
     mlflow_username: str | None = None
@@ -196,103 +196,102 @@ class Settings(BaseSettings):
     mlflow_password: SecretStr | None = None
     """Password of that user."""
     mlflow_seconds: Seconds = 10.0
-    """Limit for one question to MLflow."""
+    """Timeout of one call to MLflow."""
 
     feast_dir: Path | None = None
     """Directory of the feature_store.yaml that the pipeline renders, for predictions by entity id;
-    it need not be there yet. Unset: rows come from requests alone, and Feast is not imported.
-    Needs the extra 'feast'."""
+    it need not exist yet. Unset: rows come from requests only, and Feast is not imported. Needs the
+    extra 'feast'."""
     feature_seconds: Seconds = 0.1
-    """Limit for one look-up; then the request's own rows are taken, or it is 503."""
+    """Timeout of one look-up; after it the request's own rows are used, or the answer is 503."""
 
     control_token: Key | None = None
-    """Bearer token of the control endpoints; it is recorded as 'default'. Without this and
-    GATEWAY_CONTROL_TOKENS one is generated: the file control-token in the state directory, whose
-    place is logged at the start."""
+    """Bearer token of the control endpoints, recorded as 'default'. If neither this nor
+    GATEWAY_CONTROL_TOKENS is set, one is generated in the file control-token of the state
+    directory, and its path is logged at the start."""
     control_tokens: Annotated[
         tuple[tuple[str, SecretStr], ...], NoDecode, BeforeValidator(_split_tokens)
     ] = ()
     """Further control tokens as name:token, separated by commas. The routing record keeps the name
-    of the token that made a change; two tokens of one person allow to replace one without a
-    gap."""
+    of the token that made a change. Two tokens may have the same name, so that one can be replaced
+    without a gap."""
     allowed_hosts: Names = ()
-    """Names, separated by commas, that a request for clients' data (GET /shadow) may carry as its
-    Host when it carries no control token, besides localhost and addresses; * is every name. A
+    """Host names, separated by commas, under which clients' data (GET /shadow) can be requested
+    without a control token, in addition to localhost and IP addresses; * allows every name. A
     defence against DNS rebinding, which cannot forge a token."""
     cors_origins: Names = ()
-    """Origins, separated by commas, whose web pages may ask for predictions, as
-    https://app.example.com; * is every origin. Control endpoints never allow any."""
+    """Origins, separated by commas, whose web pages may request predictions, such as
+    https://app.example.com; * allows every origin. Control endpoints allow none."""
 
     api_keys: Keys = ()
-    """Keys, separated by commas, one of which (or a control token) everything but health and
-    readiness then needs, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Several, so that
-    one can be replaced while clients still use the other. Unset: none is needed."""
+    """Keys, separated by commas. Every call except health and readiness then needs one of them, or
+    a control token, as 'X-API-Key: <key>' or 'Authorization: Bearer <key>'. With several keys, one
+    can be replaced while clients still use the other. Unset: no key is needed."""
 
     request_seconds: Seconds = 5.0
     """Deadline of one prediction."""
     max_body_bytes: int = Field(default=1_048_576, ge=256)
-    """Largest body of a prediction."""
+    """Maximum size of the body of a prediction."""
     max_pending_bytes: int = Field(default=67_108_864, ge=1_048_576)
-    """Most bytes held for requests that have not arrived completely, over all clients; beyond it
-    503."""
+    """Maximum bytes of incomplete requests, over all clients; above it the answer is 503."""
     head_seconds: Seconds = 10.0
-    """Limit for receiving the target and headers of a request."""
+    """Timeout of receiving the target and headers of a request."""
     body_seconds: Seconds = 30.0
-    """Limit for receiving a whole request, and for a client to take a response."""
+    """Timeout of receiving a whole request, and of sending a response."""
     keep_alive_seconds: Seconds = 75.0
-    """How long an idle connection is kept: longer than the idle timeout of the load balancers in
-    front."""
+    """How long an idle connection is kept open. Choose more than the idle timeout of the load
+    balancers in front."""
     max_head_bytes: int = Field(default=16_384, ge=1_024, le=1_048_576)
-    """Largest target and headers together."""
+    """Maximum size of target and headers together."""
     max_rows: int = Field(default=MAX_BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE)
-    """Most rows in one prediction."""
+    """Maximum number of rows in one prediction."""
     max_batch_rows: int = Field(default=64, ge=1, le=MAX_BATCH_SIZE)
-    """Rows up to which concurrent requests are put into one Triton inference."""
+    """Maximum number of rows of concurrent requests that share one inference."""
     max_in_flight: int = Field(default=2, ge=1, le=256)
-    """Most inferences under way per version at one time: one that Triton works on and one that
-    waits there. More only helps a model with several instances."""
+    """Maximum number of concurrent inferences per version: one that Triton works on and one that
+    waits there. A higher value only helps a model with several instances."""
     max_queued: int = Field(default=1024, ge=1)
-    """Most requests waiting per version; beyond it 503."""
+    """Maximum number of waiting requests per version; above it the answer is 503."""
     max_queued_bytes: int = Field(default=67_108_864, ge=1_048_576)
-    """Most bytes of rows waiting for Triton, over all versions; beyond it 503."""
+    """Maximum bytes of rows waiting for Triton, over all versions; above it the answer is 503."""
     mirror_queue: int = Field(default=1024, ge=1)
-    """Most answers waiting to be mirrored; beyond it they are dropped."""
+    """Maximum number of answers waiting to be mirrored; further ones are not mirrored."""
     mirror_queue_bytes: int = Field(default=16_777_216, ge=1_048_576)
-    """Most bytes of answers waiting to be mirrored, over all models."""
+    """Maximum bytes of answers waiting to be mirrored, over all models."""
     mirror_in_flight: int = Field(default=2, ge=1, le=64)
-    """Most inferences of mirrored requests under way."""
+    """Maximum number of concurrent inferences of mirrored requests."""
     mirror_gather_seconds: float = Field(default=0.02, ge=0, le=1)
-    """How long a copy waits for others to go to B in one inference with."""
+    """How long a copy waits for others that can share its inference on B."""
     shadow_examples: int = Field(default=5, ge=0, le=100)
-    """Rows that both variants label differently, kept for GET /shadow; they hold clients' data and
-    are shown to callers that may change what is served. 0 keeps none."""
+    """Number of rows, labelled differently by the two variants, that GET /shadow shows. They hold
+    clients' data and are shown only to callers with a control token. 0 keeps none."""
 
     sample_dir: Annotated[Path, _needs("pyarrow", "samples")] | None = None
-    """Where samples of answered predictions are written as Parquet, a folder for each model.
-    Unset: nothing is sampled. Needs the extra 'samples'. The files hold clients' data."""
+    """Directory for samples of answered predictions, as Parquet, one folder per model. Unset:
+    nothing is sampled. Needs the extra 'samples'. The files hold clients' data."""
     sample_fraction: float = Field(default=0.1, gt=0, le=1)
     """Share of the requests that are sampled."""
     sample_rows_per_file: int = Field(default=10_000, ge=1, le=1_000_000)
-    """Rows after which a file is written."""
+    """Number of rows after which a file is written."""
     sample_seconds: Seconds = 60.0
-    """Age of the oldest row after which a file is written anyway."""
+    """Age of the oldest row after which a smaller file is written."""
     sample_queue_rows: int = Field(default=10_000, ge=MAX_BATCH_SIZE)
-    """Most rows waiting for the writer; beyond it samples are dropped and counted."""
+    """Maximum number of rows waiting for the writer; further ones are dropped and counted."""
     sample_queue_bytes: int = Field(default=33_554_432, ge=4_194_304)
-    """Most bytes of the rows waiting for the writer, and again of those that it gathers for files:
-    beyond it samples are dropped, and files are written early."""
+    """Maximum bytes of the rows waiting for the writer, and again of the rows that it collects for
+    files: above it, waiting samples are dropped and files are written early."""
     sample_max_bytes: int = Field(default=268_435_456, ge=1_048_576)
-    """Most bytes of a model's samples; the oldest files are deleted."""
+    """Maximum bytes of a model's samples; above it the oldest files are deleted."""
 
     otlp_endpoint: (
         Annotated[Url, _needs("opentelemetry.exporter.otlp.proto.http", "tracing")] | None
     ) = None
-    """Base address of an OpenTelemetry collector, for OTLP over HTTP, as http://collector:4318:
-    predictions and the inferences that answer them are traced. Unset: none is; a caller's
-    traceparent goes on to Triton all the same. Needs the extra 'tracing'."""
+    """Base address of an OpenTelemetry collector that takes OTLP over HTTP, such as
+    http://collector:4318, for traces of predictions and their inferences. Unset: there are none,
+    but a caller's traceparent is still passed to Triton. Needs the extra 'tracing'."""
     trace_fraction: float = Field(default=0.01, ge=0, le=1)
-    """Share of the predictions traced that come without a traceparent; the others are traced when
-    that says so."""
+    """Share of the predictions without a traceparent that are traced. With one, the traceparent
+    decides."""
 
     @property
     def triton_servers(self) -> dict[str, str | None]:
