@@ -107,11 +107,11 @@ class FeatureSpec:
     ] = DType.FP32
     """`number` is a 32-bit float, `double` a 64-bit one, `integer` a 64-bit integer."""
     nullable: StrictBool = False
-    """Whether values may be missing: in JSON they are sent as null, never left out."""
+    """Whether values may be missing. In JSON a missing value is null; it is never left out."""
     minimum: StrictFloat | None = None
-    """Least value that the blocking range check accepts, inclusive; numbers only."""
+    """Lowest value that the blocking range check accepts; numbers only."""
     maximum: StrictFloat | None = None
-    """Greatest value that the blocking range check accepts, inclusive; numbers only."""
+    """Highest value that the blocking range check accepts; numbers only."""
     source_column: SourceColumn = ""
     """The column's name in the source, where it differs."""
 
@@ -158,8 +158,8 @@ class JoinKey:
     ] = DType.INT64
     """Type of that column."""
     row_number: KeyName | None = None
-    """A name for the row's number, from 1, where the source has no such column and each row is
-    an entity of its own."""
+    """A name for the row number, from 1, when the source has no such column and each row is its own
+    entity."""
     source_column: SourceColumn = ""
     """The column's name in the source, where it differs."""
 

@@ -132,10 +132,10 @@ class ModelSpec:
 
     # In this order: the rule of a field sees those above it.
     model_name: Annotated[StrictStr, AfterValidator(_model_name)] = ""
-    """The name in MLflow and Triton: an ASCII letter, then letters, digits, underscores. By
-    default that of the folder."""
+    """The name in MLflow and Triton: an ASCII letter, then letters, digits, underscores; by default
+    the folder's name."""
     description: StrictStr = ""
-    """What it is for; shown on every asset."""
+    """What the model is for; shown on every asset."""
     owners: tuple[Owner, ...] = ("team:ml-platform",)
     """Email addresses, or `team:<name>`."""
     tags: dict[TagKey, TagValue] = field(default_factory=dict)
@@ -145,28 +145,28 @@ class ModelSpec:
     source: Source
     """Where the rows are."""
     join_key: JoinKey
-    """What names the entity of a row."""
+    """The key of a row's entity."""
     event_time: Annotated[EventTime | None, Field(validation_alias="event_timestamp")] = None
-    """When a row was true; leave it out where the source does not know."""
+    """The time at which a row was true; omit it where the source has none."""
     ttl: Annotated[Duration, Field(json_schema_extra={"default": "3650d"})] = DEFAULT_TTL
-    """Age after which the feature store's values count as expired; needs `event_timestamp`,
-    without which they never do."""
+    """Age at which values in the feature store expire; needs `event_timestamp`, without which they
+    never do."""
     target: Target
     """The column to predict."""
     features: Features
-    """The columns that the model reads, in order: a list of names or of `{name, ...}`, or a
-    mapping from name to type or options."""
+    """The columns that the model reads, in order: a list of names or of `{name, ...}`, or a mapping
+    from name to type or options."""
     candidates: Annotated[Candidates, Field(validate_default=True)] = ()
-    """What competes: a name, or a list of names, of `{estimator, grid}` and of `{function,
+    """The estimators that compete: a name, or a list of names, `{estimator, grid}` and `{function,
     grid}`; by default a linear model, a random forest and gradient boosting."""
     evaluation: Annotated[Evaluation, Field(validate_default=True)] = Evaluation()
-    """How candidates are compared and the best one is measured."""
+    """How candidates are compared, and how the best one is measured."""
     gates: Gates
-    """What keeps a version out of production."""
+    """The conditions for production."""
     serving: ServingSpec = ServingSpec()
     """How Triton runs the model."""
     automation: AutomationSpec = AutomationSpec()
-    """When the chain runs by itself."""
+    """When the chain runs automatically."""
     kubernetes: Kubernetes = Kubernetes()
     """How the steps run on Kubernetes."""
     code_version: Annotated[SkipJsonSchema[str], Field(validation_alias=LOADER_ONLY)] = "unknown"

@@ -53,16 +53,16 @@ class ServingSpec:
     """How Triton runs the model, and how many versions are kept."""
 
     max_batch_size: Annotated[StrictInt, Field(ge=1, le=MAX_BATCH_SIZE)] = MAX_BATCH_SIZE
-    """Maximum rows of one inference; the gateway takes no more in a request."""
+    """Maximum rows of one inference, and of one request to the gateway."""
     dynamic_batching: StrictBool = False
     """Let Triton combine requests."""
     instances: Annotated[StrictInt, Field(ge=1, le=MAX_INSTANCES)] = 1
-    """Copies of the model that run at once."""
+    """Copies of the model that run concurrently."""
     retention: Count = 2
-    """READY versions, production included; with 2 a rollback is instant."""
+    """READY versions to keep, production included; with 2 a rollback is instant."""
     keep_versions: Annotated[Count, Field(validate_default=True)] = 5
-    """Version directories kept on disk. What is READY, routed to or among the last of the ledger
-    stays anyway."""
+    """Version directories to keep on disk. Those that are READY, routed to, or among the last of
+    the ledger always stay."""
     warm_up_rows: Annotated[StrictInt, Field(ge=0)] = 16
     """Evaluation rows that a version answers before it is judged."""
 
@@ -102,21 +102,21 @@ Cron = Annotated[StrictStr, AfterValidator(_cron)]
 
 @dataclass(frozen=True, config=CONFIG)
 class AutomationSpec:
-    """When the chain runs by itself; by default never."""
+    """When the chain runs automatically; by default never."""
 
     schedule: Annotated[Cron, Field(examples=["0 3 * * *"])] | None = None
-    """Cron string: the whole chain. Starts stopped; switch it on in Dagster."""
+    """When to run the whole chain, as a cron string. Initially stopped; switch it on in Dagster."""
     drift_schedule: Annotated[Cron, Field(examples=["0 * * * *"])] | None = None
-    """Cron string: compare answered requests with the training set."""
+    """When to compare answered requests with the training set, as a cron string."""
     timezone: TimeZone = "UTC"
-    """Time zone of both schedules, as Europe/Zurich."""
+    """Time zone of both schedules, such as Europe/Zurich."""
     on_new_data: StrictBool = False
-    """The whole chain when the source's content has changed."""
+    """Run the whole chain when the source's content has changed."""
     on_drift: StrictBool = False
-    """The whole chain when a drift report warns and there is something new to train on; needs
+    """Run the whole chain when a drift report warns and there is something new to train on; needs
     `drift_schedule`."""
     freshness: Annotated[Duration, AfterValidator(_a_minute_at_least)] | None = None
-    """Maximum age of `features` before the UI calls the asset stale; a minute at least."""
+    """Age of `features` at which the UI calls the asset stale; at least a minute."""
 
     @field_validator("on_drift")
     @classmethod
@@ -148,7 +148,7 @@ class ComputeResources:
         ]
         | None
     ) = None
-    """Cores, or thousandths of them (500m)."""
+    """Cores, or thousandths of a core (500m)."""
     memory: (
         Annotated[
             StrictStr,
@@ -161,7 +161,7 @@ class ComputeResources:
         ]
         | None
     ) = None
-    """Memory with its unit; also the limit, beyond which a step is ended."""
+    """Memory with its unit; also the limit, above which a step is killed."""
 
 
 def _asset(name: str) -> str:
@@ -179,5 +179,5 @@ class Kubernetes:
         dict[Annotated[StrictStr, AfterValidator(_asset)], ComputeResources],
         Field(examples=[{"trained_model": {"cpu": "2", "memory": "4Gi"}}]),
     ] = field(default_factory=dict)
-    """Asset -> what the pods of its step and of its checks ask for; by default 250m and 1Gi, or
-    a core and 2Gi where all rows are in memory. Every step may use one core."""
+    """Asset -> what the pods of its step and checks request; by default 250m and 1Gi, or a core and
+    2Gi where all rows are in memory. Every step may use one core."""

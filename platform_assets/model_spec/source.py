@@ -86,17 +86,17 @@ class SqlQuery:
     """The rows of a query."""
 
     url: Annotated[StrictStr, Template, AfterValidator(_url)]
-    """SQLAlchemy's URL of the database. `${SOURCE_NAME}` stands for an environment variable,
-    which is the place for passwords (with `@ : /` as `%40 %3A %2F`)."""
+    """SQLAlchemy's URL of the database. Put passwords into an environment variable, written as
+    `${SOURCE_NAME}` (with `@ : /` as `%40 %3A %2F`)."""
     query: Query
-    """The SELECT whose columns are the model's, run exactly as written."""
+    """The SELECT that returns the model's columns, run exactly as written."""
     timeout: Annotated[Duration, Field(json_schema_extra={"default": "1h"})] = duration("1h")
-    """Time that reading all rows may take."""
+    """Time limit for reading all rows."""
     changed: Annotated[Query | None, Field(examples=["SELECT max(updated), count(*) FROM t"])] = (
         None
     )
-    """A cheap SELECT whose answer differs once the rows do. `on_new_data` runs it instead of
-    `query`, and reads the rows only when its answer has changed."""
+    """A cheap SELECT whose answer changes with the rows. `on_new_data` runs it instead of `query`,
+    and reads the rows only when the answer has changed."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -104,12 +104,11 @@ class Source:
     """Where the rows are; exactly one of `file`, `sql` and `dataset`."""
 
     file: Annotated[StrictStr, Template, AfterValidator(_file)] | None = None
-    """A CSV (also .csv.gz, .tsv) or Parquet file, a folder of them (also of Hive's partitions) or
-    a glob pattern, relative to the model file. `${SOURCE_NAME}` stands for an environment
-    variable; only names that begin with `SOURCE_` do."""
+    """A CSV (also .csv.gz, .tsv) or Parquet file, a folder of them (also Hive partitions) or a glob
+    pattern, relative to the model file. `${SOURCE_NAME}` stands for an environment variable; its
+    name must begin with `SOURCE_`."""
     separator: Annotated[StrictStr, Field(examples=[";"], min_length=1, max_length=1)] | None = None
-    """The separator of a CSV; by default the one of `,` `;` `|` and the tab that yields the
-    columns."""
+    """The separator of a CSV; by default the one of `,` `;` `|` and tab that yields the columns."""
     sql: SqlQuery | None = None
     """The rows of a query."""
     dataset: (
@@ -124,10 +123,10 @@ class Source:
         ]
         | None
     ) = None
-    """A data set that a package brings: `sklearn.<name>` or `vega.<name>`."""
+    """A data set from a package: `sklearn.<name>` or `vega.<name>`."""
     check_every: Duration | None = None
-    """How often the sensor of `on_new_data` looks at the source; by default every minute, a query
-    without `changed` every hour, or as often as `SENSOR_SECONDS` says."""
+    """How often the sensor of `on_new_data` checks the source; by default every `SENSOR_SECONDS` if
+    set, else every minute, or every hour for a query without `changed`."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -106,8 +106,8 @@ class CandidateSpec:
     """
 
     estimator: Annotated[StrictStr, _one_of({*CLASSIFIERS, *REGRESSORS})] | None = None
-    """A name of these: logistic_regression and linear_discriminant are for classes, ridge and
-    linear_regression for a regression, the others for both."""
+    """logistic_regression and linear_discriminant are for classes, ridge and linear_regression for
+    a regression, the others for both."""
     function: (
         Annotated[
             StrictStr,
@@ -135,10 +135,10 @@ class Evaluation:
     """How candidates are compared and the best one is measured."""
 
     metric: Annotated[StrictStr, _one_of(METRICS)] = ""
-    """balanced_accuracy by default, r2 for a regression; mean_absolute_error and
+    """By default balanced_accuracy, or r2 for a regression; mean_absolute_error and
     root_mean_squared_error are for a regression too, the others for classes."""
     folds: Annotated[StrictInt, Field(ge=2, le=100)] = 5
-    """Folds of the cross-validation; fewer are used where the data has fewer."""
+    """Folds of the cross-validation; fewer are used where the data allows only fewer."""
     fraction: Share = 0.2
     """Share of the data that is held out."""
     split: Split | None = None
@@ -152,26 +152,27 @@ class Evaluation:
 
 @dataclass(frozen=True, config=CONFIG)
 class Gates:
-    """What keeps a version out of production."""
+    """The conditions for production."""
 
     metric_floor: StrictFloat
-    """The worst value of the metric that passes: the least of a score, the most of an error."""
+    """The worst value of the metric that passes: the lowest score, or the highest error."""
     regression_tolerance: Annotated[StrictFloat, Field(ge=0)] = 0.02
-    """How much worse than production a version may be: of a score in its unit, of an error
-    (log_loss, mean_absolute_error, root_mean_squared_error) as a share of production's."""
+    """How much worse than production a version may be: in the unit of a score, or as a share of
+    production's error (log_loss, mean_absolute_error, root_mean_squared_error)."""
     confidence: Share = 0.95
     """Confidence of the intervals by which the floor and the comparison are judged."""
     min_rows: Count = 10
-    """Evaluation rows without which nothing counts as proven."""
+    """Minimum number of evaluation rows. With fewer, no version passes the floor, and a comparison
+    is inconclusive."""
     when_inconclusive: WhenInconclusive = WhenInconclusive.WARN
-    """What becomes of a version when the evaluation rows are too few to tell."""
+    """What happens to a version when there are too few evaluation rows to tell."""
     parity_tolerance: Positive = 1e-4
-    """Largest difference between scikit-learn and what is served: of a probability, or of a
-    prediction as a share of the standard deviation of all."""
+    """Largest difference between scikit-learn and the served version: of a probability, or of a
+    prediction as a share of the standard deviation of all predictions."""
     latency_ms: Positive = 200.0
     """Latency budget of a single row at the 99th percentile, in milliseconds."""
     allow_breaking: StrictBool = False
-    """Let a version through that breaks present clients. One that reads other columns or answers
-    other labels is then not compared with production."""
+    """Accept a version that breaks present clients. One that reads other columns or answers other
+    labels is then not compared with production."""
     drift_limit: Positive = 0.2
     """Population stability index above which a feature has drifted."""
