@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from platform_assets.export.inspection import sha256
-from platform_assets.export.runtime import model_inputs
+from platform_assets.export.runtime import answers_in, model_inputs
 from platform_assets.export.sandbox import run_sandboxed
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
@@ -142,7 +142,7 @@ def _record_evaluation(
     mlflow: MlflowResource,
 ) -> None:
     """Keep with the run what the graph answers for the rows, as training does for its own."""
-    labels = answers[signature.label_output].reshape(-1)
+    labels, probabilities = answers_in(answers, signature)
     mlflow.log_artifact_bytes(
         run_id,
         EVALUATION_ARTIFACT,
@@ -150,7 +150,7 @@ def _record_evaluation(
             evaluation.features,
             evaluation.label_true,
             labels.astype(evaluation.labels.dtype),
-            answers.get(signature.probabilities_output or ""),
+            probabilities,
             evaluation.groups,
         ),
     )

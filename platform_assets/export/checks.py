@@ -7,7 +7,7 @@ from platform_assets.export.equivalent_versions import latest_equivalent_version
 from platform_assets.export.inspection import sha256
 from platform_assets.export.parity_check import parity_check
 from platform_assets.export.records import OnnxModel, PackagedVersion
-from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.export.runtime import answers_in, model_inputs, run_graph
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.environment import ENVIRONMENT_TAG, differences
 from platform_assets.resources.failures import mlflow_failures
@@ -45,8 +45,7 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             "onnx_parity",
             onnx_model.registered.run_id,
             evaluation,
-            outputs[signature.label_output],
-            outputs.get(signature.probabilities_output or ""),
+            answers_in(outputs, signature),
             tolerance=spec.gates.parity_tolerance,
             mlflow=mlflow,
         )

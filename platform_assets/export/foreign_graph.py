@@ -21,7 +21,7 @@ from platform_assets.export.inspection import (
     parse_graph,
     parts,
 )
-from platform_assets.export.runtime import run_graph
+from platform_assets.export.runtime import answers_in, run_graph
 from platform_assets.export.triton_config import TensorSpec
 from serving_gateway.contract import Signature, feature_contract
 
@@ -68,9 +68,7 @@ def run_and_validate(
         raise InferenceFailed(f"its graph cannot answer the evaluation rows: {error}") from error
     named = (signature.label_output, signature.probabilities_output)
     answers = {name: outputs[name] for name in named if name is not None}
-    labels = answers[signature.label_output].reshape(-1)
-    rows = max(map(len, inputs.values()))
-    _require_answers(signature, labels, answers.get(signature.probabilities_output or ""), rows)
+    _require_answers(signature, *answers_in(answers, signature), max(map(len, inputs.values())))
     return answers
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-import numpy as np
 
 from platform_assets.export.parity import compare, differing_frame
+from platform_assets.export.runtime import ModelAnswers
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet
 
@@ -17,8 +17,7 @@ def parity_check(
     name: str,
     run_id: str,
     evaluation: EvaluationSet,
-    labels: np.ndarray[Any, Any],
-    probabilities: np.ndarray[Any, Any] | None,
+    answers: ModelAnswers,
     *,
     tolerance: float,
     mlflow: MlflowResource,
@@ -29,15 +28,13 @@ def parity_check(
     The rows that differ are kept as `parity/<name>.parquet` with the MLflow run `run_id`, which
     the evaluation set is of; `metadata` is shown beside the numbers.
     """
-    parity = compare(labels, probabilities, evaluation.labels, evaluation.probabilities, tolerance)
+    parity = compare(*answers, evaluation.labels, evaluation.probabilities, tolerance)
     shown = {**(metadata or {}), **parity.metadata()}
     if parity.holds:
         return dg.AssetCheckResult(passed=True, metadata=shown)
     artifact = f"parity/{name}.parquet"
     try:
-        mlflow.log_frame(
-            run_id, artifact, differing_frame(parity, evaluation, labels, probabilities)
-        )
+        mlflow.log_frame(run_id, artifact, differing_frame(parity, evaluation, *answers))
         shown["rows_kept"] = f"{artifact} of run {run_id}"
         shown["mlflow_run"] = dg.MetadataValue.url(mlflow.run_url(run_id))
     except RegistryError as error:

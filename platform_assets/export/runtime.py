@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE: Final = 10_000
 """What the runtime holds between two nodes grows with the rows, and is never given back."""
+
+
+ModelAnswers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
+"""Labels or predictions, shape (rows,), and probabilities, shape (rows, classes), if any."""
+
+
+def answers_in(outputs: Mapping[str, np.ndarray[Any, Any]], signature: Signature) -> ModelAnswers:
+    """Return what a model answered, out of its outputs by name."""
+    labels = outputs[signature.label_output].reshape(-1)
+    return labels, outputs.get(signature.probabilities_output or "")
 
 
 def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:

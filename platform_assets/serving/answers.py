@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from platform_assets.export.runtime import model_inputs
+from platform_assets.export.runtime import ModelAnswers, answers_in, model_inputs
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import (
     GatewayClientError,
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 256
 
-Answers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
-"""Labels or predictions, shape (rows,), and probabilities, shape (rows, classes), if any."""
-
 
 def ask_gateway(
     features: pd.DataFrame,
@@ -37,7 +34,7 @@ def ask_gateway(
     model_name: str,
     version: int,
     dtype: np.dtype[Any],
-) -> Answers:
+) -> ModelAnswers:
     """Ask any replica about rows in tensor form, as a client writes them; labels are of `dtype`.
 
     Raises:
@@ -97,7 +94,7 @@ def ask_triton(
     model_name: str,
     version: int,
     batch_rows: int = _BATCH_ROWS,
-) -> Answers:
+) -> ModelAnswers:
     """Ask Triton itself, by version, about rows in tensor form; errors are those of `infer`."""
     inputs = model_inputs(signature, features)
     outputs = [signature.label_output]
@@ -114,10 +111,7 @@ def ask_triton(
         for start in range(0, len(features), batch)
     ]
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
-    return (
-        joined[signature.label_output].reshape(-1),
-        joined.get(signature.probabilities_output or ""),
-    )
+    return answers_in(joined, signature)
 
 
 def warm_up(

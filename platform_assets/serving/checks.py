@@ -82,7 +82,7 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             registered = mlflow.version(spec.model_name, gateway_reload.version)
             evaluation = mlflow.evaluation_set(gateway_reload.run_id)
         try:
-            labels, probabilities = ask_gateway(
+            answers = ask_gateway(
                 evaluation.features,
                 registered.signature,
                 gateway,
@@ -98,8 +98,7 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             "predict_parity",
             gateway_reload.run_id,
             evaluation,
-            labels,
-            probabilities,
+            answers,
             tolerance=spec.gates.parity_tolerance,
             mlflow=mlflow,
         )

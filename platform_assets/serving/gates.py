@@ -152,13 +152,12 @@ def triton_parity(candidate: LoadedVersion) -> dg.AssetCheckResult:
         return _refused(
             candidate.identity, f"version {candidate.state.version} did not answer: {error}"
         )
-    for labels, probabilities in answers:
+    for answer in answers:
         verdict = parity_check(
             "triton_parity",
             candidate.state.run_id,
             candidate.evaluation,
-            labels,
-            probabilities,
+            answer,
             tolerance=candidate.spec.gates.parity_tolerance,
             mlflow=candidate.mlflow,
             metadata={**candidate.identity, "servers": len(answers)},

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from platform_assets.export.runtime import model_inputs
+from platform_assets.export.runtime import ModelAnswers, answers_in, model_inputs
 from platform_assets.export.sandbox import run_sandboxed
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
@@ -16,7 +16,7 @@ from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.triton import TritonResource
-from platform_assets.serving.answers import Answers, ask_triton
+from platform_assets.serving.answers import ask_triton
 from platform_assets.serving.ledger import best_version
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.records import ServingState
@@ -59,7 +59,7 @@ class LoadedVersion:
         return self.mlflow.evaluation_set(self.state.run_id)
 
     @cached_property
-    def answers(self) -> list[Answers]:
+    def answers(self) -> list[ModelAnswers]:
         """What it answers for the evaluation rows, by each Triton server."""
         return self.triton.everywhere(
             lambda endpoint: ask_triton(
@@ -107,7 +107,7 @@ class LoadedVersion:
             return False
         return len(digests) == 1
 
-    def ask(self, other: RegisteredVersion) -> Answers:
+    def ask(self, other: RegisteredVersion) -> ModelAnswers:
         """What another version answers for the evaluation rows.
 
         Of Triton where it is READY, else of its graph on disk, in a process with bounds.
@@ -129,10 +129,7 @@ class LoadedVersion:
         self.repository.verify(name, other.version)
         graph = (self.repository.path(name, other.version) / MODEL_FILE).read_bytes()
         outputs = run_sandboxed(graph, signature, model_inputs(signature, self.evaluation.features))
-        return (
-            outputs[signature.label_output].reshape(-1),
-            outputs.get(signature.probabilities_output or ""),
-        )
+        return answers_in(outputs, signature)
 
     def recorded(self, version: int) -> RegisteredVersion:
         """What is recorded of another version: by MLflow or, when it was deleted there, on disk.

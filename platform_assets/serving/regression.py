@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from platform_assets.export.foreign_graph import InvalidGraph
+from platform_assets.export.runtime import ModelAnswers
 from platform_assets.model_spec import Gates, WhenInconclusive
 from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonError
-from platform_assets.serving.answers import Answers
 from platform_assets.serving.comparison import Comparison, Verdict, compare
 from platform_assets.serving.compatibility import align_probabilities, comparison_obstacle
 from platform_assets.serving.ledger import BEST_VERSION
@@ -26,8 +26,7 @@ from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnkn
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.serving.promotion import COMPARISON, OWN_METRIC
 from platform_assets.training.floor import describe_metric, estimate_metric, judge_floor
-from platform_assets.training.metrics import METRICS
-from platform_assets.training.metrics import Answers as Measured
+from platform_assets.training.metrics import METRICS, Answers
 from platform_assets.training.splits import held_out_by
 
 
@@ -90,7 +89,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
 
 def _against_others(
     candidate: LoadedVersion,
-    answers: Measured,
+    answers: Answers,
     config: RegressionConfig,
     doubt: str,
     metadata: dict[str, Any],
@@ -166,7 +165,7 @@ class _Reference:
 
 
 def _compared(
-    candidate: LoadedVersion, answers: Measured, version: int, config: RegressionConfig
+    candidate: LoadedVersion, answers: Answers, version: int, config: RegressionConfig
 ) -> _Reference:
     """Compare the candidate's answers with those of another version, on rows new to both.
 
@@ -193,10 +192,10 @@ def _compared(
     return _Reference(version, result, count, chosen_by, verdict)
 
 
-def _measured(candidate: LoadedVersion, answers: Answers) -> Measured:
+def _measured(candidate: LoadedVersion, answers: ModelAnswers) -> Answers:
     labels, probabilities = answers
     classes = candidate.registered.signature.classes
-    return Measured(candidate.evaluation.label_true, labels, probabilities, classes)
+    return Answers(candidate.evaluation.label_true, labels, probabilities, classes)
 
 
 def _unseen_rows(
@@ -219,7 +218,7 @@ def _unseen_rows(
     return rows, "rows that neither version was trained on"
 
 
-def _answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Measured:
+def _answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
     """What another version answers for the evaluation rows, by the candidate's classes.
 
     Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError
 from platform_assets.export.parity import compare
-from platform_assets.export.runtime import model_inputs, run_graph
+from platform_assets.export.runtime import answers_in, model_inputs, run_graph
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.metrics import Answers
@@ -104,8 +104,7 @@ def _require_parity(
     except Exception as exc:
         raise CandidateError(f"{one.where}: ONNX Runtime cannot run {one.name}: {exc}") from exc
     parity = compare(
-        outputs[signature.label_output],
-        outputs.get(signature.probabilities_output or ""),
+        *answers_in(outputs, signature),
         expected.labels,
         expected.probabilities,
         spec.gates.parity_tolerance,

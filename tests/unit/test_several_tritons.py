@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from platform_assets.export.runtime import ModelAnswers
 from platform_assets.resources import triton as resource_module
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
@@ -24,7 +25,6 @@ from platform_assets.resources.triton_api import (
 )
 from platform_assets.serving import latency
 from platform_assets.serving import loaded_version as candidate_module
-from platform_assets.serving.answers import Answers
 from platform_assets.serving.gates import triton_parity, triton_ready
 from platform_assets.serving.latency import Latencies
 from platform_assets.serving.loaded_version import LoadedVersion
@@ -218,7 +218,7 @@ def test_every_server_has_to_answer_as_scikit_learn_does(
 ) -> None:
     def ask(
         rows: object, signature: object, endpoint: TritonEndpoint, **version: object
-    ) -> Answers:
+    ) -> ModelAnswers:
         return np.array([2, 2] if endpoint.url == otherwise else [0, 1]), np.eye(3)[:2]
 
     monkeypatch.setattr(candidate_module, "ask_triton", ask)
