@@ -22,13 +22,9 @@ _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
 """Steps that ask servers and move files; the most of it are the imports."""
 _HEAVY: Final = ComputeResources(cpu="1", memory="2Gi")
 """Steps that hold all rows in memory."""
-_DEFAULTS: Final = {
-    "features": _HEAVY,
-    "online_features": _HEAVY,
-    "trained_model": _HEAVY,
-    "onnx_model": _HEAVY,
-    "drift_report": _HEAVY,
-}
+_DEFAULTS: Final = dict.fromkeys(
+    ("features", "online_features", "trained_model", "onnx_model", "drift_report"), _HEAVY
+)
 _LEAST_CPU_LIMIT: Final = 1000
 """Thousandths of a core that every step may use: with less the imports alone take a minute."""
 

@@ -135,14 +135,8 @@ class Source:
             found = f"has {' and '.join(given)}" if given else "is empty"
             raise ValueError(f"{found}: give exactly one of file, sql and dataset")
         if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
-            reject(
-                [
-                    (
-                        ("separator",),
-                        "is that of a file, and neither a quotation mark nor a line's end",
-                    )
-                ]
-            )
+            message = "is that of a file, and neither a quotation mark nor a line's end"
+            reject([(("separator",), message)])
         return self
 
     @property

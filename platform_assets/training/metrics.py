@@ -86,13 +86,6 @@ def codes(labels: NDArray[Any] | Sequence[Any], classes: Sequence[Any]) -> NDArr
     return np.asarray(known.get_indexer(asked), dtype=np.int64)
 
 
-def _recalls(answers: Answers) -> NDArray[np.float64]:
-    import numpy as np
-
-    true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
-    return np.array([(got[true == one] == one).mean() for one in np.unique(true)])
-
-
 def _share_of_a_row(answers: Answers) -> NDArray[np.float64]:
     import numpy as np
 
@@ -111,7 +104,10 @@ def _accuracy(answers: Answers) -> float:
 
 
 def _balanced_accuracy(answers: Answers) -> float:
-    return float(_recalls(answers).mean())
+    import numpy as np
+
+    true, got = codes(answers.label_true, answers.classes), codes(answers.labels, answers.classes)
+    return float(np.mean([(got[true == one] == one).mean() for one in np.unique(true)]))
 
 
 def _f1_macro(answers: Answers) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.training.metrics import METRICS, Answers, metrics_of, scores
+from platform_assets.training.metrics import METRICS, Answers, codes, metrics_of, scores
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import Fold
@@ -51,8 +51,6 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
 
 def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Answers:
     """Return what a fitted pipeline answers for rows; a class that it never saw has 0."""
-    from platform_assets.training.metrics import codes
-
     labels = np.asarray(pipeline.predict(rows.features))
     if spec.task is Task.REGRESSION:
         return Answers(rows.labels, labels.astype(np.float64).reshape(-1))
@@ -138,7 +136,5 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
 
 
 def _not_in(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
-    from platform_assets.training.metrics import codes
-
     seen: NDArray[np.int64] = np.unique(codes(labels, classes)) if classes else np.array([], int)
     return tuple(one for number, one in enumerate(classes) if number not in seen)

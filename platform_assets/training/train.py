@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.environment import source_tags
-from platform_assets.resources.records import Estimate, TrainedModel
+from platform_assets.resources.records import TrainedModel
 from platform_assets.training.candidates import Candidate, build, expand, parameters
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
@@ -104,7 +104,12 @@ def train(
         code_version=spec.code_version,
         dagster_run_id=owner,
         evaluation_rows=len(evaluation),
-        metric=_metric(evaluated, evaluation, spec),
+        metric=estimate_metric(
+            METRICS[spec.evaluation.metric],
+            evaluated.answers,
+            evaluation.groups,
+            spec.gates.confidence,
+        ),
         split=split,
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
@@ -211,8 +216,3 @@ def _pictures(
         "curves": curves_picture(answers, names),
         **common,
     }
-
-
-def _metric(evaluated: Evaluated, rows: Rows, spec: ModelSpec) -> Estimate:
-    metric = METRICS[spec.evaluation.metric]
-    return estimate_metric(metric, evaluated.answers, rows.groups, spec.gates.confidence)
