@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from platform_assets.components.scaffold.profile import ScaffoldError
 from platform_assets.model_spec import CandidateSpec, Evaluation, Label, ModelSpec, Split, Task
@@ -16,9 +16,6 @@ from platform_assets.training.preprocessing import Texts, pipeline
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
 from platform_assets.training.splits import folds, split_evaluation
-
-if TYPE_CHECKING:
-    pass
 
 _SIMPLE: Final = 2
 """Estimators that are tried: the first ones of the task."""
@@ -91,8 +88,7 @@ def _evaluations(spec: ModelSpec) -> Iterator[Evaluation]:
 def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Baseline:
     """Return a floor between a constant answer and the better one of two simple models.
 
-    Raises:
-        ScaffoldError: neither model is better than the constant answer.
+    ScaffoldError where neither is better than the constant answer.
     """
     some = _sample(training)
     metric = METRICS[spec.evaluation.metric]

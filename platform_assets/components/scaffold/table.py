@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.components.scaffold.profile import (
@@ -78,10 +77,14 @@ class _Table:
         counts = Counter(self._headers)
         single = [n for n, header in enumerate(self._headers) if header and counts[header] == 1]
         columns = [
-            _column(self._headers[place], self._types[place], rows, place, *counted)
+            ColumnProfile(
+                *(self._headers[place], place + 1, self._types[place], rows, texts, values),
+                {one.name: count for one, count in zip(TYPES, wrong, strict=True)},
+                *counted,
+            )
             for type_ in dict.fromkeys(self._types[place] for place in single)
             for places in _parts([n for n in single if self._types[n] == type_], rows)
-            for place, *counted in self._asked(_counting(places, type_))
+            for place, texts, values, wrong, *counted in self._asked(_counting(places, type_))
         ]
         return TableProfile(
             rows,
@@ -108,7 +111,7 @@ def _parts(places: Sequence[int], rows: int) -> Iterator[Sequence[int]]:
 
 
 def _counting(places: Sequence[int], type_: str) -> str:
-    """SQL that counts the cells of columns of one type: one row for each of them.
+    """SQL that counts the cells of columns of one type: a row of `ColumnProfile` for each.
 
     The columns are laid below each other, for a rule costs more to compile than to apply.
     """
@@ -134,31 +137,3 @@ def _counting(places: Sequence[int], type_: str) -> str:
           FROM (SELECT unnest([{", ".join(map(str, places))}]) AS place,
             unnest([{", ".join(f"c{place}" for place in places)}]) AS v FROM cells))
         GROUP BY place"""
-
-
-def _column(
-    header: str,
-    type_: str,
-    rows: int,
-    place: int,
-    texts: int,
-    values: int,
-    wrong: Sequence[int],
-    distinct: int,
-    distinct_integers: int,
-    least: float | None,
-    greatest: float | None,
-    decimals: int,
-    zero_led: int,
-    lossy: int,
-    infinite: int,
-    earliest: datetime | None,
-    latest: datetime | None,
-    local_times: int,
-) -> ColumnProfile:
-    return ColumnProfile(
-        header, place + 1, type_, rows, texts, values,
-        {one.name: count for one, count in zip(TYPES, wrong, strict=True)},
-        distinct, distinct_integers, least, greatest, decimals, zero_led, lossy, infinite,
-        earliest, latest, local_times,
-    )  # fmt: skip
