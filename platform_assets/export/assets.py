@@ -25,7 +25,7 @@ from platform_assets.export.triton_config import (
     to_text,
 )
 from platform_assets.model_spec import MAX_INSTANCES, ModelSpec
-from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.model_repository import (
@@ -95,8 +95,8 @@ def _adopted(
     what = f"version {version} was not taken"
     todo = "register a version whose graph is as that reason wants it, or change the model file."
     with (
-        failing(what, todo, AdoptionError, InvalidGraph),
-        failing(what, "mend what MLflow says, then run this again.", RegistryError),
+        as_failure(what, todo, AdoptionError, InvalidGraph),
+        as_failure(what, "mend what MLflow says, then run this again.", RegistryError),
     ):
         registered, graph = adopt(spec, version, mlflow, ONNX_ARTIFACT)
     return _described(registered, graph, inspect_graph(graph), mlflow, evaluated_on=_EVALUATED_ON)
@@ -112,7 +112,7 @@ def _exported(
             f"{registered.version} is of run {registered.run_id}",
             "materialize registered_model, then onnx_model.",
         )
-    with failing("the model was not exported", "see the reason above.", ExportError):
+    with as_failure("the model was not exported", "see the reason above.", ExportError):
         graph = export(trained_model.estimator, registered.signature, registered.model_name)
         summary = inspect_graph(graph)
     _record_graph(registered, graph, mlflow)
@@ -148,7 +148,9 @@ def _described(
 
 def _record_graph(registered: RegisteredVersion, graph: bytes, mlflow: MlflowResource) -> None:
     name, version, digest = registered.model_name, registered.version, sha256(graph)
-    with failing(f"the graph of version {version} was not recorded", _MLFLOW_BACK, RegistryError):
+    with as_failure(
+        f"the graph of version {version} was not recorded", _MLFLOW_BACK, RegistryError
+    ):
         recorded = mlflow.version_tags(name, version).get(ONNX_DIGEST_TAG)
         if recorded not in (None, digest):
             raise failure(
@@ -246,10 +248,10 @@ def _packaged(
     room = f"make room there and let this user write to it, {again}"
     anew = "train a new version, or move that directory away if no Triton serves it."
     with (
-        failing(what, f"mend the cause, {again}", ExportError, ConfigError, RepositoryError),
-        failing(what, room, RepositoryNotWritable),
-        failing(what, anew, VersionConflict),
-        failing(what, _MLFLOW_BACK, RegistryError),
+        as_failure(what, f"mend the cause, {again}", ExportError, ConfigError, RepositoryError),
+        as_failure(what, room, RepositoryNotWritable),
+        as_failure(what, anew, VersionConflict),
+        as_failure(what, _MLFLOW_BACK, RegistryError),
     ):
         options = replace(options, on_gpu=instances_on_gpu(os.environ))
         graph = mlflow.artifact_bytes(run_id, ONNX_ARTIFACT)

@@ -14,7 +14,7 @@ from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failing, failure, feast_failures
+from platform_assets.resources.failures import as_failure, failure, feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.source import SourceResource
 
@@ -65,7 +65,9 @@ def _features(spec: ModelSpec) -> dg.AssetsDefinition:
         except SourceError as exc:
             raise failure(str(exc), exc.todo, metadata={"model": spec.model_name}) from exc
         todo = "make room there and let this user write to it, then run again"
-        with failing(f"the feature files cannot be written below {feast.data_dir}", todo, OSError):
+        with as_failure(
+            f"the feature files cannot be written below {feast.data_dir}", todo, OSError
+        ):
             data = write_feature_data(table, spec, feast.data_dir, context.log.info)
         context.log_event(source_observation(spec, data.fingerprint))
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
@@ -104,7 +106,7 @@ def _online_features(spec: ModelSpec) -> dg.AssetsDefinition:
         from platform_assets.features.newest import time_span
 
         started = time.monotonic()
-        with failing("", "materialize features again, then this asset", StaleDataError):
+        with as_failure("", "materialize features again, then this asset", StaleDataError):
             check_current(features)
         with feast_failures():
             feast.apply(feast_definitions(spec, feast.data_dir))

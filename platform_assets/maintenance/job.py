@@ -14,7 +14,7 @@ from platform_assets.maintenance.limits import Limits
 from platform_assets.maintenance.usage import Servers
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.drift_reports import DriftReports
-from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource
@@ -94,5 +94,5 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
 
 
 def _limits() -> Limits:
-    with failing("nothing was deleted", "correct that variable", ValueError):
+    with as_failure("nothing was deleted", "correct that variable", ValueError):
         return Limits.from_environment(os.environ)

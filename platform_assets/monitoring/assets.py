@@ -17,7 +17,7 @@ from platform_assets.monitoring.reference import reference_features, reference_p
 from platform_assets.monitoring.stability import ComparedRows
 from platform_assets.resources import plots
 from platform_assets.resources.drift_reports import DriftReports
-from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
@@ -61,7 +61,7 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     @dg.asset(
         **spec.asset("drift_report"),
         kinds={"parquet"},
-        deps=[production_key(spec)],
+        deps=[spec.key("gateway_reload")],
         description=(
             "The answers that the gateway sampled of the version in production, held against "
             "the rows that it was trained on, which its run keeps: population stability by "
@@ -83,7 +83,7 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                 "take a version to production, or name one as `version` in the configuration",
             )
         window = _window(samples, spec, version, config)
-        with failing(
+        with as_failure(
             f"what version {version} was trained on cannot be fetched",
             "bring MLflow back (see `make status`), then materialize this asset again",
             MlflowUnavailable,
@@ -96,11 +96,6 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     return [drift_report]
 
 
-def production_key(spec: ModelSpec) -> dg.AssetKey:
-    """Key of the asset whose newest materialization names the version in production."""
-    return dg.AssetKey([spec.model_name, "gateway_reload"])
-
-
 def production_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
     """Return the version of the newest switch; None when there never was one."""
     # Not the newest materialization: a missed switch is entered after those that followed it.
@@ -110,7 +105,7 @@ def production_version(instance: dg.DagsterInstance, spec: ModelSpec) -> int | N
 
 def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: DriftConfig) -> Samples:
     todo = "look at that folder and remove the files that other programs or older gateways wrote"
-    with failing("", todo, SamplesError):
+    with as_failure("", todo, SamplesError):
         return samples.window(
             spec.model_name,
             version,
@@ -164,7 +159,7 @@ def _published(
     picture = plots.data_url(drift_picture(report)) if report.columns else None
     page = drift_page(report, facts, picture)
     todo = "make room there and let this user write to it, then run again"
-    with failing(f"the report cannot be written below {folder.root}", todo, OSError):
+    with as_failure(f"the report cannot be written below {folder.root}", todo, OSError):
         path = folder.write(report.model_name, context.run.run_id, page)
     logged = _log_with_run(mlflow, run_id, page)
     shown = {"picture": dg.MetadataValue.md(f"![drift]({picture})")} if picture else {}

@@ -83,7 +83,7 @@ def request_retry(cause: Exception) -> None:
 
 
 @contextmanager
-def failing(
+def as_failure(
     what: str, todo: str, *errors: type[Exception], still_true: str = STILL_TRUE
 ) -> Iterator[None]:
     """Turn `errors` in the block into the failure of a step, which says `what` did not happen.

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from platform_assets.export.records import PackagedVersion
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failing
+from platform_assets.resources.failures import as_failure
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.metadata import listed
@@ -79,7 +79,7 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
         # A candidate that fails is recorded; a Triton that is down fails the step.
         hold(LEASE, spec.model_name, context)
         began = time.monotonic()
-        with failing(
+        with as_failure(
             f"version {triton_model_entry.version} was not loaded",
             "bring Triton back (`make status` tells), then retry this run from here.",
             TritonError,
@@ -244,7 +244,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
         gateway_reload: Promotion,
     ) -> dg.MaterializeResult[str]:
         hold(LEASE, spec.model_name, context)
-        with failing(
+        with as_failure(
             "the proof could not be collected",
             "materialize serving_proof again when the server named above answers.",
             *(TritonError, GatewayClientError, RegistryError),
@@ -258,7 +258,7 @@ def _serving_proof(spec: ModelSpec) -> dg.AssetsDefinition:
                 gateway=gateway,
                 mlflow=mlflow,
             )
-        with failing(
+        with as_failure(
             f"the proof cannot be written below {proof_folder.root}",
             "make room there and let this user write to it, then materialize serving_proof again.",
             OSError,

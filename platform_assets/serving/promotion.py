@@ -11,7 +11,7 @@ import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_versions
 from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
@@ -58,7 +58,7 @@ def require_ready(state: ServingState, triton: TritonResource) -> None:
         dagster.Failure: it is not, or Triton does not answer.
     """
     name, version = state.model_name, state.version
-    with failing(
+    with as_failure(
         f"production was not switched to version {version}, since Triton cannot be asked",
         "bring Triton back (`make status` tells), then materialize gateway_reload again.",
         TritonError,
@@ -85,7 +85,8 @@ def require_gates_passed(
     open_gates = {
         gate: "did not run on this load" if evaluation is None else "failed"
         for gate, evaluation in verdicts.items()
-        if evaluation is None or _blocks(evaluation)
+        if evaluation is None
+        or (not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR)
     }
     if open_gates:
         raise failure(
@@ -95,10 +96,6 @@ def require_gates_passed(
             "materialize triton_serving_state with its checks and read what they say.",
         )
     return {gate: found for gate, found in verdicts.items() if found is not None}
-
-
-def _blocks(evaluation: dg.AssetCheckEvaluation) -> bool:
-    return not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
 
 
 def _evaluation(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
 from platform_assets.resources.metadata import listed
 from platform_assets.resources.mlflow import MlflowResource
@@ -168,7 +168,7 @@ def _make_ready(
     repository: ModelRepository,
     context: dg.OpExecutionContext,
 ) -> None:
-    with failing(
+    with as_failure(
         f"nothing was rolled back: version {version} of {name} cannot be served",
         "name another version, or run the chain to make a new one.",
         *(TritonError, RepositoryError, ConfigError),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from platform_assets.resources.failures import failing, failure
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, VariantPinned
 from serving_gateway.contract import ReloadRequest, ReloadResponse, RollbackRequest
 
@@ -41,8 +41,8 @@ def reload(
     what = f"production was not confirmed on version {request.version}"
     unpin = "launch gateway_reload with unpin: true in its configuration if the pin is over."
     with (
-        failing(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES),
-        failing(what, unpin, VariantPinned, still_true=_EACH_SERVES),
+        as_failure(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES),
+        as_failure(what, unpin, VariantPinned, still_true=_EACH_SERVES),
     ):
         return gateway.reload(model_name, variant, request)
 
@@ -52,7 +52,7 @@ def roll_back(
 ) -> ReloadResponse:
     """Move a variant back to the version that `request` names, and pin it there; fails alike."""
     what = f"variant {variant} was not rolled back to version {request.version}"
-    with failing(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES):
+    with as_failure(what, _LOOK.format(model_name), GatewayClientError, still_true=_EACH_SERVES):
         return gateway.rollback(model_name, variant, request)
 
 
@@ -68,7 +68,7 @@ def wait_for_replicas(
     Raises:
         dagster.Failure: some did not within `timeout_s` seconds.
     """
-    with failing(
+    with as_failure(
         f"the routing record names version {answer.version}, but not every replica could be asked",
         "bring that replica back or take its address out of GATEWAY_URLS, then run this again.",
         GatewayClientError,

@@ -10,7 +10,7 @@ from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.environment import numeric_environment
-from platform_assets.resources.failures import failing, feast_failures, mlflow_failures
+from platform_assets.resources.failures import as_failure, feast_failures, mlflow_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.metadata import picture, table
 from platform_assets.resources.mlflow import MlflowResource
@@ -65,7 +65,7 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
             todo = (
                 "correct the model file (or add rows to the source), then run again from features"
             )
-            with failing("", todo, TrainingError):
+            with as_failure("", todo, TrainingError):
                 trained = train(
                     rows.pop(),
                     online_features,
@@ -92,8 +92,8 @@ def _rows(feast: FeastResource, features: FeatureData, spec: ModelSpec) -> Rows:
     from platform_assets.training.frame import training_rows
 
     with (
-        failing("", "run again from features", StaleDataError),
-        failing(
+        as_failure("", "run again from features", StaleDataError),
+        as_failure(
             "", "correct the source or the model file, then run again from features", TrainingError
         ),
         feast_failures(),

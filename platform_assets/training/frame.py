@@ -164,17 +164,14 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
 
 def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
     if not spec.join_key.from_row_number:
-        return _ids(frame[spec.join_key.name], spec)
+        ids = frame[spec.join_key.name]
+        return _whole(ids) if spec.join_key.dtype is DType.INT64 else np.asarray(ids, object)
     import pandas as pd
 
     # A row that is inserted renumbers those behind it. What a row says stays, and equal rows
     # belong on one side of a split anyway.
     content = frame[[*spec.feature_names, spec.target.name]]
     return pd.util.hash_pandas_object(content, index=False).to_numpy().astype(np.int64)
-
-
-def _ids(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
-    return _whole(column) if spec.join_key.dtype is DType.INT64 else np.asarray(column, object)
 
 
 def _utc(column: pd.Series[Any]) -> NDArray[np.datetime64]:
