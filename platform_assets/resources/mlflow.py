@@ -29,6 +29,7 @@ from platform_assets.resources.mlflow_client import (
     open_client,
     probe,
     translated,
+    unless_created,
     wait_out,
 )
 from platform_assets.resources.mlflow_models import add_onnx_flavor
@@ -74,7 +75,6 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     tracking_uri: str = Field(description="Address of the MLflow server, as steps reach it.")
     ui_url: str = Field(default="", description="Address for people's browsers; default: same.")
-    experiment: str = Field(default="", description="Experiment name; default: the model's name.")
     patience_s: float = Field(
         default=PATIENCE, ge=0, description="Seconds that an open run waits for a server away."
     )
@@ -157,23 +157,14 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         return closed
 
     def _experiment_id(self, model_name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self.experiment or model_name
-        with self._asking(f"open experiment {name}") as client:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                try:
-                    return str(client.create_experiment(name))
-                except MlflowException as exc:
-                    if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-                        raise
-                    # Another process created it meanwhile.
-                    found = client.get_experiment_by_name(name)
+        with self._asking(f"open experiment {model_name}") as client:
+            if client.get_experiment_by_name(model_name) is None:
+                with unless_created():
+                    client.create_experiment(model_name)
+            found = client.get_experiment_by_name(model_name)
             if found.lifecycle_stage == "deleted":
                 raise RegistryError(
-                    f"MLflow experiment {name} was deleted: restore it in MLflow, or name "
-                    "another experiment"
+                    f"MLflow experiment {model_name} was deleted: restore it in MLflow"
                 )
         return str(found.experiment_id)
 
@@ -187,7 +178,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         began = f"attributes.start_time < {int(before.timestamp() * 1000)}"
         wanted = f"{began} and tags.`{MODEL_TAG}` = '{model_name}'"
         with self._asking(f"list the runs of {model_name}") as client:
-            found = client.get_experiment_by_name(self.experiment or model_name)
+            found = client.get_experiment_by_name(model_name)
             if found is None:
                 return []
             ids = [str(found.experiment_id)]
@@ -260,7 +251,8 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         if existing is not None:
             return existing
         source = self._model_uri(run_id)
-        self._ensure_model(model_name, model_description)
+        with self._asking(f"create the registered model {model_name}") as client, unless_created():
+            client.create_registered_model(model_name, description=model_description)
         tags = {
             RUN_ID_TAG: run_id,
             DATA_FINGERPRINT_TAG: trained.data_fingerprint,
@@ -310,16 +302,6 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
                 f"run {run_id} has no {MODEL_URI_TAG} tag, so it kept no model: train again"
             )
         return uri
-
-    def _ensure_model(self, model_name: str, description: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        with self._asking(f"create the registered model {model_name}") as client:
-            try:
-                client.create_registered_model(model_name, description=description)
-            except MlflowException as exc:
-                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
 
     def version_of_run(self, model_name: str, run_id: str) -> RegisteredVersion | None:
         """Return the lowest version registered for a run, or None."""

@@ -149,6 +149,18 @@ def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
             return found
 
 
+@contextmanager
+def unless_created() -> Iterator[None]:
+    """Create something in MLflow, unless another process has done it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def artifacts_at(location: str, client: Any) -> Any:
     """Return MLflow's own access to the artifacts at an address, such as `runs:/<run_id>`."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
