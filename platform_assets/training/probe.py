@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError
 from platform_assets.export.parity import compare
 from platform_assets.export.runtime import answers_in, model_inputs, run_graph
+from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.metrics import Answers
@@ -31,7 +32,7 @@ def probe(
     rows: Rows,
     spec: ModelSpec,
     classes: tuple[Label, ...],
-    say: Callable[[str], object],
+    say: Log,
 ) -> None:
     """Fit and export every candidate on a few rows, and let the graph answer them.
 
@@ -78,9 +79,7 @@ def _shrink(model: Any) -> None:
             model.set_params(**{name: _FEW})
 
 
-def _fitted(
-    pipeline: Any, sample: Rows, one: Candidate, say: Callable[[str], object]
-) -> Any | None:
+def _fitted(pipeline: Any, sample: Rows, one: Candidate, say: Log) -> Any | None:
     from sklearn.utils._param_validation import InvalidParameterError
 
     try:

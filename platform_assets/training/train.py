@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.environment import source_tags
 from platform_assets.resources.records import TrainedModel
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from platform_assets.resources.mlflow_runs import RunLog
 
 EVALUATION_PICTURE: Final = "evaluation"
-_SAID_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def train(
     mlflow: MlflowResource,
     *,
     owner: str,
-    say: Callable[[str], object],
+    say: Log,
 ) -> Trained:
     """Cross-validate the candidates, refit the best, evaluate it, log everything.
 
@@ -125,7 +126,7 @@ def _fit_best(
     evaluation: Rows,
     spec: ModelSpec,
     classes: tuple[Label, ...],
-    say: Callable[[str], object],
+    say: Log,
 ) -> FittedModel:
     """Fit the best of the candidates to all training rows, and evaluate it."""
     best = best_candidate(results, spec)
@@ -146,7 +147,7 @@ def _compete(
     mlflow: MlflowResource,
     parent: RunLog,
     tags: Mapping[str, str],
-    say: Callable[[str], object],
+    say: Log,
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Return the scores of the candidates, and why others have none: their run has FAILED."""
     results: dict[str, dict[str, float]] = {}
@@ -158,8 +159,8 @@ def _compete(
         try:
             with mlflow.run(spec.model_name, one.name, parent=parent, tags=tags) as run:
                 pipeline = build(one, spec)
-                said = _Folds(one.name, len(dealt), say)
-                scores, notes = cross_validate(pipeline, rows, dealt, spec, classes, said.done)
+                fold_done = partial(Progress(say).at, one.name, of=len(dealt), what="folds")
+                scores, notes = cross_validate(pipeline, rows, dealt, spec, classes, fold_done)
                 run.record(params={"candidate": one.name, **parameters(pipeline)}, metrics=scores)
         except TrainingError as error:
             failed[one.name] = str(error)
@@ -177,20 +178,7 @@ def _compete(
     return results, failed
 
 
-class _Folds:
-    """Says every few seconds how many folds of a candidate are done."""
-
-    def __init__(self, name: str, of: int, say: Callable[[str], object]) -> None:
-        self._name, self._of, self._say = name, of, say
-        self._said = time.monotonic()
-
-    def done(self, number: int) -> None:
-        if time.monotonic() - self._said >= _SAID_EVERY_S and number < self._of:
-            self._said = time.monotonic()
-            self._say(f"{self._name}: {number} of {self._of} folds")
-
-
-def _warn(name: str, notes: Sequence[str], say: Callable[[str], object]) -> None:
+def _warn(name: str, notes: Sequence[str], say: Log) -> None:
     for note in notes:
         say(f"{name} warned: {note}")
 

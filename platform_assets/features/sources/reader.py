@@ -15,7 +15,8 @@ from platform_assets.resources.source import ColumnsError, SourceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Log = Callable[[str], None]
+Log = Callable[[str], object]
+"""Takes a line of text."""
 SHOWN_PROBLEMS: Final = 10
 _EVERY_S: Final = 3.0
 
@@ -60,14 +61,14 @@ class Progress:
         self._log, self._every_s = log, every_s
         self._said = time.monotonic()
 
-    def at(self, doing: str, done: int, of: int | None = None) -> None:
-        """Note that `done` rows are done; logged when it is time."""
+    def at(self, doing: str, done: int, of: int | None = None, what: str = "rows") -> None:
+        """Note that so many rows, or of `what` it is, are done; logged when it is time."""
         now = time.monotonic()
         if self._log is None or now - self._said < self._every_s:
             return
         self._said = now
         total = "" if of is None else f" of {of:,} ({100 * done // max(1, of)} %)"
-        self._log(f"{doing}: {done:,}{total} rows")
+        self._log(f"{doing}: {done:,}{total} {what}")
 
 
 def check_columns(name: str, present: Sequence[str], columns: Sequence[Column]) -> None:
