@@ -16,6 +16,7 @@ from platform_assets.resources.gateway import (
     GatewayResource,
 )
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.serving.records import ServingState
 from serving_gateway.contract import DType, Feature, PredictResponse, Signature
@@ -27,32 +28,27 @@ _BATCH_ROWS: Final = 256
 
 
 def ask_gateway(
-    features: pd.DataFrame,
-    signature: Signature,
-    gateway: GatewayResource,
-    *,
-    model_name: str,
-    version: int,
-    dtype: np.dtype[Any],
+    asked: RegisteredVersion, evaluation: EvaluationSet, gateway: GatewayResource
 ) -> ModelAnswers:
-    """Ask any replica about rows in tensor form, as a client writes them; labels are of `dtype`.
+    """Ask any replica about the rows, as a client writes them; labels are of the rows' type.
 
     Raises:
         GatewayClientError: a request was not answered, or by another version.
     """
-    rows = json_rows(signature, features)
+    signature = asked.signature
+    rows = json_rows(signature, evaluation.features)
     labels: list[Any] = []
     probabilities: list[list[float]] = []
-    for answer in _answers(rows, signature, gateway, model_name):
-        if answer.version != version:
+    for answer in _answers(rows, signature, gateway, asked.model_name):
+        if answer.version != asked.version:
             raise GatewayClientError(
-                f"POST /predict was answered by version {answer.version}, not {version}"
+                f"POST /predict was answered by version {answer.version}, not {asked.version}"
             )
         labels += answer.predictions
         probabilities += answer.probabilities or []
     has_probabilities = signature.probabilities_output is not None
     return (
-        np.asarray(labels, dtype=dtype),
+        np.asarray(labels, dtype=evaluation.labels.dtype),
         np.asarray(probabilities, dtype=np.float64) if has_probabilities else None,
     )
 
@@ -87,15 +83,13 @@ def _json_column(feature: Feature, column: pd.Series[Any]) -> Iterator[Any]:
 
 
 def ask_triton(
+    asked: RegisteredVersion,
     features: pd.DataFrame,
-    signature: Signature,
     triton: TritonEndpoint,
-    *,
-    model_name: str,
-    version: int,
     batch_rows: int = _BATCH_ROWS,
 ) -> ModelAnswers:
     """Ask Triton itself, by version, about rows in tensor form; errors are those of `infer`."""
+    signature = asked.signature
     inputs = model_inputs(signature, features)
     outputs = [signature.label_output]
     if signature.probabilities_output is not None:
@@ -103,8 +97,8 @@ def ask_triton(
     batch = min(batch_rows, signature.max_batch_rows)
     answers = [
         triton.infer(
-            model_name,
-            version,
+            asked.model_name,
+            asked.version,
             {name: array[start : start + batch] for name, array in inputs.items()},
             outputs,
         )
@@ -126,14 +120,9 @@ def warm_up(
     if not wanted:
         return "no rows are wanted"
     try:
-        signature = mlflow.version(state.model_name, state.version).signature
+        asked = mlflow.version(state.model_name, state.version)
         rows = mlflow.evaluation_set(state.run_id).features.head(wanted)
-
-        def ask(endpoint: TritonEndpoint) -> None:
-            name, version = state.model_name, state.version
-            ask_triton(rows, signature, endpoint, model_name=name, version=version, batch_rows=1)
-
-        triton.everywhere(ask)
+        triton.everywhere(lambda endpoint: ask_triton(asked, rows, endpoint, batch_rows=1))
     except (RegistryError, TritonError) as error:
         return f"stopped: {error}"
     return f"{len(rows)} rows"

@@ -82,14 +82,7 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
             registered = mlflow.version(spec.model_name, gateway_reload.version)
             evaluation = mlflow.evaluation_set(gateway_reload.run_id)
         try:
-            answers = ask_gateway(
-                evaluation.features,
-                registered.signature,
-                gateway,
-                model_name=spec.model_name,
-                version=gateway_reload.version,
-                dtype=evaluation.labels.dtype,
-            )
+            answers = ask_gateway(registered, evaluation, gateway)
         except GatewayClientError as error:
             if may_pass(error):
                 request_retry(error)

@@ -62,13 +62,7 @@ class LoadedVersion:
     def answers(self) -> list[ModelAnswers]:
         """What it answers for the evaluation rows, by each Triton server."""
         return self.triton.everywhere(
-            lambda endpoint: ask_triton(
-                self.evaluation.features,
-                self.registered.signature,
-                endpoint,
-                model_name=self.state.model_name,
-                version=self.state.version,
-            )
+            lambda endpoint: ask_triton(self.registered, self.evaluation.features, endpoint)
         )
 
     @cached_property
@@ -119,13 +113,7 @@ class LoadedVersion:
         """
         name, signature = other.model_name, other.signature
         if other.version in self.triton.ready_versions(name):
-            return ask_triton(
-                self.evaluation.features,
-                signature,
-                self.triton.endpoints()[0],
-                model_name=name,
-                version=other.version,
-            )
+            return ask_triton(other, self.evaluation.features, self.triton.endpoints()[0])
         self.repository.verify(name, other.version)
         graph = (self.repository.path(name, other.version) / MODEL_FILE).read_bytes()
         outputs = run_sandboxed(graph, signature, model_inputs(signature, self.evaluation.features))

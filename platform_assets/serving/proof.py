@@ -107,27 +107,15 @@ def _predictions(
     """The gateway's answers for the evaluation set beside scikit-learn's; the first rows."""
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
-    answers, probabilities = ask_gateway(
-        evaluation.features,
-        registered.signature,
-        gateway,
-        model_name=promotion.model_name,
-        version=promotion.version,
-        dtype=evaluation.labels.dtype,
-    )
-    parity = compare(
-        answers,
-        probabilities,
-        evaluation.labels,
-        evaluation.probabilities,
-        spec.gates.parity_tolerance,
-    )
+    answers = ask_gateway(registered, evaluation, gateway)
+    expected = evaluation.labels, evaluation.probabilities
+    parity = compare(*answers, *expected, spec.gates.parity_tolerance)
     shown = json_rows(registered.signature, evaluation.features.head(_ROWS_SHOWN))
     rows = [
         {
             "row": str(position),
             "features": str(row),
-            "gateway": str(answers[position]),
+            "gateway": str(answers[0][position]),
             "scikit-learn": str(evaluation.labels[position]),
         }
         for position, row in enumerate(shown)

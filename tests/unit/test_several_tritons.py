@@ -216,9 +216,7 @@ def test_version_is_ready_where_every_server_lists_it_ready(
 def test_every_server_has_to_answer_as_scikit_learn_does(
     name: Name, monkeypatch: pytest.MonkeyPatch, otherwise: str, passed: bool
 ) -> None:
-    def ask(
-        rows: object, signature: object, endpoint: TritonEndpoint, **version: object
-    ) -> ModelAnswers:
+    def ask(asked: object, rows: object, endpoint: TritonEndpoint) -> ModelAnswers:
         return np.array([2, 2] if endpoint.url == otherwise else [0, 1]), np.eye(3)[:2]
 
     monkeypatch.setattr(candidate_module, "ask_triton", ask)
