@@ -9,7 +9,7 @@ import pytest
 
 from platform_assets.intervals import RETRY_SECONDS, retry_seconds
 from platform_assets.resources import failures
-from platform_assets.resources.failures import RETRIES, TRANSIENT, failing, failure, may_pass
+from platform_assets.resources.failures import RETRIES, TRANSIENT, as_failure, failure, may_pass
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
 from platform_assets.resources.triton_api import TritonRefused, TritonUnreachable
@@ -95,7 +95,7 @@ def test_error_of_a_block_fails_the_step_with_what_is_still_true() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
         pytest.raises(dg.Failure) as caught,
-        failing("the proof cannot be written", "make room.", OSError, still_true="It serves."),
+        as_failure("the proof cannot be written", "make room.", OSError, still_true="It serves."),
     ):
         raise full
     said = caught.value.description or ""
@@ -104,5 +104,5 @@ def test_error_of_a_block_fails_the_step_with_what_is_still_true() -> None:
     assert "make room" in said
     assert not caught.value.allow_retries
     assert caught.value.__cause__ is full
-    with pytest.raises(LookupError), failing("unused", "unused", OSError):
+    with pytest.raises(LookupError), as_failure("unused", "unused", OSError):
         raise LookupError
