@@ -147,7 +147,7 @@ function navigation(names, current) {
 
 /** A name that the gateway does not host; those that it does are one click away. */
 function absent(names) {
-  for (const section of document.querySelectorAll("main > section:not(#headline)")) section.hidden = true;
+  for (const section of document.querySelectorAll("main section:not(#headline)")) section.hidden = true;
   put("headline",
     el("h1", { id: "name" }, `There is no model ${chosen}`),
     el("p", {}, "The gateway hosts a model from its first switch to production on. There are:"),
