@@ -23,7 +23,12 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.resources.records import RegisteredVersion, SplitRecord, TrainedModel
 from platform_assets.training import selection, train
-from serving_gateway.contract import CODE_VERSION_TAG, DAGSTER_RUN_TAG, DATA_FINGERPRINT_TAG
+from serving_gateway.contract import (
+    CODE_VERSION_TAG,
+    DAGSTER_RUN_TAG,
+    DATA_FINGERPRINT_TAG,
+    DType,
+)
 from tests.support.chain import UNREACHABLE, Chain, new_chain, op_config
 from tests.support.models import IRIS, QUICK_IRIS
 from tests.support.servers import RunningMlflow, run_mlflow
@@ -231,6 +236,25 @@ def test_a_model_below_the_floor_is_not_registered(chain: Chain) -> None:
 
     lowered = op_config("trained_model_metric_floor", {"metric_floor": 0.1}, chain.spec)
     assert chain.run(run_config=lowered).values["registered_model"].version == 1
+
+
+def test_codes_that_have_names_are_learned_and_promised_as_words(chain: Chain) -> None:
+    names = tuple(map(str, IRIS.target.classes))
+    text = chain.source.read_text()
+    for code, name in enumerate(names):
+        text = text.replace(f",{name}\n", f",{code}\n")
+    chain.source.write_text(text)
+    coded = dataclasses.replace(
+        IRIS.target, type=DType.INT64, classes=(2, 0, 1), class_names=(names[2], *names[:2])
+    )
+    chain.spec = dataclasses.replace(chain.spec, target=coded)
+    outcome = chain.run()
+    assert outcome.failures == {}
+    trained: TrainedModel = outcome.values["trained_model"]
+    assert outcome.values["registered_model"].signature.classes == coded.class_names
+    labels = chain.mlflow.evaluation_set(trained.run_id).labels
+    assert set(labels.tolist()) == set(names)
+    assert trained.metrics["accuracy"] > 0.9
 
 
 def test_a_class_without_evaluation_rows_is_a_warning(chain: Chain) -> None:
