@@ -7,7 +7,7 @@ from typing import Any
 
 
 def burdened(graph: bytes, burden: str) -> bytes:
-    """The same graph, whose output `label` waits for a burden.
+    """The same graph, whose output `probabilities` waits for a burden.
 
     `terabytes` and `gigabytes` of memory; `hours` of multiplications; `for ever`, a loop of 2^62
     rounds; the same loop `in a branch`; an operator of `others`; one of `chance`; `functions`
@@ -18,7 +18,7 @@ def burdened(graph: bytes, burden: str) -> bytes:
 
     model = onnx.load_model_from_string(graph)
     for node in model.graph.node:
-        node.output[:] = ["calm" if name == "label" else name for name in node.output]
+        node.output[:] = ["calm" if name == "probabilities" else name for name in node.output]
     match burden:
         case "terabytes":
             nodes = _memory(10**12)
@@ -38,7 +38,10 @@ def burdened(graph: bytes, burden: str) -> bytes:
             nodes = [random, cast]
         case _:
             nodes = _functions(model, 40)
-    nodes.append(helper.make_node("Add", ["calm", "burden"], ["label"]))
+    nodes += [
+        helper.make_node("Cast", ["burden"], ["weight"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Add", ["calm", "weight"], ["probabilities"]),
+    ]
     model.graph.node.extend(nodes)
     return bytes(model.SerializeToString())
 
