@@ -16,6 +16,7 @@ from platform_assets.components.scaffold import command
 from platform_assets.components.scaffold.command import make_model
 from platform_assets.components.scaffold.new import default_folder
 from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
+from platform_assets.components.scaffold.rendering import render
 from platform_assets.features.reading import read_source
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Split, Task
 from platform_assets.resources.source import SourceResource
@@ -150,13 +151,20 @@ def test_name_that_no_model_can_have_is_refused(tmp_path: Path) -> None:
         make_model(ModelRequest(str(path), target, name="no name"), tmp_path / "models")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("TabularModel", "Other", "what was inferred is not valid"),
+        ("age: integer", "age: number", "says something else than was inferred"),
+    ],
+)
 def test_file_that_fails_its_check_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, sentence: str
 ) -> None:
     path, target = tables.patients(tmp_path)
-    monkeypatch.setattr(command, "render", lambda *_: "type: platform_assets.components.Other\n")
+    monkeypatch.setattr(command, "render", lambda *given: render(*given).replace(old, new))
 
-    with pytest.raises(ScaffoldError, match="what was inferred is not valid"):
+    with pytest.raises(ScaffoldError, match=sentence):
         make_model(ModelRequest(str(path), target), tmp_path / "models")
 
     assert list((tmp_path / "models").iterdir()) == []

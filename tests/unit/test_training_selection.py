@@ -129,6 +129,30 @@ def test_what_decides_is_important_and_what_does_not_is_not() -> None:
     assert found == permutation_importance(fitted, rows, spec, ())
 
 
+@pytest.mark.parametrize("estimator", ["ridge", "decision_tree"])
+@pytest.mark.parametrize("names", [{"weight", "city", "visits"}, {"city", "colour"}])
+def test_importance_is_that_of_shuffled_features(estimator: str, names: set[str]) -> None:
+    spec = mixed_spec(Task.REGRESSION, candidates=(CandidateSpec(estimator),))
+    features = tuple(one for one in spec.features if one.name in names)
+    spec = dataclasses.replace(spec, features=features)
+    rows = mixed_rows(spec, count=300)
+    fitted, _ = fit(build(expand(spec)[0], spec), rows, spec)
+
+    found = permutation_importance(fitted, rows, spec, ())
+
+    chance = np.random.default_rng(spec.evaluation.seed)
+    orders = [chance.permutation(300) for _ in range(3)]
+    whole = evaluate(fitted, rows, spec, ()).metrics["r2"]
+    for name in names:
+        losses = []
+        for order in orders:
+            shuffled = rows.features.assign(**{name: rows.features[name].to_numpy()[order]})
+            other = dataclasses.replace(rows, features=shuffled)
+            losses.append(whole - evaluate(fitted, other, spec, ()).metrics["r2"])
+        (measured,) = (one for one in found if one.feature == name)
+        assert measured.mean == pytest.approx(np.mean(losses), abs=1e-9)
+
+
 def test_texts_that_training_never_saw_are_counted_by_feature() -> None:
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"])
     rows = mixed_rows(spec, count=200)
