@@ -13,7 +13,8 @@ import pytest
 from platform_assets.components.__main__ import main
 from platform_assets.components.model_file import read_model
 from platform_assets.components.scaffold import command
-from platform_assets.components.scaffold.command import make_model
+from platform_assets.components.scaffold.command import draft_model, make_model, write_model
+from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.new import default_folder
 from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
 from platform_assets.components.scaffold.rendering import render
@@ -32,7 +33,7 @@ def made(folder: Path, table: Make) -> ModelSpec:
 
 
 # Two thousand columns take long here; the chain is what they are for.
-WIDE = functools.partial(tables.sensors, columns=520)
+WIDE = functools.partial(tables.sensors, columns=501)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ WIDE = functools.partial(tables.sensors, columns=520)
         (tables.patients, Task.BINARY, 5, {"hospital", "notes"}, (0.55, 0.8)),
         (tables.orders, Task.REGRESSION, 3, {"delivered"}, (0.3, 0.8)),
         (tables.loans, Task.BINARY, 3, {'""', "loan_no", "recovered"}, (0.55, 0.75)),
-        (WIDE, Task.MULTICLASS, 520, set(), (0.34, 0.7)),
+        (WIDE, Task.MULTICLASS, 501, set(), (0.34, 0.7)),
         (tables.korean, Task.REGRESSION, 4, set(), (0.3, 0.8)),
         (tables.products, Task.MULTICLASS, 6, {"empty"}, (0.3, 0.7)),
         (tables.employment, Task.REGRESSION, 22, set(), (0.2, 0.9)),
@@ -113,18 +114,25 @@ def test_leak_is_named_where_nothing_else_predicts(tmp_path: Path) -> None:
         make_model(ModelRequest(str(tmp_path / "t.csv"), "y"), tmp_path / "models")
 
 
+@pytest.fixture(scope="module")
+def drafted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Draft, ModelRequest]:
+    path, target = tables.patients(tmp_path_factory.mktemp("tables"))
+    request = ModelRequest(str(path), target)
+    return draft_model(request), request
+
+
 def test_file_names_its_table_relative_where_both_move_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drafted: tuple[Draft, ModelRequest]
 ) -> None:
-    path, target = tables.patients(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    draft, request = drafted
+    monkeypatch.chdir(request.path.parent)
 
-    near = make_model(ModelRequest("patients.csv", target), tmp_path / "models")
-    far = make_model(ModelRequest(str(path), target), tmp_path.parent / "elsewhere" / tmp_path.name)
+    near = write_model(draft, request, request.path.parent / "models" / "patients")
+    far = write_model(draft, request, tmp_path / "models" / "patients")
 
-    assert '{file: "../../patients.csv"}' in near.file.read_text()
-    assert f'{{file: "{path}"}}' in far.file.read_text()
-    assert read_model(near.file).source.file == str(path)
+    assert '{file: "../../patients.csv"}' in near.read_text()
+    assert f'{{file: "{request.path}"}}' in far.read_text()
+    assert read_model(near).source.file == str(request.path)
 
 
 def test_model_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
@@ -159,13 +167,17 @@ def test_name_that_no_model_can_have_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_file_that_fails_its_check_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drafted: tuple[Draft, ModelRequest],
+    old: str,
+    new: str,
+    sentence: str,
 ) -> None:
-    path, target = tables.patients(tmp_path)
     monkeypatch.setattr(command, "render", lambda *given: render(*given).replace(old, new))
 
     with pytest.raises(ScaffoldError, match=sentence):
-        make_model(ModelRequest(str(path), target), tmp_path / "models")
+        write_model(*drafted, tmp_path / "models" / "patients")
 
     assert list((tmp_path / "models").iterdir()) == []
 
