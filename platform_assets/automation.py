@@ -88,8 +88,8 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
         ),
         description=(
             f"{spec.model_name}: starts the whole chain when the source's content changes, and "
-            "again where a server's absence ended it; a touched file with the same content starts "
-            "nothing."
+            "again when that run ended because a server was down; a touched file with the same "
+            "content starts nothing."
         ),
     )
     def new_data(

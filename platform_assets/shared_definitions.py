@@ -47,8 +47,8 @@ def declarative_automation() -> dg.SensorDefinition:
         "default_automation_condition_sensor",
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=sensor_seconds(30),
-        description="Switches production to a version that was loaded, as soon as every blocking "
-        "check of it has passed.",
+        description="Switches production to a loaded version as soon as all of its blocking "
+        "checks have passed.",
     )
 
 

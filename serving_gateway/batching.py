@@ -161,11 +161,9 @@ class Batcher(Generic[ItemT]):
             self._launch([item], item.rows)
             return
         if self._queued >= self._max_queued:
-            raise Overloaded(f"{self._queued} requests wait for {self._name} already.")
+            raise Overloaded(f"{self._queued} requests are already waiting for {self._name}.")
         if not self._budget.take(item.size):
-            raise Overloaded(
-                f"Requests that wait hold {self._budget.held} bytes, as many as they may."
-            )
+            raise Overloaded(f"Waiting requests hold {self._budget.held} bytes; that is the limit.")
         self._queued += 1
         self._queued_rows += item.rows
         item.batcher = self

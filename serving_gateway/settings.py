@@ -50,7 +50,7 @@ def _http_url(value: str) -> str:
     """Check an address of the form http(s)://host[:port] and drop a trailing slash."""
     url = _HTTP_URL.validate_python(value)
     if url.username or url.password:
-        # Addresses stand in answers and logs.
+        # Addresses appear in answers and logs.
         raise ValueError("must not hold a user or password: MLflow's have settings of their own")
     return str(url).rstrip("/")
 

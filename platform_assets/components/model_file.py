@@ -88,7 +88,7 @@ def code_version(content: bytes, functions: Sequence[str] = (), lock: Path = _LO
 
     Of `functions` of candidates, as `module:name`, the sources of their modules count. Where the
     project's lock file is not beside the package, the versions of the packages that decide on a
-    trained model stand in for it.
+    trained model take its place.
     """
     modules = sorted({function.partition(":")[0] for function in functions})
     parts = [content, _locked(lock), _own_code(), *map(_source_of, modules)]

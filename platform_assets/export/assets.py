@@ -155,7 +155,7 @@ def _record_graph(registered: RegisteredVersion, graph: bytes, mlflow: MlflowRes
         if recorded not in (None, digest):
             raise failure(
                 f"version {version} was exported before as digest {recorded}; this environment "
-                f"makes {digest} of the same estimator",
+                f"exports the same estimator as {digest}",
                 "a version never changes: train and register a new one.",
             )
         # The bytes before the digest: a tag is only there when what it names is.
@@ -189,7 +189,7 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
 
         enable_dynamic_batching: bool = Field(
             default=serving.dynamic_batching,
-            description="Let Triton put requests together.",
+            description="Let Triton combine requests.",
         )
         triton_instance_group_count: int = Field(
             default=serving.instances,
@@ -203,8 +203,8 @@ def _triton_model_entry(spec: ModelSpec) -> dg.AssetsDefinition:
         kinds={"triton", "onnx"},
         ins={"onnx_model": dg.AssetIn(key=spec.key("onnx_model"))},
         description=(
-            "The version as an entry of Triton's model repository: written whole, once, and not "
-            "loaded. The configuration comes from the graph's own inputs and outputs."
+            "The version as an entry of Triton's model repository: written once, as a whole, and "
+            "not loaded. The configuration comes from the graph's own inputs and outputs."
         ),
     )
     def triton_model_entry(

@@ -26,7 +26,7 @@ def _onnx_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
         asset=spec.key("onnx_model"),
         blocking=True,
         description=(
-            "ONNX Runtime answers the whole evaluation set as scikit-learn did: labels equal but "
+            "ONNX Runtime answers every evaluation row as scikit-learn did: equal labels except "
             "for ties, probabilities within tolerance."
         ),
     )
@@ -58,8 +58,8 @@ def _reproducible(spec: ModelSpec) -> dg.AssetChecksDefinition:
         asset=spec.key("onnx_model"),
         name="reproducible",
         description=(
-            "Where another version was made of the same data by the same model file and the same "
-            "locked packages, the graphs have one digest; a warning says what else differs."
+            "When another version was made from the same data, model file and locked packages, "
+            "both graphs have the same digest; a warning says what else differs."
         ),
     )
     def reproducible(onnx_model: OnnxModel, mlflow: MlflowResource) -> dg.AssetCheckResult:
@@ -81,8 +81,8 @@ def _reproducible(spec: ModelSpec) -> dg.AssetChecksDefinition:
             severity=dg.AssetCheckSeverity.WARN,
             description=None
             if same
-            else f"version {twin.version} was made of the same data, model file and packages, but "
-            f"its graph differs: {'; '.join(other) or 'nothing that is recorded explains it'}",
+            else f"version {twin.version} was made from the same data, model file and packages, "
+            f"but its graph differs: {'; '.join(other) or 'nothing that is recorded explains it'}",
             metadata={
                 "sha256": onnx_model.sha256,
                 "other_version": twin.version,

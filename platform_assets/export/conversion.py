@@ -62,7 +62,7 @@ def _check_names(signature: Signature) -> None:
     taken = [one.name for one in signature.features if one.name in outputs]
     if taken and signature.packed_input is None:
         raise ExportError(
-            f"a feature is called {taken[0]}, as an output of every model is: rename the feature"
+            f"a feature is called {taken[0]}, like an output of every model: rename the feature"
         )
 
 

@@ -106,7 +106,7 @@ def _require_interface(signature: Signature, graph: GraphSummary) -> None:
     wrong += [f"output {name} is missing" for name in sorted(missing)]
     if wrong:
         raise InvalidGraph(
-            "its graph does not read and answer what the model file says: " + "; ".join(wrong)
+            "its graph does not have the inputs and outputs of the model file: " + "; ".join(wrong)
         )
 
 
@@ -172,4 +172,4 @@ def _require_answers(
             f"{list(probabilities.shape)}, not a number for each of {len(classes)} classes"
         )
     if wrong:
-        raise InvalidGraph("its graph answers otherwise than promised: " + "; ".join(wrong))
+        raise InvalidGraph("its answers differ from its declared outputs: " + "; ".join(wrong))

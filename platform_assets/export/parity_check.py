@@ -42,6 +42,6 @@ def parity_check(
     return dg.AssetCheckResult(
         passed=False,
         description=f"{len(parity.differing_rows)} or more of {parity.rows} rows are answered "
-        "otherwise than by scikit-learn; production stays where it is",
+        "differently than by scikit-learn; production stays where it is",
         metadata=shown,
     )

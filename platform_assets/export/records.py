@@ -17,7 +17,7 @@ class OnnxModel:
 
 @dataclass(frozen=True, slots=True)
 class PackagedVersion:
-    """A version that stands in the Triton repository, not yet loaded."""
+    """A version in the Triton repository, not yet loaded."""
 
     model_name: str
     version: int

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ROWS_AT_ONCE: Final = 10_000
-"""What the runtime holds between two nodes grows with the rows, and is never given back."""
+"""What the runtime holds between two nodes grows with the rows, and is never released."""
 
 
 ModelAnswers = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]

@@ -93,10 +93,10 @@ def run_sandboxed(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise InvalidGraph(f"its graph does not come to an end: {within}") from None
+        raise InvalidGraph(f"its graph does not finish: {within}") from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise InvalidGraph(f"its graph had its process ended by {name}: {within}")
+        raise InvalidGraph(f"{name} ended the process of its graph: {within}")
     if done.returncode > 0:
         said = done.stderr.decode(errors="replace")[-2000:]
         raise RuntimeError(f"the process for the graph's first run failed: {said}")

@@ -80,7 +80,9 @@ def model_config(
     if not served or served[0] < 1:
         raise ConfigError(f"{model_name}: name at least one version, each from 1 up: {served}")
     if options.instance_count < 1:
-        raise ConfigError(f"{model_name}: instance count {options.instance_count}; 1 at least")
+        raise ConfigError(
+            f"{model_name}: the instance count is {options.instance_count}; it must be at least 1"
+        )
     config = pb.ModelConfig(
         name=check_model_name(model_name),
         backend="onnxruntime",

@@ -30,7 +30,7 @@ def source_asset(spec: ModelSpec) -> dg.AssetSpec:
         **spec.asset("source"),
         kinds={spec.source.kind},
         description=f"What `{spec.model_name}` learns from. Its data version is the digest of its "
-        "content when it was last read, so `features` made of other content are out of date.",
+        "content when it was last read, so `features` made from other content are out of date.",
     )
 
 
@@ -50,7 +50,7 @@ def _features(spec: ModelSpec) -> dg.AssetsDefinition:
         freshness_policy=freshness and dg.FreshnessPolicy.time_window(fail_window=freshness),
         description=(
             f"The source of `{spec.model_name}`, read, validated and written as Parquet for "
-            "Feast: what is known of an entity at a time, and its label."
+            "Feast: what is known about an entity at a time, and its label."
         ),
     )
     def features(

@@ -77,7 +77,7 @@ def _online_equals_offline(spec: ModelSpec) -> dg.AssetChecksDefinition:
         name="online_equals_offline",
         blocking=True,
         description=(
-            "For sampled entities the online store answers what the offline store knows last."
+            "For sampled entities the online store has the newest values of the offline store."
         ),
     )
     def online_equals_offline(

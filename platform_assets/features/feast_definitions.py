@@ -34,7 +34,7 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
         name=f"{spec.model_name}_{key.name}_{key.dtype.value.lower()}",
         join_keys=[key.name],
         value_type=types[key.dtype],
-        description=f"What a row of {spec.model_name} is about.",
+        description=f"The entity of a row of {spec.model_name}.",
     )
     source = FileSource(
         name=f"{spec.feature_view}_source",
@@ -54,7 +54,7 @@ def feast_definitions(spec: ModelSpec, data_dir: Path) -> list[Any]:
     service = FeatureService(
         name=spec.feature_service,
         features=[view],
-        description=f"What {spec.model_name} reads, in this order: contract {spec.contract}.",
+        description=f"The features of {spec.model_name}, in order: contract {spec.contract}.",
         tags={MODEL_TAG: spec.model_name, "feature_contract": spec.contract},
     )
     return [entity, source, view, service]

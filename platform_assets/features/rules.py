@@ -111,7 +111,7 @@ def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
         at, keep = "", "or name the time of a row in the model file,"
     raise SourceError(
         f"{rows.name} has {_count(surplus, 'row', 'rows')} too many: "
-        f"{key} {twice[key]} stands there {twice['count_all']} times{at} ({', '.join(places)})",
+        f"{key} {twice[key]} occurs {twice['count_all']} times{at} ({', '.join(places)})",
         f"keep one row per entity {keep} and run again",
     )
 
@@ -187,8 +187,8 @@ def _check_rare(
     )
     wanted = "rows" if by_time else f"different values of {spec.join_key.name}"
     raise SourceError(
-        f"{rows.name} has too few rows of a class ({listed}), so there is nothing to learn it from "
-        "and to test it with",
+        f"{rows.name} has too few rows of a class ({listed}), so the class cannot be learned "
+        "and tested",
         f"give each class at least {ENTITIES_PER_CLASS} {wanted} (one is held out for the "
         "evaluation, cross-validation needs two), or leave the class out, and run again",
     )

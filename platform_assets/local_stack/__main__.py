@@ -59,7 +59,7 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
         )
     owner = owner_pid(settings)
     if owner is None:
-        raise StackError("nothing runs with this state directory: start it with `make up`")
+        raise StackError("no stack runs with this state directory: start one with `make up`")
     _refuse_absent(model_name, owner)
     reload_definitions(settings.dagster_url)
     succeeded = _chain(settings, console, model_name)

@@ -141,7 +141,7 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
                 on_event(event)
         time.sleep(_POLL_S)
     raise StackError(
-        f"nothing was heard of run {run_id} of {job} for {_SILENCE_S:.0f} s; it goes on, see "
+        f"run {run_id} of {job} reported nothing for {_SILENCE_S:.0f} s; it continues, see "
         f"{dagster_url}/runs/{run_id}"
     )
 

@@ -48,7 +48,7 @@ def locate_package(env: Path) -> TritonPackage:
     machine, system = platform.machine(), platform.system()
     if (system, machine) != ("Linux", "x86_64"):
         raise StackError(
-            f"the embedded Triton runs on x86-64 Linux only, this is {machine} {system}: start "
+            f"the embedded Triton runs only on x86-64 Linux, and this is {machine} {system}: start "
             "Triton in NVIDIA's container and give its address as TRITON_URL"
         )
     facts = _probe(env)

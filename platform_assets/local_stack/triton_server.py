@@ -140,7 +140,7 @@ def control_key(state_dir: Path) -> str:
     if len(key) < 16 or any(character in key for character in " :=,\n"):
         raise StackError(
             f"{file} does not hold a control key (16 characters or more, none of ' :=,'): remove "
-            "the file, a new key is made at the next start"
+            "the file; the next start makes a new key"
         )
     return key
 

@@ -65,9 +65,9 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
         if cleaner.stopped:
             causes = "; ".join(f"{name}: {why}" for name, why in cleaner.stopped.items())
             raise failure(
-                f"of some models not everything old was deleted: {causes}",
-                "solve that; the next maintenance goes on from there",
-                still_true="What is in use of every model is still there.",
+                f"not all old records were deleted: {causes}",
+                "correct that; the next maintenance continues from there",
+                still_true="Everything that is in use is still there.",
             )
 
     @dg.job(

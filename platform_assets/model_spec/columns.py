@@ -48,7 +48,7 @@ def _column(*, reserved: Callable[[str], bool], joined: bool = False) -> AfterVa
                 "digits or underscores, and give the source's name of the column under `from`"
             )
         if reserved(name.casefold()):
-            raise ValueError(f"{name!r} is a name that the platform or Feast writes itself{_ELSE}")
+            raise ValueError(f"{name!r} is a name that the platform or Feast uses{_ELSE}")
         if joined and name.endswith(_LOST_SUFFIX):
             raise ValueError(f"{name!r}: Feast loses columns that end in {_LOST_SUFFIX}{_ELSE}")
         return name
@@ -64,7 +64,7 @@ def _target_name(name: str) -> str:
     if not name or not name.isprintable():
         raise ValueError(f"{as_yaml(name)} is not the name of a column")
     if name.casefold() in FEAST_COLUMNS:
-        raise ValueError(f"{name!r} is a name that Feast writes itself{_ELSE}")
+        raise ValueError(f"{name!r} is a name that Feast uses{_ELSE}")
     return name
 
 

@@ -95,13 +95,15 @@ def duration(value: object) -> timedelta:
         raise PydanticKnownError("string_type")
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise ValueError(f"{value!r} is not a duration: write numbers with units, as 30m, 24h, 90d")
+        raise ValueError(
+            f"{value!r} is not a duration: write numbers with units, such as 30m, 24h or 90d"
+        )
     try:
         length = sum((timedelta(**{_UNITS[u]: int(n)}) for n, u in parts), timedelta())
     except OverflowError:
         length = _LONGEST * 2
     if not timedelta() < length <= _LONGEST:
-        raise ValueError(f"{value!r} must be more than nothing and at most 100 years (36500d)")
+        raise ValueError(f"{value!r} must be longer than zero and at most 100 years (36500d)")
     return length
 
 
@@ -117,7 +119,7 @@ def _zone(name: str) -> str:
         ZoneInfo(name)
     except (ValueError, ZoneInfoNotFoundError, OSError):
         raise ValueError(
-            f"{as_yaml(name)} is not a time zone: write one as UTC or Europe/Zurich"
+            f"{as_yaml(name)} is not a time zone: write one such as UTC or Europe/Zurich"
         ) from None
     return name
 

@@ -86,7 +86,7 @@ def _cron(text: str) -> str:
     except dg.DagsterInvalidDefinitionError:
         raise ValueError(
             f"{as_yaml(text)} is not a cron string that ever fires: write five fields, minute "
-            "first, as 0 3 * * *"
+            "first, such as 0 3 * * *"
         ) from None
     return text
 

@@ -36,10 +36,10 @@ def _expandable(text: str) -> str:
     if "{{" in text:
         raise ValueError(
             "templates are not expanded: write ${SOURCE_NAME} for an environment variable, which "
-            "is read when the source is"
+            "is read together with the source"
         )
     if hidden := hidden_variables(text):
-        raise ValueError(f"{hidden[0]}: a source may see variables named {SOURCE_PREFIX}... only")
+        raise ValueError(f"{hidden[0]}: a source may only use variables named {SOURCE_PREFIX}...")
     return text
 
 
@@ -135,7 +135,7 @@ class Source:
             found = f"has {' and '.join(given)}" if given else "is empty"
             raise ValueError(f"{found}: give exactly one of file, sql and dataset")
         if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
-            message = "is that of a file, and neither a quotation mark nor a line's end"
+            message = "belongs to a file, and cannot be a quotation mark or a line break"
             reject([(("separator",), message)])
         return self
 

@@ -43,7 +43,9 @@ class DriftConfig(dg.Config):
     days: float = Field(default=7.0, gt=0, description="Age in days of the oldest sample.")
     max_rows: int = Field(default=100_000, ge=2, description="Newest samples that are compared.")
     min_rows: int = Field(
-        default=200, ge=2, description="With fewer samples nothing is judged: chance would be."
+        default=200,
+        ge=2,
+        description="Number of samples below which nothing is judged, because chance would decide.",
     )
     version: int | None = Field(
         default=None, description="Version whose samples are compared; default: production."
@@ -63,9 +65,9 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         kinds={"parquet"},
         deps=[spec.key("gateway_reload")],
         description=(
-            "The answers that the gateway sampled of the version in production, held against "
-            "the rows that it was trained on, which its run keeps: population stability by "
-            "feature, and of the answers; texts that came or went."
+            "The answers that the gateway sampled of the version in production, compared "
+            "with the rows that it was trained on, which its run keeps: population stability of "
+            "features and answers, new and vanished texts."
         ),
     )
     def drift_report(

@@ -97,7 +97,7 @@ class NumberBins:
         return (*labels, MISSING)
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the interval of each value; infinities stand in the outer ones."""
+        """Return the interval of each value; infinities are in the outer ones."""
         below = np.searchsorted(self.edges, values, side="left")
         past_atoms = np.searchsorted(self.atoms, values, side="right")
         codes = (below + past_atoms).astype(np.int64)

@@ -29,7 +29,8 @@ def drift_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
         blocking=False,
         description=(
             "No feature and no answer moved further from the training set than "
-            f"{spec.gates.drift_limit:g}, by population stability index; no texts came or went."
+            f"{spec.gates.drift_limit:g}, by population stability index; no texts are new "
+            "or vanished."
         ),
     )
     def drift(drift_report: DriftReport) -> dg.AssetCheckResult:

@@ -16,7 +16,7 @@ class Novelty:
     """Texts that came or went, as shares (0-1) of each side, with their limits.
 
     `unseen` texts of the window never stood in the reference, `examples` are the most frequent
-    of them; `vanished` ones of the reference do not stand in the window.
+    of them; `vanished` ones of the reference do not occur in the window.
     """
 
     unseen: float

@@ -42,7 +42,7 @@ VALUE_TYPES: Final = {
 
 
 class FeastResource(ConfigurableResource["FeastResource"]):
-    """One feature store; everything that it writes stands in `state_dir`.
+    """One feature store; everything that it writes is in `state_dir`.
 
     Every method raises `FeatureStoreError`.
     """
@@ -61,7 +61,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
     @property
     def home(self) -> Path:
-        """The state directory, absolute; the rendered feature_store.yaml stands in it."""
+        """The state directory, absolute; it holds the rendered feature_store.yaml."""
         return Path(self.state_dir).expanduser().absolute()
 
     @property
@@ -95,7 +95,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         text = "# Rendered by the pipeline on every run; changes made here are lost.\n"
         text += json.dumps(config, indent=2) + "\n"
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
-            # Only for its owner: a Redis password may stand in it.
+            # Only for its owner: it may hold a Redis password.
             replace_file(target, text.encode(), mode=0o600)
         return target
 

@@ -104,7 +104,7 @@ def probe(tracking_uri: str) -> None:
         )
     if "@" in tracking_uri:
         raise RegistryError(
-            "the MLflow address has a user or a password in it, which would stand in every link: "
+            "the MLflow address has a user or a password in it, which would appear in every link: "
             "give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     url = f"{tracking_uri.rstrip('/')}/health"

@@ -44,7 +44,7 @@ __all__ = [
 
 
 class VersionConflict(RepositoryError):
-    """The version stands in the repository already, with other content."""
+    """The repository already has the version, with other content."""
 
 
 class RepositoryNotWritable(RepositoryError):

@@ -54,7 +54,7 @@ class Samples:
 
 
 class SamplesFolder(dg.ConfigurableResource[None]):
-    """Samples stand in `<root>/<model_name>/*.parquet`; gateways write and rotate them."""
+    """Samples are in `<root>/<model_name>/*.parquet`; gateways write and rotate them."""
 
     root: str = Field(description="Folder below which every model has a folder of samples.")
 

@@ -78,7 +78,7 @@ def _class_differences(old: tuple[Label, ...], new: tuple[Label, ...]) -> list[s
         return [f"it never answers {', '.join(map(repr, gone))} any more"]
     if after[: len(before)] != before:
         said, was = (", ".join(map(repr, classes)) for classes in (new, old))
-        return [f"the probabilities stand in another order: {said}, not {was}"]
+        return [f"the probabilities are in another order: {said}, not {was}"]
     return []
 
 

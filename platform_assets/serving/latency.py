@@ -76,7 +76,7 @@ def triton_latency(candidate: LoadedVersion) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not over,
         description="; ".join(
-            f"asked by {one.clients} at once, a row takes up to {one.p99_bound:.3g} ms at the 99th "
+            f"with {one.clients} clients, a row takes up to {one.p99_bound:.3g} ms at the 99th "
             f"percentile, over the budget of {budget:g} ms"
             for one in over
         )

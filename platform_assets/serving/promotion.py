@@ -93,7 +93,7 @@ def require_gates_passed(
             "production was not switched: the loaded version has not passed its gates ("
             + ", ".join(f"{name}: {why}" for name, why in sorted(open_gates.items()))
             + ")",
-            "materialize triton_serving_state with its checks and read what they say.",
+            "materialize triton_serving_state with its checks, and read their results.",
         )
     return {gate: found for gate, found in verdicts.items() if found is not None}
 

@@ -97,7 +97,7 @@ def restore(
     except (TritonError, RepositoryError) as error:
         raise failure(
             f"Triton was not reconciled: {error}",
-            "bring Triton back or mend the version that is named, then run the job again.",
+            "bring Triton back or repair the version that is named, then run the job again.",
             still_true="Versions that are READY in Triton keep serving.",
             allow_retries=may_pass(error),
         ) from error

@@ -34,18 +34,18 @@ class RegressionConfig(dg.Config):
     """When a candidate counts as worse than production; by default as the model file says."""
 
     metric_floor: float | None = Field(
-        default=None, description="Worst value of the metric that is let through, as served."
+        default=None, description="Worst value of the metric, as served, that passes."
     )
     tolerance: float | None = Field(
         default=None,
         ge=0,
         description="How much worse than production it may be: of a score in its unit, of an "
-        "error as a part of production's.",
+        "error as a share of production's.",
     )
     without_comparison: bool = Field(
         default=False,
-        description="Let it pass on the floor alone although production cannot be asked: for "
-        "when production itself is broken.",
+        description="Let the version pass on the floor alone when production cannot be asked, for "
+        "example because production itself is broken.",
     )
 
 

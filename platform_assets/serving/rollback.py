@@ -37,10 +37,10 @@ class RollbackConfig(dg.Config):
 
     variant: str = Field(default=PRODUCTION, description="A is production, B the candidate.")
     version: int = Field(
-        default=0, ge=0, description="Version to go back to; 0 takes the one before the present."
+        default=0, ge=0, description="Version to go back to; 0 takes the previous one."
     )
     reason: str = Field(default="", description="Why, for the routing record and the ledger.")
-    by: str = Field(default="", description="Who wants it, for the ledger.")
+    by: str = Field(default="", description="Who asks for the rollback, for the ledger.")
     convergence_timeout_s: float = Field(
         default=30.0, gt=0, description="Seconds that every replica has to follow the switch."
     )
@@ -91,7 +91,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         name=f"{spec.model_name}_rollback",
         tags=rollback_tags(spec.model_name),
         description=(
-            f"Moves {spec.model_name} back to the version before, or to the one that is named, "
+            f"Moves {spec.model_name} back to its previous version, or to a named one, "
             "and pins it there. A retired version is loaded from the repository first."
         ),
     )

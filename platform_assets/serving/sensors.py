@@ -90,7 +90,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Records switches made outside a run in the deployment ledger, and "
-            "evaluates registry_alias when MLflow and production begin or cease to agree. It "
+            "evaluates registry_alias when MLflow and production start or stop agreeing. It "
             "changes nothing that is served."
         ),
     )

@@ -122,7 +122,7 @@ class Candidate:
     spec: CandidateSpec
     parameters: Mapping[str, Scalar]
     where: str
-    """Where it stands in the model file, for messages."""
+    """Its position in the model file, for messages."""
 
 
 def known(task: Task) -> Mapping[str, _Known]:
@@ -186,7 +186,7 @@ def _check(where: str, one: CandidateSpec, task: Task) -> None:
     for parameter in one.grid:
         if parameter not in allowed:
             raise CandidateError(
-                f"{where}: no parameter {parameter}; choose of {', '.join(sorted(allowed))}"
+                f"{where}: no parameter {parameter}; choose from {', '.join(sorted(allowed))}"
             )
 
 
@@ -233,7 +233,7 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
     missing = [name for name in methods if not callable(getattr(model, name, None))]
     if missing or inspect.isclass(model):
         raise CandidateError(
-            f"{where}: the function returned {model!r}, which is no unfitted scikit-learn "
+            f"{where}: the function returned {model!r}, which is not an unfitted scikit-learn "
             f"estimator with {', '.join(methods)}"
         )
     try:
@@ -256,7 +256,7 @@ def _attribute(where: str, path: str) -> Callable[..., Any]:
     except Exception as exc:
         raise CandidateError(f"{where}: {path} cannot be imported: {exc}") from exc
     if not callable(found):
-        raise CandidateError(f"{where}: {path} is no function")
+        raise CandidateError(f"{where}: {path} is not a function")
     return found  # type: ignore[no-any-return] # callable, which is all that is known
 
 

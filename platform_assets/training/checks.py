@@ -1,4 +1,4 @@
-"""Checks of the training: what they measure stands in their metadata."""
+"""Checks of the training: what they measure is in their metadata."""
 
 # No postponed annotations here: Dagster reads them.
 import dagster as dg
@@ -23,7 +23,7 @@ def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
     class MetricFloor(dg.Config):
         metric_floor: float = Field(
             default=spec.gates.metric_floor,
-            description=f"The {bound} {metric.name} on the evaluation rows that is let through.",
+            description=f"The {bound} {metric.name} on the evaluation rows that passes.",
         )
 
     @dg.asset_check(

@@ -85,7 +85,7 @@ def _tensors(ordered: pd.DataFrame, time: str, spec: ModelSpec) -> Rows:
 def tensor_form(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     """Return the features of `frame` in the form in which Triton gets them.
 
-    Columns stand in signature order, each in its tensor type: FP32 and FP64 with NaN for a
+    Columns are in signature order, each in its tensor type: FP32 and FP64 with NaN for a
     missing number, INT64 (FP64 with NaN where it may be missing), BOOL (FP32 with 1, 0 and NaN
     where it may be missing), text with "" for a missing one.
 
@@ -113,7 +113,7 @@ def _column(frame: pd.DataFrame, feature: FeatureSpec, spec: ModelSpec) -> NDArr
         return _converted(column, feature)
     except (ValueError, TypeError, OverflowError) as exc:
         raise TrainingError(
-            f"{feature.name} holds values that are no {feature.dtype.value}: {exc}"
+            f"{feature.name} holds values that are not {feature.dtype.value}: {exc}"
         ) from exc
 
 

@@ -88,7 +88,10 @@ def _fitted(pipeline: Any, sample: Rows, one: Candidate, say: Log) -> Any | None
         raise CandidateError(f"{one.where}: {one.name}: {exc}") from exc
     # Estimators, the user's own among them, fail on few rows in ways of their own.
     except Exception as exc:
-        say(f"{one.name} could not be tried on {len(sample)} rows ({exc}); training will tell")
+        say(
+            f"{one.name} could not be tried on {len(sample)} rows ({exc}); the training will show "
+            "whether it works"
+        )
         return None
 
 
@@ -111,7 +114,7 @@ def _require_parity(
     if not parity.holds:
         raise CandidateError(
             f"{one.where}: {one.name} answers {len(parity.differing_rows)} of {parity.rows} rows "
-            f"otherwise as an ONNX model: {parity.label_mismatches} with another answer, "
+            f"differently as an ONNX model: {parity.label_mismatches} with another answer, "
             f"probabilities by up to {parity.largest_probability_difference:.2g}; choose an "
             "estimator that skl2onnx converts exactly"
         )

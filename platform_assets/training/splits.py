@@ -58,13 +58,13 @@ def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
     )
     if missing:
         raise TrainingError(
-            f"class {missing[0]!r} of {spec.target.name} has only evaluation rows, so nothing "
-            f"could learn it: add rows of it, or choose another evaluation.fraction or seed"
+            f"class {missing[0]!r} of {spec.target.name} has only evaluation rows, so no "
+            f"model can learn it: add rows of it, or choose another evaluation.fraction or seed"
         )
     seen = training.labels[:1].tolist()[0]
     if (training.labels == seen).all():
         raise TrainingError(
-            f"{spec.target.name} has the one value {seen!r} in all training rows: there is "
+            f"{spec.target.name} has only the value {seen!r} in all training rows: there is "
             "nothing to tell apart"
         )
 
@@ -136,7 +136,7 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     sizes = np.sort(np.bincount(kind))
     if sizes[-1] < 2:
         raise TrainingError(
-            "one entity alone (of each class) has training rows: there is nothing to compare by"
+            "only one entity (of each class) has training rows: there is nothing to compare by"
         )
     # A metric needs two classes in every fold; a third one may be rarer.
     most = len(entities) if spec.task is Task.REGRESSION else sizes[-2:].min()
@@ -174,7 +174,7 @@ def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
     ]
     if not usable:
         raise TrainingError(
-            "the training rows have too few different times (or one class only in all but the "
+            "the training rows have too few different times (or only one class in all but the "
             "last of them) for a comparison by time"
         )
     return usable

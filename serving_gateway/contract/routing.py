@@ -41,7 +41,7 @@ class Slot(Struct, frozen=True):
     """`registry`, `caller` or `record`: what confirmed `run_id` when the slot was taken."""
     mode: Mode
     signature: Signature | None = None
-    """None when the registry could not be asked: Triton's own metadata then stand in."""
+    """None when the registry could not be asked: Triton's own metadata is then used instead."""
     model_name: str | None = None
     """Another Triton model than the record's, for a variant that lives beside it."""
     triton_url: str | None = None

@@ -169,7 +169,7 @@ class ControlPlane:
         """Take variant B's version away, and its share of the traffic; `force` if it has any."""
         if alias == A:
             raise Conflict(
-                "Variant A is production: it goes with the model only (DELETE "
+                "Variant A is production: it can only be removed with the model (DELETE "
                 f"/models/{self.router.model_name}). Reload it to change its version.",
                 code="production_variant",
             )

@@ -154,7 +154,7 @@ class Hosting:
             if not self._has_room():
                 raise Conflict(
                     f"The gateway hosts {len(self._models)} models, as many as GATEWAY_MAX_MODELS "
-                    f"allows; {model_name!r} is not taken.",
+                    f"allows; {model_name!r} is not accepted.",
                     code="too_many_models",
                 )
             with self._open(model_name) as model:

@@ -112,8 +112,8 @@ def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
     if wanted not in {None, found}:
         raise Conflict(
             f"The features of {model_name} version {slot.version} have the contract {found}, not "
-            f"{wanted} as asked for. Nothing was changed: compare what the version was "
-            "registered with and what the feature store has.",
+            f"the requested {wanted}. Nothing was changed: compare the version's registration "
+            "with the feature store.",
             code="feature_contract_mismatch",
         )
 

@@ -73,6 +73,6 @@ class RecordWriter:
             )
             return written, changed is not base
         raise GenerationConflict(
-            f"The routing record was changed by others {_ATTEMPTS} times in a row. Try again.",
+            f"Other calls changed the routing record {_ATTEMPTS} times in a row. Try again.",
             retry_after=1,
         )

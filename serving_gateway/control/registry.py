@@ -114,7 +114,7 @@ class Registry:
             signature = None if data is None else msgspec.json.decode(data, type=Signature)
         except msgspec.DecodeError as error:
             raise Conflict(
-                f"What MLflow holds as the signature of {which} is not a valid one: {error}.",
+                f"The signature of {which} in MLflow is not valid: {error}.",
                 code="signature_unreadable",
             ) from error
         return Registered(run_id, signature, _lineage(tags))
@@ -124,7 +124,7 @@ class Registry:
             return await self._client.get(path, params=params)
         except self._failures as error:
             why = str(error) or type(error).__name__
-            raise RegistryUnavailable(f"{self._where} cannot be asked: {why}.") from error
+            raise RegistryUnavailable(f"{self._where} did not answer: {why}.") from error
 
     async def _signature(self, run_id: str, tags: Mapping[str, str]) -> bytes | None:
         """The signature of a version as JSON; None when none was recorded."""
@@ -139,7 +139,7 @@ class Registry:
             )
         if hashlib.sha256(answer.content).hexdigest() != digest:
             raise Conflict(
-                f"{SIGNATURE_ARTIFACT} of MLflow's run {run_id} is not what its version was "
+                f"{SIGNATURE_ARTIFACT} of MLflow's run {run_id} differs from what its version was "
                 "registered with.",
                 code="signature_unreadable",
             )

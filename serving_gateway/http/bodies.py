@@ -24,7 +24,7 @@ async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> 
     """The decompressed body, of at most `limit` bytes; raises as `decompress`, or `ClientGone`."""
     announced = header(headers, b"content-length")
     if announced is not None and int(announced) > limit:
-        raise TooLarge(f"The body has {int(announced)} bytes; at most {limit} are taken.")
+        raise TooLarge(f"The body has {int(announced)} bytes; at most {limit} are accepted.")
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -32,7 +32,7 @@ async def read_body(receive: Receive, headers: Iterable[Header], limit: int) -> 
             raise ClientGone
         body += message.get("body", b"")
         if len(body) > limit:
-            raise TooLarge(f"The body is over {limit} bytes, the most that is taken.")
+            raise TooLarge(f"The body has more than {limit} bytes; that is the limit.")
         more = message.get("more_body", False)
     return decompress(bytes(body), header(headers, b"content-encoding"), limit)
 
@@ -49,8 +49,8 @@ def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
     window = _ENCODINGS.get(name)
     if window is None:
         raise UnsupportedMediaType(
-            f"The Content-Encoding {name[:50].decode('latin-1')!r} is not read; send gzip, "
-            "deflate, or the body as it is."
+            f"The Content-Encoding {name[:50].decode('latin-1')!r} is not supported; send "
+            "gzip, deflate, or the uncompressed body."
         )
     if name == b"deflate" and body[:1] and (body[0] & 0x0F) != zlib.DEFLATED:
         window = -zlib.MAX_WBITS  # some clients leave out the zlib header
@@ -60,7 +60,7 @@ def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
     except zlib.error as error:
         raise MalformedRequest(f"The body is not valid {name.decode()}: {error}.") from error
     if len(unpacked) > limit:
-        raise TooLarge(f"The body unpacks to over {limit} bytes, the most that is taken.")
+        raise TooLarge(f"The decompressed body has more than {limit} bytes; that is the limit.")
     if not stream.eof or stream.unused_data:
         # Several members in a row are valid gzip; unpacking very many small ones takes for ever.
         raise MalformedRequest(f"The body is not exactly one {name.decode()} stream.")

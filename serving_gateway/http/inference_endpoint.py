@@ -208,7 +208,7 @@ class InferenceEndpoint:
         self._access_log = settings.access_log
         self._ids = RequestIds()
         self._unanswered = RepeatedWarning(log, "a request was not answered")
-        self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
+        self._bugs = RepeatedWarning(log, "a request failed because of a bug", logging.ERROR)
 
     def start(self, request: HttpExchange) -> None:
         """Answer a request whose body is complete."""

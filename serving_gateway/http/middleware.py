@@ -35,7 +35,7 @@ class RequestObserver:
         self.app = app
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._bugs = RepeatedWarning(log, "a request failed on a bug", logging.ERROR)
+        self._bugs = RepeatedWarning(log, "a request failed because of a bug", logging.ERROR)
         self._access_log = access_log
         self._ids = RequestIds()
 

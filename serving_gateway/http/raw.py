@@ -20,7 +20,7 @@ Header = tuple[bytes, bytes]
 """Lower-case name, and value."""
 
 encode: Final = msgspec.json.Encoder().encode
-BUG: Final = "The gateway failed on a bug of its own; its log says more under this request id."
+BUG: Final = "The gateway failed because of a bug; its log says more under this request id."
 _SANE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 

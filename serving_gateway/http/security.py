@@ -81,9 +81,8 @@ class Access:
         """Refuse (`Unauthenticated`) a request without key or token, where keys are configured."""
         if not self.has_key(headers):
             raise Unauthenticated(
-                "This gateway answers with one of GATEWAY_API_KEYS only, as the header "
-                "'X-API-Key: <key>' or 'Authorization: Bearer <key>'. Health and readiness need "
-                "none."
+                "This gateway needs one of GATEWAY_API_KEYS, as the header 'X-API-Key: <key>' or "
+                "'Authorization: Bearer <key>'. Health and readiness need none."
             )
 
     def require_token(self, headers: list[Header]) -> None:
@@ -91,7 +90,7 @@ class Access:
         if self.token_name(headers) is None:
             raise Unauthenticated(
                 f"The header {PLATFORM_HEADER} needs one of the gateway's control tokens, as "
-                "'Authorization: Bearer <token>': what carries it is not counted as traffic."
+                "'Authorization: Bearer <token>': such a request is not counted as traffic."
             )
 
     def admit(self, need: Need, headers: list[Header]) -> str | None:
@@ -120,7 +119,7 @@ class Access:
             return
         raise Forbidden(
             f"The Host {name[:100]!r} is not one of this gateway's: call it by its address, send "
-            f"a control token, or name it in GATEWAY_ALLOWED_HOSTS. {_UNCHANGED}"
+            f"a control token, or add the name to GATEWAY_ALLOWED_HOSTS. {_UNCHANGED}"
         )
 
     def _check_origin(self, headers: list[Header], *, cors: bool) -> None:

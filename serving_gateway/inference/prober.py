@@ -134,6 +134,6 @@ class Prober:
         try:
             await version.probe()
         except Exception:
-            log.exception("a probe failed on a bug")
+            log.exception("a probe failed because of a bug")
         probes.ended_at = now = time.monotonic()
         probes.is_unanswered = now - version.age < probes.asked_at

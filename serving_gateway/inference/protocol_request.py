@@ -53,7 +53,7 @@ def read_request(body: bytes, header_length: int | None) -> ProtocolRequest:
     text = body[:header_length]
     if len(text) < (header_length or 0):
         raise MalformedRequest(
-            f"The JSON part is announced with {header_length} bytes; the body has {len(body)}."
+            f"The header announces a JSON part of {header_length} bytes; the body has {len(body)}."
         )
     try:
         text.decode()  # also members that are not read

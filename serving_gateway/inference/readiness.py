@@ -27,7 +27,7 @@ def unready_reasons(
     if draining:
         reasons.append("the gateway is shutting down")
     if production is None:
-        why = record_problem or "nothing was ever reloaded onto it"
+        why = record_problem or "no version was ever loaded into it"
         reasons.append(f"variant A has no version: {why}")
     elif problem is not None:
         reasons.append(f"variant A, version {production}: {problem}")

@@ -44,7 +44,7 @@ def check_count(codec: Codec, what: str, rows: int, max_rows: int, field: str = 
     most = min(max_rows, codec.signature.max_batch_rows)
     if rows > most:
         raise TooLarge(
-            f"{what} has {rows} rows; at most {most} are taken in one request.",
+            f"{what} has {rows} rows; at most {most} are accepted in one request.",
             field=field or what,
             code="too_many_rows",
         )

@@ -18,8 +18,8 @@ def signature_from_metadata(found: ModelMetadata, version: int) -> Signature:
     for tensor in inputs:
         if tensor.datatype not in set(DType):
             raise VariantUnavailable(
-                f"Version {version} reads {tensor.name} as {tensor.datatype}, which rows in JSON "
-                "cannot be turned into here.",
+                f"Version {version} reads {tensor.name} as {tensor.datatype}, to which rows in "
+                "JSON cannot be converted.",
                 code="unsupported_signature",
             )
     widths = [tensor.shape[1] if len(tensor.shape) == 2 else 0 for tensor in inputs]

@@ -202,7 +202,7 @@ class VersionClient:
         if codec is None or not self.state.ready:
             raise VariantUnavailable(
                 f"Variant {variant} routes to version {self.version}, which cannot answer now: "
-                f"{self.reason} It heals by itself once Triton has that version READY."
+                f"{self.reason} It recovers by itself once Triton has that version READY."
             )
         return codec
 
@@ -237,7 +237,7 @@ class VersionClient:
         found = await self.triton.metadata(self.model_name, limit, self.version)
         if found is None:
             raise VersionNotReady(
-                f"Triton at {self.triton.url} lost {self._name} while it was asked about it."
+                f"Triton at {self.triton.url} unloaded {self._name} while it was asked about it."
             )
         self._open(signature_from_metadata(found, self.version))
 
@@ -343,7 +343,7 @@ def deliver(batch: Batch[ItemT], outputs: InferenceOutputs) -> None:
                 item.fail(error)
             except Exception:
                 log.exception("a response could not be delivered")
-                item.fail(GatewayError("The gateway failed on a bug of its own; see its log."))
+                item.fail(GatewayError("The gateway failed because of a bug; see its log."))
         start = stop
 
 

@@ -84,7 +84,7 @@ class Heartbeat:
         try:
             await self.store.leave(self.identity.id)
         except StoreUnavailable as error:
-            log.warning("the replica's end was not reported", extra={"reason": error.message})
+            log.warning("the end of the replica was not reported", extra={"reason": error.message})
 
     async def replica_list(self, model_name: str, own: ReplicaStatus) -> ReplicaList:
         """All live replicas and what they do with a model, asked now."""

@@ -149,7 +149,7 @@ def stored_record(data: bytes | None, model_name: str, where: str) -> Stored:
 
 
 def usable(stored: Stored) -> RoutingRecord:
-    """The record; raises the error that stands in its place."""
+    """The record; raises the error that was stored in its place."""
     if isinstance(stored, StoreUnavailable):
         raise stored
     return stored

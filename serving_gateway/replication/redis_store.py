@@ -276,7 +276,7 @@ class RedisStore:
                 return int(await answer)
         except StoreUnavailable as error:
             raise StoreUnavailable(
-                f"{error.message} Unless that happened just after the change was taken, nothing "
+                f"{error.message} Unless that happened just after the change was stored, nothing "
                 "was written: look at /models before trying again."
             ) from error
 

@@ -27,7 +27,9 @@ class ModelReport(msgspec.Struct, frozen=True, array_like=True):
     traffic: tuple[str, ...] = ()
 
 
-_NOT_HOSTED: Final = ModelReport(0, None, ready=False, reasons=("it does not host this model yet",))
+_NOT_HOSTED: Final = ModelReport(
+    0, None, ready=False, reasons=("this replica does not host the model yet",)
+)
 
 
 class ReplicaList(msgspec.Struct, frozen=True):

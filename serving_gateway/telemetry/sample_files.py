@@ -105,7 +105,7 @@ class SampleWriter:
                 self._write(key)
 
     def _take(self, key: _Key, samples: list[tuple[Sample, int]], rows: int) -> None:
-        """Put samples into a buffer, as they will stand in the file.
+        """Put samples into a buffer, as the file will hold them.
 
         Converted at once: otherwise they would be thousands of objects for the garbage collector
         to traverse while requests wait.
@@ -167,7 +167,7 @@ class SampleWriter:
             log.info("samples are written again")
         elif problem is not None and self._problem is None:
             log.warning(
-                "samples are lost: they cannot be written; answers go on",
+                "samples are lost: they cannot be written; predictions are still answered",
                 extra={"directory": str(self._directory), "reason": problem},
             )
         self._problem = problem

@@ -123,7 +123,7 @@ class Tracing:
         """Begin the span of an inference; None when no request that shares it is traced.
 
         A span has one parent, and an inference belongs to several requests: so it is linked to
-        all of them, and they to it. It stands in the trace of the first, which Triton continues.
+        all of them, and they to it. It belongs to the trace of the first, which Triton continues.
         """
         if not requests:
             return None

@@ -30,7 +30,7 @@ def read_metadata(response: TritonResponse, url: str) -> ModelMetadata | None:
         return _metadata_decoder.decode(response.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadUpstreamAnswer(
-            f"The model metadata of Triton at {url} are unreadable: {error}."
+            f"The model metadata of Triton at {url} is unreadable: {error}."
         ) from error
 
 

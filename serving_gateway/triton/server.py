@@ -64,14 +64,14 @@ class TritonServer:
         self.connections.drop_idle()
         self._control.drop_idle()  # the next probe needs a new connection to succeed
         if is_new:
-            log.warning("a Triton server is in trouble", extra={"reason": problem})
+            log.warning("a Triton server fails", extra={"reason": problem})
             self._on_change()
 
     def note_well(self) -> None:
         """Note that the server answers on a new connection."""
         if self.problem is not None:
             self.problem, self.is_silent = None, False
-            log.info("a Triton server is well again", extra={"url": self.url})
+            log.info("a Triton server answers again", extra={"url": self.url})
             self._on_change()
 
     async def get(self, path: str, limit_seconds: float) -> TritonResponse:

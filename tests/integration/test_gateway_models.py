@@ -254,7 +254,9 @@ def test_a_replica_that_does_not_host_the_model_is_not_in_sync(
         page = call(one, "GET", "").json()
         assert not page["in_sync"]
         late = [replica for replica in page["replicas"] if not replica["ready"]]
-        assert [replica["reasons"] for replica in late] == [["it does not host this model yet"]]
+        assert [replica["reasons"] for replica in late] == [
+            ["this replica does not host the model yet"]
+        ]
         assert one.models()["in_sync"]
         wait_until(lambda: code(two) == "model_not_open", 5, "the other replica to know of it")
         assert call(two, "POST", "/predict", json={"data": [ROW]}).status_code == 503

@@ -350,7 +350,7 @@ def test_a_gateway_that_is_not_ready_says_why_and_one_that_is_gone_is_missed(
         screen.open()
         expect(page.locator("#headline")).to_contain_text("Nothing in production")
         expect(page.locator(".marks .bad")).to_have_count(2)
-        expect(page.locator("#reasons")).to_contain_text("nothing was ever reloaded onto it")
+        expect(page.locator("#reasons")).to_contain_text("no version was ever loaded into it")
         expect(page.locator("#routing")).to_contain_text(f"unknown: Triton at {nowhere}")
         expect(page.locator("#replicas")).to_contain_text("Not ready: variant A has no version")
         screen.is_clean()

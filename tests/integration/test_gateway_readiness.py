@@ -49,7 +49,7 @@ def test_a_model_that_is_down_answers_503_for_itself_alone(
         # Without the default model, and without any model.
         status, body = ready(gateway)
         assert (status, body["status"], body["reasons"]) == (200, "ready", [])
-        assert "nothing was ever reloaded" in body["models"][DEFAULT_MODEL][0]
+        assert "no version was ever loaded" in body["models"][DEFAULT_MODEL][0]
         reload = f"/models/{OTHER}/variant/A/reload"
         assert gateway.client.post(reload, json={"version": 1, "run_id": "r"}).status_code == 200
         status, body = ready(gateway)

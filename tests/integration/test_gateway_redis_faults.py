@@ -153,7 +153,7 @@ def test_a_start_without_the_store_and_without_a_snapshot_is_not_ready(
         assert "Redis at 127.0.0.1" in answer.text
         assert gateway.predict().status_code == 503
         redis.process.start()
-        wait_until(lambda: "nothing was ever reloaded" in gateway.client.get("/ready").text, 5, "")
+        wait_until(lambda: "no version was ever loaded" in gateway.client.get("/ready").text, 5, "")
         gateway.routed(1)
         assert gateway.ready()
 

@@ -136,8 +136,8 @@ def test_the_job_fails_and_names_a_model_that_it_left_alone(
     assert platform.execute("maintenance") == {}
     away = replace(platform, resources={**platform.resources, **AWAY})
     [said] = away.execute("maintenance").values()
-    assert "of some models not everything old was deleted: best_model: " in said.lower()
-    assert "What is in use of every model is still there" in said
+    assert "not all old records were deleted: best_model: " in said.lower()
+    assert "Everything that is in use is still there" in said
     monkeypatch.setenv("MAINTENANCE_RUN_DAYS", "ninety")
     [said] = platform.execute("maintenance").values()
     assert "MAINTENANCE_RUN_DAYS='ninety': give a whole number" in said

@@ -204,7 +204,7 @@ def test_operators_that_may_never_end_or_that_others_brought_are_refused(
     [
         ("terabytes", Bounds(), "may take 2.0 GiB and 120 s"),
         ("gigabytes", Bounds(), "may take 2.0 GiB and 120 s"),
-        ("hours", Bounds(seconds=4), "does not come to an end"),
+        ("hours", Bounds(seconds=4), "does not finish"),
     ],
 )
 def test_a_graph_that_takes_too_much_is_stopped(burden: str, bounds: Bounds, said: str) -> None:

@@ -110,7 +110,7 @@ def test_columns_in_another_order_behind_a_byte_order_mark_are_the_same_rows(
         ),
         (
             lambda lines: [*lines, lines[-1]],
-            r"has 1 row too many: entity_id 150 stands there 2 times .*\(row 450, row 451\)",
+            r"has 1 row too many: entity_id 150 occurs 2 times .*\(row 450, row 451\)",
         ),
         (lambda lines: lines[:1], "has columns and no rows"),
         (lambda _: [], "is empty"),

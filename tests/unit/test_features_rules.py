@@ -173,7 +173,7 @@ def test_one_entity_is_enough_where_the_newest_rows_are_held_out(tmp_path: Path)
 
 def test_without_times_an_entity_has_one_row(tmp_path: Path) -> None:
     spec = dataclasses.replace(MIXED, event_time=None)
-    with pytest.raises(SourceError, match=r"customer c-\d+ stands there 2 times \(row") as caught:
+    with pytest.raises(SourceError, match=r"customer c-\d+ occurs 2 times \(row") as caught:
         _read(tmp_path, spec)
     assert "name the time of a row" in caught.value.todo
     numbered = _read(tmp_path, dataclasses.replace(spec, join_key=NUMBERED))

@@ -109,7 +109,7 @@ def test_a_variable_that_is_not_one_of_sources_stays_hidden(
     make: Callable[[], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONTROL_TOKEN", "s3cr3t-token-value")
-    with pytest.raises(ValidationError, match="CONTROL_TOKEN: a source may see") as caught:
+    with pytest.raises(ValidationError, match="CONTROL_TOKEN: a source may only use") as caught:
         make()
     assert "s3cr3t" not in str(caught.value)
 

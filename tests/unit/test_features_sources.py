@@ -210,7 +210,7 @@ def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
     ("url", "query", "said"),
     [
         ("sqlite:///{}", "SELECT * FROM lost", "failed: no such table: lost"),
-        ("sqlite:///{}", "CREATE TABLE x (y)", "answers no rows"),
+        ("sqlite:///{}", "CREATE TABLE x (y)", "returns no rows"),
         ("sqlite:///{}", "SELECT 1 AS one", r"lacks customer, .*it has one"),
         (
             "postgresql+nodriver://u:${SOURCE_PW}@h/db",
@@ -221,8 +221,8 @@ def test_a_wrong_value_of_a_query_is_named(tmp_path: Path) -> None:
         ("postgresql+nodriver://h/db?password=${SOURCE_PW}", "SELECT 1", "h/db needs a driver"),
         ("mssql+nodriver:///?odbc_connect=PWD%3D${SOURCE_PW}", "SELECT 1", "needs a driver"),
         ("postgresql://u:${SOURCE_AT}@h/db", "SELECT 1", "two @"),
-        ("postgresql://h:s3cret/db", "SELECT 1", "URL that is none that SQLAlchemy knows"),
-        ("${SOURCE_URL}", "SELECT 1", "URL that is none that SQLAlchemy knows"),
+        ("postgresql://h:s3cret/db", "SELECT 1", "URL that SQLAlchemy does not know"),
+        ("${SOURCE_URL}", "SELECT 1", "URL that SQLAlchemy does not know"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_without_its_password(
@@ -237,7 +237,7 @@ def test_a_query_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     endless = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT * FROM t"
     query = f"SELECT count(*) AS n FROM ({endless})"
     started = time.monotonic()
-    with pytest.raises(SourceError, match=r"took longer than 0:00:00\.3.* and was ended"):
+    with pytest.raises(SourceError, match=r"took longer than 0:00:00\.3.* and was canceled"):
         _read(
             Source(sql=SqlQuery(f"sqlite:///{tmp_path / 'a.db'}", query, dt.timedelta(seconds=0.3)))
         )

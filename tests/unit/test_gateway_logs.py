@@ -186,7 +186,8 @@ async def test_repeated_warning_costs_the_loop_microseconds() -> None:
 
 
 async def test_repeated_bug_has_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    bugs = RepeatedWarning(logging.getLogger("test"), "a request failed on a bug", logging.ERROR)
+    log = logging.getLogger("test")
+    bugs = RepeatedWarning(log, "a request failed because of a bug", logging.ERROR)
     for _ in range(3):
         bugs.log("KeyError", exception=KeyError("k"), request_id="r")
     (found,) = caplog.records

@@ -89,7 +89,7 @@ async def test_a_replica_is_listed_until_it_leaves_or_reports_nothing_more(tmp_p
     assert found == {"a": (4, False), "b": (3, True)}
     by_id = {r.id: r for r in await two.replicas("n", 5)}
     assert (by_id["a"].generation, by_id["b"].generation) == (9, 0)
-    assert by_id["b"].reasons == ("it does not host this model yet",)
+    assert by_id["b"].reasons == ("this replica does not host the model yet",)
     await one.leave("a")
     await one.leave("a")
     path = tmp_path / "replicas" / "b.json"

@@ -54,7 +54,7 @@ def test_a_grid_becomes_a_candidate_per_point_with_a_name_of_its_own() -> None:
     [
         (
             [CandidateSpec("extra_trees"), CandidateSpec("decision_tree", grid={"depth": (1,)})],
-            r"candidates\[1\] \(decision_tree\): no parameter depth; choose of .*max_depth",
+            r"candidates\[1\] \(decision_tree\): no parameter depth; choose from .*max_depth",
         ),
         ([CandidateSpec("decision_tree", grid={"random_state": (1,)})], "no parameter random"),
         (
@@ -118,9 +118,9 @@ def test_histogram_boosting_holds_no_rows_out_unless_a_grid_says_so(task: Task) 
     ("candidate", "said"),
     [
         (_function("nowhere"), "tests.support.estimators:nowhere cannot be imported"),
-        (_function("NUMBER"), "is no function"),
+        (_function("NUMBER"), "is not a function"),
         (_function("failing"), r"function failed: RuntimeError\('no such thing'\)"),
-        (_function("a_class"), "no unfitted scikit-learn estimator"),
+        (_function("a_class"), "not an unfitted scikit-learn estimator"),
         (_function("without_probabilities"), "with fit, predict, .*predict_proba"),
         (_function("scaled", depth=(1,)), r"candidates\[0\] .*depth"),
         (_function("homemade"), "cannot become an ONNX model: Homemade has no ONNX converter"),
@@ -177,4 +177,4 @@ def test_failing_on_a_few_rows_alone_is_no_verdict() -> None:
     said: list[str] = []
     probe(expand(spec), rows.take(rows.labels == "yes"), spec, spec.target.classes, said.append)
     assert len(said) == 1
-    assert "training will tell" in said[0]
+    assert "the training will show whether it works" in said[0]

@@ -72,7 +72,7 @@ def test_whole_numbers_that_a_join_made_floating_are_only_taken_when_nothing_is_
     value: float,
 ) -> None:
     assert _form(pd.Series([3.0, 4.0]), DType.INT64).tolist() == [3, 4]
-    with pytest.raises(TrainingError, match=r"x holds values that are no INT64: .*lost digits"):
+    with pytest.raises(TrainingError, match=r"x holds values that are not INT64: .*lost digits"):
         _form(pd.Series([3.0, value]), DType.INT64)
 
 
@@ -86,5 +86,5 @@ def test_booleans_and_texts() -> None:
 
 
 def test_text_among_numbers_is_named() -> None:
-    with pytest.raises(TrainingError, match="x holds values that are no FP64"):
+    with pytest.raises(TrainingError, match="x holds values that are not FP64"):
         _form(pd.Series([1.0, "many"], dtype=object), DType.FP64)

@@ -73,7 +73,7 @@ def test_a_class_that_nothing_could_learn_is_refused() -> None:
 
 
 def test_a_target_with_one_value_is_refused() -> None:
-    with pytest.raises(TrainingError, match="species has the one value 1"):
+    with pytest.raises(TrainingError, match="species has only the value 1"):
         split_evaluation(_rows(np.ones(90, np.int64), np.arange(90)), IRIS)
 
 
@@ -110,7 +110,7 @@ def test_folds_of_a_regression_share_the_range_of_the_target() -> None:
 
 
 def test_one_entity_alone_cannot_be_compared() -> None:
-    with pytest.raises(TrainingError, match="one entity alone"):
+    with pytest.raises(TrainingError, match="only one entity"):
         folds(_rows([0, 1, 0], [1, 1, 1]), IRIS)
 
 
@@ -183,5 +183,5 @@ def test_a_regression_of_few_entities_is_dealt_all_the_same(entities: int) -> No
 
 
 def test_classes_of_one_entity_each_cannot_be_compared() -> None:
-    with pytest.raises(TrainingError, match="one entity alone"):
+    with pytest.raises(TrainingError, match="only one entity"):
         folds(_rows([0, 1, 2], [1, 2, 3]), IRIS)

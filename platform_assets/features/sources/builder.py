@@ -79,7 +79,7 @@ class TableBuilder:
         self._headers = headers
 
     def add_batch(self, name: str, headers: Sequence[str], batch: pa.RecordBatch) -> None:
-        """Cast rows that stand in memory, behind those of the same name."""
+        """Cast rows that are in memory, behind those of the same name."""
         table = pa.Table.from_batches([batch])
         self.database.register(
             "batch", table.rename_columns([f"c{n}" for n in range(len(headers))])

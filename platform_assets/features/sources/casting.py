@@ -112,7 +112,7 @@ class Cast:
     """SQL over one column of a relation.
 
     `value` is its value in the declared type, a 32-bit float as DOUBLE and a time as UTC;
-    `present` whether there is one at all; `local` whether the time stands in the zone of the
+    `present` whether there is one at all; `local` whether the time is in the zone of the
     model file, not in UTC.
     """
 

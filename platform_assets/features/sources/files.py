@@ -91,7 +91,7 @@ class FileReader:
         if self._files() != files or self._identity(files, _digest) != fingerprint:
             raise SourceError(
                 f"{self.name} changed while it was read",
-                "run again; writers of a file should write a new one beside it and rename it",
+                "run again; writers of a file should write a new one next to it and rename it",
             )
         return builder.build(self.name, lambda _: fingerprint)
 

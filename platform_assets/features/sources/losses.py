@@ -31,7 +31,7 @@ def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
 def merged_keys(name: str, table: pa.Table, written: pa.ChunkedArray) -> list[str]:
     """A sentence when integer keys that are written with leading zeros became one with others.
 
-    `name` is the column of the keys; `written` has those with leading zeros as they stand in
+    `name` is the column of the keys; `written` has those with leading zeros as they are in
     the source, null for the others.
     """
     if written.null_count == len(written):

@@ -125,7 +125,7 @@ def table_fingerprint(table: pa.Table, order: Sequence[str] = ()) -> str:
         table = table.take(pc.sort_indices(table.select(list(order)), sort_keys=keys))
     digest = hashlib.sha256(f"{table.num_rows} {table.schema.remove_metadata()}\n".encode())
     for batch in table.to_batches():
-        # As text, for behind a null anything may stand in memory. Texts are quoted, null is not.
+        # As text: the memory behind a null may hold anything. Texts are quoted, null is not.
         sink = pa.BufferOutputStream()
         csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
         digest.update(sink.getvalue())

@@ -95,7 +95,7 @@ class SqlReader:
                     query, execution_options=options | {"max_row_buffer": _CHUNK_ROWS}
                 ) as result:
                     if not result.returns_rows:
-                        raise SourceError(f"{self.name} answers no rows", "write a SELECT")
+                        raise SourceError(f"{self.name} returns no rows", "write a SELECT")
                     yield result
         except (ImportError, NoSuchModuleError) as exc:
             raise SourceError(
@@ -105,7 +105,7 @@ class SqlReader:
         except SQLAlchemyError as exc:
             if late.is_set():
                 raise SourceError(
-                    f"{self.name} took longer than {self._source.timeout} and was ended",
+                    f"{self.name} took longer than {self._source.timeout} and was canceled",
                     "make the query faster, or raise source.sql.timeout, and run again",
                 ) from None
             # Not the whole exception, which repeats the statement and, for some, the address.
@@ -150,7 +150,7 @@ def _parsed(url: str) -> URL:
     except (ArgumentError, ValueError):
         # Neither exception may go on: what they could not read may be a password.
         raise SourceError(
-            "the source's query has a URL that is none that SQLAlchemy knows",
+            "the source's query has a URL that SQLAlchemy does not know",
             "write dialect://user:${SOURCE_PASSWORD}@host:port/database in the model file, or "
             "look at the variables that it names, and run again",
         ) from None

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a python-based Triton backend that stands in for NVIDIA's C++ one.
+"""ONNX Runtime as a Python-based Triton backend in place of NVIDIA's C++ one.
 
 A repository entry with `backend: "onnxruntime"` loads here and in NVIDIA's container alike. The
 rules of the C++ backend that decide whether an entry loads and what it answers are kept: which
