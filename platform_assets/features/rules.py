@@ -117,7 +117,7 @@ def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
 
 
 def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
-    """Return the classes in the order of the probabilities, () for a regression; or SourceError."""
+    """Return the classes in the order of the probabilities; SourceError for unusable labels."""
     name = spec.target.name
     values = pc.unique(rows.table[name].drop_null())
     if not len(values):

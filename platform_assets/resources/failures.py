@@ -86,9 +86,9 @@ def request_retry(cause: Exception) -> None:
 def as_failure(
     what: str, todo: str, *errors: type[Exception], still_true: str = STILL_TRUE
 ) -> Iterator[None]:
-    """Turn `errors` in the block into the failure of a step, which says `what` did not happen.
+    """Turn `errors` in the block into the failure of a step: `what` happened, and why.
 
-    The step is tried again where a server was away.
+    Where `what` is empty, the error says it all. The step is tried again where a server was away.
     """
     try:
         yield

@@ -123,7 +123,7 @@ def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
 
 
 def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Evaluated:
-    """Return answers and metrics for held-out rows; TrainingError where they are too few for it."""
+    """Return answers and metrics for held-out rows; TrainingError if they determine no metric."""
     answers = answers_of(pipeline, rows, spec, classes)
     measured = {name: value for name, value in scores(spec.task, answers).items()
                 if math.isfinite(value)}  # fmt: skip
