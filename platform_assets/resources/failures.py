@@ -104,17 +104,13 @@ def as_failure(
 @contextmanager
 def mlflow_failures(step: str) -> Iterator[None]:
     """Turn a `RegistryError` in the block into the failure of the asset `step`."""
-    try:
+    again = f"then run again from {step}"
+    back = f"start MLflow (or wait until it answers), {again}: what was made before it is kept"
+    with (
+        as_failure("", f"solve that in MLflow, {again}", RegistryError),
+        as_failure("", back, MlflowUnavailable),
+    ):
         yield
-    except MlflowUnavailable as exc:
-        raise failure(
-            str(exc),
-            f"start MLflow (or wait until it answers), then run again from {step}: what was "
-            "materialized before it is kept",
-            allow_retries=True,
-        ) from exc
-    except RegistryError as exc:
-        raise failure(str(exc), f"solve that in MLflow, then run again from {step}") from exc
 
 
 @contextmanager

@@ -6,13 +6,15 @@ import dagster as dg
 
 from platform_assets.export.triton_config import load_override, with_versions
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import failure, may_pass
+from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.model_repository import ModelRepository, RepositoryError
 from platform_assets.resources.triton import TritonEndpoint, TritonError, TritonResource
 from platform_assets.run_tags import reconciliation_tags
 from platform_assets.serving.loading import Log, persist, persisted_config, persisted_versions
 from platform_assets.serving.policy import Drift, drift
 from platform_assets.serving.turns import CHANGE, hold
+
+_STILL_SERVED = "Versions that are READY in Triton keep serving."
 
 
 def observed_drift(
@@ -69,7 +71,12 @@ def restore(
     Raises:
         dagster.Failure: Triton does not answer, still differs, or a version cannot be restored.
     """
-    try:
+    with as_failure(
+        "Triton was not reconciled",
+        "bring Triton back or repair the version that is named, then run the job again.",
+        *(TritonError, RepositoryError),
+        still_true=_STILL_SERVED,
+    ):
         found = observed_drift(name, triton, repository)
         if not found:
             log("Triton serves exactly the verified versions; nothing to do.")
@@ -94,18 +101,11 @@ def restore(
         wanted = sorted({version for versions in loaded for version in versions})
         persist(repository, with_versions(serving, wanted))
         left = observed_drift(name, triton, repository)
-    except (TritonError, RepositoryError) as error:
-        raise failure(
-            f"Triton was not reconciled: {error}",
-            "bring Triton back or repair the version that is named, then run the job again.",
-            still_true="Versions that are READY in Triton keep serving.",
-            allow_retries=may_pass(error),
-        ) from error
     if left:
         raise failure(
             f"Triton still differs: lost {left.lost}, gained {left.gained}",
             "read Triton's log; another client may be loading versions.",
-            still_true="Versions that are READY in Triton keep serving.",
+            still_true=_STILL_SERVED,
         )
     if broken:
         raise _cannot_restore(broken, f"version {', '.join(map(str, wanted))}")
