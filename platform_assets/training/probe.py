@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError
@@ -42,7 +41,7 @@ def probe(
             One that merely fails to learn from so few rows is left to the real training, and
             `say` gets a line.
     """
-    sample = rows.take(_positions(rows, spec))
+    sample = _sample(rows, spec.task)
     for one in candidates:
         pipeline = build(one, spec)
         model = pipeline.named_steps[MODEL_STEP]
@@ -61,12 +60,12 @@ def probe(
             _require_parity(graph, answers_of(fitted, sample, spec, classes), sample, spec, one)
 
 
-def _positions(rows: Rows, spec: ModelSpec) -> NDArray[np.int64]:
-    if spec.task is Task.REGRESSION:
-        return np.unique(np.linspace(0, len(rows) - 1, _OF_A_REGRESSION).astype(np.int64))
+def _sample(rows: Rows, task: Task) -> Rows:
+    if task is Task.REGRESSION:
+        return rows.spread(_OF_A_REGRESSION)
     kinds, kind = np.unique(rows.labels, return_inverse=True)
     chosen = [np.flatnonzero(kind == one)[:_PER_CLASS] for one in range(len(kinds))]
-    return np.sort(np.concatenate(chosen))
+    return rows.take(np.sort(np.concatenate(chosen)))
 
 
 def _shrink(model: Any) -> None:

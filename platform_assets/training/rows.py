@@ -43,6 +43,13 @@ class Rows:
             None if self.times is None else self.times[positions],
         )
 
+    def spread(self, most: int) -> Rows:
+        """Return at most so many of the rows, evenly spaced."""
+        import numpy as np
+
+        places = np.linspace(0, len(self) - 1, min(len(self), most))
+        return self.take(places.astype(np.int64))
+
 
 def unseen_texts(training: Rows, evaluation: Rows) -> dict[str, float]:
     """Return the share of evaluation rows with a text that training never saw, by feature.

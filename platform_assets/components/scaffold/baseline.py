@@ -90,7 +90,7 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> B
 
     ScaffoldError where neither is better than the constant answer.
     """
-    some = _sample(training)
+    some = training.spread(_MOST_ROWS)
     metric = METRICS[spec.evaluation.metric]
     # Of numbers with a trend the constant of the past is far off: an r2 below 0 says nothing.
     constant = max(0.0, _score(_constant(spec), some, spec, classes).mean)
@@ -119,13 +119,6 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> B
 def _rounded(floor: float, constant: float) -> float:
     """Two decimals, downwards; just above the constant answer at least."""
     return max(math.floor(floor * 100) / 100, math.ceil((constant + 1e-9) * 100) / 100)
-
-
-def _sample(rows: Rows) -> Rows:
-    import numpy as np
-
-    places = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).astype(np.int64)
-    return rows.take(places)
 
 
 def _constant(spec: ModelSpec) -> Any:

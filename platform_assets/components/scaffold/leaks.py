@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.metrics import METRICS, Answers
 from platform_assets.training.rows import Rows
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
 _PERFECT: Final = {"balanced_accuracy": 0.99, "r2": 0.999}
 """By metric: from here on a single column is too good to be true."""
@@ -27,9 +28,7 @@ def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[
 
     A tree learns each column on one half of the entities and is tested on the other.
     """
-    import numpy as np
-
-    some = rows.take(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).astype(np.int64))
+    some = rows.spread(_MOST_ROWS)
     learn = _half(some.groups)
     if learn.all() or not learn.any():
         return {}
@@ -50,8 +49,6 @@ def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[
 
 def _may_tell(column: NDArray[np.float64], labels: NDArray[Any], task: Task) -> bool:
     """Whether a tree is worth its time: few values, or labels that keep still along the column."""
-    import numpy as np
-
     if len(np.unique(column)) <= _FEW_VALUES * len(column):
         return True
     along = labels[np.argsort(column, kind="stable")]
@@ -61,7 +58,6 @@ def _may_tell(column: NDArray[np.float64], labels: NDArray[Any], task: Task) -> 
 
 
 def _half(groups: NDArray[Any]) -> NDArray[np.bool_]:
-    import numpy as np
     import pandas as pd
 
     codes, found = pd.factorize(groups)
@@ -71,7 +67,6 @@ def _half(groups: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _as_numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
     """Texts as their places, a missing number as one less than all others."""
-    import numpy as np
     import pandas as pd
 
     if column.dtype == object:
@@ -89,7 +84,6 @@ def _answers(
     task: Task,
     classes: tuple[Label, ...],
 ) -> Answers:
-    import numpy as np
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     # As its ranks: what is large does not fit into the single precision of trees.
