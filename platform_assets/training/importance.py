@@ -15,7 +15,6 @@ from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MAX_ROWS: Final = 2000
