@@ -23,7 +23,7 @@ define have
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing $(2)"; set -o pipefail; \
 	    apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(2) \
-	      | { grep -E '^(Need to get|Get:)' || true; }; \
+	      | { grep --line-buffered -E '^(Need to get|Get:)' || true; }; \
 	  else \
 	    echo "Missing on this machine: $(2). Install it, on Debian or Ubuntu with: sudo apt-get install $(2)" >&2; exit 1; \
 	  fi; }
@@ -120,11 +120,11 @@ endif
 
 , := ,
 
-# install(environment, lock file): uv names what it downloads, with sizes, and counts what it installs.
+# install(environment, lock file): uv counts packages, and names the large ones with their sizes.
 define install
-	@echo "installing the $$(grep -c == $(2)) packages of $(2) into $(1)"
+	@echo "installing $(2) into $(1)"
 	@set -o pipefail; $(VENV)/bin/uv pip install --python $(1)/bin/python --no-deps --require-hashes -r $(2) 2>&1 \
-	  | { grep -vE '^( [-+~] |Using Python| *Downloaded)' || true; }
+	  | { grep --line-buffered -vE '^( [-+~] |Using Python)' || true; }
 endef
 
 # An environment is complete when its stamp is newer than its lock file.
