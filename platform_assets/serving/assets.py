@@ -182,15 +182,15 @@ def _gateway_reload(spec: ModelSpec) -> dg.AssetsDefinition:
             spec, feast=feast, mlflow=mlflow, triton=triton, repository=model_repository, log=log
         )
         verdict = gate_verdict(gates[NO_REGRESSION])
+        more = {
+            **retirement,
+            **_best_version(gates[NO_REGRESSION].metadata),
+            **views,
+            **record_in_registry(spec.model_name, version, mlflow, log),
+        }
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
-            metadata={
-                **switch_metadata(spec, switch, mlflow, metric=verdict.metric),
-                **retirement,
-                **_best_version(gates[NO_REGRESSION].metadata),
-                **views,
-                **record_in_registry(spec.model_name, version, mlflow, log),
-            },
+            metadata=switch_metadata(spec, switch, mlflow, verdict.metric, more),
         )
 
     return gateway_reload

@@ -15,7 +15,6 @@ from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dagster as dg
-import msgspec
 
 from platform_assets.model_spec import ModelSpec
 
@@ -75,9 +74,16 @@ def parse_reason(reason: str) -> tuple[str, str] | None:
 
 
 def switch_metadata(
-    spec: ModelSpec, switched: ConfirmedSwitch, mlflow: MlflowResource, metric: str = ""
+    spec: ModelSpec,
+    switched: ConfirmedSwitch,
+    mlflow: MlflowResource,
+    metric: str = "",
+    more: Mapping[str, dg.MetadataValue | str | int] | None = None,
 ) -> dict[str, dg.MetadataValue | str | int | float]:
-    """What a materialization of `gateway_reload` says of a switch; `read_ledger` reads it."""
+    """What a materialization of `gateway_reload` says of a switch; `read_ledger` reads it.
+
+    In the order in which people look for it, digests last; `more` stands before those.
+    """
     answer = switched.answer
     return {
         "version": answer.version,
@@ -89,9 +95,11 @@ def switch_metadata(
         "generation": answer.generation,
         "changed": answer.changed,
         "replicas": "\n".join(switched.replicas),
-        "reload": dg.MetadataValue.json(
+        **(more or {}),
+        "origin": dg.MetadataValue.json(
             {
-                **msgspec.to_builtins(answer),
+                "run_id": answer.run_id,
+                "run_id_source": answer.run_id_source,
                 "feature_contract": spec.contract,
                 "code_version": spec.code_version,
             }

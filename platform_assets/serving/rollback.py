@@ -83,7 +83,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
             dg.AssetMaterialization(
                 dg.AssetKey(spec.key("gateway_reload")),
                 description=why,
-                metadata={**switch_metadata(spec, switched, mlflow), **record, "by": config.by},
+                metadata=switch_metadata(spec, switched, mlflow, more={"by": config.by, **record}),
             )
         )
 
