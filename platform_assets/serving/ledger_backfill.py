@@ -13,7 +13,7 @@ import dagster as dg
 from platform_assets.model_spec import ModelSpec
 from platform_assets.serving.ledger import MANUAL, UNKNOWN, Entry, parse_reason, read_ledger
 from platform_assets.serving.switching import PRODUCTION
-from serving_gateway.contract import Mode, ModelStatus, Switch
+from serving_gateway.contract import ModelStatus, Switch
 
 _FAR_BACK: Final = 500
 """Materializations to look through before a switch counts as not recorded."""
@@ -27,8 +27,7 @@ def backfill_ledger(
     `statuses` are those of the model on each replica; at least one. A failure halfway leaves the
     later ones to the next time; none is recorded twice.
     """
-    # A replica of an older release reports no switches.
-    status = max(statuses, key=lambda one: (one.routing.generation, len(_switches(one))))
+    status = max(statuses, key=lambda one: one.routing.generation)
     if not missing_entries(status, read_ledger(instance, spec)):
         return []
     ledger = read_ledger(instance, spec, limit=_FAR_BACK)
@@ -47,29 +46,11 @@ def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch
     Not simply what is newer than the newest entry: a run may have recorded its own switch before
     the manual ones that preceded it were looked for.
     """
-    slot = status.effective.get(PRODUCTION)
-    if slot is None:
+    if PRODUCTION not in status.effective:
         return []
     known = {(entry.generation, entry.version) for entry in ledger}
-    if switches := _switches(status):
-        return [one for one in reversed(switches) if (one.generation, one.version) not in known]
-    # The record comes from a release that kept no switches: the present version is all it knows.
-    newest, routing = ledger[0] if ledger else None, status.routing
-    if newest and (newest.generation >= routing.generation or newest.version == slot.version):
-        return []
-    return [
-        Switch(
-            generation=routing.generation,
-            version=slot.version,
-            run_id=slot.run_id,
-            mode=Mode(slot.mode),
-            previous_version=newest.version if newest else None,
-            after=routing.generation - 1,
-            at=routing.changed_at or "",
-            by=routing.changed_by or "",
-            reason=routing.reason,
-        )
-    ]
+    switches = status.routing.switches.get(PRODUCTION, ())
+    return [one for one in reversed(switches) if (one.generation, one.version) not in known]
 
 
 def gap_before(switch: Switch, recorded: Sequence[int]) -> str:
@@ -86,11 +67,6 @@ def gap_before(switch: Switch, recorded: Sequence[int]) -> str:
         f"switches {since}before generation {switch.generation} may be missing: "
         "the gateways' record does not reach back to them"
     )
-
-
-def _switches(status: ModelStatus) -> tuple[Switch, ...]:
-    """The last switches of production, newest first."""
-    return status.routing.switches.get(PRODUCTION, ())
 
 
 def _materialization(

@@ -64,15 +64,23 @@ class Registry(MlflowResource):
         return self.alias or None
 
 
-def status(version: int, generation: int, reason: str = "because") -> ModelStatus:
-    """Status from a gateway whose record was written by a release that kept no switches."""
-    return model_status(
-        {"A": effective_version(version, mode="pinned")},
+def status(
+    version: int, generation: int, reason: str = "because", *, by: str = OPERATOR
+) -> ModelStatus:
+    """Status after the first switch, at this generation."""
+    first = Switch(
         generation=generation,
-        changed_at=at(generation),
-        changed_by=OPERATOR,
+        version=version,
+        run_id=f"run-{version}",
+        mode=Mode.PINNED,
+        previous_version=None,
+        after=0,
+        at=at(generation),
+        by=by,
         reason=reason,
     )
+    found = model_status({"A": effective_version(version, mode="pinned")}, generation=generation)
+    return routed(found, switches={"A": (first,)})
 
 
 def at(generation: int) -> str:
@@ -157,15 +165,14 @@ def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
 def test_switch_without_a_credential_is_recorded_as_by_unknown(
     instance: dg.DagsterInstance,
 ) -> None:
-    anonymous = routed(status(3, 7), changed_by=None)
-    watch(instance, gateway=answering(anonymous))
+    watch(instance, gateway=answering(status(3, 7, by="")))
     [entry] = read_ledger(instance, IRIS)
     assert (entry.action, entry.by) == (MANUAL, "unknown")
 
 
 def test_a_change_of_traffic_is_no_switch(instance: dg.DagsterInstance) -> None:
     watch(instance)
-    watch(instance, gateway=answering(status(3, 8)))
+    watch(instance, gateway=answering(routed(status(3, 7), generation=8)))
     assert len(read_ledger(instance, IRIS)) == 1
 
 
@@ -264,11 +271,6 @@ def test_an_entry_says_when_switches_before_it_may_be_missing(instance: dg.Dagst
     made = record.asset_materialization
     assert made is not None
     assert "may be missing" in str(made.description)
-
-
-def test_a_replica_of_the_release_before_hides_no_switch(instance: dg.DagsterInstance) -> None:
-    watch(instance, gateway=answering(status(1, 3), switched(1, 2, 1), status(1, 3)))
-    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1)]
 
 
 def test_a_switch_is_looked_for_far_back_before_it_is_entered_again(
