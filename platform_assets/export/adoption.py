@@ -80,9 +80,8 @@ def adopt(
     signature = spec.signature(known.classes)
     answers = run_sandboxed(graph, signature, model_inputs(signature, evaluation.features))
     _record_evaluation(entry.run_id, signature, evaluation, answers, mlflow)
-    with suppress(RegistryNotFound):  # of a version that an earlier release trained
-        reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)
-        mlflow.log_artifact_bytes(entry.run_id, REFERENCE_ARTIFACT, reference)
+    reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)
+    mlflow.log_artifact_bytes(entry.run_id, REFERENCE_ARTIFACT, reference)
     mlflow.log_artifact_bytes(entry.run_id, artifact, graph)
     mlflow.set_version_tags(
         spec.model_name,

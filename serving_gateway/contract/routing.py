@@ -68,8 +68,7 @@ class Switch(Struct, frozen=True):
     mode: Mode
     previous_version: int | None
     after: int
-    """Generation of the variant's switch before this one; 0 for the first. Where that was not
-    written down (by a release that kept no switches), the last generation that may hide it."""
+    """Generation of the variant's switch before this one; 0 for the first."""
     at: str
     by: str
     reason: str | None

@@ -215,14 +215,13 @@ def next_generation(
         held, before = base.variants.get(alias), base.switches.get(alias, ())
         if held is not None and (held.version, held.run_id) == (slot.version, slot.run_id):
             continue
-        not_written_down = 0 if held is None else base.generation
         switch = Switch(
             generation=generation,
             version=slot.version,
             run_id=slot.run_id,
             mode=slot.mode,
             previous_version=None if held is None else held.version,
-            after=before[0].generation if before else not_written_down,
+            after=before[0].generation if before else 0,
             at=at,
             by=by,
             reason=None if reason is None else reason[:_REASON_CHARACTERS],

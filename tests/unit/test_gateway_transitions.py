@@ -196,12 +196,6 @@ def test_the_switches_that_are_kept_stay_few_and_small() -> None:
     assert len(msgspec.json.encode(record.switches)) < 64_000
 
 
-def test_after_a_release_that_kept_no_switches_it_is_known_what_is_not() -> None:
-    former = msgspec.structs.replace(on(1), generation=7)
-    record = moved(former, with_slot(former, "A", slot(2)))
-    assert [(s.generation, s.after) for s in record.switches["A"]] == [(8, 7)]
-
-
 @pytest.mark.parametrize(
     ("problem", "draining", "ready"),
     [(None, False, True), (None, True, False), ("gone", False, False), ("gone", True, False)],
