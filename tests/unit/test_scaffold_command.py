@@ -8,16 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from platform_assets.components.__main__ import main
 from platform_assets.components.model_file import read_model
-from platform_assets.components.scaffold import command
-from platform_assets.components.scaffold.command import draft_model, make_model, write_model
+from platform_assets.components.scaffold import writing
+from platform_assets.components.scaffold.command import draft_model, make_model
 from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.new import default_folder
 from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
 from platform_assets.components.scaffold.rendering import render
+from platform_assets.components.scaffold.writing import write_model
 from platform_assets.features.reading import read_source
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Split, Task
 from platform_assets.resources.source import SourceResource
@@ -135,6 +138,17 @@ def test_file_names_its_table_relative_where_both_move_together(
     assert read_model(near).source.file == str(request.path)
 
 
+def test_columns_may_be_called_as_parts_of_a_model_file(tmp_path: Path) -> None:
+    parts = ("task", "target", "source", "features", "metric_floor", "true", "null", "#")
+    frame = pd.DataFrame(np.random.default_rng(8).normal(size=(200, len(parts))), columns=parts)
+    frame.assign(y=frame.sum(axis=1)).to_csv(tmp_path / "t.csv", index=False)
+
+    outcome = make_model(ModelRequest(str(tmp_path / "t.csv"), "y"), tmp_path / "models")
+
+    names = [one.name for one in read_model(outcome.file).features]
+    assert names == [*parts[:-1], "column_8"]
+
+
 def test_model_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     path, target = tables.patients(tmp_path)
     file = write(tmp_path / "models", MINIMAL)
@@ -174,7 +188,7 @@ def test_file_that_fails_its_check_is_not_kept(
     new: str,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(command, "render", lambda *given: render(*given).replace(old, new))
+    monkeypatch.setattr(writing, "render", lambda *given: render(*given).replace(old, new))
 
     with pytest.raises(ScaffoldError, match=sentence):
         write_model(*drafted, tmp_path / "models" / "patients")

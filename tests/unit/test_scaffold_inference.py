@@ -60,7 +60,7 @@ def test_feature_has_the_type_that_the_casting_rules_take(
     draft = drafted(tmp_path, table(x=cells, y=["a", "b"]))
 
     assert draft.features == (FeatureSpec("x", dtype, nullable),)
-    assert draft.reasons["x"]
+    assert draft.feature_reasons["x"]
 
 
 @pytest.mark.parametrize(

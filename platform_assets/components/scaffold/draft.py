@@ -35,8 +35,8 @@ FLOOR: Final = "metric_floor"
 class Draft:
     """A model without its floor, and why each part is as it is.
 
-    `reasons` are those of the parts (by the constants above) and of the features by name.
-    `left_out` are headers with the reason why the model does not read them.
+    `reasons` are those of the parts, by the constants above, `feature_reasons` those of the
+    features by name, `left_out` headers with the reason why the model does not read them.
     """
 
     model_name: str
@@ -47,6 +47,7 @@ class Draft:
     target: Target
     features: tuple[FeatureSpec, ...]
     reasons: dict[str, str]
+    feature_reasons: dict[str, str]
     left_out: dict[str, str]
     ttl: timedelta = DEFAULT_TTL
     candidates: tuple[CandidateSpec, ...] = ()

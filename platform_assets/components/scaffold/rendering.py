@@ -44,7 +44,7 @@ def _lines(draft: Draft, request: ModelRequest, file: str) -> Iterator[str]:
     yield _line("  ", parts.TASK, draft.task.value, why[parts.TASK])
     yield "  features:"
     for one in draft.features:
-        yield _line("    ", _scalar(one.name), _feature(one), why[one.name])
+        yield _line("    ", _scalar(one.name), _feature(one), draft.feature_reasons[one.name])
     yield from _left_out(draft.left_out)
     if draft.candidates:
         names = ", ".join(str(one.estimator) for one in draft.candidates)

@@ -1,0 +1,87 @@
+"""Put a model file in its place: checked, whole, and never over another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from platform_assets.components.diagnostics import ModelFileError
+from platform_assets.components.loading import read_models
+from platform_assets.components.model_file import read_model
+from platform_assets.components.scaffold.draft import Draft
+from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
+from platform_assets.components.scaffold.rendering import render
+from platform_assets.components.schema import FILE_NAMES
+
+
+def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
+    """Write the model file into `folder`, which the model file is to be in, and return its path.
+
+    The folder comes into being with a file that passed the check, or not at all; one that is
+    there already may hold anything but a model file.
+
+    Raises:
+        ScaffoldError: the file does not pass the check, or cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _staging(folder) as staged:
+            file = staged / FILE_NAMES[0]
+            named = _path_from(folder, request.path)
+            file.write_text(render(draft, request, named), encoding="utf-8")
+            _check(file, draft)
+            if folder.is_dir():
+                file.rename(folder / file.name)
+            else:
+                staged.rename(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ScaffoldError(f"{folder} cannot be written: {reason}; nothing was left") from error
+    except ModelFileError as error:
+        raise ScaffoldError(f"what was inferred is not valid: {error}; nothing was left") from error
+    return folder / FILE_NAMES[0]
+
+
+def _check(file: Path, draft: Draft) -> None:
+    """Raise ScaffoldError unless the file reads as the model whose rows were validated."""
+    read, expected = read_model(file), draft.spec()
+    named = Path(str(read.source.file)).resolve()
+    same = replace(read, source=expected.source, code_version=expected.code_version)
+    if same != expected or named != Path(str(expected.source.file)).resolve():
+        raise ScaffoldError("the file that was written says something else than was inferred")
+
+
+def refuse_taken(model_name: str, folder: Path, others: Sequence[Path]) -> None:
+    """Raise ScaffoldError where the folder has a model file, or another model has the name."""
+    if any((folder / name).exists() for name in FILE_NAMES):
+        raise ScaffoldError(
+            f"{folder} has a model file, which stays as it is: give another name, or remove it"
+        )
+    siblings = [folder.parent] if folder.parent.is_dir() else []
+    known = read_models([*siblings, *others]).specs
+    for file, spec in known.items():
+        if spec.model_name.casefold() == model_name.casefold():
+            raise ScaffoldError(f"{file} is a model named {spec.model_name}: give another name")
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that no reader of models looks into, and that goes away."""
+    staged = folder.with_name(f".{folder.name}.{os.getpid()}")
+    staged.mkdir()
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _path_from(folder: Path, table: Path) -> str:
+    """The table as the model file names it: relative where both are below one of these."""
+    for base in (folder.parent, Path.cwd()):
+        if table.is_relative_to(base.absolute()) and folder.is_relative_to(base.absolute()):
+            return os.path.relpath(table, folder)
+    return str(table)
