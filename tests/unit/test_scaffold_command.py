@@ -214,7 +214,8 @@ def test_command_says_what_it_decided_and_what_comes_next(
     ("arguments", "sentence"),
     [
         (["", "--target", "y"], "name the table and the column to predict"),
-        (["absent.csv", "--target", "y"], "the source file absent.csv does not exist"),
+        ([str(ROOT / "LICENSE"), "--target", "y"], "use files that all end in .csv"),
+        (["absent.csv", "--target", "y"], "absent.csv does not exist"),
     ],
 )
 def test_command_refuses_in_one_line(
@@ -225,6 +226,13 @@ def test_command_refuses_in_one_line(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_table_in_another_encoding_is_to_be_saved_as_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("나이,결과\n".encode("cp949") + b"1,2\n" * 40)
+
+    with pytest.raises(ScaffoldError, match=r"is not UTF-8 text.*save it as UTF-8"):
+        make_model(ModelRequest(str(tmp_path / "t.csv"), "결과"), tmp_path / "models")
 
 
 def test_make_passes_its_command_line_on_and_not_the_environment(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -76,12 +77,12 @@ def draft_model(request: ModelRequest, say: Say = _silent) -> Draft:
 
 
 def _profiled(request: ModelRequest) -> TableProfile:
+    if not (request.path.exists() or glob.has_magic(request.table)):
+        raise ScaffoldError(f"{request.table} does not exist")
     try:
         return profile_table(request)
     except ColumnsError as error:
         raise ScaffoldError(f"{error}: say which one, as SEPARATOR=';'") from error
-    except SourceError as error:  # its advice is for a model file that is there
-        raise ScaffoldError(str(error)) from error
 
 
 def _measured(draft: Draft, request: ModelRequest, say: Say) -> Draft:
