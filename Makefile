@@ -32,7 +32,7 @@ endef
 # option(variable, flag): what the command line says, not what the environment happens to have.
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
 
-.PHONY: help up demo model chain down status test lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
+.PHONY: help up demo model chain down status test test-fast lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ status: $(VENV)/.run ## what runs, and what is in production
 
 test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 4 --dist loadfile
+
+test-fast: $(VENV)/.dev ## the tests that start no server
+	$(RUN) pytest -q -n 2 --dist worksteal tests/unit tests/contract
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .
