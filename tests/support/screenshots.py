@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, ViewportSize, expect
 
 from platform_assets.local_stack.settings import stack_settings
 from serving_gateway.contract import DEFAULT_MODEL
@@ -24,6 +25,10 @@ _COLOURS: Final = 128
 _TRAFFIC_MS: Final = 75_000
 """How long the gateway answers before its picture is taken: a minute of charts is full by then."""
 _LAYOUT_MS: Final = 60_000
+_WHOLE_CHAIN: Final[ViewportSize] = {"width": 4600, "height": 700}
+_EDGE: Final = 24
+_CHECKED: Final = ("features", "trained_model", "triton_serving_state", "gateway_reload")
+_ALL_PASSED: Final = re.compile(r"(\d+) / \1 Passed")
 
 
 def main() -> None:
@@ -35,22 +40,39 @@ def main() -> None:
 
 
 def _gateway(browser: Browser, url: str, path: Path) -> None:
-    with browser.new_context(viewport={"width": 1200, "height": 1150}) as context:
+    with browser.new_context(viewport={"width": 1200, "height": 1275}) as context:
         page = context.new_page()
         page.goto(url)
         with SteadyClient(url).asking():
             page.wait_for_timeout(_TRAFFIC_MS)
             expect(page.locator(".verdict")).to_have_text("✓ In production")
-            _keep(page.screenshot(full_page=True), path)
+            _keep(page.screenshot(), path)
 
 
 def _lineage(browser: Browser, url: str, path: Path) -> None:
-    with browser.new_context(viewport={"width": 1000, "height": 1750}) as context:
-        context.add_init_script("localStorage.setItem('asset-graph-direction', '\"vertical\"')")
+    """The chain in two rows: one would be too wide to read."""
+    with browser.new_context(viewport=_WHOLE_CHAIN) as context:
         page = context.new_page()
         page.goto(f"{url}/locations/platform/asset-groups/{DEFAULT_MODEL}/lineage")
-        expect(page.get_by_text("serving_proof").first).to_be_visible(timeout=_LAYOUT_MS)
-        _keep(page.screenshot(), path)
+        # Nodes stand where the layout put them at once; their checks come later.
+        for asset in _CHECKED:
+            node = page.locator("foreignObject", has=page.get_by_text(asset, exact=True))
+            expect(node.filter(has_text=_ALL_PASSED)).to_be_visible(timeout=_LAYOUT_MS)
+        nodes = [box for one in page.locator("foreignObject").all() if (box := one.bounding_box())]
+        picture = Image.open(io.BytesIO(page.screenshot()))
+    starts = sorted({box["x"] for box in nodes})
+    rows = [starts[: len(starts) // 2], starts[len(starts) // 2 :]]
+    top = min(box["y"] for box in nodes) - _EDGE
+    bottom = max(box["y"] + box["height"] for box in nodes) + _EDGE
+    width = max(row[-1] - row[0] for row in rows) + nodes[0]["width"] + 2 * _EDGE
+    stacked = Image.new("RGB", (int(width), 2 * int(bottom - top)), "white")
+    for number, row in enumerate(rows):
+        left = row[0] - _EDGE
+        part = picture.crop((int(left), int(top), int(left + width), int(bottom)))
+        stacked.paste(part, (0, number * part.height))
+    buffer = io.BytesIO()
+    stacked.save(buffer, "PNG")
+    _keep(buffer.getvalue(), path)
 
 
 def _keep(picture: bytes, path: Path) -> None:
