@@ -124,18 +124,32 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Draft, ModelReque
     return draft_model(request), request
 
 
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("models/patients", "../../patients.csv"),
+        (".", "patients.csv"),
+        ("link/patients", "../../patients.csv"),
+        ("../elsewhere/patients", None),
+    ],
+)
 def test_file_names_its_table_relative_where_both_move_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drafted: tuple[Draft, ModelRequest]
+    monkeypatch: pytest.MonkeyPatch,
+    drafted: tuple[Draft, ModelRequest],
+    place: str,
+    named: str | None,
 ) -> None:
     draft, request = drafted
-    monkeypatch.chdir(request.path.parent)
+    home = request.path.parent
+    monkeypatch.chdir(home)
+    if place.startswith("link"):
+        (home / "real").mkdir()
+        (home / "link").symlink_to(home / "real")
 
-    near = write_model(draft, request, request.path.parent / "models" / "patients")
-    far = write_model(draft, request, tmp_path / "models" / "patients")
+    file = write_model(draft, request, Path(os.path.normpath(home / place)))
 
-    assert '{file: "../../patients.csv"}' in near.read_text()
-    assert f'{{file: "{request.path}"}}' in far.read_text()
-    assert read_model(near).source.file == str(request.path)
+    assert f'{{file: "{named or request.path}"}}' in file.read_text()
+    assert Path(str(read_model(file).source.file)).resolve() == request.path.resolve()
 
 
 def test_columns_may_be_called_as_parts_of_a_model_file(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
             file = staged / FILE_NAMES[0]
             named = _path_from(folder, request.path)
             file.write_text(render(draft, request, named), encoding="utf-8")
-            _check(file, draft)
+            _check(file, draft, named)
             if folder.is_dir():
                 file.rename(folder / file.name)
             else:
@@ -46,12 +46,11 @@ def write_model(draft: Draft, request: ModelRequest, folder: Path) -> Path:
     return folder / FILE_NAMES[0]
 
 
-def _check(file: Path, draft: Draft) -> None:
+def _check(file: Path, draft: Draft, table: str) -> None:
     """Raise ScaffoldError unless the file reads as the model whose rows were validated."""
     read, expected = read_model(file), draft.spec()
-    named = Path(str(read.source.file)).resolve()
     same = replace(read, source=expected.source, code_version=expected.code_version)
-    if same != expected or named != Path(str(expected.source.file)).resolve():
+    if same != expected or Path(str(read.source.file)).resolve() != (file.parent / table).resolve():
         raise ScaffoldError("the file that was written says something else than was inferred")
 
 
@@ -81,7 +80,9 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _path_from(folder: Path, table: Path) -> str:
     """The table as the model file names it: relative where both are below one of these."""
-    for base in (folder.parent, Path.cwd()):
-        if table.is_relative_to(base.absolute()) and folder.is_relative_to(base.absolute()):
-            return os.path.relpath(table, folder)
+    # What is above a folder that is a link is above its target.
+    folder, real = folder.resolve(), table.resolve()
+    for base in (folder.parent, Path.cwd().resolve()):
+        if real.is_relative_to(base) and folder.is_relative_to(base):
+            return os.path.relpath(real, folder)
     return str(table)
