@@ -27,7 +27,7 @@ from serving_gateway.http.control_token import ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.middleware import RequestObserver
 from serving_gateway.http.security import Access
-from serving_gateway.http.server import begin_lame_duck_on_signal
+from serving_gateway.http.server import drain_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import Offload
@@ -85,7 +85,7 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
         await replica.start()
         replica.supervisor.start("connections", connections.sweep)
         if own_signals:
-            begin_lame_duck_on_signal(lifecycle, settings.drain_seconds)
+            drain_on_signal(lifecycle, settings.drain_seconds)
         try:
             yield
         finally:
@@ -150,7 +150,7 @@ class _Replica:
         self.offload = Offload(self.queue_budget)
         self.hosting = Hosting(
             settings.model_name,
-            self._hosted_model,
+            self._build_model,
             self.store,
             self.lifecycle,
             pending=lambda: self.watcher.pending,
@@ -192,7 +192,7 @@ class _Replica:
             if writer is not None:
                 await asyncio.to_thread(writer.close)
 
-    def _hosted_model(self, model_name: str) -> HostedModel:
+    def _build_model(self, model_name: str) -> HostedModel:
         """All that one model needs, wired; nothing runs."""
         settings, metrics = self.settings, self.metrics.model(model_name)
         watcher, features, heartbeat = self.watcher, self.features, self.heartbeat

@@ -68,7 +68,7 @@ class ControlPlane:
             upstream = verifier.upstream(alias)
             ready = await verifier.ready_versions(upstream)
             version, mode = choice = transitions.choose(record, alias, request, ready)
-            await verifier.require_among(ready, upstream, version)
+            await verifier.require_ready(ready, upstream, version)
             slot = await resolve_slot(
                 self.verifier.registry, record, upstream, version, mode, request.run_id
             )
@@ -82,7 +82,7 @@ class ControlPlane:
                     and transitions.splits(fresh.traffic)
                     and not transitions.splits(record.traffic)
                 ):
-                    raise _changed_while_verified(alias, version)
+                    raise _concurrent_change(alias, version)
                 return transitions.with_slot(fresh, alias, slot)
 
             return await self._switch(alias, record, slot, ready, change, by, request.reason)
@@ -98,7 +98,7 @@ class ControlPlane:
                 before = transitions.previous_slot(record, alias)
                 version, upstream = before.version, verifier.upstream_of(before)
             ready = await verifier.ready_versions(upstream)
-            await verifier.require_among(ready, upstream, version)
+            await verifier.require_ready(ready, upstream, version)
             slot = before or await resolve_slot(
                 self.verifier.registry, record, upstream, version, Mode.PINNED
             )
@@ -106,7 +106,7 @@ class ControlPlane:
             def change(fresh: RoutingRecord) -> RoutingRecord:
                 moved = before is not None and transitions.previous_slot(fresh, alias) != before
                 if moved or fresh.variants.get(alias) != held:
-                    raise _changed_while_verified(alias, slot.version)
+                    raise _concurrent_change(alias, slot.version)
                 return transitions.rolled_back(fresh, alias, slot)
 
             reason = request.reason or "rollback"
@@ -157,7 +157,7 @@ class ControlPlane:
                     )
                 wanted = transitions.with_traffic(fresh, request)
                 if transitions.splits(wanted.traffic) and fresh.variants != record.variants:
-                    raise _changed_while_verified(B, fresh.variants[B].version)
+                    raise _concurrent_change(B, fresh.variants[B].version)
                 return wanted
 
             done, changed = await self.writer.commit(change, by, request.reason)
@@ -253,7 +253,7 @@ class ControlPlane:
             )
 
 
-def _changed_while_verified(alias: str, version: int) -> GenerationConflict:
+def _concurrent_change(alias: str, version: int) -> GenerationConflict:
     return GenerationConflict(
         f"Variant {alias} was changed while version {version} was being verified. Look at /models "
         "and ask again."

@@ -95,7 +95,7 @@ class Hosting:
             code="unknown_model",
         )
 
-    def answering(self, model_name: str) -> HostedModel:
+    def resolve(self, model_name: str) -> HostedModel:
         """As `plane`, or the hosted model whose variant B routes to a Triton model of that name."""
         if model_name not in self._models:
             for model in self._models.values():
@@ -137,7 +137,7 @@ class Hosting:
         return None if model is None else model.router.record
 
     @contextlib.asynccontextmanager
-    async def opened(self, model_name: str) -> AsyncIterator[HostedModel]:
+    async def open_model(self, model_name: str) -> AsyncIterator[HostedModel]:
         """A model that may be new: it stays hosted only if it then has a record.
 
         `InvalidInput` when that cannot be a model's name, `Conflict` when `limit` models are

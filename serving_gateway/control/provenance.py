@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from serving_gateway.contract import Lineage, Mode, RoutingRecord, Slot, feature_contract
-from serving_gateway.control.registry import Registered, Registry
+from serving_gateway.control.registry import Registry, RegistryEntry
 from serving_gateway.errors import Conflict, RegistryUnavailable, Unavailable
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ async def resolve_slot(
         if not problem:
             log.warning("The registry no longer has %s; its run is that of the record", which)
         source = "record" if claimed is None else "caller"
-        found = _stand_in(held, claimed, which, problem)
+        found = _fallback_entry(held, claimed, which, problem)
     if claimed not in {None, found.run_id}:
         witness = "registry" if source == "registry" else "routing record"
         raise Conflict(
@@ -75,7 +75,7 @@ async def resolve_slot(
 
 async def _ask(
     registry: Registry | None, model_name: str, version: int
-) -> tuple[Registered | None, str]:
+) -> tuple[RegistryEntry | None, str]:
     """What the registry has of a version, and why it could not say: '' when it did."""
     if registry is None:
         return None, "no registry is configured (GATEWAY_MLFLOW_URL)"
@@ -85,12 +85,14 @@ async def _ask(
         return None, error.message
 
 
-def _stand_in(held: Slot | None, claimed: str | None, which: str, problem: str) -> Registered:
+def _fallback_entry(
+    held: Slot | None, claimed: str | None, which: str, problem: str
+) -> RegistryEntry:
     """What is known of a version without the registry."""
     if held is not None:
-        return Registered(held.run_id, held.signature, held.lineage)
+        return RegistryEntry(held.run_id, held.signature, held.lineage)
     if claimed is not None:
-        return Registered(claimed)
+        return RegistryEntry(claimed)
     raise Unavailable(
         f"The run that made {which} is not known: {problem}. Name the run_id in the request, "
         "or try again once the registry answers.",
@@ -98,7 +100,7 @@ def _stand_in(held: Slot | None, claimed: str | None, which: str, problem: str) 
     )
 
 
-def _lineage(found: Registered, held: Slot | None) -> Lineage:
+def _lineage(found: RegistryEntry, held: Slot | None) -> Lineage:
     """The lineage, with what the record knows although it is recorded no more."""
     if held is None or held.run_id != found.run_id:
         return found.lineage

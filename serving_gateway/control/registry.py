@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-class Registered(msgspec.Struct, frozen=True):
+class RegistryEntry(msgspec.Struct, frozen=True):
     """A registered version: the run that made it, and what else was recorded of it."""
 
     run_id: str
@@ -86,7 +86,7 @@ class Registry:
         """Close connections."""
         await self._client.aclose()
 
-    async def version(self, model_name: str, version: int) -> Registered | None:
+    async def version(self, model_name: str, version: int) -> RegistryEntry | None:
         """The registered version, if any; `RegistryUnavailable`, or `Conflict` when unusable."""
         path = "/api/2.0/mlflow/model-versions/get"
         answer = await self._get(path, name=model_name, version=str(version))
@@ -117,7 +117,7 @@ class Registry:
                 f"The signature of {which} in MLflow is not valid: {error}.",
                 code="signature_unreadable",
             ) from error
-        return Registered(run_id, signature, _lineage(tags))
+        return RegistryEntry(run_id, signature, _lineage(tags))
 
     async def _get(self, path: str, /, **params: str) -> httpx.Response:
         try:

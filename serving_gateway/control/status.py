@@ -97,8 +97,8 @@ class StatusReporter:
         return Ssot(
             model_name=self.router.model_name,
             served_versions=() if isinstance(served, GatewayError) else served,
-            prod_served_version=_among(production, served),
-            shadow_served_version=_among(shadow, shadowed),
+            prod_served_version=_version_if_ready(production, served),
+            shadow_served_version=_version_if_ready(shadow, shadowed),
             prod_triton_url=self.settings.triton_url,
             shadow_triton_url=None if shadow is None else shadow.client.triton.url,
             triton_reachable=reason is None,
@@ -116,7 +116,9 @@ class StatusReporter:
             return error
 
 
-def _among(target: RoutingTarget | None, served: tuple[int, ...] | GatewayError) -> int | None:
+def _version_if_ready(
+    target: RoutingTarget | None, served: tuple[int, ...] | GatewayError
+) -> int | None:
     if target is None or isinstance(served, GatewayError) or target.slot.version not in served:
         return None
     return target.slot.version

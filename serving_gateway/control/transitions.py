@@ -19,7 +19,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.errors import Conflict, InvalidInput, VariantUnavailable, VersionNotReady
 from serving_gateway.inference.traffic import B
-from serving_gateway.replication.records import descended, next_change_time
+from serving_gateway.replication.records import next_change_time, with_ancestor
 
 KEPT_PREVIOUS: Final = 10
 """How many slots to go back to a variant keeps."""
@@ -235,4 +235,4 @@ def next_generation(
         reason=reason,
         switches=switches,
     )
-    return descended(after, base)
+    return with_ancestor(after, base)

@@ -55,7 +55,7 @@ class VersionVerifier:
         with _limited():
             return await triton.ready_versions(upstream.model_name, self.settings.probe_seconds)
 
-    async def require_among(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
+    async def require_ready(self, ready: tuple[int, ...], upstream: Upstream, version: int) -> None:
         """Require READY; `NotFound` where the registry lacks it too, else `VersionNotReady`."""
         if version in ready:
             return

@@ -13,9 +13,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving_gateway.errors import GatewayError, MalformedRequest, Overloaded
-from serving_gateway.http.connection_policy import ConnectionPolicy, Unfinished
+from serving_gateway.http.connection_policy import ConnectionPolicy, IncompleteMessages
 from serving_gateway.http.inference_endpoint import HttpExchange
-from serving_gateway.http.request_head import contradiction, head_size, head_without_offer
+from serving_gateway.http.request_head import contradiction, head_size, head_without_upgrade
 
 _MAX_OFFERS: Final = 16
 """Offers of another protocol in one read; clients make one on each connection."""
@@ -80,7 +80,7 @@ class GatewayConnection(HttpToolsProtocol):
         self._at_once = 0
         """Requests of this read that were started."""
         self._part = _NOTHING
-        self._unfinished = Unfinished(policy)
+        self._unfinished = IncompleteMessages(policy)
         self._is_large_read = False
         self._idle_since = self.loop.time()
         self._write_paused_since = 0.0
@@ -136,7 +136,7 @@ class GatewayConnection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             if self._has_offer and offers:
                 rest = data[upgrade.args[0] :]
-                self.data_received(self._head_without_offer() + rest, offers - 1)
+                self.data_received(self._head_without_upgrade() + rest, offers - 1)
             else:  # CONNECT, or a flood
                 self.refuse(MalformedRequest("This connection is for HTTP/1.1 only."))
             return
@@ -160,7 +160,7 @@ class GatewayConnection(HttpToolsProtocol):
         """The client has caught up: go on with what it sent meanwhile."""
         super().resume_writing()
         self._write_paused_since = 0.0
-        self._go_on()
+        self._continue()
 
     # Called by the parser
 
@@ -266,7 +266,7 @@ class GatewayConnection(HttpToolsProtocol):
         """A response was written: go on with the next request."""
         self._idle_since = self.loop.time()
         if self.pipeline or self.flow.read_paused:
-            self._go_on()
+            self._continue()
 
     def enforce_timeouts(self, now: float) -> None:
         """End the connection when it is overdue."""
@@ -336,7 +336,7 @@ class GatewayConnection(HttpToolsProtocol):
         if not self.pipeline:
             self._running = self.cycle
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if self.flow.write_paused or self.transport.is_closing():
             return
         if self.pipeline:
@@ -357,11 +357,11 @@ class GatewayConnection(HttpToolsProtocol):
         elif not self._running.more_body:
             self._endpoint.start(self._running)
 
-    def _head_without_offer(self) -> bytes:
+    def _head_without_upgrade(self) -> bytes:
         self._has_offer = False
         parser = self.parser
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return head_without_offer(
+        return head_without_upgrade(
             parser.get_method(), self.url, parser.get_http_version(), self.headers
         )

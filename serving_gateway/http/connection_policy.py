@@ -57,7 +57,7 @@ class ConnectionPolicy:
         )
 
 
-class Unfinished:
+class IncompleteMessages:
     """What a connection has received of messages that are not complete.
 
     `since` is when the oldest came, by the event loop's clock; 0 when all are complete.

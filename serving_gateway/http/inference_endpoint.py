@@ -318,7 +318,7 @@ class InferenceEndpoint:
             raise MalformedRequest("Inference-Header-Content-Length is not a number.")
         client = fields.get(b"x-client-id")
         name = route.model_name or self._hosting.default.model_name
-        request.call = self._hosting.answering(name).open_inference.submit(
+        request.call = self._hosting.resolve(name).open_inference.submit(
             name,
             route.version,
             None if client is None else client.decode("latin-1"),

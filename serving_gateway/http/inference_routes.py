@@ -155,23 +155,23 @@ def _add_model(
     @health.get(f"{path}/ready")
     async def model_ready(model: str, version: Version, response: Response) -> Ready:
         """Whether a model's effective version can answer."""
-        target = hosting.answering(model).open_inference.target(model, version)
+        target = hosting.resolve(model).open_inference.target(model, version)
         return _ready(target.client.ready, response)
 
     @described.get(path)
     async def model_metadata(model: str, version: Version) -> ModelMetadata:
         """What the effective version of a model reads and answers."""
-        return await hosting.answering(model).open_inference.metadata(model, version)
+        return await hosting.resolve(model).open_inference.metadata(model, version)
 
     @described.get(f"{path}/config", response_model=dict[str, Any])
     async def config(model: str, version: Version) -> Response:
         """Triton's configuration of the effective version, as Triton tells it."""
-        return _relayed(await hosting.answering(model).open_inference.ask(model, version, "config"))
+        return _relayed(await hosting.resolve(model).open_inference.ask(model, version, "config"))
 
     @described.get(f"{path}/stats", response_model=dict[str, Any])
     async def stats(model: str, version: Version) -> Response:
         """Triton's statistics of the effective version, as Triton tells them."""
-        return _relayed(await hosting.answering(model).open_inference.ask(model, version, "stats"))
+        return _relayed(await hosting.resolve(model).open_inference.ask(model, version, "stats"))
 
 
 def _ready(ready: bool, response: Response) -> Ready:

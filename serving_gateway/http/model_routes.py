@@ -117,7 +117,7 @@ def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
         alias: str, model: Model, by: Caller, body: Annotated[ReloadRequest, Body()] = _RELOAD
     ) -> ReloadResponse:
         """Move a variant to a version that Triton has READY; without a body, follow Triton."""
-        async with hosting.opened(model) as hosted:
+        async with hosting.open_model(model) as hosted:
             return await hosted.control_plane.reload(alias, body, by)
 
     @router.post("/variant/{alias}/rollback")

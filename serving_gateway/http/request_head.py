@@ -33,7 +33,7 @@ def contradiction(headers: Sequence[Header], http_version: str) -> MalformedRequ
     return None
 
 
-def head_without_offer(
+def head_without_upgrade(
     method: bytes, url: bytes, http_version: str, headers: Sequence[Header]
 ) -> bytes:
     """The bytes of a head that does not offer another protocol any more."""

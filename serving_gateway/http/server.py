@@ -39,7 +39,7 @@ def serve(settings: Settings, app: ASGIApp, connections: ConnectionPolicy) -> No
         raise SystemExit(3)
 
 
-def begin_lame_duck_on_signal(lifecycle: Lifecycle, drain_seconds: float) -> None:
+def drain_on_signal(lifecycle: Lifecycle, drain_seconds: float) -> None:
     """Put a pause between SIGTERM and the server's own handling of it.
 
     For `drain_seconds` the replica says that it is not ready while it still answers: the time

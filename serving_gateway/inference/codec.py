@@ -12,7 +12,7 @@ import msgspec
 
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import InvalidInput
-from serving_gateway.inference.coerce import Place, coerce_elements, unfit
+from serving_gateway.inference.coerce import Place, coerce_elements, invalid_value
 from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, pack
 
 
@@ -48,7 +48,7 @@ class InputSpec(msgspec.Struct, frozen=True):
     columns: tuple[Feature, ...]
 
     def pack(self, flat: list[Any], features: tuple[Feature, ...], place: Place) -> bytes:
-        """Bytes of the elements, row by row; `InvalidInput` at `place` for one that is unfit."""
+        """Bytes of the elements, row by row; `InvalidInput` at `place` for one that is invalid."""
         uniform = features is self.columns
         return pack(self.dtype, coerce_elements(flat, features, place, is_uniform=uniform))
 
@@ -102,7 +102,9 @@ class Codec:
         for r, row in enumerate(rows):
             if len(row) != self.width:
                 what = f"has {len(row)} values; this model reads {self.width}: "
-                raise unfit(f"{field}[{r}]", f"{what}{', '.join(self.names)}.", code="wrong_width")
+                raise invalid_value(
+                    f"{field}[{r}]", f"{what}{', '.join(self.names)}.", code="wrong_width"
+                )
         return self._pack(rows, range(self.width), field, lambda i: f"[{i}]")
 
     def encode_instances(self, instances: Sequence[Mapping[str, Any]]) -> Tensors:
@@ -110,7 +112,7 @@ class Codec:
         known = frozenset(self.names)
         for r, instance in enumerate(instances):
             if instance.keys() != known:
-                raise self._misnamed(instance, f"instances[{r}]")
+                raise self._name_error(instance, f"instances[{r}]")
         return self._pack(instances, self.names, "instances", lambda i: f".{self.names[i]}")
 
     def warm_up_rows(self) -> Tensors:
@@ -125,7 +127,7 @@ class Codec:
     ) -> Tensors:
         """Pack rows whose value of feature i is at `keys[i]`; `member` is that in a path."""
         if not rows:
-            raise unfit(field, "is empty; send at least one row.", code="empty")
+            raise invalid_value(field, "is empty; send at least one row.", code="empty")
         tensors: list[bytes] = []
         at = 0
         for spec in self.inputs:
@@ -138,14 +140,16 @@ class Codec:
             tensors.append(spec.pack(flat, spec.features, place))
         return tuple(tensors)
 
-    def _misnamed(self, instance: Mapping[str, Any], path: str) -> InvalidInput:
+    def _name_error(self, instance: Mapping[str, Any], path: str) -> InvalidInput:
         for feature in self.signature.features:
             if feature.name not in instance:
                 todo = "; send null where it is not known" if feature.nullable else ""
-                return unfit(f"{path}.{feature.name}", f"is missing{todo}.", code="missing_feature")
+                return invalid_value(
+                    f"{path}.{feature.name}", f"is missing{todo}.", code="missing_feature"
+                )
         extra = min(instance.keys() - set(self.names))
         what = f"is not a feature of this model; it has {', '.join(self.names)}."
-        return unfit(f"{path}.{extra}", what, code="unknown_feature")
+        return invalid_value(f"{path}.{extra}", what, code="unknown_feature")
 
 
 def _input(name: str, features: tuple[Feature, ...]) -> InputSpec:

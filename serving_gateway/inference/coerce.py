@@ -31,7 +31,7 @@ _WANTED: Final[Mapping[DType, tuple[frozenset[type], str]]] = {
 _KINDS: Final = {bool: "a boolean", str: "text", list: "a list", dict: "an object"}
 
 
-def unfit(field: str, what: str, *, code: str) -> InvalidInput:
+def invalid_value(field: str, what: str, *, code: str) -> InvalidInput:
     """The error of a wrong value: `what` follows its place in the message."""
     return InvalidInput(f"{field} {what}", field=field, code=code)
 
@@ -55,7 +55,9 @@ def coerce_elements(
                 try:
                     coerced[row * width + column] = _coerce(value, feature)
                 except InvalidInput as error:
-                    raise unfit(place(row, column), error.message, code=error.code) from None
+                    raise invalid_value(
+                        place(row, column), error.message, code=error.code
+                    ) from None
     return coerced
 
 

@@ -65,7 +65,7 @@ class Offload:
             self._budget.release(size)
             done(result)
 
-        def work_guarded() -> None:
+        def guarded_work() -> None:
             began = thread_time()
             result: _T | GatewayError
             if loop.time() < due:
@@ -78,7 +78,7 @@ class Offload:
                 sleep(thread_time() - began)
 
         self._pending += 1
-        self._waiting.append(work_guarded)
+        self._waiting.append(guarded_work)
         self._threads.submit(self._work_on_newest)
 
     def _work_on_newest(self) -> None:

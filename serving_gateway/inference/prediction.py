@@ -18,7 +18,7 @@ from serving_gateway.inference.bodies import (
     encode_list,
 )
 from serving_gateway.inference.codec import Codec, ModelOutput
-from serving_gateway.inference.coerce import unfit
+from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import LARGE_BYTES
@@ -28,8 +28,8 @@ from serving_gateway.inference.rows import (
     RequestRows,
     check_count,
     entity_ids,
-    features_off,
-    looked_up_rows,
+    features_disabled,
+    merge_rows,
     named_entities,
     payload_rows,
 )
@@ -99,7 +99,7 @@ class Prediction(RoutedRequest):
         self.client_id = client_id = request.client_id
         if client_id is not None and len(client_id) > _MAX_CLIENT_ID:
             what = f"has {len(client_id)} characters; at most {_MAX_CLIENT_ID} are taken."
-            raise unfit("client_id", what, code="too_long")
+            raise invalid_value("client_id", what, code="too_long")
 
     def send(self, target: RoutingTarget, deadline: float) -> None:
         """Read the rows as this target's version wants them, and queue them."""
@@ -144,12 +144,12 @@ class Prediction(RoutedRequest):
         service = codec.signature.feature_service
         if features is None or service is None:
             if request.data is None and request.instances is None:
-                raise features_off(request, is_configured=features is not None)
+                raise features_disabled(request, is_configured=features is not None)
             self._queue(payload_rows(codec, request, max_rows), codec, target, deadline)
             return
 
         def queue(found: list[LookupResult] | GatewayError) -> None:
-            rows = looked_up_rows(codec, request, ids, found, max_rows)
+            rows = merge_rows(codec, request, ids, found, max_rows)
             self._queue(rows, codec, target, deadline)
 
         # Also an error goes on: the request may have rows of its own to take instead.

@@ -63,7 +63,7 @@ class Prober:
         try:
             while True:
                 now = time.monotonic()
-                self._earn(now)
+                self._add_budget(now)
                 self._probe_woken(now)
                 if now - listed_at >= min(1.0, self.interval):
                     urgent, idle = self._listed(versions())
@@ -77,7 +77,7 @@ class Prober:
                 if probes.task is not None:
                     probes.task.cancel()
 
-    def _earn(self, now: float) -> None:
+    def _add_budget(self, now: float) -> None:
         tick = self.per_second * _TICK_SECONDS
         earned = (now - self._earned_at) * self.per_second
         self._budget = min(self._budget + earned, max(1.0, tick))

@@ -18,7 +18,7 @@ from serving_gateway.contract import DType, InferenceRequest, Tensor
 from serving_gateway.errors import InvalidInput, MalformedRequest
 from serving_gateway.inference.bodies import decode_json, encode_json
 from serving_gateway.inference.codec import Codec, InputSpec
-from serving_gateway.inference.coerce import coerce_elements, unfit
+from serving_gateway.inference.coerce import coerce_elements, invalid_value
 from serving_gateway.inference.rows import check_count
 from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, split_texts
 
@@ -83,7 +83,7 @@ def pack_tensors(request: ProtocolRequest, codec: Codec, max_rows: int) -> tuple
         spec = specs.get(tensor.name)
         if spec is None or tensor.name in packed:
             what = f"is {tensor.name[:200]!r}; this model reads each of {', '.join(specs)} once."
-            raise unfit(f"{path}.name", what, code="unknown_input")
+            raise invalid_value(f"{path}.name", what, code="unknown_input")
         rows = _count_rows(tensor, spec, rows, path)
         check_count(codec, path, rows, max_rows, f"{path}.shape")
         size = (tensor.parameters or {}).get("binary_data_size")
@@ -110,10 +110,10 @@ def _count_rows(tensor: Tensor, spec: InputSpec, known: int, path: str) -> int:
     """The rows of a tensor; as many as `known`, unless that is 0."""
     if tensor.datatype != spec.dtype:
         what = f"is {tensor.datatype[:200]!r}; {spec.name} is {spec.dtype.value}."
-        raise unfit(f"{path}.datatype", what, code="wrong_type")
+        raise invalid_value(f"{path}.datatype", what, code="wrong_type")
     shape, width = tensor.shape, len(spec.columns)
     if len(shape) != 2 or shape[0] < 1 or shape[1] != width or known not in {0, shape[0]}:
-        raise unfit(
+        raise invalid_value(
             f"{path}.shape",
             f"is {[*shape[:8]]}; it must be [rows, {width}], with the same positive number of rows "
             "in every input.",
@@ -125,17 +125,17 @@ def _count_rows(tensor: Tensor, spec: InputSpec, known: int, path: str) -> int:
 def _pack_json(data: Any, spec: InputSpec, rows: int, path: str) -> bytes:
     width = len(spec.columns)
     if not isinstance(data, list):
-        raise unfit(path, "must be a list of elements.", code="wrong_type")
+        raise invalid_value(path, "must be a list of elements.", code="wrong_type")
     is_nested = bool(data) and isinstance(data[0], list)
     if is_nested:
         for r, row in enumerate(data):
             if not isinstance(row, list) or len(row) != width:
                 what = f"must be a list of {width} elements."
-                raise unfit(f"{path}[{r}]", what, code="wrong_width")
+                raise invalid_value(f"{path}[{r}]", what, code="wrong_width")
         data = list(chain.from_iterable(data))
     if len(data) != rows * width:
         what = f"has {len(data)} elements; its shape needs {rows * width}."
-        raise unfit(path, what, code="wrong_length")
+        raise invalid_value(path, what, code="wrong_length")
 
     def place(row: int, column: int) -> str:
         return f"{path}[{row}][{column}]" if is_nested else f"{path}[{row * width + column}]"
@@ -147,7 +147,7 @@ def _pack_binary(body: memoryview, size: Any, spec: InputSpec, rows: int, path: 
     """Hold the binary tensor at the start of `body` to the same rules as JSON."""
     field, width = f"{path}.parameters.binary_data_size", len(spec.columns)
     if type(size) is not int or not 0 <= size <= len(body):
-        raise unfit(
+        raise invalid_value(
             field,
             f"is not the length of a tensor in the body, which has {len(body)} bytes left for it.",
             code="wrong_length",
@@ -158,7 +158,7 @@ def _pack_binary(body: memoryview, size: Any, spec: InputSpec, rows: int, path: 
         flat = _texts(data, rows * width, field, path)
     elif size != rows * width * struct.calcsize(kind):
         what = f"is {size}, which is not what the tensor's shape and type need."
-        raise unfit(field, what, code="wrong_length")
+        raise invalid_value(field, what, code="wrong_length")
     elif spec.dtype is DType.BOOL and bytes(data).strip(b"\0\1"):
         raise InvalidInput(f"{path} has bytes that are not booleans.", field=path)
     elif spec.dtype in FLOATS:
@@ -179,13 +179,15 @@ def _texts(data: memoryview, count: int, field: str, path: str) -> list[str]:
         parts = []
     if len(parts) != count:
         what = f"is not the length of exactly {count} texts behind their lengths."
-        raise unfit(field, what, code="wrong_length")
+        raise invalid_value(field, what, code="wrong_length")
     texts: list[str] = []
     for at, part in enumerate(parts):
         try:
             texts.append(part.decode())
         except UnicodeDecodeError:
-            raise unfit(f"{path}.data[{at}]", "is not valid UTF-8.", code="invalid_text") from None
+            raise invalid_value(
+                f"{path}.data[{at}]", "is not valid UTF-8.", code="invalid_text"
+            ) from None
     return texts
 
 
@@ -206,9 +208,11 @@ def _tail(head: InferenceRequest) -> bytes | None:
         path = f"parameters.{key[:200]}"
         _check(_TRITONS.get(key, _ANY), value, path)
         if "\0" in key:
-            raise unfit(path, "must be a name without NUL.", code="out_of_range")
+            raise invalid_value(path, "must be a name without NUL.", code="out_of_range")
         if not (isfinite(value) if isinstance(value, float) else isinstance(value, (str, int))):
-            raise unfit(path, "must be a text, a boolean or a finite number.", code="wrong_type")
+            raise invalid_value(
+                path, "must be a text, a boolean or a finite number.", code="wrong_type"
+            )
     members: dict[str, Any] = {"parameters": {**passed, "binary_data_output": True}}
     if outputs:
         members["outputs"] = outputs
@@ -217,7 +221,7 @@ def _tail(head: InferenceRequest) -> bytes | None:
 
 def _check_own_memory(parameters: dict[str, Any] | None, path: str) -> None:
     if any(key.startswith("shared_memory") for key in parameters or ()):
-        raise unfit(
+        raise invalid_value(
             path,
             "lies in shared memory, which is not reachable through the gateway; send the tensor "
             "itself.",
@@ -231,7 +235,7 @@ _Rule = tuple[Callable[[Any], bool], str]
 def _check(rule: _Rule, value: Any, path: str) -> None:
     fits, what = rule
     if not fits(value):
-        raise unfit(path, f"must be {what}.", code="out_of_range")
+        raise invalid_value(path, f"must be {what}.", code="out_of_range")
 
 
 def _is_natural(value: Any) -> bool:

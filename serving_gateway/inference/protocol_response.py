@@ -9,7 +9,7 @@ import msgspec
 from serving_gateway.contract import DType, InferenceRequest
 from serving_gateway.errors import BadUpstreamAnswer, InvalidInput
 from serving_gateway.inference.bodies import encode_json, encode_list
-from serving_gateway.inference.coerce import unfit
+from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.inference.tensors import FLOATS, FORMATS, TensorView, all_finite, unpack
 
@@ -56,7 +56,7 @@ def _chosen(request: InferenceRequest, tensors: list[TensorView]) -> list[tuple[
         tensor = by_name.get(wanted.name)
         if tensor is None:
             what = f"is {wanted.name[:200]!r}; this model has {', '.join(by_name)}."
-            raise unfit(f"outputs[{i}].name", what, code="unknown_output")
+            raise invalid_value(f"outputs[{i}].name", what, code="unknown_output")
         own = (wanted.parameters or {}).get("binary_data") is True
         chosen.append((tensor, is_binary or own))
     return chosen

@@ -22,7 +22,7 @@ from serving_gateway.errors import (
 from serving_gateway.features.types import InvalidEntityIds, LookupResult, Status
 from serving_gateway.inference.bodies import FloatRequest
 from serving_gateway.inference.codec import Codec
-from serving_gateway.inference.coerce import unfit
+from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.tensors import Tensors
 
 VALUE_BYTES: Final = 40
@@ -78,7 +78,7 @@ def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[Ent
     ids = request.entity_ids
     if request.entity_id is None:
         if not ids:
-            raise unfit("entity_ids", "is empty.", code="empty")
+            raise invalid_value("entity_ids", "is empty.", code="empty")
         check_count(codec, "entity_ids", len(ids), max_rows)
     elif ids is not None:
         raise InvalidInput(
@@ -93,11 +93,11 @@ def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[Ent
     field, rows = _payload(request)
     if rows is not None and len(rows) != len(ids):
         what = f"has {len(rows)} rows for {len(ids)} entities; send one for each."
-        raise unfit(field, what, code="wrong_length")
+        raise invalid_value(field, what, code="wrong_length")
     return ids
 
 
-def looked_up_rows(
+def merge_rows(
     codec: Codec,
     request: PredictRequest,
     ids: Sequence[EntityId],
@@ -131,7 +131,7 @@ def looked_up_rows(
     return _packed(codec, field, rows, source)
 
 
-def features_off(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:
+def features_disabled(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:
     """The error of a request for entities that cannot be looked up at all."""
     why = (
         "The version that answers was registered without a feature service"

@@ -217,20 +217,20 @@ class VersionClient:
             raise VariantUnavailable(self._unusable, code="unsupported_signature")
         limit = self._settings.probe_seconds
         await self.triton.require_ready(self.model_name, self.version, limit)
-        await self._learn_signature()
+        await self._load_signature()
 
     async def probe(self) -> None:
         """Ask Triton now and note the answer."""
         await self.state.probe(self._settings.probe_seconds)
         if self.state.ready and self._unusable is None:
             try:
-                await self._learn_signature()
+                await self._load_signature()
             except VariantUnavailable as error:
                 self._unusable = error.message
             except GatewayError:
                 return  # the next probe tries again
 
-    async def _learn_signature(self) -> None:
+    async def _load_signature(self) -> None:
         if self.batcher is not None:
             return
         limit = self._settings.probe_seconds

@@ -61,7 +61,7 @@ def digest(record: RoutingRecord) -> str | None:
     return f"{_SHAPE}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def descended(record: RoutingRecord, base: RoutingRecord) -> RoutingRecord:
+def with_ancestor(record: RoutingRecord, base: RoutingRecord) -> RoutingRecord:
     """The record as one that came from `base`."""
     if base.generation == 0:
         return record
@@ -175,7 +175,9 @@ def merge(stored: RoutingRecord, known: RoutingRecord) -> Merge:
         lost = known if _is_lost(known, stored) else None
         return Merge(stored, write=False, dropped=lost)
     if stored.generation > 0 and _newer(stored, known):
-        after = descended(msgspec.structs.replace(stored, generation=known.generation + 1), stored)
+        after = with_ancestor(
+            msgspec.structs.replace(stored, generation=known.generation + 1), stored
+        )
         return Merge(after, write=True, dropped=known)
     return Merge(known, write=True, dropped=stored if _is_lost(stored, known) else None)
 

@@ -43,7 +43,7 @@ class RedisConnection:
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url.get_secret_value(),
             max_connections=_CONNECTIONS,
-            timeout=None,  # `asking` has the limit
+            timeout=None,  # `session` has the limit
             socket_timeout=limit_seconds,
             socket_connect_timeout=limit_seconds,
             retry=Retry(NoBackoff(), 0),
@@ -56,7 +56,7 @@ class RedisConnection:
         self._refusal = ""
 
     @contextlib.asynccontextmanager
-    async def asking(self) -> AsyncIterator[Redis]:
+    async def session(self) -> AsyncIterator[Redis]:
         """The client, for one exchange within the limit; all errors are `StoreUnavailable`.
 
         A Redis that cannot be reached, or does not answer, is not asked again for a moment. One

@@ -105,7 +105,7 @@ class RedisStore:
 
     async def read(self, model_name: str) -> RoutingRecord:
         """A model's record, read now; generation 0 when none was ever written."""
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             data: bytes | None = await redis.get(_key(model_name))
         return usable(await self._look_up(model_name, data))
 
@@ -131,7 +131,7 @@ class RedisStore:
     async def replace(self, expected: RoutingRecord, record: RoutingRecord) -> None:
         """Write and announce `record` in the place of `expected`; else `GenerationConflict`."""
         name = record.model_name
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             question = redis.pipeline(transaction=False)
             question.time()
             question.get(_key(name))
@@ -171,7 +171,7 @@ class RedisStore:
 
     async def leave(self, replica_id: str) -> None:
         """Forget a replica that ends."""
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             question = redis.pipeline(transaction=False)
             question.hdel(_REPLICAS, replica_id)
             question.delete(_replica_key(replica_id))
@@ -179,7 +179,7 @@ class RedisStore:
 
     async def replicas(self, model_name: str, keep_seconds: float) -> list[LiveReplica]:
         """The replicas noted within the last `keep_seconds`, by Redis's clock."""
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             question = redis.pipeline(transaction=False)
             question.time()
             question.hgetall(_REPLICAS)
@@ -218,7 +218,7 @@ class RedisStore:
         if problem and self._names:
             return self._names
         if problem:
-            async with self._connection.asking() as redis:
+            async with self._connection.session() as redis:
                 keys = redis.scan_iter(match=_key("*"), count=10_000)
                 found = [key.partition(b"{")[2].partition(b"}")[0] async for key in keys]
         return [*filter(is_model_name, (name.decode(errors="replace") for name in found))]
@@ -229,7 +229,7 @@ class RedisStore:
 
     async def _ask(self, *command: str) -> Any:
         """The answer to one command, which is an error for a key of another type."""
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             question = redis.pipeline(transaction=False)
             question.execute_command(*command)
             (answer,) = await question.execute(raise_on_error=False)
@@ -238,7 +238,7 @@ class RedisStore:
         return answer
 
     async def _read_bulk(self, names: Sequence[str]) -> None:
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             values: list[bytes | None] = await redis.mget(map(_key, names))
             # A key of another type looks like a missing one; asked for by itself it says so.
             missing = [name for name, data in zip(names, values, strict=True) if data is None]
@@ -270,7 +270,7 @@ class RedisStore:
         listing = "SREM" if record.removed else "SADD"
         values = (old, new, str(deadline), name, os.urandom(8).hex(), listing)
         try:
-            async with self._connection.asking() as redis:
+            async with self._connection.session() as redis:
                 # redis-py's type of eval covers its blocking client too.
                 answer: Any = redis.eval(_WRITE, len(keys), *keys, *values)
                 return int(await answer)
@@ -296,7 +296,7 @@ class RedisStore:
             if before.get(name) != report:
                 values += (name, b"" if report is None else msgspec.json.encode(report))
         keys = (_REPLICAS, _replica_key(replica.id))
-        async with self._connection.asking() as redis:
+        async with self._connection.session() as redis:
             answer: Any = redis.eval(_BEAT, len(keys), *keys, *values)
             return bool(await answer)
 

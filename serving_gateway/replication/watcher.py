@@ -124,12 +124,12 @@ class Watcher:
         """Follow the store until cancelled."""
         self._queued.clear()  # of a run that failed
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look_repeatedly(models, tasks))
+            tasks.create_task(self._poll(models, tasks))
             while not is_being_cancelled():
                 name = await self._announced.get()
                 tasks.create_task(self._guarded(name, self._refresh(models, name)))
 
-    async def _look_repeatedly(self, models: HostedModels, tasks: asyncio.TaskGroup) -> None:
+    async def _poll(self, models: HostedModels, tasks: asyncio.TaskGroup) -> None:
         while not is_being_cancelled():
             self._woken.clear()
             await self.look(models, tasks)

@@ -67,7 +67,7 @@ class TritonServer:
             log.warning("a Triton server fails", extra={"reason": problem})
             self._on_change()
 
-    def note_well(self) -> None:
+    def mark_reachable(self) -> None:
         """Note that the server answers on a new connection."""
         if self.problem is not None:
             self.problem, self.is_silent = None, False

@@ -74,7 +74,7 @@ class VersionState:
         self.confirmed_at = monotonic()
         if not self.ready:
             for one in self.on_servers:
-                one.server.note_well()
+                one.server.mark_reachable()
                 one.is_hung = False
                 one.note(True)
 
@@ -163,7 +163,7 @@ class ServerVersion:
         if self.is_ready is None:
             self.is_ready = True
         if self.server.is_silent:  # an answer ends silence, but not a shutdown
-            self.server.note_well()
+            self.server.mark_reachable()
         self._refresh()
 
     def _refresh(self) -> None:
@@ -188,7 +188,7 @@ class ServerVersion:
         except GatewayError as error:
             self.server.note_problem(error.message)
             return error
-        self.server.note_well()
+        self.server.mark_reachable()
         self.note(response.status == 200)
         return None if self.is_ready else VersionNotReady(self._reason)
 

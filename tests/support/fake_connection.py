@@ -140,7 +140,7 @@ class FakeServer:
         hosting = SimpleNamespace(
             default=hosted,
             plane=lambda name: hosted,
-            answering=lambda name: hosted,
+            resolve=lambda name: hosted,
             still_served=lambda name=None: {},
         )
         self.endpoint = InferenceEndpoint(

@@ -63,7 +63,7 @@ def error_classes() -> Iterator[type[GatewayError]]:
 def codes_in_use() -> dict[str, set[str]]:
     """Codes that raise sites give instead of their class's own, by the name of the class."""
     known = {kind.__name__: kind.__name__ for kind in error_classes()}
-    known["unfit"] = "InvalidInput"  # a function that makes one
+    known["invalid_value"] = "InvalidInput"  # a function that makes one
     found: dict[str, set[str]] = {}
     for path in GATEWAY.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

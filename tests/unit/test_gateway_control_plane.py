@@ -30,7 +30,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.record_writer import RecordWriter
-from serving_gateway.control.registry import Registered, Registry
+from serving_gateway.control.registry import Registry, RegistryEntry
 from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.errors import Conflict, GatewayError, RegistryUnavailable
 from serving_gateway.features.reader import FeatureReader
@@ -62,11 +62,11 @@ class FakeRegistry(Registry):
         self.lineage = Lineage()
         self.signature: Signature | None = SIGNATURE
 
-    async def version(self, model_name: str, version: int) -> Registered | None:
+    async def version(self, model_name: str, version: int) -> RegistryEntry | None:
         if self.down:
             raise RegistryUnavailable("down")
         known = version < 4 and version not in self.deleted
-        return Registered(f"run-{version}", self.signature, self.lineage) if known else None
+        return RegistryEntry(f"run-{version}", self.signature, self.lineage) if known else None
 
     async def aclose(self) -> None:
         """Nothing is held."""

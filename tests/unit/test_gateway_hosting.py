@@ -65,7 +65,7 @@ class Harness:
     async def open(
         self, name: str, *, work: Any = None, record: RoutingRecord | None = None
     ) -> None:
-        async with self.hosting.opened(name) as model:
+        async with self.hosting.open_model(name) as model:
             if work is not None:
                 await work
             if record is not None:
@@ -124,7 +124,7 @@ async def test_reloads_under_way_count_towards_the_limit(harness: Harness) -> No
 
 async def test_a_refused_first_reload_hosts_nothing(harness: Harness) -> None:
     with pytest.raises(GatewayError):
-        async with harness.hosting.opened("new"):
+        async with harness.hosting.open_model("new"):
             raise GatewayError("refused")
     assert harness.forgotten == ["new"]
     with pytest.raises(NotFound):

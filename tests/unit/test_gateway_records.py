@@ -14,11 +14,11 @@ from serving_gateway.contract import DType, Feature, Mode, RoutingRecord, Signat
 from serving_gateway.errors import RecordRefused
 from serving_gateway.replication.records import (
     decode_record,
-    descended,
     digest,
     merge,
     next_change_time,
     same_content,
+    with_ancestor,
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ class World:
             changed_at=next_change_time(base, START + timedelta(seconds=self.seconds)),
             reason=name,
         )
-        record = descended(record, base)
+        record = with_ancestor(record, base)
         self._write(record)
         self.known[replica] = record
 
