@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
-
-import numpy as np
+from dataclasses import replace
 
 from platform_assets.export.inspection import sha256
 from platform_assets.export.runtime import answers_in, model_inputs
@@ -78,8 +76,11 @@ def adopt(
     known, evaluation, known_run = _yardstick(spec, entries, version, mlflow)
     graph = mlflow.onnx_bytes(spec.model_name, version, artifact)
     signature = spec.signature(known.classes)
-    answers = run_sandboxed(graph, signature, model_inputs(signature, evaluation.features))
-    _record_evaluation(entry.run_id, signature, evaluation, answers, mlflow)
+    outputs = run_sandboxed(graph, signature, model_inputs(signature, evaluation.features))
+    labels, probabilities = answers_in(outputs, signature)
+    labels = labels.astype(evaluation.labels.dtype)
+    answered = replace(evaluation, labels=labels, probabilities=probabilities)
+    mlflow.log_artifact_bytes(entry.run_id, EVALUATION_ARTIFACT, write_evaluation(answered))
     reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)
     mlflow.log_artifact_bytes(entry.run_id, REFERENCE_ARTIFACT, reference)
     mlflow.log_artifact_bytes(entry.run_id, artifact, graph)
@@ -130,26 +131,4 @@ def _yardstick(
     raise AdoptionError(
         f"there are no evaluation rows of {spec.model_name} to judge version {version} by: run "
         f"{spec.model_name}_chain once, then adopt it"
-    )
-
-
-def _record_evaluation(
-    run_id: str,
-    signature: Signature,
-    evaluation: EvaluationSet,
-    answers: dict[str, np.ndarray[Any, Any]],
-    mlflow: MlflowResource,
-) -> None:
-    """Keep with the run what the graph answers for the rows, as training does for its own."""
-    labels, probabilities = answers_in(answers, signature)
-    mlflow.log_artifact_bytes(
-        run_id,
-        EVALUATION_ARTIFACT,
-        write_evaluation(
-            evaluation.features,
-            evaluation.label_true,
-            labels.astype(evaluation.labels.dtype),
-            probabilities,
-            evaluation.groups,
-        ),
     )

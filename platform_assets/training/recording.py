@@ -12,6 +12,7 @@ from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.resources.environment import ENVIRONMENT_TAG, numeric_environment
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.mlflow_runs import Dataset, RunLog
+from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import Evaluated
@@ -93,6 +94,7 @@ def _evaluation_file(rows: Rows, fitted: FittedModel, classes: Sequence[Label]) 
     true, labels = answers.label_true, answers.labels
     if classes and all(isinstance(one, bool) for one in classes):
         true, labels = true.astype(bool), labels.astype(bool)
+    probabilities = answers.probabilities
     return write_evaluation(
-        rows.features, true, labels, answers.probabilities, rows.groups, rows.times
+        EvaluationSet(rows.features, true, labels, probabilities, rows.groups, rows.times)
     )

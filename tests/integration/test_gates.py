@@ -92,7 +92,7 @@ def test_every_parity_check_fails_on_answers_that_differ(
     else:
         probabilities = probabilities.copy()
         probabilities[-1, 0] += 1e-3
-    other = write_evaluation(trained.features, trained.label_true, labels, probabilities)
+    other = write_evaluation(replace(trained, labels=labels, probabilities=probabilities))
     with replaced(settled, EVALUATION_ARTIFACT, other):
         evaluation = settled.check(asset, check)
     assert not evaluation.passed

@@ -196,13 +196,7 @@ def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Pl
     mlflow, run_id = settled.resources["mlflow"], production_run(settled)
     kept = mlflow.artifact_bytes(run_id, EVALUATION_ARTIFACT)
     evaluation = mlflow.evaluation_set(run_id)
-    wrong = write_evaluation(
-        evaluation.features,
-        other_species(evaluation.label_true),
-        evaluation.labels,
-        evaluation.probabilities,
-        evaluation.groups,
-    )
+    wrong = write_evaluation(replace(evaluation, label_true=other_species(evaluation.label_true)))
     mlflow.log_artifact_bytes(run_id, EVALUATION_ARTIFACT, wrong)
     try:
         gate = settled.check(GATE, "no_regression")

@@ -29,6 +29,7 @@ from platform_assets.resources.mlflow_models import distributions
 from platform_assets.resources.mlflow_runs import MODEL_URI_TAG, Dataset
 from platform_assets.resources.records import (
     Estimate,
+    EvaluationSet,
     RegisteredVersion,
     SplitRecord,
     TrainedModel,
@@ -263,7 +264,7 @@ def test_an_evaluation_set_is_fetched_once_until_it_is_written_again(
     def write(label: int) -> None:
         labels = np.full(2, label)
         rows = pd.DataFrame({"x": np.zeros(2, np.float32)})
-        data = write_evaluation(rows, labels, labels, None, np.arange(2))
+        data = write_evaluation(EvaluationSet(rows, labels, labels, None, np.arange(2)))
         mlflow.log_artifact_bytes(run.run_id, EVALUATION_ARTIFACT, data)
 
     with mlflow.run(name, "train") as run:

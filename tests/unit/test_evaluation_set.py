@@ -12,6 +12,7 @@ import pytest
 from platform_assets.features.summary import class_picture, target_picture
 from platform_assets.resources.evaluation import read_evaluation, write_evaluation
 from platform_assets.resources.plots import inline
+from platform_assets.resources.records import EvaluationSet
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
     curves_picture,
@@ -30,10 +31,11 @@ def _frame(*names: str) -> pd.DataFrame:
 @pytest.mark.parametrize("classes", [2, 12])
 def test_what_is_written_is_read_with_columns_in_their_order(classes: int) -> None:
     probabilities = np.random.default_rng(0).random((2, classes))
-    written = write_evaluation(
-        _frame("zeta", "alpha"), np.array([1, 0]), np.array([1, 1]), probabilities
+    groups = np.array([0, 1])
+    written = EvaluationSet(
+        _frame("zeta", "alpha"), np.array([1, 0]), np.array([1, 1]), probabilities, groups
     )
-    read = read_evaluation(written)
+    read = read_evaluation(write_evaluation(written))
     assert list(read.features.columns) == ["zeta", "alpha"]
     assert set(read.features.dtypes) == {np.dtype("float32")}
     assert read.label_true.tolist() == [1, 0]
@@ -55,7 +57,9 @@ def test_mixed_rows_and_labels_of_any_type_come_back_as_they_were(labels: Any, d
     frame = mixed_frame(100, 3, wild=True)
     frame["speed"] = np.full(100, np.nan, np.float32)
     groups = np.array([f"kunde {one % 7}" for one in range(100)], dtype=object)
-    read = read_evaluation(write_evaluation(frame, labels, labels[::-1], None, groups))
+    read = read_evaluation(
+        write_evaluation(EvaluationSet(frame, labels, labels[::-1], None, groups))
+    )
     pd.testing.assert_frame_equal(read.features, frame)
     assert read.label_true.dtype == dtype
     assert read.label_true.tolist() == labels.tolist()
@@ -66,8 +70,9 @@ def test_mixed_rows_and_labels_of_any_type_come_back_as_they_were(labels: Any, d
 
 @pytest.mark.parametrize("name", ["serving.label", "serving.probability_0"])
 def test_a_feature_cannot_take_the_name_of_an_answer(name: str) -> None:
+    labels = np.array([1, 0])
     with pytest.raises(ValueError, match="are reserved"):
-        write_evaluation(_frame(name), np.array([1, 0]), np.array([1, 1]), None)
+        write_evaluation(EvaluationSet(_frame(name), labels, labels, None, labels))
 
 
 CLASSES = ("a", "$b$", "")

@@ -17,6 +17,7 @@ from platform_assets.export.foreign_graph import InvalidGraph, run_and_validate
 from platform_assets.export.inspection import CONTRACT_KEY, FEATURES_KEY, ExportError
 from platform_assets.export.runtime import model_inputs
 from platform_assets.export.sandbox import Bounds, _packed, _unpacked, run_sandboxed
+from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, read_evaluation
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_versions import VersionEntry
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
@@ -33,6 +34,7 @@ from tests.support.onnx_models import model_bytes
 CLASSES = (0, 1, 2)
 SIGNATURE = IRIS.signature(CLASSES)
 OWN = {SIGNATURE_DIGEST_TAG: "0", DATA_FINGERPRINT_TAG: "d"}
+TIMES = np.arange("2024-03-01", "2024-03-05", dtype="datetime64[D]").astype("datetime64[ns]")
 
 
 class Registry:
@@ -41,7 +43,7 @@ class Registry:
     def __init__(self, graph: bytes, run_id: str = "theirs") -> None:
         self.graph = graph
         self.entries = [VersionEntry(1, "ours", dict(OWN)), VersionEntry(2, run_id, {})]
-        self.kept: dict[str, list[str]] = {}
+        self.kept: dict[str, dict[str, bytes]] = {}
 
     def versions(self, _: str) -> list[VersionEntry]:
         return self.entries
@@ -52,7 +54,7 @@ class Registry:
     def evaluation_set(self, _: str) -> EvaluationSet:
         rows = pd.DataFrame(np.eye(4, dtype=np.float32), columns=list(IRIS.feature_names))
         labels = np.array([0, 1, 2, 0])
-        return EvaluationSet(rows, labels, labels, np.eye(4, 3), np.arange(4))
+        return EvaluationSet(rows, labels, labels, np.eye(4, 3), np.arange(4), TIMES)
 
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         return f"{path} of {run_id}".encode()
@@ -60,8 +62,8 @@ class Registry:
     def onnx_bytes(self, *_: object) -> bytes:
         return self.graph
 
-    def log_artifact_bytes(self, run_id: str, path: str, _: bytes) -> None:
-        self.kept.setdefault(run_id, []).append(path)
+    def log_artifact_bytes(self, run_id: str, path: str, data: bytes) -> None:
+        self.kept.setdefault(run_id, {})[path] = data
 
     def record_signature(self, run_id: str, signature: Signature) -> dict[str, str]:
         return {SIGNATURE_DIGEST_TAG: signature.label_output}
@@ -114,6 +116,15 @@ def test_a_graph_that_answers_as_promised_is_taken() -> None:
     assert SIGNATURE_DIGEST_TAG in registry.entries[1].tags
     assert list(registry.kept) == ["theirs"]
     assert REFERENCE_ARTIFACT in registry.kept["theirs"]
+
+
+def test_rows_of_an_adopted_version_keep_their_times() -> None:
+    registry = Registry(graph())
+    registry.adopt()
+    kept = read_evaluation(registry.kept["theirs"][EVALUATION_ARTIFACT])
+    assert kept.times is not None
+    assert kept.times.tolist() == TIMES.tolist()
+    assert kept.groups.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
