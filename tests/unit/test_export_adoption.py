@@ -250,5 +250,5 @@ def test_a_process_that_is_killed_is_the_graph_s_doing_and_it_has_no_secret(
         return subprocess.CompletedProcess(argv, -signal.SIGKILL)
 
     monkeypatch.setattr(subprocess, "run", killed)
-    with pytest.raises(InvalidGraph, match="ended by SIGKILL"):
+    with pytest.raises(InvalidGraph, match="SIGKILL ended the process"):
         run_sandboxed(graph(), SIGNATURE, INPUTS)
