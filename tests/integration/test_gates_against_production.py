@@ -14,6 +14,7 @@ import pytest
 from platform_assets.model_spec import CandidateSpec, WhenInconclusive
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.mlflow_client import open_client
 from platform_assets.serving.ledger import best_version
 from platform_assets.serving.loaded_version import LoadedVersion
 from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
@@ -138,7 +139,7 @@ def test_production_is_compared_on_rows_that_it_was_not_trained_on(settled: Plat
 
 
 def test_a_version_that_was_deleted_in_mlflow_is_compared_all_the_same(settled: Platform) -> None:
-    version, client = settled.production(), settled.resources["mlflow"]._client()
+    version, client = settled.production(), open_client(settled.mlflow.url)
     client.delete_run(production_run(settled))
     client.delete_model_version(DEFAULT_MODEL, str(version))
     similar = settled.of(candidates=(SIMILAR,))

@@ -11,6 +11,7 @@ import pytest
 
 from platform_assets.model_spec import CandidateSpec
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
+from platform_assets.resources.mlflow_client import open_client
 from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
 from platform_assets.serving.sensors import production_watch_sensor
 from platform_assets.serving.turns import UNDER_WAY
@@ -184,11 +185,11 @@ def test_production_and_its_predecessor_deleted_in_mlflow_are_in_no_rollbacks_wa
     platform: Platform, two: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
     before, _ = two
-    mlflow = platform.resources["mlflow"]
+    mlflow, client = platform.resources["mlflow"], open_client(platform.mlflow.url)
     request.addfinalizer(platform.promote)  # other tests want a version that MLflow knows
     for version in two:
-        mlflow._client().delete_run(mlflow.version(DEFAULT_MODEL, version).run_id)
-        mlflow._client().delete_model_version(DEFAULT_MODEL, str(version))
+        client.delete_run(mlflow.version(DEFAULT_MODEL, version).run_id)
+        client.delete_model_version(DEFAULT_MODEL, str(version))
     assert roll_back(platform, version=before) == {}
     assert platform.answering_version() == before
     slot = platform.gateway.models()["effective"]["A"]
