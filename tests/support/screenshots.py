@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
-from playwright.sync_api import Browser, ViewportSize, expect
+from playwright.sync_api import Browser, FloatRect, ViewportSize, expect
 
 from platform_assets.local_stack.settings import stack_settings
 from serving_gateway.contract import DEFAULT_MODEL
@@ -40,7 +41,9 @@ def main() -> None:
 
 
 def _gateway(browser: Browser, url: str, path: Path) -> None:
-    with browser.new_context(viewport={"width": 1200, "height": 1275}) as context:
+    with browser.new_context(
+        viewport={"width": 1200, "height": 1275}, reduced_motion="reduce"
+    ) as context:
         page = context.new_page()
         page.goto(url)
         with SteadyClient(url).asking():
@@ -61,18 +64,28 @@ def _lineage(browser: Browser, url: str, path: Path) -> None:
         nodes = [box for one in page.locator("foreignObject").all() if (box := one.bounding_box())]
         picture = Image.open(io.BytesIO(page.screenshot()))
     starts = sorted({box["x"] for box in nodes})
-    rows = [starts[: len(starts) // 2], starts[len(starts) // 2 :]]
-    top = min(box["y"] for box in nodes) - _EDGE
-    bottom = max(box["y"] + box["height"] for box in nodes) + _EDGE
-    width = max(row[-1] - row[0] for row in rows) + nodes[0]["width"] + 2 * _EDGE
-    stacked = Image.new("RGB", (int(width), 2 * int(bottom - top)), "white")
-    for number, row in enumerate(rows):
-        left = row[0] - _EDGE
-        part = picture.crop((int(left), int(top), int(left + width), int(bottom)))
-        stacked.paste(part, (0, number * part.height))
+    rows = [
+        [box for box in nodes if box["x"] in places]
+        for places in (starts[: len(starts) // 2], starts[len(starts) // 2 :])
+    ]
+    parts = [picture.crop(_around(row)) for row in rows]
+    size = max(part.width for part in parts), sum(part.height for part in parts)
+    stacked = Image.new("RGB", size, "white")
+    for number, part in enumerate(parts):
+        stacked.paste(part, (0, number * parts[0].height))
     buffer = io.BytesIO()
     stacked.save(buffer, "PNG")
     _keep(buffer.getvalue(), path)
+
+
+def _around(nodes: Sequence[FloatRect]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a part of the picture that holds these nodes."""
+    return (
+        int(min(box["x"] for box in nodes) - _EDGE),
+        int(min(box["y"] for box in nodes) - _EDGE),
+        int(max(box["x"] + box["width"] for box in nodes) + _EDGE),
+        int(max(box["y"] + box["height"] for box in nodes) + _EDGE),
+    )
 
 
 def _keep(picture: bytes, path: Path) -> None:
