@@ -59,8 +59,8 @@ status: $(VENV)/.run ## what runs, and what is in production
 test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 4 --dist loadfile
 
-test-fast: $(VENV)/.dev ## the tests that start no server
-	$(RUN) pytest -q -n 2 --dist worksteal tests/unit tests/contract
+test-fast: $(VENV)/.dev ## the tests that start no server, without simulations of error rates
+	$(RUN) pytest -q -n 2 --dist worksteal -m "not simulation" tests/unit tests/contract
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .

@@ -32,6 +32,13 @@ pytest_plugins = ["tests.support.left_out"]
 os.environ[RETRY_SECONDS] = "0"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "simulation: repeats an experiment until its error rate shows; takes half a minute of CPU",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     put_longest_first(items)
 

@@ -195,6 +195,7 @@ def most(rate: float, runs: int) -> float:
     return rate + 3.1 * math.sqrt(rate * (1 - rate) / runs)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("metric", "pairs", "rows", "runs"),
     [
@@ -230,6 +231,7 @@ def stated_rates() -> list[tuple[int, float, dict[Verdict, float]]]:
     return found
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("rows", "loss", "stated"), stated_rates())
 def test_verdicts_are_given_as_often_as_the_page_states(
     rows: int, loss: float, stated: dict[Verdict, float]
@@ -250,6 +252,7 @@ def test_the_page_states_the_error_rates_that_the_verdict_promises() -> None:
         assert by_loss[rows, 0.02][Verdict.NON_INFERIOR] <= most(0.025, 2_000)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("rows", "runs"), [(80, 1_000), (1_000, 300), (20_000, 40)])
 def test_a_version_at_the_floor_is_hardly_ever_called_proven(rows: int, runs: int) -> None:
     random, gates, proven = np.random.default_rng(rows), Gates(metric_floor=0.9), 0
