@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
-from feast.infra.online_stores.sqlite import SqliteOnlineStore
-from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,20 +33,37 @@ NULL: Any = 0
 FEATURES = ("width", "Größe", "count")
 INTS = st.integers(-(1 << 63), (1 << 63) - 1)
 IDS = {"INT64": INTS, "INT32": st.integers(-(1 << 31), (1 << 31) - 1), "STRING": st.text()}
+
+
+def value(**fields: Any) -> Any:
+    """Feast's message; importing Feast takes seconds, so no module does it."""
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return Value(**fields)
+
+
+def list_value(numbers: list[float]) -> Any:
+    from feast.protos.feast.types.Value_pb2 import FloatList
+
+    return value(float_list_val=FloatList(val=numbers))
+
+
 VALUES = {
-    "FLOAT": st.floats(width=32).map(lambda one: Value(float_val=one)),
-    "DOUBLE": st.floats().map(lambda one: Value(double_val=one)),
-    "INT64": INTS.map(lambda one: Value(int64_val=one)),
-    "BOOL": st.booleans().map(lambda one: Value(bool_val=one)),
-    "STRING": st.text().map(lambda one: Value(string_val=one)),
-    "BYTES": st.binary().map(lambda one: Value(bytes_val=one)),
-    "NULL": st.just(Value(null_val=NULL)),
-    "UNSET": st.just(Value()),
-    "LIST": st.just(Value(float_list_val=FloatList(val=[1.0]))),
+    "FLOAT": st.builds(value, float_val=st.floats(width=32)),
+    "DOUBLE": st.builds(value, double_val=st.floats()),
+    "INT64": st.builds(value, int64_val=INTS),
+    "BOOL": st.builds(value, bool_val=st.booleans()),
+    "STRING": st.builds(value, string_val=st.text()),
+    "BYTES": st.builds(value, bytes_val=st.binary()),
+    "NULL": st.builds(value, null_val=st.just(NULL)),
+    "UNSET": st.builds(value),
+    "LIST": st.builds(list_value, st.just([1.0])),
 }
 
 
 def config(**options: Any) -> Any:
+    from feast.infra.online_stores.redis import RedisOnlineStoreConfig
+
     online = RedisOnlineStoreConfig(**options)
     return SimpleNamespace(
         project="my_project",
@@ -75,14 +89,12 @@ class RecordingClient:
         return [[None] * len(fields) for _, fields in self.reads]
 
 
+@cache
 def command_of(id_type: str) -> Callable[[Any], bytes]:
     table = SimpleNamespace(name="petals")
     command = make_command(config(), View(table, "plant", 0), ID_TYPES[id_type], FEATURES)
     assert command is not None
     return command
-
-
-COMMANDS = {id_type: command_of(id_type) for id_type in IDS}
 
 
 def resp(*parts: bytes) -> bytes:
@@ -93,6 +105,9 @@ def resp(*parts: bytes) -> bytes:
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(data=st.data(), id_type=st.sampled_from([*IDS]))
 def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -> None:
+    from feast.infra.online_stores.helpers import _mmh3, _redis_key
+    from feast.infra.online_stores.redis import RedisOnlineStore
+
     one: Any = data.draw(IDS[id_type])
     keys = ID_TYPES[id_type].keys("plant", [one])
     store: Any = RedisOnlineStore()
@@ -100,7 +115,7 @@ def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -
     store.online_read(config(), SimpleNamespace(name="petals"), keys, [*FEATURES])
     [(key, fields)] = client.reads
     encoded = [one.encode() if isinstance(one, str) else one for one in fields]
-    assert COMMANDS[id_type](one) == resp(b"HMGET", key, *encoded)
+    assert command_of(id_type)(one) == resp(b"HMGET", key, *encoded)
     assert key == _redis_key("my_project", keys[0])
     names = [f"petals:{name}" for name in FEATURES]
     assert encoded == [*map(_mmh3, names), b"_ts:petals"]
@@ -124,7 +139,7 @@ def test_unknown_layout_is_recognized(broken: str) -> None:
 
 
 def plain_by_protobuf(serialized: bytes | None) -> Any:
-    return plain_value(Value.FromString(serialized)) if serialized else None
+    return plain_value(value().FromString(serialized)) if serialized else None
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -145,13 +160,14 @@ def test_rows_are_decoded_as_protobuf_does(data: st.DataObject, types: list[str]
 
 
 @pytest.mark.parametrize(
-    "null",
+    "fields",
     [
-        *(None, Value(), Value(null_val=NULL), Value(string_val="")),
-        *(Value(float_val=float("nan")), Value(double_val=float("nan"))),
+        *(None, {}, {"null_val": NULL}, {"string_val": ""}),
+        *({"float_val": float("nan")}, {"double_val": float("nan")}),
     ],
 )
-def test_null_in_any_form_is_none(null: Any) -> None:
+def test_null_in_any_form_is_none(fields: dict[str, Any] | None) -> None:
+    null = None if fields is None else value(**fields)
     assert plain_value(null) is None
     serialized = None if null is None else null.SerializeToString()
     for kind in ("FLOAT", "STRING"):
@@ -215,6 +231,9 @@ async def test_connection_is_that_of_redis_own_client_and_can_be_taken_over() ->
 
 
 def test_closing_an_online_store_closes_its_connections() -> None:
+    from feast.infra.online_stores.redis import RedisOnlineStore
+    from feast.infra.online_stores.sqlite import SqliteOnlineStore
+
     closed: list[str] = []
 
     class Connection:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import ConnectionPool
@@ -19,6 +18,8 @@ from tests.support.servers import free_port
 
 def _by_feast(url: str) -> tuple[str, dict[str, Any]]:
     """The class of connection and its options, as Feast makes them of its own form."""
+    from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+
     config = RedisOnlineStoreConfig(connection_string=connection_string(url))
     pool = RedisOnlineStore()._get_client(config).connection_pool
     options = pool.connection_kwargs
