@@ -79,7 +79,7 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: ExportConfig, mlflow: MlflowResource
     ) -> dg.MaterializeResult[OnnxModel]:
         if config.adopt_version:
-            return _adopted(spec, config.adopt_version, mlflow)
+            return _adopt(spec, config.adopt_version, mlflow)
         return _exported(
             mlflow,
             context.load_asset_value(trained, python_type=TrainedModel),
@@ -89,7 +89,7 @@ def _onnx_model(spec: ModelSpec) -> dg.AssetsDefinition:
     return onnx_model
 
 
-def _adopted(
+def _adopt(
     spec: ModelSpec, version: int, mlflow: MlflowResource
 ) -> dg.MaterializeResult[OnnxModel]:
     what = f"version {version} was not taken"

@@ -88,7 +88,7 @@ def graph_contract(onnx_bytes: bytes) -> str:
         features = msgspec.json.decode(metadata[FEATURES_KEY], type=tuple[Feature, ...])
     except msgspec.MsgspecError as error:
         raise ExportError(f"{FEATURES_KEY} of the graph cannot be read: {error}") from error
-    _agree([_tensor(value) for value in model.graph.input], features)
+    _require_agreement([_tensor(value) for value in model.graph.input], features)
     contract = feature_contract(features)
     if metadata.get(CONTRACT_KEY) != contract:
         raise ExportError(
@@ -98,7 +98,7 @@ def graph_contract(onnx_bytes: bytes) -> str:
     return contract
 
 
-def _agree(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> None:
+def _require_agreement(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> None:
     declared = [(tensor.name, tensor.dtype, tensor.shape) for tensor in inputs]
     each = [(one.name, one.tensor_dtype, (None, 1)) for one in features]
     packed = len(declared) == 1 and declared[0][1:] == (DType.FP32, (None, len(features)))

@@ -105,7 +105,7 @@ def compare(
             )
         distance = _distance(probabilities, expected_probabilities)
         largest = float(distance.max(initial=0.0))
-        tied = _tied(expected_probabilities, tolerance)
+        tied = _ties(expected_probabilities, tolerance)
         label_differs &= ~tied
         differs = label_differs | (distance.max(axis=1, initial=0.0) > tolerance)
     return Parity(
@@ -119,7 +119,7 @@ def compare(
     )
 
 
-def _tied(expected: np.ndarray[Any, Any], tolerance: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _ties(expected: np.ndarray[Any, Any], tolerance: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
     likeliest = np.sort(expected, axis=1)[:, -2:]
     return np.asarray(likeliest[:, -1] - likeliest[:, 0] <= tolerance, dtype=np.bool_)
 

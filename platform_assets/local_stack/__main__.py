@@ -28,7 +28,7 @@ from serving_gateway.contract import DEFAULT_MODEL, is_model_name
 _STOP_DEADLINE_S: Final = 90.0
 
 
-class _Stopped(BaseException):
+class _StopSignal(BaseException):
     """Ctrl-C or SIGTERM; not an Exception, so that nothing but the way out catches it."""
 
 
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> int:
         return 2
 
     def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise _Stopped
+        raise _StopSignal
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
@@ -205,7 +205,7 @@ def main(arguments: list[str]) -> int:
     except StackError as error:
         console.print(f"[red]{arguments[0]}:[/] {escape(str(error))}", highlight=False)
         return 1
-    except _Stopped:
+    except _StopSignal:
         return 0 if arguments[0] == "up" else 130
 
 

@@ -40,7 +40,7 @@ class Supervisor:
     def __init__(self, settings: StackSettings) -> None:
         self._settings = settings
         self._stopping = threading.Event()
-        self._keepers: list[_Keeper] = []
+        self._restarters: list[_Restarter] = []
 
     def start(self, service: Service, environ: Mapping[str, str]) -> None:
         """Start a service, without waiting for it."""
@@ -50,26 +50,26 @@ class Supervisor:
             *("--grace", str(service.grace_s), "--parent", str(os.getpid()), "--"),
             *service.argv,
         )
-        self._keepers.append(_Keeper(service, command, environ, log, self._stopping))
-        self._keepers[-1].start()
+        self._restarters.append(_Restarter(service, command, environ, log, self._stopping))
+        self._restarters[-1].start()
 
     def states(self) -> dict[str, ServiceState]:
         """What became of each service, by name."""
-        return {keeper.service.name: keeper.state for keeper in self._keepers}
+        return {keeper.service.name: keeper.state for keeper in self._restarters}
 
     def stop(self) -> None:
         """Stop all, last wave first: Dagster before the servers that its runs need."""
         self._stopping.set()
-        for wave in sorted({keeper.service.wave for keeper in self._keepers}, reverse=True):
-            ending = [keeper for keeper in self._keepers if keeper.service.wave == wave]
+        for wave in sorted({keeper.service.wave for keeper in self._restarters}, reverse=True):
+            ending = [keeper for keeper in self._restarters if keeper.service.wave == wave]
             for keeper in ending:
                 keeper.terminate()
             for keeper in ending:
                 keeper.join_or_kill()
-        self._keepers = []
+        self._restarters = []
 
 
-class _Keeper(threading.Thread):
+class _Restarter(threading.Thread):
     """Starts one service again and again, and writes down what it prints."""
 
     def __init__(

@@ -37,7 +37,7 @@ _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # where the kernel puts 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listen:
+class ListenAddress:
     """Where Triton listens: one address, three TCP ports."""
 
     http_port: int
@@ -51,7 +51,7 @@ def triton_arguments(
     repository: PurePath,
     models: Sequence[str],
     control_key: str,
-    listen: Listen,
+    listen: ListenAddress,
     backends: PurePath | None = None,
     shared_memory_prefix: str | None = None,
     exit_timeout_s: int = 10,
@@ -181,7 +181,11 @@ def remove_stale_shared_memory(state_dir: Path) -> int:
 
 
 def prepare(
-    env: Path, repository: Path, state_dir: Path, listen: Listen, inherited: Mapping[str, str]
+    env: Path,
+    repository: Path,
+    state_dir: Path,
+    listen: ListenAddress,
+    inherited: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command and its whole environment, with all that it needs in its place."""
     package = locate_package(env)
@@ -211,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{port}-port", type=int, required=True, metavar="N")
     options = parser.parse_args(arguments)
     env, repository, state_dir = map(Path, (options.env, options.repository, options.state_dir))
-    listen = Listen(
+    listen = ListenAddress(
         http_port=options.http_port,
         grpc_port=options.grpc_port,
         metrics_port=options.metrics_port,

@@ -13,7 +13,7 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.maintenance.limits import Limits, cutoff
-from platform_assets.maintenance.selection import Aged, deletable_runs, may_go
+from platform_assets.maintenance.selection import DatedEntry, deletable_runs, select_expired
 from platform_assets.maintenance.usage import UNKNOWN, Servers, Usage, find_usage
 from platform_assets.model_spec import ModelSpec
 from platform_assets.run_tags import MODEL_TAG
@@ -66,12 +66,12 @@ class Cleaner:
             return
         runs = {one.dagster_run.run_id: one for one in _old_runs(self.instance, before)}
         aged = [
-            Aged(run_id, one.create_timestamp.timestamp(), _kind(one.dagster_run))
+            DatedEntry(run_id, one.create_timestamp.timestamp(), _kind(one.dagster_run))
             for run_id, one in runs.items()
             if self._is_known(one.dagster_run)
         ]
         protected = frozenset[str]().union(*(one.dagster_runs for one in self._known.values()))
-        for run_id in may_go(
+        for run_id in select_expired(
             aged, before=before.timestamp(), keep=self.limits.keep, protected=protected
         ):
             self.instance.delete_run(run_id)
@@ -113,9 +113,9 @@ class Cleaner:
             for path in (folder.iterdir() if folder.is_dir() else ())
             if not path.is_symlink() and not path.name.startswith(".")
         ]
-        aged = [Aged(path.name, path.stat().st_mtime) for path in paths]
+        aged = [DatedEntry(path.name, path.stat().st_mtime) for path in paths]
         protected = usage.proofs if kind == "proof" else ()
-        for entry in may_go(
+        for entry in select_expired(
             aged, before=before.timestamp(), keep=self.limits.keep, protected=protected
         ):
             _delete(folder / entry)

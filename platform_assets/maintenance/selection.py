@@ -12,7 +12,7 @@ from platform_assets.resources.mlflow_versions import VersionEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Aged:
+class DatedEntry:
     """Something that grows old."""
 
     name: str
@@ -21,8 +21,8 @@ class Aged:
     kind: str = ""
 
 
-def may_go(
-    entries: Iterable[Aged], *, before: float, keep: int, protected: Collection[str] = ()
+def select_expired(
+    entries: Iterable[DatedEntry], *, before: float, keep: int, protected: Collection[str] = ()
 ) -> list[str]:
     """Return the names of what is older than `before` (Unix time in seconds), oldest last.
 

@@ -93,7 +93,7 @@ def drift_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             run_id, features, predictions = _reference(mlflow, spec, version)
         report = compare(spec, version, window, features, predictions, min_rows=config.min_rows)
         context.log.info(summary(report))
-        return _published(context, report, window, run_id, mlflow, drift_reports)
+        return _publish(context, report, window, run_id, mlflow, drift_reports)
 
     return [drift_report]
 
@@ -149,7 +149,7 @@ def _reference(
     )
 
 
-def _published(
+def _publish(
     context: dg.AssetExecutionContext,
     report: DriftReport,
     window: Samples,

@@ -74,13 +74,13 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
         report, evaluation = newest
         if report == context.cursor:
             return dg.SkipReason(f"the report of run {report} was looked at already")
-        if calm := _calm(evaluation):
+        if calm := _why_no_drift(evaluation):
             return dg.SensorResult(skip_reason=calm, cursor=report)
         if _training(context.instance, retrain_job):
             # The place is kept: what comes out of that training decides on the report.
             return dg.SkipReason(f"the report of run {report} warns, and a training is under way")
         try:
-            needless = _needless(spec, evaluation, context.instance, source, mlflow)
+            needless = _why_nothing_new(spec, evaluation, context.instance, source, mlflow)
         except (SourceError, RegistryError) as error:
             # The place is kept here too: a training would need what cannot be asked.
             return dg.SkipReason(f"the report of run {report} warns, but {error}")
@@ -91,7 +91,7 @@ def drift_sensor(spec: ModelSpec, retrain_job: Job) -> dg.SensorDefinition | Non
     return on_drift
 
 
-def _calm(evaluation: dg.AssetCheckEvaluation) -> str | None:
+def _why_no_drift(evaluation: dg.AssetCheckEvaluation) -> str | None:
     """Say why a report asks for no training; None when it warns of drift."""
     judged = evaluation.metadata.get(JUDGED)
     if judged is not None and not judged.value:
@@ -99,7 +99,7 @@ def _calm(evaluation: dg.AssetCheckEvaluation) -> str | None:
     return "the newest report does not warn" if evaluation.passed else None
 
 
-def _needless(
+def _why_nothing_new(
     spec: ModelSpec,
     evaluation: dg.AssetCheckEvaluation,
     instance: dg.DagsterInstance,

@@ -61,7 +61,7 @@ def failure(
     return made
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether a server was away or busy, so that the same call may succeed later."""
     return isinstance(error, _AWAY) or getattr(error, "status", None) in _BUSY
 
@@ -97,7 +97,7 @@ def as_failure(
             f"{what}: {exc}" if what else str(exc),
             todo,
             still_true=still_true,
-            allow_retries=may_pass(exc),
+            allow_retries=is_transient(exc),
         ) from exc
 
 

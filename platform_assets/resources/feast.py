@@ -16,7 +16,7 @@ from pydantic import Field
 
 from platform_assets.resources.atomic_files import replace_file
 from platform_assets.resources.feast_errors import FeatureStoreError, translated
-from platform_assets.resources.feast_online import OnlineView, let_writers_wait
+from platform_assets.resources.feast_online import OnlineView, use_write_ahead_log
 from platform_assets.resources.file_lock import exclusive
 from platform_assets.resources.redis_address import connection_string, require_redis
 from serving_gateway.contract import DType, Feature, feature_contract, import_feast
@@ -120,7 +120,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         names = ", ".join(sorted({one.name for one in objects}))
         with translated(f"apply {names}"), self._registry_lock():
             store = self._store()
-            let_writers_wait(store)
+            use_write_ahead_log(store)
             store.apply([*objects])
 
     def service_contract(self, feature_service: str) -> str:
@@ -147,7 +147,7 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         if self.online_store == "redis":
             require_redis(self.redis)
         store = self._store()
-        let_writers_wait(store)
+        use_write_ahead_log(store)
         return OnlineView(store, feature_view)
 
     def views(self, model_name: str) -> list[str]:

@@ -123,7 +123,7 @@ def _row(time: datetime | None, values: dict[str, Any]) -> OnlineRow:
     return OnlineRow(time, plain)
 
 
-def let_writers_wait(store: Any) -> None:
+def use_write_ahead_log(store: Any) -> None:
     """Make SQLite's readers independent of its writers, and these wait for each other."""
     if store.config.online_store.type == "sqlite":
         connection = store.provider.online_store._get_conn(store.config)

@@ -84,7 +84,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     _evaluation: tuple[str, EvaluationSet] | None = PrivateAttr(default=None)
 
     @contextmanager
-    def _asking(self, doing: str) -> Iterator[Any]:
+    def _client_to(self, doing: str) -> Iterator[Any]:
         """MLflow's client, to do what `doing` says; its errors are translated."""
         # Asked each time: a server that is down is known in seconds, whereas the client in
         # the midst of a call would try again for minutes.
@@ -122,12 +122,12 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def _open_run(self, model_name: str, name: str, tags: Mapping[str, str]) -> RunLog:
         experiment_id = self._experiment_id(model_name)
-        with self._asking(f"start run {name}") as client:
+        with self._client_to(f"start run {name}") as client:
             run = client.create_run(experiment_id, run_name=name, tags=tags)
         return RunLog(run.info.run_id, run.info.experiment_id, client, self.patience_s)
 
     def _close_run(self, run_id: str, status: str) -> None:
-        with self._asking(f"mark run {run_id} as {status}") as client:
+        with self._client_to(f"mark run {run_id} as {status}") as client:
             client.set_terminated(run_id, status)
 
     def owner_tags(self, model_name: str, dagster_run_id: str) -> dict[str, str]:
@@ -143,7 +143,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         that were marked.
         """
         experiment_id = self._experiment_id(model_name)
-        with self._asking(f"look for abandoned runs of {model_name}") as client:
+        with self._client_to(f"look for abandoned runs of {model_name}") as client:
             running = client.search_runs(
                 [experiment_id],
                 f"attributes.status = 'RUNNING' and tags.`{MODEL_TAG}` = '{model_name}'",
@@ -157,7 +157,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         return closed
 
     def _experiment_id(self, model_name: str) -> str:
-        with self._asking(f"open experiment {model_name}") as client:
+        with self._client_to(f"open experiment {model_name}") as client:
             if client.get_experiment_by_name(model_name) is None:
                 with unless_created():
                     client.create_experiment(model_name)
@@ -170,14 +170,14 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def run_tags(self, run_id: str) -> dict[str, str]:
         """Return all tags of a run."""
-        with self._asking(f"look up run {run_id}") as client:
+        with self._client_to(f"look up run {run_id}") as client:
             return dict(client.get_run(run_id).data.tags)
 
     def runs_before(self, model_name: str, before: datetime) -> list[RunEntry]:
         """Return the runs of a model's trainings that began before an aware time."""
         began = f"attributes.start_time < {int(before.timestamp() * 1000)}"
         wanted = f"{began} and tags.`{MODEL_TAG}` = '{model_name}'"
-        with self._asking(f"list the runs of {model_name}") as client:
+        with self._client_to(f"list the runs of {model_name}") as client:
             found = client.get_experiment_by_name(model_name)
             if found is None:
                 return []
@@ -187,7 +187,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def delete_run(self, run: RunEntry) -> None:
         """Mark a run and its logged model as deleted; `mlflow gc` then removes what they hold."""
-        with self._asking(f"delete run {run.run_id}") as client:
+        with self._client_to(f"delete run {run.run_id}") as client:
             # The run last: one whose deletion stopped halfway is found again.
             if run.model_id is not None:
                 with suppress(RegistryNotFound), translated(f"delete model {run.model_id}"):
@@ -200,7 +200,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         """Store `data` as the run's artifact `path` (with forward slashes)."""
         if path == EVALUATION_ARTIFACT:
             self._evaluation = None
-        with self._asking(f"store {path} with run {run_id}") as client:
+        with self._client_to(f"store {path} with run {run_id}") as client:
             store_artifact(client, run_id, path, data)
 
     def log_frame(self, run_id: str, path: str, frame: pd.DataFrame) -> None:
@@ -210,7 +210,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
     def artifact_bytes(self, run_id: str, path: str) -> bytes:
         """Return the bytes of the run's artifact `path`; they are not interpreted."""
         with (
-            self._asking(f"fetch {path} of run {run_id}") as client,
+            self._client_to(f"fetch {path} of run {run_id}") as client,
             tempfile.TemporaryDirectory() as directory,
         ):
             fetched = Path(client.download_artifacts(run_id, path, directory))
@@ -251,7 +251,10 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         if existing is not None:
             return existing
         source = self._model_uri(run_id)
-        with self._asking(f"create the registered model {model_name}") as client, unless_created():
+        with (
+            self._client_to(f"create the registered model {model_name}") as client,
+            unless_created(),
+        ):
             client.create_registered_model(model_name, description=model_description)
         tags = {
             RUN_ID_TAG: run_id,
@@ -262,7 +265,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             **self.record_signature(run_id, trained.signature),
             **{f"metric.{key}": f"{value:.6f}" for key, value in trained.metrics.items()},
         }
-        with self._asking(f"register a version of {model_name} for run {run_id}") as client:
+        with self._client_to(f"register a version of {model_name} for run {run_id}") as client:
             created = client.create_model_version(
                 model_name,
                 source,
@@ -280,7 +283,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
         """
         model_id = self._model_uri(run_id).removeprefix("models:/")
         with (
-            self._asking(f"add the graph to logged model {model_id}") as client,
+            self._client_to(f"add the graph to logged model {model_id}") as client,
             tempfile.TemporaryDirectory() as directory,
         ):
             logged = artifacts_at(client.get_logged_model(model_id).artifact_location, client)
@@ -305,7 +308,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def version_of_run(self, model_name: str, run_id: str) -> RegisteredVersion | None:
         """Return the lowest version registered for a run, or None."""
-        with self._asking(f"look for the version of run {run_id}") as client:
+        with self._client_to(f"look for the version of run {run_id}") as client:
             found = client.search_model_versions(f"name = '{model_name}' and run_id = '{run_id}'")
         if not found:
             return None
@@ -313,13 +316,13 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def version(self, model_name: str, version: int) -> RegisteredVersion:
         """Return what MLflow records about a version, asked now."""
-        with self._asking(f"look up version {version} of {model_name}") as client:
+        with self._client_to(f"look up version {version} of {model_name}") as client:
             found = client.get_model_version(model_name, str(version))
         return self._registered(found)
 
     def versions(self, model_name: str) -> list[VersionEntry]:
         """Return all versions of a model, also third-party ones, oldest first."""
-        with self._asking(f"list the versions of {model_name}") as client:
+        with self._client_to(f"list the versions of {model_name}") as client:
             wanted = f"name = '{model_name}'"
             found = all_pages(lambda token: client.search_model_versions(wanted, page_token=token))
         entries = [VersionEntry(int(v.version), str(v.run_id or ""), dict(v.tags)) for v in found]
@@ -327,30 +330,30 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
 
     def onnx_bytes(self, model_name: str, version: int, copy: str) -> bytes:
         """Return the ONNX graph that a version was registered with; see `mlflow_versions`."""
-        with self._asking(f"look up version {version} of {model_name}") as client:
+        with self._client_to(f"look up version {version} of {model_name}") as client:
             return onnx_bytes(client, model_name, version, copy)
 
     def set_version_tags(self, model_name: str, version: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version; others stay."""
-        with self._asking(f"tag version {version} of {model_name}") as client:
+        with self._client_to(f"tag version {version} of {model_name}") as client:
             for key, value in tags.items():
                 client.set_model_version_tag(model_name, str(version), key, value)
 
     def version_tags(self, model_name: str, version: int) -> dict[str, str]:
         """Return all tags of a version."""
-        with self._asking(f"look up version {version} of {model_name}") as client:
+        with self._client_to(f"look up version {version} of {model_name}") as client:
             return dict(client.get_model_version(model_name, str(version)).tags)
 
     def set_alias(self, model_name: str, alias: str, version: int) -> None:
         """Point an alias at a version. A record for people: nothing is served by it."""
-        with self._asking(f"point alias {alias} of {model_name} at version {version}") as client:
+        with self._client_to(f"point alias {alias} of {model_name} at version {version}") as client:
             client.set_registered_model_alias(model_name, alias, str(version))
 
     def aliases(self, model_name: str) -> dict[str, int]:
         """Return the version that each alias points at."""
         with (
             suppress(RegistryNotFound),
-            self._asking(f"look up the aliases of {model_name}") as client,
+            self._client_to(f"look up the aliases of {model_name}") as client,
         ):
             found = client.get_registered_model(model_name).aliases
             return {alias: int(version) for alias, version in found.items()}

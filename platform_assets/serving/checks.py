@@ -6,7 +6,7 @@ import dagster as dg
 
 from platform_assets.export.parity_check import parity_check
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import may_pass, mlflow_failures, request_retry
+from platform_assets.resources.failures import is_transient, mlflow_failures, request_retry
 from platform_assets.resources.gateway import (
     GatewayClientError,
     GatewayResource,
@@ -48,7 +48,7 @@ def _gateway_effective(spec: ModelSpec) -> dg.AssetChecksDefinition:
             try:
                 status = gateway.model_status(replica, spec.model_name)
             except GatewayClientError as error:
-                if may_pass(error):
+                if is_transient(error):
                     request_retry(error)
                 rows[replica] = str(error), ""
             else:
@@ -84,7 +84,7 @@ def _predict_parity(spec: ModelSpec) -> dg.AssetChecksDefinition:
         try:
             answers = ask_gateway(registered, evaluation, gateway)
         except GatewayClientError as error:
-            if may_pass(error):
+            if is_transient(error):
                 request_retry(error)
             return dg.AssetCheckResult(passed=False, description=str(error))
         return parity_check(

@@ -34,7 +34,7 @@ def backfill_ledger(
     switches = missing_entries(status, ledger)
     recorded = [entry.generation for entry in ledger]
     for switch in switches:
-        gap = gap_before(switch, recorded)
+        gap = describe_gap(switch, recorded)
         instance.report_runless_asset_event(_materialization(spec, switch, gap, instance))
         recorded.append(switch.generation)
     return switches
@@ -53,7 +53,7 @@ def missing_entries(status: ModelStatus, ledger: Sequence[Entry]) -> list[Switch
     return [one for one in reversed(switches) if (one.generation, one.version) not in known]
 
 
-def gap_before(switch: Switch, recorded: Sequence[int]) -> str:
+def describe_gap(switch: Switch, recorded: Sequence[int]) -> str:
     """Return which switches before this one may be missing; empty when none is.
 
     `recorded` are the generations that are in the ledger.

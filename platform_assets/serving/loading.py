@@ -22,7 +22,7 @@ from platform_assets.resources.triton import (
     TritonRefused,
     TritonResource,
 )
-from platform_assets.serving.policy import versions_beside
+from platform_assets.serving.policy import versions_to_load
 from platform_assets.serving.records import ServingState
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Loading:
     def load(self, endpoint: TritonEndpoint) -> None:
         """Load the version beside what this server has, and what it lost."""
         before = endpoint.ready_versions(self._name)
-        versions = versions_beside(
+        versions = versions_to_load(
             self._version, ready=before, verified=self._verified, broken=self._broken
         )
         self._log(f"READY before: {_listed(before)}; loading {_listed(versions)}")

@@ -19,7 +19,7 @@ class Drift:
         return bool(self.lost or self.gained)
 
     @classmethod
-    def of_all(cls, drifts: Iterable[Drift]) -> Drift:
+    def union(cls, drifts: Iterable[Drift]) -> Drift:
         """Put together how each of several servers differs."""
         lost: set[int] = set()
         gained: set[int] = set()
@@ -37,7 +37,7 @@ def drift(verified: Collection[int], ready: Collection[int]) -> Drift:
     )
 
 
-def versions_beside(
+def versions_to_load(
     candidate: int,
     *,
     ready: Collection[int],

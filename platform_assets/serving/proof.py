@@ -38,13 +38,13 @@ def collect_proof(
         TritonError, GatewayClientError, RegistryError: a server does not answer.
     """
     name, version = promotion.model_name, promotion.version
-    said = triton.everywhere(lambda one: _triton_says(promotion, one))
+    said = triton.everywhere(lambda one: _triton_evidence(promotion, one))
     statuses = {url: gateway.model_status(url, name) for url in gateway.replicas}
     parity, rows = _predictions(spec, promotion, gateway, mlflow)
     files = {
         "triton_ready_and_repo_index.txt": "\n\n".join(text for _, text in said),
         "reload_variant_A.json": _pretty(promotion.answer),
-        "gateway_health_models_metrics.txt": _gateways_say(statuses, name, gateway),
+        "gateway_health_models_metrics.txt": _gateway_evidence(statuses, name, gateway),
         "prediction_parity.txt": _parity_table(parity, rows),
     }
     evidence = Evidence(
@@ -65,7 +65,7 @@ def collect_proof(
     return {PROOF_PAGE: proof_page(evidence, files), **files, **ledgers}
 
 
-def _triton_says(promotion: Promotion, endpoint: TritonEndpoint) -> tuple[bool, str]:
+def _triton_evidence(promotion: Promotion, endpoint: TritonEndpoint) -> tuple[bool, str]:
     """Whether a server has the version READY, and its answers."""
     name, version = promotion.model_name, promotion.version
     index = [
@@ -83,7 +83,7 @@ def _triton_says(promotion: Promotion, endpoint: TritonEndpoint) -> tuple[bool, 
     return ready, "\n".join(lines)
 
 
-def _gateways_say(
+def _gateway_evidence(
     statuses: Mapping[str, ModelStatus], model_name: str, gateway: GatewayResource
 ) -> str:
     parts: list[str] = []

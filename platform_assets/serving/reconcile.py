@@ -31,7 +31,7 @@ def observed_drift(
     if not verified:
         return None
     found = triton.everywhere(lambda one: drift(verified, one.ready_versions(model_name)))
-    return Drift.of_all(found)
+    return Drift.union(found)
 
 
 def reconcile_job(spec: ModelSpec) -> dg.JobDefinition:
@@ -90,7 +90,7 @@ def restore(
             # A READY version serves from memory, even when its files are damaged.
             versions = [one for one in verified if one in ready or one not in broken]
             if not versions:
-                raise _cannot_restore(broken, "nothing of the model")
+                raise _restore_failure(broken, "nothing of the model")
             if drift(versions, ready):
                 endpoint.load(name, load_override(with_versions(serving, versions)))
             for version in versions:
@@ -108,12 +108,12 @@ def restore(
             still_true=_STILL_SERVED,
         )
     if broken:
-        raise _cannot_restore(broken, f"version {', '.join(map(str, wanted))}")
+        raise _restore_failure(broken, f"version {', '.join(map(str, wanted))}")
     log(f"Restored: lost {found.lost}, gained {found.gained}.")
     return found
 
 
-def _cannot_restore(broken: Mapping[int, str], serving: str) -> dg.Failure:
+def _restore_failure(broken: Mapping[int, str], serving: str) -> dg.Failure:
     return failure(
         "these versions cannot be restored: "
         + "; ".join(f"{version}: {why}" for version, why in broken.items()),

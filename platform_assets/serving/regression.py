@@ -84,10 +84,10 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     }
     if not verdict.passed:
         return _failed(metadata, f"{verdict.reason}; production stays where it is")
-    return _against_others(candidate, answers, config, verdict.reason, metadata)
+    return _compare_with_references(candidate, answers, config, verdict.reason, metadata)
 
 
-def _against_others(
+def _compare_with_references(
     candidate: LoadedVersion,
     answers: Answers,
     config: RegressionConfig,

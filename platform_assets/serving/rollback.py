@@ -62,7 +62,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         mlflow: MlflowResource,
     ) -> None:
         hold(CHANGE, spec.model_name, context)
-        target = _intended_before(context) or _target(spec, config, gateway, context.instance)
+        target = _retried_target(context) or _target(spec, config, gateway, context.instance)
         # Before anything is done: the version before the present one is another one afterwards.
         context.instance.add_run_tags(
             context.run.run_id, {TARGET_TAG: f"{context.run.run_id} {target}"}
@@ -101,7 +101,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
     return job
 
 
-def _intended_before(context: dg.OpExecutionContext) -> int | None:
+def _retried_target(context: dg.OpExecutionContext) -> int | None:
     """Version that the attempt which this one repeats was going back to; None for a new intent."""
     run = context.instance.get_run_by_id(context.run.run_id)
     while run is not None and not run.is_success:

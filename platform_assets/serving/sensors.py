@@ -11,7 +11,7 @@ import dagster as dg
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.failures import may_pass
+from platform_assets.resources.failures import is_transient
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
 from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, RegistryError
 from platform_assets.resources.model_repository import ModelRepository
@@ -105,7 +105,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
                 statuses = gateway.model_statuses(spec.model_name)
             except GatewayClientError as error:
                 said.append(f"{spec.model_name}: {error}")
-                if may_pass(error):
+                if is_transient(error):
                     break  # a timeout for each model would outlast the tick
                 continue
             if all(PRODUCTION not in status.effective for status in statuses):
@@ -123,7 +123,7 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
                     alias = mlflow.alias_version(spec.model_name, PRODUCTION_ALIAS)
                 except RegistryError as error:
                     said.append(f"{spec.model_name}: {error}")
-                    registry_answers = not may_pass(error)
+                    registry_answers = not is_transient(error)
                     continue
                 said += _report_alias(spec, compare_alias(alias, statuses), context, known)
         return dg.SensorResult(

@@ -39,7 +39,7 @@ class CandidateError(TrainingError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Estimator:
     """An estimator of scikit-learn: where it is, how it starts, what a grid may set."""
 
     path: str
@@ -56,7 +56,7 @@ _HISTOGRAMS: Final[dict[str, Scalar]] = {"early_stopping": False}
 _BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
 
 
-def _trees(kind: str, weights: set[str], losses: set[str], more: set[str]) -> dict[str, _Known]:
+def _trees(kind: str, weights: set[str], losses: set[str], more: set[str]) -> dict[str, _Estimator]:
     """Return the trees for `Classifier` or `Regressor`, with parameters that only one kind has.
 
     `weights` are of all but gradient boosting, `losses` of that, `more` of histogram boosting.
@@ -64,25 +64,29 @@ def _trees(kind: str, weights: set[str], losses: set[str], more: set[str]) -> di
     at, columns = f"sklearn.ensemble:{{}}{kind}", Texts.SPARSE_COLUMNS
     forest, histogram = _FOREST | weights, _HISTOGRAM | weights | more
     return {
-        "random_forest": _Known(at.format("RandomForest"), _FORESTS, forest, texts=columns),
-        "extra_trees": _Known(at.format("ExtraTrees"), _FORESTS, forest, texts=columns),
-        "gradient_boosting": _Known(at.format("GradientBoosting"), _BOOSTED, _BOOSTING | losses),
-        "hist_gradient_boosting": _Known(at.format("HistGradientBoosting"), _HISTOGRAMS, histogram),
-        "decision_tree": _Known(
+        "random_forest": _Estimator(at.format("RandomForest"), _FORESTS, forest, texts=columns),
+        "extra_trees": _Estimator(at.format("ExtraTrees"), _FORESTS, forest, texts=columns),
+        "gradient_boosting": _Estimator(
+            at.format("GradientBoosting"), _BOOSTED, _BOOSTING | losses
+        ),
+        "hist_gradient_boosting": _Estimator(
+            at.format("HistGradientBoosting"), _HISTOGRAMS, histogram
+        ),
+        "decision_tree": _Estimator(
             f"sklearn.tree:DecisionTree{kind}", {"max_depth": 6}, _TREE | weights | {"splitter"}
         ),
     }
 
 
-CLASSIFIERS: Final[dict[str, _Known]] = {
-    "logistic_regression": _Known(
+CLASSIFIERS: Final[dict[str, _Estimator]] = {
+    "logistic_regression": _Estimator(
         "sklearn.linear_model:LogisticRegression",
         {"max_iter": 1000},
         _LINEAR | {"C", "class_weight", "l1_ratio"},
         scaled=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
-    "linear_discriminant": _Known(
+    "linear_discriminant": _Estimator(
         "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
         {},
         frozenset({"shrinkage", "solver", "tol"}),
@@ -92,8 +96,8 @@ CLASSIFIERS: Final[dict[str, _Known]] = {
     ),
     **_trees("Classifier", weights={"class_weight"}, losses=set(), more=set()),
 }
-REGRESSORS: Final[dict[str, _Known]] = {
-    "linear_regression": _Known(
+REGRESSORS: Final[dict[str, _Estimator]] = {
+    "linear_regression": _Estimator(
         "sklearn.linear_model:LinearRegression",
         {},
         frozenset({"fit_intercept", "positive"}),
@@ -101,7 +105,7 @@ REGRESSORS: Final[dict[str, _Known]] = {
         scaled=True,
         texts=Texts.SPARSE_COLUMNS,
     ),
-    "ridge": _Known(
+    "ridge": _Estimator(
         "sklearn.linear_model:Ridge",
         {},
         _LINEAR | {"alpha", "positive"},
@@ -125,7 +129,7 @@ class Candidate:
     """Its position in the model file, for messages."""
 
 
-def known(task: Task) -> Mapping[str, _Known]:
+def known(task: Task) -> Mapping[str, _Estimator]:
     """Return the named estimators for a task."""
     return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
 

@@ -132,9 +132,9 @@ def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label
             f"the {len(rows)} evaluation rows do not determine {spec.evaluation.metric}: choose "
             "another evaluation.metric, or a larger evaluation.fraction"
         )
-    return Evaluated(answers, measured, _not_in(rows.labels, classes))
+    return Evaluated(answers, measured, _classes_without(rows.labels, classes))
 
 
-def _not_in(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
+def _classes_without(labels: NDArray[Any], classes: Sequence[Label]) -> tuple[Label, ...]:
     seen: NDArray[np.int64] = np.unique(codes(labels, classes)) if classes else np.array([], int)
     return tuple(one for number, one in enumerate(classes) if number not in seen)

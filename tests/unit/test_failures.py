@@ -9,7 +9,7 @@ import pytest
 
 from platform_assets.intervals import RETRY_SECONDS, retry_seconds
 from platform_assets.resources import failures
-from platform_assets.resources.failures import RETRIES, TRANSIENT, as_failure, failure, may_pass
+from platform_assets.resources.failures import RETRIES, TRANSIENT, as_failure, failure, is_transient
 from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
 from platform_assets.resources.mlflow_client import MlflowUnavailable, RegistryError
 from platform_assets.resources.triton_api import TritonRefused, TritonUnreachable
@@ -88,7 +88,7 @@ def test_seconds_of_retries_are_a_whole_number(monkeypatch: pytest.MonkeyPatch) 
 def test_a_server_that_is_away_may_come_back_and_a_refusal_stands(
     error: Exception, passes: bool
 ) -> None:
-    assert may_pass(error) is passes
+    assert is_transient(error) is passes
 
 
 def test_error_of_a_block_fails_the_step_with_what_is_still_true() -> None:

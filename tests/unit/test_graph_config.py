@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from platform_assets.local_stack.onnxruntime_backend.graph_config import (
+    BadEntry,
     GraphTensor,
-    Refused,
     boolean,
     check_inputs,
     check_outputs,
@@ -37,7 +37,7 @@ def test_any_way_to_write_a_free_dimension_is_one(batch: Any) -> None:
 
 
 def test_a_map_cannot_be_served_and_the_reason_names_zipmap() -> None:
-    with pytest.raises(Refused, match="zipmap"):
+    with pytest.raises(BadEntry, match="zipmap"):
         tensor("output_probability", [], "seq(map(int64,tensor(float)))")
 
 
@@ -81,13 +81,13 @@ def test_an_input_whose_shape_fits_is_taken(
 def test_an_input_that_does_not_fit_is_refused_with_the_reason(
     max_batch_size: int, shape: list[int | str | None], given: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(BadEntry, match=reason):
         check_inputs(config(max_batch_size, input=[given]), [tensor("x", shape)], [])
 
 
 def test_an_input_that_the_graph_lacks_is_refused() -> None:
     both = config(input=[entry("x", [4]), entry("extra", [4])])
-    with pytest.raises(Refused, match="input 'extra', the graph has x"):
+    with pytest.raises(BadEntry, match="input 'extra', the graph has x"):
         check_inputs(both, [tensor("x", [None, 4])], [])
 
 
@@ -95,19 +95,19 @@ def test_an_overridable_initializer_may_be_an_optional_input_without_batching() 
     given = [entry("x", [-1, 4]), entry("scale", [1], optional=True)]
     known = [tensor("x", [None, 4])], [tensor("scale", [1])]
     check_inputs(config(0, input=given), *known)
-    with pytest.raises(Refused, match="optional, which a model that batches cannot have"):
+    with pytest.raises(BadEntry, match="optional, which a model that batches cannot have"):
         check_inputs(config(8, input=[entry("x", [4]), given[1]]), *known)
 
 
 def test_outputs_may_be_left_out_but_not_invented() -> None:
     outputs = [tensor("label", [None], "tensor(int64)"), tensor("scores", [None, 3])]
     check_outputs(config(output=[entry("scores", [3])]), outputs)
-    with pytest.raises(Refused, match="output 'odds', the graph has label, scores"):
+    with pytest.raises(BadEntry, match="output 'odds', the graph has label, scores"):
         check_outputs(config(output=[entry("odds", [3])]), outputs)
 
 
 def test_an_output_must_fit_exactly() -> None:
-    with pytest.raises(Refused, match="output 'scores'"):
+    with pytest.raises(BadEntry, match="output 'scores'"):
         check_outputs(config(output=[entry("scores", [3])]), [tensor("scores", [None, None])])
 
 
@@ -148,7 +148,7 @@ def test_a_graph_that_cannot_batch_is_completed_without_and_refused_with_a_batch
         "input": [entry("x", [2, 4])],
         "output": [entry("y", [1])],
     }
-    with pytest.raises(Refused, match="max_batch_size is 8"):
+    with pytest.raises(BadEntry, match="max_batch_size is 8"):
         complete(config(8), *fixed)
 
 
@@ -170,13 +170,13 @@ def test_a_graph_that_cannot_batch_is_completed_without_and_refused_with_a_batch
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(more: dict[str, Any], named: str) -> None:
-    with pytest.raises(Refused, match=f"{named}.*NVIDIA's container"):
+    with pytest.raises(BadEntry, match=f"{named}.*NVIDIA's container"):
         refuse_unsupported(config(**more), "CPU")
     refuse_unsupported(config(), "CPU")
 
 
 def test_only_cpu_instances_are_taken() -> None:
-    with pytest.raises(Refused, match="KIND_CPU"):
+    with pytest.raises(BadEntry, match="KIND_CPU"):
         refuse_unsupported(config(), "GPU")
 
 
@@ -192,7 +192,7 @@ def test_parameters_are_read_as_triton_writes_them() -> None:
     assert integer(given, "inter_op_thread_count") == 0
     assert not boolean(given, "enable_mem_arena", default=True)
     assert boolean(given, "enable_mem_pattern", default=True)
-    with pytest.raises(Refused, match="broken is 'two': give a whole number"):
+    with pytest.raises(BadEntry, match="broken is 'two': give a whole number"):
         integer(given, "broken")
-    with pytest.raises(Refused, match="broken is 'two': give 1, 0"):
+    with pytest.raises(BadEntry, match="broken is 'two': give 1, 0"):
         boolean(given, "broken", default=True)

@@ -19,7 +19,12 @@ from platform_assets.maintenance import cleaner as cleaner_module
 from platform_assets.maintenance.cleaner import JOB, Cleaner
 from platform_assets.maintenance.job import SCHEDULE_VARIABLE
 from platform_assets.maintenance.limits import Limits, cutoff
-from platform_assets.maintenance.selection import Aged, deletable_runs, kept_versions, may_go
+from platform_assets.maintenance.selection import (
+    DatedEntry,
+    deletable_runs,
+    kept_versions,
+    select_expired,
+)
 from platform_assets.maintenance.usage import Servers, Usage, find_usage
 from platform_assets.resources.gateway import GatewayUnavailable
 from platform_assets.resources.mlflow_runs import RunEntry
@@ -38,16 +43,16 @@ NONE_IN_USE = Usage(frozenset(), frozenset(), frozenset())
 
 
 def test_only_what_is_old_surplus_and_unprotected_may_go() -> None:
-    entries = [Aged(f"{kind}{at}", at, kind) for kind in "ab" for at in range(1, 6)]
-    assert may_go(entries, before=5, keep=2, protected={"a2", "b5"}) == [
+    entries = [DatedEntry(f"{kind}{at}", at, kind) for kind in "ab" for at in range(1, 6)]
+    assert select_expired(entries, before=5, keep=2, protected={"a2", "b5"}) == [
         "a3",
         "b3",
         "b2",
         "a1",
         "b1",
     ]
-    assert may_go(entries, before=2, keep=2) == ["a1", "b1"]
-    assert may_go(entries, before=9, keep=5) == []
+    assert select_expired(entries, before=2, keep=2) == ["a1", "b1"]
+    assert select_expired(entries, before=9, keep=5) == []
 
 
 def test_versions_in_use_the_newest_and_those_of_others_are_kept() -> None:

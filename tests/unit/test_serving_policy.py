@@ -8,26 +8,26 @@ import pytest
 
 from platform_assets.serving.policy import (
     drift,
-    versions_beside,
     versions_to_delete,
     versions_to_keep,
+    versions_to_load,
 )
 
 
 def test_a_candidate_is_loaded_beside_everything_that_serves() -> None:
-    assert versions_beside(4, ready=[2, 3], verified=[2, 3], broken=[]) == (2, 3, 4)
+    assert versions_to_load(4, ready=[2, 3], verified=[2, 3], broken=[]) == (2, 3, 4)
 
 
 def test_a_verified_version_that_triton_lost_comes_back_with_the_candidate() -> None:
-    assert versions_beside(4, ready=[], verified=[3], broken=[]) == (3, 4)
+    assert versions_to_load(4, ready=[], verified=[3], broken=[]) == (3, 4)
 
 
 def test_a_verified_version_whose_files_are_broken_does_not_spoil_the_load() -> None:
-    assert versions_beside(4, ready=[], verified=[2, 3], broken=[2]) == (3, 4)
+    assert versions_to_load(4, ready=[], verified=[2, 3], broken=[2]) == (3, 4)
 
 
 def test_a_version_that_is_ready_goes_on_serving_whatever_became_of_its_files() -> None:
-    assert versions_beside(4, ready=[2], verified=[2, 3], broken=[2]) == (2, 3, 4)
+    assert versions_to_load(4, ready=[2], verified=[2, 3], broken=[2]) == (2, 3, 4)
 
 
 def test_what_a_variant_routes_to_is_never_retired() -> None:

@@ -13,7 +13,7 @@ import pytest
 from platform_assets.local_stack.settings import StackError
 from platform_assets.local_stack.triton_package import TritonPackage, locate_package
 from platform_assets.local_stack.triton_server import (
-    Listen,
+    ListenAddress,
     control_key,
     control_key_file,
     main,
@@ -23,7 +23,7 @@ from platform_assets.local_stack.triton_server import (
     triton_environment,
 )
 
-LISTEN = Listen(http_port=1, grpc_port=2, metrics_port=3)
+LISTEN = ListenAddress(http_port=1, grpc_port=2, metrics_port=3)
 PACKAGE = TritonPackage(
     binary=Path("/env/tritonserver"),
     libraries=Path("/env/libs"),
@@ -69,7 +69,7 @@ def test_everything_that_changes_what_is_served_is_locked_on_both_protocols(opti
 
 
 def test_all_three_listeners_take_the_given_address_and_ports() -> None:
-    listen = Listen(http_port=8000, grpc_port=8001, metrics_port=8002, address="0.0.0.0")
+    listen = ListenAddress(http_port=8000, grpc_port=8001, metrics_port=8002, address="0.0.0.0")
     assert {
         "--http-address=0.0.0.0",
         "--grpc-address=0.0.0.0",

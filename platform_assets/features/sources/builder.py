@@ -11,7 +11,7 @@ import pyarrow as pa
 from platform_assets.features.sources.casting import cast, quoted
 from platform_assets.features.sources.clock import local_to_utc
 from platform_assets.features.sources.columns import Column
-from platform_assets.features.sources.losses import lost_digits, merged_keys
+from platform_assets.features.sources.losses import describe_lost_digits, merged_keys
 from platform_assets.features.sources.reader import (
     SHOWN_PROBLEMS,
     Progress,
@@ -119,7 +119,7 @@ class TableBuilder:
         for values, column in zip(batch.columns, self._columns, strict=False):
             narrow = arrays[column.name] = values.cast(_read_type(column), safe=False)
             if column.dtype is DType.FP32 and column.name not in self._lost:
-                warning = lost_digits(column.name, values, narrow)
+                warning = describe_lost_digits(column.name, values, narrow)
                 self._lost |= {column.name: warning} if warning else {}
         return pa.record_batch(arrays | {one: batch.column(one) for one in (_LOCAL, _WRITTEN)})
 

@@ -12,7 +12,7 @@ EXACT: Final = 2**24
 _SHOWN_KEYS: Final = 3
 
 
-def lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
+def describe_lost_digits(name: str, values: pa.Array, narrow: pa.Array) -> str | None:
     """A sentence when 32 bits changed one of the 64-bit values beyond `EXACT` of a column."""
     # Below it, what 32 bits cut off is small beside the unit of a value.
     extremes = pc.min_max(values).as_py()

@@ -1,6 +1,6 @@
 """What a model configuration asks for, and whether an ONNX graph fits it. Pure functions.
 
-Configurations are Triton's JSON form. All refusals are `Refused`, with the reason that Triton
+Configurations are Triton's JSON form. All refusals are `BadEntry`, with the reason that Triton
 shows to the client of the load.
 """
 
@@ -25,7 +25,7 @@ _TRITON_TYPES = {
 _NOT_HERE = ("sequence_batching", "batch_input", "batch_output")
 
 
-class Refused(Exception):
+class BadEntry(Exception):
     """The entry cannot be served here; the message says why."""
 
 
@@ -36,7 +36,7 @@ class GraphTensor:
         """Read an ONNX Runtime node argument; refuse what Triton has no type for."""
         self.name: str = node.name
         if node.type not in _TRITON_TYPES:
-            raise Refused(
+            raise BadEntry(
                 f"'{node.name}' of the graph is a {node.type}: only tensors of numbers, booleans "
                 "and text can be served (scikit-learn's export makes a map unless zipmap is off)"
             )
@@ -47,7 +47,7 @@ class GraphTensor:
 def refuse_unsupported(config: Mapping[str, Any], instance_kind: str) -> None:
     """Raise for a configuration whose meaning this backend could not keep."""
     if instance_kind != "CPU":
-        raise Refused(f"instance kind {instance_kind}: this backend runs on the CPU, use KIND_CPU")
+        raise BadEntry(f"instance kind {instance_kind}: this backend runs on the CPU, use KIND_CPU")
     unsupported = [option for option in _NOT_HERE if config.get(option)]
     unsupported += [
         "allow_ragged_batch" for entry in config["input"] if entry.get("allow_ragged_batch")
@@ -60,7 +60,7 @@ def refuse_unsupported(config: Mapping[str, Any], instance_kind: str) -> None:
     if config.get("model_transaction_policy", {}).get("decoupled"):
         unsupported.append("decoupled transactions")
     if unsupported:
-        raise Refused(
+        raise BadEntry(
             f"{', '.join(unsupported)}: not supported by the embedded ONNX Runtime backend; "
             "serve this entry with NVIDIA's container"
         )
@@ -78,7 +78,7 @@ def integer(config: Mapping[str, Any], name: str) -> int:
     try:
         return int(text or 0)
     except ValueError:
-        raise Refused(f"parameter {name} is {text!r}: give a whole number") from None
+        raise BadEntry(f"parameter {name} is {text!r}: give a whole number") from None
 
 
 def boolean(config: Mapping[str, Any], name: str, *, default: bool) -> bool:
@@ -88,7 +88,7 @@ def boolean(config: Mapping[str, Any], name: str, *, default: bool) -> bool:
         return default
     known = {"1": True, "true": True, "0": False, "false": False}
     if text.lower() not in known:
-        raise Refused(f"parameter {name} is {text!r}: give 1, 0, true or false")
+        raise BadEntry(f"parameter {name} is {text!r}: give 1, 0, true or false")
     return known[text.lower()]
 
 
@@ -101,14 +101,14 @@ def check_inputs(
     required = {entry["name"] for entry in entries if not entry.get("optional")}
     left_out = sorted({tensor.name for tensor in inputs} - required)
     if left_out:
-        raise Refused(
+        raise BadEntry(
             f"the graph needs the inputs {', '.join(left_out)}, which the configuration leaves "
             "out or calls optional"
         )
     known = {tensor.name: tensor for tensor in [*inputs, *overridable]}
     for entry in entries:
         if entry.get("optional") and batching:
-            raise Refused(
+            raise BadEntry(
                 f"input '{entry['name']}' is optional, which a model that batches cannot have"
             )
         _check_tensor("input", entry, known, batching=batching, exact=False)
@@ -133,11 +133,11 @@ def _check_tensor(
     name = entry["name"]
     tensor = known.get(name)
     if tensor is None:
-        raise Refused(
+        raise BadEntry(
             f"the configuration names the {kind} '{name}', the graph has {', '.join(known)}"
         )
     if entry["data_type"] != tensor.data_type:
-        raise Refused(
+        raise BadEntry(
             f"{kind} '{name}' is {entry['data_type']} in the configuration and "
             f"{tensor.data_type} in the graph"
         )
@@ -145,7 +145,7 @@ def _check_tensor(
     if not tensor.shape:
         fits = all(size == 1 for size in configured)
     elif batching and tensor.shape[0] != -1:
-        raise Refused(
+        raise BadEntry(
             f"{kind} '{name}' has shape {tensor.shape} in the graph: a model with max_batch_size "
             "above 0 needs a first dimension of any size"
         )
@@ -156,7 +156,7 @@ def _check_tensor(
             for size, theirs in zip(configured, tensor.shape, strict=True)
         )
     if not fits:
-        raise Refused(
+        raise BadEntry(
             f"{kind} '{name}' has shape {configured} by the configuration"
             f"{' (with the batch dimension)' if batching else ''} and {tensor.shape} in the graph"
         )
@@ -180,7 +180,7 @@ def complete(
         if size > 1 and not config.get("sequence_batching"):
             config.setdefault("dynamic_batching", {})
     elif size:
-        raise Refused(
+        raise BadEntry(
             f"max_batch_size is {size}, but the graph has tensors without a first dimension of "
             f"any size: {', '.join(f'{t.name} {t.shape}' for t in tensors)}"
         )

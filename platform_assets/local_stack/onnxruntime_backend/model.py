@@ -45,7 +45,7 @@ class TritonPythonModel:
         """Fill in inputs and outputs that the configuration leaves out, from the graph."""
         config = auto_complete_model_config.as_dict()
         if not (config.get("input") and config.get("output")):
-            session = _session(_path_of_this_worker(), config)
+            session = _session(_path_from_arguments(), config)
             graph_config.complete(
                 config,
                 [graph_config.GraphTensor(node) for node in session.get_inputs()],
@@ -87,10 +87,10 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request; an error of one stays its own."""
         if len(requests) == 1 or not self._batching:
-            return [self._alone(request) for request in requests]
+            return [self._run_single(request) for request in requests]
         return self._merged(requests)
 
-    def _alone(self, request: Any) -> Any:
+    def _run_single(self, request: Any) -> Any:
         names = request.requested_output_names()
         # An error is the answer to this request and to no other.
         try:
@@ -113,12 +113,12 @@ class TritonPythonModel:
             key = (tuple(request.requested_output_names()), shapes)
             groups.setdefault(key, []).append((index, feeds))
         for (names, _), group in groups.items():
-            together = self._together(names, [feeds for _, feeds in group])
+            together = self._run_group(names, [feeds for _, feeds in group])
             for place, (index, _) in enumerate(group):
-                answers[index] = together[place] if together else self._alone(requests[index])
+                answers[index] = together[place] if together else self._run_single(requests[index])
         return answers
 
-    def _together(self, names: Sequence[str], feeds: Sequence[dict[str, Any]]) -> list[Any] | None:
+    def _run_group(self, names: Sequence[str], feeds: Sequence[dict[str, Any]]) -> list[Any] | None:
         """Answers of one merged run; None when it failed or cannot be taken apart."""
         if len(feeds) < 2:
             return None
@@ -158,7 +158,7 @@ class TritonPythonModel:
 
 
 def _error(error: Exception) -> Any:
-    if isinstance(error, graph_config.Refused):
+    if isinstance(error, graph_config.BadEntry):
         return pb.TritonError(str(error), pb.TritonError.INVALID_ARG)
     return pb.TritonError(f"onnx runtime: {error}", pb.TritonError.INTERNAL)
 
@@ -169,7 +169,7 @@ def _decoded(name: str, array: Any) -> Any:
     try:
         text[:] = [item.decode("utf-8") for item in array.ravel()]
     except UnicodeDecodeError as error:
-        raise graph_config.Refused(f"input '{name}' is not UTF-8 text: {error}") from error
+        raise graph_config.BadEntry(f"input '{name}' is not UTF-8 text: {error}") from error
     return text.reshape(array.shape)
 
 
@@ -179,12 +179,12 @@ def _session(path: Path, config: Mapping[str, Any]) -> ort.InferenceSession:
     if path.is_dir():
         path = path / _MODEL_FILE
     if not path.is_file():
-        raise graph_config.Refused(f"there is no model file {path}")
+        raise graph_config.BadEntry(f"there is no model file {path}")
     options = _session_options(config)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise graph_config.Refused(f"ONNX Runtime cannot load {path}: {error}") from error
+        raise graph_config.BadEntry(f"ONNX Runtime cannot load {path}: {error}") from error
 
 
 def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
@@ -201,7 +201,7 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     options.graph_optimization_level = levels.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     mode = graph_config.integer(config, "execution_mode")
     if mode not in (0, 1):
-        raise graph_config.Refused(f"parameter execution_mode is {mode}: give 0 or 1")
+        raise graph_config.BadEntry(f"parameter execution_mode is {mode}: give 0 or 1")
     if mode == 1:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.intra_op_num_threads = max(graph_config.integer(config, "intra_op_thread_count"), 0)
@@ -215,6 +215,6 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     return options
 
 
-def _path_of_this_worker() -> Path:
+def _path_from_arguments() -> Path:
     """The model file, which a completing worker gets only by its command line."""
     return Path(os.fsdecode(Path("/proc/self/cmdline").read_bytes().split(b"\0")[1]))
