@@ -30,7 +30,7 @@ from tests.benchmarks.latency import summarize_ms
 from tests.benchmarks.open_loop import post
 from tests.benchmarks.switches import CONTROL, replicas_behind_haproxy
 from tests.benchmarks.wrk import BenchmarkError
-from tests.support.load import Answer, Load, Reign, usurped
+from tests.support.load import Answer, Load, Reign, wrongly_answered
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import run_redis, run_triton
 
@@ -58,7 +58,7 @@ class DrillReport:
     def failed(self) -> list[Answer]:
         """Requests without an answer, and answers of a version that was not effective."""
         unanswered = [answer for answer in self.answers if answer.status != 200]
-        return unanswered + usurped(self.answers, self.reigns)
+        return unanswered + wrongly_answered(self.answers, self.reigns)
 
     def summary(self) -> dict[str, Any]:
         """The figures."""

@@ -24,7 +24,7 @@ import httpx
 
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.gateway_harness import RunningGateway, run_gateway
-from tests.support.load import Answer, Load, Reign, usurped
+from tests.support.load import Answer, Load, Reign, wrongly_answered
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import RunningRedis, RunningTriton, run_haproxy, run_redis, run_triton
 
@@ -50,9 +50,9 @@ class Outcome:
         return [answer for answer in self.answers if answer.status != 200]
 
     @property
-    def usurped(self) -> list[Answer]:
+    def wrongly_answered(self) -> list[Answer]:
         """Answers of versions that were not effective."""
-        return usurped(self.answers, self.reigns)
+        return wrongly_answered(self.answers, self.reigns)
 
     def summary(self) -> dict[str, Any]:
         """The figures."""
@@ -62,7 +62,7 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "requests": len(waits),
             "failed": len(self.failed),
-            "answered_by_a_version_not_effective": len(self.usurped),
+            "answered_by_a_version_not_effective": len(self.wrongly_answered),
             "convergence_ms": {
                 "median": round(median(self.convergence) * 1e3, 1),
                 "highest": round(max(self.convergence) * 1e3, 1),
@@ -179,9 +179,9 @@ def main() -> int:
             )
         )
     sys.stdout.write(json.dumps(outcome.summary(), indent=1) + "\n")
-    for answer in [*outcome.failed, *outcome.usurped][:5]:
+    for answer in [*outcome.failed, *outcome.wrongly_answered][:5]:
         sys.stdout.write(f"{answer}\n")
-    return 1 if outcome.failed or outcome.usurped else 0
+    return 1 if outcome.failed or outcome.wrongly_answered else 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from platform_assets.serving.ledger import PROMOTION, read_ledger
 from serving_gateway.contract import DATA_FINGERPRINT_TAG, DEFAULT_MODEL
 from tests.support.chain import op_config
 from tests.support.full_platform import SERVING, Platform
-from tests.support.hostile_graphs import burdened
+from tests.support.hostile_graphs import with_burden
 from tests.support.onnx_models import model_bytes, string_echo, telltale
 from tests.support.third_party import (
     malicious_pickle,
@@ -202,7 +202,7 @@ def test_a_graph_that_would_take_the_machine_down_is_refused(
     settled: Platform, burden: str, said: str
 ) -> None:
     graph = third_party_graph(settled.spec, settled.home / "iris.csv")
-    assert said in refused(settled, registered(settled, {"model.onnx": burdened(graph, burden)}))
+    assert said in refused(settled, registered(settled, {"model.onnx": with_burden(graph, burden)}))
 
 
 def test_a_version_that_does_not_exist_or_has_no_run_is_refused(settled: Platform) -> None:

@@ -19,7 +19,7 @@ async def test_sixty_switches_fail_no_request_and_no_version_answers_out_of_its_
         urls = [replica.url for replica in replicas]
         outcome = await switch_under_load(url, urls, switches=60, connections=16)
     assert outcome.failed == []
-    assert outcome.usurped == []
+    assert outcome.wrongly_answered == []
     assert {answer.version for answer in outcome.answers} == {1, 2}
     assert len(outcome.answers) > 500
     assert max(outcome.convergence) < 1, outcome.summary()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from serving_gateway.contract import DEFAULT_MODEL
-from tests.support.collector import CLIENT, SERVER, Collector, Seen, run_collector
+from tests.support.collector import CLIENT, SERVER, Collector, ReceivedSpan, run_collector
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.support.load import Answer, Load
 from tests.support.recorder import Recorder, run_recorder
@@ -66,10 +66,10 @@ def ask(gateway: RunningGateway, path: str = "/predict", *, sampled: bool = True
     return trace
 
 
-def spans_of(collector: Collector, trace: str, count: int) -> list[Seen]:
+def spans_of(collector: Collector, trace: str, count: int) -> list[ReceivedSpan]:
     """The spans of a trace, from the outside in, once there are so many."""
 
-    def found() -> list[Seen]:
+    def found() -> list[ReceivedSpan]:
         return [span for span in collector.spans if span.trace == trace]
 
     wait_until(lambda: len(found()) >= count, 10, f"{count} spans")
@@ -98,7 +98,7 @@ def test_a_callers_trace_goes_through_the_gateway_to_triton(
 def test_an_inference_is_linked_to_all_requests_that_share_it(
     gateway: RunningGateway, collector: Collector
 ) -> None:
-    def merged() -> Seen | None:
+    def merged() -> ReceivedSpan | None:
         with ThreadPoolExecutor(16) as clients:
             list(clients.map(lambda _: ask(gateway), range(64)))
         return next((one for one in collector.of(CLIENT) if len(one.links) > 1), None)

@@ -18,7 +18,7 @@ SERVER, CLIENT = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReceivedSpan:
     """A span that came in; ids are hexadecimal."""
 
     name: str
@@ -38,11 +38,11 @@ class Collector:
 
     url: str
     resources: list[dict[str, Any]] = field(default_factory=list)
-    spans: list[Seen] = field(default_factory=list)
+    spans: list[ReceivedSpan] = field(default_factory=list)
     exports: list[bytes] = field(default_factory=list)
     """As they came."""
 
-    def of(self, kind: int) -> list[Seen]:
+    def of(self, kind: int) -> list[ReceivedSpan]:
         """The spans of a kind."""
         return [span for span in self.spans if span.kind == kind]
 
@@ -53,7 +53,7 @@ class Collector:
             self.resources.append(_values(resource.resource.attributes))
             for scope in resource.scope_spans:
                 self.spans += [
-                    Seen(
+                    ReceivedSpan(
                         name=one.name,
                         kind=one.kind,
                         trace=one.trace_id.hex(),

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 
-def burdened(graph: bytes, burden: str) -> bytes:
+def with_burden(graph: bytes, burden: str) -> bytes:
     """The same graph, whose output `probabilities` waits for a burden.
 
     `terabytes` and `gigabytes` of memory; `hours` of multiplications; `for ever`, a loop of 2^62
@@ -31,7 +31,7 @@ def burdened(graph: bytes, burden: str) -> bytes:
         case "in a branch":
             nodes = _branch(_loop())
         case "others":
-            nodes = _operator_of_others(model)
+            nodes = _third_party_operator(model)
         case "chance":
             random = helper.make_node("RandomUniform", [], ["chance"], shape=[1], high=1e12)
             cast = helper.make_node("Cast", ["chance"], ["burden"], to=onnx.TensorProto.INT64)
@@ -119,7 +119,7 @@ def _branch(nodes: list[Any]) -> list[Any]:
     return [_constant("yes", True, "bool"), choice]
 
 
-def _operator_of_others(model: Any) -> list[Any]:
+def _third_party_operator(model: Any) -> list[Any]:
     from onnx import helper
 
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))

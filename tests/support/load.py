@@ -162,7 +162,7 @@ class Reign:
     ended: float = float("inf")
 
 
-def usurped(answers: Sequence[Answer], reigns: dict[int, Reign]) -> list[Answer]:
+def wrongly_answered(answers: Sequence[Answer], reigns: dict[int, Reign]) -> list[Answer]:
     """Answers of a version that was not effective at any moment between send and receive.
 
     Also those whose model (a telltale, see `tests.support.onnx_models`) says that another version

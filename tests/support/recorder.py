@@ -21,14 +21,14 @@ class Recorder(socketserver.ThreadingTCPServer):
         address = urlsplit(triton.http_url)
         self.onward = (str(address.hostname), address.port or 0)
         self.sent = bytearray()
-        super().__init__((LOOPBACK, 0), Passing)
+        super().__init__((LOOPBACK, 0), RelayedConnection)
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.server_address[1]}"
 
 
-class Passing(socketserver.BaseRequestHandler):
+class RelayedConnection(socketserver.BaseRequestHandler):
     """One connection of a `Recorder`; it ends when either side does."""
 
     def handle(self) -> None:

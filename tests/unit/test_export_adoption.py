@@ -27,7 +27,7 @@ from serving_gateway.contract import (
     SIGNATURE_DIGEST_TAG,
     Signature,
 )
-from tests.support.hostile_graphs import burdened
+from tests.support.hostile_graphs import with_burden
 from tests.support.models import IRIS
 from tests.support.onnx_models import model_bytes
 
@@ -206,7 +206,7 @@ def test_operators_that_may_never_end_or_that_others_brought_are_refused(
     burden: str, said: str
 ) -> None:
     with pytest.raises(InvalidGraph) as refused:
-        run_and_validate(burdened(graph(), burden), SIGNATURE, INPUTS)
+        run_and_validate(with_burden(graph(), burden), SIGNATURE, INPUTS)
     assert said in str(refused.value)
 
 
@@ -221,7 +221,7 @@ def test_operators_that_may_never_end_or_that_others_brought_are_refused(
 def test_a_graph_that_takes_too_much_is_stopped(burden: str, bounds: Bounds, said: str) -> None:
     started = time.monotonic()
     with pytest.raises(InvalidGraph) as refused:
-        run_sandboxed(burdened(graph(), burden), SIGNATURE, INPUTS, bounds)
+        run_sandboxed(with_burden(graph(), burden), SIGNATURE, INPUTS, bounds)
     assert said in str(refused.value)
     assert time.monotonic() - started < 30
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.load import Answer, Reign, usurped
+from tests.support.load import Answer, Reign, wrongly_answered
 
 REIGNS = {1: Reign(1, 0.0, 10.0), 2: Reign(2, 9.5)}
 
@@ -22,7 +22,7 @@ def answer(sent: float, received: float, version: int, generation: int, label: i
     ],
 )
 def test_an_answer_within_the_time_of_its_version_is_right(right: Answer) -> None:
-    assert usurped([right], REIGNS) == []
+    assert wrongly_answered([right], REIGNS) == []
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_an_answer_within_the_time_of_its_version_is_right(right: Answer) -> Non
     ],
 )
 def test_any_other_answer_is_found(wrong: Answer) -> None:
-    assert usurped([wrong], REIGNS) == [wrong]
+    assert wrongly_answered([wrong], REIGNS) == [wrong]
