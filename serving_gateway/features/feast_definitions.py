@@ -42,7 +42,10 @@ def open_plans(home: Path, services: Sequence[str]) -> Plans | GatewayError:
         limit_redis(store.config)
         # Imports what reads will need, here where no request waits for it.
         new_online_store(store.config)
-        return {name: _plan_service(store, name) for name in services}
+        try:
+            return {name: _plan_service(store, name) for name in services}
+        finally:
+            _disconnect(store.registry)
     except Exception as error:
         return feast_failure(f"open the feature store of {home}", error)
 
@@ -64,6 +67,13 @@ def _plan_service(store: Any, name: str) -> ServicePlan | GatewayError:
         failure = feast_failure(f"look feature service {name} up", error)
         log.warning("a feature service cannot be read", extra={"reason": failure.message})
         return failure
+
+
+def _disconnect(registry: Any) -> None:
+    """Close the connections of an SQL registry, which would stay open until it is collected."""
+    for name in ("read_engine", "write_engine"):
+        if (engine := getattr(registry, name, None)) is not None:
+            engine.dispose()
 
 
 def _require_stores(home: Path, config: Any) -> None:

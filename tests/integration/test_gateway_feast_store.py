@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
@@ -150,6 +151,14 @@ def _materialize(feast: FeastResource, view: str) -> None:
 
     store = FeatureStore(repo_path=str(feast.home), fs_yaml_file=feast.render())
     store.materialize(SINCE, datetime.now(UTC) + timedelta(minutes=1), feature_views=[view])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collectable() -> Iterator[None]:
+    """Stores freeze what they find, once in a process of theirs: here the stores of each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.freeze", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -533,6 +542,7 @@ async def test_trial_read_makes_the_connection(filled: FeastResource, tmp_path: 
     feast = FeastResource(
         state_dir=str(tmp_path / "feast"), online_store=filled.online_store, redis=filled.redis
     )
+    gc.collect()  # A connection that is collected during the copy takes its files away.
     shutil.copytree(filled.home, feast.home)
     feast.render()
     online = (feast.home / "online.db").resolve()
