@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from tests.benchmarks.stage import Stage, run_stage
 from tests.benchmarks.steady import measure_steady
 from tests.benchmarks.throughput import figures, measure_rounds, peak_per_second
 from tests.benchmarks.wrk import BenchmarkError, Case, run
+from tests.support.programs import require_programs
 from tests.support.servers import ROOT
 
 PARTS = ("throughput", "open-loop", "cpu", "drills", "memory", "models")
@@ -60,10 +60,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, print the report, write the figures; exit code 1 when a part failed."""
     arguments = parse_arguments()
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if missing:
-        sys.stderr.write(f"missing: apt-get install {' '.join(missing)}\n")
-        return 1
+    require_programs(*_PROGRAMS)
     results = Results()
     measure(results, arguments, arguments.parts or PARTS)
     files = results.write(arguments.output)

@@ -26,6 +26,7 @@ from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.gateway_harness import RunningGateway, run_gateway
 from tests.support.load import Answer, Load, Reign, wrongly_answered
 from tests.support.onnx_models import telltale, write_entry
+from tests.support.programs import require_programs
 from tests.support.servers import RunningRedis, RunningTriton, run_haproxy, run_redis, run_triton
 
 _TOKEN = "a-token-of-the-benchmarks"
@@ -164,6 +165,8 @@ def main() -> int:
     parser.add_argument("--switches", type=int, default=200)
     parser.add_argument("--connections", type=int, default=64)
     arguments = parser.parse_args()
+    require_programs("haproxy", "redis-server")
+    sys.stderr.write(f"{arguments.switches} switches under load, for about a minute\n")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
         write_entry(home / "repository", DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})

@@ -27,6 +27,8 @@ from platform_assets.local_stack.triton_server import control_key, remove_stale_
 from platform_assets.resources.triton_api import CONTROL_HEADER
 
 ROOT = Path(__file__).resolve().parents[2]
+# Debian puts HAProxy where the PATH of an ordinary user does not reach.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 LOOPBACK = "127.0.0.1"
 TRITON_ENV = Path(os.environ.get("TRITON_ENV") or ROOT / ".venv-triton")
 _LOG_TAIL_LINES = 60
