@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -295,8 +296,10 @@ def test_every_row_of_it_is_answered_as_scikit_learn_does(
 
 def test_commands_of_the_pages_work(laptop: Laptop) -> None:
     """In the order in which a new user meets them; the model is the first page's own."""
+    models = Path(laptop.environ["MODELS_DIR"])
+    shutil.rmtree(models / "broken", ignore_errors=True)  # of another test; `check` names it
     (model_file,) = (one.text for one in pages.blocks("README.md", "yaml"))
-    readmission.write(Path(laptop.environ["MODELS_DIR"]) / "readmission", model_file)
+    readmission.write(models / "readmission", model_file)
     address = {"127.0.0.1:8080": laptop.settings.gateway_url.removeprefix("http://")}
     output = pages.run_commands("README.md", address, laptop.environ)
     assert "In production: version 1" in output

@@ -6,6 +6,7 @@ import csv
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from platform_assets.resources.mlflow_client import open_client
 NAME: Final = "outcome"
 CLASSES: Final = ("beobachten", "gesund", "zurück")
 _ROWS: Final = 300
+_FIRST: Final = datetime(2026, 1, 1, 8, tzinfo=UTC)
+"""Times of the rows make the model one that is evaluated on the newest of them."""
 _WARDS: Final = ("Köln", "北棟", "Zürich, 2. Stock", 'the "old" one', None)
 _SAME: Final = 1e-4
 """Largest difference of a probability that counts as the same answer."""
@@ -65,10 +68,11 @@ def drop(folder: Path) -> Path:
     table = folder / "patients.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("patient", *next(iter(patients().values()))))
-        for key, row in patients().items():
+        writer.writerow(("patient", "admitted", *next(iter(patients().values()))))
+        for day, (key, row) in enumerate(patients().items()):
+            admitted = (_FIRST + timedelta(days=day)).isoformat()
             cells = [str(cell).lower() if isinstance(cell, bool) else cell for cell in row.values()]
-            writer.writerow((key, *cells))
+            writer.writerow((key, admitted, *cells))
     return table
 
 
