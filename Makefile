@@ -32,7 +32,7 @@ endef
 # option(variable, flag): what the command line says, not what the environment happens to have.
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
 
-.PHONY: help up demo model chain down status test test-fast lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
+.PHONY: help up demo model chain down status test test-fast dev lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,7 +47,7 @@ model: $(VENV)/.run ## make a model file from a table: make model CSV=patients.c
 	@$(RUN) platform_assets.components new "$$CSV" --target "$$TARGET" $(call option,NAME,name) \
 	  $(call option,KEY,key) $(call option,TIME,time) $(call option,TASK,task) $(call option,SEPARATOR,separator)
 
-chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars
+chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars; without MODEL best_model
 	@MODEL=$(MODEL) $(STACK) chain
 
 down: $(VENV)/.run ## stop what `make up` started
@@ -61,6 +61,8 @@ test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fre
 
 test-fast: $(VENV)/.dev ## the tests that start no server, without simulations of error rates
 	$(RUN) pytest -q -n 2 --dist worksteal -m "not simulation" tests/unit tests/contract
+
+dev: $(VENV)/.dev ## install the tools of tests, benchmarks and style checks, and nothing else
 
 lint: $(VENV)/.dev ## formatting, style, types, import arrows
 	$(RUN) ruff format --check .

@@ -116,8 +116,8 @@ def previous_slot(record: RoutingRecord, alias: str) -> Slot:
         if current is None or slot.version != current.version:
             return slot
     raise Conflict(
-        f"Variant {alias} has no earlier version to go back to. A version that was rolled back "
-        "from is not one: name it in a reload instead.",
+        f"Variant {alias} has no earlier version to go back to: it never had another one, or has "
+        "gone back already. To go forward again, name the version in a reload.",
         code="nothing_to_roll_back_to",
     )
 
