@@ -15,12 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from platform_assets.local_stack import report
-from platform_assets.local_stack.chain import (
-    ChainEvent,
-    chain_job_name,
-    reload_definitions,
-    run_chain,
-)
+from platform_assets.local_stack.chain import chain_job_name, reload_definitions, run_chain
+from platform_assets.local_stack.chain_display import ChainDisplay
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
 from serving_gateway.contract import DEFAULT_MODEL, is_model_name
@@ -137,28 +133,10 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
 
 
 def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
-    began = time.monotonic()
     with _waiting(console, f"{model_name}: raw data to production") as waiting:
-
-        def show(event: ChainEvent) -> None:
-            if event.kind == "asset":
-                took = f"{time.monotonic() - began:.0f} s"
-                console.print(f"[green]✓[/] {event.name:32} {event.detail} assets, after {took}")
-            elif event.kind == "waiting":
-                waiting(f"{event.name}: at work, the last event was {event.detail} ago")
-            elif event.kind == "check":
-                console.print(f"  [dim]✓ {event.name}[/]")
-            else:
-                colour = "yellow" if event.kind == "warning" else "red"
-                detail = escape(event.detail)
-                console.print(f"[{colour}]✗ {event.name}[/] {detail}", highlight=False)
-
-        result = run_chain(settings.dagster_url, chain_job_name(model_name), show)
-    page = f"{settings.dagster_url}/runs/{result.run_id}"
-    if result.succeeded:
-        console.print(f"The chain took {time.monotonic() - began:.0f} s: {page}")
-    else:
-        console.print(f"[red]The chain failed[/]: {page}")
+        display = ChainDisplay(console, waiting)
+        result = run_chain(settings.dagster_url, chain_job_name(model_name), display.show)
+    display.conclude(result, f"{settings.dagster_url}/runs/{result.run_id}")
     return result.succeeded
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from platform_assets.local_stack.dagster_answers import (
-    EvaluatedCheck,
     FollowAnswer,
     LaunchAnswer,
     ReloadAnswer,
-    RunEvent,
-    StepError,
 )
+from platform_assets.local_stack.dagster_queries import FOLLOW, LAUNCH, RELOAD
 from platform_assets.local_stack.http import Body, graphql
+from platform_assets.local_stack.run_progress import ChainEvent, RunProgress
 from platform_assets.local_stack.settings import StackError
 
 LOCATION: Final = "platform"
@@ -24,68 +23,7 @@ REPOSITORY: Final = "__repository__"
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 1800.0
 _REPORT_EVERY_S: Final = 5.0
-_PLANNED: Final = "AssetMaterializationPlannedEvent"
-_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
-
-_LAUNCH: Final = """
-mutation Launch($selector: JobOrPipelineSelector!) {
-  launchRun(executionParams: {selector: $selector, mode: "default"}) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on Error { message }
-  }
-}
-"""
-
-_RELOAD: Final = """
-mutation Reload($location: String!) {
-  reloadRepositoryLocation(repositoryLocationName: $location) {
-    __typename
-    ... on WorkspaceLocationEntry {
-      locationOrLoadError { __typename ... on PythonError { message } }
-    }
-    ... on PythonError { message }
-  }
-}
-"""
-
-_FOLLOW: Final = """
-query Follow($runId: ID!, $cursor: String) {
-  logsForRun(runId: $runId, afterCursor: $cursor) {
-    __typename
-    ... on EventConnection {
-      cursor
-      events {
-        __typename
-        ... on MessageEvent { stepKey }
-        ... on AssetCheckEvaluationEvent {
-          evaluation { checkName success severity description assetKey { path } }
-        }
-        ... on MaterializationEvent { assetKey { path } }
-        ... on ExecutionStepFailureEvent {
-          error { className message causes { message } }
-          failureMetadata { description }
-        }
-      }
-    }
-  }
-  runOrError(runId: $runId) { ... on Run { status } }
-}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class ChainEvent:
-    """Something that a person who waits would like to see.
-
-    `kind` is `asset` (with its number among those of the run), `check`, `warning`, `failure`, or
-    `waiting` (with the seconds since the last event, every few of them).
-    """
-
-    kind: str
-    name: str
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +31,13 @@ class ChainResult:
     """How a run ended."""
 
     run_id: str
-    succeeded: bool
+    status: str
+    """In Dagster's words: `SUCCESS`, `FAILURE` or `CANCELED`."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every step of the run succeeded."""
+        return self.status == "SUCCESS"
 
 
 def chain_job_name(model_name: str) -> str:
@@ -103,7 +47,7 @@ def chain_job_name(model_name: str) -> str:
 
 def reload_definitions(dagster_url: str) -> None:
     """Make Dagster read the model files again, as its UI's Reload does; StackError if it cannot."""
-    answer = _asked(dagster_url, _RELOAD, ReloadAnswer, location=LOCATION)
+    answer = _asked(dagster_url, RELOAD, ReloadAnswer, location=LOCATION)
     outcome = answer.reload_repository_location
     loaded = outcome.location_or_load_error or outcome
     if loaded.typename != "RepositoryLocation":
@@ -119,26 +63,21 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
     """
     run_id = _launch(dagster_url, job)
     cursor: str | None = None
-    planned = done = 0
+    progress = RunProgress(job)
     heard = reported = time.monotonic()
     while (now := time.monotonic()) - heard < _SILENCE_S:
-        answer = _asked(dagster_url, _FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
+        answer = _asked(dagster_url, FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
         status, logs = answer.run_or_error.status, answer.logs_for_run
         cursor = logs.cursor
         if logs.events:
             heard = reported = now
         elif status in _ENDED:
-            return ChainResult(run_id, status == "SUCCESS")
+            return ChainResult(run_id, status)
         elif now - reported >= _REPORT_EVERY_S:
             reported = now
             on_event(ChainEvent("waiting", job, f"{now - heard:.0f} s"))
-        planned += sum(event.typename == _PLANNED for event in logs.events)
-        for event in filter(None, map(_event, logs.events)):
-            if event.kind == "asset":
-                done += 1
-                on_event(replace(event, detail=f"{done} of {planned}"))
-            else:
-                on_event(event)
+        for event in progress.read(logs.events):
+            on_event(event)
         time.sleep(_POLL_S)
     raise StackError(
         f"run {run_id} of {job} reported nothing for {_SILENCE_S:.0f} s; it continues, see "
@@ -153,7 +92,7 @@ def _launch(dagster_url: str, job: str) -> str:
         "repositoryName": REPOSITORY,
         "pipelineName": job,
     }
-    launched = _asked(dagster_url, _LAUNCH, LaunchAnswer, selector=selector).launch_run
+    launched = _asked(dagster_url, LAUNCH, LaunchAnswer, selector=selector).launch_run
     if launched.typename == "PipelineNotFoundError":
         raise StackError(
             f"Dagster has no job {job}, so the definitions of that model cannot be built: the "
@@ -163,29 +102,6 @@ def _launch(dagster_url: str, job: str) -> str:
         reason = launched.message or launched.typename
         raise StackError(f"Dagster did not launch {job}: {reason}")
     return launched.run.run_id
-
-
-def _event(raw: RunEvent) -> ChainEvent | None:
-    if raw.typename == "MaterializationEvent" and raw.asset_key is not None:
-        return ChainEvent("asset", "/".join(raw.asset_key.path))
-    if raw.evaluation is not None:
-        return _check_event(raw.evaluation)
-    if raw.typename != "ExecutionStepFailureEvent":
-        return None
-    error = raw.error or StepError()
-    if error.class_name == _CHECK_FAILED:
-        return None  # the blocking check has said already, by name, why it ends the run
-    described = raw.failure_metadata and raw.failure_metadata.description
-    reason = described or [error.message, *(cause.message for cause in error.causes)][-1]
-    return ChainEvent("failure", raw.step_key or "", reason.strip())
-
-
-def _check_event(evaluation: EvaluatedCheck) -> ChainEvent:
-    name = "/".join(evaluation.asset_key.path) + ":" + evaluation.check_name
-    if evaluation.success:
-        return ChainEvent("check", name)
-    kind = "failure" if evaluation.severity == "ERROR" else "warning"
-    return ChainEvent(kind, name, evaluation.description or "the check did not pass")
 
 
 def _asked(dagster_url: str, query: str, kind: type[Body], **variables: Any) -> Body:

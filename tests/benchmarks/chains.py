@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
+from platform_assets.local_stack.chain import chain_job_name, run_chain
+from platform_assets.local_stack.run_progress import ChainEvent
 from platform_assets.local_stack.settings import ROOT, stack_settings
 from platform_assets.local_stack.stack import Stack
 from tests.support.servers import free_port

@@ -23,9 +23,10 @@ import psutil
 import pytest
 from playwright.sync_api import Page
 
-from platform_assets.local_stack.chain import ChainEvent, run_chain
+from platform_assets.local_stack.chain import run_chain
 from platform_assets.local_stack.http import answers_ok, post
 from platform_assets.local_stack.processes import services
+from platform_assets.local_stack.run_progress import ChainEvent
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
 from platform_assets.resources.triton import TritonResource
 from platform_assets.resources.triton_api import CONTROL_HEADER

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from platform_assets.local_stack import chain
-from platform_assets.local_stack.chain import ChainEvent, ChainResult
+from platform_assets.local_stack.chain import ChainResult
 from platform_assets.local_stack.processes import daemon_healthy, definitions_loaded
+from platform_assets.local_stack.run_progress import ChainEvent
 from platform_assets.local_stack.settings import StackError
 
 
@@ -98,10 +99,12 @@ def test_run_is_followed_to_its_end(webserver: Webserver) -> None:
         failed_step("DagsterAssetCheckFailedError"),
         failed_step("DagsterExecutionStepExecutionError", "no such file"),
         failed_step("Failure", "unused", note="the source is empty\n"),
+        failed_step("DagsterExecutionInterruptedError"),
+        {"__typename": "RunFailureEvent", "message": "Steps failed: m__features"},
     )
     url = webserver.plays(STARTED, logs(*events), logs(status="FAILURE"))
 
-    assert chain.run_chain(url, "m_chain", seen.append) == ChainResult("r1", succeeded=False)
+    assert chain.run_chain(url, "m_chain", seen.append) == ChainResult("r1", "FAILURE")
 
     name = "m/onnx_model:parity"
     assert seen == [
@@ -112,6 +115,17 @@ def test_run_is_followed_to_its_end(webserver: Webserver) -> None:
         ChainEvent("failure", "m__features", "no such file"),
         ChainEvent("failure", "m__features", "the source is empty"),
     ]
+
+
+def test_run_that_ends_without_a_failed_step_has_the_reason_of_the_run(
+    webserver: Webserver,
+) -> None:
+    seen: list[ChainEvent] = []
+    why = {"__typename": "RunFailureEvent", "message": "The process of this run was killed."}
+    url = webserver.plays(STARTED, logs(why), logs(status="FAILURE"))
+
+    assert chain.run_chain(url, "m_chain", seen.append).status == "FAILURE"
+    assert seen == [ChainEvent("failure", "m_chain", "The process of this run was killed.")]
 
 
 class Clock:

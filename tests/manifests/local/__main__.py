@@ -15,8 +15,9 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from platform_assets.local_stack.chain import ChainEvent, chain_job_name, run_chain
+from platform_assets.local_stack.chain import chain_job_name, run_chain
 from platform_assets.local_stack.http import answers_ok, get, post
+from platform_assets.local_stack.run_progress import ChainEvent
 from platform_assets.local_stack.settings import StackError
 from serving_gateway.contract import DEFAULT_MODEL, FeatureSource, ModelStatus, PredictResponse
 from tests.manifests.local.images import ROOT

@@ -1,0 +1,61 @@
+"""Print a chain while it runs, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from platform_assets.local_stack.chain import ChainResult
+from platform_assets.local_stack.run_progress import ChainEvent
+
+_RESUME: Final = (
+    "The finished steps are kept: go on from the failed one in Dagster (Re-execute, From failure), "
+    "or run make chain again."
+)
+
+
+class ChainDisplay:
+    """Prints the events of one run; `waiting` shows a line that the next one may replace."""
+
+    def __init__(self, console: Console, waiting: Callable[[str], None]) -> None:
+        self._console, self._waiting = console, waiting
+        self._began = time.monotonic()
+        self._failures: list[ChainEvent] = []
+
+    def show(self, event: ChainEvent) -> None:
+        """Print an event as it comes."""
+        if event.kind == "asset":
+            text = f"{event.name:32} {event.detail} assets, after {self._elapsed()}"
+            self._console.print(f"[green]✓[/] {text}")
+        elif event.kind == "waiting":
+            self._waiting(f"{event.name}: at work, the last event was {event.detail} ago")
+        elif event.kind == "check":
+            self._console.print(f"  [dim]✓ {event.name}[/]")
+        else:
+            if event.kind == "failure":
+                self._failures.append(event)
+            self._print_problem(event)
+
+    def conclude(self, result: ChainResult, page: str) -> None:
+        """Print how the run ended: after a failure with its reasons and with what to do."""
+        if result.succeeded:
+            self._console.print(f"The chain took {self._elapsed()}: {page}")
+        elif result.status == "CANCELED":
+            self._console.print(f"[yellow]The run was canceled in Dagster[/]: {page}")
+        else:
+            self._console.print(f"[red]The chain failed[/]: {page}")
+            for event in self._failures:
+                self._print_problem(event)
+            self._console.print(_RESUME, highlight=False)
+
+    def _print_problem(self, event: ChainEvent) -> None:
+        colour = "yellow" if event.kind == "warning" else "red"
+        detail = escape(event.detail)
+        self._console.print(f"[{colour}]✗ {event.name}[/] {detail}", highlight=False)
+
+    def _elapsed(self) -> str:
+        return f"{time.monotonic() - self._began:.0f} s"
