@@ -136,7 +136,7 @@ def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
     with _waiting(console, f"{model_name}: raw data to production") as waiting:
         display = ChainDisplay(console, waiting)
         result = run_chain(settings.dagster_url, chain_job_name(model_name), display.show)
-    display.conclude(result, f"{settings.dagster_url}/runs/{result.run_id}")
+    display.conclude(result)
     return result.succeeded
 
 

@@ -22,7 +22,6 @@ REPOSITORY: Final = "__repository__"
 
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 1800.0
-_REPORT_EVERY_S: Final = 5.0
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 
 
@@ -45,6 +44,11 @@ def chain_job_name(model_name: str) -> str:
     return f"{model_name.replace('-', '_')}_chain"
 
 
+def run_page(dagster_url: str, run_id: str) -> str:
+    """Address at which Dagster shows a run."""
+    return f"{dagster_url}/runs/{run_id}"
+
+
 def reload_definitions(dagster_url: str) -> None:
     """Make Dagster read the model files again, as its UI's Reload does; StackError if it cannot."""
     answer = _asked(dagster_url, RELOAD, ReloadAnswer, location=LOCATION)
@@ -63,25 +67,25 @@ def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]
     """
     run_id = _launch(dagster_url, job)
     cursor: str | None = None
-    progress = RunProgress(job)
-    heard = reported = time.monotonic()
+    on_event(ChainEvent("launched", job, run_page(dagster_url, run_id)))
+    heard = time.monotonic()
+    progress = RunProgress(job, heard)
     while (now := time.monotonic()) - heard < _SILENCE_S:
         answer = _asked(dagster_url, FOLLOW, FollowAnswer, runId=run_id, cursor=cursor)
         status, logs = answer.run_or_error.status, answer.logs_for_run
         cursor = logs.cursor
         if logs.events:
-            heard = reported = now
+            heard = now
         elif status in _ENDED:
             return ChainResult(run_id, status)
-        elif now - reported >= _REPORT_EVERY_S:
-            reported = now
-            on_event(ChainEvent("waiting", job, f"{now - heard:.0f} s"))
-        for event in progress.read(logs.events):
+        for event in progress.read(logs.events, now):
             on_event(event)
+        if (waiting := progress.heartbeat(status, now)) is not None:
+            on_event(waiting)
         time.sleep(_POLL_S)
     raise StackError(
         f"run {run_id} of {job} reported nothing for {_SILENCE_S:.0f} s; it continues, see "
-        f"{dagster_url}/runs/{run_id}"
+        f"{run_page(dagster_url, run_id)}"
     )
 
 

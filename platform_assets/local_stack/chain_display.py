@@ -25,14 +25,18 @@ class ChainDisplay:
         self._console, self._waiting = console, waiting
         self._began = time.monotonic()
         self._failures: list[ChainEvent] = []
+        self._page = ""
 
     def show(self, event: ChainEvent) -> None:
         """Print an event as it comes."""
-        if event.kind == "asset":
+        if event.kind == "launched":
+            self._page = event.detail
+            self._console.print(f"Launched {event.name}: {event.detail}")
+        elif event.kind == "asset":
             text = f"{event.name:32} {event.detail} assets, after {self._elapsed()}"
             self._console.print(f"[green]✓[/] {text}")
         elif event.kind == "waiting":
-            self._waiting(f"{event.name}: at work, the last event was {event.detail} ago")
+            self._waiting(f"{event.name}, {event.detail}")
         elif event.kind == "check":
             self._console.print(f"  [dim]✓ {event.name}[/]")
         else:
@@ -40,14 +44,14 @@ class ChainDisplay:
                 self._failures.append(event)
             self._print_problem(event)
 
-    def conclude(self, result: ChainResult, page: str) -> None:
+    def conclude(self, result: ChainResult) -> None:
         """Print how the run ended: after a failure with its reasons and with what to do."""
         if result.succeeded:
-            self._console.print(f"The chain took {self._elapsed()}: {page}")
+            self._console.print(f"The chain took {self._elapsed()}: {self._page}")
         elif result.status == "CANCELED":
-            self._console.print(f"[yellow]The run was canceled in Dagster[/]: {page}")
+            self._console.print(f"[yellow]The run was canceled in Dagster[/]: {self._page}")
         else:
-            self._console.print(f"[red]The chain failed[/]: {page}")
+            self._console.print(f"[red]The chain failed[/]: {self._page}")
             for event in self._failures:
                 self._print_problem(event)
             self._console.print(_RESUME, highlight=False)

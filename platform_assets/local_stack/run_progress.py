@@ -11,14 +11,26 @@ from platform_assets.local_stack.dagster_answers import EvaluatedCheck, RunEvent
 _PLANNED: Final = "AssetMaterializationPlannedEvent"
 _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _INTERRUPTED: Final = "DagsterExecutionInterruptedError"
+_STEP_STARTS: Final = frozenset({"ExecutionStepStartEvent", "ExecutionStepRestartEvent"})
+_STEP_ENDS: Final = frozenset(
+    {"ExecutionStepSuccessEvent", "ExecutionStepFailureEvent", "ExecutionStepUpForRetryEvent"}
+)
+_WITHOUT_STEP: Final = {
+    "QUEUED": "queued behind another run",
+    "STARTING": "its process starts",
+    "CANCELING": "being canceled",
+}
+_PAUSES_S: Final = (5.0, 10.0, 20.0, 30.0)
+"""Before each report that nothing new happened; the last one repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainEvent:
     """Something that a person who waits would like to see.
 
-    `kind` is `asset` (with its number among those of the run), `check`, `warning`, `failure`, or
-    `waiting` (with the seconds since the last event, every few of them).
+    `kind` is `launched` (with the page of the run), `asset` (with its number among those of the
+    run), `check`, `warning`, `failure`, or `waiting` (with the seconds that its name, such as the
+    step in progress, has taken so far).
     """
 
     kind: str
@@ -27,21 +39,54 @@ class ChainEvent:
 
 
 class RunProgress:
-    """How far a run is, according to its events."""
+    """How far a run is, according to its events; `now` is in seconds of a monotonic clock."""
 
-    def __init__(self, job: str) -> None:
+    def __init__(self, job: str, now: float) -> None:
         self._job = job
+        self._steps: dict[str, float] = {}
+        self._last_event = self._reported = now
+        self._pauses = iter(_PAUSES_S)
+        self._pause = next(self._pauses)
         self._planned = self._done = 0
         self._has_reason = False
 
-    def read(self, events: Iterable[RunEvent]) -> Iterator[ChainEvent]:
+    def read(self, events: Iterable[RunEvent], now: float) -> Iterator[ChainEvent]:
         """Yield what is worth showing."""
         for raw in events:
+            self._last_event = now
             self._planned += raw.typename == _PLANNED
+            self._follow_step(raw, now)
             event = self._event(raw)
             if event is not None:
                 self._has_reason |= event.kind == "failure"
+                self._restart_pauses(now)
                 yield event
+
+    def heartbeat(self, status: str, now: float) -> ChainEvent | None:
+        """Return what the run waits for, when it is time to say so again."""
+        if now - self._reported < self._pause:
+            return None
+        self._reported = now
+        self._pause = next(self._pauses, _PAUSES_S[-1])
+        waits = _WITHOUT_STEP.get(status)
+        if waits is None and self._steps:
+            step, began = next(iter(self._steps.items()))  # the one that takes longest
+            return ChainEvent("waiting", step.replace("__", ": ", 1), f"{now - began:.0f} s")
+        name = f"{self._job}: {waits or 'between two steps'}"
+        return ChainEvent("waiting", name, f"{now - self._last_event:.0f} s")
+
+    def _follow_step(self, raw: RunEvent, now: float) -> None:
+        step = raw.step_key or ""
+        if raw.typename in _STEP_STARTS:
+            self._steps[step] = now
+            self._restart_pauses(now)
+        elif raw.typename in _STEP_ENDS:
+            self._steps.pop(step, None)
+
+    def _restart_pauses(self, now: float) -> None:
+        self._reported = now
+        self._pauses = iter(_PAUSES_S)
+        self._pause = next(self._pauses)
 
     def _event(self, raw: RunEvent) -> ChainEvent | None:
         if raw.typename == "MaterializationEvent" and raw.asset_key is not None:

@@ -13,6 +13,7 @@ from platform_assets.local_stack.run_progress import ChainEvent
 
 PAGE = "http://127.0.0.1:3000/runs/r1"
 EVENTS = (
+    ChainEvent("launched", "cars_chain", PAGE),
     ChainEvent("asset", "cars/features", "1 of 9"),
     ChainEvent("warning", "cars/features:freshness", "it is old"),
     ChainEvent("failure", "cars/trained_model:is_better", "0.7 is below [0.8]"),
@@ -27,7 +28,7 @@ def lines_of(events: Iterable[ChainEvent], status: str) -> list[str]:
     for event in events:
         display.show(event)
     before = len(file.getvalue())
-    display.conclude(ChainResult("r1", status), PAGE)
+    display.conclude(ChainResult("r1", status))
     return file.getvalue()[before:].splitlines()
 
 
@@ -42,8 +43,8 @@ def test_failed_chain_ends_with_its_reasons_and_what_to_do() -> None:
 
 
 def test_canceled_run_is_not_reported_as_failed() -> None:
-    assert lines_of(EVENTS[:2], "CANCELED") == [f"The run was canceled in Dagster: {PAGE}"]
+    assert lines_of(EVENTS[:3], "CANCELED") == [f"The run was canceled in Dagster: {PAGE}"]
 
 
 def test_chain_that_succeeded_says_how_long_it_took() -> None:
-    assert lines_of(EVENTS[:1], "SUCCESS") == [f"The chain took 0 s: {PAGE}"]
+    assert lines_of(EVENTS[:2], "SUCCESS") == [f"The chain took 0 s: {PAGE}"]

@@ -108,6 +108,7 @@ def test_run_is_followed_to_its_end(webserver: Webserver) -> None:
 
     name = "m/onnx_model:parity"
     assert seen == [
+        ChainEvent("launched", "m_chain", f"{url}/runs/r1"),
         ChainEvent("asset", "m/features", "1 of 2"),
         ChainEvent("check", name),
         ChainEvent("warning", name, "the check did not pass"),
@@ -125,7 +126,7 @@ def test_run_that_ends_without_a_failed_step_has_the_reason_of_the_run(
     url = webserver.plays(STARTED, logs(why), logs(status="FAILURE"))
 
     assert chain.run_chain(url, "m_chain", seen.append).status == "FAILURE"
-    assert seen == [ChainEvent("failure", "m_chain", "The process of this run was killed.")]
+    assert seen[1:] == [ChainEvent("failure", "m_chain", "The process of this run was killed.")]
 
 
 class Clock:
@@ -140,16 +141,47 @@ class Clock:
         self.now += 6 * seconds
 
 
-def test_silent_run_is_reported_as_being_at_work(
+def step(kind: str, key: str = "m__trained_model") -> dict[str, Any]:
+    return {"__typename": f"ExecutionStep{kind}Event", "stepKey": key}
+
+
+def heartbeats(seen: list[ChainEvent]) -> list[tuple[str, str]]:
+    return [(event.name, event.detail) for event in seen if event.kind == "waiting"]
+
+
+def test_heartbeat_names_the_step_in_progress_and_comes_less_often_as_it_goes_on(
     webserver: Webserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[ChainEvent] = []
     monkeypatch.setattr(chain, "time", Clock())
+    chatter = logs({"__typename": "LogMessageEvent", "stepKey": "m__trained_model"})
+    began = logs(
+        PLANNED, step("Start", "m__features"), step("Success", "m__features"), step("Start")
+    )
 
-    url = webserver.plays(STARTED, logs(PLANNED), *[logs()] * 4, logs(status="SUCCESS"))
+    url = webserver.plays(STARTED, began, *[chatter] * 33, logs(status="SUCCESS"))
 
     assert chain.run_chain(url, "m_chain", seen.append).succeeded
-    assert seen == [ChainEvent("waiting", "m_chain", f"{after} s") for after in (6, 12)]
+    at = [f"{after} s" for after in (6, 18, 39, 69, 99)]
+    assert heartbeats(seen) == [("m: trained_model", after) for after in at]
+
+
+def test_run_without_a_step_says_what_it_waits_for(
+    webserver: Webserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "time", Clock())
+    ended = (step("Start"), step("Success"))
+    for status, waits in (
+        ("QUEUED", "queued behind another run"),
+        ("STARTING", "its process starts"),
+        ("STARTED", "between two steps"),
+        ("CANCELING", "being canceled"),
+    ):
+        seen: list[ChainEvent] = []
+        answers = (logs(PLANNED, *ended, status=status), *[logs(status=status)] * 2)
+        url = webserver.plays(STARTED, *answers, logs(status="SUCCESS"))
+        chain.run_chain(url, "m_chain", seen.append)
+        assert heartbeats(seen) == [(f"m_chain: {waits}", "6 s")]
 
 
 def test_run_that_cannot_be_launched_says_why(webserver: Webserver) -> None:
