@@ -58,7 +58,7 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
         raise StackError("no stack runs with this state directory: start one with `make up`")
     _refuse_absent(model_name, owner)
     reload_definitions(settings.dagster_url)
-    succeeded = _chain(settings, console, model_name)
+    succeeded = _chain(settings, console, model_name, stops_with_us=False)
     console.print(f"In production: {escape(str(report.production(settings, model_name)))}")
     if not succeeded:
         return 1
@@ -132,10 +132,18 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
             stack.stop()
 
 
-def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
-    with _waiting(console, f"{model_name}: raw data to production") as waiting:
-        display = ChainDisplay(console, waiting)
-        result = run_chain(settings.dagster_url, chain_job_name(model_name), display.show)
+def _chain(
+    settings: StackSettings, console: Console, model_name: str, *, stops_with_us: bool = True
+) -> bool:
+    """Run a chain; `stops_with_us`: its Dagster belongs to this process and ends with it."""
+    display = ChainDisplay(console)
+    try:
+        with _waiting(console, f"{model_name}: raw data to production") as display.waiting:
+            result = run_chain(settings.dagster_url, chain_job_name(model_name), display.show)
+    except _StopSignal:
+        if not stops_with_us:
+            display.leave()
+        raise
     display.conclude(result)
     return result.succeeded
 

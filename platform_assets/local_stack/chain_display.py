@@ -21,8 +21,9 @@ _RESUME: Final = (
 class ChainDisplay:
     """Prints the events of one run; `waiting` shows a line that the next one may replace."""
 
-    def __init__(self, console: Console, waiting: Callable[[str], None]) -> None:
-        self._console, self._waiting = console, waiting
+    def __init__(self, console: Console) -> None:
+        self.waiting: Callable[[str], None] = console.print
+        self._console = console
         self._began = time.monotonic()
         self._failures: list[ChainEvent] = []
         self._page = ""
@@ -36,7 +37,7 @@ class ChainDisplay:
             text = f"{event.name:32} {event.detail} assets, after {self._elapsed()}"
             self._console.print(f"[green]✓[/] {text}")
         elif event.kind == "waiting":
-            self._waiting(f"{event.name}, {event.detail}")
+            self.waiting(f"{event.name}, {event.detail}")
         elif event.kind == "check":
             self._console.print(f"  [dim]✓ {event.name}[/]")
         else:
@@ -55,6 +56,11 @@ class ChainDisplay:
             for event in self._failures:
                 self._print_problem(event)
             self._console.print(_RESUME, highlight=False)
+
+    def leave(self) -> None:
+        """Print that the run, if it was launched, goes on without this process."""
+        if self._page:
+            self._console.print(f"The run goes on: {self._page}; cancel it there.")
 
     def _print_problem(self, event: ChainEvent) -> None:
         colour = "yellow" if event.kind == "warning" else "red"

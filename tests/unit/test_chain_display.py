@@ -24,7 +24,7 @@ def lines_of(events: Iterable[ChainEvent], status: str) -> list[str]:
     """Print the events and the end of a run; return the lines of its end."""
     file = io.StringIO()
     console = Console(file=file, soft_wrap=True)
-    display = ChainDisplay(console, console.print)
+    display = ChainDisplay(console)
     for event in events:
         display.show(event)
     before = len(file.getvalue())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -67,6 +68,41 @@ def test_a_chain_of_a_model_that_was_never_served_fails_without_a_word_of_what_w
         assert part.count("Nothing changed in serving: ") == 1
     assert "In production: nothing\n" in said
     assert "still" not in said
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([ChainEvent("launched", "cars_chain", "http://dagster/runs/r1")], True),
+        ([], False),
+    ],
+)
+def test_interrupted_make_chain_says_where_the_run_goes_on(
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    events: list[ChainEvent],
+    said: bool,
+) -> None:
+    def run_chain(_url: str, _job: str, on_event: Callable[[ChainEvent], None]) -> ChainResult:
+        for event in events:
+            on_event(event)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal did not interrupt the chain")
+
+    monkeypatch.setattr(cli, "run_chain", run_chain)
+    monkeypatch.setattr(cli, "reload_definitions", lambda _: None)
+    for name, value in {**environ, "MODEL": "cars"}.items():
+        monkeypatch.setenv(name, value)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with sole_owner(stack_settings(os.environ)):
+            assert cli.main(["chain"]) == 130
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    text = "The run goes on: http://dagster/runs/r1; cancel it there."
+    assert (text in capsys.readouterr().out) is said
 
 
 def test_production_is_unknown_where_another_server_answers(tmp_path: Path) -> None:
