@@ -18,10 +18,9 @@ from platform_assets.local_stack import report
 from platform_assets.local_stack.chain import chain_job_name, reload_definitions, run_chain
 from platform_assets.local_stack.chain_display import ChainDisplay
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
+from platform_assets.local_stack.shutdown import stop_stack
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
 from serving_gateway.contract import DEFAULT_MODEL, is_model_name
-
-_STOP_DEADLINE_S: Final = 90.0
 
 
 class _StopSignal(BaseException):
@@ -88,12 +87,7 @@ def _down(settings: StackSettings, console: Console) -> int:
     if pid is None:
         console.print(f"Nothing runs with state in {settings.state_dir}.")
         return 0
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_DEADLINE_S
-    while owner_pid(settings) is not None:
-        if time.monotonic() > deadline:
-            raise StackError(f"process {pid} did not stop within {_STOP_DEADLINE_S:.0f} s")
-        time.sleep(0.2)
+    stop_stack(settings, pid, lambda name: console.print(f"stopped {name}"))
     console.print("Stopped. The state is kept; `make up` resumes it.")
     return 0
 

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from platform_assets.local_stack.dagster_answers import (
     FollowAnswer,
+    JobsAnswer,
     LaunchAnswer,
     ReloadAnswer,
 )
-from platform_assets.local_stack.dagster_queries import FOLLOW, LAUNCH, RELOAD
+from platform_assets.local_stack.dagster_queries import FOLLOW, JOBS, LAUNCH, RELOAD
 from platform_assets.local_stack.http import Body, graphql
 from platform_assets.local_stack.run_progress import ChainEvent, RunProgress
 from platform_assets.local_stack.settings import StackError
@@ -20,6 +21,7 @@ from platform_assets.local_stack.settings import StackError
 LOCATION: Final = "platform"
 REPOSITORY: Final = "__repository__"
 
+_CHAIN: Final = "_chain"
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 1800.0
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
@@ -41,7 +43,14 @@ class ChainResult:
 
 def chain_job_name(model_name: str) -> str:
     """Name of the job that takes a model from its source to production."""
-    return f"{model_name.replace('-', '_')}_chain"
+    return f"{model_name.replace('-', '_')}{_CHAIN}"
+
+
+def models_with_chain(dagster_url: str) -> list[str]:
+    """Names of the models whose files Dagster has read, as in the names of their jobs."""
+    selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+    jobs = _asked(dagster_url, JOBS, JobsAnswer, selector=selector).repository_or_error.jobs
+    return sorted(job.name.removesuffix(_CHAIN) for job in jobs if job.name.endswith(_CHAIN))
 
 
 def run_page(dagster_url: str, run_id: str) -> str:

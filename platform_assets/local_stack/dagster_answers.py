@@ -123,6 +123,24 @@ class FollowAnswer(_Part, frozen=True):
     run_or_error: RunStatus
 
 
+class Job(_Part, frozen=True):
+    """A job of the code location."""
+
+    name: str
+
+
+class Jobs(_Part, frozen=True):
+    """The jobs of the code location; none when it is not loaded."""
+
+    jobs: tuple[Job, ...] = ()
+
+
+class JobsAnswer(_Part, frozen=True):
+    """Data of the query for the jobs."""
+
+    repository_or_error: Jobs
+
+
 class LocationEntry(_Part, frozen=True):
     """A code location of the workspace; None while it loads."""
 

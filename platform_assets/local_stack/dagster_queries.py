@@ -14,6 +14,12 @@ mutation Launch($selector: JobOrPipelineSelector!) {
 }
 """
 
+JOBS: Final = """
+query Jobs($selector: RepositorySelector!) {
+  repositoryOrError(repositorySelector: $selector) { ... on Repository { jobs { name } } }
+}
+"""
+
 RELOAD: Final = """
 mutation Reload($location: String!) {
   reloadRepositoryLocation(repositoryLocationName: $location) {

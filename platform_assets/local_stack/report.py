@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from shlex import quote
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from platform_assets.local_stack.chain import chain_job_name, models_with_chain
 from platform_assets.local_stack.http import get, post
 from platform_assets.local_stack.processes import services
 from platform_assets.local_stack.settings import StackError, StackSettings
@@ -58,13 +60,21 @@ def production(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> Prod
     return Production(None, reasons=status.replica.reasons)
 
 
-def other_models(settings: StackSettings) -> list[str]:
-    """Models beside the default one that the gateway serves; none when it does not answer."""
+def other_models(settings: StackSettings) -> tuple[list[str], list[str]]:
+    """Models beside the default one: those that the gateway hosts, and those that it never did.
+
+    None when the gateway does not answer; of the latter none when Dagster does not.
+    """
     try:
         status = get(f"{settings.gateway_url}/models", ModelStatus)
     except (OSError, ValueError):
-        return []
-    return [name for name in status.models if name != DEFAULT_MODEL]
+        return [], []
+    jobs = {chain_job_name(name) for name in (*status.models, DEFAULT_MODEL)}
+    never = []
+    with suppress(StackError):
+        found = models_with_chain(settings.dagster_url)
+        never = [name for name in found if chain_job_name(name) not in jobs]
+    return [name for name in status.models if name != DEFAULT_MODEL], never
 
 
 def print_addresses(settings: StackSettings, console: Console) -> None:
@@ -148,6 +158,10 @@ def print_proof(settings: StackSettings, console: Console) -> None:
 
 def print_status(settings: StackSettings, owner: int | None, console: Console) -> int:
     """Print what runs and what is in production; return 0 when all of it runs and serves."""
+    if owner is None:
+        console.print("Nothing runs with this state directory; start it with make up")
+        console.print(f"state: {settings.state_dir}")
+        return 1
     table = Table("service", "runs", "address")
     all_ready = True
     for service in services(settings):
@@ -155,13 +169,15 @@ def print_status(settings: StackSettings, owner: int | None, console: Console) -
         all_ready &= ready
         table.add_row(service.name, "[green]yes[/]" if ready else "[red]no[/]", service.address)
     console.print(table)
-    holder = "no process" if owner is None else f"pid {owner}"
-    console.print(f"state: {settings.state_dir}, held by {holder}")
+    console.print(f"state: {settings.state_dir}, held by pid {owner}")
     served = production(settings)
     console.print("in production:")
     console.print(f"  {DEFAULT_MODEL} (the default model): {escape(str(served))}")
-    for model_name in other_models(settings):
+    hosted, never = other_models(settings)
+    for model_name in hosted:
         console.print(f"  {model_name}: {escape(str(production(settings, model_name)))}")
+    for model_name in never:
+        console.print(f"  {model_name}: never in production")
     return 0 if all_ready and served.version is not None else 1
 
 

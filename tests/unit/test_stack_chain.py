@@ -197,6 +197,13 @@ def test_run_that_cannot_be_launched_says_why(webserver: Webserver) -> None:
         chain.run_chain(webserver.url, "m_chain", print)
 
 
+def test_models_are_known_by_the_jobs_of_their_chains(webserver: Webserver) -> None:
+    jobs = [{"name": name} for name in ("cars_drift", "churn_chain", "cars_chain", "__ASSET_JOB")]
+    url = webserver.plays({"repositoryOrError": {"jobs": jobs}})
+    assert chain.models_with_chain(url) == ["cars", "churn"]
+    assert chain.models_with_chain(webserver.plays({"repositoryOrError": {}})) == []
+
+
 def test_definitions_that_do_not_load_are_reported(webserver: Webserver) -> None:
     good = {"__typename": "RepositoryLocation"}
     entry = {"__typename": "WorkspaceLocationEntry", "locationOrLoadError": good}
