@@ -28,6 +28,7 @@ from serving_gateway.contract import (
 )
 
 SAMPLE_ROW: Final = (5.1, 3.5, 1.4, 0.2)
+_PROOF_PAGE: Final = "proof.html"
 _PROOF_FILES: Final = ("triton_ready_and_repo_index.txt", "reload_variant_A.json")
 
 
@@ -78,7 +79,7 @@ def other_models(settings: StackSettings) -> tuple[list[str], list[str]]:
 
 
 def print_addresses(settings: StackSettings, console: Console) -> None:
-    """Print where everything is, and a call that works."""
+    """Print where everything is, calls that ask and roll back, and where the proof is."""
     console.print()
     for name, url in (
         ("Dagster", settings.dagster_url),
@@ -88,8 +89,16 @@ def print_addresses(settings: StackSettings, console: Console) -> None:
         ("Triton", settings.triton_url),
     ):
         console.print(f"  {name:9} {url}")
-    console.print(f"\nIn production: {escape(str(production(settings)))}")
+    served = production(settings)
+    console.print(f"\nIn production: {escape(str(served))}")
     print_call(settings, console)
+    if served.version is not None:
+        console.print("Return to the version before it:")
+        console.print(f"  {rollback_call(settings)}", markup=False, highlight=False)
+    proof = settings.proof_dir / DEFAULT_MODEL / "latest" / _PROOF_PAGE
+    if proof.is_file():
+        console.print("Its proof:")
+        console.print(f"  {proof}", markup=False, highlight=False)
     console.print("\nCtrl-C stops everything; the state stays.")
 
 
@@ -109,6 +118,14 @@ def sample_call(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> str
     return (
         f"curl -s {settings.gateway_url}{path} -H 'content-type: application/json' "
         f"-d {quote(json.dumps(body))}"
+    )
+
+
+def rollback_call(settings: StackSettings) -> str:
+    """Return a shell command that returns the default model to its previous version."""
+    return (
+        f"curl -s -X POST {settings.gateway_url}/variant/A/rollback "
+        f'-H "authorization: Bearer $(cat {settings.operator_token})"'
     )
 
 

@@ -101,6 +101,16 @@ class StackSettings:
         return self.state_dir / "proof"
 
     @property
+    def secrets(self) -> Path:
+        """Keys and tokens of this state directory, readable by its owner alone."""
+        return self.state_dir / "secrets"
+
+    @property
+    def operator_token(self) -> Path:
+        """File with the token by which a person controls the gateway."""
+        return self.secrets / "gateway-control-token"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's instance directory."""
         return self.state_dir / "dagster"

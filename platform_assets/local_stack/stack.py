@@ -145,9 +145,8 @@ def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[s
     """
     from platform_assets.local_stack.triton_server import control_key, persistent_secret
 
-    folder = settings.state_dir / "secrets"
-    operator = persistent_secret(folder / "gateway-control-token")
-    pipeline = persistent_secret(folder / "gateway-pipeline-token")
+    operator = persistent_secret(settings.operator_token)
+    pipeline = persistent_secret(settings.secrets / "gateway-pipeline-token")
     key = control_key(settings.state_dir)
     if settings.external_triton is not None:
         key = environ.get(TRITON_KEY) or key

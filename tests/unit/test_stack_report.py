@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
+import msgspec
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from rich.console import Console
 
 from platform_assets.local_stack import __main__ as cli
 from platform_assets.local_stack.chain import ChainResult
-from platform_assets.local_stack.report import production, sample_call
+from platform_assets.local_stack.processes import GATEWAY_TOKENS
+from platform_assets.local_stack.report import print_addresses, production, sample_call
 from platform_assets.local_stack.run_progress import ChainEvent
-from platform_assets.local_stack.settings import stack_settings
-from platform_assets.local_stack.stack import sole_owner
+from platform_assets.local_stack.settings import StackSettings, stack_settings
+from platform_assets.local_stack.stack import sole_owner, stack_secrets
 from platform_assets.resources.failures import failure
+from platform_assets.serving.proof import PROOF_PAGE
+from tests.support.model_status import effective_version, model_status
 
 
 class HostsNothing(BaseHTTPRequestHandler):
@@ -119,6 +127,54 @@ def test_production_is_unknown_where_another_server_answers(tmp_path: Path) -> N
         said = str(production(settings))
         server.shutdown()
     assert said.startswith("nothing; the gateway does not answer: the answer cannot be read")
+
+
+class HostsOneVersion(HostsNothing):
+    """A gateway that serves a version, and keeps the token of each POST."""
+
+    tokens: ClassVar[list[str | None]] = []
+    body = msgspec.json.encode(model_status({"A": effective_version(3)}))
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def do_POST(self) -> None:
+        self.tokens.append(f"{self.path} {self.headers['authorization']}")
+        self.do_GET()
+
+
+def test_make_up_ends_with_a_rollback_that_works_and_with_the_proof(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), HostsOneVersion) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = str(server.server_port)
+        settings = stack_settings({"STATE_DIR": str(tmp_path), "GATEWAY_PORT": port})
+        token = stack_secrets(settings, {})[GATEWAY_TOKENS].split(",")[0].removeprefix("operator:")
+        proof = settings.proof_dir / "best_model" / "latest" / PROOF_PAGE
+        without = addresses(settings)
+        proof.parent.mkdir(parents=True)
+        proof.write_text("<html>")
+        lines = addresses(settings)
+        rollback = lines[lines.index("Return to the version before it:") + 1]
+        subprocess.run(["sh", "-c", rollback], check=True, capture_output=True, timeout=30)
+        server.shutdown()
+
+    assert HostsOneVersion.tokens == [f"/variant/A/rollback Bearer {token}"]
+    assert lines[lines.index("Its proof:") + 1] == f"  {proof}"
+    assert "Its proof:" not in without
+
+
+def test_no_rollback_is_offered_while_nothing_is_in_production(environ: dict[str, str]) -> None:
+    assert "Return to the version before it:" not in addresses(stack_settings(environ))
+
+
+def addresses(settings: StackSettings) -> list[str]:
+    """Return the lines that `make up` ends with."""
+    file = io.StringIO()
+    print_addresses(settings, Console(file=file, soft_wrap=True))
+    return file.getvalue().splitlines()
 
 
 def test_the_sample_call_is_a_row_of_the_model_and_safe_in_a_shell(tmp_path: Path) -> None:
