@@ -5,7 +5,7 @@ from __future__ import annotations
 from platform_assets.serving.loading import persisted_versions
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.full_platform import Platform
-from tests.support.onnx_models import telltale, write_version
+from tests.support.onnx_models import MODEL_FILE, write_version
 from tests.support.servers import loaded_config
 
 
@@ -27,7 +27,8 @@ def test_a_lost_version_is_given_back(platform: Platform) -> None:
 
 def test_a_version_that_somebody_else_loaded_is_taken_away(platform: Platform) -> None:
     ready, stranger = platform.ready(), 900
-    write_version(platform.triton.repository, DEFAULT_MODEL, stranger, telltale(stranger))
+    served = platform.triton.repository / DEFAULT_MODEL / str(ready[0]) / MODEL_FILE
+    write_version(platform.triton.repository, DEFAULT_MODEL, stranger, served.read_bytes())
     client = platform.triton_client
     config = loaded_config(client.url, client.control_key, DEFAULT_MODEL, ready[0])
     config["version_policy"] = {"specific": {"versions": [*ready, stranger]}}
