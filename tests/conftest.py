@@ -47,6 +47,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduli
     return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _garbage_is_collected() -> Iterator[None]:
+    """A gateway freezes what it has loaded, once in its life: here also garbage of other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.freeze", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _descriptors() -> Iterator[None]:
     """Each file closes what it opens: a worker runs hundreds of files."""

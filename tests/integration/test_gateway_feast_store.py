@@ -153,14 +153,6 @@ def _materialize(feast: FeastResource, view: str) -> None:
     store.materialize(SINCE, datetime.now(UTC) + timedelta(minutes=1), feature_views=[view])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _collectable() -> Iterator[None]:
-    """Stores freeze what they find, once in a process of theirs: here the stores of each test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.freeze", lambda: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
     with run_redis(tmp_path_factory.mktemp("redis")) as running:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from platform_assets.serving.loading import persisted_versions
-from serving_gateway.contract import DEFAULT_MODEL
+from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
 from tests.support.full_platform import Platform
-from tests.support.onnx_models import MODEL_FILE, write_version
+from tests.support.onnx_models import write_version
 from tests.support.servers import loaded_config
 
 

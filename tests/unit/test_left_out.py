@@ -42,7 +42,8 @@ def outcome(folder: Path, user: int, *options: str) -> str:
     (folder / "sitecustomize.py").write_text(f"import os\nos.geteuid = lambda: {user}\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.support.left_out", *options, str(folder)],
-        env=os.environ | {"PATH": "/nowhere", "PYTHONPATH": f"{folder}:{ROOT}"},
+        env=os.environ
+        | {"PATH": "/nowhere", "PYTHONPATH": f"{folder}:{ROOT}", "PYTEST_ADDOPTS": ""},
         cwd=folder,
         capture_output=True,
         text=True,

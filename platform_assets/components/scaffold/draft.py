@@ -20,7 +20,6 @@ from platform_assets.model_spec import (
 )
 from platform_assets.model_spec.consistency import DEFAULT_TTL
 
-SOURCE: Final = "source"
 KEY: Final = "join_key"
 TIME: Final = "event_timestamp"
 TTL: Final = "ttl"
