@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import socket
 import threading
@@ -107,6 +108,9 @@ def test_refusals_and_lost_connections_are_failures() -> None:
 
 def test_the_load_runs_in_a_process_with_more_descriptors_than_select_takes() -> None:
     with contextlib.ExitStack() as stack, answering(lambda _: OK) as url:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # 1,024 for an ordinary user
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(1_100):
             stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
         result = OpenLoop(url, b"{}", connections=2).run(send_times(100, 0.1))
