@@ -93,7 +93,7 @@ def _comparison(verdict: GateVerdict) -> str:
 
 def _parity(evidence: Evidence) -> str:
     parity = evidence.parity
-    held = "as scikit-learn did" if parity.holds else "otherwise than scikit-learn"
+    held = "as scikit-learn did" if parity.holds else "differently from scikit-learn"
     return pages.section(
         "Predictions through the gateway",
         pages.paragraph(
