@@ -6,27 +6,21 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from platform_assets.components.loading import MODELS_DIR, SHIPPED, model_folders
 from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
+from platform_assets.components.scaffold.scaffolder import TableParams
 
-_HELP: Final = {
-    "target": "the column to predict",
-    "name": "of the model; by default that of the table",
-    "key": "the column that names a row, instead of the one that is inferred",
-    "time": "the column with the time of a row, instead of the one that is inferred",
-    "task": "binary, multiclass or regression, instead of the one that is inferred",
-    "separator": "of a CSV, where several fit",
-}
+_OPTIONS = {name: one for name, one in TableParams.model_fields.items() if name != "csv"}
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parsers of `argparse`."""
     new = commands.add_parser("new", help="make a model file from a table")
-    new.add_argument("table", help="a CSV or Parquet file, a folder of them, or a pattern")
-    for name, meaning in _HELP.items():
-        new.add_argument(f"--{name}", required=name == "target", help=meaning)
+    new.add_argument("table", help=TableParams.model_fields["csv"].description)
+    for name, option in _OPTIONS.items():
+        new.add_argument(f"--{name}", required=name == "target", help=option.description)
     new.add_argument(
         "--folder",
         type=Path,
@@ -47,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
     from platform_assets.components.scaffold.command import make_model
 
     folder = given.folder or default_folder()
-    request = ModelRequest(given.table, **{name: getattr(given, name) for name in _HELP})
+    request = ModelRequest(given.table, **{name: getattr(given, name) for name in _OPTIONS})
     try:
         outcome = make_model(request, folder, say=print)
     except ScaffoldError as error:

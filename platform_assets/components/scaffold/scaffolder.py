@@ -21,7 +21,7 @@ class TableParams(BaseModel):
     target: str | None = None
     """The column to predict."""
     name: str | None = None
-    """Of the model; by default that of its folder."""
+    """Of the model; by default that of the table, or with dg that of the folder."""
     key: str | None = None
     """The column that names a row; inferred by default, as are the others."""
     time: str | None = None
