@@ -20,6 +20,10 @@ class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True):
     The rows come as `data`, as named `instances`, or from the feature store by `entity_id` or
     `entity_ids`. With an entity, `data` or `instances` are what to take where the store has no
     fresh values, one row for each entity.
+
+    Where features have several keys, or only the caller knows some of them, `entities` holds the
+    keys by name and `request` these features by name: an object each, or lists of as many. What
+    `request` holds of a stored feature is taken instead of the stored value.
     """
 
     data: list[list[Scalar]] | None = None
@@ -27,6 +31,8 @@ class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True):
     client_id: str | None = None
     entity_id: EntityId | None = None
     entity_ids: list[EntityId] | None = None
+    entities: dict[str, EntityId] | list[dict[str, EntityId]] | None = None
+    request: dict[str, Scalar] | list[dict[str, Scalar]] | None = None
 
 
 class FeatureSource(StrEnum):
@@ -36,6 +42,8 @@ class FeatureSource(StrEnum):
     FEAST = "feast"
     FALLBACK = "fallback"
     """The payload, for at least one entity that the feature store could not serve."""
+    OVERRIDE = "override"
+    """The caller, for at least one feature that the feature store has."""
 
     __hash__ = str.__hash__  # an enumeration's own costs a call in Python at each look-up
 
@@ -53,6 +61,8 @@ class PredictResponse(NativeType, msgspec.Struct):
     feature_source: FeatureSource
     fallback: str | None = None
     """Why A answered although the client belongs to B's share."""
+    features_as_of: str | None = None
+    """When the oldest stored value of the rows was observed (RFC 3339); null without any."""
 
 
 class ServerLive(Struct, frozen=True):

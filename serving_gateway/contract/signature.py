@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -44,13 +44,19 @@ class Feature(Struct, frozen=True):
         return _NULLABLE.get(self.dtype, self.dtype) if self.nullable else self.dtype
 
 
-def feature_contract(features: Sequence[Feature]) -> str:
+def feature_contract(features: Sequence[Feature], request: Collection[str] = ()) -> str:
     """SHA-256 of what a model reads, in hexadecimal: names and types, in order.
 
-    Whether a value may be missing is not part of it: a feature store does not know.
+    Those that callers send by name (`request`) are marked, since a feature that moves out of the
+    store asks more of them. Whether a value may be missing is not part of it: a feature store does
+    not know.
     """
-    lines = "\n".join(f"{feature.name} {feature.dtype.value}" for feature in features)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    marked = frozenset(request)
+    lines = [
+        f"{'request ' if feature.name in marked else ''}{feature.name} {feature.dtype.value}"
+        for feature in features
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Signature(Struct, frozen=True, weakref=True):
@@ -70,6 +76,11 @@ class Signature(Struct, frozen=True, weakref=True):
     """The Feast service that has the features by entity."""
     max_batch_rows: int = MAX_BATCH_SIZE
     """Rows that Triton takes in one inference."""
+    join_keys: tuple[str, ...] = ()
+    """Names of the keys by which the service is read; () where that was not recorded, for a
+    service with one key."""
+    request: tuple[str, ...] = ()
+    """Names of the features that only callers know; the service has the others."""
 
 
 class Lineage(Struct, frozen=True):

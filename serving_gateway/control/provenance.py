@@ -110,7 +110,8 @@ def _lineage(found: RegistryEntry, held: Slot | None) -> Lineage:
 
 def check_contract(wanted: str | None, slot: Slot, model_name: str) -> None:
     """Refuse (`Conflict`) features whose digest is not the `wanted` one, if one is named."""
-    found = "unknown" if slot.signature is None else feature_contract(slot.signature.features)
+    read = slot.signature
+    found = "unknown" if read is None else feature_contract(read.features, read.request)
     if wanted not in {None, found}:
         raise Conflict(
             f"The features of {model_name} version {slot.version} have the contract {found}, not "

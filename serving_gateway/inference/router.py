@@ -180,7 +180,9 @@ class Router:
             reason=client.reason,
             confirmed_seconds_ago=None if client.age == inf else round(client.age, 3),
             triton_url=client.triton.url,
-            feature_contract=None if signature is None else feature_contract(signature.features),
+            feature_contract=None
+            if signature is None
+            else feature_contract(signature.features, signature.request),
             signature=signature,
             **msgspec.structs.asdict(slot.lineage),
         )

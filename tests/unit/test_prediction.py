@@ -79,6 +79,7 @@ async def test_rows_of_the_payload_are_answered(plane: FakeTritonPlane, body: by
         "generation": 1,
         "feature_source": "payload",
         "fallback": None,
+        "features_as_of": None,
     }
     assert plane.metrics.sources["payload"] == 1
 
