@@ -16,7 +16,8 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from serving_gateway.errors import GatewayError
-from serving_gateway.features.entity_rows import PlannedRead, Row, ViewRead, plain_value
+from serving_gateway.features.entity_rows import PlannedRead, ViewRead
+from serving_gateway.features.row_decoder import Row, plain_value
 from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
 
 T = TypeVar("T")

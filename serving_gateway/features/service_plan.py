@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.features.entity_ids import ID_TYPES, IdType
-from serving_gateway.features.entity_rows import PlannedRead, View, ViewRead, make_row_decoder
+from serving_gateway.features.entity_rows import PlannedRead, View, ViewRead
 from serving_gateway.features.feast_redis import make_command
+from serving_gateway.features.row_decoder import make_row_decoder
 from serving_gateway.features.types import LookupRequest, ServiceUnusable
 
 _COLUMN_TYPES: Final = frozenset({"FLOAT", "DOUBLE", "INT64", "INT32", "BOOL", "STRING", "BYTES"})

@@ -18,14 +18,9 @@ from hypothesis import strategies as st
 from serving_gateway.features import feast_redis
 from serving_gateway.features.blocking_reader import BlockingReader, _rows
 from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.entity_rows import (
-    PlannedRead,
-    View,
-    ViewRead,
-    make_row_decoder,
-    plain_value,
-)
+from serving_gateway.features.entity_rows import PlannedRead, View, ViewRead
 from serving_gateway.features.feast_redis import derive_command, make_command
+from serving_gateway.features.row_decoder import make_row_decoder, plain_value
 from serving_gateway.features.types import LookupRequest
 from tests.support.servers import free_port
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.entity_rows import PlannedRead, Row, View
+from serving_gateway.features.entity_rows import PlannedRead, View
+from serving_gateway.features.row_decoder import Row
 from serving_gateway.features.service_plan import ServiceColumn, ServicePlan
 from serving_gateway.features.types import LookupRequest, LookupResult, ServiceUnusable, Status
 
