@@ -16,7 +16,8 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from serving_gateway.errors import GatewayError
-from serving_gateway.features.entity_rows import PlannedRead, ViewRead
+from serving_gateway.features.entity_rows import ViewRead
+from serving_gateway.features.planned_read import KeyedIds, PlannedRead
 from serving_gateway.features.row_decoder import Row, plain_value
 from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
 
@@ -79,7 +80,12 @@ class BlockingReader:
             if self._config is not planned.config:
                 self._disconnect()
                 self._store, self._config = new_online_store(planned.config), planned.config
-            return planned.outcomes([_rows(self._store, planned, one) for one in planned.reads])
+            return planned.outcomes(
+                [
+                    [_rows(self._store, planned, own, view) for view in own.read.views]
+                    for own in planned.keys
+                ]
+            )
         except Exception as error:
             return feast_failure("read the online store", error)
 
@@ -98,8 +104,10 @@ def new_online_store(config: Any) -> Any:
     return get_online_store_from_config(config.online_store)
 
 
-def _rows(store: Any, planned: PlannedRead, read: ViewRead) -> list[Row]:
-    keys = planned.id_type.keys(read.view.join_key, planned.ids)
+def _rows(store: Any, planned: PlannedRead, own: KeyedIds, read: ViewRead) -> list[Row]:
+    if not own.ids:
+        return []
+    keys = own.read.key.id_type.keys(read.view.join_key, own.ids)
     answer = store.online_read(planned.config, read.view.table, keys, [*read.features])
     return [
         (

@@ -25,7 +25,9 @@ class IdType(NamedTuple):
         """An id that is harmless to read."""
         return self.probes[1]
 
-    def invalid(self, ids: Sequence[int | str], service: str) -> dict[int, InvalidEntityIds]:
+    def invalid(
+        self, ids: Sequence[int | str], key: str, service: str
+    ) -> dict[int, InvalidEntityIds]:
         """The errors of ids that are not of this type, by position."""
         errors = {}
         for at, one in enumerate(ids):
@@ -33,7 +35,7 @@ class IdType(NamedTuple):
                 self.pack(one)
             except (error, AttributeError, UnicodeEncodeError):
                 why = f"must be {self.noun}: so it is in feature service {service}."
-                errors[at] = InvalidEntityIds(at, why)
+                errors[at] = InvalidEntityIds(at, why, key)
         return errors
 
     def keys(self, join_key: str, ids: Sequence[int | str]) -> list[Any]:
@@ -43,6 +45,14 @@ class IdType(NamedTuple):
 
         values = [Value(**{self.field: one}) for one in ids]  # type: ignore[arg-type]
         return [EntityKey(join_keys=[join_key], entity_values=[one]) for one in values]
+
+
+class JoinKey(NamedTuple):
+    """A key by which features are stored."""
+
+    name: str
+    """For callers."""
+    id_type: IdType
 
 
 def _pack_text(one: str) -> bytes:

@@ -1,26 +1,26 @@
-"""Reads of entities, view by view: their rows as plain values, and what these mean."""
+"""Reads of entities by one key: which views have what, and what their rows mean."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from serving_gateway.errors import GatewayError
-from serving_gateway.features.entity_ids import IdType
+from serving_gateway.features.entity_ids import JoinKey
 from serving_gateway.features.row_decoder import Row
-from serving_gateway.features.types import EntityOutcome, LookupRequest, LookupResult, Status
+from serving_gateway.features.types import Gap, LookupResult, Status
 
 
 class View(msgspec.Struct, frozen=True, eq=False):
     """One feature view of a service."""
 
+    name: str
     table: Any
     """Feast's own object, which its online stores want."""
+    key: JoinKey
     join_key: str
-    """As it is stored; a mapped one has another name for callers."""
+    """The key's name as it is stored; a mapped one has another name for callers."""
     ttl_seconds: float
     """Age after which values are expired; 0: never."""
 
@@ -30,72 +30,113 @@ class ViewRead(NamedTuple):
 
     view: View
     features: Sequence[str]
+    """As the view calls them."""
+    names: tuple[str, ...]
+    """As they are requested."""
     positions: Sequence[int]
-    """Of these features among the values of a result."""
-    command: Callable[[int | str], bytes] | None
-    """Redis's command for an entity; None where it is read by Feast."""
+    """Of these features among the values of their key."""
     decode: Callable[[Sequence[bytes | None]], Row]
-    """What the reply means."""
+    """What Redis's reply means."""
 
 
-class PlannedRead(NamedTuple):
-    """A request, and how it is read."""
+class HashRead(NamedTuple):
+    """Views that Redis has in the same hash."""
 
-    config: Any
-    """Feast's."""
-    request: LookupRequest
-    id_type: IdType
-    reads: Sequence[ViewRead]
-    ids: Sequence[int | str]
-    """Those of the request, with a harmless one instead of each that is invalid."""
-    errors: dict[int, GatewayError]
-    """Of single entities, by position."""
+    command: Callable[[int | str], bytes]
+    """That for an entity."""
+    views: Sequence[ViewRead]
+    """Whose values, each with its timestamp after them, are in the reply."""
+    width: int
+    """Of the reply."""
 
-    def outcomes(self, rows: Sequence[Sequence[Row]]) -> list[EntityOutcome]:
-        """What the rows of each view, one for each id, mean."""
-        outcomes = self._judge_all(rows)
-        for at, error in self.errors.items():
-            outcomes[at] = error
-        return outcomes
+    def rows(self, replies: Sequence[Sequence[bytes | None]]) -> list[list[Row]]:
+        """The rows of each view, one for each reply."""
+        if len(self.views) == 1:
+            return [[*map(self.views[0].decode, replies)]]
+        found, stop = [], 0
+        for view in self.views:
+            start, stop = stop, stop + len(view.features) + 1
+            found.append([view.decode(one[start:stop]) for one in replies])
+        return found
 
-    def _judge_all(self, rows: Sequence[Sequence[Row]]) -> list[EntityOutcome]:
-        now = time.time()
+
+class KeyRead(NamedTuple):
+    """What to read by one key."""
+
+    key: JoinKey
+    names: tuple[str, ...]
+    """Requested features that are stored by this key, in the order of the request."""
+    views: Sequence[ViewRead]
+    hashes: Sequence[HashRead] | None
+    """The same views; None where they are read by Feast."""
+
+    @property
+    def unnamed(self) -> LookupResult:
+        """The result for an id that is not known."""
+        values, times = [None] * len(self.names), [None] * len(self.views)
+        return self._result(Status.UNNAMED, values, times, self.names)
+
+    def judge(
+        self, rows: Sequence[Sequence[Row]], nullable: frozenset[str], now: float
+    ) -> list[LookupResult]:
+        """What the rows of each view, one for each id, mean at the time `now`."""
         if len(rows) != 1:
-            return [self._judge(own, now) for own in zip(*rows, strict=True)]
+            return [self._judge(own, nullable, now) for own in zip(*rows, strict=True)]
         # One view: its values are the result's, and usually all are there and fresh.
-        ttl = self.reads[0].view.ttl_seconds
+        ttl = self.views[0].view.ttl_seconds
         oldest = now - ttl if ttl > 0 else 0.0
         found = Status.FOUND
         return [
             LookupResult(found, row[1], (), row[0])
             if row[0] and row[0] >= oldest and row[1] and None not in row[1]
-            else self._judge((row,), now)
+            else self._judge((row,), nullable, now)
             for row in rows[0]
         ]
 
-    def _judge(self, rows: Sequence[Row], now: float) -> LookupResult:
+    def _judge(self, rows: Sequence[Row], nullable: frozenset[str], now: float) -> LookupResult:
         """Join an entity's rows of all views: unknown, expired, incomplete or found."""
-        names = self.request.names
-        values: list[Any] = [None] * len(names)
-        oldest: float | None = None
-        is_expired = False
-        for read, (observed_at, row) in zip(self.reads, rows, strict=True):
+        values: list[Any] = [None] * len(self.names)
+        times: list[float | None] = []
+        expired: set[str] = set()
+        for view, (observed_at, row) in zip(self.views, rows, strict=True):
             is_empty = row is None or all(value is None for value in row)
             if observed_at is None or (is_empty and observed_at == 0):
+                times.append(None)
                 continue
-            oldest = observed_at if oldest is None else min(oldest, observed_at)
-            if 0 < read.view.ttl_seconds < now - observed_at:
-                is_expired = True
+            times.append(observed_at)
+            if 0 < view.view.ttl_seconds < now - observed_at:
+                expired.update(view.names)
             elif row is not None:
-                for position, value in zip(read.positions, row, strict=True):
+                for position, value in zip(view.positions, row, strict=True):
                     values[position] = value
-        if oldest is None:
-            return LookupResult(Status.UNKNOWN, None, names)
-        missing = tuple([name for name, value in zip(names, values, strict=True) if value is None])
-        if is_expired:
-            # Expired is not the same as never observed, also where null is allowed.
-            return LookupResult(Status.EXPIRED, None, missing, oldest)
-        missing = tuple([name for name in missing if name not in self.request.nullable])
+        if not any(at is not None for at in times):
+            return self._result(Status.UNKNOWN, values, times, self.names)
+        # Expired is not the same as never observed, also where null is allowed.
+        needed = expired.union(name for name in self.names if name not in nullable)
+        pairs = zip(self.names, values, strict=True)
+        missing = tuple([name for name, value in pairs if value is None and name in needed])
         if missing:
-            return LookupResult(Status.INCOMPLETE, None, missing, oldest)
-        return LookupResult(Status.FOUND, values, (), oldest)
+            status = Status.EXPIRED if expired else Status.INCOMPLETE
+            return self._result(status, values, times, missing)
+        return self._result(Status.FOUND, values, times)
+
+    def _result(
+        self,
+        status: Status,
+        values: list[Any],
+        times: Sequence[float | None],
+        missing: tuple[str, ...] = (),
+    ) -> LookupResult:
+        oldest = _oldest(times)
+        by_view: tuple[Any, ...] = ()
+        if len(self.views) > 1:
+            by_view = tuple([one.names for one in self.views]), tuple(times)
+        if status is Status.FOUND:
+            return LookupResult(status, values, (), oldest, (), None, *by_view)
+        views = tuple([one.view.name for one in self.views])
+        gap = Gap(self.key.name, views, status, missing, oldest)
+        return LookupResult(status, None, missing, oldest, (gap,), values, *by_view)
+
+
+def _oldest(times: Sequence[float | None]) -> float | None:
+    return min([at for at in times if at is not None], default=None)

@@ -11,10 +11,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 
 from serving_gateway.features.entity_ids import IdType
-from serving_gateway.features.entity_rows import View
+from serving_gateway.features.entity_rows import HashRead, View, ViewRead
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +24,33 @@ SOCKET_SECONDS: Final = 0.5
 string has a limit."""
 
 
-def make_command(
-    config: Any, view: View, id_type: IdType, features: Sequence[str]
-) -> Callable[[Any], bytes] | None:
-    """A function from an id to the serialized command (RESP) that reads these features.
+def make_hashes(config: Any, id_type: IdType, reads: Sequence[ViewRead]) -> list[HashRead] | None:
+    """How to read these views, of one key, from Redis: those that share a hash by one command.
 
-    Its reply holds the values in this order, and the timestamp after them. None for another
-    store than one Redis server, or for an unknown format.
+    A command makes an id the serialized one (RESP). None for another store than one Redis server,
+    or for an unknown format.
     """
     if not is_plain_redis(config):
         return None
     with suppress(Exception):  # of code that is not public
-        return derive_command(id_type, redis_reads(config, view, id_type, features))
+        return _derive_hashes(config, id_type, reads)
     log.warning("Feast's layout in Redis is unknown; it is read by Feast, which is slower")
     return None
+
+
+def _derive_hashes(config: Any, id_type: IdType, reads: Sequence[ViewRead]) -> list[HashRead]:
+    shared: dict[tuple[bytes, ...], list[tuple[ViewRead, list[bytes]]]] = {}
+    for read in reads:
+        found = redis_reads(config, read.view, id_type, read.features)
+        derive_command(id_type, found)  # raises for a layout that is not known
+        keys = tuple([key for key, _ in found])
+        shared.setdefault(keys, []).append((read, found[0][1]))
+    hashes = []
+    for keys, own in shared.items():
+        fields = [*chain.from_iterable([names for _, names in own])]
+        command = derive_command(id_type, [(key, fields) for key in keys])
+        hashes.append(HashRead(command, [read for read, _ in own], len(fields)))
+    return hashes
 
 
 def is_plain_redis(config: Any) -> bool:
@@ -62,7 +76,7 @@ def redis_reads(
 def derive_command(
     id_type: IdType, reads: Sequence[tuple[bytes, Sequence[bytes]]]
 ) -> Callable[[Any], bytes]:
-    """The function of `make_command`, given what Feast reads for each probe.
+    """A function from an id to the command, given what Feast reads for each probe.
 
     Raises `ValueError` where the keys are not made of an id between constant parts, or the
     timestamp is not the last field.

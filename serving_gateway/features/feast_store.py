@@ -81,13 +81,19 @@ class FeastStore:
             reader.close()
 
     def _read(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> None:
-        planned = plan.read(request)
-        if all(read.command for read in planned.reads):
-            self._redis.read(planned, done)
+        try:
+            planned = plan.read(request)
+        except ServiceUnusable as error:
+            asyncio.get_running_loop().call_soon(done, error)
             return
-        if request.service not in self._blocking:
-            self._blocking[request.service] = BlockingReader(request.service)
-        self._blocking[request.service].read(planned, done)
+        if planned.is_empty:
+            asyncio.get_running_loop().call_soon(done, planned.outcomes_unread())
+        elif not planned.is_blocking:
+            self._redis.read(planned, done)
+        else:
+            if request.service not in self._blocking:
+                self._blocking[request.service] = BlockingReader(request.service)
+            self._blocking[request.service].read(planned, done)
 
     async def _read_after_opening(self, request: LookupRequest, done: ReadDone) -> None:
         """Read by the newest definitions, and wait for them where they lack the features."""

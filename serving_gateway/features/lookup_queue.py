@@ -17,6 +17,7 @@ from serving_gateway.batching import Batch, Batcher, BatchItem, ByteBudget
 from serving_gateway.errors import DeadlineExceeded, FeaturesUnavailable, GatewayError, Overloaded
 from serving_gateway.features.circuit_breaker import CircuitBreaker
 from serving_gateway.features.types import (
+    EntityKey,
     EntityOutcome,
     FeatureStore,
     InvalidEntityIds,
@@ -29,8 +30,8 @@ from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
 
-FeatureSet: TypeAlias = tuple[str, tuple[str, ...], frozenset[str]]
-"""Feature service, names in the order of the values, and those that may be null."""
+FeatureSet: TypeAlias = tuple[str, tuple[str, ...], frozenset[str], tuple[str, ...]]
+"""Feature service, names in the order of the values, those that may be null, and the keys."""
 
 MAX_ROWS: Final = 256
 """Most ids in one read."""
@@ -63,7 +64,7 @@ class _Lookup:
             if isinstance(one, LookupResult):
                 statuses[one.status] += 1
             elif isinstance(one, InvalidEntityIds):
-                self.end(InvalidEntityIds(at, one.why))
+                self.end(InvalidEntityIds(at, one.why, one.key))
                 return
             else:
                 self.end(one)
@@ -97,9 +98,9 @@ class _Part(BatchItem):
     __slots__ = ("ids", "lookup", "start")
 
     def __init__(
-        self, lookup: _Lookup, ids: Sequence[int | str], start: int, deadline: float
+        self, lookup: _Lookup, ids: Sequence[EntityKey], start: int, deadline: float
     ) -> None:
-        super().__init__(True, len(ids), _ITEM_BYTES + sum(map(getsizeof, ids)), deadline)
+        super().__init__(True, len(ids), _ITEM_BYTES + sum(map(_size, ids)), deadline)
         self.lookup = lookup
         self.ids = ids
         self.start = start
@@ -107,6 +108,10 @@ class _Part(BatchItem):
     def fail(self, error: GatewayError) -> None:
         """End without results."""
         self.lookup.end(error)
+
+
+def _size(entity: EntityKey) -> int:
+    return getsizeof(entity) + (sum(map(getsizeof, entity)) if type(entity) is tuple else 0)
 
 
 class LookupQueue:
@@ -146,7 +151,7 @@ class LookupQueue:
         """Whether nothing waits and nothing is read."""
         return self._batcher.is_idle
 
-    def look_up(self, ids: Sequence[int | str], done: LookupDone) -> None:
+    def look_up(self, ids: Sequence[EntityKey], done: LookupDone) -> None:
         """Queue a look-up; `Overloaded` where too many wait already, and `done` is not called."""
         lookup = _Lookup(done, self._counts, len(ids), self._limit)
         deadline = self._loop.time() + self._limit
@@ -179,8 +184,8 @@ class LookupQueue:
         self._overdue_at = self._loop.time() + self._limit
         self._counts.reads += 1
         self._counts.rows_read += len(ids)
-        service, names, nullable = self._features
-        request = LookupRequest(service, names, ids, nullable)
+        service, names, nullable, keys = self._features
+        request = LookupRequest(service, names, ids, nullable, keys)
         self._store.read(request, partial(self._on_read, batch, ids))
 
     def _on_overdue(self) -> None:
@@ -193,7 +198,7 @@ class LookupQueue:
     def _on_read(
         self,
         batch: Batch[_Part],
-        ids: Sequence[int | str],
+        ids: Sequence[EntityKey],
         outcome: list[EntityOutcome] | GatewayError,
     ) -> None:
         if self._overdue_timer is not None:

@@ -15,7 +15,7 @@ from typing import Final
 from serving_gateway.errors import FeaturesUnavailable, Overloaded
 from serving_gateway.features.circuit_breaker import CircuitBreaker
 from serving_gateway.features.lookup_queue import FeatureSet, LookupQueue
-from serving_gateway.features.types import FeatureStore, LookupDone
+from serving_gateway.features.types import EntityKey, FeatureStore, LookupDone
 from serving_gateway.telemetry.counters import LookupCounts
 
 log = logging.getLogger(__name__)
@@ -73,18 +73,19 @@ class FeatureReader:
         self,
         service: str,
         names: tuple[str, ...],
-        ids: Sequence[int | str],
+        ids: Sequence[EntityKey],
         nullable: frozenset[str],
         done: LookupDone,
+        keys: tuple[str, ...] = (),
     ) -> None:
         """Look features up; never raises and never calls back synchronously.
 
-        `names` are in the order of the results' values, `nullable` those that may be null. `done`
-        gets one result per id, in that order; or `InvalidEntityIds`; or `FeaturesUnavailable`
-        within the limit.
+        `names` are in the order of the results' values, `nullable` those that may be null, `keys`
+        those whose ids are named; () for the only key of the service. `done` gets one result per
+        entity, in their order; or `InvalidEntityIds`; or `FeaturesUnavailable` within the limit.
         """
         self.counts.look_ups += 1
-        features = (service, names, nullable)
+        features = (service, names, nullable, keys)
         queue = self._queues.get(features) or self._new_queue(features)
         try:
             if queue.breaker.admit():

@@ -14,8 +14,10 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from serving_gateway.errors import FeaturesUnavailable, GatewayError
-from serving_gateway.features.entity_rows import PlannedRead
+from serving_gateway.features.entity_rows import HashRead
 from serving_gateway.features.feast_redis import connect_redis
+from serving_gateway.features.planned_read import KeyedIds, PlannedRead
+from serving_gateway.features.row_decoder import Row
 from serving_gateway.features.types import EntityOutcome, ReadDone, feast_failure
 
 Connect: TypeAlias = Callable[[], Awaitable[tuple[asyncio.StreamWriter, float]]]
@@ -30,9 +32,12 @@ class RedisReader:
         self._pipeline: RedisPipeline | None = None
 
     def read(self, planned: PlannedRead, done: ReadDone) -> None:
-        """Read view by view, from the server that Feast's configuration names."""
+        """Read all keys and views at once, from the server that Feast's configuration names."""
         commands = [
-            read.command(one) for read in planned.reads if read.command for one in planned.ids
+            one.command(entity)
+            for own in planned.keys
+            for one in own.read.hashes or ()
+            for entity in own.ids
         ]
         packed, expected = b"".join(commands), len(commands)
         # A connection may be lost just before it is used: the server was restarted, or a proxy
@@ -71,23 +76,30 @@ class RedisReader:
 
 
 def _outcomes(planned: PlannedRead, replies: list[Any]) -> list[EntityOutcome] | GatewayError:
-    """Judge replies, view by view; an entity whose key holds something else fails alone."""
-    count = len(planned.ids)
-    for at, error in enumerate(replies):
-        if isinstance(error, Exception):
-            failure = feast_failure("read the online store", error)
-            if not str(error).startswith("WRONGTYPE"):
-                return failure
-            planned.errors[at % count] = failure
-            replies[at] = [None]
+    """Judge replies, key by key; an entity whose key holds something else fails alone."""
     try:
-        rows = [
-            [*map(read.decode, replies[index * count : (index + 1) * count])]
-            for index, read in enumerate(planned.reads)
-        ]
-    except Exception as error:  # of the parser, for what is not Feast's
+        rows, start = [], 0
+        for own in planned.keys:
+            found: list[list[Row]] = []
+            for one in own.read.hashes or ():
+                stop = start + len(own.ids)
+                found += one.rows(_readable(own, one, replies[start:stop]))
+                start = stop
+            rows.append(found)
+    except Exception as error:  # Redis's, or the parser's for what is not Feast's
         return feast_failure("read the online store", error)
     return planned.outcomes(rows)
+
+
+def _readable(own: KeyedIds, read: HashRead, replies: list[Any]) -> list[Any]:
+    """The replies, with nulls and an error of its own for an id whose key holds no hash."""
+    for at, error in enumerate(replies):
+        if isinstance(error, Exception):
+            if not str(error).startswith("WRONGTYPE"):
+                raise error
+            own.errors[at] = feast_failure("read the online store", error)
+            replies[at] = [None] * read.width
+    return replies
 
 
 class _Exchange(NamedTuple):

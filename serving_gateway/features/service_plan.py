@@ -1,16 +1,19 @@
-"""How a Feast feature service is read by one id per entity; imports nothing of Feast."""
+"""How a Feast feature service is read by the ids of its keys; imports nothing of Feast."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from itertools import count
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, cast
 
-from serving_gateway.features.entity_ids import ID_TYPES, IdType
-from serving_gateway.features.entity_rows import PlannedRead, View, ViewRead
-from serving_gateway.features.feast_redis import make_command
+from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
+from serving_gateway.features.entity_rows import KeyRead, View, ViewRead
+from serving_gateway.features.feast_redis import make_hashes
+from serving_gateway.features.planned_read import Join, KeyedIds, PlannedRead
 from serving_gateway.features.row_decoder import make_row_decoder
-from serving_gateway.features.types import LookupRequest, ServiceUnusable
+from serving_gateway.features.types import LookupRequest, OtherKeys, ServiceUnusable
 
 _COLUMN_TYPES: Final = frozenset({"FLOAT", "DOUBLE", "INT64", "INT32", "BOOL", "STRING", "BYTES"})
 """Value types that can be a column of a row; Python holds them as Feast's value does."""
@@ -30,85 +33,131 @@ class ServicePlan:
 
     config: Any
     service: str
-    id_type: IdType
     columns: Mapping[str, ServiceColumn]
-    _reads: dict[tuple[str, ...], list[ViewRead]] = field(default_factory=dict)
+    _reads: dict[tuple[str, ...], tuple[list[KeyRead], Join]] = field(default_factory=dict)
 
     def sample(self) -> LookupRequest:
         """A harmless read of all views."""
         names = {column.view: name for name, column in self.columns.items()}.values()
-        return LookupRequest(self.service, (*names,), (self.id_type.sample,))
+        keys = {column.view.key: None for column in self.columns.values()}
+        ids = tuple([key.id_type.sample for key in keys])
+        one = ids[0] if len(ids) == 1 else ids
+        return LookupRequest(
+            self.service, (*names,), (one,), keys=tuple([key.name for key in keys])
+        )
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether the service has these features."""
         return names in self._reads or self.columns.keys() >= {*names}
 
     def read(self, request: LookupRequest) -> PlannedRead:
-        """How to read what is requested; `ServiceUnusable` where a feature is not there."""
-        reads = self._reads.get(request.names)
-        if reads is None:
-            reads = self._reads[request.names] = self._plan_reads(request.names)
-        ids, id_type = request.ids, self.id_type
-        errors = id_type.invalid(ids, self.service)
+        """How to read what is requested.
+
+        Raises `ServiceUnusable` where a feature is not there, or is read by other keys.
+        """
+        found = self._reads.get(request.names)
+        if found is None:
+            reads = self._plan_reads(request.names)
+            found = self._reads[request.names] = reads, _join(request.names, reads)
+        reads, join = found
+        self._require_keys(request, reads)
+        if len(request.keys) < 2:
+            return PlannedRead(self.config, request, [self._keyed(reads[0], request.ids)], None)
+        keyed = []
+        for read in reads:
+            at = request.keys.index(read.key.name)
+            column = [cast(tuple[int | str | None, ...], one)[at] for one in request.ids]
+            ids = [*dict.fromkeys([one for one in column if one is not None])]
+            places: dict[int | str | None, int | None] = {None: None, **dict(zip(ids, count()))}
+            keyed.append(self._keyed(read, ids, [places[one] for one in column]))
+        return PlannedRead(self.config, request, keyed, join)
+
+    def _require_keys(self, request: LookupRequest, reads: Sequence[KeyRead]) -> None:
+        needed = tuple([read.key.name for read in reads])
+        if {*request.keys} >= {*needed} or (not request.keys and len(needed) == 1):
+            return
+        named = f", not by {', '.join(request.keys)}" if request.keys else ""
+        raise OtherKeys(
+            f"Feature service {self.service} is read by {', '.join(needed)}{named}.", needed
+        )
+
+    def _keyed(
+        self, read: KeyRead, ids: Sequence[Any], places: Sequence[int | None] | None = None
+    ) -> KeyedIds:
+        id_type = read.key.id_type
+        errors = id_type.invalid(ids, read.key.name, self.service)
         if errors:
             ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
-        return PlannedRead(self.config, request, id_type, reads, ids, {**errors})
+        return KeyedIds(read, ids, {**errors}, places)
 
-    def _plan_reads(self, names: tuple[str, ...]) -> list[ViewRead]:
+    def _plan_reads(self, names: tuple[str, ...]) -> list[KeyRead]:
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise ServiceUnusable(
                 f"Feature service {self.service} has no feature {', '.join(missing)} that "
                 f"a row can hold; it has {', '.join(sorted(self.columns))}."
             )
-        by_view: dict[View, dict[int, ServiceColumn]] = {}
-        for position, name in enumerate(names):
-            column = self.columns[name]
-            by_view.setdefault(column.view, {})[position] = column
-        return [self._plan_read(view, wanted) for view, wanted in by_view.items()]
+        by_key: dict[JoinKey, list[str]] = {}
+        for name in names:
+            by_key.setdefault(self.columns[name].view.key, []).append(name)
+        return [self._plan_key(key, tuple(own)) for key, own in by_key.items()]
 
-    def _plan_read(self, view: View, wanted: Mapping[int, ServiceColumn]) -> ViewRead:
-        features = [column.feature for column in wanted.values()]
-        command = make_command(self.config, view, self.id_type, features)
-        decode = make_row_decoder([column.value_type for column in wanted.values()])
-        return ViewRead(view, features, [*wanted], command, decode)
+    def _plan_key(self, key: JoinKey, names: tuple[str, ...]) -> KeyRead:
+        by_view: dict[View, dict[int, str]] = {}
+        for position, name in enumerate(names):
+            by_view.setdefault(self.columns[name].view, {})[position] = name
+        views = [self._plan_view(view, wanted) for view, wanted in by_view.items()]
+        return KeyRead(key, names, views, make_hashes(self.config, key.id_type, views))
+
+    def _plan_view(self, view: View, wanted: Mapping[int, str]) -> ViewRead:
+        columns = [self.columns[name] for name in wanted.values()]
+        features = [column.feature for column in columns]
+        decode = make_row_decoder([column.value_type for column in columns])
+        return ViewRead(view, features, (*wanted.values(),), [*wanted], decode)
+
+
+def _join(names: tuple[str, ...], reads: Sequence[KeyRead]) -> Join:
+    stored = [name for read in reads for name in read.names]
+    views = tuple([view.names for read in reads for view in read.views])
+    places = dict(zip(stored, count()))
+    in_order = stored == [*names]
+    return Join(views, None if in_order else itemgetter(*[places[name] for name in names]))
 
 
 def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
     """Plan the reads of a service, given its projected views.
 
-    Raises `ServiceUnusable` where one id does not name a row of each view, or a view is computed
-    on demand, pinned to a version or not served online.
+    Raises `ServiceUnusable` where one id does not name a row of a view, a key has several types,
+    or a view is computed on demand, pinned to a version or not served online.
     """
-    keys: set[tuple[str, str]] = set()
+    keys: dict[str, JoinKey] = {}
     columns: dict[str, ServiceColumn] = {}
     by_feature: dict[str, list[ServiceColumn]] = {}
     for table in tables:
-        name, id_type = _join_key(service.name, table)
-        keys.add((table.projection.join_key_map.get(name, name), id_type))
-        view = View(table, name, table.ttl.total_seconds() if table.ttl else 0.0)
+        view = _view(service.name, table)
+        if keys.setdefault(view.key.name, view.key) != view.key:
+            raise ServiceUnusable(
+                f"Feature service {service.name} cannot be read: the ids of {view.key.name} have "
+                "several types in its views."
+            )
         for feature in table.projection.features:
             column = ServiceColumn(view, feature.name, feature.dtype.to_value_type().name)
             if column.value_type in _COLUMN_TYPES:
-                columns[f"{table.projection.name_to_use()}__{feature.name}"] = column
+                columns[f"{view.name}__{feature.name}"] = column
                 by_feature.setdefault(feature.name, []).append(column)
-    if len(keys) != 1:
-        listed = ", ".join(sorted(f"{name} ({kind})" for name, kind in keys)) or "none"
-        raise ServiceUnusable(
-            f"Feature service {service.name} must be read by one join key for all of its views; "
-            f"it has: {listed}."
-        )
+    if not keys:
+        raise ServiceUnusable(f"Feature service {service.name} has no views.")
     columns.update((name, found[0]) for name, found in by_feature.items() if len(found) == 1)
-    [(_, id_type)] = keys
-    return ServicePlan(config, service.name, ID_TYPES[id_type], columns)
+    return ServicePlan(config, service.name, columns)
 
 
-def _join_key(service: str, table: Any) -> tuple[str, str]:
-    """The join key of one view as it is stored, and its value type."""
+def _view(service: str, table: Any) -> View:
+    """A view that is read by one id."""
     entities = getattr(table, "entity_columns", None)
+    projection = table.projection
     if entities is None:
         problem = "is computed on demand; only stored features are read"
-    elif getattr(table.projection, "version_tag", None) is not None:
+    elif getattr(projection, "version_tag", None) is not None:
         problem = "is pinned to a version"
     elif not getattr(table, "enabled", True) or not table.online:
         problem = "is not served online"
@@ -117,7 +166,10 @@ def _join_key(service: str, table: Any) -> tuple[str, str]:
     elif (id_type := entities[0].dtype.to_value_type().name) not in ID_TYPES:
         problem = f"has ids of type {id_type}: not {', '.join(ID_TYPES)}"
     else:
-        return entities[0].name, id_type
+        stored = entities[0].name
+        key = JoinKey(projection.join_key_map.get(stored, stored), ID_TYPES[id_type])
+        ttl = table.ttl.total_seconds() if table.ttl else 0.0
+        return View(projection.name_to_use(), table, key, stored, ttl)
     raise ServiceUnusable(
         f"Feature service {service} cannot be read: its view {table.name} {problem}."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -10,6 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
+
+EntityKey: TypeAlias = int | str | tuple[int | str | None, ...]
+"""The id of a service with one key. Of several keys, all ids in their order, None for an id that
+is not known."""
 
 
 class Status(StrEnum):
@@ -21,38 +25,82 @@ class Status(StrEnum):
     """Older than its feature view lets values become (TTL; 0 is for ever)."""
     INCOMPLETE = "incomplete"
     """Known, but some of the features are null and may not be."""
+    UNNAMED = "unnamed"
+    """Not looked up: its id is not known."""
 
     __hash__ = str.__hash__  # an enumeration's own costs a call in Python for each entity
+
+
+class Gap(NamedTuple):
+    """Why the views of one key do not have an entity's features."""
+
+    key: str
+    views: tuple[str, ...]
+    status: Status
+    missing: tuple[str, ...]
+    """Names without a usable value."""
+    observed_at: float | None = None
+
+    @property
+    def event_timestamp(self) -> str | None:
+        """When the values were observed, as RFC 3339."""
+        return None if self.observed_at is None else rfc3339(self.observed_at)
 
 
 class LookupResult(msgspec.Struct, frozen=True, gc=False):
     """One entity's features. Shared by all look-ups that a read served: never change it."""
 
     status: Status
+    """That of the first gap, if there is any."""
     values: list[Any] | None
     """In the order of the requested names, None where null; no list unless `FOUND`."""
     missing: tuple[str, ...] = ()
     """The names without a usable value."""
     observed_at: float | None = None
     """When the values were observed, in seconds since the epoch; the oldest of several views."""
+    gaps: tuple[Gap, ...] = ()
+    """By key, where it is not `FOUND`."""
+    stored: list[Any] | None = None
+    """Where there are no `values`, those that are usable, and None for the others."""
+    views: tuple[tuple[str, ...], ...] = ()
+    """The names by view, where there are several views."""
+    times: tuple[float | None, ...] = ()
+    """When the values of each of these views were observed; None where it has none."""
 
     @property
     def event_timestamp(self) -> str | None:
         """When the values were observed, as RFC 3339."""
-        if self.observed_at is None:
-            return None
-        return datetime.fromtimestamp(self.observed_at, UTC).isoformat().replace("+00:00", "Z")
+        return None if self.observed_at is None else rfc3339(self.observed_at)
+
+    def oldest_without(self, names: Set[str]) -> float | None:
+        """When the oldest values were observed, apart from views all of whose names are given."""
+        if not self.views:
+            return self.observed_at
+        pairs = zip(self.views, self.times, strict=True)
+        return min(
+            [at for own, at in pairs if at is not None and not names >= {*own}], default=None
+        )
+
+
+def rfc3339(seconds: float) -> str:
+    """A time in seconds since the epoch, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 class InvalidEntityIds(EntityUnusable):
-    """An id at `position` in the request that cannot be an entity's; `why` follows its place."""
+    """An id at `position` in the request that cannot be an entity's; `why` follows its place.
+
+    `key` is the name of the id's key.
+    """
 
     default_code = "wrong_type"
 
-    def __init__(self, position: int, why: str) -> None:
+    def __init__(self, position: int, why: str, key: str = "") -> None:
         place = f"entity_ids[{position}]"
         super().__init__(f"{place} {why}", field=place)
+        self.position = position
         self.why = why
+        self.key = key
 
 
 class ServiceUnusable(FeaturesUnavailable):
@@ -61,14 +109,26 @@ class ServiceUnusable(FeaturesUnavailable):
     default_code = "feature_service_unusable"
 
 
+class OtherKeys(ServiceUnusable):
+    """The features are read by other `keys` than those that the look-up names."""
+
+    default_code = "feature_service_unusable"
+
+    def __init__(self, message: str, keys: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
 class LookupRequest(NamedTuple):
     """A read of one feature service."""
 
     service: str
     names: tuple[str, ...]
-    ids: Sequence[int | str]
+    ids: Sequence[EntityKey]
     nullable: frozenset[str] = frozenset()
     """The names whose values may be null."""
+    keys: tuple[str, ...] = ()
+    """The names of the keys whose ids these are; () for the only one, by any name."""
 
 
 LookupDone: TypeAlias = Callable[[list[LookupResult] | GatewayError], None]
@@ -91,7 +151,8 @@ class FeatureStore(Protocol):
         """Read features of distinct ids; never raises and never calls back synchronously.
 
         Errors for all ids: `ServiceUnusable` for a service that is not there, cannot be read by
-        one id or lacks a feature; `FeaturesUnavailable` for a store that cannot be read.
+        ids or lacks a feature (`OtherKeys` where only the keys are wrong); `FeaturesUnavailable`
+        for a store that cannot be read.
         """
 
     async def aclose(self) -> None:

@@ -27,7 +27,13 @@ from serving_gateway.features.blocking_reader import _rows as read_rows
 from serving_gateway.features.feast_definitions import open_plans
 from serving_gateway.features.feast_store import FeastStore
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.features.types import LookupResult, ServiceUnusable, Status
+from serving_gateway.features.types import (
+    InvalidEntityIds,
+    LookupResult,
+    OtherKeys,
+    ServiceUnusable,
+    Status,
+)
 from tests.support.feature_lookups import look_up, read
 from tests.support.servers import RunningRedis, run_redis
 
@@ -291,14 +297,58 @@ async def test_aliases_and_mapped_join_keys(filled: FeastResource) -> None:
         assert answer.values == [3.0, 6]
 
 
-async def test_services_with_several_join_keys_are_refused(filled: FeastResource) -> None:
-    async with opened(filled, "short") as store:
-        for service in ("crossed", "mixed"):
-            with pytest.raises(ServiceUnusable, match="one join key"):
-                await read(store, service, ("sepal_width",), [1])
+async def test_several_keys_are_read_together(filled: FeastResource) -> None:
+    names = ("turnover", "sepal_width", "city", "sepal_length")
+    keys = ("shop", "entity_id")
+    async with opened(filled, "mixed") as store:
+        found = await read(
+            store, "mixed", names, [("Köln", 2), ("7", 1), ("Köln", 99), (None, 1)], keys=keys
+        )
+        assert _statuses(found) == ["found", "incomplete", "unknown", "unnamed"]
+        assert found[0].values == [1.5, 3.0, "Köln", pytest.approx(4.9)]
+        assert found[1].stored == [2.5, 3.5, None, pytest.approx(5.1)]
+        gaps = [(one.gaps[0].key, one.gaps[0].views, one.missing) for one in found[1:]]
+        assert gaps == [
+            ("shop", ("shops",), ("city",)),
+            ("entity_id", ("sepals",), ("sepal_width", "sepal_length")),
+            ("shop", ("shops",), ("turnover", "city")),
+        ]
+        stamp = datetime.fromisoformat(found[0].event_timestamp or "")
+        assert abs(datetime.now(UTC) - timedelta(days=400) - stamp) < timedelta(minutes=5)
+        [none] = await read(store, "mixed", names, [(None, None)], keys=keys)
+        assert none.missing == ("turnover", "city", "sepal_width", "sepal_length")
+        with pytest.raises(InvalidInput, match="an integer of 64 bits") as caught:
+            await read(store, "mixed", names, [("Köln", 2), ("Köln", "2")], keys=keys)
+        assert isinstance(caught.value, InvalidEntityIds)
+        assert caught.value.key == "entity_id"
+
+
+async def test_one_stored_key_may_be_several_of_the_request(filled: FeastResource) -> None:
+    names = ("petals", "sepal_width")
+    async with opened(filled, "crossed") as store:
+        found = await read(store, "crossed", names, [(1, 2), (2, 1)], keys=("plant", "entity_id"))
+        assert [one.values for one in found] == [[6, 3.5], [5, 3.0]]
+
+
+async def test_features_read_by_other_keys_are_reported(filled: FeastResource) -> None:
+    async with opened(filled, "mixed") as store:
+        names = ("sepal_width", "city")
+        for keys in ((), ("shop",)):
+            with pytest.raises(OtherKeys, match="service mixed is read by entity_id, shop"):
+                await read(store, "mixed", names, [1], keys=keys)
         with pytest.raises(ServiceUnusable, match="nothing"):
             await read(store, "nothing", ("sepal_width",), [1])
-        assert await read(store, "short", ("petal_width",), [1])
+        assert await read(store, "mixed", ("sepal_width",), [1])
+
+
+@pytest.mark.parametrize("filled", ["redis"], indirect=True)
+async def test_views_of_one_key_are_one_command_to_redis(filled: FeastResource) -> None:
+    async with opened(filled, "both", "mixed", "crossed") as store:
+        hashes = {
+            service: [len(own.read.hashes) for own in plan.read(plan.sample()).keys]
+            for service, plan in store._plans.items()
+        }
+    assert hashes == {"both": [1], "mixed": [1, 1], "crossed": [1, 1]}
 
 
 async def test_features_applied_later_are_noticed(tmp_path: Path) -> None:
@@ -385,10 +435,10 @@ async def test_slow_reads_of_one_service_do_not_delay_another(
 ) -> None:
     hang = threading.Event()
 
-    def rows(store: Any, planned: Any, own: Any) -> Any:
+    def rows(store: Any, planned: Any, *own: Any) -> Any:
         if planned.request.service == "both":
             hang.wait(20)
-        return read_rows(store, planned, own)
+        return read_rows(store, planned, *own)
 
     monkeypatch.setattr("serving_gateway.features.feast_store._TRIAL_SECONDS", 0.05)
     async with opened(filled, "both") as store:
@@ -435,10 +485,10 @@ async def test_broken_definition_affects_its_own_service_only(
 async def test_key_that_holds_no_hash_fails_its_own_look_up_only(
     redis: RunningRedis, filled: FeastResource
 ) -> None:
-    async with opened(filled, "short") as store:
+    async with opened(filled, "short", "both") as store:
         plan = store._plans["short"]
-        [own] = plan.read(plan.sample()).reads
-        key = own.command(77).split(b"\r\n")[4]
+        [own] = plan.read(plan.sample()).keys
+        key = own.read.hashes[0].command(77).split(b"\r\n")[4]
         reader = FeatureReader(store, limit_seconds=10)
         names = ("petal_width",)
         with Redis.from_url(redis.url) as admin:
@@ -449,6 +499,8 @@ async def test_key_that_holds_no_hash_fails_its_own_look_up_only(
             assert _statuses(await first + await good) == ["found", "found"]
             with pytest.raises(FeaturesUnavailable, match="WRONGTYPE"):
                 await bad
+            with pytest.raises(FeaturesUnavailable, match="WRONGTYPE"):
+                await look_up(reader, "both", NAMES, [77])
             admin.delete(key)
         assert reader.skipped_services == []
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from serving_gateway.errors import GatewayError
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import (
+    EntityKey,
     EntityOutcome,
     FeatureStore,
     InvalidEntityIds,
@@ -40,27 +41,29 @@ async def look_up(
     reader: FeatureReader,
     service: str,
     names: tuple[str, ...],
-    ids: Sequence[int | str],
+    ids: Sequence[EntityKey],
     nullable: frozenset[str] = frozenset(),
+    keys: tuple[str, ...] = (),
 ) -> list[LookupResult]:
     """The results of a look-up."""
-    return await called(lambda done: reader.look_up(service, names, ids, nullable, done))
+    return await called(lambda done: reader.look_up(service, names, ids, nullable, done, keys))
 
 
 async def read(
     store: FeatureStore,
     service: str,
     names: tuple[str, ...],
-    ids: Sequence[int | str],
+    ids: Sequence[EntityKey],
     nullable: frozenset[str] = frozenset(),
+    keys: tuple[str, ...] = (),
 ) -> list[LookupResult]:
     """The results of a read; raises the error of the first entity that has one."""
-    request = LookupRequest(service, names, ids, nullable)
+    request = LookupRequest(service, names, ids, nullable, keys)
     outcomes: list[EntityOutcome] = await called(lambda done: store.read(request, done))
     results: list[LookupResult] = []
     for at, one in enumerate(outcomes):
         if isinstance(one, InvalidEntityIds):
-            raise InvalidEntityIds(at, one.why)
+            raise InvalidEntityIds(at, one.why, one.key)
         if isinstance(one, GatewayError):
             raise one
         results.append(one)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from serving_gateway.features import feast_redis
 from serving_gateway.features.blocking_reader import BlockingReader, _rows
-from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.entity_rows import PlannedRead, View, ViewRead
-from serving_gateway.features.feast_redis import derive_command, make_command
+from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
+from serving_gateway.features.entity_rows import HashRead, KeyRead, View, ViewRead
+from serving_gateway.features.feast_redis import derive_command, make_hashes
+from serving_gateway.features.planned_read import KeyedIds, PlannedRead
 from serving_gateway.features.row_decoder import make_row_decoder, plain_value
 from serving_gateway.features.types import LookupRequest
 from tests.support.servers import free_port
@@ -86,10 +87,20 @@ class RecordingClient:
 
 @cache
 def command_of(id_type: str) -> Callable[[Any], bytes]:
-    table = SimpleNamespace(name="petals")
-    command = make_command(config(), View(table, "plant", 0), ID_TYPES[id_type], FEATURES)
-    assert command is not None
-    return command
+    hashes = hashes_of(view("petals", id_type))
+    assert hashes is not None
+    [one] = hashes
+    return one.command
+
+
+def view(name: str, id_type: str = "INT64", key: str = "plant") -> View:
+    return View(name, SimpleNamespace(name=name), JoinKey(key, ID_TYPES[id_type]), key, 0)
+
+
+def hashes_of(*views: View) -> list[HashRead] | None:
+    decode = make_row_decoder(["FLOAT"] * len(FEATURES))
+    reads = [ViewRead(one, FEATURES, FEATURES, [], decode) for one in views]
+    return make_hashes(config(), views[0].key.id_type, reads)
 
 
 def resp(*parts: bytes) -> bytes:
@@ -119,8 +130,7 @@ def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -
 @pytest.mark.parametrize("broken", ["key", "field", "timestamp", "id"])
 def test_unknown_layout_is_recognized(broken: str) -> None:
     id_type = ID_TYPES["INT64"]
-    view = View(SimpleNamespace(name="v"), "plant", 0)
-    reads = feast_redis.redis_reads(config(), view, id_type, ["a"])
+    reads = feast_redis.redis_reads(config(), view("v"), id_type, ["a"])
     key, (field, stamp) = reads[2]
     wrong = {
         "key": [*reads[:2], (key + b"!", [field, stamp]), *reads[3:]],
@@ -174,9 +184,11 @@ def test_timestamps_without_a_zone_are_in_utc() -> None:
     noon = datetime(2024, 6, 1, 12, tzinfo=UTC)
     stamps = [noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))]
     store = SimpleNamespace(online_read=lambda *_: [(stamp, None) for stamp in [*stamps, None]])
-    read = ViewRead(View("v", "id", 0), ["a"], [0], None, make_row_decoder(["FLOAT"]))
-    planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), ID_TYPES["INT64"], [read], [1], {})
-    found = _rows(store, planned, read)
+    own = view("v")
+    read = ViewRead(own, ["a"], ("a",), [0], make_row_decoder(["FLOAT"]))
+    keyed = KeyedIds(KeyRead(own.key, ("a",), [read], None), [1], {}, None)
+    planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), [keyed], None)
+    found = _rows(store, planned, keyed, read)
     assert found == [*[(noon.timestamp(), None)] * 3, (None, None)]
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from serving_gateway.features.entity_ids import ID_TYPES
-from serving_gateway.features.entity_rows import PlannedRead, View
+from serving_gateway.features.planned_read import PlannedRead
 from serving_gateway.features.row_decoder import Row
-from serving_gateway.features.service_plan import ServiceColumn, ServicePlan
+from serving_gateway.features.service_plan import ServicePlan
 from serving_gateway.features.types import LookupRequest, LookupResult, ServiceUnusable, Status
+from tests.support.feature_plans import KEY, NOON, plan_of, row, told
 
 ROOT = Path(__file__).resolve().parents[2]
-NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -26,17 +24,8 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", NOON.timestamp)
 
 
-def row(age: float | None, *values: Any) -> Row:
-    """A row observed `age` seconds before noon; None: never."""
-    return (0.0 if age is None else NOON.timestamp() - age), [*values]
-
-
 def plan(ttl_seconds: float = 60) -> ServicePlan:
-    one, two = View("one", "id", ttl_seconds), View("two", "id", 0)
-    columns = {"a": (one, "a"), "b": (one, "b"), "c": (two, "c")}
-    typed = {name: ServiceColumn(*column, "FLOAT") for name, column in columns.items()}
-    config = SimpleNamespace(online_store=SimpleNamespace(type="sqlite"))
-    return ServicePlan(config, "s", ID_TYPES["INT64"], typed)
+    return plan_of(one=(KEY, ttl_seconds, "ab"), two=(KEY, 0, "c"))
 
 
 def planned(names: tuple[str, ...], ttl_seconds: float = 60, nullable: str = "") -> PlannedRead:
@@ -46,25 +35,27 @@ def planned(names: tuple[str, ...], ttl_seconds: float = 60, nullable: str = "")
 def judged(
     names: tuple[str, ...], *rows: Row, ttl_seconds: float = 60, nullable: str = ""
 ) -> LookupResult:
-    [found] = planned(names, ttl_seconds, nullable).outcomes([[one] for one in rows])
+    [found] = planned(names, ttl_seconds, nullable).outcomes([[[one] for one in rows]])
     assert isinstance(found, LookupResult)
+    assert (found.values is None) is bool(found.gaps) is bool(found.missing)
     return found
 
 
-def result(values: list[Any], age: float = 0) -> LookupResult:
-    return LookupResult(Status.FOUND, values, (), NOON.timestamp() - age)
+def result(values: list[Any], age: float = 0) -> Any:
+    return "found", values, (), age
 
 
 def test_values_are_in_the_order_of_the_names() -> None:
     assert judged(("a", "b"), row(5, 1.0, 2.0)).values == [1.0, 2.0]
     assert judged(("b", "a"), row(5, 2.0, 1.0)).values == [2.0, 1.0]
     mixed = judged(("b", "c", "a"), row(5, 2.0, 1.0), row(0, 3.0))
-    assert mixed == result([2.0, 3.0, 1.0], age=5)
+    assert told(mixed) == result([2.0, 3.0, 1.0], age=5)
     assert mixed.event_timestamp == "2024-06-01T11:59:55Z"
 
 
 def test_only_requested_views_are_read() -> None:
-    assert [read.view.table for read in planned(("c",)).reads] == ["two"]
+    [own] = planned(("c",)).keys
+    assert [read.view.table for read in own.read.views] == ["two"]
     with pytest.raises(
         ServiceUnusable, match="no feature x, y that a row can hold; it has a, b, c"
     ):
@@ -85,23 +76,23 @@ def test_age_is_judged_by_the_ttl(ttl_seconds: float, age: float, status: str) -
 
 @pytest.mark.parametrize("unknown", [(None, None), row(None), row(None, None, None)])
 def test_entity_that_no_view_has_is_unknown(unknown: Row) -> None:
-    assert judged(("b", "a"), unknown) == LookupResult(Status.UNKNOWN, None, ("b", "a"), None)
+    assert told(judged(("b", "a"), unknown)) == ("unknown", None, ("b", "a"), None)
     partly = judged(("a", "c"), (unknown[0], unknown[1] and unknown[1][:1]), row(0, 1.0))
     assert (partly.status, partly.missing) == (Status.INCOMPLETE, ("a",))
 
 
 def test_nullable_features_do_not_make_an_entity_incomplete() -> None:
-    assert judged(("b", "a"), row(0, None, 1.0), nullable="b") == result([None, 1.0])
+    assert judged(("b", "a"), row(0, None, 1.0), nullable="b").values == [None, 1.0]
     both = judged(("a", "b"), row(0, None, None), nullable="b")
     assert (both.status, both.missing) == (Status.INCOMPLETE, ("a",))
-    assert judged(("a", "b"), row(0, None, None), nullable="ab") == result([None, None])
+    assert judged(("a", "b"), row(0, None, None), nullable="ab").values == [None, None]
 
 
 def test_unknown_and_expired_entities_stay_so_where_all_may_be_null() -> None:
     assert judged(("a",), row(None, None), nullable="a").status is Status.UNKNOWN
     assert judged(("a",), row(3600, 1.0), nullable="a").status is Status.EXPIRED
     other_view = judged(("a", "c"), row(0, 1.0), (None, None), nullable="c")
-    assert other_view == result([1.0, None])
+    assert told(other_view) == result([1.0, None])
 
 
 def test_null_makes_an_entity_incomplete() -> None:
@@ -127,9 +118,9 @@ def test_one_expired_view_expires_the_entity() -> None:
 def test_ids_must_have_the_type_of_the_entity(
     id_type: str, good: list[Any], wrong: list[Any]
 ) -> None:
-    invalid = ID_TYPES[id_type].invalid([*good, *wrong], "s")
+    invalid = ID_TYPES[id_type].invalid([*good, *wrong], "id", "s")
     assert list(invalid) == list(range(len(good), len(good) + len(wrong)))
-    assert all("must be a" in one.why for one in invalid.values())
+    assert all("must be a" in one.why and one.key == "id" for one in invalid.values())
 
 
 def test_nothing_heavy_is_imported() -> None:

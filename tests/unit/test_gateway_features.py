@@ -14,6 +14,7 @@ from serving_gateway.features import lookup_queue
 from serving_gateway.features.circuit_breaker import CircuitBreaker
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import (
+    EntityKey,
     EntityOutcome,
     InvalidEntityIds,
     LookupRequest,
@@ -27,7 +28,7 @@ from tests.support.feature_lookups import look_up
 NAMES = ("b", "a")
 
 
-def found(one: int | str) -> LookupResult:
+def found(one: EntityKey) -> LookupResult:
     return LookupResult(Status.FOUND, [f"b of {one}", f"a of {one}"])
 
 
@@ -35,9 +36,10 @@ class FakeStore:
     """Answers once its gate is open, and remembers what was read."""
 
     def __init__(self) -> None:
-        self.asked: list[list[int | str]] = []
+        self.asked: list[list[EntityKey]] = []
         self.nullable: list[frozenset[str]] = []
         self.names: list[tuple[str, ...]] = []
+        self.keys: list[tuple[str, ...]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.hanging: set[str] = set()
@@ -57,6 +59,7 @@ class FakeStore:
         self.nullable.append(request.nullable)
         self.asked.append([*request.ids])
         self.names.append(request.names)
+        self.keys.append(request.keys)
         if request.service not in self.hanging:
             task = asyncio.create_task(self._answer(request, done, self.gate))
             self._reads.add(task)
@@ -66,9 +69,9 @@ class FakeStore:
         await gate.wait()
         done(self.fails or [self._outcome(one, request.names) for one in request.ids])
 
-    def _outcome(self, one: int | str, names: tuple[str, ...]) -> EntityOutcome:
+    def _outcome(self, one: EntityKey, names: tuple[str, ...]) -> EntityOutcome:
         if one in self.wrong:
-            return InvalidEntityIds(0, "is wrong.")
+            return InvalidEntityIds(0, "is wrong.", "flower")
         return LookupResult(Status.UNKNOWN, None, names) if one == 404 else found(one)
 
     async def aclose(self) -> None:
@@ -179,6 +182,29 @@ async def test_different_features_are_read_at_the_same_time(
     await asyncio.gather(*tasks)
 
 
+async def test_entities_of_several_keys_share_a_read_with_others_of_the_same_keys(
+    store: FakeStore, reader: FeatureReader
+) -> None:
+    async def asked(keys: tuple[str, ...], *ids: tuple[int, ...]) -> None:
+        assert await look_up(reader, "s", NAMES, ids, keys=keys) == [found(one) for one in ids]
+
+    store.gate.clear()
+    first = asyncio.create_task(asked(("c", "m"), (1, 1)))
+    await until(lambda: store.asked == [[(1, 1)]], "the first read")
+    tasks = [
+        asyncio.create_task(asked(keys, *ids))
+        for keys, *ids in (
+            *((("c", "m"), (1, 2), (2, 1)), (("c", "m"), (2, 1), (1, 2))),
+            (("m", "c"), (1, 2)),
+        )
+    ]
+    await until(lambda: len(store.asked) == 2, "other keys do not wait")
+    store.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert store.asked == [[(1, 1)], [(1, 2)], [(1, 2), (2, 1)]]
+    assert store.keys == [("c", "m"), ("m", "c"), ("c", "m")]
+
+
 async def test_few_queues_of_former_features_are_kept(
     reader: FeatureReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,12 +220,12 @@ async def test_statuses_are_counted(reader: FeatureReader) -> None:
     assert reader.counts.by_status == {Status.FOUND: 1, Status.UNKNOWN: 1}
 
 
-@pytest.mark.parametrize("ids", [(12,), ("x" * 3_000, 12)])
+@pytest.mark.parametrize("ids", [(12,), ("x" * 3_000, 12), ((7, "x" * 3_000),)])
 async def test_too_many_waiting_look_ups_are_refused(
     store: FakeStore, limits: Limits, ids: tuple[int]
 ) -> None:
     """By their number, and by their bytes."""
-    large = isinstance(ids[0], str)
+    large = ids != (12,)
     limits(max_queued=99 if large else 2, max_bytes=3_000 if large else 9_999)
     reader = FeatureReader(store, limit_seconds=5)
     store.gate.clear()
@@ -269,10 +295,11 @@ async def test_invalid_id_fails_its_own_look_up_only(
     await first
     assert await good == [found(2)]
     for task, field in ((bad, "entity_ids[1]"), (large, "entity_ids[5]")):
-        with pytest.raises(InvalidInput) as caught:
+        with pytest.raises(InvalidEntityIds) as caught:
             await task
         assert caught.value.field == field
         assert caught.value.message == f"{field} is wrong."
+        assert caught.value.key == "flower"
     assert reader.skipped_services == []
     assert reader.counts.failed_reads == 0
     assert [2, 3, "x"] in store.asked, "one read served both"

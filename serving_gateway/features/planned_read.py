@@ -1,0 +1,113 @@
+"""A request for features of entities, key by key, and how its results are joined."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from serving_gateway.errors import GatewayError
+from serving_gateway.features.entity_rows import KeyRead
+from serving_gateway.features.row_decoder import Row
+from serving_gateway.features.types import EntityOutcome, LookupRequest, LookupResult, Status
+
+
+class KeyedIds(NamedTuple):
+    """The ids of one key in a request, and how they are read."""
+
+    read: KeyRead
+    ids: Sequence[int | str]
+    """Distinct ones, with a harmless one instead of each that is invalid."""
+    errors: dict[int, GatewayError]
+    """Of single ids, by position."""
+    places: Sequence[int | None] | None
+    """For each entity of the request where its id is, None without one; None where the ids are
+    the entities."""
+
+    def outcomes(
+        self, rows: Sequence[Sequence[Row]], nullable: frozenset[str], now: float
+    ) -> list[EntityOutcome]:
+        """What the rows of each view, one for each id, mean for each entity."""
+        found: list[EntityOutcome] = [*self.read.judge(rows, nullable, now)]
+        for at, error in self.errors.items():
+            found[at] = error
+        if self.places is None:
+            return found
+        unnamed = self.read.unnamed
+        return [unnamed if at is None else found[at] for at in self.places]
+
+
+class Join(NamedTuple):
+    """How the results of several keys make those of their entities."""
+
+    views: tuple[tuple[str, ...], ...]
+    """Names by view, of all keys in their order."""
+    arrange: Callable[[list[Any]], Sequence[Any]] | None
+    """Takes the values of all keys to the order of the request; None where they are in it."""
+
+    def outcome(self, parts: Sequence[EntityOutcome]) -> EntityOutcome:
+        """The outcome for one entity, given that of each key."""
+        values: list[Any] = []
+        times: list[float | None] = []
+        results: list[LookupResult] = []
+        is_found = True
+        for part in parts:
+            if not isinstance(part, LookupResult):
+                return part
+            results.append(part)
+            if part.values is None:
+                is_found = False
+                values += part.stored or ()
+            else:
+                values += part.values
+            if part.views:
+                times += part.times
+            else:
+                times.append(part.observed_at)
+        if self.arrange is not None:
+            values = [*self.arrange(values)]
+        oldest = min([one for one in times if one is not None], default=None)
+        if is_found:
+            return LookupResult(
+                Status.FOUND, values, (), oldest, (), None, self.views, tuple(times)
+            )
+        gaps = tuple(chain.from_iterable([one.gaps for one in results]))
+        missing = tuple(chain.from_iterable([one.missing for one in gaps]))
+        status = gaps[0].status
+        return LookupResult(status, None, missing, oldest, gaps, values, self.views, tuple(times))
+
+
+class PlannedRead(NamedTuple):
+    """A request, and how it is read."""
+
+    config: Any
+    """Feast's."""
+    request: LookupRequest
+    keys: Sequence[KeyedIds]
+    join: Join | None
+    """None where a single key has all that is requested."""
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether it is read by Feast."""
+        return any(one.read.hashes is None for one in self.keys)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to ask the store for."""
+        return not any(one.ids for one in self.keys)
+
+    def outcomes_unread(self) -> list[EntityOutcome]:
+        """What that means for each entity."""
+        return self.outcomes([[[] for _ in own.read.views] for own in self.keys])
+
+    def outcomes(self, rows: Sequence[Sequence[Sequence[Row]]]) -> list[EntityOutcome]:
+        """What the rows of each key, by its views, mean for each entity."""
+        now, nullable = time.time(), self.request.nullable
+        columns = [
+            own.outcomes(found, nullable, now) for own, found in zip(self.keys, rows, strict=True)
+        ]
+        if self.join is None:
+            return columns[0]
+        return [*map(self.join.outcome, zip(*columns, strict=True))]
