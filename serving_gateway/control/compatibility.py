@@ -9,11 +9,12 @@ from serving_gateway.errors import Conflict
 def require_same_requests(a: Signature, b: Signature, *, named: bool) -> None:
     """Refuse (`Conflict`) a B that cannot answer every request that A can.
 
-    Clients send rows by name, rows by position, and tensors: so B has to read the same features, of
-    the same types, in the same order and the same tensors. Signatures from Triton's metadata are
-    not `named`: a packed tensor's columns have no names there, so that only tensors are compared.
+    Clients send rows by name, rows by position, tensors, and keys with request features: so B has
+    to read the same features, of the same types, in the same order, by the same keys, and the same
+    tensors. Signatures from Triton's metadata are not `named`: a packed tensor's columns have no
+    names there, so that only tensors are compared.
     """
-    found = _differences(a, b) if named else []
+    found = [*_differences(a, b), *_other_keys(a, b)] if named else []
     if not found and list(_tensors(a).items()) != list(_tensors(b).items()):
         found = [f"A reads the tensors {_listed(a)}, and B {_listed(b)}"]
     if found:
@@ -40,6 +41,22 @@ def _differences(a: Signature, b: Signature) -> list[str]:
             found.append(f"{name} is {ours[name].dtype} for A and {feature.dtype} for B")
         elif name in ours and ours[name].nullable and not feature.nullable:
             found.append(f"{name} may be null for A and not for B")
+    return found
+
+
+def _other_keys(a: Signature, b: Signature) -> list[str]:
+    """What differs for clients that send keys and request features, for people."""
+    if a.feature_service is None and not a.request:
+        return []
+    found = []
+    # The reverse is no difference: what B has stored, a request may hold as well.
+    if asked := [name for name in b.request if name not in a.request]:
+        found.append(f"B takes {', '.join(asked)} from the request, and A does not")
+    ours, theirs = a.join_keys, b.join_keys
+    is_same = {*ours} == {*theirs} if ours and theirs else len(ours or theirs) <= 1
+    if a.feature_service and b.feature_service and not is_same:
+        keys = [", ".join(one) or "one key" for one in (ours, theirs)]
+        found.append(f"the features of A are read by {keys[0]}, and those of B by {keys[1]}")
     return found
 
 

@@ -283,6 +283,13 @@ def reads(*features: Feature, packed: str | None = "features") -> Signature:
     return Signature(features, packed_input=packed)
 
 
+def keyed(*keys: str, request: str = "") -> Signature:
+    """Features by these keys of a store, but for those in the request."""
+    return Signature(
+        (X, Y), "features", feature_service="s", join_keys=keys, request=tuple(request)
+    )
+
+
 X, Y = Feature("x", DType.FP32), Feature("y", DType.FP32)
 
 
@@ -296,6 +303,10 @@ X, Y = Feature("x", DType.FP32), Feature("y", DType.FP32)
         (reads(X), reads(X, packed="rows"), r"features \(FP32, 1 wide\), and B rows"),
         (reads(X, Y), reads(X, Y, packed=None), "the tensors"),
         (reads(Feature("x", DType.FP32, nullable=True)), reads(X), "x may be null for A"),
+        (keyed("c"), keyed("c", request="xy"), "B takes x, y from the request, and A does not"),
+        (keyed("c"), keyed("d"), "of A are read by c, and those of B by d"),
+        (keyed(), keyed("c", "d"), "of A are read by one key, and those of B by c, d"),
+        (keyed("c", "d"), keyed(), "of A are read by c, d, and those of B by one key"),
     ],
 )
 async def test_a_split_to_a_variant_that_reads_otherwise_is_refused(
@@ -321,6 +332,26 @@ async def test_a_split_to_a_variant_that_reads_otherwise_is_refused(
         with pytest.raises(Conflict, match=said):
             await move
     assert harness.record.generation == generation
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (keyed("c", "d"), keyed("d", "c")),
+        (keyed(), keyed("c")),
+        (keyed("c"), keyed()),
+        (keyed("c", request="x"), keyed("c")),
+        (reads(X, Y), keyed("c", "d", request="x")),
+    ],
+)
+async def test_a_split_to_a_variant_that_takes_the_same_requests_is_accepted(
+    harness: Harness, a: Signature, b: Signature
+) -> None:
+    harness.registry.signature = a
+    await harness.reload(1)
+    harness.registry.signature = b
+    await harness.reload_b(2)
+    assert (await harness.traffic(Strategy.SPLIT, 10)).changed
 
 
 async def test_signatures_that_are_not_recorded_are_compared_by_the_metadata(
