@@ -6,6 +6,7 @@ renamed. Rows that cannot be written are counted and logged once; answers go on.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -226,10 +227,21 @@ def _scores(sample: Sample) -> list[float | None]:
 
 
 def _entities(sample: Sample) -> list[str | None]:
-    """By row, the id of its entity as text; None where the request named none."""
+    """By row, its entity as text; None where the request named none.
+
+    An entity of several keys is a JSON object of those that the request named.
+    """
     if sample.entities is None:
         return [None] * len(sample.predictions)
-    return [str(one) for one in sample.entities]
+    keys = sample.signature.join_keys
+    return [_entity(one, keys) for one in sample.entities]
+
+
+def _entity(one: object, keys: Sequence[str]) -> str | None:
+    if not isinstance(one, tuple):
+        return None if one is None else str(one)
+    named = {key: value for key, value in zip(keys, one, strict=True) if value is not None}
+    return json.dumps(named, ensure_ascii=False, separators=(",", ":")) if named else None
 
 
 def delete_oldest(folder: Path, max_bytes: int, *, keep: str) -> None:

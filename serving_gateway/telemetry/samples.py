@@ -35,8 +35,8 @@ class Sample(NamedTuple):
     instances: list[dict[str, Any]] | None
     predictions: list[Any]
     probabilities: list[list[float]] | None
-    entities: Sequence[int | str] | None = None
-    """Whose rows they are, of a request that named entities."""
+    entities: Sequence[int | str | tuple[int | str | None, ...] | None] | None = None
+    """Whose rows they are, of a request that named entities: an id, or one for each join key."""
 
     def size(self) -> int:
         """About how many bytes it holds, rather too many than too few."""
@@ -47,7 +47,14 @@ class Sample(NamedTuple):
         texts = [one for one in enumerate(features) if one[1].dtype is DType.BYTES]
         keys: list[Any] = [feature.name if is_named else at for at, feature in texts]
         rows: Sequence[Any] = self.instances or self.data or ()
-        return size + _CHAR_BYTES * sum(len(row[key] or "") for row in rows for key in keys)
+        size += _CHAR_BYTES * sum(len(row[key] or "") for row in rows for key in keys)
+        return size + sum(map(_size_of_id, self.entities or ()))
+
+
+def _size_of_id(one: object) -> int:
+    if isinstance(one, tuple):
+        return _CELL_BYTES + sum(map(_size_of_id, one))
+    return _CELL_BYTES + (_CHAR_BYTES * len(one) if isinstance(one, str) else 0)
 
 
 class SampleQueue:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -141,7 +142,7 @@ def test_rows_that_the_writer_converts_count_until_they_are_released() -> None:
     assert samples.dropped == 1
 
 
-@pytest.mark.parametrize("shape", ["data", "instances", "text"])
+@pytest.mark.parametrize("shape", ["data", "instances", "text", "entities"])
 def test_samples_are_bounded_in_bytes(shape: str) -> None:
     limit = 1_000_000
     width = 1 if shape == "text" else 30
@@ -165,8 +166,15 @@ def test_samples_are_bounded_in_bytes(shape: str) -> None:
                 given = RequestRows(
                     (), 10, instances=[dict(zip(names, one, strict=True)) for one in listed]
                 )
-            offer(samples, given, signature=signature, answers=ModelOutput([0.5] * 10, None))
-        del listed, given
+            ids = [(next(number), f"ä{next(number):05000d}") for _ in range(10)]
+            offer(
+                samples,
+                given,
+                signature=signature,
+                answers=ModelOutput([0.5] * 10, None),
+                entities=ids if shape == "entities" else None,
+            )
+        del listed, given, ids
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -208,6 +216,23 @@ def test_file_holds_logical_values_by_name_and_the_answers(sampling: Sampling) -
     assert re.fullmatch(rf"{day}-host_1_ab-000001\.parquet", file.name)
     assert [*file.parent.iterdir()] == [file]
     assert sampling.samples.written == 3
+
+
+def test_entities_of_several_keys_are_objects_in_the_order_of_the_keys(
+    sampling: Sampling,
+) -> None:
+    keyed = msgspec.structs.replace(SIGNATURE, join_keys=("customer", "shop"))
+    entities = [(17, "Köln"), (17, None), (None, None), ("17", "Köln")]
+    offer(sampling.samples, rows(*[ROW] * 4), signature=keyed, entities=entities)
+    offer(sampling.samples, rows(ROW, ROW), entities=[17, None])
+    assert sampling.table().column("sample_entity").to_pylist() == [
+        '{"customer":17,"shop":"Köln"}',
+        '{"customer":17}',
+        None,
+        '{"customer":"17","shop":"Köln"}',
+        "17",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
