@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from serving_gateway.contract import PredictRequest
+from serving_gateway.contract import EntityId, PredictRequest, Scalar
 from serving_gateway.errors import InvalidInput, MalformedRequest
+from serving_gateway.inference.offload import LARGE_BYTES
 
 _FIELD: Final = re.compile(r"(?P<kind>unknown|missing required) field `(?P<name>[^`]*)`")
 _OTHER_FORM: Final = re.compile(r"inputs|dataframe_\w+|instances\[\d+\]")
 """Where the bodies of other servers' clients differ."""
+_NAMELESS: Final = re.compile(r"(?P<part>entities|request|instances)(\[(?P<row>\d+)\])?\[\.\.\.\]")
+"""The path of a value in an object, as the decoder tells it."""
 _FORMS: Final = (
     "Send rows as `data`, lists of values in the order of the features, or as `instances`, objects "
     "with the features by name."
@@ -59,7 +63,7 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
     `MalformedRequest` when it is not valid JSON, `InvalidInput` with `field` for another form.
     """
     # Only a body that cannot name an entity is worth reading the fast way.
-    if floats and b'"entity_id' not in body:
+    if floats and b'"entit' not in body:
         try:
             return _decode_floats(body)
         except (ValueError, RecursionError):
@@ -67,11 +71,33 @@ def decode_prediction(body: bytes, *, floats: bool) -> PredictRequest | FloatReq
     try:
         return decode_json(body, _request)
     except InvalidInput as error:
-        if _OTHER_FORM.fullmatch(error.field or "") is None:
+        field = error.field or ""
+        if nameless := _NAMELESS.fullmatch(field):
+            place = _named_place(body, nameless["part"], nameless["row"]) or field
+            message = f"{place}{error.message.removeprefix(field)}"
+            raise InvalidInput(message, field=place, code=error.code) from error
+        if _OTHER_FORM.fullmatch(field) is None:
             raise
-        raise InvalidInput(
-            f"{error.message} {_FORMS}", field=error.field, code=error.code
-        ) from error
+        raise InvalidInput(f"{error.message} {_FORMS}", field=field, code=error.code) from error
+
+
+def _named_place(body: bytes, part: str, row: str | None) -> str | None:
+    """The path of the first wrong value, by the name that the decoder does not say.
+
+    None for a large body, all of whose values would have to be built at once to find it.
+    """
+    if len(body) > LARGE_BYTES:
+        return None
+    where = part if row is None else f"{part}[{row}]"
+    # A part that comes twice may hold something else here than what was refused.
+    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        found = msgspec.json.decode(body.removeprefix(_BYTE_ORDER_MARK))[part]
+        for name, value in (found if row is None else found[int(row)]).items():
+            try:
+                msgspec.convert(value, EntityId if part == "entities" else Scalar)
+            except msgspec.ValidationError:
+                return f"{where}.{name[:_SHOWN]}"
+    return None
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
