@@ -31,33 +31,32 @@ class ViewRead(NamedTuple):
     view: View
     features: Sequence[str]
     """As the view calls them."""
+    value_types: Sequence[str]
+    """Of these features, by Feast's names."""
     names: tuple[str, ...]
     """As they are requested."""
     positions: Sequence[int]
     """Of these features among the values of their key."""
-    decode: Callable[[Sequence[bytes | None]], Row]
-    """What Redis's reply means."""
 
 
 class HashRead(NamedTuple):
     """Views that Redis has in the same hash."""
 
     command: Callable[[int | str], bytes]
-    """That for an entity."""
-    views: Sequence[ViewRead]
-    """Whose values, each with its timestamp after them, are in the reply."""
-    width: int
-    """Of the reply."""
+    """That for an entity, whose reply holds the values of each view and its timestamp."""
+    parts: Sequence[tuple[int, int, Callable[[Sequence[bytes | None]], Row]]]
+    """By view, from where to where it is in the reply, and what that means."""
+
+    @property
+    def width(self) -> int:
+        """Of the reply."""
+        return self.parts[-1][1]
 
     def rows(self, replies: Sequence[Sequence[bytes | None]]) -> list[list[Row]]:
         """The rows of each view, one for each reply."""
-        if len(self.views) == 1:
-            return [[*map(self.views[0].decode, replies)]]
-        found, stop = [], 0
-        for view in self.views:
-            start, stop = stop, stop + len(view.features) + 1
-            found.append([view.decode(one[start:stop]) for one in replies])
-        return found
+        if len(self.parts) == 1:
+            return [[*map(self.parts[0][2], replies)]]
+        return [[decode(one[start:stop]) for one in replies] for start, stop, decode in self.parts]
 
 
 class KeyRead(NamedTuple):

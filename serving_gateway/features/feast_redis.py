@@ -11,11 +11,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any, Final
 
 from serving_gateway.features.entity_ids import IdType
 from serving_gateway.features.entity_rows import HashRead, View, ViewRead
+from serving_gateway.features.row_decoder import make_row_decoder
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +39,21 @@ def make_hashes(config: Any, id_type: IdType, reads: Sequence[ViewRead]) -> list
 
 
 def _derive_hashes(config: Any, id_type: IdType, reads: Sequence[ViewRead]) -> list[HashRead]:
-    shared: dict[tuple[bytes, ...], list[tuple[ViewRead, list[bytes]]]] = {}
+    shared: dict[tuple[bytes, ...], list[bytes]] = {}
+    parts: dict[tuple[bytes, ...], list[Any]] = {}
     for read in reads:
         found = redis_reads(config, read.view, id_type, read.features)
         derive_command(id_type, found)  # raises for a layout that is not known
         keys = tuple([key for key, _ in found])
-        shared.setdefault(keys, []).append((read, found[0][1]))
-    hashes = []
-    for keys, own in shared.items():
-        fields = [*chain.from_iterable([names for _, names in own])]
-        command = derive_command(id_type, [(key, fields) for key in keys])
-        hashes.append(HashRead(command, [read for read, _ in own], len(fields)))
-    return hashes
+        fields = shared.setdefault(keys, [])
+        start = len(fields)
+        fields += found[0][1]
+        part = start, len(fields), make_row_decoder(read.value_types)
+        parts.setdefault(keys, []).append(part)
+    return [
+        HashRead(derive_command(id_type, [(key, fields) for key in keys]), parts[keys])
+        for keys, fields in shared.items()
+    ]
 
 
 def is_plain_redis(config: Any) -> bool:

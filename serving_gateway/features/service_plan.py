@@ -12,7 +12,6 @@ from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
 from serving_gateway.features.entity_rows import KeyRead, View, ViewRead
 from serving_gateway.features.feast_redis import make_hashes
 from serving_gateway.features.planned_read import Join, KeyedIds, PlannedRead
-from serving_gateway.features.row_decoder import make_row_decoder
 from serving_gateway.features.types import LookupRequest, OtherKeys, ServiceUnusable
 
 _COLUMN_TYPES: Final = frozenset({"FLOAT", "DOUBLE", "INT64", "INT32", "BOOL", "STRING", "BYTES"})
@@ -111,9 +110,8 @@ class ServicePlan:
 
     def _plan_view(self, view: View, wanted: Mapping[int, str]) -> ViewRead:
         columns = [self.columns[name] for name in wanted.values()]
-        features = [column.feature for column in columns]
-        decode = make_row_decoder([column.value_type for column in columns])
-        return ViewRead(view, features, (*wanted.values(),), [*wanted], decode)
+        features, types = zip(*[(one.feature, one.value_type) for one in columns], strict=True)
+        return ViewRead(view, features, types, (*wanted.values(),), [*wanted])
 
 
 def _join(names: tuple[str, ...], reads: Sequence[KeyRead]) -> Join:

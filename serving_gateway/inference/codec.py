@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -13,6 +13,7 @@ import msgspec
 from serving_gateway.contract import DType, Feature, Signature
 from serving_gateway.errors import InvalidInput
 from serving_gateway.inference.coerce import Place, coerce_elements, invalid_value
+from serving_gateway.inference.row_layout import RowLayout
 from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, pack
 
 
@@ -57,15 +58,17 @@ class Codec:
     """Checks and packs rows for one signature.
 
     `inputs` are the model's tensors in order, `outputs` the names of those that make a prediction,
-    `nullable` the features that may be missing. `float_rows` says that every row is a list of
-    floats for one tensor, so that the JSON decoder has checked every element's type already.
+    `nullable` the features that may be missing, `layout` says where their values come from.
+    `float_rows` says that every row is a list of floats for one tensor, so that the JSON decoder
+    has checked every element's type already.
     """
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         features, packed = signature.features, signature.packed_input
         self.width = len(features)
-        self.names = tuple(feature.name for feature in features)
+        self.layout = RowLayout(signature)
+        self.names = self.layout.names
         self.nullable = frozenset(feature.name for feature in features if feature.nullable)
         self.inputs = (
             tuple(_input(feature.name, (feature,)) for feature in features)
@@ -84,12 +87,17 @@ class Codec:
         )
 
     def encode(
-        self, rows: Sequence[Sequence[Any]], field: str = "data", *, are_floats: bool = False
+        self,
+        rows: Sequence[Sequence[Any]],
+        field: str = "data",
+        place: Place | None = None,
+        *,
+        are_floats: bool = False,
     ) -> Tensors:
         """Pack rows of JSON values in the order of the features; `field` is the request's name.
 
         `are_floats` says that every value is known to be a finite float. `InvalidInput` names the
-        first offending value.
+        first offending value, by its `place` where values have others than those in `field`.
         """
         if self._row is not None and rows and (are_floats or _are_floats(rows)):
             row_pack = self._row.pack
@@ -105,7 +113,9 @@ class Codec:
                 raise invalid_value(
                     f"{field}[{r}]", f"{what}{', '.join(self.names)}.", code="wrong_width"
                 )
-        return self._pack(rows, range(self.width), field, lambda i: f"[{i}]")
+        return self._pack(
+            rows, range(self.width), field, place or (lambda row, i: f"{field}[{row}][{i}]")
+        )
 
     def encode_instances(self, instances: Sequence[Mapping[str, Any]]) -> Tensors:
         """Pack rows given by feature name; `InvalidInput` names the first wrong value."""
@@ -113,7 +123,10 @@ class Codec:
         for r, instance in enumerate(instances):
             if instance.keys() != known:
                 raise self._name_error(instance, f"instances[{r}]")
-        return self._pack(instances, self.names, "instances", lambda i: f".{self.names[i]}")
+        names = self.names
+        return self._pack(
+            instances, names, "instances", lambda row, i: f"instances[{row}].{names[i]}"
+        )
 
     def warm_up_rows(self) -> Tensors:
         """One harmless row, of zeros, False and empty text."""
@@ -122,10 +135,8 @@ class Codec:
             [pack(one.dtype, [blank.get(one.dtype, 0)] * len(one.columns)) for one in self.inputs]
         )
 
-    def _pack(
-        self, rows: Sequence[Any], keys: Sequence[Any], field: str, member: Callable[[int], str]
-    ) -> Tensors:
-        """Pack rows whose value of feature i is at `keys[i]`; `member` is that in a path."""
+    def _pack(self, rows: Sequence[Any], keys: Sequence[Any], field: str, place: Place) -> Tensors:
+        """Pack rows whose value of feature i is at `keys[i]`, and at its place in the request."""
         if not rows:
             raise invalid_value(field, "is empty; send at least one row.", code="empty")
         tensors: list[bytes] = []
@@ -134,10 +145,10 @@ class Codec:
             start, at = at, at + len(spec.features)
             flat = [row[key] for row in rows for key in keys[start:at]]
 
-            def place(row: int, column: int, start: int = start) -> str:
-                return f"{field}[{row}]{member(start + column)}"
+            def place_of(row: int, column: int, start: int = start) -> str:
+                return place(row, start + column)
 
-            tensors.append(spec.pack(flat, spec.features, place))
+            tensors.append(spec.pack(flat, spec.features, place_of))
         return tuple(tensors)
 
     def _name_error(self, instance: Mapping[str, Any], path: str) -> InvalidInput:

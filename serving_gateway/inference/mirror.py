@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 
 from serving_gateway.batching import Batch, Batcher, ByteBudget
-from serving_gateway.contract import FeatureSource, Signature
+from serving_gateway.contract import Signature
 from serving_gateway.errors import GatewayError, Overloaded
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.dispatcher import RoutedRequest
@@ -163,7 +163,7 @@ class MirroredCopy(InferenceItem):
         if rows.instances is not None:
             return codec.encode_instances(rows.instances)
         data = rows.data or []
-        if rows.source is FeatureSource.PAYLOAD:
+        if not rows.is_named:
             return codec.encode(data)
         # Values of the feature store have names, also where the payload filled a gap.
         names = [feature.name for feature in self._signature.features]

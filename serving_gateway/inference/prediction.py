@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter, time_ns
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
 from serving_gateway.errors import BadUpstreamAnswer, GatewayError
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.features.types import LookupResult
+from serving_gateway.features.types import LookupResult, rfc3339
 from serving_gateway.inference.bodies import (
     FloatRequest,
     decode_prediction,
@@ -20,6 +21,12 @@ from serving_gateway.inference.bodies import (
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
+from serving_gateway.inference.entity_merge import merge_entities
+from serving_gateway.inference.entity_request import (
+    EntityRequest,
+    is_entity_request,
+    read_entities,
+)
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.inference.router import RoutingTarget
@@ -41,7 +48,11 @@ from serving_gateway.telemetry.samples import ModelSamples, Sample
 
 _MAX_CLIENT_ID: Final = 256
 """Characters."""
+_VALUE_SIZE: Final = 8
+"""Bytes of a body that cost about as much as a stored value."""
 _RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
+_NO_TIME: Final = b"null}"
+"""How a response ends, whose last field is `features_as_of`."""
 
 
 class Predictor:
@@ -111,7 +122,9 @@ class Prediction(RoutedRequest):
         if type(request) is FloatRequest and not codec.float_rows:
             # Another version than the one whose rows were expected, maybe with exact integers.
             request = decode_prediction(self._body, floats=False)
-        if isinstance(request, PredictRequest) and (
+        if isinstance(request, PredictRequest) and is_entity_request(request):
+            self._look_up_entities(codec, request, target, deadline)
+        elif isinstance(request, PredictRequest) and (
             request.entity_id is not None or request.entity_ids is not None
         ):
             self._look_up(codec, request, target, deadline)
@@ -148,9 +161,9 @@ class Prediction(RoutedRequest):
             self._queue(payload_rows(codec, request, max_rows), codec, target, deadline)
             return
 
-        def queue(found: list[LookupResult] | GatewayError) -> None:
-            rows = merge_rows(codec, request, ids, found, max_rows)
-            self._queue(rows, codec, target, deadline)
+        def merge(found: list[LookupResult] | GatewayError) -> None:
+            work = partial(merge_rows, codec, request, ids, found, max_rows)
+            self._merge(work, len(ids), codec, target, deadline)
 
         # Also an error goes on: the request may have rows of its own to take instead.
         features.look_up(
@@ -158,8 +171,53 @@ class Prediction(RoutedRequest):
             codec.names,
             ids,
             codec.nullable,
-            lambda found: self.resume(None, lambda _: queue(found)),
+            lambda found: self.resume(None, lambda _: merge(found)),
         )
+
+    def _look_up_entities(
+        self, codec: Codec, request: PredictRequest, target: RoutingTarget, deadline: float
+    ) -> None:
+        """Read what the request names by key, and join it with what the caller sent."""
+
+        def look_up(entities: EntityRequest) -> None:
+            if not entities.wanted:
+                merge(entities, [])
+                return
+            features, service = self._predictor.features, codec.signature.feature_service
+            if features is None or service is None:
+                raise features_disabled(request, is_configured=features is not None)
+            features.look_up(
+                service,
+                codec.layout.stored,
+                entities.wanted_ids,
+                codec.nullable,
+                lambda found: self.resume(None, lambda _: merge(entities, found)),
+                entities.keys,
+            )
+
+        def merge(entities: EntityRequest, found: list[LookupResult] | GatewayError) -> None:
+            work = partial(merge_entities, codec, entities, found)
+            self._merge(work, len(entities.sent), codec, target, deadline)
+
+        self.offload.run(
+            len(self._body),
+            partial(read_entities, codec, request, self._predictor.max_rows),
+            lambda entities: self.resume(entities, look_up),
+            deadline,
+        )
+
+    def _merge(
+        self,
+        work: Callable[[], RequestRows],
+        count: int,
+        codec: Codec,
+        target: RoutingTarget,
+        deadline: float,
+    ) -> None:
+        """Make rows of what was looked up and queue them; many values in a thread."""
+        queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
+        size = len(self._body) + _VALUE_SIZE * count * codec.width
+        self.offload.run(size, work, lambda rows: self.resume(rows, queue), deadline)
 
     def _queue(
         self, rows: RequestRows, codec: Codec, target: RoutingTarget, deadline: float
@@ -187,6 +245,9 @@ class Prediction(RoutedRequest):
         tail = tails.get(source)
         if tail is None:
             tail = tails[source] = self._tail(source)
+        as_of = self._rows.as_of
+        if as_of is not None:
+            tail = b'%b"%b"}' % (tail.removesuffix(_NO_TIME), rfc3339(as_of).encode())
         write = encode_json if len(outputs.body) <= LARGE_BYTES else encode_list
         return output, b'{"predictions":%b,"probabilities":%b,%b' % (
             write(output.predictions),
@@ -214,7 +275,9 @@ class Prediction(RoutedRequest):
         target, rows = self.target, self._rows
         by = target.model_name, target.variant, target.slot.version, self._codec.signature
         answered = output.predictions, output.probabilities
-        whose = named_entities(self._request)
+        whose = rows.entities if rows.is_named else None
+        if whose is None:
+            whose = named_entities(self._request)
         return Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered, whose)
 
     def _tail(self, source: FeatureSource) -> bytes:

@@ -6,7 +6,7 @@ is going to answer, in the order of its signature.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,13 @@ from serving_gateway.errors import (
     InvalidInput,
     TooLarge,
 )
-from serving_gateway.features.types import InvalidEntityIds, LookupResult, Status
+from serving_gateway.features.types import (
+    EntityKey,
+    InvalidEntityIds,
+    LookupResult,
+    OtherKeys,
+    Status,
+)
 from serving_gateway.inference.bodies import FloatRequest
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import invalid_value
@@ -37,6 +43,17 @@ class RequestRows(msgspec.Struct, frozen=True):
     source: FeatureSource = FeatureSource.PAYLOAD
     data: list[list[Any]] | None = None
     instances: list[dict[str, Any]] | None = None
+    as_of: float | None = None
+    """When the oldest stored value was observed, in seconds since the epoch."""
+    entities: Sequence[EntityKey | None] | None = None
+    """Whose rows they are, where the request names keys; None for a row without."""
+    is_named: bool = False
+    """Whether the values of `data` were sent by name, or stored, rather than by position."""
+
+
+def oldest_time(times: Iterable[float | None]) -> float | None:
+    """The least of those that are known."""
+    return min([one for one in times if one is not None], default=None)
 
 
 def check_count(codec: Codec, what: str, rows: int, max_rows: int, field: str = "") -> None:
@@ -76,6 +93,9 @@ def payload_rows(
 def entity_ids(codec: Codec, request: PredictRequest, max_rows: int) -> list[EntityId]:
     """The entities of a request; `InvalidInput` or `TooLarge` where they or its rows are wrong."""
     ids = request.entity_ids
+    keys, requested = codec.signature.join_keys, codec.layout.requested
+    if len(keys) > 1 or requested:
+        raise needs_keys(request, keys, requested)
     if request.entity_id is None:
         if not ids:
             raise invalid_value("entity_ids", "is empty.", code="empty")
@@ -112,6 +132,8 @@ def merge_rows(
     """
     field, own = _payload(request)
     if isinstance(found, GatewayError):
+        if isinstance(found, OtherKeys):
+            raise needs_keys(request, found.keys)
         if isinstance(found, InvalidEntityIds) and request.entity_id is not None:
             raise EntityUnusable(f"entity_id {found.why}", field="entity_id", code=found.code)
         if own is None or not isinstance(found, FeaturesUnavailable):
@@ -128,11 +150,29 @@ def merge_rows(
     for i in missing:
         rows[i] = own[i]
     source = FeatureSource.FALLBACK if missing else FeatureSource.FEAST
-    return _packed(codec, field, rows, source)
+    as_of = oldest_time([one.observed_at for one in found if one.values is not None])
+    return _packed(codec, field, rows, source, as_of)
+
+
+def needs_keys(
+    request: PredictRequest, keys: Sequence[str], requested: Sequence[str] = ()
+) -> InvalidInput:
+    """The error of a request by one id, for features that take more."""
+    said = f"entities with {', '.join(keys) or 'the name of the key'}"
+    if requested:
+        said += f", and request with {', '.join(requested)}"
+    return invalid_value(
+        "entity_ids" if request.entity_id is None else "entity_id",
+        f"does not tell all that this model needs: send {said} instead.",
+        code="missing_key" if len(keys) > 1 else "missing_feature",
+    )
 
 
 def features_disabled(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:
     """The error of a request for entities that cannot be looked up at all."""
+    field = "entity_ids" if request.entity_id is None else "entity_id"
+    if request.entities is not None or request.request is not None:
+        field = "entities"
     why = (
         "The version that answers was registered without a feature service"
         if is_configured
@@ -140,7 +180,7 @@ def features_disabled(request: PredictRequest, *, is_configured: bool) -> Entity
     )
     return EntityUnusable(
         f"{why}; send the rows as data or instances.",
-        field="entity_ids" if request.entity_id is None else "entity_id",
+        field=field,
         code="features_off",
     )
 
@@ -152,11 +192,19 @@ def _payload(request: PredictRequest) -> tuple[str, list[Any] | None]:
     return "instances", request.instances
 
 
-def _packed(codec: Codec, field: str, rows: list[Any], source: FeatureSource) -> RequestRows:
+def _packed(
+    codec: Codec,
+    field: str,
+    rows: list[Any],
+    source: FeatureSource,
+    as_of: float | None = None,
+) -> RequestRows:
+    named = source is not FeatureSource.PAYLOAD
     if field == "instances":
         tensors = codec.encode_instances(rows)
-        return RequestRows(tensors, len(rows), source, instances=rows)
-    return RequestRows(codec.encode(rows, field), len(rows), source, rows)
+        return RequestRows(tensors, len(rows), source, instances=rows, as_of=as_of, is_named=named)
+    tensors = codec.encode(rows, field)
+    return RequestRows(tensors, len(rows), source, rows, as_of=as_of, is_named=named)
 
 
 def _missing(

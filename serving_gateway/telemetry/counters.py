@@ -19,6 +19,7 @@ BUCKETS: Final = (
 KEPT_VERSIONS: Final = 3
 """Versions of a variant whose counts are kept: the newest ones. A version that returns after
 its counts were dropped starts at 0, which Prometheus reads as a restart."""
+FEATURE_SOURCES: Final = ("payload", "feast", "fallback", "override")
 ENTITY_STATUSES: Final = ("found", "unknown", "expired", "incomplete")
 
 
@@ -115,7 +116,7 @@ class ModelMetrics:
     def __init__(self) -> None:
         self.fallbacks = Count()
         """Requests of B's share that A answered because B could not."""
-        self.sources: dict[str, int] = dict.fromkeys(("payload", "feast", "fallback"), 0)
+        self.sources: dict[str, int] = dict.fromkeys(FEATURE_SOURCES, 0)
         """Answered requests by where their rows came from."""
         self.variants: dict[tuple[str, int], VariantStats] = {}
         """By variant and version, the one adopted last at the end."""

@@ -27,6 +27,7 @@ from tests.support.servers import free_port
 
 NULL: Any = 0
 FEATURES = ("width", "Größe", "count")
+NAMES = ("petals", "sepals")
 INTS = st.integers(-(1 << 63), (1 << 63) - 1)
 IDS = {"INT64": INTS, "INT32": st.integers(-(1 << 31), (1 << 31) - 1), "STRING": st.text()}
 
@@ -98,8 +99,8 @@ def view(name: str, id_type: str = "INT64", key: str = "plant") -> View:
 
 
 def hashes_of(*views: View) -> list[HashRead] | None:
-    decode = make_row_decoder(["FLOAT"] * len(FEATURES))
-    reads = [ViewRead(one, FEATURES, FEATURES, [], decode) for one in views]
+    types = ["FLOAT"] * len(FEATURES)
+    reads = [ViewRead(one, FEATURES, types, FEATURES, []) for one in views]
     return make_hashes(config(), views[0].key.id_type, reads)
 
 
@@ -125,6 +126,22 @@ def test_keys_and_fields_are_those_of_feast(data: st.DataObject, id_type: str) -
     assert key == _redis_key("my_project", keys[0])
     names = [f"petals:{name}" for name in FEATURES]
     assert encoded == [*map(_mmh3, names), b"_ts:petals"]
+
+
+def test_views_of_one_key_are_read_by_one_command() -> None:
+    both, petals, sepals = (
+        [one.command(7).split(b"\r\n") for one in hashes_of(*map(view, names)) or ()]
+        for names in (NAMES, NAMES[:1], NAMES[1:])
+    )
+    assert both == [[b"*10", *petals[0][1:-1], *sepals[0][5:]]]
+    [one] = hashes_of(*map(view, NAMES)) or []
+    stamp = Timestamp(seconds=5).SerializeToString()
+    values = [b"\x35\x00\x00\x80\x3f", None, b"\x35\x00\x00\x00\x40", stamp]
+    assert one.rows([[*values, *[None] * 4]]) == [[(5.0, [1.0, None, 2.0])], [(0.0, [None] * 3)]]
+    assert one.width == 8
+    apart = hashes_of(view("petals"), view("sepals", key="other"))
+    assert apart is not None
+    assert [hashed.width for hashed in apart] == [4, 4]
 
 
 @pytest.mark.parametrize("broken", ["key", "field", "timestamp", "id"])
@@ -185,7 +202,7 @@ def test_timestamps_without_a_zone_are_in_utc() -> None:
     stamps = [noon, noon.replace(tzinfo=None), noon.astimezone(timezone(timedelta(hours=9)))]
     store = SimpleNamespace(online_read=lambda *_: [(stamp, None) for stamp in [*stamps, None]])
     own = view("v")
-    read = ViewRead(own, ["a"], ("a",), [0], make_row_decoder(["FLOAT"]))
+    read = ViewRead(own, ["a"], ["FLOAT"], ("a",), [0])
     keyed = KeyedIds(KeyRead(own.key, ("a",), [read], None), [1], {}, None)
     planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), [keyed], None)
     found = _rows(store, planned, keyed, read)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 
 from serving_gateway.errors import FeaturesUnavailable
-from serving_gateway.features.entity_rows import ViewRead
 from serving_gateway.features.planned_read import PlannedRead
-from serving_gateway.features.row_decoder import Row
 from serving_gateway.features.service_plan import ServicePlan
 from serving_gateway.features.types import (
     EntityKey,
@@ -19,7 +14,7 @@ from serving_gateway.features.types import (
     LookupResult,
     OtherKeys,
 )
-from tests.support.feature_plans import KEY, NOON, SHOP, plan_of, row, told
+from tests.support.feature_plans import KEY, NOON, SHOP, StoredRows, outcomes, plan_of, row, told
 
 KEYS = ("shop", "id")
 
@@ -41,19 +36,7 @@ def planned(
     return plan.read(LookupRequest("s", (*names,), ids, frozenset(nullable), keys))
 
 
-def outcomes(read: PlannedRead, rows: dict[str, dict[Any, Row]]) -> Sequence[Any]:
-    """The outcomes, given what each view has by id: values of its first features."""
-
-    def found(view: ViewRead, one: Any) -> Row:
-        observed_at, values = rows[view.view.name].get(one, row(None))
-        return observed_at, values and values[: len(view.features)]
-
-    return read.outcomes(
-        [[[found(view, one) for one in own.ids] for view in own.read.views] for own in read.keys]
-    )
-
-
-ROWS: dict[str, dict[Any, Row]] = {
+ROWS: StoredRows = {
     "one": {1: row(5, 1.0), 2: row(5, 2.0), 3: row(90, 3.0), 4: row(5, None)},
     "two": {1: row(900, 10.0), 2: row(7, 20.0), 3: row(7, 30.0), 4: row(7, 40.0)},
     "shops": {"x": row(1, 0.1, 0.2), "y": row(2, 0.3, 0.4)},

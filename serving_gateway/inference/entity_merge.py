@@ -1,0 +1,119 @@
+"""Rows of stored features and of what the caller sent, joined for one version: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, Final
+
+from serving_gateway.contract import FeatureSource
+from serving_gateway.errors import EntityUnusable, GatewayError
+from serving_gateway.features.types import (
+    Gap,
+    InvalidEntityIds,
+    LookupResult,
+    OtherKeys,
+    Status,
+)
+from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.coerce import invalid_value
+from serving_gateway.inference.entity_request import EntityRequest, listed
+from serving_gateway.inference.rows import RequestRows, oldest_time
+
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
+def merge_entities(
+    codec: Codec, request: EntityRequest, found: list[LookupResult] | GatewayError
+) -> RequestRows:
+    """The rows of a request, given what the store has of its `wanted` ones.
+
+    `EntityUnusable` where the store does not have what was not sent, `InvalidInput` for values and
+    keys that are wrong, `FeaturesUnavailable` where the store does not answer.
+    """
+    if isinstance(found, GatewayError):
+        raise _refusal(codec, request, found)
+    results = dict(zip(request.wanted, found, strict=True))
+    rows: list[list[Any]] = []
+    times: list[float | None] = []
+    for row, sent in enumerate(request.sent):
+        result, given = results.get(row), request.overrides.get(row)
+        if result is not None and result.values is not None and given is None:
+            stored = result.values
+            times.append(result.observed_at)
+        else:
+            stored = _overridden(codec, request, row, result)
+            times.append(None if result is None else result.oldest_without(given or _NOTHING))
+        rows.append(codec.layout.row(stored, sent))
+
+    def place(row: int, column: int) -> str:
+        name = codec.names[column]
+        is_sent = name in request.sent[row]
+        return request.place("request" if is_sent else "entities", row, name)
+
+    tensors = codec.encode(rows, place=place)
+    return RequestRows(
+        tensors,
+        len(rows),
+        _source(codec, request),
+        rows,
+        as_of=oldest_time(times),
+        entities=request.ids,
+        is_named=True,
+    )
+
+
+def _source(codec: Codec, request: EntityRequest) -> FeatureSource:
+    if not codec.layout.stored or codec.signature.feature_service is None:
+        return FeatureSource.PAYLOAD
+    return FeatureSource.OVERRIDE if request.overrides else FeatureSource.FEAST
+
+
+def _overridden(
+    codec: Codec, request: EntityRequest, row: int, result: LookupResult | None
+) -> list[Any]:
+    """A row's stored values, those that were sent instead included."""
+    given, sent = request.overrides.get(row, _NOTHING), request.sent[row]
+    layout = codec.layout
+    if result is None:
+        return [sent[name] for name in layout.stored]
+    for gap in result.gaps:
+        _require_covered(request, row, gap, given)
+    values = [*(result.values or result.stored or ())]
+    for name in given:
+        values[layout.positions[name]] = sent[name]
+    return values
+
+
+def _require_covered(request: EntityRequest, row: int, gap: Gap, given: Set[str]) -> None:
+    """Refuse a row that the store has not all of, unless the rest was sent."""
+    lacking = [name for name in gap.missing if name not in given]
+    if not lacking:
+        return
+    if gap.status is Status.UNNAMED:
+        raise request.missing_key(row, gap.key, lacking)
+    views = f"feature view{'s' if len(gap.views) > 1 else ''} {listed(gap.views)}"
+    why = {
+        Status.UNKNOWN: f"is not in {views}",
+        Status.EXPIRED: f"has values of {gap.event_timestamp} only, older than {views} allows",
+        Status.INCOMPLETE: f"has no value for {listed(lacking)} in {views}",
+    }[gap.status]
+    entity = request.entities[row].get(gap.key)
+    raise EntityUnusable(
+        f"{gap.key} {entity!r} {why}. To use values of your own instead, send "
+        f"{listed(lacking)} in request.",
+        field=request.place("entities", row, gap.key),
+        code=f"{gap.status}_entity",
+    )
+
+
+def _refusal(codec: Codec, request: EntityRequest, error: GatewayError) -> GatewayError:
+    """The error of a look-up, with the place in the request that it is about."""
+    if isinstance(error, InvalidEntityIds):
+        row = request.wanted[error.position]
+        place = request.place("entities", row, error.key)
+        return EntityUnusable(f"{place} {error.why}", field=place, code=error.code)
+    if isinstance(error, OtherKeys) and not codec.signature.join_keys:
+        place = request.place("entities", request.wanted[0], request.keys[0])
+        what = f"is not a key of this model's features, which are read by {', '.join(error.keys)}."
+        return invalid_value(place, what, code="unknown_key")
+    return error
