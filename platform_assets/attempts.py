@@ -9,7 +9,6 @@ from typing import Final
 import dagster as dg
 
 from platform_assets.features.source import FINGERPRINT_METADATA
-from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import TRANSIENT
 from platform_assets.run_tags import MODEL_TAG
 
@@ -21,16 +20,17 @@ _STEP_FAILURE: Final = dg.DagsterEventType.STEP_FAILURE
 
 
 def request_run(
-    spec: ModelSpec, fingerprint: str, instance: dg.DagsterInstance
+    made_by: dg.AssetKey, fingerprint: str, instance: dg.DagsterInstance
 ) -> dg.RunRequest | dg.SkipReason:
     """Return the run that this content of the source asks for, or why it asks for none.
 
+    `made_by` is the asset of the model or the table whose materializations name the content.
     A run that a server's absence ended is made again after ten minutes, and after twice as long
     each time. One that a gate, a mistake or a person ended is not: it would end so again.
     """
-    tags = {MODEL_TAG: spec.model_name, CONTENT_TAG: fingerprint}
+    tags = {MODEL_TAG: made_by.path[0], CONTENT_TAG: fingerprint}
     requested = dg.RunsFilter(tags=tags)
-    made = instance.get_latest_materialization_event(dg.AssetKey(spec.key("features")))
+    made = instance.get_latest_materialization_event(made_by)
     materialization = made.asset_materialization if made else None
     known = materialization.metadata.get(FINGERPRINT_METADATA) if materialization else None
     is_known = known is not None and known.value == fingerprint

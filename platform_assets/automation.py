@@ -9,9 +9,21 @@ import dagster as dg
 from platform_assets.attempts import request_run
 from platform_assets.export.adoption import is_foreign
 from platform_assets.features.assets import source_observation
-from platform_assets.features.source import SourceError, current_fingerprint
+from platform_assets.features.records import data_fingerprint
+from platform_assets.features.source import (
+    FINGERPRINT_METADATA,
+    SourceError,
+    current_fingerprint,
+)
 from platform_assets.intervals import sensor_seconds
-from platform_assets.model_spec import CHAIN, ModelSpec, Source
+from platform_assets.model_spec import (
+    CHAIN,
+    TABLE_ASSETS,
+    FeatureTableSpec,
+    ModelSpec,
+    Source,
+    table_job_name,
+)
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
 from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
@@ -20,6 +32,36 @@ from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from raw data to production."""
     return _job(spec, "chain", CHAIN, "raw data to production, through every gate.")
+
+
+def table_job(spec: FeatureTableSpec) -> dg.UnresolvedAssetJobDefinition:
+    """Build the job that reads a feature table and updates the online store."""
+    return dg.define_asset_job(
+        table_job_name(spec.name),
+        selection=dg.AssetSelection.assets(*map(spec.key, TABLE_ASSETS)),
+        tags=chain_tags(spec.name),
+        description=f"{spec.name}: from the source to the online store.",
+    )
+
+
+def table_schedules(
+    spec: FeatureTableSpec, job: dg.UnresolvedAssetJobDefinition
+) -> list[dg.ScheduleDefinition]:
+    """Build the schedule that the file of a table asks for, if any."""
+    if spec.schedule is None:
+        return []
+    return [
+        dg.ScheduleDefinition(
+            name=f"{spec.name}_reading",
+            job=job,
+            cron_schedule=spec.schedule,
+            execution_timezone="UTC",
+            tags={MODEL_TAG: spec.name},
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description=f"{spec.name}: reads the table at the times of its file. Stopped by "
+            "default.",
+        )
+    ]
 
 
 def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -77,19 +119,42 @@ def retraining_schedules(
 
 def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
     """Build the sensor that starts the chain when the source's content changes."""
-    running = spec.automation.on_new_data
+    what = "the source's content changes"
+    if spec.tables:
+        names = ", ".join(table.name for table in spec.tables)
+        what = f"the labels change or one of the tables {names} was read with other content"
+    description = f"{spec.model_name}: starts the whole chain when {what}"
+    return _source_sensor(spec, job, is_running=spec.automation.on_new_data, what=description)
+
+
+def table_sensor(
+    spec: FeatureTableSpec, job: dg.UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
+    """Build the sensor that reads a feature table again when its source's content changes."""
+    description = f"{spec.name}: reads the table again when its source's content changes"
+    return _source_sensor(spec, job, is_running=spec.on_new_data, what=description)
+
+
+def _source_sensor(
+    spec: ModelSpec | FeatureTableSpec,
+    job: dg.UnresolvedAssetJobDefinition,
+    *,
+    is_running: bool,
+    what: str,
+) -> dg.SensorDefinition:
+    tables = spec.tables if isinstance(spec, ModelSpec) else ()
+    made_by = dg.AssetKey(spec.key("online_features" if tables else "features"))
 
     @dg.sensor(
-        name=f"{spec.model_name}_new_data",
+        name=f"{spec.name}_new_data",
         job=job,
         minimum_interval_seconds=_check_seconds(spec.source),
         default_status=(
-            dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+            dg.DefaultSensorStatus.RUNNING if is_running else dg.DefaultSensorStatus.STOPPED
         ),
         description=(
-            f"{spec.model_name}: starts the whole chain when the source's content changes, and "
-            "again when that run ended because a server was down; a touched file with the same "
-            "content starts nothing."
+            f"{what}, and again when that run ended because a server was down; a touched file "
+            "with the same content starts nothing."
         ),
     )
     def new_data(
@@ -101,12 +166,28 @@ def new_data_sensor(spec: ModelSpec, job: dg.UnresolvedAssetJobDefinition) -> dg
             return dg.SkipReason(f"the source cannot be read: {error}")
         _, _, last = (context.cursor or "").rpartition(" ")
         seen = [] if fingerprint == last else [source_observation(spec, fingerprint)]
-        decision = request_run(spec, fingerprint, context.instance)
+        read = [_content_of(table, context.instance) for table in tables]
+        if None in read:
+            missing = tables[read.index(None)].name
+            decision: dg.RunRequest | dg.SkipReason = dg.SkipReason(
+                f"the feature table {missing} was never read: run {table_job_name(missing)}"
+            )
+        else:
+            content = data_fingerprint(fingerprint, [one for one in read if one])
+            decision = request_run(made_by, content, context.instance)
         if isinstance(decision, dg.SkipReason):
             return dg.SensorResult(skip_reason=decision, cursor=cursor, asset_events=seen)
         return dg.SensorResult([decision], cursor=cursor, asset_events=seen)
 
     return new_data
+
+
+def _content_of(table: FeatureTableSpec, instance: dg.DagsterInstance) -> str | None:
+    """Fingerprint of what the online store has of a table; None when it was never read."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(table.key("online_features")))
+    made = event.asset_materialization if event else None
+    known = made.metadata.get(FINGERPRINT_METADATA) if made else None
+    return str(known.value) if known else None
 
 
 def _check_seconds(source: Source) -> int:

@@ -15,7 +15,7 @@ from dagster_k8s import k8s_job_executor
 
 from platform_assets.definitions import model_parts, models
 from platform_assets.maintenance.job import OP as MAINTENANCE_OP
-from platform_assets.model_spec import ComputeResources, Kubernetes, ModelSpec
+from platform_assets.model_spec import ComputeResources, FeatureTableSpec, Kubernetes, ModelSpec
 from platform_assets.shared_definitions import resources
 
 _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
@@ -86,9 +86,11 @@ def _cpu_limit(cpu: str | None) -> str | None:
     return cpu if thousandths > _LEAST_CPU_LIMIT else "1"
 
 
-def step_configs(definitions: dg.Definitions, specs: Iterable[ModelSpec]) -> dict[str, Any]:
+def step_configs(
+    definitions: dg.Definitions, specs: Iterable[ModelSpec | FeatureTableSpec]
+) -> dict[str, Any]:
     """Return `step_config` of every step that `definitions` can run, by the name of its op."""
-    by_name = {spec.model_name: spec for spec in specs}
+    by_name = {spec.name: spec for spec in specs}
     found = {}
     for assets in (*(definitions.assets or ()), *(definitions.asset_checks or ())):
         if not isinstance(assets, dg.AssetsDefinition):  # the asset that shows a broken file
@@ -129,7 +131,9 @@ def _executor() -> dg.ExecutorDefinition:
         {
             # More pods of one run at a time would only wait for each other's memory.
             "max_concurrent": 4,
-            "per_step_k8s_config": step_configs(model_parts(), models().specs.values()),
+            "per_step_k8s_config": step_configs(
+                model_parts(), [*models().specs.values(), *models().tables.values()]
+            ),
         },
         name="k8s",
     )

@@ -1,4 +1,4 @@
-"""The Dagster component that a model file is an instance of."""
+"""The Dagster components that model files and table files are instances of."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import Annotated, Any, Final, cast
 import dagster as dg
 from pydantic import BaseModel, BeforeValidator, RootModel, TypeAdapter
 
-from platform_assets.components.model_file import complete, document_at
+from platform_assets.components.model_file import (
+    complete,
+    complete_table,
+    document_at,
+    tables_beside,
+)
 from platform_assets.components.scaffold.scaffolder import TableScaffolder
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 
 _ATTRIBUTES: Final = TypeAdapter(ModelSpec)
+_TABLE_ATTRIBUTES: Final = TypeAdapter(FeatureTableSpec)
 
 
 def read_attributes(attributes: Any) -> ModelSpec:
@@ -33,6 +39,13 @@ def build_model(spec: ModelSpec) -> dg.Definitions:
     """Return the whole chain of one model."""
     # Here: the slices are imported once a model is built, not to check or document files.
     from platform_assets.model_definitions import build
+
+    return build(spec)
+
+
+def build_table(spec: FeatureTableSpec) -> dg.Definitions:
+    """Return the assets of one feature table, and what reads them again."""
+    from platform_assets.table_definitions import build
 
     return build(spec)
 
@@ -75,10 +88,50 @@ class TabularModel(dg.Component, dg.Resolvable):
         """Return the model; `path` is the model file or its folder.
 
         Raises:
-            ModelFileError: for a name, a path or a candidate that does not exist.
+            ModelFileError: for a name, a path, a candidate or a table that does not exist.
         """
-        return complete(self.attributes, document_at(path))
+        return complete(self.attributes, document_at(path), tables_beside(path))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the whole chain of the model."""
         return build_model(self.spec(context.path))
+
+
+def _read_table_attributes(attributes: Any) -> FeatureTableSpec:
+    return _TABLE_ATTRIBUTES.validate_python(attributes, by_alias=True, by_name=False)
+
+
+class TableAttributes(
+    RootModel[Annotated[FeatureTableSpec, BeforeValidator(_read_table_attributes)]]
+):
+    """The attributes of a table file, as Dagster wants to have them described."""
+
+
+@dataclass
+class FeatureTable(dg.Component, dg.Resolvable):
+    """A table of features with a key, which any number of models may read."""
+
+    attributes: FeatureTableSpec
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """Return the class that checks and documents a file's attributes."""
+        return TableAttributes
+
+    @classmethod
+    def resolve_from_model(
+        cls,
+        context: dg.ResolutionContext,  # noqa: ARG003 # Dagster's signature
+        model: BaseModel,
+    ) -> FeatureTable:
+        """Return the component with the attributes that `model` checked."""
+        return cls(cast("TableAttributes", model).root)
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """Return who owns the component and how it is found."""
+        return dg.ComponentTypeSpec(owners=["team:ml-platform"], tags=["features"])
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return the assets of the table."""
+        return build_table(complete_table(self.attributes, document_at(context.path)))

@@ -26,6 +26,8 @@ _MOST_VALUES: Final = 50_000
 _DEEPEST: Final = 100
 """Values inside each other. PyYAML's own composer ends the process when there are very many."""
 
+_FEATURES: Final = frozenset({"features", "request", "columns"})
+"""Fields that are lists or mappings of features."""
 _MERGE: Final = "tag:yaml.org,2002:merge"
 
 
@@ -54,13 +56,26 @@ class Document:
     def diagnostic(self, path: FieldPath, message: str) -> Diagnostic:
         """Give what is wrong at `path` its line; of features in a mapping the key is the name."""
         place = path[1:] if path[:1] == ("attributes",) and len(path) > 1 else path
-        if len(place) > 1 and place[0] == "features" and self.places:
-            features = self.value["attributes"]["features"]
+        if len(place) > 1 and place[0] in _FEATURES and isinstance(place[1], int) and self.places:
+            features = self.value["attributes"][place[0]]
             if isinstance(features, dict):
                 rest = place[2:] if place[2:] != ("name",) else ()
-                place = ("features", list(features)[int(str(place[1]))], *rest)
+                place = (place[0], *_mapped(features)[place[1]], *rest)
                 path = ("attributes", *place)
         return Diagnostic(self.path, self.line(path), field_name(place) or "file", message)
+
+
+def _mapped(features: dict[object, Any]) -> list[tuple[object, ...]]:
+    """Return the place of each feature of a mapping: of a name, or of a table's list of names."""
+    return [
+        place
+        for name, columns in features.items()
+        for place in (
+            [(name, index) for index in range(len(columns))]
+            if isinstance(columns, list)
+            else [(name,)]
+        )
+    ]
 
 
 class _InvalidError(Exception):

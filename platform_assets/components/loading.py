@@ -7,21 +7,25 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import dagster as dg
 
 import platform_assets
-from platform_assets.components.component import build_model
+from platform_assets.components.component import build_model, build_table
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import read_document
-from platform_assets.components.model_file import read_model
+from platform_assets.components.model_file import is_table, parse_model, parse_table
 from platform_assets.components.schema import FILE_NAMES
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 Build = Callable[[ModelSpec], dg.Definitions]
+BuildTable = Callable[[FeatureTableSpec], dg.Definitions]
 
 SHIPPED: Final = Path(platform_assets.__file__).parent / "defs"
 MODELS_DIR: Final = "MODELS_DIR"
@@ -32,10 +36,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of good files by file, and what is wrong with the others."""
+    """The models and feature tables of good files by file, and what is wrong with the others."""
 
     specs: dict[Path, ModelSpec]
     problems: tuple[Diagnostic, ...]
+    tables: dict[Path, FeatureTableSpec] = field(default_factory=dict)
 
     @property
     def broken(self) -> dict[Path, list[Diagnostic]]:
@@ -54,7 +59,6 @@ def model_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
 
 def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
     """Read `<folder>/<model>/defs.yaml` of every folder; None: of `model_folders()`."""
-    specs: dict[Path, ModelSpec] = {}
     problems: list[Diagnostic] = []
     files: dict[Path, Path] = {}  # a file that two folders show is one file
     if folders is None:
@@ -68,19 +72,40 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
             continue
         for file in found:
             files.setdefault(file.resolve(), file)
-    for file in files.values():
+    documents = _read_all({file: file for file in files.values()}, read_document, problems)
+    tables = _read_all(
+        {file: one for file, one in documents.items() if is_table(one)}, parse_table, problems
+    )
+    by_name = {table.name: table for table in tables.values()}
+    specs = _read_all(
+        {file: one for file, one in documents.items() if not is_table(one)},
+        partial(parse_model, tables=by_name),
+        problems,
+    )
+    clashes = _clashes({**tables, **specs})
+    taken = {problem.file for problem in clashes}
+    return Models(
+        {file: spec for file, spec in specs.items() if file not in taken},
+        (*problems, *clashes),
+        {file: table for file, table in tables.items() if file not in taken},
+    )
+
+
+def _read_all(
+    inputs: Mapping[Path, _In], read: Callable[[_In], _Out], problems: list[Diagnostic]
+) -> dict[Path, _Out]:
+    """Return what `read` makes of each file; what is wrong with the others joins `problems`."""
+    good: dict[Path, _Out] = {}
+    for file, given in inputs.items():
         try:
-            specs[file] = read_model(file)
+            good[file] = read(given)
         except ModelFileError as error:
             problems += error.problems
         except Exception as error:  # of any kind: the others load
             message = f"cannot be read: {type(error).__name__}: {error}"
             problems.append(Diagnostic(file, 1, "file", message))
             _log.exception("%s cannot be read", file)
-    clashes = _clashes(specs)
-    taken = {problem.file for problem in clashes}
-    good = {file: spec for file, spec in specs.items() if file not in taken}
-    return Models(good, (*problems, *clashes))
+    return good
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -99,16 +124,20 @@ def load_specs(folders: Path | Iterable[Path] | None = None) -> list[ModelSpec]:
     return list(read_models(folders).specs.values())
 
 
-def define_models(models: Models, build: Build = build_model) -> dg.Definitions:
+def define_models(
+    models: Models, build: Build = build_model, build_table: BuildTable = build_table
+) -> dg.Definitions:
     """Merge the definitions of every good model; a broken file becomes an asset that says why.
 
     A model whose `build` raises counts as broken too.
     """
     broken = models.broken
     parts: list[dg.Definitions] = []
-    for file, spec in models.specs.items():
+    makers = {file: partial(build_table, table) for file, table in models.tables.items()}
+    makers |= {file: partial(build, spec) for file, spec in models.specs.items()}
+    for file, make in makers.items():
         try:
-            parts.append(build(spec))
+            parts.append(make())
         except Exception as error:  # of any kind: the others load
             message = f"{type(error).__name__}: {error}"
             broken[file] = [Diagnostic(file, 1, "definitions", message)]
@@ -119,24 +148,28 @@ def define_models(models: Models, build: Build = build_model) -> dg.Definitions:
     return dg.Definitions.merge(*parts, dg.Definitions(assets=[*_placeholders(broken)]))
 
 
-def _clashes(specs: dict[Path, ModelSpec]) -> list[Diagnostic]:
-    """Find names that several files claim: the file whose folder has the name keeps it."""
+def _clashes(specs: Mapping[Path, ModelSpec | FeatureTableSpec]) -> list[Diagnostic]:
+    """Find names that several files claim: the file whose folder has the name keeps it.
+
+    Models and tables share the names: those are groups of assets.
+    """
     claims: dict[str, list[Path]] = {}
     for file, spec in specs.items():
         # MySQL and the disks of some laptops take Cars and cars for one.
-        claims.setdefault(spec.model_name.casefold(), []).append(file)
+        claims.setdefault(spec.name.casefold(), []).append(file)
     found = []
     for files in claims.values():
-        owners = [file for file in files if file.parent.name == specs[file].model_name]
+        owners = [file for file in files if file.parent.name == specs[file].name]
         losers = [file for file in files if len(owners) != 1 or file != owners[0]]
         for file in losers if len(files) > 1 else []:
             others = ", ".join(str(other) for other in files if other != file)
+            kind = "table" if isinstance(specs[file], FeatureTableSpec) else "model"
             message = (
-                f"{specs[file].model_name!r} is also the model of {others}: give one of them "
-                "another model_name"
+                f"{specs[file].name!r} is also the name of {others}: give one of them another "
+                f"{kind}_name"
             )
-            line = read_document(file).line(("attributes", "model_name"))
-            found.append(Diagnostic(file, line, "model_name", message))
+            line = read_document(file).line(("attributes", f"{kind}_name"))
+            found.append(Diagnostic(file, line, f"{kind}_name", message))
     return found
 
 

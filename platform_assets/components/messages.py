@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from platform_assets.components.diagnostics import FieldPath
-from platform_assets.components.schema import ModelFile
-from platform_assets.model_spec import LOADER_ONLY
-from platform_assets.model_spec.fields import as_yaml, suggestion
+from platform_assets.components.schema import ModelFile, TableFile
+from platform_assets.model_spec import FOLLOWS
+from platform_assets.model_spec.fields import LOADER_ONLY, as_yaml, suggestion
 
 _WANTED: Final = {
     "string_type": "text",
@@ -27,19 +27,21 @@ _WANTED: Final = {
 }
 
 
-def explain(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
-    """Yield the place in the file and the message of each error."""
+def explain(
+    error: ValidationError, file: type[ModelFile | TableFile] = ModelFile
+) -> Iterator[tuple[FieldPath, str]]:
+    """Yield the place in a file of this kind, and the message, of each error."""
     for detail in error.errors(include_url=False):
         loc = tuple(part for part in detail["loc"] if part != "[key]")
-        yield loc, _message(detail, loc)
+        if detail["type"] != FOLLOWS:
+            yield loc, _message(detail, loc, file)
 
 
 def _fields(record: type) -> dict[str, FieldInfo]:
     """Return the fields of a record that a file may have, by the names that it calls them."""
     fields: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined] # pydantic sets it
     named = {str(field.validation_alias or name): field for name, field in fields.items()}
-    named.pop(LOADER_ONLY, None)
-    return named
+    return {name: field for name, field in named.items() if not name.startswith(LOADER_ONLY)}
 
 
 def _record_in(annotation: Any) -> type | None:
@@ -50,9 +52,9 @@ def _record_in(annotation: Any) -> type | None:
     return next((record for record in found if record is not None), None)
 
 
-def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
+def _message(detail: Mapping[str, Any], loc: FieldPath, file: type) -> str:
     kind, value = detail["type"], detail["input"]
-    known = _fields(_record_at(loc[:-1]))
+    known = _fields(_record_at(loc[:-1], file))
     field = known.get(str(loc[-1])) if loc else None
     if kind == "missing":
         return f"is missing: {' '.join(((field and field.description) or 'it is needed').split())}"
@@ -75,9 +77,9 @@ def _message(detail: Mapping[str, Any], loc: FieldPath) -> str:
     return f"must be {wanted}, not {as_yaml(value)}{hint}"
 
 
-def _record_at(path: Iterable[object]) -> type:
+def _record_at(path: Iterable[object], file: type) -> type:
     """Return the record whose fields stand at `path`."""
-    record: type = ModelFile
+    record = file
     for part in path:
         field = _fields(record).get(str(part))
         record = (field and _record_in(field.annotation)) or record

@@ -6,22 +6,32 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 import platform_assets
 from platform_assets.components.diagnostics import Diagnostic, ModelFileError
 from platform_assets.components.document import Document, read_document
 from platform_assets.components.messages import explain
-from platform_assets.components.schema import FILE, FILE_NAMES
-from platform_assets.model_spec import ModelSpec
+from platform_assets.components.schema import (
+    FILE,
+    FILE_NAMES,
+    TABLE_FILE,
+    ModelFile,
+    TableFile,
+)
+from platform_assets.components.tables import Tables, problems_of_tables, with_tables
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.training.candidates import CandidateError, check_candidates
 
+TABLE_TYPE: Final = "platform_assets.components.FeatureTable"
+_File = TypeVar("_File", ModelFile, TableFile)
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
 """What decides on a trained model; counts where there is no lock file."""
@@ -30,45 +40,99 @@ _TRAINING_CODE: Final = ("model_spec", "features", "training", "export")
 _CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
 
 
+def is_table(document: Document) -> bool:
+    """Whether a file is that of a feature table."""
+    value = document.value
+    return isinstance(value, dict) and value.get("type") == TABLE_TYPE
+
+
 def read_model(path: Path) -> ModelSpec:
-    """Return the model of the file at `path`.
+    """Return the model of the file at `path`, which may name the tables beside it.
 
     Raises:
         ModelFileError: with every problem of the file, each with its line and field.
     """
-    document = read_document(path)
-    try:
-        file = FILE.validate_python(document.value, by_alias=True, by_name=False)
-    except ValidationError as error:
-        found = [document.diagnostic(*one) for one in explain(error)]
-        raise ModelFileError(sorted(found, key=lambda one: one.line)) from error
-    return complete(file.attributes, document)
+    return parse_model(read_document(path), tables_beside(path.parent))
 
 
-def complete(spec: ModelSpec, document: Document) -> ModelSpec:
-    """Add what follows from where a model is written: name, absolute path, code version.
+def parse_model(document: Document, tables: Tables) -> ModelSpec:
+    """Return the model of a file; `tables` are those that it may name.
 
     Raises:
-        ModelFileError: for a folder whose name a model cannot have, or for a candidate that
-            does not exist.
+        ModelFileError: with every problem of the file, each with its line and field.
+    """
+    file = _validated(FILE, document, ModelFile)
+    return complete(file.attributes, document, tables)
+
+
+def parse_table(document: Document) -> FeatureTableSpec:
+    """Return the feature table of a file.
+
+    Raises:
+        ModelFileError: with every problem of the file, each with its line and field.
+    """
+    file = _validated(TABLE_FILE, document, TableFile)
+    return complete_table(file.attributes, document)
+
+
+def _validated(adapter: TypeAdapter[_File], document: Document, kind: type[_File]) -> _File:
+    try:
+        return adapter.validate_python(document.value, by_alias=True, by_name=False)
+    except ValidationError as error:
+        found = [document.diagnostic(*one) for one in explain(error, kind)]
+        raise ModelFileError(sorted(found, key=lambda one: one.line)) from error
+
+
+def complete_table(spec: FeatureTableSpec, document: Document) -> FeatureTableSpec:
+    """Add what follows from where a table is written: name, absolute path, code version.
+
+    Raises:
+        ModelFileError: for a folder whose name a table cannot have.
     """
     folder = document.path.parent.absolute()
-    file = spec.source.file and _absolute(spec.source.file, folder)
     try:
-        found = replace(
+        return replace(
+            spec,
+            table_name=spec.table_name or folder.name,
+            source=_placed(spec.source, folder),
+            code_version=code_version(document.content),
+        )
+    except ValidationError as error:
+        raise _misnamed(document, "table_name", error) from error
+
+
+def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
+    """Add what follows from where a model is written: name, absolute path, types, code version.
+
+    Raises:
+        ModelFileError: for a folder whose name a model cannot have, a candidate that does not
+            exist, or a feature table, column or key that does not.
+    """
+    folder = document.path.parent.absolute()
+    if unknown := [document.diagnostic(*one) for one in problems_of_tables(spec, tables)]:
+        raise ModelFileError(sorted(unknown, key=lambda one: one.line))
+    try:
+        named = replace(
             spec,
             model_name=spec.model_name or folder.name,
-            source=replace(spec.source, file=file),
+            source=_placed(spec.source, folder),
         )
+        found = with_tables(named, tables)
         check_candidates(found)
     except ValidationError as error:
-        [(_, message)] = explain(error)
-        advice = f"{message} (this is the folder's name: give another `model_name`)"
-        raise ModelFileError([document.diagnostic(("attributes", "model_name"), advice)]) from error
+        raise _misnamed(document, "model_name", error) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
     functions = [one.function for one in found.candidates if one.function is not None]
-    return replace(found, code_version=code_version(document.content, functions))
+    # Of the tables only what the model reads of them decides on it.
+    content = document.content + found.contract.encode() if found.tables else document.content
+    return replace(found, code_version=code_version(content, functions))
+
+
+def _misnamed(document: Document, field: str, error: ValidationError) -> ModelFileError:
+    [(_, message)] = explain(error)
+    advice = f"{message} (this is the folder's name: give another `{field}`)"
+    return ModelFileError([document.diagnostic(("attributes", field), advice)])
 
 
 def document_at(path: Path) -> Document:
@@ -81,6 +145,19 @@ def document_at(path: Path) -> Document:
     if file.suffix in {".yaml", ".yml"}:
         return read_document(file)
     return Document(file, file.read_bytes() if file.is_file() else b"", None, None)
+
+
+def tables_beside(path: Path) -> dict[str, FeatureTableSpec]:
+    """Return the good feature tables beside a model's folder or file, by name."""
+    folder = path if path.is_dir() else path.parent
+    tables = {}
+    for file in (file for name in FILE_NAMES for file in folder.parent.glob(f"*/{name}")):
+        with suppress(ModelFileError):  # a broken one is reported as itself
+            document = read_document(file)
+            if is_table(document):
+                table = parse_table(document)
+                tables[table.name] = table
+    return tables
 
 
 def code_version(content: bytes, functions: Sequence[str] = (), lock: Path = _LOCK) -> str:
@@ -113,6 +190,10 @@ def _locked(lock: Path) -> bytes:
     if lock.is_file():
         return lock.read_bytes()
     return "\n".join(f"{name}=={metadata.version(name)}" for name in _PACKAGES).encode()
+
+
+def _placed(source: Source, folder: Path) -> Source:
+    return replace(source, file=source.file and _absolute(source.file, folder))
 
 
 def _absolute(file: str, folder: Path) -> str:

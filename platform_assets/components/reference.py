@@ -15,9 +15,21 @@ _BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "
 
 
 def reference_table() -> str:
-    """Return a row for each field: name, type, default, meaning."""
-    schema = file_schema()
-    rows = _rows(schema["$defs"]["ModelSpec"], schema["$defs"], "")
+    """Return a row for each field of a model: name, type, default, meaning."""
+    definitions = file_schema()["$defs"]
+    return _table(_rows(definitions["ModelSpec"], definitions, ""))
+
+
+def table_reference() -> str:
+    """Return the same of a feature table; groups that a model has too are not repeated."""
+    definitions = file_schema()["$defs"]
+    shared = {name: {} for name in definitions} | {
+        "FeatureTableSpec": definitions["FeatureTableSpec"]
+    }
+    return _table(_rows(shared["FeatureTableSpec"], shared, ""))
+
+
+def _table(rows: Iterator[str]) -> str:
     return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec
 from platform_assets.model_spec.fields import CONFIG
 
 FILE_NAMES: Final = ("defs.yaml", "defs.yml")
@@ -23,12 +23,23 @@ class ModelFile:
     """The model."""
 
 
+@dataclass(frozen=True, config=CONFIG)
+class TableFile:
+    """A file of a feature table."""
+
+    type: Literal["platform_assets.components.FeatureTable"]
+    """The component that reads the file, platform_assets.components.FeatureTable."""
+    attributes: FeatureTableSpec
+    """The table."""
+
+
 FILE: Final = TypeAdapter(ModelFile)
+TABLE_FILE: Final = TypeAdapter(TableFile)
 
 
 def file_schema() -> dict[str, Any]:
-    """Return the schema of a whole file, each field with its meaning."""
-    schema = FILE.json_schema()
+    """Return the schema of a whole file, of either kind, each field with its meaning."""
+    schema = TypeAdapter[ModelFile | TableFile](ModelFile | TableFile).json_schema()
     for group in schema["$defs"].values():
         for field in group.get("properties", {}).values():
             if isinstance(field.get("default"), dict):  # that of a group is those of its fields

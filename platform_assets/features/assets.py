@@ -3,6 +3,9 @@
 # No postponed annotations here: Dagster reads them.
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import dagster as dg
 
@@ -13,73 +16,92 @@ from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import (
+    FeatureSource,
+    FeatureTableSpec,
+    ModelSpec,
+    table_job_name,
+)
 from platform_assets.resources.failures import as_failure, failure, feast_failures
 from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.metadata import table
 from platform_assets.resources.source import SourceResource
 
 
 def feature_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the assets `[model_name, features]` and `[model_name, online_features]`."""
-    return [_features(spec), _online_features(spec)]
+    online = _online_features(spec) if spec.labels is None else _feature_service(spec)
+    return [_features(spec, spec.automation.freshness), online]
 
 
-def source_asset(spec: ModelSpec) -> dg.AssetSpec:
-    """Return `[model_name, source]`: outside of Dagster, and observed by its content."""
+def table_assets(spec: FeatureTableSpec) -> list[dg.AssetsDefinition]:
+    """Build the assets `[table_name, features]` and `[table_name, online_features]`."""
+    return [_features(spec, spec.freshness), _online_features(spec)]
+
+
+def source_asset(spec: FeatureSource) -> dg.AssetSpec:
+    """Return `[name, source]`: outside of Dagster, and observed by its content."""
     return dg.AssetSpec(
         **spec.asset("source"),
         kinds={spec.source.kind},
-        description=f"What `{spec.model_name}` learns from. Its data version is the digest of its "
+        description=f"What `{spec.name}` is read from. Its data version is the digest of its "
         "content when it was last read, so `features` made from other content are out of date.",
     )
 
 
-def source_observation(spec: ModelSpec, fingerprint: str) -> dg.AssetObservation:
+def source_observation(spec: FeatureSource, fingerprint: str) -> dg.AssetObservation:
     """Return the record that the source had this content just now."""
     return dg.AssetObservation(spec.key("source"), tags={"dagster/data_version": fingerprint})
 
 
-def _features(spec: ModelSpec) -> dg.AssetsDefinition:
-    freshness = spec.automation.freshness
+def _features(
+    spec: ModelSpec | FeatureTableSpec, freshness: timedelta | None
+) -> dg.AssetsDefinition:
+    rows_of = spec.own_table
+    what = "what is known about an entity at a time, and its label"
+    if rows_of.label_column is None:
+        what = "what is known about an entity at a time"
+    elif rows_of is not spec:
+        what = "keys, time and label of each row, and what requests bring along"
 
     @dg.asset(
         **spec.asset("features"),
         deps=[spec.key("source")],
         kinds={spec.source.kind, "parquet"},
-        check_specs=source_checks(spec),
+        check_specs=source_checks(rows_of),
         freshness_policy=freshness and dg.FreshnessPolicy.time_window(fail_window=freshness),
-        description=(
-            f"The source of `{spec.model_name}`, read, validated and written as Parquet for "
-            "Feast: what is known about an entity at a time, and its label."
-        ),
+        description=f"The source of `{spec.name}`, read, validated and written as Parquet: {what}.",
     )
     def features(
         context: dg.AssetExecutionContext, source: SourceResource, feast: FeastResource
     ) -> Iterator[dg.MaterializeResult[FeatureData]]:
         # Here: what reads rows imports pyarrow and DuckDB, and definitions load without them.
-        from platform_assets.features.reading import read_source
+        from platform_assets.features.reading import read_source, read_table
 
         started = time.monotonic()
         try:
-            table = read_source(spec, source, context.log.info)
+            rows = (
+                read_source(spec, source, context.log.info)
+                if isinstance(spec, ModelSpec)
+                else read_table(spec, source, context.log.info)
+            )
         except SourceError as exc:
-            raise failure(str(exc), exc.todo, metadata={"model": spec.model_name}) from exc
+            raise failure(str(exc), exc.todo, metadata={"model": spec.name}) from exc
         todo = "make room there and let this user write to it, then run again"
         with as_failure(
             f"the feature files cannot be written below {feast.data_dir}", todo, OSError
         ):
-            data = write_feature_data(table, spec, feast.data_dir, context.log.info)
+            data = write_feature_data(rows, rows_of, feast.data_dir, context.log.info)
         context.log_event(source_observation(spec, data.fingerprint))
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
         yield dg.MaterializeResult(
             value=data,
             data_version=dg.DataVersion(data.fingerprint),
-            check_results=source_check_results(table, spec),
+            check_results=source_check_results(rows, rows_of),
             metadata={
-                **data_metadata(table, data, spec),
+                **data_metadata(rows, data, spec),
                 "source": data.source,
-                "features_file": dg.MetadataValue.path(data.features_path),
-                "labels_file": dg.MetadataValue.path(data.labels_path),
+                **{f"{Path(path).stem}_file": dg.MetadataValue.path(path) for path in data.files},
                 "seconds": round(time.monotonic() - started, 3),
                 FINGERPRINT_METADATA: data.fingerprint,
             },
@@ -88,13 +110,15 @@ def _features(spec: ModelSpec) -> dg.AssetsDefinition:
     return features
 
 
-def _online_features(spec: ModelSpec) -> dg.AssetsDefinition:
+def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
+    what = "Feature view" if isinstance(spec, FeatureTableSpec) else "Feature service"
+
     @dg.asset(
         **spec.asset("online_features"),
         ins={"features": dg.AssetIn(key=spec.key("features"))},
         kinds={"feast"},
         description=(
-            f"Feature service `{spec.feature_service}`: applied to Feast, the newest values of "
+            f"{what} `{spec.feature_view}`: applied to Feast, the newest values of "
             "every entity copied to the online store where they changed, and entities deleted "
             "from it that left the source."
         ),
@@ -109,6 +133,8 @@ def _online_features(spec: ModelSpec) -> dg.AssetsDefinition:
         with as_failure("", "materialize features again, then this asset", StaleDataError):
             check_current(features)
         with feast_failures():
+            if isinstance(spec, FeatureTableSpec):
+                _refuse_breaking(spec, feast)
             feast.apply(feast_definitions(spec, feast.data_dir))
             applied = time.monotonic()
             context.log.info(f"definitions applied, materializing to {feast.online_store}")
@@ -122,15 +148,93 @@ def _online_features(spec: ModelSpec) -> dg.AssetsDefinition:
                 "rows_deleted": changes.deleted,
                 "first_event": span[0].isoformat(),
                 "last_event": span[1].isoformat(),
-                "feature_service": spec.feature_service,
+                **_service_metadata(spec),
                 "feature_view": spec.feature_view,
                 "online_store": feast.online_store,
                 "feature_store_yaml": dg.MetadataValue.path(str(feast.home / "feature_store.yaml")),
                 "seconds_apply": round(applied - started, 3),
                 "seconds_materialize": round(time.monotonic() - applied, 3),
-                "feature_contract": spec.contract,
                 FINGERPRINT_METADATA: features.fingerprint,
             },
         )
 
     return online_features
+
+
+def _service_metadata(spec: FeatureSource) -> dict[str, str]:
+    if not isinstance(spec, ModelSpec):
+        return {}
+    return {"feature_service": spec.feature_service, "feature_contract": spec.contract}
+
+
+def _refuse_breaking(spec: FeatureTableSpec, feast: FeastResource) -> None:
+    """Fail where a registered service reads a column that the table does not have any more."""
+    if spec.allow_breaking:
+        return
+    own = {one.name: one.dtype for one in spec.features}
+    broken = [
+        f"{service} reads {', '.join(lost)}"
+        for service, columns in sorted(feast.readers(spec.feature_view).items())
+        if (lost := [name for name, dtype in columns.items() if own.get(name) != dtype])
+    ]
+    if broken:
+        raise failure(
+            f"columns of {spec.name} that versions read were removed or changed their type: "
+            f"{'; '.join(broken)}",
+            "put them back, retire those versions first, or say `allow_breaking: true` in the file "
+            f"of {spec.name}, then run again.",
+        )
+
+
+def _feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
+    tables = {table.name: dg.AssetKey(table.key("online_features")) for table in spec.tables}
+
+    @dg.asset(
+        **spec.asset("online_features"),
+        ins={"features": dg.AssetIn(key=spec.key("features"))},
+        # Loaded in the body: of a table that was never read, the failure says what to do.
+        deps=list(tables.values()),
+        kinds={"feast"},
+        description=(
+            f"Feature service `{spec.feature_service}` over the tables {', '.join(tables)}: what "
+            f"the versions of `{spec.name}` read by {' and '.join(spec.join_key_names)}."
+        ),
+    )
+    def online_features(
+        context: dg.AssetExecutionContext, features: FeatureData, feast: FeastResource
+    ) -> dg.MaterializeResult[FeatureData]:
+        started = time.monotonic()
+        joined = replace(
+            features, tables=tuple(_table_data(context, *one) for one in tables.items())
+        )
+        todo = "materialize the tables again, then this asset"
+        with as_failure("", todo, StaleDataError):
+            check_current(joined)
+        with feast_failures():
+            feast.apply(feast_definitions(spec, feast.data_dir))
+        return dg.MaterializeResult(
+            value=joined,
+            metadata={
+                **_service_metadata(spec),
+                "tables": table(
+                    {"table": one.name, "rows": one.rows, "entities": one.entities}
+                    for one in joined.tables
+                ),
+                "feature_store_yaml": dg.MetadataValue.path(str(feast.home / "feature_store.yaml")),
+                "seconds_apply": round(time.monotonic() - started, 3),
+                FINGERPRINT_METADATA: joined.data_fingerprint,
+            },
+        )
+
+    return online_features
+
+
+def _table_data(context: dg.AssetExecutionContext, name: str, key: dg.AssetKey) -> FeatureData:
+    """Return what was read last of a table."""
+    if context.instance.get_latest_materialization_event(key) is None:
+        raise failure(
+            f"the feature table {name} was never materialized",
+            f"run the job {table_job_name(name)}, then this asset.",
+        )
+    data: FeatureData = context.load_asset_value(key, python_type=FeatureData)
+    return data

@@ -9,7 +9,7 @@ import dagster as dg
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import FeatureSpec, ModelSpec
+from platform_assets.model_spec import FeatureSource, FeatureSpec
 from platform_assets.resources.failures import feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.metadata import table
@@ -28,12 +28,12 @@ class Range:
     outside: int
 
 
-def feature_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
-    """Build the checks of `online_features` of one model; `features` makes its own."""
+def feature_checks(spec: FeatureSource) -> list[dg.AssetChecksDefinition]:
+    """Build the checks of `online_features` of a model or a table; `features` makes its own."""
     return [_online_equals_offline(spec)]
 
 
-def source_checks(spec: ModelSpec) -> list[dg.AssetCheckSpec]:
+def source_checks(spec: FeatureSource) -> list[dg.AssetCheckSpec]:
     """Return what `features` checks of its rows while it has them."""
     key = spec.key("features")
     ranges = "Every feature lies within its declared range, no event in the future."
@@ -44,7 +44,7 @@ def source_checks(spec: ModelSpec) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def source_check_results(source: SourceTable, spec: ModelSpec) -> list[dg.AssetCheckResult]:
+def source_check_results(source: SourceTable, spec: FeatureSource) -> list[dg.AssetCheckResult]:
     """Measure what `source_checks` promises."""
     report, rows = range_report(source.table, spec), source.table.num_rows
     outside = [
@@ -71,9 +71,9 @@ def source_check_results(source: SourceTable, spec: ModelSpec) -> list[dg.AssetC
     return [ranges, losses]
 
 
-def _online_equals_offline(spec: ModelSpec) -> dg.AssetChecksDefinition:
+def _online_equals_offline(spec: FeatureSource) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=dg.AssetKey([spec.model_name, "online_features"]),
+        asset=dg.AssetKey(spec.key("online_features")),
         name="online_equals_offline",
         blocking=True,
         description=(
@@ -107,7 +107,7 @@ def _online_equals_offline(spec: ModelSpec) -> dg.AssetChecksDefinition:
     return online_equals_offline
 
 
-def range_report(table: Any, spec: ModelSpec, now: datetime | None = None) -> list[Range]:
+def range_report(table: Any, spec: FeatureSource, now: datetime | None = None) -> list[Range]:
     """Measure each numeric feature of an Arrow table, and its times, against what is allowed.
 
     A missing value is not outside. Timestamps must not lie after `now` (UTC), save for what

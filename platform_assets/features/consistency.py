@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.newest import newest_times
 from platform_assets.features.records import FeatureData
-from platform_assets.model_spec import FeatureSpec, ModelSpec
+from platform_assets.model_spec import FeatureSource, FeatureSpec
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class OnlineComparison:
     differing: list[str]
 
 
-def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> OnlineComparison:
+def compare_online(
+    feast: FeastResource, data: FeatureData, spec: FeatureSource
+) -> OnlineComparison:
     """Compare each entity's newest offline values with the online ones, bit by bit."""
     import pandas as pd
 
@@ -43,7 +45,7 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> 
     sample = [*newest][:: max(1, -(-len(newest) // SAMPLE))]
     times = [newest[one] for one in sample]
     entities = pd.DataFrame({key: sample, time: pd.to_datetime(times, utc=True)})
-    offline = feast.historical(entities, spec.feature_service).set_index(key).reindex(sample)
+    offline = feast.historical(entities, spec.feature_view).set_index(key).reindex(sample)
     view = feast.online(spec.feature_view)
     differing = [
         difference
@@ -53,12 +55,12 @@ def compare_online(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> 
     if differing:
         view.mark("")  # so that the next materialization writes all rows
     ages = [datetime.now(UTC) - at for at in times]
-    expired = sum(age > spec.ttl for age in ages) if spec.event_time and spec.ttl else 0
+    expired = sum(age > spec.ttl for age in ages) if spec.expires_after else 0
     return OnlineComparison(len(sample), len(sample) * len(spec.features), expired, differing)
 
 
 def _differences(
-    who: str, offline: Any, online: OnlineRow, at: datetime, spec: ModelSpec
+    who: str, offline: Any, online: OnlineRow, at: datetime, spec: FeatureSource
 ) -> list[str]:
     differing = []
     for feature in spec.features:

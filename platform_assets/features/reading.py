@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from platform_assets.features.rules import check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureSource, ModelSpec
 from platform_assets.resources.source import SourceResource
 
 TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -21,24 +21,31 @@ TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
-    """Read the model's source and validate it, with its progress in `log` every few seconds.
+    """Read and validate what the model learns from: its own table, or its labels.
 
-    The table has the columns join key, event timestamp, features, target, in that order.
+    The table has the columns join keys, event timestamp, features, target, in that order; of
+    labels, the features of requests. Progress goes to `log` every few seconds.
 
     Raises:
         SourceError: the source cannot be read, or its columns, types, values, keys or classes
             are not what the model needs; with the rows.
     """
+    rows = read_table(spec.own_table, source, log)
+    return _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
+
+
+def read_table(spec: FeatureSource, source: SourceResource, log: Log | None = None) -> SourceTable:
+    """Read and validate a source, all but what its labels mean; otherwise as `read_source`."""
     read = open_source(spec, source).read(Progress(log))
     if read.table.num_rows == 0:
         raise SourceError(f"{read.name} has columns and no rows", "add rows to it and run again")
     rows = replace(read, table=_with_keys(read.table, spec))
     check_features(rows, spec)
     check_keys(rows, spec)
-    return _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
+    return rows
 
 
-def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
+def _with_keys(table: pa.Table, spec: FeatureSource) -> pa.Table:
     """Add row numbers and the constant time where the source has no such column."""
     rows = table.num_rows
     if spec.join_key.from_row_number:
@@ -47,8 +54,8 @@ def _with_keys(table: pa.Table, spec: ModelSpec) -> pa.Table:
     if spec.event_time is None:
         times = pa.repeat(pa.scalar(TIMELESS, pa.timestamp("us", tz="UTC")), rows)
         table = table.append_column(spec.event_timestamp, times)
-    names = (spec.join_key.name, spec.event_timestamp, *spec.feature_names, spec.target.name)
-    return table.select(list(names))
+    target = [spec.label_column.name] if spec.label_column else []
+    return table.select([*spec.join_key_names, spec.event_timestamp, *spec.feature_names, *target])
 
 
 def _with_class_names(rows: SourceTable, spec: ModelSpec) -> SourceTable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from platform_assets.model_spec import Label
@@ -12,13 +13,15 @@ from platform_assets.model_spec import Label
 class FeatureData:
     """A validated source, written for Feast.
 
-    `source` names the source for people, without secrets. `features_path` and `labels_path`
-    are absolute paths of Parquet files; `fingerprint` is the SHA-256 of the source's content
-    (64 lower-case hexadecimal digits). `classes` are the labels in the order of the
+    `name` is that of the model or the feature table. `source` names the source for people,
+    without secrets. `features_path` and `labels_path` are absolute paths of Parquet files, empty
+    where there is none: a feature table has no labels, a model of several tables no features of
+    its own, but `tables`. `fingerprint` is the SHA-256 of the source's content (64
+    lower-case hexadecimal digits). `classes` are the labels in the order of the
     probabilities, () for a regression; `nulls` counts the missing values per feature.
     """
 
-    model_name: str
+    name: str
     source: str
     features_path: str
     labels_path: str
@@ -27,3 +30,21 @@ class FeatureData:
     fingerprint: str
     classes: tuple[Label, ...] = ()
     nulls: Mapping[str, int] = field(default_factory=dict)
+    tables: tuple[FeatureData, ...] = ()
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The fingerprint of all that a model learns from: the source and its tables."""
+        return data_fingerprint(self.fingerprint, [one.fingerprint for one in self.tables])
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Absolute paths of the files of this source."""
+        return tuple(path for path in (self.features_path, self.labels_path) if path)
+
+
+def data_fingerprint(own: str, tables: Sequence[str]) -> str:
+    """Return the fingerprint of a source together with those of feature tables, in their order."""
+    if not tables:
+        return own
+    return hashlib.sha256("\n".join((own, *tables)).encode()).hexdigest()

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from platform_assets.features.sources.columns import arrow_type
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
-from platform_assets.model_spec import Label, ModelSpec, Split, Task
+from platform_assets.model_spec import FeatureSource, Label, ModelSpec, Split, Task
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
 
@@ -23,11 +23,11 @@ EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
 """Counted in nanoseconds, as the join does, an earlier time would come out centuries later."""
 
 
-def check_features(rows: SourceTable, spec: ModelSpec) -> None:
+def check_features(rows: SourceTable, spec: FeatureSource) -> None:
     """Raise SourceError where a feature, a key or the label lacks a value or has a useless one."""
-    table = rows.table
-    has_gaps = spec.target.drop_missing
-    learned = table.filter(table[spec.target.name].is_valid()) if has_gaps else table
+    table, target = rows.table, spec.label_column
+    has_gaps = target is not None and target.drop_missing
+    learned = table.filter(table[target.name].is_valid()) if target and has_gaps else table
     rows_learned = learned.num_rows
     empty = [name for name in spec.feature_names if learned[name].null_count == rows_learned]
     if empty and rows_learned:
@@ -37,8 +37,8 @@ def check_features(rows: SourceTable, spec: ModelSpec) -> None:
             "leave that out of the features in the model file, or fill it, and run again",
         )
     nullable = {feature.name for feature in spec.features if feature.nullable}
-    if spec.target.drop_missing:
-        nullable.add(spec.target.name)
+    if target and has_gaps:
+        nullable.add(target.name)
     wanted = [name for name in table.column_names if name not in nullable]
     _refuse(
         rows,
@@ -47,7 +47,7 @@ def check_features(rows: SourceTable, spec: ModelSpec) -> None:
         "fill them, or say in the model file that the feature is nullable (or that rows "
         "without a label are dropped), and run again",
     )
-    of_interest = (*spec.feature_names, spec.target.name)
+    of_interest = [*spec.feature_names, *([target.name] if target else [])]
     floats = [name for name in of_interest if pa.types.is_floating(table[name].type)]
     _refuse(
         rows,
@@ -72,7 +72,7 @@ def _refuse(
         raise SourceError(f"{rows.name} has {problem} ({'; '.join(places)})", todo)
 
 
-def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
+def _check_texts(rows: SourceTable, spec: FeatureSource) -> None:
     for name in (one.name for one in spec.features if one.dtype is DType.BYTES):
         different = pc.count_distinct(rows.table[name]).as_py()
         if different > MAX_TEXTS:
@@ -84,7 +84,7 @@ def _check_texts(rows: SourceTable, spec: ModelSpec) -> None:
             )
 
 
-def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
+def check_keys(rows: SourceTable, spec: FeatureSource) -> None:
     """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table
@@ -94,7 +94,7 @@ def check_keys(rows: SourceTable, spec: ModelSpec) -> None:
         {time: pc.less(table[time], pa.scalar(EARLIEST, table[time].type))},
         "fill the true times in, or leave those rows out, and run again",
     )
-    if spec.join_key.from_row_number:
+    if spec.join_key.from_row_number or not spec.has_unique_rows:
         return
     counted = table.select([key, time]).group_by([key, time]).aggregate([([], "count_all")])
     surplus = table.num_rows - counted.num_rows

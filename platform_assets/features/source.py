@@ -11,7 +11,7 @@ from platform_assets.features.sources.columns import source_columns
 from platform_assets.features.sources.datasets import DatasetReader
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.sql import SqlReader
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureSource
 from platform_assets.resources.source import SourceError, SourceResource
 
 __all__ = [
@@ -28,21 +28,25 @@ FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
 
 
-def open_source(spec: ModelSpec, source: SourceResource) -> SourceReader:
-    """Return the reader of the model's source; SourceError for variables without a value."""
-    columns = source_columns(spec)
-    key = None if spec.join_key.from_row_number else spec.join_key.name
-    file, sql = spec.source.file, spec.source.sql
+def open_source(spec: FeatureSource, source: SourceResource) -> SourceReader:
+    """Return the reader of a source; SourceError for variables without a value."""
+    table = spec.own_table
+    columns = source_columns(table)
+    # Of labels the first key: by it, keys that were written in two ways are noticed.
+    key = None if table.join_key.from_row_number else table.join_key.name
+    file, sql = table.source.file, table.source.sql
     if file is not None:
-        return FileReader(file, source.expand(file), columns, key, spec.source.separator)
+        return FileReader(file, source.expand(file), columns, key, table.source.separator)
     if sql is not None:
-        time = () if spec.event_time is None else (spec.event_time.name,)
-        order = () if key is None else (key, *time)
+        time = () if table.event_time is None else (table.event_time.name,)
+        # Of equal keys and times the other columns decide, or the order would change the digest.
+        rest = () if table.has_unique_rows else tuple(one.name for one in columns)
+        order = () if key is None else (*table.join_key_names, *time, *rest)
         return SqlReader(sql, source.expand(sql.url), columns, key, order)
-    return DatasetReader(str(spec.source.dataset), columns, key)
+    return DatasetReader(str(table.source.dataset), columns, key, table.source.scale)
 
 
-def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
+def source_fingerprint(spec: FeatureSource, source: SourceResource) -> str:
     """Return the identity of the source's content: 64 lower-case hexadecimal digits.
 
     It is the one that `read_source` returns. Files are not read again while they are untouched;
@@ -52,7 +56,7 @@ def source_fingerprint(spec: ModelSpec, source: SourceResource) -> str:
 
 
 def current_fingerprint(
-    spec: ModelSpec, source: SourceResource, cursor: str | None
+    spec: FeatureSource, source: SourceResource, cursor: str | None
 ) -> tuple[str, str]:
     """Return the fingerprint of the source, and the cursor with which to ask the next time.
 

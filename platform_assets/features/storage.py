@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureSource, LabelTable
 from platform_assets.resources.atomic_files import remove_abandoned, replacing
 
 if TYPE_CHECKING:
@@ -24,33 +24,37 @@ class StaleDataError(Exception):
 
 
 def write_feature_data(
-    source: SourceTable, spec: ModelSpec, data_dir: Path, log: Log | None = None
+    source: SourceTable, spec: FeatureSource, data_dir: Path, log: Log | None = None
 ) -> FeatureData:
-    """Write features and labels to the model's folder in `data_dir`, each in one atomic step.
+    """Write features and labels to a folder of their own in `data_dir`, each in one atomic step.
 
     `features.parquet` holds join key, event timestamp and features of all rows, null where one
-    is missing; `labels.parquet` join key, event timestamp and target of those with a label.
-    Both carry the fingerprint, so a reader notices when a crash or another run left the two, or
-    a record and its files, from different sources.
+    is missing; `labels.parquet` join keys, event timestamp and target of those with a label, and
+    the features of requests where the others are in feature tables. Both carry the fingerprint, so
+    a reader notices when a crash or another run left the two, or a record and its files, from
+    different sources.
     """
     import pyarrow.compute as pc
 
     table = source.table
-    directory = data_dir / spec.model_name
+    directory = data_dir / spec.name
     directory.mkdir(parents=True, exist_ok=True)
-    keys = [spec.join_key.name, spec.event_timestamp]
+    keys = [*spec.join_key_names, spec.event_timestamp]
+    target, are_labels = spec.label_column, isinstance(spec, LabelTable)
     features, labels = directory / FEATURES_FILE, directory / LABELS_FILE
     progress = Progress(log)
     remove_abandoned(directory, ".*.part")
-    _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
-    labelled = table.select([*keys, spec.target.name])
-    labelled = labelled.filter(labelled[spec.target.name].is_valid())
-    _write(labelled, labels, source.fingerprint, progress)
+    if not are_labels:
+        _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
+    if target is not None:
+        labelled = table.select([*keys, *(spec.feature_names if are_labels else ()), target.name])
+        labelled = labelled.filter(labelled[target.name].is_valid())
+        _write(labelled, labels, source.fingerprint, progress)
     return FeatureData(
-        model_name=spec.model_name,
+        name=spec.name,
         source=source.name,
-        features_path=str(features),
-        labels_path=str(labels),
+        features_path="" if are_labels else str(features),
+        labels_path=str(labels) if target else "",
         rows=table.num_rows,
         entities=pc.count_distinct(table[spec.join_key.name]).as_py(),
         fingerprint=source.fingerprint,
@@ -70,16 +74,18 @@ def _write(table: pa.Table, path: Path, fingerprint: str, progress: Progress) ->
 
 
 def check_current(data: FeatureData) -> None:
-    """Raise StaleDataError unless both files hold the data that the record names."""
+    """Raise StaleDataError unless all files hold the data that the record names."""
     from pyarrow import ArrowException, parquet
 
-    for path in (data.features_path, data.labels_path):
+    fingerprints = dict.fromkeys(data.files, data.fingerprint)
+    fingerprints |= {path: one.fingerprint for one in data.tables for path in one.files}
+    for path, fingerprint in fingerprints.items():
         try:
             metadata = parquet.read_schema(path).metadata or {}
         except (OSError, ArrowException) as exc:
             raise StaleDataError(f"{path} cannot be read: {exc}") from exc
-        if metadata.get(_FINGERPRINT_KEY) != data.fingerprint.encode():
+        if metadata.get(_FINGERPRINT_KEY) != fingerprint.encode():
             raise StaleDataError(
                 f"{path} holds other data than this run's features "
-                f"(fingerprint {data.fingerprint[:12]}...): another run replaced it"
+                f"(fingerprint {fingerprint[:12]}...): another run replaced it"
             )

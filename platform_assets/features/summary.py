@@ -9,7 +9,7 @@ from dagster import MetadataValue
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import ModelSpec, Task
+from platform_assets.model_spec import FeatureSource, ModelSpec, Task
 from platform_assets.resources import plots
 from platform_assets.resources.metadata import table
 
@@ -21,14 +21,13 @@ _BINS: Final = 40
 _SHOWN_CLASSES: Final = 30
 
 
-def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> dict[str, Any]:
+def data_metadata(source: SourceTable, data: FeatureData, spec: FeatureSource) -> dict[str, Any]:
     """Return the metadata of `features` that describes its content, not where it is."""
     columns = source.table.schema
     return {
         "dagster/row_count": data.rows,
         "entities": data.entities,
-        "labels": data.rows - source.table[spec.target.name].null_count,
-        **_target_metadata(source, spec),
+        **(_target_metadata(source, spec) if isinstance(spec, ModelSpec) else {}),
         "null_counts": MetadataValue.json(dict(data.nulls)),
         "ignored_columns": MetadataValue.json(list(source.ignored)),
         "columns": table({"column": one.name, "type": str(one.type)} for one in columns),
@@ -37,18 +36,21 @@ def data_metadata(source: SourceTable, data: FeatureData, spec: ModelSpec) -> di
 
 def _target_metadata(source: SourceTable, spec: ModelSpec) -> dict[str, Any]:
     name = spec.target.name
-    values = source.table[name].drop_null()
+    column = source.table[name]
+    values, labels = column.drop_null(), source.table.num_rows - column.null_count
     if spec.task is Task.REGRESSION:
         import pyarrow.compute as pc
 
         values_at = pc.quantile(values, q=list(_QUANTILES)).to_pylist()
         quantiles = {f"{q:.0%}": value for q, value in zip(_QUANTILES, values_at, strict=True)}
         return {
+            "labels": labels,
             "target_picture": MetadataValue.md(target_picture(name, values)),
             "target_quantiles": MetadataValue.json(quantiles),
         }
     rows = _rows_per_class(source, spec)
     return {
+        "labels": labels,
         "target_picture": MetadataValue.md(class_picture(name, rows)),
         "rows_per_class": MetadataValue.json(rows),
     }

@@ -20,6 +20,7 @@ from platform_assets.local_stack.chain_display import ChainDisplay
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.shutdown import stop_stack
 from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+from platform_assets.model_spec import table_job_name
 from serving_gateway.contract import DEFAULT_MODEL, is_model_name
 
 
@@ -55,9 +56,10 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     owner = owner_pid(settings)
     if owner is None:
         raise StackError("no stack runs with this state directory: start one with `make up`")
-    _refuse_absent(model_name, owner)
+    tables = _tables_of(model_name, owner)
     reload_definitions(settings.dagster_url)
-    succeeded = _chain(settings, console, model_name, stops_with_us=False)
+    jobs = [*map(table_job_name, tables), chain_job_name(model_name)]
+    succeeded = all(_run(settings, console, job, stops_with_us=False) for job in jobs)
     console.print(f"In production: {escape(str(report.production(settings, model_name)))}")
     if not succeeded:
         return 1
@@ -66,8 +68,11 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     return 0
 
 
-def _refuse_absent(model_name: str, owner: int) -> None:
-    """Read the model files as the running stack does, which is quicker than its reload."""
+def _tables_of(model_name: str, owner: int) -> list[str]:
+    """Return the feature tables of a model, or raise StackError where there is no such model.
+
+    Reads the model files as the running stack does, which is quicker than its reload.
+    """
     import psutil
 
     from platform_assets.components.loading import model_folders, read_models
@@ -77,9 +82,12 @@ def _refuse_absent(model_name: str, owner: int) -> None:
         environ = psutil.Process(owner).environ()
     except psutil.Error:  # another user's
         environ = dict(os.environ)
-    why = explain_missing_model(read_models(model_folders(environ)), model_name)
+    models = read_models(model_folders(environ))
+    why = explain_missing_model(models, model_name)
     if why is not None:
         raise StackError(why)
+    [spec] = [one for one in models.specs.values() if one.name == model_name]
+    return [table.name for table in spec.tables]
 
 
 def _down(settings: StackSettings, console: Console) -> int:
@@ -126,14 +134,16 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
             stack.stop()
 
 
-def _chain(
-    settings: StackSettings, console: Console, model_name: str, *, stops_with_us: bool = True
-) -> bool:
-    """Run a chain; `stops_with_us`: its Dagster belongs to this process and ends with it."""
+def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
+    return _run(settings, console, chain_job_name(model_name), stops_with_us=True)
+
+
+def _run(settings: StackSettings, console: Console, job: str, *, stops_with_us: bool) -> bool:
+    """Run a job; `stops_with_us`: its Dagster belongs to this process and ends with it."""
     display = ChainDisplay(console)
     try:
-        with _waiting(console, f"{model_name}: raw data to production") as display.waiting:
-            result = run_chain(settings.dagster_url, chain_job_name(model_name), display.show)
+        with _waiting(console, f"{job} runs") as display.waiting:
+            result = run_chain(settings.dagster_url, job, display.show)
     except _StopSignal:
         if not stops_with_us:
             display.leave()

@@ -9,4 +9,5 @@ from platform_assets.model_spec.columns import *
 from platform_assets.model_spec.model import *
 from platform_assets.model_spec.operation import *
 from platform_assets.model_spec.source import *
+from platform_assets.model_spec.table import *
 from platform_assets.model_spec.training import *

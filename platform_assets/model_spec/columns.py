@@ -17,8 +17,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass
+from pydantic.json_schema import SkipJsonSchema
 
-from platform_assets.model_spec.fields import CONFIG, TimeZone, as_yaml, choice, reject
+from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, TimeZone, as_yaml, choice, reject
 from serving_gateway.contract import DType, Feature
 
 Label = int | str | bool
@@ -114,6 +115,8 @@ class FeatureSpec:
     """Highest value that the blocking range check accepts; numbers only."""
     source_column: SourceColumn = ""
     """The column's name in the source, where it differs."""
+    table: Annotated[SkipJsonSchema[str], Field(validation_alias=LOADER_ONLY)] = ""
+    """The feature table that has the column; empty for the model's own, and for the request's."""
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -141,7 +144,7 @@ class FeatureSpec:
 _OPTIONS: Final[dict[str, Any]] = {
     name: (one.annotation, one)
     for name, one in FeatureSpec.__pydantic_fields__.items()  # type: ignore[attr-defined] # pydantic sets it
-    if name != "name"
+    if name not in {"name", "table"}
 }
 FeatureOptions = create_model("FeatureOptions", __config__=CONFIG, **_OPTIONS)
 """A feature in a mapping, where the key is the name; for the JSON schema alone."""

@@ -12,7 +12,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
-from platform_assets.model_spec.fields import as_yaml, duration
+from platform_assets.model_spec.fields import as_yaml
+from platform_assets.model_spec.table import DEFAULT_TTL, LabelKey, Labels
 from platform_assets.model_spec.training import (
     METRICS,
     CandidateSpec,
@@ -28,7 +29,6 @@ from serving_gateway.contract import DType
 Above = Mapping[str, Any]
 Problems = Iterator[tuple[tuple[int | str, ...], str]]
 
-DEFAULT_TTL: Final = duration("3650d")
 _DEFAULT_CANDIDATES: Final = 3
 _CLASSES: Final = {
     DType.BYTES: (str, "text"),
@@ -38,8 +38,8 @@ _CLASSES: Final = {
 """Type of a target -> that of a class label as YAML reads it, and its name in a model file."""
 
 
-def fill_defaults(value: Any, above: Above) -> Any:
-    """Return a field with the defaults that the fields above it decide."""
+def fill_defaults(name: str, value: Any, above: Above) -> Any:
+    """Return the field of this name with the defaults that the fields above it decide."""
     task = above.get("task")
     if task is None:
         return value
@@ -50,7 +50,7 @@ def fill_defaults(value: Any, above: Above) -> Any:
         split = Split.TIME if above.get("event_time") else Split.ENTITY
         metric = value.metric or metrics(task)[0]
         return replace(value, metric=metric, split=value.split or split)
-    if value == ():
+    if name == "candidates" and not value:
         return tuple(map(CandidateSpec, estimators(task)[:_DEFAULT_CANDIDATES]))
     return value
 
@@ -61,31 +61,75 @@ def _time(time: EventTime | None, above: Above) -> Problems:
 
 
 def _ttl(ttl: timedelta, above: Above) -> Problems:
+    if above.get("labels") is not None and ttl != DEFAULT_TTL:
+        yield (), "belongs to the feature tables: write it there"
     if above.get("event_time", ttl) is None and ttl != DEFAULT_TTL:
         yield (), "needs `event_timestamp`: without times no value gets old"
 
 
 def _features(features: Sequence[FeatureSpec], above: Above) -> Problems:
-    key, time, target = (above.get(name) for name in ("join_key", "event_time", "target"))
-    columns = [(key, "the join key"), (target, "the target"), (time, "the event timestamp")]
-    given = [(one, what) for one, what in columns if one]
-    # DuckDB, by which Feast joins, ignores case; a source does not.
-    taken = {one.name.casefold(): what for one, what in given}
-    headers = {
-        one.source_column or one.name: what
-        for one, what in given
-        if not (isinstance(one, JoinKey) and one.from_row_number)
-    }
-    seen: set[str] = set()
+    labels: Labels | None = above.get("labels")
+    # The columns of feature tables are in other sources; those of `request` are judged there.
+    own = [one for one in features if labels is None or one.table]
+    yield from _columns(own, _taken(above), {} if labels else _headers(above))
+
+
+def _request(request: Sequence[FeatureSpec], above: Above) -> Problems:
+    if request and above.get("labels") is None:
+        yield (), "needs `labels`: a model of one table takes whole rows from its callers"
+    stored = [one for one in above.get("features", ()) if one.table]
+    taken = {one.name.casefold(): f"a column of {one.table}" for one in stored}
+    yield from _columns(request, taken | _taken(above), _headers(above))
+
+
+def _columns(
+    features: Sequence[FeatureSpec], taken: Mapping[str, str], headers: Mapping[str, str]
+) -> Problems:
+    seen: dict[str, FeatureSpec] = {}
     for index, feature in enumerate(features):
         name = feature.name.casefold()
         what = taken.get(name) or headers.get(feature.source_column or feature.name)
         if what:
             message = f"{feature.name!r} is {what}: the model may not read it; remove it"
             yield (index, "name"), message
+        elif name in seen and seen[name].table != feature.table:
+            message = (
+                f"{feature.name!r} is a column of {seen[name].table} as well: give it another name "
+                f"in {feature.table}, and this one under `from` there"
+            )
+            yield (index, "name"), message
         elif name in seen:
             yield (index, "name"), f"{feature.name!r} is listed twice, in any case: remove one"
-        seen.add(name)
+        seen.setdefault(name, feature)
+
+
+def _named(above: Above) -> list[tuple[JoinKey | LabelKey | EventTime | Target, str]]:
+    """Columns that are no features, with what they are."""
+    labels: Labels | None = above.get("labels")
+    keys = labels.entities if labels else [above.get("join_key")]
+    columns = [(key, "a join key" if labels else "the join key") for key in keys]
+    columns += [
+        (above.get("target"), "the target"),
+        (above.get("event_time"), "the event timestamp"),
+    ]
+    return [(one, what) for one, what in columns if one]
+
+
+def _taken(above: Above) -> dict[str, str]:
+    # DuckDB, by which Feast joins, ignores case; a source does not.
+    return {_column_name(one).casefold(): what for one, what in _named(above)}
+
+
+def _headers(above: Above) -> dict[str, str]:
+    return {
+        one.source_column or _column_name(one): what
+        for one, what in _named(above)
+        if not (isinstance(one, JoinKey) and one.from_row_number)
+    }
+
+
+def _column_name(one: JoinKey | LabelKey | EventTime | Target) -> str:
+    return one.column if isinstance(one, LabelKey) else one.name
 
 
 def _target(target: Target, above: Above) -> Problems:
@@ -192,6 +236,7 @@ RULES: Final[Mapping[str, Callable[[Any, Above], Problems]]] = {
     "ttl": _ttl,
     "target": _target,
     "features": _features,
+    "request": _request,
     "candidates": _candidates,
     "evaluation": _evaluation,
     "gates": _gates,

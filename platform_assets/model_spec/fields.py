@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
@@ -30,6 +31,9 @@ CONFIG: Final = ConfigDict(
     validate_by_name=True,
 )
 """Of every record. Their scalars are strict by type: YAML's `1` is not text."""
+
+LOADER_ONLY: Final = "\0"
+"""Alias of what no model file says: YAML has no such character."""
 
 Positive = Annotated[StrictFloat, Field(gt=0)]
 Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
@@ -66,6 +70,21 @@ def full_match(pattern: str, advice: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def identifier(name: str) -> str:
+    """Refuse what cannot name a model or a table.
+
+    Narrower than the names of the contract: Dagster's groups, pools and jobs have no hyphens.
+    """
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name, re.ASCII):
+        return name
+    foreign = next((letter for letter in name if not letter.isascii()), None)
+    detail = f"{foreign!r} is {unicodedata.name(foreign, 'not ASCII')}; " if foreign else ""
+    raise ValueError(
+        f"{as_yaml(name)}: {detail}use an ASCII letter, then up to 99 ASCII letters, digits or "
+        "underscores"
+    )
 
 
 def choice(values: Mapping[str, Any]) -> BeforeValidator:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Final, Self, TypedDict
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,21 +17,26 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from platform_assets.model_spec.columns import (
-    DEFAULT_TIME_COLUMN,
-    EventTime,
-    FeatureOptions,
-    FeatureSpec,
-    FeatureType,
-    JoinKey,
-    Label,
-    Target,
-)
-from platform_assets.model_spec.consistency import DEFAULT_TTL, RULES, fill_defaults
-from platform_assets.model_spec.fields import CONFIG, Duration, as_yaml, full_match, reject
+from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
+from platform_assets.model_spec.consistency import RULES, fill_defaults
+from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.source import Source
+from platform_assets.model_spec.table import (
+    DEFAULT_TTL,
+    FEATURES_SCHEMA,
+    FeatureSource,
+    FeatureTableSpec,
+    LabelKey,
+    Labels,
+    LabelTable,
+    Owner,
+    TagKey,
+    TagValue,
+    as_features,
+)
 from platform_assets.model_spec.training import CandidateSpec, Evaluation, Gates, Task
 from serving_gateway.contract import (
     LABEL_OUTPUT,
@@ -45,40 +48,51 @@ from serving_gateway.contract import (
 
 PREDICTION_OUTPUT: Final = "prediction"
 """Output of a regression; a classifier has `label` and `probabilities`."""
+FOLLOWS: Final = "follows"
+"""Type of an error that only follows from another one."""
 PACKED_INPUT: Final = "features"
 """The one input of a model whose features all are FP32."""
-LOADER_ONLY: Final = "\0"
-"""Alias of what no model file says: YAML has no such character."""
 
 
-def _model_name(name: str) -> str:
-    # Narrower than the contract's: Dagster's groups, pools and jobs have no hyphens.
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name, re.ASCII):
-        return name
-    foreign = next((letter for letter in name if not letter.isascii()), None)
-    detail = f"{foreign!r} is {unicodedata.name(foreign, 'not ASCII')}; " if foreign else ""
-    raise ValueError(
-        f"{as_yaml(name)}: {detail}use an ASCII letter, then up to 99 ASCII letters, digits or "
-        "underscores"
-    )
-
-
-def _as_features(value: object) -> object:
+def _given_or_labels(value: object, info: ValidationInfo) -> object:
+    """Take a field of the model's one table from `labels`, where there are several tables."""
+    if "labels" not in info.data:  # it is not valid, which says enough
+        raise PydanticCustomError(FOLLOWS, "depends on `labels`")
+    labels, name = info.data["labels"], str(info.field_name)
+    if labels is None:
+        if value is None and name != "event_time":
+            raise PydanticKnownError("missing")
+        return value
     if isinstance(value, Mapping):
-        return [_as_feature(name, options) for name, options in value.items()]
-    if isinstance(value, list):
-        return [{"name": item} if isinstance(item, str) else item for item in value]
-    return value
+        # Pydantic reports a ValueError alone.
+        raise ValueError(  # noqa: TRY004
+            "belongs to `labels` where there are such: move it there"
+        )
+    if name == "join_key":
+        first: LabelKey = labels.entities[0]
+        return value or JoinKey(first.column, first.dtype, source_column=first.source_column)
+    return value or getattr(labels, name)
 
 
-def _as_feature(name: object, options: object) -> object:
-    if options is None:
-        return {"name": name}
-    if not isinstance(options, Mapping):
-        return {"name": name, "type": options}
-    if "name" in options:
-        raise ValueError(f"{name}: in a mapping the key is the name; remove `name:`")
-    return {"name": name, **options}
+def _model_features(value: object, info: ValidationInfo) -> object:
+    if info.data.get("labels") is None or not isinstance(value, (Mapping, list)):
+        return as_features(value)
+    if not isinstance(value, Mapping):
+        raise ValueError(  # noqa: TRY004
+            "with `labels`, write each table with the list of its columns"
+        )
+    return [
+        {"name": column, LOADER_ONLY: table}
+        for table, columns in value.items()
+        for column in _listed(table, columns)
+    ]
+
+
+def _listed(table: object, columns: object) -> list[object]:
+    columns = [columns] if isinstance(columns, str) else columns
+    if not isinstance(columns, list) or not columns:
+        raise ValueError(f"{table}: write the columns of this table as a list of names")
+    return columns
 
 
 def _as_candidates(value: object) -> object:
@@ -91,22 +105,14 @@ def _as_candidates(value: object) -> object:
     return value
 
 
-Owner = Annotated[
-    StrictStr,
-    full_match(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s.]+", "write an email address or team:<name>"),
-]
-_TAG_RULE: Final = "keys and values of tags have up to 63 letters, digits, '_', '-' and '.'"
-_TAG_PART: Final = r"[A-Za-z0-9_.-]{1,63}"
-TagKey = Annotated[StrictStr, full_match(rf"({_TAG_PART}/)?{_TAG_PART}", _TAG_RULE)]
-TagValue = Annotated[StrictStr, full_match(r"[A-Za-z0-9_.-]{0,63}", _TAG_RULE)]
 Features = Annotated[
     tuple[FeatureSpec, ...],
-    BeforeValidator(
-        _as_features,
-        json_schema_input_type=list[FeatureSpec | str]
-        | dict[str, FeatureOptions | FeatureType | None],
-    ),
+    BeforeValidator(_model_features, json_schema_input_type=FEATURES_SCHEMA | dict[str, list[str]]),
     Field(min_length=1),
+]
+RequestFeatures = Annotated[
+    tuple[FeatureSpec, ...],
+    BeforeValidator(as_features, json_schema_input_type=FEATURES_SCHEMA),
 ]
 Candidates = Annotated[
     tuple[CandidateSpec, ...],
@@ -116,22 +122,12 @@ Candidates = Annotated[
 ]
 
 
-class AssetOptions(TypedDict):
-    """Arguments of Dagster's asset decorator."""
-
-    key: list[str]
-    group_name: str
-    owners: list[str]
-    tags: dict[str, str]
-    code_version: str
-
-
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class ModelSpec:
+class ModelSpec(FeatureSource):
     """One tabular model: its source, columns, target, candidates and gates."""
 
     # In this order: the rule of a field sees those above it.
-    model_name: Annotated[StrictStr, AfterValidator(_model_name)] = ""
+    model_name: Annotated[StrictStr, AfterValidator(identifier)] = ""
     """The name in MLflow and Triton: an ASCII letter, then letters, digits, underscores; by default
     the folder's name."""
     description: StrictStr = ""
@@ -142,11 +138,22 @@ class ModelSpec:
     """Tags of all of the model's assets."""
     task: Task
     """What is predicted: one of two classes, one of several, or a number."""
-    source: Source
-    """Where the rows are."""
-    join_key: JoinKey
-    """The key of a row's entity."""
-    event_time: Annotated[EventTime | None, Field(validation_alias="event_timestamp")] = None
+    labels: Labels | None = None
+    """What to learn from where the features are in feature tables; it then takes the place of
+    `source`, `join_key` and `event_timestamp`."""
+    source: Annotated[Source, BeforeValidator(_given_or_labels), Field(validate_default=True)] = (
+        None  # type: ignore[assignment] # it is there once it is validated
+    )
+    """Where the rows are; needed without `labels`."""
+    join_key: Annotated[
+        JoinKey, BeforeValidator(_given_or_labels), Field(validate_default=True)
+    ] = None  # type: ignore[assignment]
+    """The key of a row's entity; needed without `labels`."""
+    event_time: Annotated[
+        EventTime | None,
+        BeforeValidator(_given_or_labels),
+        Field(validation_alias="event_timestamp", validate_default=True),
+    ] = None
     """The time at which a row was true; omit it where the source has none."""
     ttl: Annotated[Duration, Field(json_schema_extra={"default": "3650d"})] = DEFAULT_TTL
     """Age at which values in the feature store expire; needs `event_timestamp`, without which they
@@ -155,7 +162,11 @@ class ModelSpec:
     """The column to predict."""
     features: Features
     """The columns that the model reads, in order: a list of names or of `{name, ...}`, or a mapping
-    from name to type or options."""
+    from name to type or options. With `labels`, a mapping from each feature table to the list of
+    its columns."""
+    request: RequestFeatures = ()
+    """Features that only the caller knows, sent with each request; columns of the labels, declared
+    as features are."""
     candidates: Annotated[Candidates, Field(validate_default=True)] = ()
     """The estimators that compete: a name, or a list of names, `{estimator, grid}` and `{function,
     grid}`; by default a linear model, a random forest and gradient boosting."""
@@ -171,12 +182,17 @@ class ModelSpec:
     """How the steps run on Kubernetes."""
     code_version: Annotated[SkipJsonSchema[str], Field(validation_alias=LOADER_ONLY)] = "unknown"
     """Digest of the model file and of the locked packages."""
+    tables: Annotated[
+        SkipJsonSchema[tuple[FeatureTableSpec, ...]], Field(validation_alias=f"{LOADER_ONLY}tables")
+    ] = ()
+    """The feature tables of `features`, in their order."""
 
     @field_validator(*RULES)
     @classmethod
     def _check_against_fields_above(cls, value: Any, info: ValidationInfo) -> Any:
-        found = fill_defaults(value, info.data)
-        reject(RULES[str(info.field_name)](found, info.data))
+        name = str(info.field_name)
+        found = fill_defaults(name, value, info.data)
+        reject(RULES[name](found, info.data))
         return found
 
     @model_validator(mode="after")
@@ -185,42 +201,67 @@ class ModelSpec:
             reject([(("task",), "a boolean target has two classes: write task: binary")])
         return self
 
-    def key(self, asset: str) -> list[str]:
-        """Dagster key of one of the model's assets."""
-        return [self.model_name, asset]
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.model_name
 
-    def asset(self, name: str) -> AssetOptions:
-        """What every asset of the model has in common."""
-        return AssetOptions(
-            key=self.key(name),
-            group_name=self.model_name,
-            owners=list(self.owners),
-            tags=dict(self.tags),
+    @property
+    def join_keys(self) -> tuple[JoinKey, ...]:
+        """The keys by which a row's features are found."""
+        if self.labels is None:
+            return (self.join_key,)
+        return tuple(
+            JoinKey(one.column, one.dtype, source_column=one.source_column)
+            for one in self.labels.entities
+        )
+
+    @property
+    def label_column(self) -> Target:
+        """The column with the labels."""
+        return self.target
+
+    @property
+    def own_table(self) -> FeatureSource:
+        """What is read from the source: the one table, or the labels of a model of several."""
+        if self.labels is None:
+            return self
+        return LabelTable(
+            model_name=self.model_name,
+            source=self.source,
+            join_key=self.join_key,
+            keys=self.join_keys,
+            event_time=self.labels.event_time,
+            features=self.request,
+            target=self.target,
             code_version=self.code_version,
         )
 
     @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Feature columns in training order, which is the order of a row's columns."""
-        return tuple(feature.name for feature in self.features)
+    def request_names(self) -> tuple[str, ...]:
+        """The features that only the caller knows."""
+        return tuple(one.name for one in self.request)
 
     @property
-    def event_timestamp(self) -> str:
-        """Name of the time column in the files that Feast reads."""
-        return DEFAULT_TIME_COLUMN if self.event_time is None else self.event_time.name
+    def stored_features(self) -> tuple[FeatureSpec, ...]:
+        """The features that the feature store has."""
+        own = set(self.request_names)
+        return tuple(one for one in self.features if one.name not in own)
 
     @property
     def contract(self) -> str:
         """Digest of what the model reads."""
-        return feature_contract([feature.feature for feature in self.features])
+        return feature_contract([one.feature for one in self.features])
 
     @property
     def feature_view(self) -> str:
         """Feast's view and service of these features.
 
-        Named after the contract: versions that read other features keep theirs.
+        Named after the contract, and by whom each feature is known: versions that read other
+        features keep theirs. A model of feature tables has a service of this name only.
         """
-        return f"{self.model_name}_{self.contract[:8]}"
+        marked = feature_contract([one.feature for one in self.features], self.request_names)
+        return f"{self.model_name}_{marked[:8]}"
 
     @property
     def feature_service(self) -> str:
@@ -244,4 +285,6 @@ class ModelSpec:
             probabilities_output=None if regression else PROBABILITIES_OUTPUT,
             feature_service=self.feature_service,
             max_batch_rows=self.serving.max_batch_size,
+            join_keys=self.join_key_names,
+            request=self.request_names,
         )

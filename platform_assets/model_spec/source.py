@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from platform_assets.model_spec.fields import (
@@ -116,14 +116,17 @@ class Source:
             StrictStr,
             Template,
             full_match(
-                r"(sklearn|vega)\.[A-Za-z][A-Za-z0-9_-]*",
-                "write sklearn.<name> or vega.<name>, as sklearn.wine",
+                r"(sklearn|vega|fraud)\.[A-Za-z][A-Za-z0-9_-]*",
+                "write sklearn.<name>, vega.<name> or fraud.<name>, as sklearn.wine",
             ),
             Field(examples=["sklearn.wine", "vega.cars"]),
         ]
         | None
     ) = None
-    """A data set from a package: `sklearn.<name>` or `vega.<name>`."""
+    """A data set from a package, `sklearn.<name>` or `vega.<name>`; or a table of generated card
+    transactions, `fraud.customers`, `fraud.merchants` or `fraud.transactions`."""
+    scale: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    """How many times larger than by default the tables of `fraud` are made."""
     check_every: Duration | None = None
     """How often the sensor of `on_new_data` checks the source; by default every `SENSOR_SECONDS` if
     set, else every minute, or every hour for a query without `changed`."""
@@ -137,6 +140,8 @@ class Source:
         if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
             message = "belongs to a file, and cannot be a quotation mark or a line break"
             reject([(("separator",), message)])
+        if self.scale != 1 and not (self.dataset or "").startswith("fraud."):
+            reject([(("scale",), "belongs to the generated tables of fraud: remove it")])
         return self
 
     @property

@@ -123,8 +123,14 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             use_write_ahead_log(store)
             store.apply([*objects])
 
-    def service_contract(self, feature_service: str) -> str:
-        """Return the `feature_contract` of what is registered: names and types, in order."""
+    def service_contract(
+        self, feature_service: str, names: Sequence[str] = (), request: Sequence[Feature] = ()
+    ) -> str:
+        """Return the `feature_contract` of what is registered: names and types, in order.
+
+        A service of several views has the columns of each in the order of its table: `names` is
+        the order of the model, whose features of requests are `request`.
+        """
         store = self._store()
         with translated(f"look up feature service {feature_service}"):
             service = store.get_feature_service(feature_service)
@@ -140,7 +146,11 @@ class FeastResource(ConfigurableResource["FeastResource"]):
                 f"feature service {feature_service} has features that no model can read: "
                 f"{', '.join(unknown)}"
             )
-        return feature_contract([Feature(name, dtypes[kind]) for name, kind in features])
+        found = [*(Feature(name, dtypes[kind]) for name, kind in features), *request]
+        if names:
+            places = {name: place for place, name in enumerate(names)}
+            found.sort(key=lambda one: places.get(one.name, len(places)))
+        return feature_contract(found)
 
     def online(self, feature_view: str) -> OnlineView:
         """Return the rows of a registered view in the online store."""
@@ -150,22 +160,51 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         use_write_ahead_log(store)
         return OnlineView(store, feature_view)
 
+    def services(self, model_name: str) -> list[str]:
+        """Return the services that versions of a model were made for, in the order of names."""
+        return [one.name for one in self._services(model_name)]
+
     def views(self, model_name: str) -> list[str]:
-        """Return the views that versions of a model were made for, in the order of their names."""
-        with translated(f"list the feature views of {model_name}"):
-            services = self._store().list_feature_services(tags={MODEL_TAG: model_name})
-            return sorted(one.feature_view_projections[0].name for one in services)
+        """Return the views of a model's own table, of all contracts, in the order of names."""
+        return [one.name for one in self._services(model_name) if _has_own_view(one)]
 
-    def delete_view(self, feature_view: str) -> None:
-        """Delete a view, its source, its service and its rows in the online store."""
-        self.online(feature_view).mark("")
+    def readers(self, feature_view: str) -> dict[str, dict[str, DType | None]]:
+        """Return the columns of a view that registered services read, by service.
+
+        The type of a column that no model can read is None.
+        """
+        kinds = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
+        with translated(f"list what reads {feature_view}"):
+            return {
+                service.name: {
+                    one.name: kinds.get(one.dtype.to_value_type().name)
+                    for one in projection.features
+                }
+                for service in self._store().list_feature_services()
+                for projection in service.feature_view_projections
+                if projection.name == feature_view
+            }
+
+    def delete_service(self, feature_service: str) -> None:
+        """Delete a service, and of a model's own table its view, source and online rows."""
         store = self._store()
-        with translated(f"delete feature view {feature_view}"), self._registry_lock():
-            view = store.get_feature_view(feature_view)
-            service = store.get_feature_service(feature_view)
-            store.apply([], objects_to_delete=[service, view, view.batch_source], partial=False)
+        with translated(f"look up feature service {feature_service}"):
+            service = store.get_feature_service(feature_service)
+        doomed = [service]
+        if _has_own_view(service):
+            self.online(feature_service).mark("")
+            with translated(f"look up feature view {feature_service}"):
+                view = store.get_feature_view(feature_service)
+            doomed += [view, view.batch_source]
+        with translated(f"delete feature service {feature_service}"), self._registry_lock():
+            store.apply([], objects_to_delete=doomed, partial=False)
 
-    def historical(self, entities: pd.DataFrame, feature_service: str) -> pd.DataFrame:
+    def _services(self, model_name: str) -> list[Any]:
+        with translated(f"list the feature services of {model_name}"):
+            found = self._store().list_feature_services(tags={MODEL_TAG: model_name})
+            return sorted(found, key=lambda one: str(one.name))
+
+    def historical(self, entities: pd.DataFrame, feature_view: str) -> pd.DataFrame:
         """Join features to `entities` as they were known at each row's event timestamp.
 
         `entities` have the join key, `event_timestamp` (UTC) and any columns to keep. Features
@@ -173,9 +212,11 @@ class FeastResource(ConfigurableResource["FeastResource"]):
         no observation precedes may be missing.
         """
         store = self._store()
-        with translated(f"join the features of {feature_service}"), _own_duckdb():
-            service = store.get_feature_service(feature_service)
-            table = store.get_historical_features(entity_df=entities, features=service).to_arrow()
+        with translated(f"join the features of {feature_view}"), _own_duckdb():
+            features = store.get_feature_view(feature_view).features
+            table = store.get_historical_features(
+                entity_df=entities, features=[f"{feature_view}:{one.name}" for one in features]
+            ).to_arrow()
             # Many rows share a text. Each column is let go once it is converted.
             joined: pd.DataFrame = table.to_pandas(
                 strings_to_categorical=True, split_blocks=True, self_destruct=True
@@ -193,6 +234,11 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def _registry_lock(self) -> AbstractContextManager[None]:
         # Feast changes the registry in many transactions.
         return exclusive(self.home / ".registry.lock")
+
+
+def _has_own_view(service: Any) -> bool:
+    """Whether a service (Feast's own object) is that of a model's own table."""
+    return any(one.name == service.name for one in service.feature_view_projections)
 
 
 @contextmanager

@@ -199,7 +199,11 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
     try:
         digests = {
             "model file": spec.contract,
-            "feature store": feast.service_contract(spec.feature_service),
+            "feature store": feast.service_contract(
+                spec.feature_service,
+                spec.feature_names if spec.tables else (),
+                [one.feature for one in spec.request],
+            ),
             "training rows": frame_contract(candidate.evaluation.features, signature),
             "ONNX graph": graph_contract(path.read_bytes()),
             "gateway signature": feature_contract(signature.features),

@@ -1,4 +1,4 @@
-"""Feature views that versions read which are not served any more."""
+"""Feature services that versions read which are not served any more, with views of their own."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def delete_unread_views(
     """
     name = spec.model_name
     try:
-        unread = {*feast.views(name)} - {spec.feature_view}
+        unread = {*feast.services(name)} - {spec.feature_service}
         if unread:
             versions = {*repository.versions(name), *triton.ready_anywhere(name)}
             unread -= {mlflow.version(name, one).signature.feature_service for one in versions}
         for view in sorted(unread):
-            feast.delete_view(view)
+            feast.delete_service(view)
     except (FeatureStoreError, RegistryError, TritonError, OSError) as error:
         log.warning("The switch stands, but feature views were not deleted: %s", error)
         return {"deleted_feature_views": f"stopped: {error}"}

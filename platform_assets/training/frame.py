@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from platform_assets.features.point_in_time import UnknownEntityError, join_tables
 from platform_assets.features.records import FeatureData
 from platform_assets.features.storage import check_current
 from platform_assets.memory import release
@@ -41,10 +43,12 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
 
     check_current(data)
     release()  # the steps before may have been made by this process
+    if spec.labels is not None:
+        return _joined_tables(data, spec)
     labels = pd.read_parquet(data.labels_path)
     known = pd.read_parquet(data.features_path, columns=[spec.join_key.name])
     asked = labels.rename(columns={spec.event_timestamp: _TIME})
-    joined = feast.historical(asked, spec.feature_service)
+    joined = feast.historical(asked, spec.feature_view)
     check_current(data)
     # Feast leaves a label out whose entity was observed later only, and keeps one whose entity
     # never was; a row of nulls alone proves nothing, for a value may be missing.
@@ -58,6 +62,28 @@ def training_rows(feast: FeastResource, data: FeatureData, spec: ModelSpec) -> R
     del joined, found
     rows = _tensors(ordered, _TIME, spec)
     del asked, known, labels, ordered
+    release()
+    return rows
+
+
+def _joined_tables(data: FeatureData, spec: ModelSpec) -> Rows:
+    delay = spec.labels.outcome_delay if spec.labels else None
+    final_until = datetime.now(UTC) - (delay or timedelta())
+    try:
+        joined = join_tables(data, spec, final_until if delay else None)
+    except UnknownEntityError as error:
+        raise TrainingError(str(error)) from error
+    if not joined.num_rows:
+        raise TrainingError(
+            f"no label is final: all {data.rows:,} are younger than the outcome_delay of {delay}"
+        )
+    check_current(data)
+    frame = joined.to_pandas(strings_to_categorical=True, split_blocks=True, self_destruct=True)
+    del joined
+    ordered = _in_order(frame, spec.event_timestamp, spec)
+    del frame
+    rows = _tensors(ordered, spec.event_timestamp, spec)
+    del ordered
     release()
     return rows
 

@@ -80,10 +80,10 @@ def record_training(
 
 def _dataset(context: str, rows: Rows, data: FeatureData) -> Dataset:
     return Dataset(
-        name=f"{data.model_name} {context} rows",
+        name=f"{data.name} {context} rows",
         context=context,
         source=data.source,
-        fingerprint=data.fingerprint,
+        fingerprint=data.data_fingerprint,
         rows=len(rows),
         entities=len(np.unique(rows.groups)),
     )

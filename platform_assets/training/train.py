@@ -85,7 +85,7 @@ def train(
     say(f"{len(training)} rows to learn from, {len(evaluation)} to evaluate")
     tags = mlflow.owner_tags(spec.model_name, owner) | {
         **source_tags(spec.description),
-        DATA_FINGERPRINT_TAG: data.fingerprint,
+        DATA_FINGERPRINT_TAG: data.data_fingerprint,
         CODE_VERSION_TAG: spec.code_version,
     }
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
@@ -101,7 +101,7 @@ def train(
         estimator=fitted.estimator,
         signature=signature,
         metrics=evaluated.metrics,
-        data_fingerprint=data.fingerprint,
+        data_fingerprint=data.data_fingerprint,
         code_version=spec.code_version,
         dagster_run_id=owner,
         evaluation_rows=len(evaluation),

@@ -120,7 +120,7 @@ def test_every_type_and_its_missing_values_reach_the_online_store(
     assert made["ignored_columns"].value == ["note"]
     assert made["null_counts"].value["income"] == 8
     assert outcome.values[FEATURES].classes == ("no", "yes")
-    assert outcome.values[FEATURES].model_name == "loans"
+    assert outcome.values[FEATURES].name == "loans"
     never = tuple(dataclasses.replace(one, nullable=False) for one in MIXED.features)
     strict = dataclasses.replace(MIXED, features=never)
     found = compare_online(chain.feast, outcome.values[FEATURES], strict)

@@ -446,7 +446,7 @@ def test_redis_without_scripts_serves_the_whole_chain(tmp_path: Path) -> None:
         assert _changes(_run(chain)) == (0, 1)
         [found] = asyncio.run(_asked(chain.feast, 1))
         assert found.values == [1.5]
-        chain.feast.delete_view(SPEC.feature_view)
+        chain.feast.delete_service(SPEC.feature_view)
 
 
 @pytest.mark.needs("redis-server")

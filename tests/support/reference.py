@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import platform_assets
-from platform_assets.components.reference import reference_table
+from platform_assets.components.reference import reference_table, table_reference
 from serving_gateway import errors
 from serving_gateway.errors import GatewayError
 from serving_gateway.settings import Settings
@@ -118,7 +118,10 @@ def rewritten(page: str, tables: Mapping[str, str] | None = None) -> str:
 
 def pipeline_page() -> str:
     """The page of the pipeline with its reference of the model file as it should be."""
-    return rewritten(PIPELINE_README.read_text(), {"model file": reference_table()})
+    return rewritten(
+        PIPELINE_README.read_text(),
+        {"model file": reference_table(), "feature table": table_reference()},
+    )
 
 
 def main() -> int:

@@ -97,4 +97,4 @@ def test_check_of_one_folder_knows_the_names_of_the_others(
     write(tmp_path, MINIMAL.replace("attributes:\n", "attributes:\n  model_name: cars\n"))
 
     assert main(["check", str(tmp_path / "patients")]) == 1
-    assert f"is also the model of {SHIPPED / 'cars' / 'defs.yaml'}" in capsys.readouterr().out
+    assert f"is also the name of {SHIPPED / 'cars' / 'defs.yaml'}" in capsys.readouterr().out

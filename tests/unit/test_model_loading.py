@@ -15,7 +15,7 @@ import pytest
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
-from platform_assets.components import TabularModel, loading, model_file
+from platform_assets.components import FeatureTable, TabularModel, loading
 from platform_assets.components.__main__ import main
 from platform_assets.components.component import read_attributes
 from platform_assets.components.document import Document, read_document
@@ -27,9 +27,10 @@ from platform_assets.components.loading import (
     read_models,
 )
 from platform_assets.components.lookup import explain_missing_model
-from platform_assets.components.model_file import read_model
+from platform_assets.components.model_file import parse_model, read_model
 from platform_assets.components.schema import file_schema
-from platform_assets.model_spec import ModelSpec, Source
+from platform_assets.components.tables import Tables
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.shared_definitions import resources, watching
 from tests.support.model_files import FULL, MINIMAL, TYPE, write
 from tests.support.reference import PIPELINE_README, pipeline_page
@@ -50,11 +51,9 @@ ATTRIBUTES: dict[str, Any] = {
 }
 
 
-def build(spec: ModelSpec) -> dg.Definitions:
+def build(spec: ModelSpec | FeatureTableSpec) -> dg.Definitions:
     """Stands in for the slices: one asset."""
-    return dg.Definitions(
-        assets=[dg.AssetSpec([spec.model_name, "features"], group_name=spec.model_name)]
-    )
+    return dg.Definitions(assets=[dg.AssetSpec([spec.name, "features"], group_name=spec.name)])
 
 
 def assets(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
@@ -131,12 +130,12 @@ def test_file_that_nobody_foresaw_is_broken_alone(
     for name in ("a", "b"):
         write(tmp_path, MINIMAL, name)
 
-    def reads(file: Path) -> ModelSpec:
-        if file.parent.name == "a":
+    def reads(document: Document, tables: Tables) -> ModelSpec:
+        if document.path.parent.name == "a":
             raise LookupError("something new")
-        return read_model(file)
+        return parse_model(document, tables)
 
-    monkeypatch.setattr(loading, "read_model", reads)
+    monkeypatch.setattr(loading, "parse_model", reads)
 
     loaded = assets(define_models(read_models(tmp_path), build))
 
@@ -196,7 +195,7 @@ def test_models_of_further_folders_load_beside_the_shipped_ones(
 
     names = [spec.model_name for spec in load_specs()]
 
-    assert names == ["best_model", "cars", "seattle_weather", "mine", "yours"]
+    assert names == ["best_model", "cars", "fraud", "seattle_weather", "mine", "yours"]
     assert model_folders() == (SHIPPED, tmp_path / "one", tmp_path / "two")
 
 
@@ -205,7 +204,7 @@ def test_folder_that_is_not_there_is_told_and_the_rest_loads(
 ) -> None:
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "absent"))
 
-    loaded = assets(define_models(read_models(), build))
+    loaded = assets(define_models(read_models(), build, build))
 
     assert "best_model/features" in loaded
     assert "MODELS_DIR" in (loaded["absent/model_file"].description or "")
@@ -237,7 +236,7 @@ def test_each_of_many_model_files_is_read_once(
         read.append(path)
         return read_document(path)
 
-    monkeypatch.setattr(model_file, "read_document", counted)
+    monkeypatch.setattr(loading, "read_document", counted)
     assert sorted(read_models(tmp_path).specs) == sorted(files)
     assert sorted(read) == sorted(files)
 
@@ -328,8 +327,7 @@ def test_schema_for_editors_documents_every_field(capsys: pytest.CaptureFixture[
 
     schema = json.loads(capsys.readouterr().out)
     assert schema == json.loads(json.dumps(file_schema()))
-    groups = {"file": schema, **schema["$defs"]}
-    for group, content in groups.items():
+    for group, content in schema["$defs"].items():
         if "enum" in content:
             continue
         assert content["additionalProperties"] is False, group
@@ -353,10 +351,15 @@ def test_schema_accepts_the_shipped_files_and_refuses_bad_ones() -> None:
     good = [yaml.safe_load(file.read_text()) for file in SHIPPED.glob("*/defs.yaml")]
     good += [yaml.safe_load(MINIMAL), yaml.safe_load(FULL)]
 
-    assert len(good) == 5
+    assert len(good) == 8
     assert all(validator.is_valid(content) for content in good)
-    of_dagster = validator_for(TabularModel.model().model_json_schema())
-    assert all(of_dagster.is_valid(content["attributes"]) for content in good)
+    of_dagster = {
+        f"platform_assets.components.{kind.__name__}": validator_for(
+            kind.model().model_json_schema()
+        )
+        for kind in (TabularModel, FeatureTable)
+    }
+    assert all(of_dagster[one["type"]].is_valid(one["attributes"]) for one in good)
     for there, instead in (
         ("0.6", "a"),
         ("task: binary", "task: x"),

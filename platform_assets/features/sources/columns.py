@@ -1,11 +1,11 @@
-"""Columns that a model reads from its source, with their types."""
+"""Columns that are read from a source, with their types."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from platform_assets.model_spec import FeatureSpec, JoinKey, ModelSpec, Target
+from platform_assets.model_spec import FeatureSource, FeatureSpec, JoinKey, Target
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -62,12 +62,14 @@ class Column:
         return arrow_type(self.dtype) if self.dtype else pa.timestamp("us", tz="UTC")
 
 
-def source_columns(spec: ModelSpec) -> tuple[Column, ...]:
+def source_columns(spec: FeatureSource) -> tuple[Column, ...]:
     """Every column that the source has to have: key, time, features, target."""
-    key, time = spec.join_key, spec.event_time
-    typed: list[FeatureSpec | JoinKey | Target] = [*spec.features, spec.target]
-    if not key.from_row_number:
-        typed.insert(0, key)
+    time, target = spec.event_time, spec.label_column
+    typed: list[FeatureSpec | JoinKey | Target] = [
+        *(key for key in spec.join_keys if not key.from_row_number),
+        *spec.features,
+        *([] if target is None else [target]),
+    ]
     columns = [Column(one.name, one.dtype, source_column=one.source_column) for one in typed]
     if time is not None:
         columns.append(Column(time.name, None, time.timezone, time.source_column))

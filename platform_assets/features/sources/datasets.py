@@ -23,10 +23,17 @@ _SKLEARN: Final = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
 class DatasetReader:
-    """`sklearn.<name>`, whose label is the column `target` (in words), or `vega.<name>`."""
+    """A table of a package, or a generated one.
 
-    def __init__(self, dataset: str, columns: Sequence[Column], key: str | None) -> None:
+    `sklearn.<name>`, whose label is the column `target` (in words), `vega.<name>`, or
+    `fraud.<name>`, which is made `scale` times as large.
+    """
+
+    def __init__(
+        self, dataset: str, columns: Sequence[Column], key: str | None, scale: int = 1
+    ) -> None:
         self._dataset, self._columns, self._key = dataset, columns, key
+        self._scale = scale
 
     @property
     def name(self) -> str:
@@ -47,7 +54,7 @@ class DatasetReader:
 
         from platform_assets.features.sources.builder import TableBuilder
 
-        frame = _load(self._dataset)
+        frame = _load(self._dataset, self._scale)
         names = [str(name) for name in frame.columns]
         check_columns(self.name, names, self._columns)
         headers = list(dict.fromkeys(column.header for column in self._columns))
@@ -64,15 +71,20 @@ class DatasetReader:
         return replace(table, ignored=ignored_columns(names, self._columns))
 
 
-def _load(dataset: str) -> pd.DataFrame:
+def _load(dataset: str, scale: int) -> pd.DataFrame:
     # `local_data` reads the files of the package and has no way to the network.
     from sklearn import datasets
     from vega_datasets import local_data
 
+    from platform_assets.features.sources.fraud import fraud_tables
+
+    made = {f"fraud.{name}": make for name, make in fraud_tables().items()}
+    if dataset in made:
+        return made[dataset](scale)
     loaders = {f"sklearn.{name}": getattr(datasets, f"load_{name}") for name in _SKLEARN}
     vega = [name.replace("-", "_") for name in local_data.list_datasets()]
     if dataset not in loaders and dataset not in {f"vega.{name}" for name in vega}:
-        known = ", ".join([*loaders, *(f"vega.{name}" for name in vega)])
+        known = ", ".join([*made, *loaders, *(f"vega.{name}" for name in vega)])
         raise SourceError(f"there is no data set {dataset}", f"use one of {known}, and run again")
     if dataset in loaders:
         return _with_words(loaders[dataset](as_frame=True))

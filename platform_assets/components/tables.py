@@ -1,0 +1,89 @@
+"""Feature tables as a model names them: their columns, types and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from platform_assets.components.diagnostics import FieldPath
+from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, JoinKey, LabelKey, ModelSpec
+from platform_assets.model_spec.fields import suggestion
+
+Tables = Mapping[str, FeatureTableSpec]
+"""Feature tables by name."""
+Problem = tuple[FieldPath, str]
+
+
+def problems_of_tables(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:
+    """Yield what a model of several tables names that the tables do not have."""
+    if spec.labels is None:
+        return
+    keys = {one.column for one in spec.labels.entities}
+    known: dict[str, list[FeatureSpec]] = {}
+    for index, feature in enumerate(spec.features):
+        place = ("attributes", "features", index)
+        table = tables.get(feature.table)
+        if feature.table not in known:
+            known[feature.table] = [] if table is None else list(table.features)
+            if table is None:
+                hint = suggestion(feature.table, tables)
+                listed = ", ".join(sorted(tables)) or "none"
+                yield place, f"there is no feature table {feature.table}.{hint} There are {listed}"
+            elif table.join_key.name not in keys:
+                yield (
+                    place,
+                    f"{feature.table} is read by {table.join_key.name}: list this key under "
+                    "labels.entities",
+                )
+        names = [one.name for one in known[feature.table]]
+        if table is not None and feature.name not in names:
+            hint = suggestion(feature.name, names)
+            message = f"{feature.table} has no column {feature.name}.{hint} It has "
+            yield place, message + ", ".join(names)
+    used = {tables[name].join_key.name for name in known if name in tables}
+    for index, key in enumerate(spec.labels.entities):
+        if key.column not in used and all(name in tables for name in known):
+            message = f"no table of the model is read by {key.column}: remove it"
+            yield ("attributes", "labels", "entities", index), message
+    yield from _unequal_keys(spec, tables)
+
+
+def _unequal_keys(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:
+    first: dict[str, FeatureTableSpec] = {}
+    for index, feature in enumerate(spec.features):
+        table = tables.get(feature.table)
+        if table is None:
+            continue
+        other = first.setdefault(table.join_key.name, table)
+        if other.join_key.dtype != table.join_key.dtype:
+            yield (
+                ("attributes", "features", index),
+                f"{table.table_name} and {other.table_name} have a key {table.join_key.name} of "
+                "two types: give both the same type",
+            )
+            return
+
+
+def with_tables(spec: ModelSpec, tables: Tables) -> ModelSpec:
+    """Give the columns and the keys of a model of several tables the types of the tables."""
+    if spec.labels is None:
+        return spec
+    used = [tables[name] for name in dict.fromkeys(one.table for one in spec.features)]
+    columns = {table.name: {one.name: one for one in table.features} for table in used}
+    types = {table.join_key.name: table.join_key.dtype for table in used}
+    stored = [
+        replace(columns[one.table][one.name], source_column="", table=one.table)
+        for one in spec.features
+    ]
+    entities = tuple(
+        LabelKey(one.column, types.get(one.column, one.dtype), one.source_column)
+        for one in spec.labels.entities
+    )
+    first = entities[0]
+    return replace(
+        spec,
+        labels=replace(spec.labels, entities=entities),
+        join_key=JoinKey(first.column, first.dtype, source_column=first.source_column),
+        features=(*stored, *spec.request),
+        tables=tuple(used),
+    )

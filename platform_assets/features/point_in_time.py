@@ -1,0 +1,131 @@
+"""The rows of labels with what feature tables knew at their time, and nothing later.
+
+Feast's own join pairs each label with every earlier row of its entity before it takes the newest:
+a million labels of a thousand busy merchants are billions of pairs. DuckDB's ASOF join is linear.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from platform_assets.features.records import FeatureData
+from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, ModelSpec
+from platform_assets.resources.feast_errors import translated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class UnknownEntityError(Exception):
+    """Labels whose entity has no row of a table at their time, although its columns need one."""
+
+
+def join_tables(
+    data: FeatureData, spec: ModelSpec, final_until: datetime | None = None
+) -> pa.Table:
+    """Return the labels with the columns of the model's feature tables.
+
+    A label takes the newest row of its entity that is not younger than itself, nor older than the
+    table's `ttl`; a table without times has one row for all times. The columns of a table without
+    such a row are null. Labels after `final_until` are left out. In the order of the labels.
+
+    Raises:
+        UnknownEntityError: such a column may not be null.
+        FeatureStoreError: the files cannot be joined.
+    """
+    paths = {one.name: one.features_path for one in data.tables}
+    stored = spec.stored_features
+    parts = [
+        _Part(table, paths[table.name], [one for one in stored if one.table == table.name], number)
+        for number, table in enumerate(spec.tables)
+    ]
+    time = _quoted(spec.event_timestamp)
+    columns = ["l.* EXCLUDE (__row)", *(column for part in parts for column in part.columns(time))]
+    found = [part.is_found(time) for part in parts]
+    joins = " ".join(part.join(time) for part in parts)
+    final = f"WHERE {time} <= getvariable('final_until')" if final_until else ""
+    # The row number keeps the order, which parallel joins do not.
+    labels = "SELECT *, row_number() OVER () AS __row FROM read_parquet(getvariable('labels'))"
+    query = (
+        f"WITH l AS (SELECT * FROM ({labels}) {final}) "  # noqa: S608 -- columns of the spec
+        f"SELECT {', '.join([*columns, *found])} FROM l {joins} ORDER BY __row"
+    )
+    with (
+        translated("join the feature tables to the labels"),
+        duckdb.connect(config={"enable_external_file_cache": False}) as database,
+    ):
+        database.execute("SET TimeZone = 'UTC'")
+        database.execute("SET VARIABLE labels = ?", [data.labels_path])
+        if final_until:
+            database.execute("SET VARIABLE final_until = ?", [final_until])
+        for part in parts:
+            database.execute(f"SET VARIABLE {part.alias} = ?", [part.path])
+        joined = database.sql(query).to_arrow_table()
+    for part in parts:
+        part.check(joined, spec)
+    return joined.drop_columns([part.mark for part in parts])
+
+
+class _Part:
+    """What one table adds to the query."""
+
+    def __init__(
+        self, table: FeatureTableSpec, path: str, features: list[FeatureSpec], number: int
+    ) -> None:
+        self._table, self.path, self._features = table, path, features
+        self.alias, self.mark = f"t{number}", f"__found_{number}"
+
+    def join(self, time: str) -> str:
+        """The clause that joins the newest row."""
+        key = _quoted(self._table.join_key.name)
+        rows = f"read_parquet(getvariable('{self.alias}')) {self.alias}"
+        if self._table.event_time is None:
+            return f"LEFT JOIN {rows} ON l.{key} = {self.alias}.{key}"
+        newest = f"l.{time} >= {self.alias}.{self._time}"
+        return f"ASOF LEFT JOIN {rows} ON l.{key} = {self.alias}.{key} AND {newest}"
+
+    def columns(self, time: str) -> list[str]:
+        """The columns of the table, null where they have expired."""
+        names = [_quoted(one.name) for one in self._features]
+        return [f"CASE WHEN {self._fresh(time)} THEN {self.alias}.{n} END AS {n}" for n in names]
+
+    def is_found(self, time: str) -> str:
+        """Whether there is a row that has not expired."""
+        key = f"{self.alias}.{_quoted(self._table.join_key.name)}"
+        return f"{key} IS NOT NULL AND {self._fresh(time)} AS {self.mark}"
+
+    def check(self, joined: pa.Table, spec: ModelSpec) -> None:
+        """Raise UnknownEntityError where a label has no row that it needs."""
+        import pyarrow.compute as pc
+
+        needed = [one.name for one in self._features if not one.nullable]
+        without = pc.invert(pc.fill_null(joined[self.mark], False))
+        count = pc.sum(without).as_py() or 0
+        if not needed or not count:
+            return
+        key, first = self._table.join_key.name, pc.index(without, True).as_py()
+        entity = joined[key][first].as_py()
+        at = joined[spec.event_timestamp][first].as_py().isoformat()
+        raise UnknownEntityError(
+            f"{count:,} of {joined.num_rows:,} labels have no row of {self._table.name} at their "
+            f"time or within its ttl, first {key} {entity} at {at}: add those rows, leave the "
+            f"labels out, or say `nullable: true` of {', '.join(needed)} in {self._table.name}"
+        )
+
+    @property
+    def _time(self) -> str:
+        return _quoted(self._table.event_timestamp)
+
+    def _fresh(self, time: str) -> str:
+        ttl: timedelta = self._table.expires_after
+        if not ttl:
+            return "true"
+        seconds = int(ttl.total_seconds())
+        return f"l.{time} <= {self.alias}.{self._time} + INTERVAL {seconds} SECOND"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
