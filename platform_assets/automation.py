@@ -8,13 +8,13 @@ import dagster as dg
 
 from platform_assets.attempts import request_run
 from platform_assets.export.adoption import is_foreign
-from platform_assets.features.assets import source_observation
 from platform_assets.features.records import data_fingerprint
 from platform_assets.features.source import (
     FINGERPRINT_METADATA,
     SourceError,
     current_fingerprint,
 )
+from platform_assets.features.source_asset import source_event
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import (
     CHAIN,
@@ -165,7 +165,7 @@ def _source_sensor(
         except SourceError as error:
             return dg.SkipReason(f"the source cannot be read: {error}")
         _, _, last = (context.cursor or "").rpartition(" ")
-        seen = [] if fingerprint == last else [source_observation(spec, fingerprint)]
+        seen = [] if fingerprint == last else [source_event(spec, fingerprint)]
         read = [_content_of(table, context.instance) for table in tables]
         if None in read:
             missing = tables[read.index(None)].name

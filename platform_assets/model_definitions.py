@@ -9,8 +9,9 @@ import dagster as dg
 from platform_assets import automation
 from platform_assets.export.assets import export_assets
 from platform_assets.export.checks import export_checks
-from platform_assets.features.assets import feature_assets, source_asset
+from platform_assets.features.assets import feature_assets
 from platform_assets.features.checks import feature_checks
+from platform_assets.features.source_asset import source_asset
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dagster as dg
 
 from platform_assets.automation import table_job, table_schedules, table_sensor
-from platform_assets.features.assets import source_asset, table_assets
+from platform_assets.features.assets import table_assets
 from platform_assets.features.checks import feature_checks
+from platform_assets.features.source_asset import source_asset
 from platform_assets.model_spec import FeatureTableSpec
 
 

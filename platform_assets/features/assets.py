@@ -13,6 +13,7 @@ from platform_assets.features.checks import source_check_results, source_checks
 from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
+from platform_assets.features.source_asset import read_version_tags, record_source
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
@@ -37,21 +38,6 @@ def feature_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
 def table_assets(spec: FeatureTableSpec) -> list[dg.AssetsDefinition]:
     """Build the assets `[table_name, features]` and `[table_name, online_features]`."""
     return [_features(spec, spec.freshness), _online_features(spec)]
-
-
-def source_asset(spec: FeatureSource) -> dg.AssetSpec:
-    """Return `[name, source]`: outside of Dagster, and observed by its content."""
-    return dg.AssetSpec(
-        **spec.asset("source"),
-        kinds={spec.source.kind},
-        description=f"What `{spec.name}` is read from. Its data version is the digest of its "
-        "content when it was last read, so `features` made from other content are out of date.",
-    )
-
-
-def source_observation(spec: FeatureSource, fingerprint: str) -> dg.AssetObservation:
-    """Return the record that the source had this content just now."""
-    return dg.AssetObservation(spec.key("source"), tags={"dagster/data_version": fingerprint})
 
 
 def _features(
@@ -92,11 +78,12 @@ def _features(
             f"the feature files cannot be written below {feast.data_dir}", todo, OSError
         ):
             data = write_feature_data(rows, rows_of, feast.data_dir, context.log.info)
-        context.log_event(source_observation(spec, data.fingerprint))
+        record_source(context.instance, spec, data.fingerprint)
         context.log.info(f"{data.rows} rows of {data.entities} entities from {data.source}")
         yield dg.MaterializeResult(
             value=data,
             data_version=dg.DataVersion(data.fingerprint),
+            tags=read_version_tags(spec, data.fingerprint),
             check_results=source_check_results(rows, rows_of),
             metadata={
                 **data_metadata(rows, data, spec),

@@ -14,11 +14,15 @@ import dagster as dg
 import pandas as pd
 import pytest
 import redis as redis_client
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from platform_assets.features.assets import feature_assets
 from platform_assets.features.consistency import compare_online
 from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.reading import read_source
+from platform_assets.features.source import source_fingerprint
+from platform_assets.features.source_asset import source_asset, source_event
 from platform_assets.features.storage import write_feature_data
 from platform_assets.model_spec import AutomationSpec, FeatureSpec
 from platform_assets.resources.feast import FeastResource, FeatureStoreError
@@ -86,14 +90,46 @@ def test_reading_the_source_records_its_content_as_its_data_version(tmp_path: Pa
     for kept in (None, -1):
         _replace(chain, lambda lines, kept=kept: lines[:kept])  # type: ignore[misc] # a default binds it
         content = chain.run(FEATURES).values[FEATURES].fingerprint
-        observed = chain.instance.fetch_observations(dg.AssetKey(IRIS.key("source")), limit=1)
-        made = chain.instance.fetch_materializations(dg.AssetKey(IRIS.key(FEATURES)), limit=1)
-        (seen,), (event,) = observed.records, made.records
-        assert seen.asset_observation is not None
-        assert event.asset_materialization is not None
-        versions += [seen.asset_observation.tags, event.asset_materialization.tags or {}]
-        assert [tags[DATA_VERSION] for tags in versions[-2:]] == [content, content]
+        for asset in ("source", FEATURES):
+            made = chain.instance.get_latest_materialization_event(dg.AssetKey(IRIS.key(asset)))
+            assert made is not None
+            assert made.asset_materialization is not None
+            versions.append((made.asset_materialization.tags or {})[DATA_VERSION])
+        assert versions[-2:] == [content, content]
     assert versions[0] != versions[2]
+
+
+def test_features_are_out_of_date_exactly_while_the_source_has_other_content(
+    tmp_path: Path,
+) -> None:
+    chain = feature_chain(tmp_path)
+    definitions = dg.Definitions(
+        [source_asset(IRIS), *feature_assets(IRIS)],
+        resources={"source": chain.resource, "feast": chain.feast},
+    )
+    graph = definitions.resolve_asset_graph()
+
+    def lineage_page_shows() -> StaleStatus:
+        loading = LoadingContextForTest(chain.instance)
+        resolver = CachingStaleStatusResolver(chain.instance, graph, loading)
+        return resolver.get_status(dg.AssetKey(IRIS.key(FEATURES)))
+
+    def sensor_finds(fingerprint: str) -> None:
+        chain.instance.report_runless_asset_event(source_event(IRIS, fingerprint))
+
+    chain.run(FEATURES)
+    assert lineage_page_shows() is StaleStatus.FRESH
+    _replace(chain, lambda lines: lines[:-1])
+    sensor_finds(source_fingerprint(IRIS, chain.resource))
+    assert lineage_page_shows() is StaleStatus.STALE
+    for change in (None, -1):  # first what the sensor has seen, then what it has not
+        _replace(chain, lambda lines, kept=change: lines[:kept])  # type: ignore[misc] # a default binds it
+        made = chain.run(FEATURES)
+        assert set(made.values) == {FEATURES}, "a run does not make the source"
+        assert lineage_page_shows() is StaleStatus.FRESH
+    chain.run(FEATURES)
+    recorded = chain.instance.fetch_materializations(dg.AssetKey(IRIS.key("source")), limit=9)
+    assert len(recorded.records) == 3, "one for each content"
 
 
 def test_every_type_and_its_missing_values_reach_the_online_store(
