@@ -350,6 +350,10 @@ def test_a_gateway_that_is_not_ready_says_why_and_one_that_is_gone_is_missed(
         screen.open()
         expect(page.locator("#headline")).to_contain_text("Nothing in production")
         expect(page.locator(".marks .bad")).to_have_count(2)
+        expect(page.locator("#first")).to_contain_text("make chain MODEL=best_model, or the job")
+        expect(page.locator("#first")).not_to_contain_text("POST")
+        for empty in ("#variants", "#charts", "#history"):
+            expect(page.locator(empty)).to_be_hidden()
         expect(page.locator("#reasons")).to_contain_text("no version was ever loaded into it")
         expect(page.locator("#routing")).to_contain_text(f"unknown: Triton at {nowhere}")
         expect(page.locator("#replicas")).to_contain_text("Not ready: variant A has no version")
@@ -374,7 +378,9 @@ def test_a_gateway_that_is_not_ready_says_why_and_one_that_is_gone_is_missed(
 def test_one_half_alone_is_no_production(screen: Screen, gateway: RunningGateway) -> None:
     gateway.routed(1)
     good = gateway.models()
-    good["effective"]["A"]["onnx_sha256"] = "0123456789abcdef"
+    digests = {"onnx_sha256": "0123456789abcdef", "data_fingerprint": "fedcba9876543210"}
+    good["effective"]["A"].update(digests)
+    unrouted = {"effective": {}, "ssot": {**good["ssot"], "served_versions": [7, 8]}}
     (replica,) = good["replicas"]
     late = {**replica, "id": "late", "pid": 4321, "ready": False, "reasons": ["still starting"]}
     unserved = {**good["ssot"], "prod_served_version": None}
@@ -384,18 +390,22 @@ def test_one_half_alone_is_no_production(screen: Screen, gateway: RunningGateway
         "do not all route by the newest generation": {**good, "in_sync": False},
         "Other replicas cannot be listed: no store": {**good, "replicas_problem": "no store"},
     }
-    page, told = screen.page, iter([good, *pages.values()])
-    page.route("**/models", lambda route: route.fulfill(json=next(told)))
+    page, states = screen.page, iter([good, *pages.values(), {**good, **unrouted}])
+    page.route("**/models", lambda route: route.fulfill(json=next(states)))
     stopped(page)
     screen.open()
     expect(page.locator(".verdict")).to_have_text("✓ In production")
-    expect(cell(page, "variants", "ONNX")).to_have_text("0123456789ab")
-    expect(cell(page, "variants", "Data")).to_have_count(0)
+    origin = cell(page, "variants", "Origin")
+    expect(origin).to_have_text("data fedcba987654, ONNX 0123456789ab")
+    expect(origin.get_by_title(digests["onnx_sha256"], exact=True)).to_be_visible()
     for second, half in zip((3, 5, 7, 9), pages, strict=True):
         next_poll(page, f":0{second}")
         expect(page.locator(".verdict")).to_have_text("✕ Not proven in production")
         expect(page.locator(".marks .ok")).to_have_count(1)
         expect(page.locator(".marks .bad")).to_contain_text(half)
+    next_poll(page, ":11")
+    expect(page.locator("#first")).to_contain_text('POST /variant/A/reload with {"version":8}')
+    expect(page.locator("#variants")).to_be_hidden()
     screen.is_clean()
 
 

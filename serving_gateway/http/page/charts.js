@@ -70,4 +70,5 @@ function charts({ effective, routing: { switches }, ssot }) {
   put("charts-key",
     `Means of ${WINDOW_MS / 1000} s, while this page is open. `,
     key("a", "variant A "), aliases.includes("B") ? key("b", "variant B ") : null, moved.length ? key("switch", "switch of A") : null);
+  byId("charts").closest("section").hidden = aliases.length === 0;
 }

@@ -1,5 +1,6 @@
 // What is shown of the state, part by part.
 let pages = null; // the address of MLflow's pages, where the gateway knows it
+const reload = code(`POST ${chosen === null ? "" : `/${own}`}/variant/A/reload`);
 
 /** A run's id, which leads to its page. */
 const run = (id, shown = code(id)) => (pages ? el("a", { href: `${pages}/#/runs/${encodeURIComponent(id)}` }, shown) : shown);
@@ -21,6 +22,14 @@ function judge({ ssot, effective, replicas, replicas_problem: problem, in_sync: 
   return { served, followed, half1, half2 };
 }
 
+/** What brings the first version here. */
+function firstSteps({ model_name: name, served_versions: ready }) {
+  const body = JSON.stringify({ version: Math.max(...ready) });
+  return el("p", { id: "first" },
+    "A chain trains the first version and takes it to production: ", code(`make chain MODEL=${name}`), ", or the job ", code(`${name}_chain`), " in Dagster; ", code("make up"), " runs that of the model that ships.",
+    ready.length ? [" To route to a version that is READY already, without the checks of a chain: ", reload.cloneNode(true), " with ", code(body), "."] : null);
+}
+
 function headline(models) {
   const { served, followed, half1, half2 } = judge(models);
   const a = models.effective.A, own = models.replica, proven = served && followed;
@@ -29,7 +38,7 @@ function headline(models) {
   put("headline",
     el("p", { class: "verdict" }, badge(proven, verdict)),
     el("h1", { id: "name" }, name),
-    el("p", {}, a ? "run_id " : "Reload a version onto variant A.", a ? run(a.run_id) : null),
+    a ? el("p", {}, "run_id ", run(a.run_id)) : firstSteps(models.ssot),
     el("p", { class: "soft", id: "rule" }, "A version is in production when both hold at this moment:"),
     el("ul", { class: "marks", "aria-labelledby": "rule" }, mark(served, half1), mark(followed, half2)),
     el("p", {}, "This replica (", called(own), ") is ", badge(own.ready, own.ready ? "ready" : "not ready"), own.ready ? "." : ":"),
@@ -46,9 +55,13 @@ function share(alias, { strategy, percent: part }, alone) {
   return strategy === "mirror" ? `copies of ${+part.toFixed(2)} % (mirror)` : "none (off)";
 }
 
-const origins = [["Data", "data_fingerprint"], ["Code", "code_version"], ["Dagster run", "dagster_run_id"], ["ONNX", "onnx_sha256"], ["Features", "feature_contract"]];
+const ORIGINS = [["data", "data_fingerprint"], ["code", "code_version"], ["Dagster run", "dagster_run_id"], ["ONNX", "onnx_sha256"], ["features", "feature_contract"]];
 /** The beginning of a digest; the whole of it is in its title. */
-const short = (text) => (text ? el("code", { title: text }, text.slice(0, 12)) : "–");
+const short = (text) => el("code", { title: text }, text.slice(0, 12));
+const origin = (slot) => {
+  const known = ORIGINS.filter(([, key]) => slot[key]);
+  return known.length ? known.flatMap(([name, key], i) => [`${i ? ", " : ""}${name} `, short(slot[key])]) : "–";
+};
 
 function variants({ ssot, effective, routing, replicas }, noMetrics) {
   const found = Object.entries(effective).map(([alias, slot]) => {
@@ -86,9 +99,9 @@ function variants({ ssot, effective, routing, replicas }, noMetrics) {
       cells("Rollback to", back),
       cells("Mode", ({ slot }) => slot.mode),
       cells("run_id", ({ slot }) => run(slot.run_id)),
-      ...origins.filter(([, key]) => found.some(({ slot }) => slot[key])).map(([name, key]) => cells(name, ({ slot }) => short(slot[key])))));
-  const reload = code(`POST ${chosen === null ? "" : `/${own}`}/variant/A/reload`);
-  put("pin", effective.A?.mode === "pinned" ? ["A chain leaves variant A where it is pinned, unless it is launched with unpin. Release it by ", reload, " with ", code('{"unpin": true}'), "; the version stays until the next chain."] : []);
+      cells("Origin", ({ slot }) => origin(slot))));
+  put("pin", effective.A?.mode === "pinned" ? ["A chain leaves variant A where it is pinned, unless it is launched with unpin. Release it by ", reload.cloneNode(true), " with ", code('{"unpin": true}'), "; the version stays until the next chain."] : []);
+  byId("sides").hidden = found.length === 0;
 }
 
 function routing({ ssot, effective, routing: record }) {
