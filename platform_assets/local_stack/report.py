@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from platform_assets.decimals import shortest_decimal
 from platform_assets.local_stack.chain import chain_job_name, models_with_chain
 from platform_assets.local_stack.http import get, post
 from platform_assets.local_stack.processes import services
@@ -131,7 +132,6 @@ def rollback_call(settings: StackSettings) -> str:
 
 def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
     """A row of the model's features by name, as JSON has them."""
-    import numpy as np
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -144,7 +144,7 @@ def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
     for field in list(first.schema)[2:]:  # behind the join key and the time
         value = first[field.name][0].as_py()
         if value is not None and pa.types.is_float32(field.type):
-            value = float(str(np.float32(value)))  # the shortest that is this number
+            value = shortest_decimal(value)
         row[field.name] = value
     return row
 

@@ -13,14 +13,14 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.triton import TritonEndpoint, TritonResource
-from platform_assets.serving.answers import ask_gateway, json_rows
+from platform_assets.serving.answers import ask_gateway
 from platform_assets.serving.ledger import Entry, ledger_json, ledger_markdown
 from platform_assets.serving.proof_page import Evidence, proof_page
+from platform_assets.serving.proof_rows import proof_rows
 from platform_assets.serving.records import Promotion
 from serving_gateway.contract import ModelStatus
 
 PROOF_PAGE = "proof.html"
-_ROWS_SHOWN = 5
 
 
 def collect_proof(
@@ -104,23 +104,13 @@ def _pretty(body: msgspec.Struct) -> str:
 def _predictions(
     spec: ModelSpec, promotion: Promotion, gateway: GatewayResource, mlflow: MlflowResource
 ) -> tuple[Parity, list[dict[str, str]]]:
-    """The gateway's answers for the evaluation set beside scikit-learn's; the first rows."""
+    """The gateway's answers for the evaluation set beside scikit-learn's; a few rows."""
     registered = mlflow.version(promotion.model_name, promotion.version)
     evaluation = mlflow.evaluation_set(registered.run_id)
     answers = ask_gateway(registered, evaluation, gateway)
     expected = evaluation.labels, evaluation.probabilities
     parity = compare(*answers, *expected, spec.gates.parity_tolerance)
-    shown = json_rows(registered.signature, evaluation.features.head(_ROWS_SHOWN))
-    rows = [
-        {
-            "row": str(position),
-            "features": str(row),
-            "gateway": str(answers[0][position]),
-            "scikit-learn": str(evaluation.labels[position]),
-        }
-        for position, row in enumerate(shown)
-    ]
-    return parity, rows
+    return parity, [*proof_rows(registered.signature, evaluation, answers[0])]
 
 
 def _parity_table(parity: Parity, rows: Sequence[Mapping[str, str]]) -> str:

@@ -27,7 +27,7 @@ class Evidence:
     """Of each gateway that was asked."""
     parity: Parity
     rows: Sequence[Mapping[str, str]]
-    """The first rows of the evaluation set, as the gateway and scikit-learn answer them."""
+    """Some rows of the evaluation set, as the gateway and scikit-learn answer them."""
     ledger: Sequence[Entry]
     run_url: str
     version_url: str
@@ -100,7 +100,7 @@ def _parity(evidence: Evidence) -> str:
             f"{parity.rows} held-out rows are answered {held}; the largest difference of a "
             f"probability is {parity.largest_probability_difference:.2g}."
         ),
-        pages.table(evidence.rows, "The first rows") if evidence.rows else "",
+        pages.table(evidence.rows, "Some of them") if evidence.rows else "",
     )
 
 
