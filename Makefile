@@ -32,7 +32,7 @@ endef
 # option(variable, flag): what the command line says, not what the environment happens to have.
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
 
-.PHONY: help up demo model chain down status test test-fast dev lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
+.PHONY: help up demo model check chain down status test test-fast dev lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ demo: $(VENV)/.run $(TRITON_VENV)/.run ## the same, headless: print the proof, e
 model: $(VENV)/.run ## make a model file from a table: make model CSV=patients.csv TARGET=readmitted
 	@$(RUN) platform_assets.components new "$$CSV" --target "$$TARGET" $(call option,NAME,name) \
 	  $(call option,KEY,key) $(call option,TIME,time) $(call option,TASK,task) $(call option,SEPARATOR,separator)
+
+check: $(VENV)/.run ## check all model files, those of MODELS_DIR too, and the columns of their sources
+	@$(STACK) check
 
 chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars; without MODEL best_model
 	@MODEL=$(MODEL) $(STACK) chain

@@ -1,4 +1,4 @@
-"""`python -m platform_assets.local_stack up|demo|chain|down|status`."""
+"""`python -m platform_assets.local_stack up|demo|check|chain|down|status`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -17,9 +17,10 @@ from rich.markup import escape
 from platform_assets.local_stack import report
 from platform_assets.local_stack.chain import chain_job_name, reload_definitions, run_chain
 from platform_assets.local_stack.chain_display import ChainDisplay
+from platform_assets.local_stack.processes import SOURCE_PATH
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.shutdown import stop_stack
-from platform_assets.local_stack.stack import Stack, owner_pid, sole_owner
+from platform_assets.local_stack.stack import Stack, give_source, owner_pid, sole_owner
 from platform_assets.model_spec import table_job_name
 from serving_gateway.contract import DEFAULT_MODEL, is_model_name
 
@@ -88,6 +89,16 @@ def _tables_of(model_name: str, owner: int) -> list[str]:
         raise StackError(why)
     [spec] = [one for one in models.specs.values() if one.name == model_name]
     return [table.name for table in spec.tables]
+
+
+def _check(settings: StackSettings, _console: Console) -> int:
+    """Check all model files, with the source that the stack gives to the model that ships."""
+    from platform_assets.components.__main__ import main as components
+
+    with suppress(OSError):  # what is not there is noted below
+        give_source(settings)
+    os.environ[SOURCE_PATH] = str(settings.source_path)
+    return components(["check"])
 
 
 def _down(settings: StackSettings, console: Console) -> int:
@@ -172,6 +183,7 @@ def _watch(stack: Stack, console: Console) -> NoReturn:
 _COMMANDS: Final[dict[str, Callable[[StackSettings, Console], int]]] = {
     "up": _up,
     "demo": _demo,
+    "check": _check,
     "chain": _model_chain,
     "down": _down,
     "status": _status,

@@ -25,6 +25,8 @@ GATEWAY_TOKENS: Final = "GATEWAY_CONTROL_TOKENS"
 SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS})
 """Variables that a service gets only when it needs them."""
 _PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN})
+SOURCE_PATH: Final = "SOURCE_PATH"
+"""Where the model that ships reads its rows."""
 _WORKSPACE: Final = str(ROOT / "workspace.yaml")
 
 
@@ -170,7 +172,7 @@ def environment(
         "FEAST_STATE_DIR": str(settings.state_dir / "feast"),
         "FEAST_ONLINE_STORE": inherited.get("FEAST_ONLINE_STORE", "sqlite"),
         "FEAST_REDIS": inherited.get("FEAST_REDIS", ""),
-        "SOURCE_PATH": str(settings.source_path),
+        SOURCE_PATH: str(settings.source_path),
         "TRITON_URL": settings.triton_url,
         "TRITON_GRPC_URL": settings.triton_grpc_url,
         "MODEL_REPOSITORY": str(settings.model_repository),

@@ -114,8 +114,6 @@ class Stack:
 
 def prepare_state(settings: StackSettings) -> None:
     """Create the folders and files that the services expect; keep what is there."""
-    from platform_assets.features.sample_data import write_iris_source
-
     for folder in (
         settings.model_repository,
         settings.proof_dir,
@@ -132,6 +130,13 @@ def prepare_state(settings: StackSettings) -> None:
         log.replace(log.with_suffix(".log.previous"))
     instance = Path(__file__).with_name("dagster.yaml").read_text()
     (settings.dagster_home / "dagster.yaml").write_text(instance)
+    give_source(settings)
+
+
+def give_source(settings: StackSettings) -> None:
+    """Write the rows of the model that ships, unless they are there."""
+    from platform_assets.features.sample_data import write_iris_source
+
     if not settings.source_path.exists():
         write_iris_source(settings.source_path)
 

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from platform_assets.components.__main__ import main
 from platform_assets.components.loading import SHIPPED
+from platform_assets.local_stack.__main__ import main as stack
 from tests.support.model_files import MINIMAL, write
 
 
@@ -36,6 +37,23 @@ def test_check_of_good_files_lists_the_models(
     assert "patients: binary of readmitted, 4 features" in capsys.readouterr().out
     assert main(["check"]) == 0
     assert "seattle_weather" in capsys.readouterr().out
+
+
+def test_make_check_gives_the_shipped_model_the_source_that_the_stack_gives_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of pytest stay
+    monkeypatch.setenv("STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SOURCE_PATH", "elsewhere.csv")
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    broken = write(tmp_path / "models", MINIMAL.replace("0.6", "7"))
+
+    assert stack(["check"]) == 1
+
+    printed = capsys.readouterr().out
+    assert f"{broken}:12: gates.metric_floor" in printed
+    assert "note" not in printed
+    assert "3 good, 1 broken" in printed
 
 
 def test_check_compares_the_columns_of_a_file_that_is_there(
