@@ -11,7 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from serving_gateway import __version__
 from serving_gateway.contract.struct import fill_in
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.http.descriptions import READ_ERRORS, errors
+from serving_gateway.http.descriptions import READ_ERRORS, TAGS, errors
 from serving_gateway.http.error_handlers import handle_errors
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.inference_routes import inference_routers
@@ -38,6 +38,7 @@ def build(
     app = FastAPI(
         title="Readygate",
         version=__version__,
+        openapi_tags=TAGS,
         redirect_slashes=False,
         docs_url=None,  # the framework's page loads its script from a CDN
         redoc_url=None,
@@ -70,7 +71,10 @@ def _metrics_router(access: Access, metrics: Metrics) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse, responses=responses)
     async def prometheus(model: str | None = None) -> Response:
-        """Metrics in Prometheus's text format; of one model alone where it is named."""
+        """Read the metrics of this replica in Prometheus's text format.
+
+        With `model`, those of one model alone.
+        """
         text = await metrics.render() if model is None else metrics.render_model(model)
         slices = _slices(text)
         return StreamingResponse(slices, media_type="text/plain; version=0.0.4; charset=utf-8")

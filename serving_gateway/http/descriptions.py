@@ -35,6 +35,13 @@ _ERRORS: Final = {500: "A bug in the gateway."} | {
 }
 READ_ERRORS: Final = (400, 401, 403, 404, 405, 422, 431, 500, 502, 503, 504)
 
+TAGS: Final = [
+    {"name": "data", "description": "Predictions: as rows, or by the Open Inference Protocol."},
+    {"name": "health", "description": "What probers ask; no key is needed."},
+    {"name": "state", "description": "What is in production, and how it does."},
+    {"name": "control", "description": "Changes of what is served; each needs a control token."},
+]
+"""The groups of the page, in their order."""
 BINARY: Final = {
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
 }

@@ -78,17 +78,18 @@ def inference_routers(
 def _add_predictions(router: APIRouter, endpoint: InferenceEndpoint) -> None:
     @router.post("/predict", response_model=PredictResponse)
     async def predict_by_default(request: Request, body: PredictBody) -> Response:
-        """Predict by the version of the default model that is effective for the client.
+        """Predict by the default model.
 
-        Send rows as `data`, in the order of the model's features, or as `instances`, by feature
-        name. The response names the variant, version and run that made it. `client_id` keeps a
-        client on its variant while traffic is split.
+        The version that is effective for the client answers. Send rows as `data`, in the order of
+        the model's features, or as `instances`, by feature name. The response names the variant,
+        version and run that made it. `client_id` keeps a client on its variant while traffic is
+        split.
         """
         return await _answer(endpoint, request, body)
 
     @router.post("/models/{model}/predict", response_model=PredictResponse)
     async def predict_by_model(model: str, request: Request, body: PredictBody) -> Response:  # noqa: ARG001 -- described
-        """Predict by the version of a model that is effective for the client."""
+        """Predict by a named model."""
         return await _answer(endpoint, request, body)
 
 
@@ -109,7 +110,10 @@ def _add_inference(
         json_length: JsonLength = None,  # noqa: ARG001 -- described
         client_id: ClientId = None,  # noqa: ARG001 -- described
     ) -> Response:
-        """Have the effective version, or a named one that is effective, answer tensors."""
+        """Predict by tensors.
+
+        The effective version answers, or a named one that is effective.
+        """
         return await _answer(endpoint, request, body)
 
 
@@ -133,17 +137,17 @@ def _add_server(health: APIRouter, described: APIRouter, hosting: Hosting) -> No
 
     @health.get("/v2/health/live")
     async def live() -> ServerLive:
-        """Whether the process lives."""
+        """Say whether the process lives."""
         return ServerLive()
 
     @health.get("/v2/health/ready")
     async def ready(response: Response) -> Ready:
-        """Whether this replica should get traffic."""
+        """Say whether this replica should get traffic."""
         return _ready(not hosting.readiness().reasons, response)
 
     @described.get("/v2")
     async def server_metadata() -> ServerMetadata:
-        """Which server this is, and what it can do beyond the protocol."""
+        """Say which server this is, and what it can do beyond the protocol."""
         return metadata
 
 
@@ -154,23 +158,23 @@ def _add_model(
 
     @health.get(f"{path}/ready")
     async def model_ready(model: str, version: Version, response: Response) -> Ready:
-        """Whether a model's effective version can answer."""
+        """Say whether a model's effective version can answer."""
         target = hosting.resolve(model).open_inference.target(model, version)
         return _ready(target.client.ready, response)
 
     @described.get(path)
     async def model_metadata(model: str, version: Version) -> ModelMetadata:
-        """What the effective version of a model reads and answers."""
+        """Describe what the effective version of a model reads and answers."""
         return await hosting.resolve(model).open_inference.metadata(model, version)
 
     @described.get(f"{path}/config", response_model=dict[str, Any])
     async def config(model: str, version: Version) -> Response:
-        """Triton's configuration of the effective version, as Triton tells it."""
+        """Read Triton's configuration of the effective version."""
         return _relayed(await hosting.resolve(model).open_inference.ask(model, version, "config"))
 
     @described.get(f"{path}/stats", response_model=dict[str, Any])
     async def stats(model: str, version: Version) -> Response:
-        """Triton's statistics of the effective version, as Triton tells them."""
+        """Read Triton's statistics of the effective version."""
         return _relayed(await hosting.resolve(model).open_inference.ask(model, version, "stats"))
 
 

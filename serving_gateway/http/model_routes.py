@@ -7,7 +7,7 @@ They stand twice in the application: unprefixed for the default model, and below
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
 from serving_gateway.contract import (
     ClearResponse,
@@ -29,6 +29,7 @@ from serving_gateway.http.security import Access, Need
 
 NameOf = Callable[..., Awaitable[str]]
 """A dependency: the name of the model that a request is about."""
+Alias = Annotated[str, Path(description="A is production, B the shadow or candidate.")]
 Force = Annotated[
     bool, Query(description="Do it although A answered clients within the last minute.")
 ]
@@ -71,12 +72,15 @@ def _add_readiness(router: APIRouter, hosting: Hosting) -> None:
 
     @router.get("/ready")
     async def ready(response: Response) -> ReadyStatus:
-        """Whether this replica should get traffic."""
+        """Say whether this replica should get traffic."""
         return answer(hosting.readiness(), response)
 
     @router.get("/models/{model}/ready")
     async def model_ready(model: str, response: Response) -> ReadyStatus:
-        """Whether this replica can answer for one model: A's version is confirmed READY."""
+        """Say whether this replica can answer for one model.
+
+        It can once the version of its variant A is confirmed READY.
+        """
         return answer(hosting.plane(model).status.ready(), response)
 
 
@@ -91,17 +95,20 @@ def _add_reads(
 
     @health_router.get("/health")
     async def health(model: Model) -> HealthStatus:
-        """Whether the process lives; always 200 while it does."""
+        """Say whether the process lives.
+
+        Always 200 while it does.
+        """
         return hosting.plane(model).status.health()
 
     @status_router.get("" if status_router.prefix else "/models")
     async def models(model: Model) -> ModelStatus:
-        """What Triton serves of the model at this moment, and what the gateway routes to."""
+        """Read what Triton serves of a model at this moment, and what is routed to."""
         return await hosting.plane(model).status.models()
 
     @shadow_router.get("/shadow")
     async def shadow(request: Request, model: Model) -> ShadowReport:
-        """How B's answers to mirrored requests compare with A's, on this replica.
+        """Compare B's answers to mirrored requests with A's, on this replica.
 
         Examples are clients' rows: only callers with a control token see them.
         """
@@ -114,15 +121,18 @@ def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
 
     @router.post("/variant/{alias}/reload")
     async def reload(
-        alias: str, model: Model, by: Caller, body: Annotated[ReloadRequest, Body()] = _RELOAD
+        alias: Alias, model: Model, by: Caller, body: Annotated[ReloadRequest, Body()] = _RELOAD
     ) -> ReloadResponse:
-        """Move a variant to a version that Triton has READY; without a body, follow Triton."""
+        """Move a variant to a version that Triton has READY.
+
+        Without a body, follow Triton.
+        """
         async with hosting.open_model(model) as hosted:
             return await hosted.control_plane.reload(alias, body, by)
 
     @router.post("/variant/{alias}/rollback")
     async def rollback(
-        alias: str, model: Model, by: Caller, body: Annotated[RollbackRequest, Body()] = _ROLLBACK
+        alias: Alias, model: Model, by: Caller, body: Annotated[RollbackRequest, Body()] = _ROLLBACK
     ) -> ReloadResponse:
         """Move a variant back to the version before, and pin it there."""
         return await hosting.plane(model).control_plane.rollback(alias, body, by)
@@ -138,7 +148,7 @@ def _add_changes(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
 def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
     @router.delete("/variant/{alias}")
     async def clear(
-        alias: str,
+        alias: Alias,
         model: Annotated[str, Depends(name_of)],
         by: Caller,
         force: Force = False,
@@ -154,5 +164,8 @@ def _add_removals(router: APIRouter, hosting: Hosting, name_of: NameOf) -> None:
         async def remove(
             model: str, by: Caller, force: Force = False, reason: Reason = None
         ) -> RemovalResponse:
-            """Host a model no longer; its versions stay READY in Triton."""
+            """Stop hosting a model.
+
+            Its versions stay READY in Triton.
+            """
             return await hosting.remove(model, force=force, by=by, reason=reason)

@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse
 from serving_gateway.contract import page_style
 from serving_gateway.errors import NotFound
 from serving_gateway.http.descriptions import READ_ERRORS, errors
+from serving_gateway.http.routes import DescribedRoute
 
 _INLINE: Final = re.compile(r'<(script|style)(?: type="module")?>(.*?)</\1>', re.DOTALL)
 _SCRIPTS: Final = (
@@ -33,7 +34,8 @@ _HEADERS: Final = {
 
 def page_router() -> APIRouter:
     """The status page, the API page, and the API page's script and style."""
-    router = APIRouter(tags=["state"], responses=errors(*READ_ERRORS, of_text=True))
+    responses = errors(*READ_ERRORS, of_text=True)
+    router = APIRouter(tags=["state"], responses=responses, route_class=DescribedRoute)
     status = _page(_status_page())
     docs = get_swagger_ui_html(
         title="Readygate: API",
@@ -47,7 +49,7 @@ def page_router() -> APIRouter:
 
     @router.get("/", response_class=HTMLResponse)
     async def status_page() -> Response:
-        """A page for people: what is in production, live."""
+        """Show what is in production, live: the page for people."""
         return status()
 
     @router.get("/docs", include_in_schema=False)

@@ -1,5 +1,6 @@
 """What the routes share: who is let in before a body is read, what their page says, structs."""
 
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -39,8 +40,22 @@ class _ReadRequest(Request):
         return self._body
 
 
+class DescribedRoute(APIRoute):
+    """A route whose title on the API page is the docstring's first paragraph; the rest follows."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        title, _, rest = (inspect.getdoc(endpoint) or "").partition("\n\n")
+        self.summary, self.description = title.removesuffix("."), rest or title
+
+
 def open_router(
-    tag: str, prefix: str = "", *statuses: int, responses: Responses | None = None, **options: Any
+    tag: str,
+    prefix: str = "",
+    *statuses: int,
+    responses: Responses | None = None,
+    route_class: type[APIRoute] = DescribedRoute,
+    **options: Any,
 ) -> APIRouter:
     """A router of JSON that anyone may ask; it describes these error statuses beyond the usual."""
     return APIRouter(
@@ -48,6 +63,7 @@ def open_router(
         tags=[tag],
         responses={**errors(*READ_ERRORS, *statuses), **(responses or {})},
         default_response_class=StructResponse,
+        route_class=route_class,
         **options,
     )
 
@@ -58,7 +74,7 @@ def guarded_router(
     """A router of JSON; requests are admitted before their body, of `max_body` bytes, is read."""
     is_control = need is Need.CONTROL
 
-    class GuardedRoute(APIRoute):
+    class GuardedRoute(DescribedRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
             if not is_control:
                 extra = options.get("openapi_extra") or {}

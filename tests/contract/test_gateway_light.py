@@ -85,10 +85,15 @@ def test_every_operation_names_its_bodies_and_credentials(tmp_path: Path) -> Non
     app = create_app(Settings(state_dir=tmp_path)).app.app
     assert isinstance(app, FastAPI)
     page = app.openapi()
+    described = {tag["name"] for tag in page["tags"] if tag["description"]}
     for path, operations in page["paths"].items():
         for method, operation in operations.items():
             where = f"{method} {path}"
             assert operation["description"], where
+            title = operation["summary"]
+            assert 10 <= len(title) <= 75, where
+            assert not title.istitle(), f"{where} is titled by the name of a function"
+            assert set(operation["tags"]) <= described, where
             assert operation["responses"]["200"]["content"], where
             error = operation["responses"]["400"]["content"]["application/json"]["schema"]
             assert error["$ref"].endswith(("/ErrorResponse", "/Ready")), where
