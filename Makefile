@@ -128,11 +128,12 @@ endif
 
 , := ,
 
-# install(environment, lock file): uv counts packages, and names the large ones with their sizes.
+# install(environment, lock file): uv names large packages with their sizes, and at the end counts
+# what it installed. Its other counts differ: of downloads, and of lines that are for other systems.
 define install
 	@echo "installing $(2) into $(1)"
 	@set -o pipefail; $(VENV)/bin/uv pip install --python $(1)/bin/python --no-deps --require-hashes -r $(2) 2>&1 \
-	  | { grep --line-buffered -vE '^( [-+~] |Using Python)' || true; }
+	  | { grep --line-buffered -vE '^( [-+~] |Using Python|Resolved |Prepared |Checked )' || true; }
 endef
 
 # An environment is complete when its stamp is newer than its lock file.
