@@ -8,8 +8,9 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from platform_assets.local_stack.processes import (
@@ -48,6 +49,7 @@ class Stack:
         self._services = services(settings, time.time()) if parts is None else parts
         self._environ = environ
         self._supervisor = Supervisor(settings)
+        self._temporary = ExitStack()
 
     def start(self, progress: Progress) -> None:
         """Start every service in order and return when all are ready.
@@ -62,6 +64,10 @@ class Stack:
         environ = environment(
             self._settings, self._environ, stack_secrets(self._settings, self._environ)
         )
+        # Feast and Dagster leave files there when they are stopped by a signal. Not in the state
+        # directory: the path of Dagster's socket must stay short.
+        folder = TemporaryDirectory(prefix="readygate-", ignore_cleanup_errors=True)
+        environ["TMPDIR"] = self._temporary.enter_context(folder)
         try:
             for wave in sorted({service.wave for service in self._services}):
                 parts = [s for s in self._services if s.wave == wave]
@@ -110,6 +116,7 @@ class Stack:
     def stop(self) -> None:
         """Stop every service in reverse order, killing what does not end in its grace time."""
         self._supervisor.stop()
+        self._temporary.close()
 
 
 def prepare_state(settings: StackSettings) -> None:

@@ -111,7 +111,7 @@ def test_a_service_whose_tether_is_killed_is_restarted(
     assert running.states()["late"].starts == 2
 
 
-def test_stop_leaves_no_process_and_each_service_has_a_log_of_its_own(
+def test_stop_leaves_neither_processes_nor_temporary_files_and_a_log_of_each_service(
     stack: tuple[Stack, list[Service]],
 ) -> None:
     running, parts = stack
@@ -119,8 +119,11 @@ def test_stop_leaves_no_process_and_each_service_has_a_log_of_its_own(
     tethers = [psutil.Process(state.pid) for state in running.states().values()]
     family = [one for tether in tethers for one in (tether, *tether.children(recursive=True))]
     assert len(family) == 3 * len(parts)
+    (temporary,) = {Path(one.environ()["TMPDIR"]) for one in family}
+    (temporary / "left behind").touch()
     running.stop()
     assert [process for process in family if alive(process)] == []
+    assert not temporary.exists()
     for part in parts:
         log = running.log_of(part.name)
         assert b"GET / HTTP" in log.read_bytes(), "asked whether it is ready"
@@ -189,10 +192,12 @@ def test_a_service_that_cannot_be_started_for_a_moment_is_started_later(
         supervisor.stop()
 
 
-def test_killing_the_owner_outright_leaves_no_orphan(environ: dict[str, str]) -> None:
+def test_killing_the_owner_outright_leaves_no_orphan(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
     port = free_port()
     command = [sys.executable, "-c", OWNER, str(port)]
-    environ |= {"PYTHONPATH": str(ROOT)}
+    environ |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"started\n"
