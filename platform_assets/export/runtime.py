@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,13 +50,22 @@ def model_inputs(signature: Signature, features: pd.DataFrame) -> dict[str, np.n
     }
 
 
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime with its telemetry off, which by default names models to its vendor.
+
+    It looks at the environment once, when it is imported. A variable that the user set wins.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def run_graph(
     onnx_bytes: bytes, inputs: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Run a graph with ONNX Runtime on the CPU, part by part; return its outputs by name."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     rows = max(map(len, inputs.values()))
     parts = [

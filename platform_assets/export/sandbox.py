@@ -21,6 +21,7 @@ import numpy as np
 
 from platform_assets.export.foreign_graph import InferenceFailed, InvalidGraph, run_and_validate
 from platform_assets.export.inspection import ExportError
+from platform_assets.export.runtime import import_onnxruntime
 from serving_gateway.contract import Signature
 
 _INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
@@ -175,8 +176,8 @@ def _main() -> None:
         os.dup2(2, 1)
         task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Task)
         import onnx  # noqa: F401 # before the bounds, which are for the graph alone
-        import onnxruntime  # noqa: F401
 
+        import_onnxruntime()
         _bound(task.memory_bytes, task.processor_seconds)
         output.write(msgspec.msgpack.encode(_outcome(task)))
 

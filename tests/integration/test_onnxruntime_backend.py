@@ -26,6 +26,8 @@ from tests.support.onnx_models import (
 )
 from tests.support.servers import RunningTriton, loaded_config, run_triton
 
+SILENCING = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+"""Variables that keep ONNX Runtime's telemetry out of HOME."""
 BATCH = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 2000000 }"
 
 
@@ -57,13 +59,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
         'input { name: "scale" data_type: TYPE_FP32 dims: [1] optional: true }\n'
         'output { name: "scaled" data_type: TYPE_FP32 dims: [-1, 2] }\n',
     )
-    with run_triton(repository, home, timeout_s=120) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home / "user"))
+        for name in SILENCING:
+            patch.delenv(name, raising=False)
+        with run_triton(repository, home, timeout_s=120) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
 def triton(server: RunningTriton) -> TritonEndpoint:
     return TritonEndpoint(server.http_url, server.grpc_url, server.control_key, 10.0, 120.0)
+
+
+def test_no_telemetry_is_collected(server: RunningTriton) -> None:
+    assert not (server.state_dir / "user").exists()
 
 
 def test_answers_are_those_of_onnx_runtime_itself(triton: TritonEndpoint) -> None:

@@ -35,6 +35,8 @@ else:
     import graph_config
 
 _MODEL_FILE = "model.onnx"
+# ONNX Runtime reads this when it is imported; by default it names models to its vendor.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class TritonPythonModel:
