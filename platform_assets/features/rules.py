@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 
 from platform_assets.features.sources.columns import arrow_type
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
-from platform_assets.model_spec import FeatureSource, Label, ModelSpec, Split, Task
+from platform_assets.model_spec import (
+    PERCENTAGE_ERROR,
+    FeatureSource,
+    Label,
+    ModelSpec,
+    Split,
+    Task,
+)
 from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
 
@@ -131,6 +138,7 @@ def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
             "add rows with other values, or name another target in the model file, and run again",
         )
     if spec.task is Task.REGRESSION:
+        _check_relative_error(rows, spec)
         return ()
     counts = _class_counts(rows.table, spec)
     classes = spec.target.classes or tuple(sorted(counts))
@@ -143,6 +151,20 @@ def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:
         )
     _check_rare(rows, spec, classes, counts)
     return classes
+
+
+def _check_relative_error(rows: SourceTable, spec: ModelSpec) -> None:
+    """Refuse targets of 0 where errors are measured relative to the target."""
+    if spec.evaluation.metric != PERCENTAGE_ERROR:
+        return
+    name = spec.target.name
+    _refuse(
+        rows,
+        f"targets of 0, of which {PERCENTAGE_ERROR} is not defined",
+        {name: pc.equal(rows.table[name], 0.0)},
+        "choose another evaluation.metric, such as mean_absolute_error, or leave those rows out, "
+        "and run again",
+    )
 
 
 def _class_counts(table: pa.Table, spec: ModelSpec) -> dict[Label, tuple[int, int]]:

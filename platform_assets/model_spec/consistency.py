@@ -16,6 +16,7 @@ from platform_assets.model_spec.fields import as_yaml
 from platform_assets.model_spec.table import DEFAULT_TTL, LabelKey, Labels
 from platform_assets.model_spec.training import (
     METRICS,
+    PINBALL,
     CandidateSpec,
     Evaluation,
     Gates,
@@ -211,6 +212,8 @@ def _evaluation(evaluation: Evaluation, above: Above) -> Problems:
     if task and name not in metrics(task):
         wrong = f"does not measure a {task} model" if name in METRICS else "is not a metric"
         yield ("metric",), f"{as_yaml(name)} {wrong}; write one of {', '.join(metrics(task))}"
+    if evaluation.quantile is not None and name != PINBALL:
+        yield ("quantile",), "belongs to `metric: pinball`: remove it, or choose that metric"
     if evaluation.split is Split.TIME and above.get("event_time", task) is None:
         advice = "name the column with the time, or split by entity"
         yield ("split",), f"time needs `event_timestamp`: {advice}"

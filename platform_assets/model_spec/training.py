@@ -48,14 +48,21 @@ class Split(StrEnum):
     """The newest rows are evaluated; folds never learn from what comes after them."""
 
 
+PINBALL: Final = "pinball"
+PERCENTAGE_ERROR: Final = "mean_absolute_percentage_error"
+DEFAULT_QUANTILE: Final = 0.5
 METRICS: Final[dict[str, tuple[bool, float | None, float | None]]] = {
     "balanced_accuracy": (False, 0, 1),
     "accuracy": (False, 0, 1),
     "f1_macro": (False, 0, 1),
     "roc_auc": (False, 0, 1),
+    "average_precision": (False, 0, 1),
+    "brier": (False, 0, 2),
     "log_loss": (False, 0, None),
     "r2": (True, None, 1),
     "mean_absolute_error": (True, 0, None),
+    PERCENTAGE_ERROR: (True, 0, None),
+    PINBALL: (True, 0, None),
     "root_mean_squared_error": (True, 0, None),
 }
 """Whether a metric is that of a regression, the least and the most that it can be (None: no
@@ -135,8 +142,11 @@ class Evaluation:
     """How candidates are compared and the best one is measured."""
 
     metric: Annotated[StrictStr, _one_of(METRICS)] = ""
-    """By default balanced_accuracy, or r2 for a regression; mean_absolute_error and
-    root_mean_squared_error are for a regression too, the others for classes."""
+    """By default balanced_accuracy, or r2 for a regression. The errors by name and pinball are for
+    a regression too, the others for classes. average_precision and roc_auc average over several
+    classes, each against the others."""
+    quantile: Share | None = None
+    """Quantile that pinball measures, by default 0.5; a candidate has to predict it."""
     folds: Annotated[StrictInt, Field(ge=2, le=100)] = 5
     """Folds of the cross-validation; fewer are used where the data allows only fewer."""
     fraction: Share = 0.2
@@ -158,7 +168,7 @@ class Gates:
     """The worst value of the metric that passes: the lowest score, or the highest error."""
     regression_tolerance: Annotated[StrictFloat, Field(ge=0)] = 0.02
     """How much worse than production a version may be: in the unit of a score, or as a share of
-    production's error (log_loss, mean_absolute_error, root_mean_squared_error)."""
+    production's error (log_loss, brier, pinball, and the errors by name)."""
     confidence: Share = 0.95
     """Confidence of the intervals by which the floor and the comparison are judged."""
     min_rows: Count = 10

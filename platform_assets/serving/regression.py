@@ -26,7 +26,7 @@ from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnkn
 from platform_assets.serving.pictures import comparison_picture
 from platform_assets.serving.promotion import COMPARISON, OWN_METRIC
 from platform_assets.training.floor import describe_metric, estimate_metric, judge_floor
-from platform_assets.training.metrics import METRICS, Answers
+from platform_assets.training.metrics import Answers, chosen_metric
 from platform_assets.training.splits import held_out_by
 
 
@@ -64,7 +64,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     The best version that was ever in production is a second reference, so that losses which are
     tolerated one by one do not add up.
     """
-    spec, metric = candidate.spec, METRICS[candidate.spec.evaluation.metric]
+    spec, metric = candidate.spec, chosen_metric(candidate.spec.evaluation)
     floor = spec.gates.metric_floor if config.metric_floor is None else config.metric_floor
     metadata = {**candidate.identity, "metric": metric.name, "floor": floor}
     try:
@@ -173,7 +173,7 @@ def _compared(
         _NotComparable: there are no such rows, or the version does not answer.
         ProductionUnknown: what it reads is not recorded.
     """
-    gates, metric = candidate.spec.gates, METRICS[candidate.spec.evaluation.metric]
+    gates, metric = candidate.spec.gates, chosen_metric(candidate.spec.evaluation)
     recorded = candidate.recorded(version)
     rows, chosen_by = _unseen_rows(candidate, recorded)
     other = _answers_by(candidate, recorded)

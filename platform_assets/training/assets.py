@@ -17,7 +17,7 @@ from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.records import RegisteredVersion, TrainedModel
 from platform_assets.training.candidates import expand
 from platform_assets.training.floor import describe_metric
-from platform_assets.training.metrics import METRICS
+from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.rows import Rows, TrainingError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _training_metadata(
 
 def _metric_line(model: TrainedModel, spec: ModelSpec) -> str:
     """The metric of the gates, and its floor."""
-    metric = METRICS[spec.evaluation.metric]
+    metric = chosen_metric(spec.evaluation)
     return describe_metric(metric, model.metric, spec.gates.metric_floor)
 
 

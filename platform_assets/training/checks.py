@@ -8,7 +8,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.metadata import picture
 from platform_assets.resources.records import TrainedModel
 from platform_assets.training.floor import judge_floor
-from platform_assets.training.metrics import METRICS
+from platform_assets.training.metrics import chosen_metric
 
 
 def training_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
@@ -17,7 +17,7 @@ def training_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
 
 
 def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    metric = METRICS[spec.evaluation.metric]
+    metric = chosen_metric(spec.evaluation)
     bound = "least" if metric.higher_is_better else "largest"
 
     class MetricFloor(dg.Config):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from platform_assets.model_spec import Label, ModelSpec
-from platform_assets.training.metrics import METRICS
+from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.preprocessing import COLUMNS_STEP, MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
@@ -39,7 +39,7 @@ def permutation_importance(
     prepared once and shuffled behind it: of thousands of columns, preparing is what takes long.
     """
     sample = rows.take(np.arange(0, len(rows), -(-len(rows) // MAX_ROWS)))
-    metric = METRICS[spec.evaluation.metric]
+    metric = chosen_metric(spec.evaluation)
     prepared, model = pipeline.named_steps[COLUMNS_STEP], pipeline.named_steps[MODEL_STEP]
     matrix = _by_column(prepared.transform(sample.features))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.model_spec import Task
+from platform_assets.model_spec import DEFAULT_QUANTILE, PINBALL, Evaluation, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,6 +155,34 @@ def _log_loss(answers: Answers) -> float:
     return float(-np.log(np.clip(stated, _SMALLEST, 1)).mean())
 
 
+def _average_precision(answers: Answers) -> float:
+    """One class against the others, averaged over the classes that have rows."""
+    import numpy as np
+    from sklearn.metrics import average_precision_score
+
+    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    columns = [1] if len(answers.classes) == 2 else range(len(answers.classes))
+    found = [
+        average_precision_score(true == one, probabilities[:, one])
+        for one in columns
+        if (true == one).any()
+    ]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _brier(answers: Answers) -> float:
+    import numpy as np
+    from sklearn.metrics import brier_score_loss
+
+    true, probabilities = codes(answers.label_true, answers.classes), _known(answers)
+    # Single precision leaves row sums that are off by 1e-7, of which scikit-learn warns.
+    stated = probabilities.astype(np.float64)
+    stated /= np.maximum(stated.sum(axis=1, keepdims=True), _SMALLEST)
+    if len(answers.classes) == 2:
+        return float(brier_score_loss(true, stated[:, 1].clip(0, 1), labels=[0, 1], pos_label=1))
+    return float(brier_score_loss(true, stated, labels=range(len(answers.classes))))
+
+
 def _known(answers: Answers) -> NDArray[np.float64]:
     if answers.probabilities is None:
         raise ValueError("this metric needs probabilities")
@@ -174,26 +203,63 @@ def _root_mean_squared_error(answers: Answers) -> float:
     return float(((answers.label_true - answers.labels) ** 2).mean() ** 0.5)
 
 
+def _mean_absolute_percentage_error(answers: Answers) -> float:
+    """As a share, 0.1 for a tenth. A true value of 0 leaves it undetermined."""
+    from sklearn.metrics import mean_absolute_percentage_error
+
+    if (answers.label_true == 0).any():
+        return float("nan")
+    return float(mean_absolute_percentage_error(answers.label_true, answers.labels))
+
+
+def _pinball(answers: Answers, quantile: float) -> float:
+    from sklearn.metrics import mean_pinball_loss
+
+    return float(mean_pinball_loss(answers.label_true, answers.labels, alpha=quantile))
+
+
 CLASSIFICATION: Final = (
     Metric("accuracy", True, _accuracy, _share_of_a_row),
     Metric("balanced_accuracy", True, _balanced_accuracy, _shares_by_class),
     Metric("f1_macro", True, _f1_macro, _shares_by_class),
     Metric("roc_auc", True, _roc_auc),
+    Metric("average_precision", True, _average_precision),
+    Metric("brier", False, _brier),
     Metric("log_loss", False, _log_loss),
 )
 REGRESSION: Final = (
     Metric("r2", True, _r2),
     Metric("mean_absolute_error", False, _mean_absolute_error),
+    Metric("mean_absolute_percentage_error", False, _mean_absolute_percentage_error),
+    Metric(PINBALL, False, partial(_pinball, quantile=DEFAULT_QUANTILE)),
     Metric("root_mean_squared_error", False, _root_mean_squared_error),
 )
 METRICS: Final = {metric.name: metric for metric in CLASSIFICATION + REGRESSION}
+"""By name; `chosen_metric` and `metrics_of` return that of the quantile that a model asks for."""
 
 
-def metrics_of(task: Task) -> tuple[Metric, ...]:
-    """Return the metrics of a task; the last one breaks ties between candidates."""
-    return REGRESSION if task is Task.REGRESSION else CLASSIFICATION
+def chosen_metric(evaluation: Evaluation) -> Metric:
+    """Return the metric that candidates are compared by, and that the gates judge."""
+    return _at_quantile(METRICS[evaluation.metric], evaluation)
 
 
-def scores(task: Task, answers: Answers) -> dict[str, float]:
+def metrics_of(task: Task, evaluation: Evaluation | None = None) -> tuple[Metric, ...]:
+    """Return the metrics of a task; the last one breaks ties between candidates.
+
+    The pinball loss is that of the quantile of `evaluation`; without one, of the median.
+    """
+    metrics = REGRESSION if task is Task.REGRESSION else CLASSIFICATION
+    return (
+        metrics if evaluation is None else tuple(_at_quantile(one, evaluation) for one in metrics)
+    )
+
+
+def _at_quantile(metric: Metric, evaluation: Evaluation) -> Metric:
+    if metric.name != PINBALL or evaluation.quantile is None:
+        return metric
+    return replace(metric, compute=partial(_pinball, quantile=evaluation.quantile))
+
+
+def scores(task: Task, answers: Answers, evaluation: Evaluation | None = None) -> dict[str, float]:
     """Return every metric of the task for these answers."""
-    return {metric.name: metric.compute(answers) for metric in metrics_of(task)}
+    return {metric.name: metric.compute(answers) for metric in metrics_of(task, evaluation)}

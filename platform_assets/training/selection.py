@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.training.metrics import METRICS, Answers, codes, metrics_of, scores
+from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import Fold
@@ -85,7 +85,9 @@ def cross_validate(
     notes: dict[str, None] = {}
     for number, (learn, test) in enumerate(dealt, start=1):
         fitted, said = fit(clone(pipeline), rows.take(learn), spec)
-        results.append(scores(spec.task, answers_of(fitted, rows.take(test), spec, classes)))
+        results.append(
+            scores(spec.task, answers_of(fitted, rows.take(test), spec, classes), spec.evaluation)
+        )
         notes |= dict.fromkeys(said)
         del fitted
         release()
@@ -112,7 +114,7 @@ def best_candidate(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) 
 
 
 def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
-    first, second = METRICS[spec.evaluation.metric], metrics_of(spec.task)[-1]
+    first, second = chosen_metric(spec.evaluation), metrics_of(spec.task)[-1]
     value = result[f"cv_{first.name}"]
     # Means of floats: what differs beyond the ninth digit is a tie.
     digits = 9 - (math.frexp(value)[1] * 3 // 10 if abs(value) > 1 else 0)
@@ -125,7 +127,7 @@ def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:
 def evaluate(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Evaluated:
     """Return answers and metrics for held-out rows; TrainingError if they determine no metric."""
     answers = answers_of(pipeline, rows, spec, classes)
-    measured = {name: value for name, value in scores(spec.task, answers).items()
+    measured = {name: value for name, value in scores(spec.task, answers, spec.evaluation).items()
                 if math.isfinite(value)}  # fmt: skip
     if spec.evaluation.metric not in measured:
         raise TrainingError(

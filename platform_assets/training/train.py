@@ -20,7 +20,7 @@ from platform_assets.training.evaluation_pictures import (
 )
 from platform_assets.training.floor import estimate_metric
 from platform_assets.training.importance import permutation_importance
-from platform_assets.training.metrics import METRICS
+from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
 from platform_assets.training.recording import FittedModel, record_training
@@ -106,7 +106,7 @@ def train(
         dagster_run_id=owner,
         evaluation_rows=len(evaluation),
         metric=estimate_metric(
-            METRICS[spec.evaluation.metric],
+            chosen_metric(spec.evaluation),
             evaluated.answers,
             evaluation.groups,
             spec.gates.confidence,

@@ -158,6 +158,9 @@ def test_a_regression_has_finite_numbers_that_differ(tmp_path: Path) -> None:
         _read(tmp_path, spec, lambda lines: _last("inf")(numbers(lines)))
     with pytest.raises(SourceError, match=r"the same paid in every row \(1.0\)"):
         _read(tmp_path, spec, _column(10, lambda *_: "1"))
+    relative = dataclasses.replace(spec, evaluation=Evaluation("mean_absolute_percentage_error"))
+    with pytest.raises(SourceError, match=r"targets of 0, .*paid: 1, first in row 1"):
+        _read(tmp_path, relative, numbers)
 
 
 def test_one_entity_is_enough_where_the_newest_rows_are_held_out(tmp_path: Path) -> None:

@@ -258,6 +258,13 @@ REFUSED = [
         "not a met",
     ),
     ("  task: binary", "  task: binary\n  evaluation: {split: time}", 12, "evaluation.split", "by"),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {metric: roc_auc, quantile: 0.9}",
+        12,
+        "evaluation.quantile",
+        "belongs to `metric: pinball`",
+    ),
     ("  task: binary", "  task: binary\n  evaluation: {folds: 1}", 12, "evaluation.folds", "equal"),
     (
         "  task: binary",

@@ -11,7 +11,7 @@ from platform_assets.components.scaffold.profile import ScaffoldError
 from platform_assets.model_spec import CandidateSpec, Evaluation, Label, ModelSpec, Split, Task
 from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import Candidate, build
-from platform_assets.training.metrics import METRICS
+from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.preprocessing import Texts, pipeline
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
@@ -91,7 +91,7 @@ def find_floor(training: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> B
     ScaffoldError where neither is better than the constant answer.
     """
     some = training.spread(_MOST_ROWS)
-    metric = METRICS[spec.evaluation.metric]
+    metric = chosen_metric(spec.evaluation)
     # Of numbers with a trend the constant of the past is far off: an r2 below 0 says nothing.
     constant = max(0.0, _score(_constant(spec), some, spec, classes).mean)
     scores = {

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.model_spec import Label, ModelSpec, Task
-from platform_assets.training.metrics import METRICS, Answers
+from platform_assets.training.metrics import Answers, chosen_metric
 from platform_assets.training.rows import Rows
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def find_leaks(rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> dict[
     learn = _half(some.groups)
     if learn.all() or not learn.any():
         return {}
-    metric = METRICS[spec.evaluation.metric]
+    metric = chosen_metric(spec.evaluation)
     leaks = {}
     for name in some.features.columns:
         column = _as_numbers(some.features[name])
