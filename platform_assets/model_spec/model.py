@@ -250,18 +250,22 @@ class ModelSpec(FeatureSource):
 
     @property
     def contract(self) -> str:
-        """Digest of what the model reads."""
+        """Digest of what the model reads, and of which of it callers have to send."""
+        return feature_contract([one.feature for one in self.features], self.request_names)
+
+    @property
+    def column_contract(self) -> str:
+        """Digest of the columns, wherever they come from: all that rows and graphs know."""
         return feature_contract([one.feature for one in self.features])
 
     @property
     def feature_view(self) -> str:
         """Feast's view and service of these features.
 
-        Named after the contract, and by whom each feature is known: versions that read other
-        features keep theirs. A model of feature tables has a service of this name only.
+        Named after the contract: versions that read other features keep theirs. A model of
+        feature tables has a service of this name only.
         """
-        marked = feature_contract([one.feature for one in self.features], self.request_names)
-        return f"{self.model_name}_{marked[:8]}"
+        return f"{self.model_name}_{self.contract[:8]}"
 
     @property
     def feature_service(self) -> str:

@@ -198,7 +198,7 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
     signature = candidate.registered.signature
     try:
         digests = {
-            "model file": spec.contract,
+            "model file": spec.column_contract,
             "feature store": feast.service_contract(
                 spec.feature_service,
                 spec.feature_names if spec.tables else (),
@@ -210,13 +210,13 @@ def same_contract(candidate: LoadedVersion, feast: FeastResource) -> dg.AssetChe
         }
     except (FeatureStoreError, ExportError, OSError) as error:
         return _refused(candidate.identity, f"a contract could not be read: {error}")
-    other = [where for where, digest in digests.items() if digest != spec.contract]
+    other = [where for where, digest in digests.items() if digest != spec.column_contract]
     return dg.AssetCheckResult(
         passed=not other,
         description=f"another contract: {', '.join(other)}" if other else None,
         metadata={
             **candidate.identity,
-            "contract": spec.contract,
+            "contract": spec.column_contract,
             "contracts": table(
                 {"where": where, "contract": digest} for where, digest in digests.items()
             ),
