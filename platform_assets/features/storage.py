@@ -44,7 +44,9 @@ def write_feature_data(
     features, labels = directory / FEATURES_FILE, directory / LABELS_FILE
     progress = Progress(log)
     remove_abandoned(directory, ".*.part")
-    if not are_labels:
+    if are_labels:
+        features.unlink(missing_ok=True)  # the model may have had a table of its own
+    else:
         _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
     if target is not None:
         labelled = table.select([*keys, *(spec.feature_names if are_labels else ()), target.name])

@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 from urllib.error import HTTPError
@@ -115,7 +116,7 @@ def sample_call(settings: StackSettings, model_name: str = DEFAULT_MODEL) -> str
     body: dict[str, Any] = {"data": [SAMPLE_ROW], "client_id": "me"}
     if model_name != DEFAULT_MODEL:
         path = f"/models/{model_name}/predict"
-        body = {"instances": [_row(settings, model_name)]}
+        body = _own_row(settings.state_dir / "feast" / "data" / model_name)
     return (
         f"curl -s {settings.gateway_url}{path} -H 'content-type: application/json' "
         f"-d {quote(json.dumps(body))}"
@@ -130,23 +131,34 @@ def rollback_call(settings: StackSettings) -> str:
     )
 
 
-def _row(settings: StackSettings, model_name: str) -> dict[str, Any]:
-    """A row of the model's features by name, as JSON has them."""
+def _own_row(folder: Path) -> dict[str, Any]:
+    """The body of a request for the first row that a model learned from.
+
+    Keys come before the time and all else after it; of a model of several tables only the labels
+    are here, whose last column is the target.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    from platform_assets.features.storage import FEATURES_FILE
+    from platform_assets.features.storage import FEATURES_FILE, LABELS_FILE
 
-    file = settings.state_dir / "feast" / "data" / model_name / FEATURES_FILE
-    with parquet.ParquetFile(file) as features:
-        first = next(features.iter_batches(1))
+    features, labels = folder / FEATURES_FILE, folder / LABELS_FILE
+    with parquet.ParquetFile(features if features.is_file() else labels) as file:
+        first = next(file.iter_batches(1))
     row: dict[str, Any] = {}
-    for field in list(first.schema)[2:]:  # behind the join key and the time
+    for field in first.schema:
         value = first[field.name][0].as_py()
         if value is not None and pa.types.is_float32(field.type):
             value = shortest_decimal(value)
         row[field.name] = value
-    return row
+    time = next(n for n, field in enumerate(first.schema) if pa.types.is_timestamp(field.type))
+    names = first.schema.names
+    if features.is_file():
+        return {"instances": [{name: row[name] for name in names[time + 1 :]}]}
+    return {
+        "entities": {name: row[name] for name in names[:time]},
+        "request": {name: row[name] for name in names[time + 1 : -1]},
+    }
 
 
 def print_proof(settings: StackSettings, console: Console) -> None:

@@ -6,11 +6,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pytest
 
+from platform_assets.automation import new_data_sensor, table_sensor
 from platform_assets.features.feast_definitions import feast_definitions
 from platform_assets.features.records import FeatureData
+from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.source import SourceResource
 from platform_assets.training.frame import training_rows
 from platform_assets.training.rows import Rows, TrainingError
 from tests.support.several_tables import (
@@ -196,3 +200,38 @@ def test_service_of_several_tables_has_the_contract_of_the_model(settled: TableC
     assert spec.signature((False, True)).join_keys == ("customer_id", "shop_id")
     [service] = feast_definitions(spec, settled.feast.data_dir)
     assert service.name == spec.feature_service
+
+
+def _asked(chain: TableChain, name: str) -> dg.SensorResult | dg.SkipReason:
+    """What the sensor of a model or a table decides now."""
+    spec = chain.specs[name]
+    job = dg.define_asset_job("job", selection=dg.AssetSelection.groups(name))
+    sensor = new_data_sensor(spec, job) if isinstance(spec, ModelSpec) else table_sensor(spec, job)
+    context = dg.build_sensor_context(
+        instance=chain.instance, resources={"source": SourceResource()}
+    )
+    decision = sensor(context)
+    assert isinstance(decision, dg.SensorResult | dg.SkipReason)
+    return decision
+
+
+def test_model_is_trained_again_when_one_of_its_tables_was_read_anew(tmp_path: Path) -> None:
+    chain = new_tables(tmp_path, tables(payments=40))
+    missing = _asked(chain, "payments")
+    assert isinstance(missing, dg.SensorResult)
+    assert "customers was never read: run customers_table" in str(missing.skip_reason)
+    chain.run()
+    settled = _asked(chain, "payments")
+    assert isinstance(settled, dg.SensorResult)
+    assert not settled.run_requests
+
+    with (tmp_path / "customers" / "customers.csv").open("a") as file:
+        file.write("99,2024-01-01T00:00:00+00:00,50,n\n")
+
+    table = _asked(chain, "customers")
+    assert isinstance(table, dg.SensorResult)
+    assert table.run_requests
+    assert chain.run("customers")["customers"].success
+    model = _asked(chain, "payments")
+    assert isinstance(model, dg.SensorResult)
+    assert model.run_requests

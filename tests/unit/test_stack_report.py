@@ -196,3 +196,22 @@ def test_the_sample_call_is_a_row_of_the_model_and_safe_in_a_shell(tmp_path: Pat
     assert words[:3] == ["curl", "-s", f"{settings.gateway_url}/models/people/predict"]
     shown = {"height": 1.1, "name": "O'Brien $HOME", "age": None}
     assert json.loads(words[-1]) == {"instances": [shown]}
+
+
+def test_the_sample_call_of_a_model_of_tables_has_keys_and_request(tmp_path: Path) -> None:
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    file = tmp_path / "feast" / "data" / "fraud" / "labels.parquet"
+    file.parent.mkdir(parents=True)
+    row = {
+        "customer": pa.array([1]),
+        "shop": pa.array(["s"]),
+        "time": pa.array([0], pa.timestamp("us", tz="UTC")),
+        "amount": pa.array([1.1], pa.float32()),
+        "is_fraud": pa.array([False]),
+    }
+    parquet.write_table(pa.table(row), file)
+
+    words = shlex.split(sample_call(settings, "fraud"))
+
+    shown = {"entities": {"customer": 1, "shop": "s"}, "request": {"amount": 1.1}}
+    assert json.loads(words[-1]) == shown
