@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,8 @@ from serving_gateway.errors import InvalidInput
 from serving_gateway.inference.coerce import Place, coerce_elements, invalid_value
 from serving_gateway.inference.row_layout import RowLayout
 from serving_gateway.inference.tensors import FLOATS, FORMATS, Tensors, all_finite, pack
+
+_NUMBERS: Final = frozenset([float, int])
 
 
 class ModelOutput(msgspec.Struct, frozen=True):
@@ -99,12 +101,13 @@ class Codec:
         `are_floats` says that every value is known to be a finite float. `InvalidInput` names the
         first offending value, by its `place` where values have others than those in `field`.
         """
-        if self._row is not None and rows and (are_floats or _are_floats(rows)):
+        if self._row is not None and rows:
             row_pack = self._row.pack
             try:
-                if len(rows) == 1:
-                    return (row_pack(*rows[0]),)
-                return (b"".join([row_pack(*row) for row in rows]),)
+                if are_floats or _are_numbers(rows):
+                    if len(rows) == 1:
+                        return (row_pack(*rows[0]),)
+                    return (b"".join([row_pack(*row) for row in rows]),)
             except (struct.error, OverflowError):
                 pass  # the careful way finds it again, with its place
         for r, row in enumerate(rows):
@@ -173,9 +176,10 @@ def _input(name: str, features: tuple[Feature, ...]) -> InputSpec:
     return InputSpec(name, dtype, features, columns)
 
 
-def _are_floats(rows: Sequence[Sequence[Any]]) -> bool:
+def _are_numbers(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether all are finite numbers; `OverflowError` for integers beyond those of a float."""
     flat = [*chain.from_iterable(rows)]
-    return set(map(type, flat)) == {float} and all_finite(flat)
+    return _NUMBERS.issuperset(map(type, flat)) and all_finite(flat)
 
 
 def _is_finite(value: Any) -> bool:

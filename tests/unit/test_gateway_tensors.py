@@ -165,6 +165,14 @@ def test_no_rows_and_wrong_rows_of_floats_are_refused() -> None:
             Codec(FLOATS).encode(rows, are_floats=True)
 
 
+def test_whole_numbers_among_packed_floats_are_floats() -> None:
+    codec = Codec(FLOATS)
+    assert codec.encode([[1, 2.5, -3]]) == codec.encode([[1.0, 2.5, -3.0]])
+    assert codec.encode([[2**24 + 1, 0, 0]]) == codec.encode([[2.0**24, 0.0, 0.0]])
+    for beyond in (10**39, 10**400, -(10**400)):
+        assert refusal(FLOATS, [[0, 0, 0], [0, beyond, 0]]) == ("out_of_range", "data[1][1]")
+
+
 @pytest.mark.parametrize(("datatype", "code"), [("UINT8", "B"), ("INT32", "i"), ("FP64", "d")])
 def test_other_types_of_answers_are_read(datatype: str, code: str) -> None:
     assert unpack(output("y", datatype, (2,), struct.pack(f"<2{code}", 1, 2))) == [1, 2]
