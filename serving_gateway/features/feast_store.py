@@ -20,7 +20,7 @@ from serving_gateway.features.blocking_reader import BlockingReader, DaemonThrea
 from serving_gateway.features.feast_definitions import Plans, open_plans
 from serving_gateway.features.redis_reader import RedisReader
 from serving_gateway.features.service_plan import ServicePlan
-from serving_gateway.features.types import LookupRequest, ReadDone, ServiceUnusable
+from serving_gateway.features.types import LookupRequest, OtherKeys, ReadDone, ServiceUnusable
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,7 @@ class FeastStore:
     def read(self, request: LookupRequest, done: ReadDone) -> None:
         """Read features of distinct ids, as `FeatureStore.read`."""
         plan = self._plans.get(request.service) if self._plans else None
-        if isinstance(plan, ServicePlan) and plan.has(request.names) and not self._is_closed:
-            self._read(plan, request, done)
-        else:
+        if not (isinstance(plan, ServicePlan) and self._begin(plan, request, done)):
             self._spawn(self._read_after_opening(request, done))
 
     async def aclose(self) -> None:
@@ -80,12 +78,20 @@ class FeastStore:
         for reader in self._blocking.values():
             reader.close()
 
-    def _read(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> None:
+    def _begin(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> bool:
+        """Read, unless newer definitions may have what this plan lacks."""
+        if self._is_closed:
+            return False
         try:
-            planned = plan.read(request)
-        except ServiceUnusable as error:
+            self._read(plan, request, done)
+        except OtherKeys as error:
             asyncio.get_running_loop().call_soon(done, error)
-            return
+        except ServiceUnusable:
+            return False
+        return True
+
+    def _read(self, plan: ServicePlan, request: LookupRequest, done: ReadDone) -> None:
+        planned = plan.read(request)
         if planned.is_empty:
             asyncio.get_running_loop().call_soon(done, planned.outcomes_unread())
         elif not planned.is_blocking:

@@ -34,6 +34,8 @@ class KeyedIds(NamedTuple):
             found[at] = error
         if self.places is None:
             return found
+        if None not in self.places:
+            return [found[at] for at in self.places if at is not None]
         unnamed = self.read.unnamed
         return [unnamed if at is None else found[at] for at in self.places]
 

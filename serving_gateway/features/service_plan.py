@@ -26,6 +26,13 @@ class ServiceColumn(NamedTuple):
     value_type: str
 
 
+class ServiceReads(NamedTuple):
+    """How some of a service's features are read."""
+
+    keys: Sequence[KeyRead]
+    join: Join
+
+
 @dataclass(slots=True, eq=False)
 class ServicePlan:
     """How a service is read; a name that several views have appears as `<view>__<name>` alone."""
@@ -33,7 +40,10 @@ class ServicePlan:
     config: Any
     service: str
     columns: Mapping[str, ServiceColumn]
-    _reads: dict[tuple[str, ...], tuple[list[KeyRead], Join]] = field(default_factory=dict)
+    _reads: dict[tuple[tuple[str, ...], tuple[str, ...]], ServiceReads] = field(
+        default_factory=dict
+    )
+    """By names and keys."""
 
     def sample(self) -> LookupRequest:
         """A harmless read of all views."""
@@ -45,40 +55,33 @@ class ServicePlan:
             self.service, (*names,), (one,), keys=tuple([key.name for key in keys])
         )
 
-    def has(self, names: tuple[str, ...]) -> bool:
-        """Whether the service has these features."""
-        return names in self._reads or self.columns.keys() >= {*names}
-
     def read(self, request: LookupRequest) -> PlannedRead:
         """How to read what is requested.
 
         Raises `ServiceUnusable` where a feature is not there, or is read by other keys.
         """
-        found = self._reads.get(request.names)
+        found = self._reads.get((request.names, request.keys))
         if found is None:
-            reads = self._plan_reads(request.names)
-            found = self._reads[request.names] = reads, _join(request.names, reads)
-        reads, join = found
-        self._require_keys(request, reads)
+            found = self._reads[request.names, request.keys] = self._plan_reads(request)
         if len(request.keys) < 2:
-            return PlannedRead(self.config, request, [self._keyed(reads[0], request.ids)], None)
+            return PlannedRead(
+                self.config, request, [self._keyed(found.keys[0], request.ids)], None
+            )
         keyed = []
-        for read in reads:
+        for read in found.keys:
             at = request.keys.index(read.key.name)
             column = [cast(tuple[int | str | None, ...], one)[at] for one in request.ids]
-            ids = [*dict.fromkeys([one for one in column if one is not None])]
-            places: dict[int | str | None, int | None] = {None: None, **dict(zip(ids, count()))}
-            keyed.append(self._keyed(read, ids, [places[one] for one in column]))
-        return PlannedRead(self.config, request, keyed, join)
+            keyed.append(self._distinct(read, column))
+        return PlannedRead(self.config, request, keyed, found.join)
 
-    def _require_keys(self, request: LookupRequest, reads: Sequence[KeyRead]) -> None:
-        needed = tuple([read.key.name for read in reads])
-        if {*request.keys} >= {*needed} or (not request.keys and len(needed) == 1):
-            return
-        named = f", not by {', '.join(request.keys)}" if request.keys else ""
-        raise OtherKeys(
-            f"Feature service {self.service} is read by {', '.join(needed)}{named}.", needed
-        )
+    def _distinct(self, read: KeyRead, column: Sequence[int | str | None]) -> KeyedIds:
+        """The ids of one key of all entities, each read once."""
+        distinct = dict.fromkeys(column)
+        if len(distinct) == len(column) and None not in distinct:
+            return self._keyed(read, column)
+        ids = [one for one in distinct if one is not None]
+        places: dict[int | str | None, int | None] = {None: None, **dict(zip(ids, count()))}
+        return self._keyed(read, ids, [places[one] for one in column])
 
     def _keyed(
         self, read: KeyRead, ids: Sequence[Any], places: Sequence[int | None] | None = None
@@ -89,17 +92,19 @@ class ServicePlan:
             ids = [id_type.sample if at in errors else one for at, one in enumerate(ids)]
         return KeyedIds(read, ids, {**errors}, places)
 
-    def _plan_reads(self, names: tuple[str, ...]) -> list[KeyRead]:
-        missing = [name for name in names if name not in self.columns]
+    def _plan_reads(self, request: LookupRequest) -> ServiceReads:
+        missing = [name for name in request.names if name not in self.columns]
         if missing:
             raise ServiceUnusable(
                 f"Feature service {self.service} has no feature {', '.join(missing)} that "
                 f"a row can hold; it has {', '.join(sorted(self.columns))}."
             )
         by_key: dict[JoinKey, list[str]] = {}
-        for name in names:
+        for name in request.names:
             by_key.setdefault(self.columns[name].view.key, []).append(name)
-        return [self._plan_key(key, tuple(own)) for key, own in by_key.items()]
+        _require_keys(request, tuple([key.name for key in by_key]))
+        keys = [self._plan_key(key, tuple(own)) for key, own in by_key.items()]
+        return ServiceReads(keys, _join(request.names, keys))
 
     def _plan_key(self, key: JoinKey, names: tuple[str, ...]) -> KeyRead:
         by_view: dict[View, dict[int, str]] = {}
@@ -112,6 +117,16 @@ class ServicePlan:
         columns = [self.columns[name] for name in wanted.values()]
         features, types = zip(*[(one.feature, one.value_type) for one in columns], strict=True)
         return ViewRead(view, features, types, (*wanted.values(),), [*wanted])
+
+
+def _require_keys(request: LookupRequest, needed: tuple[str, ...]) -> None:
+    """Refuse (`OtherKeys`) a request that does not name the keys by which it is read."""
+    if {*request.keys} >= {*needed} or (not request.keys and len(needed) == 1):
+        return
+    named = f", not by {', '.join(request.keys)}" if request.keys else ""
+    raise OtherKeys(
+        f"Feature service {request.service} is read by {', '.join(needed)}{named}.", needed
+    )
 
 
 def _join(names: tuple[str, ...], reads: Sequence[KeyRead]) -> Join:
