@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks [part ...]`: the gateway, raw Triton and two ceilings.
 
 Everything is real and as a user has it. Parts: `throughput` (closed loop), `open-loop` (steady
-rate with switches), `cpu` (in-process), `drills` (rollbacks), `memory`, `models` (hundreds of idle
-ones). Default: all of them.
+rate with switches), `cpu` and `lookups` (in-process), `drills` (rollbacks), `memory`, `models`
+(hundreds of idle ones). Default: all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.benchmarks.wrk import BenchmarkError, Case, run
 from tests.support.programs import require_programs
 from tests.support.servers import ROOT
 
-PARTS = ("throughput", "open-loop", "cpu", "drills", "memory", "models")
+PARTS = ("throughput", "open-loop", "cpu", "lookups", "drills", "memory", "models")
 _PROGRAMS = ("wrk", "haproxy", "redis-server")
 """Each in the Debian package of its name."""
 _PEAK_SECONDS = 5
@@ -75,8 +75,13 @@ def measure(results: Results, arguments: argparse.Namespace, parts: Collection[s
             measure_stage(results, stage, arguments, parts, home)
     if "cpu" in parts:
         with results.attempt("cpu"):
-            cpu = measure_cpu(arguments.batches)
+            cpu = measure_in_process("in_process", arguments.batches)
             results.keep("cpu", cpu, report.cpu_line(cpu), targets.judge_cpu(cpu))
+    if "lookups" in parts:
+        with results.attempt("lookups"):
+            found = measure_in_process("lookups", arguments.batches)
+            text = report.lookups_line(found)
+            results.keep("lookups", found, text, targets.judge_lookups(found))
     if "drills" in parts:
         with results.attempt("drills"), _home() as home:
             drills = measure_drills(home, arguments.drills).summary()
@@ -129,13 +134,13 @@ def measure_peak(stage: Stage, folder: Path) -> float:
     return run(case, 64, _PEAK_SECONDS, folder).per_second
 
 
-def measure_cpu(batches: int) -> dict[str, Any]:
-    """CPU in-process, in a process that holds nothing else.
+def measure_in_process(module: str, batches: int) -> dict[str, Any]:
+    """The figures of an in-process benchmark, in a process that holds nothing else.
 
     Raises:
         BenchmarkError: it failed.
     """
-    argv = [sys.executable, "-m", "tests.benchmarks.in_process", "--batches", str(batches)]
+    argv = [sys.executable, "-m", f"tests.benchmarks.{module}", "--batches", str(batches)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchmarkError(done.stderr)

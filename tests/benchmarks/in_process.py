@@ -68,17 +68,17 @@ async def measure(batches: int, *, profile: bool = False) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, MemoryLoop)
     async with serving(gateway_config()), serving(server_config(port=_NOOP_PORT)):
-        await _wait_ready(MemoryClient(loop, _GATEWAY_PORT))
-        await _wait_quiet()
+        await wait_ready(MemoryClient(loop, _GATEWAY_PORT))
+        await wait_quiet()
         gateway, noop = MemoryClient(loop, _GATEWAY_PORT), MemoryClient(loop, _NOOP_PORT)
         for client in (gateway, noop):
-            await _batch(client, 3 * BATCH)
+            await batch(client, 3 * BATCH)
         gc.collect()
         gc.freeze()
         spent: dict[str, list[float]] = {"gateway": [], "noop": []}
         for _ in range(batches):
-            spent["gateway"].append(await _batch(gateway, BATCH))
-            spent["noop"].append(await _batch(noop, BATCH))
+            spent["gateway"].append(await batch(gateway, BATCH))
+            spent["noop"].append(await batch(noop, BATCH))
         if profile:
             await _profile(gateway)
         for client in (gateway, noop):
@@ -100,17 +100,18 @@ def summarize(spent: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-async def _batch(client: MemoryClient, requests: int) -> float:
+async def batch(client: MemoryClient, requests: int, request: bytes = _REQUEST) -> float:
     """CPU microseconds by request, of all threads of this process."""
     started = time.process_time()
-    succeeded = await client.send(_REQUEST, requests)
+    succeeded = await client.send(request, requests)
     spent = time.process_time() - started
     if succeeded != requests:
         raise BenchmarkError(f"in process: {client.answers.decode(errors='replace')}")
     return spent / requests * 1e6
 
 
-async def _wait_ready(client: MemoryClient) -> None:
+async def wait_ready(client: MemoryClient) -> None:
+    """Wait until the gateway is ready, and close the client."""
     deadline = time.monotonic() + _READY_SECONDS
     while not await client.send(_READY):
         if time.monotonic() > deadline:
@@ -119,7 +120,7 @@ async def _wait_ready(client: MemoryClient) -> None:
     client.close()
 
 
-async def _wait_quiet() -> None:
+async def wait_quiet() -> None:
     """Wait until threads that a start leaves behind, as for the import of Feast, have ended."""
     deadline, quiet = time.monotonic() + _QUIET_SECONDS, 0
     while quiet < 3 and time.monotonic() < deadline:
@@ -131,7 +132,7 @@ async def _wait_quiet() -> None:
 async def _profile(client: MemoryClient) -> None:
     profiler = cProfile.Profile()
     profiler.enable()
-    await _batch(client, 5_000)
+    await batch(client, 5_000)
     profiler.disable()
     pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(32)
 

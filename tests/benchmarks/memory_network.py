@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import uvicorn
@@ -114,17 +114,27 @@ class _Server:
 
 
 class MemoryLoop(uvloop.Loop):
-    """uvloop, but connections lead to a Triton in memory and servers get clients from memory."""
+    """uvloop, but connections lead to a Triton in memory and servers get clients from memory.
 
-    def __init__(self) -> None:
+    Those to `real_ports` are real.
+    """
+
+    def __init__(self, real_ports: Collection[int] = ()) -> None:
         super().__init__()
+        self._real_ports = real_ports
         self.listening: dict[int, Callable[[], asyncio.Protocol]] = {}
         """Protocol factories by port."""
         self._answers: dict[bytes, bytes] = {}
 
-    async def create_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], Any], *_: Any, **__: Any
-    ) -> tuple[asyncio.Transport, Any]:
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], Any],
+        host: Any = None,
+        port: Any = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        if port in self._real_ports:
+            return await super().create_connection(protocol_factory, host, port, **options)
         protocol = protocol_factory()
         transport = TritonTransport(self, protocol, self._answers)
         protocol.connection_made(transport)

@@ -68,6 +68,17 @@ def cpu_line(figures: Mapping[str, Any]) -> str:
     )
 
 
+def lookups_line(figures: Mapping[str, Any]) -> str:
+    """Features by several keys."""
+    return (
+        f"CPU of one /predict in-process with features from Redis: {figures['one_view_us']:.1f} µs "
+        f"for one view, {figures['three_views_us']:.1f} µs for three views by three keys and two "
+        f"request features; ratio {figures['ratio']:.2f} (best batches; median of the paired ones "
+        f"{figures['ratio_median']:.2f}). A look-up of {figures['entities']} entities in the three "
+        f"views: {figures['look_up_ms']:.2f} ms (median {figures['look_up_median_ms']:.2f})."
+    )
+
+
 def drills_line(figures: Mapping[str, Any]) -> str:
     """Rollbacks."""
     times = figures["convergence_ms"]

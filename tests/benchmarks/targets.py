@@ -21,6 +21,7 @@ THROUGHPUT = (
 MIRRORING = {8: 1.1}
 """Largest p50 with mirroring, as a multiple of the one without, by connections."""
 CPU_MICROSECONDS, CPU_RATIO = 45.0, 1.6
+LOOKUP_RATIO, LOOKUP_MS = 1.5, 2.0
 P999_MS, ROLLBACK_P99_MS = 10.0, 50.0
 MEMORY_MIB = {"one model": 60.0, "ten models": 70.0}
 
@@ -91,6 +92,15 @@ def judge_cpu(figures: Mapping[str, Any]) -> list[Verdict]:
     return [
         Verdict("CPU of /predict in-process", CPU_MICROSECONDS, figures["gateway_us"], unit="µs"),
         Verdict("CPU of /predict to the no-op application", CPU_RATIO, figures["ratio"]),
+    ]
+
+
+def judge_lookups(figures: Mapping[str, Any]) -> list[Verdict]:
+    """Features by several keys."""
+    many = f"look-up of {figures['entities']} entities in three views"
+    return [
+        Verdict("CPU with three views to one", LOOKUP_RATIO, figures["ratio"]),
+        Verdict(many, LOOKUP_MS, figures["look_up_median_ms"], unit="ms"),
     ]
 
 
