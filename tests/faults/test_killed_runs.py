@@ -59,7 +59,7 @@ MIDWAY: Final = (
         "platform_assets.resources.gateway:GatewayResource.reload",
         seconds=0.01,
     ),
-    kill("serving_proof", "after", "platform_assets.serving.assets:collect_proof"),
+    kill("serving_proof", "after", "platform_assets.serving.proof_asset:collect_proof"),
 )
 """In the midst of the work of every asset, and of a gate."""
 
@@ -74,7 +74,7 @@ UNTOLD: Final = (
         triton_restarts=True,
     ),
     kill("triton_serving_state", "after", "platform_assets.serving.assets:load_beside"),
-    kill("gateway_reload", "before", "platform_assets.serving.assets:wait_for_replicas"),
+    kill("gateway_reload", "before", "platform_assets.serving.reload_asset:wait_for_replicas"),
     kill("gateway_reload", "after", MLFLOW + "set_alias"),
     kill("serving_proof", "after", "platform_assets.resources.proof:ProofFolder.write"),
 )

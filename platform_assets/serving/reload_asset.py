@@ -1,0 +1,148 @@
+"""`gateway_reload`: the switch of production to a version that is READY and passed every gate."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.feast import FeastResource
+from platform_assets.resources.gateway import GatewayResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.triton import TritonResource
+from platform_assets.serving.ledger import (
+    BEST_VERSION,
+    PROMOTION,
+    read_ledger,
+    switch_metadata,
+    switch_reason,
+)
+from platform_assets.serving.promotion import (
+    NO_REGRESSION,
+    gate_verdict,
+    record_in_registry,
+    require_gates_passed,
+    require_ready,
+    retire_surplus,
+)
+from platform_assets.serving.records import Promotion, ServingState
+from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
+from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
+from platform_assets.serving.view_retention import delete_unread_views
+from serving_gateway.contract import Mode, ReloadRequest
+
+_DESCRIPTION = (
+    "The switch: moves variant A of every gateway replica to the version. Asks Triton for READY "
+    "itself, and refuses a version whose blocking checks failed or never ran. Its "
+    "materializations are the deployment ledger."
+)
+_AUTOMATION = (
+    # It, too, switches only to a version that passed all blocking checks; the asset itself
+    # refuses any other.
+    dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+
+
+class SwitchConfig(dg.Config):
+    """How a switch is done, for every model."""
+
+    unpin: bool = Field(
+        default=False,
+        description="Move production although an operator pinned it to another version.",
+    )
+    convergence_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds that every replica has to follow the switch."
+    )
+    reason: str = Field(default="", description="Why, for the routing record and the ledger.")
+
+
+def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+    """Build `gateway_reload`."""
+
+    class ReloadConfig(SwitchConfig):
+        """How the switch is done."""
+
+        retention: int = Field(
+            default=spec.serving.retention,
+            ge=1,
+            le=spec.serving.keep_versions,
+            description="READY versions to keep after the switch, production included.",
+        )
+
+    @dg.asset(
+        **spec.asset("gateway_reload"),
+        ins={"triton_serving_state": dg.AssetIn(key=spec.key("triton_serving_state"))},
+        kinds={"fastapi"},
+        automation_condition=_AUTOMATION,
+        description=_DESCRIPTION,
+    )
+    def gateway_reload(
+        context: dg.AssetExecutionContext,
+        config: ReloadConfig,
+        triton: TritonResource,
+        model_repository: ModelRepository,
+        gateway: GatewayResource,
+        mlflow: MlflowResource,
+        feast: FeastResource,
+        triton_serving_state: ServingState,
+    ) -> dg.MaterializeResult[Promotion]:
+        state, log = triton_serving_state, context.log
+        hold(LEASE, spec.model_name, context)
+        with holding(CHANGE, spec.model_name, context):
+            require_ready(state, triton)
+            judged = require_gates_passed(state, context.instance)[NO_REGRESSION]
+            switch = _switch(state, spec, config, context.run.run_id, gateway)
+            version = switch.answer.version
+            retirement = retire_surplus(
+                spec,
+                version,
+                retention=config.retention,
+                ledger=read_ledger(context.instance, spec),
+                gateway=gateway,
+                triton=triton,
+                repository=model_repository,
+                log=log,
+            )
+        views = delete_unread_views(
+            spec, feast=feast, mlflow=mlflow, triton=triton, repository=model_repository, log=log
+        )
+        recorded = record_in_registry(spec.model_name, version, mlflow, log)
+        verdict = gate_verdict(judged)
+        more = {**retirement, **_best_version(judged.metadata), **views, **recorded}
+        return dg.MaterializeResult(
+            value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
+            metadata=switch_metadata(spec, switch, mlflow, verdict.metric, more),
+        )
+
+    return gateway_reload
+
+
+def _switch(
+    state: ServingState,
+    spec: ModelSpec,
+    config: SwitchConfig,
+    run_id: str,
+    gateway: GatewayResource,
+) -> ConfirmedSwitch:
+    """Move production to the version, and wait until every replica has followed."""
+    reason = switch_reason(PROMOTION, run_id, why=config.reason)
+    request = ReloadRequest(
+        version=state.version,
+        run_id=state.run_id,
+        mode=Mode.SSOT,
+        unpin=config.unpin,
+        reason=reason,
+        feature_contract=spec.contract,
+    )
+    answer = reload(spec.model_name, request, gateway)
+    live = wait_for_replicas(spec.model_name, answer, gateway, config.convergence_timeout_s)
+    return ConfirmedSwitch(answer, live, PROMOTION, reason)
+
+
+def _best_version(
+    judged: Mapping[str, dg.MetadataValue[Any]],
+) -> dict[str, dg.MetadataValue[Any]]:
+    """What the gate found to be the best version ever in production, for the ledger."""
+    return {BEST_VERSION: judged[BEST_VERSION]} if BEST_VERSION in judged else {}
