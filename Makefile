@@ -87,8 +87,8 @@ k8s-local: system-podman $(VENV)/.dev ## play the Kubernetes manifests by podman
 	@$(RUN) tests.manifests.local
 
 lock: $(VENV)/.dev ## bring the lock files in line with pyproject.toml; UPGRADE=--upgrade for newer versions
-	$(call lock,requirements-dev,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra dev)
-	$(call lock,requirements,pyproject.toml --extra gateway --extra pipeline -c requirements-dev.lock.txt)
+	$(call lock,requirements-dev,pyproject.toml --extra gateway --extra tracing --extra pipeline --extra boosting --extra dev)
+	$(call lock,requirements,pyproject.toml --extra gateway --extra pipeline --extra boosting -c requirements-dev.lock.txt)
 	$(call lock,requirements-gateway,pyproject.toml --extra gateway -c requirements-dev.lock.txt)
 	$(call lock,requirements-gateway-features,pyproject.toml --extra gateway --extra feast --extra samples --extra tracing -c requirements-dev.lock.txt)
 	$(call lock,requirements-triton,--group triton)
