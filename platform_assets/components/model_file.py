@@ -34,7 +34,9 @@ TABLE_TYPE: Final = "platform_assets.components.FeatureTable"
 _File = TypeVar("_File", ModelFile, TableFile)
 _LOCK: Final = Path(platform_assets.__file__).parents[1] / "requirements.lock.txt"
 _PACKAGES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy", "pandas")
-"""What decides on a trained model; counts where there is no lock file."""
+_BOOSTING: Final = ("lightgbm", "xgboost", "xgboost-cpu", "onnxmltools", "optuna")
+"""What decides on a trained model, the latter where it is installed; counts where there is no lock
+file."""
 _TRAINING_CODE: Final = ("model_spec", "features", "training", "export")
 """Packages of this one that decide on a trained model."""
 _CANDIDATE: Final = re.compile(r"candidates\[(?P<number>\d+)\] \(.*?\): (?P<message>.*)", re.DOTALL)
@@ -189,7 +191,14 @@ def _source_of(module: str) -> bytes:
 def _locked(lock: Path) -> bytes:
     if lock.is_file():
         return lock.read_bytes()
-    return "\n".join(f"{name}=={metadata.version(name)}" for name in _PACKAGES).encode()
+    return "\n".join(filter(None, map(_pin, (*_PACKAGES, *_BOOSTING)))).encode()
+
+
+def _pin(name: str) -> str:
+    try:
+        return f"{name}=={metadata.version(name)}"
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _placed(source: Source, folder: Path) -> Source:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
+from platform_assets.export.boosted import boosted
+from platform_assets.export.boosting_converters import register
 from platform_assets.export.convertible import convertible
 from platform_assets.export.inspection import (
     CONTRACT_KEY,
@@ -42,8 +44,9 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     from onnx import helper
 
     _check_names(signature)
+    register()
     steps = _steps(estimator, signature)
-    model = convertible(steps[-1])
+    model = boosted(steps[-1]) or convertible(steps[-1])
     converted = _convert([*steps[:-1], model.estimator], signature, graph_name)
     made = helper.make_model(
         wired(converted.graph, model, signature),

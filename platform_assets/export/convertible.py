@@ -17,12 +17,13 @@ class Convertible:
     """An estimator to convert, and what the graph does to its answers, in double precision.
 
     The prediction of a regression is `exp(converted + offset)` with `exponential`, else
-    `converted + offset`.
+    `converted + offset`. `classes` are the labels of a classifier that knows their places alone.
     """
 
     estimator: Any
     offset: float = 0.0
     exponential: bool = False
+    classes: NDArray[Any] | None = None
 
 
 def convertible(estimator: Any) -> Convertible:
@@ -49,7 +50,7 @@ def convertible(estimator: Any) -> Convertible:
     )
     from sklearn.tree import DecisionTreeRegressor
 
-    match estimator := _as_known(estimator):
+    match estimator := as_known(estimator):
         case LinearDiscriminantAnalysis():
             return Convertible(_as_logistic_regression(estimator))
         case HistGradientBoostingClassifier() | HistGradientBoostingRegressor():
@@ -69,7 +70,7 @@ def convertible(estimator: Any) -> Convertible:
             return Convertible(estimator)
 
 
-def _as_known(estimator: Any) -> Any:
+def as_known(estimator: Any) -> Any:
     """An estimator of a class of its own as the nearest class that skl2onnx knows."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
 
@@ -98,7 +99,7 @@ def _histogram(estimator: Any) -> Convertible:
         raise ExportError("histogram boosting over categorical features has no ONNX converter")
     for stage in estimator._predictors:
         for predictor in stage:
-            predictor.nodes["num_threshold"] = _rounded_down(predictor.nodes["num_threshold"])
+            predictor.nodes["num_threshold"] = rounded_down(predictor.nodes["num_threshold"])
     if hasattr(estimator, "classes_"):
         return Convertible(estimator)
     offset = float(estimator._baseline_prediction.item())
@@ -106,7 +107,7 @@ def _histogram(estimator: Any) -> Convertible:
     return Convertible(estimator, offset, isinstance(estimator._loss.link, LogLink))
 
 
-def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+def rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the largest single-precision numbers that are not above the thresholds."""
     with np.errstate(over="ignore"):
         near = thresholds.astype(np.float32)

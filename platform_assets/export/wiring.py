@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from platform_assets.export.convertible import Convertible
 from platform_assets.export.inspection import ExportError
@@ -34,8 +35,12 @@ def wired(converted: Any, model: Convertible, signature: Signature) -> Any:
     if (probabilities := signature.probabilities_output) is None:
         back, constants, outputs = _prediction(answers[0], model, signature.label_output)
     else:
-        order = _order(model.estimator, signature)
+        learned = model.estimator.classes_ if model.classes is None else model.classes
+        order = _order(learned, signature)
         back, constants, outputs = _classes(answers, order, signature, probabilities)
+        if model.classes is not None:
+            back[0:1], more = _label(answers[0], model.classes, signature)
+            constants += more
     return helper.make_graph(
         [*front, *inner.node, *back],
         inner.name,
@@ -81,15 +86,27 @@ def _classes(
     return nodes, [_constant("wiring.rows", [-1]), _constant("wiring.order", order)], outputs
 
 
+def _label(place: str, classes: NDArray[Any], signature: Signature) -> tuple[list[Any], list[Any]]:
+    """Nodes and constants by which a class is found by its place."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Reshape", [place, "wiring.rows"], ["wiring.place"]),
+        helper.make_node("Gather", ["wiring.labels", "wiring.place"], [signature.label_output]),
+    ]
+    kind = object if isinstance(classes[0], str) else np.int64
+    return nodes, [_constant("wiring.labels", classes.astype(kind))]
+
+
 def _constant(name: str, values: Any) -> Any:
     from onnx import numpy_helper
 
     return numpy_helper.from_array(np.array(values), name)
 
 
-def _order(estimator: Any, signature: Signature) -> list[int]:
+def _order(learned: NDArray[Any], signature: Signature) -> list[int]:
     """Where each class of the signature stands among those of the estimator."""
-    known = [str(one) if isinstance(one, str) else int(one) for one in estimator.classes_]
+    known = [str(one) if isinstance(one, str) else int(one) for one in learned]
     wanted = [one if isinstance(one, str) else int(one) for one in signature.classes]
     if sorted(map(str, known)) != sorted(map(str, wanted)):
         raise ExportError(

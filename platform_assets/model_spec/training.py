@@ -74,8 +74,9 @@ _ENSEMBLES: Final = (
     "gradient_boosting",
     "decision_tree",
 )
-CLASSIFIERS: Final = ("logistic_regression", *_ENSEMBLES, "linear_discriminant")
-REGRESSORS: Final = ("ridge", *_ENSEMBLES, "linear_regression")
+_BOOSTING: Final = ("lightgbm", "xgboost")
+CLASSIFIERS: Final = ("logistic_regression", *_ENSEMBLES, "linear_discriminant", *_BOOSTING)
+REGRESSORS: Final = ("ridge", *_ENSEMBLES, "linear_regression", *_BOOSTING)
 """Names of estimators; the first three of a task compete by default."""
 
 
@@ -114,7 +115,7 @@ class CandidateSpec:
 
     estimator: Annotated[StrictStr, _one_of({*CLASSIFIERS, *REGRESSORS})] | None = None
     """logistic_regression and linear_discriminant are for classes, ridge and linear_regression for
-    a regression, the others for both."""
+    a regression, the others for both. lightgbm and xgboost need the extra `boosting`."""
     function: (
         Annotated[
             StrictStr,

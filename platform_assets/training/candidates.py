@@ -6,13 +6,16 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
-from platform_assets.training.preprocessing import Texts, pipeline
+from platform_assets.training import boosting
+from platform_assets.training.extras import missing
+from platform_assets.training.preprocessing import Texts, pipeline, text_columns
 from platform_assets.training.rows import TrainingError
+from serving_gateway.contract import Feature
 
 MAX_CANDIDATES: Final = 64
 """Grid points of all candidates of a model together."""
@@ -40,7 +43,7 @@ class CandidateError(TrainingError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Estimator:
-    """An estimator of scikit-learn: where it is, how it starts, what a grid may set."""
+    """A named estimator: the function that makes it, how it starts, what a grid may set."""
 
     path: str
     defaults: Mapping[str, Scalar]
@@ -48,6 +51,14 @@ class _Estimator:
     seeded: bool = True
     scaled: bool = False
     texts: Texts = Texts.PLACES
+    packages: tuple[str, ...] = ()
+    """What of the extra `boosting` it needs."""
+    threaded: bool = False
+    """Whether it is told how many threads it may use, and answers alike with any number."""
+    fills: bool = True
+    """Whether missing values are filled in, because the estimator does not read them."""
+    categorical: bool = False
+    """Whether it is told which columns are codes of texts."""
 
 
 _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
@@ -78,6 +89,22 @@ def _trees(kind: str, weights: set[str], losses: set[str], more: set[str]) -> di
     }
 
 
+def _boosting(kind: str, light: frozenset[str], extreme: frozenset[str]) -> dict[str, _Estimator]:
+    """Return the estimators of other libraries, with their parameters, for one kind of task."""
+    at = f"{boosting.__name__}:{{}}_{kind}"
+    own: dict[str, Any] = {"texts": Texts.CODES, "threaded": True, "fills": False}
+    return {
+        "lightgbm": _Estimator(
+            at.format("light"), {}, light,
+            packages=("lightgbm", "onnxmltools"), categorical=True, **own,
+        ),
+        "xgboost": _Estimator(
+            at.format("extreme"), {}, extreme,
+            packages=("xgboost", "onnxmltools"), **own,
+        ),
+    }  # fmt: skip
+
+
 CLASSIFIERS: Final[dict[str, _Estimator]] = {
     "logistic_regression": _Estimator(
         "sklearn.linear_model:LogisticRegression",
@@ -95,6 +122,7 @@ CLASSIFIERS: Final[dict[str, _Estimator]] = {
         texts=Texts.COLUMNS,
     ),
     **_trees("Classifier", weights={"class_weight"}, losses=set(), more=set()),
+    **_boosting("classifier", boosting.LIGHTGBM | {"class_weight"}, boosting.XGBOOST),
 }
 REGRESSORS: Final[dict[str, _Estimator]] = {
     "linear_regression": _Estimator(
@@ -113,6 +141,7 @@ REGRESSORS: Final[dict[str, _Estimator]] = {
         texts=Texts.SPARSE_COLUMNS,
     ),
     **_trees("Regressor", weights=set(), losses={"alpha"}, more={"quantile"}),
+    **_boosting("regressor", boosting.LIGHTGBM_REGRESSOR, boosting.XGBOOST_REGRESSOR),
 }
 """Nearest neighbours are left out on purpose: equal distances are broken by rounding, so a
 runtime in single precision may answer otherwise than scikit-learn."""
@@ -186,7 +215,10 @@ def _expanded(spec: ModelSpec) -> Iterator[Candidate]:
 def _check(where: str, one: CandidateSpec, task: Task) -> None:
     if one.estimator is None:  # of a user's own function the parameters are not known yet
         return
-    allowed = known(task)[one.estimator].parameters
+    entry = known(task)[one.estimator]
+    if absent := missing(*entry.packages):
+        raise CandidateError(f"{where}: {absent}")
+    allowed = entry.parameters
     for parameter in one.grid:
         if parameter not in allowed:
             raise CandidateError(
@@ -216,12 +248,24 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     one = candidate.spec
     if one.estimator is not None:
         entry = known(spec.task)[one.estimator]
-        seed = {"random_state": spec.evaluation.seed} if entry.seeded else {}
         make = _attribute(candidate.where, entry.path)
-        model = make(**{**entry.defaults, **seed, **candidate.parameters})
-        return pipeline(features, model, scaled=entry.scaled, texts=entry.texts)
+        told = _settings(entry, features, spec)
+        model = make(**{**entry.defaults, **told, **candidate.parameters})
+        return pipeline(features, model, scaled=entry.scaled, texts=entry.texts, fills=entry.fills)
     model = _from_function(candidate, spec)
     return pipeline(features, model, scaled=False, texts=Texts.COLUMNS)
+
+
+def _settings(entry: _Estimator, features: Sequence[Feature], spec: ModelSpec) -> dict[str, object]:
+    """What the platform says to an estimator, and no grid can."""
+    told: dict[str, object] = {}
+    if entry.seeded:
+        told["random_state"] = spec.evaluation.seed
+    if entry.threaded:
+        told["n_jobs"] = spec.evaluation.threads
+    if entry.categorical:
+        told["categories"] = text_columns(features)
+    return told
 
 
 def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
@@ -268,6 +312,6 @@ def parameters(pipeline: Any) -> dict[str, str]:
     """Return the estimator's parameters that a person would look at: scalars, by full name."""
     return {
         name: str(value)
-        for name, value in pipeline.named_steps["model"].get_params(deep=True).items()
+        for name, value in boosting.learner(pipeline.steps[-1][1]).get_params(deep=True).items()
         if isinstance(value, (bool, int, float, str))
     }

@@ -35,28 +35,30 @@ class Texts(Enum):
     """One column: the category's place in their order; one never seen counts as the most
     frequent. For boosted trees, which cut a column as often as they need; forests, whose trees
     see a few columns at each cut, are better with a column each."""
+    CODES = auto()
+    """The same; one never seen is missing, for estimators that read missing values."""
 
 
-def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, texts: Texts) -> Any:
+def pipeline(
+    features: Sequence[Feature], model: Any, *, scaled: bool, texts: Texts, fills: bool = True
+) -> Any:
     """Return an unfitted pipeline over a frame in tensor form.
 
     Numbers become single precision, as trees and runtimes read them, 64-bit ones after their
     median was subtracted; a missing one becomes the median of its column, a missing boolean the
-    more frequent value. `scaled` centres and scales all numbers in double precision, for linear
-    models.
+    more frequent value, or stays missing without `fills`. `scaled` centres and scales all numbers
+    in double precision, for linear models.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
     sparse = texts is Texts.SPARSE_COLUMNS
-    groups: dict[DType, list[str]] = {}
-    for one in features:
-        groups.setdefault(one.dtype, []).append(one.name)
     parts = [
         (dtype.value.lower(),
-         _texts(texts) if dtype is DType.BYTES else _numbers(dtype, scaled=scaled, sparse=sparse),
+         _texts(texts) if dtype is DType.BYTES
+         else _numbers(dtype, scaled=scaled, sparse=sparse, fills=fills),
          names)
-        for dtype, names in sorted(groups.items())
+        for dtype, names in _groups(features)
     ]  # fmt: skip
     columns = ColumnTransformer(
         parts,
@@ -66,23 +68,38 @@ def pipeline(features: Sequence[Feature], model: Any, *, scaled: bool, texts: Te
     return Pipeline([(COLUMNS_STEP, columns), (MODEL_STEP, model)])
 
 
+def _groups(features: Sequence[Feature]) -> list[tuple[DType, list[str]]]:
+    """The features of each type, in the order in which they stand in the matrix."""
+    groups: dict[DType, list[str]] = {}
+    for one in features:
+        groups.setdefault(one.dtype, []).append(one.name)
+    return sorted(groups.items())
+
+
+def text_columns(features: Sequence[Feature]) -> list[int]:
+    """Return where the texts stand in the matrix when each of them is one column."""
+    kinds = [dtype for dtype, names in _groups(features) for _ in names]
+    return [place for place, dtype in enumerate(kinds) if dtype is DType.BYTES]
+
+
 def _texts(how: Texts) -> Any:
     import numpy as np
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-    if how is Texts.PLACES:
+    if how in {Texts.PLACES, Texts.CODES}:
         encoder = OrdinalEncoder(
             handle_unknown="use_encoded_value", unknown_value=np.nan, dtype=np.float32
         )
-        return make_pipeline(encoder, SimpleImputer(strategy="most_frequent"))
+        fill = [SimpleImputer(strategy="most_frequent")] if how is Texts.PLACES else []
+        return make_pipeline(encoder, *fill)
     sparse = how is Texts.SPARSE_COLUMNS
     encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float32, sparse_output=sparse)
     return make_pipeline(encoder, *_by_column(sparse=sparse))
 
 
-def _numbers(dtype: DType, *, scaled: bool, sparse: bool) -> Any:
+def _numbers(dtype: DType, *, scaled: bool, sparse: bool, fills: bool) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import RobustScaler, StandardScaler
@@ -95,11 +112,10 @@ def _numbers(dtype: DType, *, scaled: bool, sparse: bool) -> Any:
     elif long:
         # Seconds since 1970 differ by less than single precision can tell; those from noon do not.
         steps.append(RobustScaler(with_scaling=False, copy=False))
-    strategy = "most_frequent" if dtype is DType.BOOL else "median"
-    steps += [
-        _as("float32"),
-        SimpleImputer(strategy=strategy, keep_empty_features=True, copy=False),
-    ]
+    steps.append(_as("float32"))
+    if fills:
+        strategy = "most_frequent" if dtype is DType.BOOL else "median"
+        steps.append(SimpleImputer(strategy=strategy, keep_empty_features=True, copy=False))
     if scaled:
         steps.append(_as("float64"))
     return make_pipeline(*steps, *_by_column(sparse=sparse))

@@ -16,14 +16,13 @@ from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.metrics import Answers
-from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
 
 _PER_CLASS: Final = 20
 _OF_A_REGRESSION: Final = 100
-_FEW: Final = 2
-"""Trees that are enough to see whether an ensemble converts."""
+_FEW_OF: Final = {"n_estimators": 2, "max_iter": 2, "min_child_samples": 5}
+"""Trees that are enough to see whether an ensemble converts, and rows on which they split."""
 
 
 def probe(
@@ -44,8 +43,7 @@ def probe(
     sample = _sample(rows, spec.task)
     for one in candidates:
         pipeline = build(one, spec)
-        model = pipeline.named_steps[MODEL_STEP]
-        _shrink(model)
+        _shrink(pipeline.steps[-1][1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fitted = _fitted(pipeline, sample, one, say)
@@ -69,13 +67,17 @@ def _sample(rows: Rows, task: Task) -> Rows:
 
 
 def _shrink(model: Any) -> None:
-    known = model.get_params(deep=False)
-    boosts = "max_iter" in known and type(model).__name__.startswith("HistGradientBoosting")
-    for name in ("n_estimators", *(["max_iter"] if boosts else [])):
-        value = known.get(name)
+    """Let ensembles, also those inside a pipeline or a wrapper, have few trees of few rows."""
+    known = model.get_params(deep=True)
+    for path, value in known.items():
+        above, _, name = path.rpartition("__")
+        owner = known.get(above, model)
+        few = _FEW_OF.get(name)
+        if name == "max_iter" and not type(owner).__name__.startswith("HistGradientBoosting"):
+            few = None
         # The estimator itself refuses a value that is not a number.
-        if isinstance(value, int) and not isinstance(value, bool) and value > _FEW:
-            model.set_params(**{name: _FEW})
+        if few is not None and type(value) is int and value > few:
+            model.set_params(**{path: few})
 
 
 def _fitted(pipeline: Any, sample: Rows, one: Candidate, say: Log) -> Any | None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.training.boosting import learner
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
-from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import Fold
 
@@ -43,8 +43,10 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
                 fitted = pipeline.fit(rows.features, rows.labels)
         # Estimators, the user's own among them, fail in ways of their own.
         except Exception as exc:
-            name = type(pipeline.named_steps[MODEL_STEP]).__name__
-            raise TrainingError(f"{name} cannot be fitted: {exc}") from exc
+            name = type(learner(pipeline.steps[-1][1])).__name__
+            # XGBoost says what is wrong, then where in its binary code that was found.
+            reason = str(exc).partition("\nStack trace:")[0]
+            raise TrainingError(f"{name} cannot be fitted: {reason}") from exc
     notes = dict.fromkeys(str(one.message).strip().split("\n", 1)[0] for one in caught)
     return fitted, tuple(notes)
 

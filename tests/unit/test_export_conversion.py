@@ -61,6 +61,8 @@ CASES = [
     *((Task.BINARY, name, "booleans") for name in CLASSIFIERS),
     (Task.BINARY, "hist_gradient_boosting", "two texts"),
     (Task.MULTICLASS, "random_forest", "integers"),
+    (Task.MULTICLASS, "xgboost", "integers"),
+    (Task.BINARY, "xgboost", "two texts"),
     *((Task.REGRESSION, name, "") for name in REGRESSORS),
 ]
 
@@ -426,6 +428,7 @@ def digests_of(names: Sequence[str]) -> list[str]:
 
 def test_the_same_rows_and_specification_give_the_same_bytes_in_another_process() -> None:
     names = ["random_forest", "extra_trees", "hist_gradient_boosting", "logistic_regression"]
+    names += ["lightgbm", "xgboost"]
     again = f"from tests.unit.test_export_conversion import digests_of; print(*digests_of({names}))"
     there = subprocess.run(
         [sys.executable, "-c", again],

@@ -1,0 +1,143 @@
+"""What is handed to onnxmltools in the place of models of LightGBM and XGBoost."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platform_assets.export.convertible import Convertible, as_known, convertible, rounded_down
+from platform_assets.export.inspection import ExportError
+
+_CLASSES: Final = frozenset({"binary", "multiclass"})
+_PLAIN: Final = frozenset({"regression", "regression_l1", "huber", "fair", "quantile", "mape"})
+_LOGARITHMIC: Final = frozenset({"poisson", "gamma", "tweedie"})
+"""LightGBM's objectives, by what they make of the sum of the leaves."""
+_NUMBERS: Final = re.compile(r"^(threshold|leaf_value)=(.+)$", re.MULTILINE)
+_ZERO_IS_MISSING: Final = 4
+"""Bit of LightGBM's `decision_type`."""
+
+Change = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]
+
+
+def boosted(estimator: Any) -> Convertible | None:
+    """Return what is converted exactly in the place of a fitted estimator; None for other ones.
+
+    - LightGBM: onnxmltools rounds thresholds to the nearest single-precision number, which may
+      lie above a value that is on the right of them. Runtimes add up leaves in single precision,
+      so those of a regression come without their mean.
+    - The wrappers of `training.boosting`: of a target that is moved by its mean, and of the
+      labels that XGBoost knows by their places.
+
+    Raises:
+        ExportError: a variant that onnxmltools converts wrongly.
+    """
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.ensemble import VotingClassifier
+
+    match estimator := as_known(estimator):
+        case _ if _is_of("lightgbm", "LGBMModel", estimator):
+            return _light(estimator)
+        case _ if _is_of("xgboost", "XGBModel", estimator):
+            return _extreme(estimator)
+        case TransformedTargetRegressor():
+            return _of_moved_target(estimator)
+        case VotingClassifier(estimators_=[only], voting="soft") if model := boosted(only):
+            return replace(model, classes=estimator.classes_)
+        case _:
+            return None
+
+
+def _is_of(library: str, name: str, estimator: Any) -> bool:
+    # Only a library that is imported can have made it.
+    return library in sys.modules and isinstance(estimator, getattr(sys.modules[library], name))
+
+
+def _of_moved_target(estimator: Any) -> Convertible:
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    match estimator.transformer_:
+        case Pipeline(
+            steps=[
+                (_, StandardScaler(with_std=False) as mean),
+                (_, FunctionTransformer(func=None, inverse_func=np.asarray)),
+            ]
+        ):
+            inner = boosted(estimator.regressor_) or convertible(estimator.regressor_)
+        case _:
+            raise ExportError("TransformedTargetRegressor has no ONNX converter")
+    if inner.exponential:
+        raise ExportError("a centred target and an objective with a logarithm do not go together")
+    return replace(inner, offset=inner.offset + float(mean.mean_[0]))
+
+
+def _extreme(estimator: Any) -> Convertible:
+    kind = estimator.booster or "gbtree"
+    if kind != "gbtree":  # the weights of dropped trees are left out
+        raise ExportError(f"XGBoost with booster={kind} has no exact ONNX converter")
+    return Convertible(estimator)
+
+
+def _light(estimator: Any) -> Convertible:
+    from lightgbm import Booster
+
+    text = estimator.booster_.model_to_string()
+    header, _, trees = text.partition("\nTree=")
+    objective = _objective(header, classes=hasattr(estimator, "classes_"))
+    _require_plain_trees(header, trees)
+    means: list[float] = []
+
+    def centred(leaves: NDArray[np.float64]) -> NDArray[np.float64]:
+        means.append(float(leaves.mean()))
+        return leaves - means[-1]
+
+    same = copy.copy(estimator)
+    if objective in _CLASSES:
+        same._Booster = Booster(model_str=_changed(text, lambda leaves: leaves))
+        return Convertible(same)
+    # What follows the sum is done in double precision, after it.
+    plain = re.sub(r"^objective=.*$", "objective=regression", text, count=1, flags=re.MULTILINE)
+    same._Booster = Booster(model_str=_changed(plain, centred))
+    return Convertible(same, sum(means), objective in _LOGARITHMIC)
+
+
+def _objective(header: str, *, classes: bool) -> str:
+    found = re.search(r"^objective=(.*)$", header, re.MULTILINE)
+    objective, *more = found[1].split() if found else ["of its own"]
+    known = _CLASSES if classes else _PLAIN | _LOGARITHMIC
+    if objective not in known or "sqrt" in more:
+        raise ExportError(f"LightGBM with the objective {objective} has no exact ONNX converter")
+    return objective
+
+
+def _require_plain_trees(header: str, trees: str) -> None:
+    kinds = re.findall(r"^decision_type=(.+)$", trees, re.MULTILINE)
+    zero = any(int(kind) & _ZERO_IS_MISSING for line in kinds for kind in line.split())
+    variants = {
+        "linear_tree": "is_linear=1" in trees,
+        "boosting_type=rf": "\naverage_output" in header,
+        "zero_as_missing": zero,
+    }
+    for name, present in variants.items():
+        if present:
+            raise ExportError(f"LightGBM with {name} has no exact ONNX converter")
+
+
+def _changed(text: str, leaves: Change) -> str:
+    """A model's text with thresholds of single precision and other leaves."""
+    changes: dict[str, Change] = {"threshold": rounded_down, "leaf_value": leaves}
+
+    def written(found: re.Match[str]) -> str:
+        values = changes[found[1]](np.array(found[2].split(), dtype=np.float64))
+        return f"{found[1]}={' '.join(map(repr, values.astype(np.float64).tolist()))}"
+
+    # Without the sizes of the trees, LightGBM looks for their beginnings itself.
+    sizeless = re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)
+    return _NUMBERS.sub(written, sizeless)
