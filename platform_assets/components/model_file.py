@@ -125,7 +125,7 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
         raise _misnamed(document, "model_name", error) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
-    functions = [one.function for one in found.candidates if one.function is not None]
+    functions = [one.own_code for one in found.candidates if one.own_code is not None]
     # Of the tables only what the model reads of them decides on it.
     content = document.content + found.contract.encode() if found.tables else document.content
     return replace(found, code_version=code_version(content, functions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from platform_assets.export.boosted import boosted
 from platform_assets.export.boosting_converters import register
 from platform_assets.export.convertible import convertible
+from platform_assets.export.custom_step import CUSTOM_STEP, is_custom
 from platform_assets.export.inspection import (
     CONTRACT_KEY,
     FEATURES_KEY,
@@ -17,6 +19,8 @@ from platform_assets.export.inspection import (
     ML_OPSET,
     ExportError,
 )
+from platform_assets.export.raw_columns import fed_by, over_columns
+from platform_assets.export.step_names import blamed, flat, require_converters
 from platform_assets.export.steps import converter_options
 from platform_assets.export.wiring import wired
 from serving_gateway.contract import DType, Signature, feature_contract
@@ -47,9 +51,14 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
     register()
     steps = _steps(estimator, signature)
     model = boosted(steps[-1]) or convertible(steps[-1])
-    converted = _convert([*steps[:-1], model.estimator], signature, graph_name)
+    steps = [*steps[:-1], model.estimator]
+    if is_custom(estimator):
+        graph = _convert_custom(estimator, steps, signature, graph_name)
+    else:
+        classifier = signature.probabilities_output is not None
+        graph = _convert(steps, _inputs(signature), graph_name, classifier=classifier)
     made = helper.make_model(
-        wired(converted.graph, model, signature),
+        wired(graph, model, signature),
         producer_name="readygate",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
@@ -72,7 +81,8 @@ def _check_names(signature: Signature) -> None:
 def _steps(estimator: Any, signature: Signature) -> list[Any]:
     """The steps of a pipeline and of the pipelines in it, in order; an estimator alone is one."""
     first, *others = _flat(estimator)
-    if signature.packed_input is not None and hasattr(first, "transformers_"):
+    ours = not is_custom(estimator) and hasattr(first, "transformers_")
+    if signature.packed_input is not None and ours:
         # The packed matrix has no names to choose columns by: all go through one transformer.
         return [*_flat(first.transformers_[0][1]), *others]
     return [first, *others]
@@ -86,14 +96,36 @@ def _flat(step: Any) -> list[Any]:
     return [inner for _, part in step.steps for inner in _flat(part)]
 
 
-def _convert(steps: list[Any], signature: Signature, name: str) -> Any:
+def _convert_custom(estimator: Any, steps: list[Any], signature: Signature, name: str) -> Any:
+    """Convert a pipeline of the user's; ExportError names the step that cannot be converted."""
+    own = estimator.named_steps[CUSTOM_STEP]
+    require_converters(own)
+    paths = [path for path, _ in flat(own)]
+    chosen = over_columns(list(zip(paths, steps, strict=True)), signature)
+    inputs = [(one.name, _tensor_type(one.dtype)([None, 1])) for one in chosen.columns]
+
+    def converts(first: Sequence[Any]) -> bool:
+        try:
+            _convert([*first], inputs, name, classifier=False)
+        except ExportError:
+            return False
+        return True
+
+    classifier = signature.probabilities_output is not None
+    try:
+        graph = _convert(chosen.steps, inputs, name, classifier=classifier)
+    except ExportError as error:
+        raise blamed(chosen.named, converts, error) from error
+    return fed_by(graph, chosen.columns, signature)
+
+
+def _convert(steps: list[Any], inputs: list[Any], name: str, *, classifier: bool) -> Any:
     from skl2onnx import convert_sklearn
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
     from sklearn.pipeline import Pipeline
 
     pipeline = Pipeline([(str(number), step) for number, step in enumerate(steps)])
     kind = type(steps[-1]).__name__
-    classifier = signature.probabilities_output is not None
     try:
         with warnings.catch_warnings():
             # Protobuf deprecates the booleans that skl2onnx gives it as numbers.
@@ -101,11 +133,11 @@ def _convert(steps: list[Any], signature: Signature, name: str) -> Any:
             return convert_sklearn(
                 pipeline,
                 name=name,
-                initial_types=_inputs(signature),
+                initial_types=inputs,
                 options={id(pipeline): {"zipmap": False}} if classifier else None,
                 target_opset={"": OPSET, ML: ML_OPSET},
                 **converter_options(),
-            )
+            ).graph
     except (MissingConverter, MissingShapeCalculator) as error:
         raise ExportError(
             f"{kind} has no ONNX converter: {_first_line(error)} Nothing was packaged; choose an "
@@ -125,19 +157,22 @@ def _first_line(error: Exception) -> str:
 
 
 def _inputs(signature: Signature) -> list[tuple[str, Any]]:
+    if signature.packed_input is not None:
+        kind = _tensor_type(signature.features[0].tensor_dtype)
+        return [(signature.packed_input, kind([None, len(signature.features)]))]
+    return [(one.name, _tensor_type(one.tensor_dtype)([None, 1])) for one in signature.features]
+
+
+def _tensor_type(dtype: DType) -> Any:
     from skl2onnx.common import data_types as types
 
-    kinds = {
+    return {
         DType.FP32: types.FloatTensorType,
         DType.FP64: types.DoubleTensorType,
         DType.INT64: types.Int64TensorType,
         DType.BOOL: types.BooleanTensorType,
         DType.BYTES: types.StringTensorType,
-    }
-    if signature.packed_input is not None:
-        kind = kinds[signature.features[0].tensor_dtype]
-        return [(signature.packed_input, kind([None, len(signature.features)]))]
-    return [(one.name, kinds[one.tensor_dtype]([None, 1])) for one in signature.features]
+    }[dtype]
 
 
 def _bytes(model: Any) -> bytes:

@@ -1,27 +1,48 @@
-"""The one converter of our own: for the NumPy functions of `training.preprocessing`."""
+"""Converters of our own: for NumPy functions, those of `training.preprocessing` among them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from platform_assets.export.imputer import convert_imputer, imputer_shape
 from platform_assets.export.inspection import ExportError
+
+_UNARY: Final = {np.abs: "Abs", np.exp: "Exp", np.log: "Log", np.log1p: "Log", np.sqrt: "Sqrt"}
+"""Functions of a number -> ONNX's operators."""
 
 
 def converter_options() -> dict[str, Any]:
-    """Return the arguments by which skl2onnx converts a `FunctionTransformer`.
+    """Return the arguments by which skl2onnx converts `FunctionTransformer` and `SimpleImputer`.
 
-    It has no converter for one with a function. Known are `numpy.asarray` to a floating-point
-    type, `numpy.clip`, and `scipy.sparse.csc_array`, which changes no value.
+    It has no converter for a transformer with a function. Known are `numpy.asarray` to a
+    floating-point type, `numpy.clip`, functions of a number (`_UNARY`), and
+    `scipy.sparse.csc_array`, which changes no value.
     """
+    from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import FunctionTransformer
 
     return {
         "custom_parsers": {FunctionTransformer: _parse},
-        "custom_shape_calculators": {FunctionTransformer: _shape},
-        "custom_conversion_functions": {FunctionTransformer: _convert},
+        "custom_shape_calculators": {FunctionTransformer: _shape, SimpleImputer: imputer_shape},
+        "custom_conversion_functions": {
+            FunctionTransformer: _convert,
+            SimpleImputer: convert_imputer,
+        },
     }
+
+
+def has_converter(step: Any, *, inherited: bool) -> bool:
+    """Whether skl2onnx, or a converter of ours, knows the kind of an estimator, or a parent's."""
+    from scipy.sparse import csc_array
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+    from sklearn.preprocessing import FunctionTransformer
+
+    if isinstance(step, FunctionTransformer):
+        return step.func in {None, np.asarray, np.clip, csc_array, *_UNARY}
+    kinds = type(step).__mro__ if inherited else (type(step),)
+    return any(kind in sklearn_operator_name_map for kind in kinds)
 
 
 def _parse(scope: Any, step: Any, inputs: list[Any], **_: Any) -> list[Any]:
@@ -52,6 +73,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         _clip(scope, value, output, container, **step.kw_args)
     elif step.func is csc_array or step.func is None:
         apply_identity(scope, value, output.full_name, container)
+    elif step.func in _UNARY:
+        _unary(scope, value, output, container, step.func)
     else:
         raise ExportError(f"FunctionTransformer({step.func!r}) has no ONNX converter")
 
@@ -67,3 +90,13 @@ def _clip(scope: Any, value: str, output: Any, container: Any, a_min: float, a_m
         container.add_node(operator, [value, limit], beyond)
         container.add_node("Where", [beyond, limit, value], cut)
         value = cut
+
+
+def _unary(scope: Any, value: str, output: Any, container: Any, function: Any) -> None:
+    if function is np.log1p:
+        kind = output.type.to_onnx_type().tensor_type.elem_type
+        one, more = (scope.get_unique_variable_name(name) for name in ("one", "more"))
+        container.add_initializer(one, kind, [], [1.0])
+        container.add_node("Add", [value, one], more)
+        value = more
+    container.add_node(_UNARY[function], [value], output.full_name)

@@ -168,8 +168,9 @@ class ModelSpec(FeatureSource):
     """Features that only the caller knows, sent with each request; columns of the labels, declared
     as features are."""
     candidates: Annotated[Candidates, Field(validate_default=True)] = ()
-    """The estimators that compete: a name, or a list of names, `{estimator, grid}` and `{function,
-    grid}`; by default a linear model, a random forest and gradient boosting."""
+    """The estimators that compete: a name, or a list of names, `{estimator, grid}`, `{function,
+    grid}` and `{pipeline, grid}`; by default a linear model, a random forest and gradient
+    boosting."""
     evaluation: Annotated[Evaluation, Field(validate_default=True)] = Evaluation()
     """How candidates are compared, and how the best one is measured."""
     gates: Gates

@@ -103,6 +103,10 @@ def _listed(values: object) -> tuple[object, ...]:
     return listed
 
 
+FunctionPath = Annotated[
+    StrictStr,
+    full_match(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", "write package.module:name"),
+]
 Values = Annotated[tuple[Any, ...], BeforeValidator(_listed, json_schema_input_type=Any)]
 
 
@@ -110,21 +114,18 @@ Values = Annotated[tuple[Any, ...], BeforeValidator(_listed, json_schema_input_t
 class CandidateSpec:
     """An estimator that competes, once for each point of its grid.
 
-    Exactly one of `estimator` and `function` is given.
+    Exactly one of `estimator`, `function` and `pipeline` is given.
     """
 
     estimator: Annotated[StrictStr, _one_of({*CLASSIFIERS, *REGRESSORS})] | None = None
     """logistic_regression and linear_discriminant are for classes, ridge and linear_regression for
     a regression, the others for both. lightgbm and xgboost need the extra `boosting`."""
-    function: (
-        Annotated[
-            StrictStr,
-            full_match(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", "write package.module:name"),
-            Field(examples=["my_package.models:forest"]),
-        ]
-        | None
-    ) = None
+    function: Annotated[FunctionPath, Field(examples=["my_package.models:forest"])] | None = None
     """`package.module:name` of a function that returns an unfitted scikit-learn estimator."""
+    pipeline: Annotated[FunctionPath, Field(examples=["my_package.models:build"])] | None = None
+    """`package.module:name` of a function that returns an unfitted scikit-learn Pipeline, which
+    takes the place of the platform's own preprocessing: it reads a DataFrame with a column for each
+    feature."""
     grid: Annotated[
         dict[StrictStr, Values],
         Field(examples=[{"max_depth": [4, 8]}, {"n_estimators": [50, 100]}]),
@@ -133,9 +134,19 @@ class CandidateSpec:
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if (self.estimator is None) == (self.function is None):
-            raise ValueError("needs exactly one of `estimator` and `function`")
+        if [self.estimator, self.function, self.pipeline].count(None) != 2:
+            raise ValueError("needs exactly one of `estimator`, `function` and `pipeline`")
         return self
+
+    @property
+    def own_code(self) -> str | None:
+        """`package.module:name` of the user's function, if there is one."""
+        return self.function or self.pipeline
+
+    @property
+    def name(self) -> str:
+        """The estimator or the function, as the model file has it."""
+        return str(self.estimator or self.own_code)
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -116,7 +116,7 @@ def _why_nothing_new(
         return None
     if tags.get(CODE_VERSION_TAG) != spec.code_version:
         return None
-    if any(one.function is not None for one in spec.candidates):
+    if any(one.own_code is not None for one in spec.candidates):
         return None  # the function's code may have changed
     # Last: of a file it is remembered, of a query all rows are read for it.
     if tags.get(DATA_FINGERPRINT_TAG) != source_fingerprint(spec, source):

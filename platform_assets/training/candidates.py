@@ -13,7 +13,13 @@ from typing import Any, Final
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
 from platform_assets.training import boosting
 from platform_assets.training.extras import missing
-from platform_assets.training.preprocessing import Texts, pipeline, text_columns
+from platform_assets.training.preprocessing import (
+    Texts,
+    custom_pipeline,
+    is_pipeline,
+    pipeline,
+    text_columns,
+)
 from platform_assets.training.rows import TrainingError
 from serving_gateway.contract import Feature
 
@@ -183,12 +189,12 @@ def check_candidates(spec: ModelSpec) -> None:
     """
     expand(spec)
     for number, one in enumerate(spec.candidates):
-        if one.function is not None:
-            _module_exists(_where(number, one), one.function)
+        if one.own_code is not None:
+            _module_exists(_where(number, one), one.own_code)
 
 
 def _where(number: int, one: CandidateSpec) -> str:
-    return f"candidates[{number}] ({one.estimator or one.function})"
+    return f"candidates[{number}] ({one.name})"
 
 
 def _expanded(spec: ModelSpec) -> Iterator[Candidate]:
@@ -205,10 +211,9 @@ def _expanded(spec: ModelSpec) -> Iterator[Candidate]:
                 f"{where}: with its {points} grid points there are {total} candidates; at most "
                 f"{MAX_CANDIDATES} are tried"
             )
-        name = one.estimator or str(one.function)
         for values in itertools.product(*one.grid.values()):
             chosen = dict(zip(one.grid, values, strict=True))
-            words = [name, *(f"{key}={value}" for key, value in chosen.items())]
+            words = [one.name, *(f"{key}={value}" for key, value in chosen.items())]
             yield Candidate(" ".join(words), one, chosen, where)
 
 
@@ -253,6 +258,8 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         model = make(**{**entry.defaults, **told, **candidate.parameters})
         return pipeline(features, model, scaled=entry.scaled, texts=entry.texts, fills=entry.fills)
     model = _from_function(candidate, spec)
+    if one.pipeline is not None:
+        return custom_pipeline(model)
     return pipeline(features, model, scaled=False, texts=Texts.COLUMNS)
 
 
@@ -270,7 +277,7 @@ def _settings(entry: _Estimator, features: Sequence[Feature], spec: ModelSpec) -
 
 def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
     where = candidate.where
-    make = _attribute(where, str(candidate.spec.function))
+    make = _attribute(where, candidate.spec.name)
     try:
         model = make()
     # The user's own code may raise anything: the message names the candidate.
@@ -278,11 +285,16 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
         raise CandidateError(f"{where}: the function failed: {exc!r}") from exc
     methods = ["fit", "predict", "get_params", "set_params"]
     methods += [] if spec.task is Task.REGRESSION else ["predict_proba"]
-    missing = [name for name in methods if not callable(getattr(model, name, None))]
-    if missing or inspect.isclass(model):
+    absent = [name for name in methods if not callable(getattr(model, name, None))]
+    if absent or inspect.isclass(model):
         raise CandidateError(
             f"{where}: the function returned {model!r}, which is not an unfitted scikit-learn "
             f"estimator with {', '.join(methods)}"
+        )
+    if candidate.spec.pipeline is not None and not is_pipeline(model):
+        raise CandidateError(
+            f"{where}: the function returned {model!r}, which is not a scikit-learn Pipeline; give "
+            "an estimator alone as `function`"
         )
     try:
         unseeded = [
@@ -309,9 +321,14 @@ def _attribute(where: str, path: str) -> Callable[..., Any]:
 
 
 def parameters(pipeline: Any) -> dict[str, str]:
-    """Return the estimator's parameters that a person would look at: scalars, by full name."""
+    """Return the parameters that a person would look at: scalars, by full name.
+
+    They are those of the estimator, or of all steps of a pipeline of the user's.
+    """
+    model = pipeline.steps[-1][1]
+    described = model if is_pipeline(model) else boosting.learner(model)
     return {
         name: str(value)
-        for name, value in boosting.learner(pipeline.steps[-1][1]).get_params(deep=True).items()
+        for name, value in described.get_params(deep=True).items()
         if isinstance(value, (bool, int, float, str))
     }

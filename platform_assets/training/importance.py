@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from platform_assets.export.custom_step import is_custom
 from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.preprocessing import COLUMNS_STEP, MODEL_STEP
@@ -16,6 +18,8 @@ from platform_assets.training.selection import answers_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_Shuffle = Callable[["NDArray[np.int64]"], Any]
 
 MAX_ROWS: Final = 2000
 _REPEATS: Final = 3
@@ -36,25 +40,40 @@ def permutation_importance(
     """Return the features with what they matter to the metric, most important first.
 
     At most `MAX_ROWS` of the rows are used, evenly spread; the same ones each time. The rows are
-    prepared once and shuffled behind it: of thousands of columns, preparing is what takes long.
+    prepared once and shuffled behind it: of thousands of columns, preparing is what takes long. A
+    pipeline of the user's prepares the shuffled rows itself.
     """
     sample = rows.take(np.arange(0, len(rows), -(-len(rows) // MAX_ROWS)))
     metric = chosen_metric(spec.evaluation)
-    prepared, model = pipeline.named_steps[COLUMNS_STEP], pipeline.named_steps[MODEL_STEP]
-    matrix = _by_column(prepared.transform(sample.features))
+    model, table, shuffled = _shuffling(pipeline, sample)
 
-    def score(shuffled: Any) -> float:
-        answers = answers_of(model, Rows(shuffled, sample.labels, sample.groups), spec, classes)
+    def score(features: Any) -> float:
+        answers = answers_of(model, Rows(features, sample.labels, sample.groups), spec, classes)
         return metric.gain(metric.compute(answers), 0.0)
 
     chance = np.random.default_rng(spec.evaluation.seed)
     orders = [chance.permutation(len(sample)) for _ in range(_REPEATS)]
-    whole = score(matrix)
+    whole = score(table)
     measured = []
-    for feature, places in _places(prepared).items():
-        losses = [whole - score(_shuffled(matrix, places, order)) for order in orders]
+    for feature, shuffle in shuffled.items():
+        losses = [whole - score(shuffle(order)) for order in orders]
         measured.append(Importance(feature, float(np.mean(losses)), float(np.std(losses))))
     return sorted(measured, key=lambda one: (-one.mean, one.feature))
+
+
+def _shuffling(pipeline: Any, sample: Rows) -> tuple[Any, Any, dict[str, _Shuffle]]:
+    """A model, what it reads, and by feature how the latter is shuffled."""
+    if is_custom(pipeline):
+        frame = sample.features
+
+        def within(name: str) -> _Shuffle:
+            return lambda order: frame.assign(**{name: frame[name].to_numpy()[order]})
+
+        return pipeline, frame, {str(name): within(str(name)) for name in frame.columns}
+    prepared, model = pipeline.named_steps[COLUMNS_STEP], pipeline.named_steps[MODEL_STEP]
+    matrix = _by_column(prepared.transform(sample.features))
+    places = _places(prepared)
+    return model, matrix, {name: partial(_shuffled, matrix, at) for name, at in places.items()}
 
 
 def _places(prepared: Any) -> dict[str, slice]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
+from platform_assets.export.custom_step import CUSTOM_STEP
 from serving_gateway.contract import DType, Feature
 
 COLUMNS_STEP: Final = "columns"
@@ -66,6 +67,25 @@ def pipeline(
         verbose_feature_names_out=False,
     )
     return Pipeline([(COLUMNS_STEP, columns), (MODEL_STEP, model)])
+
+
+def custom_pipeline(model: Any) -> Any:
+    """Return a pipeline that leaves preprocessing to a pipeline of the user's."""
+    from sklearn.pipeline import Pipeline
+
+    return Pipeline([(CUSTOM_STEP, model)])
+
+
+def is_pipeline(model: Any) -> bool:
+    """Whether a model is a pipeline of scikit-learn."""
+    from sklearn.pipeline import Pipeline
+
+    return isinstance(model, Pipeline)
+
+
+def final_estimator(pipeline: Any) -> Any:
+    """Return what a pipeline, with those inside it, ends in."""
+    return final_estimator(pipeline.steps[-1][1]) if is_pipeline(pipeline) else pipeline
 
 
 def _groups(features: Sequence[Feature]) -> list[tuple[DType, list[str]]]:

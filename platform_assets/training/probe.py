@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 
 from platform_assets.export.conversion import export
+from platform_assets.export.custom_step import CUSTOM_STEP
 from platform_assets.export.inspection import ExportError
 from platform_assets.export.parity import compare
 from platform_assets.export.runtime import answers_in, model_inputs, run_graph
+from platform_assets.export.step_names import require_converters
 from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.candidates import Candidate, CandidateError, build
@@ -21,6 +24,8 @@ from platform_assets.training.selection import answers_of
 
 _PER_CLASS: Final = 20
 _OF_A_REGRESSION: Final = 100
+_MORE_OF_A_PIPELINE: Final = 10
+"""Times as many rows for steps that the platform does not choose, to see what rounding does."""
 _FEW_OF: Final = {"n_estimators": 2, "max_iter": 2, "min_child_samples": 5}
 """Trees that are enough to see whether an ensemble converts, and rows on which they split."""
 
@@ -40,29 +45,36 @@ def probe(
             One that merely fails to learn from so few rows is left to the real training, and
             `say` gets a line.
     """
-    sample = _sample(rows, spec.task)
+    few, more = (_sample(rows, spec.task, times) for times in (1, _MORE_OF_A_PIPELINE))
     for one in candidates:
+        sample = few if one.spec.pipeline is None else more
         pipeline = build(one, spec)
         _shrink(pipeline.steps[-1][1])
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _as_candidate_error(one):
             warnings.simplefilter("ignore")
+            if one.spec.pipeline is not None:
+                # Also of one that fails to learn from so few rows.
+                require_converters(pipeline.named_steps[CUSTOM_STEP])
             fitted = _fitted(pipeline, sample, one, say)
             if fitted is None:
                 continue
-            try:
-                graph = export(fitted, spec.signature(classes), spec.model_name)
-            except ExportError as exc:
-                raise CandidateError(
-                    f"{one.where}: {one.name} cannot become an ONNX model: {exc}"
-                ) from exc
+            graph = export(fitted, spec.signature(classes), spec.model_name)
             _require_parity(graph, answers_of(fitted, sample, spec, classes), sample, spec, one)
 
 
-def _sample(rows: Rows, task: Task) -> Rows:
+@contextmanager
+def _as_candidate_error(one: Candidate) -> Iterator[None]:
+    try:
+        yield
+    except ExportError as exc:
+        raise CandidateError(f"{one.where}: {one.name} cannot become an ONNX model: {exc}") from exc
+
+
+def _sample(rows: Rows, task: Task, times: int) -> Rows:
     if task is Task.REGRESSION:
-        return rows.spread(_OF_A_REGRESSION)
+        return rows.spread(times * _OF_A_REGRESSION)
     kinds, kind = np.unique(rows.labels, return_inverse=True)
-    chosen = [np.flatnonzero(kind == one)[:_PER_CLASS] for one in range(len(kinds))]
+    chosen = [np.flatnonzero(kind == one)[: times * _PER_CLASS] for one in range(len(kinds))]
     return rows.take(np.sort(np.concatenate(chosen)))
 
 
@@ -116,6 +128,14 @@ def _require_parity(
         raise CandidateError(
             f"{one.where}: {one.name} answers {len(parity.differing_rows)} of {parity.rows} rows "
             f"differently as an ONNX model: {parity.label_mismatches} with another answer, "
-            f"probabilities by up to {parity.largest_probability_difference:.2g}; choose an "
-            "estimator that skl2onnx converts exactly"
+            f"probabilities by up to {parity.largest_probability_difference:.2g}; {_advice(one)}"
         )
+
+
+def _advice(one: Candidate) -> str:
+    if one.spec.pipeline is None:
+        return "choose an estimator that skl2onnx converts exactly"
+    return (
+        "choose steps that skl2onnx converts exactly; boosted trees over 64-bit numbers do with "
+        "FunctionTransformer(numpy.asarray, kw_args={'dtype': 'float32'}) before them"
+    )

@@ -15,6 +15,7 @@ from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.boosting import learner
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
+from platform_assets.training.preprocessing import final_estimator
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.splits import Fold
 
@@ -43,7 +44,7 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
                 fitted = pipeline.fit(rows.features, rows.labels)
         # Estimators, the user's own among them, fail in ways of their own.
         except Exception as exc:
-            name = type(learner(pipeline.steps[-1][1])).__name__
+            name = type(learner(final_estimator(pipeline))).__name__
             # XGBoost says what is wrong, then where in its binary code that was found.
             reason = str(exc).partition("\nStack trace:")[0]
             raise TrainingError(f"{name} cannot be fitted: {reason}") from exc

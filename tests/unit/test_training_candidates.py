@@ -103,8 +103,8 @@ def test_every_parameter_that_a_grid_may_set_exists(task: Task, table: Any) -> N
     for name, entry in table.items():
         spec = _spec(CandidateSpec(name), task=task)
         model = learner(build(expand(spec)[0], spec).named_steps["model"])
-        # LightGBM takes the names of its own documentation besides.
-        assert entry.parameters <= {*model.get_params(), "alpha"}, name
+        # Both libraries take the names of their own documentation besides.
+        assert entry.parameters <= {*model.get_params(), "alpha", "quantile_alpha"}, name
         assert not entry.parameters & {"random_state", "n_jobs", "verbose", "warm_start"}
 
 

@@ -1,0 +1,184 @@
+"""A pipeline of the user's, which reads each column itself, in the form that skl2onnx converts.
+
+skl2onnx puts columns side by side only if they have one type, which scikit-learn gives them: here
+all numbers become double precision as soon as one of them is not of single precision.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from platform_assets.export.inspection import ExportError
+from platform_assets.export.step_names import ADDED_STEP, NamedStep
+from serving_gateway.contract import DType, Feature, Signature
+
+_SINGLE_PRECISION: Final = (
+    *("sklearn.tree.", "sklearn.ensemble._forest", "sklearn.ensemble._gb"),
+    *("sklearn.ensemble._hist_gradient_boosting", "lightgbm.", "xgboost."),
+)
+"""Modules of estimators that read single precision, or are converted so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An input of the graph that skl2onnx makes: a feature, perhaps in another type."""
+
+    name: str
+    feature: Feature
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSteps:
+    """The steps to convert, the first of which chooses among `columns` by their names."""
+
+    named: list[NamedStep]
+    columns: tuple[Column, ...]
+
+    @property
+    def steps(self) -> list[Any]:
+        """The steps without their names."""
+        return [step for _, step in self.named]
+
+
+def over_columns(named: Sequence[NamedStep], signature: Signature) -> ColumnSteps:
+    """Return the steps of a fitted pipeline over a frame of the signature's features, to convert.
+
+    The fitted steps are left as they are.
+
+    Raises:
+        ExportError: columns of text and of numbers go into one step.
+    """
+    (path, first), *others = named
+    features = {one.name: one for one in signature.features}
+    branches = _branches(first, list(features))
+    if branches is None:
+        path, first, others = "columns", _passing(signature), list(named)
+        branches = [("all", first.transformers_[0][1], list(features))]
+    numbers = {
+        features[one].tensor_dtype
+        for _, _, names in branches
+        for one in names
+        if features[one].dtype is not DType.BYTES
+    }
+    double = numbers - {DType.FP32} != set()
+    columns: dict[str, Column] = {}
+    chosen = []
+    for name, step, names in branches:
+        wanted = [_column(features[one], double=double) for one in names]
+        _require_one_type(name, wanted)
+        columns |= {one.name: one for one in wanted}
+        chosen.append((name, _followed(step, double=double), [one.name for one in wanted]))
+    selector = copy.copy(first)
+    selector.transformers_ = chosen
+    if double and type(others[-1][1]).__module__.startswith(_SINGLE_PRECISION):
+        others.insert(-1, ("single precision", _as("float32")))
+    return ColumnSteps([(path, selector), *others], tuple(columns.values()))
+
+
+def _branches(first: Any, names: list[str]) -> list[tuple[str, Any, list[str]]] | None:
+    """The steps of a fitted column transformer with their columns; None for another step."""
+    from sklearn.compose import ColumnTransformer
+
+    if not isinstance(first, ColumnTransformer):
+        return None
+    places = first._transformer_to_input_indices
+    return [
+        (name, step, [names[place] for place in places[name]])
+        for name, step, _ in first.transformers_
+        if not (isinstance(step, str) and step == "drop") and len(places[name])
+    ]
+
+
+def _passing(signature: Signature) -> Any:
+    """A fitted column transformer that lets all columns through, side by side."""
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+
+    names = [one.name for one in signature.features]
+    row = pd.DataFrame([[0.0] * len(names)], columns=names)
+    return ColumnTransformer([("all", "passthrough", names)]).fit(row)
+
+
+def _column(feature: Feature, *, double: bool) -> Column:
+    plain = feature.dtype is DType.BYTES or not double
+    return Column(f"column.{feature.name}", feature, feature.tensor_dtype if plain else DType.FP64)
+
+
+def _require_one_type(name: str, columns: Sequence[Column]) -> None:
+    kinds = {one.dtype is DType.BYTES for one in columns}
+    if len(kinds) > 1:
+        raise ExportError(
+            f"step {name!r} reads texts and numbers together: give each a step of its own in a "
+            "ColumnTransformer"
+        )
+
+
+def _followed(step: Any, *, double: bool) -> Any:
+    """A step whose result has the type of all others'."""
+    from sklearn.pipeline import Pipeline
+
+    return Pipeline([("step", step), (ADDED_STEP, _as("float64"))]) if double else step
+
+
+def _as(dtype: str) -> Any:
+    from sklearn.preprocessing import FunctionTransformer
+
+    return FunctionTransformer(np.asarray, kw_args={"dtype": dtype})
+
+
+def fed_by(graph: Any, columns: Sequence[Column], signature: Signature) -> Any:
+    """Let a graph whose inputs are `columns`, in this order, read what the signature says."""
+    from onnx import helper, numpy_helper
+
+    nodes, constants = [], []
+    inner = [one.name for one in graph.input]
+    for place, feature in enumerate(signature.features):
+        source = feature.name
+        used = [(n, c) for n, c in zip(inner, columns, strict=True) if c.feature is feature]
+        if signature.packed_input is not None and used:
+            source, index = f"{feature.name}.column", f"{feature.name}.place"
+            constants.append(numpy_helper.from_array(np.array([place]), index))
+            packed = [signature.packed_input, index]
+            nodes.append(helper.make_node("Gather", packed, [source], axis=1))
+        nodes += [
+            helper.make_node("Cast", [source], [name], to=_onnx_type(one.dtype))
+            for name, one in used
+        ]
+    return helper.make_graph(
+        [*nodes, *graph.node],
+        graph.name,
+        _inputs(signature),
+        graph.output,
+        [*graph.initializer, *constants],
+    )
+
+
+def _inputs(signature: Signature) -> list[Any]:
+    from onnx import helper
+
+    features, packed = signature.features, signature.packed_input
+    given = [(one.name, one.tensor_dtype, 1) for one in features]
+    if packed is not None:
+        given = [(packed, features[0].tensor_dtype, len(features))]
+    return [
+        helper.make_tensor_value_info(name, _onnx_type(dtype), [None, width])
+        for name, dtype, width in given
+    ]
+
+
+def _onnx_type(dtype: DType) -> int:
+    from onnx import TensorProto
+
+    return {
+        DType.FP32: TensorProto.FLOAT,
+        DType.FP64: TensorProto.DOUBLE,
+        DType.INT64: TensorProto.INT64,
+        DType.BOOL: TensorProto.BOOL,
+        DType.BYTES: TensorProto.STRING,
+    }[dtype]
