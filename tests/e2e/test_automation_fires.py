@@ -221,7 +221,7 @@ class Machine:
         )
         return int(answer.json()["version"]) if answer.status_code == 200 else None
 
-    def told(self, *words: str) -> Callable[[], bool]:
+    def notified(self, *words: str) -> Callable[[], bool]:
         """Whether one message holds all these words."""
         return lambda: any(
             all(word in text for word in words) for text in list(self.receiver.texts)
@@ -329,7 +329,7 @@ def test_the_clock_takes_a_model_to_production(machine: Machine) -> None:
     assert machine.settled("timed")
 
 
-def test_a_hostile_version_of_others_is_refused_and_told_of(
+def test_a_hostile_third_party_version_is_refused_and_reported(
     machine: Machine, tmp_path: Path
 ) -> None:
     before = machine.production("timed")
@@ -339,19 +339,21 @@ def test_a_hostile_version_of_others_is_refused_and_told_of(
     assert machine.ended(dagster__run_key=f"version {version}").is_failure
     assert not (tmp_path / "trace").exists()
     assert machine.production("timed") == before
-    told = machine.told("*timed_adoption* failed", f"ersion {version} was not taken", "/runs/")
-    wait_for(told, "run_failure to tell of it")
+    notified = machine.notified(
+        "*timed_adoption* failed", f"ersion {version} was not taken", "/runs/"
+    )
+    wait_for(notified, "run_failure to tell of it")
 
 
-def test_drift_is_noticed_told_of_and_trained_on(machine: Machine) -> None:
+def test_drift_is_noticed_reported_and_trained_on(machine: Machine) -> None:
     """A report of before the strangers came does not warn: it is the newest that counts."""
     [first] = machine.runs(dagster__sensor_name="quick_new_data")
     wait_for(lambda: machine.runs(dagster__sensor_name=DRIFT_SENSOR), "the drift sensor")
     machine.drifted.set()
     machine.unwanted.add("quick__drift_schedule")
     assert machine.ended(dagster__schedule_name="quick__drift_schedule").is_success
-    told = machine.told("*quick_drift* went through, but checks warn", "Check `drift`")
-    wait_for(told, "check_warnings to tell of it")
+    notified = machine.notified("*quick_drift* went through, but checks warn", "Check `drift`")
+    wait_for(notified, "check_warnings to tell of it")
     assert machine.ended(dagster__sensor_name=DRIFT_SENSOR).is_success
     machine.settled("quick")
     # One report starts one run, and unchanged data none: of these, only the first report that
@@ -361,7 +363,7 @@ def test_drift_is_noticed_told_of_and_trained_on(machine: Machine) -> None:
     assert machine.runs(dagster__sensor_name="quick_new_data") == [first]
 
 
-def test_a_version_of_others_reaches_production(machine: Machine) -> None:
+def test_a_third_party_version_reaches_production(machine: Machine) -> None:
     graph = third_party_graph(machine.spec("timed"), machine.models / "timed" / "rows.csv")
     version = register_files(machine.settings.mlflow_url, "timed", {"model.onnx": graph})
     run = machine.ended(dagster__run_key=f"version {version}")
@@ -370,7 +372,7 @@ def test_a_version_of_others_reaches_production(machine: Machine) -> None:
     assert machine.production("timed") == version
 
 
-def test_what_was_moved_by_hand_is_written_down(machine: Machine) -> None:
+def test_a_manual_move_is_recorded(machine: Machine) -> None:
     page = machine.call("GET", "quick", "")
     [other] = set(page["ssot"]["served_versions"]) - {page["effective"]["A"]["version"]}
     body = {"version": other, "mode": "ssot", "reason": "because"}

@@ -333,7 +333,7 @@ def test_a_killed_triton_comes_back_with_exactly_what_served(laptop: Laptop) -> 
     assert laptop.version() == before
 
 
-def test_the_drift_sensor_gives_back_a_version_that_somebody_unloaded(laptop: Laptop) -> None:
+def test_the_drift_sensor_restores_a_version_that_was_unloaded(laptop: Laptop) -> None:
     before, ready = laptop.version(), laptop.triton().ready_versions(DEFAULT_MODEL)
     laptop.triton().endpoints()[0].unload(DEFAULT_MODEL)
     wait_until(lambda: not laptop.ready(), 10, "the model to be not ready")

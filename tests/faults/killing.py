@@ -18,7 +18,7 @@ When = Literal["before", "during", "after"]
 class KillPoint:
     """A call during which the process dies.
 
-    `before` it, `after` it (its effect is there, nobody was told), or `during`: the call is
+    `before` it, `after` it (its effect is there, but not reported), or `during`: the call is
     under way, in a thread, for `seconds`.
     """
 

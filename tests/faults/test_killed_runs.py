@@ -63,7 +63,7 @@ MIDWAY: Final = (
 )
 """In the midst of the work of every asset, and of a gate."""
 
-UNTOLD: Final = (
+UNREPORTED: Final = (
     kill("trained_model", "after", "platform_assets.training.train:train"),
     kill("registered_model", "after", MLFLOW + "register"),
     kill("onnx_model", "after", MLFLOW + "set_version_tags"),
@@ -78,7 +78,7 @@ UNTOLD: Final = (
     kill("gateway_reload", "after", MLFLOW + "set_alias"),
     kill("serving_proof", "after", "platform_assets.resources.proof:ProofFolder.write"),
 )
-"""The work is done, and nobody was told."""
+"""The work is done, and not yet reported to Dagster."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def three(world: World) -> World:
     return world
 
 
-@pytest.mark.parametrize("kills", [MIDWAY, UNTOLD], ids=["midway", "done and untold"])
+@pytest.mark.parametrize("kills", [MIDWAY, UNREPORTED], ids=["midway", "done and unreported"])
 def test_a_run_killed_at_every_asset_and_resumed_does_each_thing_once(
     world: World, kills: tuple[Kill, ...]
 ) -> None:
@@ -156,8 +156,8 @@ def test_a_resumed_run_does_not_pass_a_gate_that_failed(world: World) -> None:
 
 def test_a_killed_rollback_that_is_resumed_goes_back_once(three: World) -> None:
     before = three.kept()
-    told = KillPoint("before", "platform_assets.serving.rollback:wait_for_replicas")
-    assert three.run("rollback", point=told) == KILLED, three.log()
+    unreported = KillPoint("before", "platform_assets.serving.rollback:wait_for_replicas")
+    assert three.run("rollback", point=unreported) == KILLED, three.log()
     target = three.production()
     assert target == before.ledger[1][0]
 

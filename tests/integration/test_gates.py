@@ -162,7 +162,7 @@ def test_the_switch_is_not_done_before_every_replica_follows(
     assert "gateway_reload" not in outcome.values
 
 
-def test_the_switch_is_not_done_before_replicas_that_nobody_named_follow(
+def test_the_switch_waits_for_replicas_that_no_address_names(
     settled: Platform,
 ) -> None:
     # It shares the routing record but reaches no Triton, and GATEWAY_URLS does not name it.

@@ -193,7 +193,7 @@ def test_production_is_judged_by_its_own_order_of_the_classes(promoted: Platform
     assert "another order" in str(breaking)
 
 
-def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Platform) -> None:
+def test_an_answer_below_the_floor_is_blocked_although_training_passed(settled: Platform) -> None:
     mlflow, run_id = settled.resources["mlflow"], production_run(settled)
     kept = mlflow.artifact_bytes(run_id, EVALUATION_ARTIFACT)
     evaluation = mlflow.evaluation_set(run_id)
@@ -208,7 +208,7 @@ def test_an_answer_below_the_floor_is_blocked_whatever_training_said(settled: Pl
     assert settled.check(GATE, "no_regression").passed
 
 
-def test_when_nobody_knows_what_is_in_production_nothing_moves(settled: Platform) -> None:
+def test_nothing_moves_while_production_is_unknown(settled: Platform) -> None:
     nobody = GatewayResource(urls=f"http://{LOOPBACK}:{free_port()}", control_token=TOKEN)
     for name in ("no_regression", "schema_compatible"):
         gate = settled.check(GATE, name, gateway=nobody)

@@ -158,7 +158,7 @@ def one_answer(client: socket.socket) -> bytes:
     return head
 
 
-def test_what_is_no_http_is_told_so(keyed: RunningGateway) -> None:
+def test_bytes_that_are_not_http_are_refused_as_such(keyed: RunningGateway) -> None:
     head, _, body = exchange(keyed, b"hello\r\n\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["code"] == "malformed_body"
@@ -251,7 +251,7 @@ def clients_of(gateway: RunningGateway) -> set[int]:
     }
 
 
-def test_clients_that_left_take_nobodys_place_in_the_queue(tmp_path: Path) -> None:
+def test_clients_that_left_take_no_place_in_the_queue(tmp_path: Path) -> None:
     write_entry(tmp_path / "repository", DEFAULT_MODEL, {1: telltale(1)})
     env = {**PATIENT, "GATEWAY_MAX_QUEUED": "2"}
     with (

@@ -48,7 +48,7 @@ def test_a_retired_version_hands_over_without_a_failed_request(
         assert {status for status, _ in [*one.answers, *two.answers]} == {200}
 
 
-def test_the_loss_of_triton_is_told_at_once_and_heals_by_itself(
+def test_the_loss_of_triton_is_answered_at_once_and_heals_by_itself(
     tmp_path: Path, repository: Path
 ) -> None:
     write_entry(repository, DEFAULT_MODEL, {1: telltale(1)})
@@ -75,7 +75,7 @@ def test_the_loss_of_triton_is_told_at_once_and_heals_by_itself(
         assert max(client.seconds) < 2
 
 
-def test_a_frozen_triton_is_given_up_in_time(tmp_path: Path, repository: Path) -> None:
+def test_a_frozen_triton_times_out(tmp_path: Path, repository: Path) -> None:
     write_entry(repository, DEFAULT_MODEL, {1: telltale(1)})
     env = {
         "GATEWAY_REQUEST_SECONDS": "1",

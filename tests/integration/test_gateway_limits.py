@@ -162,7 +162,7 @@ async def test_refusing_costs_less_than_answering(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "told", "code"),
+    ("status", "answered", "code"),
     [
         (400, 422, "refused_by_model"),
         (401, 502, "bad_triton_answer"),
@@ -178,12 +178,12 @@ async def test_refusing_costs_less_than_answering(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer"])
 async def test_status_of_triton_is_explained(
-    gateway: InProcessGateway, path: str, status: int, told: int, code: str
+    gateway: InProcessGateway, path: str, status: int, answered: int, code: str
 ) -> None:
     gateway.triton.status, gateway.triton.body = status, b'{"error":"why \xff"}'
     answer = await gateway.client.post(path, json=GOOD if path == "/predict" else INFER)
-    assert (answer.status_code, answer.json()["code"]) == (told, code)
-    assert ("retry-after" in answer.headers) == (told == 503)
+    assert (answer.status_code, answer.json()["code"]) == (answered, code)
+    assert ("retry-after" in answer.headers) == (answered == 503)
 
 
 async def test_overloaded_triton_is_not_asked_again(gateway: InProcessGateway) -> None:

@@ -141,8 +141,8 @@ def test_null_in_the_open_inference_protocol_is_missing_too(gateway: RunningGate
     path = f"/v2/models/{DEFAULT_MODEL}/infer"
     answer = gateway.client.post(path, json={"inputs": tensors()})
     assert answer.status_code == 200, answer.text
-    told = {output["name"]: output["data"] for output in answer.json()["outputs"]}
-    assert told == {"missing": MISSING, "echo": ["ä", "", "", "x"]}
+    outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+    assert outputs == {"missing": MISSING, "echo": ["ä", "", "", "x"]}
     named = f"/v2/models/{DEFAULT_MODEL}/versions/2/infer"
     refused = refusal(gateway, named, {"inputs": tensors()})
     assert refused == (422, "missing_value", "inputs[3].data[1]")

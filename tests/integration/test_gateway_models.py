@@ -107,7 +107,7 @@ def test_the_traffic_of_one_model_is_not_that_of_another(gateway: RunningGateway
     assert gateway.predict().json()["version"] == 1
 
 
-def test_metrics_and_errors_are_told_by_model(gateway: RunningGateway) -> None:
+def test_metrics_and_errors_name_their_model(gateway: RunningGateway) -> None:
     host_other(gateway)
     for _ in range(3):
         other_version(gateway)

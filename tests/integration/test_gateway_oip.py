@@ -88,7 +88,7 @@ def test_tensors_go_through_in_either_encoding(
 @pytest.mark.parametrize(
     ("value", "why"), [(np.nan, "is NaN; .* may not be"), (-np.inf, "is infinite")]
 )
-def test_what_is_no_number_is_refused_in_json_with_its_place(
+def test_what_is_not_a_number_is_refused_in_json_with_its_place(
     client: Any, value: float, why: str
 ) -> None:
     rows = ROWS.copy()

@@ -159,14 +159,14 @@ def test_rates_latencies_and_the_shadow_appear_under_requests(
         expect(page.get_by_role("columnheader", name="B, shadow")).to_be_visible()
         expect(cell(page, "variants", "Traffic", 1)).to_have_text("copies of 100 % (mirror)")
 
-        def told() -> Any:
+        def report() -> Any:
             return gateway.client.get("/shadow").json()
 
         copies = len(client.answers)
         counted = ("requests", "failed", "dropped")
-        wait_until(lambda: sum(told()[name] for name in counted) == copies, 5, "all compared")
-        expect(cell(page, "shadow", "Rows")).to_have_text(str(told()["rows"]))
-        expect(cell(page, "shadow", "Disagreements")).to_have_text(str(told()["rows"]))
+        wait_until(lambda: sum(report()[name] for name in counted) == copies, 5, "all compared")
+        expect(cell(page, "shadow", "Rows")).to_have_text(str(report()["rows"]))
+        expect(cell(page, "shadow", "Disagreements")).to_have_text(str(report()["rows"]))
         expect(cell(page, "shadow", "Agreement")).to_have_text("0.00 %")
         expect(cell(page, "shadow", "Bounds, 95 %")).to_contain_text("0.00 % to ")
         screen.is_clean()
@@ -375,7 +375,7 @@ def test_a_gateway_that_is_not_ready_says_why_and_one_that_is_gone_is_missed(
         expect(alert).to_be_empty()
 
 
-def test_one_half_alone_is_no_production(screen: Screen, gateway: RunningGateway) -> None:
+def test_one_half_alone_is_not_production(screen: Screen, gateway: RunningGateway) -> None:
     gateway.routed(1)
     good = gateway.models()
     digests = {"onnx_sha256": "0123456789abcdef", "data_fingerprint": "fedcba9876543210"}
@@ -424,7 +424,7 @@ def test_a_prefix_in_front_of_the_gateway_is_kept(screen: Screen, gateway: Runni
     screen.is_clean()
 
 
-def test_a_refused_question_is_no_live_state(screen: Screen, gateway: RunningGateway) -> None:
+def test_a_refused_poll_is_not_shown_as_live(screen: Screen, gateway: RunningGateway) -> None:
     page = screen.page
     page.route("**/models", lambda route: route.fulfill(status=403, json={"error": "not you"}))
     screen.open()

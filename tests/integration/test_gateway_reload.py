@@ -279,8 +279,8 @@ def test_a_reload_works_without_mlflow_by_what_is_on_record(
         with run_gateway(tmp_path, shared_triton.http_url, env=env) as gateway:
             assert gateway.reload(version=1).json()["run_id_source"] == "registry"
             effective = gateway.models()["effective"]["A"]
-            told = [effective[name] for name in ("onnx_sha256", "data_fingerprint")]
-            assert told == ["of the graph", "of the rows"]
+            digests = [effective[name] for name in ("onnx_sha256", "data_fingerprint")]
+            assert digests == ["of the graph", "of the rows"]
             assert effective["code_version"] == "of the code"
             assert effective["dagster_run_id"] == "of the run"
             mlflow.process.signal(signal.SIGSTOP)
@@ -297,7 +297,9 @@ def test_a_reload_works_without_mlflow_by_what_is_on_record(
                 mlflow.process.signal(signal.SIGCONT)
 
 
-def test_nothing_ready_and_no_triton_are_told_apart(tmp_path: Path, repository: Path) -> None:
+def test_nothing_ready_and_no_triton_have_different_errors(
+    tmp_path: Path, repository: Path
+) -> None:
     write_entry(repository, DEFAULT_MODEL, {1: telltale(1)}, serve=[1])
     with (
         run_triton(repository, tmp_path) as triton,

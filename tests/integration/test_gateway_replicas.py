@@ -99,7 +99,7 @@ def test_a_replica_that_ends_leaves_and_one_that_died_expires(replicas: Replicas
     assert first.models()["in_sync"]
 
 
-def test_without_the_store_nobody_claims_to_be_in_sync(
+def test_without_the_store_no_replica_claims_to_be_in_sync(
     tmp_path: Path, shared_triton: RunningTriton, redis: RunningRedis
 ) -> None:
     with run_replicas(tmp_path, shared_triton, 2, redis) as (one, two):

@@ -39,10 +39,10 @@ def test_answered_predictions_lie_in_files_and_refused_ones_do_not(
         [1, 2, 3, 4],
         *[[pa.scalar(value, pa.float32()).as_py() for value in ROW]] * 2,
     ]
-    told = [
+    routed = [
         (row["sample_variant"], row["sample_version"], row["sample_prediction"]) for row in kept
     ]
-    assert told == [("A", 1, "1"), ("A", 1, "1"), ("B", 2, "2")]
+    assert routed == [("A", 1, "1"), ("A", 1, "1"), ("B", 2, "2")]
     assert kept[2]["sample_score"] == max(answer.json()["probabilities"][0])
 
 

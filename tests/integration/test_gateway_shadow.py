@@ -95,7 +95,7 @@ def test_clients_rows_are_shown_to_operators_only(gateway: RunningGateway) -> No
     assert stranger["rows"] == 1
 
 
-def test_copies_that_b_cannot_answer_are_told(tmp_path: Path, repository: Path) -> None:
+def test_copies_that_b_cannot_answer_are_counted(tmp_path: Path, repository: Path) -> None:
     write_entry(repository, DEFAULT_MODEL, {1: telltale(1), 2: telltale(2)})
     with (
         run_triton(repository, tmp_path) as triton,

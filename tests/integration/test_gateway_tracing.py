@@ -85,9 +85,9 @@ def test_a_callers_trace_goes_through_the_gateway_to_triton(
     assert request.kind == SERVER
     assert request.parent == "00f067aa0ba902b7"
     assert request.name == "POST " + path.replace(DEFAULT_MODEL, "{model}")
-    told = request.attributes
-    assert (told["serving.variant"], told["serving.version"]) == ("A", 1)
-    assert told["http.response.status_code"] == 200
+    attributes = request.attributes
+    assert (attributes["serving.variant"], attributes["serving.version"]) == ("A", 1)
+    assert attributes["http.response.status_code"] == 200
     assert inference.kind == CLIENT
     assert inference.parent == request.span
     assert inference.links == ((trace, request.span),)

@@ -147,7 +147,7 @@ def test_a_log_is_bounded(
     )
 
 
-def test_a_service_that_never_starts_is_given_up_and_the_others_go_on(
+def test_a_service_that_never_starts_is_abandoned_and_the_others_go_on(
     stack: tuple[Stack, list[Service]],
     settings: StackSettings,
     monkeypatch: pytest.MonkeyPatch,

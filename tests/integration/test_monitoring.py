@@ -45,12 +45,12 @@ def prometheus(
         gateway.routed(2, "B")
         gateway.traffic("mirror", 100)
 
-        def all_is_told() -> bool:
+        def all_is_reported() -> bool:
             gateway.predict()
             compared = running.ask('rate(gateway_shadow_rows_total{outcome="disagreed"}[1m]) > 0')
             return bool(compared and running.ask("serving:prediction_failures:ratio3d"))
 
-        wait_until(all_is_told, 30, "rates of everything")
+        wait_until(all_is_reported, 30, "rates of everything")
         yield running
 
 
@@ -86,7 +86,7 @@ def test_every_query_of_the_dashboard_finds_data(prometheus: RunningPrometheus) 
     assert empty == {name for name, query in queries.items() if query.startswith("kube_")}
 
 
-def test_the_effective_version_is_told_as_triton_confirms_it(
+def test_the_effective_version_is_reported_as_triton_confirms_it(
     prometheus: RunningPrometheus,
 ) -> None:
     (found,) = prometheus.ask('gateway_effective_version_ready{variant="A"}')

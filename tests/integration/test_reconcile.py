@@ -25,7 +25,7 @@ def test_a_lost_version_is_given_back(platform: Platform) -> None:
     assert platform.answering_version() == before
 
 
-def test_a_version_that_somebody_else_loaded_is_taken_away(platform: Platform) -> None:
+def test_a_version_loaded_from_outside_is_unloaded(platform: Platform) -> None:
     ready, stranger = platform.ready(), 900
     served = platform.triton.repository / DEFAULT_MODEL / str(ready[0]) / MODEL_FILE
     write_version(platform.triton.repository, DEFAULT_MODEL, stranger, served.read_bytes())

@@ -201,7 +201,7 @@ def test_retiring_unloads_the_rest_and_persists_what_stays(serving: Serving) -> 
     assert serving.answer(2) == 2
 
 
-def test_drift_is_what_somebody_else_loaded_or_unloaded(serving: Serving) -> None:
+def test_drift_is_what_was_loaded_or_unloaded_from_outside(serving: Serving) -> None:
     assert observed_drift(DEFAULT_MODEL, serving.triton, serving.repository) is None
     serving.load(serving.package(1))
     assert not observed_drift(DEFAULT_MODEL, serving.triton, serving.repository)

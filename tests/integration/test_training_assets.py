@@ -292,8 +292,8 @@ def test_a_candidate_that_cannot_be_fitted_to_one_fold_fails_alone(chain: Chain)
     )
     outcome = chain.run()
     assert not outcome.failures
-    told = outcome.metadata["trained_model"]["candidates_failed"].value
-    assert told == {
+    reasons = outcome.metadata["trained_model"]["candidates_failed"].value
+    assert reasons == {
         "tests.support.estimators:fussy": "Fussy cannot be fitted: too many rows for me"
     }
     status = {run.info.run_name: run.info.status for run in _runs(chain)}

@@ -65,7 +65,7 @@ def own(repository: Path, tmp_path: Path) -> Iterator[RunningTriton]:
         yield server
 
 
-def test_what_serves_is_told_alike_by_index_and_ready_endpoint(shared: TritonEndpoint) -> None:
+def test_index_and_ready_endpoint_agree_on_what_serves(shared: TritonEndpoint) -> None:
     assert shared.ready_versions(MODEL) == (1, 2)
     assert [shared.version_ready(MODEL, version) for version in (1, 2, 3)] == [True, True, False]
     assert [(e.name, e.version, e.state) for e in shared.index(MODEL)] == [
@@ -88,7 +88,7 @@ def test_without_named_outputs_all_come(shared: TritonEndpoint) -> None:
     assert set(shared.infer(MODEL, 1, {"features": ROWS})) == {"label", "probabilities"}
 
 
-def test_an_array_that_is_no_contiguous_row_order_is_sent_as_it_reads(
+def test_an_array_in_another_memory_order_is_sent_as_it_reads(
     shared: TritonEndpoint,
 ) -> None:
     columns = np.asfortranarray(ROWS)
@@ -158,7 +158,7 @@ def test_a_failed_load_tells_tritons_reason_and_what_still_serves(
         triton.wait_until_ready(MODEL, 2, timeout_s=20)
 
 
-def test_waiting_for_a_version_that_nobody_loads_ends_in_time(shared: TritonEndpoint) -> None:
+def test_waiting_for_a_version_that_is_never_loaded_ends_in_time(shared: TritonEndpoint) -> None:
     with pytest.raises(TritonNotReady, match=r"version 9 is not READY.*Still READY: 1, 2"):
         shared.wait_until_ready(MODEL, 9, timeout_s=0.2)
 
@@ -220,7 +220,7 @@ def test_nothing_listening_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize("address", [None, "triton.invalid:8001"])
-def test_a_load_with_nobody_at_the_grpc_address_is_unavailable(address: str | None) -> None:
+def test_a_load_without_a_server_at_the_grpc_address_is_unavailable(address: str | None) -> None:
     address = address or f"{LOOPBACK}:{free_port()}"
     triton = endpoint("http://unused", address)
     with pytest.raises(TritonUnreachable, match=address):

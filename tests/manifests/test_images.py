@@ -67,7 +67,7 @@ def test_an_image_installs_a_lock_file_with_its_hashes_and_nothing_else(recipe: 
 
 
 @each((*OURS, *STAND_INS.values()))
-def test_an_image_is_from_the_one_base_and_runs_as_nobody_special(recipe: Recipe) -> None:
+def test_an_image_has_the_shared_base_and_an_unprivileged_user(recipe: Recipe) -> None:
     read = instructions(recipe)
 
     assert read[0] == ("ARG", f"BASE={BASE}")

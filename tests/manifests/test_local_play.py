@@ -214,7 +214,7 @@ def test_a_confined_container_has_no_fault() -> None:
         ({"HostConfig": {"ReadonlyRootfs": True, "Privileged": True}}, STATUS, "privileged"),
     ],
 )
-def test_a_container_that_may_more_is_told_of(
+def test_a_container_with_more_privileges_is_reported(
     inspected: dict[str, Any], status: str, said: str
 ) -> None:
     found = list(faults(inspected, status))

@@ -113,8 +113,8 @@ def _loop() -> list[Any]:
 def _branch(nodes: list[Any]) -> list[Any]:
     from onnx import TensorProto, helper
 
-    told = helper.make_tensor_value_info("burden", TensorProto.INT64, [])
-    branch = helper.make_graph(nodes, "branch", [], [told])
+    output = helper.make_tensor_value_info("burden", TensorProto.INT64, [])
+    branch = helper.make_graph(nodes, "branch", [], [output])
     choice = helper.make_node("If", ["yes"], ["burden"], then_branch=branch, else_branch=branch)
     return [_constant("yes", True, "bool"), choice]
 

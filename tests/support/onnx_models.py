@@ -308,9 +308,9 @@ def missing_values() -> bytes:
         nodes += [
             helper.make_node("IsNaN", [name], [f"{name}_nan"]),
             helper.make_node("Cast", [f"{name}_nan"], [f"{name}_one"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{name}_one", f"{name}_weight"], [f"{name}_told"]),
+            helper.make_node("Mul", [f"{name}_one", f"{name}_weight"], [f"{name}_weighted"]),
         ]
-    nodes.append(helper.make_node("Sum", [f"{name}_told" for name in kinds], ["missing"]))
+    nodes.append(helper.make_node("Sum", [f"{name}_weighted" for name in kinds], ["missing"]))
     weights = {f"{name}_weight": 10.0**place for place, name in enumerate(kinds)}
     column = [None, 1]
     return model_bytes(

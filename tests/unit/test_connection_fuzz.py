@@ -53,7 +53,7 @@ def in_loop(work: object) -> None:
     asyncio.run(run())
 
 
-def told(found: list[Response]) -> list[tuple[int, object]]:
+def outcomes(found: list[Response]) -> list[tuple[int, object]]:
     """What responses say, but for ids."""
     content: list[tuple[int, object]] = []
     for one in found:
@@ -73,7 +73,7 @@ def told(found: list[Response]) -> list[tuple[int, object]]:
 async def answers(server: FakeServer, stream: bytes, cuts: list[int], count: int) -> object:
     ends = [0, *sorted({cut % (len(stream) + 1) for cut in cuts}), len(stream)]
     parts = [stream[start:stop] for start, stop in itertools.pairwise(ends) if start < stop]
-    return told(await server.answer(*parts, count=count))
+    return outcomes(await server.answer(*parts, count=count))
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +88,7 @@ def test_responses_do_not_depend_on_how_the_requests_are_cut(
         stream = b"".join(REQUESTS[at] for at in chosen)
         one_by_one: list[object] = []
         for at in chosen:
-            one_by_one += told(await server.answer(REQUESTS[at]))
+            one_by_one += outcomes(await server.answer(REQUESTS[at]))
         assert len(one_by_one) == len(chosen)
         assert await answers(server, stream, cuts, len(chosen)) == one_by_one
 

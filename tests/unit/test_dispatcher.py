@@ -61,8 +61,8 @@ async def test_request_whose_version_is_retired_meanwhile_gets_the_next(
     plane.route(A=2)
     plane.triton.errors[1] = VariantUnavailable("retired")
     plane.triton.calls[0].answer()
-    told = await answer(outcome)
-    assert (told["version"], told["generation"], told["predictions"]) == (2, 2, [2])
+    response = await answer(outcome)
+    assert (response["version"], response["generation"], response["predictions"]) == (2, 2, [2])
     assert plane.woken == 1
 
 
@@ -148,17 +148,17 @@ async def test_a_answers_what_b_cannot(plane: FakeTritonPlane, error: GatewayErr
     plane.route(SPLIT, A=1, B=2)
     assert (await answer(plane.predict(BODY)))["variant"] == "B"
     plane.triton.errors[2] = error
-    told = await answer(plane.predict(BODY))
-    assert (told["variant"], told["predictions"]) == ("A", [1])
-    assert error.message in told["fallback"]
+    response = await answer(plane.predict(BODY))
+    assert (response["variant"], response["predictions"]) == ("A", [1])
+    assert error.message in response["fallback"]
     assert plane.metrics.fallbacks.value == 1
 
 
 async def test_a_answers_within_the_deadline_when_b_hangs(plane: FakeTritonPlane) -> None:
     plane.route(SPLIT, A=1, B=2)
     plane.triton.holds.add(2)
-    told = await answer(plane.predict(BODY))
-    assert told["variant"] == "A"
+    response = await answer(plane.predict(BODY))
+    assert response["variant"] == "A"
     assert plane.triton.calls[0].abandoned == [True]
     of_b, of_a = plane.triton.deadlines
     assert of_a - of_b > 0.1, "there is time left for A"
@@ -173,8 +173,8 @@ async def test_late_answer_of_b_is_not_taken_for_that_of_a(plane: FakeTritonPlan
     late.abandoned.clear()  # the answer was on its way
     late.answer()
     own.answer()
-    told = await answer(outcome)
-    assert (told["variant"], told["version"], told["predictions"]) == ("A", 1, [1])
+    response = await answer(outcome)
+    assert (response["variant"], response["version"], response["predictions"]) == ("A", 1, [1])
 
 
 async def test_late_answer_reaches_those_that_still_wait_for_it(plane: FakeTritonPlane) -> None:
@@ -187,18 +187,18 @@ async def test_late_answer_reaches_those_that_still_wait_for_it(plane: FakeTrito
     later = plane.predict(b'{"data":[[4,0]],"client_id":"c"}')
     plane.triton.calls[0].answer()
     assert len(plane.triton.calls) == 3
-    told = await answer(early)
-    assert (told["variant"], told["probabilities"][0][0]) == ("A", 3)
+    response = await answer(early)
+    assert (response["variant"], response["probabilities"][0][0]) == ("A", 3)
     plane.triton.calls[2].answer()
-    told = await answer(later)
-    assert (told["variant"], told["probabilities"][0][0]) == ("B", 4)
+    response = await answer(later)
+    assert (response["variant"], response["probabilities"][0][0]) == ("B", 4)
 
 
 async def test_a_answers_valid_rows_that_do_not_fit_b(plane: FakeTritonPlane) -> None:
     wider = Signature(tuple(Feature(name, DType.FP32) for name in "abc"), packed_input="x")
     plane.route(SPLIT, {"B": wider}, A=1, B=2)
-    told = await answer(plane.predict(BODY))
-    assert (told["variant"], told["version"]) == ("A", 1)
+    response = await answer(plane.predict(BODY))
+    assert (response["variant"], response["version"]) == ("A", 1)
     with pytest.raises(InvalidInput, match="reads 2"):
         await plane.predict(b'{"data":[[1]],"client_id":"c"}')
 

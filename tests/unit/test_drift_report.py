@@ -177,7 +177,7 @@ def test_the_newest_samples_are_taken(place: Place, instance: dg.DagsterInstance
     assert materialized(result)[0].rows == 300
 
 
-def test_a_file_that_vanishes_is_no_error(
+def test_a_file_that_vanishes_is_not_an_error(
     place: Place, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.sample(answered(rows(300, seed=2)), "stays")
@@ -207,12 +207,12 @@ def test_a_broken_file_is_named_and_the_others_are_read(
 
 def test_without_mlflow_it_says_what_to_do(place: Place, instance: dg.DagsterInstance) -> None:
     place.sample(answered(rows(500, seed=2)))
-    told = failed(place.report(instance, mlflow_down=True))
-    assert "What version 7 was trained on cannot be fetched: MLflow at" in told
-    assert "What to do: bring MLflow back" in told
+    description = failed(place.report(instance, mlflow_down=True))
+    assert "What version 7 was trained on cannot be fetched: MLflow at" in description
+    assert "What to do: bring MLflow back" in description
 
 
-def test_a_run_that_is_gone_is_told_and_is_no_drift(
+def test_a_run_that_is_gone_is_reported_and_is_not_drift(
     place: Place, instance: dg.DagsterInstance
 ) -> None:
     place.sample(answered(rows(500, seed=2)))
@@ -271,9 +271,9 @@ def test_too_few_entities_are_not_judged(place: Place, instance: dg.DagsterInsta
 
 def test_before_the_first_promotion_it_says_what_to_do(place: Place) -> None:
     with dg.DagsterInstance.ephemeral() as empty:
-        told = failed(place.report(empty))
-    assert "No version of visitors is in production" in told
-    assert "What to do: take a version to production" in told
+        description = failed(place.report(empty))
+    assert "No version of visitors is in production" in description
+    assert "What to do: take a version to production" in description
 
 
 def test_files_that_do_not_fit_together_fail_with_their_folder(
@@ -281,6 +281,6 @@ def test_files_that_do_not_fit_together_fail_with_their_folder(
 ) -> None:
     place.sample(answered(rows(300, seed=2)), "new")
     place.sample(answered(rows(300, seed=2)).assign(age="old"), "old")
-    told = failed(place.report(instance))
-    assert f"The samples in {place.samples} cannot be read as one table" in told
-    assert "age" in told
+    description = failed(place.report(instance))
+    assert f"The samples in {place.samples} cannot be read as one table" in description
+    assert "age" in description

@@ -43,7 +43,7 @@ def compared(reference: Any, current: Any, units: Any = None) -> ColumnDrift:
     return found
 
 
-def test_the_same_distribution_is_no_drift() -> None:
+def test_the_same_distribution_is_not_drift() -> None:
     column = compared(number(rng(1).normal(size=ROWS)), number(rng(2).normal(size=ROWS)))
     assert column.psi < 0.05
     assert not column.drifted
@@ -67,7 +67,7 @@ def test_the_index_is_that_of_the_textbook() -> None:
     assert column.current == pytest.approx((0.3, 0.7))
 
 
-def test_a_new_category_drifts_and_its_share_is_told() -> None:
+def test_a_new_category_drifts_and_its_share_is_reported() -> None:
     column = compared(text(["a", "b"] * 500), text(["a", "b", "new"] * 300))
     assert column.drifted
     assert column.novelty is not None

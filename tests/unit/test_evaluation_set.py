@@ -111,7 +111,7 @@ def test_numbers_that_are_all_but_equal_are_drawn_too(size: float) -> None:
     assert "base64,iVBOR" in target_picture("y", pa.chunked_array([numbers]))
 
 
-def test_a_class_that_is_no_formula_is_drawn_too() -> None:
+def test_a_class_that_is_not_a_valid_formula_is_drawn_too() -> None:
     assert "base64,iVBOR" in class_picture("y", {r"$\frac{$": 1, "b": 2})
 
 

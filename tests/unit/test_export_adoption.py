@@ -164,7 +164,7 @@ def test_a_graph_beyond_the_serving_image_is_refused_with_its_remedy(
     ("operator", "remedy"),
     [("ZipMap", r"convert with options=\{'zipmap': False\}"), ("TreeEnsemble", "ai.onnx.ml 3")],
 )
-def test_an_operator_that_is_no_use_is_named_with_its_remedy(operator: str, remedy: str) -> None:
+def test_an_unusable_operator_is_named_with_its_remedy(operator: str, remedy: str) -> None:
     import onnx
 
     model = onnx.load_model_from_string(graph())

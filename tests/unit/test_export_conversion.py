@@ -184,7 +184,7 @@ def _tied(name: str, values: Sequence[float]) -> Any:
 
 
 @pytest.mark.parametrize("name", ["random_forest", "gradient_boosting", "hist_gradient_boosting"])
-def test_a_tie_between_classes_is_no_difference(name: str) -> None:
+def test_a_tie_between_classes_is_not_a_difference(name: str) -> None:
     """Trees that cancel in decimals, but not in floating point: the order of a sum decides."""
     rng = np.random.default_rng(3)
     spec = dataclasses.replace(IRIS, task=Task.BINARY, target=_target((0, 1)))
@@ -209,7 +209,7 @@ def _far_from_zero(spec: ModelSpec) -> Rows:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_features_far_from_zero_are_told_apart_alike(name: str) -> None:
+def test_features_far_from_zero_are_distinguished_alike(name: str) -> None:
     """A threshold between two neighbours in single precision must not be rounded up."""
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(CandidateSpec(name),))
     rows = _far_from_zero(spec)
@@ -383,7 +383,7 @@ def test_a_graph_that_contradicts_itself_has_no_contract(
         graph_contract(model.SerializeToString())
 
 
-def test_an_input_of_another_type_is_no_contract_either() -> None:
+def test_an_input_of_another_type_breaks_the_contract_too() -> None:
     import onnx
 
     spec = mixed_spec(Task.REGRESSION)

@@ -35,7 +35,7 @@ def test_a_version_that_records_nothing_has_no_twin() -> None:
     assert latest_equivalent_version(2, [entry(1), VersionEntry(2, "run", {})]) is None
 
 
-def test_environments_are_told_apart_by_what_rounds_differently() -> None:
+def test_environments_are_distinguished_by_what_rounds_differently() -> None:
     here = numeric_environment()
     assert differences(here, here) == []
     facts = json.loads(here)

@@ -134,6 +134,6 @@ def test_a_policy_without_a_real_version_is_refused(versions: list[int]) -> None
         model_config("best_model", INPUTS, OUTPUTS, versions, ServingOptions())
 
 
-def test_text_that_is_no_configuration_is_refused_with_its_place() -> None:
+def test_text_that_is_not_a_configuration_is_refused_with_its_place() -> None:
     with pytest.raises(ConfigError, match="2:1"):
         from_text('name: "m"\nno_such_field: 1\n')

@@ -17,18 +17,16 @@ SECRET = "s3cr3t-token-value"
 
 def test_a_failure_holds_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_CONTROL_TOKEN", SECRET)
-    told = failure(f"the file /data/{SECRET}.csv is missing", f"write {SECRET}, or do not.")
-    assert SECRET not in f"{told.description} {told.metadata}"
-    assert "The file /data/***.csv is missing." in str(told.description)
-    assert "What to do: write ***, or do not." in str(told.description)
+    refusal = failure(f"the file /data/{SECRET}.csv is missing", f"write {SECRET}, or do not.")
+    assert SECRET not in f"{refusal.description} {refusal.metadata}"
+    assert "The file /data/***.csv is missing." in str(refusal.description)
+    assert "What to do: write ***, or do not." in str(refusal.description)
 
 
 @pytest.mark.parametrize(
     "address", ["redis://joe:{}@nowhere.invalid:6379", "rediss://:{}@127.0.0.1:1"]
 )
-def test_an_address_of_redis_that_does_not_answer_is_told_without_its_password(
-    tmp_path: Path, address: str
-) -> None:
+def test_an_unreachable_redis_is_named_without_its_password(tmp_path: Path, address: str) -> None:
     redis = address.format(SECRET)
     feast = FeastResource(state_dir=str(tmp_path), online_store="redis", redis=redis)
     with pytest.raises(FeatureStoreError, match="does not answer") as refused:

@@ -244,11 +244,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_source(tmp_path / "nowhere.csv", IRIS)
 
 
-def test_columns_that_nobody_named_are_ignored_and_told(source: Path) -> None:
+def test_columns_that_no_file_names_are_ignored_and_listed(source: Path) -> None:
     _edit(source, lambda lines: [f"{lines[0]},,colour", *(f"{one},1,red" for one in lines[1:])])
     assert read_source(source, IRIS).ignored == ("", "colour")
 
 
-def test_an_empty_folder_is_no_source(tmp_path: Path) -> None:
+def test_an_empty_folder_is_not_a_source(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no CSV or Parquet file is there"):
         read_source(tmp_path, IRIS)

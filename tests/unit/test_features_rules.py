@@ -183,7 +183,7 @@ def test_without_times_an_entity_has_one_row(tmp_path: Path) -> None:
     assert numbered.table["customer"].to_pylist() == list(range(1, 41))
 
 
-def test_a_million_rows_are_told_of_while_they_are_read(tmp_path: Path) -> None:
+def test_progress_is_reported_while_a_million_rows_are_read(tmp_path: Path) -> None:
     said: list[str] = []
     monitored = dataclasses.replace(
         MIXED,

@@ -244,7 +244,7 @@ def test_a_query_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
 
 
-def test_a_database_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_does_not_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform_assets.features.sources.sql._CONNECT_S", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -58,7 +58,7 @@ def test_rows_without_a_label_are_features_and_no_labels(tmp_path: Path) -> None
     assert parquet.read_metadata(data.labels_path).num_rows == 37
 
 
-def test_what_a_killed_run_left_is_cleared_away_when_nobody_can_be_writing_it(
+def test_what_a_killed_run_left_is_removed_once_no_writer_can_exist(
     data: FeatureData, tmp_path: Path
 ) -> None:
     folder = Path(data.features_path).parent

@@ -194,18 +194,18 @@ def effective(harness: Harness) -> dict[str, Any]:
     return msgspec.structs.asdict(harness.router.effective()["A"])
 
 
-async def test_where_a_version_came_from_is_recorded_and_told(harness: Harness) -> None:
+async def test_where_a_version_came_from_is_recorded_and_reported(harness: Harness) -> None:
     harness.registry.lineage = KNOWN
     await harness.reload(1)
-    told = effective(harness)
-    assert {name: told[name] for name in msgspec.structs.asdict(KNOWN)} == {
+    slot = effective(harness)
+    assert {name: slot[name] for name in msgspec.structs.asdict(KNOWN)} == {
         "data_fingerprint": "data",
         "code_version": "code",
         "dagster_run_id": "dagster",
         "onnx_sha256": "onnx",
     }
-    assert told["feature_contract"] == feature_contract(SIGNATURE.features)
-    assert told["signature"] == SIGNATURE
+    assert slot["feature_contract"] == feature_contract(SIGNATURE.features)
+    assert slot["signature"] == SIGNATURE
 
 
 async def test_a_lineage_makes_no_generation_and_is_not_lost_with_the_registry(

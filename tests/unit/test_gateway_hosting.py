@@ -155,7 +155,7 @@ async def test_a_removed_model_is_closed_and_forgotten_and_the_default_one_stays
     assert harness.names() == ("default",)
 
 
-async def test_a_replica_is_ready_once_every_record_was_read_whatever_its_models_say(
+async def test_a_replica_is_ready_once_every_record_was_read_even_if_a_model_is_not(
     harness: Harness,
 ) -> None:
     harness.pending = "the store is down"

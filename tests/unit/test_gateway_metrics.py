@@ -299,7 +299,7 @@ async def test_forgotten_model_is_no_longer_reported() -> None:
     assert b'model="m"' not in await metrics.render()
 
 
-async def test_scrape_of_one_model_holds_nothing_of_others() -> None:
+async def test_scrape_of_one_model_holds_no_other_model() -> None:
     metrics = Metrics("r")
     for name in ("m", "n"):
         promoted(metrics, name, 1)

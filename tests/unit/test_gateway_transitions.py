@@ -105,7 +105,7 @@ def test_history_is_newest_first_without_repeats_and_bounded() -> None:
     assert len(record.previous["A"]) == KEPT_PREVIOUS
 
 
-def test_the_same_slot_is_no_change_whoever_vouched_for_it() -> None:
+def test_the_same_slot_is_not_a_change_whatever_source_confirmed_it() -> None:
     record = on(2)
     by_record = Slot(2, "run-2", "record", Mode.SSOT)
     assert with_slot(record, "A", by_record) is record
@@ -142,7 +142,7 @@ def test_a_rollback_may_go_to_any_version_and_from_there_only_to_older_ones() ->
     assert (first.variants["A"].version, first.previous["A"]) == (3, ())
 
 
-def test_traffic_is_checked_and_the_same_policy_is_no_change() -> None:
+def test_traffic_is_checked_and_the_same_policy_is_not_a_change() -> None:
     with pytest.raises(Conflict):
         with_traffic(on(1), TrafficRequest(Strategy.SPLIT, 5))
     both = with_slot(on(1), "B", slot(2))
@@ -166,7 +166,7 @@ def moved(base: RoutingRecord, changed: RoutingRecord, reason: str = "because") 
     return next_generation(base, changed, now=at, by="token", reason=reason)
 
 
-def test_each_switch_is_kept_whatever_way_it_went_and_nothing_else_is() -> None:
+def test_switches_in_either_direction_are_kept_and_nothing_else_is() -> None:
     first = moved(EMPTY, on(1))
     second = moved(first, with_slot(first, "A", slot(2, Mode.PINNED)), "short stay")
     shadow = moved(second, with_slot(second, "B", slot(1)))
@@ -231,7 +231,7 @@ def test_a_removed_model_goes_on_from_its_generation_when_it_is_reloaded() -> No
     assert (back.removed, back.generation) == (False, gone.generation + 1)
 
 
-def test_change_times_grow_along_a_history_whatever_the_clocks_say() -> None:
+def test_change_times_grow_along_a_history_although_clocks_differ() -> None:
     ahead = datetime(2026, 1, 2, tzinfo=UTC)
     record = next_generation(on(1), on(1), now=ahead, by="a", reason=None)
     for _ in range(3):

@@ -33,7 +33,7 @@ def test_one_variable_sets_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "5s", "1.5", "٣ s"])
-def test_what_is_no_number_of_seconds_is_refused_by_name(
+def test_what_is_not_a_number_of_seconds_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv(SENSOR_SECONDS, text)

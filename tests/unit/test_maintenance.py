@@ -55,7 +55,7 @@ def test_only_what_is_old_surplus_and_unprotected_may_go() -> None:
     assert select_expired(entries, before=9, keep=5) == []
 
 
-def test_versions_in_use_the_newest_and_those_of_others_are_kept() -> None:
+def test_versions_in_use_the_newest_and_third_party_ones_are_kept() -> None:
     entries = [VersionEntry(n, f"run-{n}", {} if n in (2, 7) else OURS) for n in range(1, 8)]
     assert kept_versions(entries, {1, None}, keep=2) == {1, 2, 5, 6, 7}
     assert kept_versions([], {None}, keep=2) == set()

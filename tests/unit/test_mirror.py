@@ -37,8 +37,8 @@ def counts(plane: FakeTritonPlane) -> dict[str, int]:
 async def test_copy_has_the_rows_of_the_request_and_its_answer_is_compared(
     plane: FakeTritonPlane,
 ) -> None:
-    told = await predicted(plane, 1.5, 2.5)
-    assert told["variant"] == "A"
+    response = await predicted(plane, 1.5, 2.5)
+    assert response["variant"] == "A"
     await eventually(lambda: plane.ledger.page.requests == 1)
     ours, theirs = plane.triton.model.seen
     assert ours.inputs == theirs.inputs

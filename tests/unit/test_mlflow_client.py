@@ -71,13 +71,13 @@ def test_a_server_in_trouble_is_unavailable(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 401, 404])
-def test_any_other_answer_means_that_somebody_is_there(status: int) -> None:
+def test_any_other_answer_means_that_a_server_is_there(status: int) -> None:
     with _answering(status) as url:
         probe(url)
 
 
 @pytest.mark.parametrize("address", ["sqlite:///x.db", "", "file:///etc", "databricks"])
-def test_an_address_that_is_no_server_is_refused(address: str) -> None:
+def test_an_address_that_is_not_a_server_is_refused(address: str) -> None:
     with pytest.raises(RegistryError, match=r"no http\(s\) address"):
         probe(address)
 

@@ -332,8 +332,8 @@ REFUSED = [
         "is empty",
     ),
     *(
-        ("  task: binary", f"  task: binary\n  kubernetes: {{resources: {wrong}}}", 12, *told)
-        for wrong, *told in (
+        ("  task: binary", f"  task: binary\n  kubernetes: {{resources: {wrong}}}", 12, *expected)
+        for wrong, *expected in (
             ("{train: {cpu: 1}}", "kubernetes.resources.train", "not an asset of a model"),
             ("{trainedmodel: {}}", "kubernetes.resources.trainedmodel", "mean `trained_model`"),
             (
@@ -412,7 +412,7 @@ def test_multiclass_of_two_classes_is_refused(tmp_path: Path) -> None:
     assert "task: binary" in problem.message
 
 
-def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
     text = MINIMAL.replace("age: integer", "label: integer").replace("0.6", "7")
 
     assert {problem.field for problem in refused(write(tmp_path, text))} == {
@@ -457,7 +457,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_file_that_is_no_yaml_mapping(
+def test_file_that_is_not_a_yaml_mapping(
     tmp_path: Path, content: bytes, line: int, message: str
 ) -> None:
     found = refused(write(tmp_path, content))
@@ -466,7 +466,7 @@ def test_file_that_is_no_yaml_mapping(
     assert message in found[0].message
 
 
-def test_home_of_nobody_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_home_of_an_unknown_user_is_refused_with_its_line(tmp_path: Path) -> None:
     text = MINIMAL.replace("patients.csv", "~nobody_of_this_name/patients.csv")
 
     found = refused(write(tmp_path, text))
@@ -475,7 +475,7 @@ def test_home_of_nobody_is_refused_with_its_line(tmp_path: Path) -> None:
     assert "has no home directory" in found[0].message
 
 
-def test_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+def test_folder_in_the_place_of_the_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "patients" / "defs.yaml").mkdir(parents=True)
 
     assert "cannot be read" in read_models(tmp_path).problems[0].message

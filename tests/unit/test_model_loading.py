@@ -124,7 +124,7 @@ def test_model_whose_definitions_cannot_be_built_is_broken_alone(
     assert "cannot be built" in caplog.text
 
 
-def test_file_that_nobody_foresaw_is_broken_alone(
+def test_file_with_an_unforeseen_error_is_broken_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
@@ -164,7 +164,7 @@ def test_folder_that_has_the_name_keeps_it(tmp_path: Path) -> None:
     assert str(owner) in problem.message
 
 
-def test_name_that_nobody_owns_is_refused_to_all(tmp_path: Path) -> None:
+def test_name_claimed_twice_is_refused_to_all(tmp_path: Path) -> None:
     first, second = write(tmp_path, named("cars"), "x"), write(tmp_path, named("Cars"), "y")
     write(tmp_path, MINIMAL, "fine")
 
@@ -199,7 +199,7 @@ def test_models_of_further_folders_load_beside_the_shipped_ones(
     assert model_folders() == (SHIPPED, tmp_path / "one", tmp_path / "two")
 
 
-def test_folder_that_is_not_there_is_told_and_the_rest_loads(
+def test_missing_folder_is_reported_and_the_rest_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "absent"))

@@ -53,7 +53,7 @@ def test_nothing_is_left_beside_it(repository: ModelRepository) -> None:
     assert names == {"3", "config.pbtxt"}
 
 
-def test_packaging_the_same_again_is_no_change(repository: ModelRepository) -> None:
+def test_packaging_the_same_again_changes_nothing(repository: ModelRepository) -> None:
     repository.package(MODEL, provenance())
     before = (repository.path("best_model", 3) / "model.onnx").stat().st_mtime_ns
     assert not repository.package(MODEL, provenance())
@@ -86,7 +86,7 @@ def test_truncation_after_packaging_is_found(repository: ModelRepository) -> Non
 
 
 @pytest.mark.parametrize("missing", ["model.onnx", "provenance.json"])
-def test_half_a_version_is_no_version(repository: ModelRepository, missing: str) -> None:
+def test_half_a_version_is_not_a_version(repository: ModelRepository, missing: str) -> None:
     repository.package(MODEL, provenance())
     (repository.path("best_model", 3) / missing).unlink()
     with pytest.raises(RepositoryError, match="not a whole version"):
@@ -125,7 +125,7 @@ def test_a_disk_that_takes_nothing_is_named_and_leaves_nothing(
         repository.persist_config("best_model", "x")
 
 
-def test_what_a_killed_publisher_left_is_cleared_away_when_nobody_can_be_writing_it(
+def test_what_a_killed_publisher_left_is_removed_once_no_writer_can_exist(
     repository: ModelRepository,
 ) -> None:
     model = repository.path("best_model", 3).parent

@@ -122,7 +122,9 @@ def ran(instance: dg.DagsterInstance, **outcome: Any) -> str:
     return chain.execute_in_process(instance=instance, raise_on_error=False).run_id
 
 
-def told(sensor: Any, instance: dg.DagsterInstance, receiver: Receiver, **outcome: Any) -> Any:
+def run_and_tick(
+    sensor: Any, instance: dg.DagsterInstance, receiver: Receiver, **outcome: Any
+) -> Any:
     """Run the chain between two ticks; return its id and the second tick."""
     webhook = WebhookResource(url=receiver.url)
     first = ticked(sensor, instance, webhook, None)
@@ -130,11 +132,11 @@ def told(sensor: Any, instance: dg.DagsterInstance, receiver: Receiver, **outcom
     return run_id, ticked(sensor, instance, webhook, first.cursor)
 
 
-def test_a_failed_run_is_told_with_its_step_reason_and_link(
+def test_a_failed_run_is_reported_with_its_step_reason_and_link(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
     reason = failure("MLflow at http://m:5000 does not answer", "start MLflow")
-    run_id, _ = told(run_failure, instance, receiver, raises=reason)
+    run_id, _ = run_and_tick(run_failure, instance, receiver, raises=reason)
     [text] = receiver.texts
     assert text.startswith(":red_circle: *shop_chain* failed (model shop)\n")
     assert "Step `shop__trained`: MLflow at http://m:5000 does not answer. Nothing changed" in text
@@ -142,10 +144,10 @@ def test_a_failed_run_is_told_with_its_step_reason_and_link(
     assert f"<http://dagster.example:3000/runs/{run_id}|Run {run_id[:8]}>" in text
 
 
-def test_the_root_of_an_unforeseen_error_is_told_without_its_trace(
+def test_the_root_of_an_unforeseen_error_is_sent_without_its_trace(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
-    told(run_failure, instance, receiver, raises=ValueError("row 900000 is odd"))
+    run_and_tick(run_failure, instance, receiver, raises=ValueError("row 900000 is odd"))
     [text] = receiver.texts
     assert "ValueError: row 900000 is odd" in text
     assert "Traceback" not in text
@@ -155,13 +157,13 @@ def test_the_root_of_an_unforeseen_error_is_told_without_its_trace(
 def test_a_gate_that_blocked_is_named_with_its_numbers(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
-    told(run_failure, instance, receiver, gate=False, check=False)
+    run_and_tick(run_failure, instance, receiver, gate=False, check=False)
     [text] = receiver.texts
     assert "Gate `floor` of shop/trained: 0.61 is below the floor &lt;0.9&gt;" in text
     assert "drift" not in text
 
 
-def test_a_run_that_was_ended_from_outside_is_told_too(
+def test_a_run_that_was_ended_from_outside_is_reported_too(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
     webhook = WebhookResource(url=receiver.url)
@@ -173,7 +175,7 @@ def test_a_run_that_was_ended_from_outside_is_told_too(
     assert "No step failed: the worker of the run vanished" in text
 
 
-def test_a_canceled_run_is_told_in_the_order_of_events(
+def test_a_canceled_run_is_reported_in_the_order_of_events(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
     webhook = WebhookResource(url=receiver.url)
@@ -244,33 +246,33 @@ def test_a_message_is_of_bounded_length_and_keeps_its_head_and_link(
     assert run_id in lines[-1]
 
 
-def test_a_check_that_warns_is_told_when_the_run_went_through(
+def test_a_check_that_warns_is_reported_when_the_run_succeeds(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
-    told(check_warnings, instance, receiver, check=False)
+    run_and_tick(check_warnings, instance, receiver, check=False)
     [text] = receiver.texts
     assert text.startswith(":warning: *shop_chain* went through, but checks warn (model shop)\n")
     assert "Check `drift` of shop/trained: age (0.31 &gt; 0.2)" in text
 
 
-def test_a_clean_run_is_not_told(instance: dg.DagsterInstance, receiver: Receiver) -> None:
-    _, tick = told(check_warnings, instance, receiver)
+def test_a_clean_run_is_not_reported(instance: dg.DagsterInstance, receiver: Receiver) -> None:
+    _, tick = run_and_tick(check_warnings, instance, receiver)
     assert receiver.texts == []
     assert tick.skip_message == "reported 0 of 1 runs"
 
 
-def test_a_run_is_told_once(instance: dg.DagsterInstance, receiver: Receiver) -> None:
-    _, tick = told(run_failure, instance, receiver, gate=False)
+def test_a_run_is_reported_once(instance: dg.DagsterInstance, receiver: Receiver) -> None:
+    _, tick = run_and_tick(run_failure, instance, receiver, gate=False)
     again = ticked(run_failure, instance, WebhookResource(url=receiver.url), tick.cursor)
     assert len(receiver.texts) == 1
     assert again.skip_message == "nothing new"
 
 
-def test_what_the_webhook_did_not_take_is_told_at_the_next_tick(
+def test_what_the_webhook_refused_is_sent_at_the_next_tick(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
     receiver.status = 503
-    _, refused = told(run_failure, instance, receiver, gate=False)
+    _, refused = run_and_tick(run_failure, instance, receiver, gate=False)
     assert "the webhook at 127.0.0.1 refused the message (503); it is tried again" in str(
         refused.skip_message
     )
@@ -284,7 +286,7 @@ def test_what_was_not_taken_for_a_day_is_dropped(
 ) -> None:
     receiver.status = 503
     monkeypatch.setattr("platform_assets.notifications._STALE_S", -1.0)
-    _, tick = told(run_failure, instance, receiver, gate=False)
+    _, tick = run_and_tick(run_failure, instance, receiver, gate=False)
     receiver.status = 200
     again = ticked(run_failure, instance, WebhookResource(url=receiver.url), tick.cursor)
     assert receiver.texts == []
@@ -311,7 +313,7 @@ def test_the_address_may_come_from_the_environment(
     assert receiver.texts == ["hello"]
 
 
-def test_what_happened_before_the_first_tick_is_not_told(
+def test_what_happened_before_the_first_tick_is_not_reported(
     instance: dg.DagsterInstance, receiver: Receiver
 ) -> None:
     ran(instance, gate=False)
@@ -321,7 +323,7 @@ def test_what_happened_before_the_first_tick_is_not_told(
     assert receiver.texts == []
 
 
-def test_no_secret_is_told(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_is_sent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_CONTROL_TOKEN", "letmein-42")
     WebhookResource(url=receiver.url).post(
         "cannot open postgresql://shop:pa55@db/shop with letmein-42"
@@ -337,12 +339,12 @@ def test_no_secret_is_told(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) 
     assert without_secrets("abc in HOME", {"HOME": "abc", "MY_TOKEN": "abc"}) == "abc in HOME"
 
 
-def test_neither_half_a_secret_nor_an_escaped_one_is_told(
+def test_neither_half_a_secret_nor_an_escaped_one_is_sent(
     instance: dg.DagsterInstance, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORE_PASSWORD", "one&two&three")
     reason = dg.Failure(description=f"one&two&three {'x' * 980} one&two&three")
-    told(run_failure, instance, receiver, raises=reason)
+    run_and_tick(run_failure, instance, receiver, raises=reason)
     [text] = receiver.texts
     assert "one" not in text
     assert "*** xxx" in text
@@ -351,7 +353,7 @@ def test_neither_half_a_secret_nor_an_escaped_one_is_told(
 @pytest.mark.parametrize(
     "url", [f"http://127.0.0.1:9/{SECRET}", f"nonsense/{SECRET}", f"http://[::/{SECRET}"]
 )
-def test_the_address_itself_is_never_told(url: str) -> None:
+def test_the_address_itself_is_never_sent(url: str) -> None:
     with pytest.raises(WebhookError) as caught:
         WebhookResource(url=url).post("hello")
     assert SECRET not in str(caught.value)

@@ -59,7 +59,7 @@ async def plane(tmp_path: Path, reader: Reader) -> Iterator[FakeTritonPlane]:  #
         yield one
 
 
-async def told(outcome: Outcome) -> Any:
+async def decode(outcome: Outcome) -> Any:
     return json.loads(await outcome)
 
 
@@ -68,7 +68,7 @@ async def told(outcome: Outcome) -> Any:
     [b'{"data":[[1.5,2.5],[2,null]]}', b'{"instances":[{"b":2.5,"a":1.5},{"a":2,"b":null}]}'],
 )
 async def test_rows_of_the_payload_are_answered(plane: FakeTritonPlane, body: bytes) -> None:
-    response = await told(plane.predict(body))
+    response = await decode(plane.predict(body))
     assert response == {
         "predictions": [1, 1],
         "probabilities": [[1.5, 2.0], [2.0, 2.0]],
@@ -88,7 +88,7 @@ async def test_concurrent_requests_share_an_inference_and_keep_their_rows(
     plane: FakeTritonPlane,
 ) -> None:
     outcomes = [plane.predict(b'{"data":[[%d,0]]}' % number) for number in range(20)]
-    answers = [(await told(outcome))["probabilities"][0][0] for outcome in outcomes]
+    answers = [(await decode(outcome))["probabilities"][0][0] for outcome in outcomes]
     assert answers == [float(number) for number in range(20)]
     assert len(plane.triton.calls) < 6
 
@@ -104,7 +104,7 @@ async def test_output_that_json_cannot_hold_fails_only_its_own_request(
                 await outcome
             assert caught.value.code == "not_finite_output"
         else:
-            assert (await told(outcome))["probabilities"][0][0] == number
+            assert (await decode(outcome))["probabilities"][0][0] == number
 
 
 async def test_row_that_the_model_refuses_fails_only_its_own_request(
@@ -135,7 +135,7 @@ async def test_rows_of_the_store_are_answered(plane: FakeTritonPlane, reader: Re
     outcome = plane.predict(b'{"entity_ids":[7,"x"]}')
     assert reader.asked == [("flowers", ("a", "b"), [7, "x"], {"b"})]
     reader.answer(found(1.0, None), found(2.0, 5.0))
-    response = await told(outcome)
+    response = await decode(outcome)
     assert (response["probabilities"], response["feature_source"]) == ([[1, 2], [2, 2]], "feast")
 
 
@@ -144,7 +144,7 @@ async def test_payload_answers_when_the_store_does_not(
 ) -> None:
     outcome = plane.predict(b'{"entity_id":7,"data":[[3,4]]}')
     reader.answer(FeaturesUnavailable("down"))
-    assert (await told(outcome))["feature_source"] == "fallback"
+    assert (await decode(outcome))["feature_source"] == "fallback"
     outcome = plane.predict(b'{"entity_id":7}')
     reader.answer(FeaturesUnavailable("down"))
     with pytest.raises(FeaturesUnavailable):
@@ -160,7 +160,7 @@ async def test_a_answers_for_an_entity_that_only_b_lacks(
     reader.answer(LookupResult(Status.UNKNOWN, None))
     await eventually(lambda: reader.waiting)
     reader.answer(found(1.0, 2.0))
-    response = await told(outcome)
+    response = await decode(outcome)
     assert response["variant"] == "A"
     assert "not in the feature store" in response["fallback"]
 
@@ -175,7 +175,7 @@ async def test_a_answers_for_an_entity_when_b_fails_after_its_look_up(
     for _ in "BA":
         await eventually(lambda: reader.waiting)
         reader.answer(found(1.0, 2.0))
-    response = await told(outcome)
+    response = await decode(outcome)
     assert (response["variant"], response["fallback"]) == (
         "A",
         "variant B could not answer: broken",
@@ -186,7 +186,7 @@ async def test_a_answers_a_large_body_when_b_fails(plane: FakeTritonPlane) -> No
     plane.route(Traffic(Strategy.SPLIT, 100), A=1, B=2)
     plane.triton.errors[2] = BadUpstreamAnswer("broken")
     body = b'{"data":[[1,2]],"client_id":"c"}' + b" " * 70_000
-    assert (await told(plane.predict(body)))["variant"] == "A"
+    assert (await decode(plane.predict(body)))["variant"] == "A"
 
 
 async def test_look_up_that_outlasts_the_request_is_not_inferred(
@@ -216,7 +216,7 @@ async def test_entities_without_a_store_are_refused(tmp_path: Path) -> None:
         with pytest.raises(EntityUnusable) as caught:
             await plane.predict(b'{"entity_id":7}')
         assert caught.value.code == "features_off"
-        assert (await told(plane.predict(b'{"entity_id":7,"data":[[1,2]]}')))["version"] == 1
+        assert (await decode(plane.predict(b'{"entity_id":7,"data":[[1,2]]}')))["version"] == 1
 
 
 LARGE = b" " * 70_000
@@ -240,7 +240,7 @@ LARGE = b" " * 70_000
         (b'{"data":%b}' % json.dumps([[1, 2]] * 2000).encode(), "too_many_rows", "data"),
     ],
 )
-async def test_wrong_body_is_refused_alike_whatever_its_size(
+async def test_wrong_body_of_any_size_is_refused_alike(
     plane: FakeTritonPlane, body: bytes, code: str, field: str | None, padding: bytes
 ) -> None:
     with pytest.raises(GatewayError) as caught:
@@ -269,15 +269,13 @@ async def test_body_for_another_server_is_refused_with_the_form_to_send(
 
 @pytest.mark.parametrize("padding", [b"", LARGE])
 async def test_byte_order_mark_is_skipped(plane: FakeTritonPlane, padding: bytes) -> None:
-    response = await told(plane.predict(b'\xef\xbb\xbf{"data":[[1,2]]}' + padding))
+    response = await decode(plane.predict(b'\xef\xbb\xbf{"data":[[1,2]]}' + padding))
     assert response["probabilities"] == [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize("padding", [b"", LARGE])
-async def test_good_body_is_answered_whatever_its_size(
-    plane: FakeTritonPlane, padding: bytes
-) -> None:
-    response = await told(plane.predict(b'{"data":[[1.5,NaN]]}' + padding))
+async def test_good_body_of_any_size_is_answered(plane: FakeTritonPlane, padding: bytes) -> None:
+    response = await decode(plane.predict(b'{"data":[[1.5,NaN]]}' + padding))
     assert response["probabilities"] == [[1.5, 1.0]]
 
 

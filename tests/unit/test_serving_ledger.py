@@ -59,7 +59,7 @@ def switch(
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
 
 
-def test_switches_are_told_newest_first(instance: dg.DagsterInstance) -> None:
+def test_switches_are_listed_newest_first(instance: dg.DagsterInstance) -> None:
     switch(instance, 1, 1)
     switch(instance, 2, 2, previous=1, reason="nightly")
     switch(instance, 1, 3, previous=2, action=ROLLBACK, reason="it was wrong")
@@ -107,7 +107,7 @@ def test_reasons_stay_in_their_cell(instance: dg.DagsterInstance) -> None:
     assert table[2].endswith("| a \\| b c |")
 
 
-def by_hand(instance: dg.DagsterInstance, version: int, generation: int, at: str) -> None:
+def switch_manually(instance: dg.DagsterInstance, version: int, generation: int, at: str) -> None:
     made = dg.AssetMaterialization(
         dg.AssetKey(IRIS.key("gateway_reload")),
         metadata={"version": version, "generation": generation, "at": at, "missing": "some"},
@@ -120,8 +120,8 @@ def test_a_switch_that_was_entered_late_stands_where_it_belongs(
 ) -> None:
     switch(instance, version=1, generation=1)
     switch(instance, version=3, generation=4)
-    by_hand(instance, 2, 2, "2020-01-02T03:04:05.678Z")
-    by_hand(instance, 1, 3, "2020-01-02T03:04:06.678Z")
+    switch_manually(instance, 2, 2, "2020-01-02T03:04:05.678Z")
+    switch_manually(instance, 1, 3, "2020-01-02T03:04:06.678Z")
     late, later = read_ledger(instance, IRIS)[1:3]
     assert [entry.generation for entry in read_ledger(instance, IRIS)] == [4, 3, 2, 1]
     assert (late.version, later.version) == (1, 2)

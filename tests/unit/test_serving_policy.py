@@ -26,7 +26,7 @@ def test_a_verified_version_whose_files_are_broken_does_not_spoil_the_load() -> 
     assert versions_to_load(4, ready=[], verified=[2, 3], broken=[2]) == (3, 4)
 
 
-def test_a_version_that_is_ready_goes_on_serving_whatever_became_of_its_files() -> None:
+def test_a_version_that_is_ready_goes_on_serving_without_its_files() -> None:
     assert versions_to_load(4, ready=[2], verified=[2, 3], broken=[2]) == (2, 3, 4)
 
 
@@ -71,7 +71,7 @@ def doomed(**other: object) -> tuple[int, ...]:
     return versions_to_delete(**{**wishes, **other})
 
 
-def test_what_nobody_needs_is_deleted_oldest_first() -> None:
+def test_what_is_no_longer_needed_is_deleted_oldest_first() -> None:
     assert doomed() == (1, 2, 3)
     assert doomed(keep=5) == (1,)
 

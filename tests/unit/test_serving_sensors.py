@@ -140,7 +140,7 @@ def watch(
     return production_watch_sensor(specs)(context)
 
 
-def test_a_switch_by_hand_is_entered_once(instance: dg.DagsterInstance) -> None:
+def test_a_manual_switch_is_entered_once(instance: dg.DagsterInstance) -> None:
     watch(instance)
     watch(instance)
     [entry] = read_ledger(instance, IRIS)
@@ -148,7 +148,7 @@ def test_a_switch_by_hand_is_entered_once(instance: dg.DagsterInstance) -> None:
     assert (entry.by, entry.reason) == (OPERATOR, "because")
 
 
-def test_a_switch_whose_run_died_before_it_told_is_entered_as_that_run_s(
+def test_a_switch_whose_run_died_before_reporting_is_entered_as_that_run_s(
     instance: dg.DagsterInstance,
 ) -> None:
     run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.FAILURE)
@@ -170,13 +170,13 @@ def test_switch_without_a_credential_is_recorded_as_by_unknown(
     assert (entry.action, entry.by) == (MANUAL, "unknown")
 
 
-def test_a_change_of_traffic_is_no_switch(instance: dg.DagsterInstance) -> None:
+def test_a_change_of_traffic_is_not_a_switch(instance: dg.DagsterInstance) -> None:
     watch(instance)
     watch(instance, gateway=answering(routed(status(3, 7), generation=8)))
     assert len(read_ledger(instance, IRIS)) == 1
 
 
-def told_of(instance: dg.DagsterInstance) -> list[tuple[int, int, int | None, str]]:
+def ledger_entries(instance: dg.DagsterInstance) -> list[tuple[int, int, int | None, str]]:
     """What the ledger says, oldest first; each as often as it was entered."""
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     entries = read_ledger(instance, IRIS)
@@ -190,12 +190,12 @@ def test_switches_between_two_looks_are_all_entered_in_order_and_once(
     watch(instance, gateway=answering(switched(1)))
     after = answering(switched(1, 2, 1))
     said = watch(instance, gateway=after)
-    assert told_of(instance) == [(1, 1, None, ""), (2, 2, 1, ""), (3, 1, 2, "")]
+    assert ledger_entries(instance) == [(1, 1, None, ""), (2, 2, 1, ""), (3, 1, 2, "")]
     assert "version 2, generation 2, entered" in str(said.skip_reason.skip_message)
     stay = read_ledger(instance, IRIS)[1]
     assert (stay.at, stay.by, stay.reason) == ("2026-01-02T03:04:02+00:00", OPERATOR, "reason 2")
     watch(instance, gateway=after)
-    assert len(told_of(instance)) == 3
+    assert len(ledger_entries(instance)) == 3
 
 
 def test_a_look_that_died_halfway_is_finished_by_the_next_one(
@@ -214,20 +214,20 @@ def test_a_look_that_died_halfway_is_finished_by_the_next_one(
     monkeypatch.setattr(instance, "report_runless_asset_event", once)
     with pytest.raises(OSError, match="the database is gone"):
         watch(instance, gateway=gateway)
-    assert told_of(instance) == [(1, 1, None, "")]
+    assert ledger_entries(instance) == [(1, 1, None, "")]
     monkeypatch.undo()
     watch(instance, gateway=gateway)
-    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 3), (4, 1)]
+    assert [entry[:2] for entry in ledger_entries(instance)] == [(1, 1), (2, 2), (3, 3), (4, 1)]
 
 
-def test_switches_by_hand_before_one_that_a_run_told_of_are_entered_too(
+def test_manual_switches_before_one_that_a_run_reported_are_entered_too(
     instance: dg.DagsterInstance,
 ) -> None:
     metadata = {"version": 3, "previous_version": 1, "generation": 4}
     key = dg.AssetKey(IRIS.key("gateway_reload"))
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
     watch(instance, gateway=answering(switched(1, 2, 1, 3)))
-    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1), (4, 3)]
+    assert [entry[:2] for entry in ledger_entries(instance)] == [(1, 1), (2, 2), (3, 1), (4, 3)]
     assert production_version(instance, IRIS) == 3, "which is not what was entered last"
 
 
@@ -243,10 +243,10 @@ def test_a_late_entry_by_a_clock_that_is_ahead_stands_where_it_belongs(
         for number, one in enumerate(ahead.routing.switches["A"])
     )
     watch(instance, gateway=answering(routed(ahead, switches={"A": switches})))
-    assert [entry[:2] for entry in told_of(instance)] == [(1, 1), (2, 2), (3, 1)]
+    assert [entry[:2] for entry in ledger_entries(instance)] == [(1, 1), (2, 2), (3, 1)]
 
 
-def test_a_confirmation_after_a_change_of_traffic_is_no_switch(
+def test_a_confirmation_after_a_change_of_traffic_is_not_a_switch(
     instance: dg.DagsterInstance,
 ) -> None:
     watch(instance, gateway=answering(switched(1)))
@@ -262,7 +262,7 @@ def test_a_confirmation_after_a_change_of_traffic_is_no_switch(
 def test_an_entry_says_when_switches_before_it_may_be_missing(instance: dg.DagsterInstance) -> None:
     watch(instance, gateway=answering(switched(1)))
     watch(instance, gateway=answering(switched(2, 1, first=40, after=38)))
-    first, short, last = told_of(instance)
+    first, short, last = ledger_entries(instance)
     assert (first[3], last) == ("", (41, 1, 2, ""))
     assert "after generation 1 and before generation 40 may be missing" in short[3]
     record = instance.fetch_materializations(
@@ -302,7 +302,7 @@ def verdict(instance: dg.DagsterInstance) -> bool | None:
     return None if evaluation is None else evaluation.passed
 
 
-def test_an_alias_that_was_moved_by_hand_fails_its_check_and_is_told_once(
+def test_an_alias_that_was_moved_manually_fails_its_check_and_is_reported_once(
     instance: dg.DagsterInstance,
 ) -> None:
     first = watch(instance)

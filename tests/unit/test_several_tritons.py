@@ -159,7 +159,7 @@ def test_one_that_stays_away_is_unavailable(name: Name, servers: list[str]) -> N
     assert name.asked.count("b") == 1 if servers == ["b"] else name.asked.count("b") > 1
 
 
-def test_after_one_that_refuses_nobody_is_asked(name: Name) -> None:
+def test_after_one_that_refuses_no_other_is_asked(name: Name) -> None:
     def ask(endpoint: TritonEndpoint) -> None:
         name.asked.append(endpoint.url)
         raise TritonRefused("no", status=400, reason="no")

@@ -69,7 +69,7 @@ def test_a_policy_of_which_nothing_would_be_left_stays(repository: ModelReposito
     assert policy(repository) == (1, 2)
 
 
-def test_a_version_that_nobody_packaged_here_is_not_judged(repository: ModelRepository) -> None:
+def test_a_version_that_was_not_packaged_here_is_not_judged(repository: ModelRepository) -> None:
     (repository.path(NAME, 1) / "provenance.json").unlink()
     damage(repository, 1)
     assert list(exclude_corrupt_versions(Path(repository.root))) == []

@@ -101,7 +101,7 @@ def test_an_ordinary_state_directory_is_taken(path: str) -> None:
     validate_state_dir(stack_settings({"STATE_DIR": path}))
 
 
-def test_services_reach_each_other_whatever_proxy_the_user_has() -> None:
+def test_services_reach_each_other_past_the_proxy_of_the_user() -> None:
     inherited = {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "intranet"}
     environ = environment(stack_settings({}), inherited, {})
     assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"

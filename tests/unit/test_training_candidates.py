@@ -173,7 +173,7 @@ def test_a_function_s_estimator_gets_the_grid_and_the_seed() -> None:
     assert described["random_state"] == str(spec.evaluation.seed)
 
 
-def test_failing_on_a_few_rows_alone_is_no_verdict() -> None:
+def test_failing_on_a_few_rows_alone_is_not_a_verdict() -> None:
     spec = _spec(CandidateSpec("linear_discriminant", grid={"solver": ("svd",)}))
     rows = mixed_rows(spec, count=3)
     said: list[str] = []

@@ -96,7 +96,7 @@ def test_probabilities_in_single_precision_have_a_brier_score() -> None:
     assert found == pytest.approx(exact, abs=1e-6)
 
 
-def test_what_the_rows_do_not_determine_is_no_number() -> None:
+def test_what_the_rows_do_not_determine_is_not_a_number() -> None:
     one_class = Answers(np.array(["a"] * 3, object), GOT[:3], STATED[:3], CLASSES)
     assert np.isnan(METRICS["roc_auc"].compute(one_class))
     assert np.isnan(METRICS["r2"].compute(Answers(np.ones(3), np.ones(3))))
@@ -141,5 +141,5 @@ def test_each_task_has_its_metrics() -> None:
     ]
 
 
-def test_a_label_that_is_no_class_has_no_position() -> None:
+def test_a_label_that_is_not_a_class_has_no_position() -> None:
     assert codes(np.array(["a", "x"], object), CLASSES).tolist() == [1, -1]

@@ -104,7 +104,7 @@ def test_a_class_without_evaluation_rows_is_reported() -> None:
         evaluate(fitted, seen, area, (False, True))
 
 
-def test_what_the_libraries_warn_of_is_told_once() -> None:
+def test_warnings_of_libraries_are_reported_once() -> None:
     spec = mixed_spec(
         Task.BINARY,
         CLASSES["two texts"],

@@ -45,7 +45,7 @@ def test_no_entity_is_both_trained_on_and_evaluated() -> None:
     assert set(evaluation.labels.tolist()) == {0, 1, 2}
 
 
-def test_the_same_entities_are_held_out_whatever_the_order_of_the_rows() -> None:
+def test_the_same_entities_are_held_out_in_any_order_of_the_rows() -> None:
     assert _held(_flowers(1)) == _held(_flowers(2))
     assert _held(_flowers(), _with(IRIS, seed=5)) != _held(_flowers())
 

@@ -295,7 +295,7 @@ class Closing:
 
 @both_loops
 @pytest.mark.parametrize(("how", "unread"), [("unread", True), ("read", False), ("reset", True)])
-def test_what_the_kernel_knows_of_a_lost_request_is_told_apart(
+def test_what_the_kernel_knows_of_a_lost_request_is_distinguished(
     loop: LoopFactory, how: str, unread: bool
 ) -> None:
     async def lose() -> ConnectionLost:

@@ -161,7 +161,7 @@ def test_two_state_directories_never_share_memory_regions(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64")])
-def test_another_machine_is_told_to_give_an_address(
+def test_another_machine_is_asked_for_an_address(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, machine: str
 ) -> None:
     monkeypatch.setattr(platform, "system", lambda: system)
@@ -183,7 +183,7 @@ def fake_python(env: Path, **facts: object) -> None:
     python.chmod(0o755)
 
 
-def test_a_python_without_shared_library_is_told_what_to_install(tmp_path: Path) -> None:
+def test_a_python_without_shared_library_is_refused_with_what_to_install(tmp_path: Path) -> None:
     fake_python(
         tmp_path,
         major=3,
@@ -198,7 +198,7 @@ def test_a_python_without_shared_library_is_told_what_to_install(tmp_path: Path)
         locate_package(tmp_path)
 
 
-def test_an_environment_without_the_package_is_told_what_to_install(tmp_path: Path) -> None:
+def test_an_environment_without_the_package_is_refused_with_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libpython3.98.so.1.0").touch()
     fake_python(

@@ -79,7 +79,7 @@ def test_a_turn_ends_with_its_run_however_that_ends(
     assert busy_models(instance, LEASE) == {"cars"}
 
 
-def test_turns_of_other_models_and_of_another_kind_are_in_nobodys_way(
+def test_turns_of_other_models_and_kinds_do_not_block(
     instance: dg.DagsterInstance,
 ) -> None:
     chain, rollback, other = (started(instance, f"{n}" * 8) for n in range(3))

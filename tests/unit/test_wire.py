@@ -81,7 +81,7 @@ def test_reason_of_a_refusal_is_found_in_any_encoding() -> None:
 
 
 @pytest.mark.parametrize("order", [(LABELS, SCORES), (SCORES, LABELS)])
-def test_prediction_is_read_alike_whatever_else_a_version_answers(order: Any) -> None:
+def test_prediction_is_read_alike_beside_any_other_outputs(order: Any) -> None:
     other = ("embedding", "FP32", [2, 3], bytes(24))
     for tensors in (order, (*order, other), (other, *order)):
         output = read(response(*tensors)).predicted()
@@ -172,7 +172,7 @@ def test_responses_with_equal_heads_keep_their_own_values() -> None:
         reader.read(answers[0], 2).predicted()
 
 
-def test_outputs_are_cut_by_rows_whatever_their_type() -> None:
+def test_outputs_of_any_type_are_cut_by_rows() -> None:
     texts = pack("BYTES", ["a", "", "ä", "dd"])
     tensors = [LABELS, ("t", "BYTES", [2, 2], texts), ("half", "FP16", [2, 3], bytes(range(12)))]
     part = read(response(*tensors)).part(1, 2)

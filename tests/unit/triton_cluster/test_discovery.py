@@ -100,7 +100,7 @@ async def test_a_server_that_gets_the_version_later_is_used(
     assert other.inferences
 
 
-async def test_a_version_that_nobody_holds_is_forgotten(alone: ClusterClient) -> None:
+async def test_a_version_that_no_server_holds_is_forgotten(alone: ClusterClient) -> None:
     alone.cluster.version("m", 2)
     assert ("m", 2) not in alone.cluster._states
     held = alone.cluster.version("m", 2)

@@ -106,7 +106,9 @@ async def test_a_callback_that_raises_is_logged_and_hears_of_an_error(
     assert isinstance(await alone.infer(), TritonResponse)
 
 
-async def test_an_abandoned_inference_calls_nobody(alone: ClusterClient, stub: StubTriton) -> None:
+async def test_an_abandoned_inference_calls_nothing_back(
+    alone: ClusterClient, stub: StubTriton
+) -> None:
     stub.delay = 0.01
     call, ended = alone.send()
     call.abandon()

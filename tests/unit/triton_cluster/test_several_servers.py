@@ -125,7 +125,7 @@ async def test_a_server_that_drains_is_left_and_taken_back_when_it_is_well(
     assert len(stub.inferences) > before
 
 
-async def test_the_end_of_a_drain_that_nobody_noticed_fails_no_request(
+async def test_the_end_of_an_unnoticed_drain_fails_no_request(
     pair: ClusterClient, stub: StubTriton
 ) -> None:
     assert good(await pair.many(10))
