@@ -202,7 +202,11 @@ def _pin(name: str) -> str:
 
 
 def _placed(source: Source, folder: Path) -> Source:
-    return replace(source, file=source.file and _absolute(source.file, folder))
+    duckdb = source.duckdb
+    if duckdb is not None:
+        files = {name: _absolute(path, folder) for name, path in duckdb.files.items()}
+        duckdb = replace(duckdb, files=files)
+    return replace(source, file=source.file and _absolute(source.file, folder), duckdb=duckdb)
 
 
 def _absolute(file: str, folder: Path) -> str:

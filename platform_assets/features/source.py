@@ -9,6 +9,7 @@ from typing import Final
 
 from platform_assets.features.sources.columns import source_columns
 from platform_assets.features.sources.datasets import DatasetReader
+from platform_assets.features.sources.duckdb_query import DuckdbReader
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.sql import SqlReader
 from platform_assets.model_spec import FeatureSource
@@ -22,7 +23,7 @@ __all__ = [
     "source_fingerprint",
 ]
 
-SourceReader = FileReader | SqlReader | DatasetReader
+SourceReader = FileReader | SqlReader | DuckdbReader | DatasetReader
 """One source, opened for the columns that a model wants."""
 FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
@@ -43,6 +44,9 @@ def open_source(spec: FeatureSource, source: SourceResource) -> SourceReader:
         rest = () if table.has_unique_rows else tuple(one.name for one in columns)
         order = () if key is None else (*table.join_key_names, *time, *rest)
         return SqlReader(sql, source.expand(sql.url), columns, key, order)
+    if (duckdb := table.source.duckdb) is not None:
+        files = {name: (path, source.expand(path)) for name, path in duckdb.files.items()}
+        return DuckdbReader(duckdb.query, files, columns, key)
     return DatasetReader(str(table.source.dataset), columns, key, table.source.scale)
 
 

@@ -99,11 +99,29 @@ class SqlQuery:
     and reads the rows only when the answer has changed."""
 
 
+SourceFile = Annotated[StrictStr, Template, AfterValidator(_file)]
+_VIEW_RULE: Final = "use an ASCII letter, then letters, digits or underscores"
+
+
+@dataclass(frozen=True, config=CONFIG)
+class DuckdbQuery:
+    """The rows of a DuckDB query over files."""
+
+    query: Query
+    """The SELECT that returns the columns, run exactly as written; it reads nothing but `files`."""
+    files: Annotated[
+        dict[Annotated[StrictStr, full_match(r"[A-Za-z][A-Za-z0-9_]*", _VIEW_RULE)], SourceFile],
+        Field(min_length=1, examples=[{"payments": "payments.parquet"}]),
+    ]
+    """Name in the query -> file, folder or glob pattern, as `file` takes them. Columns of a CSV
+    have the types that DuckDB finds in all rows."""
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Source:
-    """Where the rows are; exactly one of `file`, `sql` and `dataset`."""
+    """Where the rows are; exactly one of `file`, `sql`, `duckdb` and `dataset`."""
 
-    file: Annotated[StrictStr, Template, AfterValidator(_file)] | None = None
+    file: SourceFile | None = None
     """A CSV (also .csv.gz, .tsv) or Parquet file, a folder of them (also Hive partitions) or a glob
     pattern, relative to the model file. `${SOURCE_NAME}` stands for an environment variable; its
     name must begin with `SOURCE_`."""
@@ -111,6 +129,8 @@ class Source:
     """The separator of a CSV; by default the one of `,` `;` `|` and tab that yields the columns."""
     sql: SqlQuery | None = None
     """The rows of a query."""
+    duckdb: DuckdbQuery | None = None
+    """The rows of a DuckDB query over files, for aggregates and windows in SQL."""
     dataset: (
         Annotated[
             StrictStr,
@@ -133,10 +153,11 @@ class Source:
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        given = [name for name in ("file", "sql", "dataset") if getattr(self, name) is not None]
+        kinds = ("file", "sql", "duckdb", "dataset")
+        given = [name for name in kinds if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"has {' and '.join(given)}" if given else "is empty"
-            raise ValueError(f"{found}: give exactly one of file, sql and dataset")
+            raise ValueError(f"{found}: give exactly one of file, sql, duckdb and dataset")
         if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
             message = "belongs to a file, and cannot be a quotation mark or a line break"
             reject([(("separator",), message)])
@@ -146,5 +167,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Dagster's word for it: sql, file or python."""
+        """Dagster's word for it: sql, duckdb, file or python."""
+        if self.duckdb:
+            return "duckdb"
         return "sql" if self.sql else "file" if self.file else "python"

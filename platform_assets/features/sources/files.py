@@ -59,12 +59,12 @@ class FileReader:
 
         The digest of an untouched file is remembered.
         """
-        return self._identity(self._files(), _remembered_digest)
+        return self._identity(self.files(), _remembered_digest)
 
     def revision(self) -> str | None:
         """SHA-256 of names, sizes and times; None while a file is too young to trust them."""
         seen = hashlib.sha256(str(self._path).encode())
-        for file in self._files():
+        for file in self.files():
             with self._access(file):
                 stat = file.stat()
             if not _is_settled(stat):
@@ -74,7 +74,7 @@ class FileReader:
 
     def check_header(self) -> None:
         """Raise SourceError unless the first file has the wanted columns; reads no row."""
-        file = self._files()[0]
+        file = self.files()[0]
         with self._access(file):
             opened = self._open(file)
             names = [*opened.header()[0], *opened.constants]
@@ -84,11 +84,11 @@ class FileReader:
         """Read all files; raises SourceError also when one of them changes meanwhile."""
         from platform_assets.features.sources.builder import TableBuilder
 
-        files = self._files()
+        files = self.files()
         fingerprint = self._identity(files, _digest)
         builder = TableBuilder(self._columns, self._key, progress)
         self._feed(files, builder)
-        if self._files() != files or self._identity(files, _digest) != fingerprint:
+        if self.files() != files or self._identity(files, _digest) != fingerprint:
             raise SourceError(
                 f"{self.name} changed while it was read",
                 "run again; writers of a file should write a new one next to it and rename it",
@@ -97,7 +97,7 @@ class FileReader:
 
     def read_into(self, sink: RowSink) -> None:
         """Hand all rows to `sink`, as the files have them; raises SourceError like `read`."""
-        self._feed(self._files(), sink)
+        self._feed(self.files(), sink)
 
     def _feed(self, files: Sequence[Path], sink: RowSink) -> None:
         for file in files:
@@ -112,7 +112,8 @@ class FileReader:
         dialect = self._separator, self._columns
         return CsvFile(file, self._named(file), part, constants, *dialect)
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the files in the order of their names; SourceError where there are none."""
         if self._path.is_dir():
             with self._access(self._path):
                 files = [one for one in _inside(self._path) if _kind(one)]

@@ -1,0 +1,123 @@
+"""The rows of a DuckDB query over files: aggregates and windows in SQL."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.features.sources.columns import Column
+from platform_assets.features.sources.files import FileReader
+from platform_assets.features.sources.reader import Progress, SourceTable
+from platform_assets.resources.source import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BATCH_ROWS: Final = 65_536
+_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
+    "autoinstall_known_extensions": "false",  # nothing is fetched
+    "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
+    "enable_external_file_cache": False,
+    "TimeZone": "UTC",
+}
+
+
+class DuckdbReader:
+    """A query over files that it calls by names.
+
+    `files` has the path of each as the model file writes it and as it is, by name; `key` is what
+    `TableBuilder` takes. The query reads nothing but these files.
+    """
+
+    def __init__(
+        self,
+        query: str,
+        files: Mapping[str, tuple[str, str]],
+        columns: Sequence[Column],
+        key: str | None,
+    ) -> None:
+        self._query, self._columns, self._key = query, columns, key
+        self._files = {
+            name: FileReader(shown, path, (), None, None) for name, (shown, path) in files.items()
+        }
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"the DuckDB query over {', '.join(self._files)}"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the query and of the content of the files."""
+        return self._digest({name: file.fingerprint() for name, file in self._files.items()})
+
+    def revision(self) -> str | None:
+        """The same of names, sizes and times; None while a file is too young to trust them."""
+        revisions = {name: file.revision() for name, file in self._files.items()}
+        known = {name: one for name, one in revisions.items() if one is not None}
+        return self._digest(known) if len(known) == len(revisions) else None
+
+    def read(self, progress: Progress) -> SourceTable:
+        """Run the query exactly as it is written, and read all rows."""
+        from platform_assets.features.sources.builder import TableBuilder
+
+        before = self.fingerprint()
+        builder = TableBuilder(self._columns, self._key, progress)
+        with self._result() as reader:
+            headers = reader.schema.names
+            builder.add_batch(self.name, headers, _empty(reader.schema))
+            for batch in reader:
+                builder.add_batch(self.name, headers, batch)
+        if self.fingerprint() != before:
+            raise SourceError(
+                f"a file of {self.name} changed while it was read",
+                "run again; writers of a file should write a new one next to it and rename it",
+            )
+        return builder.build(self.name, lambda _: before)
+
+    def _digest(self, files: Mapping[str, str]) -> str:
+        parts = [self._query, *(f"{name} {content}" for name, content in sorted(files.items()))]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @contextmanager
+    def _result(self) -> Iterator[Any]:
+        import duckdb
+
+        try:
+            with duckdb.connect(config=_CONFIG) as database:
+                for name, file in self._files.items():
+                    database.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {_scan(file)}')
+                allowed = [str(one) for file in self._files.values() for one in file.files()]
+                database.execute(f"SET allowed_paths = [{', '.join(map(_text, allowed))}]")
+                database.execute("SET enable_external_access = false")
+                database.execute("SET lock_configuration = true")
+                with database.sql(self._query).to_arrow_reader(_BATCH_ROWS) as reader:
+                    yield reader
+        except AttributeError:
+            raise SourceError(f"{self.name} returns no rows", "write a SELECT") from None
+        except duckdb.Error as exc:
+            raise SourceError(
+                f"{self.name} failed: {exc}", "correct the query or the files, and run again"
+            ) from exc
+
+
+def _scan(file: FileReader) -> str:
+    """The table function that reads a file, or all files of a folder or a pattern."""
+    paths = [str(one) for one in file.files()]
+    listed = f"[{', '.join(map(_text, paths))}]"
+    if Path(paths[0]).suffix.lower() == ".parquet":
+        return f"read_parquet({listed}, hive_partitioning = true)"
+    # Types are found in all rows, not in the first ones.
+    return f"read_csv({listed}, header = true, sample_size = -1)"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _empty(schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array([], one.type) for one in schema], schema=schema)

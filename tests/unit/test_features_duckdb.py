@@ -1,0 +1,119 @@
+"""Sources that are DuckDB queries over files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from platform_assets.components.loading import read_models
+from platform_assets.features.reading import read_table
+from platform_assets.features.source import current_fingerprint, source_fingerprint
+from platform_assets.model_spec import FeatureTableSpec
+from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
+
+TABLE = """type: platform_assets.components.FeatureTable
+attributes:
+  source:
+    duckdb:
+      query: |
+        SELECT customer AS customer_id, date_trunc('day', paid_at) AS day,
+               sum(amount) AS spent, count(*) AS payments
+        FROM paid JOIN shops USING (shop) WHERE risky GROUP BY ALL
+      files: {paid: paid.parquet, shops: "shops*.csv"}
+  join_key: {column: customer_id, type: integer}
+  event_timestamp: {column: day}
+  columns: {spent: {type: double, minimum: 0}, payments: integer}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> FeatureTableSpec:
+    folder = tmp_path / "spending"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(TABLE)
+    (folder / "shops1.csv").write_text("shop,risky\na,true\n")
+    (folder / "shops2.csv").write_text("shop,risky\nb,false\nc,true\n")
+    _write_payments(folder, amount=2.5)
+    [found] = read_models(tmp_path).tables.values()
+    return found
+
+
+def _write_payments(folder: Path, amount: float) -> None:
+    rows = ", ".join(
+        f"({number % 2 + 1}, '{shop}', TIMESTAMPTZ '2024-01-0{number % 2 + 1} 12:00Z', {amount})"
+        for number in range(4)
+        for shop in "abc"
+    )
+    query = f"SELECT * FROM (VALUES {rows}) t(customer, shop, paid_at, amount)"
+    duckdb.execute(f"COPY ({query}) TO '{folder / 'paid.parquet'}'")
+
+
+def _folder(spec: FeatureTableSpec) -> Path:
+    assert spec.source.duckdb is not None
+    return Path(spec.source.duckdb.files["paid"]).parent
+
+
+def _with_query(spec: FeatureTableSpec, query: str) -> FeatureTableSpec:
+    assert spec.source.duckdb is not None
+    source = replace(spec.source, duckdb=replace(spec.source.duckdb, query=query))
+    return replace(spec, source=source)
+
+
+def test_aggregates_are_the_rows_of_a_table(spec: FeatureTableSpec) -> None:
+    rows = read_table(spec, SourceResource())
+
+    found = sorted(rows.table.select(["customer_id", "spent", "payments"]).to_pylist(), key=str)
+    assert found == [
+        {"customer_id": 1, "spent": 10.0, "payments": 4},
+        {"customer_id": 2, "spent": 10.0, "payments": 4},
+    ]
+    assert rows.fingerprint == source_fingerprint(spec, SourceResource())
+
+
+def test_content_is_that_of_files_and_query(spec: FeatureTableSpec) -> None:
+    before, cursor = current_fingerprint(spec, SourceResource(), None)
+    assert spec.source.duckdb is not None
+    other = _with_query(spec, spec.source.duckdb.query + " HAVING true")
+    assert source_fingerprint(other, SourceResource()) != before
+
+    _write_payments(_folder(spec), amount=3)
+
+    assert current_fingerprint(spec, SourceResource(), cursor)[0] != before
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "said"),
+    [
+        ("SELECT nothing FROM paid", SourceError, "the DuckDB query over paid, shops failed: .*n"),
+        ("SELECT customer AS customer_id FROM paid", ColumnsError, "lacks spent, payments, day"),
+        ("SELECT * FROM read_csv('{home}/secret.csv')", SourceError, "(?i)permission|disabled"),
+        ("COPY paid TO '{home}/stolen.csv'", SourceError, "(?i)permission|disabled"),
+        ("SET enable_external_access = true", SourceError, "failed: .*(?i:lock|configuration)"),
+        (
+            "SELECT 'x' AS customer_id, now() AS day, 1 AS spent, 1 AS payments FROM paid",
+            SourceError,
+            "row 1, customer_id: 'x' is not a whole number",
+        ),
+    ],
+    ids=["column", "columns", "another file", "writing", "settings", "value"],
+)
+def test_query_that_cannot_be_a_source_is_refused(
+    spec: FeatureTableSpec, query: str, kind: type[Exception], said: str
+) -> None:
+    home = _folder(spec).parent
+    (home / "secret.csv").write_text("customer_id,day,spent,payments\n1,2024-01-01T00:00Z,1,1\n")
+
+    with pytest.raises(kind, match=said):
+        read_table(_with_query(spec, query.replace("{home}", str(home))), SourceResource())
+
+    assert not (home / "stolen.csv").exists()
+
+
+def test_file_that_is_not_there_is_named(spec: FeatureTableSpec) -> None:
+    (_folder(spec) / "paid.parquet").unlink()
+
+    with pytest.raises(SourceError, match=r"paid\.parquet does not exist"):
+        read_table(spec, SourceResource())
