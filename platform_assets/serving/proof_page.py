@@ -107,7 +107,7 @@ def _parity(evidence: Evidence) -> str:
 def _ledger(ledger: Sequence[Entry]) -> str:
     rows = [
         {
-            "at (UTC)": entry.at,
+            "at (UTC)": entry.at.replace("T", " ").removesuffix("+00:00"),
             "version": entry.version,
             "before": entry.previous_version or "none",
             "what": entry.action,

@@ -1,4 +1,4 @@
-"""Every page in light and dark, on a desk and on a phone: axe finds no barrier, and all fits."""
+"""Every page in light and dark, on desks, phones and paper: axe finds no barrier, and all fits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from platform_assets.monitoring.page import drift_page
 from platform_assets.monitoring.pictures import drift_picture
@@ -18,6 +18,8 @@ from tests.support.evidence import evidence_page
 from tests.support.gateway_harness import Client, RunningGateway, run_gateway
 from tests.support.servers import RunningTriton
 
+PAPER: ViewportSize = {"width": 688, "height": 1000}
+"""A4 within its margins."""
 COUNTRY = ColumnDrift(
     name="country",
     kind="feature",
@@ -68,8 +70,19 @@ def gateway(
 
 def assert_fits(page: Page) -> None:
     assert barriers(page) == []
-    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert width[0] <= width[1], "it scrolls sideways"
+    assert overflow(page) <= 0, "it scrolls sideways"
+    window = page.viewport_size
+    assert window is not None
+    page.emulate_media(media="print")
+    page.set_viewport_size(PAPER)
+    assert overflow(page) <= 0, "it is cut off on paper"
+    page.emulate_media(media="screen")
+    page.set_viewport_size(window)
+
+
+def overflow(page: Page) -> int:
+    """Pixels by which a page is wider than its window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
 
 def test_gateway_page_has_no_barriers(window: Page, gateway: RunningGateway) -> None:

@@ -12,6 +12,7 @@ from serving_gateway.contract import Mode, ReloadResponse
 from tests.support.model_status import AT, effective_version, live_replica, model_status
 
 HOSTILE: Final = "<script>alert(1)</script>"
+LONG: Final = "a line of words that is longer than a page is wide, " * 9 + "x" * 300
 VERSION: Final = 3
 GENERATION: Final = 5
 
@@ -45,4 +46,4 @@ def evidence_page(**said: Any) -> str:
         "run_url": "http://mlflow/#/runs/run",
         "version_url": "http://mlflow/#/models/best_model/versions/3",
     }
-    return proof_page(Evidence(**{**good, **said}), {"answer.txt": HOSTILE})
+    return proof_page(Evidence(**{**good, **said}), {"answer.txt": f"{HOSTILE}\n{LONG}"})
