@@ -28,7 +28,7 @@ from platform_assets.components.schema import (
 )
 from platform_assets.components.tables import Tables, problems_of_tables, with_tables
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
-from platform_assets.training.candidates import CandidateError, check_candidates
+from platform_assets.training.candidates import SEARCH, CandidateError, check_candidates
 
 TABLE_TYPE: Final = "platform_assets.components.FeatureTable"
 _File = TypeVar("_File", ModelFile, TableFile)
@@ -220,6 +220,8 @@ def _absolute(file: str, folder: Path) -> str:
 
 
 def _candidate_problem(document: Document, message: str) -> Diagnostic:
+    if message.startswith(f"{SEARCH}: "):
+        return document.diagnostic(("attributes", SEARCH), message.removeprefix(f"{SEARCH}: "))
     place, found = ("attributes", "candidates"), _CANDIDATE.fullmatch(message)
     if found is None:
         return document.diagnostic(place, message)

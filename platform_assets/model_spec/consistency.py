@@ -205,6 +205,8 @@ def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:
             yield (index, "estimator"), message
         if one in candidates[:index]:
             yield (index,), "is listed twice: remove one"
+        if one.ranges and above.get("search", one) is None:
+            yield (index, "ranges"), "are for a search: add `search: {trials: 50}`, or give a grid"
 
 
 def _evaluation(evaluation: Evaluation, above: Above) -> Problems:

@@ -23,6 +23,7 @@ from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, 
 from platform_assets.model_spec.consistency import RULES, fill_defaults
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
+from platform_assets.model_spec.search import Search
 from platform_assets.model_spec.source import Source
 from platform_assets.model_spec.table import (
     DEFAULT_TTL,
@@ -167,6 +168,9 @@ class ModelSpec(FeatureSource):
     request: RequestFeatures = ()
     """Features that only the caller knows, sent with each request; columns of the labels, declared
     as features are."""
+    search: Search | None = None
+    """Searches for better parameters of the candidates, on the same folds; `search: {}` for the
+    defaults. Unpromising trials end early. It needs the extra `boosting`."""
     candidates: Annotated[Candidates, Field(validate_default=True)] = ()
     """The estimators that compete: a name, or a list of names, `{estimator, grid}`, `{function,
     grid}` and `{pipeline, grid}`; by default a linear model, a random forest and gradient

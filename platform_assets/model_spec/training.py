@@ -19,7 +19,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec.fields import CONFIG, Count, Positive, Share, full_match
+from platform_assets.model_spec.fields import CONFIG, Count, Positive, Share, full_match, reject
+from platform_assets.model_spec.search import Range
 
 Scalar = bool | int | float | str | None
 
@@ -131,11 +132,21 @@ class CandidateSpec:
         Field(examples=[{"max_depth": [4, 8]}, {"n_estimators": [50, 100]}]),
     ] = field(default_factory=dict)
     """Parameter -> values to try; each combination competes."""
+    ranges: Annotated[
+        dict[StrictStr, Range],
+        Field(examples=[{"learning_rate": {"low": 0.01, "high": 0.3, "log": True}}]),
+    ] = field(default_factory=dict)
+    """Parameter -> where `search` looks for it, instead of the platform's own range. A named
+    estimator without a grid has such ranges; a function or a pipeline is searched by these alone.
+    """
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if [self.estimator, self.function, self.pipeline].count(None) != 2:
             raise ValueError("needs exactly one of `estimator`, `function` and `pipeline`")
+        if self.grid and self.ranges:
+            message = "a candidate has a grid or ranges: list it twice to have both"
+            reject([(("ranges",), message)])
         return self
 
     @property

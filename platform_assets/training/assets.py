@@ -2,6 +2,8 @@
 
 # No postponed annotations here: Dagster reads them.
 import time
+from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -22,6 +24,9 @@ from platform_assets.training.rows import Rows, TrainingError
 
 if TYPE_CHECKING:
     from platform_assets.training.train import Trained
+
+_MOST_ROWS = 100
+"""Of candidates in a table: the best ones, and those that failed first."""
 
 
 def training_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -121,11 +126,8 @@ def _training_metadata(
         "metric": _metric_line(model, spec),
         EVALUATION_PICTURE: pictures.pop(EVALUATION_PICTURE),
         "mlflow_run": dg.MetadataValue.url(mlflow.run_url(model.run_id)),
-        "scores": table(
-            {"candidate": name}
-            | {key.removeprefix("cv_"): round(value, 4) for key, value in result.items()}
-            for name, result in trained.candidates.items()
-        ),
+        "scores": _scores(trained),
+        **({"search": dg.MetadataValue.json(asdict(trained.searched))} if trained.searched else {}),
         **pictures,
         **{key: round(value, 6) for key, value in model.metrics.items()},
         "training_rows": trained.training_rows,
@@ -142,6 +144,20 @@ def _training_metadata(
             }
         ),
     }
+
+
+def _scores(trained: "Trained") -> dg.TableMetadataValue:
+    """The candidates with their scores, or with the reason why they have none."""
+    rows = [
+        {"candidate": name}
+        | {key.removeprefix("cv_"): round(value, 4) for key, value in result.items()}
+        for name, result in islice(trained.candidates.items(), _MOST_ROWS)
+    ]
+    out = islice(trained.failed.items(), _MOST_ROWS)
+    columns = dict.fromkeys(key for row in rows for key in row)
+    rows += [{"candidate": name, "failed": why} for name, why in out]
+    # Dagster wants the same columns of all.
+    return table(columns | {"failed": ""} | row for row in rows)
 
 
 def _metric_line(model: TrainedModel, spec: ModelSpec) -> str:

@@ -21,10 +21,13 @@ from platform_assets.training.preprocessing import (
     text_columns,
 )
 from platform_assets.training.rows import TrainingError
+from platform_assets.training.search_spaces import space_of
 from serving_gateway.contract import Feature
 
 MAX_CANDIDATES: Final = 64
 """Grid points of all candidates of a model together."""
+SEARCH: Final = "search"
+"""How messages about the search begin."""
 
 _TREE: Final = frozenset(
     {
@@ -60,11 +63,11 @@ class _Estimator:
     packages: tuple[str, ...] = ()
     """What of the extra `boosting` it needs."""
     threaded: bool = False
-    """Whether it is told how many threads it may use, and answers alike with any number."""
+    """Whether it takes a number of threads, and answers alike with any."""
     fills: bool = True
     """Whether missing values are filled in, because the estimator does not read them."""
     categorical: bool = False
-    """Whether it is told which columns are codes of texts."""
+    """Whether it takes the places of columns with codes of texts."""
 
 
 _FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
@@ -185,12 +188,25 @@ def check_candidates(spec: ModelSpec) -> None:
 
     Raises:
         CandidateError: a parameter or a function's module that does not exist, too large a
-            grid, or the same candidate twice. The message begins with `candidates[i]`.
+            grid, or the same candidate twice, or a search for nothing. The message begins with
+            `candidates[i]` or `search`.
     """
     expand(spec)
     for number, one in enumerate(spec.candidates):
         if one.own_code is not None:
             _module_exists(_where(number, one), one.own_code)
+    if spec.search is not None:
+        _check_search(spec.candidates)
+
+
+def _check_search(candidates: Sequence[CandidateSpec]) -> None:
+    if absent := missing("optuna"):
+        raise CandidateError(f"{SEARCH}: {absent}")
+    if not any(map(space_of, candidates)):
+        raise CandidateError(
+            f"{SEARCH}: none of the candidates has parameters to search for: give one `ranges`, or "
+            "remove its grid"
+        )
 
 
 def _where(number: int, one: CandidateSpec) -> str:
@@ -224,7 +240,7 @@ def _check(where: str, one: CandidateSpec, task: Task) -> None:
     if absent := missing(*entry.packages):
         raise CandidateError(f"{where}: {absent}")
     allowed = entry.parameters
-    for parameter in one.grid:
+    for parameter in (*one.grid, *one.ranges):
         if parameter not in allowed:
             raise CandidateError(
                 f"{where}: no parameter {parameter}; choose from {', '.join(sorted(allowed))}"
@@ -254,8 +270,8 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     if one.estimator is not None:
         entry = known(spec.task)[one.estimator]
         make = _attribute(candidate.where, entry.path)
-        told = _settings(entry, features, spec)
-        model = make(**{**entry.defaults, **told, **candidate.parameters})
+        settings = _settings(entry, features, spec)
+        model = make(**{**entry.defaults, **settings, **candidate.parameters})
         return pipeline(features, model, scaled=entry.scaled, texts=entry.texts, fills=entry.fills)
     model = _from_function(candidate, spec)
     if one.pipeline is not None:
@@ -264,15 +280,15 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
 
 
 def _settings(entry: _Estimator, features: Sequence[Feature], spec: ModelSpec) -> dict[str, object]:
-    """What the platform says to an estimator, and no grid can."""
-    told: dict[str, object] = {}
+    """Parameters that the platform sets, and no grid can."""
+    settings: dict[str, object] = {}
     if entry.seeded:
-        told["random_state"] = spec.evaluation.seed
+        settings["random_state"] = spec.evaluation.seed
     if entry.threaded:
-        told["n_jobs"] = spec.evaluation.threads
+        settings["n_jobs"] = spec.evaluation.threads
     if entry.categorical:
-        told["categories"] = text_columns(features)
-    return told
+        settings["categories"] = text_columns(features)
+    return settings
 
 
 def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:

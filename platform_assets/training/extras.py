@@ -12,5 +12,5 @@ def missing(*packages: str) -> str | None:
         return None
     return (
         f"{' and '.join(absent)} cannot be imported here: install the extra `boosting` "
-        "(pip install 'readygate[boosting]'), or choose another estimator"
+        "(pip install 'readygate[boosting]')"
     )

@@ -15,6 +15,10 @@ class TrainingError(Exception):
     """The rows or the candidates do not allow a model to be chosen; the message says why."""
 
 
+class EstimatorError(TrainingError):
+    """An estimator failed on some rows; another one may not."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Training or evaluation rows, all of the same length.

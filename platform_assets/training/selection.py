@@ -16,7 +16,7 @@ from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.boosting import learner
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
 from platform_assets.training.preprocessing import final_estimator
-from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.rows import EstimatorError, Rows, TrainingError
 from platform_assets.training.splits import Fold
 
 
@@ -34,7 +34,7 @@ class Evaluated:
 
 
 def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
-    """Return the fitted pipeline, and what the libraries warned of; TrainingError if it fails."""
+    """Return the fitted pipeline, and what the libraries warned of; EstimatorError if it fails."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no stubs
 
     with warnings.catch_warnings(record=True) as caught:
@@ -44,20 +44,33 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
                 fitted = pipeline.fit(rows.features, rows.labels)
         # Estimators, the user's own among them, fail in ways of their own.
         except Exception as exc:
-            name = type(learner(final_estimator(pipeline))).__name__
-            # XGBoost says what is wrong, then where in its binary code that was found.
-            reason = str(exc).partition("\nStack trace:")[0]
-            raise TrainingError(f"{name} cannot be fitted: {reason}") from exc
+            raise _failed(pipeline, "cannot be fitted", exc) from exc
     notes = dict.fromkeys(str(one.message).strip().split("\n", 1)[0] for one in caught)
     return fitted, tuple(notes)
 
 
+def _failed(pipeline: Any, what: str, exc: Exception) -> EstimatorError:
+    name = type(learner(final_estimator(pipeline))).__name__
+    # XGBoost says what is wrong, then where in its binary code that was found.
+    reason = str(exc).partition("\nStack trace:")[0]
+    return EstimatorError(f"{name} {what}: {reason or type(exc).__name__}")
+
+
 def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Label]) -> Answers:
-    """Return what a fitted pipeline answers for rows; a class that it never saw has 0."""
-    labels = np.asarray(pipeline.predict(rows.features))
-    if spec.task is Task.REGRESSION:
+    """Return what a fitted pipeline answers for rows; a class that it never saw has 0.
+
+    Raises:
+        EstimatorError: it fails, as one does that refuses a text that it never saw.
+    """
+    regression = spec.task is Task.REGRESSION
+    try:
+        labels = np.asarray(pipeline.predict(rows.features))
+        stated = None if regression else np.asarray(pipeline.predict_proba(rows.features))
+    # As above.
+    except Exception as exc:
+        raise _failed(pipeline, "was fitted, but cannot answer", exc) from exc
+    if stated is None:
         return Answers(rows.labels, labels.astype(np.float64).reshape(-1))
-    stated = np.asarray(pipeline.predict_proba(rows.features), dtype=np.float64)
     probabilities = np.zeros((len(labels), len(classes)))
     probabilities[:, codes(pipeline.classes_, classes)] = stated
     return Answers(rows.labels, labels, probabilities, tuple(classes))
@@ -69,33 +82,32 @@ def cross_validate(
     dealt: Sequence[Fold],
     spec: ModelSpec,
     classes: Sequence[Label],
-    done: Callable[[int], object] | None = None,
+    done: Callable[[int, float], object] | None = None,
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return mean and spread of each metric over the folds, and what was warned of.
 
-    `done` gets the number of finished folds after each.
+    `done` gets, after each fold, how many are finished and the mean of the chosen metric over
+    them; what it raises ends the comparison.
 
     Keys: `cv_folds`, and for each metric `cv_<metric>` and `cv_<metric>_std`; a metric that no
     fold determines is left out.
 
     Raises:
-        TrainingError: the estimator cannot be fitted, or the metric chosen by the model file
-            is not determined.
+        EstimatorError: the estimator fails on a fold, which the message names.
+        TrainingError: the metric chosen by the model file is not determined.
     """
-    from sklearn.base import clone
-
     results: list[dict[str, float]] = []
     notes: dict[str, None] = {}
-    for number, (learn, test) in enumerate(dealt, start=1):
-        fitted, said = fit(clone(pipeline), rows.take(learn), spec)
-        results.append(
-            scores(spec.task, answers_of(fitted, rows.take(test), spec, classes), spec.evaluation)
-        )
+    for number, fold in enumerate(dealt, start=1):
+        try:
+            answers, said = _answers_for(pipeline, rows, fold, spec, classes)
+        except EstimatorError as error:
+            raise EstimatorError(f"fold {number} of {len(dealt)}: {error}") from error
+        results.append(scores(spec.task, answers, spec.evaluation))
         notes |= dict.fromkeys(said)
-        del fitted
         release()
         if done is not None:
-            done(number)
+            done(number, _mean([one[spec.evaluation.metric] for one in results]))
     summary: dict[str, float] = {"cv_folds": float(len(dealt))}
     for metric in metrics_of(spec.task):
         values = np.array([result[metric.name] for result in results])
@@ -111,9 +123,26 @@ def cross_validate(
     return summary, tuple(notes)
 
 
-def best_candidate(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) -> str:
-    """Return the name with the best mean metric; a tie goes to the task's last metric."""
-    return max(results, key=lambda name: _merit(results[name], spec))
+def _mean(values: Sequence[float]) -> float:
+    """The mean of those that are determined; NaN where none is."""
+    finite = [one for one in values if math.isfinite(one)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+def _answers_for(
+    pipeline: Any, rows: Rows, fold: Fold, spec: ModelSpec, classes: Sequence[Label]
+) -> tuple[Answers, tuple[str, ...]]:
+    """What an estimator, fitted to the one part of a fold, answers for the other."""
+    from sklearn.base import clone
+
+    learn, test = fold
+    fitted, said = fit(clone(pipeline), rows.take(learn), spec)
+    return answers_of(fitted, rows.take(test), spec, classes), said
+
+
+def ranked(results: Mapping[str, Mapping[str, float]], spec: ModelSpec) -> list[str]:
+    """Return the names by mean metric, the best one first; ties go by the task's last metric."""
+    return sorted(results, key=lambda name: _merit(results[name], spec), reverse=True)
 
 
 def _merit(result: Mapping[str, float], spec: ModelSpec) -> tuple[float, float]:

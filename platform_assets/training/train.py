@@ -1,18 +1,18 @@
-"""The competition: every candidate a child run of MLflow, the best one kept by the parent."""
+"""From rows to a model: candidates compete, and the best one is fitted, evaluated and kept."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from platform_assets.features.sources.reader import Log, Progress
+from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.resources.environment import source_tags
 from platform_assets.resources.records import TrainedModel
-from platform_assets.training.candidates import Candidate, build, expand, parameters
+from platform_assets.training.candidates import build, expand, parameters
+from platform_assets.training.competition import Competition, why_all_failed
 from platform_assets.training.evaluation_pictures import (
     confusion_picture,
     curves_picture,
@@ -24,21 +24,15 @@ from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.pictures import candidates_picture, importance_picture
 from platform_assets.training.probe import probe
 from platform_assets.training.recording import FittedModel, record_training
-from platform_assets.training.rows import Rows, TrainingError, unseen_texts
-from platform_assets.training.selection import (
-    Evaluated,
-    best_candidate,
-    cross_validate,
-    evaluate,
-    fit,
-)
-from platform_assets.training.splits import Fold, folds, split_evaluation
+from platform_assets.training.rows import EstimatorError, Rows, unseen_texts
+from platform_assets.training.search import SearchReport, search
+from platform_assets.training.selection import Evaluated, evaluate, fit, ranked
+from platform_assets.training.splits import split_evaluation
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 if TYPE_CHECKING:
     from platform_assets.features.records import FeatureData
     from platform_assets.resources.mlflow import MlflowResource
-    from platform_assets.resources.mlflow_runs import RunLog
 
 EVALUATION_PICTURE: Final = "evaluation"
 
@@ -50,14 +44,16 @@ class Trained:
     model: TrainedModel
     candidate: str
     candidates: dict[str, dict[str, float]]
-    """Cross-validation scores and `seconds`, by candidate."""
+    """Cross-validation scores and `seconds` by candidate, the best first."""
     failed: dict[str, str]
-    """Candidates that could not be fitted to a fold, and why."""
+    """Candidates that failed on a fold, and why."""
     unseen_texts: dict[str, float]
     """Share of evaluation rows with a text that training never saw, by feature."""
     training_rows: int
     pictures: dict[str, bytes]
     """PNGs by name; `evaluation` is the one that the metric gate shows."""
+    searched: SearchReport | None
+    """Of the search, where the model file asks for one."""
 
 
 def train(
@@ -89,10 +85,17 @@ def train(
         CODE_VERSION_TAG: spec.code_version,
     }
     with mlflow.run(spec.model_name, f"train {spec.model_name}", tags=tags) as run:
-        results, failed = _compete(candidates, training, spec, classes, mlflow, run, tags, say)
-        fitted = _fit_best(candidates, results, training, evaluation, spec, classes, say)
+        open_run = partial(mlflow.run, spec.model_name, parent=run, tags=tags)
+        competition = Competition(training, spec, classes, open_run, say)
+        for number, one in enumerate(candidates, start=1):
+            competition.enter(one, f"candidate {number} of {len(candidates)}")
+        searched = None
+        if spec.search is not None:
+            searched = search(candidates, spec.search, spec, competition.enter, say)
+        fitted = fit_best(competition, training, evaluation, spec, classes, say)
         evaluated = fitted.evaluated
-        pictures = _pictures(fitted.estimator, evaluation, evaluated, results, spec)
+        best_first = {name: competition.results[name] for name in ranked(competition.results, spec)}
+        pictures = _pictures(fitted.estimator, evaluation, evaluated, best_first, spec)
         signature = spec.signature(classes)
         record_training(run, fitted, training, evaluation, pictures, data, spec, signature)
     model = TrainedModel(
@@ -115,72 +118,48 @@ def train(
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
     )
-    unseen = unseen_texts(training, evaluation)
-    return Trained(model, fitted.candidate, results, failed, unseen, len(training), pictures)
+    return Trained(
+        model=model,
+        candidate=fitted.candidate,
+        candidates=best_first,
+        failed=competition.failed,
+        unseen_texts=unseen_texts(training, evaluation),
+        training_rows=len(training),
+        pictures=pictures,
+        searched=searched,
+    )
 
 
-def _fit_best(
-    candidates: Sequence[Candidate],
-    results: Mapping[str, Mapping[str, float]],
+def fit_best(
+    competition: Competition,
     training: Rows,
     evaluation: Rows,
     spec: ModelSpec,
     classes: tuple[Label, ...],
     say: Log,
 ) -> FittedModel:
-    """Fit the best of the candidates to all training rows, and evaluate it."""
-    best = best_candidate(results, spec)
-    say(f"best by cross-validation: {best}")
-    unfitted = build(next(one for one in candidates if one.name == best), spec)
-    described = parameters(unfitted)
-    estimator, notes = fit(unfitted, training, spec)
-    _warn(best, notes, say)
-    evaluated = evaluate(estimator, evaluation, spec, classes)
-    return FittedModel(best, estimator, described, results[best], evaluated)
+    """Fit the best of the candidates to all training rows, and evaluate it.
 
+    The next best one takes the place of one that fails now.
 
-def _compete(
-    candidates: Sequence[Candidate],
-    rows: Rows,
-    spec: ModelSpec,
-    classes: tuple[Label, ...],
-    mlflow: MlflowResource,
-    parent: RunLog,
-    tags: Mapping[str, str],
-    say: Log,
-) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Return the scores of the candidates, and why others have none: their run has FAILED."""
-    results: dict[str, dict[str, float]] = {}
-    failed: dict[str, str] = {}
-    dealt: list[Fold] = folds(rows, spec)
-    metric = spec.evaluation.metric
-    for number, one in enumerate(candidates, start=1):
-        started = time.monotonic()
+    Raises:
+        TrainingError: all have failed, or the evaluation rows determine no metric.
+    """
+    for name in ranked(competition.results, spec):
+        say(f"best by cross-validation: {name}")
         try:
-            with mlflow.run(spec.model_name, one.name, parent=parent, tags=tags) as run:
-                pipeline = build(one, spec)
-                fold_done = partial(Progress(say).at, one.name, of=len(dealt), what="folds")
-                scores, notes = cross_validate(pipeline, rows, dealt, spec, classes, fold_done)
-                run.record(params={"candidate": one.name, **parameters(pipeline)}, metrics=scores)
-        except TrainingError as error:
-            failed[one.name] = str(error)
-            say(f"candidate {number} of {len(candidates)}, {one.name}, is out: {error}")
+            unfitted = build(competition.entered[name], spec)
+            described = parameters(unfitted)
+            estimator, notes = fit(unfitted, training, spec)
+            evaluated = evaluate(estimator, evaluation, spec, classes)
+        except EstimatorError as error:
+            competition.failed[name] = f"all training rows: {error}"
+            say(f"{name} is out: {error}")
             continue
-        seconds = time.monotonic() - started
-        results[one.name] = {**scores, "seconds": seconds}
-        _warn(one.name, notes, say)
-        say(
-            f"candidate {number} of {len(candidates)}, {one.name}: {metric} "
-            f"{scores[f'cv_{metric}']:.4f} ± {scores[f'cv_{metric}_std']:.4f} ({seconds:.1f} s)"
-        )
-    if not results:
-        raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    return results, failed
-
-
-def _warn(name: str, notes: Sequence[str], say: Log) -> None:
-    for note in notes:
-        say(f"{name} warned: {note}")
+        for note in notes:
+            say(f"{name} warned: {note}")
+        return FittedModel(name, estimator, described, competition.results[name], evaluated)
+    raise why_all_failed(competition.failed)
 
 
 def _pictures(

@@ -17,7 +17,7 @@ from platform_assets.export.conversion import export
 from platform_assets.export.inspection import sha256
 from platform_assets.export.parity import compare
 from platform_assets.export.runtime import model_inputs, run_graph
-from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
+from platform_assets.model_spec import CandidateSpec, ModelSpec, Range, Search, Task
 from platform_assets.resources.environment import ENVIRONMENT_TAG
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.mlflow_client import open_client
@@ -173,6 +173,42 @@ def test_mixed_columns_come_through_feast_and_mlflow_as_the_tensors_that_are_ser
     assert set(answers) <= set(CLASSES["texts"])
 
 
+def test_boosted_trees_are_searched_for_and_kept_as_any_model(
+    tmp_path: Path, shared_mlflow: RunningMlflow
+) -> None:
+    base = mixed_spec(Task.MULTICLASS, CLASSES["texts"])
+    ranges = {"n_estimators": Range(5, 9), "learning_rate": Range(0.05, 0.3)}
+    candidates = (
+        CandidateSpec("lightgbm", ranges=ranges),
+        CandidateSpec(pipeline="tests.support.pipelines:boosted_classes"),
+    )
+    spec = _spec(base, candidates=candidates, search=Search(trials=2))
+    chain = new_chain(tmp_path, mlflow_url=shared_mlflow.url, spec=spec)
+    _write_mixed(chain.source, spec)
+    outcome = chain.run()
+    assert outcome.failures == {}
+    report = outcome.metadata["trained_model"]["search"].value
+    assert (report["begun"], report["failed"]) == (2, 0)
+    names = {run.info.run_name for run in _runs(chain) if "mlflow.parentRunId" in run.data.tags}
+    trials = {f"lightgbm trial {number}" for number in (1, 2)}
+    assert names == {"lightgbm", "tests.support.pipelines:boosted_classes", *trials}
+    assert {run.info.status for run in _runs(chain)} == {"FINISHED"}
+
+    trained: TrainedModel = outcome.values["trained_model"]
+    signature = outcome.values["registered_model"].signature
+    evaluation = chain.mlflow.evaluation_set(trained.run_id)
+    outputs = run_graph(
+        export(trained.estimator, signature, spec.model_name),
+        model_inputs(signature, evaluation.features),
+    )
+    parity = compare(
+        outputs["label"], outputs["probabilities"], evaluation.labels, evaluation.probabilities
+    )
+    assert parity.holds, parity
+    answers = _loaded(chain, trained.run_id).predict(evaluation.features)
+    assert np.array_equal(answers, evaluation.labels)
+
+
 def _loaded(chain: Chain, run_id: str) -> Any:
     """The model as MLflow keeps it, for anybody who has scikit-learn."""
     from mlflow.sklearn import load_model
@@ -294,8 +330,13 @@ def test_a_candidate_that_cannot_be_fitted_to_one_fold_fails_alone(chain: Chain)
     assert not outcome.failures
     reasons = outcome.metadata["trained_model"]["candidates_failed"].value
     assert reasons == {
-        "tests.support.estimators:fussy": "Fussy cannot be fitted: too many rows for me"
+        "tests.support.estimators:fussy": f"fold 1 of {chain.spec.evaluation.folds}: "
+        "Fussy cannot be fitted: too many rows for me"
     }
+    *_, last = outcome.metadata["trained_model"]["scores"].records
+    assert last.data["failed"] == reasons["tests.support.estimators:fussy"]
+    notes = {run.info.run_name: run.data.tags.get("mlflow.note.content") for run in _runs(chain)}
+    assert notes["tests.support.estimators:fussy"] == last.data["failed"]
     status = {run.info.run_name: run.info.status for run in _runs(chain)}
     assert status == {
         f"train {chain.spec.model_name}": "FINISHED",
@@ -309,6 +350,7 @@ def test_without_a_candidate_that_can_be_fitted_there_is_no_model(chain: Chain) 
     chain.spec = dataclasses.replace(chain.spec, candidates=(fussy,))
     outcome = chain.run()
     assert list(outcome.failures) == ["trained_model"]
+    assert "o candidate can be used:" in outcome.failures["trained_model"]
     assert "Fussy cannot be fitted: too many rows for me" in outcome.failures["trained_model"]
     assert STILL_SERVED in outcome.failures["trained_model"]
     status = {run.info.run_name: run.info.status for run in _runs(chain)}

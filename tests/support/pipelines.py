@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from lightgbm import LGBMRegressor
+from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -96,6 +96,16 @@ def boosted() -> Any:
     single = FunctionTransformer(np.asarray, kw_args={"dtype": "float32"})
     prepare = ("numbers", _numbers(single), NUMBERS), ("texts", _texts(), ["city"])
     return _with(LGBMRegressor(n_estimators=20, verbosity=-1), *prepare)
+
+
+def boosted_classes() -> Any:
+    prepare = ("numbers", _numbers(), NUMBERS), ("texts", _texts(), ["city"])
+    return _with(LGBMClassifier(n_estimators=5, verbosity=-1), *prepare)
+
+
+def of_known_texts() -> Any:
+    """Refuses a text that it never saw."""
+    return _with(LogisticRegression(), ("texts", OneHotEncoder(), ["city"]))
 
 
 def beyond_single_precision() -> Any:

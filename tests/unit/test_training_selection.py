@@ -13,7 +13,7 @@ from platform_assets.model_spec import CandidateSpec, Gates, Task
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.rows import Rows, TrainingError, unseen_texts
-from platform_assets.training.selection import best_candidate, cross_validate, evaluate, fit
+from platform_assets.training.selection import cross_validate, evaluate, fit, ranked
 from platform_assets.training.splits import folds, split_evaluation
 from tests.support.models import IRIS
 from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
@@ -49,9 +49,9 @@ def test_a_tie_goes_to_the_better_log_loss() -> None:
         return {"cv_accuracy": accuracy, "cv_log_loss": loss}
 
     results = {"a": result(0.9, 0.1), "b": result(0.95 + 1e-12, 0.4), "c": result(0.95, 0.2)}
-    assert best_candidate(results, IRIS) == "c"
+    assert ranked(results, IRIS)[0] == "c"
     results["b"] = result(0.96, 0.4)
-    assert best_candidate(results, IRIS) == "b"
+    assert ranked(results, IRIS)[0] == "b"
 
 
 def test_the_smaller_error_wins() -> None:
@@ -66,7 +66,7 @@ def test_the_smaller_error_wins() -> None:
         name: {"cv_mean_absolute_error": value, "cv_root_mean_squared_error": 1.0}
         for name, value in names.items()
     }
-    assert best_candidate(results, spec) == "b"
+    assert ranked(results, spec)[0] == "b"
 
 
 @pytest.mark.parametrize("factor", ["nan", "0"])
@@ -82,11 +82,16 @@ def test_a_class_that_a_fold_never_saw_has_no_probability_there() -> None:
     spec = dataclasses.replace(IRIS, candidates=(CandidateSpec("decision_tree"),))
     rows = _iris()
     learn, test = np.flatnonzero(rows.labels < 2), np.arange(len(rows))
-    done: list[int] = []
+    done: list[tuple[int, float]] = []
     found, _ = cross_validate(
-        build(expand(spec)[0], spec), rows, [(learn, test)], spec, (0, 1, 2), done.append
+        build(expand(spec)[0], spec),
+        rows,
+        [(learn, test)],
+        spec,
+        (0, 1, 2),
+        lambda *one: done.append(one),
     )
-    assert done == [1]
+    assert done == [(1, found["cv_accuracy"])]
     assert found["cv_accuracy"] == pytest.approx(2 / 3, abs=0.02)
     assert found["cv_log_loss"] > 10
 
