@@ -30,7 +30,15 @@ from serving_gateway.triton.protocol import error_text
 VersionOf = Callable[..., Awaitable[int | None]]
 """A dependency: the version that a path names, if it names one."""
 _ROWS: Final[dict[str, Any]] = {
-    "rows": {"value": {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "customer-17"}}
+    "rows": {"value": {"data": [[5.1, 3.5, 1.4, 0.2]], "client_id": "customer-17"}},
+    "entity": {"summary": "stored features, by their only key", "value": {"entity_id": 17}},
+    "entities": {
+        "summary": "stored features by several keys, and features that only the caller knows",
+        "value": {
+            "entities": {"customer_id": 17, "merchant_id": 9},
+            "request": {"amount": 12.5, "hour": 23},
+        },
+    },
 }
 PredictBody = Annotated[
     bytes,
@@ -81,9 +89,11 @@ def _add_predictions(router: APIRouter, endpoint: InferenceEndpoint) -> None:
         """Predict by the default model.
 
         The version that is effective for the client answers. Send rows as `data`, in the order of
-        the model's features, or as `instances`, by feature name. The response names the variant,
-        version and run that made it. `client_id` keeps a client on its variant while traffic is
-        split.
+        the model's features, or as `instances`, by feature name. Stored features are read by
+        `entity_id`, or by `entities` with the names of their keys, and `request` holds the features
+        that only the caller knows: `effective.A.signature` of `GET /models` lists both, as
+        `join_keys` and `request`. The response names the variant, version and run that made it.
+        `client_id` keeps a client on its variant while traffic is split.
         """
         return await _answer(endpoint, request, body)
 

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,29 @@ def test_entity_is_answered_as_its_row_would_be(gateway: RunningGateway, chain: 
     single = ask(gateway, entity_id=60).json()
     # Rows of another batch size are added up in another order.
     assert single["probabilities"][0] == pytest.approx(by_row["probabilities"][1], abs=1e-6)
+
+
+def test_entity_may_be_named_by_its_key_and_its_features_replaced(
+    gateway: RunningGateway, chain: Chain
+) -> None:
+    key = chain.spec.join_key.column
+    row = stored_row(chain, KNOWN)
+    by_id = ask(gateway, entity_ids=[KNOWN, KNOWN]).json()
+    by_key = ask(gateway, entities=[{key: KNOWN}] * 2).json()
+    assert by_key == by_id
+    assert datetime.fromisoformat(by_key["features_as_of"]).tzinfo is not None
+    name, *others = chain.spec.feature_names
+    replaced = ask(gateway, entities={key: KNOWN}, request={name: row[0] + 1}).json()
+    expected = ask(gateway, data=[[row[0] + 1, *row[1:]]]).json()
+    assert (replaced["feature_source"], replaced["probabilities"]) == (
+        *("override", expected["probabilities"]),
+    )
+    sent = dict(zip((name, *others), row, strict=True))
+    alone = ask(gateway, request=sent).json()
+    assert (alone["feature_source"], alone["features_as_of"]) == ("override", None)
+    refused = ask(gateway, entities=[{key: KNOWN}, {key: UNKNOWN}], request=[{}, {name: 1.0}])
+    assert (refused.status_code, refused.json()["field"]) == (422, f"entities[1].{key}")
+    assert metric(gateway, "gateway_feature_source_total", source="override") == 2
 
 
 def test_payload_is_used_for_entities_that_the_store_lacks(

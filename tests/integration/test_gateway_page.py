@@ -379,7 +379,8 @@ def test_one_half_alone_is_not_production(screen: Screen, gateway: RunningGatewa
     gateway.routed(1)
     good = gateway.models()
     digests = {"onnx_sha256": "0123456789abcdef", "data_fingerprint": "fedcba9876543210"}
-    good["effective"]["A"].update(digests)
+    read = {"join_keys": ["customer", "shop"], "request": [f"f{at}" for at in range(12)]}
+    good["effective"]["A"].update(digests | {"signature": {"features": [], **read}})
     unrouted = {"effective": {}, "ssot": {**good["ssot"], "served_versions": [7, 8]}}
     (replica,) = good["replicas"]
     late = {**replica, "id": "late", "pid": 4321, "ready": False, "reasons": ["still starting"]}
@@ -398,6 +399,9 @@ def test_one_half_alone_is_not_production(screen: Screen, gateway: RunningGatewa
     origin = cell(page, "variants", "Origin")
     expect(origin).to_have_text("data fedcba987654, ONNX 0123456789ab")
     expect(origin.get_by_title(digests["onnx_sha256"], exact=True)).to_be_visible()
+    asked = cell(page, "variants", "A look-up needs")
+    listed = ", ".join(read["request"][:10])
+    expect(asked).to_have_text(f"keys customer, shop; features {listed} and 2 more")
     for second, half in zip((3, 5, 7, 9), pages, strict=True):
         next_poll(page, f":0{second}")
         expect(page.locator(".verdict")).to_have_text("✕ Not proven in production")

@@ -63,6 +63,13 @@ const origin = (slot) => {
   return known.length ? known.flatMap(([name, key], i) => [`${i ? ", " : ""}${name} `, short(slot[key])]) : "–";
 };
 
+const few = (names) => names.slice(0, 10).join(", ") + (names.length > 10 ? ` and ${names.length - 10} more` : "");
+/** What a request for stored features has to hold. */
+const asked = ({ signature }) => {
+  const { join_keys: keys = [], request = [] } = signature ?? {};
+  return [keys.length ? `keys ${few(keys)}` : "", request.length ? `features ${few(request)}` : ""].filter(Boolean).join("; ");
+};
+
 function variants({ ssot, effective, routing, replicas }, noMetrics) {
   const found = Object.entries(effective).map(([alias, slot]) => {
     const ready = (alias === "A" ? ssot.prod_served_version : ssot.shadow_served_version) === slot.version;
@@ -99,6 +106,7 @@ function variants({ ssot, effective, routing, replicas }, noMetrics) {
       cells("Rollback to", back),
       cells("Mode", ({ slot }) => slot.mode),
       cells("run_id", ({ slot }) => run(slot.run_id)),
+      found.some(({ slot }) => asked(slot)) ? cells("A look-up needs", ({ slot }) => asked(slot) || "–") : null,
       cells("Origin", ({ slot }) => origin(slot))));
   put("pin", effective.A?.mode === "pinned" ? ["A chain leaves variant A where it is pinned, unless it is launched with unpin. Release it by ", reload.cloneNode(true), " with ", code('{"unpin": true}'), "; the version stays until the next chain."] : []);
   byId("sides").hidden = found.length === 0;
