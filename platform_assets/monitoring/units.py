@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -42,8 +43,24 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
     if SAMPLE_ENTITY in table.column_names:
         entities = table[SAMPLE_ENTITY].to_pandas()
         known = entities.notna().to_numpy()
-        names[known] = "entity " + entities[known].astype(str)
+        first = {one: _first_key(str(one)) for one in entities[known].unique()}
+        names[known] = "entity " + entities[known].map(first)
     return pd.factorize(names)[0].astype(np.int64)
+
+
+def _first_key(entity: str) -> str:
+    """The part of an entity that makes rows depend on each other: of several keys, the first.
+
+    It is the one by which the evaluation is split, and rows with the same one are alike in all
+    features of it, whatever their other keys are.
+    """
+    try:
+        keys = json.loads(entity) if entity.startswith("{") else None
+    except (ValueError, RecursionError):  # an id of one key may be any text
+        keys = None
+    if not isinstance(keys, dict) or not keys:
+        return entity
+    return json.dumps(next(iter(keys.items())))
 
 
 def is_identifying(columns: Columns, units: Units) -> bool:

@@ -25,7 +25,8 @@ SAMPLE_PREDICTION: Final = "sample_prediction"
 SAMPLE_SCORE: Final = "sample_score"
 """Largest probability of a classifier, or the value that a regression answered; float64."""
 SAMPLE_ENTITY: Final = "sample_entity"
-"""Whose row it is, as text; null where the request named no entity. Older files have none."""
+"""Whose row it is, as text; of several keys a JSON object in their order. Null where the request
+named no entity. Older files have none."""
 
 # What pyarrow raises for files that are broken or of another make.
 _UNREADABLE: Final = (OSError, ValueError, TypeError, NotImplementedError)

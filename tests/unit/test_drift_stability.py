@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,15 @@ def test_requests_with_the_same_rows_are_of_one_entity_where_rows_identify_it() 
     assert window_units(table, answered, identifying=False).tolist() == each
     assert is_identifying({"x": number(rng().normal(size=50))}, np.arange(50))
     assert not is_identifying({"x": text(list("ab") * 25)}, np.arange(50))
+
+
+def test_rows_of_several_keys_are_of_the_entity_of_the_first() -> None:
+    pairs = [(7, 1), (7, 2), (8, 1), ("7", 1), (7, 1)]
+    entities = [json.dumps({"customer": one, "shop": other}) for one, other in pairs]
+    entities += ['{"shop":7}', "7", "{7", "{}", '{"customer": 7, "shop": 3}', '{"a":' * 50_000]
+    times = pd.to_datetime(np.arange(len(entities)), unit="s", utc=True)
+    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: entities})
+    assert window_units(table, {}, identifying=False).tolist() == [0, 0, 1, 2, 0, 3, 4, 5, 6, 0, 7]
 
 
 def test_each_row_of_a_few_large_requests_counts() -> None:
