@@ -38,7 +38,9 @@ def table_job(spec: FeatureTableSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job that reads a feature table and updates the online store."""
     return dg.define_asset_job(
         table_job_name(spec.name),
-        selection=dg.AssetSelection.assets(*map(spec.key, TABLE_ASSETS)),
+        selection=dg.AssetSelection.assets(
+            *map(spec.key, TABLE_ASSETS[-1:] if spec.is_external else TABLE_ASSETS)
+        ),
         tags=chain_tags(spec.name),
         description=f"{spec.name}: from the source to the online store.",
     )

@@ -39,7 +39,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
     return dg.Definitions(
         assets=dg.map_asset_specs(partial(_described, spec.description), assets),
         asset_checks=[
-            *([] if spec.tables else feature_checks(spec)),
+            *feature_checks(spec),
             *training_checks(spec),
             *export_checks(spec),
             *serving_checks(spec),

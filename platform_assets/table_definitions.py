@@ -14,6 +14,8 @@ from platform_assets.model_spec import FeatureTableSpec
 def build(spec: FeatureTableSpec) -> dg.Definitions:
     """Build the assets, checks, job, schedule and sensor of a feature table; no I/O."""
     job = table_job(spec)
+    if spec.is_external:
+        return dg.Definitions(assets=table_assets(spec), jobs=[job])
     return dg.Definitions(
         assets=[source_asset(spec), *table_assets(spec)],
         asset_checks=feature_checks(spec),

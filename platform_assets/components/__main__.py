@@ -16,7 +16,7 @@ from platform_assets.components.scaffold.new import add_parser, run
 from platform_assets.components.schema import FILE_NAMES, file_schema
 from platform_assets.features.source import open_source
 from platform_assets.features.sources.files import FileReader
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import FeatureSource, ModelSpec
 from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
 
 
@@ -53,29 +53,33 @@ def _check(folder: Path | None) -> int:
         folder = folder.parent
     # The others are read as well: their names are taken.
     models, inside = read_models((folder, *folders)), folder.resolve()
-    own = {file: s for file, s in models.specs.items() if file.resolve().is_relative_to(inside)}
+    specs = {file: s for file, s in models.specs.items() if file.resolve().is_relative_to(inside)}
+    tables = {file: t for file, t in models.tables.items() if file.resolve().is_relative_to(inside)}
     found = (one for one in models.problems if one.file.resolve().is_relative_to(inside))
-    return _report(Models(own, tuple(found)))
+    return _report(Models(specs, tuple(found), tables))
 
 
 def _report(models: Models) -> int:
     models = _with_headers(models)
     for problem in models.problems:
         print(problem)
+    for table in models.tables.values():
+        print(f"{table.name}: table of {len(table.features)} columns, from {_place(table)}")
     for spec in models.specs.values():
-        print(f"{spec.model_name}: {_summary(spec)}")
-    if not models.specs and not models.problems:
+        print(f"{spec.name}: {_summary(spec)}")
+    if not models.specs and not models.tables and not models.problems:
         print("no model files: each is <folder>/<model>/defs.yaml")
         return 1
     broken = len(models.broken)
-    print(f"{len(models.specs)} good, {broken} broken" if broken else "all good")
+    good = len(models.specs) + len(models.tables)
+    print(f"{good} good, {broken} broken" if broken else "all good")
     return 1 if broken else 0
 
 
 def _with_headers(models: Models) -> Models:
     """Look at the column names of the files that are there; others may come later."""
     wrong: dict[Path, Diagnostic] = {}
-    for file, spec in models.specs.items():
+    for file, spec in {**models.tables, **models.specs}.items():
         try:
             reader = open_source(spec, SourceResource())
             if isinstance(reader, FileReader):
@@ -84,14 +88,21 @@ def _with_headers(models: Models) -> Models:
             line = read_document(file).line(("attributes", "source", "file"))
             wrong[file] = Diagnostic(file, line, "source.file", str(error))
         except SourceError as error:
-            print(f"{spec.model_name}: note: its columns were not looked at: {error}")
-    good = {file: spec for file, spec in models.specs.items() if file not in wrong}
-    return Models(good, (*models.problems, *wrong.values()))
+            print(f"{spec.name}: note: its columns were not looked at: {error}")
+    return Models(
+        {file: spec for file, spec in models.specs.items() if file not in wrong},
+        (*models.problems, *wrong.values()),
+        {file: table for file, table in models.tables.items() if file not in wrong},
+    )
 
 
 def _summary(spec: ModelSpec) -> str:
-    source = spec.source.file or spec.source.dataset or "a query"
-    return f"{spec.task} of {spec.target.name}, {len(spec.features)} features, from {source}"
+    return f"{spec.task} of {spec.target.name}, {len(spec.features)} features, from {_place(spec)}"
+
+
+def _place(spec: FeatureSource) -> str:
+    source = spec.source
+    return source.file or source.dataset or source.feast_view or "a query"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,12 @@ def feature_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
 
 
 def table_assets(spec: FeatureTableSpec) -> list[dg.AssetsDefinition]:
-    """Build the assets `[table_name, features]` and `[table_name, online_features]`."""
+    """Build the assets `[table_name, features]` and `[table_name, online_features]`.
+
+    Of a table that others fill there is the second one only, which looks at their view.
+    """
+    if spec.is_external:
+        return [_external_view(spec)]
     return [_features(spec, spec.freshness), _online_features(spec)]
 
 
@@ -148,6 +153,35 @@ def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
     return online_features
 
 
+def _external_view(spec: FeatureTableSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        **spec.asset("online_features"),
+        kinds={"feast"},
+        description=f"Feature view `{spec.feature_view}` of Feast, which others fill: its key, its "
+        "columns and where its rows are.",
+    )
+    def online_features(feast: FeastResource) -> dg.MaterializeResult[FeatureData]:
+        from platform_assets.features.external_view import ExternalViewError, read_external_view
+
+        todo = "apply the view with Feast's command line, or correct the file of the table"
+        with feast_failures(), as_failure("", todo, ExternalViewError):
+            view = feast.view(spec.feature_view)
+            data = read_external_view(spec, view, feast.home)
+        return dg.MaterializeResult(
+            value=data,
+            data_version=dg.DataVersion(data.fingerprint),
+            metadata={
+                "rows": data.rows,
+                "entities": data.entities,
+                "feature_view": spec.feature_view,
+                "features_file": dg.MetadataValue.path(data.features_path),
+                FINGERPRINT_METADATA: data.fingerprint,
+            },
+        )
+
+    return online_features
+
+
 def _service_metadata(spec: FeatureSource) -> dict[str, str]:
     if not isinstance(spec, ModelSpec):
         return {}
@@ -198,7 +232,10 @@ def _feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
         with as_failure("", todo, StaleDataError):
             check_current(joined)
         with feast_failures():
-            feast.apply(feast_definitions(spec, feast.data_dir))
+            external = {
+                one.name: feast.view(one.feature_view) for one in spec.tables if one.is_external
+            }
+            feast.apply(feast_definitions(spec, feast.data_dir, external))
         return dg.MaterializeResult(
             value=joined,
             metadata={

@@ -9,7 +9,7 @@ import dagster as dg
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import FeatureSource, FeatureSpec
+from platform_assets.model_spec import FeatureSource, FeatureSpec, FeatureTableSpec, ModelSpec
 from platform_assets.resources.failures import feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.metadata import table
@@ -29,8 +29,10 @@ class Range:
 
 
 def feature_checks(spec: FeatureSource) -> list[dg.AssetChecksDefinition]:
-    """Build the checks of `online_features` of a model or a table; `features` makes its own."""
-    return [_online_equals_offline(spec)]
+    """Build the checks of `online_features`, where it fills a view; `features` makes its own."""
+    by_others = isinstance(spec, FeatureTableSpec) and spec.is_external
+    of_tables = isinstance(spec, ModelSpec) and spec.tables
+    return [] if by_others or of_tables else [_online_equals_offline(spec)]
 
 
 def source_checks(spec: FeatureSource) -> list[dg.AssetCheckSpec]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from platform_assets.features.storage import FEATURES_FILE
-from platform_assets.model_spec import FeatureSource, ModelSpec
+from platform_assets.model_spec import FeatureSource, FeatureTableSpec, ModelSpec
 from platform_assets.resources.feast import MODEL_TAG, VALUE_TYPES
 from serving_gateway.contract import import_feast
 
 
-def feast_definitions(spec: FeatureSource, data_dir: Path) -> list[Any]:
+def feast_definitions(
+    spec: FeatureSource, data_dir: Path, external: Mapping[str, Any] | None = None
+) -> list[Any]:
     """Return what a model or a feature table reads: entity, source, view, and a model's service.
 
     The data stands below `data_dir`, of which two stacks have one each. Its whole path is
@@ -19,15 +22,24 @@ def feast_definitions(spec: FeatureSource, data_dir: Path) -> list[Any]:
 
     View and service of a model are named after the contract of the features, so that what an
     older version reads stays as it is beside them. A model of feature tables has no view.
+    `external` are the registered views of others, by table: without them a model that reads such
+    has nothing here, as has the table itself.
     """
     import_feast()
     if not isinstance(spec, ModelSpec):
-        return _view(spec, data_dir)
+        is_external = isinstance(spec, FeatureTableSpec) and spec.is_external
+        return [] if is_external else _view(spec, data_dir)
     if spec.labels is None:
         objects = _view(spec, data_dir)
         return [*objects, _service(spec, [objects[-1]])]
-    views = {table.name: _view(table, data_dir)[-1] for table in spec.tables}
-    read = {name: [one.name for one in spec.features if one.table == name] for name in views}
+    views = dict(external or {})
+    if any(table.is_external and table.name not in views for table in spec.tables):
+        return []
+    views |= {one.name: _view(one, data_dir)[-1] for one in spec.tables if not one.is_external}
+    read = {
+        table.name: [one.name for one in spec.features if one.table == table.name]
+        for table in spec.tables
+    }
     return [_service(spec, [views[name][columns] for name, columns in read.items()])]
 
 

@@ -16,9 +16,10 @@ class FeatureData:
     `name` is that of the model or the feature table. `source` names the source for people,
     without secrets. `features_path` and `labels_path` are absolute paths of Parquet files, empty
     where there is none: a feature table has no labels, a model of several tables no features of
-    its own, but `tables`. `fingerprint` is the SHA-256 of the source's content (64
-    lower-case hexadecimal digits). `classes` are the labels in the order of the
-    probabilities, () for a regression; `nulls` counts the missing values per feature.
+    its own, but `tables`. Files that are external are written by others, at any time.
+    `fingerprint` is the SHA-256 of the source's content (64 lower-case hexadecimal digits).
+    `classes` are the labels in the order of the probabilities, () for a regression; `nulls` counts
+    the missing values per feature.
     """
 
     name: str
@@ -31,6 +32,7 @@ class FeatureData:
     classes: tuple[Label, ...] = ()
     nulls: Mapping[str, int] = field(default_factory=dict)
     tables: tuple[FeatureData, ...] = ()
+    is_external: bool = False
 
     @property
     def data_fingerprint(self) -> str:
@@ -39,8 +41,12 @@ class FeatureData:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Absolute paths of the files of this source."""
-        return tuple(path for path in (self.features_path, self.labels_path) if path)
+        """Absolute paths of the files of this source that the platform writes."""
+        return (
+            ()
+            if self.is_external
+            else tuple(path for path in (self.features_path, self.labels_path) if path)
+        )
 
 
 def data_fingerprint(own: str, tables: Sequence[str]) -> str:

@@ -47,6 +47,11 @@ def open_source(spec: FeatureSource, source: SourceResource) -> SourceReader:
     if (duckdb := table.source.duckdb) is not None:
         files = {name: (path, source.expand(path)) for name, path in duckdb.files.items()}
         return DuckdbReader(duckdb.query, files, columns, key)
+    if table.source.feast_view is not None:
+        raise SourceError(
+            f"the rows of {table.name} are in Feast's view {table.source.feast_view}",
+            "they are read by those who fill the view",
+        )
     return DatasetReader(str(table.source.dataset), columns, key, table.source.scale)
 
 

@@ -202,6 +202,9 @@ class ModelSpec(FeatureSource):
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
+        if self.source.feast_view is not None:
+            message = "is for feature tables: a model reads its labels elsewhere"
+            reject([(("labels", "source", "feast_view"), message)])
         if self.task is Task.MULTICLASS and self.target.dtype is DType.BOOL:
             reject([(("task",), "a boolean target has two classes: write task: binary")])
         return self

@@ -100,6 +100,7 @@ class SqlQuery:
 
 
 SourceFile = Annotated[StrictStr, Template, AfterValidator(_file)]
+_ViewName = Annotated[StrictStr, full_match(r"[A-Za-z0-9_]+", "not the name of a view")]
 _VIEW_RULE: Final = "use an ASCII letter, then letters, digits or underscores"
 
 
@@ -119,7 +120,7 @@ class DuckdbQuery:
 
 @dataclass(frozen=True, config=CONFIG)
 class Source:
-    """Where the rows are; exactly one of `file`, `sql`, `duckdb` and `dataset`."""
+    """Where the rows are; exactly one of `file`, `sql`, `duckdb`, `feast_view` and `dataset`."""
 
     file: SourceFile | None = None
     """A CSV (also .csv.gz, .tsv) or Parquet file, a folder of them (also Hive partitions) or a glob
@@ -131,6 +132,10 @@ class Source:
     """The rows of a query."""
     duckdb: DuckdbQuery | None = None
     """The rows of a DuckDB query over files, for aggregates and windows in SQL."""
+    feast_view: (
+        Annotated[StrictStr, full_match(r"[A-Za-z0-9_]+", "not the name of a view")] | None
+    ) = None
+    """For a feature table: a view that is registered in Feast by others. It is only read."""
     dataset: (
         Annotated[
             StrictStr,
@@ -153,11 +158,11 @@ class Source:
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        kinds = ("file", "sql", "duckdb", "dataset")
+        kinds = ("file", "sql", "duckdb", "feast_view", "dataset")
         given = [name for name in kinds if getattr(self, name) is not None]
         if len(given) != 1:
             found = f"has {' and '.join(given)}" if given else "is empty"
-            raise ValueError(f"{found}: give exactly one of file, sql, duckdb and dataset")
+            raise ValueError(f"{found}: give exactly one of {', '.join(kinds)}")
         if self.separator is not None and (self.file is None or self.separator in '"\r\n'):
             message = "belongs to a file, and cannot be a quotation mark or a line break"
             reject([(("separator",), message)])
@@ -167,7 +172,7 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Dagster's word for it: sql, duckdb, file or python."""
-        if self.duckdb:
-            return "duckdb"
+        """Dagster's word for it: sql, duckdb, feast, file or python."""
+        if self.duckdb or self.feast_view:
+            return "duckdb" if self.duckdb else "feast"
         return "sql" if self.sql else "file" if self.file else "python"

@@ -217,6 +217,10 @@ class FeatureTableSpec(FeatureSource):
         key, time = self.join_key, self.event_time
         if time is None and self.ttl != DEFAULT_TTL:
             reject([(("ttl",), "needs `event_timestamp`: without times no value gets old")])
+        if self.source.feast_view is not None:
+            given = {"on_new_data": self.on_new_data, "schedule": self.schedule is not None}
+            message = "belongs to those who fill the view of Feast: remove it"
+            reject(((name,), message) for name, value in given.items() if value)
         if key.from_row_number:
             message = "labels and requests name rows by a key: give its `column`"
             reject([(("join_key", "row_number"), message)])
@@ -237,7 +241,12 @@ class FeatureTableSpec(FeatureSource):
     @property
     def feature_view(self) -> str:
         """Feast's view of the table: one, whatever its columns are."""
-        return self.table_name
+        return self.source.feast_view or self.table_name
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the view belongs to others, who fill it."""
+        return self.source.feast_view is not None
 
 
 def _repeated(

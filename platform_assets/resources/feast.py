@@ -152,6 +152,12 @@ class FeastResource(ConfigurableResource["FeastResource"]):
             found.sort(key=lambda one: places.get(one.name, len(places)))
         return feature_contract(found)
 
+    def view(self, feature_view: str) -> Any:
+        """Return a registered view, as Feast's own object."""
+        store = self._store()
+        with translated(f"look up feature view {feature_view}"):
+            return store.get_feature_view(feature_view)
+
     def online(self, feature_view: str) -> OnlineView:
         """Return the rows of a registered view in the online store."""
         if self.online_store == "redis":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.source import SourceResource
 from platform_assets.training.frame import training_rows
 from platform_assets.training.rows import Rows, TrainingError
+from serving_gateway.contract import DType
 from tests.support.several_tables import (
     BEGIN,
     CUSTOMERS,
@@ -235,3 +237,61 @@ def test_model_is_trained_again_when_one_of_its_tables_was_read_anew(tmp_path: P
     model = _asked(chain, "payments")
     assert isinstance(model, dg.SensorResult)
     assert model.run_requests
+
+
+EXTERNAL = """type: platform_assets.components.FeatureTable
+attributes:
+  source: {feast_view: people}
+  join_key: {column: customer_id, type: integer}
+  event_timestamp: {column: seen}
+  ttl: 30d
+  columns:
+    age: {type: integer, nullable: true}
+    region: {type: text, nullable: true}
+"""
+
+
+def _register_people(chain: TableChain) -> None:
+    """Do what another team would: apply a view of its own, over a file of its own."""
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.types import Int64, String
+
+    human = Entity(name="human", join_keys=["customer_id"], value_type=ValueType.INT64)
+    own = {"customer_id": Int64, "age": Int64, "region": String, "notes": String}
+    file = str(chain.feast.view("customers").batch_source.path)
+    people = FeatureView(
+        name="people",
+        entities=[human],
+        ttl=timedelta(days=30),
+        schema=[Field(name=name, dtype=dtype) for name, dtype in own.items()],
+        source=FileSource(name="people_file", path=file, timestamp_field="seen"),
+    )
+    chain.feast.apply([human, people])
+
+
+def test_view_that_others_fill_is_read_like_a_table(tmp_path: Path) -> None:
+    chain = new_tables(tmp_path, tables(payments=60))
+    chain.run()
+    own = _joined(chain)
+    _register_people(chain)
+    file = tmp_path / "customers" / "defs.yaml"
+    file.write_text(EXTERNAL)
+
+    assert chain.run("customers")["customers"].success
+
+    assert _joined(chain).features.equals(own.features)
+    assert chain.feast.readers("people") == {
+        chain.model().feature_service: {"age": DType.INT64, "region": DType.BYTES}
+    }
+    for old, new, said in (
+        ("view: people", "view: absent", "absent"),
+        ("age: {type: integer", "height: {type: integer", "has no column height, not as integer"),
+        ("age: {type: integer", "age: {type: text", "has age as integer, not as text"),
+        ("ttl: 30d", "ttl: 31d", "has the ttl 2592000s: give the same"),
+        ("seen", "time", "has its times in seen: give this as event_timestamp"),
+    ):
+        file.write_text(EXTERNAL.replace(old, new))
+        shutil.move(tmp_path / "payments", tmp_path / ".payments")  # its columns may be gone
+        refused = chain.run("customers")["customers"].failures["online_features"]
+        shutil.move(tmp_path / ".payments", tmp_path / "payments")
+        assert said in refused
