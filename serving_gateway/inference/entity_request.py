@@ -52,11 +52,6 @@ class EntityRequest(msgspec.Struct, frozen=True):
         return invalid_value(self.place("entities", row, key), what, code="missing_key")
 
 
-def is_entity_request(request: PredictRequest) -> bool:
-    """Whether the rows are named by keys, or by what only the caller knows."""
-    return request.entities is not None or request.request is not None
-
-
 def read_entities(codec: Codec, request: PredictRequest, max_rows: int) -> EntityRequest:
     """Check what a request says of its entities against what a version reads.
 

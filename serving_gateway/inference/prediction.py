@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from time import perf_counter, time_ns
 from typing import Final
 
 from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
-from serving_gateway.errors import BadUpstreamAnswer, GatewayError
+from serving_gateway.errors import BadUpstreamAnswer
 from serving_gateway.features.reader import FeatureReader
-from serving_gateway.features.types import LookupResult, rfc3339
+from serving_gateway.features.types import rfc3339
 from serving_gateway.inference.bodies import (
     FloatRequest,
     decode_prediction,
@@ -21,12 +20,6 @@ from serving_gateway.inference.bodies import (
 from serving_gateway.inference.codec import Codec, ModelOutput
 from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.dispatcher import Dispatcher, RoutedRequest, Sink
-from serving_gateway.inference.entity_merge import merge_entities
-from serving_gateway.inference.entity_request import (
-    EntityRequest,
-    is_entity_request,
-    read_entities,
-)
 from serving_gateway.inference.mirror import Mirror
 from serving_gateway.inference.offload import LARGE_BYTES
 from serving_gateway.inference.router import RoutingTarget
@@ -34,12 +27,10 @@ from serving_gateway.inference.rows import (
     VALUE_BYTES,
     RequestRows,
     check_count,
-    entity_ids,
-    features_disabled,
-    merge_rows,
     named_entities,
     payload_rows,
 )
+from serving_gateway.inference.stored_rows import Attempt, StoredRows, names_entities
 from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
@@ -48,8 +39,6 @@ from serving_gateway.telemetry.samples import ModelSamples, Sample
 
 _MAX_CLIENT_ID: Final = 256
 """Characters."""
-_VALUE_SIZE: Final = 8
-"""Bytes of a body that cost about as much as a stored value."""
 _RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
 _NO_TIME: Final = b"null}"
 """How a response ends, whose last field is `features_as_of`."""
@@ -70,7 +59,7 @@ class Predictor:
         self.dispatcher = dispatcher
         self.mirror = mirror
         self.sources = metrics.sources
-        self.features = features
+        self.stored_rows = StoredRows(features, dispatcher.offload, settings.max_rows)
         self.samples = samples
         self.max_rows = settings.max_rows
         self._request_seconds = settings.request_seconds
@@ -122,12 +111,10 @@ class Prediction(RoutedRequest):
         if type(request) is FloatRequest and not codec.float_rows:
             # Another version than the one whose rows were expected, maybe with exact integers.
             request = decode_prediction(self._body, floats=False)
-        if isinstance(request, PredictRequest) and is_entity_request(request):
-            self._look_up_entities(codec, request, target, deadline)
-        elif isinstance(request, PredictRequest) and (
-            request.entity_id is not None or request.entity_ids is not None
-        ):
-            self._look_up(codec, request, target, deadline)
+        if isinstance(request, PredictRequest) and names_entities(request):
+            queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
+            attempt = Attempt(len(self._body), deadline, self.resume, queue)
+            self._predictor.stored_rows.find(codec, request, attempt)
         elif len(self._body) > LARGE_BYTES:
             queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
             self.offload.run(
@@ -148,76 +135,6 @@ class Prediction(RoutedRequest):
         if rows > 1:
             check_count(codec, "data", rows, max_rows)
         return RequestRows(codec.encode(data, are_floats=True), rows, FeatureSource.PAYLOAD, data)
-
-    def _look_up(
-        self, codec: Codec, request: PredictRequest, target: RoutingTarget, deadline: float
-    ) -> None:
-        features, max_rows = self._predictor.features, self._predictor.max_rows
-        ids = entity_ids(codec, request, max_rows)
-        service = codec.signature.feature_service
-        if features is None or service is None:
-            if request.data is None and request.instances is None:
-                raise features_disabled(request, is_configured=features is not None)
-            self._queue(payload_rows(codec, request, max_rows), codec, target, deadline)
-            return
-
-        def merge(found: list[LookupResult] | GatewayError) -> None:
-            work = partial(merge_rows, codec, request, ids, found, max_rows)
-            self._merge(work, len(ids), codec, target, deadline)
-
-        # Also an error goes on: the request may have rows of its own to take instead.
-        features.look_up(
-            service,
-            codec.names,
-            ids,
-            codec.nullable,
-            lambda found: self.resume(None, lambda _: merge(found)),
-        )
-
-    def _look_up_entities(
-        self, codec: Codec, request: PredictRequest, target: RoutingTarget, deadline: float
-    ) -> None:
-        """Read what the request names by key, and join it with what the caller sent."""
-
-        def look_up(entities: EntityRequest) -> None:
-            if not entities.wanted:
-                merge(entities, [])
-                return
-            features, service = self._predictor.features, codec.signature.feature_service
-            if features is None or service is None:
-                raise features_disabled(request, is_configured=features is not None)
-            features.look_up(
-                service,
-                codec.layout.stored,
-                entities.wanted_ids,
-                codec.nullable,
-                lambda found: self.resume(None, lambda _: merge(entities, found)),
-                entities.keys,
-            )
-
-        def merge(entities: EntityRequest, found: list[LookupResult] | GatewayError) -> None:
-            work = partial(merge_entities, codec, entities, found)
-            self._merge(work, len(entities.sent), codec, target, deadline)
-
-        self.offload.run(
-            len(self._body),
-            partial(read_entities, codec, request, self._predictor.max_rows),
-            lambda entities: self.resume(entities, look_up),
-            deadline,
-        )
-
-    def _merge(
-        self,
-        work: Callable[[], RequestRows],
-        count: int,
-        codec: Codec,
-        target: RoutingTarget,
-        deadline: float,
-    ) -> None:
-        """Make rows of what was looked up and queue them; many values in a thread."""
-        queue = partial(self._queue, codec=codec, target=target, deadline=deadline)
-        size = len(self._body) + _VALUE_SIZE * count * codec.width
-        self.offload.run(size, work, lambda rows: self.resume(rows, queue), deadline)
 
     def _queue(
         self, rows: RequestRows, codec: Codec, target: RoutingTarget, deadline: float
