@@ -6,8 +6,12 @@ a million labels of a thousand busy merchants are billions of pairs. DuckDB's AS
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
 
 import duckdb
 
@@ -17,6 +21,9 @@ from platform_assets.resources.feast_errors import translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_LEAST_MEMORY_MB: Final = 400
+_TIMES_SIZE: Final = 3
 
 
 class UnknownEntityError(Exception):
@@ -53,10 +60,8 @@ def join_tables(
         f"WITH l AS (SELECT * FROM ({labels}) {final}) "  # noqa: S608 -- columns of the spec
         f"SELECT {', '.join([*columns, *found])} FROM l {joins} ORDER BY __row"
     )
-    with (
-        translated("join the feature tables to the labels"),
-        duckdb.connect(config={"enable_external_file_cache": False}) as database,
-    ):
+    files = [data.labels_path, *paths.values()]
+    with translated("join the feature tables to the labels"), _database(files) as database:
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET VARIABLE labels = ?", [data.labels_path])
         if final_until:
@@ -67,6 +72,20 @@ def join_tables(
     for part in parts:
         part.check(joined, spec)
     return joined.drop_columns([part.mark for part in parts])
+
+
+@contextmanager
+def _database(files: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database that keeps what exceeds a few times the size of the files on disk."""
+    size = sum(Path(file).stat().st_size for file in files)
+    with TemporaryDirectory(prefix="join-") as folder:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "enable_external_file_cache": False,
+            "memory_limit": f"{max(_LEAST_MEMORY_MB, _TIMES_SIZE * size // 2**20)}MB",
+            "temp_directory": folder,
+        }
+        with duckdb.connect(config=config) as database:
+            yield database
 
 
 class _Part:
