@@ -214,6 +214,9 @@ def test_a_model_that_is_not_hosted_leads_to_those_that_are(
     expect(page.get_by_role("alert")).to_be_empty()
     assert f"{gateway.url}/models/no_such%2Fmodel/shadow" in screen.asked
     assert not [url for url in screen.asked if "metrics" in url]
+    expect(page.locator("#headline")).not_to_contain_text("make chain")
+    page = screen.open("?model=cars")
+    expect(page.locator("#headline")).to_contain_text("end of a chain: make chain MODEL=cars.")
     page.get_by_role("main").get_by_role("link", name="best_model").click()
     expect(title).to_have_text("best_model version 1")
     expect(cell(page, "variants", "Version")).to_have_text("1")

@@ -171,7 +171,7 @@ function absent(names) {
   for (const section of document.querySelectorAll("main section:not(#headline)")) section.hidden = true;
   put("headline",
     el("h1", { id: "name" }, `There is no model ${chosen}`),
-    el("p", {}, "The gateway hosts a model from its first switch to production on. There are:"),
+    el("p", {}, "The gateway hosts a model from its first switch to production on", /^\w+$/.test(chosen) ? [", which is the end of a chain: ", code(`make chain MODEL=${chosen}`)] : null, ". There are:"),
     el("ul", {}, names.map((name) => el("li", {}, link(name)))));
   document.title = `✕ no model ${chosen}`;
   say("announce", `There is no model ${chosen}.`);
