@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from platform_assets.features.rules import check_features, check_keys, check_target
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
+from platform_assets.features.weights import check_class_weights, check_weights
 from platform_assets.model_spec import FeatureSource, ModelSpec
 from platform_assets.resources.source import SourceResource
 
@@ -23,15 +24,18 @@ TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
 def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
     """Read and validate what the model learns from: its own table, or its labels.
 
-    The table has the columns join keys, event timestamp, features, target, in that order; of
-    labels, the features of requests. Progress goes to `log` every few seconds.
+    The table has the columns join keys, event timestamp, features, target and, where the model has
+    one, weight, in that order; of labels, the features of requests. Progress goes to `log` every
+    few seconds.
 
     Raises:
         SourceError: the source cannot be read, or its columns, types, values, keys or classes
             are not what the model needs; with the rows.
     """
     rows = read_table(spec.own_table, source, log)
-    return _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
+    named = _with_class_names(replace(rows, classes=check_target(rows, spec)), spec)
+    check_class_weights(named, spec)
+    return named
 
 
 def read_table(spec: FeatureSource, source: SourceResource, log: Log | None = None) -> SourceTable:
@@ -41,6 +45,7 @@ def read_table(spec: FeatureSource, source: SourceResource, log: Log | None = No
         raise SourceError(f"{read.name} has columns and no rows", "add rows to it and run again")
     rows = replace(read, table=_with_keys(read.table, spec))
     check_features(rows, spec)
+    check_weights(rows, spec)
     check_keys(rows, spec)
     return rows
 
@@ -54,8 +59,8 @@ def _with_keys(table: pa.Table, spec: FeatureSource) -> pa.Table:
     if spec.event_time is None:
         times = pa.repeat(pa.scalar(TIMELESS, pa.timestamp("us", tz="UTC")), rows)
         table = table.append_column(spec.event_timestamp, times)
-    target = [spec.label_column.name] if spec.label_column else []
-    return table.select([*spec.join_key_names, spec.event_timestamp, *spec.feature_names, *target])
+    own = [one.name for one in (spec.label_column, spec.weight_column) if one]
+    return table.select([*spec.join_key_names, spec.event_timestamp, *spec.feature_names, *own])
 
 
 def _with_class_names(rows: SourceTable, spec: ModelSpec) -> SourceTable:

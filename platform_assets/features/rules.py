@@ -46,8 +46,10 @@ def check_features(rows: SourceTable, spec: FeatureSource) -> None:
     nullable = {feature.name for feature in spec.features if feature.nullable}
     if target and has_gaps:
         nullable.add(target.name)
+    if spec.weight_column is not None:
+        nullable.add(spec.weight_column.name)  # `weights` checks it where there is a label
     wanted = [name for name in table.column_names if name not in nullable]
-    _refuse(
+    refuse_rows(
         rows,
         "empty values",
         {name: table[name].is_null() for name in wanted},
@@ -56,7 +58,7 @@ def check_features(rows: SourceTable, spec: FeatureSource) -> None:
     )
     of_interest = [*spec.feature_names, *([target.name] if target else [])]
     floats = [name for name in of_interest if pa.types.is_floating(table[name].type)]
-    _refuse(
+    refuse_rows(
         rows,
         "values that are infinite, or too large for their type",
         {name: pc.is_inf(table[name]) for name in floats},
@@ -65,7 +67,7 @@ def check_features(rows: SourceTable, spec: FeatureSource) -> None:
     _check_texts(rows, spec)
 
 
-def _refuse(
+def refuse_rows(
     rows: SourceTable, problem: str, masks: Mapping[str, pa.ChunkedArray], todo: str
 ) -> None:
     """Raise SourceError when a mask is true: how often and where first, by column."""
@@ -95,7 +97,7 @@ def check_keys(rows: SourceTable, spec: FeatureSource) -> None:
     """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table
-    _refuse(
+    refuse_rows(
         rows,
         f"times before {EARLIEST:%Y}, which may stand for unknown ones",
         {time: pc.less(table[time], pa.scalar(EARLIEST, table[time].type))},
@@ -158,7 +160,7 @@ def _check_relative_error(rows: SourceTable, spec: ModelSpec) -> None:
     if spec.evaluation.metric != PERCENTAGE_ERROR:
         return
     name = spec.target.name
-    _refuse(
+    refuse_rows(
         rows,
         f"targets of 0, of which {PERCENTAGE_ERROR} is not defined",
         {name: pc.equal(rows.table[name], 0.0)},

@@ -29,10 +29,10 @@ def write_feature_data(
     """Write features and labels to a folder of their own in `data_dir`, each in one atomic step.
 
     `features.parquet` holds join key, event timestamp and features of all rows, null where one
-    is missing; `labels.parquet` join keys, event timestamp and target of those with a label, and
-    the features of requests where the others are in feature tables. Both carry the fingerprint, so
-    a reader notices when a crash or another run left the two, or a record and its files, from
-    different sources.
+    is missing; `labels.parquet` join keys, event timestamp and target of those with a label, their
+    weight where the model has one, and the features of requests where the others are in feature
+    tables. Both carry the fingerprint, so a reader notices when a crash or another run left the
+    two, or a record and its files, from different sources.
     """
     import pyarrow.compute as pc
 
@@ -49,7 +49,9 @@ def write_feature_data(
     else:
         _write(table.select([*keys, *spec.feature_names]), features, source.fingerprint, progress)
     if target is not None:
-        labelled = table.select([*keys, *(spec.feature_names if are_labels else ()), target.name])
+        weight = [spec.weight_column.name] if spec.weight_column else []
+        requested = spec.feature_names if are_labels else ()
+        labelled = table.select([*keys, *requested, target.name, *weight])
         labelled = labelled.filter(labelled[target.name].is_valid())
         _write(labelled, labels, source.fingerprint, progress)
     return FeatureData(

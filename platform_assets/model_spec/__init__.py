@@ -12,3 +12,4 @@ from platform_assets.model_spec.search import *
 from platform_assets.model_spec.source import *
 from platform_assets.model_spec.table import *
 from platform_assets.model_spec.training import *
+from platform_assets.model_spec.weighting import *

@@ -17,6 +17,7 @@ from platform_assets.model_spec.table import DEFAULT_TTL, LabelKey, Labels
 from platform_assets.model_spec.training import (
     METRICS,
     PINBALL,
+    UNWEIGHTED,
     CandidateSpec,
     Evaluation,
     Gates,
@@ -25,10 +26,12 @@ from platform_assets.model_spec.training import (
     estimators,
     metrics,
 )
+from platform_assets.model_spec.weighting import ClassWeights, WeightColumn
 from serving_gateway.contract import DType
 
 Above = Mapping[str, Any]
 Problems = Iterator[tuple[tuple[int | str, ...], str]]
+_Named = JoinKey | LabelKey | EventTime | Target | WeightColumn
 
 _DEFAULT_CANDIDATES: Final = 3
 _CLASSES: Final = {
@@ -104,7 +107,7 @@ def _columns(
         seen.setdefault(name, feature)
 
 
-def _named(above: Above) -> list[tuple[JoinKey | LabelKey | EventTime | Target, str]]:
+def _named(above: Above) -> list[tuple[_Named, str]]:
     """Columns that are no features, with what they are."""
     labels: Labels | None = above.get("labels")
     keys = labels.entities if labels else [above.get("join_key")]
@@ -112,6 +115,7 @@ def _named(above: Above) -> list[tuple[JoinKey | LabelKey | EventTime | Target, 
     columns += [
         (above.get("target"), "the target"),
         (above.get("event_time"), "the event timestamp"),
+        (above.get("weight"), "the weight"),
     ]
     return [(one, what) for one, what in columns if one]
 
@@ -129,8 +133,30 @@ def _headers(above: Above) -> dict[str, str]:
     }
 
 
-def _column_name(one: JoinKey | LabelKey | EventTime | Target) -> str:
+def _column_name(one: _Named) -> str:
     return one.column if isinstance(one, LabelKey) else one.name
+
+
+def _weight(weight: WeightColumn | None, above: Above) -> Problems:
+    for name, what in _taken(above).items():
+        if weight and weight.name.casefold() == name:
+            yield ("column",), f"{weight.name!r} is {what}: name another column"
+
+
+def _class_weight(weight: str | ClassWeights | None, above: Above) -> Problems:
+    task, target = above.get("task"), above.get("target")
+    if weight is None or task is None or target is None:
+        return
+    if task is Task.REGRESSION:
+        yield (), "a regression has no classes: remove it (`weight` names a column of weights)"
+    elif not isinstance(weight, str):
+        known, kind = target.class_names or target.classes, _CLASSES[target.answer_dtype]
+        for label in weight:
+            if type(label) is not kind[0]:
+                yield (str(label),), f"{as_yaml(label)} is not {kind[1]}, as the labels are"
+            elif known and label not in known:
+                listed = ", ".join(map(as_yaml, known))
+                yield (str(label),), f"{as_yaml(label)} is not a class; they are {listed}"
 
 
 def _target(target: Target, above: Above) -> Problems:
@@ -194,9 +220,16 @@ def _count(target: Target, task: Task) -> Problems:
 
 
 def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:
-    task = above.get("task")
+    task, class_weight = above.get("task"), above.get("class_weight")
     known = estimators(task) if task else ()
+    weighted = above.get("weight") or class_weight
     for index, one in enumerate(candidates):
+        if weighted and one.estimator in UNWEIGHTED:
+            message = f"{one.estimator} takes no weights: remove it, or the weights"
+            yield (index, "estimator"), message
+        if class_weight and "class_weight" in one.grid:
+            message = "is given for all candidates above: remove one of the two"
+            yield (index, "grid", "class_weight"), message
         if known and one.estimator is not None and one.estimator not in known:
             message = (
                 f"{as_yaml(one.estimator)} is not an estimator for {task}; known are "
@@ -240,6 +273,8 @@ RULES: Final[Mapping[str, Callable[[Any, Above], Problems]]] = {
     "event_time": _time,
     "ttl": _ttl,
     "target": _target,
+    "weight": _weight,
+    "class_weight": _class_weight,
     "features": _features,
     "request": _request,
     "candidates": _candidates,

@@ -39,6 +39,7 @@ from platform_assets.model_spec.table import (
     as_features,
 )
 from platform_assets.model_spec.training import CandidateSpec, Evaluation, Gates, Task
+from platform_assets.model_spec.weighting import ClassWeight, Weight, WeightColumn
 from serving_gateway.contract import (
     LABEL_OUTPUT,
     PROBABILITIES_OUTPUT,
@@ -161,6 +162,12 @@ class ModelSpec(FeatureSource):
     never do."""
     target: Target
     """The column to predict."""
+    weight: Weight | None = None
+    """A column that says how much a row counts while the model is fitted; never a feature. Metrics
+    and gates count every row once."""
+    class_weight: ClassWeight = None
+    """How much the rows of a class count while the model is fitted: `balanced`, or a mapping of
+    classes to weights, by default 1. Probabilities follow it; metrics and gates do not."""
     features: Features
     """The columns that the model reads, in order: a list of names or of `{name, ...}`, or a mapping
     from name to type or options. With `labels`, a mapping from each feature table to the list of
@@ -230,6 +237,11 @@ class ModelSpec(FeatureSource):
         return self.target
 
     @property
+    def weight_column(self) -> WeightColumn | None:
+        """The column that says how much a row counts, if there is one."""
+        return self.weight
+
+    @property
     def own_table(self) -> FeatureSource:
         """What is read from the source: the one table, or the labels of a model of several."""
         if self.labels is None:
@@ -242,6 +254,7 @@ class ModelSpec(FeatureSource):
             event_time=self.labels.event_time,
             features=self.request,
             target=self.target,
+            weight=self.weight,
             code_version=self.code_version,
         )
 

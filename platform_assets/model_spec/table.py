@@ -35,6 +35,7 @@ from platform_assets.model_spec.fields import (
 )
 from platform_assets.model_spec.operation import Cron, Kubernetes
 from platform_assets.model_spec.source import Source
+from platform_assets.model_spec.weighting import WeightColumn
 from serving_gateway.contract import DType
 
 DEFAULT_TTL: Final = duration("3650d")
@@ -106,6 +107,11 @@ class FeatureSource:
     @property
     def label_column(self) -> Target | None:
         """The column with the labels, if there is one."""
+        return None
+
+    @property
+    def weight_column(self) -> WeightColumn | None:
+        """The column that says how much a row with a label counts, if there is one."""
         return None
 
     @property
@@ -317,6 +323,7 @@ class LabelTable(FeatureSource):
     event_time: EventTime
     features: tuple[FeatureSpec, ...]
     target: Target
+    weight: WeightColumn | None
     code_version: str
 
     @property
@@ -333,6 +340,11 @@ class LabelTable(FeatureSource):
     def label_column(self) -> Target:
         """The column with the labels."""
         return self.target
+
+    @property
+    def weight_column(self) -> WeightColumn | None:
+        """The column that says how much a row counts, if there is one."""
+        return self.weight
 
     @property
     def has_unique_rows(self) -> bool:

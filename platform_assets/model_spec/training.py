@@ -79,6 +79,8 @@ _BOOSTING: Final = ("lightgbm", "xgboost")
 CLASSIFIERS: Final = ("logistic_regression", *_ENSEMBLES, "linear_discriminant", *_BOOSTING)
 REGRESSORS: Final = ("ridge", *_ENSEMBLES, "linear_regression", *_BOOSTING)
 """Names of estimators; the first three of a task compete by default."""
+UNWEIGHTED: Final = frozenset({"linear_discriminant"})
+"""Those that cannot let one row count more than another."""
 
 
 def metrics(task: Task) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from platform_assets.training.preprocessing import (
 )
 from platform_assets.training.rows import TrainingError
 from platform_assets.training.search_spaces import space_of
+from platform_assets.training.weights import is_weighted, takes_weights
 from serving_gateway.contract import Feature
 
 MAX_CANDIDATES: Final = 64
@@ -274,6 +275,11 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         model = make(**{**entry.defaults, **settings, **candidate.parameters})
         return pipeline(features, model, scaled=entry.scaled, texts=entry.texts, fills=entry.fills)
     model = _from_function(candidate, spec)
+    if is_weighted(spec) and not takes_weights(model):
+        raise CandidateError(
+            f"{candidate.where}: {type(model).__name__} takes no weights (its `fit` has no "
+            "`sample_weight`): choose another estimator, or remove `weight` and `class_weight`"
+        )
     if one.pipeline is not None:
         return custom_pipeline(model)
     return pipeline(features, model, scaled=False, texts=Texts.COLUMNS)

@@ -105,6 +105,7 @@ def _tensors(ordered: pd.DataFrame, time: str, spec: ModelSpec) -> Rows:
         labels=_labels(ordered[spec.target.name], spec),
         groups=_entities(ordered, spec),
         times=None if spec.event_time is None else _utc(ordered[time]),
+        weights=None if spec.weight is None else ordered[spec.weight.name].to_numpy(np.float64),
     )
 
 

@@ -21,6 +21,7 @@ from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.metrics import Answers
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
+from platform_assets.training.weights import fit_arguments
 
 _PER_CLASS: Final = 20
 _OF_A_REGRESSION: Final = 100
@@ -55,7 +56,7 @@ def probe(
             if one.spec.pipeline is not None:
                 # Also of one that fails to learn from so few rows.
                 require_converters(pipeline.named_steps[CUSTOM_STEP])
-            fitted = _fitted(pipeline, sample, one, say)
+            fitted = _fitted(pipeline, sample, one, spec, say)
             if fitted is None:
                 continue
             graph = export(fitted, spec.signature(classes), spec.model_name)
@@ -92,11 +93,12 @@ def _shrink(model: Any) -> None:
             model.set_params(**{path: few})
 
 
-def _fitted(pipeline: Any, sample: Rows, one: Candidate, say: Log) -> Any | None:
+def _fitted(pipeline: Any, sample: Rows, one: Candidate, spec: ModelSpec, say: Log) -> Any | None:
     from sklearn.utils._param_validation import InvalidParameterError
 
     try:
-        return pipeline.fit(sample.features, sample.labels)
+        arguments = fit_arguments(pipeline, sample, spec)
+        return pipeline.fit(sample.features, sample.labels, **arguments)
     except (InvalidParameterError, TypeError) as exc:
         raise CandidateError(f"{one.where}: {one.name}: {exc}") from exc
     # Estimators, the user's own among them, fail on few rows in ways of their own.

@@ -26,13 +26,14 @@ class Rows:
     `features`: columns in signature order, in tensor form (`training.frame`). `labels`: texts
     (object), int64 (booleans as 0 and 1), or float64 for a regression. `groups`: the entity of
     each row, int64 or text. `times`: datetime64[ns] in UTC, or None where nothing is known of
-    times.
+    times. `weights`: how much each row counts in a fit, by the column of the model file, float64.
     """
 
     features: pd.DataFrame
     labels: NDArray[Any]
     groups: NDArray[Any]
     times: NDArray[np.datetime64] | None = None
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +46,7 @@ class Rows:
             self.labels[positions],
             self.groups[positions],
             None if self.times is None else self.times[positions],
+            None if self.weights is None else self.weights[positions],
         )
 
     def spread(self, most: int) -> Rows:

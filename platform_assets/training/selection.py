@@ -18,6 +18,7 @@ from platform_assets.training.metrics import Answers, chosen_metric, codes, metr
 from platform_assets.training.preprocessing import final_estimator
 from platform_assets.training.rows import EstimatorError, Rows, TrainingError
 from platform_assets.training.splits import Fold
+from platform_assets.training.weights import fit_arguments
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
         warnings.simplefilter("always")
         try:
             with threadpool_limits(limits=spec.evaluation.threads):
-                fitted = pipeline.fit(rows.features, rows.labels)
+                arguments = fit_arguments(pipeline, rows, spec)
+                fitted = pipeline.fit(rows.features, rows.labels, **arguments)
         # Estimators, the user's own among them, fail in ways of their own.
         except Exception as exc:
             raise _failed(pipeline, "cannot be fitted", exc) from exc

@@ -384,6 +384,40 @@ REFUSED = [
         "1",
     ),
     ("0.6", "60", 12, "gates.metric_floor", "from 0 to 1"),
+    # weights
+    ("  task: binary", "  task: binary\n  weight: age", 6, "features.age", "is the weight"),
+    ("  task: binary", "  task: binary\n  weight: patient_id", 12, "weight.column", "join key"),
+    ("  task: binary", "  task: binary\n  weight: 3", 12, "weight", "must be a mapping of fields"),
+    ("  task: binary", "  task: binary\n  class_weight: even", 12, "class_weight", "balanced or"),
+    (
+        "  task: binary",
+        "  task: binary\n  class_weight: {true: 0}",
+        12,
+        "class_weight.True",
+        "write a number above 0",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  class_weight: {yes please: 2}",
+        12,
+        "class_weight.yes please",
+        "is not boolean",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  class_weight: balanced\n  candidates: [linear_discriminant]",
+        13,
+        "candidates[0].estimator",
+        "takes no weights",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  class_weight: balanced\n"
+        "  candidates: [{estimator: random_forest, grid: {class_weight: [balanced]}}]",
+        13,
+        "candidates[0].grid.class_weight",
+        "remove one of the two",
+    ),
     (
         "  task: binary",
         "  task: binary\n  serving: {retention: 9}",

@@ -63,14 +63,16 @@ class Column:
 
 
 def source_columns(spec: FeatureSource) -> tuple[Column, ...]:
-    """Every column that the source has to have: key, time, features, target."""
-    time, target = spec.event_time, spec.label_column
+    """Every column that the source has to have: key, time, features, target, weight."""
+    time, target, weight = spec.event_time, spec.label_column, spec.weight_column
     typed: list[FeatureSpec | JoinKey | Target] = [
         *(key for key in spec.join_keys if not key.from_row_number),
         *spec.features,
         *([] if target is None else [target]),
     ]
     columns = [Column(one.name, one.dtype, source_column=one.source_column) for one in typed]
+    if weight is not None:
+        columns.append(Column(weight.name, DType.FP64, source_column=weight.source_column))
     if time is not None:
         columns.append(Column(time.name, None, time.timezone, time.source_column))
     return tuple(columns)

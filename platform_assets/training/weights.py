@@ -1,0 +1,70 @@
+"""How much each row counts in a fit; measures and gates count every row once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from platform_assets.model_spec import BALANCED, ModelSpec
+from platform_assets.training.rows import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def is_weighted(spec: ModelSpec) -> bool:
+    """Whether rows count differently in a fit of this model."""
+    return spec.weight is not None or spec.class_weight is not None
+
+
+def fit_arguments(pipeline: Any, rows: Rows, spec: ModelSpec) -> dict[str, NDArray[np.float64]]:
+    """Return what a fit of a pipeline to these rows takes beside them."""
+    weights = row_weights(rows, spec)
+    return {} if weights is None else {_parameter(pipeline): weights}
+
+
+def row_weights(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
+    """Return the weight of each row, shape (rows,): that of the column times that of the class.
+
+    `balanced` gives all classes of these rows the same total, before the column counts. None
+    where the model file asks for neither.
+    """
+    classes = _of_classes(rows, spec)
+    if rows.weights is None or classes is None:
+        return rows.weights if classes is None else classes
+    return rows.weights * classes
+
+
+def _of_classes(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
+    import pandas as pd
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    if spec.class_weight is None:
+        return None
+    if spec.class_weight == BALANCED:
+        return compute_sample_weight(BALANCED, rows.labels)  # type: ignore[no-any-return] # untyped
+    # A boolean is equal to the number that stands for it.
+    places, labels = pd.factorize(rows.labels)
+    known = pd.Series([spec.class_weight.get(one, 1.0) for one in labels.tolist()], dtype=float)
+    return known.to_numpy()[places]
+
+
+def takes_weights(model: Any) -> bool:
+    """Whether an unfitted estimator, or the last step of a pipeline, takes weights of rows."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import has_fit_parameter
+
+    if isinstance(model, Pipeline):
+        return takes_weights(model.steps[-1][1])
+    return bool(has_fit_parameter(model, "sample_weight"))
+
+
+def _parameter(pipeline: Any) -> str:
+    """The name by which a pipeline hands weights to its innermost estimator."""
+    from sklearn.pipeline import Pipeline
+
+    name, step = [], pipeline
+    while isinstance(step, Pipeline):
+        last, step = step.steps[-1]
+        name.append(last)
+    return "__".join([*name, "sample_weight"])
