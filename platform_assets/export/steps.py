@@ -1,4 +1,4 @@
-"""Converters of our own: for NumPy functions, those of `training.preprocessing` among them."""
+"""Converters of our own: for NumPy functions and encoders of `training.preprocessing`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from platform_assets.export.category_converters import category_converters, category_shapes
 from platform_assets.export.imputer import convert_imputer, imputer_shape
 from platform_assets.export.inspection import ExportError
 
@@ -14,7 +15,7 @@ _UNARY: Final = {np.abs: "Abs", np.exp: "Exp", np.log: "Log", np.log1p: "Log", n
 
 
 def converter_options() -> dict[str, Any]:
-    """Return the arguments by which skl2onnx converts `FunctionTransformer` and `SimpleImputer`.
+    """Return the arguments by which skl2onnx converts what it has no right converter for.
 
     It has no converter for a transformer with a function. Known are `numpy.asarray` to a
     floating-point type, `numpy.clip`, functions of a number (`_UNARY`), and
@@ -25,10 +26,15 @@ def converter_options() -> dict[str, Any]:
 
     return {
         "custom_parsers": {FunctionTransformer: _parse},
-        "custom_shape_calculators": {FunctionTransformer: _shape, SimpleImputer: imputer_shape},
+        "custom_shape_calculators": {
+            FunctionTransformer: _shape,
+            SimpleImputer: imputer_shape,
+            **category_shapes(),
+        },
         "custom_conversion_functions": {
             FunctionTransformer: _convert,
             SimpleImputer: convert_imputer,
+            **category_converters(),
         },
     }
 

@@ -23,7 +23,8 @@ from platform_assets.resources.source import SourceError
 from serving_gateway.contract import DType
 
 MAX_TEXTS: Final = 1_000
-"""A text feature with more different values than this is an identifier, not a category."""
+"""A text feature with more different values than this is an identifier, not a category, unless the
+model file says how to group or to encode it."""
 ENTITIES_PER_CLASS: Final = 3
 """Fewest different entities of a class: one to evaluate, two to cross-validate."""
 EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
@@ -82,14 +83,16 @@ def refuse_rows(
 
 
 def _check_texts(rows: SourceTable, spec: FeatureSource) -> None:
-    for name in (one.name for one in spec.features if one.dtype is DType.BYTES):
+    limited = [one for one in spec.features if one.dtype is DType.BYTES and one.is_limited]
+    for name in (one.name for one in limited):
         different = pc.count_distinct(rows.table[name]).as_py()
         if different > MAX_TEXTS:
             raise SourceError(
                 f"{rows.name} has {different:,} different texts in {name}, more than "
                 f"{MAX_TEXTS:,}: it looks like an identifier, and a model would memorize its "
                 "rows",
-                "leave it out of the features, or group its values into fewer, and run again",
+                "leave it out of the features, or say how to read it in the model file "
+                "(min_frequency, max_categories or encoding), and run again",
             )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     StrictBool,
     StrictFloat,
+    StrictInt,
     StrictStr,
     WithJsonSchema,
     create_model,
@@ -97,6 +100,26 @@ TargetType = Annotated[
 ]
 
 
+class TextEncoding(StrEnum):
+    """How texts become numbers, where the estimator does not decide it."""
+
+    TARGET = "target"
+
+
+def _frequency(value: object) -> object:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (value >= 1 if isinstance(value, int) else 0 < value < 1):  # type: ignore[operator] # a number
+        raise ValueError(
+            f"must be a number of rows from 1, or a share between 0 and 1, not {as_yaml(value)}"
+        )
+    return value
+
+
+Frequency = Annotated[
+    Any, BeforeValidator(_frequency), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+]
+
+
 @dataclass(frozen=True, config=CONFIG)
 class FeatureSpec:
     """One column that the model reads."""
@@ -117,6 +140,27 @@ class FeatureSpec:
     """The column's name in the source, where it differs."""
     table: Annotated[SkipJsonSchema[str], Field(validation_alias=LOADER_ONLY)] = ""
     """The feature table that has the column; empty for the model's own, and for the request's."""
+    min_frequency: Frequency | None = None
+    """Texts in fewer training rows (a number, or a share of them) are one category together; lifts
+    the limit of 1,000 different texts."""
+    max_categories: Annotated[StrictInt, Field(ge=2)] | None = None
+    """Categories that are told apart at most: the rarer texts are one category together; lifts the
+    limit of 1,000 different texts."""
+    encoding: TextEncoding | None = None
+    """`target` replaces a text by the mean of the target in its rows, cross-fitted; lifts the limit
+    of 1,000 different texts."""
+
+    @model_validator(mode="after")
+    def _check_encoding(self) -> Self:
+        given = {name: getattr(self, name) for name in ("min_frequency", "max_categories")}
+        problem = ""
+        if self.dtype is not DType.BYTES:
+            given["encoding"] = self.encoding
+            problem = f"only texts have categories, and {self.name!r} is not one: remove it"
+        elif self.encoding is not None:
+            problem = "target encoding reads every text, the rarer with less weight: remove one"
+        reject(((name,), problem) for name, value in given.items() if problem and value is not None)
+        return self
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -134,6 +178,11 @@ class FeatureSpec:
     def numeric(self) -> bool:
         """Whether the values are numbers."""
         return self.dtype in _NUMERIC
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the source may have only so many different texts."""
+        return {self.min_frequency, self.max_categories, self.encoding} == {None}
 
     @property
     def feature(self) -> Feature:

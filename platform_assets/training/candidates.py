@@ -14,6 +14,7 @@ from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
 from platform_assets.training import boosting
 from platform_assets.training.extras import missing
 from platform_assets.training.preprocessing import (
+    TargetEncoding,
     Texts,
     custom_pipeline,
     is_pipeline,
@@ -23,7 +24,6 @@ from platform_assets.training.preprocessing import (
 from platform_assets.training.rows import TrainingError
 from platform_assets.training.search_spaces import space_of
 from platform_assets.training.weights import is_weighted, takes_weights
-from serving_gateway.contract import Feature
 
 MAX_CANDIDATES: Final = 64
 """Grid points of all candidates of a model together."""
@@ -266,14 +266,21 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         CandidateError: the function cannot be called or returns no such estimator, or a
             parameter is unknown to it.
     """
-    features = [feature.feature for feature in spec.features]
     one = candidate.spec
+    target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
     if one.estimator is not None:
         entry = known(spec.task)[one.estimator]
         make = _attribute(candidate.where, entry.path)
-        settings = _settings(entry, features, spec)
+        settings = _settings(entry, spec)
         model = make(**{**entry.defaults, **settings, **candidate.parameters})
-        return pipeline(features, model, scaled=entry.scaled, texts=entry.texts, fills=entry.fills)
+        return pipeline(
+            spec.features,
+            model,
+            scaled=entry.scaled,
+            texts=entry.texts,
+            target=target,
+            fills=entry.fills,
+        )
     model = _from_function(candidate, spec)
     if is_weighted(spec) and not takes_weights(model):
         raise CandidateError(
@@ -282,10 +289,10 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         )
     if one.pipeline is not None:
         return custom_pipeline(model)
-    return pipeline(features, model, scaled=False, texts=Texts.COLUMNS)
+    return pipeline(spec.features, model, scaled=False, texts=Texts.COLUMNS, target=target)
 
 
-def _settings(entry: _Estimator, features: Sequence[Feature], spec: ModelSpec) -> dict[str, object]:
+def _settings(entry: _Estimator, spec: ModelSpec) -> dict[str, object]:
     """Parameters that the platform sets, and no grid can."""
     settings: dict[str, object] = {}
     if entry.seeded:
@@ -293,7 +300,7 @@ def _settings(entry: _Estimator, features: Sequence[Feature], spec: ModelSpec) -
     if entry.threaded:
         settings["n_jobs"] = spec.evaluation.threads
     if entry.categorical:
-        settings["categories"] = text_columns(features)
+        settings["categories"] = text_columns(spec.features)
     return settings
 
 

@@ -88,10 +88,16 @@ def _places(prepared: Any) -> dict[str, slice]:
 
 
 def _widths(first_step: Any, features: int) -> list[int]:
-    from sklearn.preprocessing import OneHotEncoder
+    from sklearn.preprocessing import OneHotEncoder, TargetEncoder
 
+    if isinstance(first_step, TargetEncoder):
+        return [len(first_step.encodings_) // features] * features
     if isinstance(first_step, OneHotEncoder):
-        return [len(categories) for categories in first_step.categories_]
+        known = [len(categories) for categories in first_step.categories_]
+        if first_step.min_frequency is None and first_step.max_categories is None:
+            return known
+        rare = [0 if one is None else len(one) - 1 for one in first_step.infrequent_categories_]
+        return [count - less for count, less in zip(known, rare, strict=True)]
     return [1] * features
 
 

@@ -7,11 +7,13 @@ loads without this package. The export knows each step (`export.steps`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
 from platform_assets.export.custom_step import CUSTOM_STEP
-from serving_gateway.contract import DType, Feature
+from platform_assets.model_spec import FeatureSpec, TextEncoding
+from serving_gateway.contract import DType
 
 COLUMNS_STEP: Final = "columns"
 MODEL_STEP: Final = "model"
@@ -21,6 +23,8 @@ LARGEST: Final = 1e30
 Far from the largest number of single precision, since scikit-learn adds up whole matrices.
 """
 
+_PARTS: Final = 5
+"""Parts of the rows of a fit, each target-encoded by the others."""
 _MOSTLY_ZEROS: Final = 0.3
 """A share of values other than zero from which a sparse matrix saves nothing."""
 
@@ -40,27 +44,45 @@ class Texts(Enum):
     """The same; one never seen is missing, for estimators that read missing values."""
 
 
+@dataclass(frozen=True, slots=True)
+class TargetEncoding:
+    """What target encoding has to know of a model."""
+
+    regression: bool
+    seed: int
+
+
 def pipeline(
-    features: Sequence[Feature], model: Any, *, scaled: bool, texts: Texts, fills: bool = True
+    features: Sequence[FeatureSpec],
+    model: Any,
+    *,
+    scaled: bool,
+    texts: Texts,
+    target: TargetEncoding,
+    fills: bool = True,
 ) -> Any:
     """Return an unfitted pipeline over a frame in tensor form.
 
     Numbers become single precision, as trees and runtimes read them, 64-bit ones after their
     median was subtracted; a missing one becomes the median of its column, a missing boolean the
     more frequent value, or stays missing without `fills`. `scaled` centres and scales all numbers
-    in double precision, for linear models.
+    in double precision, for linear models. Texts are encoded as `texts` says, or as the feature
+    says.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
     sparse = texts is Texts.SPARSE_COLUMNS
-    parts = [
-        (dtype.value.lower(),
-         _texts(texts) if dtype is DType.BYTES
-         else _numbers(dtype, scaled=scaled, sparse=sparse, fills=fills),
-         names)
-        for dtype, names in _groups(features)
-    ]  # fmt: skip
+    parts = []
+    for number, (reading, names) in enumerate(_groups(features)):
+        if reading.dtype is not DType.BYTES:
+            steps = _numbers(reading.dtype, scaled=scaled, sparse=sparse, fills=fills)
+        elif reading.encoding is not None:
+            steps = _target_encoded(target, scaled=scaled, sparse=sparse)
+        else:
+            steps = _texts(texts, reading.min_frequency, reading.max_categories)
+        is_plain = reading == _Reading(reading.dtype)
+        parts.append((reading.dtype.value.lower() if is_plain else f"texts_{number}", steps, names))
     columns = ColumnTransformer(
         parts,
         sparse_threshold=_MOSTLY_ZEROS if sparse else 0.0,
@@ -88,21 +110,44 @@ def final_estimator(pipeline: Any) -> Any:
     return final_estimator(pipeline.steps[-1][1]) if is_pipeline(pipeline) else pipeline
 
 
-def _groups(features: Sequence[Feature]) -> list[tuple[DType, list[str]]]:
-    """The features of each type, in the order in which they stand in the matrix."""
-    groups: dict[DType, list[str]] = {}
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How columns are read that go through the same steps."""
+
+    dtype: DType
+    encoding: TextEncoding | None = None
+    min_frequency: float | None = None
+    max_categories: int | None = None
+
+
+def _groups(features: Sequence[FeatureSpec]) -> list[tuple[_Reading, list[str]]]:
+    """The features of each kind, in the order in which they stand in the matrix.
+
+    First those that are read as their type is, then grouped texts, then encoded ones.
+    """
+    groups: dict[_Reading, list[str]] = {}
     for one in features:
-        groups.setdefault(one.dtype, []).append(one.name)
-    return sorted(groups.items())
+        reading = _Reading(one.dtype, one.encoding, one.min_frequency, one.max_categories)
+        groups.setdefault(reading, []).append(one.name)
+
+    def order(group: tuple[_Reading, list[str]]) -> tuple[bool, bool, str]:
+        reading, _ = group
+        return reading.encoding is not None, reading != _Reading(reading.dtype), reading.dtype
+
+    return sorted(groups.items(), key=order)
 
 
-def text_columns(features: Sequence[Feature]) -> list[int]:
-    """Return where the texts stand in the matrix when each of them is one column."""
-    kinds = [dtype for dtype, names in _groups(features) for _ in names]
-    return [place for place, dtype in enumerate(kinds) if dtype is DType.BYTES]
+def text_columns(features: Sequence[FeatureSpec]) -> list[int]:
+    """Return where texts stand in the matrix as codes, when each of them is one column."""
+    kinds = [reading for reading, names in _groups(features) for _ in names]
+    return [
+        place
+        for place, one in enumerate(kinds)
+        if one.dtype is DType.BYTES and one.encoding is None
+    ]
 
 
-def _texts(how: Texts) -> Any:
+def _texts(how: Texts, min_frequency: float | None, max_categories: int | None) -> Any:
     import numpy as np
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -110,13 +155,41 @@ def _texts(how: Texts) -> Any:
 
     if how in {Texts.PLACES, Texts.CODES}:
         encoder = OrdinalEncoder(
-            handle_unknown="use_encoded_value", unknown_value=np.nan, dtype=np.float32
+            handle_unknown="use_encoded_value",
+            unknown_value=np.nan,
+            dtype=np.float32,
+            min_frequency=min_frequency,
+            max_categories=max_categories,
         )
         fill = [SimpleImputer(strategy="most_frequent")] if how is Texts.PLACES else []
         return make_pipeline(encoder, *fill)
     sparse = how is Texts.SPARSE_COLUMNS
-    encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float32, sparse_output=sparse)
+    grouped = min_frequency is not None or max_categories is not None
+    encoder = OneHotEncoder(
+        handle_unknown="infrequent_if_exist" if grouped else "ignore",
+        dtype=np.float32,
+        sparse_output=sparse,
+        min_frequency=min_frequency,
+        max_categories=max_categories,
+    )
     return make_pipeline(encoder, *_by_column(sparse=sparse))
+
+
+def _target_encoded(target: TargetEncoding, *, scaled: bool, sparse: bool) -> Any:
+    """Each text as the mean of the target; of a fit, without that of the row's own part."""
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler, TargetEncoder
+
+    encoder = TargetEncoder(
+        # A target of whole numbers would be taken for classes.
+        target_type="continuous" if target.regression else "auto",
+        cv=KFold(_PARTS, shuffle=True, random_state=target.seed),
+    )
+    steps = [encoder, _as("float32")]
+    if scaled:
+        steps += [_as("float64"), StandardScaler(copy=False), _as("float32"), _as("float64")]
+    return make_pipeline(*steps, *_by_column(sparse=sparse))
 
 
 def _numbers(dtype: DType, *, scaled: bool, sparse: bool, fills: bool) -> Any:

@@ -17,44 +17,15 @@ import pytest
 
 from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError, graph_contract, inspect_graph, sha256
-from platform_assets.export.parity import Parity, compare
-from platform_assets.export.runtime import model_inputs, run_graph
 from platform_assets.export.triton_config import TensorSpec
 from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Target, Task
 from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, expand
 from platform_assets.training.rows import Rows
-from platform_assets.training.selection import answers_of, fit
 from serving_gateway.contract import DType, Feature
 from tests.support.models import IRIS
+from tests.support.parity import fitted_candidate, graph_parity
 from tests.support.servers import ROOT
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec
-
-
-def _fitted(spec: ModelSpec, rows: Rows) -> Any:
-    (candidate,) = expand(spec)
-    return fit(build(candidate, spec), rows, spec)[0]
-
-
-TOLERANCE = 1e-5
-"""A tenth of what the gates allow by default."""
-
-
-def _parity(
-    estimator: Any, spec: ModelSpec, frame: pd.DataFrame, tolerance: float = TOLERANCE
-) -> tuple[Parity, dict[str, Any]]:
-    signature = spec.signature(spec.target.classes)
-    outputs = run_graph(export(estimator, signature, "mixed"), model_inputs(signature, frame))
-    asked = Rows(frame, np.zeros(len(frame)), np.arange(len(frame)))
-    expected = answers_of(estimator, asked, spec, spec.target.classes)
-    parity = compare(
-        outputs[signature.label_output],
-        outputs.get("probabilities"),
-        expected.labels,
-        expected.probabilities,
-        tolerance,
-    )
-    return parity, outputs
-
 
 CASES = [
     *((Task.MULTICLASS, name, "texts") for name in CLASSIFIERS),
@@ -71,8 +42,8 @@ CASES = [
 def test_mixed_rows_are_answered_alike(task: Task, name: str, classes: str) -> None:
     """Missing values, texts never seen, numbers beyond single precision."""
     spec = mixed_spec(task, CLASSES.get(classes, ()), candidates=(CandidateSpec(name),))
-    estimator = _fitted(spec, mixed_rows(spec))
-    parity, outputs = _parity(estimator, spec, mixed_frame(4000, 9, wild=True))
+    estimator = fitted_candidate(spec, mixed_rows(spec))
+    parity, outputs = graph_parity(estimator, spec, mixed_frame(4000, 9, wild=True))
     assert parity.holds, parity
     assert parity.rows == 4000
     answers = outputs["prediction" if task is Task.REGRESSION else "label"]
@@ -102,14 +73,14 @@ def test_texts_of_many_categories_are_answered_alike(
     many = np.array([f"city {number}" for number in range(60)], dtype=object)
     cities = many[np.arange(len(rows)) % len(many)]
     rows = dataclasses.replace(rows, features=rows.features.assign(city=cities))
-    estimator = _fitted(spec, rows)
+    estimator = fitted_candidate(spec, rows)
     columns = estimator.named_steps["columns"]
     assert columns.sparse_output_ is sparse
     names = columns.get_feature_names_out()
     assert sum(name.startswith("city") for name in names) == width
     asked = mixed_frame(2000, 9, wild=True)
     asked["city"] = np.append(many, "never seen")[np.arange(len(asked)) % (len(many) + 1)]
-    parity, _ = _parity(estimator, spec, asked)
+    parity, _ = graph_parity(estimator, spec, asked)
     assert parity.holds, parity
 
 
@@ -122,7 +93,7 @@ def test_estimators_of_functions_are_answered_alike(function: str, classes: str)
     rows = mixed_rows(spec)
     narrow = rows.features.assign(distance=rows.features["distance"] - 1e6)
     rows = dataclasses.replace(rows, features=narrow)
-    parity, _ = _parity(_fitted(spec, rows), spec, narrow, 1e-4)
+    parity, _ = graph_parity(fitted_candidate(spec, rows), spec, narrow, 1e-4)
     assert parity.holds, parity
 
 
@@ -131,7 +102,7 @@ def test_a_class_of_the_user_is_converted_as_what_it_inherits_from(function: str
     candidate = CandidateSpec(function=f"tests.support.estimators:{function}")
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(candidate,))
     rows = mixed_rows(spec, count=150)
-    parity, _ = _parity(_fitted(spec, rows), spec, rows.features)
+    parity, _ = graph_parity(fitted_candidate(spec, rows), spec, rows.features)
     assert parity.holds, parity
 
 
@@ -149,7 +120,7 @@ def test_columns_of_some_types_alone_work_as_well(kinds: tuple[DType, ...], name
     whole = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(CandidateSpec(name),))
     spec, rows = _only(whole, *kinds), mixed_rows(whole)
     rows = dataclasses.replace(rows, features=rows.features[list(spec.feature_names)])
-    parity, _ = _parity(_fitted(spec, rows), spec, mixed_frame(500, 3, wild=True))
+    parity, _ = graph_parity(fitted_candidate(spec, rows), spec, mixed_frame(500, 3, wild=True))
     assert parity.holds, parity
     assert (spec.packed_input is not None) == (kinds == (DType.FP32,))
 
@@ -192,7 +163,7 @@ def test_a_tie_between_classes_is_not_a_difference(name: str) -> None:
         tenths = rng.integers(-4, 5, 6)
         values = (np.append(tenths, -tenths.sum()) / 40).tolist()
         pipeline, frame = _tied(name, values)
-        parity, outputs = _parity(pipeline, spec, frame)
+        parity, outputs = graph_parity(pipeline, spec, frame)
         assert parity.holds, parity
         assert parity.rows_tied == parity.rows == 60
         assert np.allclose(outputs["probabilities"], 0.5)
@@ -213,7 +184,7 @@ def test_features_far_from_zero_are_distinguished_alike(name: str) -> None:
     """A threshold between two neighbours in single precision must not be rounded up."""
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(CandidateSpec(name),))
     rows = _far_from_zero(spec)
-    parity, _ = _parity(_fitted(spec, rows), spec, rows.features)
+    parity, _ = graph_parity(fitted_candidate(spec, rows), spec, rows.features)
     assert parity.holds, parity
 
 
@@ -226,8 +197,8 @@ def test_predictions_far_from_zero_keep_their_digits(
     spec = mixed_spec(Task.REGRESSION, candidates=(CandidateSpec(name),))
     rows = _far_from_zero(spec)
     labels = mean + deviation * (rows.labels - rows.labels.mean()) / rows.labels.std()
-    parity, _ = _parity(
-        _fitted(spec, dataclasses.replace(rows, labels=labels)), spec, rows.features
+    parity, _ = graph_parity(
+        fitted_candidate(spec, dataclasses.replace(rows, labels=labels)), spec, rows.features
     )
     assert parity.holds, parity
 
@@ -243,7 +214,7 @@ def test_64_bit_numbers_are_read_with_all_their_digits(name: str) -> None:
     number = np.arange(1200)
     frame = pd.DataFrame({"time": 1.7e9 + number % 60, "count": 2**40 + number // 60})
     rows = Rows(frame, number % 60 + 10.0 * (number // 60), number)
-    parity, outputs = _parity(_fitted(spec, rows), spec, frame)
+    parity, outputs = graph_parity(fitted_candidate(spec, rows), spec, frame)
     assert parity.holds, parity
     assert np.std(outputs["prediction"] - rows.labels) < 2
 
@@ -254,7 +225,7 @@ def test_a_number_out_of_all_proportion_leaves_trees_the_others() -> None:
     )
     frame = pd.DataFrame({"income": np.append(np.arange(400.0), 1e300)})
     rows = Rows(frame, frame["income"].clip(upper=400).to_numpy(), np.arange(401))
-    parity, outputs = _parity(_fitted(spec, rows), spec, frame)
+    parity, outputs = graph_parity(fitted_candidate(spec, rows), spec, frame)
     assert parity.holds, parity
     assert np.std(outputs["prediction"] - rows.labels) < 5
 
@@ -274,7 +245,7 @@ def test_regressors_with_other_parameters_are_answered_alike(
     spec = mixed_spec(Task.REGRESSION, candidates=(candidate,))
     rows = mixed_rows(spec)
     rows = dataclasses.replace(rows, labels=np.exp(rows.labels / rows.labels.std()))
-    parity, _ = _parity(_fitted(spec, rows), spec, mixed_frame(2000, 9, wild=True))
+    parity, _ = graph_parity(fitted_candidate(spec, rows), spec, mixed_frame(2000, 9, wild=True))
     assert parity.holds, parity
 
 
@@ -291,14 +262,16 @@ def test_classifiers_with_other_parameters_are_answered_alike(
 ) -> None:
     candidate = CandidateSpec(name, grid={parameter: (value,)})
     spec = mixed_spec(Task.BINARY, CLASSES["booleans"], candidates=(candidate,))
-    parity, _ = _parity(_fitted(spec, mixed_rows(spec)), spec, mixed_frame(2000, 9, wild=True))
+    parity, _ = graph_parity(
+        fitted_candidate(spec, mixed_rows(spec)), spec, mixed_frame(2000, 9, wild=True)
+    )
     assert parity.holds, parity
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_the_export_leaves_the_estimator_as_it_is(name: str) -> None:
     spec = mixed_spec(Task.REGRESSION, candidates=(CandidateSpec(name),))
-    estimator = _fitted(spec, mixed_rows(spec))
+    estimator = fitted_candidate(spec, mixed_rows(spec))
     before = pickle.dumps(estimator)
     export(estimator, spec.signature(()), "mixed")
     assert pickle.dumps(estimator) == before
@@ -312,14 +285,14 @@ def test_large_terms_that_cancel_stay_within_the_tolerance() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"x": rng.random(800)})
     rows = Rows(frame, rng.choice([-1e9, 1e9], 800) + rng.random(800), np.arange(800))
-    parity, outputs = _parity(_fitted(spec, rows), spec, frame)
+    parity, outputs = graph_parity(fitted_candidate(spec, rows), spec, frame)
     assert parity.holds, parity
     assert np.abs(outputs["prediction"]).min() < 1e8
 
 
 def test_the_inputs_are_the_features_in_their_tensor_types() -> None:
     spec = mixed_spec(Task.BINARY, CLASSES["booleans"])
-    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature((False, True)), "mixed")
+    graph = export(fitted_candidate(spec, mixed_rows(spec)), spec.signature((False, True)), "mixed")
     summary = inspect_graph(graph)
     assert summary.inputs == tuple(
         TensorSpec(one.name, one.feature.tensor_dtype, (None, 1)) for one in spec.features
@@ -333,7 +306,7 @@ def test_the_inputs_are_the_features_in_their_tensor_types() -> None:
 
 def test_a_regression_answers_one_number_per_row() -> None:
     spec = mixed_spec(Task.REGRESSION)
-    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature(()), "mixed")
+    graph = export(fitted_candidate(spec, mixed_rows(spec)), spec.signature(()), "mixed")
     assert inspect_graph(graph).outputs == (TensorSpec("prediction", DType.FP64, (None,)),)
 
 
@@ -341,8 +314,8 @@ def test_probabilities_stand_in_the_order_that_the_model_file_gives() -> None:
     """Not in the alphabetical one of scikit-learn."""
     spec = mixed_spec(Task.MULTICLASS, ("yes", "no", "maybe"))
     rows = mixed_rows(spec)
-    estimator = _fitted(spec, rows)
-    _, outputs = _parity(estimator, spec, rows.features)
+    estimator = fitted_candidate(spec, rows)
+    _, outputs = graph_parity(estimator, spec, rows.features)
     named = np.array(spec.target.classes, dtype=object)[outputs["probabilities"].argmax(axis=1)]
     assert (named == outputs["label"]).mean() > 0.95
     assert estimator.classes_.tolist() == ["maybe", "no", "yes"]
@@ -350,13 +323,13 @@ def test_probabilities_stand_in_the_order_that_the_model_file_gives() -> None:
 
 def test_the_contract_is_that_of_the_model_file_and_packed_graphs_have_one_too() -> None:
     spec = mixed_spec(Task.REGRESSION)
-    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature(()), "mixed")
+    graph = export(fitted_candidate(spec, mixed_rows(spec)), spec.signature(()), "mixed")
     assert graph_contract(graph) == spec.contract
     packed = dataclasses.replace(IRIS, candidates=(CandidateSpec("decision_tree"),))
     frame = pd.DataFrame(
         np.random.default_rng(0).random((30, 4)).astype(np.float32), columns=IRIS.feature_names
     )
-    estimator = _fitted(packed, Rows(frame, np.arange(30) % 3, np.arange(30)))
+    estimator = fitted_candidate(packed, Rows(frame, np.arange(30) % 3, np.arange(30)))
     assert graph_contract(export(estimator, packed.signature((0, 1, 2)), "x")) == IRIS.contract
 
 
@@ -375,7 +348,7 @@ def test_a_graph_that_contradicts_itself_has_no_contract(
     import onnx
 
     spec = mixed_spec(Task.REGRESSION)
-    graph = export(_fitted(spec, mixed_rows(spec)), spec.signature(()), "mixed")
+    graph = export(fitted_candidate(spec, mixed_rows(spec)), spec.signature(()), "mixed")
     model = onnx.load_model_from_string(graph)
     known: dict[str, Any] = {one.key: one.value for one in model.metadata_props} | change
     onnx.helper.set_model_props(model, {k: v for k, v in known.items() if v is not None})
@@ -390,7 +363,7 @@ def test_an_input_of_another_type_breaks_the_contract_too() -> None:
     narrow = dataclasses.replace(spec, features=(FeatureSpec("weight"), FeatureSpec("speed")))
     rows = mixed_rows(spec)
     frame = rows.features[["weight", "speed"]].fillna(0).astype(np.float32)
-    estimator = _fitted(narrow, dataclasses.replace(rows, features=frame))
+    estimator = fitted_candidate(narrow, dataclasses.replace(rows, features=frame))
     model = onnx.load_model_from_string(export(estimator, narrow.signature(()), "x"))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
     with pytest.raises(ExportError):
@@ -401,7 +374,7 @@ def test_a_feature_cannot_be_called_as_an_output() -> None:
     spec = mixed_spec(Task.BINARY, CLASSES["booleans"])
     spec = dataclasses.replace(spec, features=(FeatureSpec("x", DType.FP64),))
     frame = pd.DataFrame({"x": np.arange(20.0)})
-    estimator = _fitted(spec, Rows(frame, np.arange(20) % 2, np.arange(20)))
+    estimator = fitted_candidate(spec, Rows(frame, np.arange(20) % 2, np.arange(20)))
     signature = msgspec.structs.replace(
         spec.signature((False, True)), features=(Feature("label", DType.FP64),)
     )
@@ -411,7 +384,7 @@ def test_a_feature_cannot_be_called_as_an_output() -> None:
 
 def test_classes_that_were_not_learned_cannot_be_promised() -> None:
     spec = mixed_spec(Task.BINARY, CLASSES["two texts"])
-    estimator = _fitted(spec, mixed_rows(spec))
+    estimator = fitted_candidate(spec, mixed_rows(spec))
     with pytest.raises(ExportError, match="were promised"):
         export(estimator, spec.signature(("no", "perhaps")), "mixed")
 
@@ -421,7 +394,7 @@ def digests_of(names: Sequence[str]) -> list[str]:
     digests = []
     for name in names:
         spec = mixed_spec(Task.MULTICLASS, CLASSES["texts"], candidates=(CandidateSpec(name),))
-        estimator = _fitted(spec, mixed_rows(spec))
+        estimator = fitted_candidate(spec, mixed_rows(spec))
         digests.append(sha256(export(estimator, spec.signature(CLASSES["texts"]), "mixed")))
     return digests
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,18 @@ def test_a_text_feature_of_a_thousand_values_is_the_most(tmp_path: Path) -> None
     assert _read(tmp_path, spec, texts(1000), rows=1100).table.num_rows == 1100
     with pytest.raises(SourceError, match=r"1,001 different texts in region.* an identifier"):
         _read(tmp_path, spec, texts(1001), rows=1100)
+    limits: list[dict[str, Any]] = [
+        {"min_frequency": 5},
+        {"max_categories": 9},
+        {"encoding": "target"},
+    ]
+    for options in limits:
+        features = tuple(
+            dataclasses.replace(one, **options) if one.name == "region" else one
+            for one in spec.features
+        )
+        grouped = dataclasses.replace(spec, features=features)
+        assert _read(tmp_path, grouped, texts(1001), rows=1100).table.num_rows == 1100
 
 
 def test_rows_without_a_label_are_features_where_that_is_wanted(tmp_path: Path) -> None:

@@ -384,6 +384,26 @@ REFUSED = [
         "1",
     ),
     ("0.6", "60", 12, "gates.metric_floor", "from 0 to 1"),
+    # texts
+    *(
+        (
+            "age: integer",
+            f"age: {{type: {kind}, {options}}}",
+            6,
+            f"features.age.{field}",
+            said,
+        )
+        for kind, options, field, said in (
+            ("integer", "min_frequency: 5", "min_frequency", "only texts have categories"),
+            ("integer", "encoding: target", "encoding", "only texts have categories"),
+            ("text", "min_frequency: 0", "min_frequency", "a number of rows from 1"),
+            ("text", "min_frequency: 1.5", "min_frequency", "a number of rows from 1"),
+            ("text", "min_frequency: few", "min_frequency", "a number of rows from 1"),
+            ("text", "max_categories: 1", "max_categories", "greater than or equal to 2"),
+            ("text", "encoding: mean", "encoding", "must be 'target'"),
+            ("text", "encoding: target, max_categories: 5", "max_categories", "remove one"),
+        )
+    ),
     # weights
     ("  task: binary", "  task: binary\n  weight: age", 6, "features.age", "is the weight"),
     ("  task: binary", "  task: binary\n  weight: patient_id", 12, "weight.column", "join key"),

@@ -12,7 +12,7 @@ from platform_assets.model_spec import CandidateSpec, Evaluation, Label, ModelSp
 from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import Candidate, build
 from platform_assets.training.metrics import chosen_metric
-from platform_assets.training.preprocessing import Texts, pipeline
+from platform_assets.training.preprocessing import TargetEncoding, Texts, pipeline
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
 from platform_assets.training.splits import folds, split_evaluation
@@ -126,7 +126,8 @@ def _constant(spec: ModelSpec) -> Any:
 
     model = DummyRegressor() if spec.task is Task.REGRESSION else DummyClassifier()
     # One column: the answer is the same, and the others need no preparation.
-    return pipeline([spec.features[0].feature], model, scaled=False, texts=Texts.PLACES)
+    target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
+    return pipeline(spec.features[:1], model, scaled=False, texts=Texts.PLACES, target=target)
 
 
 def _score(model: Any, rows: Rows, spec: ModelSpec, classes: tuple[Label, ...]) -> Score:
