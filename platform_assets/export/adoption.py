@@ -79,7 +79,8 @@ def adopt(
     outputs = run_sandboxed(graph, signature, model_inputs(signature, evaluation.features))
     labels, probabilities = answers_in(outputs, signature)
     labels = labels.astype(evaluation.labels.dtype)
-    answered = replace(evaluation, labels=labels, probabilities=probabilities)
+    # The threshold is that of the version that was trained here.
+    answered = replace(evaluation, labels=labels, probabilities=probabilities, threshold=None)
     mlflow.log_artifact_bytes(entry.run_id, EVALUATION_ARTIFACT, write_evaluation(answered))
     reference = mlflow.artifact_bytes(known_run, REFERENCE_ARTIFACT)
     mlflow.log_artifact_bytes(entry.run_id, REFERENCE_ARTIFACT, reference)

@@ -243,6 +243,7 @@ def _packaged(
         packaged_by=context.run.run_id,
         signature=registered.signature,
         split=registered.split,
+        threshold=registered.threshold,
     )
     what, again = f"version {version} was not packaged", "then retry this run from here."
     room = f"make room there and let this user write to it, {again}"

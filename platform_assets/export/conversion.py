@@ -12,6 +12,7 @@ from platform_assets.export.boosted import boosted
 from platform_assets.export.boosting_converters import register
 from platform_assets.export.convertible import convertible
 from platform_assets.export.custom_step import CUSTOM_STEP, is_custom
+from platform_assets.export.decision import separated
 from platform_assets.export.inspection import (
     CONTRACT_KEY,
     FEATURES_KEY,
@@ -25,6 +26,8 @@ from platform_assets.export.steps import converter_options
 from platform_assets.export.wiring import wired
 from serving_gateway.contract import DType, Signature, feature_contract
 
+_Options = dict[int, dict[str, bool]]
+"""By the identity of a step."""
 OPSET: Final = 18
 MAX_IR_VERSION: Final = 9
 """Of our graphs: below what the serving image reads, so that older images are usable."""
@@ -49,16 +52,17 @@ def export(estimator: Any, signature: Signature, graph_name: str) -> bytes:
 
     _check_names(signature)
     register()
-    steps = _steps(estimator, signature)
+    scoring, decision = separated(estimator)
+    steps = _steps(scoring, signature)
     model = boosted(steps[-1]) or convertible(steps[-1])
     steps = [*steps[:-1], model.estimator]
-    if is_custom(estimator):
-        graph = _convert_custom(estimator, steps, signature, graph_name)
+    options = _options(steps[-1], signature, raw_scores=decision.reads_scores)
+    if is_custom(scoring):
+        graph = _convert_custom(scoring, steps, signature, graph_name, options)
     else:
-        classifier = signature.probabilities_output is not None
-        graph = _convert(steps, _inputs(signature), graph_name, classifier=classifier)
+        graph = _convert(steps, _inputs(signature), graph_name, options)
     made = helper.make_model(
-        wired(graph, model, signature),
+        wired(graph, model, signature, decision),
         producer_name="readygate",
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
     )
@@ -96,7 +100,16 @@ def _flat(step: Any) -> list[Any]:
     return [inner for _, part in step.steps for inner in _flat(part)]
 
 
-def _convert_custom(estimator: Any, steps: list[Any], signature: Signature, name: str) -> Any:
+def _options(model: Any, signature: Signature, *, raw_scores: bool) -> _Options:
+    """What skl2onnx is told of the last step: a matrix of its probabilities, or of its scores."""
+    if signature.probabilities_output is None:
+        return {}
+    return {id(model): {"zipmap": False, **({"raw_scores": True} if raw_scores else {})}}
+
+
+def _convert_custom(
+    estimator: Any, steps: list[Any], signature: Signature, name: str, options: _Options
+) -> Any:
     """Convert a pipeline of the user's; ExportError names the step that cannot be converted."""
     own = estimator.named_steps[CUSTOM_STEP]
     require_converters(own)
@@ -106,20 +119,19 @@ def _convert_custom(estimator: Any, steps: list[Any], signature: Signature, name
 
     def converts(first: Sequence[Any]) -> bool:
         try:
-            _convert([*first], inputs, name, classifier=False)
+            _convert([*first], inputs, name, {})
         except ExportError:
             return False
         return True
 
-    classifier = signature.probabilities_output is not None
     try:
-        graph = _convert(chosen.steps, inputs, name, classifier=classifier)
+        graph = _convert(chosen.steps, inputs, name, options)
     except ExportError as error:
         raise blamed(chosen.named, converts, error) from error
     return fed_by(graph, chosen.columns, signature)
 
 
-def _convert(steps: list[Any], inputs: list[Any], name: str, *, classifier: bool) -> Any:
+def _convert(steps: list[Any], inputs: list[Any], name: str, options: _Options) -> Any:
     from skl2onnx import convert_sklearn
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
     from sklearn.pipeline import Pipeline
@@ -134,7 +146,7 @@ def _convert(steps: list[Any], inputs: list[Any], name: str, *, classifier: bool
                 pipeline,
                 name=name,
                 initial_types=inputs,
-                options={id(pipeline): {"zipmap": False}} if classifier else None,
+                options=options or None,
                 target_opset={"": OPSET, ML: ML_OPSET},
                 **converter_options(),
             ).graph

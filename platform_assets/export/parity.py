@@ -30,7 +30,8 @@ class Parity:
     """Rows with another label; in a regression, with a prediction beyond the tolerance."""
     rows_tied: int
     """Rows whose label is not compared: their two likeliest classes differ by no more than the
-    tolerance, so that rounding decides between them. Their probabilities are compared."""
+    tolerance, or the probability is as near to the threshold, so that rounding decides. Their
+    probabilities are compared."""
     largest_probability_difference: float
     """0.0 when the model has no probabilities."""
     tolerance: float
@@ -68,6 +69,7 @@ def compare(
     expected_labels: np.ndarray[Any, Any],
     expected_probabilities: np.ndarray[Any, Any] | None,
     tolerance: float = PROBABILITY_TOLERANCE,
+    threshold: float | None = None,
 ) -> Parity:
     """Compare answers with those of the training library.
 
@@ -80,6 +82,8 @@ def compare(
         tolerance: largest allowed difference of a probability (absolute) or of a prediction
             (as a part of the standard deviation of those expected; where all are equal, of
             their size).
+        threshold: probability from which on the second of two classes is answered; None where the
+            likeliest class is.
 
     Raises:
         ValueError: the answers have another number of rows or classes than expected, or only
@@ -105,7 +109,7 @@ def compare(
             )
         distance = _distance(probabilities, expected_probabilities)
         largest = float(distance.max(initial=0.0))
-        tied = _ties(expected_probabilities, tolerance)
+        tied = _ties(expected_probabilities, tolerance, threshold)
         label_differs &= ~tied
         differs = label_differs | (distance.max(axis=1, initial=0.0) > tolerance)
     return Parity(
@@ -119,7 +123,11 @@ def compare(
     )
 
 
-def _ties(expected: np.ndarray[Any, Any], tolerance: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _ties(
+    expected: np.ndarray[Any, Any], tolerance: float, threshold: float | None
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    if threshold is not None:
+        return np.asarray(np.abs(expected[:, 1] - threshold) <= tolerance, dtype=np.bool_)
     likeliest = np.sort(expected, axis=1)[:, -2:]
     return np.asarray(likeliest[:, -1] - likeliest[:, 0] <= tolerance, dtype=np.bool_)
 

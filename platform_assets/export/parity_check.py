@@ -28,7 +28,13 @@ def parity_check(
     The rows that differ are kept as `parity/<name>.parquet` with the MLflow run `run_id`, which
     the evaluation set is of; `metadata` is shown beside the numbers.
     """
-    parity = compare(*answers, evaluation.labels, evaluation.probabilities, tolerance)
+    parity = compare(
+        *answers,
+        evaluation.labels,
+        evaluation.probabilities,
+        tolerance,
+        threshold=evaluation.threshold,
+    )
     shown = {**(metadata or {}), **parity.metadata()}
     if parity.holds:
         return dg.AssetCheckResult(passed=True, metadata=shown)

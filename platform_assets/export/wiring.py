@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.export.convertible import Convertible
+from platform_assets.export.decision import Decision, DecisionNodes
 from platform_assets.export.inspection import ExportError
 from serving_gateway.contract import Signature
 
@@ -15,8 +16,10 @@ _PREFIX: Final = "converted."
 """Of the names inside the graph: no feature and no output has it."""
 
 
-def wired(converted: Any, model: Convertible, signature: Signature) -> Any:
+def wired(converted: Any, model: Convertible, signature: Signature, decision: Decision) -> Any:
     """Give the graph that skl2onnx made of `model.estimator` the signature's inputs and outputs.
+
+    Its classes and probabilities are those of `decision`.
 
     Raises:
         ExportError: the signature promises other classes than the estimator has learned.
@@ -37,8 +40,14 @@ def wired(converted: Any, model: Convertible, signature: Signature) -> Any:
     else:
         learned = model.estimator.classes_ if model.classes is None else model.classes
         order = _order(learned, signature)
+        decided = DecisionNodes()
+        if not decision.is_plain:
+            known = _plain(learned)
+            stated = decided.probabilities(answers[1], decision, len(known))
+            answers = [decided.label(stated, decision, known), stated]
         back, constants, outputs = _classes(answers, order, signature, probabilities)
-        if model.classes is not None:
+        back, constants = [*decided.nodes, *back], [*decided.constants, *constants]
+        if model.classes is not None and decision.is_plain:
             back[0:1], more = _label(answers[0], model.classes, signature)
             constants += more
     return helper.make_graph(
@@ -104,9 +113,13 @@ def _constant(name: str, values: Any) -> Any:
     return numpy_helper.from_array(np.array(values), name)
 
 
+def _plain(classes: NDArray[Any]) -> list[str | int]:
+    return [str(one) if isinstance(one, str) else int(one) for one in classes]
+
+
 def _order(learned: NDArray[Any], signature: Signature) -> list[int]:
     """Where each class of the signature stands among those of the estimator."""
-    known = [str(one) if isinstance(one, str) else int(one) for one in learned]
+    known = _plain(learned)
     wanted = [one if isinstance(one, str) else int(one) for one in signature.classes]
     if sorted(map(str, known)) != sorted(map(str, wanted)):
         raise ExportError(

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
+from platform_assets.model_spec.decision import Calibration, Threshold
 from platform_assets.model_spec.fields import as_yaml
 from platform_assets.model_spec.table import DEFAULT_TTL, LabelKey, Labels
 from platform_assets.model_spec.training import (
@@ -254,6 +255,17 @@ def _evaluation(evaluation: Evaluation, above: Above) -> Problems:
         yield ("split",), f"time needs `event_timestamp`: {advice}"
 
 
+def _calibration(calibration: Calibration | None, above: Above) -> Problems:
+    if calibration is not None and above.get("task") is Task.REGRESSION:
+        yield (), "a regression has no probabilities: remove it"
+
+
+def _threshold(threshold: Threshold | None, above: Above) -> Problems:
+    task = above.get("task")
+    if threshold is not None and task not in {None, Task.BINARY}:
+        yield (), f"a threshold is of two classes, and the task is {task}: remove it"
+
+
 def _gates(gates: Gates, above: Above) -> Problems:
     evaluation: Evaluation | None = above.get("evaluation")
     if evaluation is None or evaluation.metric not in METRICS:
@@ -279,5 +291,7 @@ RULES: Final[Mapping[str, Callable[[Any, Above], Problems]]] = {
     "request": _request,
     "candidates": _candidates,
     "evaluation": _evaluation,
+    "calibration": _calibration,
+    "threshold": _threshold,
     "gates": _gates,
 }

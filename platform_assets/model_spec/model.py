@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
 from platform_assets.model_spec.consistency import RULES, fill_defaults
+from platform_assets.model_spec.decision import Calibration, Threshold
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
 from platform_assets.model_spec.search import Search
@@ -184,6 +185,12 @@ class ModelSpec(FeatureSource):
     boosting."""
     evaluation: Annotated[Evaluation, Field(validate_default=True)] = Evaluation()
     """How candidates are compared, and how the best one is measured."""
+    calibration: Calibration | None = None
+    """How the probabilities of a classifier are corrected by rows that its estimator did not learn
+    from: `sigmoid` by two numbers, `isotonic` by any rising function, which takes more rows."""
+    threshold: Threshold | None = None
+    """From which probability on the second class of a binary model is answered; by default 0.5.
+    Probabilities stay as they are."""
     gates: Gates
     """The conditions for production."""
     serving: ServingSpec = ServingSpec()

@@ -14,6 +14,7 @@ TRUE_COLUMN: Final = f"{_OWN}label_true"
 LABEL_COLUMN: Final = f"{_OWN}label"
 GROUP_COLUMN: Final = f"{_OWN}group"
 TIME_COLUMN: Final = f"{_OWN}time"
+THRESHOLD_COLUMN: Final = f"{_OWN}threshold"
 PROBABILITY_PREFIX: Final = f"{_OWN}probability_"
 
 
@@ -33,6 +34,8 @@ def write_evaluation(evaluation: EvaluationSet) -> bytes:
     }
     if evaluation.times is not None:
         own[TIME_COLUMN] = evaluation.times
+    if evaluation.threshold is not None:
+        own[THRESHOLD_COLUMN] = evaluation.threshold
     if evaluation.probabilities is not None:
         for index, column in enumerate(evaluation.probabilities.T):
             own[f"{PROBABILITY_PREFIX}{index}"] = column
@@ -53,4 +56,5 @@ def read_evaluation(data: bytes) -> EvaluationSet:
         probabilities=frame[columns].to_numpy(dtype="float64") if columns else None,
         groups=frame[GROUP_COLUMN].to_numpy(),
         times=frame[TIME_COLUMN].to_numpy("datetime64[ns]") if TIME_COLUMN in frame else None,
+        threshold=float(frame[THRESHOLD_COLUMN].iloc[0]) if THRESHOLD_COLUMN in frame else None,
     )

@@ -60,6 +60,7 @@ __all__ = ["MlflowResource", "MlflowUnavailable", "RegistryError", "RegistryNotF
 
 PRODUCTION_ALIAS: Final = "production"
 SPLIT_TAG: Final = "serving.split"
+THRESHOLD_TAG: Final = "serving.threshold"
 """Tag of a version: which rows its training held out, as JSON."""
 MODEL_TAG: Final = "serving.model_name"
 
@@ -262,6 +263,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             CODE_VERSION_TAG: trained.code_version,
             DAGSTER_RUN_TAG: trained.dagster_run_id,
             SPLIT_TAG: msgspec.json.encode(trained.split).decode(),
+            **({} if trained.threshold is None else {THRESHOLD_TAG: repr(trained.threshold)}),
             **self.record_signature(run_id, trained.signature),
             **{f"metric.{key}": f"{value:.6f}" for key, value in trained.metrics.items()},
         }
@@ -387,6 +389,7 @@ class MlflowResource(ConfigurableResource["MlflowResource"]):
             code_version=tags.get(CODE_VERSION_TAG),
             dagster_run_id=tags.get(DAGSTER_RUN_TAG),
             split=split or None,
+            threshold=float(tags[THRESHOLD_TAG]) if THRESHOLD_TAG in tags else None,
         )
 
     # Pages for people

@@ -41,6 +41,8 @@ class RegisteredVersion:
     """The Dagster run that trained it; None when it was not recorded."""
     split: SplitRecord | None = None
     """What its training held out; None when it was not recorded."""
+    threshold: float | None = None
+    """Probability from which on it answers the second of two classes; None for the likeliest."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class EvaluationSet:
     probabilities: NDArray[np.float64] | None
     groups: NDArray[Any]
     times: NDArray[np.datetime64] | None = None
+    threshold: float | None = None
+    """Probability from which on the second of two classes was answered; None for the likeliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +103,5 @@ class TrainedModel:
     """Which rows were held out."""
     classes_not_evaluated: tuple[int | str | bool, ...]
     picture: bytes
+    threshold: float | None = None
+    """Probability from which on it answers the second of two classes; None for the likeliest."""

@@ -33,6 +33,8 @@ class Provenance(msgspec.Struct, frozen=True):
     """What it reads and answers; None where an earlier release packaged it, as below."""
     split: SplitRecord | None = None
     """Which rows its training held out."""
+    threshold: float | None = None
+    """Probability from which on it answers the second of two classes; None for the likeliest."""
 
 
 def verify_version(directory: Path) -> Provenance:

@@ -147,4 +147,5 @@ class LoadedVersion:
                 kept.data_fingerprint,
                 kept.signature,
                 split=kept.split,
+                threshold=kept.threshold,
             )

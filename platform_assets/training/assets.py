@@ -130,6 +130,7 @@ def _training_metadata(
         **({"search": dg.MetadataValue.json(asdict(trained.searched))} if trained.searched else {}),
         **pictures,
         **{key: round(value, 6) for key, value in model.metrics.items()},
+        **({} if model.threshold is None else {"threshold": model.threshold}),
         "training_rows": trained.training_rows,
         "evaluation_rows": model.evaluation_rows,
         "candidates_failed": dg.MetadataValue.json(trained.failed),

@@ -266,6 +266,8 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         CandidateError: the function cannot be called or returns no such estimator, or a
             parameter is unknown to it.
     """
+    from platform_assets.training.calibration import calibrated  # imports NumPy
+
     one = candidate.spec
     target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
     if one.estimator is not None:
@@ -275,7 +277,7 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
         model = make(**{**entry.defaults, **settings, **candidate.parameters})
         return pipeline(
             spec.features,
-            model,
+            calibrated(model, spec),
             scaled=entry.scaled,
             texts=entry.texts,
             target=target,
@@ -287,6 +289,7 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
             f"{candidate.where}: {type(model).__name__} takes no weights (its `fit` has no "
             "`sample_weight`): choose another estimator, or remove `weight` and `class_weight`"
         )
+    model = calibrated(model, spec)
     if one.pipeline is not None:
         return custom_pipeline(model)
     return pipeline(spec.features, model, scaled=False, texts=Texts.COLUMNS, target=target)
@@ -354,7 +357,9 @@ def parameters(pipeline: Any) -> dict[str, str]:
 
     They are those of the estimator, or of all steps of a pipeline of the user's.
     """
-    model = pipeline.steps[-1][1]
+    from platform_assets.training.calibration import estimator_in  # imports NumPy
+
+    model = estimator_in(pipeline.steps[-1][1])
     described = model if is_pipeline(model) else boosting.learner(model)
     return {
         name: str(value)

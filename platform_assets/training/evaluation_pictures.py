@@ -19,19 +19,28 @@ _CURVES: Final = 8
 _POINTS: Final = 5000
 
 
-def confusion_picture(answers: Answers, names: Sequence[str]) -> bytes:
+def confusion_picture(
+    answers: Answers, names: Sequence[str], threshold: float | None = None
+) -> bytes:
     """Draw a classifier's confusion matrix beside the calibration of its probabilities.
 
-    `names` are words for the classes, in their order.
+    `names` are words for the classes, in their order; `threshold` is the probability from which
+    on the second of two is answered, where that is not simply the likeliest.
     """
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
     _confusion(left, answers, names)
+    if threshold is not None:
+        said = f"{len(answers.labels)} rows, {plots.label(names[1], 14)} from {threshold:.3g}"
+        left.set_title(said)
     _calibration(right, answers)
     return plots.png(figure)
 
 
-def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
-    """Draw ROC and precision-recall curves; several classes each against the others."""
+def curves_picture(answers: Answers, names: Sequence[str], threshold: float | None = None) -> bytes:
+    """Draw ROC and precision-recall curves; several classes each against the others.
+
+    The point that a threshold chooses is marked on both.
+    """
     from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
     figure, (left, right) = plots.canvas(*_SIZE, ratios=(1, 1))
@@ -45,6 +54,8 @@ def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
                   label=f"{plots.label(names[one])} {auc(wrong, right_share):.3f}")  # fmt: skip
         precision, recall, _ = precision_recall_curve(true == one, stated[:, one])
         right.plot(recall, precision, linewidth=1.4, label=plots.label(names[one]))
+    if threshold is not None and drawn:
+        _mark(left, right, true == 1, stated[:, 1] >= threshold, f"threshold {threshold:.3g}")
     left.plot([0, 1], [0, 1], linestyle=":", color=plots.INK, linewidth=1)
     left.set(xlabel="false positives", ylabel="true positives", title="ROC (area)")
     right.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
@@ -52,6 +63,16 @@ def curves_picture(answers: Answers, names: Sequence[str]) -> bytes:
         left.legend(fontsize=7)
         right.legend(fontsize=7)
     return plots.png(figure)
+
+
+def _mark(
+    left: Any, right: Any, true: NDArray[np.bool_], answered: NDArray[np.bool_], label: str
+) -> None:
+    """Mark the answers of a threshold on the curves."""
+    recall = float(answered[true].mean())
+    left.plot(float(answered[~true].mean()), recall, "o", color=plots.BAD, label=label)
+    if answered.any():
+        right.plot(recall, float(true[answered].mean()), "o", color=plots.BAD, label=label)
 
 
 def regression_picture(answers: Answers) -> bytes:

@@ -17,11 +17,12 @@ from platform_assets.export.runtime import answers_in, model_inputs, run_graph
 from platform_assets.export.step_names import require_converters
 from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
+from platform_assets.training.calibration import estimator_in
 from platform_assets.training.candidates import Candidate, CandidateError, build
+from platform_assets.training.fitting import fit_pipeline
 from platform_assets.training.metrics import Answers
 from platform_assets.training.rows import Rows
 from platform_assets.training.selection import answers_of
-from platform_assets.training.weights import fit_arguments
 
 _PER_CLASS: Final = 20
 _OF_A_REGRESSION: Final = 100
@@ -55,7 +56,7 @@ def probe(
             warnings.simplefilter("ignore")
             if one.spec.pipeline is not None:
                 # Also of one that fails to learn from so few rows.
-                require_converters(pipeline.named_steps[CUSTOM_STEP])
+                require_converters(estimator_in(pipeline.named_steps[CUSTOM_STEP]))
             fitted = _fitted(pipeline, sample, one, spec, say)
             if fitted is None:
                 continue
@@ -97,8 +98,7 @@ def _fitted(pipeline: Any, sample: Rows, one: Candidate, spec: ModelSpec, say: L
     from sklearn.utils._param_validation import InvalidParameterError
 
     try:
-        arguments = fit_arguments(pipeline, sample, spec)
-        return pipeline.fit(sample.features, sample.labels, **arguments)
+        return fit_pipeline(pipeline, sample, spec)
     except (InvalidParameterError, TypeError) as exc:
         raise CandidateError(f"{one.where}: {one.name}: {exc}") from exc
     # Estimators, the user's own among them, fail on few rows in ways of their own.

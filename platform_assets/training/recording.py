@@ -36,6 +36,8 @@ class FittedModel:
     scores: Mapping[str, float]
     """Of the cross-validation."""
     evaluated: Evaluated
+    threshold: float | None = None
+    """Probability from which on the second of two classes is answered."""
 
 
 def record_training(
@@ -64,6 +66,7 @@ def record_training(
         "seed": spec.evaluation.seed,
         "training_rows": len(training),
         "evaluation_rows": len(evaluation),
+        **({} if fitted.threshold is None else {"threshold": fitted.threshold}),
         **fitted.parameters,
     }
     example = evaluation.features.head(_EXAMPLE_ROWS)
@@ -96,5 +99,13 @@ def _evaluation_file(rows: Rows, fitted: FittedModel, classes: Sequence[Label]) 
         true, labels = true.astype(bool), labels.astype(bool)
     probabilities = answers.probabilities
     return write_evaluation(
-        EvaluationSet(rows.features, true, labels, probabilities, rows.groups, rows.times)
+        EvaluationSet(
+            rows.features,
+            true,
+            labels,
+            probabilities,
+            rows.groups,
+            rows.times,
+            fitted.threshold,
+        )
     )

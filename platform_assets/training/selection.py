@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 from platform_assets.memory import release
 from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.boosting import learner
+from platform_assets.training.calibration import estimator_in
+from platform_assets.training.fitting import fit_pipeline
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
 from platform_assets.training.preprocessing import final_estimator
 from platform_assets.training.rows import EstimatorError, Rows, TrainingError
 from platform_assets.training.splits import Fold
-from platform_assets.training.weights import fit_arguments
+from platform_assets.training.thresholds import choose_threshold, decided
+
+CHOSEN_THRESHOLD: Final = "cv_threshold"
+"""Key of the threshold among the results of a cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,7 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
         warnings.simplefilter("always")
         try:
             with threadpool_limits(limits=spec.evaluation.threads):
-                arguments = fit_arguments(pipeline, rows, spec)
-                fitted = pipeline.fit(rows.features, rows.labels, **arguments)
+                fitted = fit_pipeline(pipeline, rows, spec)
         # Estimators, the user's own among them, fail in ways of their own.
         except Exception as exc:
             raise _failed(pipeline, "cannot be fitted", exc) from exc
@@ -52,7 +56,7 @@ def fit(pipeline: Any, rows: Rows, spec: ModelSpec) -> tuple[Any, tuple[str, ...
 
 
 def _failed(pipeline: Any, what: str, exc: Exception) -> EstimatorError:
-    name = type(learner(final_estimator(pipeline))).__name__
+    name = type(learner(final_estimator(estimator_in(pipeline.steps[-1][1])))).__name__
     # XGBoost says what is wrong, then where in its binary code that was found.
     reason = str(exc).partition("\nStack trace:")[0]
     return EstimatorError(f"{name} {what}: {reason or type(exc).__name__}")
@@ -91,26 +95,31 @@ def cross_validate(
     `done` gets, after each fold, how many are finished and the mean of the chosen metric over
     them; what it raises ends the comparison.
 
-    Keys: `cv_folds`, and for each metric `cv_<metric>` and `cv_<metric>_std`; a metric that no
-    fold determines is left out.
+    Keys: `cv_folds`, `cv_threshold` where the model file wants one, and for each metric
+    `cv_<metric>` and `cv_<metric>_std`; a metric that no fold determines is left out.
 
     Raises:
         EstimatorError: the estimator fails on a fold, which the message names.
-        TrainingError: the metric chosen by the model file is not determined.
+        TrainingError: no threshold is as the model file wants it, or the metric that it chooses is
+            not determined.
     """
-    results: list[dict[str, float]] = []
+    collected: list[Answers] = []
     notes: dict[str, None] = {}
     for number, fold in enumerate(dealt, start=1):
         try:
             answers, said = _answers_for(pipeline, rows, fold, spec, classes)
         except EstimatorError as error:
             raise EstimatorError(f"fold {number} of {len(dealt)}: {error}") from error
-        results.append(scores(spec.task, answers, spec.evaluation))
+        collected.append(answers)
         notes |= dict.fromkeys(said)
         release()
         if done is not None:
-            done(number, _mean([one[spec.evaluation.metric] for one in results]))
+            done(number, _metric_so_far(collected, spec))
     summary: dict[str, float] = {"cv_folds": float(len(dealt))}
+    if spec.threshold is not None:
+        summary[CHOSEN_THRESHOLD] = choose_threshold(spec.threshold, collected)
+    answered = _decided(collected, summary.get(CHOSEN_THRESHOLD))
+    results = [scores(spec.task, one, spec.evaluation) for one in answered]
     for metric in metrics_of(spec.task):
         values = np.array([result[metric.name] for result in results])
         values = values[np.isfinite(values)]
@@ -123,6 +132,21 @@ def cross_validate(
             "evaluation.metric, or add rows"
         )
     return summary, tuple(notes)
+
+
+def _decided(answers: Sequence[Answers], threshold: float | None) -> Sequence[Answers]:
+    return answers if threshold is None else [decided(one, threshold) for one in answers]
+
+
+def _metric_so_far(answers: Sequence[Answers], spec: ModelSpec) -> float:
+    """The mean of the chosen metric over the finished folds; NaN where it is not determined."""
+    metric, threshold = chosen_metric(spec.evaluation), None
+    if spec.threshold is not None:
+        try:
+            threshold = choose_threshold(spec.threshold, answers)
+        except TrainingError:  # more folds may allow one
+            return math.nan
+    return _mean([metric.compute(one) for one in _decided(answers, threshold)])
 
 
 def _mean(values: Sequence[float]) -> float:

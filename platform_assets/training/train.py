@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.reader import Log
 from platform_assets.model_spec import Label, ModelSpec, Task
@@ -26,8 +26,9 @@ from platform_assets.training.probe import probe
 from platform_assets.training.recording import FittedModel, record_training
 from platform_assets.training.rows import EstimatorError, Rows, unseen_texts
 from platform_assets.training.search import SearchReport, search
-from platform_assets.training.selection import Evaluated, evaluate, fit, ranked
+from platform_assets.training.selection import CHOSEN_THRESHOLD, evaluate, fit, ranked
 from platform_assets.training.splits import split_evaluation
+from platform_assets.training.thresholds import with_threshold
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def train(
         fitted = fit_best(competition, training, evaluation, spec, classes, say)
         evaluated = fitted.evaluated
         best_first = {name: competition.results[name] for name in ranked(competition.results, spec)}
-        pictures = _pictures(fitted.estimator, evaluation, evaluated, best_first, spec)
+        pictures = _pictures(fitted, evaluation, best_first, spec)
         signature = spec.signature(classes)
         record_training(run, fitted, training, evaluation, pictures, data, spec, signature)
     model = TrainedModel(
@@ -117,6 +118,7 @@ def train(
         split=split,
         classes_not_evaluated=evaluated.classes_not_evaluated,
         picture=pictures[EVALUATION_PICTURE],
+        threshold=fitted.threshold,
     )
     return Trained(
         model=model,
@@ -151,6 +153,10 @@ def fit_best(
             unfitted = build(competition.entered[name], spec)
             described = parameters(unfitted)
             estimator, notes = fit(unfitted, training, spec)
+            threshold = competition.results[name].get(CHOSEN_THRESHOLD)
+            if threshold is not None:
+                estimator = with_threshold(estimator, threshold, classes)
+                say(f"{name} answers {classes[1]!r} from a probability of {threshold:.4g} on")
             evaluated = evaluate(estimator, evaluation, spec, classes)
         except EstimatorError as error:
             competition.failed[name] = f"all training rows: {error}"
@@ -158,19 +164,19 @@ def fit_best(
             continue
         for note in notes:
             say(f"{name} warned: {note}")
-        return FittedModel(name, estimator, described, competition.results[name], evaluated)
+        scores = competition.results[name]
+        return FittedModel(name, estimator, described, scores, evaluated, threshold)
     raise why_all_failed(competition.failed)
 
 
 def _pictures(
-    estimator: Any,
+    fitted: FittedModel,
     rows: Rows,
-    evaluated: Evaluated,
     results: Mapping[str, Mapping[str, float]],
     spec: ModelSpec,
 ) -> dict[str, bytes]:
-    answers, metric = evaluated.answers, spec.evaluation.metric
-    important = permutation_importance(estimator, rows, spec, answers.classes)
+    answers, metric = fitted.evaluated.answers, spec.evaluation.metric
+    important = permutation_importance(fitted.estimator, rows, spec, answers.classes)
     common = {
         "importance": importance_picture(important, metric),
         "candidates": candidates_picture(results, metric),
@@ -179,7 +185,7 @@ def _pictures(
         return {EVALUATION_PICTURE: regression_picture(answers), **common}
     names = tuple(str(one) for one in answers.classes)
     return {
-        EVALUATION_PICTURE: confusion_picture(answers, names),
-        "curves": curves_picture(answers, names),
+        EVALUATION_PICTURE: confusion_picture(answers, names, fitted.threshold),
+        "curves": curves_picture(answers, names, fitted.threshold),
         **common,
     }

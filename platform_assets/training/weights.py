@@ -18,9 +18,18 @@ def is_weighted(spec: ModelSpec) -> bool:
 
 
 def fit_arguments(pipeline: Any, rows: Rows, spec: ModelSpec) -> dict[str, NDArray[np.float64]]:
-    """Return what a fit of a pipeline to these rows takes beside them."""
+    """Return what a fit of a pipeline to these rows takes beside them.
+
+    A calibration counts rows by their column alone, and so undoes what weights of classes do to
+    probabilities.
+    """
     weights = row_weights(rows, spec)
-    return {} if weights is None else {_parameter(pipeline): weights}
+    if weights is None:
+        return {}
+    arguments = {_parameter(pipeline): weights}
+    if rows.weights is not None and spec.calibration is not None:
+        arguments[f"{pipeline.steps[-1][0]}__sample_weight"] = rows.weights
+    return arguments
 
 
 def row_weights(rows: Rows, spec: ModelSpec) -> NDArray[np.float64] | None:
@@ -61,10 +70,17 @@ def takes_weights(model: Any) -> bool:
 
 def _parameter(pipeline: Any) -> str:
     """The name by which a pipeline hands weights to its innermost estimator."""
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.pipeline import Pipeline
 
-    name, step = [], pipeline
-    while isinstance(step, Pipeline):
-        last, step = step.steps[-1]
-        name.append(last)
+    name: list[str] = []
+    step = pipeline
+    while True:
+        if isinstance(step, Pipeline):
+            last, step = step.steps[-1]
+            name.append(last)
+        elif isinstance(step, CalibratedClassifierCV) and isinstance(step.estimator, Pipeline):
+            step = step.estimator  # which gets what the calibration gets
+        else:
+            break
     return "__".join([*name, "sample_weight"])

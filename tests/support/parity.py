@@ -26,7 +26,11 @@ def fitted_candidate(spec: ModelSpec, rows: Rows) -> Any:
 
 
 def graph_parity(
-    estimator: Any, spec: ModelSpec, frame: pd.DataFrame, tolerance: float = TOLERANCE
+    estimator: Any,
+    spec: ModelSpec,
+    frame: pd.DataFrame,
+    tolerance: float = TOLERANCE,
+    threshold: float | None = None,
 ) -> tuple[Parity, dict[str, Any]]:
     """How far the graph's answers for all rows are from scikit-learn's, and the answers."""
     signature = spec.signature(spec.target.classes)
@@ -39,5 +43,6 @@ def graph_parity(
         expected.labels,
         expected.probabilities,
         tolerance,
+        threshold,
     )
     return parity, outputs

@@ -404,6 +404,30 @@ REFUSED = [
             ("text", "encoding: target, max_categories: 5", "max_categories", "remove one"),
         )
     ),
+    # probabilities and answers
+    ("  task: binary", "  task: binary\n  threshold: {}", 12, "threshold", "exactly one of"),
+    (
+        "  task: binary",
+        "  task: binary\n  threshold: {maximize: f1, recall_at_least: 0.5}",
+        12,
+        "threshold",
+        "exactly one of",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  threshold: {maximize: f2}",
+        12,
+        "threshold.maximize",
+        "must be 'f1' or 'balanced_accuracy'",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  threshold: {precision_at_least: 90}",
+        12,
+        "threshold.precision_at_least",
+        "less than 1",
+    ),
+    ("  task: binary", "  task: binary\n  calibration: platt", 12, "calibration", "'sigmoid' or"),
     # weights
     ("  task: binary", "  task: binary\n  weight: age", 6, "features.age", "is the weight"),
     ("  task: binary", "  task: binary\n  weight: patient_id", 12, "weight.column", "join key"),
@@ -565,6 +589,21 @@ def test_bad_field_of_a_longer_file(
 
     assert [(problem.field, problem.line) for problem in found] == [(field, line)]
     assert message in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("threshold: {maximize: f1}", "is of two classes"),
+        ("calibration: sigmoid", "has no probabilities"),
+        ("class_weight: balanced", "has no classes"),
+    ],
+)
+def test_a_regression_decides_nothing(tmp_path: Path, line: str, message: str) -> None:
+    (problem,) = refused(write(tmp_path, f"{FULL.rstrip()}\n  {line}\n"))
+
+    assert problem.field == line.partition(":")[0]
+    assert message in problem.message
 
 
 def test_multiclass_of_two_classes_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""Probabilities that are corrected by rows that an estimator did not learn from."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platform_assets.model_spec import ModelSpec, Split
+from platform_assets.training.preprocessing import MODEL_STEP
+from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.splits import Fold, folds
+
+_STEEPEST: Final = 100.0
+"""Most that an isotonic calibration rises per unit of the largest score.
+
+Steeper ones would turn the rounding of single precision into differences that a client sees.
+"""
+
+
+def calibrated(model: Any, spec: ModelSpec) -> Any:
+    """Return an unfitted classifier with calibrated probabilities, where the model file wants them.
+
+    One estimator learns from all rows; its calibration learns from scores of estimators that did
+    not learn from the rows that they score.
+    """
+    if spec.calibration is None:
+        return model
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.pipeline import Pipeline
+
+    # In a pipeline: weights of classes are for the estimator alone, and the calibration undoes
+    # what they do to probabilities.
+    inner = Pipeline([(MODEL_STEP, model)])
+    return CalibratedClassifierCV(inner, method=spec.calibration.value, ensemble=False)
+
+
+def estimator_in(model: Any) -> Any:
+    """Return the estimator in a model that `calibrated` made; any other one as it is."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.pipeline import Pipeline
+
+    if isinstance(model, CalibratedClassifierCV) and isinstance(model.estimator, Pipeline):
+        return model.estimator.steps[-1][1]
+    return model
+
+
+def deal(model: Any, rows: Rows, spec: ModelSpec) -> None:
+    """Tell an unfitted model from `calibrated` by which folds of the rows to cross-fit."""
+    if spec.calibration is not None:
+        model.set_params(cv=_parts(rows, spec))
+
+
+def _parts(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Folds that score every row exactly once."""
+    if spec.evaluation.split is not Split.TIME:
+        return folds(rows, spec)
+    times, moment = np.unique(np.asarray(rows.times), return_inverse=True)
+    count = min(spec.evaluation.folds, len(times))
+    if count < 2:
+        raise TrainingError("all rows have the same time: nothing is left to calibrate by")
+    part = moment * count // len(times)
+    return [(np.flatnonzero(part != one), np.flatnonzero(part == one)) for one in range(count)]
+
+
+def finish(model: Any, spec: ModelSpec) -> None:
+    """Make a fitted model from `calibrated` one that can be served and kept."""
+    if spec.calibration is None:
+        return
+    model.set_params(cv=len(model.cv))  # the folds name rows, of which the model keeps nothing
+    for one in model.calibrated_classifiers_:
+        one.calibrators = [_limited(calibrator) for calibrator in one.calibrators]
+
+
+def _limited(calibrator: Any) -> Any:
+    """An isotonic calibrator that rises no faster than single precision can follow."""
+    from sklearn.isotonic import IsotonicRegression
+
+    if not isinstance(calibrator, IsotonicRegression):
+        return calibrator
+    places, values = limited_slopes(
+        np.asarray(calibrator.X_thresholds_, np.float64),
+        np.asarray(calibrator.y_thresholds_, np.float64),
+    )
+    return IsotonicRegression(out_of_bounds="clip").fit(places, values)
+
+
+def limited_slopes(
+    places: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the knots of a rising function that follows another one as fast as it may.
+
+    Both are linear between knots. It is nowhere above the other one, and equal to it once it has
+    caught up.
+    """
+    steepest = _STEEPEST / max(1.0, float(np.abs(places).max()))
+    knots = [(float(places[0]), float(values[0]))]
+    for (start, low), (end, high) in pairwise(zip(places.tolist(), values.tolist(), strict=True)):
+        behind, slope = low - knots[-1][1], (high - low) / (end - start)
+        if slope < steepest:
+            caught_up = start + behind / (steepest - slope)
+            if start < caught_up < end:
+                knots.append((caught_up, low + slope * (caught_up - start)))
+        knots.append((end, min(high, knots[-1][1] + steepest * (end - knots[-1][0]))))
+    found = np.array(knots)
+    return found[:, 0], found[:, 1]
