@@ -250,9 +250,34 @@ def _evaluation(evaluation: Evaluation, above: Above) -> Problems:
         yield ("metric",), f"{as_yaml(name)} {wrong}; write one of {', '.join(metrics(task))}"
     if evaluation.quantile is not None and name != PINBALL:
         yield ("quantile",), "belongs to `metric: pinball`: remove it, or choose that metric"
-    if evaluation.split is Split.TIME and above.get("event_time", task) is None:
+    split = evaluation.split
+    if split and split.by_time and above.get("event_time", task) is None:
         advice = "name the column with the time, or split by entity"
-        yield ("split",), f"time needs `event_timestamp`: {advice}"
+        yield ("split",), f"{split} needs `event_timestamp`: {advice}"
+    if split and not split.by_time and evaluation.gap is not None:
+        yield ("gap",), "belongs to a split by time: remove it, or write entity_and_time"
+    yield from _group(evaluation, above)
+
+
+def _group(evaluation: Evaluation, above: Above) -> Problems:
+    name, split, features = evaluation.group, evaluation.split, above.get("features")
+    if name is None or features is None:
+        return
+    if split and not split.by_entity:
+        yield ("group",), f"belongs to a split by entity, and this is one by {split}: remove it"
+    known = {one.name: one for one in (*features, *above.get("request", ()))}
+    column = known.get(name)
+    if column is None:
+        yield ("group",), f"{as_yaml(name)} is not a feature of the model"
+    # The columns of feature tables are known once the tables are.
+    elif not column.table and not _is_group(column):
+        yield ("group",), f"{as_yaml(name)} is not text, or an integer or boolean without nulls"
+
+
+def _is_group(column: FeatureSpec) -> bool:
+    return column.dtype is DType.BYTES or (
+        column.dtype in {DType.INT64, DType.BOOL} and not column.nullable
+    )
 
 
 def _calibration(calibration: Calibration | None, above: Above) -> Problems:

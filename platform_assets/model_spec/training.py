@@ -19,7 +19,16 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from platform_assets.model_spec.fields import CONFIG, Count, Positive, Share, full_match, reject
+from platform_assets.model_spec.columns import FeatureName
+from platform_assets.model_spec.fields import (
+    CONFIG,
+    Count,
+    Duration,
+    Positive,
+    Share,
+    full_match,
+    reject,
+)
 from platform_assets.model_spec.search import Range
 
 Scalar = bool | int | float | str | None
@@ -47,6 +56,18 @@ class Split(StrEnum):
     """All rows of an entity on the same side; the same entities each time."""
     TIME = "time"
     """The newest rows are evaluated; folds never learn from what comes after them."""
+    ENTITY_AND_TIME = "entity_and_time"
+    """The newest rows of held-out entities are evaluated; older rows of others are learned from."""
+
+    @property
+    def by_entity(self) -> bool:
+        """Whether no entity is on both sides."""
+        return self is not Split.TIME
+
+    @property
+    def by_time(self) -> bool:
+        """Whether what is evaluated comes after what was learned from."""
+        return self is not Split.ENTITY
 
 
 PINBALL: Final = "pinball"
@@ -178,7 +199,15 @@ class Evaluation:
     """Share of the data that is held out."""
     split: Split | None = None
     """`time` evaluates the newest rows, and is the default with an event timestamp; `entity`
-    keeps all rows of an entity on one side."""
+    keeps all rows of an entity on one side; `entity_and_time` evaluates the newest rows (a
+    `fraction`) of held-out entities (a `fraction` as well) and learns from older rows of the
+    others."""
+    group: FeatureName | None = None
+    """A feature whose equal values stay on one side, in the place of entities; they also are what
+    intervals count as one."""
+    gap: Duration | None = None
+    """Length of time before what is evaluated, or tested by a fold, that is not learned from, such
+    as the delay of the labels; for splits by time."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 20240301
     """Random seed."""
     threads: Annotated[StrictInt, Field(ge=1, le=1024)] = 1

@@ -19,11 +19,16 @@ class SplitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which rows a training held out; it separates later rows from those it learned from."""
 
     split: str
-    """`entity`: those whose hash by `seed` is below `fraction`. `time`: those from `cutoff` on."""
+    """`entity`: those whose hash by `seed` is below `fraction`. `time`: those from `cutoff` on.
+    `entity_and_time`: those of which both is true."""
     seed: int = 0
     fraction: float = 0.0
     cutoff: str | None = None
     """First time that was held out, UTC, with nanoseconds."""
+    learned_before: str | None = None
+    """First time that was not learned from, where it lies before `cutoff`."""
+    group: str | None = None
+    """Feature whose values took the place of entities."""
 
 
 @dataclass(frozen=True)

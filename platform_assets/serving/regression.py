@@ -14,7 +14,7 @@ from pydantic import Field
 
 from platform_assets.export.foreign_graph import InvalidGraph
 from platform_assets.export.runtime import ModelAnswers
-from platform_assets.model_spec import Gates, WhenInconclusive
+from platform_assets.model_spec import Gates, Split, WhenInconclusive
 from platform_assets.resources.model_repository import RepositoryError
 from platform_assets.resources.plots import inline
 from platform_assets.resources.records import RegisteredVersion
@@ -208,6 +208,14 @@ def _unseen_rows(
             np.ones(len(evaluation.groups), dtype=np.bool_),
             f"all evaluation rows: what version {production.version} was trained on is not "
             "recorded",
+        )
+    own = candidate.registered.split
+    group = candidate.spec.evaluation.group if own is None else own.group
+    if Split(production.split.split).by_entity and production.split.group != group:
+        raise _NotComparable(
+            f"version {production.version} was trained on rows chosen by "
+            f"{production.split.group or 'entity'}, and the candidate's evaluation rows were by "
+            f"{group or 'entity'} (evaluation.group changed)"
         )
     rows = held_out_by(production.split, evaluation.groups, evaluation.times)
     if not rows.any():

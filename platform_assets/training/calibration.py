@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split
 from platform_assets.training.preprocessing import MODEL_STEP
-from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.splits import Fold, folds
+from platform_assets.training.rows import Rows
+from platform_assets.training.splits import Fold, entity_folds, time_folds
 
 _STEEPEST: Final = 100.0
 """Most that an isotonic calibration rises per unit of the largest score.
@@ -55,14 +55,8 @@ def deal(model: Any, rows: Rows, spec: ModelSpec) -> None:
 
 def _parts(rows: Rows, spec: ModelSpec) -> list[Fold]:
     """Folds that score every row exactly once."""
-    if spec.evaluation.split is not Split.TIME:
-        return folds(rows, spec)
-    times, moment = np.unique(np.asarray(rows.times), return_inverse=True)
-    count = min(spec.evaluation.folds, len(times))
-    if count < 2:
-        raise TrainingError("all rows have the same time: nothing is left to calibrate by")
-    part = moment * count // len(times)
-    return [(np.flatnonzero(part != one), np.flatnonzero(part == one)) for one in range(count)]
+    by_time = spec.evaluation.split is Split.TIME
+    return time_folds(rows, spec) if by_time else entity_folds(rows, spec)
 
 
 def finish(model: Any, spec: ModelSpec) -> None:

@@ -103,7 +103,7 @@ def _tensors(ordered: pd.DataFrame, time: str, spec: ModelSpec) -> Rows:
     return Rows(
         features=tensor_form(ordered, spec),
         labels=_labels(ordered[spec.target.name], spec),
-        groups=_entities(ordered, spec),
+        groups=_groups(ordered, spec),
         times=None if spec.event_time is None else _utc(ordered[time]),
         weights=None if spec.weight is None else ordered[spec.weight.name].to_numpy(np.float64),
     )
@@ -187,6 +187,21 @@ def _labels(column: pd.Series[Any], spec: ModelSpec) -> NDArray[Any]:
     if spec.target.answer_dtype is DType.BYTES:
         return np.asarray(column.map(str), dtype=object)
     return _whole(column)
+
+
+def _groups(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:
+    """What stays on one side of a split: the entities, or values of the feature that groups."""
+    name = spec.evaluation.group
+    if name is None:
+        return _entities(frame, spec)
+    (feature,) = (one for one in spec.features if one.name == name)
+    values = _column(frame, feature, spec)
+    if values.dtype.kind == "f":
+        raise TrainingError(
+            f"{name} is {feature.dtype.value} that may be missing or broken, and groups rows by "
+            "evaluation.group: choose a text, or an integer or boolean that is not nullable"
+        )
+    return values.astype(np.int64) if values.dtype.kind == "b" else values
 
 
 def _entities(frame: pd.DataFrame, spec: ModelSpec) -> NDArray[Any]:

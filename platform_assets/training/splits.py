@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from datetime import timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -31,20 +32,26 @@ def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitReco
     it learned from is never held out later: a version in production can be judged on the
     evaluation rows of its successor.
 
-    By time: the newest rows are held out, rows of the same time together.
+    By time: the newest rows are held out, rows of the same time together. Rows in the gap before
+    them are on neither side.
+
+    By both: evaluated are the newest rows of entities that are held out, and learned from are
+    older rows of the others. The rest is on neither side.
 
     Raises:
         TrainingError: a side would be empty, or a class has no training rows.
     """
     rule = _rule(rows, spec)
     held_out = held_out_by(rule, rows.groups, rows.times)
-    if held_out.all() or not held_out.any():
+    evaluated = evaluated_by(rule, rows.groups, rows.times)
+    if held_out.all() or not evaluated.any():
         side = "training" if held_out.all() else "evaluation"
+        gap = "" if spec.evaluation.gap is None else f" and a gap of {spec.evaluation.gap}"
         raise TrainingError(
             f"no {side} rows are left of {len(rows)} at an evaluation fraction of "
-            f"{spec.evaluation.fraction} (seed {spec.evaluation.seed})"
+            f"{spec.evaluation.fraction}{gap} (seed {spec.evaluation.seed})"
         )
-    training, evaluation = rows.take(~held_out), rows.take(held_out)
+    training, evaluation = rows.take(~held_out), rows.take(evaluated)
     if spec.task is not Task.REGRESSION:
         _check_classes(rows, training, spec)
     return training, evaluation, rule
@@ -58,8 +65,9 @@ def _check_classes(rows: Rows, training: Rows, spec: ModelSpec) -> None:
     )
     if missing:
         raise TrainingError(
-            f"class {missing[0]!r} of {spec.target.name} has only evaluation rows, so no "
-            f"model can learn it: add rows of it, or choose another evaluation.fraction or seed"
+            f"class {missing[0]!r} of {spec.target.name} has only evaluation rows (or rows that "
+            "are on neither side), so no model can learn it: add rows of it, or choose another "
+            "evaluation.fraction, gap or seed"
         )
     seen = training.labels[:1].tolist()[0]
     if (training.labels == seen).all():
@@ -74,17 +82,36 @@ def held_out_by(
 ) -> NDArray[np.bool_]:
     """Return which rows a training by this rule did not learn from, shape (rows,).
 
-    `entities` and `times` are those of each row; without times nothing is known of a split by
-    time.
+    `entities` (or values of the rule's `group`) and `times` are those of each row; without times
+    nothing is known of a split by time.
     """
+    split = Split(rule.split)
+    held_out = np.zeros(len(entities), dtype=np.bool_)
+    if split.by_entity:
+        held_out |= _are_chosen(entities, rule.seed, rule.fraction)
+    if split.by_time and times is not None:
+        held_out |= times >= np.datetime64(rule.learned_before or rule.cutoff or "NaT", "ns")
+    return held_out
+
+
+def evaluated_by(
+    rule: SplitRecord, entities: NDArray[Any], times: NDArray[np.datetime64] | None
+) -> NDArray[np.bool_]:
+    """Return which rows a training by this rule evaluates; as `held_out_by`, without the gap."""
+    split = Split(rule.split)
+    evaluated = np.ones(len(entities), dtype=np.bool_)
+    if split.by_entity:
+        evaluated &= _are_chosen(entities, rule.seed, rule.fraction)
+    if split.by_time and times is not None:
+        evaluated &= times >= np.datetime64(rule.cutoff or "NaT", "ns")
+    return evaluated
+
+
+def _are_chosen(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np.bool_]:
     import pandas as pd
 
-    if rule.split == Split.TIME:
-        if times is None:
-            return np.zeros(len(entities), dtype=np.bool_)
-        return np.asarray(times >= np.datetime64(rule.cutoff or "NaT", "ns"), dtype=np.bool_)
     entity, ids = pd.factorize(entities)
-    chosen = _hashes(ids, rule.seed) < rule.fraction
+    chosen = _hashes(ids, seed) < fraction
     return np.asarray(chosen[entity], dtype=np.bool_)
 
 
@@ -98,17 +125,37 @@ def _hashes(ids: Any, seed: int) -> NDArray[np.float64]:
 
 
 def _rule(rows: Rows, spec: ModelSpec) -> SplitRecord:
-    chosen = spec.evaluation
-    if chosen.split is Split.ENTITY:
-        return SplitRecord(chosen.split, chosen.seed, chosen.fraction)
-    times = np.sort(_times(rows))
-    first = times[len(times) - max(1, round(len(times) * chosen.fraction))]
+    chosen, split = spec.evaluation, spec.evaluation.split or Split.ENTITY
+    cutoff = _cutoff(_times(rows), chosen.fraction) if split.by_time else None
+    before = None if cutoff is None or chosen.gap is None else cutoff - _nanoseconds(chosen.gap)
+    return SplitRecord(
+        split,
+        seed=chosen.seed if split.by_entity else 0,
+        fraction=chosen.fraction if split.by_entity else 0.0,
+        cutoff=_text(cutoff),
+        learned_before=_text(before),
+        group=chosen.group,
+    )
+
+
+def _cutoff(times: NDArray[np.datetime64], fraction: float) -> np.datetime64:
+    """The first of the newest times, which so many of the rows have."""
+    times = np.sort(times)
+    first: np.datetime64 = times[len(times) - max(1, round(len(times) * fraction))]
     if first == times[0]:
         # Many rows of one time at the border: rather fewer to evaluate than none to learn from.
         later = times[times > first]
         first = later[0] if len(later) else first + np.timedelta64(1, "ns")
+    return first
+
+
+def _text(time: np.datetime64 | None) -> str | None:
     # NumPy's own text, a subclass, is one that the record cannot be written with.
-    return SplitRecord(Split.TIME, cutoff=str(np.datetime_as_string(first, unit="ns")))
+    return None if time is None else str(np.datetime_as_string(time, unit="ns"))
+
+
+def _nanoseconds(length: timedelta | None) -> np.timedelta64:
+    return np.timedelta64((length or timedelta()) // timedelta(microseconds=1) * 1000, "ns")
 
 
 def _times(rows: Rows) -> NDArray[np.datetime64]:
@@ -122,13 +169,19 @@ def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
 
     By entity: all rows of an entity share a fold, and each class (or part of a regression's
     range) is dealt evenly, a rare class to as many folds as it has entities. By time: each fold
-    learns from all that came before what it tests.
+    learns from all that came before what it tests, and before the gap. By both: it tests some
+    entities there, and learns from the others.
 
     Raises:
         TrainingError: not even two parts can be made.
     """
-    if spec.evaluation.split is Split.TIME:
+    if spec.evaluation.split in {Split.TIME, Split.ENTITY_AND_TIME}:
         return _expanding(rows, spec)
+    return entity_folds(rows, spec)
+
+
+def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Return folds by entity, as `folds` does; each row is tested by exactly one."""
     from sklearn.model_selection import StratifiedKFold
 
     entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
@@ -157,24 +210,52 @@ def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
     return np.searchsorted(edges, labels).astype(np.int64)
 
 
+def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Return folds by time, each of which learns from all but what it tests and a gap around it.
+
+    Each row is tested by exactly one; TrainingError where all have the same time.
+    """
+    times = _times(rows)
+    moments, moment = np.unique(times, return_inverse=True)
+    count = min(spec.evaluation.folds, len(moments))
+    if count < 2:
+        raise TrainingError("all rows have the same time: there is nothing to compare by")
+    part, gap = moment * count // len(moments), _nanoseconds(spec.evaluation.gap)
+    result = []
+    for one in range(count):
+        tested = part == one
+        first, last = times[tested].min(), times[tested].max()
+        learned = ~tested & ((times < first - gap) | (times > last + gap))
+        result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
+    return result
+
+
 def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
     from sklearn.model_selection import TimeSeriesSplit
 
     times, moment = np.unique(_times(rows), return_inverse=True)
     count = min(spec.evaluation.folds, len(times) - 1)
     parts = TimeSeriesSplit(count).split(times) if count > 1 else ()
-    result = [
-        (np.flatnonzero(moment < test[0]), np.flatnonzero(np.isin(moment, test)))
-        for _, test in parts
-    ]
+    gap = _nanoseconds(spec.evaluation.gap)
+    result = []
+    for number, (_, test) in enumerate(parts, start=1):
+        learned, tested = _times(rows) < times[test[0]] - gap, np.isin(moment, test)
+        if spec.evaluation.split is Split.ENTITY_AND_TIME:
+            chosen = _are_chosen(
+                rows.groups, spec.evaluation.seed + number, spec.evaluation.fraction
+            )
+            learned, tested = learned & ~chosen, tested & chosen
+        result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
     usable = [
         (learn, test)
         for learn, test in result
-        if spec.task is Task.REGRESSION or len(set(rows.labels[learn].tolist())) > 1
+        if len(learn)
+        and len(test)
+        and (spec.task is Task.REGRESSION or len(set(rows.labels[learn].tolist())) > 1)
     ]
     if not usable:
         raise TrainingError(
             "the training rows have too few different times (or only one class in all but the "
-            "last of them) for a comparison by time"
+            "last of them, or too long a gap) for a comparison by time"
         )
     return usable

@@ -384,6 +384,36 @@ REFUSED = [
         "1",
     ),
     ("0.6", "60", 12, "gates.metric_floor", "from 0 to 1"),
+    # splits
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {split: entity_and_time}",
+        12,
+        "evaluation.split",
+        "entity_and_time needs `event_timestamp`",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {gap: 7d}",
+        12,
+        "evaluation.gap",
+        "belongs to a split by time",
+    ),
+    ("  task: binary", "  task: binary\n  evaluation: {gap: 7}", 12, "evaluation.gap", "text"),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {group: hospital}",
+        12,
+        "evaluation.group",
+        "is not a feature",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n  evaluation: {group: smoker}",
+        12,
+        "evaluation.group",
+        "is not text, or an integer or boolean without nulls",
+    ),
     # texts
     *(
         (

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.resources.records import SplitRecord
+from platform_assets.training.frame import source_rows
 from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.splits import folds, split_evaluation
+from platform_assets.training.splits import (
+    evaluated_by,
+    folds,
+    held_out_by,
+    split_evaluation,
+    time_folds,
+)
 from tests.support.models import IRIS
-from tests.support.tabular import mixed_spec
+from tests.support.tabular import mixed_frame, mixed_spec
 
 
 def _with(spec: ModelSpec, **changes: Any) -> ModelSpec:
@@ -185,3 +194,113 @@ def test_a_regression_of_few_entities_is_dealt_all_the_same(entities: int) -> No
 def test_classes_of_one_entity_each_cannot_be_compared() -> None:
     with pytest.raises(TrainingError, match="only one entity"):
         folds(_rows([0, 1, 2], [1, 2, 3]), IRIS)
+
+
+DAY = np.timedelta64(1, "D")
+BY_BOTH = _with(IRIS, split=Split.ENTITY_AND_TIME, fraction=0.3, gap=timedelta(days=7), folds=4)
+
+
+def _visits(days: int = 200, entities: int = 60, seed: int = 0) -> Rows:
+    """Each entity on many days, in an order of `seed`."""
+    random = np.random.default_rng(seed)
+    who, day = np.tile(np.arange(entities), days), np.repeat(np.arange(days), entities)
+    order = random.permutation(len(who))
+    times = np.datetime64("2024-01-01", "ns") + day * DAY
+    return _rows(((who + day) % 3)[order], who[order], times[order])
+
+
+def _times_of(rows: Rows) -> Any:
+    assert rows.times is not None
+    return rows.times
+
+
+def test_newest_rows_of_held_out_entities_are_evaluated_after_a_gap() -> None:
+    rows = _visits()
+    training, evaluation, rule = split_evaluation(rows, BY_BOTH)
+    assert not set(training.groups.tolist()) & set(evaluation.groups.tolist())
+    first = _times_of(evaluation).min()
+    assert _times_of(training).max() < first - 7 * DAY
+    assert _times_of(training).max() >= first - 9 * DAY, "no more than the gap is lost"
+    assert (_times_of(evaluation).max() - first) / DAY == pytest.approx(59)
+    assert len(training) + len(evaluation) < len(rows)
+    assert msgspec.json.decode(msgspec.json.encode(rule), type=SplitRecord) == rule
+
+
+def test_a_successor_is_evaluated_on_rows_that_production_did_not_learn_from() -> None:
+    """A month later there are new rows, another cutoff, and still no row that was learned from."""
+    before = _visits(170)
+    learned, _, rule = split_evaluation(before, BY_BOTH)
+    known = set(zip(learned.groups.tolist(), _times_of(learned).tolist(), strict=True))
+    _, evaluation, _ = split_evaluation(_visits(200, seed=3), BY_BOTH)
+    unseen = held_out_by(rule, evaluation.groups, evaluation.times)
+    assert unseen.all(), "the same entities are held out by every training"
+    other_seed = _with(BY_BOTH, seed=1)
+    _, evaluation, _ = split_evaluation(_visits(200, seed=3), other_seed)
+    unseen = held_out_by(rule, evaluation.groups, evaluation.times)
+    assert unseen.sum() > 0
+    rows = zip(evaluation.groups.tolist(), _times_of(evaluation).tolist(), strict=True)
+    for one, is_unseen in zip(rows, unseen.tolist(), strict=True):
+        assert one not in known or not is_unseen
+
+
+def test_rows_in_the_gap_are_new_to_the_model_that_left_them_out() -> None:
+    spec = _with(BY_TIME, gap=timedelta(hours=10))
+    rows = _hours(100)
+    training, evaluation, rule = split_evaluation(rows, spec)
+    assert (len(training), len(evaluation)) == (70, 20)
+    assert held_out_by(rule, rows.groups, rows.times).sum() == 30
+    assert evaluated_by(rule, rows.groups, rows.times).sum() == 20
+
+
+def test_folds_of_both_test_other_entities_after_the_gap() -> None:
+    rows = _visits()
+    training, _, _ = split_evaluation(rows, BY_BOTH)
+    dealt = folds(training, BY_BOTH)
+    assert len(dealt) == 4
+    for learn, test in dealt:
+        assert not set(training.groups[learn].tolist()) & set(training.groups[test].tolist())
+        latest, earliest = _times_of(training)[learn].max(), _times_of(training)[test].min()
+        assert latest < earliest - 7 * DAY
+
+
+def test_calibration_folds_keep_the_gap_on_both_sides() -> None:
+    spec = _with(BY_TIME, gap=timedelta(hours=5), folds=4)
+    rows = _hours(100)
+    dealt = time_folds(rows, spec)
+    assert sorted(np.concatenate([test for _, test in dealt]).tolist()) == list(range(100))
+    for learn, test in dealt:
+        for one in (_times_of(rows)[test].min(), _times_of(rows)[test].max()):
+            distance = np.abs(_times_of(rows)[learn] - one)
+            assert distance.min() > np.timedelta64(5, "h")
+
+
+def test_a_gap_that_leaves_nothing_to_learn_from_is_refused() -> None:
+    spec = _with(BY_TIME, gap=timedelta(days=30))
+    with pytest.raises(TrainingError, match=r"no training rows .* a gap of 30 days"):
+        split_evaluation(_hours(100), spec)
+    with pytest.raises(TrainingError, match="too long a gap"):
+        folds(_hours(100), spec)
+
+
+def test_values_of_a_feature_can_take_the_place_of_entities() -> None:
+    spec = mixed_spec(Task.BINARY, ("no", "yes"))
+    spec = _with(spec, group="city")
+    frame = mixed_frame(60, 3).assign(
+        entity_id=np.arange(60),
+        event_timestamp=pd.date_range("2024-01-01", periods=60, tz="UTC"),
+        outcome=["no", "yes"] * 30,
+    )
+    table = pa.Table.from_pandas(frame.assign(insured=frame["insured"] > 0))
+    rows = source_rows(table, spec)
+    assert rows.groups.tolist() == frame["city"].tolist()
+    training, evaluation, rule = split_evaluation(rows, _with(spec, fraction=0.5))
+    assert rule.group == "city"
+    assert not set(training.groups.tolist()) & set(evaluation.groups.tolist())
+    # Of which type a column of a feature table is, the model file does not say.
+    features = [
+        dataclasses.replace(one, table="customers") if one.name == "income" else one
+        for one in spec.features
+    ]
+    numbers = _with(dataclasses.replace(spec, features=tuple(features)), group="income")
+    with pytest.raises(TrainingError, match=r"income is FP64 .* groups rows"):
+        source_rows(table, numbers)
