@@ -95,6 +95,18 @@ def _regressor(model: Any) -> Any:
     )
 
 
+def without_scores(model: Any) -> Any:
+    """Return a model of LightGBM that states probabilities alone; any other one as it is.
+
+    Its scores before the sigmoid, which calibration would read, have no converter.
+    """
+    from sklearn.ensemble import VotingClassifier
+
+    if not type(model).__module__.startswith("lightgbm."):
+        return model
+    return VotingClassifier([(_INNER, model)], voting="soft")
+
+
 def learner(model: Any) -> Any:
     """Return what learns inside a wrapper of this module; any other estimator is returned."""
     match type(model).__name__:

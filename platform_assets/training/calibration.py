@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split
+from platform_assets.training.boosting import without_scores
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
 from platform_assets.training.splits import Fold, entity_folds, time_folds
@@ -33,7 +34,7 @@ def calibrated(model: Any, spec: ModelSpec) -> Any:
 
     # In a pipeline: weights of classes are for the estimator alone, and the calibration undoes
     # what they do to probabilities.
-    inner = Pipeline([(MODEL_STEP, model)])
+    inner = Pipeline([(MODEL_STEP, without_scores(model))])
     return CalibratedClassifierCV(inner, method=spec.calibration.value, ensemble=False)
 
 

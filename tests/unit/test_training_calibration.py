@@ -20,7 +20,7 @@ from platform_assets.model_spec import (
     Task,
 )
 from platform_assets.training.calibration import deal, limited_slopes
-from platform_assets.training.candidates import build, expand
+from platform_assets.training.candidates import build, expand, parameters
 from platform_assets.training.probe import probe
 from platform_assets.training.selection import evaluate
 from platform_assets.training.thresholds import with_threshold
@@ -160,3 +160,52 @@ def test_balanced_and_calibrated_candidates_pass_the_probe() -> None:
     said: list[str] = []
     probe(expand(spec), mixed_rows(spec, 200), spec, (False, True), said.append)
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "method", "classes"),
+    [
+        (CandidateSpec("lightgbm", grid={"n_estimators": (10,)}), Calibration.SIGMOID, "booleans"),
+        (CandidateSpec("lightgbm", grid={"n_estimators": (10,)}), Calibration.ISOTONIC, "texts"),
+        (CandidateSpec("xgboost", grid={"n_estimators": (10,)}), Calibration.SIGMOID, "two texts"),
+        (CandidateSpec("xgboost", grid={"n_estimators": (10,)}), Calibration.ISOTONIC, "integers"),
+        (
+            CandidateSpec(pipeline="tests.support.pipelines:of_all_types"),
+            Calibration.SIGMOID,
+            "two texts",
+        ),
+        (
+            CandidateSpec(pipeline="tests.support.pipelines:of_codes"),
+            Calibration.ISOTONIC,
+            "two texts",
+        ),
+    ],
+)
+def test_any_estimator_is_weighted_calibrated_and_decided(
+    candidate: CandidateSpec, method: Calibration, classes: str
+) -> None:
+    labels = CLASSES[classes]
+    spec = mixed_spec(
+        Task.BINARY if len(labels) == 2 else Task.MULTICLASS,
+        labels,
+        candidates=(candidate,),
+        calibration=method,
+        class_weight=BALANCED,
+    )
+    model = fitted_candidate(spec, mixed_rows(spec, 400))
+    threshold = 0.3 if len(labels) == 2 else None
+    if threshold is not None:
+        model = with_threshold(model, threshold, labels)
+    parity, outputs = graph_parity(model, spec, mixed_frame(1_000, 9), 2e-5, threshold)
+    assert parity.holds, parity
+    assert len(np.unique(outputs["label"])) == len(labels)
+    assert not [name for name in parameters(model) if name.startswith("estimator")]
+
+
+def test_a_threshold_of_xgboost_answers_with_labels() -> None:
+    candidate = CandidateSpec("xgboost", grid={"n_estimators": (10,)})
+    spec = mixed_spec(Task.BINARY, CLASSES["two texts"], candidates=(candidate,))
+    model = with_threshold(fitted_candidate(spec, mixed_rows(spec, 400)), 0.2, ("no", "yes"))
+    parity, outputs = graph_parity(model, spec, mixed_frame(1_000, 9), threshold=0.2)
+    assert parity.holds, parity
+    assert set(outputs["label"]) == {"no", "yes"}
