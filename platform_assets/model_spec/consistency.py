@@ -54,7 +54,11 @@ def fill_defaults(name: str, value: Any, above: Above) -> Any:
     if isinstance(value, Evaluation):
         split = Split.TIME if above.get("event_time") else Split.ENTITY
         metric = value.metric or metrics(task)[0]
-        return replace(value, metric=metric, split=value.split or split)
+        split = value.split or split
+        labels: Labels | None = above.get("labels")
+        # Rows that young would not have been final when the first evaluated row was.
+        delay = labels.outcome_delay if labels and split.by_time else None
+        return replace(value, metric=metric, split=split, gap=value.gap or delay)
     if name == "candidates" and not value:
         return tuple(map(CandidateSpec, estimators(task)[:_DEFAULT_CANDIDATES]))
     return value

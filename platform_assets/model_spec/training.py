@@ -207,7 +207,7 @@ class Evaluation:
     intervals count as one."""
     gap: Duration | None = None
     """Length of time before what is evaluated, or tested by a fold, that is not learned from, such
-    as the delay of the labels; for splits by time."""
+    as the delay of the labels; for splits by time. By default `labels.outcome_delay`."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 20240301
     """Random seed."""
     threads: Annotated[StrictInt, Field(ge=1, le=1024)] = 1

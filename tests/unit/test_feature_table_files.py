@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -132,6 +133,16 @@ def test_table_that_cannot_be_one_is_refused(tmp_path: Path, old: str, new: str,
 
     assert any(one.startswith(said) for one in found)
     assert "there is no feature table shops" in found[-1]
+
+
+def test_outcomes_that_were_not_known_yet_are_not_learned_from(tmp_path: Path) -> None:
+    delayed = MODEL.replace("{column: at}", "{column: at}\n    outcome_delay: 30d")
+    by_entity = delayed + "  evaluation: {split: entity}\n"
+
+    for text, gap in ((MODEL, None), (delayed, timedelta(days=30)), (by_entity, None)):
+        assert _problems(tmp_path, payments=text) == []
+        [spec] = read_models(tmp_path).specs.values()
+        assert spec.evaluation.gap == gap
 
 
 def test_request_features_need_labels(tmp_path: Path) -> None:

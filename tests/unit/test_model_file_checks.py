@@ -53,7 +53,7 @@ def test_make_check_gives_the_shipped_model_the_source_that_the_stack_gives_it(
     printed = capsys.readouterr().out
     assert f"{broken}:12: gates.metric_floor" in printed
     assert "note" not in printed
-    assert "3 good, 1 broken" in printed
+    assert "6 good, 1 broken" in printed
 
 
 def test_check_compares_the_columns_of_a_file_that_is_there(
