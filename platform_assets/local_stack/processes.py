@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from platform_assets.local_stack.dagster_answers import DaemonAnswer, WorkspaceAnswer
 from platform_assets.local_stack.http import Body, answers_ok, graphql
-from platform_assets.local_stack.settings import LOOPBACK, ROOT, StackSettings
+from platform_assets.local_stack.settings import CODE_SOCKET, LOOPBACK, ROOT, StackSettings
 
 TRITON: Final = "triton"
 MLFLOW: Final = "mlflow"
 GATEWAY: Final = "gateway"
+CODE_SERVER: Final = "dagster-code-server"
 WEBSERVER: Final = "dagster-webserver"
 DAEMON: Final = "dagster-daemon"
 
@@ -27,7 +31,7 @@ SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS})
 _PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN})
 SOURCE_PATH: Final = "SOURCE_PATH"
 """Where the model that ships reads its rows."""
-_WORKSPACE: Final = str(ROOT / "workspace.yaml")
+_WORKSPACE: Final = str(Path(__file__).with_name("workspace.yaml"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
         *triton,
         _mlflow(settings),
         _gateway(settings),
+        _code_server(settings),
         _webserver(settings),
         _daemon(settings, since),
     )
@@ -99,6 +104,13 @@ def _gateway(settings: StackSettings) -> Service:
     return Service(GATEWAY, 1, command, settings.gateway_url, ready, secrets=secrets)
 
 
+def _code_server(settings: StackSettings) -> Service:
+    command = (str(settings.python), "-m", "platform_assets.local_stack.code_server")
+    ready = partial(_listens, settings)
+    address = "a socket of the webserver and the daemon"
+    return Service(CODE_SERVER, 1, command, address, ready, secrets=_PIPELINE_SECRETS)
+
+
 def _webserver(settings: StackSettings) -> Service:
     command = (
         *(str(settings.python), "-m", "dagster_webserver"),
@@ -107,17 +119,25 @@ def _webserver(settings: StackSettings) -> Service:
     )
     url = settings.dagster_url
     ready = partial(definitions_loaded, url)
-    return Service(WEBSERVER, 1, command, url, ready, secrets=_PIPELINE_SECRETS)
+    return Service(WEBSERVER, 2, command, url, ready)
 
 
 def _daemon(settings: StackSettings, since: float) -> Service:
     command = (
-        *(str(settings.python), "-m", "platform_assets.local_stack.daemon", "run"),
+        *(str(settings.python), "-m", "dagster._daemon", "run"),
         *("--workspace", _WORKSPACE),
     )
     address = "heartbeats, as the webserver reports them"
     ready = partial(daemon_healthy, settings.dagster_url, since)
-    return Service(DAEMON, 2, command, address, ready, secrets=_PIPELINE_SECRETS)
+    return Service(DAEMON, 2, command, address, ready)
+
+
+def _listens(settings: StackSettings) -> bool:
+    """Whether the code server accepts connections; what it has read, the webserver knows."""
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(str(settings.code_socket))
+        return True
+    return False
 
 
 def definitions_loaded(dagster_url: str) -> bool:
@@ -163,7 +183,9 @@ def environment(
         **{name: _with_loopback(inherited.get(name, "")) for name in ("NO_PROXY", "no_proxy")},
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(settings.temporary.resolve()),
         "DAGSTER_HOME": str(settings.dagster_home),
+        CODE_SOCKET: str(settings.code_socket),
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Nothing here submits jobs to MLflow; their runners would cost half a minute of start.

@@ -12,6 +12,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 """The checkout: workspace.yaml, feature_repo and the environments stand here."""
 
 LOOPBACK: Final = "127.0.0.1"
+CODE_SOCKET: Final = "DAGSTER_CODE_SOCKET"
+"""Variable that names the socket of Dagster's code server to all that is Dagster's."""
 
 
 class StackError(Exception):
@@ -124,6 +126,19 @@ class StackSettings:
     def run_dir(self) -> Path:
         """Process ids, locks and rendered configuration of the running stack."""
         return self.state_dir / "run"
+
+    @property
+    def temporary(self) -> Path:
+        """A link to the folder of temporary files of the running stack.
+
+        The folder itself is elsewhere: the path of a socket must stay short.
+        """
+        return self.run_dir / "temporary"
+
+    @property
+    def code_socket(self) -> Path:
+        """Where Dagster's code server listens, of the running stack."""
+        return self.temporary.resolve() / "code.sock"
 
 
 def stack_settings(environ: Mapping[str, str], *, root: Path = ROOT) -> StackSettings:

@@ -61,13 +61,14 @@ class Stack:
         validate_state_dir(self._settings)
         require_free_ports(self._settings)
         prepare_state(self._settings)
+        # Feast and Dagster leave files there when they are stopped by a signal.
+        folder = TemporaryDirectory(prefix="readygate-", ignore_cleanup_errors=True)
+        link, target = self._settings.temporary, self._temporary.enter_context(folder)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
         environ = environment(
             self._settings, self._environ, stack_secrets(self._settings, self._environ)
         )
-        # Feast and Dagster leave files there when they are stopped by a signal. Not in the state
-        # directory: the path of Dagster's socket must stay short.
-        folder = TemporaryDirectory(prefix="readygate-", ignore_cleanup_errors=True)
-        environ["TMPDIR"] = self._temporary.enter_context(folder)
         try:
             for wave in sorted({service.wave for service in self._services}):
                 parts = [s for s in self._services if s.wave == wave]

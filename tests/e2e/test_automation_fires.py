@@ -24,7 +24,7 @@ import pytest
 
 from platform_assets.components.model_file import read_model
 from platform_assets.intervals import SENSOR_SECONDS
-from platform_assets.local_stack.chain import LOCATION, REPOSITORY
+from platform_assets.local_stack.chain import LOCATION, REPOSITORY, reload_definitions
 from platform_assets.local_stack.settings import ROOT, StackSettings, stack_settings
 from platform_assets.local_stack.stack import Stack
 from platform_assets.maintenance.job import SCHEDULE_VARIABLE
@@ -316,9 +316,10 @@ def test_the_maintenance_runs_from_the_start(machine: Machine) -> None:
 def test_new_data_takes_a_model_to_production(machine: Machine) -> None:
     assert machine.ended(dagster__sensor_name="quick_new_data").is_success
     assert machine.production("quick") is not None
-    # Or else training on drift would give the same again. The daemon reads it within a minute.
+    # Or else training on drift would give the same again.
     with (machine.models / "quick" / "defs.yaml").open("a") as file:
         file.write("# changed\n")
+    reload_definitions(machine.settings.dagster_url)
 
 
 def test_the_clock_takes_a_model_to_production(machine: Machine) -> None:

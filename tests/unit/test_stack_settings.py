@@ -67,8 +67,9 @@ def test_each_service_gets_only_the_secrets_that_it_needs() -> None:
         "triton": set(),
         "mlflow": set(),
         "gateway": {"GATEWAY_CONTROL_TOKENS"},
-        "dagster-webserver": pipeline,
-        "dagster-daemon": pipeline,
+        "dagster-code-server": pipeline,
+        "dagster-webserver": set(),
+        "dagster-daemon": set(),
     }
 
 

@@ -22,7 +22,7 @@ def service(*argv):
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 with sole_owner(stack_settings({"STATE_DIR": sys.argv[1]})):
     parts = [
-        service("-m", "platform_assets.local_stack.daemon", "run"),
+        service("-m", "dagster._daemon", "run"),
         service("-m", "serving_gateway"),
         service("-m", "another_program"),
     ]

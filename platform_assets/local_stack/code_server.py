@@ -1,0 +1,66 @@
+"""`python -m platform_assets.local_stack.code_server`: the definitions, and the runs, of Dagster.
+
+The webserver and the daemon ask this one process. Where each starts its own, as they do by
+default, the daemon replaces its every minute, and every sensor imports its libraries anew.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Final
+
+from platform_assets.local_stack.recovery import fail_abandoned_runs
+from platform_assets.local_stack.settings import CODE_SOCKET, ROOT
+
+_LOOK_EVERY_S: Final = 2.0
+
+
+def main() -> int:
+    """Fail abandoned runs, serve until a signal comes; 1 when the definitions were lost."""
+    for run_id in fail_abandoned_runs():
+        print(f"run {run_id} had no process any more and was reported as failed", flush=True)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    program = str(Path(sys.executable).parent / "dagster")
+    arguments = (
+        *("code-server", "start", "--socket", os.environ[CODE_SOCKET]),
+        *("--module-name", "platform_assets.definitions", "--working-directory", str(ROOT)),
+        *("--location-name", "platform", "--inject-env-vars-from-instance"),
+        *("--startup-timeout", "120"),
+    )
+    with subprocess.Popen([program, *arguments]) as server:
+        lost = not _watch(server, stopping)
+        if lost:
+            print("the process with the definitions has ended: starting again", flush=True)
+        server.terminate()
+    return int(lost)
+
+
+def _watch(server: subprocess.Popen[bytes], stopping: threading.Event) -> bool:
+    """Return True when asked to stop, False when nothing has the definitions any more.
+
+    The server leaves them to a child, which it replaces when it is asked to reload, and not when
+    that child dies.
+    """
+    import psutil
+
+    loaded = False
+    while not stopping.wait(_LOOK_EVERY_S):
+        if server.poll() is not None:
+            return False
+        children = psutil.Process(server.pid).children()
+        alive = any(one.status() != psutil.STATUS_ZOMBIE for one in children)
+        if loaded and not alive:
+            return False
+        loaded = alive
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
