@@ -21,7 +21,7 @@ from platform_assets.training.calibration import estimator_in
 from platform_assets.training.candidates import Candidate, CandidateError, build
 from platform_assets.training.fitting import fit_pipeline
 from platform_assets.training.metrics import Answers
-from platform_assets.training.rows import Rows
+from platform_assets.training.rows import EstimatorError, Rows
 from platform_assets.training.selection import answers_of
 
 _PER_CLASS: Final = 20
@@ -70,6 +70,8 @@ def _as_candidate_error(one: Candidate) -> Iterator[None]:
         yield
     except ExportError as exc:
         raise CandidateError(f"{one.where}: {one.name} cannot become an ONNX model: {exc}") from exc
+    except EstimatorError as exc:
+        raise CandidateError(f"{one.where}: {exc}") from exc
 
 
 def _sample(rows: Rows, task: Task, times: int) -> Rows:

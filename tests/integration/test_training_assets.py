@@ -176,7 +176,7 @@ def test_mixed_columns_come_through_feast_and_mlflow_as_the_tensors_that_are_ser
 def test_boosted_trees_are_searched_for_and_kept_as_any_model(
     tmp_path: Path, shared_mlflow: RunningMlflow
 ) -> None:
-    base = mixed_spec(Task.MULTICLASS, CLASSES["texts"])
+    base = mixed_spec(Task.BINARY, CLASSES["two texts"])
     ranges = {"n_estimators": Range(5, 9), "learning_rate": Range(0.05, 0.3)}
     candidates = (
         CandidateSpec("lightgbm", ranges=ranges),

@@ -136,5 +136,16 @@ def of_texts_and_numbers() -> Any:
     return _with(LogisticRegression(), ("both", _texts(), ["city", "age"]))
 
 
+class Mute(LogisticRegression):  # type: ignore[misc] # scikit-learn is untyped
+    """Learns, and has no answer."""
+
+    def predict(self, rows: Any) -> Any:
+        raise RuntimeError("no answer")
+
+
+def mute() -> Any:
+    return _with(Mute(), ("numbers", _numbers(), ["weight"]))
+
+
 def only_an_estimator() -> Any:
     return LogisticRegression()

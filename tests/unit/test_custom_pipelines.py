@@ -90,6 +90,7 @@ def test_a_packed_input_is_taken_apart_inside_the_graph(name: str) -> None:
         ("sparse_bins", r"step prepare > bins \(KBinsDiscretizer\) cannot be converted: onehot"),
         ("of_texts_and_numbers", "step 'both' reads texts and numbers together"),
         ("beyond_single_precision", "differently as an ONNX model.*'float32'"),
+        ("mute", "Mute was fitted, but cannot answer: no answer"),
         ("only_an_estimator", "is not a scikit-learn Pipeline; give .* as `function`"),
     ],
 )
