@@ -32,7 +32,7 @@ endef
 # option(variable, flag): what the command line says, not what the environment happens to have.
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
 
-.PHONY: help up demo model check chain down status test test-fast dev lint bench k8s k8s-local lock system-python system-programs system-podman system-test clean
+.PHONY: help up demo model check chain down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -109,6 +109,10 @@ clean: ## remove the environments (the state in .local stays)
 system-python:
 	$(call have,if [ -n "$(PYTHON)" ]; then $(PYTHON) -c 'import ensurepip$(,)venv'; else command -v python3; fi,python3 python3-venv libpython3-dev)
 
+# LightGBM brings no OpenMP of its own; without it all else works.
+system-openmp:
+	-$(call have,test "$$(uname)" != Linux || /sbin/ldconfig -p | grep 'libgomp\.so\.1',libgomp1)
+
 system-programs:
 	$(call have,command -v redis-server,redis-server)
 	$(call have,command -v chromium,chromium)
@@ -150,7 +154,7 @@ $(TRITON_VENV)/.run: requirements-triton.lock.txt | $(VENV)/bin/uv
 	$(call install,$(TRITON_VENV),$<)
 	@touch $@
 
-$(VENV)/bin/uv: | system-python
+$(VENV)/bin/uv: | system-python system-openmp
 	@[ -n "$(PYTHON)" ] || { echo "This needs Python 3.11 or 3.12, and here is $$(python3 --version 2>&1). Nothing was installed." \
 	  "Install one of them beside it, with its shared library, and name it: make up PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "creating $(VENV) on $$($(PYTHON) --version)" && $(PYTHON) -m venv $(VENV)

@@ -272,9 +272,7 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     target = TargetEncoding(spec.task is Task.REGRESSION, spec.evaluation.seed)
     if one.estimator is not None:
         entry = known(spec.task)[one.estimator]
-        make = _attribute(candidate.where, entry.path)
-        settings = _settings(entry, spec)
-        model = make(**{**entry.defaults, **settings, **candidate.parameters})
+        model = _named(candidate, entry, spec)
         return pipeline(
             spec.features,
             calibrated(model, spec),
@@ -293,6 +291,18 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     if one.pipeline is not None:
         return custom_pipeline(model)
     return pipeline(spec.features, model, scaled=False, texts=Texts.COLUMNS, target=target)
+
+
+def _named(candidate: Candidate, entry: _Estimator, spec: ModelSpec) -> Any:
+    make = _attribute(candidate.where, entry.path)
+    try:
+        return make(**{**entry.defaults, **_settings(entry, spec), **candidate.parameters})
+    # Of a library that is installed and cannot be loaded.
+    except (ImportError, OSError) as exc:
+        raise CandidateError(
+            f"{candidate.where}: it cannot be loaded here: {exc}; it needs OpenMP, which is "
+            "libgomp1 of Debian and libomp of Homebrew"
+        ) from exc
 
 
 def _settings(entry: _Estimator, spec: ModelSpec) -> dict[str, object]:

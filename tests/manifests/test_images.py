@@ -21,6 +21,8 @@ INSTALL = (
     "-r /tmp/lock.txt"
 )
 CHECK = " && /opt/venv/bin/pip check"
+SYSTEM = {"readygate/pipeline": {"libgomp1"}}
+"""Debian's packages that an image installs beside Python's: what a locked package links to."""
 SCRIPTS = ROOT / "k8s" / "base" / "triton"
 
 
@@ -58,6 +60,10 @@ def test_an_image_installs_a_lock_file_with_its_hashes_and_nothing_else(recipe: 
     installing = [
         words for kind, words in instructions(recipe) if kind == "RUN" and " install" in words
     ]
+    system = [words for words in installing if words.startswith("apt-get ")]
+    installing = [words for words in installing if words not in system]
+    named = {name for words in system for name in re.findall(r"recommends (.+?) &&", words)}
+    assert named == SYSTEM.get(recipe.image, set())
     locks = [name for name in sources(recipe) if name.endswith(".lock.txt")]
 
     expected = INSTALL if recipe.image.endswith("/triton") else INSTALL + CHECK

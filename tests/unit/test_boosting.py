@@ -17,6 +17,7 @@ from platform_assets.export.parity import Parity, compare
 from platform_assets.export.runtime import answers_in, model_inputs, run_graph
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
 from platform_assets.resources.mlflow_models import distributions
+from platform_assets.training import boosting
 from platform_assets.training.boosting import learner
 from platform_assets.training.candidates import CandidateError, build, check_candidates, expand
 from platform_assets.training.rows import Rows
@@ -187,6 +188,18 @@ def test_without_the_library_a_model_file_is_refused_and_the_extra_named(
     spec = _spec(Task.BINARY, CandidateSpec(name))
     with pytest.raises(CandidateError, match=rf"candidates\[0\] \({name}\): {name} cannot .*boos"):
         check_candidates(spec)
+
+
+def test_a_library_that_does_not_load_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_openmp(**_: object) -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(boosting, "light_classifier", without_openmp)
+    spec = _spec(Task.BINARY, CandidateSpec("lightgbm"))
+    with pytest.raises(CandidateError, match=r"candidates\[0\] .*libgomp.*; it needs OpenMP"):
+        build(expand(spec)[0], spec)
 
 
 def test_without_the_converters_a_learner_of_the_user_is_refused_and_the_extra_named(
