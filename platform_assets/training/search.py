@@ -90,7 +90,7 @@ class _Trials:
         if self.time_is_up:
             why = "the minutes of the search are over"
         elif trial.should_prune():
-            why = f"worse than the median of other trials after {folds} folds ({mean:.4f})"
+            why = f"worse than the median of other trials after fold {folds} ({mean:.4f})"
         if why is not None:
             self._withdrawn = True
             raise WithdrawnError(why)

@@ -164,7 +164,7 @@ def test_a_trial_worse_than_the_median_ends_early() -> None:
     report = search(expand(spec), Search(trials=9), spec, _simulated(1, judged=judged), print)
     assert (report.begun, report.failed) == (9, 1)
     assert report.ended_early == len(judged) == 3, "five have to finish, and one failed"
-    assert judged[0].startswith("trial 7 of 9: worse than the median of other trials after 1 fold")
+    assert judged[0].startswith("trial 7 of 9: worse than the median of other trials after fold 1")
 
 
 def test_the_minutes_end_a_search_within_a_trial_and_say_so() -> None:
