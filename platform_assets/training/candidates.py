@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
 from platform_assets.training import boosting
+from platform_assets.training.estimators import NamedEstimator, known
 from platform_assets.training.extras import missing
 from platform_assets.training.preprocessing import (
     TargetEncoding,
@@ -30,131 +31,9 @@ MAX_CANDIDATES: Final = 64
 SEARCH: Final = "search"
 """How messages about the search begin."""
 
-_TREE: Final = frozenset(
-    {
-        *("ccp_alpha", "criterion", "max_depth", "max_features", "max_leaf_nodes"),
-        *("min_impurity_decrease", "min_samples_leaf", "min_samples_split"),
-        "min_weight_fraction_leaf",
-    }
-)
-_FOREST: Final = _TREE | {"bootstrap", "max_samples", "n_estimators"}
-_EARLY: Final = frozenset({"learning_rate", "loss", "n_iter_no_change", "tol"})
-_BOOSTING: Final = _TREE | _EARLY | {"n_estimators", "subsample", "validation_fraction"}
-_HISTOGRAM: Final = _EARLY | {
-    *("early_stopping", "l2_regularization", "max_bins", "max_depth", "max_features", "max_iter"),
-    *("max_leaf_nodes", "min_samples_leaf", "validation_fraction"),
-}
-_LINEAR: Final = frozenset({"fit_intercept", "max_iter", "solver", "tol"})
-
 
 class CandidateError(TrainingError, ValueError):
     """A candidate that cannot be: the message names it and what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Estimator:
-    """A named estimator: the function that makes it, how it starts, what a grid may set."""
-
-    path: str
-    defaults: Mapping[str, Scalar]
-    parameters: frozenset[str]
-    seeded: bool = True
-    scaled: bool = False
-    texts: Texts = Texts.PLACES
-    packages: tuple[str, ...] = ()
-    """What of the extra `boosting` it needs."""
-    threaded: bool = False
-    """Whether it takes a number of threads, and answers alike with any."""
-    fills: bool = True
-    """Whether missing values are filled in, because the estimator does not read them."""
-    categorical: bool = False
-    """Whether it takes the places of columns with codes of texts."""
-
-
-_FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
-# Rows that are held out at random to stop early would share entities and times with the others.
-_HISTOGRAMS: Final[dict[str, Scalar]] = {"early_stopping": False}
-_BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
-
-
-def _trees(kind: str, weights: set[str], losses: set[str], more: set[str]) -> dict[str, _Estimator]:
-    """Return the trees for `Classifier` or `Regressor`, with parameters that only one kind has.
-
-    `weights` are of all but gradient boosting, `losses` of that, `more` of histogram boosting.
-    """
-    at, columns = f"sklearn.ensemble:{{}}{kind}", Texts.SPARSE_COLUMNS
-    forest, histogram = _FOREST | weights, _HISTOGRAM | weights | more
-    return {
-        "random_forest": _Estimator(at.format("RandomForest"), _FORESTS, forest, texts=columns),
-        "extra_trees": _Estimator(at.format("ExtraTrees"), _FORESTS, forest, texts=columns),
-        "gradient_boosting": _Estimator(
-            at.format("GradientBoosting"), _BOOSTED, _BOOSTING | losses
-        ),
-        "hist_gradient_boosting": _Estimator(
-            at.format("HistGradientBoosting"), _HISTOGRAMS, histogram
-        ),
-        "decision_tree": _Estimator(
-            f"sklearn.tree:DecisionTree{kind}", {"max_depth": 6}, _TREE | weights | {"splitter"}
-        ),
-    }
-
-
-def _boosting(kind: str, light: frozenset[str], extreme: frozenset[str]) -> dict[str, _Estimator]:
-    """Return the estimators of other libraries, with their parameters, for one kind of task."""
-    at = f"{boosting.__name__}:{{}}_{kind}"
-    own: dict[str, Any] = {"texts": Texts.CODES, "threaded": True, "fills": False}
-    return {
-        "lightgbm": _Estimator(
-            at.format("light"), {}, light,
-            packages=("lightgbm", "onnxmltools"), categorical=True, **own,
-        ),
-        "xgboost": _Estimator(
-            at.format("extreme"), {}, extreme,
-            packages=("xgboost", "onnxmltools"), **own,
-        ),
-    }  # fmt: skip
-
-
-CLASSIFIERS: Final[dict[str, _Estimator]] = {
-    "logistic_regression": _Estimator(
-        "sklearn.linear_model:LogisticRegression",
-        {"max_iter": 1000},
-        _LINEAR | {"C", "class_weight", "l1_ratio"},
-        scaled=True,
-        texts=Texts.SPARSE_COLUMNS,
-    ),
-    "linear_discriminant": _Estimator(
-        "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
-        {},
-        frozenset({"shrinkage", "solver", "tol"}),
-        seeded=False,
-        scaled=True,
-        texts=Texts.COLUMNS,
-    ),
-    **_trees("Classifier", weights={"class_weight"}, losses=set(), more=set()),
-    **_boosting("classifier", boosting.LIGHTGBM | {"class_weight"}, boosting.XGBOOST),
-}
-REGRESSORS: Final[dict[str, _Estimator]] = {
-    "linear_regression": _Estimator(
-        "sklearn.linear_model:LinearRegression",
-        {},
-        frozenset({"fit_intercept", "positive"}),
-        seeded=False,
-        scaled=True,
-        texts=Texts.SPARSE_COLUMNS,
-    ),
-    "ridge": _Estimator(
-        "sklearn.linear_model:Ridge",
-        {},
-        _LINEAR | {"alpha", "positive"},
-        scaled=True,
-        texts=Texts.SPARSE_COLUMNS,
-    ),
-    **_trees("Regressor", weights=set(), losses={"alpha"}, more={"quantile"}),
-    **_boosting("regressor", boosting.LIGHTGBM_REGRESSOR, boosting.XGBOOST_REGRESSOR),
-}
-"""Nearest neighbours are left out on purpose: equal distances are broken by rounding, so a
-runtime in single precision may answer otherwise than scikit-learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +45,6 @@ class Candidate:
     parameters: Mapping[str, Scalar]
     where: str
     """Its position in the model file, for messages."""
-
-
-def known(task: Task) -> Mapping[str, _Estimator]:
-    """Return the named estimators for a task."""
-    return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
 
 
 def expand(spec: ModelSpec) -> tuple[Candidate, ...]:
@@ -293,7 +167,7 @@ def build(candidate: Candidate, spec: ModelSpec) -> Any:
     return pipeline(spec.features, model, scaled=False, texts=Texts.COLUMNS, target=target)
 
 
-def _named(candidate: Candidate, entry: _Estimator, spec: ModelSpec) -> Any:
+def _named(candidate: Candidate, entry: NamedEstimator, spec: ModelSpec) -> Any:
     make = _attribute(candidate.where, entry.path)
     try:
         return make(**{**entry.defaults, **_settings(entry, spec), **candidate.parameters})
@@ -305,7 +179,7 @@ def _named(candidate: Candidate, entry: _Estimator, spec: ModelSpec) -> Any:
         ) from exc
 
 
-def _settings(entry: _Estimator, spec: ModelSpec) -> dict[str, object]:
+def _settings(entry: NamedEstimator, spec: ModelSpec) -> dict[str, object]:
     """Parameters that the platform sets, and no grid can."""
     settings: dict[str, object] = {}
     if entry.seeded:

@@ -19,7 +19,8 @@ from platform_assets.export.conversion import export
 from platform_assets.export.inspection import ExportError, graph_contract, inspect_graph, sha256
 from platform_assets.export.triton_config import TensorSpec
 from platform_assets.model_spec import CandidateSpec, FeatureSpec, ModelSpec, Target, Task
-from platform_assets.training.candidates import CLASSIFIERS, REGRESSORS, build, expand
+from platform_assets.training.candidates import build, expand
+from platform_assets.training.estimators import CLASSIFIERS, REGRESSORS
 from platform_assets.training.rows import Rows
 from serving_gateway.contract import DType, Feature
 from tests.support.models import IRIS

@@ -27,7 +27,7 @@ from platform_assets.model_spec import (
     Task,
 )
 from platform_assets.model_spec.training import estimators, metrics
-from platform_assets.training.candidates import known
+from platform_assets.training.estimators import known
 from platform_assets.training.metrics import metrics_of
 from serving_gateway.contract import DType
 from tests.support.model_files import FULL, MINIMAL, write

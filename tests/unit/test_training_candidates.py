@@ -11,14 +11,13 @@ import pytest
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Task
 from platform_assets.training.boosting import learner
 from platform_assets.training.candidates import (
-    CLASSIFIERS,
-    REGRESSORS,
     CandidateError,
     build,
     check_candidates,
     expand,
     parameters,
 )
+from platform_assets.training.estimators import CLASSIFIERS, REGRESSORS
 from platform_assets.training.probe import probe
 from tests.support.servers import ROOT
 from tests.support.tabular import CLASSES, mixed_rows, mixed_spec

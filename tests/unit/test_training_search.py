@@ -13,8 +13,6 @@ import pytest
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Range, Search, Task
 from platform_assets.training.candidates import (
-    CLASSIFIERS,
-    REGRESSORS,
     Candidate,
     CandidateError,
     build,
@@ -22,6 +20,7 @@ from platform_assets.training.candidates import (
     expand,
 )
 from platform_assets.training.competition import Competition, Judge, WithdrawnError
+from platform_assets.training.estimators import CLASSIFIERS, REGRESSORS
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.search import search
 from platform_assets.training.search_spaces import space_of

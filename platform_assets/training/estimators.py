@@ -1,0 +1,142 @@
+"""The estimators that a model file can name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from platform_assets.model_spec import Scalar, Task
+from platform_assets.training import boosting
+from platform_assets.training.preprocessing import Texts
+
+_TREE: Final = frozenset(
+    {
+        *("ccp_alpha", "criterion", "max_depth", "max_features", "max_leaf_nodes"),
+        *("min_impurity_decrease", "min_samples_leaf", "min_samples_split"),
+        "min_weight_fraction_leaf",
+    }
+)
+_FOREST: Final = _TREE | {"bootstrap", "max_samples", "n_estimators"}
+_EARLY: Final = frozenset({"learning_rate", "loss", "n_iter_no_change", "tol"})
+_BOOSTING: Final = _TREE | _EARLY | {"n_estimators", "subsample", "validation_fraction"}
+_HISTOGRAM: Final = _EARLY | {
+    *("early_stopping", "l2_regularization", "max_bins", "max_depth", "max_features", "max_iter"),
+    *("max_leaf_nodes", "min_samples_leaf", "validation_fraction"),
+}
+_LINEAR: Final = frozenset({"fit_intercept", "max_iter", "solver", "tol"})
+
+
+@dataclass(frozen=True, slots=True)
+class NamedEstimator:
+    """A named estimator: the function that makes it, how it starts, what a grid may set."""
+
+    path: str
+    defaults: Mapping[str, Scalar]
+    parameters: frozenset[str]
+    seeded: bool = True
+    scaled: bool = False
+    texts: Texts = Texts.PLACES
+    packages: tuple[str, ...] = ()
+    """What of the extra `boosting` it needs."""
+    threaded: bool = False
+    """Whether it takes a number of threads, and answers alike with any."""
+    fills: bool = True
+    """Whether missing values are filled in, because the estimator does not read them."""
+    categorical: bool = False
+    """Whether it takes the places of columns with codes of texts."""
+
+
+_FORESTS: Final[dict[str, Scalar]] = {"n_estimators": 60, "max_depth": 6, "n_jobs": 1}
+# Rows that are held out at random to stop early would share entities and times with the others.
+_HISTOGRAMS: Final[dict[str, Scalar]] = {"early_stopping": False}
+_BOOSTED: Final[dict[str, Scalar]] = {"n_estimators": 40, "max_depth": 3}
+
+
+def _trees(
+    kind: str, weights: set[str], losses: set[str], more: set[str]
+) -> dict[str, NamedEstimator]:
+    """Return the trees for `Classifier` or `Regressor`, with parameters that only one kind has.
+
+    `weights` are of all but gradient boosting, `losses` of that, `more` of histogram boosting.
+    """
+    at, columns = f"sklearn.ensemble:{{}}{kind}", Texts.SPARSE_COLUMNS
+    forest, histogram = _FOREST | weights, _HISTOGRAM | weights | more
+    return {
+        "random_forest": NamedEstimator(at.format("RandomForest"), _FORESTS, forest, texts=columns),
+        "extra_trees": NamedEstimator(at.format("ExtraTrees"), _FORESTS, forest, texts=columns),
+        "gradient_boosting": NamedEstimator(
+            at.format("GradientBoosting"), _BOOSTED, _BOOSTING | losses
+        ),
+        "hist_gradient_boosting": NamedEstimator(
+            at.format("HistGradientBoosting"), _HISTOGRAMS, histogram
+        ),
+        "decision_tree": NamedEstimator(
+            f"sklearn.tree:DecisionTree{kind}", {"max_depth": 6}, _TREE | weights | {"splitter"}
+        ),
+    }
+
+
+def _boosting(
+    kind: str, light: frozenset[str], extreme: frozenset[str]
+) -> dict[str, NamedEstimator]:
+    """Return the estimators of other libraries, with their parameters, for one kind of task."""
+    at = f"{boosting.__name__}:{{}}_{kind}"
+    own: dict[str, Any] = {"texts": Texts.CODES, "threaded": True, "fills": False}
+    return {
+        "lightgbm": NamedEstimator(
+            at.format("light"), {}, light,
+            packages=("lightgbm", "onnxmltools"), categorical=True, **own,
+        ),
+        "xgboost": NamedEstimator(
+            at.format("extreme"), {}, extreme,
+            packages=("xgboost", "onnxmltools"), **own,
+        ),
+    }  # fmt: skip
+
+
+CLASSIFIERS: Final[dict[str, NamedEstimator]] = {
+    "logistic_regression": NamedEstimator(
+        "sklearn.linear_model:LogisticRegression",
+        {"max_iter": 1000},
+        _LINEAR | {"C", "class_weight", "l1_ratio"},
+        scaled=True,
+        texts=Texts.SPARSE_COLUMNS,
+    ),
+    "linear_discriminant": NamedEstimator(
+        "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
+        {},
+        frozenset({"shrinkage", "solver", "tol"}),
+        seeded=False,
+        scaled=True,
+        texts=Texts.COLUMNS,
+    ),
+    **_trees("Classifier", weights={"class_weight"}, losses=set(), more=set()),
+    **_boosting("classifier", boosting.LIGHTGBM | {"class_weight"}, boosting.XGBOOST),
+}
+REGRESSORS: Final[dict[str, NamedEstimator]] = {
+    "linear_regression": NamedEstimator(
+        "sklearn.linear_model:LinearRegression",
+        {},
+        frozenset({"fit_intercept", "positive"}),
+        seeded=False,
+        scaled=True,
+        texts=Texts.SPARSE_COLUMNS,
+    ),
+    "ridge": NamedEstimator(
+        "sklearn.linear_model:Ridge",
+        {},
+        _LINEAR | {"alpha", "positive"},
+        scaled=True,
+        texts=Texts.SPARSE_COLUMNS,
+    ),
+    **_trees("Regressor", weights=set(), losses={"alpha"}, more={"quantile"}),
+    **_boosting("regressor", boosting.LIGHTGBM_REGRESSOR, boosting.XGBOOST_REGRESSOR),
+}
+"""Nearest neighbours are left out on purpose: equal distances are broken by rounding, so a
+runtime in single precision may answer otherwise than scikit-learn."""
+
+
+def known(task: Task) -> Mapping[str, NamedEstimator]:
+    """Return the named estimators for a task."""
+    return REGRESSORS if task is Task.REGRESSION else CLASSIFIERS
