@@ -295,7 +295,23 @@ def _threshold(threshold: Threshold | None, above: Above) -> Problems:
         yield (), f"a threshold is of two classes, and the task is {task}: remove it"
 
 
+def _slices(slices: Sequence[str], above: Above) -> Problems:
+    features = above.get("features")
+    if features is None:
+        return
+    known = {one.name: one for one in (*features, *above.get("request", ()))}
+    for index, name in enumerate(slices):
+        column = known.get(name)
+        if column is None:
+            yield ("slices", index), f"{as_yaml(name)} is not a feature of the model"
+        elif not column.table and column.dtype in {DType.FP32, DType.FP64}:
+            yield ("slices", index), f"{as_yaml(name)} is a number with too many values for slices"
+        elif name in slices[:index]:
+            yield ("slices", index), f"{as_yaml(name)} is listed twice: remove one"
+
+
 def _gates(gates: Gates, above: Above) -> Problems:
+    yield from _slices(gates.slices, above)
     evaluation: Evaluation | None = above.get("evaluation")
     if evaluation is None or evaluation.metric not in METRICS:
         return

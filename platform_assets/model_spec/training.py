@@ -238,5 +238,8 @@ class Gates:
     allow_breaking: StrictBool = False
     """Accept a version that breaks present clients. One that reads other columns or answers other
     labels is then not compared with production."""
+    slices: tuple[StrictStr, ...] = ()
+    """Features (texts, booleans or integers) for each of whose values the floor and the comparison
+    with production are judged as well, corrected for the number of slices."""
     drift_limit: Positive = 0.2
     """Population stability index above which a feature has drifted."""

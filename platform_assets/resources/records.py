@@ -81,6 +81,20 @@ class Estimate:
     high: float
     confidence: float
     entities: int
+    error: float = 0.0
+    """Standard error that the interval was made with."""
+    degrees: int = 0
+    """Its degrees of freedom; 0 where the rows do not determine an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceEstimate:
+    """A metric on the evaluation rows with one value of a column."""
+
+    column: str
+    value: str
+    rows: int
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -108,5 +122,7 @@ class TrainedModel:
     """Which rows were held out."""
     classes_not_evaluated: tuple[int | str | bool, ...]
     picture: bytes
+    slices: tuple[SliceEstimate, ...] = ()
+    """The same metric on each slice that the gates judge."""
     threshold: float | None = None
     """Probability from which on it answers the second of two classes; None for the likeliest."""

@@ -24,6 +24,7 @@ from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnkn
 from platform_assets.serving.promotion import GATES, LOAD_ID, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
+from platform_assets.serving.slice_gate import with_slices
 from serving_gateway.contract import MODEL_FILE, feature_contract
 
 
@@ -64,7 +65,9 @@ def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
             "triton_ready": triton_ready,
             "triton_parity": triton_parity,
             "triton_latency": triton_latency,
-            NO_REGRESSION: lambda one: no_regression(one, config.no_regression),
+            NO_REGRESSION: lambda one: with_slices(
+                one, config.no_regression, no_regression(one, config.no_regression)
+            ),
             "schema_compatible": schema_compatible,
             "feature_contract": lambda one: same_contract(one, feast),
         }

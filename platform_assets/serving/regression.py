@@ -49,7 +49,7 @@ class RegressionConfig(dg.Config):
     )
 
 
-class _NotComparable(Exception):
+class NotComparableError(Exception):
     """Production cannot be asked about the evaluation rows."""
 
     def __init__(self, message: str, *, schema: bool = False) -> None:
@@ -68,7 +68,7 @@ def no_regression(candidate: LoadedVersion, config: RegressionConfig) -> dg.Asse
     floor = spec.gates.metric_floor if config.metric_floor is None else config.metric_floor
     metadata = {**candidate.identity, "metric": metric.name, "floor": floor}
     try:
-        answers = _measured(candidate, candidate.answers[0])
+        answers = measured_answers(candidate, candidate.answers[0])
     except TritonError as error:
         return _failed(metadata, f"version {candidate.state.version} did not answer: {error}")
     rows = len(candidate.evaluation.groups)
@@ -118,8 +118,8 @@ def _compare_with_references(
                 metadata=metadata,
             )
         against = _compared(candidate, answers, production, config)
-    except (_NotComparable, ProductionUnknown) as error:
-        schema = isinstance(error, _NotComparable) and error.schema
+    except (NotComparableError, ProductionUnknown) as error:
+        schema = isinstance(error, NotComparableError) and error.schema
         return dg.AssetCheckResult(
             passed=config.without_comparison or (gates.allow_breaking and schema),
             description=f"production was not compared: {error}",
@@ -128,7 +128,7 @@ def _compare_with_references(
     metadata |= _comparison_metadata(candidate, against)
     references = [against]
     if best not in (None, production, candidate.state.version):
-        with contextlib.suppress(_NotComparable, ProductionUnknown):
+        with contextlib.suppress(NotComparableError, ProductionUnknown):
             references.append(_compared(candidate, answers, best, config))
             metadata[f"gain_over_best_version_{best}"] = references[-1].result.gain.value
     if references[-1].result.gain.value < 0:
@@ -170,13 +170,13 @@ def _compared(
     """Compare the candidate's answers with those of another version, on rows new to both.
 
     Raises:
-        _NotComparable: there are no such rows, or the version does not answer.
+        NotComparableError: there are no such rows, or the version does not answer.
         ProductionUnknown: what it reads is not recorded.
     """
     gates, metric = candidate.spec.gates, chosen_metric(candidate.spec.evaluation)
     recorded = candidate.recorded(version)
-    rows, chosen_by = _unseen_rows(candidate, recorded)
-    other = _answers_by(candidate, recorded)
+    rows, chosen_by = unseen_rows(candidate, recorded)
+    other = answers_by(candidate, recorded)
     result = compare(
         metric,
         answers.take(rows),
@@ -187,18 +187,21 @@ def _compared(
     )
     count = int(rows.sum())
     if not math.isfinite(result.gain.value):
-        raise _NotComparable(f"version {version} has no {metric.name} on the {count} rows at all")
+        raise NotComparableError(
+            f"version {version} has no {metric.name} on the {count} rows at all"
+        )
     verdict = Verdict.INCONCLUSIVE if count < gates.min_rows else result.verdict
     return _Reference(version, result, count, chosen_by, verdict)
 
 
-def _measured(candidate: LoadedVersion, answers: ModelAnswers) -> Answers:
+def measured_answers(candidate: LoadedVersion, answers: ModelAnswers) -> Answers:
+    """Return what was answered for the evaluation rows, beside the truth."""
     labels, probabilities = answers
     classes = candidate.registered.signature.classes
     return Answers(candidate.evaluation.label_true, labels, probabilities, classes)
 
 
-def _unseen_rows(
+def unseen_rows(
     candidate: LoadedVersion, production: RegisteredVersion
 ) -> tuple[NDArray[np.bool_], str]:
     """Return the rows that production was not trained on, which there must be, and by what rule."""
@@ -212,37 +215,37 @@ def _unseen_rows(
     own = candidate.registered.split
     group = candidate.spec.evaluation.group if own is None else own.group
     if Split(production.split.split).by_entity and production.split.group != group:
-        raise _NotComparable(
+        raise NotComparableError(
             f"version {production.version} was trained on rows chosen by "
             f"{production.split.group or 'entity'}, and the candidate's evaluation rows were by "
             f"{group or 'entity'} (evaluation.group changed)"
         )
     rows = held_out_by(production.split, evaluation.groups, evaluation.times)
     if not rows.any():
-        raise _NotComparable(
+        raise NotComparableError(
             f"version {production.version} was trained on all of the candidate's evaluation rows "
             "(evaluation.seed, fraction or split changed)"
         )
     return rows, "rows that neither version was trained on"
 
 
-def _answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
+def answers_by(candidate: LoadedVersion, other: RegisteredVersion) -> Answers:
     """What another version answers for the evaluation rows, by the candidate's classes.
 
     Raises:
-        _NotComparable: it reads other features, or does not answer.
+        NotComparableError: it reads other features, or does not answer.
     """
     new, old = candidate.registered.signature, other.signature
     why = comparison_obstacle(old, new)
     if why:
-        raise _NotComparable(f"version {other.version} {why}", schema=True)
+        raise NotComparableError(f"version {other.version} {why}", schema=True)
     try:
         labels, probabilities = candidate.ask(other)
     except (TritonError, RepositoryError, InvalidGraph) as error:
-        raise _NotComparable(f"version {other.version} did not answer: {error}") from error
+        raise NotComparableError(f"version {other.version} did not answer: {error}") from error
     if probabilities is not None:
         probabilities = align_probabilities(new.classes, probabilities, old.classes)
-    return _measured(candidate, (labels, probabilities))
+    return measured_answers(candidate, (labels, probabilities))
 
 
 def _comparison_metadata(candidate: LoadedVersion, against: _Reference) -> dict[str, Any]:

@@ -5,10 +5,16 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.model_spec import ModelSpec
-from platform_assets.resources.metadata import picture
+from platform_assets.resources.metadata import picture, table
 from platform_assets.resources.records import TrainedModel
 from platform_assets.training.floor import judge_floor
 from platform_assets.training.metrics import chosen_metric
+from platform_assets.training.slices import (
+    SliceVerdict,
+    describe_floor,
+    floor_row,
+    judge_slices,
+)
 
 
 def training_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
@@ -35,12 +41,16 @@ def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
     def metric_floor(trained_model: TrainedModel, config: MetricFloor) -> dg.AssetCheckResult:
         measured, floor = trained_model.metric, config.metric_floor
         verdict = judge_floor(metric, measured, floor, trained_model.evaluation_rows, spec.gates)
+        slices = judge_slices(metric, trained_model.slices, floor, spec.gates)
+        missed = [one for one in slices if one.verdict is SliceVerdict.MISSED]
+        reasons = [verdict.reason, *(describe_floor(metric, one, floor) for one in missed)]
+        said, passed = "; ".join(filter(None, reasons)), verdict.passed and not missed
         return dg.AssetCheckResult(
-            passed=verdict.passed,
+            passed=passed,
             description=(
-                verdict.reason
-                if verdict.passed
-                else f"{verdict.reason}: this model is not registered; production stays as it is"
+                said
+                if passed
+                else f"{said}: this model is not registered; production stays as it is"
             )
             or None,
             metadata={
@@ -54,6 +64,7 @@ def _metric_floor(spec: ModelSpec) -> dg.AssetChecksDefinition:
                 "confidence": measured.confidence,
                 "proven": verdict.proven,
                 "evaluation_rows": trained_model.evaluation_rows,
+                **({"slices": table(map(floor_row, slices))} if slices else {}),
                 "run_id": trained_model.run_id,
             },
         )

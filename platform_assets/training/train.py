@@ -27,6 +27,7 @@ from platform_assets.training.recording import FittedModel, record_training
 from platform_assets.training.rows import EstimatorError, Rows, unseen_texts
 from platform_assets.training.search import SearchReport, search
 from platform_assets.training.selection import CHOSEN_THRESHOLD, evaluate, fit, ranked
+from platform_assets.training.slices import estimate_slices
 from platform_assets.training.splits import split_evaluation
 from platform_assets.training.thresholds import with_threshold
 from serving_gateway.contract import CODE_VERSION_TAG, DATA_FINGERPRINT_TAG
@@ -114,6 +115,13 @@ def train(
             evaluated.answers,
             evaluation.groups,
             spec.gates.confidence,
+        ),
+        slices=estimate_slices(
+            chosen_metric(spec.evaluation),
+            evaluated.answers,
+            evaluation.features,
+            evaluation.groups,
+            spec.gates,
         ),
         split=split,
         classes_not_evaluated=evaluated.classes_not_evaluated,

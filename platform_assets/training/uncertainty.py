@@ -64,8 +64,11 @@ def jackknife(
         float(influences.std(ddof=1)) / math.sqrt(len(influences)),
         math.sqrt(added_rows) * resolution * rows_per_entity,
     )
-    half = float(t.ppf((1 + confidence) / 2, len(influences) - 1)) * error
-    return Estimate(value, value - half, value + half, confidence, entity_count)
+    degrees = len(influences) - 1
+    half = float(t.ppf((1 + confidence) / 2, degrees)) * error
+    return Estimate(
+        value, value - half, value + half, confidence, entity_count, error=error, degrees=degrees
+    )
 
 
 def rows_to_show(estimate: Estimate, margin: float) -> int | None:

@@ -384,6 +384,22 @@ REFUSED = [
         "1",
     ),
     ("0.6", "60", 12, "gates.metric_floor", "from 0 to 1"),
+    # slices
+    ("{metric_floor: 0.6}", "{metric_floor: 0.6, slices: [x]}", 12, "gates.slices[0]", "not a fea"),
+    (
+        "{metric_floor: 0.6}",
+        "{metric_floor: 0.6, slices: [smoker, smoker]}",
+        12,
+        "gates.slices[1]",
+        "listed twice",
+    ),
+    (
+        "{metric_floor: 0.6}",
+        "{metric_floor: 0.6, slices: [weight]}",
+        12,
+        "gates.slices[0]",
+        "too many values for slices",
+    ),
     # splits
     (
         "  task: binary",

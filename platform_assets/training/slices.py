@@ -1,0 +1,191 @@
+"""A metric on the parts of the evaluation rows that columns make, corrected for their number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from platform_assets.model_spec import Gates
+from platform_assets.resources.records import Estimate, SliceEstimate
+from platform_assets.training.floor import estimate_metric
+from platform_assets.training.metrics import Answers, Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+_MOST_VALUES: Final = 20
+"""Values of a column that are slices of their own; the rows of the others are one together."""
+_MISSING: Final = "(missing)"
+_OTHERS: Final = "(others)"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The rows of one value of a column; `rows` is a mask, shape (rows,)."""
+
+    column: str
+    value: str
+    rows: NDArray[np.bool_]
+
+
+class SliceVerdict(StrEnum):
+    """What the rows of a slice show of its floor."""
+
+    KEPT = "keeps the floor"
+    MISSED = "misses the floor"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFloor:
+    """A slice against the floor; `p` is Holm's, None where the slice was not judged."""
+
+    measured: SliceEstimate
+    verdict: SliceVerdict
+    p: float | None = None
+
+
+def slices_of(features: pd.DataFrame, columns: Sequence[str]) -> Iterator[Slice]:
+    """Yield the slices of rows in tensor form, by column and then by value, the frequent first."""
+    import numpy as np
+    import pandas as pd
+
+    for column in columns:
+        places, values = pd.factorize(features[column])
+        counts = np.bincount(places[places >= 0], minlength=len(values))
+        order = np.argsort(-counts, kind="stable")
+        for place in order[:_MOST_VALUES]:
+            value = str(values[place])
+            yield Slice(column, value or _MISSING, places == place)
+        others = np.isin(places, order[_MOST_VALUES:]) | (places < 0)
+        if others.any():
+            yield Slice(column, _OTHERS, others)
+
+
+def estimate_slices(
+    metric: Metric,
+    answers: Answers,
+    features: pd.DataFrame,
+    entities: NDArray[Any],
+    gates: Gates,
+) -> tuple[SliceEstimate, ...]:
+    """Return the metric of each slice of `gates.slices`, with its interval.
+
+    `entities` says the entity of each row, shape (rows,).
+    """
+    return tuple(
+        SliceEstimate(
+            one.column,
+            one.value,
+            int(one.rows.sum()),
+            estimate_metric(metric, answers.take(one.rows), entities[one.rows], gates.confidence),
+        )
+        for one in slices_of(features, gates.slices)
+    )
+
+
+def judge_slices(
+    metric: Metric, measured: Sequence[SliceEstimate], floor: float, gates: Gates
+) -> list[SliceFloor]:
+    """Hold each slice against the worst value that is let through.
+
+    A slice misses the floor when its rows show that. Of slices that all keep it, some is called
+    otherwise with at most half of what the confidence leaves (2.5 % at 95 %), however many they
+    are (Holm 1979). One whose measured value keeps it is not called anything else; what is left,
+    and what has fewer than `gates.min_rows` rows, is inconclusive.
+    """
+    sign = 1 if metric.higher_is_better else -1
+    corrected = holm(
+        [
+            p_below(one.estimate, floor, sign) if is_judged(one.rows, one.estimate, gates) else None
+            for one in measured
+        ]
+    )
+    return [
+        _judged(metric, one, floor, p, gates) for one, p in zip(measured, corrected, strict=True)
+    ]
+
+
+def _judged(
+    metric: Metric, one: SliceEstimate, floor: float, p: float | None, gates: Gates
+) -> SliceFloor:
+    if p is None:
+        return SliceFloor(one, SliceVerdict.INCONCLUSIVE)
+    if metric.meets(one.estimate.value, floor):
+        return SliceFloor(one, SliceVerdict.KEPT, p)
+    missed = p <= error_rate(gates)
+    return SliceFloor(one, SliceVerdict.MISSED if missed else SliceVerdict.INCONCLUSIVE, p)
+
+
+def is_judged(rows: int, estimate: Estimate, gates: Gates) -> bool:
+    """Whether a slice has enough rows, and they determine the statistic."""
+    return rows >= gates.min_rows and math.isfinite(estimate.value)
+
+
+def error_rate(gates: Gates) -> float:
+    """Return how often some slice may be called bad although none is."""
+    return (1 - gates.confidence) / 2
+
+
+def p_below(estimate: Estimate, bound: float, sign: int = 1) -> float:
+    """Return how likely an estimate this far below a bound is if its true value is the bound.
+
+    With `sign` -1: this far above it.
+    """
+    from scipy.stats import t
+
+    distance = sign * (estimate.value - bound)
+    if not estimate.degrees:
+        return 1.0
+    if not estimate.error:
+        return 0.0 if distance < 0 else 1.0
+    return float(t.cdf(distance / estimate.error, estimate.degrees))
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number by Holm's step-down method, in their order.
+
+    None stands for what is not tested.
+    """
+    ascending = sorted((one, place) for place, one in enumerate(p) if one is not None)
+    corrected: list[float | None] = [None] * len(p)
+    largest = 0.0
+    for rank, (one, place) in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(ascending) - rank) * one))
+        corrected[place] = largest
+    return corrected
+
+
+def describe_floor(metric: Metric, one: SliceFloor, floor: float) -> str:
+    """Say in a sentence what became of a slice."""
+    slice_, estimate = one.measured, one.measured.estimate
+    side = "below the floor" if metric.higher_is_better else "above the ceiling"
+    return (
+        f"{slice_.column} {slice_.value!r} ({slice_.rows} rows): {metric.name} "
+        f"{estimate.value:.4g} is {side} {floor:.4g}"
+    )
+
+
+def floor_row(one: SliceFloor) -> dict[str, str | int | float | None]:
+    """Return a slice as a line of a table; what is not determined is None."""
+    slice_, estimate = one.measured, one.measured.estimate
+    return {
+        "column": slice_.column,
+        "value": slice_.value,
+        "rows": slice_.rows,
+        "metric": finite(estimate.value),
+        "low": finite(estimate.low),
+        "high": finite(estimate.high),
+        "p (Holm)": finite(one.p),
+        "floor": one.verdict.value,
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number for a table; None for one that is not determined."""
+    return None if value is None or not math.isfinite(value) else round(value, 4)
