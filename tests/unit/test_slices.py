@@ -146,6 +146,16 @@ def test_a_loss_of_one_slice_blocks_although_the_whole_gains() -> None:
     assert "region 'west' (200 rows) is worse than production by 0.1" in str(verdict.description)
 
 
+def test_a_slice_blocks_where_all_rows_are_inconclusive() -> None:
+    spec = dataclasses.replace(SPEC, gates=dataclasses.replace(GATES, regression_tolerance=1e-4))
+    labels = answering(0.97, 0.95, 0.6)
+    one = candidate(labels, Production(labels), spec)
+    before = no_regression(one, RegressionConfig())
+    assert (before.passed, before.severity) == (False, dg.AssetCheckSeverity.WARN)
+    verdict, _ = judged(one)
+    assert (verdict.passed, verdict.severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+
 def test_first_version_and_the_same_answers_pass() -> None:
     verdict, lines = judged(candidate(answering(0.95, 0.95, 0.95)))
     assert verdict.passed
