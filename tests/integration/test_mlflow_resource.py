@@ -93,6 +93,7 @@ def _register(
         split=SPLIT,
         classes_not_evaluated=(),
         picture=b"",
+        threshold=0.23,
     )
     return mlflow.register(trained)
 
@@ -102,7 +103,9 @@ def test_a_run_is_registered_once_however_often_it_is_asked(
 ) -> None:
     run_id = _trained_run(mlflow, name)
     first = _register(mlflow, name, run_id)
-    assert first == RegisteredVersion(name, 1, run_id, FINGERPRINT, SIGNED, "c0de", "d0d0", SPLIT)
+    assert first == RegisteredVersion(
+        name, 1, run_id, FINGERPRINT, SIGNED, "c0de", "d0d0", SPLIT, 0.23
+    )
     assert [_register(mlflow, name, run_id) for _ in range(2)] == [first, first]
     assert _register(mlflow, name, _trained_run(mlflow, name)).version == 2
     assert mlflow.version(name, 1) == first
