@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -142,16 +142,29 @@ class TritonEndpoint:
         Raises:
             VersionMismatch: Triton says that another version made the answer.
         """
+        [answer] = self.infer_parts(model_name, version, [inputs], outputs)
+        return answer
+
+    def infer_parts(
+        self,
+        model_name: str,
+        version: int,
+        parts: Iterable[Mapping[str, npt.NDArray[Any]]],
+        outputs: Sequence[str] = (),
+    ) -> list[dict[str, npt.NDArray[Any]]]:
+        """Return what `infer` returns of each part, one after the other over one connection."""
         from tritonclient.http import InferRequestedOutput
 
+        wanted = [InferRequestedOutput(name) for name in outputs] or None
+        answers = []
         with self._client(f"infer with {model_name} version {version}") as client:
-            result = client.infer(
-                model_name,
-                [_infer_input(name, array) for name, array in inputs.items()],
-                model_version=str(version),
-                outputs=[InferRequestedOutput(name) for name in outputs] or None,
-            )
-            return self._answer(result, model_name, version, outputs)
+            for inputs in parts:
+                tensors = [_infer_input(name, array) for name, array in inputs.items()]
+                result = client.infer(
+                    model_name, tensors, model_version=str(version), outputs=wanted
+                )
+                answers.append(self._answer(result, model_name, version, outputs))
+        return answers
 
     def time_inferences(
         self,

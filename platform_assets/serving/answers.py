@@ -35,22 +35,33 @@ def ask_gateway(
     Raises:
         GatewayClientError: a request was not answered, or by another version.
     """
-    signature = asked.signature
-    rows = json_rows(signature, evaluation.features)
+    rows = json_rows(asked.signature, evaluation.features)
+    labels, probabilities = ask_gateway_rows(asked, rows, gateway)
+    has_probabilities = asked.signature.probabilities_output is not None
+    return (
+        np.asarray(labels, dtype=evaluation.labels.dtype),
+        np.asarray(probabilities, dtype=np.float64) if has_probabilities else None,
+    )
+
+
+def ask_gateway_rows(
+    asked: RegisteredVersion, rows: list[list[Any]], gateway: GatewayResource
+) -> tuple[list[Any], list[list[float]]]:
+    """Return the labels and the probabilities (none for a regression) of rows of `json_rows`.
+
+    Raises:
+        GatewayClientError: a request was not answered, or by another version.
+    """
     labels: list[Any] = []
     probabilities: list[list[float]] = []
-    for answer in _answers(rows, signature, gateway, asked.model_name):
+    for answer in _answers(rows, asked.signature, gateway, asked.model_name):
         if answer.version != asked.version:
             raise GatewayClientError(
                 f"POST /predict was answered by version {answer.version}, not {asked.version}"
             )
         labels += answer.predictions
         probabilities += answer.probabilities or []
-    has_probabilities = signature.probabilities_output is not None
-    return (
-        np.asarray(labels, dtype=evaluation.labels.dtype),
-        np.asarray(probabilities, dtype=np.float64) if has_probabilities else None,
-    )
+    return labels, probabilities
 
 
 def _answers(
@@ -95,15 +106,15 @@ def ask_triton(
     if signature.probabilities_output is not None:
         outputs.append(signature.probabilities_output)
     batch = min(batch_rows, signature.max_batch_rows)
-    answers = [
-        triton.infer(
-            asked.model_name,
-            asked.version,
-            {name: array[start : start + batch] for name, array in inputs.items()},
-            outputs,
-        )
-        for start in range(0, len(features), batch)
-    ]
+    answers = triton.infer_parts(
+        asked.model_name,
+        asked.version,
+        (
+            {name: array[start : start + batch] for name, array in inputs.items()}
+            for start in range(0, len(features), batch)
+        ),
+        outputs,
+    )
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
     return answers_in(joined, signature)
 
