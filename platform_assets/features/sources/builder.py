@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -62,21 +62,28 @@ class TableBuilder:
                 f"{rows.name} has other columns than those before: they differ by {others}",
                 "give all files the same columns, and run again",
             )
-        query = _Query(rows, self._columns, self._key)
-        batches, done, wrong = [], rows.before, False
+        self._keep(rows.part, self._cast(rows))
+        self._headers = headers
+
+    def _keep(self, part: str, batches: Iterator[pa.RecordBatch]) -> None:
+        """Keep all of the batches, or none where one of them raises."""
+        kept = list(batches)
+        self._batches += kept
+        self._parts[part] = self._parts.get(part, 0) + sum(one.num_rows for one in kept)
+
+    def _cast(self, rows: SourceRows) -> Iterator[pa.RecordBatch]:
+        query, done = _Query(rows, self._columns, self._key), rows.before
         with self.database.sql(query.cells).to_arrow_reader(_BATCH_ROWS) as reader:
             for batch in reader:
-                wrong = batch.column("wrong").true_count > 0
-                if wrong:
+                if batch.column("wrong").true_count > 0:
                     break
-                batches.append(self._declared(batch))
+                yield self._declared(batch)
                 done += batch.num_rows
                 self._progress.at(f"reading {rows.part}", done)
-        if wrong:
-            raise self._refusal(rows, query)
-        self._batches += batches
-        self._parts[rows.part] = done
-        self._headers = headers
+            else:
+                return
+        # The reader is closed: the database answers one query at a time.
+        raise self._refusal(rows, query)
 
     def add_batch(self, name: str, headers: Sequence[str], batch: pa.RecordBatch) -> None:
         """Cast rows that are in memory, behind those of the same name."""
