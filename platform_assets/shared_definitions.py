@@ -15,6 +15,7 @@ from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
@@ -80,6 +81,7 @@ def resources(executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.De
             "proof_folder": ProofFolder(root=dg.EnvVar("PROOF_DIR")),
             "samples": SamplesFolder(root=dg.EnvVar("SAMPLES_DIR")),
             "drift_reports": DriftReports(root=dg.EnvVar("REPORTS_DIR")),
+            "predictions": PredictionsFolder(root=dg.EnvVar("PREDICTIONS_DIR")),
             "webhook": WebhookResource(),
         },
     )

@@ -201,6 +201,8 @@ def environment(
         "PROOF_DIR": str(settings.proof_dir),
         "SAMPLES_DIR": str(settings.state_dir / "samples"),
         "REPORTS_DIR": str(settings.state_dir / "reports"),
+        "PREDICTIONS_DIR": inherited.get("PREDICTIONS_DIR")
+        or str(settings.state_dir / "predictions"),
         "NOTIFY_WEBHOOK_URL": inherited.get("NOTIFY_WEBHOOK_URL", ""),
         "DAGSTER_UI_URL": settings.dagster_url,
         "GATEWAY_URLS": settings.gateway_url,

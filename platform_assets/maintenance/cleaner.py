@@ -36,7 +36,7 @@ class Cleaner:
     instance: dg.DagsterInstance
     servers: Servers
     folders: Callable[[str], Mapping[str, Path]]
-    """Folders of a model by what they hold: `proof`, `sample`, `report`."""
+    """Folders of a model by what they hold: `proof`, `sample`, `report`, `prediction`."""
     limits: Limits
     now: datetime
     log: Callable[[str], object]

@@ -19,6 +19,7 @@ from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.triton import TritonResource
@@ -41,12 +42,14 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
         proof_folder: ProofFolder,
         samples: SamplesFolder,
         drift_reports: DriftReports,
+        predictions: PredictionsFolder,
     ) -> None:
         def folders(name: str) -> dict[str, Path]:
             return {
                 "proof": Path(proof_folder.root) / name,
                 "sample": samples.folder(name),
                 "report": Path(drift_reports.root) / name,
+                "prediction": predictions.folder(name),
             }
 
         cleaner = Cleaner(
@@ -72,8 +75,9 @@ def maintenance_job(specs: Sequence[ModelSpec]) -> dg.JobDefinition:
 
     @dg.job(
         name=JOB,
-        description="Keeps Dagster runs, MLflow runs, proofs, samples and drift reports within "
-        "their limits (MAINTENANCE_*). What is served, on disk, in the ledger or new stays.",
+        description="Keeps Dagster runs, MLflow runs, proofs, samples, drift reports and batch "
+        "predictions within their limits (MAINTENANCE_*). What is served, on disk, in the ledger "
+        "or new stays.",
     )
     def job() -> None:
         delete_old_records()

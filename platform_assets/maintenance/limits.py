@@ -18,6 +18,7 @@ class Limits:
     proof_days: int = 365
     sample_days: int = 30
     report_days: int = 90
+    prediction_days: int = 30
     keep: int = 20
     """The newest of each kind, which stay at any age."""
 

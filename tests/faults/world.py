@@ -267,6 +267,7 @@ def _folders(home: Path) -> dict[str, str]:
         "PROOF_DIR": str(home / "proof"),
         "SAMPLES_DIR": str(home / "samples"),
         "REPORTS_DIR": str(home / "reports"),
+        "PREDICTIONS_DIR": str(home / "predictions"),
         "NOTIFY_WEBHOOK_URL": "",
     }
 

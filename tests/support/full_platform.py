@@ -18,6 +18,7 @@ from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.proof import ProofFolder
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.source import SourceResource
@@ -197,6 +198,7 @@ def run_platform(home: Path, mlflow: RunningMlflow) -> Iterator[Platform]:
                 "proof_folder": ProofFolder(root=str(home / "proof")),
                 "samples": SamplesFolder(root=str(home / "samples")),
                 "drift_reports": DriftReports(root=str(home / "reports")),
+                "predictions": PredictionsFolder(root=str(home / "predictions")),
                 "webhook": WebhookResource(),
                 "io_manager": dg.FilesystemIOManager(base_dir=str(home / "values")),
             },

@@ -247,11 +247,13 @@ def test_old_files_go_but_for_the_newest_and_the_proof_of_production(
     samples = files(tmp_path / "sample", "a.parquet", "b.parquet", ".staged")
     reports = files(tmp_path / "report", "a.html", "b.html")
     usage = Usage(frozenset(), frozenset(), frozenset({"production"}))
-    folders = {"proof": proofs, "sample": samples, "report": reports}
+    predictions = files(tmp_path / "prediction", "a-v1.parquet", "b-v1.parquet", ".x.part")
+    folders = {"proof": proofs, "sample": samples, "report": reports, "prediction": predictions}
     clean(cleaner(instance, monkeypatch, usage, folders, report_days=0))
     assert sorted(path.name for path in proofs.iterdir()) == ["latest", "newest", "production"]
     assert sorted(path.name for path in samples.iterdir()) == [".staged", "b.parquet"]
     assert len(list(reports.iterdir())) == 2
+    assert sorted(path.name for path in predictions.iterdir()) == [".x.part", "b-v1.parquet"]
 
 
 def test_each_place_that_knows_a_version_keeps_it_and_its_runs(
