@@ -26,7 +26,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
-from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags
+from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags, scoring_tags
 
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -87,10 +87,19 @@ def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return _job(spec, "drift", ["drift_report"], "the sampled answers against the training set.")
 
 
+def scoring_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
+    """Build the job that scores all entities, or a file, by the version in production."""
+    what = (
+        "the answers of the version in production for all entities, or for the file that is "
+        "named in the configuration."
+    )
+    return _job(spec, "batch_predictions", ["batch_predictions"], what)
+
+
 def _job(
     spec: ModelSpec, name: str, assets: Sequence[str], what: str
 ) -> dg.UnresolvedAssetJobDefinition:
-    tags = report_tags if name == "drift" else chain_tags
+    tags = {"drift": report_tags, "batch_predictions": scoring_tags}.get(name, chain_tags)
     return dg.define_asset_job(
         f"{spec.model_name}_{name}",
         selection=dg.AssetSelection.assets(*map(spec.key, assets)),

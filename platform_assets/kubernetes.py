@@ -21,9 +21,13 @@ from platform_assets.shared_definitions import resources
 _LIGHT: Final = ComputeResources(cpu="250m", memory="1Gi")
 """Steps that ask servers and move files; the most of it are the imports."""
 _HEAVY: Final = ComputeResources(cpu="1", memory="2Gi")
-"""Steps that hold all rows in memory."""
+"""Steps that hold all rows in memory, or score them."""
 _DEFAULTS: Final = dict.fromkeys(
-    ("features", "online_features", "trained_model", "onnx_model", "drift_report"), _HEAVY
+    (
+        *("features", "online_features", "trained_model", "onnx_model"),
+        *("drift_report", "batch_predictions"),
+    ),
+    _HEAVY,
 )
 _LEAST_CPU_LIMIT: Final = 1000
 """Thousandths of a core that every step may use: with less the imports alone take a minute."""

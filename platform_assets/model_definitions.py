@@ -16,6 +16,8 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
+from platform_assets.scoring.assets import scoring_assets
+from platform_assets.scoring.checks import scoring_checks
 from platform_assets.serving.assets import serving_assets
 from platform_assets.serving.checks import serving_checks
 from platform_assets.serving.rollback import rollback_job
@@ -26,7 +28,7 @@ from platform_assets.training.checks import training_checks
 def build(spec: ModelSpec) -> dg.Definitions:
     """Build the assets, checks, jobs, schedules and sensors of a model; no I/O."""
     chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
-    drift = automation.drift_job(spec)
+    drift, scoring = automation.drift_job(spec), automation.scoring_job(spec)
     drifts_at, on_drift = drift_schedule(spec, drift), drift_sensor(spec, chain)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
         source_asset(spec),
@@ -35,6 +37,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
         *export_assets(spec),
         *serving_assets(spec),
         *drift_assets(spec),
+        *scoring_assets(spec),
     ]
     return dg.Definitions(
         assets=dg.map_asset_specs(partial(_described, spec.description), assets),
@@ -44,8 +47,9 @@ def build(spec: ModelSpec) -> dg.Definitions:
             *export_checks(spec),
             *serving_checks(spec),
             *drift_checks(spec),
+            *scoring_checks(spec),
         ],
-        jobs=[chain, automation.serving_job(spec), adoption, drift, rollback_job(spec)],
+        jobs=[chain, automation.serving_job(spec), adoption, drift, scoring, rollback_job(spec)],
         schedules=[
             *automation.retraining_schedules(spec, chain),
             *([drifts_at] if drifts_at else []),

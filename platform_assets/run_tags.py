@@ -24,6 +24,11 @@ def report_tags(model_name: str) -> dict[str, str]:
     return {MODEL_TAG: model_name, HEAVY: f"{model_name} report"}
 
 
+def scoring_tags(model_name: str) -> dict[str, str]:
+    """Tags of a run that scores many rows, and changes nothing."""
+    return {MODEL_TAG: model_name, HEAVY: f"{model_name} predictions"}
+
+
 def rollback_tags(model_name: str) -> dict[str, str]:
     """Tags of a run that no other run keeps waiting."""
     return {MODEL_TAG: model_name, **_URGENT}

@@ -226,7 +226,7 @@ def _feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[FeatureData]:
         started = time.monotonic()
         joined = replace(
-            features, tables=tuple(_table_data(context, *one) for one in tables.items())
+            features, tables=tuple(table_data(context, *one) for one in tables.items())
         )
         todo = "materialize the tables again, then this asset"
         with as_failure("", todo, StaleDataError):
@@ -253,8 +253,12 @@ def _feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
     return online_features
 
 
-def _table_data(context: dg.AssetExecutionContext, name: str, key: dg.AssetKey) -> FeatureData:
-    """Return what was read last of a table."""
+def table_data(context: dg.AssetExecutionContext, name: str, key: dg.AssetKey) -> FeatureData:
+    """Return what was read last of a feature table.
+
+    Raises:
+        dagster.Failure: it was never read.
+    """
     if context.instance.get_latest_materialization_event(key) is None:
         raise failure(
             f"the feature table {name} was never materialized",

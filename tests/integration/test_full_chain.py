@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
+from pyarrow import parquet
 
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
+from platform_assets.scoring.records import BatchPredictions
 from platform_assets.serving.loading import persisted_versions
 from platform_assets.serving.promotion import GATES
 from serving_gateway.contract import DEFAULT_MODEL
 from tests.support.chain import op_config
 from tests.support.full_platform import SERVING, TO_ENTRY, Platform
-from tests.support.models import other_species
+from tests.support.models import QUICK_IRIS, other_species
 
 BLOCKING = {
     "features.ranges",
@@ -264,3 +267,55 @@ def test_the_proof_of_each_run_is_kept(platform: Platform) -> None:
     assert first != second
     assert first.is_dir()
     assert (folder / "latest").resolve() == second.resolve()
+
+
+def test_batch_predictions_of_all_entities_equal_what_the_gateway_answers(
+    platform: Platform,
+) -> None:
+    outcome = platform.run("batch_predictions")
+
+    assert outcome.success, outcome.failures
+    made: BatchPredictions = outcome.values["batch_predictions"]
+    found = parquet.read_table(made.path)
+    assert found.num_rows == made.rows == len(found["entity_id"].unique()) == 150
+    assert made.unscored == found["prediction"].null_count == 0
+    assert found["prediction_version"].unique().to_pylist() == [platform.production()]
+    run = platform.resources["mlflow"].version(DEFAULT_MODEL, platform.production()).run_id
+    assert found["prediction_run_id"].unique().to_pylist() == [run]
+    shares = found.select([f"probability_{one}" for one in QUICK_IRIS.target.classes])
+    best = np.argmax(shares.to_pandas().to_numpy(), axis=1)
+    assert found["prediction"].to_pylist() == [QUICK_IRIS.target.classes[one] for one in best]
+    check = outcome.checks["batch_predictions.equals_online"]
+    assert check.passed
+    assert check.metadata["rows_compared"].value == check.metadata["rows_identical"].value == 150
+
+
+def test_batch_predictions_of_a_file_say_which_rows_have_none_and_why(
+    platform: Platform, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    header = "petal_width,petal_length,sepal_width,sepal_length,note"
+    rows.write_text(f"{header}\n0.2,1.4,3.5,5.1,a\n0.2,,3.5,5.1,b\n2.5,6.0,3.3,6.3,c\n")
+    config = op_config("batch_predictions", {"source": str(rows)})
+
+    outcome = platform.run("batch_predictions", run_config=config)
+
+    assert outcome.success, outcome.failures
+    found = parquet.read_table(outcome.values["batch_predictions"].path)
+    columns = ["prediction_row", "prediction", "prediction_reason"]
+    assert found.select(columns).to_pylist() == [
+        dict(zip(columns, row, strict=True))
+        for row in (
+            (1, "setosa", None),
+            (2, None, "petal_length is missing"),
+            (3, "virginica", None),
+        )
+    ]
+    assert outcome.checks["batch_predictions.equals_online"].metadata["rows_compared"].value == 2
+    assert outcome.metadata["batch_predictions"]["rows_not_scored"].value == 1
+    before = sorted(Path(outcome.values["batch_predictions"].path).parent.iterdir())
+    rows.write_text(f"{header}\n0.2,1.4,3.5,5.1,a\n0.2,wide,3.5,5.1,b\n")
+    refused = platform.run("batch_predictions", run_config=config).failures["batch_predictions"]
+    assert "row 2 (line 3), petal_length: 'wide' is not a number" in refused
+    assert "No file was written" in refused
+    assert sorted(before[0].parent.iterdir()) == before

@@ -44,6 +44,8 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "best_model__serving_gates": ({triton, gateway, feast}, False),
         "best_model__gateway_reload": ({triton, gateway, feast}, True),
         "best_model__gateway_reload_predict_parity": ({gateway}, None),
+        "best_model__batch_predictions": ({triton, gateway}, None),
+        "best_model__batch_predictions_equals_online": ({gateway}, None),
         "roll_back_best_model": ({triton, gateway}, True),
         "best_model__restore": ({triton}, True),
         "delete_old_records": ({triton, gateway}, False),
@@ -62,6 +64,7 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         ("best_model__trained_model_metric_floor", "2500m", "6Gi", "2500m"),
         ("best_model__features", "4", "2Gi", "4"),
         ("best_model__onnx_model", "1", "2Gi", "1"),
+        ("best_model__batch_predictions", "1", "2Gi", "1"),
         ("best_model__serving_proof", "250m", "1Gi", "1"),
     ],
 )

@@ -1,0 +1,148 @@
+"""Rows answered by one version, through Triton: several requests at a time, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.triton import TritonEndpoint
+from platform_assets.scoring.reasons import with_reasons
+from platform_assets.scoring.records import (
+    AS_OF,
+    PREDICTION,
+    PROBABILITY,
+    REASON,
+    RUN_ID,
+    SCORED_AT,
+    VERSION,
+    SampledRow,
+)
+from platform_assets.serving.answers import ask_triton, json_rows
+from platform_assets.training.frame import tensor_form
+from serving_gateway.contract import Signature
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPart:
+    """A part of the file, and its rows among those that are compared."""
+
+    table: pa.RecordBatch
+    sample: tuple[SampledRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores parts of the rows by one version."""
+
+    spec: ModelSpec
+    version: RegisteredVersion
+    names: tuple[str, ...]
+    """The columns by which rows are known."""
+    name_types: pa.Schema
+    scored_at: datetime
+    sample_every: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the file."""
+        signature, time = self.version.signature, pa.timestamp("us", tz="UTC")
+        return pa.schema(
+            [
+                *(self.name_types.field(name) for name in self.names),
+                (PREDICTION, answer_type(signature)),
+                *((f"{PROBABILITY}{one}", pa.float32()) for one in signature.classes),
+                (REASON, pa.string()),
+                (AS_OF, time),
+                (VERSION, pa.int64()),
+                (RUN_ID, pa.string()),
+                (SCORED_AT, time),
+            ]
+        )
+
+    def score(self, rows: pa.RecordBatch, start: int, endpoint: TritonEndpoint) -> ScoredPart:
+        """Score rows, the first of which is the `start`-th; errors are those of `infer`."""
+        signature = self.version.signature
+        reasons = with_reasons(rows, signature.features)
+        places = pc.indices_nonzero(reasons.is_null()).to_numpy()
+        usable = rows if len(places) == rows.num_rows else rows.take(pa.array(places))
+        frame = tensor_form(usable.select(self.spec.feature_names).to_pandas(), self.spec)
+        answers = self._ask(frame, endpoint)
+        chosen = np.flatnonzero((places + start) % self.sample_every == 0)
+        picked = [column.take(pa.array(chosen)).to_pylist() for column in answers]
+        sample = [
+            SampledRow(tuple(values), prediction, tuple(probabilities))
+            for values, prediction, *probabilities in zip(
+                json_rows(signature, frame.iloc[chosen]), *picked, strict=True
+            )
+        ]
+        spots = np.full(rows.num_rows, -1)
+        spots[places] = np.arange(len(places))
+        spread = pa.array(spots, mask=spots < 0)
+        same = {VERSION: self.version.version, RUN_ID: self.version.run_id}
+        columns = [
+            *(rows[name] for name in self.names),
+            *(column.take(spread) for column in answers),
+            reasons,
+            rows[AS_OF],
+            *(pa.repeat(value, rows.num_rows) for value in (*same.values(), self.scored_at)),
+        ]
+        cast = [one.cast(field.type) for one, field in zip(columns, self.schema, strict=True)]
+        return ScoredPart(pa.record_batch(cast, schema=self.schema), tuple(sample))
+
+    def _ask(self, frame: pd.DataFrame, endpoint: TritonEndpoint) -> list[pa.Array]:
+        """The predictions, and the probabilities of each class."""
+        signature = self.version.signature
+        kind = answer_type(signature)
+        if frame.empty:
+            return [pa.nulls(0, kind), *(pa.nulls(0, pa.float32()) for _ in signature.classes)]
+        labels, probabilities = ask_triton(
+            self.version, frame, endpoint, batch_rows=signature.max_batch_rows
+        )
+        if pa.types.is_boolean(kind):
+            labels = labels.astype(np.bool_)
+        predictions = pa.array(labels).cast(kind)
+        if probabilities is None:
+            return [predictions]
+        return [predictions, *(pa.array(column) for column in probabilities.T)]
+
+
+def answer_type(signature: Signature) -> pa.DataType:
+    """Return the type of the predictions: that of the classes, or of a number."""
+    if not signature.classes:
+        return pa.float64()
+    kinds = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
+    return kinds[type(signature.classes[0])]
+
+
+def in_order(make: Callable[[Given], Made], given: Iterable[Given], threads: int) -> Iterator[Made]:
+    """Yield what `make` returns for each item, in their order, made by several threads.
+
+    No more than one item waits beside those that are being made. The first error ends all.
+    """
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="scoring")
+    try:
+        pending: deque[Future[Made]] = deque()
+        for item in given:
+            pending.append(executor.submit(make, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)

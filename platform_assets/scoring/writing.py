@@ -1,0 +1,90 @@
+"""A file of predictions, from its first row to its last; only a few parts are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from platform_assets.features.sources.reader import Progress
+from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.atomic_files import replacing
+from platform_assets.resources.feast_errors import translated
+from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.triton import TritonEndpoint
+from platform_assets.scoring.inference import ScoredPart, Scorer, in_order
+from platform_assets.scoring.records import BatchPredictions, SampledRow
+from platform_assets.scoring.rows import InputRows
+from platform_assets.scoring.summary import count_reasons
+
+SAMPLE: Final = 200
+"""Rows that are compared with the gateway's answers."""
+_REQUESTS: Final = 2
+"""Requests in flight to each Triton: one is prepared while the other is answered, and a client's
+request waits behind no more than these."""
+_PART_ROWS: Final = 32_768
+_PART_VALUES: Final = 2_000_000
+"""Of a wide table fewer rows are read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionWriter:
+    """Writes what a version answers through these Triton servers."""
+
+    spec: ModelSpec
+    version: RegisteredVersion
+    endpoints: Sequence[TritonEndpoint]
+    scored_at: datetime
+    progress: Progress
+
+    def write(self, rows: InputRows, path: Path, folder: Path) -> BatchPredictions:
+        """Write the file, whole or not at all.
+
+        `folder` takes what does not fit into memory.
+
+        Raises:
+            TritonError: the version did not answer all requests.
+            FeatureStoreError: the rows cannot be read.
+            StaleDataError: they were replaced meanwhile.
+            OSError: the file cannot be written.
+        """
+        part_rows = max(1, min(_PART_ROWS, _PART_VALUES // len(self.spec.features)))
+        sample: list[SampledRow] = []
+        done = 0
+        rows.check_current()
+        with rows.read(part_rows, folder) as reader:
+            every = max(1, -(-rows.total // SAMPLE))
+            scorer = Scorer(
+                self.spec, self.version, rows.names, reader.schema, self.scored_at, every
+            )
+            with replacing(path) as file, parquet.ParquetWriter(file, scorer.schema) as writer:
+                for part in self._parts(scorer, reader):
+                    writer.write_batch(part.table)
+                    sample += part.sample
+                    done += part.table.num_rows
+                    self.progress.at("scoring", done, rows.total)
+                writer.close()
+                rows.check_current()
+        reasons = count_reasons(path)
+        return BatchPredictions(str(path), self.version, done, reasons, tuple(sample))
+
+    def _parts(self, scorer: Scorer, reader: pa.RecordBatchReader) -> Iterator[ScoredPart]:
+        def score(part: tuple[int, int, pa.RecordBatch]) -> ScoredPart:
+            number, start, rows = part
+            return scorer.score(rows, start, self.endpoints[number % len(self.endpoints)])
+
+        return in_order(score, _numbered(reader), _REQUESTS * len(self.endpoints))
+
+
+def _numbered(reader: pa.RecordBatchReader) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+    """Each part with its number and that of its first row."""
+    start = 0
+    with translated("read the rows to score"):
+        for number, rows in enumerate(reader):
+            yield number, start, rows
+            start += rows.num_rows
