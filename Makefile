@@ -76,6 +76,7 @@ lint: $(VENV)/.dev ## formatting, style, types, import arrows
 bench: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against raw Triton and its own bounds, the pipeline by rows, and whole chains, on this machine
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
+	$(RUN) tests.benchmarks.scoring
 	$(RUN) tests.benchmarks.chains
 
 k8s: $(VENV)/.dev $(TRITON_VENV)/.run ## render and check every Kubernetes overlay

@@ -223,7 +223,7 @@ def _spec(source: Path) -> ModelSpec:
 
 
 @contextmanager
-def _peak_memory() -> Iterator[Callable[[], int]]:
+def peak_memory() -> Iterator[Callable[[], int]]:
     """Give a function that returns the highest resident size since it was last asked."""
     import psutil
 
@@ -264,7 +264,7 @@ def measure(rows: int) -> None:
     import sklearn.ensemble
     import sklearn.linear_model  # noqa: F401
 
-    with tempfile.TemporaryDirectory(prefix="scale-") as home, _peak_memory() as peak:
+    with tempfile.TemporaryDirectory(prefix="scale-") as home, peak_memory() as peak:
         source = Path(home) / "wide.csv"
         size = _make_source(source, rows)
         work = Work(Path(home), _spec(source), {})
