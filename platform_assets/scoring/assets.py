@@ -74,7 +74,7 @@ def scoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             predictions.workspace(spec.model_name) as folder,
         ):
             # Here: what computes imports NumPy, and definitions load without it.
-            from platform_assets.scoring.rows import open_rows
+            from platform_assets.scoring.queries import open_rows
             from platform_assets.scoring.writing import PredictionWriter
 
             file = None if config.source == ENTITIES else config.source

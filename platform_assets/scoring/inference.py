@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonEndpoint
 from platform_assets.scoring.reasons import with_reasons
@@ -66,7 +66,7 @@ class Scorer:
             [
                 *(self.name_types.field(name) for name in self.names),
                 (PREDICTION, answer_type(signature)),
-                *((f"{PROBABILITY}{one}", pa.float32()) for one in signature.classes),
+                *((f"{PROBABILITY}{one}", pa.float32()) for one in self._classes),
                 (REASON, pa.string()),
                 (AS_OF, time),
                 (VERSION, pa.int64()),
@@ -84,33 +84,44 @@ class Scorer:
         frame = tensor_form(usable.select(self.spec.feature_names).to_pandas(), self.spec)
         answers = self._ask(frame, endpoint)
         chosen = np.flatnonzero((places + start) % self.sample_every == 0)
-        picked = [column.take(pa.array(chosen)).to_pylist() for column in answers]
-        sample = [
-            SampledRow(tuple(values), prediction, tuple(probabilities))
-            for values, prediction, *probabilities in zip(
-                json_rows(signature, frame.iloc[chosen]), *picked, strict=True
-            )
-        ]
-        spots = np.full(rows.num_rows, -1)
-        spots[places] = np.arange(len(places))
-        spread = pa.array(spots, mask=spots < 0)
-        same = {VERSION: self.version.version, RUN_ID: self.version.run_id}
+        # The answer of each row; null where it has none.
+        answered = np.full(rows.num_rows, -1)
+        answered[places] = np.arange(len(places))
+        spread = pa.array(answered, mask=answered < 0)
+        same = self.version.version, self.version.run_id, self.scored_at
         columns = [
             *(rows[name] for name in self.names),
             *(column.take(spread) for column in answers),
             reasons,
             rows[AS_OF],
-            *(pa.repeat(value, rows.num_rows) for value in (*same.values(), self.scored_at)),
+            *(pa.repeat(value, rows.num_rows) for value in same),
         ]
-        cast = [one.cast(field.type) for one, field in zip(columns, self.schema, strict=True)]
-        return ScoredPart(pa.record_batch(cast, schema=self.schema), tuple(sample))
+        schema = self.schema
+        cast = [one.cast(field.type) for one, field in zip(columns, schema, strict=True)]
+        sample = self._sampled(frame.iloc[chosen], [one.take(pa.array(chosen)) for one in answers])
+        return ScoredPart(pa.record_batch(cast, schema=schema), sample)
+
+    def _sampled(self, frame: pd.DataFrame, answers: Sequence[pa.Array]) -> tuple[SampledRow, ...]:
+        rows = json_rows(self.version.signature, frame)
+        predictions, *shares = [one.to_pylist() for one in answers]
+        probabilities = zip(*shares, strict=True) if shares else [()] * len(rows)
+        return tuple(
+            SampledRow(tuple(values), prediction, chances)
+            for values, prediction, chances in zip(rows, predictions, probabilities, strict=True)
+        )
+
+    @property
+    def _classes(self) -> tuple[Label, ...]:
+        """Those that have probabilities."""
+        signature = self.version.signature
+        return signature.classes if signature.probabilities_output else ()
 
     def _ask(self, frame: pd.DataFrame, endpoint: TritonEndpoint) -> list[pa.Array]:
         """The predictions, and the probabilities of each class."""
         signature = self.version.signature
         kind = answer_type(signature)
         if frame.empty:
-            return [pa.nulls(0, kind), *(pa.nulls(0, pa.float32()) for _ in signature.classes)]
+            return [pa.nulls(0, kind), *(pa.nulls(0, pa.float32()) for _ in self._classes)]
         labels, probabilities = ask_triton(
             self.version, frame, endpoint, batch_rows=signature.max_batch_rows
         )

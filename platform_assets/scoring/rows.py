@@ -1,8 +1,8 @@
-"""The rows to score, as DuckDB puts them together and hands them over in parts."""
+"""The rows to score, as DuckDB hands them over in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,12 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from platform_assets.features.records import FeatureData
-from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import check_current
-from platform_assets.model_spec import FeatureSource, FeatureTableSpec, ModelSpec
 from platform_assets.resources.feast_errors import translated
-from platform_assets.scoring.records import AS_OF, REASON, ROW, EntitiesUnknown
-from platform_assets.scoring.staging import ParquetStage, stage_file
 
 _MEMORY: Final = "1GB"
 """What a join may hold; the rest goes to files."""
@@ -68,137 +64,3 @@ class InputRows:
                     database.execute(f"SET VARIABLE {name} = ?", [path])
                 reader = database.sql(self.query).to_arrow_reader(part_rows)
             yield reader
-
-
-def open_rows(
-    file: str | None,
-    tables: tuple[FeatureData, ...],
-    spec: ModelSpec,
-    now: datetime,
-    folder: Path,
-    progress: Progress,
-) -> InputRows:
-    """Return the rows of a file, or of all entities; `tables` are the model's, or its own one.
-
-    A file is read to its end and checked first, into `folder`. Errors are those of `stage_file`
-    and `joined_rows`.
-    """
-    stage = None if file is None else stage_file(file, spec, folder, progress)
-    if spec.tables:
-        return joined_rows(tables, spec, now, stage)
-    return newest_rows(tables[0], spec, now) if stage is None else file_rows(stage, spec)
-
-
-def newest_rows(data: FeatureData, spec: ModelSpec, now: datetime) -> InputRows:
-    """Return the newest row of every entity of a model's own table."""
-    table = _Table(spec, "t0", spec.feature_names)
-    columns = [_quoted(one) for one in (spec.join_key.name, *spec.feature_names)]
-    reason = f"CASE WHEN NOT {table.is_fresh} THEN {_text(table.expired)} END AS {REASON}"
-    return InputRows(
-        names=(spec.join_key.name,),
-        total=data.entities,
-        query=f"SELECT {', '.join(columns)}, {table.time} AS {AS_OF}, {reason} FROM {table.newest}",
-        files={table.alias: data.features_path},
-        now=now,
-        tables=(data,),
-    )
-
-
-def file_rows(stage: ParquetStage, spec: ModelSpec) -> InputRows:
-    """Return the rows of a file that has all features of the model."""
-    names = tuple(one for one in (ROW, *stage.names) if one not in spec.feature_names)
-    return InputRows(
-        names=names,
-        total=stage.rows,
-        query=f"SELECT *, NULL::TIMESTAMPTZ AS {AS_OF}, NULL::VARCHAR AS {REASON} "
-        "FROM read_parquet(getvariable('rows'))",
-        files={"rows": stage.files},
-    )
-
-
-def joined_rows(
-    tables: tuple[FeatureData, ...], spec: ModelSpec, now: datetime, stage: ParquetStage | None
-) -> InputRows:
-    """Return rows of keys with the newest values of feature tables, which the gateway would read.
-
-    The keys and the features of requests are those of a file, or all keys of the tables where
-    there is one and requests bring nothing along.
-
-    Raises:
-        EntitiesUnknown: there is no file, and the tables do not say which keys go together.
-    """
-    keys = spec.join_key_names
-    parts = [
-        _Table(
-            table,
-            f"t{n}",
-            tuple(one.name for one in spec.stored_features if one.table == table.name),
-        )
-        for n, table in enumerate(spec.tables)
-    ]
-    files: dict[str, str | list[str]] = {
-        part.alias: one.features_path for part, one in zip(parts, tables, strict=True)
-    }
-    if stage is not None:
-        base, total, names = "read_parquet(getvariable('rows'))", stage.rows, (ROW, *keys)
-        files["rows"] = stage.files
-    elif len(keys) > 1 or spec.request:
-        raise EntitiesUnknown(
-            f"the tables of {spec.name} do not say which rows there are to score",
-            f"give the path of a file with the columns {', '.join((*keys, *spec.request_names))} "
-            "as `source` in the configuration of the run",
-        )
-    else:
-        every = " UNION ".join(f"SELECT {_quoted(keys[0])} FROM {part.rows}" for part in parts)
-        base, total, names = f"({every})", max(one.entities for one in tables), keys
-    columns = [
-        *(f"r.{_quoted(one)}" for one in (*names, *spec.request_names)),
-        *(column for part in parts for column in part.columns),
-        f"least({', '.join(part.time for part in parts)}) AS {AS_OF}",
-        f"coalesce({', '.join(_reasons(parts))}) AS {REASON}",
-    ]
-    joins = " ".join(part.join for part in parts)
-    query = f"SELECT {', '.join(columns)} FROM {base} r {joins}"
-    return InputRows(names, total, query, files, now, tables)
-
-
-def _reasons(parts: Sequence[_Table]) -> Iterator[str]:
-    """Why the gateway would refuse a row: its key is in no table, or values have expired."""
-    for key in dict.fromkeys(part.key for part in parts):
-        own = [part for part in parts if part.key == key]
-        names = " and ".join(part.name for part in own)
-        unknown = " AND ".join(f"{part.alias}.{_quoted(key)} IS NULL" for part in own)
-        yield f"CASE WHEN {unknown} THEN {_text(f'no row of {names} has this {key}')} END"
-    for part in parts:
-        yield f"CASE WHEN NOT {part.is_fresh} THEN {_text(part.expired)} END"
-
-
-class _Table:
-    """What SQL says of the newest rows of one table."""
-
-    def __init__(
-        self, table: FeatureSource | FeatureTableSpec, alias: str, names: Sequence[str]
-    ) -> None:
-        self.alias, self.name, self.key = alias, table.name, table.join_key.name
-        self.rows = f"read_parquet(getvariable('{alias}'))"
-        self.columns = [f"{alias}.{_quoted(name)}" for name in names]
-        self.expired = f"values of {self.name} have expired"
-        self.is_fresh, self.time, self.newest = "true", "NULL::TIMESTAMPTZ", f"{self.rows} {alias}"
-        if table.event_time is not None:
-            key, time = _quoted(self.key), _quoted(table.event_timestamp)
-            seconds = int(table.expires_after.total_seconds())
-            self.time = f"{alias}.{time}"
-            self.is_fresh = f"({self.time} >= getvariable('now') - INTERVAL {seconds} SECOND)"
-            times = f"SELECT {key}, max({time}) AS {time} FROM {self.rows} GROUP BY {key}"
-            self.newest = f"(FROM {self.rows} SEMI JOIN ({times}) USING ({key}, {time})) {alias}"
-        self.join = (
-            f"LEFT JOIN {self.newest} ON r.{_quoted(self.key)} = {alias}.{_quoted(self.key)}"
-        )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(words: str) -> str:
-    return "'" + words.replace("'", "''") + "'"

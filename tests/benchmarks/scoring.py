@@ -40,7 +40,7 @@ from platform_assets.model_spec import (
 )
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonResource
-from platform_assets.scoring.rows import newest_rows
+from platform_assets.scoring.queries import newest_rows
 from platform_assets.scoring.writing import PredictionWriter
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.frame import tensor_form
