@@ -50,12 +50,12 @@ def check_features(rows: SourceTable, spec: FeatureSource) -> None:
     if spec.weight_column is not None:
         nullable.add(spec.weight_column.name)  # `weights` checks it where there is a label
     wanted = [name for name in table.column_names if name not in nullable]
+    dropped = " (or that rows without a label are dropped)" if target else ""
     refuse_rows(
         rows,
         "empty values",
         {name: table[name].is_null() for name in wanted},
-        "fill them, or say in the model file that the feature is nullable (or that rows "
-        "without a label are dropped), and run again",
+        f"fill them, or say in the file that the feature is nullable{dropped}, and run again",
     )
     of_interest = [*spec.feature_names, *([target.name] if target else [])]
     floats = [name for name in of_interest if pa.types.is_floating(table[name].type)]
