@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving_gateway.contract import import_feast
 from serving_gateway.features import feast_redis
 from serving_gateway.features.blocking_reader import BlockingReader, _rows
 from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
@@ -30,6 +31,12 @@ FEATURES = ("width", "Größe", "count")
 NAMES = ("petals", "sepals")
 INTS = st.integers(-(1 << 63), (1 << 63) - 1)
 IDS = {"INT64": INTS, "INT32": st.integers(-(1 << 31), (1 << 31) - 1), "STRING": st.text()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _feast() -> None:
+    """Imported as the gateway does it: in a quarter of the time."""
+    import_feast()
 
 
 def value(**fields: Any) -> Any:
