@@ -30,6 +30,7 @@ from platform_assets.training.rows import Rows
 from platform_assets.training.selection import evaluate, fit
 from platform_assets.training.weights import row_weights
 from tests.support.feature_chain import MIXED, mixed_lines
+from tests.support.several_tables import new_tables
 from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
 
 WEIGHTED = dataclasses.replace(MIXED, weight=WeightColumn("importance", "note"))
@@ -151,3 +152,16 @@ def test_the_weight_column_is_read_as_numbers() -> None:
 
     (column,) = (one for one in source_columns(WEIGHTED) if one.name == "importance")
     assert (column.arrow, column.header) == (pa.float64(), "note")
+
+
+def test_labels_of_several_tables_have_the_weight(tmp_path: Path) -> None:
+    chain = new_tables(tmp_path)
+    file = tmp_path / "payments" / "payments.csv"
+    header, *lines = file.read_text().splitlines()
+    cells = [f"{line},{row % 7}" for row, line in enumerate(lines)]
+    file.write_text("\n".join([f"{header},worth", *cells, ""]))
+    spec = dataclasses.replace(chain.model(), weight=WeightColumn("worth"))
+    read = read_source(spec, SourceResource())
+    data = write_feature_data(read, spec.own_table, tmp_path / "data")
+    labels = parquet.read_table(data.labels_path)
+    assert sorted(set(labels["worth"].to_pylist())) == list(range(7))
