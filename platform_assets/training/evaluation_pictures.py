@@ -32,7 +32,7 @@ def confusion_picture(
     if threshold is not None:
         said = f"{len(answers.labels)} rows, {plots.label(names[1], 14)} from {threshold:.3g}"
         left.set_title(said)
-    _calibration(right, answers)
+    _calibration(right, answers, names, threshold)
     return plots.png(figure)
 
 
@@ -107,9 +107,16 @@ def _confusion(axes: Any, answers: Answers, names: Sequence[str]) -> None:
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(true)} evaluation rows")
 
 
-def _calibration(axes: Any, answers: Answers) -> None:
-    confidence: NDArray[np.float64] = np.asarray(answers.probabilities).max(axis=1)
-    right = answers.labels == answers.label_true
+def _calibration(
+    axes: Any, answers: Answers, names: Sequence[str], threshold: float | None
+) -> None:
+    probabilities: NDArray[np.float64] = np.asarray(answers.probabilities)
+    confidence, right = probabilities.max(axis=1), answers.labels == answers.label_true
+    xlabel, ylabel = "stated probability of the answer", "share that is right"
+    if threshold is not None:  # the answer need not be the likeliest class
+        confidence, right = probabilities[:, 1], codes(answers.label_true, answers.classes) == 1
+        word = plots.label(names[1], 14)
+        xlabel, ylabel = f"stated probability of {word}", f"share that is {word}"
     bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
     used = [index for index in range(_BINS) if (bins == index).any()]
     stated = [float(confidence[bins == index].mean()) for index in used]
@@ -118,8 +125,8 @@ def _calibration(axes: Any, answers: Answers) -> None:
     axes.plot([0, 1], [0, 1], linestyle=":", color=plots.INK, linewidth=1)
     axes.scatter(stated, true, s=sizes, color=plots.ACCENT)
     axes.set(
-        xlabel="stated probability of the answer",
-        ylabel="share that is right",
+        xlabel=xlabel,
+        ylabel=ylabel,
         title="calibration (size: share of rows)",
         xlim=(0, 1.03),
         ylim=(-0.03, 1.03),
