@@ -7,6 +7,8 @@ file; where the slices call one by another name, its alias is that of the file.
 
 from platform_assets.model_spec.columns import *
 from platform_assets.model_spec.decision import *
+from platform_assets.model_spec.feature_source import *
+from platform_assets.model_spec.labels import *
 from platform_assets.model_spec.model import *
 from platform_assets.model_spec.operation import *
 from platform_assets.model_spec.search import *

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
 from platform_assets.model_spec.decision import Calibration, Threshold
+from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from platform_assets.model_spec.fields import as_yaml
-from platform_assets.model_spec.table import DEFAULT_TTL, LabelKey, Labels
+from platform_assets.model_spec.labels import LabelKey, Labels
 from platform_assets.model_spec.training import (
     METRICS,
     PINBALL,

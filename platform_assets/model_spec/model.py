@@ -22,23 +22,21 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Label, Target
 from platform_assets.model_spec.consistency import RULES, fill_defaults
 from platform_assets.model_spec.decision import Calibration, Threshold
-from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
-from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
-from platform_assets.model_spec.search import Search
-from platform_assets.model_spec.source import Source
-from platform_assets.model_spec.table import (
+from platform_assets.model_spec.feature_source import (
     DEFAULT_TTL,
     FEATURES_SCHEMA,
     FeatureSource,
-    FeatureTableSpec,
-    LabelKey,
-    Labels,
-    LabelTable,
     Owner,
     TagKey,
     TagValue,
     as_features,
 )
+from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
+from platform_assets.model_spec.labels import LabelKey, Labels, LabelTable
+from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
+from platform_assets.model_spec.search import Search
+from platform_assets.model_spec.source import Source
+from platform_assets.model_spec.table import FeatureTableSpec
 from platform_assets.model_spec.training import CandidateSpec, Evaluation, Gates, Task
 from platform_assets.model_spec.weighting import ClassWeight, Weight, WeightColumn
 from serving_gateway.contract import (

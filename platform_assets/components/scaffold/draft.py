@@ -18,7 +18,7 @@ from platform_assets.model_spec import (
     Target,
     Task,
 )
-from platform_assets.model_spec.table import DEFAULT_TTL
+from platform_assets.model_spec.feature_source import DEFAULT_TTL
 
 KEY: Final = "join_key"
 TIME: Final = "event_timestamp"

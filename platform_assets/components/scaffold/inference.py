@@ -16,7 +16,7 @@ from platform_assets.components.scaffold.profile import (
 )
 from platform_assets.components.scaffold.targets import describe_target, find_target, infer_task
 from platform_assets.model_spec import CandidateSpec, Source, Task
-from platform_assets.model_spec.table import DEFAULT_TTL
+from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from platform_assets.model_spec.training import estimators
 
 _WIDE: Final = 500

@@ -13,7 +13,7 @@ from platform_assets.components.scaffold.draft import Draft
 from platform_assets.components.scaffold.profile import ModelRequest
 from platform_assets.model_spec import FeatureSpec
 from platform_assets.model_spec.columns import WORDS
-from platform_assets.model_spec.table import DEFAULT_TTL
+from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from serving_gateway.contract import DType
 
 TYPE: Final = "platform_assets.components.TabularModel"
