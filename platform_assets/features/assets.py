@@ -3,14 +3,15 @@
 # No postponed annotations here: Dagster reads them.
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 
 from platform_assets.features.checks import source_check_results, source_checks
+from platform_assets.features.external_view import external_view
 from platform_assets.features.feast_definitions import feast_definitions
+from platform_assets.features.feature_service import feature_service
 from platform_assets.features.records import FeatureData
 from platform_assets.features.source import FINGERPRINT_METADATA, SourceError
 from platform_assets.features.source_asset import read_version_tags, record_source
@@ -21,17 +22,15 @@ from platform_assets.model_spec import (
     FeatureSource,
     FeatureTableSpec,
     ModelSpec,
-    table_job_name,
 )
 from platform_assets.resources.failures import as_failure, failure, feast_failures
 from platform_assets.resources.feast import FeastResource
-from platform_assets.resources.metadata import table
 from platform_assets.resources.source import SourceResource
 
 
 def feature_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     """Build the assets `[model_name, features]` and `[model_name, online_features]`."""
-    online = _online_features(spec) if spec.labels is None else _feature_service(spec)
+    online = _online_features(spec) if spec.labels is None else feature_service(spec)
     return [_features(spec, spec.automation.freshness), online]
 
 
@@ -41,7 +40,7 @@ def table_assets(spec: FeatureTableSpec) -> list[dg.AssetsDefinition]:
     Of a table that others fill there is the second one only, which looks at their view.
     """
     if spec.is_external:
-        return [_external_view(spec)]
+        return [external_view(spec)]
     return [_features(spec, spec.freshness), _online_features(spec)]
 
 
@@ -153,35 +152,6 @@ def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
     return online_features
 
 
-def _external_view(spec: FeatureTableSpec) -> dg.AssetsDefinition:
-    @dg.asset(
-        **spec.asset("online_features"),
-        kinds={"feast"},
-        description=f"Feature view `{spec.feature_view}` of Feast, which others fill: its key, its "
-        "columns and where its rows are.",
-    )
-    def online_features(feast: FeastResource) -> dg.MaterializeResult[FeatureData]:
-        from platform_assets.features.external_view import ExternalViewError, read_external_view
-
-        todo = "apply the view with Feast's command line, or correct the file of the table"
-        with feast_failures(), as_failure("", todo, ExternalViewError):
-            view = feast.view(spec.feature_view)
-            data = read_external_view(spec, view, feast.home)
-        return dg.MaterializeResult(
-            value=data,
-            data_version=dg.DataVersion(data.fingerprint),
-            metadata={
-                "rows": data.rows,
-                "entities": data.entities,
-                "feature_view": spec.feature_view,
-                "features_file": dg.MetadataValue.path(data.features_path),
-                FINGERPRINT_METADATA: data.fingerprint,
-            },
-        )
-
-    return online_features
-
-
 def _service_metadata(spec: FeatureSource) -> dict[str, str]:
     if not isinstance(spec, ModelSpec):
         return {}
@@ -205,64 +175,3 @@ def _refuse_breaking(spec: FeatureTableSpec, feast: FeastResource) -> None:
             "put them back, retire those versions first, or say `allow_breaking: true` in the file "
             f"of {spec.name}, then run again.",
         )
-
-
-def _feature_service(spec: ModelSpec) -> dg.AssetsDefinition:
-    tables = {table.name: dg.AssetKey(table.key("online_features")) for table in spec.tables}
-
-    @dg.asset(
-        **spec.asset("online_features"),
-        ins={"features": dg.AssetIn(key=spec.key("features"))},
-        # Loaded in the body: of a table that was never read, the failure says what to do.
-        deps=list(tables.values()),
-        kinds={"feast"},
-        description=(
-            f"Feature service `{spec.feature_service}` over the tables {', '.join(tables)}: what "
-            f"the versions of `{spec.name}` read by {' and '.join(spec.join_key_names)}."
-        ),
-    )
-    def online_features(
-        context: dg.AssetExecutionContext, features: FeatureData, feast: FeastResource
-    ) -> dg.MaterializeResult[FeatureData]:
-        started = time.monotonic()
-        joined = replace(
-            features, tables=tuple(table_data(context, *one) for one in tables.items())
-        )
-        todo = "materialize the tables again, then this asset"
-        with as_failure("", todo, StaleDataError):
-            check_current(joined)
-        with feast_failures():
-            external = {
-                one.name: feast.view(one.feature_view) for one in spec.tables if one.is_external
-            }
-            feast.apply(feast_definitions(spec, feast.data_dir, external))
-        return dg.MaterializeResult(
-            value=joined,
-            metadata={
-                **_service_metadata(spec),
-                "tables": table(
-                    {"table": one.name, "rows": one.rows, "entities": one.entities}
-                    for one in joined.tables
-                ),
-                "feature_store_yaml": dg.MetadataValue.path(str(feast.home / "feature_store.yaml")),
-                "seconds_apply": round(time.monotonic() - started, 3),
-                FINGERPRINT_METADATA: joined.data_fingerprint,
-            },
-        )
-
-    return online_features
-
-
-def table_data(context: dg.AssetExecutionContext, name: str, key: dg.AssetKey) -> FeatureData:
-    """Return what was read last of a feature table.
-
-    Raises:
-        dagster.Failure: it was never read.
-    """
-    if context.instance.get_latest_materialization_event(key) is None:
-        raise failure(
-            f"the feature table {name} was never materialized",
-            f"run the job {table_job_name(name)}, then this asset.",
-        )
-    data: FeatureData = context.load_asset_value(key, python_type=FeatureData)
-    return data

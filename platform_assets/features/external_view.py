@@ -1,76 +1,41 @@
 """A feature table that others fill: a view that is registered in Feast, and only read here."""
 
-from __future__ import annotations
-
-import hashlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+# No postponed annotations here: Dagster reads them.
+import dagster as dg
 
 from platform_assets.features.records import FeatureData
-from platform_assets.model_spec import WORDS, FeatureTableSpec
-from platform_assets.resources.feast import VALUE_TYPES
+from platform_assets.features.source import FINGERPRINT_METADATA
+from platform_assets.model_spec import FeatureTableSpec
+from platform_assets.resources.failures import as_failure, feast_failures
+from platform_assets.resources.feast import FeastResource
 
 
-class ExternalViewError(Exception):
-    """The registered view is not what the file of the table says of it."""
+def external_view(spec: FeatureTableSpec) -> dg.AssetsDefinition:
+    """Build the asset `[table_name, online_features]` of a table that others fill."""
 
-
-def read_external_view(spec: FeatureTableSpec, view: Any, repository: Path) -> FeatureData:
-    """Return where the rows of a registered view (Feast's own object) are.
-
-    `repository` is the folder from which Feast resolves relative paths.
-
-    Raises:
-        ExternalViewError: key, time, ttl, a column or its type differ, or the rows are not in one
-            Parquet file.
-    """
-    if problems := [*_differences(spec, view)]:
-        raise ExternalViewError(f"Feast's view {view.name} {'; '.join(problems)}")
-    path = repository / str(view.batch_source.path)
-    if path.suffix != ".parquet" or not path.is_file():
-        raise ExternalViewError(
-            f"the rows of Feast's view {view.name} are in {view.batch_source.path}, and training "
-            "reads a Parquet file of this machine"
-        )
-    import duckdb
-
-    key = spec.join_key.name.replace('"', '""')
-    with duckdb.connect(config={"enable_external_file_cache": False}) as database:
-        database.execute("SET VARIABLE path = ?", [str(path)])
-        counts = (
-            f'SELECT count(*), count(DISTINCT "{key}") FROM read_parquet(getvariable($$path$$))'  # noqa: S608 -- a column's name
-        )
-        [(rows, entities)] = database.sql(counts).fetchall()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FeatureData(
-        name=spec.name,
-        source=f"Feast's view {view.name}",
-        features_path=str(path),
-        labels_path="",
-        rows=rows,
-        entities=entities,
-        fingerprint=digest,
-        is_external=True,
+    @dg.asset(
+        **spec.asset("online_features"),
+        kinds={"feast"},
+        description=f"Feature view `{spec.feature_view}` of Feast, which others fill: its key, its "
+        "columns and where its rows are.",
     )
+    def online_features(feast: FeastResource) -> dg.MaterializeResult[FeatureData]:
+        from platform_assets.features.external_rows import ExternalViewError, read_external_view
 
+        todo = "apply the view with Feast's command line, or correct the file of the table"
+        with feast_failures(), as_failure("", todo, ExternalViewError):
+            view = feast.view(spec.feature_view)
+            data = read_external_view(spec, view, feast.home)
+        return dg.MaterializeResult(
+            value=data,
+            data_version=dg.DataVersion(data.fingerprint),
+            metadata={
+                "rows": data.rows,
+                "entities": data.entities,
+                "feature_view": spec.feature_view,
+                "features_file": dg.MetadataValue.path(data.features_path),
+                FINGERPRINT_METADATA: data.fingerprint,
+            },
+        )
 
-def _differences(spec: FeatureTableSpec, view: Any) -> Iterator[str]:
-    """Yield what the view has otherwise than the file of the table says."""
-    words = {kind: WORDS[dtype] for dtype, kind in VALUE_TYPES.items()}
-    keys = {one.name: words.get(one.dtype.to_value_type().name) for one in view.entity_columns}
-    if keys != {spec.join_key.name: WORDS[spec.join_key.dtype]}:
-        listed = " and ".join(f"{name} ({word})" for name, word in keys.items())
-        yield f"is read by {listed}: name this key"
-    time = view.batch_source.timestamp_field
-    if spec.event_timestamp != time:
-        yield f"has its times in {time}: give this as event_timestamp"
-    if spec.expires_after != (ttl := view.ttl):
-        days = f"{int(ttl.total_seconds())}s" if ttl else "none"
-        yield f"has the ttl {days}: give the same"
-    columns = {one.name: words.get(one.dtype.to_value_type().name) for one in view.features}
-    for feature in spec.features:
-        if (word := columns.get(feature.name)) != WORDS[feature.dtype]:
-            found = f"has {feature.name} as {word}" if word else f"has no column {feature.name}"
-            yield f"{found}, not as {WORDS[feature.dtype]}"
+    return online_features

@@ -6,7 +6,7 @@ Importing Feast takes seconds, so it is imported when it is first needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -179,13 +179,9 @@ class FeastResource(ConfigurableResource["FeastResource"]):
 
         The type of a column that no model can read is None.
         """
-        kinds = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
         with translated(f"list what reads {feature_view}"):
             return {
-                service.name: {
-                    one.name: kinds.get(one.dtype.to_value_type().name)
-                    for one in projection.features
-                }
+                service.name: column_types(projection.features)
                 for service in self._store().list_feature_services()
                 for projection in service.feature_view_projections
                 if projection.name == feature_view
@@ -240,6 +236,12 @@ class FeastResource(ConfigurableResource["FeastResource"]):
     def _registry_lock(self) -> AbstractContextManager[None]:
         # Feast changes the registry in many transactions.
         return exclusive(self.home / ".registry.lock")
+
+
+def column_types(fields: Iterable[Any]) -> dict[str, DType | None]:
+    """Return the types of fields (Feast's own objects) by name; None for what no model can read."""
+    kinds = {kind: dtype for dtype, kind in VALUE_TYPES.items()}
+    return {one.name: kinds.get(one.dtype.to_value_type().name) for one in fields}
 
 
 def _has_own_view(service: Any) -> bool:

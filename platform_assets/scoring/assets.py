@@ -11,7 +11,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
-from platform_assets.features.assets import table_data
+from platform_assets.features.feature_service import table_data
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError

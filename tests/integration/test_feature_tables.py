@@ -184,8 +184,15 @@ def test_new_column_of_a_table_is_written_for_every_entity(tmp_path: Path) -> No
     file = tmp_path / "customers" / "defs.yaml"
     file.write_text(CUSTOMERS + "    years: {from: age, type: double, nullable: true}\n")
 
+    model = tmp_path / "payments" / "defs.yaml"
+    model.write_text(MODEL.replace("[age, region]", "[age, region, years]"))
+    refused = chain.run("payments")["payments"].failures["online_features"]
+    assert "customers was last read without years" in refused
+    assert "run the job customers_table" in refused
+
     assert chain.run("customers")["customers"].success
 
+    assert chain.run("payments")["payments"].success
     stored = [row.values for row in chain.feast.online("customers").read(range(1, 21))]
     assert all(row["years"] == row["age"] for row in stored if row)
     assert len(_joined(chain)) == 40
@@ -285,7 +292,7 @@ def test_view_that_others_fill_is_read_like_a_table(tmp_path: Path) -> None:
     }
     for old, new, said in (
         ("view: people", "view: absent", "absent"),
-        ("age: {type: integer", "height: {type: integer", "has no column height, not as integer"),
+        ("age: {type: integer", "height: {type: integer", "has no column height"),
         ("age: {type: integer", "age: {type: text", "has age as integer, not as text"),
         ("ttl: 30d", "ttl: 31d", "has the ttl 2592000s: give the same"),
         ("seen", "time", "has its times in seen: give this as event_timestamp"),
