@@ -17,6 +17,7 @@ from tests.support.descriptors import check_none_leaked, open_descriptors
 from tests.support.distribution import FileScheduling, put_longest_first
 from tests.support.full_platform import Platform, run_platform
 from tests.support.gateway_harness import RunningGateway, run_routed_gateway
+from tests.support.migrations import read_migrations_once
 from tests.support.onnx_models import telltale, write_entry
 from tests.support.servers import (
     RunningMlflow,
@@ -52,6 +53,13 @@ def _garbage_is_collected() -> Iterator[None]:
     """A gateway freezes what it has loaded, once in its life: here also garbage of other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gc.freeze", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> Iterator[None]:
+    """Dagster reads all its migrations for each new database: most of what an instance costs."""
+    with read_migrations_once():
         yield
 
 
