@@ -14,6 +14,8 @@ STACK := $(RUN) platform_assets.local_stack
 # uv installs sources alone: where this stands in the environment, each of the hundreds of
 # interpreters that a run starts would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
+# The processes of the tests share the cores: threads of OpenMP in each would wait for each other.
+test test-fast: export OMP_NUM_THREADS := 1
 # As pip and curl do, trust the certificates of this machine, a proxy's among them.
 export UV_SYSTEM_CERTS := 1
 
@@ -59,11 +61,11 @@ down: $(VENV)/.run ## stop what `make up` started
 status: $(VENV)/.run ## what runs, and what is in production
 	@$(STACK) status
 
-test: system-test $(VENV)/.dev $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
+test: system-test $(VENV)/.compiled $(TRITON_VENV)/.run ## all that CI runs, on a fresh machine too
 	$(RUN) pytest -n 5 --dist loadfile
 
 test-fast: $(VENV)/.dev ## the tests that start no server, without simulations of error rates
-	$(RUN) pytest -q -n 2 --dist worksteal -m "not simulation" tests/unit tests/contract
+	$(RUN) pytest -q -n 3 --dist worksteal -m "not simulation" tests/unit tests/contract
 
 dev: $(VENV)/.dev ## install the tools of tests, benchmarks and style checks, and nothing else
 
@@ -144,6 +146,12 @@ endef
 # An environment is complete when its stamp is newer than its lock file.
 $(VENV)/.run: requirements.lock.txt | $(VENV)/bin/uv
 	$(call install,$(VENV),$<)
+	@touch $@
+
+# In a fresh environment each process of the tests would compile the same at the same time.
+$(VENV)/.compiled: $(VENV)/.dev
+	@echo "compiling what the tests import"
+	@$(RUN) tests.faults.zygote </dev/null >/dev/null 2>&1 & $(RUN) pytest -q --collect-only >/dev/null 2>&1; wait
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock.txt | $(VENV)/bin/uv
