@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from platform_assets.model_spec import ModelSpec, Split
 from platform_assets.training.boosting import without_scores
+from platform_assets.training.folds import Fold, entity_folds, time_folds
 from platform_assets.training.preprocessing import MODEL_STEP
 from platform_assets.training.rows import Rows
-from platform_assets.training.splits import Fold, entity_folds, time_folds
 
 _STEEPEST: Final = 100.0
 """Most that an isotonic calibration rises per unit of the largest score.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import Label, ModelSpec
 from platform_assets.training.candidates import Candidate, build, parameters
+from platform_assets.training.folds import Fold, folds
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
-from platform_assets.training.splits import Fold, folds
 
 if TYPE_CHECKING:
     from platform_assets.resources.mlflow_runs import RunLog

@@ -16,10 +16,10 @@ from platform_assets.model_spec import Label, ModelSpec, Task
 from platform_assets.training.boosting import learner
 from platform_assets.training.calibration import estimator_in
 from platform_assets.training.fitting import fit_pipeline
+from platform_assets.training.folds import Fold
 from platform_assets.training.metrics import Answers, chosen_metric, codes, metrics_of, scores
 from platform_assets.training.preprocessing import final_estimator
 from platform_assets.training.rows import EstimatorError, Rows, TrainingError
-from platform_assets.training.splits import Fold
 from platform_assets.training.thresholds import choose_threshold, decided
 
 CHOSEN_THRESHOLD: Final = "cv_threshold"

@@ -1,4 +1,4 @@
-"""Which rows are held out, and how the others are dealt to folds.
+"""Which rows are held out, and which are learned from.
 
 Pure and deterministic: the same rows in another order are split alike.
 """
@@ -6,9 +6,8 @@ Pure and deterministic: the same rows in another order are split alike.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,6 @@ from numpy.typing import NDArray
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.resources.records import SplitRecord
 from platform_assets.training.rows import Rows, TrainingError
-
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Positions of the rows to learn from, and of those to test on."""
-
-_BINS: Final = 10
-"""Parts of a regression's target that every fold gets its share of."""
 
 
 def split_evaluation(rows: Rows, spec: ModelSpec) -> tuple[Rows, Rows, SplitRecord]:
@@ -88,7 +81,7 @@ def held_out_by(
     split = Split(rule.split)
     held_out = np.zeros(len(entities), dtype=np.bool_)
     if split.by_entity:
-        held_out |= _are_chosen(entities, rule.seed, rule.fraction)
+        held_out |= are_chosen(entities, rule.seed, rule.fraction)
     if split.by_time and times is not None:
         held_out |= times >= np.datetime64(rule.learned_before or rule.cutoff or "NaT", "ns")
     return held_out
@@ -101,13 +94,14 @@ def evaluated_by(
     split = Split(rule.split)
     evaluated = np.ones(len(entities), dtype=np.bool_)
     if split.by_entity:
-        evaluated &= _are_chosen(entities, rule.seed, rule.fraction)
+        evaluated &= are_chosen(entities, rule.seed, rule.fraction)
     if split.by_time and times is not None:
         evaluated &= times >= np.datetime64(rule.cutoff or "NaT", "ns")
     return evaluated
 
 
-def _are_chosen(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np.bool_]:
+def are_chosen(entities: NDArray[Any], seed: int, fraction: float) -> NDArray[np.bool_]:
+    """Return which rows are of entities that their hash chooses, shape (rows,)."""
     import pandas as pd
 
     entity, ids = pd.factorize(entities)
@@ -126,8 +120,8 @@ def _hashes(ids: Any, seed: int) -> NDArray[np.float64]:
 
 def _rule(rows: Rows, spec: ModelSpec) -> SplitRecord:
     chosen, split = spec.evaluation, spec.evaluation.split or Split.ENTITY
-    cutoff = _cutoff(_times(rows), chosen.fraction) if split.by_time else None
-    before = None if cutoff is None or chosen.gap is None else cutoff - _nanoseconds(chosen.gap)
+    cutoff = _cutoff(times_of(rows), chosen.fraction) if split.by_time else None
+    before = None if cutoff is None or chosen.gap is None else cutoff - nanoseconds(chosen.gap)
     return SplitRecord(
         split,
         seed=chosen.seed if split.by_entity else 0,
@@ -154,108 +148,13 @@ def _text(time: np.datetime64 | None) -> str | None:
     return None if time is None else str(np.datetime_as_string(time, unit="ns"))
 
 
-def _nanoseconds(length: timedelta | None) -> np.timedelta64:
+def nanoseconds(length: timedelta | None) -> np.timedelta64:
+    """Return a length of time as NumPy counts it; none is 0."""
     return np.timedelta64((length or timedelta()) // timedelta(microseconds=1) * 1000, "ns")
 
 
-def _times(rows: Rows) -> NDArray[np.datetime64]:
+def times_of(rows: Rows) -> NDArray[np.datetime64]:
+    """Return the times of rows; TrainingError where they have none."""
     if rows.times is None:
         raise TrainingError("a split by time needs event_time: say which column has the times")
     return rows.times
-
-
-def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Return the folds of the training rows; fewer than asked for where the rows allow no more.
-
-    By entity: all rows of an entity share a fold, and each class (or part of a regression's
-    range) is dealt evenly, a rare class to as many folds as it has entities. By time: each fold
-    learns from all that came before what it tests, and before the gap. By both: it tests some
-    entities there, and learns from the others.
-
-    Raises:
-        TrainingError: not even two parts can be made.
-    """
-    if spec.evaluation.split in {Split.TIME, Split.ENTITY_AND_TIME}:
-        return _expanding(rows, spec)
-    return entity_folds(rows, spec)
-
-
-def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Return folds by entity, as `folds` does; each row is tested by exactly one."""
-    from sklearn.model_selection import StratifiedKFold
-
-    entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
-    kind = _kinds(rows.labels[first], spec)
-    sizes = np.sort(np.bincount(kind))
-    if sizes[-1] < 2:
-        raise TrainingError(
-            "only one entity (of each class) has training rows: there is nothing to compare by"
-        )
-    # A metric needs two classes in every fold; a third one may be rarer.
-    most = len(entities) if spec.task is Task.REGRESSION else sizes[-2:].min()
-    count = max(2, min(spec.evaluation.folds, int(most)))
-    splitter = StratifiedKFold(count, shuffle=True, random_state=spec.evaluation.seed + 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a class that not every fold can have
-        tested = [np.isin(entity, test) for _, test in splitter.split(entities, kind)]
-    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
-
-
-def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
-    """The class of each label, or the part of the range that it lies in, shape (labels,)."""
-    if spec.task is not Task.REGRESSION:
-        return np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    parts = max(1, min(_BINS, len(labels) // spec.evaluation.folds))
-    edges = np.quantile(labels, np.linspace(0, 1, parts + 1)[1:-1])
-    return np.searchsorted(edges, labels).astype(np.int64)
-
-
-def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    """Return folds by time, each of which learns from all but what it tests and a gap around it.
-
-    Each row is tested by exactly one; TrainingError where all have the same time.
-    """
-    times = _times(rows)
-    moments, moment = np.unique(times, return_inverse=True)
-    count = min(spec.evaluation.folds, len(moments))
-    if count < 2:
-        raise TrainingError("all rows have the same time: there is nothing to compare by")
-    part, gap = moment * count // len(moments), _nanoseconds(spec.evaluation.gap)
-    result = []
-    for one in range(count):
-        tested = part == one
-        first, last = times[tested].min(), times[tested].max()
-        learned = ~tested & ((times < first - gap) | (times > last + gap))
-        result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
-    return result
-
-
-def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
-    from sklearn.model_selection import TimeSeriesSplit
-
-    times, moment = np.unique(_times(rows), return_inverse=True)
-    count = min(spec.evaluation.folds, len(times) - 1)
-    parts = TimeSeriesSplit(count).split(times) if count > 1 else ()
-    gap = _nanoseconds(spec.evaluation.gap)
-    result = []
-    for number, (_, test) in enumerate(parts, start=1):
-        learned, tested = _times(rows) < times[test[0]] - gap, np.isin(moment, test)
-        if spec.evaluation.split is Split.ENTITY_AND_TIME:
-            chosen = _are_chosen(
-                rows.groups, spec.evaluation.seed + number, spec.evaluation.fraction
-            )
-            learned, tested = learned & ~chosen, tested & chosen
-        result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
-    usable = [
-        (learn, test)
-        for learn, test in result
-        if len(learn)
-        and len(test)
-        and (spec.task is Task.REGRESSION or len(set(rows.labels[learn].tolist())) > 1)
-    ]
-    if not usable:
-        raise TrainingError(
-            "the training rows have too few different times (or only one class in all but the "
-            "last of them, or too long a gap) for a comparison by time"
-        )
-    return usable

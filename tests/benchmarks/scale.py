@@ -125,8 +125,8 @@ def _split(work: Work) -> None:
 
 def _train(candidate: str, work: Work) -> None:
     from platform_assets.training.candidates import build, expand
+    from platform_assets.training.folds import folds
     from platform_assets.training.selection import cross_validate, evaluate, fit
-    from platform_assets.training.splits import folds
 
     spec, classes = work.spec, work.values["classes"]
     training, evaluation = work.values["split"]

@@ -11,10 +11,11 @@ from sklearn.datasets import load_iris
 
 from platform_assets.model_spec import CandidateSpec, Gates, Task
 from platform_assets.training.candidates import build, expand
+from platform_assets.training.folds import folds
 from platform_assets.training.importance import permutation_importance
 from platform_assets.training.rows import Rows, TrainingError, unseen_texts
 from platform_assets.training.selection import cross_validate, evaluate, fit, ranked
-from platform_assets.training.splits import folds, split_evaluation
+from platform_assets.training.splits import split_evaluation
 from tests.support.models import IRIS
 from tests.support.tabular import CLASSES, mixed_rows, mixed_spec
 

@@ -14,15 +14,10 @@ import pytest
 
 from platform_assets.model_spec import ModelSpec, Split, Task
 from platform_assets.resources.records import SplitRecord
+from platform_assets.training.folds import folds, time_folds
 from platform_assets.training.frame import source_rows
 from platform_assets.training.rows import Rows, TrainingError
-from platform_assets.training.splits import (
-    evaluated_by,
-    folds,
-    held_out_by,
-    split_evaluation,
-    time_folds,
-)
+from platform_assets.training.splits import evaluated_by, held_out_by, split_evaluation
 from tests.support.models import IRIS
 from tests.support.tabular import mixed_frame, mixed_spec
 

@@ -18,6 +18,7 @@ from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.version_files import Provenance
 from platform_assets.training.candidates import build, expand
 from platform_assets.training.evaluation_pictures import confusion_picture, curves_picture
+from platform_assets.training.folds import folds
 from platform_assets.training.metrics import Answers
 from platform_assets.training.rows import TrainingError
 from platform_assets.training.selection import (
@@ -26,7 +27,6 @@ from platform_assets.training.selection import (
     cross_validate,
     evaluate,
 )
-from platform_assets.training.splits import folds
 from platform_assets.training.thresholds import choose_threshold, decided, with_threshold
 from tests.support.parity import fitted_candidate, graph_parity
 from tests.support.tabular import CLASSES, mixed_frame, mixed_rows, mixed_spec

@@ -11,11 +11,12 @@ from platform_assets.components.scaffold.profile import ScaffoldError
 from platform_assets.model_spec import CandidateSpec, Evaluation, Label, ModelSpec, Split, Task
 from platform_assets.model_spec.training import estimators, metrics
 from platform_assets.training.candidates import Candidate, build
+from platform_assets.training.folds import folds
 from platform_assets.training.metrics import chosen_metric
 from platform_assets.training.preprocessing import TargetEncoding, Texts, pipeline
 from platform_assets.training.rows import Rows, TrainingError
 from platform_assets.training.selection import cross_validate
-from platform_assets.training.splits import folds, split_evaluation
+from platform_assets.training.splits import split_evaluation
 
 _SIMPLE: Final = 2
 """Estimators that are tried: the first ones of the task."""

@@ -1,0 +1,119 @@
+"""How training rows are dealt to folds.
+
+Pure and deterministic: the same rows in another order are split alike.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platform_assets.model_spec import ModelSpec, Split, Task
+from platform_assets.training.rows import Rows, TrainingError
+from platform_assets.training.splits import are_chosen, nanoseconds, times_of
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Positions of the rows to learn from, and of those to test on."""
+
+_BINS: Final = 10
+"""Parts of a regression's target that every fold gets its share of."""
+
+
+def folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Return the folds of the training rows; fewer than asked for where the rows allow no more.
+
+    By entity: all rows of an entity share a fold, and each class (or part of a regression's
+    range) is dealt evenly, a rare class to as many folds as it has entities. By time: each fold
+    learns from all that came before what it tests, and before the gap. By both: it tests some
+    entities there, and learns from the others.
+
+    Raises:
+        TrainingError: not even two parts can be made.
+    """
+    if spec.evaluation.split in {Split.TIME, Split.ENTITY_AND_TIME}:
+        return _expanding(rows, spec)
+    return entity_folds(rows, spec)
+
+
+def entity_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Return folds by entity, as `folds` does; each row is tested by exactly one."""
+    from sklearn.model_selection import StratifiedKFold
+
+    entities, first, entity = np.unique(rows.groups, return_index=True, return_inverse=True)
+    kind = _kinds(rows.labels[first], spec)
+    sizes = np.sort(np.bincount(kind))
+    if sizes[-1] < 2:
+        raise TrainingError(
+            "only one entity (of each class) has training rows: there is nothing to compare by"
+        )
+    # A metric needs two classes in every fold; a third one may be rarer.
+    most = len(entities) if spec.task is Task.REGRESSION else sizes[-2:].min()
+    count = max(2, min(spec.evaluation.folds, int(most)))
+    splitter = StratifiedKFold(count, shuffle=True, random_state=spec.evaluation.seed + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class that not every fold can have
+        tested = [np.isin(entity, test) for _, test in splitter.split(entities, kind)]
+    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
+
+
+def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
+    """The class of each label, or the part of the range that it lies in, shape (labels,)."""
+    if spec.task is not Task.REGRESSION:
+        return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    parts = max(1, min(_BINS, len(labels) // spec.evaluation.folds))
+    edges = np.quantile(labels, np.linspace(0, 1, parts + 1)[1:-1])
+    return np.searchsorted(edges, labels).astype(np.int64)
+
+
+def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    """Return folds by time, each of which learns from all but what it tests and a gap around it.
+
+    Each row is tested by exactly one; TrainingError where all have the same time.
+    """
+    times = times_of(rows)
+    moments, moment = np.unique(times, return_inverse=True)
+    count = min(spec.evaluation.folds, len(moments))
+    if count < 2:
+        raise TrainingError("all rows have the same time: there is nothing to compare by")
+    part, gap = moment * count // len(moments), nanoseconds(spec.evaluation.gap)
+    result = []
+    for one in range(count):
+        tested = part == one
+        first, last = times[tested].min(), times[tested].max()
+        learned = ~tested & ((times < first - gap) | (times > last + gap))
+        result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
+    return result
+
+
+def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
+    from sklearn.model_selection import TimeSeriesSplit
+
+    times, moment = np.unique(times_of(rows), return_inverse=True)
+    count = min(spec.evaluation.folds, len(times) - 1)
+    parts = TimeSeriesSplit(count).split(times) if count > 1 else ()
+    gap = nanoseconds(spec.evaluation.gap)
+    result = []
+    for number, (_, test) in enumerate(parts, start=1):
+        learned, tested = times_of(rows) < times[test[0]] - gap, np.isin(moment, test)
+        if spec.evaluation.split is Split.ENTITY_AND_TIME:
+            chosen = are_chosen(
+                rows.groups, spec.evaluation.seed + number, spec.evaluation.fraction
+            )
+            learned, tested = learned & ~chosen, tested & chosen
+        result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
+    usable = [
+        (learn, test)
+        for learn, test in result
+        if len(learn)
+        and len(test)
+        and (spec.task is Task.REGRESSION or len(set(rows.labels[learn].tolist())) > 1)
+    ]
+    if not usable:
+        raise TrainingError(
+            "the training rows have too few different times (or only one class in all but the "
+            "last of them, or too long a gap) for a comparison by time"
+        )
+    return usable
