@@ -125,9 +125,7 @@ class Scorer:
         labels, probabilities = ask_triton(
             self.version, frame, endpoint, batch_rows=signature.max_batch_rows
         )
-        if pa.types.is_boolean(kind):
-            labels = labels.astype(np.bool_)
-        predictions = pa.array(labels).cast(kind)
+        predictions = pa.array(labels).cast(kind)  # booleans are 0 and 1 in Triton
         if probabilities is None:
             return [predictions]
         return [predictions, *(pa.array(column) for column in probabilities.T)]

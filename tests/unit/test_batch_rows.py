@@ -118,6 +118,23 @@ def test_keys_of_a_file_are_joined_with_the_newest_rows_of_the_tables(
     assert found[61][REASON] == "no row of shops has this shop_id"
 
 
+def test_order_of_a_file_is_kept_however_large_the_tables_are(
+    payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]], tmp_path: Path
+) -> None:
+    spec, drawn, (_, shops) = payments
+    many = [(one, BEGIN, one % 90, "n") for one in range(5_000)]
+    customers = customers_data(replace(drawn, customers=many), tmp_path)
+    asked = [4_000, 17, 6_000, 3, 4_999, 17]
+    file = tmp_path / "score.csv"
+    file.write_text("\n".join(["customer_id,shop_id,amount", *(f"{n},s1,1" for n in asked)]) + "\n")
+
+    found = read(
+        open_rows(str(file), (customers, shops), spec, BEGIN, tmp_path, Progress()), tmp_path
+    )
+
+    assert [(one[ROW], one["customer_id"]) for one in found] == [*enumerate(asked, start=1)]
+
+
 def test_tables_with_several_keys_or_request_features_need_a_file(
     payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]],
 ) -> None:
