@@ -5,6 +5,7 @@ README's glossary; a version is the same integer in MLflow, in the Triton reposi
 routing record, never mapped.
 """
 
+from serving_gateway.contract.confidence import *
 from serving_gateway.contract.control import *
 from serving_gateway.contract.feast_import import *
 from serving_gateway.contract.inference import *
