@@ -129,8 +129,24 @@ class GatewayResource(dg.ConfigurableResource[None]):
 
         The request is not counted as traffic (`PLATFORM_HEADER`), and needs no API key.
         """
+        return self._predict(model_name, {"data": rows})
+
+    def predict_entities(
+        self,
+        model_name: str,
+        entities: Sequence[Mapping[str, int | str]],
+        request: Sequence[Mapping[str, Any]],
+    ) -> PredictResponse:
+        """Return the predictions for keys, with the values that requests send; as `predict`.
+
+        `request` has the request features of each of the `entities` by name.
+        """
+        sent = {"request": request} if any(request) else {}
+        return self._predict(model_name, {"entities": entities, **sent})
+
+    def _predict(self, model_name: str, body: Mapping[str, Any]) -> PredictResponse:
         path = f"/models/{model_name}/predict"
-        answer = self._post(path, {"data": rows}, headers={PLATFORM_HEADER: "1"})
+        answer = self._post(path, body, headers={PLATFORM_HEADER: "1"})
         return _decode(answer, path, PredictResponse)
 
     def wait_until_followed(

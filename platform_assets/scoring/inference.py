@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,6 +54,8 @@ class Scorer:
     version: RegisteredVersion
     names: tuple[str, ...]
     """The columns by which rows are known."""
+    keys: tuple[str, ...]
+    """Those by which the online store has them."""
     name_types: pa.Schema
     scored_at: datetime
     sample_every: int
@@ -98,16 +100,35 @@ class Scorer:
         ]
         schema = self.schema
         cast = [one.cast(field.type) for one, field in zip(columns, schema, strict=True)]
-        sample = self._sampled(frame.iloc[chosen], [one.take(pa.array(chosen)) for one in answers])
+        picked = pa.array(chosen)
+        sample = self._sampled(
+            frame.iloc[chosen],
+            usable.select(self.keys).take(picked).to_pylist(),
+            [one.take(picked) for one in answers],
+        )
         return ScoredPart(pa.record_batch(cast, schema=schema), sample)
 
-    def _sampled(self, frame: pd.DataFrame, answers: Sequence[pa.Array]) -> tuple[SampledRow, ...]:
+    def _sampled(
+        self,
+        frame: pd.DataFrame,
+        entities: Sequence[Mapping[str, int | str]],
+        answers: Sequence[pa.Array],
+    ) -> tuple[SampledRow, ...]:
         rows = json_rows(self.version.signature, frame)
         predictions, *shares = [one.to_pylist() for one in answers]
         probabilities = zip(*shares, strict=True) if shares else [()] * len(rows)
+        places = {one: self.spec.feature_names.index(one) for one in self.spec.request_names}
         return tuple(
-            SampledRow(tuple(values), prediction, chances)
-            for values, prediction, chances in zip(rows, predictions, probabilities, strict=True)
+            SampledRow(
+                tuple(values),
+                prediction,
+                chances,
+                entity,
+                {name: values[place] for name, place in places.items() if entity},
+            )
+            for values, prediction, chances, entity in zip(
+                rows, predictions, probabilities, entities, strict=True
+            )
         )
 
     @property

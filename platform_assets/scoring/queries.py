@@ -44,6 +44,7 @@ def newest_rows(data: FeatureData, spec: ModelSpec, now: datetime) -> InputRows:
         query=f"SELECT {', '.join(columns)}, {table.time} AS {AS_OF}, {reason} FROM {table.newest}",
         files={table.alias: data.features_path},
         now=now,
+        keys=(spec.join_key.name,),
         tables=(data,),
     )
 
@@ -108,7 +109,7 @@ def joined_rows(
     ]
     joins = " ".join(part.join for part in parts)
     query = f"SELECT {', '.join(columns)} FROM {base} r {joins}"
-    return InputRows(names, total, query, files, now, tables)
+    return InputRows(names, total, query, files, now, keys, tables)
 
 
 def _reasons(parts: Sequence[_Table]) -> Iterator[str]:

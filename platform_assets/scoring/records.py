@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from platform_assets.resources.records import RegisteredVersion
@@ -34,11 +34,17 @@ class EntitiesUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SampledRow:
-    """A row as a client writes it, in signature order, and what Triton answered."""
+    """A row as a client writes it, in signature order, and what Triton answered.
+
+    `entity` has the keys by which the online store has the row, and `request` what a client sends
+    beside them; both are empty for a row that is in a file as a whole.
+    """
 
     values: tuple[Any, ...]
     prediction: Any
     probabilities: tuple[float, ...]
+    entity: Mapping[str, int | str] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class InputRows:
     files: Mapping[str, str | list[str]] = field(default_factory=dict)
     """Parquet files by the variables of the query."""
     now: datetime | None = None
+    keys: tuple[str, ...] = ()
+    """Those of `names` by which the online store has the row."""
     tables: tuple[FeatureData, ...] = ()
     """What was read of feature tables, or of the model's own."""
 

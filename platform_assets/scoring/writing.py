@@ -60,7 +60,7 @@ class PredictionWriter:
         with rows.read(part_rows, folder) as reader:
             every = max(1, -(-rows.total // SAMPLE))
             scorer = Scorer(
-                self.spec, self.version, rows.names, reader.schema, self.scored_at, every
+                self.spec, self.version, rows.names, rows.keys, reader.schema, self.scored_at, every
             )
             with replacing(path) as file, parquet.ParquetWriter(file, scorer.schema) as writer:
                 for part in self._parts(scorer, reader):

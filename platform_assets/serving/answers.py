@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 256
 
+Row = TypeVar("Row")
+
 
 def ask_gateway(
     asked: RegisteredVersion, evaluation: EvaluationSet, gateway: GatewayResource
@@ -45,16 +47,39 @@ def ask_gateway(
 
 
 def ask_gateway_rows(
-    asked: RegisteredVersion, rows: list[list[Any]], gateway: GatewayResource
+    asked: RegisteredVersion, rows: Sequence[Sequence[Any]], gateway: GatewayResource
 ) -> tuple[list[Any], list[list[float]]]:
     """Return the labels and the probabilities (none for a regression) of rows of `json_rows`.
 
     Raises:
         GatewayClientError: a request was not answered, or by another version.
     """
+    return _ask_in_batches(asked, rows, lambda part: gateway.predict(asked.model_name, part))
+
+
+def ask_gateway_entities(
+    asked: RegisteredVersion,
+    entities: Sequence[Mapping[str, int | str]],
+    request: Sequence[Mapping[str, Any]],
+    gateway: GatewayResource,
+) -> tuple[list[Any], list[list[float]]]:
+    """Return the same for keys, whose features the gateway looks up, and request features."""
+    pairs = list(zip(entities, request, strict=True))
+
+    def ask(part: Sequence[tuple[Mapping[str, int | str], Mapping[str, Any]]]) -> PredictResponse:
+        return gateway.predict_entities(
+            asked.model_name, [keys for keys, _ in part], [sent for _, sent in part]
+        )
+
+    return _ask_in_batches(asked, pairs, ask)
+
+
+def _ask_in_batches(
+    asked: RegisteredVersion, rows: Sequence[Row], ask: Callable[[Sequence[Row]], PredictResponse]
+) -> tuple[list[Any], list[list[float]]]:
     labels: list[Any] = []
     probabilities: list[list[float]] = []
-    for answer in _answers(rows, asked.signature, gateway, asked.model_name):
+    for answer in _answers(rows, asked.signature, ask):
         if answer.version != asked.version:
             raise GatewayClientError(
                 f"POST /predict was answered by version {answer.version}, not {asked.version}"
@@ -65,13 +90,13 @@ def ask_gateway_rows(
 
 
 def _answers(
-    rows: list[list[Any]], signature: Signature, gateway: GatewayResource, model_name: str
+    rows: Sequence[Row], signature: Signature, ask: Callable[[Sequence[Row]], PredictResponse]
 ) -> Iterator[PredictResponse]:
     """Ask in batches that the gateway takes: what its own limits are is for it to say."""
     step, start = min(_BATCH_ROWS, signature.max_batch_rows), 0
     while start < len(rows):
         try:
-            yield gateway.predict(model_name, rows[start : start + step])
+            yield ask(rows[start : start + step])
         except GatewayRefused as refusal:
             if refusal.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or step == 1:
                 raise

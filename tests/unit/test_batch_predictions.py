@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,17 +21,20 @@ from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError
 from platform_assets.model_spec import FeatureSpec
+from platform_assets.resources.gateway import GatewayRefused, GatewayResource
 from platform_assets.resources.predictions import PredictionsFolder
 from platform_assets.resources.records import RegisteredVersion
 from platform_assets.resources.triton import TritonRefused
 from platform_assets.scoring.assets import scoring_assets
+from platform_assets.scoring.checks import scoring_checks
 from platform_assets.scoring.equality import compare_answers
 from platform_assets.scoring.inference import in_order
 from platform_assets.scoring.production import NoProductionVersion, production_version
 from platform_assets.scoring.queries import newest_rows
-from platform_assets.scoring.records import AS_OF, REASON, SampledRow
+from platform_assets.scoring.records import AS_OF, REASON, BatchPredictions, SampledRow
 from platform_assets.scoring.summary import distribution, distribution_picture
 from platform_assets.scoring.writing import PredictionWriter
+from serving_gateway.contract import FeatureSource, PredictResponse
 from tests.support.chain import failures_of, op_config
 from tests.support.drifting import VISITORS
 from tests.support.scoring import (
@@ -109,7 +113,9 @@ def test_file_holds_every_row_in_order_with_its_answer_or_the_reason(
     ]
     assert found[AS_OF].null_count == 50
     assert len(made.sample) == 49
-    assert made.sample[7] == SampledRow((None, 8, "CH", True), False, (0.25, 0.75))
+    assert made.sample[7] == SampledRow(
+        (None, 8, "CH", True), False, (0.25, 0.75), {"entity_id": 8}
+    )
 
 
 def test_version_that_stops_being_ready_leaves_no_file(tmp_path: Path) -> None:
@@ -270,6 +276,39 @@ def test_tables_are_read_as_they_are_now_and_not_as_the_model_learned_from_them(
     assert [one["customer_id"] for one in found] == [1, 2]
     assert [one[REASON] for one in found] == [None, "amount is missing"]
     assert found[0]["probability_True"] == np.float32(drawn.shops["s1"])
+    [sampled] = made.sample
+    assert sampled.entity == {"customer_id": 1, "shop_id": "s1"}
+    assert sampled.request == {"amount": 2.5}
+
+
+@pytest.mark.parametrize(("lookups", "features"), [(True, "online store"), (False, "sent")])
+def test_check_asks_by_key_where_the_gateway_looks_features_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, lookups: bool, features: str
+) -> None:
+    gateway, _ = serve(monkeypatch, [])
+    sample = tuple(SampledRow((n,), n, (), {"id": n}, {"sent": -n}) for n in (1, 2))
+    version = RegisteredVersion("visitors", VERSION, RUN_ID, "f", VISITORS.signature(()))
+
+    def answer(_self: object, path: str, body: Any, **_: Any) -> bytes:
+        if "entities" in body and not lookups:
+            raise GatewayRefused("no store", status=422, code="features_off")
+        if "entities" in body:
+            assert body["request"] == [{"sent": -1}, {"sent": -2}]
+        found = [one["id"] for one in body.get("entities", ())] or [row[0] for row in body["data"]]
+        response = PredictResponse(
+            found, None, "visitors", "A", VERSION, RUN_ID, 1, FeatureSource.FEAST
+        )
+        return msgspec.json.encode(response)
+
+    monkeypatch.setattr(GatewayResource, "_post", answer)
+    [check] = scoring_checks(VISITORS)
+    made = BatchPredictions("unused", version, 2, {}, sample)
+    verdict = check(made, gateway=gateway)
+
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert verdict.passed
+    assert verdict.metadata["features"].value == features
+    assert verdict.metadata["rows_identical"].value == 2
 
 
 SAMPLE = (SampledRow((1.0,), "a", (0.75, 0.25)), SampledRow((2.0,), "b", (0.5, 0.5)))
