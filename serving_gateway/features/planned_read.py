@@ -29,7 +29,8 @@ class KeyedIds(NamedTuple):
         self, rows: Sequence[Sequence[Row]], nullable: frozenset[str], now: float
     ) -> list[EntityOutcome]:
         """What the rows of each view, one for each id, mean for each entity."""
-        found: list[EntityOutcome] = [*self.read.judge(rows, nullable, now)]
+        found: list[EntityOutcome] = []
+        found += self.read.judge(rows, nullable, now)
         for at, error in self.errors.items():
             found[at] = error
         if self.places is None:
@@ -89,16 +90,13 @@ class PlannedRead(NamedTuple):
     keys: Sequence[KeyedIds]
     join: Join | None
     """None where a single key has all that is requested."""
-
-    @property
-    def is_blocking(self) -> bool:
-        """Whether it is read by Feast."""
-        return any(one.read.hashes is None for one in self.keys)
+    is_blocking: bool
+    """Whether it is read by Feast."""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to ask the store for."""
-        return not any(one.ids for one in self.keys)
+        return self.join is not None and not any(one.ids for one in self.keys)
 
     def outcomes_unread(self) -> list[EntityOutcome]:
         """What that means for each entity."""

@@ -31,6 +31,8 @@ class ServiceReads(NamedTuple):
 
     keys: Sequence[KeyRead]
     join: Join
+    is_blocking: bool
+    """Whether by Feast."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,15 +66,14 @@ class ServicePlan:
         if found is None:
             found = self._reads[request.names, request.keys] = self._plan_reads(request)
         if len(request.keys) < 2:
-            return PlannedRead(
-                self.config, request, [self._keyed(found.keys[0], request.ids)], None
-            )
+            only = self._keyed(found.keys[0], request.ids)
+            return PlannedRead(self.config, request, [only], None, found.is_blocking)
         keyed = []
         for read in found.keys:
             at = request.keys.index(read.key.name)
             column = [cast(tuple[int | str | None, ...], one)[at] for one in request.ids]
             keyed.append(self._distinct(read, column))
-        return PlannedRead(self.config, request, keyed, found.join)
+        return PlannedRead(self.config, request, keyed, found.join, found.is_blocking)
 
     def _distinct(self, read: KeyRead, column: Sequence[int | str | None]) -> KeyedIds:
         """The ids of one key of all entities, each read once."""
@@ -104,7 +105,8 @@ class ServicePlan:
             by_key.setdefault(self.columns[name].view.key, []).append(name)
         _require_keys(request, tuple([key.name for key in by_key]))
         keys = [self._plan_key(key, tuple(own)) for key, own in by_key.items()]
-        return ServiceReads(keys, _join(request.names, keys))
+        blocking = any(one.hashes is None for one in keys)
+        return ServiceReads(keys, _join(request.names, keys), blocking)
 
     def _plan_key(self, key: JoinKey, names: tuple[str, ...]) -> KeyRead:
         by_view: dict[View, dict[int, str]] = {}

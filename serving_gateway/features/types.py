@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -82,6 +83,7 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+@lru_cache(1024)  # what was written together has one time
 def rfc3339(seconds: float) -> str:
     """A time in seconds since the epoch, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

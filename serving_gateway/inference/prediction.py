@@ -164,7 +164,7 @@ class Prediction(RoutedRequest):
             tail = tails[source] = self._tail(source)
         as_of = self._rows.as_of
         if as_of is not None:
-            tail = b'%b"%b"}' % (tail.removesuffix(_NO_TIME), rfc3339(as_of).encode())
+            tail = b'%b"%b"}' % (tail[: -len(_NO_TIME)], rfc3339(as_of).encode())
         write = encode_json if len(outputs.body) <= LARGE_BYTES else encode_list
         return output, b'{"predictions":%b,"probabilities":%b,%b' % (
             write(output.predictions),

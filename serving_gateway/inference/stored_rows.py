@@ -14,7 +14,7 @@ from serving_gateway.features.types import LookupResult
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.entity_merge import merge_entities
 from serving_gateway.inference.entity_request import EntityRequest, read_entities
-from serving_gateway.inference.offload import Offload
+from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from serving_gateway.inference.rows import (
     RequestRows,
     entity_ids,
@@ -121,4 +121,7 @@ class StoredRows:
     ) -> None:
         """Make rows of what was looked up and queue them; many values in a thread."""
         size = attempt.size + _VALUE_SIZE * count * codec.width
+        if size <= LARGE_BYTES:
+            attempt.queue(work())
+            return
         self.offload.run(size, work, lambda rows: attempt.resume(rows, attempt.queue), attempt.due)

@@ -211,7 +211,7 @@ def test_timestamps_without_a_zone_are_in_utc() -> None:
     own = view("v")
     read = ViewRead(own, ["a"], ["FLOAT"], ("a",), [0])
     keyed = KeyedIds(KeyRead(own.key, ("a",), [read], None), [1], {}, None)
-    planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), [keyed], None)
+    planned = PlannedRead(None, LookupRequest("s", ("a",), [1]), [keyed], None, True)
     found = _rows(store, planned, keyed, read)
     assert found == [*[(noon.timestamp(), None)] * 3, (None, None)]
 
