@@ -20,7 +20,7 @@ from serving_gateway.features.types import InvalidEntityIds, LookupRequest
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.entity_merge import merge_entities
 from serving_gateway.inference.entity_request import read_entities
-from tests.support.fake_triton import FakeTritonPlane
+from tests.support.fake_triton import FakeTritonPlane, eventually
 from tests.support.feature_plans import (
     KEY,
     NOON,
@@ -404,3 +404,20 @@ def test_any_request_is_answered_or_refused_with_a_place(entities: Any, sent: An
         assert all(len(one) == CODEC.width for one in rows.data or ())
         return
     assert (refused.field or "").partition("[")[0].partition(".")[0] in {"entities", "request"}
+
+
+async def test_mirrored_rows_go_by_name_to_a_version_of_another_order(
+    plane: FakeTritonPlane,
+) -> None:
+    """Also those that came with the request alone, and from no store."""
+    other = msgspec.structs.replace(SIGNATURE, features=FEATURES[::-1])
+    plane.route(Traffic(Strategy.MIRROR, 100), {"A": SIGNATURE, "B": other}, A=1, B=2)
+    await answer_of(plane, BOTH)
+    await eventually(lambda: len(plane.triton.model.seen) == 2)
+    assert plane.triton.model.seen[1].inputs["features"] == [7, 20, 0.25, 2, 5]
+    sent = Signature(FEATURES[:2], "features", request=("x", "a"))
+    back = msgspec.structs.replace(sent, features=sent.features[::-1])
+    plane.route(Traffic(Strategy.MIRROR, 100), {"A": sent, "B": back}, A=3, B=4)
+    await answer_of(plane, {"request": {"x": 1, "a": 2}})
+    await eventually(lambda: len(plane.triton.model.seen) == 4)
+    assert plane.triton.model.seen[3].inputs["features"] == [2, 1]
