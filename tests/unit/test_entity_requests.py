@@ -301,6 +301,15 @@ async def test_wrong_only_key_is_refused(
         assert (await refusal_of(plane, {"entities": entities}))[:2] == (field, code)
 
 
+async def test_long_name_that_cannot_be_a_key_is_not_kept(
+    plane: FakeTritonPlane, store: MemoryStore
+) -> None:
+    """Look-ups are queued by the names of their keys, which here only the client knows."""
+    plane.route(signatures={"A": OLD}, A=2)
+    assert (await refusal_of(plane, {"entities": {"n" * 201: 1}}))[1] == "unknown_key"
+    assert store.asked == []
+
+
 async def test_request_that_names_no_key_at_all_is_refused(plane: FakeTritonPlane) -> None:
     plane.route(signatures={"A": OLD}, A=2)
     assert (await refusal_of(plane, {"entities": [{}]}))[:2] == ("entities[0]", "missing_key")
