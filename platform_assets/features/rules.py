@@ -28,7 +28,9 @@ model file says how to group or to encode it."""
 ENTITIES_PER_CLASS: Final = 3
 """Fewest different entities of a class: one to evaluate, two to cross-validate."""
 EARLIEST: Final = datetime(1678, 1, 1, tzinfo=UTC)
-"""Counted in nanoseconds, as the join does, an earlier time would come out centuries later."""
+LATEST: Final = datetime(2262, 1, 1, tzinfo=UTC)
+"""Counted in nanoseconds, as Feast does, times outside of these would come out centuries apart;
+databases have infinite ones."""
 
 
 def check_features(rows: SourceTable, spec: FeatureSource) -> None:
@@ -102,8 +104,8 @@ def check_keys(rows: SourceTable, spec: FeatureSource) -> None:
     table = rows.table
     refuse_rows(
         rows,
-        f"times before {EARLIEST:%Y}, which may stand for unknown ones",
-        {time: pc.less(table[time], pa.scalar(EARLIEST, table[time].type))},
+        f"times before {EARLIEST:%Y} or from {LATEST:%Y}, which may stand for unknown ones",
+        {time: pc.or_(*_out_of_reach(table[time]))},
         "fill the true times in, or leave those rows out, and run again",
     )
     if spec.join_key.from_row_number or not spec.has_unique_rows:
@@ -126,6 +128,11 @@ def check_keys(rows: SourceTable, spec: FeatureSource) -> None:
         f"{key} {twice[key]} occurs {twice['count_all']} times{at} ({', '.join(places)})",
         f"keep one row per entity {keep} and run again",
     )
+
+
+def _out_of_reach(times: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    first, last = (pa.scalar(one, times.type) for one in (EARLIEST, LATEST))
+    return pc.less(times, first), pc.greater_equal(times, last)
 
 
 def check_target(rows: SourceTable, spec: ModelSpec) -> tuple[Label, ...]:

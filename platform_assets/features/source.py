@@ -46,7 +46,7 @@ def open_source(spec: FeatureSource, source: SourceResource) -> SourceReader:
         return SqlReader(sql, source.expand(sql.url), columns, key, order)
     if (duckdb := table.source.duckdb) is not None:
         files = {name: (path, source.expand(path)) for name, path in duckdb.files.items()}
-        return DuckdbReader(duckdb.query, files, columns, key)
+        return DuckdbReader(duckdb.query, files, columns, key, duckdb.timeout)
     if table.source.feast_view is not None:
         raise SourceError(
             f"the rows of {table.name} are in Feast's view {table.source.feast_view}",

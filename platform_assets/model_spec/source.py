@@ -74,6 +74,10 @@ def _url(text: str) -> str:
 def _query(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty: write a SELECT")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start + 1} is half a pair: remove it") from None
     return text
 
 
@@ -116,6 +120,8 @@ class DuckdbQuery:
     ]
     """Name in the query -> file, folder or glob pattern, as `file` takes them. Columns of a CSV
     have the types that DuckDB finds in all rows."""
+    timeout: Annotated[Duration, Field(json_schema_extra={"default": "1h"})] = duration("1h")
+    """Time limit for reading all rows."""
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.sources.columns import Column
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BATCH_ROWS: Final = 65_536
+_SHOWN: Final = 1_000
+"""Characters of DuckDB's message, which may repeat a line of a file."""
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": "false",  # nothing is fetched
     "disabled_optimizers": "statistics_propagation",  # those of Parquet know no NaN
@@ -29,7 +34,7 @@ class DuckdbReader:
     """A query over files that it calls by names.
 
     `files` has the path of each as the model file writes it and as it is, by name; `key` is what
-    `TableBuilder` takes. The query reads nothing but these files.
+    `TableBuilder` takes. The query reads nothing but these files, and changes none.
     """
 
     def __init__(
@@ -38,8 +43,10 @@ class DuckdbReader:
         files: Mapping[str, tuple[str, str]],
         columns: Sequence[Column],
         key: str | None,
+        timeout: timedelta,
     ) -> None:
-        self._query, self._columns, self._key = query, columns, key
+        self._query, self._columns, self._key, self._timeout = query, columns, key, timeout
+        self._hidden = {path: shown for shown, path in files.values() if shown != path}
         self._files = {
             name: FileReader(shown, path, (), None, None) for name, (shown, path) in files.items()
         }
@@ -84,23 +91,69 @@ class DuckdbReader:
     @contextmanager
     def _result(self) -> Iterator[Any]:
         import duckdb
+        import pyarrow as pa
 
+        late = threading.Event()
         try:
-            with duckdb.connect(config=_CONFIG) as database:
+            with (
+                TemporaryDirectory(prefix="query-") as folder,
+                duckdb.connect(config=_CONFIG | {"temp_directory": folder}) as database,
+            ):
+                self._require_select(duckdb.extract_statements(self._query))
                 for name, file in self._files.items():
                     database.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {_scan(file)}')
                 allowed = [str(one) for file in self._files.values() for one in file.files()]
                 database.execute(f"SET allowed_paths = [{', '.join(map(_text, allowed))}]")
                 database.execute("SET enable_external_access = false")
                 database.execute("SET lock_configuration = true")
-                with database.sql(self._query).to_arrow_reader(_BATCH_ROWS) as reader:
+                with (
+                    _limited(database.interrupt, self._timeout, late),
+                    database.sql(self._query).to_arrow_reader(_BATCH_ROWS) as reader,
+                ):
                     yield reader
-        except AttributeError:
-            raise SourceError(f"{self.name} returns no rows", "write a SELECT") from None
-        except duckdb.Error as exc:
+        # What fails after the first rows comes through Arrow, as an error of the system.
+        except (duckdb.Error, pa.ArrowException, OSError) as exc:
+            if late.is_set():
+                raise SourceError(
+                    f"{self.name} took longer than {self._timeout} and was canceled",
+                    "make the query faster, or raise source.duckdb.timeout, and run again",
+                ) from None
             raise SourceError(
-                f"{self.name} failed: {exc}", "correct the query or the files, and run again"
-            ) from exc
+                f"{self.name} failed: {self._described(exc)}",
+                "correct the query or the files, and run again",
+            ) from None
+
+    def _require_select(self, statements: Sequence[Any]) -> None:
+        """Refuse what is more than to read: a COPY may write even to a file that may be read."""
+        if [one.type.name for one in statements] != ["SELECT"]:
+            raise SourceError(
+                f"{self.name} is not a single SELECT",
+                "write one SELECT (a PIVOT with its values, IN (...)), and run again",
+            )
+
+    def _described(self, error: Exception) -> str:
+        """What DuckDB says, without what stands for the variables of paths."""
+        text = str(error)
+        for path, shown in self._hidden.items():
+            text = text.replace(str(Path(path).expanduser().absolute()), shown)
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+@contextmanager
+def _limited(stop: Callable[[], None], timeout: timedelta, late: threading.Event) -> Iterator[None]:
+    """Call `stop` after `timeout`, and say so in `late`."""
+
+    def end() -> None:
+        late.set()
+        stop()
+
+    timer = threading.Timer(timeout.total_seconds(), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _scan(file: FileReader) -> str:
