@@ -35,7 +35,7 @@ _ROWS: Final[dict[str, Any]] = {
     "entities": {
         "summary": "stored features by several keys, and features that only the caller knows",
         "value": {
-            "entities": {"customer_id": 17, "merchant_id": 9},
+            "entities": {"customer_id": 17, "merchant_id": "m00009"},
             "request": {"amount": 12.5, "hour": 23},
         },
     },

@@ -82,7 +82,14 @@ def payload_rows(
 ) -> RequestRows:
     """The rows that the request itself holds; `InvalidInput` or `TooLarge` with `field`."""
     field, rows = _payload(request)
-    if rows is None or (request.data is not None and request.instances is not None):
+    if rows is None:
+        instead = _parts(codec.signature.join_keys, codec.layout.requested)
+        raise InvalidInput(
+            f"Send the rows as data or as instances{f', or {instead}' if instead else ''}.",
+            field="data",
+            code="missing_field",
+        )
+    if request.data is not None and request.instances is not None:
         raise InvalidInput(
             "Send the rows either as data or as instances.", field="data", code="missing_field"
         )
@@ -158,14 +165,18 @@ def needs_keys(
     request: PredictRequest, keys: Sequence[str], requested: Sequence[str] = ()
 ) -> InvalidInput:
     """The error of a request by one id, for features that take more."""
-    said = f"entities with {', '.join(keys) or 'the name of the key'}"
-    if requested:
-        said += f", and request with {', '.join(requested)}"
+    said = _parts(keys or ("the name of the key",), requested)
     return invalid_value(
         "entity_ids" if request.entity_id is None else "entity_id",
         f"does not tell all that this model needs: send {said} instead.",
         code="missing_key" if len(keys) > 1 else "missing_feature",
     )
+
+
+def _parts(keys: Sequence[str], requested: Sequence[str]) -> str:
+    """What a request holds in the place of rows; empty for a model without stored features."""
+    named = (("entities", keys), ("request", requested))
+    return ", and ".join(f"{field} with {', '.join(names)}" for field, names in named if names)
 
 
 def features_disabled(request: PredictRequest, *, is_configured: bool) -> EntityUnusable:

@@ -188,6 +188,7 @@ SENT = {"x": 1, "y": 1}
         (BOTH | {"entity_ids": [1]}, "entity_ids", "too_many", "together"),
         (BOTH | {"data": [[1, 2, 3, 4, 5]]}, "data", "too_many", "together"),
         ({"request": SENT, "instances": [{}]}, "instances", "too_many", "together"),
+        ({}, "data", "missing_field", "or entities with id, shop, and request with x, y"),
         ({"entity_id": 1}, "entity_id", "missing_key", "id, shop, and request with x, y"),
         ({"entity_ids": [1], "data": [[1]]}, "entity_ids", "missing_key", "id, shop"),
         ({"entities": [], "request": []}, "entities", "empty", "at least one"),
