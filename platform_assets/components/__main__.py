@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platform_assets.components.diagnostics import Diagnostic
 from platform_assets.components.document import read_document
-from platform_assets.components.loading import MODELS_DIR, Models, model_folders, read_models
+from platform_assets.components.loading import Models, model_folders, read_models
 from platform_assets.components.reference import reference_table
 from platform_assets.components.scaffold.new import add_parser, run
 from platform_assets.components.schema import FILE_NAMES, file_schema
@@ -18,6 +18,7 @@ from platform_assets.features.source import open_source
 from platform_assets.features.sources.files import FileReader
 from platform_assets.model_spec import FeatureSource, ModelSpec
 from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
+from platform_assets.training.own_code import MODELS_DIR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from platform_assets.components.document import read_document
 from platform_assets.components.model_file import is_table, parse_model, parse_table
 from platform_assets.components.schema import FILE_NAMES
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec
+from platform_assets.training.own_code import MODELS_DIR, own_folders
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -28,8 +29,6 @@ Build = Callable[[ModelSpec], dg.Definitions]
 BuildTable = Callable[[FeatureTableSpec], dg.Definitions]
 
 SHIPPED: Final = Path(platform_assets.__file__).parent / "defs"
-MODELS_DIR: Final = "MODELS_DIR"
-"""Environment variable: more folders of models, separated as those of PATH are."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +52,7 @@ class Models:
 
 def model_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return the shipped folder and those of `MODELS_DIR`."""
-    more = environ.get(MODELS_DIR, "").split(os.pathsep)
-    return (SHIPPED, *(Path(folder).expanduser().absolute() for folder in more if folder))
+    return (SHIPPED, *own_folders(environ))
 
 
 def read_models(folders: Path | Iterable[Path] | None = None) -> Models:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from platform_assets.components.schema import (
 from platform_assets.components.tables import Tables, problems_of_tables, with_tables
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.training.candidates import SEARCH, CandidateError, check_candidates
+from platform_assets.training.own_code import find_module
 
 TABLE_TYPE: Final = "platform_assets.components.FeatureTable"
 _File = TypeVar("_File", ModelFile, TableFile)
@@ -182,7 +182,7 @@ def _own_code() -> bytes:
 
 
 def _source_of(module: str) -> bytes:
-    found = importlib.util.find_spec(module)
+    found = find_module(module)
     file = Path(found.origin) if found and found.origin else None
     return file.read_bytes() if file is not None and file.is_file() else module.encode()
 

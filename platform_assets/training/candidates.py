@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
 from platform_assets.training import boosting
 from platform_assets.training.estimators import NamedEstimator, known
 from platform_assets.training.extras import missing
+from platform_assets.training.own_code import MODELS_DIR, find_module, import_module
 from platform_assets.training.preprocessing import (
     TargetEncoding,
     Texts,
@@ -125,12 +124,15 @@ def _check(where: str, one: CandidateSpec, task: Task) -> None:
 def _module_exists(where: str, path: str) -> None:
     module = path.partition(":")[0]
     try:
-        found = importlib.util.find_spec(module)
+        found = find_module(module)
     # A package above the module is imported here: the user's code, which may raise anything.
     except Exception as exc:
         raise CandidateError(f"{where}: {module} cannot be imported: {exc}") from exc
     if found is None:
-        raise CandidateError(f"{where}: there is no module {module}")
+        raise CandidateError(
+            f"{where}: there is no module {module}; put it into a folder of {MODELS_DIR}, or "
+            "install its package where the pipeline runs"
+        )
 
 
 def build(candidate: Candidate, spec: ModelSpec) -> Any:
@@ -227,7 +229,7 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
 def _attribute(where: str, path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(import_module(module), name)
     # Importing runs the user's code.
     except Exception as exc:
         raise CandidateError(f"{where}: {path} cannot be imported: {exc}") from exc

@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from platform_assets.components.loading import MODELS_DIR
 from platform_assets.export.inspection import inspect_graph, sha256
 from platform_assets.export.records import PackagedVersion
 from platform_assets.export.triton_config import ServingOptions, model_config, to_text
@@ -25,6 +24,7 @@ from platform_assets.resources.triton import TritonResource
 from platform_assets.serving.loading import load_beside
 from platform_assets.serving.policy import Drift
 from platform_assets.serving.reconcile import observed_drift
+from platform_assets.training.own_code import MODELS_DIR
 from serving_gateway.contract import Mode, ReloadRequest
 from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
 from tests.support.onnx_models import telltale

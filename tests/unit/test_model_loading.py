@@ -32,6 +32,7 @@ from platform_assets.components.schema import file_schema
 from platform_assets.components.tables import Tables
 from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
 from platform_assets.shared_definitions import resources, watching
+from platform_assets.training import own_code
 from tests.support.model_files import FULL, MINIMAL, TYPE, write
 from tests.support.reference import PIPELINE_README, pipeline_page
 
@@ -366,3 +367,20 @@ def test_schema_accepts_the_shipped_files_and_refuses_bad_ones() -> None:
         ("smoker: {", "smoker: {x: 1,"),
     ):
         assert not validator.is_valid(yaml.safe_load(MINIMAL.replace(there, instead))), instead
+
+
+def test_candidates_are_found_in_modules_beside_the_model_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = [*sys.path]
+    monkeypatch.setattr(sys, "path", [*before])
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    own = MINIMAL.replace("  task:", "  candidates: [{function: 'beside_models:build'}]\n  task:")
+    write(tmp_path, own)
+
+    assert "put it into a folder of MODELS_DIR" in read_models(tmp_path).problems[0].message
+    (tmp_path / "beside_models.py").write_text("def build(): ...\n")
+
+    assert read_models(tmp_path).problems == ()
+    monkeypatch.setattr(sys, "path", before)  # as Dagster does after the definitions
+    assert own_code.import_module("beside_models").build() is None

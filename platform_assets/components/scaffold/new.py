@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from platform_assets.components.loading import MODELS_DIR, SHIPPED, model_folders
+from platform_assets.components.loading import SHIPPED, model_folders
 from platform_assets.components.scaffold.profile import ModelRequest, ScaffoldError
 from platform_assets.components.scaffold.scaffolder import TableParams
+from platform_assets.training.own_code import MODELS_DIR
 
 _OPTIONS = {name: one for name, one in TableParams.model_fields.items() if name != "csv"}
 
