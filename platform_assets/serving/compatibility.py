@@ -21,10 +21,11 @@ def signature_differences(old: Signature, new: Signature) -> list[str]:
     """Say what of the requests and answers of `old` does not hold for `new`.
 
     Clients may send rows by position and binary tensors by name, so a feature that is added,
-    removed, moved, retyped, or may not be missing any more breaks some of them. They read
-    probabilities by position, so a new class must stand behind the others.
+    removed, moved, retyped, or may not be missing any more breaks some of them; so do other keys,
+    and a request feature that they do not send yet. They read probabilities by position, so a new class
+    must stand behind the others.
     """
-    breaking = _feature_differences(old.features, new.features)
+    breaking = _feature_differences(old.features, new.features) or _key_differences(old, new)
     if old.packed_input != new.packed_input and not breaking:
         breaking.append("the input tensors of /v2 have other names")
     if not old.classes and new.classes:
@@ -97,6 +98,19 @@ def _feature_differences(old: tuple[Feature, ...], new: tuple[Feature, ...]) -> 
             found.append(f"{name} may not be missing any more")
     if not found and [*before] != [*after]:
         found.append("the features have another order")
+    return found
+
+
+def _key_differences(old: Signature, new: Signature) -> list[str]:
+    """What differs for clients that send keys and request features."""
+    asked = [name for name in new.request if name not in old.request]
+    found = [f"{name} has to come with each request" for name in asked]
+    # Versions of before name no key and have one, which `entity_id` stands for.
+    if old.join_keys and {*new.join_keys} != {*old.join_keys}:
+        keys = (" and ".join(one) for one in (new.join_keys, old.join_keys))
+        found.append("features are read by {}, not by {}".format(*keys))
+    elif len(new.join_keys) > 1 and len(old.join_keys) < 2:
+        found.append(f"features are read by {' and '.join(new.join_keys)}, not by one key")
     return found
 
 

@@ -116,3 +116,39 @@ def test_a_number_that_may_be_missing_keeps_its_own_type_in_the_contract() -> No
     signature = msgspec.structs.replace(BEFORE, features=(age, CITY))
     rows = pd.DataFrame({"age": np.array([1.0, np.nan]), "city": np.array(["a", ""], dtype=object)})
     assert frame_contract(rows, signature) == feature_contract(signature.features)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ({}, {"request": ("age",)}, ["age has to come with each request"]),
+        ({"request": ("age",)}, {}, []),  # it may still be sent
+        (
+            {"join_keys": ("customer",)},
+            {"join_keys": ("customer", "shop")},
+            ["features are read by customer and shop, not by customer"],
+        ),
+        (
+            {"join_keys": ("customer", "shop")},
+            {"join_keys": ("shop",)},  # the other one is not a key any more
+            ["features are read by shop, not by customer and shop"],
+        ),
+        ({"join_keys": ("a", "b")}, {"join_keys": ("b", "a")}, []),
+        (
+            {"join_keys": ("customer",)},
+            {"join_keys": ("shop",)},
+            ["features are read by shop, not by customer"],
+        ),
+        ({}, {"join_keys": ("customer",)}, []),
+        (
+            {},
+            {"join_keys": ("customer", "shop")},
+            ["features are read by customer and shop, not by one key"],
+        ),
+    ],
+)
+def test_what_callers_do_not_send_yet_breaks_them(
+    old: dict[str, tuple[str, ...]], new: dict[str, tuple[str, ...]], said: list[str]
+) -> None:
+    before, after = (msgspec.structs.replace(BEFORE, **one) for one in (old, new))
+    assert signature_differences(before, after) == said
