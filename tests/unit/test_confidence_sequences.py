@@ -122,11 +122,18 @@ def test_bounds_of_a_quantile_are_the_edges_of_the_buckets_that_trials_leave() -
 
 
 def test_a_ratio_of_quantiles_takes_half_of_the_error_rate_for_each() -> None:
+    random, edges = np.random.default_rng(11), tuple(np.linspace(0.001, 0.03, 3_000).tolist())
+    a, b = (BucketCounts.of(edges, random.lognormal(-5, 0.5, 2_000).tolist()) for _ in range(2))
+    first, second = a.bounds(ALPHA / 2), b.bounds(ALPHA / 2)
+    assert first != a.bounds(ALPHA)
+    assert quantile_ratio(a, b, 0.5, ALPHA) == (
+        Interval(second.low / first.high, second.high / first.low)
+    )
+
+
+def test_a_ratio_of_quantiles_has_no_bound_where_no_edge_bounds_them() -> None:
     a = BucketCounts((0.01, 0.02, 0.04), (40, 900, 40, 20))
     b = BucketCounts((0.01, 0.02, 0.04), (0, 40, 900, 60))
-    first, second = a.bounds(ALPHA / 2), b.bounds(ALPHA / 2)
-    assert (first, second) == (Interval(0.01, 0.02), Interval(0.02, 0.04))
-    assert quantile_ratio(a, b, 0.5, ALPHA) == Interval(0.02 / 0.02, 0.04 / 0.01)
     # Beyond the last edge there is no upper bound, below the first one no lower one.
     assert quantile_ratio(a, BucketCounts((0.01, 0.02, 0.04), (0, 0, 0, 99)), 0.5, ALPHA) == (
         Interval(2.0, math.inf)
