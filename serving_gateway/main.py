@@ -224,7 +224,7 @@ class _Replica:
             on_adopt=adopted,
             on_services=lambda names: features and features.expect(names),
         )
-        ledger = ShadowStatistics(settings.shadow_examples)
+        ledger = ShadowStatistics(settings.shadow_examples, settings.request_seconds)
         metrics.routed, metrics.shadow = router.routed, ledger.state
         if self.writer is not None:
             metrics.samples = ModelSamples(self.samples, settings.sample_fraction)

@@ -148,7 +148,7 @@ Pairing = tuple[RoutedVersion, RoutedVersion]
 
 
 class Proportion(Struct, frozen=True):
-    """A share of the rows, with Wilson's bounds at 95 %."""
+    """A share of the rows, with bounds as in `ShadowReport`."""
 
     value: float
     low: float
@@ -156,12 +156,19 @@ class Proportion(Struct, frozen=True):
 
 
 class MeanDifference(Struct, frozen=True):
-    """A mean with its bounds at 95 %, and the largest value."""
+    """A mean with bounds as in `ShadowReport`, and the largest value."""
 
     value: float
     low: float
     high: float
     largest: float
+
+
+class QuantileBounds(Struct, frozen=True):
+    """Bounds of a quantile as in `ShadowReport`; null where no bucket of the histogram ends."""
+
+    low: float | None
+    high: float | None
 
 
 class Disagreement(Struct, frozen=True):
@@ -178,6 +185,9 @@ class ShadowReport(Struct, frozen=True):
     """Body of `GET /shadow`: this replica's comparisons of the present pairing.
 
     Of the copies, B answered `requests`, could not answer `failed`, and was not asked `dropped`.
+    Each pair of bounds is of a 95 % confidence sequence: of 100 pairings that are watched from
+    the first copy to the last, it excludes the truth at any time in at most 5. It takes rows and
+    requests as independent; rows of one request that resemble each other make it too narrow.
     """
 
     replica: str
@@ -194,7 +204,10 @@ class ShadowReport(Struct, frozen=True):
     probability_difference: MeanDifference | None
     """Per row, the largest difference of a class's probability; null without probabilities."""
     latency_difference_seconds: MeanDifference | None
-    """Per request, B's latency minus A's."""
+    """Per request, B's latency minus A's. Its bounds know of latencies only that a request's
+    deadline ends them, so they are wide for the first 10,000 requests."""
     examples: tuple[Disagreement, ...]
     examples_withheld: bool = False
     """Whether this caller may not see the examples: they hold clients' data."""
+    latency_difference_median_seconds: QuantileBounds | None = None
+    """Of the same differences, within buckets: narrow after some hundred requests."""

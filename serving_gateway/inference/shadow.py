@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from serving_gateway.contract import (
     Disagreement,
-    MeanDifference,
     Pairing,
-    Proportion,
     RoutedVersion,
     ShadowReport,
 )
 from serving_gateway.inference.codec import ModelOutput
+from serving_gateway.inference.histogram import Histogram, proportion
 from serving_gateway.telemetry.counters import HistogramState, ShadowState
 
-_Z: Final = 1.959963984540054
-"""Of the standard normal distribution, for two-sided bounds at 95 %."""
 _CLOSE: Final = 1e-6
 """Relative difference up to which two numbers of a regression count as the same."""
 
@@ -32,56 +28,6 @@ DELAYS: Final = (
     *(0.0, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
 """Upper bounds of the histogram of latency differences, B's minus A's, in seconds."""
-
-
-def wilson(successes: int, trials: int) -> Proportion | None:
-    """The share of successes with the bounds of Wilson's score interval; None without trials."""
-    if trials == 0:
-        return None
-    share = successes / trials
-    spread = _Z * _Z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    # At 0 and 1 rounding may leave the share itself just outside.
-    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-    return Proportion(share, low, high)
-
-
-class Histogram:
-    """Counts by bounds, and the moments of what was counted."""
-
-    __slots__ = ("_mean", "_squares", "bounds", "counts", "largest", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0
-        self.largest = -math.inf
-        self._mean = 0.0
-        self._squares = 0.0
-
-    def note(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += 1
-        self.largest = max(self.largest, value)
-        off = value - self._mean
-        self._mean += off / self.total
-        self._squares += off * (value - self._mean)
-
-    @property
-    def sum(self) -> float:
-        """The sum of all values."""
-        return self._mean * self.total
-
-    def mean(self) -> MeanDifference | None:
-        """The mean with its bounds; None without values."""
-        if self.total == 0:
-            return None
-        half = 0.0
-        if self.total > 1:
-            half = _Z * math.sqrt(self._squares / (self.total - 1) / self.total)
-        return MeanDifference(self._mean, self._mean - half, self._mean + half, self.largest)
 
 
 class AnswerComparison(NamedTuple):
@@ -112,6 +58,8 @@ class PairingStatistics:
     """When the first copy was taken, RFC 3339 in UTC."""
     examples: deque[Disagreement]
     """The newest rows that were labelled differently."""
+    seconds: InitVar[float]
+    """Deadline of a request: the limit of latency differences."""
     requests: int = 0
     """Those that B answered."""
     rows: int = 0
@@ -121,8 +69,11 @@ class PairingStatistics:
     """Copies that B could not answer."""
     dropped: int = 0
     """Copies that were not made."""
-    differences: Histogram = field(default_factory=lambda: Histogram(DIFFERENCES))
-    delays: Histogram = field(default_factory=lambda: Histogram(DELAYS))
+    differences: Histogram = field(default_factory=lambda: Histogram(DIFFERENCES, 0.0, 1.0))
+    delays: Histogram = field(init=False)
+
+    def __post_init__(self, seconds: float) -> None:
+        self.delays = Histogram(DELAYS, -seconds, seconds)
 
     def note(
         self,
@@ -174,17 +125,24 @@ def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 class ShadowStatistics:
-    """Keeps the page of the present pairing, with so many examples."""
+    """Keeps the page of the present pairing, with so many examples.
 
-    def __init__(self, examples: int) -> None:
+    `seconds` is the deadline of a request, and thereby the largest difference of two latencies.
+    """
+
+    def __init__(self, examples: int, seconds: float) -> None:
         self._kept = examples
-        self.page = PairingStatistics(None, None, deque(maxlen=examples))
+        self._seconds = seconds
+        self.page = self._page(None, None)
 
     def open(self, pairing: Pairing, now: Callable[[], str]) -> PairingStatistics:
         """The page of a pairing: an empty one when the pairing is another than before."""
         if pairing != self.page.pairing:
-            self.page = PairingStatistics(pairing, now(), deque(maxlen=self._kept))
+            self.page = self._page(pairing, now())
         return self.page
+
+    def _page(self, pairing: Pairing | None, since: str | None) -> PairingStatistics:
+        return PairingStatistics(pairing, since, deque(maxlen=self._kept), self._seconds)
 
     def state(self) -> ShadowState | None:
         """The numbers of the present pairing; None before its first copy."""
@@ -207,7 +165,7 @@ class ShadowStatistics:
         """What is known about a pairing; `examples`: whether the caller may see clients' rows."""
         page = self.page
         if a is None or b is None or (a, b) != page.pairing:
-            page = PairingStatistics(None, None, deque())
+            page = self._page(None, None)
         return ShadowReport(
             replica=replica,
             a=a,
@@ -218,9 +176,10 @@ class ShadowStatistics:
             rows_agreed=page.agreed,
             failed=page.failed,
             dropped=page.dropped,
-            agreement=wilson(page.agreed, page.rows),
+            agreement=proportion(page.agreed, page.rows),
             probability_difference=page.differences.mean(),
             latency_difference_seconds=page.delays.mean(),
+            latency_difference_median_seconds=page.delays.median(),
             examples=tuple(page.examples) if examples else (),
             examples_withheld=bool(page.examples) and not examples,
         )

@@ -51,6 +51,9 @@ def test_rates_latencies_and_the_shadow_appear_under_requests(
         expect(cell(page, "shadow", "Disagreements")).to_have_text(str(report()["rows"]))
         expect(cell(page, "shadow", "Agreement")).to_have_text("0.00 %")
         expect(cell(page, "shadow", "Bounds, 95 %")).to_contain_text("0.00 % to ")
+        expect(cell(page, "shadow", "Median latency, B − A")).to_contain_text(
+            re.compile("s|unknown")
+        )
         screen.is_clean()
     finally:
         gateway.traffic("off", 0)

@@ -56,6 +56,8 @@ def test_mirrored_answers_are_compared_row_by_row(gateway: RunningGateway) -> No
     # The bounds are those of the mean: with few values the upper one may pass the largest.
     assert delay["low"] < delay["value"] < delay["high"]
     assert delay["value"] <= delay["largest"] < 5
+    median = found["latency_difference_median_seconds"]
+    assert median["low"] is None or median["low"] <= delay["largest"]
     assert (found["a"]["run_id"], found["b"]["run_id"]) == ("run-1", "run-2")
     assert (found["failed"], found["dropped"]) == (0, 0)
     example = found["examples"][-1]

@@ -156,7 +156,7 @@ class FakeTritonPlane:
             self.metrics,
             self.queue_budget,
         )
-        self.ledger = ShadowStatistics(5)
+        self.ledger = ShadowStatistics(5, 5.0)
         self.offload = Offload(self.queue_budget)
         self.mirror = Mirror(
             self.settings, self.router, self.metrics, self.ledger, self.mirror_budget, self.offload

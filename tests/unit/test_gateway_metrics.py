@@ -71,7 +71,7 @@ def promoted(metrics: Metrics, model_name: str, versions: int) -> None:
     """Route a model to `versions` versions in turn, on both variants, each answering once."""
     model = metrics.model(model_name)
     model.routed = lambda: RoutedState(True, versions, [("A", versions, True)])
-    model.shadow = ShadowStatistics(0).state
+    model.shadow = ShadowStatistics(0, 5.0).state
     for outcome in ("agreed", "disagreed", "failed", "dropped"):
         model.mirrored.labels(outcome)
     for version in range(1, versions + 1):
@@ -331,7 +331,7 @@ def test_last_request_is_dated_whether_it_was_answered_or_not() -> None:
 
 
 async def test_shadow_histograms_are_cumulative_and_whole() -> None:
-    ledger = ShadowStatistics(0)
+    ledger = ShadowStatistics(0, 5.0)
     metrics = Metrics()
     metrics.model("m").shadow = ledger.state
     assert b"gateway_shadow_rows_total{" not in await metrics.render()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from serving_gateway.contract import RoutedVersion
+from serving_gateway.contract import (
+    BoundedMean,
+    Interval,
+    QuantileBounds,
+    RoutedVersion,
+    Trials,
+)
 from serving_gateway.inference.codec import ModelOutput
+from serving_gateway.inference.histogram import Histogram, proportion
 from serving_gateway.inference.shadow import (
+    DELAYS,
     ShadowStatistics,
     largest_difference,
     same,
-    wilson,
 )
 
 A = RoutedVersion("m", 1, "run-1")
@@ -26,22 +31,38 @@ def clock() -> str:
     return "2026-01-01T00:00:00.000Z"
 
 
-def test_the_bounds_are_wilsons() -> None:
-    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
-    found = wilson(81, 263)
-    assert found is not None
-    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
-    none = wilson(0, 20)
-    assert none is not None
-    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
-    assert wilson(0, 0) is None
+def test_all_bounds_are_of_confidence_sequences_at_95_percent() -> None:
+    delays = Histogram(DELAYS, -5.0, 5.0)
+    for _ in range(400):
+        delays.note(0.003)
+        delays.note(0.004)
+    agreement, mean, median = proportion(392, 400), delays.mean(), delays.median()
+    assert agreement is not None
+    assert Interval(agreement.low, agreement.high) == Trials(392, 400).bounds(0.05)
+    assert mean is not None
+    record = BoundedMean(800, 800 * 0.0035, 400 * (0.003**2 + 0.004**2), -5.0, 5.0)
+    expected = record.bounds(0.05)
+    assert (mean.low, mean.high) == pytest.approx((expected.low, expected.high))
+    assert median == QuantileBounds(0.002, 0.005)
+    empty = Histogram(DELAYS, -5.0, 5.0)
+    assert (proportion(0, 0), empty.mean(), empty.median()) == (None, None, None)
 
 
-@given(st.integers(1, 10**9), st.data())
-def test_the_share_lies_within_its_bounds(trials: int, data: st.DataObject) -> None:
-    found = wilson(data.draw(st.integers(0, trials)), trials)
+def test_a_median_beyond_the_histogram_has_no_bound_there() -> None:
+    delays = Histogram(DELAYS, -5.0, 5.0)
+    for _ in range(50):
+        delays.note(2.0)
+    assert delays.median() == QuantileBounds(1.0, None)
+
+
+def test_a_latency_beyond_the_deadline_counts_as_the_deadline() -> None:
+    delays = Histogram(DELAYS, -5.0, 5.0)
+    delays.note(5.5)
+    delays.note(-5.25)
+    assert (delays.sum, delays.squares, delays.largest) == (0.0, 50.0, 5.5)
+    found = delays.mean()
     assert found is not None
-    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert (found.low, found.high) == (-5.0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +91,7 @@ def test_the_largest_difference_counts(
 
 
 def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -> None:
-    ledger = ShadowStatistics(2)
+    ledger = ShadowStatistics(2, 5.0)
     page = ledger.open((A, B), clock)
     ours = ModelOutput([1, 1, 1], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     theirs = ModelOutput([1, 2, 2], [[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
@@ -80,7 +101,7 @@ def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -
     assert page.note(ours, ours, 0.001, rows)
     found = ledger.summary("r", A, B, examples=True)
     assert (found.requests, found.rows, found.rows_agreed, found.since) == (3, 9, 5, clock())
-    assert found.agreement == wilson(5, 9)
+    assert found.agreement == proportion(5, 9)
     assert found.probability_difference is not None
     assert found.probability_difference.value == pytest.approx(2 * (0 + 0.3 + 0.6) / 9)
     assert found.probability_difference.largest == pytest.approx(0.6)
@@ -98,7 +119,7 @@ def test_a_page_counts_rows_differences_delays_and_keeps_the_newest_examples() -
 
 
 def test_another_pairing_starts_an_empty_page_and_late_answers_do_not_reach_it() -> None:
-    ledger = ShadowStatistics(2)
+    ledger = ShadowStatistics(2, 5.0)
     former = ledger.open((A, B), clock)
     answers = ModelOutput([1], None)
     former.note(answers, answers, 0.0, [[1.0]])

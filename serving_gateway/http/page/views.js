@@ -134,6 +134,12 @@ function replicas({ replicas: all, in_sync: inSync, replicas_problem: problem })
     ])));
 }
 
+/** Bounds of a quantile; beyond the histogram there is none. */
+function between({ low, high }) {
+  if (low === null || high === null) return low === high ? "unknown" : low === null ? `at most ${duration(high)}` : `over ${duration(low)}`;
+  return `${duration(low)} to ${duration(high)}`;
+}
+
 const compared = new Map(); // replica id -> its report on the present pairing
 
 function shadow(answer, { replicas: all }) {
@@ -147,11 +153,12 @@ function shadow(answer, { replicas: all }) {
   const reports = [...compared.values()].sort((one, other) => (one.replica < other.replica ? -1 : 1));
   const cells = (name, cell) => row(name, reports.map(cell));
   put("shadow",
-    el("caption", {}, `Answers of version ${answer.b.version} to copies, beside those of version ${answer.a.version}. Each replica counts its own.`),
+    el("caption", {}, `Answers of version ${answer.b.version} to copies, beside those of version ${answer.a.version}. Each replica counts its own. Bounds hold however long they are watched.`),
     head(["Replica", ...reports.map(({ replica }) => replica)]),
     el("tbody", {},
       cells("Agreement", ({ agreement: one }) => (one ? percent(one.value) : "–")),
       cells("Bounds, 95 %", ({ agreement: one }) => (one ? `${percent(one.low)} to ${percent(one.high)}` : "–")),
+      cells("Median latency, B − A", ({ latency_difference_median_seconds: one }) => (one ? between(one) : "–")),
       cells("Rows", ({ rows }) => String(rows)),
       cells("Disagreements", ({ rows, rows_agreed: agreed }) => String(rows - agreed)),
       cells("Failed copies", ({ failed }) => String(failed)),
