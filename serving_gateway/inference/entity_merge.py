@@ -17,7 +17,7 @@ from serving_gateway.features.types import (
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.entity_request import EntityRequest, listed
-from serving_gateway.inference.rows import RequestRows, oldest_time
+from serving_gateway.inference.rows import RequestRows, oldest_time, shown_id
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -97,9 +97,9 @@ def _require_covered(request: EntityRequest, row: int, gap: Gap, given: Set[str]
         Status.EXPIRED: f"has values of {gap.event_timestamp} only, older than {views} allows",
         Status.INCOMPLETE: f"has no value for {listed(lacking)} in {views}",
     }[gap.status]
-    entity = request.entities[row].get(gap.key)
+    entity = shown_id(request.entities[row].get(gap.key))
     raise EntityUnusable(
-        f"{gap.key} {entity!r} {why}. To use values of your own instead, send "
+        f"{gap.key} {entity} {why}. To use values of your own instead, send "
         f"{listed(lacking)} in request.",
         field=request.place("entities", row, gap.key),
         code=f"{gap.status}_entity",

@@ -41,12 +41,12 @@ class EntityRequest(msgspec.Struct, frozen=True):
         """The ids of the wanted rows."""
         return [cast(EntityKey, self.ids[row]) for row in self.wanted]
 
-    def place(self, part: str, row: int, name: str) -> str:
-        """The path of a value in `entities` or `request`."""
+    def place(self, part: str, row: int, name: str | None) -> str:
+        """The path of a value in `entities` or `request`, or of all of its row."""
         where = part if self.is_single else f"{part}[{row}]"
-        return f"{where}.{name[:_SHOWN]}" if name else where
+        return where if name is None else f"{where}.{name[:_SHOWN]}"
 
-    def missing_key(self, row: int, key: str, features: Sequence[str]) -> InvalidInput:
+    def missing_key(self, row: int, key: str | None, features: Sequence[str]) -> InvalidInput:
         """The error of a row without a key, by which these features are stored."""
         what = f"is missing: {listed(features)} would be read by it. Send it, or these in request."
         return invalid_value(self.place("entities", row, key), what, code="missing_key")
@@ -151,4 +151,4 @@ def _check_keys(codec: Codec, found: EntityRequest, row: int, keys: tuple[str, .
     if len(given or ()) < len(stored) and (len(keys) < 2 or not given):
         absent = [key for key in keys if key not in entity]
         lacking = [name for name in stored if name not in (given or ())]
-        raise found.missing_key(row, absent[0] if absent else "", lacking)
+        raise found.missing_key(row, absent[0] if absent else None, lacking)

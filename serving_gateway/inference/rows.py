@@ -31,6 +31,7 @@ from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.tensors import Tensors
 
+_SHOWN: Final = 200
 VALUE_BYTES: Final = 40
 """What a value of a decoded row takes in memory, beside its tensor."""
 
@@ -49,6 +50,12 @@ class RequestRows(msgspec.Struct, frozen=True):
     """Whose rows they are, where the request names keys; None for a row without."""
     is_named: bool = False
     """Whether the values of `data` were sent by name, or stored, rather than by position."""
+
+
+def shown_id(entity: object) -> str:
+    """A client's id as an error repeats it: not all of a very long one."""
+    text = repr(entity)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def oldest_time(times: Iterable[float | None]) -> float | None:
@@ -228,7 +235,8 @@ def _missing(
         Status.INCOMPLETE: f"has no value for {', '.join(found.missing)}",
     }[found.status]
     return EntityUnusable(
-        f"Entity {entity!r} {why}. Send its row as data or instances too, to be taken instead.",
+        f"Entity {shown_id(entity)} {why}. Send its row as data or instances too, to be taken "
+        "instead.",
         field=field,
         code=f"{found.status}_entity",
     )

@@ -241,6 +241,14 @@ SENT = {"x": 1, "y": 1}
             *("entities[1].shop", "unknown_entity", "shop 'z' is not in feature view shops"),
         ),
         (
+            {"entities": {"id": 1, "shop": "z" * 100_000}, "request": SENT},
+            *("entities.shop", "unknown_entity", r"^shop 'z{199}\.\.\. is not in.{,90}$"),
+        ),
+        (
+            {"entities": {"id": 1, "shop": "x", "": 1}, "request": SENT},
+            *("entities.", "unknown_key", r"^entities\. is not a key"),
+        ),
+        (
             {"entities": {"id": 3, "shop": "x"}, "request": SENT},
             *("entities.id", "expired_entity", "2024-06-01T11:58:30Z only, older than"),
         ),
