@@ -191,3 +191,16 @@ def test_error_is_short_and_does_not_tell_what_a_variable_holds(
 def test_query_that_no_encoding_can_write_is_refused() -> None:
     with pytest.raises(ValueError, match="character 9 is half a pair"):
         DuckdbQuery("SELECT '\ud800'", {"a": "a.csv"})
+
+
+def test_name_with_brackets_is_that_of_one_file(spec: FeatureTableSpec) -> None:
+    (_folder(spec) / "paid[1].csv").write_text("amount\n7\n")
+    (_folder(spec) / "paid1.csv").write_text("amount\n8\n")
+    assert spec.source.duckdb is not None
+    query = ROW.format("amount::DOUBLE") + " FROM paid"
+    named = replace(
+        spec.source.duckdb, query=query, files={"paid": str(_folder(spec) / "paid[1].csv")}
+    )
+    spec = replace(spec, source=replace(spec.source, duckdb=named))
+
+    assert read_table(spec, SourceResource()).table["spent"].to_pylist() == [7.0]

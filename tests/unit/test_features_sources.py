@@ -502,3 +502,19 @@ def test_the_fingerprint_of_a_table_is_that_of_its_values() -> None:
     assert table_fingerprint(pa.table({"a": behind})) == table_fingerprint(
         pa.table({"a": pa.array([1, None, 3])})
     )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_name_with_brackets_is_that_of_one_file(
+    tmp_path: Path, expected: pa.Table, ending: str
+) -> None:
+    """DuckDB alone reads `a1.csv` where it is asked for `a[1].csv`."""
+    lines = mixed_lines()
+    _csv(tmp_path / "mixed[1].csv", lines)
+    _csv(tmp_path / "mixed1.csv", lines[:-1])
+    file = tmp_path / f"mixed[1].{ending}"
+    if ending == "parquet":
+        parquet.write_table(expected, file)
+        parquet.write_table(expected.slice(1), tmp_path / "mixed1.parquet")
+
+    assert _read(Source(str(file))).table.equals(expected)

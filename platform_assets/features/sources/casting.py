@@ -6,7 +6,9 @@ turns into NULL, although it does not say "missing", is not of the declared type
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from platform_assets.features.sources.columns import Column
@@ -136,6 +138,11 @@ def cast(column: Column, value: str, source_type: str) -> Cast:
         present=_present(column, kind).format(v=value, t=trimmed),
         local="NOT " + _HAS_OFFSET.format(v=value) if kind == "text" else str(kind == "local"),
     )
+
+
+def file_in_sql(path: Path) -> str:
+    """The path of one file as text of SQL: DuckDB takes `[1]` in a name for a pattern too."""
+    return quoted(glob.escape(str(path)))
 
 
 def quoted(text: str) -> str:

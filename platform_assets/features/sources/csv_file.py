@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from platform_assets.features.sources.casting import quoted
+from platform_assets.features.sources.casting import file_in_sql, quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS
 from platform_assets.features.sources.sink import RowSink, SourceRows
@@ -99,7 +99,7 @@ class CsvFile:
     def _rows(self, header: list[str], separator: str, blank: int, mode: str) -> SourceRows:
         columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
         relation = (
-            f"read_csv({quoted(str(self.path))}, auto_detect=false, header=true, skip={blank}, "
+            f"read_csv({file_in_sql(self.path)}, auto_detect=false, header=true, skip={blank}, "
             f"delim={quoted(separator)}, quote='\"', escape='\"', columns={{{columns}}}, "
             f"compression='{'gzip' if self._zipped else 'none'}', {mode})"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
+from platform_assets.features.sources.casting import file_in_sql, quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.reader import Progress, SourceTable
@@ -102,8 +103,10 @@ class DuckdbReader:
                 self._require_select(duckdb.extract_statements(self._query))
                 for name, file in self._files.items():
                     database.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {_scan(file)}')
-                allowed = [str(one) for file in self._files.values() for one in file.files()]
-                database.execute(f"SET allowed_paths = [{', '.join(map(_text, allowed))}]")
+                found = [one for file in self._files.values() for one in file.files()]
+                # As a pattern, which DuckDB checks first, and as what it finds by it.
+                allowed = [*map(file_in_sql, found), *(quoted(str(one)) for one in found)]
+                database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
                 database.execute("SET enable_external_access = false")
                 database.execute("SET lock_configuration = true")
                 with (
@@ -158,16 +161,12 @@ def _limited(stop: Callable[[], None], timeout: timedelta, late: threading.Event
 
 def _scan(file: FileReader) -> str:
     """The table function that reads a file, or all files of a folder or a pattern."""
-    paths = [str(one) for one in file.files()]
-    listed = f"[{', '.join(map(_text, paths))}]"
-    if Path(paths[0]).suffix.lower() == ".parquet":
+    paths = file.files()
+    listed = f"[{', '.join(map(file_in_sql, paths))}]"
+    if paths[0].suffix.lower() == ".parquet":
         return f"read_parquet({listed}, hive_partitioning = true)"
     # Types are found in all rows, not in the first ones.
     return f"read_csv({listed}, header = true, sample_size = -1)"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _empty(schema: Any) -> Any:

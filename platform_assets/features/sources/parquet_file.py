@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from platform_assets.features.sources.casting import quoted
+from platform_assets.features.sources.casting import file_in_sql
 from platform_assets.features.sources.sink import RowSink, SourceRows
 from platform_assets.resources.source import SourceError
 
@@ -35,7 +35,7 @@ class ParquetFile:
         import duckdb
 
         [header] = self.header()
-        relation = f"read_parquet({quoted(str(self.path))}, hive_partitioning=false)"
+        relation = f"read_parquet({file_in_sql(self.path)}, hive_partitioning=false)"
         # By place: DuckDB takes names that differ in case alone for one.
         places = ", ".join(f"c{place}" for place in range(len(header)))
         try:
