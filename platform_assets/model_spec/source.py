@@ -20,6 +20,9 @@ from platform_assets.model_spec.fields import (
 
 SOURCE_PREFIX: Final = "SOURCE_"
 """How the environment variables begin that sources may name: others may hold secrets."""
+_LONGEST_NAME: Final = 255
+_LONGEST: Final = 4_000
+"""Bytes of a name and characters of a path that Linux and macOS have at most."""
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD: Final = re.compile(
     r"(?:://[^/@:]*:(?=[^@]+@)|(?:password|passwd|pwd)(?:=|%3D))(?P<password>[^@&;]+)",
@@ -43,7 +46,8 @@ def _expandable(text: str) -> str:
     return text
 
 
-def _file(text: str) -> str:
+def check_path(text: str) -> str:
+    """Return the path of a file of this machine, a folder or a pattern; ValueError for others."""
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{as_yaml(text)} is not a path")
     if "://" in text:
@@ -51,6 +55,8 @@ def _file(text: str) -> str:
             f"{as_yaml(text)} is an address: files are read from this machine only, so mount the "
             "storage, or use sql"
         )
+    if max(len(part.encode()) for part in text.split("/")) > _LONGEST_NAME or len(text) > _LONGEST:
+        raise ValueError(f"{as_yaml(text)} is longer than a path can be")
     try:
         Path(text).expanduser()
     except RuntimeError:
@@ -103,7 +109,7 @@ class SqlQuery:
     and reads the rows only when the answer has changed."""
 
 
-SourceFile = Annotated[StrictStr, Template, AfterValidator(_file)]
+SourceFile = Annotated[StrictStr, Template, AfterValidator(check_path)]
 _ViewName = Annotated[StrictStr, full_match(r"[A-Za-z0-9_]+", "not the name of a view")]
 _VIEW_RULE: Final = "use an ASCII letter, then letters, digits or underscores"
 

@@ -14,6 +14,7 @@ from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import FeatureSpec, JoinKey, ModelSpec
+from platform_assets.model_spec.source import check_path
 from platform_assets.resources.source import ColumnsError, SourceError
 from platform_assets.scoring.records import ROW
 
@@ -67,6 +68,11 @@ def stage_file(path: str, spec: ModelSpec, folder: Path, progress: Progress) -> 
 
 def _reader(path: str, spec: ModelSpec) -> tuple[FileReader, Sequence[Column]]:
     """The file, opened for the first set of columns that it has."""
+    try:
+        check_path(path)
+    except ValueError as error:
+        todo = "give `entities`, or the path of a file, in the configuration of the run"
+        raise SourceError(f"the source to score: {error}", todo) from None
     refusals: list[tuple[int, ColumnsError]] = []
     for columns in _column_sets(spec):
         reader = FileReader(path, path, columns, None, None)

@@ -230,3 +230,15 @@ def test_rows_are_refused_for_what_the_gateway_refuses() -> None:
         "number is missing",
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0.csv", "~nobody-has-this-name/x.csv", "\ud800.csv", "x" * 256, "https://h/x.csv"]
+)
+def test_path_that_no_file_can_have_is_refused(
+    payments: tuple[ModelSpec, Tables, tuple[FeatureData, ...]], tmp_path: Path, path: str
+) -> None:
+    spec, _, made = payments
+    with pytest.raises(SourceError, match="the source to score: ") as caught:
+        open_rows(path, made, spec, NOW, tmp_path, Progress())
+    assert "path of a file" in caught.value.todo
