@@ -71,21 +71,38 @@ def _kinds(labels: NDArray[Any], spec: ModelSpec) -> NDArray[np.int64]:
 def time_folds(rows: Rows, spec: ModelSpec) -> list[Fold]:
     """Return folds by time, each of which learns from all but what it tests and a gap around it.
 
-    Each row is tested by exactly one; TrainingError where all have the same time.
+    Each row is tested by exactly one. There is no gap where it would leave a fold nothing (or one
+    class alone) to learn from. TrainingError where all have the same time.
     """
     times = times_of(rows)
     moments, moment = np.unique(times, return_inverse=True)
     count = min(spec.evaluation.folds, len(moments))
     if count < 2:
         raise TrainingError("all rows have the same time: there is nothing to compare by")
-    part, gap = moment * count // len(moments), nanoseconds(spec.evaluation.gap)
+    part = moment * count // len(moments)
+    # The first folds of a comparison by time span little more than a long gap.
+    apart = _around(times, part, nanoseconds(spec.evaluation.gap))
+    if all(_can_learn(rows, learned, spec) for learned, _ in apart):
+        return apart
+    return _around(times, part, nanoseconds(None))
+
+
+def _around(
+    times: NDArray[np.datetime64], part: NDArray[np.int64], gap: np.timedelta64
+) -> list[Fold]:
     result = []
-    for one in range(count):
+    for one in range(int(part.max()) + 1):
         tested = part == one
         first, last = times[tested].min(), times[tested].max()
         learned = ~tested & ((times < first - gap) | (times > last + gap))
         result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
     return result
+
+
+def _can_learn(rows: Rows, learned: NDArray[np.int64], spec: ModelSpec) -> bool:
+    """Whether there are rows, of more than one class."""
+    several = spec.task is Task.REGRESSION or len(set(rows.labels[learned].tolist())) > 1
+    return len(learned) > 0 and several
 
 
 def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
@@ -105,11 +122,7 @@ def _expanding(rows: Rows, spec: ModelSpec) -> list[Fold]:
             learned, tested = learned & ~chosen, tested & chosen
         result.append((np.flatnonzero(learned), np.flatnonzero(tested)))
     usable = [
-        (learn, test)
-        for learn, test in result
-        if len(learn)
-        and len(test)
-        and (spec.task is Task.REGRESSION or len(set(rows.labels[learn].tolist())) > 1)
+        (learn, test) for learn, test in result if len(test) and _can_learn(rows, learn, spec)
     ]
     if not usable:
         raise TrainingError(

@@ -269,6 +269,13 @@ def test_calibration_folds_keep_the_gap_on_both_sides() -> None:
             assert distance.min() > np.timedelta64(5, "h")
 
 
+def test_calibration_folds_have_no_gap_where_it_would_leave_nothing_to_learn_from() -> None:
+    spec = _with(BY_TIME, gap=timedelta(hours=60), folds=4)
+    for learn, test in time_folds(_hours(100), spec):
+        assert len(test) == 25
+        assert len(learn) == 75
+
+
 def test_a_gap_that_leaves_nothing_to_learn_from_is_refused() -> None:
     spec = _with(BY_TIME, gap=timedelta(days=30))
     with pytest.raises(TrainingError, match=r"no training rows .* a gap of 30 days"):
