@@ -22,8 +22,8 @@ def signature_differences(old: Signature, new: Signature) -> list[str]:
 
     Clients may send rows by position and binary tensors by name, so a feature that is added,
     removed, moved, retyped, or may not be missing any more breaks some of them; so do other keys,
-    and a request feature that they do not send yet. They read probabilities by position, so a new class
-    must stand behind the others.
+    and a request feature that they do not send yet. They read probabilities by position, so a new
+    class must stand behind the others.
     """
     breaking = _feature_differences(old.features, new.features) or _key_differences(old, new)
     if old.packed_input != new.packed_input and not breaking:
