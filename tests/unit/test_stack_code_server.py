@@ -14,10 +14,9 @@ from platform_assets.local_stack import code_server
 
 SERVER = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"])
 print("started", flush=True)
 sys.stdin.read()
-child.kill()
 """
 LOOKS = 3
 
