@@ -24,6 +24,9 @@ REPOSITORY: Final = "__repository__"
 _CHAIN: Final = "_chain"
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 1800.0
+_RESTART_S: Final = 60.0
+_AWAY: Final = "Could not reach user code server"
+"""Dagster's words for a process with the definitions that is being restarted."""
 _ENDED: Final = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 
 
@@ -58,13 +61,25 @@ def run_page(dagster_url: str, run_id: str) -> str:
     return f"{dagster_url}/runs/{run_id}"
 
 
-def reload_definitions(dagster_url: str) -> None:
-    """Make Dagster read the model files again, as its UI's Reload does; StackError if it cannot."""
+def reload_definitions(dagster_url: str, patience_s: float = _RESTART_S) -> None:
+    """Make Dagster read the model files again, as its UI's Reload does.
+
+    Raises:
+        StackError: they do not load, or the process that reads them did not come back in time.
+    """
+    deadline = time.monotonic() + patience_s
+    while problem := _load_problem(dagster_url):
+        if _AWAY not in problem or time.monotonic() >= deadline:
+            raise StackError(f"the definitions do not load: {problem}")
+        time.sleep(_POLL_S)
+
+
+def _load_problem(dagster_url: str) -> str:
     answer = _asked(dagster_url, RELOAD, ReloadAnswer, location=LOCATION)
     outcome = answer.reload_repository_location
     loaded = outcome.location_or_load_error or outcome
-    if loaded.typename != "RepositoryLocation":
-        raise StackError(f"the definitions do not load: {loaded.message or loaded.typename}")
+    is_loaded = loaded.typename == "RepositoryLocation"
+    return "" if is_loaded else loaded.message or loaded.typename
 
 
 def run_chain(dagster_url: str, job: str, on_event: Callable[[ChainEvent], None]) -> ChainResult:

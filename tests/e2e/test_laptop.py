@@ -297,6 +297,7 @@ def test_every_row_of_it_is_answered_as_scikit_learn_does(
     assert ask(laptop.settings.gateway_url).differing(by_scikit_learn) == []
 
 
+@pytest.mark.timeout(600)
 def test_commands_of_the_pages_work(laptop: Laptop) -> None:
     """In the order in which a new user meets them; the model is the first page's own."""
     models = Path(laptop.environ["MODELS_DIR"])

@@ -219,6 +219,22 @@ def test_definitions_that_do_not_load_are_reported(webserver: Webserver) -> None
     assert not definitions_loaded(webserver.plays({"workspaceOrError": {}}))
 
 
+def test_process_with_the_definitions_that_is_being_restarted_is_waited_for(
+    webserver: Webserver,
+) -> None:
+    good = {"__typename": "RepositoryLocation"}
+    away = {"__typename": "PythonError", "message": "Could not reach user code server. gRPC Error"}
+    entry = {"__typename": "WorkspaceLocationEntry", "locationOrLoadError": good}
+    answers = [{"reloadRepositoryLocation": one} for one in (away, away, entry)]
+
+    chain.reload_definitions(webserver.plays(*answers))
+
+    assert not webserver.answers
+    url = webserver.plays({"reloadRepositoryLocation": away})
+    with pytest.raises(StackError, match="do not load: Could not reach user code server"):
+        chain.reload_definitions(url, patience_s=0)
+
+
 def test_daemons_count_from_their_own_start_on(webserver: Webserver) -> None:
     def daemons(*beats: float | None) -> str:
         found = [{"required": True, "healthy": True, "lastHeartbeatTime": one} for one in beats]
