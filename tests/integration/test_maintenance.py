@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -133,7 +134,15 @@ def test_while_a_server_is_away_nothing_of_the_model_goes(platform: Platform, aw
 def test_the_job_fails_and_names_a_model_that_it_left_alone(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MAINTENANCE_KEEP", "1")
+    predictions = platform.home / "predictions" / platform.spec.model_name
+    predictions.mkdir(parents=True, exist_ok=True)
+    for name in ("old-v1.parquet", "newest-v1.parquet"):
+        (predictions / name).touch()
+    os.utime(predictions / "old-v1.parquet", (1_000_000_000,) * 2)
     assert platform.execute("maintenance") == {}
+    assert not (predictions / "old-v1.parquet").exists()
+    assert (predictions / "newest-v1.parquet").is_file()
     away = replace(platform, resources={**platform.resources, **AWAY})
     [said] = away.execute("maintenance").values()
     assert "not all old records were deleted: best_model: " in said.lower()

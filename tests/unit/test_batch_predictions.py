@@ -311,6 +311,21 @@ def test_check_asks_by_key_where_the_gateway_looks_features_up(
     assert verdict.metadata["rows_identical"].value == 2
 
 
+def test_check_warns_where_production_has_moved_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway, _ = serve(monkeypatch, [])
+    response = PredictResponse([1], None, "visitors", "A", 8, "run-8", 2, FeatureSource.PAYLOAD)
+    monkeypatch.setattr(GatewayResource, "_post", lambda *_, **__: msgspec.json.encode(response))
+    version = RegisteredVersion("visitors", VERSION, RUN_ID, "f", VISITORS.signature(()))
+    made = BatchPredictions("unused", version, 1, {}, (SampledRow((1,), 1, ()),))
+    [check] = scoring_checks(VISITORS)
+
+    verdict = check(made, gateway=gateway)
+
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert (verdict.passed, verdict.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "answered by version 8, not 7" in str(verdict.description)
+
+
 SAMPLE = (SampledRow((1.0,), "a", (0.75, 0.25)), SampledRow((2.0,), "b", (0.5, 0.5)))
 
 
