@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Annotated, Self
 
 from pydantic import (
@@ -23,7 +23,7 @@ def _number(value: object) -> float:
     """A number in the type that it is written in: a union would be two fields in messages."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticKnownError("float_type")
-    if not math.isfinite(value):
+    if not -sys.float_info.max <= value <= sys.float_info.max:  # some whole numbers are beyond
         raise PydanticKnownError("finite_number")
     return value
 
@@ -46,6 +46,8 @@ class Range:
     def _check_order(self) -> Self:
         if self.low >= self.high:
             reject([(("low",), f"{self.low:g} is not below the high {self.high:g}")])
+        if self.high - self.low > sys.float_info.max:
+            reject([(("high",), f"{self.high:g} is too far from the low {self.low:g}")])
         if self.log and self.low <= 0:
             reject([(("low",), f"{self.low:g} has no logarithm: begin above 0, or remove log")])
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -45,7 +45,7 @@ def _class_weight(value: object) -> str | ClassWeights | None:
         for label, weight in value.items()
         if isinstance(weight, bool)
         or not isinstance(weight, (int, float))
-        or not 0 < weight < math.inf
+        or not 0 < weight <= sys.float_info.max
     )
     return {label: float(weight) for label, weight in value.items()}
 

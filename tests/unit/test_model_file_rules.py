@@ -478,6 +478,29 @@ REFUSED = [
     ("  task: binary", "  task: binary\n  weight: age", 6, "features.age", "is the weight"),
     ("  task: binary", "  task: binary\n  weight: patient_id", 12, "weight.column", "join key"),
     ("  task: binary", "  task: binary\n  weight: 3", 12, "weight", "must be a mapping of fields"),
+    (
+        "  task: binary",
+        f"  task: binary\n  class_weight: {{true: 1{'0' * 400}}}",
+        12,
+        "class_weight.True",
+        "number above 0",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n"
+        f"  candidates: {{function: 'x:y', ranges: {{m: {{low: 1, high: 1{'0' * 400}}}}}}}",
+        12,
+        "candidates[0].ranges.m.high",
+        "finite",
+    ),
+    (
+        "  task: binary",
+        "  task: binary\n"
+        "  candidates: {function: 'x:y', ranges: {m: {low: -1.7e+308, high: 1.7e+308}}}",
+        12,
+        "candidates[0].ranges.m.high",
+        "too far from the low",
+    ),
     ("  task: binary", "  task: binary\n  class_weight: even", 12, "class_weight", "balanced or"),
     (
         "  task: binary",
