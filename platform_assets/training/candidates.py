@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any, Final
 
 from platform_assets.model_spec import CandidateSpec, ModelSpec, Scalar, Task
@@ -27,6 +28,9 @@ from platform_assets.training.weights import is_weighted, takes_weights
 
 MAX_CANDIDATES: Final = 64
 """Grid points of all candidates of a model together."""
+_SHORT: Final = Repr()
+_SHORT.maxother = 200
+"""Writes what a function returns, however long it is."""
 SEARCH: Final = "search"
 """How messages about the search begin."""
 
@@ -126,8 +130,8 @@ def _module_exists(where: str, path: str) -> None:
     try:
         found = find_module(module)
     # A package above the module is imported here: the user's code, which may raise anything.
-    except Exception as exc:
-        raise CandidateError(f"{where}: {module} cannot be imported: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        raise CandidateError(f"{where}: {module} cannot be imported: {exc!r}") from exc
     if found is None:
         raise CandidateError(
             f"{where}: there is no module {module}; put it into a folder of {MODELS_DIR}, or "
@@ -198,21 +202,21 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
     make = _attribute(where, candidate.spec.name)
     try:
         model = make()
-    # The user's own code may raise anything: the message names the candidate.
-    except Exception as exc:
+    # The user's own code may raise anything, or end the process: the message names the candidate.
+    except (Exception, SystemExit) as exc:
         raise CandidateError(f"{where}: the function failed: {exc!r}") from exc
     methods = ["fit", "predict", "get_params", "set_params"]
     methods += [] if spec.task is Task.REGRESSION else ["predict_proba"]
     absent = [name for name in methods if not callable(getattr(model, name, None))]
     if absent or inspect.isclass(model):
         raise CandidateError(
-            f"{where}: the function returned {model!r}, which is not an unfitted scikit-learn "
-            f"estimator with {', '.join(methods)}"
+            f"{where}: the function returned {_SHORT.repr(model)}, which is not an unfitted "
+            f"scikit-learn estimator with {', '.join(methods)}"
         )
     if candidate.spec.pipeline is not None and not is_pipeline(model):
         raise CandidateError(
-            f"{where}: the function returned {model!r}, which is not a scikit-learn Pipeline; give "
-            "an estimator alone as `function`"
+            f"{where}: the function returned {_SHORT.repr(model)}, which is not a scikit-learn "
+            "Pipeline; give an estimator alone as `function`"
         )
     try:
         unseeded = [
@@ -222,7 +226,8 @@ def _from_function(candidate: Candidate, spec: ModelSpec) -> Any:
         ]
         model.set_params(**dict.fromkeys(unseeded, spec.evaluation.seed))
         return model.set_params(**candidate.parameters)
-    except (ValueError, TypeError) as exc:
+    # As above: these are methods of the user's own, too.
+    except Exception as exc:
         raise CandidateError(f"{where}: {exc}") from exc
 
 
@@ -231,8 +236,8 @@ def _attribute(where: str, path: str) -> Callable[..., Any]:
     try:
         found = getattr(import_module(module), name)
     # Importing runs the user's code.
-    except Exception as exc:
-        raise CandidateError(f"{where}: {path} cannot be imported: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        raise CandidateError(f"{where}: {path} cannot be imported: {exc!r}") from exc
     if not callable(found):
         raise CandidateError(f"{where}: {path} is not a function")
     return found  # type: ignore[no-any-return] # callable, which is all that is known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.sources.reader import Log, Progress
 from platform_assets.model_spec import Label, ModelSpec
+from platform_assets.resources.redaction import without_secrets
 from platform_assets.training.candidates import Candidate, build, parameters
 from platform_assets.training.folds import Fold, folds
 from platform_assets.training.rows import Rows, TrainingError
@@ -63,8 +65,8 @@ class Competition:
             with self._open_run(one.name) as run:
                 found = self._unless_withdrawn(one, place, run, judge)
         except TrainingError as error:
-            self.failed[one.name] = str(error)
-            self._say(f"{place}, {one.name}, is out: {error}")
+            reason = self.failed[one.name] = _told(error)
+            self._say(f"{place}, {one.name}, is out: {reason}")
             return None
         if found is None:
             return None
@@ -73,7 +75,7 @@ class Competition:
         self.results[one.name] = {**scores, "seconds": seconds}
         self.entered[one.name] = one
         for note in notes:
-            self._say(f"{one.name} warned: {note}")
+            self._say(f"{one.name} warned: {without_secrets(note, os.environ)}")
         value = scores[f"cv_{metric}"]
         spread = scores[f"cv_{metric}_std"]
         self._say(f"{place}, {one.name}: {metric} {value:.4f} ± {spread:.4f} ({seconds:.1f} s)")
@@ -111,7 +113,12 @@ class Competition:
 
 
 def _note(run: RunLog, reason: Exception) -> None:
-    run.record(tags={NOTE_TAG: str(reason)[:_NOTE_LENGTH]})
+    run.record(tags={NOTE_TAG: _told(reason)})
+
+
+def _told(reason: Exception) -> str:
+    """What a person reads: a function of the user's may say anything, at any length."""
+    return without_secrets(str(reason), os.environ)[:_NOTE_LENGTH]
 
 
 def why_all_failed(failed: Mapping[str, str]) -> TrainingError:

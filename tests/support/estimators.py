@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -53,6 +54,36 @@ class Fussy(DecisionTreeClassifier):  # type: ignore[misc] # scikit-learn is unt
 
 class Curious(HistGradientBoostingClassifier):  # type: ignore[misc] # scikit-learn is untyped
     """Adds nothing to its parent."""
+
+
+class Telling(DecisionTreeClassifier):  # type: ignore[misc] # scikit-learn is untyped
+    """Says in its error what the environment holds, at length."""
+
+    def fit(self, rows: Any, labels: Any) -> Any:
+        raise RuntimeError(f"no answer of https://me:{os.environ['MY_TOKEN']}@store " + "x" * 9000)
+
+
+class Unreadable(dict[str, Any]):
+    """Cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not for you")
+
+
+def telling() -> Any:
+    return Telling()
+
+
+def leaving() -> Any:
+    raise SystemExit(3)
+
+
+def unreadable() -> Any:
+    return Unreadable()
+
+
+def many() -> Any:
+    return ["nothing to learn"] * 100_000
 
 
 def curious() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_wrong_candidate_is_named_before_there_are_data(
         check_candidates(_spec(*candidates))
 
 
+def test_a_package_that_ends_the_process_is_named_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "ends_the_process"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CandidateError, match=r"cannot be imported: SystemExit\(3\)"):
+        check_candidates(_spec(CandidateSpec(function="ends_the_process.models:forest")))
+
+
 def test_a_definition_is_checked_without_the_libraries_of_training() -> None:
     code = (
         "import sys\n"
@@ -121,6 +133,9 @@ def test_histogram_boosting_holds_no_rows_out_unless_a_grid_says_so(task: Task) 
         (_function("nowhere"), "tests.support.estimators:nowhere cannot be imported"),
         (_function("NUMBER"), "is not a function"),
         (_function("failing"), r"function failed: RuntimeError\('no such thing'\)"),
+        (_function("leaving"), r"function failed: SystemExit\(3\)"),
+        (_function("unreadable"), "returned <Unreadable instance at .*, which is not an unfitted"),
+        (_function("many"), r"returned .{,200}\.\.\.\], which is not an unfitted"),
         (_function("a_class"), "not an unfitted scikit-learn estimator"),
         (_function("without_probabilities"), "with fit, predict, .*predict_proba"),
         (_function("scaled", depth=(1,)), r"candidates\[0\] .*depth"),

@@ -90,6 +90,21 @@ def test_a_candidate_that_fails_on_one_fold_fails_alone_and_says_on_which() -> N
     assert any(f"{name}, is out: {reason}" in line for line in said)
 
 
+def test_a_candidate_s_error_is_told_at_no_length_and_without_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hush-hush")
+    spec = _spec(CandidateSpec(function="tests.support.estimators:telling"))
+    competition, runs, said = _competition(spec)
+
+    _enter_all(competition, spec)
+
+    ((name, reason),) = competition.failed.items()
+    told = [reason, runs.recorded[name]["tags"]["mlflow.note.content"], *said]
+    assert "no answer of https://***@store xxx" in reason
+    assert not any("hush" in one or len(one) > 4100 for one in told)
+
+
 def test_the_next_best_takes_the_place_of_one_that_fails_on_all_rows() -> None:
     """And where none is left, the reasons are all there."""
     fussy = CandidateSpec(function="tests.support.estimators:fussy")
