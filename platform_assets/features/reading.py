@@ -16,8 +16,9 @@ from platform_assets.features.sources.reader import Log, Progress, SourceTable
 from platform_assets.features.weights import check_class_weights, check_weights
 from platform_assets.model_spec import FeatureSource, ModelSpec
 from platform_assets.resources.source import SourceResource
+from serving_gateway.contract import TIMELESS as STORED_TIMELESS
 
-TIMELESS: Final = datetime(2000, 1, 1, tzinfo=UTC)
+TIMELESS: Final = datetime.fromtimestamp(STORED_TIMELESS, UTC)
 """Event time of every row of a model that has none."""
 
 

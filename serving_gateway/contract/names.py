@@ -28,6 +28,9 @@ DAGSTER_RUN_TAG: Final = "serving.dagster_run_id"
 SIGNATURE_ARTIFACT: Final = "serving/signature.json"
 """Where the run keeps the signature: with thousands of features no tag could hold it."""
 
+TIMELESS: Final = 946_684_800
+"""Event time of stored values that have none: the start of 2000, in seconds since the epoch."""
+
 MAX_BATCH_SIZE: Final = 1024
 """Rows that one inference may carry: packaging writes it to config.pbtxt, the gateway keeps it."""
 

@@ -9,7 +9,7 @@ import msgspec
 
 from serving_gateway.features.entity_ids import JoinKey
 from serving_gateway.features.row_decoder import Row
-from serving_gateway.features.types import Gap, LookupResult, Status
+from serving_gateway.features.types import Gap, LookupResult, Status, oldest_time
 
 
 class View(msgspec.Struct, frozen=True, eq=False):
@@ -126,7 +126,7 @@ class KeyRead(NamedTuple):
         times: Sequence[float | None],
         missing: tuple[str, ...] = (),
     ) -> LookupResult:
-        oldest = _oldest(times)
+        oldest = oldest_time(times)
         by_view: tuple[Any, ...] = ()
         if len(self.views) > 1:
             by_view = tuple([one.names for one in self.views]), tuple(times)
@@ -135,7 +135,3 @@ class KeyRead(NamedTuple):
         views = tuple([one.view.name for one in self.views])
         gap = Gap(self.key.name, views, status, missing, oldest)
         return LookupResult(status, None, missing, oldest, (gap,), values, *by_view)
-
-
-def _oldest(times: Sequence[float | None]) -> float | None:
-    return min([at for at in times if at is not None], default=None)

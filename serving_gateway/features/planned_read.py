@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 from serving_gateway.errors import GatewayError
 from serving_gateway.features.entity_rows import KeyRead
 from serving_gateway.features.row_decoder import Row
-from serving_gateway.features.types import EntityOutcome, LookupRequest, LookupResult, Status
+from serving_gateway.features.types import (
+    EntityOutcome,
+    LookupRequest,
+    LookupResult,
+    Status,
+    oldest_time,
+)
 
 
 class KeyedIds(NamedTuple):
@@ -70,7 +76,7 @@ class Join(NamedTuple):
                 times.append(part.observed_at)
         if self.arrange is not None:
             values = [*self.arrange(values)]
-        oldest = min([one for one in times if one is not None], default=None)
+        oldest = oldest_time(times)
         if is_found:
             return LookupResult(
                 Status.FOUND, values, (), oldest, (), None, self.views, tuple(times)

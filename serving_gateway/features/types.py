@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from serving_gateway.contract import TIMELESS
 from serving_gateway.errors import EntityUnusable, FeaturesUnavailable, GatewayError
 
 EntityKey: TypeAlias = int | str | tuple[int | str | None, ...]
@@ -78,9 +79,12 @@ class LookupResult(msgspec.Struct, frozen=True, gc=False):
         if not self.views:
             return self.observed_at
         pairs = zip(self.views, self.times, strict=True)
-        return min(
-            [at for own, at in pairs if at is not None and not names >= {*own}], default=None
-        )
+        return oldest_time([at for own, at in pairs if not names >= {*own}])
+
+
+def oldest_time(times: Iterable[float | None]) -> float | None:
+    """The least of those that are known; tables without times have none."""
+    return min([one for one in times if one is not None and one != TIMELESS], default=None)
 
 
 @lru_cache(1024)  # what was written together has one time

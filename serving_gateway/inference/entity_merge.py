@@ -13,11 +13,12 @@ from serving_gateway.features.types import (
     LookupResult,
     OtherKeys,
     Status,
+    oldest_time,
 )
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.coerce import invalid_value
 from serving_gateway.inference.entity_request import EntityRequest, listed
-from serving_gateway.inference.rows import RequestRows, oldest_time, shown_id
+from serving_gateway.inference.rows import RequestRows, shown_id
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 

@@ -6,7 +6,7 @@ is going to answer, in the order of its signature.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ from serving_gateway.features.types import (
     LookupResult,
     OtherKeys,
     Status,
+    oldest_time,
 )
 from serving_gateway.inference.bodies import FloatRequest
 from serving_gateway.inference.codec import Codec
@@ -56,11 +57,6 @@ def shown_id(entity: object) -> str:
     """A client's id as an error repeats it: not all of a very long one."""
     text = repr(entity)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def oldest_time(times: Iterable[float | None]) -> float | None:
-    """The least of those that are known."""
-    return min([one for one in times if one is not None], default=None)
 
 
 def check_count(codec: Codec, what: str, rows: int, max_rows: int, field: str = "") -> None:

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from serving_gateway.contract import DType, Feature, PredictRequest, Signature, Strategy, Traffic
+from serving_gateway.contract import (
+    TIMELESS,
+    DType,
+    Feature,
+    PredictRequest,
+    Signature,
+    Strategy,
+    Traffic,
+)
 from serving_gateway.errors import FeaturesUnavailable, GatewayError, InvalidInput, TooLarge
 from serving_gateway.features.reader import FeatureReader
 from serving_gateway.features.types import InvalidEntityIds, LookupRequest
@@ -116,6 +124,19 @@ async def test_many_rows_are_read_at_once_and_each_id_once(
     ]
     assert response["features_as_of"] == "2024-06-01T11:45:00Z", "the oldest of all rows"
     assert [*store.asked[0].ids] == [(1, "x"), (2, "x")]
+
+
+async def test_tables_without_times_say_nothing_of_the_age_of_values(
+    plane: FakeTritonPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS["two"], 2, (TIMELESS, [20.0]))
+    for sent, time in (
+        ({}, "2024-06-01T11:59:55Z"),
+        ({"a": 1}, "2024-06-01T11:59:58Z"),
+        ({"a": 1, "c": 1}, None),
+    ):
+        _, response = await answer_of(plane, BOTH | {"request": SENT | sent})
+        assert response["features_as_of"] == time
 
 
 async def test_what_is_sent_of_stored_features_is_taken_instead(plane: FakeTritonPlane) -> None:
