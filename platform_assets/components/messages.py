@@ -60,7 +60,7 @@ def _message(detail: Mapping[str, Any], loc: FieldPath, file: type) -> str:
         return f"is missing: {' '.join(((field and field.description) or 'it is needed').split())}"
     if kind == "unexpected_keyword_argument":
         listed = f"{suggestion(str(loc[-1]), known)} Known here: {', '.join(sorted(known))}"
-        return f"is not a field of a model file.{listed}"
+        return f"is not a known field.{listed}"
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if kind.endswith(("too_short", "too_long")):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final, TypeVar
@@ -111,7 +111,8 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
             exist, or a feature table, column or key that does not.
     """
     folder = document.path.parent.absolute()
-    if unknown := [document.diagnostic(*one) for one in problems_of_tables(spec, tables)]:
+    found = problems_of_tables(spec, tables, partial(_is_written, folder.parent))
+    if unknown := [document.diagnostic(*one) for one in found]:
         raise ModelFileError(sorted(unknown, key=lambda one: one.line))
     try:
         named = replace(
@@ -119,16 +120,27 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
             model_name=spec.model_name or folder.name,
             source=_placed(spec.source, folder),
         )
-        found = with_tables(named, tables)
-        check_candidates(found)
+        typed = with_tables(named, tables)
+        check_candidates(typed)
     except ValidationError as error:
         raise _misnamed(document, "model_name", error) from error
     except CandidateError as error:
         raise ModelFileError([_candidate_problem(document, str(error))]) from error
-    functions = [one.own_code for one in found.candidates if one.own_code is not None]
+    functions = [one.own_code for one in typed.candidates if one.own_code is not None]
     # Of the tables only what the model reads of them decides on it.
-    content = document.content + found.contract.encode() if found.tables else document.content
-    return replace(found, code_version=code_version(content, functions))
+    content = document.content + typed.contract.encode() if typed.tables else document.content
+    return replace(typed, code_version=code_version(content, functions))
+
+
+def _is_written(folder: Path, table: str) -> bool:
+    """Whether a file describes a table of that name, be it wrong."""
+    for file in (folder / table / name for name in FILE_NAMES):
+        if file.is_file():
+            try:
+                return is_table(read_document(file))
+            except ModelFileError:  # not valid YAML
+                return True
+    return False
 
 
 def _misnamed(document: Document, field: str, error: ValidationError) -> ModelFileError:

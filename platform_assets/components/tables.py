@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from platform_assets.components.diagnostics import FieldPath
@@ -14,8 +14,13 @@ Tables = Mapping[str, FeatureTableSpec]
 Problem = tuple[FieldPath, str]
 
 
-def problems_of_tables(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:
-    """Yield what a model of several tables names that the tables do not have."""
+def problems_of_tables(
+    spec: ModelSpec, tables: Tables, broken: Callable[[str], bool]
+) -> Iterator[Problem]:
+    """Yield what a model of several tables names that the tables do not have.
+
+    `broken` says whether a table has a file, which is then wrong.
+    """
     if spec.labels is None:
         return
     keys = {one.column for one in spec.labels.entities}
@@ -26,9 +31,7 @@ def problems_of_tables(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:
         if feature.table not in known:
             known[feature.table] = [] if table is None else list(table.features)
             if table is None:
-                hint = suggestion(feature.table, tables)
-                listed = ", ".join(sorted(tables)) or "none"
-                yield place, f"there is no feature table {feature.table}.{hint} There are {listed}"
+                yield place, _no_table(feature.table, tables, broken)
             elif table.join_key.name not in keys:
                 yield (
                     place,
@@ -46,6 +49,13 @@ def problems_of_tables(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:
             message = f"no table of the model is read by {key.column}: remove it"
             yield ("attributes", "labels", "entities", index), message
     yield from _unequal_keys(spec, tables)
+
+
+def _no_table(name: str, tables: Tables, broken: Callable[[str], bool]) -> str:
+    if broken(name):
+        return f"correct the file of feature table {name} first: make check says what is wrong"
+    listed = ", ".join(sorted(tables)) or "none"
+    return f"there is no feature table {name}.{suggestion(name, tables)} There are {listed}"
 
 
 def _unequal_keys(spec: ModelSpec, tables: Tables) -> Iterator[Problem]:

@@ -56,6 +56,12 @@ def test_columns_and_keys_have_the_types_of_their_tables(tmp_path: Path) -> None
             "There are customers, shops",
         ),
         (
+            "shops: [risk]",
+            "payments: [risk]",
+            "payments:9: features.payments[0]: there is no feature table payments. There are "
+            "customers, shops",
+        ),
+        (
             "[age, region]",
             "[age, regoin]",
             "payments:8: features.customers[1]: customers has no column regoin. Did you mean "
@@ -123,7 +129,7 @@ def test_model_that_names_what_is_not_there_is_refused(
             "shops:5: ttl: needs `event_timestamp`: without times no value gets old",
         ),
         ("{risk", "{shop_ID", "shops:5: columns.shop_ID: 'shop_ID' is the join key: remove it"),
-        ("columns:", "colums:", "shops:5: colums: is not a field of a model file. Did you mean"),
+        ("columns:", "colums:", "shops:5: colums: is not a known field. Did you mean"),
     ],
 )
 def test_table_that_cannot_be_one_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -132,7 +138,7 @@ def test_table_that_cannot_be_one_is_refused(tmp_path: Path, old: str, new: str,
     found = _problems(tmp_path, shops=SHOPS.replace(old, new))
 
     assert any(one.startswith(said) for one in found)
-    assert "there is no feature table shops" in found[-1]
+    assert "correct the file of feature table shops first" in found[-1]
 
 
 def test_outcomes_that_were_not_known_yet_are_not_learned_from(tmp_path: Path) -> None:

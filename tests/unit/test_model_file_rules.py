@@ -13,7 +13,7 @@ from tests.support.model_files import FULL, MINIMAL, refused, write
 
 REFUSED = [
     # of MINIMAL: what stands there, what is written instead, line, field, part of the message
-    ("  task: binary", "  task: binary\n  colour: red", 12, "colour", "not a field"),
+    ("  task: binary", "  task: binary\n  colour: red", 12, "colour", "not a known field"),
     ("{file: p", "{fil: p", 3, "source.fil", "Did you mean `file`?"),
     ("boolean, null", "boolean, nul", 8, "features.smoker.nulable", "Did you mean `nullable`"),
     ("  task: binary\n", "", 2, "task", "is missing: What is predicted"),
