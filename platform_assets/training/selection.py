@@ -66,20 +66,39 @@ def answers_of(pipeline: Any, rows: Rows, spec: ModelSpec, classes: Sequence[Lab
     """Return what a fitted pipeline answers for rows; a class that it never saw has 0.
 
     Raises:
-        EstimatorError: it fails, as one does that refuses a text that it never saw.
+        EstimatorError: it fails, as one does that refuses a text that it never saw, or its answers
+            are no finite numbers for these rows and classes.
     """
-    regression = spec.task is Task.REGRESSION
     try:
         labels = np.asarray(pipeline.predict(rows.features))
-        stated = None if regression else np.asarray(pipeline.predict_proba(rows.features))
+        if spec.task is Task.REGRESSION:
+            predicted = labels.astype(np.float64).reshape(-1)
+            return Answers(rows.labels, _checked("predictions", predicted, rows.labels.shape))
+        probabilities = _probabilities(pipeline, rows, classes)
     # As above.
     except Exception as exc:
         raise _failed(pipeline, "was fitted, but cannot answer", exc) from exc
-    if stated is None:
-        return Answers(rows.labels, labels.astype(np.float64).reshape(-1))
-    probabilities = np.zeros((len(labels), len(classes)))
-    probabilities[:, codes(pipeline.classes_, classes)] = stated
     return Answers(rows.labels, labels, probabilities, tuple(classes))
+
+
+def _probabilities(pipeline: Any, rows: Rows, classes: Sequence[Label]) -> NDArray[np.float64]:
+    """The probabilities of each row in the order of the classes; ValueError for unusable ones."""
+    places = codes(pipeline.classes_, classes)
+    if (places < 0).any():
+        raise ValueError(f"its classes {pipeline.classes_} are not those of the target")
+    stated = np.asarray(pipeline.predict_proba(rows.features), dtype=np.float64)
+    found = np.zeros((len(rows.labels), len(classes)))
+    found[:, places] = _checked("probabilities", stated, (len(found), len(places)))
+    return found
+
+
+def _checked(what: str, found: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return numbers of this shape; ValueError for others, which NumPy may spread over the rows."""
+    if found.shape != shape:
+        raise ValueError(f"its {what} have the shape {found.shape}, not {shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"its {what} hold NaN or infinity")
+    return found
 
 
 def cross_validate(

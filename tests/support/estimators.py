@@ -63,6 +63,24 @@ class Telling(DecisionTreeClassifier):  # type: ignore[misc] # scikit-learn is u
         raise RuntimeError(f"no answer of https://me:{os.environ['MY_TOKEN']}@store " + "x" * 9000)
 
 
+class Undecided(DecisionTreeClassifier):  # type: ignore[misc] # scikit-learn is untyped
+    """Answers as `how` says once it has learned."""
+
+    def __init__(self, how: str = "", random_state: int | None = None) -> None:
+        super().__init__(random_state=random_state)
+        self.how = how
+
+    def predict(self, rows: Any, check_input: bool = True) -> Any:
+        found = super().predict(rows, check_input)
+        if self.how == "classes":
+            self.classes_: Any = ["other", "another"]
+        return found
+
+    def predict_proba(self, rows: Any, check_input: bool = True) -> Any:
+        found = super().predict_proba(rows, check_input)
+        return found[:, :1] if self.how == "shape" else found * float("nan")
+
+
 class Unreadable(dict[str, Any]):
     """Cannot even be shown."""
 
@@ -72,6 +90,10 @@ class Unreadable(dict[str, Any]):
 
 def telling() -> Any:
     return Telling()
+
+
+def undecided() -> Any:
+    return Undecided()
 
 
 def leaving() -> Any:

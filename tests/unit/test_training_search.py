@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -103,6 +104,26 @@ def test_a_candidate_s_error_is_told_at_no_length_and_without_secrets(
     told = [reason, runs.recorded[name]["tags"]["mlflow.note.content"], *said]
     assert "no answer of https://***@store xxx" in reason
     assert not any("hush" in one or len(one) > 4100 for one in told)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("shape", r"the shape \(100, 1\), not"),
+        ("nan", "hold NaN or infinity"),
+        ("classes", "other"),
+    ],
+)
+def test_a_candidate_without_usable_probabilities_fails_alone(how: str, said: str) -> None:
+    undecided = CandidateSpec(function="tests.support.estimators:undecided", grid={"how": (how,)})
+    spec = _spec(undecided, CandidateSpec("decision_tree"))
+    competition, _, _ = _competition(spec)
+
+    _enter_all(competition, spec)
+
+    ((_, reason),) = competition.failed.items()
+    assert re.search(rf"Undecided was fitted, but cannot answer: its .*{said}", reason)
+    assert list(competition.results) == ["decision_tree"]
 
 
 def test_the_next_best_takes_the_place_of_one_that_fails_on_all_rows() -> None:
