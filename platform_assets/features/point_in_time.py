@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _LEAST_MEMORY_MB: Final = 400
 _TIMES_SIZE: Final = 3
+_ROW: Final = '"\trow"'
+_FOUND: Final = "\tfound"
+"""Names with a tab, which the model file refuses in those of columns."""
 
 
 class UnknownEntityError(Exception):
@@ -50,15 +53,19 @@ def join_tables(
         for number, table in enumerate(spec.tables)
     ]
     time = _quoted(spec.event_timestamp)
-    columns = ["l.* EXCLUDE (__row)", *(column for part in parts for column in part.columns(time))]
+    columns = [
+        f"l.* EXCLUDE ({_ROW})",
+        *(column for part in parts for column in part.columns(time)),
+    ]
     found = [part.is_found(time) for part in parts]
     joins = " ".join(part.join(time) for part in parts)
     final = f"WHERE {time} <= getvariable('final_until')" if final_until else ""
     # The row number keeps the order, which parallel joins do not.
-    labels = "SELECT *, row_number() OVER () AS __row FROM read_parquet(getvariable('labels'))"
+    numbered = f"SELECT *, row_number() OVER () AS {_ROW}"
+    labels = f"{numbered} FROM read_parquet(getvariable('labels'))"
     query = (
         f"WITH l AS (SELECT * FROM ({labels}) {final}) "  # noqa: S608 -- columns of the spec
-        f"SELECT {', '.join([*columns, *found])} FROM l {joins} ORDER BY __row"
+        f"SELECT {', '.join([*columns, *found])} FROM l {joins} ORDER BY l.{_ROW}"
     )
     files = [data.labels_path, *paths.values()]
     with translated("join the feature tables to the labels"), _database(files) as database:
@@ -95,7 +102,7 @@ class _Part:
         self, table: FeatureTableSpec, path: str, features: list[FeatureSpec], number: int
     ) -> None:
         self._table, self.path, self._features = table, path, features
-        self.alias, self.mark = f"t{number}", f"__found_{number}"
+        self.alias, self.mark = f"t{number}", f"{_FOUND} {number}"
 
     def join(self, time: str) -> str:
         """The clause that joins the newest row."""
@@ -114,7 +121,7 @@ class _Part:
     def is_found(self, time: str) -> str:
         """Whether there is a row that has not expired."""
         key = f"{self.alias}.{_quoted(self._table.join_key.name)}"
-        return f"{key} IS NOT NULL AND {self._fresh(time)} AS {self.mark}"
+        return f"{key} IS NOT NULL AND {self._fresh(time)} AS {_quoted(self.mark)}"
 
     def check(self, joined: pa.Table, spec: ModelSpec) -> None:
         """Raise UnknownEntityError where a label has no row that it needs."""

@@ -1,0 +1,42 @@
+"""The join of labels with feature tables, over files of Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from platform_assets.components.loading import read_models
+from platform_assets.features.point_in_time import join_tables
+from tests.support.scoring import customers_data, data_of, shops_data
+from tests.support.several_tables import tables, write_files
+
+
+def test_columns_of_any_name_are_joined(tmp_path: Path) -> None:
+    """Also by names that the join may want for itself."""
+    drawn = tables(payments=20)
+    write_files(tmp_path, drawn)
+    for file in tmp_path.glob("*/defs.yaml"):
+        text = file.read_text().replace("shop_id", "t0").replace("amount", "__row")
+        file.write_text(text.replace("column: bad", "column: __found_0"))
+    [spec] = read_models(tmp_path).specs.values()
+    shops = shops_data(drawn, tmp_path)
+    named = parquet.read_table(shops.features_path)
+    parquet.write_table(named.rename_columns({"shop_id": "t0"}), shops.features_path)
+    names = ("customer_id", "t0", spec.event_timestamp, "__row", "__found_0")
+    columns = dict(zip(names, map(list, zip(*drawn.payments, strict=True)), strict=True))
+    columns[spec.event_timestamp] = pa.array(
+        columns[spec.event_timestamp], pa.timestamp("us", "UTC")
+    )
+    labels = data_of("payments", columns, tmp_path)
+    made = (customers_data(drawn, tmp_path), shops)
+    data = replace(labels, labels_path=labels.features_path, tables=made)
+
+    joined = join_tables(data, spec)
+
+    assert joined.column_names == [*names, "age", "region", "risk"]
+    assert joined["__row"].to_pylist() == [one[3] for one in drawn.payments]
+    assert joined["__found_0"].to_pylist() == [one[4] for one in drawn.payments]
+    assert joined["risk"].null_count == 0
