@@ -15,9 +15,10 @@ from platform_assets.components.reference import reference_table
 from platform_assets.components.scaffold.new import add_parser, run
 from platform_assets.components.schema import FILE_NAMES, file_schema
 from platform_assets.features.source import open_source
+from platform_assets.features.sources.duckdb_query import DuckdbReader
 from platform_assets.features.sources.files import FileReader
 from platform_assets.model_spec import FeatureSource, ModelSpec
-from platform_assets.resources.source import ColumnsError, SourceError, SourceResource
+from platform_assets.resources.source import ColumnsError, QueryError, SourceError, SourceResource
 from platform_assets.training.own_code import MODELS_DIR
 
 
@@ -83,11 +84,14 @@ def _with_headers(models: Models) -> Models:
     for file, spec in {**models.tables, **models.specs}.items():
         try:
             reader = open_source(spec, SourceResource())
-            if isinstance(reader, FileReader):
+            if isinstance(reader, FileReader | DuckdbReader):
                 reader.check_header()
-        except ColumnsError as error:
-            line = read_document(file).line(("attributes", "source", "file"))
-            wrong[file] = Diagnostic(file, line, "source.file", str(error))
+        except (ColumnsError, QueryError) as error:
+            inside = ("labels",) if isinstance(spec, ModelSpec) and spec.labels else ()
+            kind = ("duckdb", "query") if spec.source.duckdb else ("file",)
+            place = (*inside, "source", *kind)
+            line = read_document(file).line(("attributes", *place))
+            wrong[file] = Diagnostic(file, line, ".".join(place), str(error))
         except SourceError as error:
             print(f"{spec.name}: note: its columns were not looked at: {error}")
     return Models(

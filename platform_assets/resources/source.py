@@ -24,6 +24,10 @@ class ColumnsError(SourceError):
     """The source does not have the columns that the model file names."""
 
 
+class QueryError(SourceError):
+    """A query over files that are there cannot be run."""
+
+
 class SourceResource(ConfigurableResource["SourceResource"]):
     """Expands `${NAME}` in the paths and URLs of sources."""
 

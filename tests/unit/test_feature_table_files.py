@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from platform_assets.components import FeatureTable
+from platform_assets.components.__main__ import main
 from platform_assets.components.component import TableAttributes
 from platform_assets.components.loading import define_models, read_models
 from platform_assets.shared_definitions import resources
@@ -203,3 +204,16 @@ def test_component_of_a_table_reads_what_its_file_says() -> None:
     component = FeatureTable(TableAttributes.model_validate(attributes).root)
 
     assert component.attributes.feature_names == ("a",)
+
+
+def test_check_says_where_the_labels_lack_a_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, tables(payments=1))
+    # There is a table of that name among those that ship.
+    (tmp_path / "customers").rename(tmp_path / "payers")
+    model = tmp_path / "payments" / "defs.yaml"
+    model.write_text(MODEL.replace("    customers:", "    payers:"))
+    (tmp_path / "payments" / "payments.csv").write_text("payer,shop_id,at\n")
+    assert main(["check", str(tmp_path)]) == 1
+    assert f"{model}:4: labels.source.file: the source file" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from platform_assets.components.__main__ import main
 from platform_assets.components.loading import read_models
 from platform_assets.features.reading import read_table
 from platform_assets.features.source import current_fingerprint, source_fingerprint
@@ -204,3 +206,22 @@ def test_name_with_brackets_is_that_of_one_file(spec: FeatureTableSpec) -> None:
     spec = replace(spec, source=replace(spec.source, duckdb=named))
 
     assert read_table(spec, SourceResource()).table["spent"].to_pylist() == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("AS spent", "AS spend", "lacks spent in its columns: it has customer_id, day, spend"),
+        ("GROUP BY ALL", "GROUP BY", "failed: Parser Error: syntax error"),
+        ("sum(amount)", "sum(price)", 'failed: Binder Error: .* "price" not found'),
+    ],
+)
+def test_check_refuses_a_query_that_cannot_be_run(
+    spec: FeatureTableSpec, capsys: pytest.CaptureFixture[str], old: str, new: str, said: str
+) -> None:
+    file = _folder(spec) / "defs.yaml"
+    assert main(["check", str(file)]) == 0
+    file.write_text(TABLE.replace(old, new))
+    assert main(["check", str(file)]) == 1
+    place = re.escape(f"{file}:5: source.duckdb.query: the DuckDB query over paid, shops ")
+    assert re.search(place + said, capsys.readouterr().out)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from platform_assets.features.sources.casting import file_in_sql, quoted
 from platform_assets.features.sources.columns import Column
 from platform_assets.features.sources.files import FileReader
-from platform_assets.features.sources.reader import Progress, SourceTable
-from platform_assets.resources.source import SourceError
+from platform_assets.features.sources.reader import Progress, SourceTable, check_columns
+from platform_assets.resources.source import QueryError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +67,19 @@ class DuckdbReader:
         known = {name: one for name, one in revisions.items() if one is not None}
         return self._digest(known) if len(known) == len(revisions) else None
 
+    def check_header(self) -> None:
+        """Raise SourceError unless the query can be run and has the wanted columns."""
+        with self._relation() as relation:
+            names = relation.columns
+        check_columns(self.name, names, self._columns)
+
     def read(self, progress: Progress) -> SourceTable:
         """Run the query exactly as it is written, and read all rows."""
         from platform_assets.features.sources.builder import TableBuilder
 
         before = self.fingerprint()
         builder = TableBuilder(self._columns, self._key, progress)
-        with self._result() as reader:
+        with self._relation() as relation, relation.to_arrow_reader(_BATCH_ROWS) as reader:
             headers = reader.schema.names
             builder.add_batch(self.name, headers, _empty(reader.schema))
             for batch in reader:
@@ -90,7 +96,7 @@ class DuckdbReader:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @contextmanager
-    def _result(self) -> Iterator[Any]:
+    def _relation(self) -> Iterator[Any]:
         import duckdb
         import pyarrow as pa
 
@@ -109,11 +115,8 @@ class DuckdbReader:
                 database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
                 database.execute("SET enable_external_access = false")
                 database.execute("SET lock_configuration = true")
-                with (
-                    _limited(database.interrupt, self._timeout, late),
-                    database.sql(self._query).to_arrow_reader(_BATCH_ROWS) as reader,
-                ):
-                    yield reader
+                with _limited(database.interrupt, self._timeout, late):
+                    yield database.sql(self._query)
         # What fails after the first rows comes through Arrow, as an error of the system.
         except (duckdb.Error, pa.ArrowException, OSError) as exc:
             if late.is_set():
@@ -121,7 +124,7 @@ class DuckdbReader:
                     f"{self.name} took longer than {self._timeout} and was canceled",
                     "make the query faster, or raise source.duckdb.timeout, and run again",
                 ) from None
-            raise SourceError(
+            raise QueryError(
                 f"{self.name} failed: {self._described(exc)}",
                 "correct the query or the files, and run again",
             ) from None
@@ -129,7 +132,7 @@ class DuckdbReader:
     def _require_select(self, statements: Sequence[Any]) -> None:
         """Refuse what is more than to read: a COPY may write even to a file that may be read."""
         if [one.type.name for one in statements] != ["SELECT"]:
-            raise SourceError(
+            raise QueryError(
                 f"{self.name} is not a single SELECT",
                 "write one SELECT (a PIVOT with its values, IN (...)), and run again",
             )
