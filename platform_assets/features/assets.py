@@ -69,6 +69,10 @@ def _features(
         from platform_assets.features.reading import read_source, read_table
 
         started = time.monotonic()
+        if isinstance(spec, FeatureTableSpec):
+            with feast_failures():
+                # Before the file is replaced, which training and batch scoring read.
+                _refuse_breaking(spec, feast)
         try:
             rows = (
                 read_source(spec, source, context.log.info)

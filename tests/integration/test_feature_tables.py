@@ -170,8 +170,12 @@ def test_column_that_versions_read_stays_unless_breaking_is_allowed(
     (tmp_path / "payments").rename(tmp_path / ".payments")  # its file would be refused now
     file.write_text(CUSTOMERS.replace(*change))
 
-    refused = chain.run("customers")["customers"].failures["online_features"]
+    files = _contents(tmp_path)
+    assert files
 
+    refused = chain.run("customers")["customers"].failures["features"]
+
+    assert _contents(tmp_path) == files, "training and batch scoring go on reading the old ones"
     assert f"{service} reads {lost}" in refused
     assert "allow_breaking" in refused
     file.write_text(CUSTOMERS.replace(*change) + "  allow_breaking: true\n")
@@ -302,3 +306,7 @@ def test_view_that_others_fill_is_read_like_a_table(tmp_path: Path) -> None:
         refused = chain.run("customers")["customers"].failures["online_features"]
         shutil.move(tmp_path / ".payments", tmp_path / "payments")
         assert said in refused
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {one: one.read_bytes() for one in folder.rglob("customers/**/*.parquet")}
