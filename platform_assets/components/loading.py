@@ -74,7 +74,8 @@ def read_models(folders: Path | Iterable[Path] | None = None) -> Models:
     tables = _read_all(
         {file: one for file, one in documents.items() if is_table(one)}, parse_table, problems
     )
-    by_name = {table.name: table for table in tables.values()}
+    claimed = {problem.file for problem in _clashes(tables)}
+    by_name = {table.name: table for file, table in tables.items() if file not in claimed}
     specs = _read_all(
         {file: one for file, one in documents.items() if not is_table(one)},
         partial(parse_model, tables=by_name),

@@ -76,7 +76,7 @@ SEEN_TO_FIRE = {
     "maintenance_schedule",
 }
 SAME_AS_ANOTHER = {"timed_new_data", "quick_registry"}
-SHIPPED = ("best_model_", "cars_", "customers_", "fraud_", "merchants_", "seattle_weather_")
+SHIPPED = ("best_model_", "cars_", "fraud_", "seattle_weather_")
 
 
 class Receiver:

@@ -183,6 +183,15 @@ def test_table_and_model_of_one_name_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_table_of_a_name_that_is_taken_leaves_models_of_the_other_one_alone(tmp_path: Path) -> None:
+    named = SHOPS.replace("attributes:\n", "attributes:\n  table_name: customers\n")
+
+    assert _problems(tmp_path, other=named) == [
+        "other:3: table_name: 'customers' is also the name of customers: give one of them another "
+        "table_name"
+    ]
+
+
 def test_assets_of_tables_come_before_those_of_the_model(tmp_path: Path) -> None:
     write_files(tmp_path, tables(payments=1))
     defs = dg.Definitions.merge(define_models(read_models(tmp_path)), resources())
