@@ -38,7 +38,7 @@ MIDWAY: Final = (
         "after",
         "platform_assets.features.materialization:write_newest",
     ),
-    kill("trained_model", "before", "platform_assets.training.train:cross_validate", call=2),
+    kill("trained_model", "before", "platform_assets.training.competition:cross_validate", call=2),
     kill(
         "registered_model",
         "before",

@@ -110,13 +110,13 @@ class Load:
                     return
                 self.slowest_s = max(self.slowest_s, time.monotonic() - began)
                 self.sent += 1
-                body = answer.json()
+                response = answer.json()
                 if answer.status_code != 200:
-                    self.failures.append(f"{answer.status_code} {body}")
+                    self.failures.append(f"{answer.status_code} {response}")
                     continue
-                label = next(o["data"] for o in body["outputs"] if o["name"] == "label")
-                if (body["model_version"], label) != (str(version), [version]):
-                    self.failures.append(f"asked {version}: {body}")
+                label = next(o["data"] for o in response["outputs"] if o["name"] == "label")
+                if (response["model_version"], label) != (str(version), [version]):
+                    self.failures.append(f"asked {version}: {response}")
                 # Leave the machine's cores to the load that is under test.
                 self._stop.wait(0.004)
 
