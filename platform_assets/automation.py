@@ -8,13 +8,9 @@ import dagster as dg
 
 from platform_assets.attempts import request_run
 from platform_assets.export.adoption import is_foreign
-from platform_assets.features.records import data_fingerprint
-from platform_assets.features.source import (
-    FINGERPRINT_METADATA,
-    SourceError,
-    current_fingerprint,
-)
+from platform_assets.features.source import SourceError, current_fingerprint
 from platform_assets.features.source_asset import source_event
+from platform_assets.features.table_content import TableNotReadError, current_content
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import (
     CHAIN,
@@ -177,28 +173,18 @@ def _source_sensor(
             return dg.SkipReason(f"the source cannot be read: {error}")
         _, _, last = (context.cursor or "").rpartition(" ")
         seen = [] if fingerprint == last else [source_event(spec, fingerprint)]
-        read = [_content_of(table, context.instance) for table in tables]
-        if None in read:
-            missing = tables[read.index(None)].name
-            decision: dg.RunRequest | dg.SkipReason = dg.SkipReason(
-                f"the feature table {missing} was never read: run {table_job_name(missing)}"
-            )
+        decision: dg.RunRequest | dg.SkipReason
+        try:
+            content = current_content(spec, fingerprint, context.instance)
+        except TableNotReadError as error:
+            decision = dg.SkipReason(str(error))
         else:
-            content = data_fingerprint(fingerprint, [one for one in read if one])
             decision = request_run(made_by, content, context.instance)
         if isinstance(decision, dg.SkipReason):
             return dg.SensorResult(skip_reason=decision, cursor=cursor, asset_events=seen)
         return dg.SensorResult([decision], cursor=cursor, asset_events=seen)
 
     return new_data
-
-
-def _content_of(table: FeatureTableSpec, instance: dg.DagsterInstance) -> str | None:
-    """Fingerprint of what the online store has of a table; None when it was never read."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(table.key("online_features")))
-    made = event.asset_materialization if event else None
-    known = made.metadata.get(FINGERPRINT_METADATA) if made else None
-    return str(known.value) if known else None
 
 
 def _check_seconds(source: Source) -> int:

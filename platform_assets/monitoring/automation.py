@@ -1,11 +1,13 @@
 """The schedule of the drift report, and the sensor that retrains on drift."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from platform_assets.features.source import SourceError, source_fingerprint
+from platform_assets.features.table_content import TableNotReadError, current_content
 from platform_assets.intervals import sensor_seconds
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import VERSION_METADATA, production_version
@@ -114,18 +116,32 @@ def _why_nothing_new(
         tags = mlflow.version_tags(spec.model_name, now)
     except RegistryNotFound:
         return None
-    if tags.get(CODE_VERSION_TAG) != spec.code_version:
-        return None
-    if any(one.own_code is not None for one in spec.candidates):
-        return None  # the function's code may have changed
-    # Last: of a file it is remembered, of a query all rows are read for it.
-    if tags.get(DATA_FINGERPRINT_TAG) != source_fingerprint(spec, source):
+    if _has_anything_new(spec, tags, instance, source):
         return None
     return (
         f"the newest report warns, but version {now} was trained on exactly the rows that the "
         "source holds, by this model file and these packages: training again would give the "
         "same. Bring fresh rows into the source; the next report that warns then trains on them"
     )
+
+
+def _has_anything_new(
+    spec: ModelSpec,
+    tags: Mapping[str, str],
+    instance: dg.DagsterInstance,
+    source: SourceResource,
+) -> bool:
+    """Whether a training would learn from other rows, or otherwise, than the version of `tags`."""
+    if tags.get(CODE_VERSION_TAG) != spec.code_version:
+        return True
+    if any(one.own_code is not None for one in spec.candidates):
+        return True  # the function's code may have changed
+    try:
+        # Last: of a file it is remembered, of a query all rows are read for it.
+        content = current_content(spec, source_fingerprint(spec, source), instance)
+    except TableNotReadError:
+        return True  # the chain says what to run
+    return tags.get(DATA_FINGERPRINT_TAG) != content
 
 
 def _training(instance: dg.DagsterInstance, job: Job) -> bool:

@@ -43,8 +43,8 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
     if SAMPLE_ENTITY in table.column_names:
         entities = table[SAMPLE_ENTITY].to_pandas()
         known = entities.notna().to_numpy()
-        first = {one: _first_key(str(one)) for one in entities[known].unique()}
-        names[known] = "entity " + entities[known].map(first)
+        named = {one: f"entity {_first_key(str(one))}" for one in entities[known].unique()}
+        names[known] = [named[one] for one in entities[known]]
     return pd.factorize(names)[0].astype(np.int64)
 
 

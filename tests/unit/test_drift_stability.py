@@ -236,6 +236,13 @@ def test_rows_of_several_keys_are_of_the_entity_of_the_first() -> None:
     assert window_units(table, {}, identifying=False).tolist() == [0, 0, 1, 2, 0, 3, 4, 5, 6, 0, 7]
 
 
+def test_rows_without_any_entity_are_told_apart_by_their_requests() -> None:
+    times = pd.to_datetime(np.arange(6), unit="s", utc=True)
+    entities = pa.array([None] * 6, pa.string())
+    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: entities})
+    assert window_units(table, {}, identifying=False).tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_each_row_of_a_few_large_requests_counts() -> None:
     table = pa.table({SAMPLE_TIME: pd.to_datetime([0, 0, 0, 1, 1, 1], unit="s", utc=True)})
     answered = {"x": number([1.0, 2.0, 3.0, 1.0, 5.0, 6.0])}

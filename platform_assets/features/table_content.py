@@ -1,0 +1,36 @@
+"""What a model learns from at this moment: its own source, and its feature tables as last read."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from platform_assets.features.records import data_fingerprint
+from platform_assets.features.source import FINGERPRINT_METADATA
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, table_job_name
+
+
+class TableNotReadError(Exception):
+    """A feature table of the model was never materialized; the message says what to run."""
+
+
+def current_content(
+    spec: ModelSpec | FeatureTableSpec, own: str, instance: dg.DagsterInstance
+) -> str:
+    """Return the fingerprint of all that is learned from, given that of the own source.
+
+    Raises:
+        TableNotReadError: one of the tables was never read.
+    """
+    tables = spec.tables if isinstance(spec, ModelSpec) else ()
+    return data_fingerprint(own, [_read_content(table, instance) for table in tables])
+
+
+def _read_content(table: FeatureTableSpec, instance: dg.DagsterInstance) -> str:
+    event = instance.get_latest_materialization_event(dg.AssetKey(table.key("online_features")))
+    made = event.asset_materialization if event else None
+    known = made.metadata.get(FINGERPRINT_METADATA) if made else None
+    if known is None:
+        raise TableNotReadError(
+            f"the feature table {table.name} was never read: run {table_job_name(table.name)}"
+        )
+    return str(known.value)
