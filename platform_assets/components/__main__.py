@@ -17,7 +17,7 @@ from platform_assets.components.schema import FILE_NAMES, file_schema
 from platform_assets.features.source import open_source
 from platform_assets.features.sources.duckdb_query import DuckdbReader
 from platform_assets.features.sources.files import FileReader
-from platform_assets.model_spec import FeatureSource, ModelSpec
+from platform_assets.model_spec import ModelSpec, SourceSpec
 from platform_assets.resources.source import ColumnsError, QueryError, SourceError, SourceResource
 from platform_assets.training.own_code import MODELS_DIR
 
@@ -105,7 +105,7 @@ def _summary(spec: ModelSpec) -> str:
     return f"{spec.task} of {spec.target.name}, {len(spec.features)} features, from {_place(spec)}"
 
 
-def _place(spec: FeatureSource) -> str:
+def _place(spec: SourceSpec) -> str:
     source = spec.source
     return source.file or source.dataset or source.feast_view or "a query"
 

@@ -25,7 +25,7 @@ _SINGLE_PRECISION: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class RawColumn:
     """An input of the graph that skl2onnx makes: a feature, perhaps in another type."""
 
     name: str
@@ -38,7 +38,7 @@ class ColumnSteps:
     """The steps to convert, the first of which chooses among `columns` by their names."""
 
     named: list[NamedStep]
-    columns: tuple[Column, ...]
+    columns: tuple[RawColumn, ...]
 
     @property
     def steps(self) -> list[Any]:
@@ -67,7 +67,7 @@ def over_columns(named: Sequence[NamedStep], signature: Signature) -> ColumnStep
         if features[one].dtype is not DType.BYTES
     }
     double = numbers - {DType.FP32} != set()
-    columns: dict[str, Column] = {}
+    columns: dict[str, RawColumn] = {}
     chosen = []
     for name, step, names in branches:
         wanted = [_column(features[one], double=double) for one in names]
@@ -105,12 +105,14 @@ def _passing(signature: Signature) -> Any:
     return ColumnTransformer([("all", "passthrough", names)]).fit(row)
 
 
-def _column(feature: Feature, *, double: bool) -> Column:
+def _column(feature: Feature, *, double: bool) -> RawColumn:
     plain = feature.dtype is DType.BYTES or not double
-    return Column(f"column.{feature.name}", feature, feature.tensor_dtype if plain else DType.FP64)
+    return RawColumn(
+        f"column.{feature.name}", feature, feature.tensor_dtype if plain else DType.FP64
+    )
 
 
-def _require_one_type(name: str, columns: Sequence[Column]) -> None:
+def _require_one_type(name: str, columns: Sequence[RawColumn]) -> None:
     kinds = {one.dtype is DType.BYTES for one in columns}
     if len(kinds) > 1:
         raise ExportError(
@@ -132,7 +134,7 @@ def _as(dtype: str) -> Any:
     return FunctionTransformer(np.asarray, kw_args={"dtype": dtype})
 
 
-def fed_by(graph: Any, columns: Sequence[Column], signature: Signature) -> Any:
+def fed_by(graph: Any, columns: Sequence[RawColumn], signature: Signature) -> Any:
     """Let a graph whose inputs are `columns`, in this order, read what the signature says."""
     from onnx import helper, numpy_helper
 

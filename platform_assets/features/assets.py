@@ -19,9 +19,9 @@ from platform_assets.features.sources.reader import Progress
 from platform_assets.features.storage import StaleDataError, check_current, write_feature_data
 from platform_assets.features.summary import data_metadata
 from platform_assets.model_spec import (
-    FeatureSource,
     FeatureTableSpec,
     ModelSpec,
+    SourceSpec,
 )
 from platform_assets.resources.failures import as_failure, failure, feast_failures
 from platform_assets.resources.feast import FeastResource
@@ -156,7 +156,7 @@ def _online_features(spec: ModelSpec | FeatureTableSpec) -> dg.AssetsDefinition:
     return online_features
 
 
-def _service_metadata(spec: FeatureSource) -> dict[str, str]:
+def _service_metadata(spec: SourceSpec) -> dict[str, str]:
     if not isinstance(spec, ModelSpec):
         return {}
     return {"feature_service": spec.feature_service, "feature_contract": spec.contract}

@@ -9,7 +9,7 @@ import dagster as dg
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import FeatureSource, FeatureSpec, FeatureTableSpec, ModelSpec
+from platform_assets.model_spec import FeatureSpec, FeatureTableSpec, ModelSpec, SourceSpec
 from platform_assets.resources.failures import feast_failures
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.metadata import table
@@ -19,7 +19,7 @@ CLOCK_SKEW: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class RangeLine:
     """One line of the range report: what is allowed, what was found, how many lie outside."""
 
     column: str
@@ -28,14 +28,14 @@ class Range:
     outside: int
 
 
-def feature_checks(spec: FeatureSource) -> list[dg.AssetChecksDefinition]:
+def feature_checks(spec: SourceSpec) -> list[dg.AssetChecksDefinition]:
     """Build the checks of `online_features`, where it fills a view; `features` makes its own."""
     by_others = isinstance(spec, FeatureTableSpec) and spec.is_external
     of_tables = isinstance(spec, ModelSpec) and spec.tables
     return [] if by_others or of_tables else [_online_equals_offline(spec)]
 
 
-def source_checks(spec: FeatureSource) -> list[dg.AssetCheckSpec]:
+def source_checks(spec: SourceSpec) -> list[dg.AssetCheckSpec]:
     """Return what `features` checks of its rows while it has them."""
     key = spec.key("features")
     ranges = "Every feature lies within its declared range, no event in the future."
@@ -46,7 +46,7 @@ def source_checks(spec: FeatureSource) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def source_check_results(source: SourceTable, spec: FeatureSource) -> list[dg.AssetCheckResult]:
+def source_check_results(source: SourceTable, spec: SourceSpec) -> list[dg.AssetCheckResult]:
     """Measure what `source_checks` promises."""
     report, rows = range_report(source.table, spec), source.table.num_rows
     outside = [
@@ -73,7 +73,7 @@ def source_check_results(source: SourceTable, spec: FeatureSource) -> list[dg.As
     return [ranges, losses]
 
 
-def _online_equals_offline(spec: FeatureSource) -> dg.AssetChecksDefinition:
+def _online_equals_offline(spec: SourceSpec) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=dg.AssetKey(spec.key("online_features")),
         name="online_equals_offline",
@@ -109,7 +109,7 @@ def _online_equals_offline(spec: FeatureSource) -> dg.AssetChecksDefinition:
     return online_equals_offline
 
 
-def range_report(table: Any, spec: FeatureSource, now: datetime | None = None) -> list[Range]:
+def range_report(table: Any, spec: SourceSpec, now: datetime | None = None) -> list[RangeLine]:
     """Measure each numeric feature of an Arrow table, and its times, against what is allowed.
 
     A missing value is not outside. Timestamps must not lie after `now` (UTC), save for what
@@ -123,7 +123,7 @@ def range_report(table: Any, spec: FeatureSource, now: datetime | None = None) -
     ]
 
 
-def _feature_range(column: Any, feature: FeatureSpec) -> Range:
+def _feature_range(column: Any, feature: FeatureSpec) -> RangeLine:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -137,13 +137,13 @@ def _feature_range(column: Any, feature: FeatureSpec) -> Range:
     extremes = pc.min_max(column).as_py()
     low, high = ("any" if bound is None else f"{bound:g}" for bound in bounds.values())
     found = "nothing" if extremes["min"] is None else f"{extremes['min']:g} .. {extremes['max']:g}"
-    return Range(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
+    return RangeLine(feature.name, f"{low} .. {high}", found, int(pc.sum(outside).as_py() or 0))
 
 
-def _time_range(column: Any, name: str, now: datetime) -> Range:
+def _time_range(column: Any, name: str, now: datetime) -> RangeLine:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     first, last = (one.isoformat() for one in pc.min_max(column).as_py().values())
     late = pc.sum(pc.greater(column, pa.scalar(now, type=column.type))).as_py()
-    return Range(name, f"until {now.isoformat(timespec='seconds')}", f"{first} .. {last}", late)
+    return RangeLine(name, f"until {now.isoformat(timespec='seconds')}", f"{first} .. {last}", late)

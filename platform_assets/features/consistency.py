@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from platform_assets.features.newest import newest_times
 from platform_assets.features.records import FeatureData
-from platform_assets.model_spec import FeatureSource, FeatureSpec
+from platform_assets.model_spec import FeatureSpec, SourceSpec
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class OnlineComparison:
     differing: list[str]
 
 
-def compare_online(
-    feast: FeastResource, data: FeatureData, spec: FeatureSource
-) -> OnlineComparison:
+def compare_online(feast: FeastResource, data: FeatureData, spec: SourceSpec) -> OnlineComparison:
     """Compare each entity's newest offline values with the online ones, bit by bit."""
     import pandas as pd
 
@@ -60,7 +58,7 @@ def compare_online(
 
 
 def _differences(
-    who: str, offline: Any, online: OnlineRow, at: datetime, spec: FeatureSource
+    who: str, offline: Any, online: OnlineRow, at: datetime, spec: SourceSpec
 ) -> list[str]:
     differing = []
     for feature in spec.features:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from platform_assets.features.storage import FEATURES_FILE
-from platform_assets.model_spec import FeatureSource, FeatureTableSpec, ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec
 from platform_assets.resources.feast import MODEL_TAG, VALUE_TYPES
 from serving_gateway.contract import import_feast
 
 
 def feast_definitions(
-    spec: FeatureSource, data_dir: Path, external: Mapping[str, Any] | None = None
+    spec: SourceSpec, data_dir: Path, external: Mapping[str, Any] | None = None
 ) -> list[Any]:
     """Return what a model or a feature table reads: entity, source, view, and a model's service.
 
@@ -43,7 +43,7 @@ def feast_definitions(
     return [_service(spec, [views[name][columns] for name, columns in read.items()])]
 
 
-def _view(spec: FeatureSource, data_dir: Path) -> list[Any]:
+def _view(spec: SourceSpec, data_dir: Path) -> list[Any]:
     """Return entity, source and view, in this order."""
     from feast import Entity, FeatureView, Field, FileSource, ValueType
     from feast.types import from_value_type

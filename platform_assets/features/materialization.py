@@ -20,7 +20,7 @@ from pyarrow import parquet
 from platform_assets.features.newest import time_span, write_newest
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
-from platform_assets.model_spec import FeatureSource
+from platform_assets.model_spec import SourceSpec
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.feast_online import OnlineView
 from platform_assets.resources.file_lock import exclusive
@@ -37,7 +37,7 @@ class OnlineChanges:
 
 
 def update_online(
-    feast: FeastResource, data: FeatureData, spec: FeatureSource, progress: Progress
+    feast: FeastResource, data: FeatureData, spec: SourceSpec, progress: Progress
 ) -> OnlineChanges:
     """Make the online store hold the newest row of every entity, and no other entity.
 
@@ -97,7 +97,7 @@ def _difference(columns: str, left: Path, right: Path) -> pa.Table:
 
 
 def _delete_from_older_views(
-    feast: FeastResource, view: OnlineView, current: Path, spec: FeatureSource
+    feast: FeastResource, view: OnlineView, current: Path, spec: SourceSpec
 ) -> int:
     others = [feast.online(one) for one in feast.views(spec.name) if one != view.name]
     same = [one for one in others if (one.key, one.key_type) == (view.key, view.key_type)]

@@ -11,11 +11,11 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from platform_assets.features.records import FeatureData
-from platform_assets.model_spec import FeatureSource
+from platform_assets.model_spec import SourceSpec
 from platform_assets.resources.feast_errors import translated
 
 
-def write_newest(data: FeatureData, spec: FeatureSource, path: Path) -> None:
+def write_newest(data: FeatureData, spec: SourceSpec, path: Path) -> None:
     """Write the rows of `features.parquet` that are the newest of their entity, in its order."""
     key, time = f'"{spec.join_key.name}"', f'"{spec.event_timestamp}"'
     rows = "read_parquet(getvariable('source'))"
@@ -33,14 +33,14 @@ def write_newest(data: FeatureData, spec: FeatureSource, path: Path) -> None:
         os.fsync(written.fileno())
 
 
-def newest_times(data: FeatureData, spec: FeatureSource) -> dict[int | str, datetime]:
+def newest_times(data: FeatureData, spec: SourceSpec) -> dict[int | str, datetime]:
     """Return the newest event time (UTC) of every entity, in the order of the entities."""
     key, time = spec.join_key.name, spec.event_timestamp
     newest = _columns(data, key, time).group_by(key).aggregate([(time, "max")]).sort_by(key)
     return dict(zip(newest[key].to_pylist(), newest[f"{time}_max"].to_pylist(), strict=True))
 
 
-def time_span(data: FeatureData, spec: FeatureSource) -> tuple[datetime, datetime]:
+def time_span(data: FeatureData, spec: SourceSpec) -> tuple[datetime, datetime]:
     """Return the first and the last event time, in UTC."""
     times = _columns(data, spec.event_timestamp)[spec.event_timestamp]
     extremes = compute.min_max(times).as_py()

@@ -14,7 +14,7 @@ from platform_assets.features.rules import check_features, check_keys, check_tar
 from platform_assets.features.source import SourceError, open_source
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
 from platform_assets.features.weights import check_class_weights, check_weights
-from platform_assets.model_spec import FeatureSource, ModelSpec
+from platform_assets.model_spec import ModelSpec, SourceSpec
 from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import TIMELESS as STORED_TIMELESS
 
@@ -39,7 +39,7 @@ def read_source(spec: ModelSpec, source: SourceResource, log: Log | None = None)
     return named
 
 
-def read_table(spec: FeatureSource, source: SourceResource, log: Log | None = None) -> SourceTable:
+def read_table(spec: SourceSpec, source: SourceResource, log: Log | None = None) -> SourceTable:
     """Read and validate a source, all but what its labels mean; otherwise as `read_source`."""
     read = open_source(spec, source).read(Progress(log))
     if read.table.num_rows == 0:
@@ -51,7 +51,7 @@ def read_table(spec: FeatureSource, source: SourceResource, log: Log | None = No
     return rows
 
 
-def _with_keys(table: pa.Table, spec: FeatureSource) -> pa.Table:
+def _with_keys(table: pa.Table, spec: SourceSpec) -> pa.Table:
     """Add row numbers and the constant time where the source has no such column."""
     rows = table.num_rows
     if spec.join_key.from_row_number:

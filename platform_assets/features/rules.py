@@ -13,9 +13,9 @@ from platform_assets.features.sources.columns import arrow_type
 from platform_assets.features.sources.reader import SHOWN_PROBLEMS, SourceTable
 from platform_assets.model_spec import (
     PERCENTAGE_ERROR,
-    FeatureSource,
     Label,
     ModelSpec,
+    SourceSpec,
     Split,
     Task,
 )
@@ -33,7 +33,7 @@ LATEST: Final = datetime(2262, 1, 1, tzinfo=UTC)
 databases have infinite ones."""
 
 
-def check_features(rows: SourceTable, spec: FeatureSource) -> None:
+def check_features(rows: SourceTable, spec: SourceSpec) -> None:
     """Raise SourceError where a feature, a key or the label lacks a value or has a useless one."""
     table, target = rows.table, spec.label_column
     has_gaps = target is not None and target.drop_missing
@@ -84,7 +84,7 @@ def refuse_rows(
         raise SourceError(f"{rows.name} has {problem} ({'; '.join(places)})", todo)
 
 
-def _check_texts(rows: SourceTable, spec: FeatureSource) -> None:
+def _check_texts(rows: SourceTable, spec: SourceSpec) -> None:
     limited = [one for one in spec.features if one.dtype is DType.BYTES and one.is_limited]
     for name in (one.name for one in limited):
         different = pc.count_distinct(rows.table[name]).as_py()
@@ -98,7 +98,7 @@ def _check_texts(rows: SourceTable, spec: FeatureSource) -> None:
             )
 
 
-def check_keys(rows: SourceTable, spec: FeatureSource) -> None:
+def check_keys(rows: SourceTable, spec: SourceSpec) -> None:
     """Raise SourceError for an entity with two rows at one time, or a time too long ago."""
     key, time = spec.join_key.name, spec.event_timestamp
     table = rows.table

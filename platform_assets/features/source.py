@@ -12,7 +12,7 @@ from platform_assets.features.sources.datasets import DatasetReader
 from platform_assets.features.sources.duckdb_query import DuckdbReader
 from platform_assets.features.sources.files import FileReader
 from platform_assets.features.sources.sql import SqlReader
-from platform_assets.model_spec import FeatureSource
+from platform_assets.model_spec import SourceSpec
 from platform_assets.resources.source import SourceError, SourceResource
 
 __all__ = [
@@ -29,7 +29,7 @@ FINGERPRINT_METADATA: Final = "data_fingerprint"
 """Metadata key under which materializations name the source's content."""
 
 
-def open_source(spec: FeatureSource, source: SourceResource) -> SourceReader:
+def open_source(spec: SourceSpec, source: SourceResource) -> SourceReader:
     """Return the reader of a source; SourceError for variables without a value."""
     table = spec.own_table
     columns = source_columns(table)
@@ -55,7 +55,7 @@ def open_source(spec: FeatureSource, source: SourceResource) -> SourceReader:
     return DatasetReader(str(table.source.dataset), columns, key, table.source.scale)
 
 
-def source_fingerprint(spec: FeatureSource, source: SourceResource) -> str:
+def source_fingerprint(spec: SourceSpec, source: SourceResource) -> str:
     """Return the identity of the source's content: 64 lower-case hexadecimal digits.
 
     It is the one that `read_source` returns. Files are not read again while they are untouched;
@@ -65,7 +65,7 @@ def source_fingerprint(spec: FeatureSource, source: SourceResource) -> str:
 
 
 def current_fingerprint(
-    spec: FeatureSource, source: SourceResource, cursor: str | None
+    spec: SourceSpec, source: SourceResource, cursor: str | None
 ) -> tuple[str, str]:
     """Return the fingerprint of the source, and the cursor with which to ask the next time.
 

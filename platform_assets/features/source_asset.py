@@ -11,13 +11,13 @@ from typing import Final
 
 import dagster as dg
 
-from platform_assets.model_spec import FeatureSource
+from platform_assets.model_spec import SourceSpec
 
 _VERSION_TAG: Final = "dagster/data_version"
 _INPUT_VERSION_TAG: Final = "dagster/input_data_version"
 
 
-def source_asset(spec: FeatureSource) -> dg.AssetSpec:
+def source_asset(spec: SourceSpec) -> dg.AssetSpec:
     """Return `[name, source]`."""
     return dg.AssetSpec(
         **spec.asset("source"),
@@ -27,12 +27,12 @@ def source_asset(spec: FeatureSource) -> dg.AssetSpec:
     )
 
 
-def source_event(spec: FeatureSource, fingerprint: str) -> dg.AssetMaterialization:
+def source_event(spec: SourceSpec, fingerprint: str) -> dg.AssetMaterialization:
     """Return the record that the source has this content."""
     return dg.AssetMaterialization(spec.key("source"), tags={_VERSION_TAG: fingerprint})
 
 
-def record_source(instance: dg.DagsterInstance, spec: FeatureSource, fingerprint: str) -> None:
+def record_source(instance: dg.DagsterInstance, spec: SourceSpec, fingerprint: str) -> None:
     """Record that the source has this content, unless that is its newest record.
 
     It belongs to no run: the source is not among the assets that a run makes.
@@ -43,7 +43,7 @@ def record_source(instance: dg.DagsterInstance, spec: FeatureSource, fingerprint
         instance.report_runless_asset_event(source_event(spec, fingerprint))
 
 
-def read_version_tags(spec: FeatureSource, fingerprint: str) -> dict[str, str]:
+def read_version_tags(spec: SourceSpec, fingerprint: str) -> dict[str, str]:
     """Return the tags of a materialization that was made from this content of the source."""
     source = dg.AssetKey(spec.key("source")).to_user_string()
     return {f"{_INPUT_VERSION_TAG}/{source}": fingerprint}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Log, Progress, SourceTable
-from platform_assets.model_spec import FeatureSource, LabelTable
+from platform_assets.model_spec import LabelTable, SourceSpec
 from platform_assets.resources.atomic_files import remove_abandoned, replacing
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class StaleDataError(Exception):
 
 
 def write_feature_data(
-    source: SourceTable, spec: FeatureSource, data_dir: Path, log: Log | None = None
+    source: SourceTable, spec: SourceSpec, data_dir: Path, log: Log | None = None
 ) -> FeatureData:
     """Write features and labels to a folder of their own in `data_dir`, each in one atomic step.
 

@@ -9,7 +9,7 @@ from dagster import MetadataValue
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import FeatureSource, ModelSpec, Task
+from platform_assets.model_spec import ModelSpec, SourceSpec, Task
 from platform_assets.resources import plots
 from platform_assets.resources.metadata import table
 
@@ -21,7 +21,7 @@ _BINS: Final = 40
 _SHOWN_CLASSES: Final = 30
 
 
-def data_metadata(source: SourceTable, data: FeatureData, spec: FeatureSource) -> dict[str, Any]:
+def data_metadata(source: SourceTable, data: FeatureData, spec: SourceSpec) -> dict[str, Any]:
     """Return the metadata of `features` that describes its content, not where it is."""
     columns = source.table.schema
     return {

@@ -6,11 +6,11 @@ import pyarrow.compute as pc
 
 from platform_assets.features.rules import refuse_rows
 from platform_assets.features.sources.reader import SourceTable
-from platform_assets.model_spec import FeatureSource, ModelSpec
+from platform_assets.model_spec import ModelSpec, SourceSpec
 from platform_assets.resources.source import SourceError
 
 
-def check_weights(rows: SourceTable, spec: FeatureSource) -> None:
+def check_weights(rows: SourceTable, spec: SourceSpec) -> None:
     """Raise SourceError where a row with a label has no weight, or one that is not from 0 up."""
     weight, target = spec.weight_column, spec.label_column
     if weight is None or target is None:

@@ -46,7 +46,7 @@ class AssetOptions(TypedDict):
     code_version: str
 
 
-class FeatureSource:
+class SourceSpec:
     """What is read from one source: a feature table, or the table of a model.
 
     Its assets are in a group of its name.
@@ -78,7 +78,7 @@ class FeatureSource:
         raise NotImplementedError
 
     @property
-    def own_table(self) -> FeatureSource:
+    def own_table(self) -> SourceSpec:
         """What is read from the source."""
         return self
 

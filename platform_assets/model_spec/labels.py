@@ -19,7 +19,7 @@ from platform_assets.model_spec.columns import (
     SourceColumn,
     Target,
 )
-from platform_assets.model_spec.feature_source import FeatureSource
+from platform_assets.model_spec.feature_source import SourceSpec
 from platform_assets.model_spec.fields import (
     CONFIG,
     Duration,
@@ -76,7 +76,7 @@ class Labels:
 
 
 @plain_dataclass(frozen=True)
-class LabelTable(FeatureSource):
+class LabelTable(SourceSpec):
     """The labels of a model of several tables, as they are read; its features are the request's."""
 
     model_name: str

@@ -25,8 +25,8 @@ from platform_assets.model_spec.decision import Calibration, Threshold
 from platform_assets.model_spec.feature_source import (
     DEFAULT_TTL,
     FEATURES_SCHEMA,
-    FeatureSource,
     Owner,
+    SourceSpec,
     TagKey,
     TagValue,
     as_features,
@@ -124,7 +124,7 @@ Candidates = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class ModelSpec(FeatureSource):
+class ModelSpec(SourceSpec):
     """One tabular model: its source, columns, target, candidates and gates."""
 
     # In this order: the rule of a field sees those above it.
@@ -247,7 +247,7 @@ class ModelSpec(FeatureSource):
         return self.weight
 
     @property
-    def own_table(self) -> FeatureSource:
+    def own_table(self) -> SourceSpec:
         """What is read from the source: the one table, or the labels of a model of several."""
         if self.labels is None:
             return self

@@ -18,8 +18,8 @@ from platform_assets.model_spec.columns import (
 from platform_assets.model_spec.feature_source import (
     DEFAULT_TTL,
     Columns,
-    FeatureSource,
     Owner,
+    SourceSpec,
     TagKey,
     TagValue,
 )
@@ -43,7 +43,7 @@ def table_job_name(table_name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class FeatureTableSpec(FeatureSource):
+class FeatureTableSpec(SourceSpec):
     """One table of features, which any number of models may read."""
 
     table_name: Annotated[StrictStr, AfterValidator(identifier)] = ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platform_assets.features.records import FeatureData
 from platform_assets.features.sources.reader import Progress
-from platform_assets.model_spec import FeatureSource, FeatureTableSpec, ModelSpec
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, SourceSpec
 from platform_assets.scoring.records import AS_OF, REASON, ROW, EntitiesUnknown
 from platform_assets.scoring.rows import InputRows
 from platform_assets.scoring.staging import ParquetStage, stage_file
@@ -127,7 +127,7 @@ class _Table:
     """What SQL says of the newest rows of one table."""
 
     def __init__(
-        self, table: FeatureSource | FeatureTableSpec, alias: str, names: Sequence[str]
+        self, table: SourceSpec | FeatureTableSpec, alias: str, names: Sequence[str]
     ) -> None:
         is_external = isinstance(table, FeatureTableSpec) and table.is_external
         self.alias, self.name, self.key = alias, table.name, table.join_key.name

@@ -47,7 +47,7 @@ class IdType(NamedTuple):
         return [EntityKey(join_keys=[join_key], entity_values=[one]) for one in values]
 
 
-class JoinKey(NamedTuple):
+class ServiceKey(NamedTuple):
     """A key by which features are stored."""
 
     name: str

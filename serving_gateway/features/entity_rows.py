@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from serving_gateway.features.entity_ids import JoinKey
+from serving_gateway.features.entity_ids import ServiceKey
 from serving_gateway.features.row_decoder import Row
 from serving_gateway.features.types import Gap, LookupResult, Status, oldest_time
 
@@ -18,7 +18,7 @@ class View(msgspec.Struct, frozen=True, eq=False):
     name: str
     table: Any
     """Feast's own object, which its online stores want."""
-    key: JoinKey
+    key: ServiceKey
     join_key: str
     """The key's name as it is stored; a mapped one has another name for callers."""
     ttl_seconds: float
@@ -62,7 +62,7 @@ class HashRead(NamedTuple):
 class KeyRead(NamedTuple):
     """What to read by one key."""
 
-    key: JoinKey
+    key: ServiceKey
     names: tuple[str, ...]
     """Requested features that are stored by this key, in the order of the request."""
     views: Sequence[ViewRead]

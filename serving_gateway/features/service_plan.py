@@ -8,7 +8,7 @@ from itertools import count
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, cast
 
-from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
+from serving_gateway.features.entity_ids import ID_TYPES, ServiceKey
 from serving_gateway.features.entity_rows import KeyRead, View, ViewRead
 from serving_gateway.features.feast_redis import make_hashes
 from serving_gateway.features.planned_read import Join, KeyedIds, PlannedRead
@@ -100,7 +100,7 @@ class ServicePlan:
                 f"Feature service {self.service} has no feature {', '.join(missing)} that "
                 f"a row can hold; it has {', '.join(sorted(self.columns))}."
             )
-        by_key: dict[JoinKey, list[str]] = {}
+        by_key: dict[ServiceKey, list[str]] = {}
         for name in request.names:
             by_key.setdefault(self.columns[name].view.key, []).append(name)
         _require_keys(request, tuple([key.name for key in by_key]))
@@ -108,7 +108,7 @@ class ServicePlan:
         blocking = any(one.hashes is None for one in keys)
         return ServiceReads(keys, _join(request.names, keys), blocking)
 
-    def _plan_key(self, key: JoinKey, names: tuple[str, ...]) -> KeyRead:
+    def _plan_key(self, key: ServiceKey, names: tuple[str, ...]) -> KeyRead:
         by_view: dict[View, dict[int, str]] = {}
         for position, name in enumerate(names):
             by_view.setdefault(self.columns[name].view, {})[position] = name
@@ -145,7 +145,7 @@ def make_plan(config: Any, service: Any, tables: Sequence[Any]) -> ServicePlan:
     Raises `ServiceUnusable` where one id does not name a row of a view, a key has several types,
     or a view is computed on demand, pinned to a version or not served online.
     """
-    keys: dict[str, JoinKey] = {}
+    keys: dict[str, ServiceKey] = {}
     columns: dict[str, ServiceColumn] = {}
     by_feature: dict[str, list[ServiceColumn]] = {}
     for table in tables:
@@ -182,7 +182,7 @@ def _view(service: str, table: Any) -> View:
         problem = f"has ids of type {id_type}: not {', '.join(ID_TYPES)}"
     else:
         stored = entities[0].name
-        key = JoinKey(projection.join_key_map.get(stored, stored), ID_TYPES[id_type])
+        key = ServiceKey(projection.join_key_map.get(stored, stored), ID_TYPES[id_type])
         ttl = table.ttl.total_seconds() if table.ttl else 0.0
         return View(projection.name_to_use(), table, key, stored, ttl)
     raise ServiceUnusable(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from serving_gateway.errors import GatewayError
-from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
+from serving_gateway.features.entity_ids import ID_TYPES, ServiceKey
 from serving_gateway.features.entity_rows import View, ViewRead
 from serving_gateway.features.planned_read import PlannedRead
 from serving_gateway.features.row_decoder import Row
@@ -17,15 +17,15 @@ from serving_gateway.features.service_plan import ServiceColumn, ServicePlan
 from serving_gateway.features.types import EntityOutcome, LookupRequest, LookupResult, ReadDone
 
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
-KEY = JoinKey("id", ID_TYPES["INT64"])
-SHOP = JoinKey("shop", ID_TYPES["STRING"])
+KEY = ServiceKey("id", ID_TYPES["INT64"])
+SHOP = ServiceKey("shop", ID_TYPES["STRING"])
 
 
 StoredRows = Mapping[str, Mapping[Any, Row]]
 """By view and id: a row of all features of the view."""
 
 
-def plan_of(**views: tuple[JoinKey, float, str]) -> ServicePlan:
+def plan_of(**views: tuple[ServiceKey, float, str]) -> ServicePlan:
     """A service with these views: key, TTL in seconds, and names of features, a letter each."""
     columns: dict[str, ServiceColumn] = {}
     for name, (key, ttl, features) in views.items():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from serving_gateway.contract import import_feast
 from serving_gateway.features import feast_redis
 from serving_gateway.features.blocking_reader import BlockingReader, _rows
-from serving_gateway.features.entity_ids import ID_TYPES, JoinKey
+from serving_gateway.features.entity_ids import ID_TYPES, ServiceKey
 from serving_gateway.features.entity_rows import HashRead, KeyRead, View, ViewRead
 from serving_gateway.features.feast_redis import derive_command, make_hashes
 from serving_gateway.features.planned_read import KeyedIds, PlannedRead
@@ -102,7 +102,7 @@ def command_of(id_type: str) -> Callable[[Any], bytes]:
 
 
 def view(name: str, id_type: str = "INT64", key: str = "plant") -> View:
-    return View(name, SimpleNamespace(name=name), JoinKey(key, ID_TYPES[id_type]), key, 0)
+    return View(name, SimpleNamespace(name=name), ServiceKey(key, ID_TYPES[id_type]), key, 0)
 
 
 def hashes_of(*views: View) -> list[HashRead] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from platform_assets.model_spec import FeatureSource, FeatureSpec, JoinKey, Target
+from platform_assets.model_spec import FeatureSpec, JoinKey, SourceSpec, Target
 from serving_gateway.contract import DType
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Column:
         return arrow_type(self.dtype) if self.dtype else pa.timestamp("us", tz="UTC")
 
 
-def source_columns(spec: FeatureSource) -> tuple[Column, ...]:
+def source_columns(spec: SourceSpec) -> tuple[Column, ...]:
     """Every column that the source has to have: key, time, features, target, weight."""
     time, target, weight = spec.event_time, spec.label_column, spec.weight_column
     typed: list[FeatureSpec | JoinKey | Target] = [
