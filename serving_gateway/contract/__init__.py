@@ -10,7 +10,10 @@ from serving_gateway.contract.control import *
 from serving_gateway.contract.feast_import import *
 from serving_gateway.contract.inference import *
 from serving_gateway.contract.names import *
+from serving_gateway.contract.prediction_log import *
+from serving_gateway.contract.release import *
 from serving_gateway.contract.routing import *
 from serving_gateway.contract.signature import *
 from serving_gateway.contract.status import *
 from serving_gateway.contract.style import *
+from serving_gateway.contract.traffic import *

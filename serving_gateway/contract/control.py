@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from serving_gateway.contract.routing import Mode, Strategy, Traffic
+from serving_gateway.contract.routing import Mode
 from serving_gateway.contract.struct import Struct
+from serving_gateway.contract.traffic import Strategy, Traffic
 
 
 class ReloadRequest(Struct, frozen=True, forbid_unknown_fields=True):

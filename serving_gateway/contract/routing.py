@@ -7,8 +7,10 @@ from typing import Annotated, Final
 
 import msgspec
 
+from serving_gateway.contract.release import Release
 from serving_gateway.contract.signature import Lineage, Signature
 from serving_gateway.contract.struct import Struct
+from serving_gateway.contract.traffic import Traffic
 
 RECORD_SCHEMA: Final = 1
 
@@ -20,16 +22,6 @@ class Mode(StrEnum):
     """By a reload that followed Triton, or by the pipeline's promotion."""
     PINNED = "pinned"
     """By an operator's explicit choice or a rollback; automation never overrides it silently."""
-
-
-class Strategy(StrEnum):
-    """What variant B gets of the traffic."""
-
-    OFF = "off"
-    SPLIT = "split"
-    """B answers its share of the clients."""
-    MIRROR = "mirror"
-    """B gets a copy of its share; its answer is compared and dropped."""
 
 
 class Slot(Struct, frozen=True):
@@ -47,16 +39,6 @@ class Slot(Struct, frozen=True):
     triton_url: str | None = None
     """Another Triton than the gateway's default one."""
     lineage: Lineage = Lineage()
-
-
-class Traffic(Struct, frozen=True):
-    """The traffic policy between A and B."""
-
-    strategy: Strategy = Strategy.OFF
-    percent: float = 0.0
-    """B's share of the clients, 0-100, in steps of 0.01."""
-    salt: str | None = None
-    """Makes cohorts of different salts independent; None keeps the documented plain rule."""
 
 
 class Switch(Struct, frozen=True):
@@ -99,3 +81,5 @@ class RoutingRecord(Struct, frozen=True):
     removed: bool = False
     """Then replicas stop hosting the model. The record stays, so that none takes the removal for
     a loss and writes an older record back."""
+    release: Release | None = None
+    """The present release, or the last one; None when there never was one."""

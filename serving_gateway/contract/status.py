@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from serving_gateway.contract.routing import Slot, Switch, Traffic
+from serving_gateway.contract.routing import Slot, Switch
 from serving_gateway.contract.signature import Signature
 from serving_gateway.contract.struct import Struct
+from serving_gateway.contract.traffic import Traffic
 
 
 class ReplicaIdentity(Struct, frozen=True):

@@ -34,6 +34,9 @@ from serving_gateway.contract import (
     RECORD_SCHEMA,
     Feature,
     Lineage,
+    Release,
+    ReleaseAct,
+    ReleasePlan,
     RoutingRecord,
     Signature,
     Slot,
@@ -42,7 +45,10 @@ from serving_gateway.contract import (
 )
 from serving_gateway.errors import RecordRefused, StoreUnavailable
 
-_PARTS: Final = (RoutingRecord, Slot, Signature, Feature, Lineage, Traffic, Switch)
+_PARTS: Final = (
+    *(RoutingRecord, Slot, Signature, Feature, Lineage, Traffic, Switch),
+    *(Release, ReleaseAct, ReleasePlan),
+)
 _SHAPE: Final = hashlib.sha256(
     msgspec.json.encode([[one.encode_name for one in fields(part)] for part in _PARTS])
 ).hexdigest()[:6]
