@@ -12,6 +12,8 @@ from serving_gateway.contract.inference import *
 from serving_gateway.contract.names import *
 from serving_gateway.contract.prediction_log import *
 from serving_gateway.contract.release import *
+from serving_gateway.contract.release_estimates import *
+from serving_gateway.contract.release_judgement import *
 from serving_gateway.contract.routing import *
 from serving_gateway.contract.signature import *
 from serving_gateway.contract.status import *

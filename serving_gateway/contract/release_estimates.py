@@ -1,0 +1,108 @@
+"""What a release's evidence says of each guardrail: observations, an estimate, and its bounds."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from itertools import accumulate
+from typing import Final
+
+from serving_gateway.contract.confidence import (
+    LATENCY_EDGES,
+    BoundedMean,
+    BucketCounts,
+    Interval,
+    PairedOutcomes,
+    Trials,
+    proportion_difference,
+    quantile_ratio,
+)
+from serving_gateway.contract.release import Guard, PhaseEvidence, VersionCounts
+
+LATENCY_FLOOR_S: Final = 0.005
+"""Shorter latencies count as this one: below it the network and the scheduler decide which version
+is faster, which is no reason to stop a release."""
+Outcome = PairedOutcomes | BoundedMean
+"""Losses on mirrored rows: of labels, or of numbers in units of `ReleasePlan.score_scale`."""
+
+_ORDER: Final = 0.99
+_FLOOR_BUCKET: Final = bisect_left(LATENCY_EDGES, LATENCY_FLOOR_S)
+
+
+def add_phases(phases: Iterable[PhaseEvidence]) -> PhaseEvidence:
+    """The evidence of all these phases together."""
+    return reduce(_add_phases, phases, PhaseEvidence())
+
+
+def estimate_guard(
+    guard: Guard, alpha: float, counted: PhaseEvidence, outcome: Outcome | None
+) -> tuple[int, float | None, Interval]:
+    """Observations, estimate (None without any) and bounds of a guard."""
+    match guard:
+        case Guard.FAILURES:
+            return _failures(counted, alpha)
+        case Guard.LATENCY_P99:
+            return _latency(counted, alpha)
+        case Guard.DISAGREEMENT:
+            rows = Trials(counted.disagreed, counted.rows)
+            return rows.trials, rows.share, rows.bounds(alpha)
+        case Guard.SCORE_SHIFT:
+            shift = BoundedMean(counted.rows, counted.shift, counted.shift_squares, -1.0, 1.0)
+            return shift.count, shift.mean, shift.bounds(alpha)
+        case Guard.OUTCOME:
+            return _outcome(outcome or PairedOutcomes(0, 0, 0), alpha)
+
+
+def _failures(counted: PhaseEvidence, alpha: float) -> tuple[int, float | None, Interval]:
+    a, b = (Trials(one.failed, one.requests) for one in (counted.reference, counted.candidate))
+    value = None if a.share is None or b.share is None else b.share - a.share
+    return b.trials, value, proportion_difference(a, b, alpha)
+
+
+def _latency(counted: PhaseEvidence, alpha: float) -> tuple[int, float | None, Interval]:
+    a, b = (_buckets(one.latencies) for one in (counted.reference, counted.candidate))
+    ours, theirs = _quantile(a), _quantile(b)
+    value = None if ours is None or theirs is None else theirs / ours
+    return sum(b.counts), value, quantile_ratio(a, b, _ORDER, alpha)
+
+
+def _outcome(losses: Outcome, alpha: float) -> tuple[int, float | None, Interval]:
+    if isinstance(losses, BoundedMean):
+        rows = losses.count
+    else:
+        rows = losses.only_b + losses.only_a + losses.alike
+    return rows, losses.mean, losses.bounds(alpha)
+
+
+def _buckets(latencies: Mapping[int, int]) -> BucketCounts:
+    counts = [0] * (len(LATENCY_EDGES) + 1)
+    for bucket, count in latencies.items():
+        counts[max(_FLOOR_BUCKET, min(bucket, len(LATENCY_EDGES)))] += count
+    return BucketCounts(LATENCY_EDGES, tuple(counts))
+
+
+def _quantile(values: BucketCounts) -> float | None:
+    """The upper edge of the bucket of the p99, in seconds; None without values."""
+    upto = [*accumulate(values.counts)]
+    if not upto[-1]:
+        return None
+    return LATENCY_EDGES[min(bisect_left(upto, _ORDER * upto[-1]), len(LATENCY_EDGES) - 1)]
+
+
+def _add_phases(one: PhaseEvidence, other: PhaseEvidence) -> PhaseEvidence:
+    return PhaseEvidence(
+        _add_counts(one.candidate, other.candidate),
+        _add_counts(one.reference, other.reference),
+        one.rows + other.rows,
+        one.disagreed + other.disagreed,
+        one.shift + other.shift,
+        one.shift_squares + other.shift_squares,
+    )
+
+
+def _add_counts(one: VersionCounts, other: VersionCounts) -> VersionCounts:
+    latencies = dict(one.latencies)
+    for bucket, count in other.latencies.items():
+        latencies[bucket] = latencies.get(bucket, 0) + count
+    return VersionCounts(one.requests + other.requests, one.failed + other.failed, latencies)
