@@ -17,7 +17,6 @@ from serving_gateway.contract import (
     EventRate,
     PairedOutcomes,
     Trials,
-    proportion_difference,
     quantile_ratio,
 )
 from tests.support import sequences
@@ -170,21 +169,13 @@ def test_the_module_excludes_what_the_simulations_exclude() -> None:
 
 
 DETECTIONS = 100
+"""`test_release_simulations` sees more: here are other distributions of latencies."""
 
 
 def detected(decide: Callable[[Any], bool]) -> float:
     """The share of releases in which a verdict is reached with the given observations."""
     random = np.random.default_rng(10)
     return sum(decide(random) for _ in range(DETECTIONS)) / DETECTIONS
-
-
-@pytest.mark.parametrize(("rate", "requests"), [(0.05, 400), (0.02, 2_000)])
-def test_failures_are_seen(rate: float, requests: int) -> None:
-    def decide(random: Any) -> bool:
-        a, b = (Trials(int(random.binomial(requests, p)), requests) for p in (0.001, rate))
-        return proportion_difference(a, b, 0.01).low > 0.005
-
-    assert detected(decide) > 0.5
 
 
 @pytest.mark.parametrize(
@@ -204,20 +195,5 @@ def test_a_doubled_p99_is_seen(draw: Callable[[Any], Any]) -> None:
     def decide(random: Any) -> bool:
         a, b = counts(draw(random)), counts(2 * draw(random))
         return quantile_ratio(a, b, 0.99, 0.01).low > 1.25
-
-    assert detected(decide) > 0.5
-
-
-@pytest.mark.parametrize(
-    ("only_b", "only_a", "rows", "is_go"),
-    [(0.06, 0.01, 1_300, False), (0.04, 0.01, 9_600, False), (0.015, 0.015, 1_500, True)],
-)
-def test_a_loss_of_paired_outcomes_or_its_absence_is_seen(
-    only_b: float, only_a: float, rows: int, is_go: bool
-) -> None:
-    def decide(random: Any) -> bool:
-        counts = random.multinomial(rows, (only_b, only_a, 1 - only_b - only_a)).tolist()
-        found = PairedOutcomes(*counts).bounds(0.01)
-        return found.high < 0.02 if is_go else found.low > 0.02
 
     assert detected(decide) > 0.5
