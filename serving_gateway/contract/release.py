@@ -27,9 +27,12 @@ class Guard(StrEnum):
     LATENCY_P99 = "latency_p99"
     """99th percentile of the latency: the candidate's over production's."""
     DISAGREEMENT = "disagreement"
-    """Share of mirrored rows that both answer differently."""
+    """Share of mirrored rows that both answer differently: with another label or, for a
+    regression, with numbers that differ by more than the margin of `score_shift` (0.1 without
+    one) times `ReleasePlan.score_scale`."""
     SCORE_SHIFT = "score_shift"
-    """Mean difference of the scores of mirrored rows, in units of `ReleasePlan.score_scale`."""
+    """Mean difference of the scores of mirrored rows, in units of `ReleasePlan.score_scale`, each
+    limited to -1 and 1. The score of a row is its largest probability, or else its number."""
     OUTCOME = "outcome"
     """Mean loss on mirrored rows whose outcome is known: the candidate's minus production's."""
 
@@ -64,7 +67,8 @@ class ReleaseState(StrEnum):
     """A is the candidate; B, mirrored, is the version before."""
     COMPLETED = "completed"
     STOPPED = "stopped"
-    """A has answered all clients since; it never left its version."""
+    """A has answered all clients since. It never left its version, unless the watch was ended, or
+    an operator moved it: `reason` says so."""
     ROLLED_BACK = "rolled_back"
     """A went back to the version before, and is pinned there."""
 
@@ -210,6 +214,9 @@ class ReleaseReport(Struct, frozen=True):
     reason: str | None = None
     evidence_problem: str | None = None
     """Why counts of other replicas may be missing."""
+    stop_pending: bool = False
+    """Whether this replica has stopped the release for its own clients, and could not yet write
+    that into the routing record."""
 
 
 class ReleaseRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,7 +253,11 @@ class ReleaseDecision(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReleaseResponse(Struct, frozen=True):
-    """Body of a change of a release that was carried out."""
+    """Body of a change of a release that was carried out.
+
+    `status` is `success`, or `stop_pending` (202): A answers all clients of the replica that
+    answers, which goes on trying to write the stop into the store.
+    """
 
     status: str
     release: Release

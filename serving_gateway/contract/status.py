@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from serving_gateway.contract.release import Release
 from serving_gateway.contract.routing import Slot, Switch
 from serving_gateway.contract.signature import Signature
 from serving_gateway.contract.struct import Struct
@@ -100,6 +101,7 @@ class RoutingStatus(Struct, frozen=True, kw_only=True):
     changed_by: str | None = None
     reason: str | None = None
     store_problem: str | None = None
+    release: Release | None = None
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
