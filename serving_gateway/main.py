@@ -17,6 +17,9 @@ from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.hosting import HostedModel, Hosting
 from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registry
+from serving_gateway.control.release_control import ReleaseControl
+from serving_gateway.control.release_report import ReleaseReporter
+from serving_gateway.control.release_watch import watch_releases
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.features.feast_store import FeastStore
@@ -167,6 +170,7 @@ class _Replica:
         start("watcher", lambda: watcher.run(hosting))
         start("subscription", watcher.listen)
         start("snapshots", watcher.keep_snapshots)
+        start("releases", lambda: watch_releases(lambda: (one.release for one in hosting.models)))
         start("heartbeat", lambda: self.heartbeat.run(hosting.reports))
         opening = [start("first pass", watcher.first_pass, may_end=True)]
         if self.features is not None:
@@ -243,4 +247,15 @@ class _Replica:
             names=lambda: self.hosting.names,
             store_problem=problem,
         )
-        return HostedModel(model_name, router, mirror, predictor, control, protocol, status)
+        release = ReleaseControl(control)
+        return HostedModel(
+            model_name,
+            router,
+            mirror,
+            predictor,
+            control,
+            protocol,
+            status,
+            release,
+            ReleaseReporter(router, release),
+        )

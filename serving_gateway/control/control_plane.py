@@ -25,7 +25,7 @@ from serving_gateway.contract import (
     TrafficRequest,
     TrafficResponse,
 )
-from serving_gateway.control import transitions
+from serving_gateway.control import release_transitions, transitions
 from serving_gateway.control.provenance import check_contract, resolve_slot
 from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.verification import VersionVerifier
@@ -63,11 +63,12 @@ class ControlPlane:
     async def reload(self, alias: str, request: ReloadRequest, by: str) -> ReloadResponse:
         """Move a variant to a version that Triton, asked now, has READY."""
         verifier = self.verifier
-        async with self._changing("reload", alias, request.version):
+        async with self.changing("reload", alias, request.version):
             record = await self.writer.current()
             upstream = verifier.upstream(alias)
             ready = await verifier.ready_versions(upstream)
             version, mode = choice = transitions.choose(record, alias, request, ready)
+            release_transitions.check_reload(record, alias, version, mode)
             await verifier.require_ready(ready, upstream, version)
             slot = await resolve_slot(
                 self.verifier.registry, record, upstream, version, mode, request.run_id
@@ -83,6 +84,7 @@ class ControlPlane:
                     and not transitions.splits(record.traffic)
                 ):
                     raise _concurrent_change(alias, version)
+                release_transitions.check_reload(fresh, alias, version, mode)
                 return transitions.with_slot(fresh, alias, slot)
 
             return await self._switch(alias, record, slot, ready, change, by, request.reason)
@@ -90,7 +92,7 @@ class ControlPlane:
     async def rollback(self, alias: str, request: RollbackRequest, by: str) -> ReloadResponse:
         """Move a variant back to the version before, or to a named one; it is then pinned."""
         verifier = self.verifier
-        async with self._changing("rollback", alias, request.version):
+        async with self.changing("rollback", alias, request.version):
             record = await self.writer.current()
             held = record.variants.get(alias)
             before, upstream = None, verifier.upstream(alias)
@@ -144,7 +146,7 @@ class ControlPlane:
 
     async def set_traffic(self, request: TrafficRequest, by: str) -> TrafficResponse:
         """Change the traffic policy; `InvalidInput` for an impossible share."""
-        async with self._changing("traffic"):
+        async with self.changing("traffic"):
             record = await self.writer.current()
             await self._check_split(transitions.with_traffic(record, request))
 
@@ -180,7 +182,7 @@ class ControlPlane:
             before = fresh
             return transitions.without_variant(fresh, alias)
 
-        async with self._changing("clear", alias):
+        async with self.changing("clear", alias):
             await self._require_no_traffic(alias, force)
             done, changed = await self.writer.commit(change, by, reason)
         held = before.variants.get(alias)
@@ -196,17 +198,25 @@ class ControlPlane:
 
     async def remove(self, *, force: bool, by: str, reason: str | None) -> RemovalResponse:
         """Remove the model: no replica routes it any more; `force` although A has traffic."""
-        async with self._changing("remove"):
+        async with self.changing("remove"):
             await self._require_no_traffic(A, force)
             served = self.router.still_served()
             done, changed = await self.writer.commit(transitions.removed, by, reason)
         return RemovalResponse("success", self.router.model_name, done.generation, served, changed)
 
     @contextlib.asynccontextmanager
-    async def _changing(
-        self, operation: str, alias: str = A, version: int | None = None
+    async def changing(
+        self,
+        operation: str,
+        alias: str = A,
+        version: int | None = None,
+        *,
+        waits: bool = True,
     ) -> AsyncIterator[None]:
-        """Make one change at a time, of a variant that exists, and count it by its outcome."""
+        """Make one change at a time, of a variant that exists, and count it by its outcome.
+
+        One that need not verify a version `waits` for none that does: it compares and sets.
+        """
         if alias not in VARIANTS:
             raise NotFound(
                 f"There is no variant {alias!r}; there are {' and '.join(VARIANTS)}.",
@@ -219,7 +229,7 @@ class ControlPlane:
                     field="version",
                     code="out_of_range",
                 )
-            async with self.one_at_a_time:
+            async with self.one_at_a_time if waits else contextlib.nullcontext():
                 yield
         except GatewayError as error:
             self.metrics.changes.labels(operation, error.code).inc()

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 
 from serving_gateway.contract import ReadyStatus, RemovalResponse, RoutingRecord, check_model_name
 from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.release_control import ReleaseControl
+from serving_gateway.control.release_report import ReleaseReporter
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.errors import (
     Conflict,
@@ -42,6 +44,8 @@ class HostedModel:
     control_plane: ControlPlane
     open_inference: OpenInference
     status: StatusReporter
+    release: ReleaseControl
+    release_report: ReleaseReporter
 
 
 class Hosting:
@@ -74,6 +78,11 @@ class Hosting:
         self._elsewhere: set[str] = set()
         self.default = build(default)
         self._models = {default: self.default}
+
+    @property
+    def models(self) -> tuple[HostedModel, ...]:
+        """The models hosted."""
+        return tuple(self._models.values())
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from serving_gateway.contract import RoutingRecord
+from serving_gateway.contract import ACTIVE, RoutingRecord
+from serving_gateway.control.release_transitions import active_release, settle
 from serving_gateway.control.transitions import next_generation
 from serving_gateway.errors import GenerationConflict
 from serving_gateway.inference.router import Router
 from serving_gateway.replication.losses import Losses
-from serving_gateway.replication.records import merge
+from serving_gateway.replication.records import merge, next_change_time
 from serving_gateway.replication.store import RoutingStore
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class RecordWriter:
             if changed is base and not merged.write:
                 await router.follow(base)
                 return base, False
-            written = next_generation(base, changed, now=datetime.now(UTC), by=by, reason=reason)
+            moment = datetime.now(UTC)
+            settled = settle(base, changed, next_change_time(base, moment), by, reason)
+            written = next_generation(base, settled, now=moment, by=by, reason=reason)
             try:
                 await self.store.replace(stored, written)
             except GenerationConflict:
@@ -61,6 +64,7 @@ class RecordWriter:
             if merged.dropped is not None:
                 self.losses.drop(merged.dropped, written)
             await router.follow(written)
+            self._note_end(base, written)
             log.info(
                 "routing record changed",
                 extra={
@@ -75,4 +79,28 @@ class RecordWriter:
         raise GenerationConflict(
             f"Other calls changed the routing record {_ATTEMPTS} times in a row. Try again.",
             retry_after=1,
+        )
+
+    def _note_end(self, base: RoutingRecord, written: RoutingRecord) -> None:
+        """Log and count the end of a release, which the next one may displace in the record."""
+        before, after = active_release(base), written.release
+        if before is None or (
+            after is not None and after.id == before.id and after.state in ACTIVE
+        ):
+            return
+        if after is None or after.id != before.id:
+            state = "superseded"
+            reason = None if after is None else f"superseded by version {after.version}"
+        else:
+            state, reason = after.state.value, after.reason
+        self.router.metrics.releases.labels(state).inc()
+        log.info(
+            "a release ended",
+            extra={
+                "model": written.model_name,
+                "release": before.id,
+                "version": before.version,
+                "state": state,
+                "reason": reason,
+            },
         )

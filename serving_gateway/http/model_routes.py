@@ -24,6 +24,7 @@ from serving_gateway.contract import (
 )
 from serving_gateway.control.hosting import Hosting
 from serving_gateway.http.descriptions import Responses
+from serving_gateway.http.release_routes import add_release_changes, add_release_report
 from serving_gateway.http.routes import Caller, guarded_router, open_router
 from serving_gateway.http.security import Access, Need
 
@@ -60,7 +61,9 @@ def model_routers(hosting: Hosting, access: Access) -> Iterator[APIRouter]:
         shadow = guarded_router(access, Need.CLIENT_DATA, "state", prefix)
         control = guarded_router(access, Need.CONTROL, "control", prefix, max_body=_MAX_BODY_BYTES)
         _add_reads(health, status, shadow, hosting, name_of)
+        add_release_report(shadow, hosting, name_of)
         _add_changes(control, hosting, name_of)
+        add_release_changes(control, hosting, name_of)
         _add_removals(control, hosting, name_of)
         yield from (health, status, shadow, control)
 

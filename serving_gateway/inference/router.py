@@ -18,12 +18,14 @@ import msgspec
 
 from serving_gateway.batching import ByteBudget
 from serving_gateway.contract import (
+    ACTIVE,
     VARIANTS,
     EffectiveVersion,
     FeatureSource,
     RoutedVersion,
     RoutingRecord,
     Slot,
+    Traffic,
     feature_contract,
 )
 from serving_gateway.inference.readiness import Lifecycle, unready_reasons
@@ -61,14 +63,23 @@ class RoutingTarget:
 
 
 class RoutingTable:
-    """One generation, ready to route by; `production` is variant A's target."""
+    """One generation, ready to route by; `production` is variant A's target.
+
+    Where B `is_withdrawn`, A answers all, whatever the record says, and nothing is mirrored.
+    """
 
     __slots__ = ("digest", "policy", "production", "record", "services", "targets")
 
-    def __init__(self, record: RoutingRecord, targets: Mapping[str, RoutingTarget]) -> None:
+    def __init__(
+        self,
+        record: RoutingRecord,
+        targets: Mapping[str, RoutingTarget],
+        *,
+        is_withdrawn: bool = False,
+    ) -> None:
         self.record = record
         self.digest = digest(record)
-        self.policy = TrafficPolicy(record.traffic)
+        self.policy = TrafficPolicy(Traffic() if is_withdrawn else record.traffic)
         self.targets = targets
         self.production = targets.get(A)
         signatures = [target.slot.signature for target in targets.values()]
@@ -100,6 +111,7 @@ class Router:
         # A version's client lives as long as a table, a request or a change under way holds it.
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
         self.table = self._former = RoutingTable(RoutingRecord(model_name=self.model_name), {})
+        self._withdrawn: str | None = None
 
     @property
     def record(self) -> RoutingRecord:
@@ -150,10 +162,27 @@ class Router:
             return
         targets = {alias: self._target(alias, slot) for alias, slot in _routed(record)}
         # Held, so that a rollback finds the client as it was, with all that it has learned.
-        self._former, self.table = self.table, RoutingTable(record, targets)
+        self._former, self.table = self.table, self._table(record, targets)
         if new := self.table.services - self._former.services:
             self.on_services(new)
         self.on_adopt(record)
+
+    def withdraw(self, release_id: str) -> None:
+        """Have A answer all clients here, at once and until the release has ended in the record."""
+        self._withdrawn = release_id
+        self.table = self._table(self.record, self.table.targets)
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the record's release goes on, but not here."""
+        return self._is_withdrawn(self.record)
+
+    def _is_withdrawn(self, record: RoutingRecord) -> bool:
+        release = record.release
+        return release is not None and release.id == self._withdrawn and release.state in ACTIVE
+
+    def _table(self, record: RoutingRecord, targets: Mapping[str, RoutingTarget]) -> RoutingTable:
+        return RoutingTable(record, targets, is_withdrawn=self._is_withdrawn(record))
 
     def _target(self, alias: str, slot: Slot) -> RoutingTarget:
         client, stats = self.client(slot), self.metrics.variant(alias, slot.version)

@@ -124,6 +124,8 @@ class ModelMetrics:
         """Copies of requests for B, by outcome."""
         self.changes = LabelledCounts()
         """Attempted changes of the routing record, by operation and outcome."""
+        self.releases = LabelledCounts()
+        """Releases that a change made here ended, by the state that they ended in."""
         self.samples: ModelSamples | None = None
         self.routed: Callable[[], RoutedState | None] = lambda: None
         self.shadow: Callable[[], ShadowState | None] = lambda: None

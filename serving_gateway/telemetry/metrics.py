@@ -44,6 +44,7 @@ gateway_feature_source_total counter Answered requests by where their rows came 
 gateway_fallbacks_total counter Requests of B's share that A answered because B could not.
 gateway_mirrored_total counter Requests copied to variant B, by what became of the copy.
 gateway_changes_total counter Attempted changes of the routing record, by outcome.
+gateway_releases_total counter Releases that a change made by this replica ended, by their end.
 gateway_shadow_rows_total counter Rows of mirrored requests, by whether the labels are equal.
 gateway_shadow_probability_difference histogram Per row, the largest of a class between versions.
 gateway_shadow_latency_difference_seconds histogram Per mirrored request, B's latency minus A's.
@@ -164,6 +165,8 @@ def _add_model(text: Exposition, model_name: str, model: ModelMetrics) -> None:
     for (operation, outcome), count in model.changes.items():
         label = f"{name},{labels(operation=operation, outcome=outcome)}"
         add("gateway_changes_total", label, count.value)
+    for (state,), count in model.releases.items():
+        add("gateway_releases_total", f'{name},state="{state}"', count.value)
     if (samples := model.samples) is not None:
         add("gateway_sample_rows_total", f'{name},outcome="written"', samples.written)
         add("gateway_sample_rows_total", f'{name},outcome="dropped"', samples.dropped)

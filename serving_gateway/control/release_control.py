@@ -1,0 +1,192 @@
+"""The use cases of a release: begin, advance, approve, stop. No HTTP in here.
+
+Each writes the routing record once, and leaves it as it was when that fails. A stop alone takes
+effect before it is written: at once on this replica, which then tries to write it until it can.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from serving_gateway.contract import (
+    Mode,
+    Release,
+    ReleaseAdvance,
+    ReleaseDecision,
+    ReleaseRequest,
+    ReleaseResponse,
+    ReleaseState,
+    ReloadRequest,
+    RoutingRecord,
+    Strategy,
+    Verdict,
+)
+from serving_gateway.control import release_transitions, transitions
+from serving_gateway.control.control_plane import ControlPlane
+from serving_gateway.control.provenance import check_contract, resolve_slot
+from serving_gateway.control.release_plans import check_plan
+from serving_gateway.errors import GenerationConflict, StoreUnavailable
+from serving_gateway.inference.traffic import A, B
+from serving_gateway.replication.records import next_change_time
+
+log = logging.getLogger(__name__)
+
+_Transition = Callable[[RoutingRecord, str], RoutingRecord]
+"""From a record and the time of the change to the record after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStop:
+    """A stop that could not be written yet."""
+
+    release_id: str
+    by: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class ReleaseControl:
+    """Changes the release of one model; `by` says who asks.
+
+    All raise `NotFound` without a release, `Conflict` when its state or the versions forbid the
+    change, `InvalidInput` for a bad plan or a missing reason, and `Unavailable` when Triton or the
+    store is out of reach.
+    """
+
+    control: ControlPlane
+    pending: PendingStop | None = field(default=None, init=False)
+
+    async def begin(self, request: ReleaseRequest, by: str) -> ReleaseResponse:
+        """Take a READY version into B, verified as by a reload, and enter the first step."""
+        control, verifier = self.control, self.control.verifier
+        async with control.changing("release", B, request.version):
+            check_plan(request.plan)
+            record = await control.writer.current()
+            production = release_transitions.check_begin(record, request)
+            # Where A's versions are: it is to become one of them.
+            upstream = verifier.upstream(A)
+            ready = await verifier.ready_versions(upstream)
+            wish = ReloadRequest(request.version, mode=Mode.SSOT)
+            choice = transitions.choose(record, B, wish, ready)
+            await verifier.require_ready(ready, upstream, request.version)
+            slot = await resolve_slot(
+                verifier.registry, record, upstream, *choice, claimed=request.run_id
+            )
+            check_contract(request.feature_contract, slot, upstream.model_name)
+            client = await verifier.verify(slot)
+            if any(step.strategy is Strategy.SPLIT for step in request.plan.steps):
+                await verifier.require_split(production, slot)
+            release_id = secrets.token_hex(8)
+
+            def change(fresh: RoutingRecord, at: str) -> RoutingRecord:
+                if fresh.variants.get(A) != record.variants.get(A):
+                    raise GenerationConflict(
+                        "Variant A was changed while the candidate was being verified. Look at "
+                        "/models and ask again."
+                    )
+                transitions.choose(fresh, B, wish, ready)
+                return release_transitions.begin(fresh, request, slot, release_id, at, by)
+
+            done = await self._commit(change, by, request.reason)
+            del client  # held until it was adopted
+        return done
+
+    async def advance(self, request: ReleaseAdvance, by: str) -> ReleaseResponse:
+        """Carry out the verdict on the present phase, unless the release went on meanwhile."""
+        async with self.control.changing("release_advance", waits=False):
+            record = await self.control.writer.current()
+            if request.verdict is Verdict.STOP:
+                await self._require_way_back(record)
+            return await self._commit(
+                lambda fresh, at: release_transitions.advance(fresh, request, at, by),
+                by,
+                request.reason,
+            )
+
+    async def approve(self, request: ReleaseDecision, by: str) -> ReleaseResponse:
+        """Approve what a waiting release waits for."""
+        async with self.control.changing("release_approve", waits=False):
+            return await self._commit(
+                lambda fresh, at: release_transitions.approve(fresh, request, at, by),
+                by,
+                request.reason,
+            )
+
+    async def stop(self, request: ReleaseDecision, by: str) -> ReleaseResponse:
+        """End the release: A answers all clients; one that is watched is rolled back, pinned.
+
+        This replica does so at once, whether or not the store can be written.
+        """
+        router = self.control.router
+        async with self.control.changing("release_stop", waits=False):
+            # Checked by what is known here, so that a wrong call has no effect.
+            known = router.record
+            release = known.release
+            if release_transitions.active_release(known) is not None:
+                release_transitions.stop(known, request, known.changed_at or "", by)
+                await self._require_way_back(known)
+                assert release is not None  # noqa: S101 -- it is active
+                router.withdraw(release.id)
+            try:
+                return await self._commit(
+                    lambda fresh, at: release_transitions.stop(fresh, request, at, by),
+                    by,
+                    request.reason,
+                )
+            except (StoreUnavailable, GenerationConflict) as error:
+                if release is None or not router.is_withdrawn:
+                    raise
+                self.pending = PendingStop(release.id, by, request.reason)
+                log.warning(
+                    "a stop of a release is in effect here, and not written yet",
+                    extra={"model": known.model_name, "by": by, "reason": error.message},
+                )
+                return ReleaseResponse("stop_pending", release, known.generation, changed=False)
+
+    async def write_pending(self) -> None:
+        """Try again to write a stop, if one is pending; errors are logged, and it stays."""
+        pending = self.pending
+        if pending is None:
+            return
+        release = release_transitions.active_release(self.control.router.record)
+        if release is None or release.id != pending.release_id:
+            self.pending = None  # another replica wrote it, or it ended otherwise
+            return
+        decision = ReleaseDecision(pending.reason, pending.release_id)
+        try:
+            await self._commit(
+                lambda fresh, at: release_transitions.stop(fresh, decision, at, pending.by),
+                pending.by,
+                pending.reason,
+            )
+        except (StoreUnavailable, GenerationConflict):
+            return
+        self.pending = None
+
+    async def _require_way_back(self, record: RoutingRecord) -> None:
+        """Refuse to roll back to a version that Triton does not have READY."""
+        release = release_transitions.active_release(record)
+        if release is None or release.state is not ReleaseState.WATCHING:
+            return
+        slot = release_transitions.previous_slot_of(record, release)
+        verifier = self.control.verifier
+        upstream = verifier.upstream_of(slot)
+        await verifier.require_ready(
+            await verifier.ready_versions(upstream), upstream, slot.version
+        )
+
+    async def _commit(self, change: _Transition, by: str, reason: str | None) -> ReleaseResponse:
+        def changed(fresh: RoutingRecord) -> RoutingRecord:
+            return change(fresh, next_change_time(fresh, datetime.now(UTC)))
+
+        done, is_new = await self.control.writer.commit(changed, by, reason)
+        return ReleaseResponse("success", _release_of(done), done.generation, is_new)
+
+
+def _release_of(record: RoutingRecord) -> Release:
+    assert record.release is not None  # noqa: S101 -- each transition leaves one
+    return record.release

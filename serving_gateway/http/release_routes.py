@@ -1,0 +1,78 @@
+"""The routes of a model's release: what it is, and what changes it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Response
+
+from serving_gateway.contract import (
+    ReleaseAdvance,
+    ReleaseDecision,
+    ReleaseReport,
+    ReleaseRequest,
+    ReleaseResponse,
+)
+from serving_gateway.control.hosting import Hosting
+from serving_gateway.http.routes import Caller
+
+
+def add_release_report(
+    router: APIRouter, hosting: Hosting, name_of: Callable[..., Awaitable[str]]
+) -> None:
+    """Add the read of a release."""
+
+    @router.get("/release")
+    async def release(model: Annotated[str, Depends(name_of)]) -> ReleaseReport:
+        """Read the present release, or the last one, with what all replicas counted of it."""
+        return await hosting.plane(model).release_report.report()
+
+
+def add_release_changes(
+    router: APIRouter, hosting: Hosting, name_of: Callable[..., Awaitable[str]]
+) -> None:
+    """Add the changes of a release."""
+    Model = Annotated[str, Depends(name_of)]  # noqa: N806 -- a type
+
+    @router.post("/release")
+    async def begin(
+        body: Annotated[ReleaseRequest, Body()], model: Model, by: Caller
+    ) -> ReleaseResponse:
+        """Begin the release of a version that Triton has READY.
+
+        It takes the place of one that is active for another version.
+        """
+        return await hosting.plane(model).release.begin(body, by)
+
+    @router.post("/release/advance")
+    async def advance(
+        body: Annotated[ReleaseAdvance, Body()], model: Model, by: Caller
+    ) -> ReleaseResponse:
+        """Carry out the verdict on the present step, or on the time after the switch."""
+        return await hosting.plane(model).release.advance(body, by)
+
+    @router.post("/release/approve")
+    async def approve(
+        body: Annotated[ReleaseDecision, Body()], model: Model, by: Caller
+    ) -> ReleaseResponse:
+        """Approve what a waiting release waits for.
+
+        The token's name and the reason are recorded.
+        """
+        return await hosting.plane(model).release.approve(body, by)
+
+    @router.post(
+        "/release/stop",
+        responses={202: {"model": ReleaseResponse, "description": "In effect, not yet stored."}},
+    )
+    async def stop(
+        body: Annotated[ReleaseDecision, Body()], model: Model, by: Caller, response: Response
+    ) -> ReleaseResponse:
+        """End a release: A answers all clients.
+
+        While the version after a switch is watched, this rolls A back to the one before and pins
+        it. Where the store cannot be written, 202: the stop is in effect on the replica that
+        answers, which goes on trying to write it; ask each replica.
+        """
+        done = await hosting.plane(model).release.stop(body, by)
+        response.status_code = 202 if done.status == "stop_pending" else 200
+        return done
