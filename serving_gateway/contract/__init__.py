@@ -10,6 +10,7 @@ from serving_gateway.contract.control import *
 from serving_gateway.contract.feast_import import *
 from serving_gateway.contract.inference import *
 from serving_gateway.contract.names import *
+from serving_gateway.contract.outcomes import *
 from serving_gateway.contract.prediction_log import *
 from serving_gateway.contract.release import *
 from serving_gateway.contract.release_estimates import *

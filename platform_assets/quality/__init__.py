@@ -1,0 +1,1 @@
+"""Live quality: predictions joined with their outcomes, and what versions are worth by them."""
