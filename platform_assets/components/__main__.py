@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from platform_assets.components.diagnostics import Diagnostic
@@ -82,23 +82,35 @@ def _with_headers(models: Models) -> Models:
     """Look at the column names of the files that are there; others may come later."""
     wrong: dict[Path, Diagnostic] = {}
     for file, spec in {**models.tables, **models.specs}.items():
-        try:
-            reader = open_source(spec, SourceResource())
-            if isinstance(reader, FileReader | DuckdbReader):
-                reader.check_header()
-        except (ColumnsError, QueryError) as error:
-            inside = ("labels",) if isinstance(spec, ModelSpec) and spec.labels else ()
-            kind = ("duckdb", "query") if spec.source.duckdb else ("file",)
-            place = (*inside, "source", *kind)
-            line = read_document(file).line(("attributes", *place))
-            wrong[file] = Diagnostic(file, line, ".".join(place), str(error))
-        except SourceError as error:
-            print(f"{spec.name}: note: its columns were not looked at: {error}")
+        for part, table in _sources(spec):
+            try:
+                reader = open_source(table, SourceResource())
+                if isinstance(reader, FileReader | DuckdbReader):
+                    reader.check_header()
+            except (ColumnsError, QueryError) as error:
+                kind = ("duckdb", "query") if table.source.duckdb else ("file",)
+                place = (*part, "source", *kind)
+                line = read_document(file).line(("attributes", *place))
+                wrong[file] = Diagnostic(file, line, ".".join(place), str(error))
+            except SourceError as error:
+                what = f"the columns of its {part[0]}" if part else "its columns"
+                print(f"{spec.name}: note: {what} were not looked at: {error}")
     return Models(
         {file: spec for file, spec in models.specs.items() if file not in wrong},
         (*models.problems, *wrong.values()),
         {file: table for file, table in models.tables.items() if file not in wrong},
     )
+
+
+def _sources(spec: SourceSpec) -> Iterator[tuple[tuple[str, ...], SourceSpec]]:
+    """Yield what is read, with the field of the file that its source is in."""
+    if not isinstance(spec, ModelSpec):
+        yield (), spec
+        return
+    yield ("labels",) if spec.labels else (), spec
+    # The label table has the columns of the outcomes, which are its own.
+    if spec.outcome_table is not None and spec.outcomes and spec.outcomes.source:
+        yield ("outcomes",), spec.outcome_table
 
 
 def _summary(spec: ModelSpec) -> str:

@@ -26,7 +26,7 @@ from platform_assets.components.schema import (
     TableFile,
 )
 from platform_assets.components.tables import Tables, problems_of_tables, with_tables
-from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Source
+from platform_assets.model_spec import FeatureTableSpec, ModelSpec, Outcomes, Source
 from platform_assets.training.candidates import SEARCH, CandidateError, check_candidates
 from platform_assets.training.own_code import find_module
 
@@ -119,6 +119,7 @@ def complete(spec: ModelSpec, document: Document, tables: Tables) -> ModelSpec:
             spec,
             model_name=spec.model_name or folder.name,
             source=_placed(spec.source, folder),
+            outcomes=_placed_outcomes(spec.outcomes, folder),
         )
         typed = with_tables(named, tables)
         check_candidates(typed)
@@ -219,6 +220,12 @@ def _placed(source: Source, folder: Path) -> Source:
         files = {name: _absolute(path, folder) for name, path in duckdb.files.items()}
         duckdb = replace(duckdb, files=files)
     return replace(source, file=source.file and _absolute(source.file, folder), duckdb=duckdb)
+
+
+def _placed_outcomes(outcomes: Outcomes | None, folder: Path) -> Outcomes | None:
+    if outcomes is None or outcomes.source is None:
+        return outcomes
+    return replace(outcomes, source=_placed(outcomes.source, folder))
 
 
 def _absolute(file: str, folder: Path) -> str:

@@ -16,6 +16,7 @@ from platform_assets.model_spec.decision import Calibration, Threshold
 from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from platform_assets.model_spec.fields import as_yaml
 from platform_assets.model_spec.labels import LabelKey, Labels
+from platform_assets.model_spec.outcomes import Outcomes
 from platform_assets.model_spec.training import (
     METRICS,
     PINBALL,
@@ -225,6 +226,27 @@ def _count(target: Target, task: Task) -> Problems:
             yield ("class_names", index), "empty text means that the label is missing: name it"
 
 
+def _outcomes(outcomes: Outcomes | None, above: Above) -> Problems:
+    labels: Labels | None = above.get("labels")
+    key: JoinKey | None = above.get("join_key")
+    if outcomes is None or outcomes.source is None or key is None:
+        return
+    if labels is None and key.from_row_number:
+        message = (
+            "has no column for the join key, which numbers the rows of another source: let clients "
+            "send the outcomes, or give the model a key with a `column`"
+        )
+        yield ("source",), message
+    wanted = {one.column for one in labels.entities} if labels else {key.name}
+    given = [one.column for one in outcomes.entities]
+    for index, name in enumerate(given):
+        if name not in wanted or name in given[:index]:
+            what = "is listed twice" if name in wanted else "is not a key of the model"
+            yield ("entities", index), f"{as_yaml(name)} {what}: remove it"
+    if given and (lost := sorted(wanted.difference(given))):
+        yield ("entities",), f"lacks {', '.join(lost)}: a prediction is of all keys of the model"
+
+
 def _candidates(candidates: Sequence[CandidateSpec], above: Above) -> Problems:
     task, class_weight = above.get("task"), above.get("class_weight")
     known = estimators(task) if task else ()
@@ -331,6 +353,7 @@ RULES: Final[Mapping[str, Callable[[Any, Above], Problems]]] = {
     "event_time": _time,
     "ttl": _ttl,
     "target": _target,
+    "outcomes": _outcomes,
     "weight": _weight,
     "class_weight": _class_weight,
     "features": _features,

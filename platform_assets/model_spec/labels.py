@@ -29,7 +29,8 @@ from platform_assets.model_spec.weighting import WeightColumn
 from serving_gateway.contract import DType
 
 
-def _as_entities(value: object) -> object:
+def as_entities(value: object) -> object:
+    """Return the list of keys that a name, a list of names or a mapping stands for."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
@@ -64,7 +65,7 @@ class Labels:
     """Where the rows with the labels are; the features of `request` are columns of it as well."""
     entities: Annotated[
         tuple[LabelKey, ...],
-        BeforeValidator(_as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
+        BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
         Field(min_length=1),
     ]
     """The keys of the feature tables: a list of names, or a mapping from the name to the column of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -34,6 +34,15 @@ from platform_assets.model_spec.feature_source import (
 from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, identifier, reject
 from platform_assets.model_spec.labels import LabelKey, Labels, LabelTable
 from platform_assets.model_spec.operation import AutomationSpec, Kubernetes, ServingSpec
+from platform_assets.model_spec.outcomes import (
+    OutcomeRule,
+    Outcomes,
+    OutcomesInput,
+    OutcomeTable,
+    as_outcomes,
+    outcome_rule,
+    source_keys,
+)
 from platform_assets.model_spec.search import Search
 from platform_assets.model_spec.source import Source
 from platform_assets.model_spec.table import FeatureTableSpec
@@ -73,6 +82,12 @@ def _given_or_labels(value: object, info: ValidationInfo) -> object:
         first: LabelKey = labels.entities[0]
         return value or JoinKey(first.column, first.dtype, source_column=first.source_column)
     return value or getattr(labels, name)
+
+
+def _outcomes(value: object, info: ValidationInfo) -> object:
+    if "labels" not in info.data:
+        raise PydanticCustomError(FOLLOWS, "depends on `labels`")
+    return as_outcomes(value, info.data["labels"])
 
 
 def _model_features(value: object, info: ValidationInfo) -> object:
@@ -161,6 +176,11 @@ class ModelSpec(SourceSpec):
     never do."""
     target: Target
     """The column to predict."""
+    outcomes: (
+        Annotated[Outcomes, BeforeValidator(_outcomes, json_schema_input_type=OutcomesInput)] | None
+    ) = None
+    """The true values of predictions and when they are final, for live quality; `outcomes: labels`
+    where the label table has them. Outcomes that clients send to the gateway count without it."""
     weight: Weight | None = None
     """A column that says how much a row counts while the model is fitted; never a feature. Metrics
     and gates count every row once."""
@@ -260,6 +280,29 @@ class ModelSpec(SourceSpec):
             features=self.request,
             target=self.target,
             weight=self.weight,
+            code_version=self.code_version,
+        )
+
+    @property
+    def outcome_rule(self) -> OutcomeRule:
+        """Which outcome belongs to a prediction, and since when it is final."""
+        return outcome_rule(self.outcomes, self.labels)
+
+    @property
+    def outcome_table(self) -> OutcomeTable | None:
+        """What is read from the source of outcomes, if there is one."""
+        outcomes = self.outcomes
+        if outcomes is None or (outcomes.source is None and not outcomes.of_labels):
+            return None
+        keys = source_keys(self.join_keys, outcomes.entities)
+        column = outcomes.outcome or self.target.source_column
+        return OutcomeTable(
+            model_name=self.model_name,
+            source=outcomes.source or self.source,
+            join_key=keys[0],
+            keys=keys,
+            event_time=self.event_time if outcomes.of_labels else outcomes.event_time,
+            target=replace(self.target, source_column=column, drop_missing=True),
             code_version=self.code_version,
         )
 

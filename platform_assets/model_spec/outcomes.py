@@ -1,0 +1,168 @@
+"""Where the true values of a model's predictions come from, and when they are final."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, StrictStr, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.json_schema import SkipJsonSchema
+
+from platform_assets.model_spec.columns import EventTime, FeatureSpec, JoinKey, Target
+from platform_assets.model_spec.feature_source import SourceSpec
+from platform_assets.model_spec.fields import CONFIG, LOADER_ONLY, Duration, reject
+from platform_assets.model_spec.labels import LabelKey, Labels, as_entities
+from platform_assets.model_spec.source import Source
+
+LABELS: Final = "labels"
+"""What a model file writes where its label table has the outcomes."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Outcomes:
+    """The true values of predictions, joined with the prediction log to measure live quality.
+
+    Those that clients send to the gateway always count; a source is joined by keys and time.
+    """
+
+    source: Source | None = None
+    """Where rows with outcomes are; without it those count that clients send. `outcomes: labels`
+    reads the source of `labels`."""
+    entities: Annotated[
+        tuple[LabelKey, ...],
+        BeforeValidator(as_entities, json_schema_input_type=list[LabelKey | str] | dict[str, Any]),
+    ] = ()
+    """The model's keys, where columns of the source have other names: a list of names, or a mapping
+    from the key to the column."""
+    outcome: Annotated[StrictStr, Field(min_length=1)] | None = None
+    """The column with the true value; by default that of `target`."""
+    event_time: Annotated[EventTime | None, Field(validation_alias="event_timestamp")] = None
+    """The time of an outcome: a prediction gets the first one of its entity that is not before it.
+    Omit it where an entity has one row, whose outcome then counts for all its predictions."""
+    within: Duration | None = None
+    """How long after a prediction that first outcome may be; by default `outcome_delay`, without
+    which any later one counts. Needs `event_timestamp`."""
+    tolerance: Duration | None = None
+    """How much before its prediction an outcome's time may be, where it is the time of what was
+    predicted about rather than of the answer; by default none. Needs `event_timestamp`."""
+    outcome_delay: Duration | None = None
+    """How long after a prediction its outcome is final: only then it is matured and counts. By
+    default that of `labels`, without which a prediction is matured at once."""
+    of_labels: Annotated[SkipJsonSchema[bool], Field(validation_alias=f"{LOADER_ONLY}labels")] = (
+        False
+    )
+    """Whether the label table has the outcomes."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        of_source = {
+            "entities": bool(self.entities),
+            "outcome": self.outcome is not None,
+            "event_timestamp": self.event_time is not None,
+        }
+        of_time = {"within": self.within, "tolerance": self.tolerance}
+        if self.source is None and not self.of_labels:
+            message = "describes the rows of a source: give `source`, or remove it"
+            given = of_source | {name: one is not None for name, one in of_time.items()}
+            reject(((name,), message) for name, there in given.items() if there)
+            if self.outcome_delay is None:
+                raise ValueError(
+                    "is empty: give `source`, or `outcome_delay` for outcomes that clients send; "
+                    "without either remove it, as clients may send outcomes of any model"
+                )
+        elif self.event_time is None and not self.of_labels:
+            message = "needs `event_timestamp`: without times an entity has one outcome"
+            reject(((name,), message) for name, one in of_time.items() if one is not None)
+        if self.source is not None and self.source.feast_view is not None:
+            reject([(("source", "feast_view"), "is for feature tables: outcomes are elsewhere")])
+        return self
+
+
+def as_outcomes(value: object, labels: Labels | None) -> object:
+    """Return what `outcomes: labels` stands for; anything else as it is.
+
+    Raises:
+        ValueError: for another text, and where there are no labels.
+    """
+    if not isinstance(value, str):
+        return value
+    if value != LABELS:
+        raise ValueError(f"{value!r}: write {LABELS}, or a mapping with a `source`")
+    if labels is None:
+        raise ValueError(
+            "needs `labels`, which a model of one table does not have: give the `source` of the "
+            "outcomes"
+        )
+    return {f"{LOADER_ONLY}labels": True}
+
+
+OutcomesInput = Literal["labels"] | Outcomes
+"""How a model file writes them."""
+
+
+@plain_dataclass(frozen=True)
+class OutcomeTable(SourceSpec):
+    """The rows of a source with outcomes, as they are read: keys, time and true value."""
+
+    model_name: str
+    source: Source
+    join_key: JoinKey
+    keys: tuple[JoinKey, ...]
+    event_time: EventTime | None
+    target: Target
+    code_version: str
+    features: tuple[FeatureSpec, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.model_name
+
+    @property
+    def join_keys(self) -> tuple[JoinKey, ...]:
+        """The keys by which requests name a row."""
+        return self.keys
+
+    @property
+    def label_column(self) -> Target:
+        """The column with the true value."""
+        return self.target
+
+    @property
+    def has_unique_rows(self) -> bool:
+        """False: an entity may have outcomes that repeat or contradict each other."""
+        return False
+
+
+@plain_dataclass(frozen=True, slots=True)
+class OutcomeRule:
+    """Which outcome belongs to a prediction, and since when it is final."""
+
+    delay: timedelta
+    """After the answer, until the prediction is matured."""
+    within: timedelta | None
+    """After the answer, in which the first outcome of a source must be; None: any time."""
+    tolerance: timedelta
+
+
+def outcome_rule(outcomes: Outcomes | None, labels: Labels | None) -> OutcomeRule:
+    """Return the rule of a model with these fields in its file."""
+    given = outcomes or Outcomes(of_labels=True)
+    delay = given.outcome_delay or (labels.outcome_delay if labels else None)
+    return OutcomeRule(
+        delay=delay or timedelta(),
+        within=given.within or delay,
+        tolerance=given.tolerance or timedelta(),
+    )
+
+
+def source_keys(keys: tuple[JoinKey, ...], entities: tuple[LabelKey, ...]) -> tuple[JoinKey, ...]:
+    """Return the model's keys as the source of the outcomes calls their columns."""
+    columns: Mapping[str, str] = {one.column: one.source_column for one in entities}
+    return tuple(
+        JoinKey(key.column, key.dtype, source_column=columns[key.name]) if entities else key
+        for key in keys
+    )
