@@ -144,6 +144,7 @@ def rolled_back(record: RoutingRecord, alias: str, target: Slot) -> RoutingRecor
         record,
         variants={**record.variants, alias: pinned},
         previous={**record.previous, alias: rest},
+        removed=False,
     )
 
 

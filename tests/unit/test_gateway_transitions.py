@@ -222,6 +222,13 @@ def test_a_variant_that_is_cleared_leaves_no_traffic_and_can_be_rolled_back_to()
     assert without_variant(cleared, "B") is cleared
 
 
+def test_a_rollback_to_a_named_version_brings_a_removed_model_back() -> None:
+    gone = moved(on(1), removed(on(1)))
+    back = rolled_back(gone, "A", slot(1))
+    assert (back.removed, back.variants["A"].version) == (False, 1)
+    assert removed(back).variants == {}
+
+
 def test_a_removed_model_goes_on_from_its_generation_when_it_is_reloaded() -> None:
     record = moved(on(1), with_slot(on(1), "A", slot(2)))
     gone = moved(record, removed(record))
