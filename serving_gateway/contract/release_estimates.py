@@ -23,7 +23,7 @@ from serving_gateway.contract.release import Guard, PhaseEvidence, VersionCounts
 LATENCY_FLOOR_S: Final = 0.005
 """Shorter latencies count as this one: below it the network and the scheduler decide which version
 is faster, which is no reason to stop a release."""
-Outcome = PairedOutcomes | BoundedMean
+PairedLosses = PairedOutcomes | BoundedMean
 """Losses on mirrored rows: of labels, or of numbers in units of `ReleasePlan.score_scale`."""
 
 _ORDER: Final = 0.99
@@ -36,7 +36,7 @@ def add_phases(phases: Iterable[PhaseEvidence]) -> PhaseEvidence:
 
 
 def estimate_guard(
-    guard: Guard, alpha: float, counted: PhaseEvidence, outcome: Outcome | None
+    guard: Guard, alpha: float, counted: PhaseEvidence, outcome: PairedLosses | None
 ) -> tuple[int, float | None, Interval]:
     """Observations, estimate (None without any) and bounds of a guard."""
     match guard:
@@ -67,7 +67,7 @@ def _latency(counted: PhaseEvidence, alpha: float) -> tuple[int, float | None, I
     return sum(b.counts), value, quantile_ratio(a, b, _ORDER, alpha)
 
 
-def _outcome(losses: Outcome, alpha: float) -> tuple[int, float | None, Interval]:
+def _outcome(losses: PairedLosses, alpha: float) -> tuple[int, float | None, Interval]:
     if isinstance(losses, BoundedMean):
         rows = losses.count
     else:

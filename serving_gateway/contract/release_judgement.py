@@ -25,7 +25,7 @@ from serving_gateway.contract.release import (
     ReleaseState,
     Verdict,
 )
-from serving_gateway.contract.release_estimates import Outcome, add_phases, estimate_guard
+from serving_gateway.contract.release_estimates import PairedLosses, add_phases, estimate_guard
 
 ERROR_RATE: Final = 0.05
 """Of all guards together, for the steps, and once more for the time after the switch."""
@@ -37,7 +37,7 @@ def judge_guards(
     plan: ReleasePlan,
     release: Release,
     evidence: ReleaseEvidence,
-    outcome: Outcome | None = None,
+    outcome: PairedLosses | None = None,
 ) -> tuple[GuardReport, ...]:
     """Judge each guard of the plan by all that was counted on this side of the switch.
 
@@ -136,7 +136,7 @@ def _summary(guards: Sequence[GuardReport]) -> str:
 
 
 def _judge(
-    guard: Guard, margin: float, alpha: float, counted: PhaseEvidence, outcome: Outcome | None
+    guard: Guard, margin: float, alpha: float, counted: PhaseEvidence, outcome: PairedLosses | None
 ) -> GuardReport:
     observations, value, bounds = estimate_guard(guard, alpha, counted, outcome)
     if value is None:
