@@ -51,9 +51,11 @@ from serving_gateway.replication.store import RoutingStore
 from serving_gateway.replication.watcher import Watcher
 from serving_gateway.settings import Settings
 from serving_gateway.tasks import TaskSupervisor
+from serving_gateway.telemetry.log_key import log_key
+from serving_gateway.telemetry.log_writer import LogWriter
 from serving_gateway.telemetry.metrics import Metrics
-from serving_gateway.telemetry.sample_files import SampleWriter
-from serving_gateway.telemetry.samples import ModelSamples, SampleQueue
+from serving_gateway.telemetry.prediction_ids import PredictionIds
+from serving_gateway.telemetry.prediction_log import LogQueue, ModelLog
 from serving_gateway.triton.client_pool import TritonClientPool
 
 if TYPE_CHECKING:
@@ -144,10 +146,12 @@ class _Replica:
             self.store, identity, keep_seconds=settings.replica_seconds, interval=interval
         )
         self.tritons = TritonClientPool(settings, self.tracing)
-        self.samples = SampleQueue(settings.sample_queue_rows, settings.sample_queue_bytes)
-        self.writer: SampleWriter | None = None
-        if settings.sample_dir is not None:
-            self.writer = SampleWriter(self.samples, settings.sample_dir, identity.id, settings)
+        self.prediction_ids = PredictionIds()
+        self.log_queue = LogQueue(settings.sample_queue_rows, settings.sample_queue_bytes)
+        self.writer: LogWriter | None = None
+        if (folder := settings.sample_dir) is not None:
+            key = log_key(settings)
+            self.writer = LogWriter(self.log_queue, folder, identity.id, settings, key)
         self.queue_budget = ByteBudget(settings.max_queued_bytes)
         self.mirror_budget = ByteBudget(settings.mirror_queue_bytes)
         self.offload = Offload(self.queue_budget)
@@ -231,10 +235,12 @@ class _Replica:
         ledger = ShadowStatistics(settings.shadow_examples, settings.request_seconds)
         metrics.routed, metrics.shadow = router.routed, ledger.state
         if self.writer is not None:
-            metrics.samples = ModelSamples(self.samples, settings.sample_fraction)
+            prefix = self.prediction_ids.prefix
+            metrics.log = ModelLog(self.log_queue, settings.sample_fraction, prefix)
         mirror = Mirror(settings, router, metrics, ledger, self.mirror_budget, self.offload)
-        dispatcher = Dispatcher(router, wake, probe, metrics.fallbacks.inc, self.offload)
-        predictor = Predictor(settings, dispatcher, mirror, metrics, features, metrics.samples)
+        count_fallback, ids = metrics.fallbacks.inc, self.prediction_ids
+        dispatcher = Dispatcher(router, wake, probe, count_fallback, self.offload, ids, metrics.log)
+        predictor = Predictor(settings, dispatcher, mirror, metrics, features)
         writer = RecordWriter(router, self.store, self.losses)
         verifier = VersionVerifier(settings, router, self.registry, features)
         control = ControlPlane(router, verifier, writer, heartbeat, metrics)

@@ -267,21 +267,27 @@ class Settings(BaseSettings):
     clients' data and are shown only to callers with a control token. 0 keeps none."""
 
     sample_dir: Annotated[Path, _needs("pyarrow", "samples")] | None = None
-    """Directory for samples of answered predictions, as Parquet, one folder per model. Unset:
-    nothing is sampled. Needs the extra 'samples'. The files hold clients' data."""
+    """Directory of the prediction log: answered predictions as Parquet, one folder per model and
+    day. Unset: nothing is logged. Needs the extra 'samples'. The files hold clients' data."""
     sample_fraction: float = Field(default=0.1, gt=0, le=1)
-    """Share of the requests that are sampled."""
-    sample_rows_per_file: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Share of the requests that are logged."""
+    sample_key: Key | None = None
+    """Key by which the log has hashes of client ids in their place. Replicas on several hosts need
+    the same one, or a client has several hashes. Unset: it is generated in the file
+    prediction-log-key of the state directory."""
+    sample_rows_per_file: int = Field(default=50_000, ge=1, le=1_000_000)
     """Number of rows after which a file is written."""
     sample_seconds: Seconds = 60.0
     """Age of the oldest row after which a smaller file is written."""
-    sample_queue_rows: int = Field(default=10_000, ge=MAX_BATCH_SIZE)
+    sample_queue_rows: int = Field(default=50_000, ge=MAX_BATCH_SIZE)
     """Maximum number of rows waiting for the writer; further ones are dropped and counted."""
     sample_queue_bytes: int = Field(default=33_554_432, ge=4_194_304)
     """Maximum bytes of the rows waiting for the writer, and again of the rows that it collects for
-    files: above it, waiting samples are dropped and files are written early."""
+    files: above it, waiting rows are dropped and files are written early."""
     sample_max_bytes: int = Field(default=268_435_456, ge=1_048_576)
-    """Maximum bytes of a model's samples; above it the oldest files are deleted."""
+    """Maximum bytes of a model's log; above it the oldest files are deleted."""
+    sample_max_days: int = Field(default=30, ge=1, le=3650)
+    """Days after which a file of the log is deleted."""
 
     otlp_endpoint: (
         Annotated[Url, _needs("opentelemetry.exporter.otlp.proto.http", "tracing")] | None

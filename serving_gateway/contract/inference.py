@@ -63,6 +63,8 @@ class PredictResponse(NativeType, msgspec.Struct):
     """Why A answered although the client belongs to B's share."""
     features_as_of: str | None = None
     """When the oldest stored value of the rows was observed (RFC 3339); null without any."""
+    prediction_id: str = ""
+    """Names the response in the prediction log, and in reports of outcomes."""
 
 
 class ServerLive(Struct, frozen=True):

@@ -6,7 +6,15 @@ in `<root>/<model>/date=YYYY-MM-DD/`, by the day (UTC) of the answer.
 
 from __future__ import annotations
 
+import hmac
+from datetime import date
 from typing import Final
+
+LOG_DAY: Final = "date="
+"""How the name of a day's folder begins; the day in ISO 8601 follows."""
+LOG_KEY_FILE: Final = "prediction-log-key"
+"""File of a gateway's state directory with the key of client ids' hashes, unless one is set."""
+_HASH_CHARACTERS: Final = 32
 
 LOG_SCHEMA: Final = 1
 """Version of these columns, in the files' metadata under `LOG_SCHEMA_KEY`."""
@@ -22,7 +30,7 @@ LOG_ENTITY: Final = "sample_entity"
 """Whose row it is, as text; of several keys a JSON object in their order. Null where the request
 named no entity."""
 LOG_CLIENT: Final = "sample_client"
-"""Keyed hash of the client id; null without one."""
+"""Keyed hash of the client id (`client_hash`); null without one."""
 LOG_AGE: Final = "sample_feature_age"
 """Age in seconds of the oldest stored feature value at the answer; float64, null without any."""
 LOG_VERSION: Final = "sample_version"
@@ -68,3 +76,13 @@ LOG_COLUMNS: Final = (
     LOG_B_LATENCY,
     LOG_B_FAILURE,
 )
+
+
+def log_day(day: date) -> str:
+    """Name of the folder of a day (UTC)."""
+    return f"{LOG_DAY}{day.isoformat()}"
+
+
+def client_hash(client_id: str, key: bytes) -> str:
+    """What the log has of a client id: half of its HMAC-SHA256 (RFC 2104), in hexadecimal."""
+    return hmac.digest(key, client_id.encode(), "sha256").hex()[:_HASH_CHARACTERS]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import secrets
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 from serving_gateway.http.security import DEFAULT_NAME, Access
-from serving_gateway.settings import MIN_KEY_LENGTH, Settings
+from serving_gateway.secret_files import read_or_create
+from serving_gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +35,3 @@ def ensure_token(settings: Settings, access: Access) -> None:
     else:
         text = "GATEWAY_CONTROL_TOKEN is not set; the control token is in a file"
         log.warning(text, extra=file)
-
-
-def read_or_create(path: Path) -> str:
-    """The token in a file, created with mode 0600 by the first of processes that start at once.
-
-    `OSError` when it cannot be read or written, `ValueError` when it holds too few characters.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        with NamedTemporaryFile("w", dir=path.parent) as staged:  # of mode 0600
-            staged.write(secrets.token_urlsafe(32) + "\n")
-            staged.flush()
-            os.fsync(staged.fileno())
-            # A link, unlike a rename, fails where another process was first.
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(staged.name)
-    token = path.read_text(encoding="utf-8").strip()
-    if len(token) < MIN_KEY_LENGTH:
-        raise ValueError(f"{path} holds {len(token)} characters; it needs {MIN_KEY_LENGTH}")
-    return token

@@ -123,7 +123,9 @@ class HttpExchange:
         """Answer with a prediction."""
         self.finish(_JSON, body)
 
-    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
+    def respond(
+        self, response: ProtocolResponse, variant: str, version: int, prediction_id: str
+    ) -> None:
         """Answer with an inference of the protocol."""
         kind, size = _JSON, response.header_length
         if size is not None:
@@ -131,7 +133,11 @@ class HttpExchange:
                 b"content-type: application/octet-stream\r\n"
                 b"inference-header-content-length: %d\r\n" % size
             )
-        served = b"x-serving-variant: %b\r\nx-serving-version: %d\r\n" % (variant.encode(), version)
+        served = b"x-serving-variant: %b\r\nx-serving-version: %d\r\nx-prediction-id: %b\r\n" % (
+            variant.encode(),
+            version,
+            prediction_id.encode(),
+        )
         self.finish(kind + served, response.body)
 
     def finish(self, headers: bytes, body: bytes) -> None:

@@ -7,8 +7,8 @@ the table in memory, all that it calls is Triton and the online feature store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from serving_gateway.errors import (
@@ -26,6 +26,16 @@ from serving_gateway.inference.protocol_response import ProtocolResponse
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
+from serving_gateway.inference.wire import InferenceOutputs
+from serving_gateway.telemetry.prediction_ids import PredictionIds
+from serving_gateway.telemetry.prediction_log import (
+    ENTRY_BYTES,
+    TENSOR_BYTES,
+    Entity,
+    Entry,
+    ModelLog,
+    VariantLog,
+)
 
 if TYPE_CHECKING:
     from serving_gateway.telemetry.tracing import RequestSpan
@@ -53,8 +63,10 @@ class Sink(Protocol):
     def succeed(self, body: bytes) -> None:
         """Take the JSON of a `PredictResponse`."""
 
-    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
-        """Take a response of the Open Inference Protocol, and who gave it."""
+    def respond(
+        self, response: ProtocolResponse, variant: str, version: int, prediction_id: str
+    ) -> None:
+        """Take a response of the Open Inference Protocol, who gave it, and its id."""
 
     def fail(self, error: GatewayError) -> None:
         """Take the reason why there is neither."""
@@ -66,7 +78,7 @@ class RoutedRequest(InferenceItem):
     It `arrived` and is `due` by the event loop's clock. `table` is the generation that it was last
     routed by, `target` where it was last sent. `is_split`: the policy chose B for it, so that A may
     answer instead, and `fallback` then says why. `named` is the target that the client named, so
-    that no other may answer.
+    that no other may answer. `number` is that of the prediction's id, once it has one.
     """
 
     __slots__ = (
@@ -78,6 +90,7 @@ class RoutedRequest(InferenceItem):
         "is_split",
         "is_traffic",
         "named",
+        "number",
         "sent_at",
         "sink",
         "table",
@@ -103,6 +116,7 @@ class RoutedRequest(InferenceItem):
         self.is_traffic = sink.is_traffic
         self.is_split = False
         self.named: RoutingTarget | None = None
+        self.number: int
         self.sent_at: float
         self.table: RoutingTable
         self.target: RoutingTarget
@@ -151,6 +165,47 @@ class RoutedRequest(InferenceItem):
         except GatewayError as error:
             self.dispatcher.recover(self, error)
 
+    def log_entry(
+        self,
+        log: VariantLog,
+        seconds: float,
+        outputs: InferenceOutputs,
+        start: int,
+        entities: Sequence[Entity] | None = None,
+        as_of: float | None = None,
+    ) -> Entry:
+        """What the prediction log keeps, of an answer by rows from `start` of `outputs`."""
+        tensors, client_id, body = self.tensors, self.client_id, outputs.body
+        size = ENTRY_BYTES + log.size_of(body)
+        if len(tensors) == 1:
+            size += len(tensors[0])
+        else:
+            size += sum(map(len, tensors)) + TENSOR_BYTES * len(tensors)
+        if client_id is not None:
+            size += 4 * len(client_id)
+        if entities is not None:
+            size += self.size  # ids, as they were sent, are a part of it
+        times = self.sent_at, seconds
+        answer = body, start, outputs.places
+        return size, self.number, self.rows, *times, tensors, client_id, entities, as_of, *answer
+
+    def variant_log(self, model: ModelLog) -> VariantLog:
+        """Where the target's answers are logged."""
+        target = self.target
+        if target.log is None:
+            codec = target.client.codec
+            assert codec is not None  # noqa: S101 -- it has just answered
+            generation = self.table.record.generation
+            target.log = VariantLog(
+                model,
+                target.model_name,
+                target.variant,
+                target.slot.version,
+                generation,
+                codec.signature,
+            )
+        return target.log
+
     def fail(self, error: GatewayError) -> None:
         """An attempt failed on its way through the batcher."""
         if self.is_traffic:
@@ -165,7 +220,7 @@ class Dispatcher:
     `wake` is called when Triton seems to have changed, to have it and the record looked at now;
     `probe` for a request whose version is not ready, to have Triton asked about it;
     `count_fallback` for each request of B's share that A gets instead. What is large is read and
-    encoded by `offload`.
+    encoded by `offload`. `log` is None where nothing is logged.
     """
 
     router: Router
@@ -173,6 +228,8 @@ class Dispatcher:
     probe: Callable[[], None]
     count_fallback: Callable[[], None]
     offload: Offload
+    ids: PredictionIds = field(default_factory=PredictionIds)
+    log: ModelLog | None = None
 
     def dispatch(self, request: RoutedRequest) -> None:
         """Send a request to the target that it names, or to the traffic policy's variant."""

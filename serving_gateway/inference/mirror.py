@@ -33,6 +33,7 @@ from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.replication.replicas import now
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
+from serving_gateway.telemetry.prediction_log import PendingEntry
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ DISAGREED: Final = "disagreed"
 FAILED: Final = "failed"
 DROPPED: Final = "dropped"
 
-_Compared = tuple[float, ModelOutput, AnswerComparison]
+_Compared = tuple[float, ModelOutput, AnswerComparison, InferenceOutputs, int]
+"""B's latency and output, how it compares, and where it was: all outputs, and its first row."""
 
 
 class Mirror:
@@ -75,29 +77,43 @@ class Mirror:
         )
 
     def offer(
-        self, request: RoutedRequest, rows: RequestRows, output: ModelOutput, seconds: float
+        self,
+        request: RoutedRequest,
+        rows: RequestRows,
+        output: ModelOutput,
+        seconds: float,
+        pending: PendingEntry | None = None,
     ) -> None:
-        """Copy an answered request, when the policy says so; at once and without failing."""
-        table = request.table
-        if table is not self._router.table or not table.policy.mirrors(request.client_id):
-            return  # an answer of a former generation belongs to a pairing that has ended
-        source, target = request.target, table.targets.get(B)
+        """Copy an answered request, when the policy says so; at once and without failing.
+
+        What is `pending` of a request to be logged is written once it is known what B answered.
+        """
+        table, target = request.table, None
+        # An answer of a former generation belongs to a pairing that has ended.
+        if table is self._router.table and table.policy.mirrors(request.client_id):
+            target = table.targets.get(B)
+            if target is None:
+                self.counts[DROPPED].inc()
         if target is None:
-            self.counts[DROPPED].inc()
+            if pending is not None:
+                pending.write()
             return
+        source = request.target
         page = self._ledger.open((source.side, target.side), now)
         if target.client.ready:
             codec = source.client.codec
             assert codec is not None  # noqa: S101 -- it has just answered
             deadline = request.arrived + seconds + self._seconds
             copy = MirroredCopy(
-                self, page, target, codec.signature, rows, output, seconds, deadline
+                self, page, target, codec.signature, rows, output, seconds, deadline, pending
             )
             with contextlib.suppress(Overloaded):
                 self._batcher.submit(copy)
                 return
         page.dropped += 1
         self.counts[DROPPED].inc()
+        if pending is not None:
+            pending.write_failed(target.slot.version, "dropped: B is not ready or too busy")
 
     def close(self) -> None:
         """Drop what waits."""
@@ -130,6 +146,7 @@ class MirroredCopy(InferenceItem):
         output: ModelOutput,
         seconds: float,
         deadline: float,
+        pending: PendingEntry | None = None,
     ) -> None:
         super().__init__(mirror.offload)
         width = len(output.probabilities[0]) if output.probabilities else 1
@@ -142,6 +159,7 @@ class MirroredCopy(InferenceItem):
         self._output = output
         self._seconds = seconds
         self._started = 0.0
+        self._pending = pending
         self.target = target
 
     def prepare(self, codec: Codec) -> bool:
@@ -172,20 +190,25 @@ class MirroredCopy(InferenceItem):
     def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Compared:
         """B's latency and output for the same rows, and how it compares."""
         seconds, output = perf_counter() - self._started, outputs.predicted().part(start, stop)
-        return seconds, output, compare(self._output, output)
+        return seconds, output, compare(self._output, output), outputs, start
 
     def answer(self, encoded: _Compared) -> None:
         """Note how B's output compares."""
-        (seconds, output, comparison), rows = encoded, self._rows
+        (seconds, output, comparison, outputs, start), rows = encoded, self._rows
         sent = (rows.data if rows.instances is None else rows.instances) or []
         self.target.stats.answer(seconds, rows.count)
         delay = seconds - self._seconds
         agreed = self._page.note(self._output, output, delay, sent, comparison)
         self._counts[AGREED if agreed else DISAGREED].inc()
+        if self._pending is not None:
+            version = self.target.slot.version
+            self._pending.write_answered(version, seconds, outputs.body, start, outputs.places)
 
     def fail(self, error: GatewayError) -> None:
         """Note that B did not answer."""
         self._page.failed += 1
         self.target.stats.fail()
         self._counts[FAILED].inc()
+        if self._pending is not None:
+            self._pending.write_failed(self.target.slot.version, f"{error.code}: {error.message}")
         log.debug("a mirrored request failed", extra={"reason": error.message})

@@ -29,6 +29,9 @@ from serving_gateway.triton.exchange import TritonResponse
 NAME: Final = "serving-gateway"
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
 
+_Encoded = tuple[ProtocolResponse, InferenceOutputs, int]
+"""The response; all that Triton answered, and the request's first row there."""
+
 
 class OpenInference:
     """Answers the protocol's questions by the effective versions of one model."""
@@ -158,15 +161,15 @@ class ProtocolInference(RoutedRequest):
         self.sent_at = perf_counter()
         batcher.submit(self)
 
-    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> ProtocolResponse | None:
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Encoded | None:
         """The response; None where an output is not by rows, so that nothing can be merged."""
         tensors, target = outputs.part(start, stop), self.target
         if tensors is None:
             return None
         head, version = self.request.head, target.slot.version
-        return encode_response(head, tensors, target.model_name, version)
+        return encode_response(head, tensors, target.model_name, version), outputs, start
 
-    def answer(self, encoded: ProtocolResponse | None) -> None:
+    def answer(self, encoded: _Encoded | None) -> None:
         """Send the response, or ask again, alone."""
         target = self.target
         name, variant, version = target.model_name, target.variant, target.slot.version
@@ -174,8 +177,15 @@ class ProtocolInference(RoutedRequest):
             target.client.can_merge_outputs = False
             self._queue((self.tensors, self.rows), target, self.deadline)
             return
+        response, outputs, start = encoded
+        ids, log = self.dispatcher.ids, self.dispatcher.log
+        self.number = ids.next_number()
         if self.is_traffic:
-            target.stats.answer(perf_counter() - self.sent_at, self.rows)
+            seconds = perf_counter() - self.sent_at
+            target.stats.answer(seconds, self.rows)
+            if log is not None and log.is_due():
+                variant_log = self.variant_log(log)
+                variant_log.put(self.log_entry(variant_log, seconds, outputs, start))
         if self.span is not None:
             self.span.answered(name, variant, version)
-        self.sink.respond(encoded, variant, version)
+        self.sink.respond(response, variant, version, ids.text(self.number))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import Final
 
 from serving_gateway.contract import FeatureSource, PredictRequest, PredictResponse
@@ -35,17 +36,21 @@ from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
-from serving_gateway.telemetry.samples import ModelSamples, Sample
+from serving_gateway.telemetry.prediction_log import Entity, Entry, PendingEntry, VariantLog
 
 _MAX_CLIENT_ID: Final = 256
 """Characters."""
 _RESPONSE_START: Final = b'{"predictions":[],"probabilities":null,'
+_RESPONSE_END: Final = b',"prediction_id":""}'
 _NO_TIME: Final = b"null}"
-"""How a response ends, whose last field is `features_as_of`."""
+"""How a tail ends, whose last field is `features_as_of`."""
+
+_Encoded = tuple[ModelOutput, bytes, InferenceOutputs, int]
+"""The output and the response; all that Triton answered, and the request's first row there."""
 
 
 class Predictor:
-    """Answers the predictions of one model; `features` or `samples` are None where switched off."""
+    """Answers the predictions of one model; `features` is None where switched off."""
 
     def __init__(
         self,
@@ -54,13 +59,11 @@ class Predictor:
         mirror: Mirror,
         metrics: ModelMetrics,
         features: FeatureReader | None = None,
-        samples: ModelSamples | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self.mirror = mirror
         self.sources = metrics.sources
         self.stored_rows = StoredRows(features, dispatcher.offload, settings.max_rows)
-        self.samples = samples
         self.max_rows = settings.max_rows
         self._request_seconds = settings.request_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,7 +150,7 @@ class Prediction(RoutedRequest):
         self.sent_at = perf_counter()
         batcher.submit(self)
 
-    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> tuple[ModelOutput, bytes]:
+    def encode(self, outputs: InferenceOutputs, start: int, stop: int) -> _Encoded:
         """The output for these rows, and the response: its end is encoded once for a target."""
         output, target, source = outputs.predicted(), self.target, self._rows.source
         if stop - start != outputs.rows:
@@ -166,40 +169,52 @@ class Prediction(RoutedRequest):
         if as_of is not None:
             tail = b'%b"%b"}' % (tail[: -len(_NO_TIME)], rfc3339(as_of).encode())
         write = encode_json if len(outputs.body) <= LARGE_BYTES else encode_list
-        return output, b'{"predictions":%b,"probabilities":%b,%b' % (
+        ids = self.dispatcher.ids
+        self.number = number = ids.next_number()
+        body = b'{"predictions":%b,"probabilities":%b,"prediction_id":%b%d",%b' % (
             write(output.predictions),
             write(output.probabilities),
+            ids.member,
+            number,
             tail,
         )
+        return output, body, outputs, start
 
-    def answer(self, encoded: tuple[ModelOutput, bytes]) -> None:
-        """Send the response; a client's request is counted, mirrored and maybe sampled."""
-        output, body = encoded
+    def answer(self, encoded: _Encoded) -> None:
+        """Send the response; a client's request is counted, mirrored and maybe logged."""
+        output, body, outputs, start = encoded
         target, rows, predictor = self.target, self._rows, self._predictor
         if self.is_traffic:
             seconds = perf_counter() - self.sent_at
             target.stats.answer(seconds, rows.count)
             predictor.sources[rows.source] += 1
+            entry = None
+            log = self.dispatcher.log
+            if log is not None and log.is_due():
+                variant = self.variant_log(log)
+                entry = self._entry(variant, seconds, outputs, start)
             if self.table.policy.mirror and not self.is_split:
-                predictor.mirror.offer(self, rows, output, seconds)
-            if predictor.samples is not None and predictor.samples.is_due():
-                predictor.samples.offer(self._sample(output))
+                pending = None if entry is None else PendingEntry(variant, entry)
+                predictor.mirror.offer(self, rows, output, seconds, pending)
+            elif entry is not None:
+                variant.put(entry)
         if self.span is not None:
             self.span.answered(target.model_name, target.variant, target.slot.version)
         self.sink.succeed(body)
 
-    def _sample(self, output: ModelOutput) -> Sample:
-        target, rows = self.target, self._rows
-        by = target.model_name, target.variant, target.slot.version, self._codec.signature
-        answered = output.predictions, output.probabilities
-        whose = rows.entities if rows.is_named else None
+    def _entry(
+        self, log: VariantLog, seconds: float, outputs: InferenceOutputs, start: int
+    ) -> Entry:
+        rows = self._rows
+        whose: Sequence[Entity] | None = rows.entities if rows.is_named else None
         if whose is None:
             whose = named_entities(self._request)
-        return Sample(time_ns() // 1000, *by, rows.data, rows.instances, *answered, whose)
+        return self.log_entry(log, seconds, outputs, start, whose, rows.as_of)
 
     def _tail(self, source: FeatureSource) -> bytes:
         target = self.target
         slot, generation = target.slot, self.table.record.generation
         versions = target.model_name, target.variant, slot.version, slot.run_id, generation
         response = PredictResponse([], None, *versions, source, self.fallback)
-        return encode_json(response).removeprefix(_RESPONSE_START)
+        text = encode_json(response).removeprefix(_RESPONSE_START)
+        return text.removesuffix(_RESPONSE_END) + b"}"

@@ -35,6 +35,7 @@ from serving_gateway.replication.records import digest
 from serving_gateway.replication.replicas import ModelReport
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics, RoutedState, VariantStats
+from serving_gateway.telemetry.prediction_log import VariantLog
 from serving_gateway.triton.client_pool import TritonClientPool
 from serving_gateway.triton.cluster import TritonCluster
 
@@ -55,6 +56,8 @@ class RoutingTarget:
     stats: VariantStats
     response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
     """What every response of the target ends with, by the source of its rows."""
+    log: VariantLog | None = None
+    """Where its answers are logged, from the first one that is."""
 
     side: RoutedVersion = field(init=False)
 

@@ -23,6 +23,7 @@ from serving_gateway.inference.tensors import (
     text_bounds,
     unpack,
 )
+from serving_gateway.telemetry.prediction_log import Place, Places
 from serving_gateway.triton.exchange import TritonResponse
 
 _CACHED: Final = 256
@@ -127,7 +128,7 @@ class _Column(NamedTuple):
 class OutputLayout:
     """Where the outputs lie, from byte `start` on, in all responses with equal heads."""
 
-    __slots__ = ("_signature", "columns", "places", "rows", "stop")
+    __slots__ = ("_signature", "columns", "logged", "places", "rows", "stop")
 
     def __init__(
         self, outputs: Sequence[_Output], start: int, rows: int, signature: Signature
@@ -135,6 +136,7 @@ class OutputLayout:
         self.rows = rows
         self._signature = signature
         self.columns: tuple[_Column, _Column | None] | None = None
+        self.logged: Places | None = None
         self.places: list[tuple[_Output, slice]] = []
         for output in outputs:
             stop = start + output.parameters.binary_data_size
@@ -146,11 +148,30 @@ class OutputLayout:
         """Labels, and probabilities if any; `BadUpstreamAnswer` when missing or of other rows."""
         signature = self._signature
         labels, scores = self._column(signature.label_output), signature.probabilities_output
-        if signature.classes and all(isinstance(one, bool) for one in signature.classes):
+        if self._has_boolean_labels:
             numbers = labels.read  # tensors hold booleans as numbers
             labels = labels._replace(read=lambda body, start: map(bool, numbers(body, start)))
         self.columns = labels, None if scores is None else self._column(scores)
         return self.columns
+
+    def find_places(self) -> Places:
+        """Where the prediction is, for the log; an output that is missing has no elements."""
+        signature = self._signature
+        labels, scores = signature.label_output, signature.probabilities_output
+        outputs = self._place(labels), self._place(scores)
+        self.logged = places = (self.rows, self._has_boolean_labels, *outputs)
+        return places
+
+    def _place(self, name: str | None) -> Place:
+        for output, place in reversed(self.places):
+            if output.name == name and output.shape[:1] == (self.rows,):
+                return output.datatype, place.start, place.stop, prod(output.shape) // self.rows
+        return "", 0, 0, 0
+
+    @property
+    def _has_boolean_labels(self) -> bool:
+        classes = self._signature.classes
+        return bool(classes) and all(isinstance(one, bool) for one in classes)
 
     def _column(self, name: str) -> _Column:
         found = [one for one in self.places if one[0].name == name]
@@ -208,6 +229,11 @@ class InferenceOutputs:
             probabilities = [flat] if self.rows == 1 else chunks(flat, width)
         self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
         return output
+
+    @property
+    def places(self) -> Places:
+        """Where `body` has the prediction, for the log."""
+        return self._layout.logged or self._layout.find_places()
 
     def cost(self, start: int, stop: int) -> int:
         """Bytes to read for rows `start` to `stop`, a share of what is read once included."""

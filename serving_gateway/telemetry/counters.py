@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, NamedTuple
 
-from serving_gateway.telemetry.samples import ModelSamples
+from serving_gateway.telemetry.prediction_log import ModelLog
 
 BUCKETS: Final = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025),
@@ -126,7 +126,7 @@ class ModelMetrics:
         """Attempted changes of the routing record, by operation and outcome."""
         self.releases = LabelledCounts()
         """Releases that a change made here ended, by the state that they ended in."""
-        self.samples: ModelSamples | None = None
+        self.log: ModelLog | None = None
         self.routed: Callable[[], RoutedState | None] = lambda: None
         self.shadow: Callable[[], ShadowState | None] = lambda: None
 

@@ -48,7 +48,7 @@ gateway_releases_total counter Releases that a change made by this replica ended
 gateway_shadow_rows_total counter Rows of mirrored requests, by whether the labels are equal.
 gateway_shadow_probability_difference histogram Per row, the largest of a class between versions.
 gateway_shadow_latency_difference_seconds histogram Per mirrored request, B's latency minus A's.
-gateway_sample_rows_total counter Rows chosen as samples, by what became of them.
+gateway_sample_rows_total counter Rows chosen for the prediction log, by what became of them.
 gateway_ready gauge 1 when this replica should get the model's traffic.
 gateway_routing_generation gauge Generation of the record that this replica routes by.
 gateway_effective_version_ready gauge Per version routed to: 1 while Triton has it READY.
@@ -167,10 +167,10 @@ def _add_model(text: Exposition, model_name: str, model: ModelMetrics) -> None:
         add("gateway_changes_total", label, count.value)
     for (state,), count in model.releases.items():
         add("gateway_releases_total", f'{name},state="{state}"', count.value)
-    if (samples := model.samples) is not None:
-        add("gateway_sample_rows_total", f'{name},outcome="written"', samples.written)
-        add("gateway_sample_rows_total", f'{name},outcome="dropped"', samples.dropped)
-        add("gateway_sample_rows_total", f'{name},outcome="failed"', samples.failed)
+    if (log := model.log) is not None:
+        add("gateway_sample_rows_total", f'{name},outcome="written"', log.written)
+        add("gateway_sample_rows_total", f'{name},outcome="dropped"', log.dropped)
+        add("gateway_sample_rows_total", f'{name},outcome="failed"', log.failed)
     if (shadow := model.shadow()) is not None:
         pair = labels(version_a=shadow.version_a, version_b=shadow.version_b)
         _add_shadow(text, f"{name},{pair}", shadow)

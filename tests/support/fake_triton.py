@@ -125,7 +125,9 @@ class Outcome:
         """A prediction."""
         self.ended.set_result(body)
 
-    def respond(self, response: ProtocolResponse, variant: str, version: int) -> None:
+    def respond(
+        self, response: ProtocolResponse, variant: str, version: int, prediction_id: str
+    ) -> None:
         """An inference of the protocol."""
         self.ended.set_result((response, variant, version))
 

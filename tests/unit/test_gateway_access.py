@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from serving_gateway.errors import Forbidden, Unauthenticated
-from serving_gateway.http.control_token import read_or_create
 from serving_gateway.http.security import Access, Need
+from serving_gateway.secret_files import read_or_create
 from serving_gateway.settings import Settings
 
 ALICE, BOB, KEY = "alice-0123456789ab", "bob-0123456789abcd", "key-0123456789abcdef"

@@ -1,4 +1,4 @@
-"""Samples of a running gateway's answers, beside a real Triton."""
+"""The prediction log of a running gateway, beside a real Triton."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_answered_predictions_lie_in_files_and_refused_ones_do_not(
         assert gateway.metric("gateway_sample_rows_total", outcome="dropped") == 0
         assert not directory.exists()
     # What waits is written when the gateway ends.
-    files = [*directory.glob(f"{DEFAULT_MODEL}/*.parquet")]
+    files = [*directory.glob(f"{DEFAULT_MODEL}/*/*.parquet")]
     found = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
     kept = sorted(found.to_pylist(), key=lambda row: row["sample_time"])
     assert [[row[name] for name in NAMES] for row in kept] == [
@@ -117,4 +117,4 @@ def test_a_disk_that_cannot_be_written_costs_no_answer(
         )
         assert gateway.predict().status_code == 200
         assert gateway.ready()
-        assert "samples are lost" in gateway.process.log.read_text()
+        assert "rows of the prediction log are lost" in gateway.process.log.read_text()

@@ -1,0 +1,31 @@
+"""Secrets that a gateway makes itself, each in a file that only its user can read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from serving_gateway.settings import MIN_KEY_LENGTH
+
+
+def read_or_create(path: Path) -> str:
+    """The secret in a file, created with mode 0600 by the first of processes that start at once.
+
+    `OSError` when it cannot be read or written, `ValueError` when it holds too few characters.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with NamedTemporaryFile("w", dir=path.parent) as staged:  # of mode 0600
+            staged.write(secrets.token_urlsafe(32) + "\n")
+            staged.flush()
+            os.fsync(staged.fileno())
+            # A link, unlike a rename, fails where another process was first.
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(staged.name)
+    secret = path.read_text(encoding="utf-8").strip()
+    if len(secret) < MIN_KEY_LENGTH:
+        raise ValueError(f"{path} holds {len(secret)} characters; it needs {MIN_KEY_LENGTH}")
+    return secret

@@ -1,0 +1,120 @@
+"""A model's folder of the prediction log: files are written whole, and deleted by age and size."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from serving_gateway.contract import LOG_DAY, LOG_SCHEMA, LOG_SCHEMA_KEY
+
+log = logging.getLogger(__name__)
+
+_STALE_SECONDS: Final = 3600.0
+"""Age of a staged file whose process must have died."""
+_CHECK_SECONDS: Final = 600.0
+_CHECK_SHARE: Final = 0.01
+"""Part of the limit in bytes after which files are looked through again."""
+_DICTIONARY: Final = 100_000
+"""Bytes up to which a column of few different values is written by their numbers."""
+
+
+@dataclass(slots=True, eq=False)
+class LogFolder:
+    """The files of one model; older ones are deleted beyond `max_bytes` or `max_days`.
+
+    The limits are checked after each hundredth of `max_bytes` that is written, and after ten
+    minutes.
+    """
+
+    path: Path
+    max_bytes: int
+    max_days: int
+    _unchecked_bytes: int = 0
+    _checked_at: float | None = None
+
+    def write(self, name: str, batches: Sequence[Any]) -> None:
+        """Write record batches of one schema to a file below the folder; `OSError`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_batches(batches)
+        table = table.replace_schema_metadata({LOG_SCHEMA_KEY: str(LOG_SCHEMA)})
+        path = self.path / name
+        staged = path.with_name(f".{path.name}.staged")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with staged.open("wb") as file:
+                pq.write_table(table, file, dictionary_pagesize_limit=_DICTIONARY)
+                self._unchecked_bytes += file.tell()
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                staged.unlink()
+            raise
+        try:
+            self._keep_limits(path)
+        except OSError as error:
+            log.warning("old files were not deleted", extra={"reason": str(error)})
+
+    def _keep_limits(self, newest: Path) -> None:
+        now, at = time.monotonic(), self._checked_at
+        is_due = at is None or now - at > _CHECK_SECONDS
+        if is_due or self._unchecked_bytes > _CHECK_SHARE * self.max_bytes:
+            self._unchecked_bytes, self._checked_at = 0, now
+            first = datetime.now(UTC).date() - timedelta(days=self.max_days)
+            delete_oldest(self.path, self.max_bytes, first, keep=newest)
+
+
+class _File(NamedTuple):
+    written_at: float
+    size: int
+    path: Path
+
+
+def delete_oldest(folder: Path, max_bytes: int, first_day: date, *, keep: Path) -> None:
+    """Delete what is older than `first_day`, and the oldest files beyond `max_bytes`.
+
+    Never `keep`; files that an ended process left behind go too. Files of other folders than those
+    of days are of earlier releases where they lie in `folder` itself, else not the log's.
+    """
+    files = sorted(_files(folder))
+    total = sum(one.size for one in files)
+    for written_at, size, path in files:
+        is_old = _day(path, written_at) < first_day
+        if path != keep and (is_old or total > max_bytes):
+            path.unlink(missing_ok=True)
+            total -= size
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    for day in folder.glob(f"{LOG_DAY}*"):
+        # A writer may just have made the folder of one of the last days for a file to come.
+        if _day(day / "any", 0) < yesterday:
+            with suppress(OSError):
+                day.rmdir()
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    """Whole files; staged ones that are stale are deleted."""
+    for place in (folder, *folder.glob(f"{LOG_DAY}*")):
+        for path in place.iterdir():
+            with suppress(FileNotFoundError):
+                about = path.stat()
+                if path.suffix == ".parquet":
+                    yield _File(about.st_mtime, about.st_size, path)
+                elif path.suffix == ".staged" and time.time() - about.st_mtime > _STALE_SECONDS:
+                    path.unlink()
+
+
+def _day(path: Path, written_at: float) -> date:
+    """The day of a file by its folder; without one, the day when it was written."""
+    with suppress(ValueError):
+        return date.fromisoformat(path.parent.name.removeprefix(LOG_DAY))
+    return datetime.fromtimestamp(written_at, UTC).date()
