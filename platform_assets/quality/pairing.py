@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
-from platform_assets.model_spec import ModelSpec
+from platform_assets.model_spec import ModelSpec, Task
+from platform_assets.quality.matching import match
 from serving_gateway.contract import BoundedMean, PairedOutcomes
+
+_ROWS: Final = """FROM matched WHERE version = $a AND b_version = $b AND is_matured
+    AND outcome IS NOT NULL AND answer IS NOT NULL AND b_answer IS NOT NULL"""
+_WRONG: Final = f"""SELECT
+    count(*) FILTER (b_answer <> outcome AND answer = outcome),
+    count(*) FILTER (b_answer = outcome AND answer <> outcome),
+    count(*) FILTER ((b_answer = outcome) = (answer = outcome)) {_ROWS}"""
+_ERRORS: Final = f"""SELECT greatest(-1.0, least(1.0,
+    (abs(b_answer - outcome) - abs(answer - outcome)) / $scale))::DOUBLE AS difference {_ROWS}
+    AND isfinite(answer) AND isfinite(b_answer)"""
 
 
 def paired_outcomes(
@@ -30,4 +44,16 @@ def paired_outcomes(
     Raises:
         QualityError: the files cannot be read as a prediction log or as outcomes.
     """
-    raise NotImplementedError(folder, model, since, a_version, b_version, spec, score_scale, now)
+    until = now or datetime.now(UTC)
+    versions = {"a": a_version, "b": b_version}
+    named = replace(spec, model_name=model)
+    with match(folder, named, since=since, until=until, now=until) as found:
+        if spec.task is not Task.REGRESSION:
+            [counts] = found.database.execute(_WRONG, versions).fetchall()
+            return PairedOutcomes(*counts)
+        scale = {"scale": score_scale}
+        columns: dict[str, Any] = found.database.execute(_ERRORS, versions | scale).fetchnumpy()
+    values = columns["difference"].tolist()
+    # Of any order of the rows the sums are the same, to the last bit.
+    total, squares = math.fsum(values), math.fsum(one * one for one in values)
+    return BoundedMean(len(values), total, squares, -1.0, 1.0)

@@ -1,0 +1,148 @@
+"""The prediction log joined with outcomes: one row for each logged prediction.
+
+Pure but for reading the files. The result depends on their rows alone, not on how many files
+there are or in which order they came: outcomes are ordered by when they were received, and a row
+that two files hold, as while small files are merged, counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.quality import queries
+from platform_assets.quality.log_files import LogFiles
+from platform_assets.quality.records import OutcomeCounts, QualityError
+
+if TYPE_CHECKING:
+    import duckdb
+
+_ATTEMPTS: Final = 3
+"""Files may be merged or rotated away between listing and reading them."""
+_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
+    "autoinstall_known_extensions": "false",  # nothing is fetched
+    "enable_external_file_cache": False,
+    "memory_limit": "512MB",
+    "preserve_insertion_order": False,
+    "threads": 2,
+    "TimeZone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedPredictions:
+    """Predictions of a time, answered from `since` to before `until`, with their outcomes.
+
+    `database` has them as the table `matched`: `id`, `row`, `answered_at` (microseconds since the
+    epoch), `entity`, `version`, `answer`, `score`, `probabilities`, the same of B where it
+    got a copy (`b_version`, `b_answer`, `b_score`), `is_matured`, `outcome` (null where it is not known),
+    `is_late`, and how many further outcomes the row has: `duplicate`, `contradicting`. Answers
+    and outcomes of a classifier are texts, of a regression numbers.
+    """
+
+    database: duckdb.DuckDBPyConnection
+    files: LogFiles
+    spec: ModelSpec
+    since: datetime
+    until: datetime
+
+    def counts(self) -> OutcomeCounts:
+        """Count rows and outcomes."""
+        logged = self.files.predictions(None, self.until)
+        rows = queries.scan(logged, queries.NO_PREDICTIONS)
+        self.database.execute(f"CREATE OR REPLACE TEMP VIEW all_log_rows AS {rows}")
+        [matched] = self.database.sql(queries.COUNTS).fetchall()
+        usable = queries.usable(self.spec)
+        window = {"since": _microseconds(self.since), "until": _microseconds(self.until)}
+        received = [
+            self.database.execute(query.format(usable=usable), window).fetchall()[0][0]
+            for query in (queries.STRAY, queries.UNUSABLE)
+        ]
+        return OutcomeCounts(*map(int, (*matched, *received)))
+
+
+@contextmanager
+def match(
+    root: Path, spec: ModelSpec, *, since: datetime, until: datetime, now: datetime
+) -> Iterator[MatchedPredictions]:
+    """Join a model's predictions of a time with their outcomes, as known at `now`.
+
+    Raises:
+        QualityError: files cannot be read as a prediction log or as outcomes; also in the block,
+            for what is asked there.
+    """
+    import duckdb
+
+    files = LogFiles(root, spec.model_name)
+    with TemporaryDirectory(prefix="outcomes-") as folder:
+        try:
+            with duckdb.connect(config=_CONFIG | {"temp_directory": folder}) as database:
+                found = MatchedPredictions(database, files, spec, since, until)
+                _join(found, now)
+                yield found
+        except duckdb.Error as error:
+            raise QualityError(
+                f"the files in {files.folder} cannot be joined as predictions and outcomes: "
+                f"{str(error)[:1_000]}"
+            ) from error
+
+
+def _join(found: MatchedPredictions, now: datetime) -> None:
+    import duckdb
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _open(found)
+            _compute(found, now)
+        except duckdb.IOException:
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _open(found: MatchedPredictions) -> None:
+    files, source = found.files, found.files.source_outcomes
+    for view, paths, empty in (
+        ("log_rows", files.predictions(found.since, found.until), queries.NO_PREDICTIONS),
+        ("outcome_rows", files.outcomes(found.since), queries.NO_OUTCOMES),
+        ("source_rows", [str(source)] if source.is_file() else [], queries.NO_SOURCE),
+    ):
+        rows = queries.scan(paths, empty)
+        found.database.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
+
+
+def _compute(found: MatchedPredictions, now: datetime) -> None:
+    spec, rule, database = found.spec, found.spec.outcome_rule, found.database
+    values = {"value": queries.value("outcome", spec), "usable": queries.usable(spec)}
+    for query in (queries.SENT, queries.FIRST_SENT, queries.FIRST_OF_SOURCE):
+        database.execute(query.format(**values))
+    parameters: dict[str, int | None] = {
+        "since": _microseconds(found.since),
+        "until": _microseconds(found.until),
+        "now": _microseconds(now),
+        "delay": _length(rule.delay),
+        "within": None if rule.within is None else _length(rule.within),
+    }
+    join = queries.JOIN_BY_ENTITY
+    if spec.outcome_table is not None and spec.outcome_table.event_time is not None:
+        join, parameters["tolerance"] = queries.JOIN_BY_TIME, _length(rule.tolerance)
+    answers = {
+        "answer": queries.answer("sample", spec),
+        "b_answer": queries.answer("sample_b", spec),
+    }
+    database.execute(queries.MATCHED.format(join=join, **answers), parameters)
+
+
+def _microseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1e6)
+
+
+def _length(length: timedelta) -> int:
+    return length // timedelta(microseconds=1)

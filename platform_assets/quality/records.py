@@ -1,0 +1,58 @@
+"""Records of live quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ANY_TIME: Final = "hold while they are watched"
+"""Kind of bounds: those of a confidence sequence, over all looks together."""
+FIXED_SAMPLE: Final = "hold for one look (jackknife, fixed sample)"
+"""Kind of bounds: right once, and excluded sooner or later by looking again and again."""
+
+
+class QualityError(Exception):
+    """The files cannot be read as a prediction log or as outcomes; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCounts:
+    """How many predicted rows and outcomes there are of some time."""
+
+    predictions: int = 0
+    """Logged rows."""
+    matured: int = 0
+    """Those whose outcome is final by now."""
+    answered: int = 0
+    """Matured ones whose outcome is known."""
+    late: int = 0
+    """Of these, outcomes that were received after the row was matured."""
+    duplicate: int = 0
+    """Further outcomes of the same rows with the same value."""
+    contradicting: int = 0
+    """Further outcomes of the same rows with another value; the first one counts."""
+    unmatched: int = 0
+    """Outcomes, received in that time, of rows that the log does not have."""
+    unusable: int = 0
+    """Outcomes, received in that time, that are no class or number of the model."""
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the matured rows whose outcome is known; None without matured rows."""
+        return self.answered / self.matured if self.matured else None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionQuality:
+    """A metric of one version on matured rows with bounds of 95 %; NaN where undetermined."""
+
+    version: int
+    rows: int
+    value: float
+    low: float
+    high: float
+    bounds: str
+    """`ANY_TIME` or `FIXED_SAMPLE`."""
+    measured_rows: int
+    """Rows of which the metric was computed: all, or a share of them that is chosen by their ids
+    where there are very many."""
