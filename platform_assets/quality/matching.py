@@ -41,9 +41,9 @@ class MatchedPredictions:
 
     `database` has them as the table `matched`: `id`, `row`, `answered_at` (microseconds since the
     epoch), `entity`, `version`, `answer`, `score`, `probabilities`, the same of B where it
-    got a copy (`b_version`, `b_answer`, `b_score`), `is_matured`, `outcome` (null where it is not known),
-    `is_late`, and how many further outcomes the row has: `duplicate`, `contradicting`. Answers
-    and outcomes of a classifier are texts, of a regression numbers.
+    got a copy (`b_version`, `b_answer`, `b_score`), `is_matured`, `outcome` (null where it
+    is not known), `is_late`, and how many further outcomes the row has: `duplicate`,
+    `contradicting`. Answers and outcomes of a classifier are texts, of a regression numbers.
     """
 
     database: duckdb.DuckDBPyConnection
