@@ -29,6 +29,7 @@ from serving_gateway.http.connection_policy import ConnectionPolicy
 from serving_gateway.http.control_token import ensure_token
 from serving_gateway.http.inference_endpoint import InferenceEndpoint
 from serving_gateway.http.middleware import RequestObserver
+from serving_gateway.http.outcome_routes import OutcomeDesk
 from serving_gateway.http.security import Access
 from serving_gateway.http.server import drain_on_signal
 from serving_gateway.inference.dispatcher import Dispatcher
@@ -54,6 +55,7 @@ from serving_gateway.tasks import TaskSupervisor
 from serving_gateway.telemetry.log_key import log_key
 from serving_gateway.telemetry.log_writer import LogWriter
 from serving_gateway.telemetry.metrics import Metrics
+from serving_gateway.telemetry.outcome_writer import OutcomeWriter
 from serving_gateway.telemetry.prediction_ids import PredictionIds
 from serving_gateway.telemetry.prediction_log import LogQueue, ModelLog
 from serving_gateway.triton.client_pool import TritonClientPool
@@ -82,7 +84,8 @@ def create_app(settings: Settings, *, own_signals: bool = False) -> Gateway:
         settings, hosting, lifecycle, access, metrics, replica.offload, replica.tracing
     )
     connections = ConnectionPolicy(endpoint, settings)
-    app = build(settings, hosting, metrics, access, endpoint)
+    desk = OutcomeDesk(replica.outcomes, settings)
+    app = build(settings, hosting, metrics, access, endpoint, desk)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -149,9 +152,11 @@ class _Replica:
         self.prediction_ids = PredictionIds()
         self.log_queue = LogQueue(settings.sample_queue_rows, settings.sample_queue_bytes)
         self.writer: LogWriter | None = None
+        self.outcomes: OutcomeWriter | None = None
         if (folder := settings.sample_dir) is not None:
             key = log_key(settings)
             self.writer = LogWriter(self.log_queue, folder, identity.id, settings, key)
+            self.outcomes = OutcomeWriter(folder, identity.id, settings)
         self.queue_budget = ByteBudget(settings.max_queued_bytes)
         self.mirror_budget = ByteBudget(settings.mirror_queue_bytes)
         self.offload = Offload(self.queue_budget)
@@ -168,8 +173,9 @@ class _Replica:
     async def start(self) -> None:
         """Start what runs in the background, and wait a little for what requests need."""
         start, watcher, hosting = self.supervisor.start, self.watcher, self.hosting
-        if self.writer is not None:
-            await asyncio.to_thread(self.writer.start)
+        for files in (self.writer, self.outcomes):
+            if files is not None:
+                await asyncio.to_thread(files.start)
         start("prober", lambda: self.prober.run(hosting.versions))
         start("watcher", lambda: watcher.run(hosting))
         start("subscription", watcher.listen)
@@ -196,7 +202,7 @@ class _Replica:
         for used in (self.features, self.tritons, self.registry, self.store):
             if used is not None:
                 await used.aclose()
-        for writer in (self.writer, self.tracing):
+        for writer in (self.writer, self.outcomes, self.tracing):
             if writer is not None:
                 await asyncio.to_thread(writer.close)
 

@@ -289,6 +289,12 @@ class Settings(BaseSettings):
     sample_max_days: int = Field(default=30, ge=1, le=3650)
     """Days after which a file of the log is deleted."""
 
+    outcome_queue_bytes: int = Field(default=33_554_432, ge=4_194_304)
+    """Maximum bytes of outcomes on their way to a file in sample_dir; above it the answer is
+    503."""
+    outcome_max_bytes: int = Field(default=268_435_456, ge=1_048_576)
+    """Maximum bytes of a model's outcomes; above it the oldest files are deleted."""
+
     otlp_endpoint: (
         Annotated[Url, _needs("opentelemetry.exporter.otlp.proto.http", "tracing")] | None
     ) = None

@@ -1,0 +1,138 @@
+"""Files of outcomes: each is in place for good once `write` returns, and small ones are merged.
+
+A file is staged under a name that starts with a dot, made durable, and renamed. Merging writes one
+file of many first, and removes those a while later: a reader sees a row twice rather than never,
+and rows are distinct by when they were received.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from serving_gateway.contract import OUTCOMES_FOLDER
+
+_FAN_IN: Final = 32
+"""Small files of one day that become one; as many of those again."""
+_LARGE_BYTES: Final = 1_048_576
+"""Size from which a file is not merged any more."""
+_GRACE_SECONDS: Final = 60.0
+"""How long merged files stay for readers that have listed them."""
+_STALE_SECONDS: Final = 3600.0
+"""Age of a staged file whose process must have died."""
+
+
+class OutcomeFiles:
+    """Writes to `directory`, at most `max_bytes` for a model; used by one thread.
+
+    `replica` is part of the names, so that replicas may share the directory.
+    """
+
+    def __init__(
+        self, directory: Path, replica: str, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._directory = directory
+        self._replica = re.sub(r"[^A-Za-z0-9._]", "_", replica)
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._numbers = count(1)
+        self._small: defaultdict[tuple[Path, int], list[Path]] = defaultdict(list)
+        """Files to be merged, by folder and how often they were."""
+        self._merged: list[tuple[float, Path]] = []
+        """Files whose rows are in another one, with the time to remove them."""
+
+    def write(self, model_name: str, table: Any) -> None:
+        """Write an Arrow table to a file of this day; OSError when it cannot be written."""
+        day = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
+        folder = self._directory / model_name / OUTCOMES_FOLDER / f"date={day}"
+        self._write(folder, 0, table)
+
+    def tidy(self, *, everything: bool = False) -> None:
+        """Merge small files, and remove those that were; OSError when that cannot be done."""
+        for (folder, level), paths in [*self._small.items()]:
+            if len(paths) >= _FAN_IN:
+                self._merge(folder, level)
+            elif not paths or (everything and len(paths) == 1):
+                del self._small[folder, level]
+        now = self._clock()
+        due = [path for at, path in self._merged if everything or at <= now]
+        self._merged = [one for one in self._merged if one[1] not in due]
+        for path in due:
+            path.unlink(missing_ok=True)
+
+    def _write(self, folder: Path, level: int, table: Any) -> None:
+        import pyarrow.parquet as pq
+
+        _make_durable(folder)
+        name = f"{self._replica}-{int(self._clock())}-{next(self._numbers):06d}.parquet"
+        staged, path = folder / f".{name}.staged", folder / name
+        try:
+            with staged.open("wb") as file:
+                pq.write_table(table, file)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            staged.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                staged.unlink()
+            raise
+        _sync(folder)
+        if size < _LARGE_BYTES:
+            self._small[folder, level].append(path)
+
+    def _merge(self, folder: Path, level: int) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        paths = self._small.pop((folder, level))
+        there = [path for path in paths if path.exists()]  # the others were the oldest, or erased
+        if there:
+            tables = [pq.ParquetFile(path).read() for path in there]
+            self._write(folder, level + 1, pa.concat_tables(tables))
+            due = self._clock() + _GRACE_SECONDS
+            self._merged += [(due, path) for path in there]
+        self._delete_oldest(folder.parent)
+
+    def _delete_oldest(self, folder: Path) -> None:
+        """Delete a model's oldest files beyond the limit, and what is stale."""
+        found = sorted(self._files(folder))
+        total = sum(size for _, _, size in found)
+        for _, path, size in found[:-1]:
+            if total <= self._max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
+        for path in folder.glob("date=*/*"):
+            with suppress(FileNotFoundError):
+                about = path.stat()
+                if path.suffix == ".parquet":
+                    yield about.st_mtime, path, about.st_size
+                elif path.suffix == ".staged" and self._clock() - about.st_mtime > _STALE_SECONDS:
+                    path.unlink()
+
+
+def _make_durable(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlast a crash."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _sync(one.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
