@@ -19,7 +19,7 @@ from serving_gateway.control.record_writer import RecordWriter
 from serving_gateway.control.registry import Registry
 from serving_gateway.control.release_control import ReleaseControl
 from serving_gateway.control.release_report import ReleaseReporter
-from serving_gateway.control.release_watch import watch_releases
+from serving_gateway.control.release_watch import ReleaseWatch, watch_releases
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.control.verification import VersionVerifier
 from serving_gateway.features.feast_store import FeastStore
@@ -46,6 +46,11 @@ from serving_gateway.replication.heartbeat import Heartbeat
 from serving_gateway.replication.losses import Losses
 from serving_gateway.replication.redis_connection import RedisConnection
 from serving_gateway.replication.redis_store import RedisStore
+from serving_gateway.replication.release_counts import (
+    FileReleaseCounts,
+    RedisReleaseCounts,
+    ReleaseCountStore,
+)
 from serving_gateway.replication.replicas import this_process
 from serving_gateway.replication.snapshot import Snapshots
 from serving_gateway.replication.store import RoutingStore
@@ -134,13 +139,15 @@ class _Replica:
                 limit_seconds=settings.mlflow_seconds,
             )
         self.store: RoutingStore = FileStore(settings.state_dir)
+        self.release_counts: ReleaseCountStore = FileReleaseCounts(settings.state_dir)
+        self.release_failed = asyncio.Event()
         if settings.redis_url is not None:
             redis = RedisConnection(
                 settings.redis_url,
                 limit_seconds=settings.store_seconds,
                 pause_seconds=min(1.0, settings.watch_seconds),
             )
-            self.store = RedisStore(redis)
+            self.store, self.release_counts = RedisStore(redis), RedisReleaseCounts(redis)
         self.losses = Losses(self.metrics.record_losses)
         interval, snapshots = settings.watch_seconds, Snapshots(settings.state_dir)
         self.watcher = Watcher(self.store, snapshots, self.losses, interval=interval)
@@ -180,7 +187,8 @@ class _Replica:
         start("watcher", lambda: watcher.run(hosting))
         start("subscription", watcher.listen)
         start("snapshots", watcher.keep_snapshots)
-        start("releases", lambda: watch_releases(lambda: (one.release for one in hosting.models)))
+        watches = lambda: (one.release_watch for one in hosting.models)  # noqa: E731
+        start("releases", lambda: watch_releases(watches, self.release_failed))
         start("heartbeat", lambda: self.heartbeat.run(hosting.reports))
         opening = [start("first pass", watcher.first_pass, may_end=True)]
         if self.features is not None:
@@ -196,6 +204,8 @@ class _Replica:
         """End everything: answer nothing new, leave the cluster, write what waits."""
         self.lifecycle.draining = True
         await self.supervisor.aclose()
+        # Before the mirrors end: copies that are dropped then are no failures of B.
+        await asyncio.gather(*(one.release_watch.store_counts() for one in self.hosting.models))
         self.hosting.close()
         self.offload.close()
         await self.heartbeat.leave()
@@ -260,6 +270,8 @@ class _Replica:
             store_problem=problem,
         )
         release = ReleaseControl(control)
+        router.counters.on_failure = self.release_failed.set
+        watch = ReleaseWatch(router, release, self.release_counts, heartbeat.identity.id)
         return HostedModel(
             model_name,
             router,
@@ -269,5 +281,6 @@ class _Replica:
             protocol,
             status,
             release,
-            ReleaseReporter(router, release),
+            watch,
+            ReleaseReporter(router, watch),
         )

@@ -13,6 +13,7 @@ from serving_gateway.contract import ReadyStatus, RemovalResponse, RoutingRecord
 from serving_gateway.control.control_plane import ControlPlane
 from serving_gateway.control.release_control import ReleaseControl
 from serving_gateway.control.release_report import ReleaseReporter
+from serving_gateway.control.release_watch import ReleaseWatch
 from serving_gateway.control.status import StatusReporter
 from serving_gateway.errors import (
     Conflict,
@@ -45,6 +46,7 @@ class HostedModel:
     open_inference: OpenInference
     status: StatusReporter
     release: ReleaseControl
+    release_watch: ReleaseWatch
     release_report: ReleaseReporter
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from serving_gateway.contract import ReleaseReport
-from serving_gateway.control.release_control import ReleaseControl
+from serving_gateway.contract import (
+    Release,
+    ReleaseEvidence,
+    ReleaseReport,
+    add_phases,
+    decide,
+    judge_guards,
+)
+from serving_gateway.control.release_watch import ReleaseWatch
+from serving_gateway.errors import StoreUnavailable
 from serving_gateway.inference.router import Router
 
 
@@ -14,15 +24,49 @@ class ReleaseReporter:
     """Describes the release of one model."""
 
     router: Router
-    control: ReleaseControl
+    watch: ReleaseWatch
 
     async def report(self) -> ReleaseReport:
         """The present release or the last one, as this replica routes by it."""
         record = self.router.record
+        release = record.release
+        if release is None:
+            return ReleaseReport(record.model_name, record.generation, None, None)
+        counted, problem = await self._counted(release)
+        evidence = total_evidence(release.id, counted.values())
+        guards = judge_guards(release.plan, release, evidence)
+        verdict, reason = decide(release, guards, evidence, datetime.now(UTC))
         return ReleaseReport(
             model_name=record.model_name,
             generation=record.generation,
-            release=record.release,
-            evidence=None,
+            release=release,
+            evidence=evidence,
+            replicas=tuple(sorted(counted)),
+            guards=guards,
+            verdict=verdict,
+            reason=reason,
+            evidence_problem=problem,
             stop_pending=self.router.is_withdrawn,
         )
+
+    async def _counted(self, release: Release) -> tuple[dict[str, ReleaseEvidence], str | None]:
+        """What each process counted, this one's live; and why others may be missing."""
+        watch, counted, problem = self.watch, {}, self.watch.problem
+        try:
+            counted = {**await watch.store.read(self.router.model_name, release.id)}
+        except StoreUnavailable as error:
+            problem = error.message
+        own = self.router.counters.evidence(release.id)
+        if own.phases:
+            counted[watch.process_id] = own
+        return counted, problem
+
+
+def total_evidence(release_id: str, parts: Iterable[ReleaseEvidence]) -> ReleaseEvidence:
+    """What several processes counted of a release, as if one had."""
+    found = [part.phases for part in parts if part.release_id == release_id]
+    names = sorted({name for phases in found for name in phases})
+    return ReleaseEvidence(
+        release_id,
+        {name: add_phases(phases[name] for phases in found if name in phases) for name in names},
+    )

@@ -23,6 +23,7 @@ from serving_gateway.errors import (
 )
 from serving_gateway.inference.offload import LARGE_BYTES, Offload
 from serving_gateway.inference.protocol_response import ProtocolResponse
+from serving_gateway.inference.release_counts import VersionCounter
 from serving_gateway.inference.router import Router, RoutingTable, RoutingTarget
 from serving_gateway.inference.traffic import A, B
 from serving_gateway.inference.version_client import InferenceItem
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 _FALLBACK: Final = (Unavailable, DeadlineExceeded, BadUpstreamAnswer, InvalidInput, TooLarge)
 """What variant A answers instead of B. B may read other features and take fewer rows than A, so
 that B refuses a request says nothing of it: when A refuses it too, A's reason is reported."""
+_SERVER_ERROR: Final = 500
+"""The least HTTP status of an error that is not the client's."""
 _B_SHARE: Final = 0.5
 """Part of a request's time that B gets before A is asked instead."""
 
@@ -77,8 +80,9 @@ class RoutedRequest(InferenceItem):
 
     It `arrived` and is `due` by the event loop's clock. `table` is the generation that it was last
     routed by, `target` where it was last sent. `is_split`: the policy chose B for it, so that A may
-    answer instead, and `fallback` then says why. `named` is the target that the client named, so
-    that no other may answer. `number` is that of the prediction's id, once it has one.
+    answer instead; `fallback` then says why, and `failed_at` where that counts. `named` is the
+    target that the client named, so that no other may answer. `number` is that of the prediction's
+    id, once it has one.
     """
 
     __slots__ = (
@@ -86,6 +90,7 @@ class RoutedRequest(InferenceItem):
         "client_id",
         "dispatcher",
         "due",
+        "failed_at",
         "fallback",
         "is_split",
         "is_traffic",
@@ -117,6 +122,7 @@ class RoutedRequest(InferenceItem):
         self.is_split = False
         self.named: RoutingTarget | None = None
         self.number: int
+        self.failed_at: VersionCounter | None = None
         self.sent_at: float
         self.table: RoutingTable
         self.target: RoutingTarget
@@ -212,6 +218,38 @@ class RoutedRequest(InferenceItem):
             self.target.stats.fail()
         self.dispatcher.call_failed(self, error)
 
+    def abandon(self) -> None:
+        """Leave; for a release, the version had its time, and has not answered."""
+        super().abandon()
+        if self.is_traffic and (counter := self._counter()) is not None:
+            counter.fail()
+
+    def count_failure(self, error: GatewayError, *, is_answered_elsewhere: bool) -> None:
+        """Count the failure for the release that is under way, if any, and if it is the version's.
+
+        An invalid request is the client's, unless the other version answers it; and a Triton that
+        has neither version READY says nothing of one of them.
+        """
+        targets = self.table.targets.values()
+        if not self.is_traffic or not any(target.client.ready for target in targets):
+            return
+        counter = self._counter()
+        if is_answered_elsewhere:
+            self.failed_at = counter
+        elif error.status < _SERVER_ERROR:
+            counter = None
+            if self.failed_at is not None:
+                self.failed_at.retract()
+        if counter is not None:
+            counter.fail()
+
+    def _counter(self) -> VersionCounter | None:
+        table: RoutingTable | None = getattr(self, "table", None)  # not there before it is read
+        if table is None:
+            return None
+        target = self.named or table.targets.get(B if self.is_split else A)
+        return None if target is None else target.counter
+
 
 @dataclass(slots=True, eq=False)
 class Dispatcher:
@@ -257,6 +295,7 @@ class Dispatcher:
             self.probe()
         if request.is_split and isinstance(error, _FALLBACK):
             self.count_fallback()
+            request.count_failure(error, is_answered_elsewhere=True)
             request.is_split = False
             request.fallback = f"variant B could not answer: {error.message}"
         elif (
@@ -265,6 +304,7 @@ class Dispatcher:
             or fresh.production is None
             or not isinstance(error, VariantUnavailable)
         ):
+            request.count_failure(error, is_answered_elsewhere=False)
             request.reject(error)
             return
         request.is_finished = False  # the attempt is, the request goes on

@@ -197,6 +197,8 @@ class MirroredCopy(InferenceItem):
         (seconds, output, comparison, outputs, start), rows = encoded, self._rows
         sent = (rows.data if rows.instances is None else rows.instances) or []
         self.target.stats.answer(seconds, rows.count)
+        if (counter := self.target.counter) is not None:
+            counter.phase.compare(self._output, output, comparison)
         delay = seconds - self._seconds
         agreed = self._page.note(self._output, output, delay, sent, comparison)
         self._counts[AGREED if agreed else DISAGREED].inc()
@@ -208,6 +210,8 @@ class MirroredCopy(InferenceItem):
         """Note that B did not answer."""
         self._page.failed += 1
         self.target.stats.fail()
+        if (counter := self.target.counter) is not None:
+            counter.fail()
         self._counts[FAILED].inc()
         if self._pending is not None:
             self._pending.write_failed(self.target.slot.version, f"{error.code}: {error.message}")

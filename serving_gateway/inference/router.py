@@ -29,6 +29,12 @@ from serving_gateway.contract import (
     feature_contract,
 )
 from serving_gateway.inference.readiness import Lifecycle, unready_reasons
+from serving_gateway.inference.release_counts import (
+    CountedStats,
+    PhaseCounter,
+    ReleaseCounters,
+    VersionCounter,
+)
 from serving_gateway.inference.traffic import A, TrafficPolicy
 from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication.records import digest
@@ -53,11 +59,14 @@ class RoutingTarget:
     slot: Slot
     model_name: str
     client: VersionClient
-    stats: VariantStats
+    stats: VariantStats | CountedStats
     response_tails: dict[FeatureSource, bytes] = field(default_factory=dict)
     """What every response of the target ends with, by the source of its rows."""
     log: VariantLog | None = None
     """Where its answers are logged, from the first one that is."""
+
+    counter: VersionCounter | None = None
+    """Of the release that is under way; None without one."""
 
     side: RoutedVersion = field(init=False)
 
@@ -115,6 +124,7 @@ class Router:
         self._clients: WeakValueDictionary[Any, VersionClient] = WeakValueDictionary()
         self.table = self._former = RoutingTable(RoutingRecord(model_name=self.model_name), {})
         self._withdrawn: str | None = None
+        self.counters = ReleaseCounters()
 
     @property
     def record(self) -> RoutingRecord:
@@ -163,7 +173,8 @@ class Router:
         """Route by `record` from now on, under the conditions of `follow`."""
         if not self._supersedes(record, instead_of):
             return
-        targets = {alias: self._target(alias, slot) for alias, slot in _routed(record)}
+        phase = self.counters.open(record)
+        targets = {alias: self._target(alias, slot, phase) for alias, slot in _routed(record)}
         # Held, so that a rollback finds the client as it was, with all that it has learned.
         self._former, self.table = self.table, self._table(record, targets)
         if new := self.table.services - self._former.services:
@@ -187,9 +198,13 @@ class Router:
     def _table(self, record: RoutingRecord, targets: Mapping[str, RoutingTarget]) -> RoutingTable:
         return RoutingTable(record, targets, is_withdrawn=self._is_withdrawn(record))
 
-    def _target(self, alias: str, slot: Slot) -> RoutingTarget:
+    def _target(self, alias: str, slot: Slot, phase: PhaseCounter | None) -> RoutingTarget:
         client, stats = self.client(slot), self.metrics.variant(alias, slot.version)
-        return RoutingTarget(alias, slot, client.model_name, client, stats)
+        if phase is None:
+            return RoutingTarget(alias, slot, client.model_name, client, stats)
+        counter = phase.of(alias)
+        counted = CountedStats(stats, counter)
+        return RoutingTarget(alias, slot, client.model_name, client, counted, counter=counter)
 
     def _supersedes(self, record: RoutingRecord, instead_of: RoutingRecord | None) -> bool:
         return record.generation > self.record.generation or self.record is instead_of

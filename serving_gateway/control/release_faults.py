@@ -1,0 +1,74 @@
+"""What is so wrong with a candidate that a replica ends its release without asking: pure.
+
+A replica judges by its own requests alone, so it needs strong evidence; that of all replicas
+together is judged by the pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from serving_gateway.contract import (
+    WATCH,
+    Guard,
+    PhaseEvidence,
+    Release,
+    ReleaseEvidence,
+    ReleaseState,
+    add_phases,
+    estimate_guard,
+)
+
+ALPHA: Final = 0.001
+"""Error rate of one replica's judgement, however often it judges."""
+DEFAULT_MARGIN: Final = 0.05
+"""Of a release without a guardrail for failures."""
+IN_A_ROW: Final = 20
+"""Failures in a row after which a version counts as gone."""
+UNREADY_SECONDS: Final = 2.0
+"""Duration for which Triton does not have the candidate READY, and the other version all along."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateState:
+    """How the candidate does on one replica, beside the version that it is compared with."""
+
+    unready_seconds: float
+    """For how long the candidate alone has not been READY; 0 while it is."""
+    failed_in_row: int
+    reason: str | None
+    """Why it is not READY."""
+
+
+def find_fault(release: Release, own: ReleaseEvidence, state: CandidateState) -> str | None:
+    """Why the release has to end at once, with the numbers; None when it does not."""
+    version = release.version
+    if state.unready_seconds >= UNREADY_SECONDS:
+        return (
+            f"version {version} has not been READY for {state.unready_seconds:.0f} s: "
+            f"{state.reason or 'Triton does not say why.'}"
+        )
+    if state.failed_in_row >= IN_A_ROW:
+        return f"version {version} failed the last {state.failed_in_row} requests in a row"
+    counted = add_phases(_this_side(release, own.phases))
+    margin = release.plan.guardrails.get(Guard.FAILURES, DEFAULT_MARGIN)
+    candidate, reference = counted.candidate, counted.reference
+    # The bounds cost a millisecond; a better candidate needs none.
+    if candidate.failed * reference.requests <= reference.failed * candidate.requests:
+        return None
+    _, _, bounds = estimate_guard(Guard.FAILURES, ALPHA, counted, None)
+    if bounds.low <= margin:
+        return None
+    return (
+        f"version {version} failed {candidate.failed} of {candidate.requests} requests, the "
+        f"version beside it {reference.failed} of {reference.requests}: its failure rate is "
+        f"higher by at least {bounds.low:.4f}, beyond the margin of {margin:g}"
+    )
+
+
+def _this_side(release: Release, phases: Mapping[str, PhaseEvidence]) -> list[PhaseEvidence]:
+    """The phases before the switch, or the one after it."""
+    watching = release.state is ReleaseState.WATCHING
+    return [phase for name, phase in phases.items() if (name == WATCH) is watching]

@@ -1,0 +1,204 @@
+"""What this replica counts of a release, by phase: where its requests are answered, at no call.
+
+A generation's targets hold the counters of its phase, so a request that ends after a step counts
+for the step in which it was sent. Without a release there is no counter, and nothing is done.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, Final
+
+from serving_gateway.contract import (
+    ACTIVE,
+    LATENCY_EDGES,
+    Guard,
+    PhaseEvidence,
+    ReleaseEvidence,
+    ReleasePlan,
+    ReleaseState,
+    RoutingRecord,
+    Strategy,
+    VersionCounts,
+)
+from serving_gateway.inference.codec import ModelOutput
+from serving_gateway.inference.shadow import AnswerComparison
+from serving_gateway.inference.traffic import B
+from serving_gateway.telemetry.counters import VariantStats
+
+_DEFAULT_TOLERANCE: Final = 0.1
+_KEPT_RELEASES: Final = 2
+"""The present one, and the one before until its last counts are stored."""
+
+
+class VersionCounter:
+    """The requests of one version in one phase, as in `VersionCounts`; `phase` has both."""
+
+    __slots__ = ("_latencies", "failed", "failed_in_row", "phase", "requests")
+
+    def __init__(self, phase: PhaseCounter) -> None:
+        self.phase = phase
+        self.requests = self.failed = self.failed_in_row = 0
+        self._latencies = [0] * (len(LATENCY_EDGES) + 1)
+
+    def answer(self, seconds: float) -> None:
+        """Count an answered request."""
+        self.requests += 1
+        self.failed_in_row = 0
+        self._latencies[bisect_left(LATENCY_EDGES, seconds)] += 1
+
+    def fail(self) -> None:
+        """Count a request that the version did not answer, or that was abandoned at it."""
+        self.requests += 1
+        self.failed += 1
+        self.failed_in_row += 1
+        self.phase.on_failure()
+
+    def retract(self) -> None:
+        """Take a failure back: the request was invalid for the other version too."""
+        self.requests -= 1
+        self.failed -= 1
+        self.failed_in_row = max(0, self.failed_in_row - 1)
+
+    def spoil(self) -> None:
+        """Count an answer as failed after all: it cannot be used."""
+        self.failed += 1
+        self.failed_in_row += 1
+        self.phase.on_failure()
+
+    def counts(self) -> VersionCounts:
+        """The counts so far."""
+        latencies = {at: count for at, count in enumerate(self._latencies) if count}
+        return VersionCounts(self.requests, self.failed, latencies)
+
+
+class PhaseCounter:
+    """What is counted in one phase of a release; `on_failure` is called at each failure.
+
+    While the release `is_watched`, A is the candidate, and B the version before.
+    """
+
+    __slots__ = (
+        "_disagreed",
+        "_rows",
+        "_scale",
+        "_shift",
+        "_sign",
+        "_squares",
+        "_tolerance",
+        "candidate",
+        "on_failure",
+        "reference",
+    )
+
+    def __init__(
+        self, plan: ReleasePlan, *, is_watched: bool, on_failure: Callable[[], None]
+    ) -> None:
+        self.candidate, self.reference = VersionCounter(self), VersionCounter(self)
+        self.on_failure = on_failure
+        self._scale = plan.score_scale
+        self._tolerance = plan.guardrails.get(Guard.SCORE_SHIFT, _DEFAULT_TOLERANCE)
+        self._sign = -1.0 if is_watched else 1.0
+        self._rows = self._disagreed = 0
+        self._shift = self._squares = 0.0
+
+    def of(self, alias: str) -> VersionCounter:
+        """The counter of a variant."""
+        return self.candidate if (alias == B) == (self._sign > 0) else self.reference
+
+    def compare(self, ours: ModelOutput, theirs: ModelOutput, labels: AnswerComparison) -> None:
+        """Count how B's answer to a copy differs from A's: by the rules of `Guard`."""
+        if not theirs.is_finite:  # a client would have had an error
+            self.of(B).spoil()
+            return
+        apart = set(labels.apart)
+        for number in range(len(ours.predictions)):
+            one, other = _score(ours, number), _score(theirs, number)
+            shift = 0.0 if one is None or other is None else (other - one) / self._scale
+            if ours.probabilities is None and one is not None and other is not None:
+                self._disagreed += abs(shift) > self._tolerance
+            else:
+                self._disagreed += number in apart
+            shift = max(-1.0, min(1.0, shift)) * self._sign
+            self._shift += shift
+            self._squares += shift * shift
+        self._rows += len(ours.predictions)
+
+    def evidence(self) -> PhaseEvidence:
+        """What was counted so far."""
+        return PhaseEvidence(
+            self.candidate.counts(),
+            self.reference.counts(),
+            self._rows,
+            self._disagreed,
+            self._shift,
+            self._squares,
+        )
+
+
+def _score(output: ModelOutput, number: int) -> float | None:
+    """The largest probability of a row, or else its number; None of a label without either."""
+    value: Any = output.predictions[number]
+    if output.probabilities is not None:
+        value = max(output.probabilities[number], default=None)
+    return value if isinstance(value, float) and isfinite(value) else None
+
+
+class CountedStats:
+    """The counts of a target whose release is counted, too."""
+
+    __slots__ = ("_counter", "_stats")
+
+    def __init__(self, stats: VariantStats, counter: VersionCounter) -> None:
+        self._stats = stats
+        self._counter = counter
+
+    def answer(self, seconds: float, rows: int) -> None:
+        """Count an answered request of `rows` rows that took `seconds`."""
+        self._stats.answer(seconds, rows)
+        self._counter.answer(seconds)
+
+    def fail(self) -> None:
+        """Count a failed attempt; for a release, what becomes of the request counts."""
+        self._stats.fail()
+
+
+class ReleaseCounters:
+    """The counters of one model's present release, and of the one before."""
+
+    def __init__(self) -> None:
+        self._releases: dict[str, dict[str, PhaseCounter]] = {}
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def open(self, record: RoutingRecord) -> PhaseCounter | None:
+        """The counter of the record's phase; None where B gets neither requests nor copies."""
+        release, traffic = record.release, record.traffic
+        is_idle = traffic.strategy is Strategy.OFF or traffic.percent == 0
+        if release is None or release.state not in ACTIVE or is_idle:
+            return None
+        phases = self._releases.setdefault(release.id, {})
+        for release_id in [*self._releases][:-_KEPT_RELEASES]:
+            del self._releases[release_id]
+        if release.phase not in phases:
+            phases[release.phase] = PhaseCounter(
+                release.plan,
+                is_watched=release.state is ReleaseState.WATCHING,
+                on_failure=self._notify,
+            )
+        return phases[release.phase]
+
+    def evidence(self, release_id: str) -> ReleaseEvidence:
+        """What this process counted of a release."""
+        phases = self._releases.get(release_id, {})
+        counted = {name: phase.evidence() for name, phase in phases.items()}
+        return ReleaseEvidence(release_id, counted)
+
+    @property
+    def release_ids(self) -> tuple[str, ...]:
+        """The releases that were counted last, the present one at the end."""
+        return tuple(self._releases)
+
+    def _notify(self) -> None:
+        self.on_failure()
