@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +35,8 @@ class ReleaseReporter:
             return ReleaseReport(record.model_name, record.generation, None, None)
         counted, problem = await self._counted(release)
         evidence = total_evidence(release.id, counted.values())
-        guards = judge_guards(release.plan, release, evidence)
+        # In a thread: the bounds of many requests take longer than a request may wait.
+        guards = await asyncio.to_thread(judge_guards, release.plan, release, evidence)
         verdict, reason = decide(release, guards, evidence, datetime.now(UTC))
         return ReleaseReport(
             model_name=record.model_name,

@@ -14,13 +14,16 @@ from typing import Final
 
 import msgspec
 
-from serving_gateway.contract import LiveReplica, ReplicaIdentity, RoutingRecord
+from serving_gateway.contract import ACTIVE, LiveReplica, ReplicaIdentity, RoutingRecord
 from serving_gateway.errors import GenerationConflict, StoreUnavailable
 from serving_gateway.replication.record_files import RecordFiles, in_thread
 from serving_gateway.replication.records import Stored, stored_record, usable
 from serving_gateway.replication.replicas import ModelReport, decoded, live, status_of
 
 _LOCK_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.02
+"""Between two looks at the files of models that are in a release."""
+_IDLE_SECONDS: Final = 0.2
 _Mark = tuple[int, int, int]
 """Inode, time and size of a file: it did not change when they did not."""
 
@@ -41,6 +44,7 @@ class FileStore(RecordFiles):
         super().__init__(directory)
         self._replicas_path = directory / "replicas"
         self._seen: dict[str, tuple[_Mark | None, Stored]] = {}
+        self._in_release: frozenset[str] = frozenset()
         self._scan = threading.Lock()
         self._presence = threading.Lock()
         self._sent: Mapping[str, ModelReport] | None = None
@@ -72,9 +76,32 @@ class FileStore(RecordFiles):
                     )
                 self._write(record)
 
-    async def follow(self, changed: Callable[[str], None]) -> None:  # noqa: ARG002 -- see below
-        """A file announces nothing; the marks of all files are cheap to compare."""
-        await asyncio.Event().wait()
+    async def follow(self, changed: Callable[[str], None]) -> None:
+        """Call `changed` with a model in a release whose file was replaced.
+
+        A file announces nothing, and looking at all of them often is costly; but the end of a
+        release may not wait.
+        """
+        while True:
+            if not self._in_release:
+                await asyncio.sleep(_IDLE_SECONDS)
+                continue
+            for name in await self._replaced():
+                changed(name)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    @in_thread
+    def _replaced(self) -> list[str]:
+        """The models in a release whose file is not the one that was read."""
+        found: list[str] = []
+        for name in [*self._in_release]:
+            try:
+                mark: _Mark | None = _mark(self.path(name).stat())
+            except OSError:
+                mark = None
+            if (seen := self._seen.get(name)) is not None and seen[0] != mark:
+                found.append(name)
+        return found
 
     @in_thread
     def beat(
@@ -143,6 +170,11 @@ class FileStore(RecordFiles):
             if isinstance(seen, RoutingRecord) and seen == found:
                 found = seen
             self._seen[model_name] = (mark, found)
+            release = found.release if isinstance(found, RoutingRecord) else None
+            if release is not None and release.state in ACTIVE:
+                self._in_release |= {model_name}
+            else:
+                self._in_release -= {model_name}
             return found
 
 

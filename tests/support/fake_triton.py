@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from serving_gateway.batching import ByteBudget
-from serving_gateway.contract import Mode, RoutingRecord, Signature, Slot, Traffic
+from serving_gateway.contract import Mode, Release, RoutingRecord, Signature, Slot, Traffic
 from serving_gateway.errors import GatewayError, InferenceRefused
 from serving_gateway.inference.dispatcher import Dispatcher
 from serving_gateway.inference.mirror import Mirror
@@ -183,6 +183,7 @@ class FakeTritonPlane:
         self,
         traffic: Traffic | None = None,
         signatures: dict[str, Signature] | None = None,
+        release: Release | None = None,
         **versions: int,
     ) -> None:
         """Adopt a next generation that routes to these versions, by variant."""
@@ -203,6 +204,7 @@ class FakeTritonPlane:
                 generation=generation,
                 variants=slots,
                 traffic=traffic or Traffic(),
+                release=release,
             )
         )
 
