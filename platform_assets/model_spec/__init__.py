@@ -12,6 +12,7 @@ from platform_assets.model_spec.labels import *
 from platform_assets.model_spec.model import *
 from platform_assets.model_spec.operation import *
 from platform_assets.model_spec.outcomes import *
+from platform_assets.model_spec.release import *
 from platform_assets.model_spec.search import *
 from platform_assets.model_spec.source import *
 from platform_assets.model_spec.table import *

@@ -17,6 +17,7 @@ from platform_assets.model_spec.feature_source import DEFAULT_TTL
 from platform_assets.model_spec.fields import as_yaml
 from platform_assets.model_spec.labels import LabelKey, Labels
 from platform_assets.model_spec.outcomes import Outcomes
+from platform_assets.model_spec.release import DEFAULT_GUARDRAILS, ReleaseSpec
 from platform_assets.model_spec.training import (
     METRICS,
     PINBALL,
@@ -30,7 +31,7 @@ from platform_assets.model_spec.training import (
     metrics,
 )
 from platform_assets.model_spec.weighting import ClassWeights, WeightColumn
-from serving_gateway.contract import DType
+from serving_gateway.contract import DType, Guard
 
 Above = Mapping[str, Any]
 Problems = Iterator[tuple[tuple[int | str, ...], str]]
@@ -61,6 +62,11 @@ def fill_defaults(name: str, value: Any, above: Above) -> Any:
         # Rows that young would not have been final when the first evaluated row was.
         delay = labels.outcome_delay if labels and split.by_time else None
         return replace(value, metric=metric, split=split, gap=value.gap or delay)
+    if isinstance(value, ReleaseSpec) and not value.guardrails:
+        is_observed = above.get("outcomes") is not None
+        margins = DEFAULT_GUARDRAILS.items()
+        kept = {one: margin for one, margin in margins if one is not Guard.OUTCOME or is_observed}
+        return replace(value, guardrails=kept)
     if name == "candidates" and not value:
         return tuple(map(CandidateSpec, estimators(task)[:_DEFAULT_CANDIDATES]))
     return value
@@ -345,6 +351,17 @@ def _gates(gates: Gates, above: Above) -> Problems:
         yield ("metric_floor",), f"{message}: the gate would decide nothing"
 
 
+def _release(release: ReleaseSpec | None, above: Above) -> Problems:
+    if release is None:
+        return
+    if Guard.OUTCOME in release.guardrails and above.get("outcomes") is None:
+        advice = "a source, or `outcome_delay` where clients send them"
+        yield ("guardrails", "outcome"), f"needs `outcomes`: {advice}"
+    for index, guard in enumerate(release.unproven):
+        if guard not in release.guardrails:
+            yield ("unproven", index), f"{guard.value} is not among the guardrails: remove it"
+
+
 def _is_same(one: EventTime | Target, other: JoinKey | EventTime | None) -> bool:
     return other is not None and one.name.casefold() == other.name.casefold()
 
@@ -363,4 +380,5 @@ RULES: Final[Mapping[str, Callable[[Any, Above], Problems]]] = {
     "calibration": _calibration,
     "threshold": _threshold,
     "gates": _gates,
+    "release": _release,
 }

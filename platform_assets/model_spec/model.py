@@ -43,6 +43,7 @@ from platform_assets.model_spec.outcomes import (
     outcome_rule,
     source_keys,
 )
+from platform_assets.model_spec.release import ReleaseSpec
 from platform_assets.model_spec.search import Search
 from platform_assets.model_spec.source import Source
 from platform_assets.model_spec.table import FeatureTableSpec
@@ -213,6 +214,9 @@ class ModelSpec(SourceSpec):
     """The conditions for production."""
     serving: ServingSpec = ServingSpec()
     """How Triton runs the model."""
+    release: ReleaseSpec | None = None
+    """The steps in which a version that passed its gates takes over production, and the guardrails
+    that stop it; without it the switch is immediate. `release: {}` for the defaults."""
     automation: AutomationSpec = AutomationSpec()
     """When the chain runs automatically."""
     kubernetes: Kubernetes = Kubernetes()
