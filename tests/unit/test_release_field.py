@@ -56,6 +56,12 @@ def test_defaults_leave_outcomes_out_where_there_are_none(tmp_path: Path) -> Non
     assert plan.watch_seconds == 1_800
 
 
+def test_a_model_with_outcomes_has_their_guardrail(tmp_path: Path) -> None:
+    text = "  outcomes: {outcome_delay: 1d}\n  release: {unproven: [outcome]}\n"
+    plan = to_plan(release(tmp_path, text))
+    assert plan.guardrails[Guard.OUTCOME] == 0.02
+
+
 def test_a_mirror_alone_and_no_watch_are_allowed(tmp_path: Path) -> None:
     plan = to_plan(release(tmp_path, "  release: {steps: [mirror], watch: null}\n"))
     assert plan.steps == (Traffic(Strategy.MIRROR, 100),)
