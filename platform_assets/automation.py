@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import dagster as dg
 
@@ -22,12 +23,20 @@ from platform_assets.model_spec import (
 )
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
 from platform_assets.resources.source import SourceResource
-from platform_assets.run_tags import MODEL_TAG, chain_tags, report_tags, scoring_tags
+from platform_assets.run_tags import (
+    MODEL_TAG,
+    chain_tags,
+    promotion_tags,
+    report_tags,
+    scoring_tags,
+)
+
+_SWITCH: Final = "gateway_reload"
 
 
 def chain_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
-    """Build the job from raw data to production."""
-    return _job(spec, "chain", CHAIN, "raw data to production, through every gate.")
+    """Build the job from raw data to production, or to the gates before a release."""
+    return _job(spec, "chain", _upto_release(spec), f"raw data to {_end(spec)}")
 
 
 def table_job(spec: FeatureTableSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -64,9 +73,8 @@ def table_schedules(
 
 def serving_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     """Build the job from the exported version to production."""
-    assets = CHAIN[CHAIN.index("triton_model_entry") :]
-    what = "the exported version to production: package, load, prove, switch."
-    return _job(spec, "serving", assets, what)
+    what = f"the exported version, packaged and loaded, to {_end(spec)}"
+    return _job(spec, "serving", _upto_release(spec, "triton_model_entry"), what)
 
 
 def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
@@ -75,7 +83,32 @@ def adoption_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
         "a version that another training job registered, through the same gates. Name it in the "
         f"configuration of {spec.model_name}__onnx_model."
     )
-    return _job(spec, "adoption", CHAIN[CHAIN.index("onnx_model") :], what)
+    return _job(spec, "adoption", _upto_release(spec, "onnx_model"), what)
+
+
+def promotion_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
+    """Build the job that switches to the version whose release reached go."""
+    assets = [spec.key(name) for name in CHAIN[CHAIN.index(_SWITCH) :]]
+    return dg.define_asset_job(
+        f"{spec.model_name}_promotion",
+        # By prefix: of a model whose definitions cannot be built there are none.
+        selection=dg.AssetSelection.key_prefixes(*assets),
+        tags=promotion_tags(spec.model_name),
+        description=f"{spec.model_name}: switches production to the version whose release reached "
+        "go. The sensor release_pilot launches it.",
+    )
+
+
+def _upto_release(spec: ModelSpec, first: str = CHAIN[0]) -> Sequence[str]:
+    """Assets of the chain that one run makes: a release goes on for longer than a run should."""
+    end = CHAIN.index(_SWITCH) if spec.release else len(CHAIN)
+    return CHAIN[CHAIN.index(first) : end]
+
+
+def _end(spec: ModelSpec) -> str:
+    if spec.release:
+        return "its gates; the sensor release_pilot then releases it in steps."
+    return "production, through every gate."
 
 
 def drift_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:

@@ -16,6 +16,8 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
+from platform_assets.release.assets import release_asset, release_checks
+from platform_assets.release.jobs import approve_job, stop_job
 from platform_assets.scoring.assets import scoring_assets
 from platform_assets.scoring.checks import scoring_checks
 from platform_assets.serving.assets import serving_assets
@@ -38,6 +40,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
         *serving_assets(spec),
         *drift_assets(spec),
         *scoring_assets(spec),
+        *([release_asset(spec)] if spec.release else []),
     ]
     return dg.Definitions(
         assets=dg.map_asset_specs(partial(_described, spec.description), assets),
@@ -48,8 +51,12 @@ def build(spec: ModelSpec) -> dg.Definitions:
             *serving_checks(spec),
             *drift_checks(spec),
             *scoring_checks(spec),
+            *([release_checks(spec, spec.release)] if spec.release else []),
         ],
-        jobs=[chain, automation.serving_job(spec), adoption, drift, scoring, rollback_job(spec)],
+        jobs=[
+            *(chain, automation.serving_job(spec), adoption, drift, scoring, rollback_job(spec)),
+            *([approve_job(spec), stop_job(spec)] if spec.release else []),
+        ],
         schedules=[
             *automation.retraining_schedules(spec, chain),
             *([drifts_at] if drifts_at else []),

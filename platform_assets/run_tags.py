@@ -34,6 +34,11 @@ def rollback_tags(model_name: str) -> dict[str, str]:
     return {MODEL_TAG: model_name, **_URGENT}
 
 
+def promotion_tags(model_name: str) -> dict[str, str]:
+    """Tags of a run that switches to a released version: it waits for no training."""
+    return {MODEL_TAG: model_name, **_URGENT}
+
+
 def reconciliation_tags(model_name: str) -> dict[str, str]:
     """Tags of a run that only other reconciliations keep waiting."""
     return {MODEL_TAG: model_name, RECONCILIATION: model_name, **_URGENT}

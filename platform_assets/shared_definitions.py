@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from platform_assets.automation import promotion_job
 from platform_assets.intervals import sensor_seconds
 from platform_assets.maintenance.job import maintenance_job, maintenance_schedule
 from platform_assets.model_spec import ModelSpec
 from platform_assets.notifications import check_warnings, run_failure
+from platform_assets.release.sensor import release_pilot_sensor
 from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
@@ -37,8 +39,17 @@ def watching(specs: Sequence[ModelSpec]) -> dg.Definitions:
             run_failure,
             check_warnings,
             declarative_automation(),
+            *_releases(specs),
         ],
     )
+
+
+def _releases(specs: Sequence[ModelSpec]) -> list[dg.SensorDefinition]:
+    """The pilot of the models that are released in steps, with the jobs that it launches."""
+    released = [spec for spec in specs if spec.release is not None]
+    if not released:
+        return []
+    return [release_pilot_sensor(released, [promotion_job(spec) for spec in released])]
 
 
 def declarative_automation() -> dg.SensorDefinition:

@@ -18,6 +18,11 @@ from serving_gateway.contract import (
     HealthStatus,
     ModelStatus,
     PredictResponse,
+    ReleaseAdvance,
+    ReleaseDecision,
+    ReleaseReport,
+    ReleaseRequest,
+    ReleaseResponse,
     ReloadRequest,
     ReloadResponse,
     RollbackRequest,
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 10.0
 _RELOAD_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
+_NO_GATEWAY: Final = "GATEWAY_URLS names no gateway"
+STOP_PENDING: Final = "stop_pending"
+"""Status of a stop that the replicas carry out and could not yet write down."""
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -98,11 +106,48 @@ class GatewayResource(dg.ConfigurableResource[None]):
 
     def reload(self, model_name: str, alias: str, request: ReloadRequest) -> ReloadResponse:
         """Move a variant; replicas share the routing record, so one is asked."""
-        return self._change(model_name, f"/variant/{alias}/reload", request)
+        return self._change(model_name, f"/variant/{alias}/reload", request, ReloadResponse)
 
     def rollback(self, model_name: str, alias: str, request: RollbackRequest) -> ReloadResponse:
         """Move a variant back, and pin it there."""
-        return self._change(model_name, f"/variant/{alias}/rollback", request)
+        return self._change(model_name, f"/variant/{alias}/rollback", request, ReloadResponse)
+
+    def release(self, model_name: str) -> ReleaseReport:
+        """Return the present release or the last one, with what all replicas counted of it."""
+        path = f"/models/{model_name}/release"
+        return _decode(self._first("GET", path, is_authorized=True), path, ReleaseReport)
+
+    def begin_release(self, model_name: str, request: ReleaseRequest) -> ReleaseResponse:
+        """Begin a release of a version that is READY."""
+        return self._change(model_name, "/release", request, ReleaseResponse)
+
+    def advance_release(self, model_name: str, request: ReleaseAdvance) -> ReleaseResponse:
+        """End the present phase of a release; refused (409) when it is another one by now."""
+        return self._change(model_name, "/release/advance", request, ReleaseResponse)
+
+    def approve_release(self, model_name: str, request: ReleaseDecision) -> ReleaseResponse:
+        """Approve what a release waits for."""
+        return self._change(model_name, "/release/approve", request, ReleaseResponse)
+
+    def stop_release(self, model_name: str, request: ReleaseDecision) -> ReleaseResponse:
+        """Stop a release; one that is watched is rolled back.
+
+        Each replica is asked while none could write that down: each stops it for its own clients.
+        """
+        path, content = f"/models/{model_name}/release/stop", msgspec.json.encode(request)
+        answer: ReleaseResponse | GatewayUnavailable = GatewayUnavailable(_NO_GATEWAY)
+        for replica in self.replicas:
+            try:
+                body = self._request(replica, "POST", path, content=content, is_authorized=True)
+            except GatewayUnavailable as error:
+                answer = answer if isinstance(answer, ReleaseResponse) else error
+                continue
+            answer = _decode(body, path, ReleaseResponse)
+            if answer.status != STOP_PENDING:
+                break
+        if isinstance(answer, ReleaseResponse):
+            return answer
+        raise answer
 
     def model_status(self, replica: str, model_name: str) -> ModelStatus:
         """Return the status of a model on one replica (`GET /models/{model_name}`)."""
@@ -186,21 +231,25 @@ class GatewayResource(dg.ConfigurableResource[None]):
             live |= {other.id for other in status.replicas}
         return Convergence(behind, tuple(sorted(live)))
 
-    def _change(self, model_name: str, path: str, request: msgspec.Struct) -> ReloadResponse:
+    def _change(
+        self, model_name: str, path: str, request: msgspec.Struct, kind: type[Body]
+    ) -> Body:
         path = f"/models/{model_name}{path}"
-        return _decode(self._post(path, request, timeout_s=_RELOAD_TIMEOUT_S), path, ReloadResponse)
+        return _decode(self._post(path, request, timeout_s=_RELOAD_TIMEOUT_S), path, kind)
 
     def _get(self, replica: str, path: str, kind: type[Body]) -> Body:
         return _decode(self._request(replica, "GET", path), replica + path, kind)
 
     def _post(self, path: str, body: Any, **options: Any) -> bytes:
-        """Post JSON to the first replica that answers."""
-        unavailable = GatewayUnavailable("GATEWAY_URLS names no gateway")
+        content = msgspec.json.encode(body)
+        return self._first("POST", path, content=content, is_authorized=True, **options)
+
+    def _first(self, method: str, path: str, **options: Any) -> bytes:
+        """Ask the first replica that answers."""
+        unavailable = GatewayUnavailable(_NO_GATEWAY)
         for replica in self.replicas:
             try:
-                return self._request(
-                    replica, "POST", path, content=msgspec.json.encode(body), **options
-                )
+                return self._request(replica, method, path, **options)
             except GatewayUnavailable as error:
                 unavailable = error
         raise unavailable
@@ -214,11 +263,12 @@ class GatewayResource(dg.ConfigurableResource[None]):
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = _TIMEOUT_S,
+        is_authorized: bool = False,
     ) -> bytes:
         import httpx
 
         headers = {**(headers or {}), "content-type": "application/json"}
-        if content is not None:
+        if is_authorized:
             headers["authorization"] = f"Bearer {self.control_token}"
         try:
             # Cluster-internal addresses: a proxy of the environment has no business here.

@@ -14,6 +14,8 @@ from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.serving.answers import warm_up
 from platform_assets.serving.loading import load_beside
+from platform_assets.serving.loads import READY, RUN_ID
+from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.proof_asset import serving_proof_asset
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.reload_asset import gateway_reload_asset
@@ -74,12 +76,14 @@ def _triton_serving_state(spec: ModelSpec) -> dg.AssetsDefinition:
             value=state,
             metadata={
                 "version": state.version,
-                "state": "READY" if state.ready else f"not READY: {state.reason}",
+                "state": READY if state.ready else f"not READY: {state.reason}",
                 "ready_versions": listed(state.ready_versions),
                 "warm_up": warmed,
                 "load_seconds": round(time.monotonic() - began, 2),
                 "mlflow_run": dg.MetadataValue.url(mlflow.run_url(state.run_id)),
                 "triton": dg.MetadataValue.url(triton.url),
+                RUN_ID: state.run_id,
+                LOAD_ID: state.load_id,
             },
         )
 

@@ -28,6 +28,7 @@ from platform_assets.serving.promotion import (
     retire_surplus,
 )
 from platform_assets.serving.records import Promotion, ServingState
+from platform_assets.serving.release_gate import released_state
 from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
 from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
 from platform_assets.serving.view_retention import delete_unread_views
@@ -35,8 +36,9 @@ from serving_gateway.contract import Mode, ReloadRequest
 
 _DESCRIPTION = (
     "The switch: moves variant A of every gateway replica to the version. Asks Triton for READY "
-    "itself, and refuses a version whose blocking checks failed or never ran. Its "
-    "materializations are the deployment ledger."
+    "itself, and refuses a version whose blocking checks failed or never ran, or whose release, "
+    "where the model has one, has not reached go. Its materializations are the "
+    "deployment ledger."
 )
 _AUTOMATION = (
     # It, too, switches only to a version that passed all blocking checks; the asset itself
@@ -75,7 +77,8 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         **spec.asset("gateway_reload"),
         ins={"triton_serving_state": dg.AssetIn(key=spec.key("triton_serving_state"))},
         kinds={"fastapi"},
-        automation_condition=_AUTOMATION,
+        # Where versions are released in steps, the pilot of the releases launches the switch.
+        automation_condition=None if spec.release else _AUTOMATION,
         description=_DESCRIPTION,
     )
     def gateway_reload(
@@ -88,9 +91,10 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         feast: FeastResource,
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
-        state, log = triton_serving_state, context.log
+        log = context.log
         hold(LEASE, spec.model_name, context)
         with holding(CHANGE, spec.model_name, context):
+            state = released_state(spec, triton_serving_state, gateway, context.instance)
             require_ready(state, triton)
             judged = require_gates_passed(state, context.instance)[NO_REGRESSION]
             switch = _switch(state, spec, config, context.run.run_id, gateway)

@@ -1,0 +1,68 @@
+"""The version that may be released next: loaded, READY, and past its gates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import dagster as dg
+
+from platform_assets.model_spec import ModelSpec, Task
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.serving.loads import RecordedLoad
+from platform_assets.serving.promotion import require_gates_passed
+from serving_gateway.contract import ACTIVE, EffectiveVersion, Mode, Release
+
+
+def why_not_released(
+    load: RecordedLoad | None,
+    production: EffectiveVersion | None,
+    last: Release | None,
+) -> str | None:
+    """Say why the newest load begins no release; None when its gates decide."""
+    if load is None or not load.state.ready:
+        return "no loaded version waits for its release"
+    version = load.state.version
+    if production is None:
+        return None
+    if production.version == version:
+        return f"version {version}, the newest one loaded, is in production"
+    if production.mode == Mode.PINNED:
+        return (
+            f"version {version} waits: production is pinned to version {production.version}, "
+            'which ends with a reload of variant A with {"unpin": true} at the gateway'
+        )
+    if last is None or last.version != version or load.at.timestamp() > _began(last):
+        return None
+    ended = last.state.value if last.state not in ACTIVE else "under way"
+    return (
+        f"version {version} was released already ({ended}); materialize triton_serving_state "
+        "again, with its checks, to release it once more"
+    )
+
+
+def _began(release: Release) -> float:
+    return datetime.fromisoformat(release.started_at).timestamp()
+
+
+def open_gates(load: RecordedLoad, instance: dg.DagsterInstance) -> str | None:
+    """Say which gates the load has not passed; None when it passed all."""
+    try:
+        require_gates_passed(load.state, instance)
+    except dg.Failure as failure:
+        return str(failure.description)
+    return None
+
+
+def score_scale(spec: ModelSpec, run_id: str, mlflow: MlflowResource) -> float:
+    """Return the unit of score differences: 1 for probabilities, else the predictions' width.
+
+    Raises:
+        RegistryError: what a regression predicted for its held-out rows cannot be read.
+    """
+    if spec.task is not Task.REGRESSION:
+        return 1.0
+    predicted = mlflow.evaluation_set(run_id).labels
+    if not len(predicted):
+        raise RegistryError(f"run {run_id} has no held-out rows: their width is unknown")
+    width = float(predicted.max() - predicted.min())
+    return width if width > 0 else 1.0

@@ -1,0 +1,46 @@
+"""The outcome guard's evidence: paired losses on mirrored rows whose outcome is known."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.quality.pairing import paired_outcomes
+from serving_gateway.contract import (
+    BoundedMean,
+    PairedLosses,
+    PairedOutcomes,
+    Release,
+    ReleaseState,
+)
+
+
+def candidate_losses(root: Path, spec: ModelSpec, release: Release, now: datetime) -> PairedLosses:
+    """Return the candidate's losses against production's, on this side of the switch.
+
+    `root` is the folder of the prediction logs of all models.
+
+    Raises:
+        QualityError: the log or the outcomes cannot be read.
+    """
+    watching = release.state is ReleaseState.WATCHING
+    previous, candidate = release.previous_version, release.version
+    found = paired_outcomes(
+        root,
+        spec.model_name,
+        since=datetime.fromisoformat(release.since if watching else release.started_at),
+        # After the switch the candidate is A, and the version before is mirrored as B.
+        a_version=candidate if watching else previous,
+        b_version=previous if watching else candidate,
+        spec=spec,
+        score_scale=release.plan.score_scale,
+        now=now,
+    )
+    return _exchanged(found) if watching else found
+
+
+def _exchanged(losses: PairedLosses) -> PairedLosses:
+    if isinstance(losses, PairedOutcomes):
+        return PairedOutcomes(losses.only_a, losses.only_b, losses.alike)
+    return BoundedMean(losses.count, -losses.total, losses.squares, -losses.high, -losses.low)

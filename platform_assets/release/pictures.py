@@ -1,0 +1,67 @@
+"""The evidence of a release against its margins over time, as a picture: PNG bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from platform_assets.resources import plots
+from serving_gateway.contract import Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What was known of a guard at one time; None without observations, or where nothing bounds."""
+
+    low: float | None
+    value: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The bounds of all guards at one time, in seconds since the epoch."""
+
+    at: float
+    bounds: Mapping[Guard, Bounds]
+
+
+def evidence_picture(points: Sequence[Point], margins: Mapping[Guard, float]) -> bytes:
+    """Draw each guard's bounds over minutes, and its margin; at least one point and one guard."""
+    figure, axes = plots.canvas(3.1 * len(margins), 2.8, ratios=[1.0] * len(margins))
+    panels = axes if len(margins) > 1 else [axes]
+    for panel, (guard, margin) in zip(panels, margins.items(), strict=True):
+        _panel(panel, guard, margin, points)
+    return plots.png(figure)
+
+
+def _panel(axes: Any, guard: Guard, margin: float, points: Sequence[Point]) -> None:
+    known = [
+        ((point.at - points[0].at) / 60, bounds)
+        for point in points
+        if (bounds := point.bounds.get(guard)) is not None and bounds.value is not None
+    ]
+    minutes = [at for at, _ in known]
+    values = [bounds.value for _, bounds in known]
+    reach = 2.5 * max(abs(margin), *(abs(value or 0.0) for value in values), 1e-9)
+    # What has no bound yet reaches beyond the panel.
+    lows = [max(-reach, -reach if one.low is None else one.low) for _, one in known]
+    highs = [min(reach, reach if one.high is None else one.high) for _, one in known]
+    axes.fill_between(minutes, lows, highs, color=plots.ACCENT, alpha=0.2, linewidth=0)
+    axes.errorbar(
+        minutes,
+        values,
+        yerr=[
+            [max(0.0, (v or 0.0) - low) for v, low in zip(values, lows, strict=True)],
+            [max(0.0, high - (v or 0.0)) for v, high in zip(values, highs, strict=True)],
+        ],
+        color=plots.ACCENT,
+        marker="o",
+        markersize=3,
+        linewidth=1,
+    )
+    for line in (margin, -margin) if guard is Guard.SCORE_SHIFT else (margin,):
+        axes.axhline(line, color=plots.BAD, linewidth=1.2)
+    least = 0.0 if guard in {Guard.LATENCY_P99, Guard.DISAGREEMENT} else -reach
+    axes.set(title=guard.value, xlabel="minutes", ylim=(least, reach))

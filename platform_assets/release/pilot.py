@@ -1,0 +1,278 @@
+"""The pilot of one model's releases: looks at the routing record, decides, and asks for more.
+
+All state is in the routing record. The pilot's memory only saves it from saying and asking the
+same again; without it, it does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import dagster as dg
+import msgspec
+
+from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
+from platform_assets.release.candidate import open_gates, score_scale, why_not_released
+from platform_assets.release.promotion_runs import request_promotion
+from platform_assets.release.record import Event, decision_events, describe_place
+from platform_assets.resources.gateway import GatewayRefused, GatewayResource
+from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.serving.loads import newest_load
+from platform_assets.serving.switching import PRODUCTION
+from serving_gateway.contract import (
+    ACTIVE,
+    BoundedMean,
+    EffectiveVersion,
+    Guard,
+    GuardReport,
+    PairedLosses,
+    PairedOutcomes,
+    Release,
+    ReleaseAdvance,
+    ReleaseEvidence,
+    ReleaseReport,
+    ReleaseRequest,
+    ReleaseState,
+    Verdict,
+    decide,
+    judge_guards,
+)
+
+NOT_YET_S: Final = 600.0
+"""Seconds between two records of a release that nothing was decided about."""
+_ASK_GATES_S: Final = 60.0
+_JOIN_OUTCOMES_S: Final = 60.0
+
+Losses = Callable[[ModelSpec, Release, datetime], PairedLosses | None]
+"""The outcome guard's evidence; None while it cannot be read."""
+
+
+class Memory(msgspec.Struct, omit_defaults=True):
+    """What the pilot need not find out, say or ask again; times in seconds since the epoch."""
+
+    place: tuple[str, str, int] | None = None
+    """Release, state and step of the newest record."""
+    recorded_at: float = 0.0
+    open_load: str = ""
+    """Load that had not passed its gates, and when they were asked."""
+    asked_at: float = 0.0
+    joined_for: str = ""
+    """Release, and side of the switch, whose losses these are, and when they were joined."""
+    joined_at: float = 0.0
+    paired: PairedOutcomes | None = None
+    mean: BoundedMean | None = None
+    message: str = ""
+    """That the webhook has not taken yet, and since when."""
+    message_at: float = 0.0
+
+
+class View(NamedTuple):
+    """What the gateway says of a model."""
+
+    production: EffectiveVersion | None
+    report: ReleaseReport | None
+
+
+@dataclass(slots=True)
+class Turn:
+    """What comes of one look at a model."""
+
+    events: list[Event] = field(default_factory=list)
+    requests: list[dg.RunRequest] = field(default_factory=list)
+    said: str = ""
+    alert: str = ""
+    """For people, at once."""
+
+
+def look(spec: ModelSpec, gateway: GatewayResource) -> View:
+    """Ask the gateway for production and the release of a model.
+
+    Raises:
+        GatewayClientError: it does not answer.
+    """
+    statuses = gateway.model_statuses(spec.model_name)
+    if not statuses:
+        return View(None, None)
+    newest = max(statuses, key=lambda one: one.routing.generation)
+    production = newest.effective.get(PRODUCTION)
+    return View(production, None if production is None else gateway.release(spec.model_name))
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """Takes one model's releases a step further, as far as the evidence goes."""
+
+    spec: ModelSpec
+    steps: ReleaseSpec
+    gateway: GatewayResource
+    mlflow: MlflowResource
+    losses: Losses
+    instance: dg.DagsterInstance
+    now: datetime
+
+    def take_turn(self, memory: Memory, *, is_busy: bool) -> Turn:
+        """Look, decide, and carry out one decision at most; `memory` is updated.
+
+        `is_busy` says that a run is loading or switching a version of the model.
+
+        Raises:
+            GatewayClientError: the gateway cannot be asked, or refuses; nothing changed.
+        """
+        view = look(self.spec, self.gateway)
+        release = view.report.release if view.report is not None else None
+        turn = Turn()
+        if release is not None:
+            self._note_change(release, memory, turn)
+        if view.report is not None and release is not None and release.state in ACTIVE:
+            self._follow(view.report, release, memory, turn)
+        elif is_busy:
+            turn.said = "a run is loading or switching a version"
+        else:
+            self._begin(view.production, release, memory, turn)
+        return turn
+
+    def _begin(
+        self, production: EffectiveVersion | None, last: Release | None, memory: Memory, turn: Turn
+    ) -> None:
+        load = newest_load(self.instance, self.spec)
+        turn.said = why_not_released(load, production, last) or ""
+        if turn.said or load is None:
+            return
+        state, now = load.state, self.now.timestamp()
+        if memory.open_load == state.load_id and now < memory.asked_at + _ASK_GATES_S:
+            turn.said = f"version {state.version} has not passed its gates"
+            return
+        if why := open_gates(load, self.instance):
+            memory.open_load, memory.asked_at = state.load_id, now
+            turn.said = why
+            return
+        if production is None:
+            self._promote(f"first version, load {state.load_id}", turn)
+            return
+        try:
+            scale = score_scale(self.spec, state.run_id, self.mlflow)
+        except RegistryError as error:
+            turn.said = f"version {state.version} waits: {error}"
+            return
+        request = ReleaseRequest(
+            version=state.version,
+            run_id=state.run_id,
+            plan=to_plan(self.steps, scale),
+            reason=f"version {state.version} passed its gates",
+            feature_contract=self.spec.contract,
+        )
+        begun = self.gateway.begin_release(self.spec.model_name, request).release
+        reason = f"version {state.version} passed its gates: {describe_place(begun)}"
+        self._record(begun, (), Verdict.GO, reason, memory, turn)
+
+    def _follow(self, report: ReleaseReport, release: Release, memory: Memory, turn: Turn) -> None:
+        evidence = report.evidence or ReleaseEvidence(release.id)
+        losses = self._joined_losses(release, memory)
+        guards = judge_guards(release.plan, release, evidence, losses)
+        verdict, reason = decide(release, guards, evidence, self.now)
+        if report.stop_pending:
+            verdict, reason = Verdict.NOT_YET, "a stop is in effect and not yet written down"
+        elif (
+            # What is missing may be what is bad; after the switch time decides, not evidence.
+            verdict is Verdict.GO
+            and release.state is ReleaseState.RUNNING
+            and report.evidence_problem
+        ):
+            verdict, reason = Verdict.NOT_YET, report.evidence_problem
+        turn.said = f"version {release.version}, {describe_place(release)}: {reason}"
+        if verdict is not Verdict.NOT_YET:
+            self._advance(release, guards, verdict, reason, memory, turn)
+        elif self.now.timestamp() >= memory.recorded_at + NOT_YET_S:
+            self._record(release, guards, verdict, reason, memory, turn)
+        if release.state is ReleaseState.CLEARED and verdict is Verdict.NOT_YET:
+            self._promote(f"release {release.id}", turn)
+
+    def _advance(
+        self,
+        release: Release,
+        guards: tuple[GuardReport, ...],
+        verdict: Verdict,
+        reason: str,
+        memory: Memory,
+        turn: Turn,
+    ) -> None:
+        request = ReleaseAdvance(release.id, release.state, release.step, verdict, reason)
+        try:
+            done = self.gateway.advance_release(self.spec.model_name, request).release
+        except GatewayRefused as refusal:
+            if refusal.status != HTTPStatus.CONFLICT:
+                raise
+            turn.said = f"looks again, since the release changed: {refusal}"
+            return
+        self._record(done, guards, verdict, reason, memory, turn)
+
+    def _promote(self, purpose: str, turn: Turn) -> None:
+        request = request_promotion(self.spec.model_name, purpose, self.instance)
+        if isinstance(request, str):
+            turn.said = f"{turn.said}; {request}" if turn.said else request
+        else:
+            turn.requests.append(request)
+
+    def _note_change(self, release: Release, memory: Memory, turn: Turn) -> None:
+        """Record where others brought the release: a person, a replica, or the switch."""
+        if memory.place == _place(release):
+            return
+        act = release.acts[-1] if release.acts else None
+        reason = release.reason or (f"{act.by}: {act.reason}" if act else "it began")
+        verdict = act.verdict if act else Verdict.NOT_YET
+        self._record(release, (), verdict, reason, memory, turn)
+
+    def _record(
+        self,
+        release: Release,
+        guards: tuple[GuardReport, ...],
+        verdict: Verdict,
+        reason: str,
+        memory: Memory,
+        turn: Turn,
+    ) -> None:
+        if memory.place != _place(release):
+            turn.alert = _alert(self.spec, release, reason)
+        turn.events += decision_events(
+            self.spec, release, guards, verdict, reason, self.now, self.instance
+        )
+        turn.said = f"version {release.version}, {describe_place(release)}: {reason}"
+        memory.place, memory.recorded_at = _place(release), self.now.timestamp()
+
+    def _joined_losses(self, release: Release, memory: Memory) -> PairedLosses | None:
+        """The outcome guard's evidence, of a minute ago at most."""
+        if Guard.OUTCOME not in release.plan.guardrails:
+            return None
+        side = f"{release.id} {release.state is ReleaseState.WATCHING}"
+        if memory.joined_for != side or self.now.timestamp() >= memory.joined_at + _JOIN_OUTCOMES_S:
+            found = self.losses(self.spec, release, self.now)
+            memory.paired = found if isinstance(found, PairedOutcomes) else None
+            memory.mean = found if isinstance(found, BoundedMean) else None
+            memory.joined_for, memory.joined_at = side, self.now.timestamp()
+        return memory.paired or memory.mean
+
+
+def _place(release: Release) -> tuple[str, str, int]:
+    return release.id, release.state.value, release.step
+
+
+def _alert(spec: ModelSpec, release: Release, reason: str) -> str:
+    """What people should know at once; empty for what goes its way."""
+    version, name = release.version, spec.model_name
+    match release.state:
+        case ReleaseState.STOPPED:
+            what = f":octagonal_sign: the release of version {version} of *{name}* was stopped"
+        case ReleaseState.ROLLED_BACK:
+            what = (
+                f":rewind: *{name}* was rolled back from version {version} to "
+                f"{release.previous_version}, and pinned there"
+            )
+        case ReleaseState.WAITING:
+            what = f":raised_hand: version {version} of *{name}* waits for an approval"
+        case _:
+            return ""
+    return f"{what}: {reason}"

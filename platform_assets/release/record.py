@@ -1,0 +1,146 @@
+"""What the pilot writes down: materializations of `[model, release]`, and its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import dagster as dg
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.release.pictures import Bounds, Point, evidence_picture
+from platform_assets.resources.metadata import picture, table
+from serving_gateway.contract import (
+    Guard,
+    GuardReport,
+    Release,
+    ReleaseState,
+    Strategy,
+    Verdict,
+    describe_guard,
+)
+
+RELEASE: Final = "release"
+"""Name of the asset."""
+RELEASE_ID: Final = "release_id"
+NUMBERS: Final = "numbers"
+"""Metadata keys: the release, and the bounds of its guards for the next picture."""
+_POINTS: Final = 200
+
+Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+
+def release_key(spec: ModelSpec) -> dg.AssetKey:
+    """Key of a model's releases."""
+    return dg.AssetKey(spec.key(RELEASE))
+
+
+def describe_place(release: Release) -> str:
+    """Say where a release is, in few words."""
+    steps, state = release.plan.steps, release.state
+    if state not in {ReleaseState.RUNNING, ReleaseState.WAITING}:
+        return state.value.replace("_", " ")
+    step = steps[release.step]
+    share = "all requests mirrored" if step.strategy is Strategy.MIRROR else f"{step.percent:g} %"
+    waits = ", waits for an approval" if state is ReleaseState.WAITING else ""
+    return f"step {release.step + 1} of {len(steps)}, {share}{waits}"
+
+
+def decision_events(
+    spec: ModelSpec,
+    release: Release,
+    guards: Sequence[GuardReport],
+    verdict: Verdict,
+    reason: str,
+    now: datetime,
+    instance: dg.DagsterInstance,
+) -> list[Event]:
+    """Return the record of a decision, or of a state that others brought a release into."""
+    numbers = {one.guard.value: [one.low, one.value, one.high] for one in guards}
+    shown: dict[str, Any] = {
+        "version": release.version,
+        "verdict": verdict.value,
+        "state": describe_place(release),
+        "reason": reason,
+        "previous_version": release.previous_version,
+    }
+    if guards:
+        shown["guardrails"] = table(_row(one) for one in guards)
+        shown["evidence"] = _evidence(spec, release, guards, now, instance)
+    if release.acts:
+        shown["acts"] = table(
+            {"at": act.at, "by": act.by, "verdict": act.verdict.value, "reason": act.reason}
+            for act in release.acts
+        )
+    shown[RELEASE_ID] = release.id
+    shown[NUMBERS] = dg.MetadataValue.json(numbers)
+    made = dg.AssetMaterialization(release_key(spec), description=reason, metadata=shown)
+    return [made, *(guard_evaluation(spec, release, one) for one in guards)]
+
+
+def guard_evaluation(
+    spec: ModelSpec, release: Release, report: GuardReport
+) -> dg.AssetCheckEvaluation:
+    """Return the verdict on a guard as that of its check: it fails when the guard is broken."""
+    return dg.AssetCheckEvaluation(
+        asset_key=release_key(spec),
+        check_name=report.guard.value,
+        passed=report.verdict is not Verdict.STOP,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{_WORDS[report.verdict]}: {describe_guard(report)}",
+        metadata={"version": release.version, **_row(report)},
+    )
+
+
+_WORDS: Final = {
+    Verdict.GO: "within its margin",
+    Verdict.STOP: "beyond its margin",
+    Verdict.NOT_YET: "not decided yet",
+}
+
+
+def _row(report: GuardReport) -> dict[str, Any]:
+    return {
+        "guardrail": report.guard.value,
+        "verdict": report.verdict.value,
+        "value": _number(report.value),
+        "low": _number(report.low),
+        "high": _number(report.high),
+        "margin": f"{report.margin:g}",
+        "observations": report.observations,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _evidence(
+    spec: ModelSpec,
+    release: Release,
+    guards: Sequence[GuardReport],
+    now: datetime,
+    instance: dg.DagsterInstance,
+) -> dg.MetadataValue[Any]:
+    present = Point(
+        now.timestamp(), {one.guard: Bounds(one.low, one.value, one.high) for one in guards}
+    )
+    points = [*_past_points(spec, release.id, instance), present]
+    drawn = evidence_picture(points, {one.guard: one.margin for one in guards})
+    return picture(drawn, "the bounds of each guardrail over time, and its margin")
+
+
+def _past_points(spec: ModelSpec, release_id: str, instance: dg.DagsterInstance) -> list[Point]:
+    """The points of earlier records of a release, oldest first."""
+    points: list[Point] = []
+    for record in instance.fetch_materializations(release_key(spec), limit=_POINTS).records:
+        made = record.asset_materialization
+        if made is None or (found := made.metadata.get(RELEASE_ID)) is None:
+            continue
+        if found.value != release_id:
+            break
+        numbers: Any = made.metadata[NUMBERS].value
+        bounds = {Guard(name): Bounds(*three) for name, three in numbers.items()}
+        points.insert(0, Point(record.timestamp, bounds))
+    return points

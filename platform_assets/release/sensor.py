@@ -1,0 +1,118 @@
+"""The sensor that steps through the releases of all models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+import msgspec
+from msgspec.structs import replace
+
+from platform_assets.intervals import sensor_seconds
+from platform_assets.model_spec import ModelSpec
+from platform_assets.release.losses import candidate_losses
+from platform_assets.release.pilot import Memory, Pilot
+from platform_assets.release.record import Event
+from platform_assets.resources.failures import is_transient
+from platform_assets.resources.gateway import GatewayClientError, GatewayResource
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.resources.samples import SamplesFolder
+from platform_assets.resources.webhook import MessageRejected, WebhookError, WebhookResource
+from platform_assets.serving.turns import CHANGE, LEASE, busy_models
+from serving_gateway.contract import PairedLosses, Release
+
+_STALE_S: Final = 24 * 3600.0
+
+
+def release_pilot_sensor(
+    specs: Sequence[ModelSpec], jobs: Sequence[dg.UnresolvedAssetJobDefinition]
+) -> dg.SensorDefinition:
+    """Build the sensor; `jobs` are the promotion jobs of `specs`, which all have releases."""
+
+    @dg.sensor(
+        name="release_pilot",
+        jobs=jobs,
+        minimum_interval_seconds=sensor_seconds(10),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Releases each loaded version that passed its gates in the steps of its model file: "
+            "sums what the gateways counted, decides go, stop or not yet, and launches the switch "
+            "after the last go. Running from the start; while it is stopped, releases stay in "
+            "their step, and gateways still stop one whose candidate fails beyond doubt."
+        ),
+    )
+    def release_pilot(
+        context: dg.SensorEvaluationContext,
+        gateway: GatewayResource,
+        mlflow: MlflowResource,
+        samples: SamplesFolder,
+        webhook: WebhookResource,
+    ) -> dg.SensorResult:
+        memories = msgspec.json.decode(context.cursor or "{}", type=dict[str, Memory])
+        said: list[str] = []
+        events: list[Event] = []
+        requests: list[dg.RunRequest] = []
+        busy = busy_models(context.instance, CHANGE, LEASE)
+
+        def losses(spec: ModelSpec, release: Release, now: datetime) -> PairedLosses | None:
+            try:
+                root = Path(samples.root).expanduser().absolute()
+                return candidate_losses(root, spec, release, now)
+            except (NotImplementedError, OSError) as error:
+                context.log.warning(f"{spec.model_name}: outcomes cannot be joined: {error}")
+                return None
+
+        for spec in specs:
+            if spec.release is None:
+                continue
+            name, before = spec.model_name, memories.get(spec.model_name, Memory())
+            # A copy: what a turn that failed would have said is said by the next one.
+            memory = replace(before)
+            pilot = Pilot(
+                spec, spec.release, gateway, mlflow, losses, context.instance, datetime.now(UTC)
+            )
+            try:
+                turn = pilot.take_turn(memory, is_busy=name in busy)
+            except (GatewayClientError, ValueError) as error:
+                said.append(f"{name}: nothing was changed: {error}")
+                if isinstance(error, GatewayClientError) and is_transient(error):
+                    break  # a timeout for each model would outlast the tick
+                continue
+            if turn.alert:
+                memory.message, memory.message_at = turn.alert, time.time()
+            if problem := _send(memory, webhook):
+                context.log.warning(f"{name}: {problem}")
+            memories[name] = memory
+            events += turn.events
+            requests += turn.requests
+            said.append(f"{name}: {turn.said}")
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else "; ".join(said),
+            cursor=msgspec.json.encode(memories).decode(),
+            asset_events=events,
+        )
+
+    return release_pilot
+
+
+def _send(memory: Memory, webhook: WebhookResource) -> str:
+    """Post the message that waits; return why that failed, which is tried again for a day."""
+    if not memory.message:
+        return ""
+    problem = ""
+    if webhook.address:
+        try:
+            webhook.post(memory.message)
+        except MessageRejected as error:
+            problem = str(error)
+        except WebhookError as error:
+            problem = str(error)
+            if time.time() < memory.message_at + _STALE_S:
+                return problem
+    memory.message = ""
+    return problem

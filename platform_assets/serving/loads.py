@@ -1,0 +1,59 @@
+"""The loads of a model's versions, as their materializations record them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dagster as dg
+
+from platform_assets.model_spec import ModelSpec
+from platform_assets.serving.promotion import LOAD_ID
+from platform_assets.serving.records import ServingState
+
+RUN_ID: Final = "run_id"
+"""Metadata key: the training run of the version."""
+READY: Final = "READY"
+"""What the metadata `state` says of a version that is."""
+_HISTORY: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedLoad:
+    """A load, and when it was recorded (UTC)."""
+
+    state: ServingState
+    at: datetime
+
+
+def newest_load(
+    instance: dg.DagsterInstance, spec: ModelSpec, version: int | None = None
+) -> RecordedLoad | None:
+    """Return the newest load, or the newest one of a version; None where none is recorded."""
+    key = dg.AssetKey(spec.key("triton_serving_state"))
+    limit = 1 if version is None else _HISTORY
+    for record in instance.fetch_materializations(key, limit=limit).records:
+        made = record.asset_materialization
+        if made is None:
+            continue
+        plain = {name: value.value for name, value in made.metadata.items()}
+        if LOAD_ID in plain and version in (None, plain["version"]):
+            return RecordedLoad(_state(spec, plain), datetime.fromtimestamp(record.timestamp, UTC))
+    return None
+
+
+def _state(spec: ModelSpec, plain: Mapping[str, Any]) -> ServingState:
+    state = str(plain["state"])
+    is_ready = state == READY
+    version = int(plain["version"])
+    return ServingState(
+        model_name=spec.model_name,
+        version=version,
+        run_id=str(plain[RUN_ID]),
+        ready=is_ready,
+        reason="" if is_ready else state,
+        ready_versions=(version,) if is_ready else (),
+        load_id=str(plain[LOAD_ID]),
+    )
