@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from platform_assets.monitoring.records import FEWEST_UNITS
+from platform_assets.resources.entity_units import first_key
 from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
 
 if TYPE_CHECKING:
@@ -43,24 +43,9 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
     if SAMPLE_ENTITY in table.column_names:
         entities = table[SAMPLE_ENTITY].to_pandas()
         known = entities.notna().to_numpy()
-        named = {one: f"entity {_first_key(str(one))}" for one in entities[known].unique()}
+        named = {one: f"entity {first_key(str(one))}" for one in entities[known].unique()}
         names[known] = [named[one] for one in entities[known]]
     return pd.factorize(names)[0].astype(np.int64)
-
-
-def _first_key(entity: str) -> str:
-    """The part of an entity that makes rows depend on each other: of several keys, the first.
-
-    It is the one by which the evaluation is split, and rows with the same one are alike in all
-    features of it, whatever their other keys are.
-    """
-    try:
-        keys = json.loads(entity) if entity.startswith("{") else None
-    except (ValueError, RecursionError):  # an id of one key may be any text
-        keys = None
-    if not isinstance(keys, dict) or not keys:
-        return entity
-    return json.dumps(next(iter(keys.items())))
 
 
 def is_identifying(columns: Columns, units: Units) -> bool:
