@@ -55,7 +55,7 @@ class Samples:
 
 
 class SamplesFolder(dg.ConfigurableResource[None]):
-    """Samples are in `<root>/<model_name>/*.parquet`; gateways write and rotate them."""
+    """Samples are in `<root>/<model_name>/`, by day; gateways write and rotate them."""
 
     root: str = Field(description="Folder below which every model has a folder of samples.")
 
@@ -102,7 +102,8 @@ class SamplesFolder(dg.ConfigurableResource[None]):
 
 def _newest_first(folder: Path) -> list[Path]:
     dated: list[tuple[int, str, Path]] = []
-    for path in folder.glob("*.parquet"):
+    # By day, as the prediction log has them, or side by side, as older gateways wrote them.
+    for path in (*folder.glob("*.parquet"), *folder.glob("date=*/*.parquet")):
         with suppress(FileNotFoundError):
             dated.append((path.stat().st_mtime_ns, path.name, path))
     return [path for _, _, path in sorted(dated, reverse=True)]
