@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -27,6 +27,10 @@ from platform_assets.resources.triton_failures import translated
 if TYPE_CHECKING:
     import numpy.typing as npt
     from tritonclient.http import InferenceServerClient, InferInput, InferResult
+
+    Tensors = Mapping[str, npt.NDArray[Any]]
+    Infer = Callable[[str, int, Tensors, Sequence[str]], dict[str, npt.NDArray[Any]]]
+    """Model, version, inputs and the outputs that are wanted (none: all), as `infer` has them."""
 
 _POLL_S: Final = 0.05
 
@@ -153,18 +157,32 @@ class TritonEndpoint:
         outputs: Sequence[str] = (),
     ) -> list[dict[str, npt.NDArray[Any]]]:
         """Return what `infer` returns of each part, one after the other over one connection."""
+        with self.connection(f"infer with {model_name} version {version}") as infer:
+            return [infer(model_name, version, inputs, outputs) for inputs in parts]
+
+    @contextlib.contextmanager
+    def connection(self, doing: str) -> Iterator[Infer]:
+        """Open one connection, and yield what infers over it as `infer` does.
+
+        An inference that is refused leaves the connection open.
+        """
         from tritonclient.http import InferRequestedOutput
 
-        wanted = [InferRequestedOutput(name) for name in outputs] or None
-        answers = []
-        with self._client(f"infer with {model_name} version {version}") as client:
-            for inputs in parts:
-                tensors = [_infer_input(name, array) for name, array in inputs.items()]
+        def infer(
+            model_name: str, version: int, inputs: Tensors, outputs: Sequence[str]
+        ) -> dict[str, npt.NDArray[Any]]:
+            asked = f"infer with {model_name} version {version}"
+            with translated(self.url, asked, self.timeout_s):
                 result = client.infer(
-                    model_name, tensors, model_version=str(version), outputs=wanted
+                    model_name,
+                    [_infer_input(name, array) for name, array in inputs.items()],
+                    model_version=str(version),
+                    outputs=[InferRequestedOutput(name) for name in outputs] or None,
                 )
-                answers.append(self._answer(result, model_name, version, outputs))
-        return answers
+                return self._answer(result, model_name, version, outputs)
+
+        with self._client(doing) as client:
+            yield infer
 
     def time_inferences(
         self,
