@@ -29,6 +29,7 @@ from platform_assets.model_spec.fields import (
     full_match,
     reject,
 )
+from platform_assets.model_spec.replay import REPLAY_ROWS, ReplayLimits
 from platform_assets.model_spec.search import Range
 
 Scalar = bool | int | float | str | None
@@ -241,5 +242,9 @@ class Gates:
     slices: tuple[StrictStr, ...] = ()
     """Features (texts, booleans or integers) for each of whose values the floor and the comparison
     with production are judged as well, corrected for the number of slices."""
+    replay_rows: Annotated[StrictInt, Field(ge=0, le=100_000)] = REPLAY_ROWS
+    """Number of logged rows that a version answers before it receives live traffic; 0 for none."""
+    replay: ReplayLimits = ReplayLimits()
+    """How differently from production it may answer them."""
     drift_limit: Positive = 0.2
     """Population stability index above which a feature has drifted."""

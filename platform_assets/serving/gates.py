@@ -16,6 +16,7 @@ from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource
 from platform_assets.resources.model_repository import ModelRepository
+from platform_assets.resources.samples import SamplesFolder
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.resources.triton_api import READY
 from platform_assets.serving.compatibility import frame_contract, signature_differences
@@ -24,6 +25,8 @@ from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnkn
 from platform_assets.serving.promotion import GATES, LOAD_ID, NO_REGRESSION
 from platform_assets.serving.records import ServingState
 from platform_assets.serving.regression import RegressionConfig, no_regression
+from platform_assets.serving.replay.gate import ReplayConfig, replay
+from platform_assets.serving.replay.logged import OutcomeLookup
 from platform_assets.serving.slice_gate import with_slices
 from serving_gateway.contract import MODEL_FILE, feature_contract
 
@@ -32,10 +35,16 @@ class GateConfig(dg.Config):
     """What a run may set of the gates."""
 
     no_regression: RegressionConfig = Field(default=RegressionConfig())
+    replay: ReplayConfig = Field(default=ReplayConfig())
 
 
-def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
-    """Build the blocking checks of `triton_serving_state`, one step for all of them."""
+def serving_gates(
+    spec: ModelSpec, outcomes: OutcomeLookup | None = None
+) -> dg.AssetChecksDefinition:
+    """Build the blocking checks of `triton_serving_state`, one step for all of them.
+
+    `outcomes` knows the truth of logged rows, where outcomes are recorded.
+    """
     asset = spec.key("triton_serving_state")
     descriptions = _descriptions(spec)
 
@@ -57,6 +66,7 @@ def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
         mlflow: MlflowResource,
         feast: FeastResource,
         model_repository: ModelRepository,
+        samples: SamplesFolder,
     ) -> Iterator[dg.AssetCheckResult]:
         candidate = LoadedVersion(
             spec, triton_serving_state, triton, gateway, mlflow, model_repository, context.instance
@@ -70,6 +80,7 @@ def serving_gates(spec: ModelSpec) -> dg.AssetChecksDefinition:
             ),
             "schema_compatible": schema_compatible,
             "feature_contract": lambda one: same_contract(one, feast),
+            "replay": lambda one: replay(one, config.replay, samples, outcomes),
         }
         selected = {key.name for key in context.selected_asset_check_keys}
         for name in GATES:
@@ -110,6 +121,11 @@ def _descriptions(spec: ModelSpec) -> dict[str, str]:
         "feature_contract": "Names, types and order of the features are the same in the model "
         "file, in Feast's service, in the rows of the training, in the ONNX graph on disk and in "
         "the signature that the gateway routes by.",
+        "replay": f"The last {spec.gates.replay_rows:,} logged rows of production are answered by "
+        "both versions now: the candidate answers all, with finite numbers, and is not shown to "
+        "differ from production beyond `gates.replay`. With nothing logged it passes."
+        if spec.gates.replay_rows
+        else "Switched off: `gates.replay_rows` is 0.",
     }
 
 

@@ -11,6 +11,9 @@ from platform_assets.serving.comparison import Comparison
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 def comparison_picture(result: Comparison, metric: str, candidate: int, production: int) -> bytes:
     """Draw both metrics, and the interval of the gain against the margin, as a PNG."""
@@ -40,4 +43,31 @@ def latency_picture(took_ms: Sequence[float], budget_ms: float) -> bytes:
     axes.axvline(budget_ms, color=plots.BAD, linestyle="--", label="budget at the 99th percentile")
     axes.set(xlabel="milliseconds of one row", yticks=())
     axes.legend(fontsize=8)
+    return plots.png(figure)
+
+
+def replay_picture(
+    production: NDArray[np.float64],
+    candidate: NDArray[np.float64],
+    is_relabelled: NDArray[np.bool_],
+    score: str,
+) -> bytes:
+    """Draw both versions' scores for the same rows, and their differences, as a PNG."""
+    figure, (left, right) = plots.canvas(9, 3.4, ratios=(1, 1))
+    ends = [float(bound(one)) for bound, one in (
+        (min, production), (min, candidate), (max, production), (max, candidate)
+    )]  # fmt: skip
+    left.plot((min(ends), max(ends)), (min(ends), max(ends)), color=plots.MUTED, linewidth=1)
+    for rows, color, name in (
+        (~is_relabelled, plots.ACCENT, "same label"),
+        (is_relabelled, plots.BAD, "another label"),
+    ):
+        left.plot(production[rows], candidate[rows], ".", color=color, markersize=3, label=name)
+    left.set(title=plots.label(score, 48), xlabel="production", ylabel="candidate")
+    if is_relabelled.any():
+        left.legend(fontsize=8)
+    difference = candidate - production
+    right.hist(difference, bins=40, range=plots.span(difference), color=plots.ACCENT)
+    right.axvline(0, color=plots.INK, linewidth=1)
+    right.set(title="candidate minus production", yticks=())
     return plots.png(figure)

@@ -36,6 +36,7 @@ GATES: Final = (
     NO_REGRESSION,
     "schema_compatible",
     "feature_contract",
+    "replay",
 )
 """Blocking checks of the serving state without which no version reaches production."""
 STATUS_TAG: Final = "serving.status"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,15 +10,25 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 import pytest
 
-from platform_assets.model_spec import CandidateSpec, WhenInconclusive
+from platform_assets.model_spec import CandidateSpec, FeatureSpec, ReplayLimits, WhenInconclusive
 from platform_assets.resources.evaluation import EVALUATION_ARTIFACT, write_evaluation
 from platform_assets.resources.gateway import GatewayResource
 from platform_assets.resources.mlflow_client import open_client
+from platform_assets.resources.source import SourceResource
 from platform_assets.serving.ledger import best_version
 from platform_assets.serving.loaded_version import LoadedVersion
-from serving_gateway.contract import DEFAULT_MODEL, MODEL_FILE
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    LOG_ID,
+    LOG_PREDICTION,
+    LOG_ROW,
+    LOG_TIME,
+    LOG_VERSION,
+    MODEL_FILE,
+)
 from tests.support.chain import Outcome
 from tests.support.full_platform import SERVING, TOKEN, Platform
 from tests.support.models import other_species
@@ -277,6 +288,58 @@ def test_a_graph_with_another_contract_is_blocked(settled: Platform) -> None:
     assert not gate.passed
     assert "the graph records the feature contract" in (gate.description or "")
     assert settled.check(GATE, "feature_contract").passed
+
+
+def test_a_candidate_whose_source_changed_its_unit_is_blocked_by_logged_requests(
+    settled: Platform,
+) -> None:
+    """Its held-out rows changed with the source; what clients send did not."""
+    rows = pd.read_csv(settled.home / "iris.csv")
+    names = [*settled.spec.feature_names]
+    in_millimetres = settled.home / "iris-in-millimetres.csv"
+    rows.assign(**{name: 10 * rows[name] for name in names}).to_csv(in_millimetres, index=False)
+    boundless = tuple(FeatureSpec(one.name) for one in settled.spec.features)
+    changed = settled.of(features=boundless)
+    source = SourceResource(variables={"SOURCE_PATH": str(in_millimetres)})
+    with logged(settled, rows[names]):
+        with production_stays(settled):
+            outcome = changed.run(source=source)
+            assert blocked_by(outcome) == ["replay"]
+        gate = outcome.checks[f"{GATE}.replay"]
+        said = gate.description or ""
+        assert "disagreement is" in said
+        assert "score_shift of the probability of" in said
+        assert gate.metadata["rows"].value == gate.metadata["rows_compared"].value == len(rows)
+        assert gate.metadata["logged_answers_not_given_now"].value == f"0 of {len(rows)}"
+        # A model file may mean it.
+        lenient = ReplayLimits(disagreement=1.0, score_shift=100.0)
+        meant = changed.of(gates=replace(changed.spec.gates, replay=lenient))
+        assert meant.check(GATE, "replay").passed
+        # An honest retraining passes.
+        similar = settled.of(candidates=(SIMILAR,))
+        training = ("features", "online_features", "trained_model", "registered_model")
+        gate = similar.run(*training, *TO_LOADED).checks[f"{GATE}.replay"]
+        assert gate.passed, gate.description
+        assert gate.description == f"{len(rows)} logged rows were replayed"
+
+
+@contextmanager
+def logged(platform: Platform, features: pd.DataFrame) -> Iterator[None]:
+    """What a gateway logs of these rows, as production answers them, for a while."""
+    version, now = platform.production(), pd.Timestamp.now("UTC")
+    data = features.to_numpy().tolist()
+    answered = platform.gateway.client.post("/predict", json={"data": data}).json()["predictions"]
+    log = features.astype("float32").assign(
+        **{LOG_TIME: now, LOG_VERSION: version, LOG_PREDICTION: answered, LOG_ROW: 0}
+    )
+    log[LOG_ID] = [f"request-{row}" for row in range(len(log))]
+    folder = platform.home / "samples" / DEFAULT_MODEL
+    (folder / f"date={now:%Y-%m-%d}").mkdir(parents=True)
+    log.to_parquet(folder / f"date={now:%Y-%m-%d}" / "replica-000001.parquet")
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
 
 
 def production_run(platform: Platform) -> str:

@@ -1,0 +1,141 @@
+"""Ask two versions the same rows in turn, next to live load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import sleep
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platform_assets.export.runtime import answers_in, model_inputs
+from platform_assets.resources.records import RegisteredVersion
+from platform_assets.resources.triton import TritonEndpoint, TritonRefused
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from platform_assets.resources.triton_endpoint import Infer
+
+SINGLES: Final = 1_000
+"""Rows that are asked one by one, as most clients ask: their times are those of the latency."""
+BATCH_ROWS: Final = 32
+"""Rows of one inference after these. A client that comes meanwhile waits for one of them."""
+_REST: Final = 0.5
+"""Length of the pause after an inference, as a part of its duration."""
+_SECONDS: Final = 60.0
+"""After which no further row is asked: slow versions answer fewer."""
+
+
+@dataclass
+class VersionAnswers:
+    """What one version answered, by row; NaN and None where it did not."""
+
+    labels: NDArray[Any]
+    """Shape (rows,), objects."""
+    probabilities: NDArray[np.float64] | None
+    """Shape (rows, classes); None for a regression."""
+    is_answered: NDArray[np.bool_]
+    failures: dict[int, str] = field(default_factory=dict)
+    """Rows that Triton refused to answer, with its reason."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each inference of a single row."""
+
+    @classmethod
+    def of(cls, asked: RegisteredVersion, rows: int) -> VersionAnswers:
+        """No answers yet."""
+        signature = asked.signature
+        shape = (rows, len(signature.classes))
+        has_probabilities = signature.probabilities_output is not None
+        return cls(
+            labels=np.full(rows, None, dtype=object),
+            probabilities=np.full(shape, np.nan) if has_probabilities else None,
+            is_answered=np.zeros(rows, dtype=np.bool_),
+        )
+
+
+class Respondent:
+    """A version that answers rows over an open connection."""
+
+    def __init__(self, asked: RegisteredVersion, features: pd.DataFrame, infer: Infer) -> None:
+        self.answers = VersionAnswers.of(asked, len(features))
+        self._asked = asked
+        self._infer = infer
+        self._inputs: Mapping[str, NDArray[Any]] = model_inputs(asked.signature, features)
+        signature = asked.signature
+        self._outputs = [signature.label_output]
+        if signature.probabilities_output is not None:
+            self._outputs.append(signature.probabilities_output)
+
+    def ask(self, rows: slice) -> None:
+        """Let it answer these rows; of a batch that is refused, each row alone.
+
+        Raises:
+            TritonError: Triton does not answer, or not as it should.
+        """
+        began = time.perf_counter()
+        try:
+            self._take(rows)
+        except TritonRefused as refusal:
+            if rows.stop - rows.start == 1:
+                self.answers.failures[rows.start] = refusal.reason
+                return
+            for row in range(rows.start, rows.stop):
+                self.ask(slice(row, row + 1))
+        else:
+            if rows.stop - rows.start == 1 and rows.start < SINGLES:
+                self.answers.seconds.append(time.perf_counter() - began)
+
+    def _take(self, rows: slice) -> None:
+        name, version = self._asked.model_name, self._asked.version
+        inputs = {name: array[rows] for name, array in self._inputs.items()}
+        outputs = self._infer(name, version, inputs, self._outputs)
+        labels, probabilities = answers_in(outputs, self._asked.signature)
+        answers = self.answers
+        answers.labels[rows] = labels.tolist()
+        if answers.probabilities is not None:
+            answers.probabilities[rows] = probabilities
+        answers.is_answered[rows] = True
+
+
+def ask_in_turn(
+    endpoint: TritonEndpoint,
+    versions: Sequence[tuple[RegisteredVersion, pd.DataFrame]],
+    pause: Callable[[float], None] = sleep,
+) -> tuple[int, list[VersionAnswers]]:
+    """Let versions answer the same rows, in tensor form, one inference at a time.
+
+    Each pauses in proportion to its time, so that live requests find the server idle. Of two
+    versions each is the first in every other turn: what else the machine does meets both alike.
+
+    Returns:
+        How many of the rows were asked, from the first one on, and the answers by version.
+
+    Raises:
+        TritonError: Triton does not answer, or not as it should.
+    """
+    rows = len(versions[0][1])
+    most = min(one.signature.max_batch_rows for one, _ in versions)
+    end, asked = time.monotonic() + _SECONDS, 0
+    with endpoint.connection("replay logged rows") as infer:
+        respondents = [Respondent(one, frame, infer) for one, frame in versions]
+        for turn, part in enumerate(_parts(rows, min(BATCH_ROWS, most))):
+            for one in respondents if turn % 2 else reversed(respondents):
+                began = time.perf_counter()
+                one.ask(part)
+                pause(_REST * (time.perf_counter() - began))
+            asked = part.stop
+            if time.monotonic() > end:
+                break
+    return asked, [one.answers for one in respondents]
+
+
+def _parts(rows: int, batch: int) -> Iterator[slice]:
+    singles = min(rows, SINGLES)
+    for row in range(singles):
+        yield slice(row, row + 1)
+    for start in range(singles, rows, batch):
+        yield slice(start, min(start + batch, rows))

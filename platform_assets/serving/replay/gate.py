@@ -1,0 +1,198 @@
+"""The gate `replay`: the candidate answers logged requests next to production, and is compared."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from platform_assets.resources.records import EvaluationSet, RegisteredVersion
+from platform_assets.resources.samples import SamplesError, SamplesFolder
+from platform_assets.resources.triton import TritonError
+from platform_assets.serving.loaded_version import LoadedVersion, ProductionUnknown
+from platform_assets.serving.replay.asking import VersionAnswers, ask_in_turn
+from platform_assets.serving.replay.comparison import answers_obstacle, non_finite_rows, pair
+from platform_assets.serving.replay.judging import Finding, ReplayVerdict, judge_replay
+from platform_assets.serving.replay.logged import OutcomeLookup, outdated_answers, true_values
+from platform_assets.serving.replay.reading import LoggedRows, NothingToReplayError, read_logged
+from platform_assets.serving.replay.rows import units
+from platform_assets.serving.replay.showing import finding_metadata, row_metadata
+
+_STAYS: Final = "production stays where it is"
+
+
+class ReplayConfig(dg.Config):
+    """Which logged rows a candidate answers; by default as the model file says."""
+
+    rows: int | None = Field(default=None, ge=0, le=100_000, description="Number of rows; 0: none.")
+    without_comparison: bool = Field(
+        default=False,
+        description="Let the version pass on its own answers when production does not answer, for "
+        "example because production itself is broken.",
+    )
+
+
+def replay(
+    candidate: LoadedVersion,
+    config: ReplayConfig,
+    samples: SamplesFolder,
+    outcomes: OutcomeLookup | None = None,
+) -> dg.AssetCheckResult:
+    """Let the candidate answer the last logged rows of production, and judge its answers.
+
+    Both versions are asked now, at one server, so that the same input is compared; this leaves no
+    trace among clients' requests. `outcomes` knows the truth of logged rows.
+    """
+    rows = candidate.spec.gates.replay_rows if config.rows is None else config.rows
+    try:
+        production = _production(candidate, rows)
+        logged = read_logged(candidate.registered, production, samples, rows)
+        return _replayed(candidate, production, config, logged, outcomes)
+    except NothingToReplayError as nothing:
+        return _passed(candidate.identity, str(nothing))
+    except ProductionUnknown as error:
+        if config.without_comparison:
+            return _passed(candidate.identity, f"nothing was replayed: {error}")
+        return _failed(candidate.identity, str(error))
+    except TritonError as error:
+        said = f"logged rows were not answered: {error}; {_STAYS}"
+        return _failed(candidate.identity, said)
+    except SamplesError as error:
+        said = f"nothing was replayed, since the log cannot be read: {error}"
+        return _failed(candidate.identity, said, dg.AssetCheckSeverity.WARN)
+
+
+def _production(candidate: LoadedVersion, rows: int) -> RegisteredVersion:
+    """What is recorded of the version in production.
+
+    Raises:
+        NothingToReplayError: none is, or no rows are wanted, or it is the same graph.
+        ProductionUnknown: that cannot be found out.
+    """
+    if not rows:
+        raise NothingToReplayError("nothing was replayed: the number of rows is set to 0")
+    version = candidate.production_version
+    if version is None:
+        raise NothingToReplayError("there is no other version in production")
+    if candidate.has_graph_of(version):
+        raise NothingToReplayError(f"its graph is that of version {version}, byte for byte")
+    return candidate.recorded(version)
+
+
+def _replayed(
+    candidate: LoadedVersion,
+    production: RegisteredVersion,
+    config: ReplayConfig,
+    logged: LoggedRows,
+    outcomes: OutcomeLookup | None,
+) -> dg.AssetCheckResult:
+    began, both = time.monotonic(), [(candidate.registered, logged.candidate)]
+    if production.version in candidate.triton.ready_versions(production.model_name):
+        both.append((production, logged.production))
+    asked, (own, *other) = ask_in_turn(candidate.triton.endpoints()[0], both)
+    metadata = candidate.identity | {
+        "production_version": production.version,
+        "rows": asked,
+        "replay_seconds": round(time.monotonic() - began, 2),
+    }
+    broken = _unanswered(own, asked, metadata)
+    if not other or not other[0].is_answered.any():
+        why = f"version {production.version} does not answer, and was not compared"
+        if not config.without_comparison:
+            hint = "launch with `replay: {without_comparison: true}` to replace it all the same"
+            broken.append(f"{why}; {hint}")
+        return _judged(metadata, broken, [], why)
+    why = answers_obstacle(production.signature, candidate.registered.signature)
+    if why:
+        return _judged(metadata, broken, [], f"answers were not compared: {why}")
+    findings = _compared(candidate, production, logged, (own, other[0]), outcomes, metadata)
+    return _judged(metadata, broken, findings, f"{asked} logged rows were replayed")
+
+
+def _unanswered(own: VersionAnswers, asked: int, metadata: dict[str, Any]) -> list[str]:
+    """Say what the candidate did not answer, or not with numbers."""
+    infinite, failures = non_finite_rows(own), own.failures
+    metadata |= {"rows_failed": len(failures), "rows_not_finite": len(infinite)}
+    said = []
+    if failures:
+        first = next(iter(failures.values()))
+        said.append(f"it cannot answer {len(failures)} of {asked} logged rows ({first})")
+    if len(infinite):
+        said.append(f"it answers {len(infinite)} of {asked} logged rows with NaN or infinity")
+    return said
+
+
+def _compared(
+    candidate: LoadedVersion,
+    production: RegisteredVersion,
+    logged: LoggedRows,
+    answers: tuple[VersionAnswers, VersionAnswers],
+    outcomes: OutcomeLookup | None,
+    metadata: dict[str, Any],
+) -> list[Finding]:
+    spec, new = candidate.spec, candidate.registered.signature
+    compared = pair(new, production.signature, *answers, _held_out(candidate.evaluation))
+    truth = None
+    if outcomes is not None:
+        truth = true_values(logged.table, compared, new, spec.model_name, outcomes)
+    findings = judge_replay(
+        compared,
+        units(logged.table)[compared.rows],
+        (answers[0].seconds, answers[1].seconds),
+        spec.gates.replay,
+        spec.gates.confidence,
+        truth,
+    )
+    differ, known = outdated_answers(logged.table, compared)
+    metadata |= {
+        "rows_compared": len(compared.rows),
+        "rows_labelled_differently": int(compared.is_relabelled.sum()),
+        "logged_answers_not_given_now": f"{differ} of {known}",
+        "production_rows_failed": len(answers[1].failures),
+        **{f"{name}_p99_ms": round(float(np.quantile(one.seconds, 0.99)) * 1e3, 2)
+           for name, one in zip(("candidate", "production"), answers, strict=True) if one.seconds},
+    }  # fmt: skip
+    shown = spec.gates.replay.rows_shown
+    metadata |= row_metadata(logged.table, logged.candidate, compared, shown)
+    if findings:
+        metadata |= finding_metadata(findings)
+    return findings
+
+
+def _held_out(evaluation: EvaluationSet) -> NDArray[np.float64]:
+    """The scores of the held-out rows, shape (rows, classes) or (rows, 1)."""
+    if evaluation.probabilities is not None:
+        return evaluation.probabilities
+    return np.asarray(evaluation.labels, dtype=np.float64)[:, None]
+
+
+def _judged(
+    metadata: dict[str, Any], broken: list[str], findings: list[Finding], otherwise: str
+) -> dg.AssetCheckResult:
+    """The worst of the findings decides; one that the rows do not show is a warning."""
+    by_verdict = {
+        verdict: [one.sentence for one in findings if one.verdict is verdict]
+        for verdict in ReplayVerdict
+    }
+    broken = broken + by_verdict[ReplayVerdict.BROKEN]
+    if broken:
+        return _failed(metadata, "; ".join([*broken, _STAYS]))
+    if open_ones := by_verdict[ReplayVerdict.OPEN]:
+        return _failed(metadata, "; ".join(open_ones), dg.AssetCheckSeverity.WARN)
+    return _passed(metadata, otherwise)
+
+
+def _passed(metadata: dict[str, Any], said: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True, description=said, metadata=metadata)
+
+
+def _failed(
+    metadata: dict[str, Any],
+    why: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, severity=severity, description=why, metadata=metadata)

@@ -1,0 +1,73 @@
+"""What the log says of replayed rows beside their features: earlier answers and true values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platform_assets.serving.replay.comparison import ComparedAnswers
+from serving_gateway.contract import LOG_ID, LOG_PREDICTION, LOG_ROW, LOG_SCORE, Signature
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OutcomeLookup = Callable[[str, Sequence[str], Sequence[int]], Sequence[str | None]]
+"""Returns the matured outcomes, as text, of a model's logged rows by their `sample_id` and
+`sample_row`; None where there is none."""
+_SAME: Final = 1e-3
+"""Difference, in spreads, up to which a logged prediction is the one that is answered now."""
+
+
+def outdated_answers(table: pa.Table, compared: ComparedAnswers) -> tuple[int, int]:
+    """Count the logged answers that production does not give now, and those that are logged."""
+    logged = _column(table, LOG_SCORE if compared.is_regression else LOG_PREDICTION)[compared.rows]
+    known = np.array([one is not None for one in logged], dtype=np.bool_)
+    if compared.is_regression:
+        distance = logged[known].astype(np.float64) - compared.production_scores[known, 0]
+        differs = np.abs(distance) > _SAME * compared.spread[0]
+    else:
+        now = [_as_text(one) for one in compared.production_labels[known]]
+        differs = np.array([_as_text(one) for one in logged[known]], object) != np.array(
+            now, object
+        )
+    return int(np.sum(differs)), int(known.sum())
+
+
+def true_values(
+    table: pa.Table, compared: ComparedAnswers, new: Signature, model: str, lookup: OutcomeLookup
+) -> NDArray[np.object_] | None:
+    """Return the matured outcomes of the compared rows as the model's labels or numbers.
+
+    None where a row has none; None instead of all where rows cannot be told apart, for older
+    files have no `sample_id`.
+    """
+    if LOG_ID not in table.column_names or LOG_ROW not in table.column_names:
+        return None
+    ids, places = (_column(table, name)[compared.rows] for name in (LOG_ID, LOG_ROW))
+    values = np.full(len(compared.rows), None, dtype=object)
+    known = np.array([one is not None for one in ids], dtype=np.bool_)
+    texts = lookup(model, ids[known].tolist(), [int(one or 0) for one in places[known]])
+    labels = {_as_text(label): label for label in new.classes}
+    # A class that the model never answers is one that both versions have wrong.
+    values[known] = [
+        None if one is None else float(one) if compared.is_regression
+        else labels.get(_as_text(one), one)
+        for one in texts
+    ]  # fmt: skip
+    return values
+
+
+def _column(table: pa.Table, name: str) -> NDArray[Any]:
+    values = np.full(table.num_rows, None, dtype=object)
+    if name in table.column_names:
+        values[:] = table[name].to_pylist()
+    return values
+
+
+def _as_text(label: object) -> str:
+    """A label as the log has it, whose booleans older gateways wrote as Python does."""
+    text = str(label)
+    return text.lower() if text in {"True", "False"} else text
