@@ -8,6 +8,7 @@ import dagster as dg
 
 from platform_assets.automation import promotion_job
 from platform_assets.intervals import sensor_seconds
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.maintenance.job import maintenance_job, maintenance_schedule
 from platform_assets.model_spec import ModelSpec
 from platform_assets.notifications import check_warnings, run_failure
@@ -89,6 +90,7 @@ def resources(executor: dg.ExecutorDefinition = dg.in_process_executor) -> dg.De
             "gateway": GatewayResource(
                 urls=dg.EnvVar("GATEWAY_URLS"), control_token=dg.EnvVar("GATEWAY_CONTROL_TOKEN")
             ),
+            "ledger": LedgerFolder(),
             "proof_folder": ProofFolder(root=dg.EnvVar("PROOF_DIR")),
             "samples": SamplesFolder(root=dg.EnvVar("SAMPLES_DIR")),
             "drift_reports": DriftReports(root=dg.EnvVar("REPORTS_DIR")),

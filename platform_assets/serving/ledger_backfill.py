@@ -5,13 +5,17 @@ The gateways keep the last switches of each variant, so that none is missed howe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import dagster as dg
 
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
+from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.serving.ledger import MANUAL, UNKNOWN, Entry, parse_reason, read_ledger
+from platform_assets.serving.ledger_entries import enter_switch
+from platform_assets.serving.switch_evidence import late_content
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import ModelStatus, Switch
 
@@ -20,7 +24,11 @@ _FAR_BACK: Final = 500
 
 
 def backfill_ledger(
-    spec: ModelSpec, statuses: Sequence[ModelStatus], instance: dg.DagsterInstance
+    spec: ModelSpec,
+    statuses: Sequence[ModelStatus],
+    instance: dg.DagsterInstance,
+    chain: LedgerFolder,
+    repository: ModelRepository,
 ) -> list[Switch]:
     """Record each switch of production that the ledger lacks, in order, and return them.
 
@@ -35,7 +43,11 @@ def backfill_ledger(
     recorded = [entry.generation for entry in ledger]
     for switch in switches:
         gap = describe_gap(switch, recorded)
-        instance.report_runless_asset_event(_materialization(spec, switch, gap, instance))
+        action, by = _author(switch, instance)
+        content = late_content(spec, switch, repository, action=action, by=by, gap=gap)
+        entered = enter_switch(spec, content, chain, instance)
+        made = _materialization(spec, switch, action=action, by=by, gap=gap, entered=entered)
+        instance.report_runless_asset_event(made)
         recorded.append(switch.generation)
     return switches
 
@@ -69,16 +81,26 @@ def describe_gap(switch: Switch, recorded: Sequence[int]) -> str:
     )
 
 
-def _materialization(
-    spec: ModelSpec, switch: Switch, gap: str, instance: dg.DagsterInstance
-) -> dg.AssetMaterialization:
-    reason = switch.reason or ""
-    action, by = MANUAL, switch.by or UNKNOWN
-    description = f"Made outside the pipeline, with the gateway's credential {by!r}"
-    made = parse_reason(reason)
+def _author(switch: Switch, instance: dg.DagsterInstance) -> tuple[str, str]:
+    """What a switch was, and by which run or credential."""
+    made = parse_reason(switch.reason or "")
     if made is not None and instance.has_run(made[1]):
-        action, by = made
-        description = f"Run {by} made this switch, and ended before it could record it"
+        return made
+    return MANUAL, switch.by or UNKNOWN
+
+
+def _materialization(
+    spec: ModelSpec,
+    switch: Switch,
+    *,
+    action: str,
+    by: str,
+    gap: str,
+    entered: Mapping[str, str | int],
+) -> dg.AssetMaterialization:
+    description = f"Run {by} made this switch, and ended before it could record it"
+    if action == MANUAL:
+        description = f"Made outside the pipeline, with the gateway's credential {by!r}"
     return dg.AssetMaterialization(
         dg.AssetKey(spec.key("gateway_reload")),
         description=f"{description}; {gap}." if gap else f"{description}.",
@@ -91,8 +113,9 @@ def _materialization(
             "action": action,
             "by": by,
             "credential": switch.by or UNKNOWN,
-            "reason": reason,
+            "reason": switch.reason or "",
             "at": switch.at,
             **({"missing": gap} if gap else {}),
+            **entered,
         },
     )

@@ -185,9 +185,13 @@ def retire_surplus(
 
 
 def record_in_registry(
-    model_name: str, version: int, mlflow: MlflowResource, log: logging.Logger
+    model_name: str,
+    version: int,
+    mlflow: MlflowResource,
+    log: logging.Logger,
+    tags: Mapping[str, str] | None = None,
 ) -> Metadata:
-    """Record the switch in MLflow; a failure leaves the switch as it is."""
+    """Record the switch in MLflow, with further tags; a failure leaves the switch as it is."""
     try:
         before = mlflow.alias_version(model_name, PRODUCTION_ALIAS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -195,7 +199,8 @@ def record_in_registry(
             mlflow.set_version_tags(
                 model_name, before, {STATUS_TAG: f"was in production, to {now}"}
             )
-        mlflow.set_version_tags(model_name, version, {STATUS_TAG: f"in production since {now}"})
+        present = {STATUS_TAG: f"in production since {now}", **(tags or {})}
+        mlflow.set_version_tags(model_name, version, present)
         # Last: until it has moved, a run that is tried again still knows whose tag to change.
         mlflow.set_alias(model_name, PRODUCTION_ALIAS, version)
     except RegistryError as error:

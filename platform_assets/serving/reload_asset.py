@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.feast import FeastResource
 from platform_assets.resources.gateway import GatewayResource
@@ -19,6 +20,7 @@ from platform_assets.serving.ledger import (
     switch_metadata,
     switch_reason,
 )
+from platform_assets.serving.ledger_entries import enter_switch, head_tags
 from platform_assets.serving.promotion import (
     NO_REGRESSION,
     gate_verdict,
@@ -29,6 +31,7 @@ from platform_assets.serving.promotion import (
 )
 from platform_assets.serving.records import Promotion, ServingState
 from platform_assets.serving.release_gate import released_state
+from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch, reload, wait_for_replicas
 from platform_assets.serving.turns import CHANGE, LEASE, hold, holding
 from platform_assets.serving.view_retention import delete_unread_views
@@ -89,6 +92,7 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         gateway: GatewayResource,
         mlflow: MlflowResource,
         feast: FeastResource,
+        ledger: LedgerFolder,
         triton_serving_state: ServingState,
     ) -> dg.MaterializeResult[Promotion]:
         log = context.log
@@ -96,9 +100,15 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         with holding(CHANGE, spec.model_name, context):
             state = released_state(spec, triton_serving_state, gateway, context.instance)
             require_ready(state, triton)
-            judged = require_gates_passed(state, context.instance)[NO_REGRESSION]
+            gates = require_gates_passed(state, context.instance)
+            judged = gates[NO_REGRESSION]
             switch = _switch(state, spec, config, context.run.run_id, gateway)
             version = switch.answer.version
+            run_id = context.run.run_id
+            content = switch_content(
+                spec, switch, model_repository, by="", dagster_run=run_id, gates=gates
+            )
+            entered = enter_switch(spec, content, ledger, context.instance)
             retirement = retire_surplus(
                 spec,
                 version,
@@ -112,9 +122,9 @@ def gateway_reload_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         views = delete_unread_views(
             spec, feast=feast, mlflow=mlflow, triton=triton, repository=model_repository, log=log
         )
-        recorded = record_in_registry(spec.model_name, version, mlflow, log)
+        recorded = record_in_registry(spec.model_name, version, mlflow, log, head_tags(entered))
         verdict = gate_verdict(judged)
-        more = {**retirement, **_best_version(judged.metadata), **views, **recorded}
+        more = {**retirement, **_best_version(judged.metadata), **views, **recorded, **entered}
         return dg.MaterializeResult(
             value=Promotion(spec.model_name, state.version, state.run_id, switch.answer, verdict),
             metadata=switch_metadata(spec, switch, mlflow, verdict.metric, more),

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from platform_assets.export.triton_config import ConfigError
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource, routed_version
@@ -16,8 +17,10 @@ from platform_assets.resources.model_repository import ModelRepository, Reposito
 from platform_assets.resources.triton import TritonError, TritonResource
 from platform_assets.run_tags import rollback_tags
 from platform_assets.serving.ledger import ROLLBACK, read_ledger, switch_metadata, switch_reason
+from platform_assets.serving.ledger_entries import enter_switch, head_tags
 from platform_assets.serving.loading import persisted_versions, serve_exactly
 from platform_assets.serving.promotion import record_in_registry
+from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import (
     PRODUCTION,
     ConfirmedSwitch,
@@ -60,6 +63,7 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         model_repository: ModelRepository,
         gateway: GatewayResource,
         mlflow: MlflowResource,
+        ledger: LedgerFolder,
     ) -> None:
         hold(CHANGE, spec.model_name, context)
         target = _retried_target(context) or _target(spec, config, gateway, context.instance)
@@ -78,12 +82,19 @@ def rollback_job(spec: ModelSpec) -> dg.JobDefinition:
         if config.variant != PRODUCTION:
             return
         switched = ConfirmedSwitch(answer, live, ROLLBACK, why)
-        record = record_in_registry(spec.model_name, answer.version, mlflow, context.log)
+        content = switch_content(
+            spec, switched, model_repository, by=config.by, dagster_run=context.run.run_id
+        )
+        entered = enter_switch(spec, content, ledger, context.instance)
+        record = record_in_registry(
+            spec.model_name, answer.version, mlflow, context.log, head_tags(entered)
+        )
+        more = {"by": config.by, **record, **entered}
         context.log_event(
             dg.AssetMaterialization(
                 dg.AssetKey(spec.key("gateway_reload")),
                 description=why,
-                metadata=switch_metadata(spec, switched, mlflow, more={"by": config.by, **record}),
+                metadata=switch_metadata(spec, switched, mlflow, more=more),
             )
         )
 

@@ -10,6 +10,7 @@ import dagster as dg
 
 from platform_assets.export.triton_config import ConfigError
 from platform_assets.intervals import sensor_seconds
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.failures import is_transient
 from platform_assets.resources.gateway import GatewayClientError, GatewayResource
@@ -19,6 +20,7 @@ from platform_assets.resources.triton import TritonError, TritonResource, Triton
 from platform_assets.run_tags import MODEL_TAG
 from platform_assets.serving.checks import compare_alias
 from platform_assets.serving.ledger_backfill import backfill_ledger
+from platform_assets.serving.ledger_entries import enter_missing
 from platform_assets.serving.reconcile import observed_drift
 from platform_assets.serving.switching import PRODUCTION
 from platform_assets.serving.turns import CHANGE, LEASE, busy_models
@@ -95,7 +97,11 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
         ),
     )
     def production_watch(
-        context: dg.SensorEvaluationContext, gateway: GatewayResource, mlflow: MlflowResource
+        context: dg.SensorEvaluationContext,
+        gateway: GatewayResource,
+        mlflow: MlflowResource,
+        model_repository: ModelRepository,
+        ledger: LedgerFolder,
     ) -> dg.SensorResult:
         known: dict[str, str] = json.loads(context.cursor or "{}")
         said: list[str] = []
@@ -116,7 +122,13 @@ def production_watch_sensor(specs: Sequence[ModelSpec]) -> dg.SensorDefinition:
             said += [
                 f"{spec.model_name}: version {one.version}, generation {one.generation}, "
                 "entered into the ledger"
-                for one in backfill_ledger(spec, statuses, context.instance)
+                for one in backfill_ledger(
+                    spec, statuses, context.instance, ledger, model_repository
+                )
+            ]
+            said += [
+                f"{spec.model_name}: {line}"
+                for line in enter_missing(spec, ledger, context.instance)
             ]
             if registry_answers:
                 try:

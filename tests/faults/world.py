@@ -265,6 +265,7 @@ def _folders(home: Path) -> dict[str, str]:
         "SOURCE_PATH": str(home / "iris.csv"),
         "MODEL_REPOSITORY": str(home / "repository"),
         "PROOF_DIR": str(home / "proof"),
+        "LEDGER_DIR": str(home / "ledger"),
         "SAMPLES_DIR": str(home / "samples"),
         "REPORTS_DIR": str(home / "reports"),
         "PREDICTIONS_DIR": str(home / "predictions"),

@@ -68,6 +68,9 @@ def test_a_rollback_whose_answer_was_lost_goes_to_the_same_version_when_tried_ag
     assert platform.production() == before != production
 
 
+WATCHED = ("gateway", "mlflow", "model_repository", "ledger")
+
+
 def watch(platform: Platform) -> str:
     """Let `production_watch` look once; return what it said."""
     # It waits for runs under way, also for one that another test left so.
@@ -75,7 +78,7 @@ def watch(platform: Platform) -> str:
         platform.instance.report_run_canceled(run)
     context = dg.build_sensor_context(
         instance=platform.instance,
-        resources={name: platform.resources[name] for name in ("gateway", "mlflow")},
+        resources={name: platform.resources[name] for name in WATCHED},
     )
     result: Any = production_watch_sensor([platform.spec])(context)
     return str(result.skip_reason.skip_message)

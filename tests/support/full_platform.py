@@ -12,6 +12,8 @@ import dagster as dg
 
 from platform_assets import model_definitions
 from platform_assets.features.sample_data import write_iris_source
+from platform_assets.ledger.keys import new_private_key
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.feast import FeastResource
@@ -195,6 +197,7 @@ def run_platform(home: Path, mlflow: RunningMlflow) -> Iterator[Platform]:
                 ),
                 "model_repository": ModelRepository(root=str(home / "repository")),
                 "gateway": GatewayResource(urls=gateway.url, control_token=TOKEN),
+                "ledger": LedgerFolder(root=str(home / "ledger"), key=new_private_key()),
                 "proof_folder": ProofFolder(root=str(home / "proof")),
                 "samples": SamplesFolder(root=str(home / "samples")),
                 "drift_reports": DriftReports(root=str(home / "reports")),

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 from pydantic import Field
 
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import production_version
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
@@ -134,6 +135,8 @@ def watch(
         resources={
             "gateway": answering(status(3, 7)),
             "mlflow": Registry(alias=3),
+            "model_repository": ModelRepository(root="/nowhere"),
+            "ledger": LedgerFolder(),
             **resources,
         },
     )

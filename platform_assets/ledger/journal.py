@@ -1,0 +1,133 @@
+"""The file of one model's ledger: entries are appended to it one at a time, and never changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from platform_assets.ledger.chain import BEGINNING, LedgerEntry, next_entry, parse_line
+from platform_assets.ledger.keys import DeploymentKey
+from platform_assets.resources.atomic_files import fsync_directory
+from platform_assets.resources.file_lock import exclusive
+
+Content = Mapping[str, Any]
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read or written; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """A model's ledger as lines of JSON, oldest first."""
+
+    path: Path
+    model_name: str
+
+    def lines(self) -> tuple[list[bytes], bytes]:
+        """Return the whole lines, and what follows the last one: an entry that was not finished.
+
+        Raises:
+            LedgerError: the file is there and cannot be read.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return [], b""
+        except OSError as error:
+            raise LedgerError(f"the ledger {self.path} cannot be read: {error}") from error
+        *whole, rest = data.split(b"\n")
+        return whole, rest
+
+    def entries(self) -> list[LedgerEntry]:
+        """Return all entries, oldest first.
+
+        Raises:
+            LedgerError: the file cannot be read, or one of its lines is not an entry.
+        """
+        found: list[LedgerEntry] = []
+        for number, line in enumerate(self.lines()[0], 1):
+            try:
+                found.append(parse_line(line))
+            except msgspec.MsgspecError as error:
+                raise LedgerError(
+                    f"line {number} of the ledger {self.path} is not an entry ({error}): restore "
+                    "the file from a backup; `make passport` with VERIFY=1 names all that differs"
+                ) from error
+        return found
+
+    def append(
+        self,
+        kind: str,
+        content: Content,
+        key: DeploymentKey,
+        *,
+        is_same: Callable[[LedgerEntry], bool] = lambda _: False,
+        before: Callable[[], Content | None] = lambda: None,
+    ) -> LedgerEntry:
+        """Write an entry durably and return it; one that `is_same` is returned instead.
+
+        Writers wait for each other, so no two entries follow the same one. `before` is asked for
+        the content of a first entry where the ledger is only begun now.
+
+        Raises:
+            LedgerError: it cannot be written; the file holds what it held, or at its end an
+                unfinished line, which the next writer removes.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(self.path.with_suffix(".lock")):
+                return self._append(kind, content, key, is_same, before)
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {self.path} cannot be written ({error}): make room there and let this "
+                "user write to it"
+            ) from error
+
+    def _append(
+        self,
+        kind: str,
+        content: Content,
+        key: DeploymentKey,
+        is_same: Callable[[LedgerEntry], bool],
+        before: Callable[[], Content | None],
+    ) -> LedgerEntry:
+        entries = self.entries()
+        first = before() if not entries else None
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        added: list[LedgerEntry] = []
+        last = entries[-1] if entries else None
+        if first is not None:
+            last = next_entry(self.model_name, last, BEGINNING, first, key, at)
+            added.append(last)
+        # The first entry may tell of it already.
+        for known in reversed([*entries, *added]):
+            if is_same(known):
+                break
+        else:
+            known = next_entry(self.model_name, last, kind, content, key, at)
+            added.append(known)
+        if added:
+            self._write(added)
+        return known
+
+    def _write(self, added: Sequence[LedgerEntry]) -> None:
+        is_new = not self.path.exists()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "r+b") as file:
+            _, rest = self.lines()
+            end = file.seek(0, os.SEEK_END)
+            # Its writer died before it was durable, so nothing else knows of it.
+            file.truncate(end - len(rest))
+            file.seek(0, os.SEEK_END)
+            file.write(b"".join(entry.line + b"\n" for entry in added))
+            file.flush()
+            os.fsync(descriptor)
+        if is_new:
+            fsync_directory(self.path.parent)

@@ -1,0 +1,140 @@
+"""The deployment's key: an Ed25519 key that signs, and the public keys that it replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+_BLOCK: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
+_CONTEXT: Final = "readygate ledger"
+"""Begins all that is signed, so that a signature has one meaning."""
+_ID_LENGTH: Final = 16
+
+
+class KeyFileError(Exception):
+    """The key cannot be read; the message names the remedy, and holds nothing of a private key."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentKey:
+    """What a deployment signs with, if anything, and which public keys are trusted."""
+
+    private: Ed25519PrivateKey | None = None
+    public: tuple[Ed25519PublicKey, ...] = ()
+    """Newest first; of those after the first only old signatures count."""
+
+    @property
+    def signing_id(self) -> str:
+        """Id of the key that signs; empty without one."""
+        return "" if self.private is None else key_id(self.private.public_key())
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the public keys, newest first."""
+        return tuple(map(key_id, self.public))
+
+    @property
+    def public_pem(self) -> str:
+        """The public keys as PEM, newest first; empty without any."""
+        form = Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        return "".join(key.public_bytes(*form).decode() for key in self.public)
+
+    def sign(self, purpose: str, digest: str) -> str:
+        """Return the signature of a digest in hexadecimal; empty without a private key."""
+        if self.private is None:
+            return ""
+        return self.private.sign(_signed_text(purpose, digest)).hex()
+
+    def verify(self, signer: str, purpose: str, digest: str, signature: str) -> bool:
+        """Whether the public key with the id `signer` made this signature."""
+        for key in self.public:
+            if key_id(key) == signer:
+                try:
+                    key.verify(bytes.fromhex(signature), _signed_text(purpose, digest))
+                except (InvalidSignature, ValueError):
+                    return False
+                return True
+        return False
+
+
+def _signed_text(purpose: str, digest: str) -> bytes:
+    return f"{_CONTEXT} {purpose} {digest}".encode()
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return how entries name a key: the beginning of the SHA-256 of its 32 bytes."""
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()[:_ID_LENGTH]
+
+
+def new_private_key() -> str:
+    """Return a new private key as PEM."""
+    form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    return Ed25519PrivateKey.generate().private_bytes(*form).decode()
+
+
+def read_key(value: str) -> DeploymentKey:
+    """Return the key that `value`, a path or PEM, holds; without a value one that cannot sign.
+
+    The PEM holds at most one private key, and any number of public ones: those that it replaced,
+    newest first, or without a private key all that are trusted.
+
+    Raises:
+        KeyFileError: the file cannot be read, or holds something else.
+    """
+    if not value.strip():
+        return DeploymentKey()
+    blocks = [(found[1], found[0].encode()) for found in _BLOCK.finditer(_pem(value))]
+    if not blocks:
+        raise KeyFileError("the ledger's key (LEDGER_KEY) is not PEM: " + _REMEDY)
+    private: list[Ed25519PrivateKey] = []
+    public: list[Ed25519PublicKey] = []
+    for label, block in blocks:
+        try:
+            key = (
+                load_pem_public_key(block)
+                if label == "PUBLIC KEY"
+                else load_pem_private_key(block, None)
+            )
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            # The library's words may be about the bytes of a private key.
+            raise KeyFileError(f"a {label} of the ledger's key is not valid: {_REMEDY}") from None
+        if isinstance(key, Ed25519PrivateKey):
+            private.append(key)
+        elif isinstance(key, Ed25519PublicKey):
+            public.append(key)
+        else:
+            raise KeyFileError(f"a {label} of the ledger's key is not Ed25519: {_REMEDY}")
+    if len(private) > 1:
+        raise KeyFileError(
+            "the ledger's key holds several private keys: keep the newest, and of those that it "
+            "replaced the public ones"
+        )
+    own = [key.public_key() for key in private]
+    return DeploymentKey(private[0] if private else None, (*own, *public))
+
+
+_REMEDY: Final = "make one with `openssl genpkey -algorithm ed25519`"
+
+
+def _pem(value: str) -> str:
+    if "-----BEGIN" in value:
+        return value
+    try:
+        return Path(value).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"the ledger's key cannot be read: {error}") from error

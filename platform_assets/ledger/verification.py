@@ -1,0 +1,159 @@
+"""Whether a ledger is as it was written: what was removed, moved, edited or signed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from platform_assets.ledger.chain import LedgerEntry, parse_line
+from platform_assets.ledger.keys import DeploymentKey
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What another store says of an entry: its number and hash."""
+
+    number: int
+    hash: str
+    source: str
+    """Where this is kept, as in `MLflow's tag of version 3`."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a verification found, in sentences."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What limits the proof, without being wrong."""
+
+    def add(self, other: Findings) -> None:
+        """Take over what another verification found."""
+        self.problems += other.problems
+        self.notes += other.notes
+
+
+def verify_chain(
+    lines: Sequence[bytes],
+    model_name: str,
+    key: DeploymentKey,
+    anchors: Iterable[Anchor] = (),
+    rest: bytes = b"",
+) -> Findings:
+    """Compare each line of a model's ledger with those around it, with its signature and anchors.
+
+    `rest` is what follows the last whole line.
+    """
+    found = Findings()
+    entries: list[LedgerEntry] = []
+    for place, line in enumerate(lines, 1):
+        try:
+            entry = parse_line(line)
+        except msgspec.MsgspecError as error:
+            found.problems.append(f"Line {place} was edited: it is not an entry ({error}).")
+            continue
+        found.problems += _own_problems(entry, line, model_name)
+        found.problems += _order_problems(entry, entries[-1] if entries else None)
+        entries.append(entry)
+    found.add(_verify_signatures(entries, key))
+    found.problems += _anchor_problems(entries, anchors)
+    if rest:
+        found.notes.append(
+            f"The last {len(rest)} bytes are an entry that was not finished, because its writer "
+            "died; the next entry replaces them."
+        )
+    return found
+
+
+def _own_problems(entry: LedgerEntry, line: bytes, model_name: str) -> list[str]:
+    problems = []
+    if entry.expected_hash != entry.hash or entry.line != line:
+        problems.append(f"Entry {entry.number} was edited: its content does not have its hash.")
+    if entry.model_name != model_name:
+        problems.append(f"Entry {entry.number} is of the model {entry.model_name}.")
+    return problems
+
+
+def _order_problems(entry: LedgerEntry, last: LedgerEntry | None) -> list[str]:
+    expected = 1 if last is None else last.number + 1
+    if entry.number > expected:
+        which = f"{expected}" if entry.number == expected + 1 else f"{expected}-{entry.number - 1}"
+        return [f"Entry {which} was removed or moved: entry {entry.number} stands in its place."]
+    if entry.number < expected:
+        return [f"Entry {entry.number} was moved or repeated: it stands after {expected - 1}."]
+    if entry.previous != ("" if last is None else last.hash):
+        return [
+            f"Entry {entry.number} does not follow the entry before it: one of the two was "
+            "replaced, or an entry was removed."
+        ]
+    return []
+
+
+def _verify_signatures(entries: Sequence[LedgerEntry], key: DeploymentKey) -> Findings:
+    found, ages = Findings(), {one: age for age, one in enumerate(key.ids)}
+    newest: int | None = None
+    unsigned: list[int] = []
+    for entry in entries:
+        if not entry.key:
+            if newest is not None:
+                found.problems.append(f"Entry {entry.number} is not signed; earlier ones are.")
+            else:
+                unsigned.append(entry.number)
+            continue
+        if entry.key not in ages:
+            found.problems.append(
+                f"Entry {entry.number} is signed with another key ({entry.key}) than the trusted "
+                f"({', '.join(ages) or 'none: name it with --key or LEDGER_KEY'})."
+            )
+        elif not entry.is_signed_by(key):
+            found.problems.append(f"The signature of entry {entry.number} is not that of its key.")
+        elif newest is not None and ages[entry.key] > newest:
+            found.problems.append(
+                f"Entry {entry.number} is signed with the key {entry.key} after it was replaced."
+            )
+        newest = min(ages.get(entry.key, len(ages)), len(ages) if newest is None else newest)
+    found.add(_unsigned(unsigned, is_covered=newest is not None, has_key=bool(ages)))
+    return found
+
+
+def _unsigned(numbers: Sequence[int], *, is_covered: bool, has_key: bool) -> Findings:
+    if not numbers:
+        return Findings()
+    which = f"Entries 1 to {numbers[-1]} are" if len(numbers) > 1 else "Entry 1 is"
+    if is_covered:
+        return Findings(
+            notes=[f"{which} not signed; the first signed entry covers them by its hash."]
+        )
+    if has_key:
+        return Findings(
+            problems=[
+                f"{which} not signed although there is a key. If the deployment has it only since "
+                "then, its next entry covers them."
+            ]
+        )
+    return Findings(
+        notes=[
+            f"{which} chained but not signed, since this deployment has no key (LEDGER_KEY): who "
+            "can write the file can write it anew as a whole."
+        ]
+    )
+
+
+def _anchor_problems(entries: Sequence[LedgerEntry], anchors: Iterable[Anchor]) -> list[str]:
+    hashes = {entry.number: entry.hash for entry in entries}
+    last = max(hashes, default=0)
+    problems = []
+    for anchor in anchors:
+        if anchor.number > last:
+            problems.append(
+                f"The ledger ends with entry {last}, but {anchor.source} knows entry "
+                f"{anchor.number}: the end was cut off."
+            )
+        elif hashes.get(anchor.number, anchor.hash) != anchor.hash:
+            problems.append(
+                f"Entry {anchor.number} has another hash than {anchor.source} knows: it was "
+                "replaced."
+            )
+    return problems
