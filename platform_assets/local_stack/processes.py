@@ -26,9 +26,11 @@ GATEWAY_TOKEN: Final = "GATEWAY_CONTROL_TOKEN"  # noqa: S105 # a variable's name
 """The pipeline's own token, which it sends to the gateway."""
 GATEWAY_TOKENS: Final = "GATEWAY_CONTROL_TOKENS"
 """Every token that the gateway accepts, by name."""
-SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS})
+LEDGER_KEY: Final = "LEDGER_KEY"
+"""Path of the key that signs the ledger."""
+SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, GATEWAY_TOKENS, LEDGER_KEY})
 """Variables that a service gets only when it needs them."""
-_PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN})
+_PIPELINE_SECRETS: Final = frozenset({TRITON_KEY, GATEWAY_TOKEN, LEDGER_KEY})
 SOURCE_PATH: Final = "SOURCE_PATH"
 """Where the model that ships reads its rows."""
 _WORKSPACE: Final = str(Path(__file__).with_name("workspace.yaml"))
@@ -199,6 +201,7 @@ def environment(
         "TRITON_GRPC_URL": settings.triton_grpc_url,
         "MODEL_REPOSITORY": str(settings.model_repository),
         "PROOF_DIR": str(settings.proof_dir),
+        "LEDGER_DIR": str(settings.ledger_dir),
         "SAMPLES_DIR": str(settings.state_dir / "samples"),
         "REPORTS_DIR": str(settings.state_dir / "reports"),
         "PREDICTIONS_DIR": inherited.get("PREDICTIONS_DIR")

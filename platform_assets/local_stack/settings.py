@@ -113,6 +113,16 @@ class StackSettings:
         return self.secrets / "gateway-control-token"
 
     @property
+    def ledger_dir(self) -> Path:
+        """Where the chains of the deployment ledger are."""
+        return self.state_dir / "ledger"
+
+    @property
+    def ledger_key(self) -> Path:
+        """File with the key that signs the ledger."""
+        return self.secrets / "ledger-key.pem"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's instance directory."""
         return self.state_dir / "dagster"

@@ -16,6 +16,7 @@ from typing import Final
 from platform_assets.local_stack.processes import (
     GATEWAY_TOKEN,
     GATEWAY_TOKENS,
+    LEDGER_KEY,
     TRITON_KEY,
     Service,
     environment,
@@ -154,8 +155,10 @@ def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[s
 
     A Triton that runs elsewhere has its own key, given as `TRITON_CONTROL_KEY`. The gateway knows
     the operator and the pipeline by tokens of their own, so that its record says which of them
-    made a switch; those of `GATEWAY_CONTROL_TOKENS` are accepted besides.
+    made a switch; those of `GATEWAY_CONTROL_TOKENS` are accepted besides. The ledger's key stays in
+    its file; `LEDGER_KEY` names another one.
     """
+    from platform_assets.ledger.keys import new_private_key
     from platform_assets.local_stack.triton_server import control_key, persistent_secret
 
     operator = persistent_secret(settings.operator_token)
@@ -163,11 +166,16 @@ def stack_secrets(settings: StackSettings, environ: Mapping[str, str]) -> dict[s
     key = control_key(settings.state_dir)
     if settings.external_triton is not None:
         key = environ.get(TRITON_KEY) or key
+    ledger_key = environ.get(LEDGER_KEY)
+    if not ledger_key:
+        persistent_secret(settings.ledger_key, new_private_key)
+        ledger_key = str(settings.ledger_key)
     tokens = [f"operator:{operator}", f"dagster:{pipeline}", environ.get(GATEWAY_TOKENS, "")]
     return {
         TRITON_KEY: key,
         GATEWAY_TOKEN: pipeline,
         GATEWAY_TOKENS: ",".join(filter(None, tokens)),
+        LEDGER_KEY: ledger_key,
     }
 
 

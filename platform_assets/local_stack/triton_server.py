@@ -18,7 +18,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
@@ -145,13 +145,15 @@ def control_key(state_dir: Path) -> str:
     return key
 
 
-def persistent_secret(file: Path) -> str:
+def persistent_secret(
+    file: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)
+) -> str:
     """Return the secret in a file, made on first use (mode 0600); StackError if unreadable."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.exists():
         descriptor, staged = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         with os.fdopen(descriptor, "w") as opened:
-            opened.write(secrets.token_urlsafe(32))
+            opened.write(make())
         # A link makes the file whole at once, or leaves the one that another process made first.
         with contextlib.suppress(FileExistsError):
             os.link(staged, file)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from platform_assets.ledger.keys import read_key
 from platform_assets.local_stack.processes import SECRETS, environment, own_environment, services
 from platform_assets.local_stack.settings import StackError, stack_settings
 from platform_assets.local_stack.stack import stack_secrets, validate_state_dir
@@ -62,7 +63,7 @@ def test_each_service_gets_only_the_secrets_that_it_needs() -> None:
         one.name: own_environment(one, everything).keys() - {"PATH"}
         for one in services(stack_settings({}))
     }
-    pipeline = {"TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN"}
+    pipeline = {"TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN", "LEDGER_KEY"}
     assert given == {
         "triton": set(),
         "mlflow": set(),
@@ -89,6 +90,15 @@ def test_further_tokens_come_from_the_environment(tmp_path: Path) -> None:
     settings = stack_settings({"STATE_DIR": str(tmp_path)})
     more = {"GATEWAY_CONTROL_TOKENS": "ada:0123456789abcdef"}
     assert stack_secrets(settings, more)["GATEWAY_CONTROL_TOKENS"].endswith(",ada:0123456789abcdef")
+
+
+def test_the_ledger_has_a_key_that_lasts_unless_another_is_named(tmp_path: Path) -> None:
+    settings = stack_settings({"STATE_DIR": str(tmp_path)})
+    path = stack_secrets(settings, {})["LEDGER_KEY"]
+    made = read_key(path)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    assert made.signing_id == read_key(stack_secrets(settings, {})["LEDGER_KEY"]).signing_id != ""
+    assert stack_secrets(settings, {"LEDGER_KEY": "/a/key.pem"})["LEDGER_KEY"] == "/a/key.pem"
 
 
 @pytest.mark.parametrize("path", ["/a b", "/50%", "/it's", "/$HOME", "/(x)", "/a;b"])
