@@ -34,7 +34,7 @@ endef
 # option(variable, flag): what the command line says, not what the environment happens to have.
 option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
 
-.PHONY: help up demo model check chain down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
+.PHONY: help up demo model check chain passport down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ check: $(VENV)/.run ## check all model files, those of MODELS_DIR too, and the c
 
 chain: $(VENV)/.run ## take a model of the running platform to production: make chain MODEL=cars; without MODEL best_model
 	@MODEL=$(MODEL) $(STACK) chain
+
+passport: $(VENV)/.run ## what is recorded of a version, signed: make passport MODEL=cars VERSION=3; VERIFY=1 or VERIFY=passport.json compares
+	@MODEL="$(MODEL)" VERSION="$(VERSION)" VERIFY="$(VERIFY)" KEY="$(KEY)" $(STACK) passport
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down

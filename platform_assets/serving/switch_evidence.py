@@ -14,7 +14,7 @@ from platform_assets.resources.model_repository import ModelRepository, Reposito
 from platform_assets.serving.ledger_entries import plain_metadata
 from platform_assets.serving.promotion import LOAD_ID
 from platform_assets.serving.switching import ConfirmedSwitch
-from serving_gateway.contract import Switch
+from serving_gateway.contract import PROVENANCE_FILE, Switch
 
 
 def switch_content(
@@ -41,7 +41,7 @@ def switch_content(
         "code_version": spec.code_version,
         "feature_contract": spec.contract,
         "package": package_digests(spec.model_name, answer.version, repository),
-        "gates": {name: _measured(verdict) for name, verdict in (gates or {}).items()},
+        "gates": {name: measured(verdict) for name, verdict in (gates or {}).items()},
     }
 
 
@@ -67,21 +67,21 @@ def package_digests(
     """Return the digests of what stands in the repository now, or why there are none."""
     try:
         packaged = repository.verify(model_name, version)
-    except RepositoryError as error:
+        provenance = (repository.path(model_name, version) / PROVENANCE_FILE).read_bytes()
+    except (RepositoryError, OSError) as error:
         return {"problem": str(error)}
-    signature = packaged.signature
     return {
         "onnx_sha256": packaged.onnx_sha256,
-        "signature_sha256": None
-        if signature is None
-        else hashlib.sha256(msgspec.json.encode(signature)).hexdigest(),
+        # Of the bytes: a later release may write the same record otherwise.
+        "provenance_sha256": hashlib.sha256(provenance).hexdigest(),
         "data_fingerprint": packaged.data_fingerprint,
         "split": None if packaged.split is None else msgspec.json.encode(packaged.split).decode(),
         "packaged_by": packaged.packaged_by,
     }
 
 
-def _measured(verdict: dg.AssetCheckEvaluation) -> dict[str, Any]:
+def measured(verdict: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    """Return the verdict of a gate with its numbers and short texts."""
     numbers = {
         name: value
         for name, value in plain_metadata(verdict.metadata).items()

@@ -1,0 +1,114 @@
+"""The passport as a document: facts with where each came from, sealed by the deployment's key."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from platform_assets.ledger.chain import LedgerEntry, body_hash
+from platform_assets.ledger.keys import DeploymentKey
+
+FORMAT: Final = "readygate passport 1"
+_PURPOSE: Final = "passport"
+
+DATA: Final = "Data"
+CODE: Final = "Code"
+TRAINING: Final = "Training"
+GATES: Final = "Gates"
+DIGESTS: Final = "Digests"
+SECTIONS: Final = (DATA, CODE, TRAINING, GATES, DIGESTS)
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """Something that is recorded of a version."""
+
+    name: str
+    value: Any
+    source: str
+    """Where it is recorded, as in `ledger, entry 3`."""
+
+
+class Period(msgspec.Struct, frozen=True, rename={"since": "from"}):
+    """A time in production; times are RFC 3339 in UTC."""
+
+    since: str
+    until: str | None
+    """None while it lasts, as far as the ledger knows."""
+    action: str
+    by: str
+    why: str
+    entry: int
+    """Number of the ledger's entry that began it."""
+
+
+class Act(msgspec.Struct, frozen=True):
+    """A verdict or an approval of a release."""
+
+    at: str
+    content: dict[str, Any]
+    source: str
+
+
+class Passport(msgspec.Struct, frozen=True):
+    """All that is known of one version at one time."""
+
+    format: str
+    model_name: str
+    version: int
+    made_at: str
+    """RFC 3339, in UTC."""
+    facts: dict[str, list[Fact]]
+    """By section; a fact stands once for each source that has it."""
+    periods: list[Period]
+    release: list[Act]
+    missing: list[str]
+    """What could not be asked, or was never recorded."""
+    public_keys: str
+    """PEM of the deployment's keys, newest first; empty where it has none."""
+    ledger: list[LedgerEntry]
+    """The whole chain of the model at that time."""
+
+    def values(self, section: str, name: str) -> dict[str, Any]:
+        """Return what each source says of a fact."""
+        return {one.source: one.value for one in self.facts.get(section, ()) if one.name == name}
+
+
+class SealedPassport(msgspec.Struct, frozen=True):
+    """The content of the JSON file."""
+
+    passport: Passport
+    hash: str
+    """SHA-256, in hexadecimal, of the passport's canonical JSON."""
+    key: str
+    signature: str
+    """Ed25519 over the hash; empty, as the key's id, where the deployment has no key."""
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the content has the hash that stands beside it."""
+        return self.hash == body_hash(msgspec.to_builtins(self.passport))
+
+    def is_signed_by(self, key: DeploymentKey) -> bool:
+        """Whether the public key that it names, one of those of `key`, made its signature."""
+        return key.verify(self.key, _PURPOSE, self.hash, self.signature)
+
+
+def seal(passport: Passport, key: DeploymentKey) -> SealedPassport:
+    """Return the passport with its hash, signed where `key` can sign."""
+    digest = body_hash(msgspec.to_builtins(passport))
+    return SealedPassport(passport, digest, key.signing_id, key.sign(_PURPOSE, digest))
+
+
+def encode(sealed: SealedPassport) -> bytes:
+    """Return the JSON file."""
+    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def decode(data: bytes) -> SealedPassport:
+    """Read the JSON file.
+
+    Raises:
+        msgspec.MsgspecError: it is not a passport.
+    """
+    return msgspec.json.decode(data, type=SealedPassport)

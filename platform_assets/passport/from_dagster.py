@@ -1,0 +1,112 @@
+"""What Dagster's records know of a version: materializations, verdicts of gates, releases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dagster as dg
+
+from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act
+from platform_assets.passport.sources import Known
+from platform_assets.serving import promotion
+from platform_assets.serving.ledger_entries import anchors, plain_content, plain_metadata
+from platform_assets.serving.switch_evidence import measured
+
+_FAR_BACK: Final = 500
+_HIDDEN: Final = frozenset({promotion.LOAD_ID, "mlflow_run", "mlflow_version", "origin"})
+
+
+def known_to_dagster(instance: dg.DagsterInstance, model_name: str, version: int) -> Known:
+    """Return what Dagster has of a version, and the anchors of the model's ledger."""
+    known = Known()
+    registered = _newest(instance, model_name, "registered_model", version)
+    origin = registered.get("origin") or {}
+    source = "Dagster, registered_model"
+    known.add(DATA, source, {"fingerprint": origin.get("data_fingerprint")})
+    known.add(CODE, source, {"code_version": origin.get("code_version")})
+    known.add(
+        TRAINING,
+        source,
+        {
+            "MLflow run": origin.get("run_id"),
+            "Dagster run": origin.get("dagster_run_id"),
+            "metric": registered.get("metric"),
+        },
+    )
+    packaged = _newest(instance, model_name, "triton_model_entry", version).get("origin") or {}
+    known.add(DIGESTS, "Dagster, triton_model_entry", {"model.onnx": packaged.get("onnx_sha256")})
+    if fingerprint := origin.get("data_fingerprint"):
+        _add_rows(known, instance, model_name, fingerprint)
+    known.add(GATES, "Dagster", _gates(instance, model_name, version))
+    _add_release(known, instance, model_name, version)
+    for asset in ("gateway_reload", "release"):
+        for _, metadata in _materializations(instance, model_name, asset):
+            known.anchors += anchors(metadata, f"Dagster's asset {asset}")
+    if not known.facts.get(TRAINING):
+        known.missing.append("Dagster has no records of this version (any more).")
+    return known
+
+
+def _materializations(
+    instance: dg.DagsterInstance, model_name: str, asset: str
+) -> list[tuple[float, dict[str, Any]]]:
+    """Times and metadata of the newest materializations, newest first."""
+    key = dg.AssetKey([model_name, asset])
+    records = instance.fetch_materializations(key, limit=_FAR_BACK).records
+    made = ((one.timestamp, one.asset_materialization) for one in records)
+    return [(at, plain_metadata(one.metadata)) for at, one in made if one is not None]
+
+
+def _newest(
+    instance: dg.DagsterInstance, model_name: str, asset: str, version: int
+) -> dict[str, Any]:
+    found = (
+        metadata
+        for _, metadata in _materializations(instance, model_name, asset)
+        if metadata.get("version") == version
+    )
+    return next(found, {})
+
+
+def _add_rows(
+    known: Known, instance: dg.DagsterInstance, model_name: str, fingerprint: str
+) -> None:
+    from platform_assets.features.source import FINGERPRINT_METADATA
+
+    for _, metadata in _materializations(instance, model_name, "features"):
+        if metadata.get(FINGERPRINT_METADATA) == fingerprint:
+            rows = metadata.get("dagster/row_count")
+            known.add(
+                DATA,
+                "Dagster, features",
+                {
+                    "rows": rows,
+                    "entities": metadata.get("entities"),
+                    "source": metadata.get("source"),
+                },
+            )
+            return
+
+
+def _gates(instance: dg.DagsterInstance, model_name: str, version: int) -> dict[str, Any]:
+    """The last verdict of each gate on this version."""
+    verdicts = {}
+    for gate in promotion.GATES:
+        key = dg.AssetCheckKey(dg.AssetKey([model_name, "triton_serving_state"]), gate)
+        history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_FAR_BACK)
+        for record in history:
+            evaluation = record.evaluation
+            judged = evaluation.metadata.get("version") if evaluation else None
+            if evaluation is not None and judged is not None and judged.value == version:
+                verdicts[gate] = plain_content(measured(evaluation))
+                break
+    return verdicts
+
+
+def _add_release(known: Known, instance: dg.DagsterInstance, model_name: str, version: int) -> None:
+    for timestamp, metadata in reversed(_materializations(instance, model_name, "release")):
+        if metadata.get("version") == version:
+            at = datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")
+            shown = {name: value for name, value in metadata.items() if name not in _HIDDEN}
+            known.acts.append(Act(at, plain_content(shown), "Dagster, release"))

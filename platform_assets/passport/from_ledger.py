@@ -1,0 +1,114 @@
+"""What the ledger knows of a version. Without I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from platform_assets.ledger.chain import BEGINNING, RELEASE, SWITCH, LedgerEntry
+from platform_assets.passport.document import CODE, DATA, DIGESTS, GATES, TRAINING, Act, Period
+from platform_assets.passport.sources import Known
+
+
+class _Move(NamedTuple):
+    """A switch of production as the ledger tells it."""
+
+    at: str
+    version: int
+    content: dict[str, Any]
+    entry: int
+
+
+def known_to_ledger(entries: Sequence[LedgerEntry], version: int) -> Known:
+    """Return the facts of the entries of a version; those of its first switch count."""
+    known = Known()
+    moves = [one for one in _moves(entries) if one.version == version]
+    if not entries:
+        known.missing.append("The ledger of this model has no entries (LEDGER_DIR).")
+    elif not moves:
+        known.missing.append("The ledger knows no time of this version in production.")
+    # An old ledger begins with switches of which no digests are known.
+    for move in ([one for one in moves if "package" in one.content] or moves)[:1]:
+        _add_switch(known, move)
+    for judged in [one for one in moves if one.content.get("gates")][:1]:
+        known.add(GATES, f"ledger, entry {judged.entry}", judged.content["gates"])
+    if moves and GATES not in known.facts:
+        known.missing.append("The ledger holds no verdicts of the gates for this version.")
+    known.acts = [
+        Act(entry.at, entry.content, f"ledger, entry {entry.number}")
+        for entry in entries
+        if entry.kind == RELEASE and entry.content.get("version") == version
+    ]
+    return known
+
+
+def periods(entries: Sequence[LedgerEntry], version: int) -> list[Period]:
+    """Return the times of a version in production, oldest first."""
+    found: list[Period] = []
+    moves = _moves(entries)
+    for place, move in enumerate(moves):
+        if move.version != version or (place and moves[place - 1].version == version):
+            continue  # a confirmation goes on with what is there
+        after = (one.at for one in moves[place + 1 :] if one.version != version)
+        text = {name: str(move.content.get(name) or "") for name in ("action", "by", "reason")}
+        found.append(
+            Period(
+                move.at, next(after, None), text["action"], text["by"], text["reason"], move.entry
+            )
+        )
+    return found
+
+
+def _moves(entries: Sequence[LedgerEntry]) -> list[_Move]:
+    """All switches in the order in which they were made: some are entered late."""
+    moves: list[_Move] = []
+    for entry in entries:
+        contents = [entry.content] if entry.kind == SWITCH else []
+        if entry.kind == BEGINNING:
+            contents = list(entry.content.get("switches", ()))
+        for content in contents:
+            at = str(content.get("at") or entry.at)
+            moves.append(_Move(at, int(content["version"]), content, entry.number))
+    return sorted(moves, key=lambda move: _comparable(move.at))
+
+
+def _comparable(at: str) -> str:
+    # Both forms of UTC are in use, with and without milliseconds.
+    return at.replace("Z", "").replace("+00:00", "")
+
+
+def _add_switch(known: Known, move: _Move) -> None:
+    source, content = f"ledger, entry {move.entry}", move.content
+    package = content.get("package") or {}
+    split = package.get("split")
+    known.add(
+        DATA,
+        source,
+        {
+            "fingerprint": package.get("data_fingerprint"),
+            "split": json.loads(split) if split else None,
+        },
+    )
+    known.add(
+        CODE, source, {name: content.get(name) for name in ("code_version", "feature_contract")}
+    )
+    known.add(
+        TRAINING,
+        source,
+        {
+            "MLflow run": content.get("run_id"),
+            "Dagster run of the switch": content.get("dagster_run"),
+        },
+    )
+    known.add(
+        DIGESTS,
+        source,
+        {
+            "model.onnx": package.get("onnx_sha256"),
+            "provenance.json": package.get("provenance_sha256"),
+            "packaged by": package.get("packaged_by"),
+        },
+    )
+    if "problem" in package:
+        known.missing.append(f"At its switch no digest was taken: {package['problem']}.")

@@ -1,0 +1,138 @@
+"""The passport as one HTML page, without I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from platform_assets.ledger.chain import LedgerEntry
+from platform_assets.passport.document import GATES, Act, Fact, Passport, SealedPassport
+from platform_assets.resources import pages
+
+_NO_KEY: Final = (
+    "The deployment has no key: entries are chained, but not signed, so who can write the file "
+    "can write it anew as a whole."
+)
+_HOW: Final = (
+    "`python -m platform_assets.passport --verify` with the JSON file detects a changed byte of "
+    "the model, and a removed, moved or edited entry."
+)
+
+
+def passport_page(sealed: SealedPassport) -> str:
+    """Return the page."""
+    passport = sealed.passport
+    title = f"{passport.model_name} version {passport.version}"
+    facts = {name: value for name, value in passport.facts.items() if name != GATES}
+    return pages.page(
+        f"Passport: {title}",
+        pages.headline(
+            title,
+            f"Signed with key {sealed.key}" if sealed.key else "Not signed",
+            f"What was recorded until {_time(passport.made_at)} UTC, and where.",
+            good=bool(sealed.key),
+            more=pages.marks(dict.fromkeys(passport.missing, False)) if passport.missing else "",
+        ),
+        _periods(passport),
+        *(_facts(section, known) for section, known in facts.items()),
+        _gates(passport.facts.get(GATES, [])),
+        _release(passport.release),
+        _ledger(sealed),
+    )
+
+
+def _periods(passport: Passport) -> str:
+    rows = [
+        {
+            "from (UTC)": _time(one.since),
+            "until": "still" if one.until is None else _time(one.until),
+            "by": one.by,
+            "why": one.why or one.action,
+            "source": f"ledger, entry {one.entry}",
+        }
+        for one in passport.periods
+    ]
+    return pages.section(
+        "In production", pages.table(rows) if rows else pages.paragraph("Never, by the ledger.")
+    )
+
+
+def _facts(section: str, facts: Sequence[Fact]) -> str:
+    rows = [{"what": f.name, "value": _text(f.value), "source": f.source} for f in facts]
+    return pages.section(section, pages.table(rows))
+
+
+def _gates(facts: Sequence[Fact]) -> str:
+    # The ledger and Dagster say the same; what the ledger says is signed.
+    by_name = {fact.name: fact for fact in reversed(facts)}
+    rows = [
+        {
+            "gate": fact.name,
+            "passed": "yes" if fact.value.get("passed") else "no",
+            "said": fact.value.get("description", ""),
+            "measured": _measured(fact.value.get("measured", {})),
+            "source": fact.source,
+        }
+        for fact in reversed(by_name.values())
+    ]
+    return pages.section(
+        GATES, pages.table(rows) if rows else pages.paragraph("No verdict is recorded.")
+    )
+
+
+def _measured(values: Mapping[str, Any]) -> str:
+    numbers = (
+        (name, value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return ", ".join(f"{name} {value:.6g}" for name, value in numbers)
+
+
+def _release(acts: Sequence[Act]) -> str:
+    rows = [
+        {
+            "at (UTC)": _time(act.at),
+            "what": act.content.get("verdict") or act.content.get("description", ""),
+            "by": act.content.get("by", ""),
+            "why": act.content.get("reason", ""),
+            "source": act.source,
+        }
+        for act in acts
+    ]
+    text = "No step, verdict or approval is recorded: the switch was immediate."
+    return pages.section("Release", pages.table(rows) if rows else pages.paragraph(text))
+
+
+def _ledger(sealed: SealedPassport) -> str:
+    passport = sealed.passport
+    rows = [_entry(one) for one in reversed(passport.ledger)]
+    parts = [pages.paragraph(_HOW if sealed.key else _NO_KEY, soft=True)]
+    if rows:
+        parts.append(pages.table(rows, "The whole chain of the model, the newest entry first"))
+    if passport.public_keys:
+        keys = pages.verbatim(passport.public_keys, "public keys")
+        parts.append(pages.folded("Public keys of the deployment, the newest first", keys))
+    parts.append(pages.facts({"SHA-256 of this passport": sealed.hash}))
+    return pages.section("Ledger", *parts)
+
+
+def _entry(entry: LedgerEntry) -> dict[str, object]:
+    content = entry.content
+    return {
+        "entry": entry.number,
+        "at (UTC)": _time(entry.at),
+        "what": f"{entry.kind} {content.get('version', '')}".strip(),
+        "why": content.get("reason") or content.get("note") or content.get("description", ""),
+        "key": entry.key or "none",
+        "hash": f"{entry.hash[:16]}...",
+    }
+
+
+def _time(at: str) -> str:
+    return at.replace("T", " ").replace("+00:00", "").removesuffix("Z")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

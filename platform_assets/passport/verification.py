@@ -1,0 +1,101 @@
+"""Compare what is there now with the ledger, with each other record, and with a passport."""
+
+from __future__ import annotations
+
+import msgspec
+
+from platform_assets.ledger.chain import LedgerEntry, parse_line
+from platform_assets.ledger.journal import LedgerError
+from platform_assets.ledger.verification import Anchor, Findings, verify_chain
+from platform_assets.passport.document import DATA, DIGESTS, Passport, SealedPassport
+from platform_assets.passport.making import Sources
+
+_COMPARED = (
+    (DIGESTS, "model.onnx", "the SHA-256 of model.onnx"),
+    (DIGESTS, "provenance.json", "the SHA-256 of provenance.json"),
+    (DATA, "fingerprint", "the fingerprint of the data"),
+)
+_TRUST = ("ledger", "passport", "MLflow", "Dagster", "model repository")
+"""Beginnings of sources: of two that differ, the earlier is what the later is compared with."""
+
+
+def verify_version(
+    sources: Sources, model_name: str, version: int, passport: Passport | None = None
+) -> Findings:
+    """Return what differs from the ledger; with a `passport`, also from that."""
+    found = Findings()
+    try:
+        journal = sources.journal(model_name)
+        lines, rest = ([], b"") if journal is None else journal.lines()
+    except LedgerError as error:
+        return Findings(problems=[f"{error}."])
+    known = sources.known(_readable(lines), model_name, version)
+    anchors = [*known.anchors, *_anchors(passport)]
+    if journal is None:
+        found.notes.append("There is no ledger here to compare with (LEDGER_DIR).")
+    elif not lines and not anchors:
+        found.problems.append(f"The model {model_name} has no ledger at {journal.path}.")
+    else:
+        found.add(verify_chain(lines, model_name, sources.key, anchors, rest))
+    recorded = dict(known.facts)
+    for section, facts in ({} if passport is None else passport.facts).items():
+        told = [msgspec.structs.replace(f, source=f"passport, {f.source}") for f in facts]
+        recorded[section] = [*recorded.get(section, []), *told]
+    for section, name, what in _COMPARED:
+        values = {f.source: f.value for f in recorded.get(section, ()) if f.name == name}
+        found.problems += _differences(values, what)
+    found.notes += known.missing
+    return found
+
+
+def verify_passport(sources: Sources, sealed: SealedPassport) -> Findings:
+    """Return what is wrong with a passport, and what differs from it now."""
+    found, passport, key = Findings(), sealed.passport, sources.key
+    if not sealed.is_unchanged:
+        found.problems.append("The passport was edited: its content does not have its hash.")
+    if not sealed.key:
+        found.notes.append("The passport is not signed: its deployment had no key.")
+        if key.ids:
+            found.problems.append("The passport is not signed although there is a key.")
+    elif sealed.key not in key.ids:
+        trusted = ", ".join(key.ids) or "none: name it with --key or LEDGER_KEY"
+        found.problems.append(
+            f"The passport is signed with another key ({sealed.key}) than the trusted ({trusted})."
+        )
+    elif not sealed.is_signed_by(key):
+        found.problems.append("The signature of the passport is not that of its key.")
+    held = verify_chain([entry.line for entry in passport.ledger], passport.model_name, key)
+    found.problems += [f"In the passport: {one}" for one in held.problems]
+    found.add(verify_version(sources, passport.model_name, passport.version, passport))
+    return found
+
+
+def _anchors(passport: Passport | None) -> list[Anchor]:
+    entries = [] if passport is None else passport.ledger
+    return [Anchor(entry.number, entry.hash, "the passport") for entry in entries]
+
+
+def _readable(lines: list[bytes]) -> list[LedgerEntry]:
+    """The entries that can be read; the others are problems of their own."""
+    entries = []
+    for line in lines:
+        try:
+            entries.append(parse_line(line))
+        except msgspec.MsgspecError:
+            continue
+    return entries
+
+
+def _differences(values: dict[str, object], what: str) -> list[str]:
+    if not values:
+        return []
+    ordered = sorted(
+        values, key=lambda source: next(i for i, t in enumerate(_TRUST) if source.startswith(t))
+    )
+    first = ordered[0]
+    return [
+        f"By {source} {what} is {values[source]}, but by {first} it is {values[first]}: one of the "
+        "two was changed."
+        for source in ordered[1:]
+        if values[source] != values[first]
+    ]

@@ -1,0 +1,383 @@
+"""Passports: what they say with and without servers, and what their verification detects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from platform_assets.ledger.chain import RELEASE, parse_line
+from platform_assets.ledger.journal import Journal
+from platform_assets.ledger.keys import DeploymentKey, new_private_key, read_key
+from platform_assets.ledger.resource import LedgerFolder
+from platform_assets.ledger.verification import Findings
+from platform_assets.passport.__main__ import main
+from platform_assets.passport.document import decode, encode, seal
+from platform_assets.passport.making import Sources, make_passport
+from platform_assets.passport.page import passport_page
+from platform_assets.passport.verification import verify_passport, verify_version
+from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
+from platform_assets.resources.mlflow_versions import VersionEntry
+from platform_assets.resources.model_repository import ModelRepository, Provenance
+from platform_assets.serving.ledger import PROMOTION, ROLLBACK, switch_metadata
+from platform_assets.serving.ledger_entries import enter, enter_switch, head_tags
+from platform_assets.serving.switch_evidence import switch_content
+from platform_assets.serving.switching import ConfirmedSwitch
+from serving_gateway.contract import ONNX_DIGEST_TAG, Mode, ReloadResponse
+from tests.support.models import IRIS
+
+NAME = IRIS.model_name
+KEY_PEM = new_private_key()
+OTHER_PEM = new_private_key()
+
+
+class Registry(MlflowResource):
+    """An MLflow whose versions the test writes; `down`: one that does not answer."""
+
+    tracking_uri: str = "http://127.0.0.1:9"
+    tags: dict[int, dict[str, str]] = {}  # noqa: RUF012 # a field of pydantic
+    down: bool = False
+
+    def versions(self, model_name: str) -> list[VersionEntry]:
+        if self.down:
+            raise MlflowUnavailable("MLflow does not answer")
+        return [VersionEntry(one, f"run-{one}", tags) for one, tags in self.tags.items()]
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        return {"mlflow.source.git.commit": "c0ffee", "mlflow.user": "ada"}
+
+
+class World:
+    """A repository, a ledger, a registry and Dagster's records, after switches 1, 2, 1."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance, key: str) -> None:
+        self.home, self.instance = home, instance
+        self.folder = LedgerFolder(root=str(home / "ledger"), key=key)
+        self.repository = ModelRepository(root=str(home / "models"))
+        self.tags: dict[int, dict[str, str]] = {}
+        for version in (1, 2):
+            graph = f"graph {version}".encode()
+            digest = hashlib.sha256(graph).hexdigest()
+            packaged = Provenance(NAME, version, f"run-{version}", digest, "f" * 8, "dagster-run")
+            self.repository.package(graph, packaged)
+            self.tags[version] = {ONNX_DIGEST_TAG: digest}
+        self.switch(1, 1, PROMOTION, "nightly")
+        self.switch(2, 2, PROMOTION, "better")
+        acts = {"version": 2, "verdict": "go", "by": "token:ada", "reason": "all guards hold"}
+        enter(IRIS, RELEASE, acts, self.folder, instance)
+        self.switch(1, 3, ROLLBACK, "it was wrong")
+
+    def switch(self, version: int, generation: int, action: str, reason: str) -> None:
+        answer = ReloadResponse(
+            "success", "A", version, f"run-{version}", "registry", Mode.SSOT, generation, None, True
+        )
+        switched = ConfirmedSwitch(answer, ("replica",), action, reason)
+        gates = {
+            "no_regression": dg.AssetCheckEvaluation(
+                dg.AssetKey(IRIS.key("triton_serving_state")),
+                "no_regression",
+                True,
+                {"gain": dg.MetadataValue.float(0.25)},
+                description="better than production",
+            )
+        }
+        content = switch_content(
+            IRIS, switched, self.repository, by="", dagster_run="r", gates=gates
+        )
+        entered = enter_switch(IRIS, content, self.folder, self.instance)
+        self.tags[version] |= head_tags(entered)
+        made = dg.AssetMaterialization(
+            dg.AssetKey(IRIS.key("gateway_reload")),
+            metadata=switch_metadata(IRIS, switched, self.registry(), more=entered),
+        )
+        self.instance.report_runless_asset_event(made)
+
+    def registry(self, *, down: bool = False) -> Registry:
+        return Registry(tags=self.tags, down=down)
+
+    @property
+    def journal(self) -> Journal:
+        found = self.folder.journal(NAME)
+        assert found is not None
+        return found
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(
+            self.folder.journal,
+            self.folder.deployment_key(),
+            self.instance,
+            self.registry(),
+            self.repository,
+        )
+
+    def verify(self, version: int = 2, key: DeploymentKey | None = None) -> Findings:
+        sources = self.sources if key is None else replace(self.sources, key=key)
+        return verify_version(sources, NAME, version)
+
+    def rewrite(self, lines: list[bytes]) -> None:
+        self.journal.path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+    def model(self, version: int) -> Path:
+        return self.repository.path(NAME, version) / "model.onnx"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def world(tmp_path: Path, instance: dg.DagsterInstance) -> World:
+    return World(tmp_path, instance, KEY_PEM)
+
+
+def test_passport_names_each_fact_with_its_source(world: World) -> None:
+    passport = make_passport(world.sources, NAME, 2)
+    digests = passport.values("Digests", "model.onnx")
+    assert set(digests) == {
+        "ledger, entry 2",
+        "MLflow, version",
+        "model repository, now",
+        "model repository, provenance.json",
+    }
+    assert len(set(digests.values())) == 1
+    assert passport.values("Code", "git commit") == {"MLflow, run": "c0ffee"}
+    [gate] = passport.facts["Gates"]
+    assert (gate.name, gate.value["measured"], gate.source) == (
+        "no_regression",
+        {"gain": 0.25},
+        "ledger, entry 2",
+    )
+    [act] = passport.release
+    assert (act.content["verdict"], act.content["by"]) == ("go", "token:ada")
+
+
+def test_passport_lists_the_times_in_production(world: World) -> None:
+    [first, again] = make_passport(world.sources, NAME, 1).periods
+    [between] = make_passport(world.sources, NAME, 2).periods
+    assert (first.until, between.until, again.until) == (between.since, again.since, None)
+    assert (first.action, again.action, again.why) == (PROMOTION, ROLLBACK, "it was wrong")
+
+
+def test_without_mlflow_the_ledger_tells_what_it_knows(world: World) -> None:
+    alone = Sources(world.folder.journal, world.folder.deployment_key())
+    passport = make_passport(alone, NAME, 2)
+    assert list(passport.values("Digests", "model.onnx")) == ["ledger, entry 2"]
+    assert passport.periods
+    assert passport.missing == [
+        "Dagster was not asked (DAGSTER_HOME).",
+        "MLflow was not asked (MLFLOW_TRACKING_URI).",
+        "The repository was not read (MODEL_REPOSITORY).",
+    ]
+    down = replace(world.sources, mlflow=world.registry(down=True))
+    assert make_passport(down, NAME, 2).missing[-1].startswith("MLflow did not say all")
+    assert verify_version(down, NAME, 2).problems == []
+
+
+def test_page_escapes_what_others_wrote_and_says_who_signed(world: World) -> None:
+    world.switch(2, 4, PROMOTION, "<script>alert(1)</script>")
+    passport = make_passport(world.sources, NAME, 2)
+    page = passport_page(seal(passport, world.sources.key))
+    assert "<script>" not in page
+    assert f"Signed with key {world.sources.key.signing_id}" in page
+    assert "BEGIN PUBLIC KEY" in page
+    assert "PRIVATE" not in page
+    assert "Not signed" in passport_page(seal(passport, DeploymentKey()))
+
+
+def test_untouched_records_verify(world: World) -> None:
+    assert world.verify().problems == []
+    sealed = decode(encode(seal(make_passport(world.sources, NAME, 2), world.sources.key)))
+    assert verify_passport(world.sources, sealed).problems == []
+
+
+def _change_model(world: World) -> None:
+    world.model(2).write_bytes(b"graph 3")
+
+
+def _change_model_and_provenance(world: World) -> None:
+    data = b"graph 3"
+    path = world.model(2).with_name("provenance.json")
+    record = {**json.loads(path.read_bytes()), "onnx_sha256": hashlib.sha256(data).hexdigest()}
+    world.model(2).write_bytes(data)
+    path.write_text(json.dumps(record))
+
+
+def _edit_entry(world: World) -> None:
+    lines = world.journal.lines()[0]
+    world.rewrite([lines[0], lines[1].replace(b"better", b"bitter"), *lines[2:]])
+
+
+def _remove_entry(world: World) -> None:
+    lines = world.journal.lines()[0]
+    world.rewrite([lines[0], *lines[2:]])
+
+
+def _move_entry(world: World) -> None:
+    lines = world.journal.lines()[0]
+    world.rewrite([lines[0], lines[2], lines[1], lines[3]])
+
+
+def _cut_off(world: World) -> None:
+    world.rewrite(world.journal.lines()[0][:3])
+
+
+def _cut_off_beside_a_dagster_that_was_pruned(world: World) -> None:
+    _cut_off(world)
+    world.instance.wipe_assets([dg.AssetKey(IRIS.key("gateway_reload"))])
+
+
+def _remove_ledger(world: World) -> None:
+    world.journal.path.unlink()
+
+
+def _write_anew(world: World) -> None:
+    """As the holder of another key can."""
+    entries = world.journal.entries()
+    world.journal.path.unlink()
+    for entry in entries:
+        world.journal.append(entry.kind, entry.content, read_key(OTHER_PEM))
+
+
+TAMPERING: dict[str, tuple[Callable[[World], None], str]] = {
+    "a byte of the model": (
+        _change_model,
+        "By model repository, now the SHA-256 of model.onnx is",
+    ),
+    "the model and its provenance": (
+        _change_model_and_provenance,
+        "By model repository, provenance.json the SHA-256 of provenance.json is",
+    ),
+    "an edited entry": (_edit_entry, "Entry 2 was edited"),
+    "a removed entry": (_remove_entry, "Entry 2 was removed or moved"),
+    "a moved entry": (_move_entry, "Entry 2 was moved or repeated"),
+    "a truncated tail": (_cut_off, "The ledger ends with entry 3, but Dagster's asset"),
+    "a tail that MLflow alone knows": (
+        _cut_off_beside_a_dagster_that_was_pruned,
+        "The ledger ends with entry 3, but MLflow's tag of version 1 knows entry 4",
+    ),
+    "a removed ledger": (_remove_ledger, "The ledger ends with entry 0"),
+    "another key": (_write_anew, "Entry 1 is signed with another key"),
+}
+
+
+@pytest.mark.parametrize("kind", TAMPERING)
+def test_verification_detects(kind: str, world: World) -> None:
+    tamper, expected = TAMPERING[kind]
+    sealed = seal(make_passport(world.sources, NAME, 2), world.sources.key)
+    tamper(world)
+    for found in (world.verify(), verify_passport(world.sources, sealed)):
+        assert any(one.startswith(expected) for one in found.problems), found.problems
+
+
+def test_passport_detects_an_end_that_all_servers_forgot(world: World) -> None:
+    sealed = seal(make_passport(world.sources, NAME, 2), world.sources.key)
+    _cut_off_beside_a_dagster_that_was_pruned(world)
+    world.tags = {}
+    assert world.verify().problems == [], "nothing here knows of it"
+    [problem] = verify_passport(world.sources, sealed).problems
+    assert "but the passport knows entry 4: the end was cut off" in problem
+
+
+def test_edited_passport_is_detected(world: World) -> None:
+    document = json.loads(encode(seal(make_passport(world.sources, NAME, 2), world.sources.key)))
+    document["passport"]["periods"][0]["by"] = "nobody"
+    found = verify_passport(world.sources, decode(json.dumps(document).encode()))
+    assert found.problems[0] == "The passport was edited: its content does not have its hash."
+
+
+def test_passport_of_another_key_is_detected(world: World) -> None:
+    other = read_key(OTHER_PEM)
+    forged = seal(make_passport(world.sources, NAME, 2), other)
+    [problem] = verify_passport(world.sources, forged).problems
+    assert f"signed with another key ({other.signing_id})" in problem
+    claimed = decode(encode(forged).replace(other.signing_id.encode(), b"0" * 16))
+    assert verify_passport(world.sources, claimed).problems
+    unsigned = seal(make_passport(world.sources, NAME, 2), DeploymentKey())
+    assert "is not signed although" in verify_passport(world.sources, unsigned).problems[0]
+
+
+def test_deployment_without_a_key_says_what_that_means(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    world = World(tmp_path, instance, "")
+    found = world.verify()
+    assert found.problems == []
+    assert any("chained but not signed" in note for note in found.notes)
+    page = passport_page(seal(make_passport(world.sources, NAME, 2), world.sources.key))
+    assert "The deployment has no key" in page
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_command_writes_page_and_document_and_verifies_them(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LEDGER_DIR", str(world.home / "ledger"))
+    monkeypatch.setenv("LEDGER_KEY", KEY_PEM)
+    monkeypatch.setenv("MODEL_REPOSITORY", world.repository.root)
+    code, said = run(capsys, NAME, "2")
+    assert code == 0, said
+    folder = world.home / "ledger" / "passports" / NAME
+    assert sorted(path.name for path in folder.iterdir()) == ["v2.html", "v2.json"]
+    assert run(capsys, "--verify", str(folder / "v2.json"))[0] == 0
+    assert run(capsys, "--verify", NAME, "2")[0] == 0
+
+    other = world.home / "other.pem"
+    other.write_text(OTHER_PEM)
+    code, said = run(capsys, "--verify", "--key", str(other), str(folder / "v2.json"))
+    assert code == 1
+    assert "PROBLEM: The passport is signed with another key" in said
+    _change_model(world)
+    code, said = run(capsys, "--verify", NAME, "2")
+    assert code == 1
+    assert "PROBLEM: By model repository, now the SHA-256" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((NAME,), 2, "name a model and a version"),
+        ((NAME, "two"), 2, "name a model and a version"),
+        ((NAME, "9"), 1, "Nothing is known of version 9"),
+        (("--verify", "/nowhere.json"), 1, "/nowhere.json"),
+        (("--verify", "/dev/null"), 1, "PROBLEM: /dev/null is not a passport"),
+        (("--verify", "--key", "/nowhere.pem", NAME, "1"), 1, "key cannot be read"),
+    ],
+    ids=["no version", "no number", "unknown", "no file", "no passport", "no key"],
+)
+def test_command_says_what_it_cannot_do(
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MODEL_REPOSITORY", "LEDGER_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LEDGER_DIR", str(tmp_path))
+    done: Any = run(capsys, *arguments)
+    assert done[0] == code
+    assert message in done[1]
+
+
+def test_chain_in_a_passport_is_the_ledger_s_lines(world: World) -> None:
+    sealed = decode(encode(seal(make_passport(world.sources, NAME, 2), world.sources.key)))
+    lines = world.journal.lines()[0]
+    assert [entry.line for entry in sealed.passport.ledger] == lines
+    assert [parse_line(line) for line in lines] == sealed.passport.ledger
