@@ -30,7 +30,12 @@ def main() -> int:
     program = str(Path(sys.executable).parent / "dagster")
     arguments = (
         *("code-server", "start", "--socket", os.environ[CODE_SOCKET]),
-        *("--module-name", "platform_assets.definitions", "--working-directory", str(ROOT)),
+        *(
+            "--module-name",
+            "platform_assets.local_stack.definitions",
+            "--working-directory",
+            str(ROOT),
+        ),
         *("--location-name", "platform", "--inject-env-vars-from-instance"),
         *("--startup-timeout", "120"),
     )

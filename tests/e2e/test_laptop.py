@@ -460,6 +460,9 @@ def first_to_start(laptop: Laptop) -> psutil.Process:
     wait_until(lambda: workers() != [], CHAIN_DEADLINE_S, "a run to start")
     worker = psutil.Process(workers()[0])
     assert worker in psutil.Process(laptop.process.pid).children(recursive=True)
+    server = worker.parent()
+    assert server is not None
+    assert any("multiprocessing.forkserver" in one for one in server.cmdline()), "runs are forked"
     return worker
 
 

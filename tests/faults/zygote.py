@@ -9,37 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
-from serving_gateway.contract import import_feast
 from tests.faults.killing import KillPoint
 from tests.faults.runs import execute, prepare
-
-_IMPORTED_LATER = (
-    "dagster._core.storage.event_log.sqlite",
-    "dagster._core.storage.runs.sqlite",
-    "feast.infra.data_sources.mlflow",
-    "feast.infra.offline_stores.dask",
-    "feast.infra.online_stores.redis",
-    "feast.infra.online_stores.sqlite",
-    "feast.infra.passthrough_provider",
-    "feast.infra.registry.sql",
-    "httpx",
-    "ibis.backends.duckdb",
-    "matplotlib.pyplot",
-    "mlflow.pyfunc",
-    "mlflow.sklearn",
-    "onnxruntime",
-    "pyarrow.parquet",
-    "scipy.stats",
-    "skl2onnx",
-    "sklearn.discriminant_analysis",
-    "sklearn.ensemble",
-    "sklearn.inspection",
-    "skops.io",
-    "tritonclient.grpc",
-    "tritonclient.http",
-)
 
 
 def _fork(order: dict[str, Any]) -> int:
@@ -63,9 +37,7 @@ def _fork(order: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    import_feast()
-    for module in _IMPORTED_LATER:
-        __import__(module)
+    import_module("platform_assets.local_stack.run_imports")
     prepare()
     # A line of its own, since something may have been printed by an import.
     print("\nready", flush=True)
