@@ -120,6 +120,10 @@ class VariantUnavailable(Unavailable, code="variant_unavailable"):
     """The variant has no version, or Triton does not have that version READY."""
 
 
+class ReplicaBehind(Unavailable, code="replica_behind"):
+    """This replica routes by an older generation than the request asks for (`x-min-generation`)."""
+
+
 class StoreUnavailable(Unavailable, code="store_unavailable"):
     """The routing store cannot be read or written."""
 

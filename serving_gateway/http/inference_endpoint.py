@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from serving_gateway.batching import BatchItem
 from serving_gateway.contract import PLATFORM_HEADER
 from serving_gateway.control.hosting import Hosting
-from serving_gateway.errors import GatewayError, MalformedRequest
+from serving_gateway.errors import GatewayError, InvalidInput, MalformedRequest
 from serving_gateway.http.bodies import check_json
 from serving_gateway.http.raw import BUG, Header, RequestIds, error_body, log_request
 from serving_gateway.http.security import Access
@@ -45,6 +45,7 @@ _INFER: Final = re.compile(
     rb"/v2/models/([A-Za-z0-9_.-]+)(?:/versions/([0-9]{1,18}))?/infer/?",
 )
 _PLATFORM: Final = PLATFORM_HEADER.encode()
+_MIN_GENERATION: Final = b"x-min-generation"
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
@@ -307,6 +308,8 @@ class InferenceEndpoint:
             self._access.check_key(request.headers)
         if not request.is_traffic:
             self._access.require_token(request.headers)
+        if _MIN_GENERATION in fields:
+            self._require_generation(fields[_MIN_GENERATION], route)
         if route.is_protocol:
             self._infer(request)
             return
@@ -316,6 +319,18 @@ class InferenceEndpoint:
         name = route.model_name
         hosted = hosting.default if name is None else hosting.plane(name)
         request.call = hosted.predictor.submit(bytes(request.body), request)
+
+    def _require_generation(self, least: bytes, route: Route) -> None:
+        """Refuse a request for which this replica is too far behind."""
+        if not least.isdigit() or len(least) > 18:
+            raise InvalidInput(
+                "X-Min-Generation is not the number of a generation.",
+                field="x-min-generation",
+                code="wrong_type",
+            )
+        name, hosting = route.model_name, self._hosting
+        hosted = hosting.default if name is None else hosting.resolve(name)
+        hosted.predictor.dispatcher.require_generation(int(least))
 
     def _infer(self, request: HttpExchange) -> None:
         fields, route = request.fields, request.route

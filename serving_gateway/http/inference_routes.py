@@ -63,6 +63,15 @@ ClientId = Annotated[
     Header(alias="X-Client-Id", description="Keeps a client on its variant in a split."),
 ]
 
+MinGeneration = Annotated[
+    str | None,
+    Header(
+        alias="X-Min-Generation",
+        pattern="^[0-9]{1,18}$",
+        description="Have a replica that routes by an older generation refuse the request (503).",
+    ),
+]
+
 
 def inference_routers(
     hosting: Hosting, access: Access, endpoint: InferenceEndpoint, max_body: int
@@ -85,7 +94,11 @@ def inference_routers(
 
 def _add_predictions(router: APIRouter, endpoint: InferenceEndpoint) -> None:
     @router.post("/predict", response_model=PredictResponse)
-    async def predict_by_default(request: Request, body: PredictBody) -> Response:
+    async def predict_by_default(
+        request: Request,
+        body: PredictBody,
+        min_generation: MinGeneration = None,  # noqa: ARG001 -- described
+    ) -> Response:
         """Predict by the default model.
 
         The version that is effective for the client answers. Send rows as `data`, in the order of
@@ -98,7 +111,12 @@ def _add_predictions(router: APIRouter, endpoint: InferenceEndpoint) -> None:
         return await _answer(endpoint, request, body)
 
     @router.post("/models/{model}/predict", response_model=PredictResponse)
-    async def predict_by_model(model: str, request: Request, body: PredictBody) -> Response:  # noqa: ARG001 -- described
+    async def predict_by_model(
+        model: str,  # noqa: ARG001 -- described
+        request: Request,
+        body: PredictBody,
+        min_generation: MinGeneration = None,  # noqa: ARG001 -- described
+    ) -> Response:
         """Predict by a named model."""
         return await _answer(endpoint, request, body)
 
@@ -119,6 +137,7 @@ def _add_inference(
         version: Annotated[int | None, Depends(version_of)],  # noqa: ARG001 -- described
         json_length: JsonLength = None,  # noqa: ARG001 -- described
         client_id: ClientId = None,  # noqa: ARG001 -- described
+        min_generation: MinGeneration = None,  # noqa: ARG001 -- described
     ) -> Response:
         """Predict by tensors.
 

@@ -16,6 +16,7 @@ from serving_gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     InvalidInput,
+    ReplicaBehind,
     TooLarge,
     TritonUnavailable,
     Unavailable,
@@ -268,6 +269,17 @@ class Dispatcher:
     offload: Offload
     ids: PredictionIds = field(default_factory=PredictionIds)
     log: ModelLog | None = None
+
+    def require_generation(self, least: int) -> None:
+        """Refuse (`ReplicaBehind`) what asks for a later generation; the record is then read."""
+        present = self.router.record.generation
+        if present < least:
+            self.wake()
+            raise ReplicaBehind(
+                f"This replica routes by generation {present}, and the request asks for {least} or "
+                "later. It reads the routing record now: send the request again. Where that does "
+                "not help, GET /models says whether there is such a generation."
+            )
 
     def dispatch(self, request: RoutedRequest) -> None:
         """Send a request to the target that it names, or to the traffic policy's variant."""

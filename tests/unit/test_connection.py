@@ -47,6 +47,25 @@ async def test_pipelined_requests_of_all_kinds_are_answered_in_order(server: Fak
         assert scores == [0, 1, 2]
 
 
+@pytest.mark.parametrize("path", ["/predict", "/models/m/predict", "/v2/models/m/infer"])
+async def test_replica_behind_the_generation_asked_for_refuses_and_looks(
+    server: FakeServer, path: str
+) -> None:
+    body = INFER_BODY if path.startswith("/v2") else GOOD
+
+    async def ask(least: str) -> tuple[int, str]:
+        found = (await server.answer(post(path, body, f"X-Min-Generation: {least}")))[0]
+        return found.status, json.loads(found.body).get("code", "")
+
+    assert await ask("1") == (200, "")
+    assert server.plane.woken == 0
+    assert await ask("2") == (503, "replica_behind")
+    assert server.plane.woken == 1
+    assert await ask("-1") == await ask("9" * 19) == await ask("new") == (422, "wrong_type")
+    server.plane.route(A=2)
+    assert await ask("2") == (200, "")
+
+
 @pytest.mark.parametrize("step", [1, 7, 10**6])
 @pytest.mark.parametrize("behind", [b"", PREDICT, OTHER, post("/predict", GOOD, *OFFER)])
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer", "/other"])
