@@ -122,7 +122,10 @@ async def test_full_queue_is_answered_503_and_predictions_go_on(
         return writing
 
     monkeypatch.setattr(OutcomeWriter, "submit", hang)
-    settings = {"sample_dir": tmp_path / "log", "outcome_queue_bytes": 4_194_304}
+    settings: dict[str, Any] = {
+        "sample_dir": tmp_path / "log",
+        "outcome_queue_bytes": 4_194_304,
+    }
     async with run_in_process(tmp_path, **settings) as gateway:
         large = [{"prediction_id": "p" * 100, "outcome": "yes"}] * 6_000
         first = asyncio.create_task(_post(gateway, large))
