@@ -32,7 +32,6 @@ from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.telemetry.prediction_ids import PredictionIds
 from serving_gateway.telemetry.prediction_log import (
     ENTRY_BYTES,
-    TENSOR_BYTES,
     Entity,
     Entry,
     ModelLog,
@@ -182,36 +181,40 @@ class RoutedRequest(InferenceItem):
         as_of: float | None = None,
     ) -> Entry:
         """What the prediction log keeps, of an answer by rows from `start` of `outputs`."""
-        tensors, client_id, body = self.tensors, self.client_id, outputs.body
-        size = ENTRY_BYTES + log.size_of(body)
-        if len(tensors) == 1:
-            size += len(tensors[0])
-        else:
-            size += sum(map(len, tensors)) + TENSOR_BYTES * len(tensors)
-        if client_id is not None:
-            size += 4 * len(client_id)
-        if entities is not None:
-            size += self.size  # ids, as they were sent, are a part of it
-        times = self.sent_at, seconds
-        answer = body, start, outputs.places
-        return size, self.number, self.rows, *times, tensors, client_id, entities, as_of, *answer
+        body, layout = outputs.body, outputs.layout
+        size = ENTRY_BYTES + self.size
+        if body is not log.last_answer:  # requests that share an answer hold it once
+            log.last_answer = body
+            size += len(body)
+        return (
+            size,
+            self.number,
+            self.rows,
+            self.sent_at,
+            seconds,
+            self.tensors,
+            self.client_id,
+            entities,
+            as_of,
+            body,
+            start,
+            layout.logged or layout.find_places(),
+        )
 
-    def variant_log(self, model: ModelLog) -> VariantLog:
-        """Where the target's answers are logged."""
+    def open_log(self, model: ModelLog) -> VariantLog:
+        """Where the target's answers are logged from now on."""
         target = self.target
-        if target.log is None:
-            codec = target.client.codec
-            assert codec is not None  # noqa: S101 -- it has just answered
-            generation = self.table.record.generation
-            target.log = VariantLog(
-                model,
-                target.model_name,
-                target.variant,
-                target.slot.version,
-                generation,
-                codec.signature,
-            )
-        return target.log
+        codec = target.client.codec
+        assert codec is not None  # noqa: S101 -- it has just answered
+        target.log = log = VariantLog(
+            model,
+            target.model_name,
+            target.variant,
+            target.slot.version,
+            self.table.record.generation,
+            codec.signature,
+        )
+        return log
 
     def fail(self, error: GatewayError) -> None:
         """An attempt failed on its way through the batcher."""

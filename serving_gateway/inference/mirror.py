@@ -203,8 +203,9 @@ class MirroredCopy(InferenceItem):
         agreed = self._page.note(self._output, output, delay, sent, comparison)
         self._counts[AGREED if agreed else DISAGREED].inc()
         if self._pending is not None:
-            version = self.target.slot.version
-            self._pending.write_answered(version, seconds, outputs.body, start, outputs.places)
+            version, layout = self.target.slot.version, outputs.layout
+            places = layout.logged or layout.find_places()
+            self._pending.write_answered(version, seconds, outputs.body, start, places)
 
     def fail(self, error: GatewayError) -> None:
         """Note that B did not answer."""

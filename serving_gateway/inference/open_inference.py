@@ -154,7 +154,7 @@ class ProtocolInference(RoutedRequest):
         assert codec is not None  # noqa: S101
         self.tail = self.request.tail
         key = EVERY_OUTPUT if self.tail is None and client.can_merge_outputs else None
-        kept = len(self._body)
+        kept = len(self._body) + len(self.client_id or "")
         if not self.request.body:
             kept += VALUE_BYTES * packed[1] * codec.width  # decoded JSON
         self.carry(*packed, key, deadline, kept)
@@ -184,7 +184,7 @@ class ProtocolInference(RoutedRequest):
             seconds = perf_counter() - self.sent_at
             target.stats.answer(seconds, self.rows)
             if log is not None and log.is_due():
-                variant_log = self.variant_log(log)
+                variant_log = target.log or self.open_log(log)
                 variant_log.put(self.log_entry(variant_log, seconds, outputs, start))
         if self.span is not None:
             self.span.answered(name, variant, version)

@@ -36,7 +36,7 @@ from serving_gateway.inference.version_client import PREDICTION
 from serving_gateway.inference.wire import InferenceOutputs
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.counters import ModelMetrics
-from serving_gateway.telemetry.prediction_log import Entity, Entry, PendingEntry, VariantLog
+from serving_gateway.telemetry.prediction_log import Entity, PendingEntry
 
 _MAX_CLIENT_ID: Final = 256
 """Characters."""
@@ -189,27 +189,24 @@ class Prediction(RoutedRequest):
             target.stats.answer(seconds, rows.count)
             predictor.sources[rows.source] += 1
             entry = None
-            log = self.dispatcher.log
-            if log is not None and log.is_due():
-                variant = self.variant_log(log)
-                entry = self._entry(variant, seconds, outputs, start)
+            model_log = self.dispatcher.log
+            if model_log is not None and (model_log.takes_all or model_log.is_due()):
+                log = target.log or self.open_log(model_log)
+                whose = None if type(self._request) is FloatRequest else self._entities()
+                entry = self.log_entry(log, seconds, outputs, start, whose, rows.as_of)
             if self.table.policy.mirror and not self.is_split:
-                pending = None if entry is None else PendingEntry(variant, entry)
+                pending = None if entry is None else PendingEntry(log, entry)
                 predictor.mirror.offer(self, rows, output, seconds, pending)
             elif entry is not None:
-                variant.put(entry)
+                log.put(entry)
         if self.span is not None:
             self.span.answered(target.model_name, target.variant, target.slot.version)
         self.sink.succeed(body)
 
-    def _entry(
-        self, log: VariantLog, seconds: float, outputs: InferenceOutputs, start: int
-    ) -> Entry:
-        rows = self._rows
-        whose: Sequence[Entity] | None = rows.entities if rows.is_named else None
-        if whose is None:
-            whose = named_entities(self._request)
-        return self.log_entry(log, seconds, outputs, start, whose, rows.as_of)
+    def _entities(self) -> Sequence[Entity] | None:
+        """Whose rows they are; None where the request names none."""
+        whose = self._rows.entities if self._rows.is_named else None
+        return named_entities(self._request) if whose is None else whose
 
     def _tail(self, source: FeatureSource) -> bytes:
         target = self.target

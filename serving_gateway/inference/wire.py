@@ -202,10 +202,10 @@ class OutputLayout:
 class InferenceOutputs:
     """The outputs of one inference; what several requests share is read once."""
 
-    __slots__ = ("_bounds", "_layout", "_predicted", "body", "rows")
+    __slots__ = ("_bounds", "_predicted", "body", "layout", "rows")
 
     def __init__(self, layout: OutputLayout, body: bytes) -> None:
-        self._layout = layout
+        self.layout = layout
         self.body = body
         self._predicted: ModelOutput | None = None
         self._bounds: list[list[int]] | None = None
@@ -215,7 +215,7 @@ class InferenceOutputs:
         """The predictions for all rows; `BadUpstreamAnswer` when the signature does not fit."""
         if self._predicted is not None:
             return self._predicted
-        body, layout = self.body, self._layout
+        body, layout = self.body, self.layout
         (read, start, width, is_float), scores = layout.columns or layout.find_columns()
         predictions = [*read(body, start)]
         is_finite = not is_float or all_finite(predictions)
@@ -230,11 +230,6 @@ class InferenceOutputs:
         self._predicted = output = ModelOutput(predictions, probabilities, is_finite)
         return output
 
-    @property
-    def places(self) -> Places:
-        """Where `body` has the prediction, for the log."""
-        return self._layout.logged or self._layout.find_places()
-
     def cost(self, start: int, stop: int) -> int:
         """Bytes to read for rows `start` to `stop`, a share of what is read once included."""
         size = len(self.body)
@@ -242,7 +237,7 @@ class InferenceOutputs:
 
     def part(self, start: int, stop: int) -> list[TensorView] | None:
         """All outputs for these rows; None when one is not by rows; `BadUpstreamAnswer` if cut."""
-        view, places = memoryview(self.body), self._layout.places
+        view, places = memoryview(self.body), self.layout.places
         tensors = [TensorView(one.name, one.datatype, one.shape, view[at]) for one, at in places]
         if stop - start == self.rows:
             return tensors
@@ -279,18 +274,18 @@ class ResponseReader:
     def __init__(self, version: int, codec: Codec) -> None:
         self._version = version
         self._signature = codec.signature
-        self._layouts: dict[tuple[bytes, int], OutputLayout] = {}
+        self.layouts: dict[tuple[bytes, int], OutputLayout] = {}
 
     def read(self, response: TritonResponse, rows: int) -> InferenceOutputs:
         """The outputs in a response; `BadUpstreamAnswer` when unreadable or by another version."""
         body = response.body
         head = body[: response.inference_header_length]
-        layout = self._layouts.get((head, rows))
+        layout = self.layouts.get((head, rows))
         if layout is None:
             layout = self._parse(head, rows)
-            if len(self._layouts) >= _CACHED:
-                self._layouts.clear()
-            self._layouts[head, rows] = layout
+            if len(self.layouts) >= _CACHED:
+                self.layouts.clear()
+            self.layouts[head, rows] = layout
         if layout.stop > len(body):
             raise BadUpstreamAnswer("Triton's answer ends within a tensor.")
         return InferenceOutputs(layout, body)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving_gateway.telemetry.log_elements import elements, list_element
-from serving_gateway.telemetry.prediction_log import Places
+from serving_gateway.telemetry.prediction_log import Place, Places
 
 _PROBABILITIES = pa.list_(pa.float64())
 
@@ -36,31 +36,20 @@ def answer_columns(
     Each has `counts` rows from row `starts` of its answer on, which is where `places` says.
     `ValueError` where answers differ in type or shape, so that they make no common column.
     """
-    labels: list[bytes] = []
-    scores: list[bytes] = []
-    kinds: set[tuple[bool, str, int, str, int]] = set()
+    parts: list[tuple[bytes, Places]] = []
     firsts: list[int] = []
     answered = rows = first = 0
     last, is_whole = None, True
     for body, start, place, count in zip(bodies, starts, places, counts, strict=True):
         if body is not last:
             last, first = body, answered
-            in_answer, is_boolean, label, score = place
-            answered += in_answer
-            labels.append(body[label[1] : label[2]])
-            scores.append(body[score[1] : score[2]])
-            kinds.add((is_boolean, label[0], label[3], score[0], score[3]))
+            answered += place[0]
+            parts.append((body, place))
+        if first + start != rows:
+            is_whole = False
         firsts.append(first + start)
-        is_whole = is_whole and first + start == rows
         rows += count
-    if len(kinds) > 1:
-        raise ValueError("answers differ in the type or shape of an output")
-    [(is_boolean, label_type, label_width, score_type, score_width)] = kinds
-    found = _columns(
-        _lists(labels, label_type, label_width, answered),
-        _lists(scores, score_type, score_width, answered),
-        is_boolean=is_boolean,
-    )
+    found = _columns(parts, answered)
     if is_whole and rows == answered:
         return found
     spans = [range(first, first + count) for first, count in zip(firsts, counts, strict=True)]
@@ -68,24 +57,31 @@ def answer_columns(
     return AnswerColumns(*[column.take(indices) for column in found])
 
 
-def _lists(parts: Sequence[bytes], datatype: str, width: int, rows: int) -> pa.Array:
-    """An output as lists of its elements by row; nulls where there is none."""
+def _columns(parts: Sequence[tuple[bytes, Places]], rows: int) -> AnswerColumns:
+    """Whole answers of `rows` rows together."""
+    labels = _lists([(body, place[2]) for body, place in parts], rows)
+    scores = _lists([(body, place[3]) for body, place in parts], rows)
+    [is_boolean] = {place[1] for _, place in parts}
+    text, value = _predictions(labels, is_boolean=is_boolean)
+    if pa.types.is_null(scores.type):
+        return AnswerColumns(text, value, pa.nulls(rows, _PROBABILITIES))
+    classes = [list_element(scores, at) for at in range(scores.type.list_size)]
+    largest = pc.max_element_wise(*classes).cast(pa.float64())
+    return AnswerColumns(text, largest, scores.cast(_PROBABILITIES))
+
+
+def _lists(parts: Sequence[tuple[bytes, Place]], rows: int) -> pa.Array:
+    """An output of all answers as lists of its elements by row; nulls where there is none."""
+    kinds = {(place[0], place[3]) for _, place in parts}
+    if len(kinds) > 1:
+        raise ValueError("answers differ in the type or shape of an output")
+    [(datatype, width)] = kinds
     if not width:
         return pa.nulls(rows)
-    flat = elements(parts, datatype)
+    flat = elements([body[place[1] : place[2]] for body, place in parts], datatype)
     if len(flat) != rows * width:
         raise ValueError(f"an output has {len(flat)} elements for {rows} rows of {width}")
     return pa.FixedSizeListArray.from_arrays(flat, width)
-
-
-def _columns(labels: pa.Array, probabilities: pa.Array, *, is_boolean: bool) -> AnswerColumns:
-    text, value = _predictions(labels, is_boolean=is_boolean)
-    if pa.types.is_null(probabilities.type):
-        return AnswerColumns(text, value, pa.nulls(len(labels), _PROBABILITIES))
-    width = probabilities.type.list_size
-    classes = [list_element(probabilities, at) for at in range(width)]
-    score = pc.max_element_wise(*classes).cast(pa.float64())
-    return AnswerColumns(text, score, probabilities.cast(_PROBABILITIES))
 
 
 def _predictions(labels: pa.Array, *, is_boolean: bool) -> tuple[pa.Array, pa.Array]:

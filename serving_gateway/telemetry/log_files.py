@@ -12,7 +12,16 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from serving_gateway.contract import LOG_DAY, LOG_SCHEMA, LOG_SCHEMA_KEY
+from serving_gateway.contract import (
+    LOG_AGE,
+    LOG_DAY,
+    LOG_ID,
+    LOG_LATENCY,
+    LOG_SCHEMA,
+    LOG_SCHEMA_KEY,
+    LOG_SCORE,
+    LOG_TIME,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +30,8 @@ _STALE_SECONDS: Final = 3600.0
 _CHECK_SECONDS: Final = 600.0
 _CHECK_SHARE: Final = 0.01
 """Part of the limit in bytes after which files are looked through again."""
-_DICTIONARY: Final = 100_000
-"""Bytes up to which a column of few different values is written by their numbers."""
+_DISTINCT: Final = frozenset([LOG_ID, LOG_TIME, LOG_AGE, LOG_SCORE, LOG_LATENCY])
+"""Columns of as many different values as rows, for which looking for equal ones costs time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +60,7 @@ class LogFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with staged.open("wb") as file:
-                pq.write_table(table, file, dictionary_pagesize_limit=_DICTIONARY)
+                pq.write_table(table, file, use_dictionary=_repetitive(table))
                 self._unchecked_bytes += file.tell()
                 file.flush()
                 os.fsync(file.fileno())
@@ -72,6 +81,15 @@ class LogFolder:
             self._unchecked_bytes, self._checked_at = 0, now
             first = datetime.now(UTC).date() - timedelta(days=self.max_days)
             delete_oldest(self.path, self.max_bytes, first, keep=newest)
+
+
+def _repetitive(table: Any) -> list[str]:
+    """Columns that are written by the numbers of their different values: of text and integers."""
+    return [
+        field.name
+        for field in table.schema
+        if field.name not in _DISTINCT and str(field.type) in {"string", "int64", "int32"}
+    ]
 
 
 class _File(NamedTuple):

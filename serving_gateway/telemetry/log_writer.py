@@ -36,7 +36,7 @@ _PAUSE_SECONDS: Final = 1.0
 """Longest time between two looks at the queue. Waking for each request would take the interpreter
 from the event loop each time."""
 _END_SECONDS: Final = 5.0
-_CHUNK_ENTRIES: Final = 2_048
+_CHUNK_ENTRIES: Final = 8_192
 """Entries that are converted at once; the event loop waits for the interpreter meanwhile."""
 _CHUNK_ROWS: Final = 8_192
 _YIELD_SECONDS: Final = 0.001
@@ -101,6 +101,7 @@ class LogWriter:
         while not self._ending:
             self._queue.wake.wait(min(_PAUSE_SECONDS, self._settings.sample_seconds))
             self._queue.wake.clear()
+            self._queue.is_urgent = False
             self._work()
         self._work(everything=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from serving_gateway.contract import Signature
@@ -19,9 +19,11 @@ _GOLDEN: Final = 0.6180339887498949
 """A step of this size spreads any share evenly, and coincides with no rhythm of clients."""
 ENTRY_BYTES: Final = 600
 """What an entry takes beside its tensors, texts and Triton's answer, rather too much."""
-TENSOR_BYTES: Final = 64
-"""What a tensor takes beside its elements."""
 _FAILURE_CHARACTERS: Final = 200
+_WAKE_ROWS: Final = 4_096
+"""Rows that are enough for the writer to begin at once: more would leave the processor's cache."""
+_STEPS: Final = 16
+"""How often the bounds are looked at while as many rows arrive."""
 
 Place = tuple[str, int, int, int]
 """Type, first byte, end and elements per row of an output; no type where there is none."""
@@ -83,27 +85,40 @@ class LogQueue:
     What the writer took counts until it is released, so that the bounds hold for both together.
     """
 
+    __slots__ = (
+        *("_max_bytes", "_max_rows", "_released_bytes", "_released_rows", "_wake_rows"),
+        *("bytes", "is_urgent", "next_bytes", "next_rows", "rows", "waiting", "wake"),
+    )
+
     def __init__(self, max_rows: int, max_bytes: int) -> None:
         self.wake = threading.Event()
         """Set when there is work before its time."""
+        self.is_urgent = False
+        """Whether that was done since the writer looked."""
         self.waiting: deque[VariantLog] = deque()
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        self._wake_rows = min(_WAKE_ROWS, max_rows // 2)
         # Each is changed by one thread only, so that no lock is needed.
-        self._put_rows = self._put_bytes = 0
+        self.rows = self.bytes = 0
+        """All that was put since the start."""
         self._released_rows = self._released_bytes = 0
+        self.next_rows = self.next_bytes = 0
+        """Up to where it may grow before `admit` is asked."""
 
     def admit(self, rows: int, size: int) -> bool:
-        """Make room for an entry; False when it does not fit."""
-        held_rows = self._put_rows - self._released_rows + rows
-        held = self._put_bytes - self._released_bytes + size
+        """Whether an entry that is counted already fits; else it is taken back."""
+        held_rows, held = self.rows - self._released_rows, self.bytes - self._released_bytes
         if held_rows > self._max_rows or held > self._max_bytes:
+            self.rows -= rows
+            self.bytes -= size
             return False
-        self._put_rows += rows
-        self._put_bytes += size
-        is_half_full = 2 * held_rows > self._max_rows or 2 * held > self._max_bytes
-        if is_half_full and not self.wake.is_set():
+        if (held_rows >= self._wake_rows or 2 * held > self._max_bytes) and not self.is_urgent:
+            self.is_urgent = True
             self.wake.set()
+        step = self._wake_rows // _STEPS, self._max_bytes // (2 * _STEPS)
+        self.next_rows = self.rows + min(step[0], self._max_rows - held_rows)
+        self.next_bytes = self.bytes + min(step[1], self._max_bytes - held)
         return True
 
     def release(self, rows: int, size: int) -> None:
@@ -126,7 +141,11 @@ class ModelLog:
     written: int = 0
     dropped: int = 0
     failed: int = 0
+    takes_all: bool = field(init=False)
     _phase: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.takes_all = self.fraction >= 1
 
     def is_due(self) -> bool:
         """Whether the next request is one to log; asked once for each."""
@@ -139,7 +158,7 @@ class VariantLog:
 
     __slots__ = (
         *("entries", "generation", "is_waiting", "last_answer", "mirrored", "model", "model_name"),
-        *("signature", "variant", "version"),
+        *("queue", "signature", "variant", "version"),
     )
 
     def __init__(
@@ -152,6 +171,7 @@ class VariantLog:
         signature: Signature,
     ) -> None:
         self.model = model
+        self.queue = model.queue
         self.model_name = model_name
         self.variant = variant
         self.version = version
@@ -164,16 +184,13 @@ class VariantLog:
         self.last_answer = b""
         """Triton's answer that was counted last: requests that share one hold it once."""
 
-    def size_of(self, answer: bytes) -> int:
-        """Bytes that an entry adds by Triton's answer."""
-        if answer is self.last_answer:
-            return 0
-        self.last_answer = answer
-        return len(answer)
-
     def put(self, entry: Entry) -> None:
         """Add an answered request, or count that there is no room."""
-        if not self.model.queue.admit(entry[2], entry[0]):
+        queue = self.queue
+        queue.rows = rows = queue.rows + entry[2]
+        queue.bytes = size = queue.bytes + entry[0]
+        is_due = rows > queue.next_rows or size > queue.next_bytes
+        if is_due and not queue.admit(entry[2], entry[0]):
             self.model.dropped += entry[2]
             return
         self.entries.append(entry)
@@ -182,17 +199,20 @@ class VariantLog:
 
     def put_mirrored(self, entry: MirroredEntry) -> None:
         """Add a mirrored request, likewise."""
-        if not self.model.queue.admit(entry[2], entry[0]):
+        queue = self.queue
+        queue.rows += entry[2]
+        queue.bytes += entry[0]
+        if queue.admit(entry[2], entry[0]):
+            self.mirrored.append(entry)
+            if not self.is_waiting:
+                self._wait()
+        else:
             self.model.dropped += entry[2]
-            return
-        self.mirrored.append(entry)
-        if not self.is_waiting:
-            self._wait()
 
     def _wait(self) -> None:
         # After the entry is there: the writer first takes back `is_waiting`, then the entries.
         self.is_waiting = True
-        self.model.queue.waiting.append(self)
+        self.queue.waiting.append(self)
 
 
 class PendingEntry(NamedTuple):

@@ -65,7 +65,7 @@ def start_gateway(
             than the gateway itself.
     """
     variables = {**user_environment(home), **(env or {})}
-    extras = _EXTRAS if light else ()
+    extras = {*_EXTRAS} - (env or {}).keys() if light else set()
     kept = {name: value for name, value in variables.items() if name not in extras}
     with run_gateway(home, triton_url, env=kept) as gateway:
         authorize(gateway, home)

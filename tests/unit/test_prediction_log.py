@@ -31,13 +31,13 @@ from serving_gateway.contract import (
     log_day,
 )
 from serving_gateway.inference.codec import Codec
+from serving_gateway.inference.rows import VALUE_BYTES
 from serving_gateway.inference.tensors import pack
 from serving_gateway.settings import Settings
 from serving_gateway.telemetry.log_files import delete_oldest
 from serving_gateway.telemetry.log_writer import LogWriter
 from serving_gateway.telemetry.prediction_log import (
     ENTRY_BYTES,
-    TENSOR_BYTES,
     Entry,
     LogQueue,
     ModelLog,
@@ -132,7 +132,7 @@ def entry(log: VariantLog, *rows: Sequence[Any], **what: Any) -> Entry:
     rows = rows or (ROW,)
     tensors = Codec(log.signature).encode(rows)
     body, places = what.get("answered", YES if len(rows) == 1 else answer(["yes"] * len(rows)))
-    size = ENTRY_BYTES + sum(len(one) + TENSOR_BYTES for one in tensors) + log.size_of(body)
+    size = ENTRY_BYTES + sum(len(one) + VALUE_BYTES for one in tensors) + len(body)
     at = what.get("at", time.perf_counter() - 0.001)
     times = at, 0.001
     who = what.get("client_id"), what.get("entities"), what.get("as_of")
