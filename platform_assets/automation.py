@@ -125,10 +125,18 @@ def scoring_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
     return _job(spec, "batch_predictions", ["batch_predictions"], what)
 
 
+def quality_job(spec: ModelSpec) -> dg.UnresolvedAssetJobDefinition:
+    """Build the job that measures the answers of a day by their outcomes."""
+    what = "the predictions of a day, measured by their outcomes."
+    return _job(spec, "quality", ["live_quality"], what)
+
+
 def _job(
     spec: ModelSpec, name: str, assets: Sequence[str], what: str
 ) -> dg.UnresolvedAssetJobDefinition:
-    tags = {"drift": report_tags, "batch_predictions": scoring_tags}.get(name, chain_tags)
+    tags = {"drift": report_tags, "quality": report_tags, "batch_predictions": scoring_tags}.get(
+        name, chain_tags
+    )
     return dg.define_asset_job(
         f"{spec.model_name}_{name}",
         selection=dg.AssetSelection.assets(*map(spec.key, assets)),

@@ -25,7 +25,7 @@ _HEAVY: Final = ComputeResources(cpu="1", memory="2Gi")
 _DEFAULTS: Final = dict.fromkeys(
     (
         *("features", "online_features", "trained_model", "onnx_model"),
-        *("drift_report", "batch_predictions"),
+        *("drift_report", "batch_predictions", "live_quality"),
     ),
     _HEAVY,
 )

@@ -16,6 +16,8 @@ from platform_assets.model_spec import ModelSpec
 from platform_assets.monitoring.assets import drift_assets
 from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
+from platform_assets.quality.assets import quality_assets
+from platform_assets.quality.automation import quality_schedule
 from platform_assets.release.assets import release_asset, release_checks
 from platform_assets.release.jobs import approve_job, stop_job
 from platform_assets.scoring.assets import scoring_assets
@@ -31,6 +33,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
     """Build the assets, checks, jobs, schedules and sensors of a model; no I/O."""
     chain, adoption = automation.chain_job(spec), automation.adoption_job(spec)
     drift, scoring = automation.drift_job(spec), automation.scoring_job(spec)
+    quality = automation.quality_job(spec)
     drifts_at, on_drift = drift_schedule(spec, drift), drift_sensor(spec, chain)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
         source_asset(spec),
@@ -40,6 +43,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
         *serving_assets(spec),
         *drift_assets(spec),
         *scoring_assets(spec),
+        *quality_assets(spec),
         *([release_asset(spec)] if spec.release else []),
     ]
     return dg.Definitions(
@@ -54,11 +58,13 @@ def build(spec: ModelSpec) -> dg.Definitions:
             *([release_checks(spec, spec.release)] if spec.release else []),
         ],
         jobs=[
-            *(chain, automation.serving_job(spec), adoption, drift, scoring, rollback_job(spec)),
+            *(chain, automation.serving_job(spec), adoption),
+            *(drift, scoring, quality, rollback_job(spec)),
             *([approve_job(spec), stop_job(spec)] if spec.release else []),
         ],
         schedules=[
             *automation.retraining_schedules(spec, chain),
+            quality_schedule(spec, quality),
             *([drifts_at] if drifts_at else []),
         ],
         sensors=[

@@ -41,7 +41,7 @@ CHAIN: Final = (
     "serving_proof",
 )
 """The assets from raw data to production, in order."""
-ASSETS: Final = (*CHAIN, "drift_report", "batch_predictions")
+ASSETS: Final = (*CHAIN, "drift_report", "batch_predictions", "live_quality")
 """All assets of a model."""
 
 MAX_INSTANCES: Final = 1024

@@ -43,7 +43,8 @@ class MatchedPredictions:
     epoch), `entity`, `version`, `answer`, `score`, `probabilities`, the same of B where it
     got a copy (`b_version`, `b_answer`, `b_score`), `is_matured`, `outcome` (null where it
     is not known), `is_late`, and how many further outcomes the row has: `duplicate`,
-    `contradicting`. Answers and outcomes of a classifier are texts, of a regression numbers.
+    `contradicting`. Answers and outcomes of a classifier are texts, of a regression numbers. The
+    view `known` has those of its rows that are matured and have an outcome.
     """
 
     database: duckdb.DuckDBPyConnection
@@ -138,6 +139,7 @@ def _compute(found: MatchedPredictions, now: datetime) -> None:
         "b_answer": queries.answer("sample_b", spec),
     }
     database.execute(queries.MATCHED.format(join=join, **answers), parameters)
+    database.execute(queries.KNOWN)
 
 
 def _microseconds(at: datetime) -> int:

@@ -12,15 +12,14 @@ from platform_assets.model_spec import ModelSpec, Task
 from platform_assets.quality.matching import match
 from serving_gateway.contract import BoundedMean, PairedOutcomes
 
-_ROWS: Final = """FROM matched WHERE version = $a AND b_version = $b AND is_matured
-    AND outcome IS NOT NULL AND answer IS NOT NULL AND b_answer IS NOT NULL"""
-_WRONG: Final = f"""SELECT
+_WRONG: Final = """SELECT
     count(*) FILTER (b_answer <> outcome AND answer = outcome),
     count(*) FILTER (b_answer = outcome AND answer <> outcome),
-    count(*) FILTER ((b_answer = outcome) = (answer = outcome)) {_ROWS}"""
-_ERRORS: Final = f"""SELECT greatest(-1.0, least(1.0,
-    (abs(b_answer - outcome) - abs(answer - outcome)) / $scale))::DOUBLE AS difference {_ROWS}
-    AND isfinite(answer) AND isfinite(b_answer)"""
+    count(*) FILTER ((b_answer = outcome) = (answer = outcome))
+FROM known WHERE version = $a AND b_version = $b AND b_answer IS NOT NULL"""
+_ERRORS: Final = """SELECT greatest(-1.0, least(1.0,
+    (abs(b_answer - outcome) - abs(answer - outcome)) / $scale))::DOUBLE AS difference
+FROM known WHERE version = $a AND b_version = $b AND isfinite(answer) AND isfinite(b_answer)"""
 
 
 def paired_outcomes(

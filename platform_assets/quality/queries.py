@@ -67,6 +67,8 @@ SELECT p.* EXCLUDE (entity), p.entity AS entity, p.answered_at + $delay <= $now 
 FROM predictions p
 LEFT JOIN first_sent s ON p.id = s.id AND p.row = s.row
 LEFT JOIN of_source o ON p.id = o.id AND p.row = o.row"""
+KNOWN: Final = """CREATE OR REPLACE TEMP VIEW known AS SELECT * FROM matched
+    WHERE is_matured AND outcome IS NOT NULL AND answer IS NOT NULL"""
 COUNTS: Final = """SELECT count(*), count(*) FILTER (is_matured),
     count(outcome) FILTER (is_matured), count(outcome) FILTER (is_matured AND is_late),
     coalesce(sum(duplicate) FILTER (is_matured), 0),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
+CONFIDENCE: Final = 0.95
 ANY_TIME: Final = "hold while they are watched"
 """Kind of bounds: those of a confidence sequence, over all looks together."""
 FIXED_SAMPLE: Final = "hold for one look (jackknife, fixed sample)"
@@ -56,3 +58,33 @@ class VersionQuality:
     measured_rows: int
     """Rows of which the metric was computed: all, or a share of them that is chosen by their ids
     where there are very many."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineEstimate:
+    """What the run of a version promised on its held-out rows.
+
+    `scale` is the width of their true values, which bounds the errors of a regression; NaN of a
+    classifier.
+    """
+
+    value: float
+    low: float
+    high: float
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReport:
+    """The quality of a model on the predictions of one day."""
+
+    model_name: str
+    day: str
+    metric: str
+    higher_is_better: bool
+    floor: float
+    counts: OutcomeCounts
+    versions: tuple[VersionQuality, ...] = ()
+    """Those with matured rows whose outcome is known, the least one first."""
+    offline: Mapping[int, OfflineEstimate | str] = field(default_factory=dict)
+    """By version; why it is not known where it is not."""

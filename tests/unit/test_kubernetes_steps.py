@@ -54,7 +54,7 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
     writers = {op for op in STEPS if has(op)[1]}
     assert writers == {op for op, (_, writes) in expected.items() if writes}
     sources = [op for op, step in STEPS.items() if step["container_config"]["env_from"]]
-    assert sources == ["best_model__features"]
+    assert sorted(sources) == ["best_model__features", "best_model__live_quality"]
 
 
 @pytest.mark.parametrize(

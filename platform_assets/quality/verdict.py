@@ -1,0 +1,57 @@
+"""Whether live quality keeps the floor and the offline estimate: pure."""
+
+from __future__ import annotations
+
+from platform_assets.quality.records import OfflineEstimate, QualityReport, VersionQuality
+
+
+def broken_promises(report: QualityReport) -> list[str]:
+    """Say of each version what its bounds exclude: the floor, or all of the offline estimate.
+
+    A value alone breaks nothing: of few rows it may lie anywhere.
+    """
+    found = []
+    for one in report.versions:
+        best = one.high if report.higher_is_better else one.low
+        what = f"version {one.version}: {report.metric} is {_at_best(report)} {best:.4g}"
+        if not _meets(report, best, report.floor):
+            found.append(f"{what}, and the floor is {report.floor:.4g}")
+        offline = report.offline.get(one.version)
+        if isinstance(offline, OfflineEstimate):
+            worst = offline.low if report.higher_is_better else offline.high
+            if not _meets(report, best, worst):
+                found.append(
+                    f"{what}, and held-out rows promised {offline.value:.4g} "
+                    f"({offline.low:.4g} to {offline.high:.4g})"
+                )
+    return found
+
+
+def _meets(report: QualityReport, value: float, bound: float) -> bool:
+    # What is not known excludes nothing.
+    return not (value < bound if report.higher_is_better else value > bound)
+
+
+def _at_best(report: QualityReport) -> str:
+    return "at most" if report.higher_is_better else "at least"
+
+
+def summary(report: QualityReport) -> str:
+    """Return the report in one sentence."""
+    counts = report.counts
+    if not counts.predictions:
+        return f"no prediction of {report.day} is in the log"
+    if not counts.matured:
+        return f"none of {counts.predictions:,} predictions of {report.day} is matured yet"
+    if not counts.answered:
+        return f"no outcome of {counts.matured:,} matured predictions of {report.day} is known"
+    values = "; ".join(_value(report, one) for one in report.versions)
+    share = f"{counts.coverage:.1%} of {counts.matured:,} matured predictions have an outcome"
+    return f"{values}; {share}"
+
+
+def _value(report: QualityReport, one: VersionQuality) -> str:
+    return (
+        f"version {one.version}: {report.metric} {one.value:.4g} "
+        f"({one.low:.4g} to {one.high:.4g}) on {one.rows:,} rows"
+    )
