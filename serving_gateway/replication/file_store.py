@@ -23,7 +23,7 @@ from serving_gateway.replication.replicas import ModelReport, decoded, live, sta
 _LOCK_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.02
 """Between two looks at the files of models that are in a release."""
-_IDLE_SECONDS: Final = 0.2
+_IDLE_SECONDS: Final = 0.05
 _Mark = tuple[int, int, int]
 """Inode, time and size of a file: it did not change when they did not."""
 

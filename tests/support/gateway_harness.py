@@ -138,7 +138,8 @@ class ControlAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
         path = request.url.path
-        if "/variant/" in path or path.endswith("/traffic") or request.method == "DELETE":
+        is_change = request.method != "GET" and path.rsplit("/", 1)[-1] != "predict"
+        if is_change and "/v2/" not in path:
             request.headers.setdefault("authorization", f"Bearer {self._token}")
         yield request
 

@@ -1,0 +1,162 @@
+"""A release on real servers: two replicas that share a Redis, or a folder, before one Triton."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.gateway_harness import ROW, RunningGateway, run_gateway
+from tests.support.servers import NO_ROOTS, RunningTriton, run_redis, wait_until
+
+SPLIT = {"strategy": "split", "percent": 100}
+MIRROR = {"strategy": "mirror", "percent": 100}
+
+
+@contextlib.contextmanager
+def run_replicas(home: Path, triton_url: str, store: str) -> Iterator[Sequence[RunningGateway]]:
+    """Two gateways with version 1 in production, not pinned."""
+    with contextlib.ExitStack() as stack:
+        env = {"GATEWAY_STATE_DIR": str(home / "shared")}
+        if store == "redis":
+            redis = stack.enter_context(run_redis(home / "redis"))
+            env = {"GATEWAY_REDIS_URL": redis.url}
+        replicas = [
+            stack.enter_context(run_gateway(home / name, triton_url, env=env, name=name))
+            for name in ("one", "two")
+        ]
+        answer = replicas[0].reload(version=1, run_id="run-1", mode="ssot")
+        assert answer.status_code == 200, answer.text
+        wait_until(replicas[1].ready, 5, "both follow")
+        yield replicas
+
+
+@pytest.fixture(scope="module", params=["redis", "files"])
+def replicas(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_triton: RunningTriton,
+) -> Iterator[Sequence[RunningGateway]]:
+    home = tmp_path_factory.mktemp("releases")
+    with run_replicas(home, shared_triton.http_url, request.param) as running:
+        yield running
+
+
+def begin(replica: RunningGateway, *steps: dict[str, Any], **plan: Any) -> Any:
+    body = {"version": 2, "run_id": "run-2", "plan": {"steps": steps, **plan}}
+    answer = replica.client.post("/release", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["release"]
+
+
+def report(replica: RunningGateway) -> Any:
+    return replica.client.get("/release").json()
+
+
+def act(replica: RunningGateway, path: str, **body: Any) -> Any:
+    answer = replica.client.post(f"/release/{path}", json={"reason": "because", **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["release"]
+
+
+class Caller(threading.Thread):
+    """Asks one replica as one client, and notes when it last sent a request that B answered."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self._ended = threading.Event()
+        self.last_b = 0.0
+        self.variant = ""
+        self.statuses: set[int] = set()
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._url, trust_env=False, verify=NO_ROOTS) as client:
+            while not self._ended.is_set():
+                sent = time.monotonic()
+                answer = client.post("/predict", json={"data": [ROW], "client_id": "c"})
+                self.statuses.add(answer.status_code)
+                self.variant = answer.json().get("variant", "")
+                if self.variant == "B":
+                    self.last_b = sent
+
+    def __enter__(self) -> Caller:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join(10)
+
+
+def measure_stops(replicas: Sequence[RunningGateway], times: int) -> list[float]:
+    """Seconds from a stop, asked of the first replica, to the last request that B answered."""
+    found: list[float] = []
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(Caller(replica.url)) for replica in replicas]
+        for _ in range(times):
+            begin(replicas[0], SPLIT)
+            wait_until(lambda: all(one.variant == "B" for one in callers), 5, "B answers all")
+            stopped = time.monotonic()
+            act(replicas[0], "stop")
+            wait_until(lambda: all(one.variant == "A" for one in callers), 5, "A answers all")
+            found.append(max(one.last_b for one in callers) - stopped)
+        assert {status for one in callers for status in one.statuses} == {200}
+    return found
+
+
+def test_a_stop_at_one_replica_puts_the_clients_of_all_on_a_at_once(
+    replicas: Sequence[RunningGateway],
+) -> None:
+    took = sorted(measure_stops(replicas, 10))
+    assert took[len(took) // 2] < 0.1, took
+    assert took[-1] < 0.4, "less than the watcher's interval, so it was announced"
+
+
+def test_a_release_goes_its_way_over_two_replicas_and_a_restart(
+    replicas: Sequence[RunningGateway],
+) -> None:
+    one, two = replicas
+    release = begin(one, MIRROR, SPLIT, approval="before_switch", guardrails={"failures": 0.005})
+    wait_until(lambda: report(two)["release"] == release, 5, "the other one follows")
+    for _ in range(5):
+        one.predict()
+        two.predict()
+
+    def copies(replica: RunningGateway) -> int:
+        phases = report(replica)["evidence"]["phases"]
+        return int(phases["0"]["rows"]) if phases else 0
+
+    for replica in replicas:
+        wait_until(lambda: copies(replica) == 10, 10, "what both counted adds up")  # noqa: B023
+    two.process.stop()
+    two.process.start()
+    two.wait_ready()
+    after = report(two)
+    assert after["release"] == release, "a restarted replica goes on from the record"
+    assert after["evidence"]["phases"]["0"]["candidate"]["requests"] == 10
+    for state, step in (("running", 0), ("running", 1)):
+        act(two, "advance", id=release["id"], state=state, step=step, verdict="go")
+    early = one.reload(version=2, run_id="run-2", mode="ssot")
+    assert (early.status_code, early.json()["code"]) == (409, "release_not_cleared"), early.text
+    assert act(two, "approve")["state"] == "cleared"
+    switched = one.reload(version=2, run_id="run-2", mode="ssot")
+    assert switched.status_code == 200, switched.text
+    for replica in replicas:
+        wait_until(lambda: replica.predict().json()["version"] == 2, 5, "it is switched")  # noqa: B023
+    routing = two.models()["routing"]
+    assert (routing["release"]["state"], routing["traffic"]["strategy"]) == ("watching", "mirror")
+    assert act(two, "stop")["state"] == "rolled_back"
+    for replica in replicas:
+        wait_until(lambda: replica.predict().json()["version"] == 1, 5, "it is rolled back")  # noqa: B023
+    refused = one.client.post(
+        "/release", json={"version": 2, "run_id": "r", "plan": {"steps": [MIRROR]}}
+    )
+    assert refused.json()["code"] == "variant_pinned"
+    assert one.reload(version=1, mode="ssot", unpin=True).status_code == 200
