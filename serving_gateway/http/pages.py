@@ -22,7 +22,7 @@ from serving_gateway.http.routes import DescribedRoute
 _INLINE: Final = re.compile(r'<(script|style)(?: type="module")?>(.*?)</\1>', re.DOTALL)
 _SCRIPTS: Final = (
     *("dom.js", "metrics.js", "charts.js", "timeline.js"),
-    *("views.js", "actions.js", "loop.js"),
+    *("views.js", "release.js", "actions.js", "loop.js"),
 )
 _DOCS_FILES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 _HEADERS: Final = {

@@ -69,8 +69,8 @@ def test_page_waits_for_a_rollback_that_takes_long_and_tells_what_it_knows(
         dialog = page.get_by_role("dialog", name="Roll variant A back to version 1?")
         begin()
         # Longer than any question about the state may take.
-        expect(dialog.locator("#rollback-progress")).to_contain_text("5 s", timeout=15_000)
-        expect(dialog.locator("#rollback-problem")).to_be_empty()
+        expect(dialog.locator("#act-progress")).to_contain_text("5 s", timeout=15_000)
+        expect(dialog.locator("#act-problem")).to_be_empty()
         held.pop().abort()
         expect(dialog.get_by_role("alert")).to_contain_text("It is unknown whether")
         dialog.get_by_role("button", name="Cancel").click()

@@ -1,5 +1,5 @@
 // The DOM: strings become text nodes, so nothing that others wrote is ever read as HTML.
-const EVERY_MS = 2000, LIMIT_MS = 4000, ROLLBACK_MS = 60_000, WINDOW_MS = 20_000, CHART_MS = 300_000;
+const EVERY_MS = 2000, LIMIT_MS = 4000, ACT_MS = 60_000, WINDOW_MS = 20_000, CHART_MS = 300_000;
 const chosen = new URLSearchParams(location.search).get("model");
 const own = `models/${encodeURIComponent(chosen)}`;
 

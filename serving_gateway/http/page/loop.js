@@ -50,7 +50,10 @@ async function show(status, mirrored, hosted) {
   // Of this model alone: those of a thousand are megabytes.
   const [metrics] = await Promise.allSettled([ask(`metrics?model=${encodeURIComponent(model)}`)]);
   if (metrics.status === "fulfilled") note(parse(metrics.value, model), status.replicas);
+  // Like the metrics, only where there is something to ask for.
+  const [release] = await Promise.allSettled(status.routing.release ? [ask(`${chosen === null ? "" : `${own}/`}release`)] : []);
   headline(status);
+  releasePanel(status, release?.status === "fulfilled" ? JSON.parse(release.value.text) : null);
   charts(status);
   variants(status, metrics.status === "rejected" ? metrics.reason.message : null);
   timeline(status);

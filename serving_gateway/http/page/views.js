@@ -83,7 +83,7 @@ function variants({ ssot, effective, routing, replicas }, noMetrics) {
     const further = older.slice(1).map((former) => former.version);
     const { version, model_name: model, triton_url: url } = older[0];
     const gone = ssot.triton_reachable && !model && !url && !ssot.served_versions.includes(version);
-    const named = { type: "button", "data-variant": alias, "data-version": String(version), "aria-label": `Roll variant ${alias} back to version ${version}` };
+    const named = { type: "button", "data-act": "rollback", "data-variant": alias, "data-version": String(version), "aria-label": `Roll variant ${alias} back to version ${version}` };
     return [`version ${version}${gone ? " (not READY)" : ""}, `, run(older[0].run_id), further.length ? `; then ${further.join(", ")}` : "", gone ? null : el("button", named, "Roll back")];
   };
   const role = { A: "production", B: routing.traffic.strategy === "mirror" ? "shadow" : "candidate" };
