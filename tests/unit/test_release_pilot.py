@@ -1,0 +1,446 @@
+"""What the pilot of releases begins, decides, launches and writes down."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+from msgspec.structs import replace
+
+from platform_assets.model_spec import ModelSpec, Outcomes, ReleaseSpec, StepMinimum
+from platform_assets.release.pilot import Memory, Pilot, Turn
+from platform_assets.release.promotion_runs import MAX_RUNS, RELEASE_TAG
+from platform_assets.resources.gateway import GatewayRefused, GatewayUnavailable
+from platform_assets.resources.mlflow import MlflowResource
+from platform_assets.run_tags import MODEL_TAG
+from platform_assets.serving.promotion import GATES, LOAD_ID
+from serving_gateway.contract import (
+    Approval,
+    Guard,
+    Mode,
+    PairedOutcomes,
+    Release,
+    ReleaseDecision,
+    ReleaseState,
+    RoutingRecord,
+)
+from tests.support.models import IRIS
+from tests.support.releasing_gateway import ROUTINGS, ReleasingGateway, Routing, slot
+
+STEPS = ReleaseSpec(
+    steps=("mirror", 10.0),
+    each=StepMinimum(requests=200, minutes=1.0),
+    guardrails={Guard.FAILURES: 0.005},
+)
+MODEL = IRIS.model_name
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+class World:
+    """A model with releases: its gateway, its loads, and a pilot whose clock the test moves."""
+
+    def __init__(self, instance: dg.DagsterInstance, production: int | None = 1) -> None:
+        self.instance = instance
+        self.spec: ModelSpec = dataclasses.replace(IRIS, release=STEPS)
+        variants = {} if production is None else {"A": slot(production)}
+        self.name = uuid4().hex
+        self.routing = Routing(RoutingRecord(MODEL, generation=1, variants=variants))
+        ROUTINGS[self.name] = self.routing
+        self.gateway = ReleasingGateway(name=self.name)
+        self.memory = Memory()
+        self.losses: PairedOutcomes | None = None
+        self.joins = 0
+
+    def configure(self, **changes: Any) -> None:
+        assert self.spec.release is not None
+        changed = dataclasses.replace(self.spec.release, **changes)
+        outcomes = Outcomes(outcome_delay=timedelta(hours=1))
+        self.spec = dataclasses.replace(self.spec, outcomes=outcomes, release=changed)
+
+    def load(
+        self, version: int, *, failed: str = "", judged: bool = True, ready: bool = True
+    ) -> str:
+        """Record a load and the verdicts of its gates."""
+        load_id = uuid4().hex
+        key = dg.AssetKey([MODEL, "triton_serving_state"])
+        state = "READY" if ready else "not READY: broken"
+        metadata: dict[str, str | int] = {
+            "version": version,
+            "state": state,
+            "run_id": f"run-{version}",
+            LOAD_ID: load_id,
+        }
+        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+        if judged:
+            self.judge(version, load_id, failed)
+        return load_id
+
+    def judge(self, version: int, load_id: str, failed: str = "") -> None:
+        key = dg.AssetKey([MODEL, "triton_serving_state"])
+        for gate in GATES:
+            self.instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    key, gate, gate != failed, {"version": version, LOAD_ID: load_id}
+                )
+            )
+
+    def turn(self, after: float = 0.0, *, is_busy: bool = False) -> Turn:
+        """Let the pilot look, `after` more seconds."""
+        self.routing.late += timedelta(seconds=after)
+        assert self.spec.release is not None
+
+        def losses(*_: object) -> PairedOutcomes | None:
+            self.joins += 1
+            return self.losses
+
+        pilot = Pilot(
+            self.spec,
+            self.spec.release,
+            self.gateway,
+            MlflowResource(tracking_uri="http://127.0.0.1:9"),
+            losses,
+            self.instance,
+            datetime.now(UTC) + self.routing.late,
+        )
+        return pilot.take_turn(self.memory, is_busy=is_busy)
+
+    @property
+    def release(self) -> Release:
+        assert self.routing.record.release is not None
+        return self.routing.record.release
+
+    @property
+    def state(self) -> tuple[ReleaseState, int]:
+        return self.release.state, self.release.step
+
+
+@pytest.fixture
+def world(instance: dg.DagsterInstance) -> World:
+    return World(instance)
+
+
+@pytest.fixture
+def released(world: World) -> World:
+    """Version 2 is in its first step."""
+    world.load(2)
+    world.turn()
+    return world
+
+
+def cleared(world: World) -> None:
+    """Let both steps end with go."""
+    for requests in (20_000, 200):
+        world.routing.count(requests)
+        world.turn(61)
+    assert world.state == (ReleaseState.CLEARED, 1)
+
+
+def run(world: World, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
+    """A run as the daemon makes it of a request."""
+    run = dg.DagsterRun(job_name=str(request.job_name), status=status, tags=dict(request.tags))
+    world.instance.add_run(run)
+
+
+# What begins
+
+
+def test_a_loaded_version_that_passed_its_gates_is_released_in_the_steps_of_its_file(
+    world: World,
+) -> None:
+    world.load(2)
+    turn = world.turn()
+    assert world.state == (ReleaseState.RUNNING, 0)
+    assert (world.release.version, world.release.previous_version) == (2, 1)
+    assert world.release.plan.seconds == 60
+    assert "version 2, step 1 of 2, all requests mirrored" in turn.said
+    [made] = turn.events
+    assert isinstance(made, dg.AssetMaterialization)
+    assert made.asset_key == dg.AssetKey([MODEL, "release"])
+    world.turn()
+    assert world.routing.calls == ["begin"]
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        ({"version": 1}, "is in production"),
+        ({"version": 2, "failed": GATES[0]}, "has not passed its gates (triton_ready: failed)"),
+        ({"version": 2, "judged": False}, "did not run on this load"),
+        ({"version": 2, "ready": False}, "no loaded version waits"),
+    ],
+)
+def test_what_may_not_be_released_begins_nothing(
+    world: World, load: dict[str, Any], said: str
+) -> None:
+    world.load(**load)
+    assert said in world.turn().said
+    assert world.routing.calls == []
+
+
+def test_nothing_begins_before_anything_was_loaded_or_while_a_run_loads(world: World) -> None:
+    assert "no loaded version" in world.turn().said
+    world.load(2)
+    assert "a run is loading" in world.turn(is_busy=True).said
+    assert world.routing.calls == []
+
+
+def test_gates_that_were_open_are_asked_again_after_a_minute(world: World) -> None:
+    load_id = world.load(2, judged=False)
+    world.turn()
+    world.judge(2, load_id)
+    assert "has not passed its gates" in world.turn(30).said
+    world.turn(31)
+    assert world.routing.calls == ["begin"]
+
+
+def test_a_pin_is_not_overridden(world: World) -> None:
+    world.routing.switch(1, Mode.PINNED)
+    world.load(2)
+    said = world.turn().said
+    assert "version 2 waits: production is pinned to version 1" in said
+    assert '"unpin": true' in said
+    assert world.routing.calls == []
+
+
+def test_a_released_version_is_released_again_only_after_another_load(released: World) -> None:
+    released.gateway.stop_release(MODEL, ReleaseDecision("no"))
+    released.turn()
+    assert "was released already (stopped)" in released.turn().said
+    released.load(2)
+    released.turn()
+    assert released.state == (ReleaseState.RUNNING, 0)
+    assert released.routing.calls == ["begin", "stop", "begin"]
+
+
+def test_a_newer_version_waits_until_the_release_has_ended(released: World) -> None:
+    released.load(3)
+    released.turn()
+    assert released.release.version == 2
+    released.gateway.stop_release(MODEL, ReleaseDecision("no"))
+    released.turn()
+    assert released.release.version == 3
+
+
+# The first version
+
+
+def test_the_first_version_is_switched_to_at_once(instance: dg.DagsterInstance) -> None:
+    world = World(instance, production=None)
+    load_id = world.load(1)
+    [request] = world.turn().requests
+    assert request.job_name == f"{MODEL}_promotion"
+    assert request.tags == {MODEL_TAG: MODEL, RELEASE_TAG: f"first version, load {load_id}"}
+    run(world, request, dg.DagsterRunStatus.STARTED)
+    turn = world.turn()
+    assert not turn.requests
+    assert "is switching" in turn.said
+    assert world.routing.calls == []
+
+
+# Steps
+
+
+def test_steps_end_with_go_until_the_switch_is_launched(released: World) -> None:
+    released.routing.count(199)
+    assert "got 199 of 200 requests" in released.turn(61).said
+    released.routing.count(20_000)
+    turn = released.turn()
+    assert released.state == (ReleaseState.RUNNING, 1)
+    assert "no guardrail is broken" in turn.said
+    kinds = [type(event).__name__ for event in turn.events]
+    assert kinds == ["AssetMaterialization", "AssetCheckEvaluation"]
+    released.routing.count(200)
+    released.turn(61)
+    assert released.state == (ReleaseState.CLEARED, 1)
+    [request] = released.turn().requests
+    assert request.job_name == f"{MODEL}_promotion"
+    assert request.tags[RELEASE_TAG] == f"release {released.release.id}"
+
+
+def test_a_broken_guard_stops_the_release_and_people_are_told(released: World) -> None:
+    released.routing.count(500, failed=40)
+    turn = released.turn()
+    assert released.state == (ReleaseState.STOPPED, 0)
+    assert "the release of version 2 of *best_model* was stopped" in turn.alert
+    made, check = turn.events
+    assert isinstance(made, dg.AssetMaterialization)
+    assert isinstance(check, dg.AssetCheckEvaluation)
+    assert (check.check_name, check.passed) == ("failures", False)
+    assert "failures 0.08, between" in (check.description or "")
+    assert made.metadata["verdict"].value == "stop"
+    assert "data:image/png" in str(made.metadata["evidence"].value)
+    assert released.routing.record.variants.keys() == {"A"}
+    assert released.turn().alert == ""
+
+
+def test_what_is_not_decided_is_recorded_every_ten_minutes(released: World) -> None:
+    released.routing.count(10)
+    assert not released.turn(300).events
+    assert len(released.turn(301).events) == 2
+    assert not released.turn(300).events
+
+
+def test_missing_counts_of_a_replica_are_no_go(released: World) -> None:
+    released.routing.count(20_000)
+    released.routing.evidence_problem = "the store cannot be read"
+    assert "the store cannot be read" in released.turn(61).said
+    assert released.state == (ReleaseState.RUNNING, 0)
+    released.routing.count(500, failed=40)
+    released.turn()
+    assert released.state == (ReleaseState.STOPPED, 0), "what is there is enough to stop"
+
+
+def test_a_stop_that_is_not_written_yet_is_waited_for(released: World) -> None:
+    released.routing.count(20_000)
+    released.routing.stop_pending = True
+    assert "a stop is in effect" in released.turn(61).said
+    assert released.routing.calls == ["begin"]
+
+
+def test_a_release_that_changed_meanwhile_is_looked_at_again(
+    released: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released.routing.count(20_000)
+    real = ReleasingGateway.advance_release
+
+    def late(gateway: ReleasingGateway, model: str, request: Any) -> Any:
+        gateway.stop_release(model, ReleaseDecision("a person was faster"))
+        return real(gateway, model, request)
+
+    monkeypatch.setattr(ReleasingGateway, "advance_release", late)
+    turn = released.turn(61)
+    assert "looks again" in turn.said
+    assert not turn.events
+    turn = released.turn()
+    assert "a person was faster" in turn.alert
+    assert released.state == (ReleaseState.STOPPED, 0)
+
+
+def test_another_refusal_changes_nothing_and_is_raised(
+    released: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> Any:
+        raise GatewayRefused("the store is down", status=503, code="store_unavailable")
+
+    released.routing.count(20_000)
+    monkeypatch.setattr(ReleasingGateway, "advance_release", refuses)
+    with pytest.raises(GatewayRefused, match="the store is down"):
+        released.turn(61)
+    assert released.state == (ReleaseState.RUNNING, 0)
+
+
+def test_a_gateway_that_is_down_changes_nothing(released: World) -> None:
+    released.routing.is_down = True
+    with pytest.raises(GatewayUnavailable):
+        released.turn()
+
+
+# Outcomes
+
+
+def test_outcomes_are_joined_once_a_minute_and_anew_after_the_switch(world: World) -> None:
+    world.configure(guardrails={Guard.OUTCOME: 0.02})
+    world.losses = PairedOutcomes(20, 20, 4_000)
+    world.load(2)
+    world.turn()
+    for _ in range(6):
+        world.turn(11)
+    assert world.joins == 1
+    world.turn(11)
+    assert world.joins == 2
+    world.routing.count(200)
+    world.turn()
+    world.routing.count(200)
+    world.turn(61)
+    assert world.state == (ReleaseState.CLEARED, 1)
+    joined = world.joins
+    world.routing.switch(2)
+    world.losses = PairedOutcomes(300, 20, 1_700)
+    world.turn()
+    assert world.joins == joined + 1
+    assert world.state == (ReleaseState.ROLLED_BACK, 1)
+
+
+# The switch and after it
+
+
+def test_a_switch_that_failed_is_launched_again_a_few_times(released: World) -> None:
+    cleared(released)
+    for number in range(MAX_RUNS):
+        [request] = released.turn().requests
+        assert request.run_key == f"{MODEL} release {released.release.id} {number}"
+        run(released, request, dg.DagsterRunStatus.STARTED)
+        assert not released.turn().requests
+        [record] = released.instance.get_run_records(limit=1)
+        released.instance.delete_run(record.dagster_run.run_id)
+        run(released, request, dg.DagsterRunStatus.FAILURE)
+    turn = released.turn()
+    assert not turn.requests
+    assert f"{MAX_RUNS} runs did not switch" in turn.said
+
+
+def test_the_watch_completes_the_release_or_rolls_it_back(released: World) -> None:
+    cleared(released)
+    released.routing.switch(2)
+    turn = released.turn()
+    assert released.state == (ReleaseState.WATCHING, 1)
+    assert turn.events, "the switch is recorded though others made it"
+    released.routing.count(20)
+    released.turn(1_700)
+    assert released.state == (ReleaseState.WATCHING, 1)
+    released.turn(101)
+    assert released.state == (ReleaseState.COMPLETED, 1)
+    assert "is in production" in released.turn().said
+
+
+def test_a_guard_that_breaks_after_the_switch_rolls_back_and_pins(released: World) -> None:
+    cleared(released)
+    released.routing.switch(2)
+    released.routing.count(500, failed=40)
+    turn = released.turn()
+    assert released.state == (ReleaseState.ROLLED_BACK, 1)
+    assert released.routing.record.variants["A"] == slot(1, Mode.PINNED)
+    assert "*best_model* was rolled back from version 2 to 1, and pinned there" in turn.alert
+    assert "failures 0.08" in turn.alert
+    assert "is pinned to version 1" in released.turn().said
+
+
+# People
+
+
+def test_an_approval_is_waited_for_and_recorded_with_who_gave_it(world: World) -> None:
+    world.configure(approval=Approval.BEFORE_SWITCH)
+    world.load(2)
+    world.turn()
+    for requests in (20_000, 200):
+        world.routing.count(requests)
+        turn = world.turn(61)
+    assert world.state == (ReleaseState.WAITING, 1)
+    assert "version 2 of *best_model* waits for an approval" in turn.alert
+    assert not world.turn(86_400 * 3).requests
+    world.gateway.approve_release(MODEL, ReleaseDecision("approved by Ada: looks good"))
+    turn = world.turn()
+    assert len(turn.requests) == 1
+    assert any("approved by Ada: looks good" in str(event) for event in turn.events)
+
+
+def test_without_its_memory_the_pilot_goes_on_from_the_record(released: World) -> None:
+    released.routing.count(20_000)
+    released.memory = Memory()
+    released.turn(61)
+    assert released.state == (ReleaseState.RUNNING, 1)
+    assert replace(released.memory, recorded_at=0.0).place == (
+        released.release.id,
+        "running",
+        1,
+    )
