@@ -15,12 +15,15 @@ from typing import Final, NamedTuple
 import dagster as dg
 import msgspec
 
+from platform_assets.ledger.chain import RELEASE as ENTRY_KIND
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, ReleaseSpec, to_plan
 from platform_assets.release.candidate import open_gates, score_scale, why_not_released
 from platform_assets.release.promotion_runs import request_promotion
 from platform_assets.release.record import Event, decision_events, describe_place
 from platform_assets.resources.gateway import GatewayRefused, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.serving.ledger_entries import with_entry
 from platform_assets.serving.loads import newest_load
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import (
@@ -110,6 +113,7 @@ class Pilot:
     steps: ReleaseSpec
     gateway: GatewayResource
     mlflow: MlflowResource
+    ledger: LedgerFolder
     losses: Losses
     instance: dg.DagsterInstance
     now: datetime
@@ -235,11 +239,16 @@ class Pilot:
         memory: Memory,
         turn: Turn,
     ) -> None:
-        if memory.place != _place(release):
-            turn.alert = _alert(self.spec, release, reason)
-        turn.events += decision_events(
+        made, checks = decision_events(
             self.spec, release, guards, verdict, reason, self.now, self.instance
         )
+        if memory.place != _place(release):
+            turn.alert = _alert(self.spec, release, reason)
+            identity = " ".join(map(str, _place(release)))
+            made = with_entry(
+                made, self.spec, ENTRY_KIND, self.ledger, self.instance, identity=identity
+            )
+        turn.events += [made, *checks]
         turn.said = f"version {release.version}, {describe_place(release)}: {reason}"
         memory.place, memory.recorded_at = _place(release), self.now.timestamp()
 

@@ -15,6 +15,7 @@ from serving_gateway.contract import (
     Guard,
     GuardReport,
     Release,
+    ReleaseAct,
     ReleaseState,
     Strategy,
     Verdict,
@@ -55,7 +56,7 @@ def decision_events(
     reason: str,
     now: datetime,
     instance: dg.DagsterInstance,
-) -> list[Event]:
+) -> tuple[dg.AssetMaterialization, list[dg.AssetCheckEvaluation]]:
     """Return the record of a decision, or of a state that others brought a release into."""
     numbers = {one.guard.value: [one.low, one.value, one.high] for one in guards}
     shown: dict[str, Any] = {
@@ -69,14 +70,16 @@ def decision_events(
         shown["guardrails"] = table(_row(one) for one in guards)
         shown["evidence"] = _evidence(spec, release, guards, now, instance)
     if release.acts:
-        shown["acts"] = table(
-            {"at": act.at, "by": act.by, "verdict": act.verdict.value, "reason": act.reason}
-            for act in release.acts
-        )
+        shown["acts"] = dg.MetadataValue.md("\n".join(map(_act_line, release.acts)))
     shown[RELEASE_ID] = release.id
     shown[NUMBERS] = dg.MetadataValue.json(numbers)
     made = dg.AssetMaterialization(release_key(spec), description=reason, metadata=shown)
-    return [made, *(guard_evaluation(spec, release, one) for one in guards)]
+    return made, [guard_evaluation(spec, release, one) for one in guards]
+
+
+def _act_line(act: ReleaseAct) -> str:
+    what = "approval" if act.is_approval else act.verdict.value
+    return f"- {act.at}, {act.by}: {what}: {' '.join(act.reason.split())}"
 
 
 def guard_evaluation(

@@ -13,7 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from platform_assets.intervals import sensor_seconds
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
+from platform_assets.quality.records import QualityError
 from platform_assets.release.losses import candidate_losses
 from platform_assets.release.pilot import Memory, Pilot
 from platform_assets.release.record import Event
@@ -50,6 +52,7 @@ def release_pilot_sensor(
         gateway: GatewayResource,
         mlflow: MlflowResource,
         samples: SamplesFolder,
+        ledger: LedgerFolder,
         webhook: WebhookResource,
     ) -> dg.SensorResult:
         memories = msgspec.json.decode(context.cursor or "{}", type=dict[str, Memory])
@@ -62,7 +65,7 @@ def release_pilot_sensor(
             try:
                 root = Path(samples.root).expanduser().absolute()
                 return candidate_losses(root, spec, release, now)
-            except (NotImplementedError, OSError) as error:
+            except QualityError as error:
                 context.log.warning(f"{spec.model_name}: outcomes cannot be joined: {error}")
                 return None
 
@@ -73,7 +76,14 @@ def release_pilot_sensor(
             # A copy: what a turn that failed would have said is said by the next one.
             memory = replace(before)
             pilot = Pilot(
-                spec, spec.release, gateway, mlflow, losses, context.instance, datetime.now(UTC)
+                spec=spec,
+                steps=spec.release,
+                gateway=gateway,
+                mlflow=mlflow,
+                ledger=ledger,
+                losses=losses,
+                instance=context.instance,
+                now=datetime.now(UTC),
             )
             try:
                 turn = pilot.take_turn(memory, is_busy=name in busy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import dagster as dg
 import pytest
 from msgspec.structs import replace
 
+from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec, Outcomes, ReleaseSpec, StepMinimum
 from platform_assets.release.pilot import Memory, Pilot, Turn
 from platform_assets.release.promotion_runs import MAX_RUNS, RELEASE_TAG
@@ -49,7 +51,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
 class World:
     """A model with releases: its gateway, its loads, and a pilot whose clock the test moves."""
 
-    def __init__(self, instance: dg.DagsterInstance, production: int | None = 1) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, folder: Path, production: int | None = 1
+    ) -> None:
         self.instance = instance
         self.spec: ModelSpec = dataclasses.replace(IRIS, release=STEPS)
         variants = {} if production is None else {"A": slot(production)}
@@ -58,6 +62,7 @@ class World:
         ROUTINGS[self.name] = self.routing
         self.gateway = ReleasingGateway(name=self.name)
         self.memory = Memory()
+        self.ledger = LedgerFolder(root=str(folder))
         self.losses: PairedOutcomes | None = None
         self.joins = 0
 
@@ -104,13 +109,14 @@ class World:
             return self.losses
 
         pilot = Pilot(
-            self.spec,
-            self.spec.release,
-            self.gateway,
-            MlflowResource(tracking_uri="http://127.0.0.1:9"),
-            losses,
-            self.instance,
-            datetime.now(UTC) + self.routing.late,
+            spec=self.spec,
+            steps=self.spec.release,
+            gateway=self.gateway,
+            mlflow=MlflowResource(tracking_uri="http://127.0.0.1:9"),
+            ledger=self.ledger,
+            losses=losses,
+            instance=self.instance,
+            now=datetime.now(UTC) + self.routing.late,
         )
         return pilot.take_turn(self.memory, is_busy=is_busy)
 
@@ -125,8 +131,8 @@ class World:
 
 
 @pytest.fixture
-def world(instance: dg.DagsterInstance) -> World:
-    return World(instance)
+def world(instance: dg.DagsterInstance, tmp_path: Path) -> World:
+    return World(instance, tmp_path)
 
 
 @pytest.fixture
@@ -234,8 +240,10 @@ def test_a_newer_version_waits_until_the_release_has_ended(released: World) -> N
 # The first version
 
 
-def test_the_first_version_is_switched_to_at_once(instance: dg.DagsterInstance) -> None:
-    world = World(instance, production=None)
+def test_the_first_version_is_switched_to_at_once(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    world = World(instance, tmp_path, production=None)
     load_id = world.load(1)
     [request] = world.turn().requests
     assert request.job_name == f"{MODEL}_promotion"
@@ -281,6 +289,21 @@ def test_a_broken_guard_stops_the_release_and_people_are_told(released: World) -
     assert "data:image/png" in str(made.metadata["evidence"].value)
     assert released.routing.record.variants.keys() == {"A"}
     assert released.turn().alert == ""
+
+
+def test_decisions_are_entries_of_the_ledger_once(released: World) -> None:
+    released.routing.count(10)
+    released.turn(601)
+    released.memory = Memory()
+    released.turn()
+    released.gateway.stop_release(MODEL, ReleaseDecision("stopped by Ada: too slow"))
+    released.turn()
+    journal = released.ledger.journal(MODEL)
+    assert journal is not None
+    begun, stopped = journal.entries()
+    assert (begun.kind, begun.content["state"]) == ("release", "step 1 of 2, all requests mirrored")
+    assert stopped.content["reason"] == "stopped by Ada: too slow"
+    assert "stop: stopped by Ada: too slow" in stopped.content["acts"]
 
 
 def test_what_is_not_decided_is_recorded_every_ten_minutes(released: World) -> None:
