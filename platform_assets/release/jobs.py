@@ -1,7 +1,6 @@
 """What people decide about a release, as jobs: approve what it waits for, and stop it."""
 
-from __future__ import annotations
-
+# No postponed annotations here: Dagster reads them.
 from typing import Final
 
 import dagster as dg
