@@ -31,8 +31,10 @@ define have
 	  fi; }
 endef
 
-# option(variable, flag): what the command line says, not what the environment happens to have.
-option = $(if $(filter command,$(origin $(1))),--$(2) "$$$(1)")
+# What the command line says, not what the environment happens to have: typed(variable) is its
+# value, option(variable, flag) the option of a command.
+typed = $(if $(filter command,$(origin $(1))),$($(1)))
+option = $(if $(call typed,$(1)),--$(2) "$$$(1)")
 
 .PHONY: help up demo model check chain passport down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
 
@@ -56,7 +58,7 @@ chain: $(VENV)/.run ## take a model of the running platform to production: make 
 	@MODEL=$(MODEL) $(STACK) chain
 
 passport: $(VENV)/.run ## what is recorded of a version, signed: make passport MODEL=cars VERSION=3; VERIFY=1 or VERIFY=passport.json compares
-	@MODEL="$(MODEL)" VERSION="$(VERSION)" VERIFY="$(VERIFY)" KEY="$(KEY)" $(STACK) passport
+	@MODEL="$(MODEL)" VERSION="$(VERSION)" VERIFY="$(call typed,VERIFY)" KEY="$(call typed,KEY)" $(STACK) passport
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down

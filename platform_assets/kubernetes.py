@@ -40,8 +40,8 @@ _STATE: Final = "platform-state"
 _REPOSITORY: Final = "model-repository"
 
 
-def _secret(variable: str, name: str, key: str) -> dict[str, Any]:
-    reference = {"name": name, "key": key}
+def _secret(variable: str, name: str, key: str, **more: bool) -> dict[str, Any]:
+    reference = {"name": name, "key": key, **more}
     return {"name": variable, "value_from": {"secret_key_ref": reference}}
 
 
@@ -51,6 +51,8 @@ _SECRETS: Final = {
     "triton": _secret("TRITON_CONTROL_KEY", "triton-control", "key"),
     "gateway": _secret("GATEWAY_CONTROL_TOKEN", "gateway-control", "token"),
     "feast": _secret("FEAST_REDIS", "redis-credentials", "url"),
+    # Without it the ledger is chained, but not signed.
+    "ledger": _secret("LEDGER_KEY", "ledger-key", "pem", optional=True),
 }
 _SOURCE_SECRETS: Final = {"secret_ref": {"name": "model-sources", "optional": True}}
 """What `${SOURCE_NAME}` in the sources of model files stands for, where that is secret."""

@@ -1,7 +1,7 @@
 """The deployment ledger: which version was in production when, why, and by which run.
 
-Each switch is a materialization of `gateway_reload`, with or without a run; the ledger is read
-from there, so it lives as long as Dagster's own records.
+Each switch is a materialization of `gateway_reload`, with or without a run, and the pipeline reads
+the ledger from there. What proves it to others is the chain beside it (`platform_assets.ledger`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ UNKNOWN: Final = "unknown"
 BEST_VERSION: Final = "best_version"
 """Metadata key: the best version that was ever in production, once this one is."""
 
+CHAIN: Final = "ledger"
+"""Metadata key: which entry of the chain a switch is, in words."""
+
 _LIMIT: Final = 50
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _BY_A_RUN: Final = re.compile(rf"({PROMOTION}|{ROLLBACK}) by Dagster run ([0-9a-f-]{{36}})\b")
@@ -56,6 +59,8 @@ class Entry:
     """Whether the gateways moved; a confirmation of what is there already does not."""
     missing: str = ""
     """Which switches before this one may not be in the ledger; empty when all of them are."""
+    chain: str = ""
+    """Which entry of the chain it is, and who signed that; empty where there is no chain."""
 
 
 def switch_reason(action: str, run_id: str, *, wanted_by: str = "", why: str = "") -> str:
@@ -193,6 +198,7 @@ def _entry(timestamp: float, run_id: str, metadata: Mapping[str, dg.MetadataValu
         reason=str(plain.get("reason", "")),
         changed=bool(plain.get("changed", True)),
         missing=str(plain.get("missing", "")),
+        chain=str(plain.get(CHAIN, "")),
     )
     return _Timed(at, at - _CLOCKS_DIFFER if recorded else at, entry)
 

@@ -20,7 +20,7 @@ from platform_assets.ledger.keys import KeyFileError
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import Anchor
 from platform_assets.model_spec import ModelSpec
-from platform_assets.serving.ledger import read_ledger
+from platform_assets.serving.ledger import CHAIN, read_ledger
 
 ENTRY: Final = "ledger_entry"
 """Metadata key: the number of the entry."""
@@ -29,7 +29,6 @@ HASH: Final = "ledger_hash"
 HEAD_TAG: Final = "serving.ledger"
 """Tag of a version in MLflow: number and hash of the entry of its last switch."""
 
-_NOTE: Final = "ledger"
 _FAR_BACK: Final = 500
 _LONGEST_TEXT: Final = 4000
 _log = logging.getLogger(__name__)
@@ -59,9 +58,9 @@ def enter(
         )
     except (LedgerError, KeyFileError) as error:
         _log.warning("the ledger of %s lacks an entry: %s", spec.model_name, error)
-        return {_NOTE: f"not entered yet: {error}"}
+        return {CHAIN: f"not entered yet: {error}"}
     signed = f"signed with key {entry.key}" if entry.key else "not signed: no LEDGER_KEY"
-    return {_NOTE: f"entry {entry.number}, {signed}", ENTRY: entry.number, HASH: entry.hash}
+    return {CHAIN: f"entry {entry.number}, {signed}", ENTRY: entry.number, HASH: entry.hash}
 
 
 def enter_switch(
@@ -126,8 +125,9 @@ def enter_missing(spec: ModelSpec, folder: LedgerFolder, instance: dg.DagsterIns
     said = []
     for entry in reversed(read_ledger(instance, spec)):
         if (entry.generation, entry.version) not in known:
-            entered = enter_switch(spec, {**asdict(entry), "late": True}, folder, instance)
-            said.append(f"generation {entry.generation}: {entered[_NOTE]}")
+            content = {**asdict(entry), "chain": "entered later"}
+            entered = enter_switch(spec, content, folder, instance)
+            said.append(f"generation {entry.generation}: {entered[CHAIN]}")
     return said
 
 

@@ -113,6 +113,7 @@ def _ledger(ledger: Sequence[Entry]) -> str:
             "what": entry.action,
             "by": entry.by,
             "why": " ".join(filter(None, (entry.reason, entry.missing))),
+            "chain": entry.chain or "none",
         }
         for entry in ledger
     ]

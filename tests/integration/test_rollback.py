@@ -10,9 +10,13 @@ import dagster as dg
 import pytest
 
 from platform_assets.model_spec import CandidateSpec
+from platform_assets.passport.document import seal
+from platform_assets.passport.making import Sources, make_passport
+from platform_assets.passport.verification import verify_passport
 from platform_assets.resources.gateway import GatewayResource, GatewayUnavailable
 from platform_assets.resources.mlflow_client import open_client
 from platform_assets.serving.ledger import MANUAL, ROLLBACK, read_ledger
+from platform_assets.serving.promotion import GATES
 from platform_assets.serving.sensors import production_watch_sensor
 from platform_assets.serving.turns import UNDER_WAY
 from serving_gateway.contract import DEFAULT_MODEL, ReloadResponse
@@ -124,6 +128,40 @@ def test_production_goes_back_under_load_without_a_failed_request(
         (before, production, newest.generation + 2, MANUAL, "no good", ""),
         (production, before, newest.generation + 1, MANUAL, "short stay", ""),
     ]
+
+
+def test_passport_agrees_with_every_server_until_a_byte_of_the_model_changes(
+    platform: Platform, two: tuple[int, int]
+) -> None:
+    before, production = two
+    assert roll_back(platform, reason="it was wrong", by="ada") == {}
+    there, name = platform.resources, platform.spec.model_name
+    sources = Sources(
+        journal=there["ledger"].journal,
+        key=there["ledger"].deployment_key(),
+        instance=platform.instance,
+        mlflow=there["mlflow"],
+        repository=platform.repository,
+    )
+    passport = make_passport(sources, name, production)
+    assert passport.missing == []
+    assert (passport.periods[-1].action, passport.periods[-1].until) != (ROLLBACK, None)
+    assert make_passport(sources, name, before).periods[-1].by == "ada"
+    assert len(passport.values("Digests", "model.onnx")) == 5, "every source has it"
+    of_ledger = {f.name for f in passport.facts["Gates"] if f.source.startswith("ledger")}
+    assert of_ledger == set(GATES)
+    rows = passport.values("Data", "rows")
+    assert rows == {"Dagster, features": 450}
+    sealed = seal(passport, sources.key)
+    assert verify_passport(sources, sealed).problems == []
+
+    model = platform.repository.path(name, production) / "model.onnx"
+    graph = model.read_bytes()
+    try:
+        model.write_bytes(graph[:-1] + bytes([graph[-1] ^ 1]))
+        assert any("model.onnx" in one for one in verify_passport(sources, sealed).problems)
+    finally:
+        model.write_bytes(graph)
 
 
 def test_a_retired_version_is_loaded_from_the_repository_first(

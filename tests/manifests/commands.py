@@ -29,6 +29,7 @@ SECRETS = {
     ("redis-credentials", "password"): "redis-password",
     ("postgres-credentials", "username"): "postgres-user",
     ("postgres-credentials", "password"): "postgres-password",
+    ("ledger-key", "pem"): "",
 }
 
 

@@ -17,6 +17,7 @@ SECRETS: Final = {
     "gateway-control": {"token", "tokens"},
     "postgres-credentials": {"username", "password"},
     "redis-credentials": {"url", "password"},
+    "ledger-key": {"pem"},
 }
 """Secrets that whoever installs the platform makes, with their keys."""
 _PLAUSIBLE: Final = {

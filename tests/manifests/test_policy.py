@@ -125,7 +125,7 @@ def test_what_the_pods_of_runs_and_steps_name_is_there(production: Manifests) ->
 
     instance = production.get("ConfigMap/dagster-instance")["data"]["dagster.yaml"]
     launcher = yaml.safe_load(instance)["run_launcher"]["config"]
-    resources = ("triton", "gateway", "feast", "model_repository", "source")
+    resources = ("triton", "gateway", "feast", "model_repository", "source", "ledger")
     step = step_config(resources, ComputeResources("1", "1Gi"), changes_repository=True)
     pod, container = step["pod_spec_config"], step["container_config"]
 

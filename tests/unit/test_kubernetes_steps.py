@@ -34,6 +34,7 @@ def has(op: str) -> tuple[set[str], bool | None]:
 
 def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None:
     triton, gateway, feast = "TRITON_CONTROL_KEY", "GATEWAY_CONTROL_TOKEN", "FEAST_REDIS"
+    ledger = "LEDGER_KEY"
     expected = {
         "best_model__features": ({feast}, None),
         "best_model__trained_model": ({feast}, None),
@@ -42,11 +43,11 @@ def test_every_step_has_the_secrets_and_volumes_of_its_resources_alone() -> None
         "best_model__triton_model_entry_entry_digest": (set(), False),
         "best_model__triton_serving_state": ({triton}, True),
         "best_model__serving_gates": ({triton, gateway, feast}, False),
-        "best_model__gateway_reload": ({triton, gateway, feast}, True),
+        "best_model__gateway_reload": ({triton, gateway, feast, ledger}, True),
         "best_model__gateway_reload_predict_parity": ({gateway}, None),
         "best_model__batch_predictions": ({triton, gateway}, None),
         "best_model__batch_predictions_equals_online": ({gateway}, None),
-        "roll_back_best_model": ({triton, gateway}, True),
+        "roll_back_best_model": ({triton, gateway, ledger}, True),
         "best_model__restore": ({triton}, True),
         "delete_old_records": ({triton, gateway}, False),
     }

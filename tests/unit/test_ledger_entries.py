@@ -120,7 +120,7 @@ def test_a_switch_that_could_not_be_entered_is_entered_later(
     assert "generation 2: entry 2, signed" in enter_missing(IRIS, folder, instance)[0]
     assert enter_missing(IRIS, folder, instance) == []
     assert kinds(folder) == [(SWITCH, 1), (SWITCH, 2)]
-    assert journal(folder).entries()[1].content["late"] is True
+    assert journal(folder).entries()[1].content["chain"] == "entered later"
 
 
 def test_an_old_ledger_begins_its_chain_with_an_entry_that_says_so(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from platform_assets.ledger.keys import new_private_key
 from tests.manifests.local.images import Progress, ensure_base, ensure_image
 from tests.manifests.local.podman import Podman, PodmanError
 from tests.manifests.local.probes import passes, with_port_numbers
@@ -34,6 +35,7 @@ def new_secrets() -> dict[str, dict[str, str]]:
             "url": f"redis://:{password}@redis:6379/0",
             "password": password,
         },
+        "ledger-key": {"pem": new_private_key()},
     }
 
 
