@@ -34,6 +34,8 @@ def known_to_dagster(instance: dg.DagsterInstance, model_name: str, version: int
             "metric": registered.get("metric"),
         },
     )
+    if run_id := origin.get("run_id"):
+        _add_training(known, instance, model_name, run_id)
     packaged = _newest(instance, model_name, "triton_model_entry", version).get("origin") or {}
     known.add(DIGESTS, "Dagster, triton_model_entry", {"model.onnx": packaged.get("onnx_sha256")})
     if fingerprint := origin.get("data_fingerprint"):
@@ -67,6 +69,14 @@ def _newest(
         if metadata.get("version") == version
     )
     return next(found, {})
+
+
+def _add_training(known: Known, instance: dg.DagsterInstance, model_name: str, run_id: str) -> None:
+    for _, metadata in _materializations(instance, model_name, "trained_model"):
+        if (metadata.get("origin") or {}).get("run_id") == run_id:
+            names = ("candidate", "training_rows", "evaluation_rows", "threshold")
+            known.add(TRAINING, "Dagster, trained_model", {one: metadata.get(one) for one in names})
+            return
 
 
 def _add_rows(

@@ -15,8 +15,8 @@ _NO_KEY: Final = (
     "can write it anew as a whole."
 )
 _HOW: Final = (
-    "`python -m platform_assets.passport --verify` with the JSON file detects a changed byte of "
-    "the model, and a removed, moved or edited entry."
+    "With --verify and the JSON file, python -m platform_assets.passport detects a changed byte of "
+    "the model, and an entry that was removed, moved or edited."
 )
 
 
@@ -59,7 +59,13 @@ def _periods(passport: Passport) -> str:
 
 
 def _facts(section: str, facts: Sequence[Fact]) -> str:
-    rows = [{"what": f.name, "value": _text(f.value), "source": f.source} for f in facts]
+    sources: dict[tuple[str, str], list[str]] = {}
+    for fact in facts:
+        sources.setdefault((fact.name, _text(fact.value)), []).append(fact.source)
+    rows = [
+        {"what": name, "value": value, "source": "; ".join(found)}
+        for (name, value), found in sources.items()
+    ]
     return pages.section(section, pages.table(rows))
 
 
@@ -85,7 +91,7 @@ def _measured(values: Mapping[str, Any]) -> str:
     numbers = (
         (name, value)
         for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "version"
     )
     return ", ".join(f"{name} {value:.6g}" for name, value in numbers)
 
@@ -101,7 +107,7 @@ def _release(acts: Sequence[Act]) -> str:
         }
         for act in acts
     ]
-    text = "No step, verdict or approval is recorded: the switch was immediate."
+    text = "No step, verdict or approval is recorded."
     return pages.section("Release", pages.table(rows) if rows else pages.paragraph(text))
 
 

@@ -125,6 +125,7 @@ def test_a_run_killed_at_every_asset_and_resumed_does_each_thing_once(
     assert kept.generation == before.generation + 1
     assert kept.ledger == ((version, before.production, kept.generation), *before.ledger)
     assert world.ledger()[0].action == PROMOTION
+    assert world.chained() == [(one.version, one.generation) for one in world.ledger()[::-1]]
     assert world.mlflow_runs("RUNNING") == []
     assert world.runs_of_version(version) == {world.registered()[-1]["run_id"]}
     *former, status = world.status_tags()

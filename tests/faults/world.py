@@ -20,6 +20,9 @@ from dagster import DagsterEventType
 
 from platform_assets import local_stack
 from platform_assets.features.sample_data import write_iris_source
+from platform_assets.ledger.keys import DeploymentKey
+from platform_assets.ledger.resource import LedgerFolder
+from platform_assets.ledger.verification import verify_chain
 from platform_assets.local_stack.recovery import fail_abandoned_runs
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
@@ -185,6 +188,14 @@ class World:
     def ledger(self) -> list[Entry]:
         """The deployment ledger, newest first."""
         return read_ledger(self.instance, SPEC)
+
+    def chained(self) -> list[tuple[int, int]]:
+        """Version and generation of each switch in the chain of the ledger, oldest first."""
+        journal = LedgerFolder(root=str(self.home / "ledger")).journal(NAME)
+        assert journal is not None
+        lines, rest = journal.lines()
+        assert verify_chain(lines, NAME, DeploymentKey(), rest=rest).problems == []
+        return [(e.content["version"], e.content["generation"]) for e in journal.entries()]
 
     def kept(self) -> Kept:
         """Look everywhere."""

@@ -11,12 +11,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from rich.console import Console
 
 from platform_assets.ledger.chain import RELEASE, parse_line
 from platform_assets.ledger.journal import Journal
 from platform_assets.ledger.keys import DeploymentKey, new_private_key, read_key
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.ledger.verification import Findings
+from platform_assets.local_stack.__main__ import _OF_PASSPORTS, _passport
+from platform_assets.local_stack.settings import StackError, stack_settings
 from platform_assets.passport.__main__ import main
 from platform_assets.passport.document import decode, encode, seal
 from platform_assets.passport.making import Sources, make_passport
@@ -31,6 +34,7 @@ from platform_assets.serving.switch_evidence import switch_content
 from platform_assets.serving.switching import ConfirmedSwitch
 from serving_gateway.contract import ONNX_DIGEST_TAG, Mode, ReloadResponse
 from tests.support.models import IRIS
+from tests.support.servers import free_port
 
 NAME = IRIS.model_name
 KEY_PEM = new_private_key()
@@ -59,7 +63,7 @@ class World:
     def __init__(self, home: Path, instance: dg.DagsterInstance, key: str) -> None:
         self.home, self.instance = home, instance
         self.folder = LedgerFolder(root=str(home / "ledger"), key=key)
-        self.repository = ModelRepository(root=str(home / "models"))
+        self.repository = ModelRepository(root=str(home / "model-repository"))
         self.tags: dict[int, dict[str, str]] = {}
         for version in (1, 2):
             graph = f"graph {version}".encode()
@@ -346,6 +350,30 @@ def test_command_writes_page_and_document_and_verifies_them(
     code, said = run(capsys, "--verify", NAME, "2")
     assert code == 1
     assert "PROBLEM: By model repository, now the SHA-256" in said
+
+
+def test_make_passport_finds_everything_of_the_state_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.home / "secrets").mkdir()
+    (world.home / "secrets" / "ledger-key.pem").write_text(KEY_PEM)
+    for name in (*_OF_PASSPORTS, "LEDGER_KEY", "KEY", "VERIFY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("LEDGER_KEY")
+    monkeypatch.setenv("MODEL", NAME)
+    monkeypatch.setenv("VERSION", "2")
+    settings = stack_settings({"STATE_DIR": str(world.home), "MLFLOW_PORT": str(free_port())})
+    with pytest.raises(StackError, match="`make up` makes it"):
+        _passport(settings, Console())
+    (world.home / "dagster").mkdir()
+    assert _passport(settings, Console()) == 0
+    document = world.home / "ledger" / "passports" / NAME / "v2.json"
+    sealed = decode(document.read_bytes())
+    assert sealed.is_signed_by(read_key(KEY_PEM))
+    assert "model repository, now" in sealed.passport.values("Digests", "model.onnx")
+    monkeypatch.setenv("VERIFY", str(document))
+    assert _passport(settings, Console()) == 0
+    assert "Nothing was changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
