@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sklearn.datasets import load_iris
 
 from platform_assets.features.sample_data import write_iris_source
 from platform_assets.features.source import SourceError, source_fingerprint
@@ -129,6 +130,14 @@ def test_the_sample_source_changes_over_time_for_each_flower(tmp_path: Path) -> 
     of_first = [line.split(",")[2] for line in lines if line.startswith("1,")]
     assert of_first == ["4.79", "4.95", "5.10"]
     assert {line.split(",")[-1] for line in lines[1:]} == {"setosa", "versicolor", "virginica"}
+
+
+def test_the_sample_source_ends_with_the_measurements_of_scikit_learn(tmp_path: Path) -> None:
+    write_iris_source(tmp_path / "iris.csv")
+    newest = [line.split(",")[2:] for line in (tmp_path / "iris.csv").read_text().split()[-150:]]
+    iris = load_iris()
+    assert [[float(value) for value in row[:-1]] for row in newest] == iris.data.tolist()
+    assert [row[-1] for row in newest] == iris.target_names[iris.target].tolist()
 
 
 def test_the_assets_import_nothing_heavy() -> None:
