@@ -6,40 +6,22 @@ default, the daemon replaces its every minute, and every sensor imports its libr
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Final
-
-from platform_assets.local_stack.recovery import fail_abandoned_runs
-from platform_assets.local_stack.settings import CODE_SOCKET, ROOT
 
 _LOOK_EVERY_S: Final = 2.0
 
 
 def main() -> int:
-    """Fail abandoned runs, serve until a signal comes; 1 when the definitions were lost."""
-    for run_id in fail_abandoned_runs():
-        print(f"run {run_id} had no process any more and was reported as failed", flush=True)
+    """Serve until a signal comes; 1 when the definitions were lost."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    program = str(Path(sys.executable).parent / "dagster")
-    arguments = (
-        *("code-server", "start", "--socket", os.environ[CODE_SOCKET]),
-        *(
-            "--module-name",
-            "platform_assets.local_stack.definitions",
-            "--working-directory",
-            str(ROOT),
-        ),
-        *("--location-name", "platform", "--inject-env-vars-from-instance"),
-        *("--startup-timeout", "120"),
-    )
-    with subprocess.Popen([program, *arguments]) as server:
+    program = (sys.executable, "-m", "platform_assets.local_stack.code_proxy")
+    with subprocess.Popen(program) as server:
         lost = not _watch(server, stopping)
         if lost:
             print("the process with the definitions has ended: starting again", flush=True)

@@ -41,7 +41,8 @@ class Service:
     """One supervised process.
 
     `wave` orders the start: services of one wave start together, the next wave follows when
-    all of them are ready. `ready` asks the service itself; `address` is displayed.
+    all of them are ready. Waves end from the last to the first; `stop_wave` is that of a service
+    that ends before others of its wave. `ready` asks the service itself; `address` is displayed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Service:
     address: str
     ready: Callable[[], bool]
     grace_s: int = 15
+    stop_wave: int | None = None
     secrets: frozenset[str] = frozenset()
     """Those of `SECRETS` that its process gets."""
 
@@ -63,8 +65,8 @@ def services(settings: StackSettings, since: float = 0.0) -> tuple[Service, ...]
     return (
         *triton,
         _mlflow(settings),
-        _gateway(settings),
         _code_server(settings),
+        _gateway(settings),
         _webserver(settings),
         _daemon(settings, since),
     )
@@ -107,7 +109,8 @@ def _code_server(settings: StackSettings) -> Service:
     command = (str(settings.python), "-m", "platform_assets.local_stack.code_server")
     ready = partial(_listens, settings)
     address = "a socket of the webserver and the daemon"
-    return Service(CODE_SERVER, 1, command, address, ready, secrets=_PIPELINE_SECRETS)
+    # It imports while MLflow does, and ends before what its runs use.
+    return Service(CODE_SERVER, 0, command, address, ready, stop_wave=1, secrets=_PIPELINE_SECRETS)
 
 
 def _webserver(settings: StackSettings) -> Service:
@@ -118,7 +121,7 @@ def _webserver(settings: StackSettings) -> Service:
     )
     url = settings.dagster_url
     ready = partial(definitions_loaded, url)
-    return Service(WEBSERVER, 2, command, url, ready)
+    return Service(WEBSERVER, 1, command, url, ready, stop_wave=2)
 
 
 def _daemon(settings: StackSettings, since: float) -> Service:
@@ -128,7 +131,7 @@ def _daemon(settings: StackSettings, since: float) -> Service:
     )
     address = "heartbeats, as the webserver reports them"
     ready = partial(daemon_healthy, settings.dagster_url, since)
-    return Service(DAEMON, 2, command, address, ready)
+    return Service(DAEMON, 1, command, address, ready, stop_wave=2)
 
 
 def _listens(settings: StackSettings) -> bool:

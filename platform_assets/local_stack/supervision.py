@@ -60,8 +60,8 @@ class Supervisor:
     def stop(self) -> None:
         """Stop all, last wave first: Dagster before the servers that its runs need."""
         self._stopping.set()
-        for wave in sorted({keeper.service.wave for keeper in self._restarters}, reverse=True):
-            ending = [keeper for keeper in self._restarters if keeper.service.wave == wave]
+        for wave in sorted({_stop_wave(keeper) for keeper in self._restarters}, reverse=True):
+            ending = [keeper for keeper in self._restarters if _stop_wave(keeper) == wave]
             for keeper in ending:
                 keeper.terminate()
             for keeper in ending:
@@ -139,6 +139,11 @@ class _Restarter(threading.Thread):
         if self.is_alive() and self._process is not None:
             self._process.kill()
             self.join(_SPARE_S)
+
+
+def _stop_wave(keeper: _Restarter) -> int:
+    service = keeper.service
+    return service.wave if service.stop_wave is None else service.stop_wave
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,0 +1,32 @@
+"""`python -m platform_assets.local_stack.code_proxy`: Dagster's own code server.
+
+It leaves the definitions to a child of its own, which it replaces when it is asked to reload.
+"""
+
+from __future__ import annotations
+
+import os
+
+from platform_assets.local_stack.recovery import fail_abandoned_runs
+from platform_assets.local_stack.settings import CODE_SOCKET, ROOT
+
+
+def main() -> None:
+    """Fail abandoned runs, then serve until a signal comes."""
+    for run_id in fail_abandoned_runs():
+        print(f"run {run_id} had no process any more and was reported as failed", flush=True)
+    from dagster._cli.code_server import start_command
+
+    # Called in this process: the program `dagster` would import all of Dagster again.
+    start_command(
+        (
+            *("--socket", os.environ[CODE_SOCKET], "--location-name", "platform"),
+            *("--module-name", "platform_assets.local_stack.definitions"),
+            *("--working-directory", str(ROOT), "--inject-env-vars-from-instance"),
+            *("--startup-timeout", "120"),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
