@@ -370,9 +370,17 @@ class RunningBalancer:
 
 @contextlib.contextmanager
 def run_haproxy(
-    state_dir: Path, urls: Sequence[str], *, timeout_s: float = 20
+    state_dir: Path,
+    urls: Sequence[str],
+    *,
+    rules: Sequence[str] = (),
+    reuse: str = "safe",
+    timeout_s: float = 20,
 ) -> Iterator[RunningBalancer]:
-    """Balance over servers in turn, as long as their /ready says so; nothing is tried twice."""
+    """Balance over servers in turn, as long as their /ready says so; nothing is tried twice.
+
+    `rules` are lines of the frontend; `reuse` says which requests share connections to servers.
+    """
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)
     servers = [
@@ -386,7 +394,9 @@ def run_haproxy(
                 "defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s",
                 "  timeout server 30s\n  retries 0",
                 f"frontend clients\n  bind {LOOPBACK}:{port}\n  default_backend replicas",
+                *(f"  {rule}" for rule in rules),
                 "backend replicas\n  balance roundrobin\n  option httpchk GET /ready",
+                f"  http-reuse {reuse}",
                 "  default-server inter 200ms fastinter 50ms fall 2 rise 1",
                 *servers,
                 "",
