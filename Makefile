@@ -36,7 +36,7 @@ endef
 typed = $(if $(filter command,$(origin $(1))),$($(1)))
 option = $(if $(call typed,$(1)),--$(2) "$$$(1)")
 
-.PHONY: help up demo model check chain passport down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
+.PHONY: help up demo model check chain passport erase down status test test-fast dev lint bench k8s k8s-local lock system-python system-openmp system-programs system-podman system-test clean
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,11 @@ chain: $(VENV)/.run ## take a model of the running platform to production: make 
 
 passport: $(VENV)/.run ## what is recorded of a version, signed: make passport MODEL=cars VERSION=3; VERIFY=1 or VERIFY=passport.json compares
 	@MODEL="$(MODEL)" VERSION="$(VERSION)" VERIFY="$(call typed,VERIFY)" KEY="$(call typed,KEY)" $(STACK) passport
+
+erase: $(VENV)/.run ## erase an entity from a prediction log: make erase MODEL=cars ENTITY=17 (or CLIENT=ada)
+	@SAMPLES_DIR="$${SAMPLES_DIR:-$${STATE_DIR:-.local}/samples}" \
+	  GATEWAY_STATE_DIR="$${GATEWAY_STATE_DIR:-$${STATE_DIR:-.local}/gateway}" \
+	  $(RUN) platform_assets.prediction_log erase "$(MODEL)" $(if $(ENTITY),"$$ENTITY") $(if $(CLIENT),--client "$$CLIENT")
 
 down: $(VENV)/.run ## stop what `make up` started
 	@$(STACK) down

@@ -21,16 +21,9 @@ from platform_assets.resources.failures import as_failure, failure
 from platform_assets.resources.metadata import table
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryError
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
-from platform_assets.resources.samples import (
-    SAMPLE_ENTITY,
-    SAMPLE_PREDICTION,
-    SAMPLE_SCORE,
-    SAMPLE_TIME,
-    Samples,
-    SamplesError,
-    SamplesFolder,
-)
+from platform_assets.resources.samples import Samples, SamplesError, SamplesFolder
 from platform_assets.serving.ledger import read_ledger
+from serving_gateway.contract import LOG_ENTITY, LOG_PREDICTION, LOG_SCORE, LOG_TIME
 
 VERSION_METADATA: Final = "version"
 """Metadata key of `gateway_reload` and of the report: the version that it is about."""
@@ -113,7 +106,7 @@ def _window(samples: SamplesFolder, spec: ModelSpec, version: int, config: Drift
             version,
             since=datetime.now(UTC) - timedelta(days=config.days),
             max_rows=config.max_rows,
-            columns=[*spec.feature_names, SAMPLE_PREDICTION, SAMPLE_SCORE, SAMPLE_ENTITY],
+            columns=[*spec.feature_names, LOG_PREDICTION, LOG_SCORE, LOG_ENTITY],
         )
 
 
@@ -198,7 +191,7 @@ def _facts(
         "drifted_columns": len(report.drifted),
     }
     if report.rows:
-        span = compute.min_max(window.table[SAMPLE_TIME]).as_py()
+        span = compute.min_max(window.table[LOG_TIME]).as_py()
         facts["oldest_sample"] = span["min"].isoformat(timespec="seconds")
         facts["newest_sample"] = span["max"].isoformat(timespec="seconds")
     return facts

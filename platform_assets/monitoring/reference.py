@@ -10,8 +10,7 @@ from platform_assets.monitoring.stability import ComparedRows
 from platform_assets.monitoring.units import Columns
 from platform_assets.resources.records import EvaluationSet
 from platform_assets.resources.reference import read_reference
-from platform_assets.resources.samples import SAMPLE_PREDICTION, SAMPLE_SCORE
-from serving_gateway.contract import DType
+from serving_gateway.contract import LOG_PREDICTION, LOG_SCORE, DType
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +51,11 @@ def reference_predictions(evaluation: EvaluationSet, spec: ModelSpec) -> Compare
 
 def sampled_predictions(rows: pd.DataFrame, spec: ModelSpec) -> Columns:
     """Return what the gateway answered, comparable with `reference_predictions`."""
-    rows = rows.reindex(columns=[SAMPLE_PREDICTION, SAMPLE_SCORE])
-    scores = comparable(rows[SAMPLE_SCORE], DType.FP32)
+    rows = rows.reindex(columns=[LOG_PREDICTION, LOG_SCORE])
+    scores = comparable(rows[LOG_SCORE], DType.FP32)
     if spec.task is Task.REGRESSION:
         return {PREDICTION_COLUMN: scores}
-    labels = rows[SAMPLE_PREDICTION].astype(object)
+    labels = rows[LOG_PREDICTION].astype(object)
     if spec.target.answer_dtype is DType.BOOL:
         labels = labels.str.lower()
     return {PREDICTION_COLUMN: comparable(labels, DType.BYTES), CONFIDENCE_COLUMN: scores}

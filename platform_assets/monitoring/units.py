@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from platform_assets.monitoring.records import FEWEST_UNITS
 from platform_assets.resources.entity_units import first_key
-from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
+from serving_gateway.contract import LOG_ENTITY, LOG_TIME
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
     """
     import pandas as pd
 
-    request = np.unique(table[SAMPLE_TIME].to_numpy(), return_inverse=True)[1]
+    request = np.unique(table[LOG_TIME].to_numpy(), return_inverse=True)[1]
     if request.max(initial=-1) + 1 < FEWEST_UNITS:
         request = np.arange(len(request))
     names = np.char.add("request ", request.astype(str)).astype(object)
@@ -40,8 +40,8 @@ def window_units(table: pa.Table, features: Columns, *, identifying: bool) -> Un
         content = np.zeros(int(request.max(initial=-1)) + 1, dtype=np.uint64)
         np.add.at(content, request, _contents(features))
         names = np.char.add("content ", content[request].astype(str)).astype(object)
-    if SAMPLE_ENTITY in table.column_names:
-        entities = table[SAMPLE_ENTITY].to_pandas()
+    if LOG_ENTITY in table.column_names:
+        entities = table[LOG_ENTITY].to_pandas()
         known = entities.notna().to_numpy()
         named = {one: f"entity {first_key(str(one))}" for one in entities[known].unique()}
         names[known] = [named[one] for one in entities[known]]

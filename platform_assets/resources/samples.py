@@ -1,32 +1,21 @@
-"""The samples that gateways write of what they answered: Parquet files below one folder."""
+"""The prediction log that gateways write of what they answered: Parquet files in one folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 from pydantic import Field
 
-from serving_gateway.contract import check_model_name
+from serving_gateway.contract import LOG_DAY, LOG_TIME, LOG_VERSION, check_model_name, log_day
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SAMPLE_TIME: Final = "sample_time"
-"""When the request was answered; timestamp in microseconds, UTC."""
-SAMPLE_VERSION: Final = "sample_version"
-SAMPLE_PREDICTION: Final = "sample_prediction"
-"""The answer as text; null for a regression."""
-SAMPLE_SCORE: Final = "sample_score"
-"""Largest probability of a classifier, or the value that a regression answered; float64."""
-SAMPLE_ENTITY: Final = "sample_entity"
-"""Whose row it is, as text; of several keys a JSON object in their order. Null where the request
-named no entity. Older files have none."""
 
 # What pyarrow raises for files that are broken or of another make.
 _UNREADABLE: Final = (OSError, ValueError, TypeError, NotImplementedError)
@@ -55,9 +44,12 @@ class Samples:
 
 
 class SamplesFolder(dg.ConfigurableResource[None]):
-    """Samples are in `<root>/<model_name>/`, by day; gateways write and rotate them."""
+    """The log is in `<root>/<model_name>/`, by day; gateways write files and delete old ones.
 
-    root: str = Field(description="Folder below which every model has a folder of samples.")
+    Those of earlier releases are in the folder itself.
+    """
+
+    root: str = Field(description="Folder below which every model has a folder of its log.")
 
     def folder(self, model_name: str) -> Path:
         """Folder of a model's samples, whether it is there or not."""
@@ -83,7 +75,7 @@ class SamplesFolder(dg.ConfigurableResource[None]):
         tables: list[pa.Table] = []
         unreadable: list[str] = []
         try:
-            for path in _newest_first(self.folder(model_name)):
+            for path in _newest_first(self.folder(model_name), since):
                 if sum(table.num_rows for table in tables) >= max_rows:
                     break
                 try:
@@ -100,10 +92,11 @@ class SamplesFolder(dg.ConfigurableResource[None]):
         return Samples(newest, len(tables), tuple(unreadable))
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def _newest_first(folder: Path, since: datetime) -> list[Path]:
+    first = log_day(since.astimezone(UTC).date())
+    days = [day for day in folder.glob(f"{LOG_DAY}*") if day.name >= first]
     dated: list[tuple[int, str, Path]] = []
-    # By day, as the prediction log has them, or side by side, as older gateways wrote them.
-    for path in (*folder.glob("*.parquet"), *folder.glob("date=*/*.parquet")):
+    for path in (path for place in (folder, *days) for path in place.glob("[!.]*.parquet")):
         with suppress(FileNotFoundError):
             dated.append((path.stat().st_mtime_ns, path.name, path))
     return [path for _, _, path in sorted(dated, reverse=True)]
@@ -117,13 +110,13 @@ def _read(path: Path, version: int, since: datetime, columns: Sequence[str]) -> 
     with path.open("rb") as handle:
         file = parquet.ParquetFile(handle)
         present = [name for name in columns if name in file.schema_arrow.names]
-        table = file.read(columns=[SAMPLE_TIME, SAMPLE_VERSION, *present])
-    missing = {SAMPLE_TIME, SAMPLE_VERSION} - set(table.column_names)
+        table = file.read(columns=[LOG_TIME, LOG_VERSION, *present])
+    missing = {LOG_TIME, LOG_VERSION} - set(table.column_names)
     if missing:
         raise ValueError(f"has no column {', '.join(sorted(missing))}, so it holds no samples")
-    recent = compute.greater_equal(table[SAMPLE_TIME], pa.scalar(since, table[SAMPLE_TIME].type))
-    wanted = table.filter(compute.and_(recent, compute.equal(table[SAMPLE_VERSION], version)))
-    return wanted.select([SAMPLE_TIME, *present])
+    recent = compute.greater_equal(table[LOG_TIME], pa.scalar(since, table[LOG_TIME].type))
+    wanted = table.filter(compute.and_(recent, compute.equal(table[LOG_VERSION], version)))
+    return wanted.select([LOG_TIME, *present])
 
 
 def _newest_rows(tables: list[pa.Table], max_rows: int) -> pa.Table:
@@ -131,7 +124,7 @@ def _newest_rows(tables: list[pa.Table], max_rows: int) -> pa.Table:
 
     filled = [table for table in tables if table.num_rows]
     if not filled:
-        return pa.table({SAMPLE_TIME: pa.array([], pa.timestamp("us", "UTC"))})
+        return pa.table({LOG_TIME: pa.array([], pa.timestamp("us", "UTC"))})
     # Files of several writers may differ in width: what one calls a float another calls a double.
-    table = pa.concat_tables(filled, promote_options="permissive").sort_by(SAMPLE_TIME)
+    table = pa.concat_tables(filled, promote_options="permissive").sort_by(LOG_TIME)
     return table.slice(max(0, table.num_rows - max_rows))

@@ -30,14 +30,8 @@ from platform_assets.resources.drift_reports import DriftReports
 from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable, RegistryNotFound
 from platform_assets.resources.records import EvaluationSet, RegisteredVersion
 from platform_assets.resources.reference import REFERENCE_ARTIFACT, write_reference
-from platform_assets.resources.samples import (
-    SAMPLE_PREDICTION,
-    SAMPLE_SCORE,
-    SAMPLE_TIME,
-    SAMPLE_VERSION,
-    SamplesFolder,
-)
-from serving_gateway.contract import DType
+from platform_assets.resources.samples import SamplesFolder
+from serving_gateway.contract import LOG_PREDICTION, LOG_SCORE, LOG_TIME, LOG_VERSION, DType
 
 PRODUCTION = 7
 RUN_ID = "a" * 32
@@ -122,11 +116,11 @@ def answered(features: pd.DataFrame, *, version: int = PRODUCTION, days_ago: flo
     count = len(features)
     newest = datetime.now(UTC) - timedelta(days=days_ago)
     samples = features.copy()
-    samples[SAMPLE_TIME] = [newest - timedelta(milliseconds=count - i) for i in range(count)]
-    samples[SAMPLE_VERSION] = np.int64(version)
+    samples[LOG_TIME] = [newest - timedelta(milliseconds=count - i) for i in range(count)]
+    samples[LOG_VERSION] = np.int64(version)
     samples["sample_variant"] = "A"
-    samples[SAMPLE_PREDICTION] = np.where(np.arange(count) % 2 == 0, "true", "false")
-    samples[SAMPLE_SCORE] = np.random.default_rng(6).uniform(0.6, 0.9, count)
+    samples[LOG_PREDICTION] = np.where(np.arange(count) % 2 == 0, "true", "false")
+    samples[LOG_SCORE] = np.random.default_rng(6).uniform(0.6, 0.9, count)
     return samples
 
 

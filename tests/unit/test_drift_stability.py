@@ -14,8 +14,7 @@ from platform_assets.monitoring.binning import as_text, comparable, fit, fit_num
 from platform_assets.monitoring.records import FEATURE, ColumnDrift
 from platform_assets.monitoring.stability import ComparedRows, chance_index, compare_columns
 from platform_assets.monitoring.units import effective_rows, is_identifying, window_units
-from platform_assets.resources.samples import SAMPLE_ENTITY, SAMPLE_TIME
-from serving_gateway.contract import DType
+from serving_gateway.contract import LOG_ENTITY, LOG_TIME, DType
 
 LIMIT = 0.2
 ROWS = 2000
@@ -217,7 +216,7 @@ def test_rows_of_one_entity_that_differ_count_each() -> None:
 def test_requests_with_the_same_rows_are_of_one_entity_where_rows_identify_it() -> None:
     times = pd.to_datetime(np.arange(40) // 2, unit="s", utc=True)
     entities = ["7", "7", *[None] * 38]
-    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: entities})
+    table = pa.table({LOG_TIME: times, LOG_ENTITY: entities})
     answered = {"x": number(np.r_[[1.0, 2.0], np.tile([3.0, 4.0], 10), np.arange(18)])}
     once = [0, 0, *[1] * 20, *np.repeat(np.arange(2, 11), 2)]
     assert window_units(table, answered, identifying=True).tolist() == once
@@ -232,19 +231,19 @@ def test_rows_of_several_keys_are_of_the_entity_of_the_first() -> None:
     entities = [json.dumps({"customer": one, "shop": other}) for one, other in pairs]
     entities += ['{"shop":7}', "7", "{7", "{}", '{"customer": 7, "shop": 3}', '{"a":' * 50_000]
     times = pd.to_datetime(np.arange(len(entities)), unit="s", utc=True)
-    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: entities})
+    table = pa.table({LOG_TIME: times, LOG_ENTITY: entities})
     assert window_units(table, {}, identifying=False).tolist() == [0, 0, 1, 2, 0, 3, 4, 5, 6, 0, 7]
 
 
 def test_rows_without_any_entity_are_told_apart_by_their_requests() -> None:
     times = pd.to_datetime(np.arange(6), unit="s", utc=True)
     entities = pa.array([None] * 6, pa.string())
-    table = pa.table({SAMPLE_TIME: times, SAMPLE_ENTITY: entities})
+    table = pa.table({LOG_TIME: times, LOG_ENTITY: entities})
     assert window_units(table, {}, identifying=False).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_each_row_of_a_few_large_requests_counts() -> None:
-    table = pa.table({SAMPLE_TIME: pd.to_datetime([0, 0, 0, 1, 1, 1], unit="s", utc=True)})
+    table = pa.table({LOG_TIME: pd.to_datetime([0, 0, 0, 1, 1, 1], unit="s", utc=True)})
     answered = {"x": number([1.0, 2.0, 3.0, 1.0, 5.0, 6.0])}
     assert window_units(table, answered, identifying=False).tolist() == [0, 1, 2, 3, 4, 5]
     assert window_units(table, answered, identifying=True).tolist() == [0, 1, 2, 0, 3, 4]

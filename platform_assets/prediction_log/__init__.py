@@ -1,0 +1,1 @@
+"""The prediction log as a whole: what is erased from it."""

@@ -1,0 +1,91 @@
+"""`python -m platform_assets.prediction_log erase`: an entity or a client, with its outcomes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from platform_assets.prediction_log.erasure import Erasure, erase
+from platform_assets.prediction_log.subjects import ClientSubject, EntitySubject, Subject
+from serving_gateway.contract import LOG_KEY_FILE, check_model_name
+
+_WRONG: Final = 1
+_ELSEWHERE: Final = (
+    "Rows of the last seconds that gateways have not written yet are not among them: run this "
+    "again after GATEWAY_SAMPLE_SECONDS. The source, the feature store, MLflow's artifacts and "
+    "backups are not reached."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 1 with the reason when something could not be erased, else 0."""
+    given = _parser().parse_args(arguments)
+    try:
+        subject = _subject(given)
+        folder = given.log.expanduser().absolute() / check_model_name(given.model)
+        found = erase(folder, subject)
+    except (OSError, ValueError) as error:
+        print(f"{error}", file=sys.stderr)
+        return _WRONG
+    return _report(found, folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m platform_assets.prediction_log")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("erase", help="erase an entity, or a client, and its outcomes")
+    command.add_argument("model")
+    command.add_argument(
+        "entity",
+        nargs="?",
+        help="as the log names it; of several keys also KEY=VALUE, for all entities that have it",
+    )
+    command.add_argument("--client", help="a client's id, in the place of an entity")
+    command.add_argument(
+        "--log",
+        type=Path,
+        default=Path(os.environ.get("SAMPLES_DIR", ".local/samples")),
+        help="folder of the prediction log (SAMPLES_DIR)",
+    )
+    command.add_argument(
+        "--key-file",
+        type=Path,
+        default=Path(os.environ.get("GATEWAY_STATE_DIR", ".local/gateway")) / LOG_KEY_FILE,
+        help="key of the clients' hashes, unless GATEWAY_SAMPLE_KEY is set",
+    )
+    return parser
+
+
+def _subject(given: argparse.Namespace) -> Subject:
+    if (given.entity is None) is (given.client is None):
+        raise ValueError("name either an entity or, by --client, a client; nothing was erased")
+    if given.client is None:
+        return EntitySubject(given.entity)
+    key = os.environ.get("GATEWAY_SAMPLE_KEY", "").strip()
+    if not key:
+        try:
+            key = given.key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ValueError(
+                f"the key of the clients' hashes cannot be read ({error}): set GATEWAY_SAMPLE_KEY "
+                "or --key-file to that of the gateways; nothing was erased"
+            ) from error
+    return ClientSubject.of(given.client, key)
+
+
+def _report(found: Erasure, folder: Path) -> int:
+    print(
+        f"Erased from {folder}: {found.rows} predicted rows and {found.outcomes} outcomes, in "
+        f"{len(found.files)} files. {_ELSEWHERE}"
+    )
+    for path, reason in found.unreadable.items():
+        print(f"{path} cannot be read and was left as it is: {reason}", file=sys.stderr)
+    return _WRONG if found.unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

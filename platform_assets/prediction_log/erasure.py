@@ -1,0 +1,176 @@
+"""Erase the rows of an entity or a client from a model's prediction log and its outcomes.
+
+A file is replaced by one without the rows: staged, made durable, renamed. Gateways only add files
+and delete old ones, so that nothing they write meanwhile is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from platform_assets.prediction_log.subjects import Subject, rows_of
+from platform_assets.resources.atomic_files import remove_abandoned, replacing
+from serving_gateway.contract import (
+    LOG_DAY,
+    LOG_ID,
+    LOG_ROW,
+    OUTCOME_ID,
+    OUTCOME_ROW,
+    OUTCOMES_FOLDER,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PASSES: Final = 10
+"""Gateways that merge files while rows are erased may bring some back, a few times at most."""
+_LOCK: Final = ".erase.lock"
+_SOURCE_ENTITY: Final = "entity"
+"""Column of the copy of a source's outcomes."""
+
+_Prediction = tuple[str, int]
+"""Id and row."""
+
+
+@dataclass(slots=True)
+class Erasure:
+    """What was erased, and the files that could not be read, each with the reason."""
+
+    rows: int = 0
+    outcomes: int = 0
+    files: set[Path] = field(default_factory=set)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    predictions: set[_Prediction] = field(default_factory=set)
+    """Those whose rows were found in any pass."""
+
+
+def erase(folder: Path, subject: Subject) -> Erasure:
+    """Erase a subject from the folder of a model, until nothing of it is found any more.
+
+    Outcomes go first, because only the log says whose they are: an erasure that is interrupted is
+    finished by the next one.
+
+    Raises:
+        OSError: a file cannot be written.
+        TimeoutError: rows came back again and again, because gateways merged outcomes.
+    """
+    done = Erasure()
+    if not folder.is_dir():
+        return done
+    with _locked(folder):
+        remove_abandoned(folder, "**/.*.part")
+        for _ in range(_PASSES):
+            before = done.rows, done.outcomes
+            _erase_once(folder, subject, done)
+            if (done.rows, done.outcomes) == before:
+                return done
+    raise TimeoutError(f"rows of {folder} came back {_PASSES} times; run this again")
+
+
+def _erase_once(folder: Path, subject: Subject, done: Erasure) -> None:
+    found = {path: _predictions(path, subject, done) for path in _files(folder)}
+    done.predictions.update(*(some for some in found.values() if some))
+
+    def outcomes(table: pa.Table) -> pa.Array:
+        return _are_outcomes(table, subject, done.predictions)
+
+    for path in _files(folder / OUTCOMES_FOLDER):
+        done.outcomes += _rewrite(path, outcomes, done)
+    for path, some in found.items():
+        if some is not None:
+            done.rows += _rewrite(path, lambda table: rows_of(subject, table[subject.column]), done)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place in (folder, *sorted(folder.glob(f"{LOG_DAY}*"))):
+        yield from sorted(place.glob("[!.]*.parquet"))
+
+
+def _predictions(path: Path, subject: Subject, done: Erasure) -> set[_Prediction] | None:
+    """Predictions in a file of the log that are the subject's; None where there are none.
+
+    Files of earlier releases have rows without an id, to which no outcome belongs.
+    """
+    table = _read(path, (subject.column, LOG_ID, LOG_ROW), done)
+    if table is None or subject.column not in table.column_names:
+        return None
+    mine = table.filter(rows_of(subject, table[subject.column]))
+    if mine.num_rows == 0:
+        return None
+    if LOG_ID not in table.column_names:
+        return set()
+    return {*zip(mine[LOG_ID].to_pylist(), mine[LOG_ROW].to_pylist(), strict=True)}
+
+
+def _are_outcomes(table: pa.Table, subject: Subject, predictions: Set[_Prediction]) -> pa.Array:
+    """Which rows are outcomes of these predictions, or the subject's in the copy of a source."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if OUTCOME_ID not in table.column_names:
+        if _SOURCE_ENTITY in table.column_names:
+            return rows_of(subject, table[_SOURCE_ENTITY])
+        return pa.array([False] * table.num_rows, pa.bool_())
+    ids = pa.array({one for one, _ in predictions}, pa.string())
+    likely = pc.is_in(table[OUTCOME_ID].cast(pa.string()), value_set=ids).to_pylist()
+    pairs = zip(table[OUTCOME_ID].to_pylist(), table[OUTCOME_ROW].to_pylist(), strict=True)
+    are = [some and pair in predictions for some, pair in zip(likely, pairs, strict=True)]
+    return pa.array(are, pa.bool_())
+
+
+def _read(path: Path, columns: tuple[str, ...] | None, done: Erasure) -> pa.Table | None:
+    """A file, or those of the columns that it has; None for one that is gone or unreadable."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with path.open("rb") as handle:
+            file = parquet.ParquetFile(handle)
+            names = file.schema_arrow.names
+            return file.read(columns=[one for one in names if columns is None or one in columns])
+    except FileNotFoundError:
+        return None
+    except (ArrowException, OSError) as error:
+        done.unreadable[path] = str(error)
+        return None
+
+
+def _rewrite(path: Path, erased: Callable[[pa.Table], pa.Array], done: Erasure) -> int:
+    """Write a file without these rows, and return how many they were; 0 where it is gone."""
+    import pyarrow.compute as pc
+    from pyarrow import parquet
+
+    table = _read(path, None, done)
+    if table is None:
+        return 0
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return 0
+    kept = table.filter(pc.invert(erased(table)))
+    count = int(table.num_rows - kept.num_rows)
+    if not count:
+        return 0
+    done.files.add(path)
+    if kept.num_rows == 0:
+        path.unlink(missing_ok=True)
+        return count
+    with replacing(path, mode=about.st_mode & 0o777) as file:
+        parquet.write_table(kept, file)
+        # The oldest files are deleted first, and rewriting makes none newer.
+        file.flush()
+        os.utime(file.fileno(), ns=(about.st_atime_ns, about.st_mtime_ns))
+    return count
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One erasure at a time: two would each bring back what the other erased from a file."""
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,196 @@
+"""Erasing an entity or a client from the prediction log."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from platform_assets.prediction_log.__main__ import main
+from serving_gateway.contract import (
+    LOG_CLIENT,
+    LOG_ENTITY,
+    LOG_ID,
+    LOG_KEY_FILE,
+    LOG_ROW,
+    LOG_SCHEMA,
+    LOG_SCHEMA_KEY,
+    OUTCOME_ID,
+    OUTCOME_ROW,
+    OUTCOMES_FOLDER,
+    client_hash,
+    log_day,
+)
+
+KEY = "0123456789abcdef"
+DAY = log_day(datetime(2026, 3, 1, tzinfo=UTC).date())
+
+
+def write(path: Path, columns: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    return path
+
+
+def read(path: Path, column: str) -> list[Any]:
+    found: list[Any] = pq.read_table(path, partitioning=None)[column].to_pylist()
+    return found
+
+
+class Place:
+    """A log with rows of the entities 17 and 18, by the clients ada and bob."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = home / "samples" / "cars"
+        hashes = [client_hash(one, KEY.encode()) for one in ("ada", "bob")]
+        rows = {
+            LOG_ID: ["p-1", "p-1", "p-2", "p-3"],
+            LOG_ROW: pa.array([0, 1, 0, 0], pa.int32()),
+            LOG_ENTITY: ["17", "18", "17", None],
+            LOG_CLIENT: [hashes[0], hashes[0], hashes[1], None],
+        }
+        self.log = write(self.folder / DAY / "a-1.parquet", rows, {LOG_SCHEMA_KEY: str(LOG_SCHEMA)})
+        self.alone = write(
+            self.folder / DAY / "a-2.parquet", {LOG_ID: ["p-4"], LOG_ROW: [0], LOG_ENTITY: ["17"]}
+        )
+        self.flat = write(self.folder / "old.parquet", {LOG_ENTITY: ["17", "19"], "x": [1, 2]})
+        self.others = write(self.folder / "older.parquet", {"x": [1, 2]})
+        outcomes = {
+            OUTCOME_ID: ["p-1", "p-1", "p-2", "p-9", "p-4"],
+            OUTCOME_ROW: pa.array([0, 1, 0, 0, 0], pa.int32()),
+        }
+        self.outcomes = write(self.folder / OUTCOMES_FOLDER / DAY / "a-1.parquet", outcomes)
+        self.source = write(
+            self.folder / OUTCOMES_FOLDER / "source.parquet", {"entity": ["17", "18"]}
+        )
+        key = home / "gateway" / LOG_KEY_FILE
+        key.parent.mkdir()
+        key.write_text(KEY + "\n")
+
+    def erase(self, *arguments: str) -> int:
+        folders = "--log", str(self.home / "samples")
+        key = "--key-file", str(self.home / "gateway" / LOG_KEY_FILE)
+        return main(["erase", "cars", *arguments, *folders, *key])
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("GATEWAY_SAMPLE_KEY", raising=False)
+    return Place(tmp_path)
+
+
+def test_entity_is_erased_with_its_outcomes_and_nothing_else_is(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.utime(place.log, ns=(10**18, 10**18))
+    assert place.erase("17") == 0
+    assert "4 predicted rows and 4 outcomes, in 5 files" in capsys.readouterr().out
+    assert read(place.log, LOG_ID) == ["p-1", "p-3"]
+    assert read(place.log, LOG_ENTITY) == ["18", None]
+    assert not place.alone.exists(), "nothing is left in it"
+    assert read(place.flat, LOG_ENTITY) == ["19"]
+    assert read(place.others, "x") == [1, 2]
+    outcomes = [
+        *zip(read(place.outcomes, OUTCOME_ID), read(place.outcomes, OUTCOME_ROW), strict=True)
+    ]
+    assert outcomes == [("p-1", 1), ("p-9", 0)]
+    assert read(place.source, "entity") == ["18"]
+    assert place.log.stat().st_mtime_ns == 10**18, "the order of deletion stays"
+    assert pq.read_schema(place.log).metadata[LOG_SCHEMA_KEY.encode()] == b"1"
+    left = {path: path.read_bytes() for path in place.folder.rglob("*.parquet")}
+    assert place.erase("17") == 0
+    assert "0 predicted rows and 0 outcomes, in 0 files" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in place.folder.rglob("*.parquet")} == left
+
+
+def test_client_is_erased_by_the_hash_of_its_id(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert place.erase("--client", "ada") == 0
+    assert "2 predicted rows and 2 outcomes" in capsys.readouterr().out
+    assert read(place.log, LOG_ID) == ["p-2", "p-3"]
+    monkeypatch.setenv("GATEWAY_SAMPLE_KEY", "another-key-of-16")
+    assert place.erase("--client", "bob") == 0
+    assert read(place.log, LOG_ID) == ["p-2", "p-3"], "not by the key of other gateways"
+
+
+def test_entities_of_several_keys_are_erased_by_one_of_them(place: Place) -> None:
+    texts = ['{"customer":17,"shop":"a=b"}', '{"customer":18,"shop":"17"}', "customer=17", "{"]
+    path = write(
+        place.folder / DAY / "b.parquet", {LOG_ID: [*"wxyz"], LOG_ROW: [0] * 4, LOG_ENTITY: texts}
+    )
+    assert place.erase("shop=17") == 0
+    assert read(path, LOG_ID) == ["w", "y", "z"]
+    assert place.erase("customer=17") == 0
+    assert read(path, LOG_ID) == ["z"], "an id of one key may look so too"
+
+
+def test_erasure_that_cannot_be_complete_is_refused_or_says_what_is_left(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.erase() == 1
+    assert place.erase("17", "--client", "ada") == 1
+    (place.home / "gateway" / LOG_KEY_FILE).unlink()
+    assert place.erase("--client", "ada") == 1
+    assert "nothing was erased" in capsys.readouterr().err
+    assert len(read(place.log, LOG_ID)) == 4
+    torn = place.folder / DAY / "torn.parquet"
+    torn.write_bytes(b"PAR1 torn")
+    assert place.erase("17") == 1
+    assert f"{torn} cannot be read and was left as it is" in capsys.readouterr().err
+    assert read(place.log, LOG_ID) == ["p-1", "p-3"], "the others were erased all the same"
+
+
+def test_interrupted_erasure_is_finished_by_the_next_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is full")
+
+    before = place.log.read_bytes()
+    with monkeypatch.context() as broken:
+        broken.setattr("os.utime", fail)
+        assert place.erase("17") == 1
+    assert place.log.read_bytes() == before, "the ids of the outcomes are still known"
+    assert place.erase("17") == 0
+    assert read(place.outcomes, OUTCOME_ID) == ["p-1", "p-9"]
+    assert read(place.log, LOG_ID) == ["p-1", "p-3"]
+
+
+def test_files_that_are_written_or_deleted_meanwhile_are_neither_lost_nor_missed(
+    place: Place,
+) -> None:
+    ended = threading.Event()
+    written: list[Path] = []
+
+    def gateway() -> None:
+        while not ended.is_set() and len(written) < 60:
+            number = len(written)
+            rows = {
+                LOG_ID: [f"q-{number}", f"r-{number}"],
+                LOG_ROW: [0, 0],
+                LOG_ENTITY: ["18", "17"],
+            }
+            staged = write(place.folder / DAY / f".w-{number}.parquet.staged", rows)
+            written.append(staged.replace(place.folder / DAY / f"w-{number}.parquet"))
+            if number % 5 == 4:
+                written[number - 4].unlink()
+
+    thread = threading.Thread(target=gateway)
+    thread.start()
+    try:
+        for _ in range(3):
+            assert place.erase("19") == 0
+    finally:
+        ended.set()
+        thread.join()
+    assert place.erase("17") == 0
+    left = [path for number, path in enumerate(written) if number % 5 or number + 4 >= len(written)]
+    assert all(read(path, LOG_ENTITY) == ["18"] for path in left)
