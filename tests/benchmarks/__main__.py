@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks [part ...]`: the gateway, raw Triton and two ceilings.
 
 Everything is real and as a user has it. Parts: `throughput` (closed loop), `open-loop` (steady
-rate with switches), `cpu` and `lookups` (in-process), `drills` (rollbacks), `memory`, `models`
-(hundreds of idle ones). Default: all of them.
+rate with switches), `cpu` and `lookups` (in-process), `logging` (of every request), `drills`
+(rollbacks), `memory`, `models` (hundreds of idle ones). Default: all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from tests.benchmarks import report, targets
 from tests.benchmarks.cases import PREDICT, PREDICTIONS
 from tests.benchmarks.drills import measure_drills
+from tests.benchmarks.logging_cost import measure_logging
 from tests.benchmarks.many_models import MODELS, measure_many_models
 from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.results import Results
@@ -30,7 +31,7 @@ from tests.benchmarks.wrk import BenchmarkError, Case, run
 from tests.support.programs import require_programs
 from tests.support.servers import ROOT
 
-PARTS = ("throughput", "open-loop", "cpu", "lookups", "drills", "memory", "models")
+PARTS = ("throughput", "open-loop", "cpu", "lookups", "logging", "drills", "memory", "models")
 _PROGRAMS = ("wrk", "haproxy", "redis-server")
 """Each in the Debian package of its name."""
 _PEAK_SECONDS = 5
@@ -82,6 +83,11 @@ def measure(results: Results, arguments: argparse.Namespace, parts: Collection[s
             found = measure_in_process("lookups", arguments.batches)
             text = report.lookups_line(found)
             results.keep("lookups", found, text, targets.judge_lookups(found))
+    if "logging" in parts:
+        with results.attempt("logging"), _home() as home:
+            logged = measure_logging(home)
+            text = report.logging_line(logged)
+            results.keep("logging", logged, text, targets.judge_logging(logged))
     if "drills" in parts:
         with results.attempt("drills"), _home() as home:
             drills = measure_drills(home, arguments.drills).summary()

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.benchmarks.cases import PREDICT
 from tests.benchmarks.environment import start_gateway, start_triton
-from tests.benchmarks.wrk import BenchmarkError, Case, run
+from tests.benchmarks.wrk import Case, run
 from tests.support.gateway_harness import RunningGateway
 
 CONNECTIONS = 64
@@ -81,14 +81,3 @@ def _rows(gateway: RunningGateway, outcome: str) -> int:
 def _load(gateway: RunningGateway, seconds: int, folder: Path) -> float:
     case = Case("logging", f"{gateway.url}/predict", PREDICT)
     return run(case, CONNECTIONS, seconds, folder).per_second
-
-
-if __name__ == "__main__":
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        try:
-            sys.stdout.write(json.dumps(measure_logging(Path(name)), indent=1) + "\n")
-        except BenchmarkError as error:
-            sys.exit(str(error))

@@ -79,6 +79,15 @@ def lookups_line(figures: Mapping[str, Any]) -> str:
     )
 
 
+def logging_line(figures: Mapping[str, Any]) -> str:
+    """The prediction log."""
+    return (
+        f"Logging every request: {figures['best_ratio']:.3f} of the throughput without at 64 "
+        f"connections (best of {len(figures['ratios'])} pairs; median "
+        f"{figures['median_ratio']:.3f}), {figures['rows_lost']} rows lost."
+    )
+
+
 def drills_line(figures: Mapping[str, Any]) -> str:
     """Rollbacks."""
     times = figures["convergence_ms"]

@@ -21,6 +21,7 @@ THROUGHPUT = (
 MIRRORING = {8: 1.1}
 """Largest p50 with mirroring, as a multiple of the one without, by connections."""
 CPU_MICROSECONDS, CPU_RATIO = 45.0, 1.6
+LOGGING_RATIO = 0.95
 LOOKUP_RATIO, LOOKUP_MS = 1.5, 2.0
 P999_MS, ROLLBACK_P99_MS = 10.0, 50.0
 MEMORY_MIB = {"one model": 60.0, "ten models": 70.0}
@@ -101,6 +102,15 @@ def judge_lookups(figures: Mapping[str, Any]) -> list[Verdict]:
     return [
         Verdict("CPU with three views to one", LOOKUP_RATIO, figures["ratio"]),
         Verdict(many, LOOKUP_MS, figures["look_up_median_ms"], unit="ms"),
+    ]
+
+
+def judge_logging(figures: Mapping[str, Any]) -> list[Verdict]:
+    """Every request logged, next to none."""
+    name = "throughput with all requests logged to none, 64 connections"
+    return [
+        Verdict(name, LOGGING_RATIO, figures["median_ratio"], at_least=True),
+        Verdict("rows that were not logged", 0, figures["rows_lost"]),
     ]
 
 

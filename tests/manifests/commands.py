@@ -30,6 +30,7 @@ SECRETS = {
     ("postgres-credentials", "username"): "postgres-user",
     ("postgres-credentials", "password"): "postgres-password",
     ("ledger-key", "pem"): "",
+    ("prediction-log", "key"): "0123456789abcdef-log-key",
 }
 
 

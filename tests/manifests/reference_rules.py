@@ -18,6 +18,7 @@ SECRETS: Final = {
     "postgres-credentials": {"username", "password"},
     "redis-credentials": {"url", "password"},
     "ledger-key": {"pem"},
+    "prediction-log": {"key"},
 }
 """Secrets that whoever installs the platform makes, with their keys."""
 _PLAUSIBLE: Final = {

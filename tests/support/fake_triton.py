@@ -120,6 +120,8 @@ class Outcome:
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.prediction_id: str | None = None
+        """Of an inference of the protocol."""
 
     def succeed(self, body: bytes) -> None:
         """A prediction."""
@@ -129,6 +131,7 @@ class Outcome:
         self, response: ProtocolResponse, variant: str, version: int, prediction_id: str
     ) -> None:
         """An inference of the protocol."""
+        self.prediction_id = prediction_id
         self.ended.set_result((response, variant, version))
 
     def fail(self, error: GatewayError) -> None:

@@ -69,6 +69,7 @@ async def decode(outcome: Outcome) -> Any:
 )
 async def test_rows_of_the_payload_are_answered(plane: FakeTritonPlane, body: bytes) -> None:
     response = await decode(plane.predict(body))
+    assert response.pop("prediction_id") == plane.dispatcher.ids.text(1)
     assert response == {
         "predictions": [1, 1],
         "probabilities": [[1.5, 2.0], [2.0, 2.0]],

@@ -27,13 +27,17 @@ from serving_gateway.contract import (
     DType,
     Feature,
     Signature,
+    Strategy,
+    Traffic,
     client_hash,
     log_day,
 )
+from serving_gateway.errors import InferenceRefused
 from serving_gateway.inference.codec import Codec
 from serving_gateway.inference.rows import VALUE_BYTES
 from serving_gateway.inference.tensors import pack
 from serving_gateway.settings import Settings
+from serving_gateway.telemetry.log_columns import record_batches
 from serving_gateway.telemetry.log_files import delete_oldest
 from serving_gateway.telemetry.log_writer import LogWriter
 from serving_gateway.telemetry.prediction_log import (
@@ -45,6 +49,7 @@ from serving_gateway.telemetry.prediction_log import (
     Places,
     VariantLog,
 )
+from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
 from tests.support.servers import wait_until
 
 KINDS = {"f": DType.FP32, "d": DType.FP64, "n": DType.INT64, "b": DType.BOOL, "t": DType.BYTES}
@@ -474,3 +479,49 @@ def test_logging_without_pyarrow_is_refused_at_the_start(
     monkeypatch.setitem(__import__("sys").modules, "serving_gateway.telemetry.log_columns", None)
     with pytest.raises(RuntimeError, match="cannot be imported"):
         Logging(tmp_path)
+
+
+async def test_answers_have_ids_and_leave_what_the_log_needs(tmp_path: Path) -> None:
+    with FakeTritonPlane(tmp_path) as plane:
+        queue = LogQueue(1024, MANY)
+        ids = plane.dispatcher.ids
+        plane.dispatcher.log = model = ModelLog(queue, 1.0, ids.prefix)
+        plane.route(Traffic(Strategy.MIRROR, 100.0), A=1, B=2)
+        plane.triton.errors[2] = InferenceRefused("not today")
+        body = b'{"data": [[1, 2], [3, null]], "client_id": "ada"}'
+        failed = msgspec.json.decode(await plane.predict(body))
+        del plane.triton.errors[2]
+        answered = msgspec.json.decode(await plane.predict(body))
+        tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [5, 6]}
+        inference = plane.infer(msgspec.json.encode({"inputs": [tensor]}))
+        await inference
+        of_platform = Outcome()
+        of_platform.is_traffic = False
+        plane.predictor.submit(body, of_platform)
+        assert b'"prediction_id":"' in await of_platform
+        await eventually(lambda: len(queue.waiting[0].mirrored) == 2)
+        [log] = queue.waiting
+        given = [failed["prediction_id"], answered["prediction_id"], inference.prediction_id]
+        assert [re.fullmatch(rf"{ids.prefix}-\d+", one) is not None for one in given] == [True] * 3
+        assert len({*given, msgspec.json.decode(of_platform.ended.result())["prediction_id"]}) == 4
+        batches = [
+            batch.to_pylist()
+            for entries in (log.mirrored, log.entries)
+            for _, batch in record_batches(log, entries, 0.0, lambda client: client)
+        ]
+    mirrored, alone = batches
+    rows = [(row["sample_id"], row["sample_row"], row["a"], row["b"]) for row in mirrored + alone]
+    assert rows == [
+        *((given[0], 0, 1, 2), (given[0], 1, 3, None)),
+        *((given[1], 0, 1, 2), (given[1], 1, 3, None)),
+        (given[2], 0, 5, 6),
+    ]
+    assert [row["sample_client"] for row in mirrored + alone] == ["ada"] * 4 + [None]
+    assert [row["sample_prediction"] for row in mirrored[2:]] == [
+        *map(str, answered["predictions"])
+    ]
+    assert all(row["sample_b_failure"].endswith("not today") for row in mirrored[:2])
+    versions = {row["sample_b_version"] for row in mirrored}
+    assert versions == {2}
+    assert all(row["sample_b_prediction"] is not None for row in mirrored[2:])
+    assert model.dropped == 0
