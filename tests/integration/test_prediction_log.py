@@ -7,7 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serving_gateway.contract import DEFAULT_MODEL, PLATFORM_HEADER
+from serving_gateway.contract import (
+    DEFAULT_MODEL,
+    LOG_KEY_FILE,
+    PLATFORM_HEADER,
+    client_hash,
+)
 from tests.support.gateway_harness import ROW, run_gateway
 from tests.support.servers import RunningTriton, wait_until
 
@@ -29,20 +34,38 @@ def test_answered_predictions_lie_in_files_and_refused_ones_do_not(
         assert gateway.traffic("split", 100).status_code == 200
         answer = gateway.client.post("/predict", json={"instances": named, "client_id": "c"})
         assert answer.json()["variant"] == "B"
+        assert gateway.traffic("mirror", 100).status_code == 200
+        mirrored = gateway.predict([4, 3, 2, 1], client_id="ada")
+        tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": ROW}
+        protocol = gateway.client.post(
+            f"/v2/models/{DEFAULT_MODEL}/infer",
+            json={"inputs": [tensor]},
+            headers={"x-client-id": "ada"},
+        )
         assert gateway.metric("gateway_sample_rows_total", outcome="dropped") == 0
         assert not directory.exists()
     # What waits is written when the gateway ends.
     files = [*directory.glob(f"{DEFAULT_MODEL}/*/*.parquet")]
     found = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
     kept = sorted(found.to_pylist(), key=lambda row: row["sample_time"])
+    row_as_sent = [pa.scalar(value, pa.float32()).as_py() for value in ROW]
     assert [[row[name] for name in NAMES] for row in kept] == [
-        [1, 2, 3, 4],
-        *[[pa.scalar(value, pa.float32()).as_py() for value in ROW]] * 2,
+        *([1, 2, 3, 4], row_as_sent, row_as_sent, [4, 3, 2, 1], row_as_sent)
     ]
     routed = [
         (row["sample_variant"], row["sample_version"], row["sample_prediction"]) for row in kept
     ]
-    assert routed == [("A", 1, "1"), ("A", 1, "1"), ("B", 2, "2")]
+    assert routed == [*[("A", 1, "1")] * 2, ("B", 2, "2"), *[("A", 1, "1")] * 2]
+    b = [(row["sample_b_version"], row["sample_b_prediction"]) for row in kept]
+    assert b == [(None, None)] * 3 + [(2, "2"), (None, None)], "of /v2 nothing is mirrored"
+    ids = [row["sample_id"] for row in kept]
+    assert ids[0] == ids[1], "of one request"
+    given = [answer.json()["prediction_id"], mirrored.json()["prediction_id"]]
+    assert ids[2:] == [*given, protocol.headers["x-prediction-id"]]
+    key = (tmp_path / "gateway" / LOG_KEY_FILE).read_bytes().strip()
+    assert [row["sample_client"] for row in kept[3:]] == [client_hash("ada", key)] * 2
+    assert {row["sample_generation"] for row in kept} == {2, 3, 4}
+    assert all(0 < row["sample_latency"] < 20 for row in kept)
     assert kept[2]["sample_score"] == max(answer.json()["probabilities"][0])
 
 

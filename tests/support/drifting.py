@@ -142,8 +142,8 @@ class Place:
         target.write_bytes(write_reference(in_tensor_form(features), np.arange(len(features))))
 
     def sample(self, samples: pd.DataFrame, name: str = "one") -> Path:
-        self.samples.mkdir(parents=True, exist_ok=True)
         path = self.samples / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
         samples.to_parquet(path, index=False, coerce_timestamps="us")
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from platform_assets.monitoring.assets import drift_key
 from platform_assets.monitoring.records import DriftReport
 from platform_assets.resources.reference import REFERENCE_ARTIFACT
+from platform_assets.resources.samples import SamplesFolder
+from serving_gateway.contract import LOG_PREDICTION, log_day
 from tests.support.drifting import (
     PRODUCTION,
     RUN_ID,
@@ -150,6 +153,24 @@ def test_a_feature_that_no_sample_holds_is_said_not_to_be_compared(
     report, metadata = materialized(place.report(instance))
     assert "visits" not in {column.name for column in report.columns}
     assert metadata["not_compared"].value == "visits: no sample holds it"
+
+
+def test_files_of_days_before_the_window_are_not_opened(place: Place) -> None:
+    today = datetime.now(UTC)
+    place.sample(answered(rows(10)), log_day(today.date()) + "/gateway-1")
+    place.sample(answered(rows(5)), "gateway-of-an-earlier-release")
+    for days in (0, 3):
+        folder = place.samples / log_day((today - timedelta(days=days)).date())
+        folder.mkdir(exist_ok=True)
+        (folder / "torn.parquet").write_bytes(b"PAR1 torn")
+    window = SamplesFolder(root=str(place.home / "samples")).window(
+        place.spec.model_name,
+        PRODUCTION,
+        since=today - timedelta(days=2),
+        max_rows=100,
+        columns=[LOG_PREDICTION],
+    )
+    assert (window.rows, window.files, len(window.unreadable)) == (15, 2, 1)
 
 
 def test_other_versions_and_old_samples_do_not_count(
