@@ -8,11 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from serving_gateway.contract import OUTCOMES_FOLDER, check_model_name
+from serving_gateway.contract import LOG_DAY, OUTCOMES_FOLDER, check_model_name
 
 SOURCE_FILE: Final = "source.parquet"
 """Copy of the outcomes of a model's source, inside its folder of outcomes."""
-_DAY: Final = "date="
 _CLOCKS_DIFFER: Final = timedelta(days=1)
 
 
@@ -46,9 +45,9 @@ class LogFiles:
 def _files(folder: Path, since: datetime | None, until: datetime | None) -> Iterator[str]:
     first = since.astimezone(UTC).date() if since else date.min
     last = until.astimezone(UTC).date() if until else date.max
-    for day in sorted(folder.glob(f"{_DAY}*")):
+    for day in sorted(folder.glob(f"{LOG_DAY}*")):
         try:
-            at = date.fromisoformat(day.name.removeprefix(_DAY))
+            at = date.fromisoformat(day.name.removeprefix(LOG_DAY))
         except ValueError:
             continue
         if first <= at <= last:

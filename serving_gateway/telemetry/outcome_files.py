@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from serving_gateway.contract import OUTCOMES_FOLDER
+from serving_gateway.contract import LOG_DAY, OUTCOMES_FOLDER, log_day
 
 _FAN_IN: Final = 32
 """Small files of one day that become one; as many of those again."""
@@ -51,8 +51,8 @@ class OutcomeFiles:
 
     def write(self, model_name: str, table: Any) -> None:
         """Write an Arrow table to a file of this day; OSError when it cannot be written."""
-        day = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
-        folder = self._directory / model_name / OUTCOMES_FOLDER / f"date={day}"
+        day = log_day(datetime.fromtimestamp(self._clock(), UTC).date())
+        folder = self._directory / model_name / OUTCOMES_FOLDER / day
         self._write(folder, 0, table)
 
     def tidy(self, *, everything: bool = False) -> None:
@@ -113,7 +113,7 @@ class OutcomeFiles:
             total -= size
 
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
-        for path in folder.glob("date=*/*"):
+        for path in folder.glob(f"{LOG_DAY}*/*"):
             with suppress(FileNotFoundError):
                 about = path.stat()
                 if path.suffix == ".parquet":
