@@ -89,6 +89,7 @@ bench: system-programs $(VENV)/.dev $(TRITON_VENV)/.run ## the gateway against r
 	$(RUN) tests.benchmarks
 	$(RUN) tests.benchmarks.scale
 	$(RUN) tests.benchmarks.scoring
+	$(RUN) tests.benchmarks.outcomes
 	$(RUN) tests.benchmarks.chains
 
 k8s: $(VENV)/.dev $(TRITON_VENV)/.run ## render and check every Kubernetes overlay
