@@ -293,7 +293,8 @@ class Settings(BaseSettings):
     """Maximum bytes of outcomes on their way to a file in sample_dir; above it the answer is
     503."""
     outcome_max_bytes: int = Field(default=268_435_456, ge=1_048_576)
-    """Maximum bytes of a model's outcomes; above it the oldest files are deleted."""
+    """Maximum bytes of a model's outcomes; above it the oldest files are deleted, as are those
+    that are older than sample_max_days."""
 
     otlp_endpoint: (
         Annotated[Url, _needs("opentelemetry.exporter.otlp.proto.http", "tracing")] | None

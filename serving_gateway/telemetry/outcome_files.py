@@ -28,26 +28,39 @@ _GRACE_SECONDS: Final = 60.0
 """How long merged files stay for readers that have listed them."""
 _STALE_SECONDS: Final = 3600.0
 """Age of a staged file whose process must have died."""
+_CHECK_SECONDS: Final = 600.0
+"""Longest time between two looks at the limits of a model that gets outcomes."""
+_DAY_SECONDS: Final = 86_400.0
 
 
 class OutcomeFiles:
-    """Writes to `directory`, at most `max_bytes` for a model; used by one thread.
+    """Writes to `directory`; a model's oldest files go beyond `max_bytes` or `max_days`.
+
+    Used by one thread.
 
     `replica` is part of the names, so that replicas may share the directory.
     """
 
     def __init__(
-        self, directory: Path, replica: str, max_bytes: int, clock: Callable[[], float] = time.time
+        self,
+        directory: Path,
+        replica: str,
+        *,
+        max_bytes: int,
+        max_days: int,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
         self._replica = re.sub(r"[^A-Za-z0-9._]", "_", replica)
-        self._max_bytes = max_bytes
+        self._max_bytes, self._max_days = max_bytes, max_days
         self._clock = clock
         self._numbers = count(1)
         self._small: defaultdict[tuple[Path, int], list[Path]] = defaultdict(list)
         """Files to be merged, by folder and how often they were."""
         self._merged: list[tuple[float, Path]] = []
         """Files whose rows are in another one, with the time to remove them."""
+        self._next_check: dict[Path, float] = {}
+        """When to look at the limits again, by a model's folder."""
 
     def write(self, model_name: str, table: Any) -> None:
         """Write an Arrow table to a file of this day; OSError when it cannot be written."""
@@ -67,6 +80,9 @@ class OutcomeFiles:
         self._merged = [one for one in self._merged if one[1] not in due]
         for path in due:
             path.unlink(missing_ok=True)
+        for folder, at in [*self._next_check.items()]:
+            if at <= now:
+                self._delete_oldest(folder)
 
     def _write(self, folder: Path, level: int, table: Any) -> None:
         import pyarrow.parquet as pq
@@ -86,6 +102,7 @@ class OutcomeFiles:
                 staged.unlink()
             raise
         _sync(folder)
+        self._next_check.setdefault(folder.parent, 0.0)
         if size < _LARGE_BYTES:
             self._small[folder, level].append(path)
 
@@ -103,14 +120,17 @@ class OutcomeFiles:
         self._delete_oldest(folder.parent)
 
     def _delete_oldest(self, folder: Path) -> None:
-        """Delete a model's oldest files beyond the limit, and what is stale."""
-        found = sorted(self._files(folder))
-        total = sum(size for _, _, size in found)
-        for _, path, size in found[:-1]:
-            if total <= self._max_bytes:
+        """Delete a model's oldest files beyond the limits, and what is stale."""
+        now, found = self._clock(), sorted(self._files(folder))
+        self._next_check[folder] = now + _CHECK_SECONDS
+        total, first = sum(size for _, _, size in found), now - self._max_days * _DAY_SECONDS
+        for at, path, size in found[:-1]:
+            if total <= self._max_bytes and at >= first:
                 return
             path.unlink(missing_ok=True)
             total -= size
+            with suppress(OSError):  # there are others of that day
+                path.parent.rmdir()
 
     def _files(self, folder: Path) -> Iterator[tuple[float, Path, int]]:
         for path in folder.glob(f"{LOG_DAY}*/*"):

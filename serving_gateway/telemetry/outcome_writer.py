@@ -58,7 +58,12 @@ class OutcomeWriter:
 
     def __init__(self, directory: Path, replica: str, settings: Settings) -> None:
         self._directory = directory
-        self._files = OutcomeFiles(directory, replica, settings.outcome_max_bytes)
+        self._files = OutcomeFiles(
+            directory,
+            replica,
+            max_bytes=settings.outcome_max_bytes,
+            max_days=settings.sample_max_days,
+        )
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._received_us = 0
         self._problem: str | None = None

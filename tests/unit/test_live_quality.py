@@ -188,7 +188,7 @@ def _shown(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def test_asset_measures_a_day_and_shows_the_days_before_with_the_switches(tmp_path: Path) -> None:
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         put_in_production(instance)
         _write(tmp_path)
         _write(tmp_path, day=1)
@@ -213,7 +213,7 @@ def test_asset_measures_a_day_and_shows_the_days_before_with_the_switches(tmp_pa
 
 def test_day_is_measured_without_mlflow(tmp_path: Path) -> None:
     _write(tmp_path)
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         result = _materialize(tmp_path, instance, mlflow_down=True)
         [check] = result.get_asset_check_evaluations()
 
@@ -224,7 +224,7 @@ def test_day_is_measured_without_mlflow(tmp_path: Path) -> None:
 
 
 def test_day_without_log_is_not_judged(tmp_path: Path) -> None:
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         result = _materialize(tmp_path, instance)
         [check] = result.get_asset_check_evaluations()
 
@@ -236,7 +236,7 @@ def test_day_without_log_is_not_judged(tmp_path: Path) -> None:
 def test_missing_source_of_outcomes_fails_with_what_to_do(tmp_path: Path) -> None:
     outcomes = Outcomes(source=Source(file=str(tmp_path / "outcomes.csv")))
     spec = replace(VISITORS, join_key=JoinKey("visitor"), outcomes=outcomes)
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         result = _materialize(tmp_path, instance, spec=spec)
 
     [event] = [one for one in result.all_events if one.is_step_failure]

@@ -25,6 +25,8 @@ from serving_gateway.telemetry.outcome_writer import (
     to_table,
 )
 
+DAY = 86_400.0
+
 
 class _Clock:
     now = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -46,6 +48,10 @@ def _files(folder: Path) -> list[Path]:
 def _ids(folder: Path) -> list[str]:
     found = [pq.ParquetFile(path).read() for path in _files(folder)]
     return sorted(set(pa.concat_tables(found)["prediction_id"].to_pylist()))
+
+
+def _open(folder: Path, clock: _Clock, *, max_bytes: int = 1 << 30) -> OutcomeFiles:
+    return OutcomeFiles(folder, "r", max_bytes=max_bytes, max_days=30, clock=clock)
 
 
 def _table(*ids: str) -> pa.Table:
@@ -71,7 +77,7 @@ def test_outcome_is_written_as_the_shortest_text(value: Any, text: str) -> None:
 
 def test_small_files_are_merged_and_removed_a_while_later(tmp_path: Path) -> None:
     clock = _Clock()
-    files = OutcomeFiles(tmp_path, "r", 1 << 30, clock)
+    files = _open(tmp_path, clock)
     for number in range(4):
         files.write("m", _table(f"p{number:02d}"))
     files.tidy()
@@ -85,7 +91,7 @@ def test_small_files_are_merged_and_removed_a_while_later(tmp_path: Path) -> Non
 
 
 def test_merged_files_are_merged_again(tmp_path: Path) -> None:
-    files = OutcomeFiles(tmp_path, "r", 1 << 30, _Clock())
+    files = _open(tmp_path, _Clock())
     for number in range(4 * 4):
         files.write("m", _table(f"p{number}"))
         files.tidy()
@@ -96,18 +102,36 @@ def test_merged_files_are_merged_again(tmp_path: Path) -> None:
 
 
 def test_oldest_files_beyond_the_limit_are_deleted(tmp_path: Path) -> None:
-    files = OutcomeFiles(tmp_path, "r", 1 << 20, _Clock())
+    files = _open(tmp_path, _Clock(), max_bytes=1 << 20)
     folder = tmp_path / "m" / "outcomes" / "date=2026-02-01"
     folder.mkdir(parents=True)
     for number in range(4):
         (folder / f"old{number}.parquet").write_bytes(bytes(400_000))
-        os.utime(folder / f"old{number}.parquet", (number, number))
+        at = _Clock.now - DAY - 100 + number
+        os.utime(folder / f"old{number}.parquet", (at, at))
     for _ in range(4):
         files.write("m", _table("p"))
     files.tidy(everything=True)
 
     assert [path.name for path in sorted(folder.iterdir())] == ["old2.parquet", "old3.parquet"]
     assert _ids(tmp_path) == ["p"]
+
+
+def test_files_go_after_the_days_of_the_log(tmp_path: Path) -> None:
+    clock = _Clock()
+    files = _open(tmp_path, clock)
+    for day in (1, 20):
+        folder = tmp_path / "m" / "outcomes" / f"date=2026-02-{day:02d}"
+        folder.mkdir(parents=True)
+        (folder / "old.parquet").write_bytes(b"old")
+        at = datetime(2026, 2, day, tzinfo=UTC).timestamp()
+        os.utime(folder / "old.parquet", (at, at))
+    clock.now += 4 * DAY
+    files.write("m", _table("p"))
+    files.tidy()
+
+    days = [path.name for path in sorted((tmp_path / "m" / "outcomes").iterdir())]
+    assert days == ["date=2026-02-20", "date=2026-03-05"]
 
 
 @pytest.fixture
