@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving_gateway.contract import MAX_OUTCOMES
+from serving_gateway.errors import Overloaded
+from serving_gateway.http.outcome_routes import OutcomeDesk
+from serving_gateway.settings import Settings
 from serving_gateway.telemetry.outcome_writer import OutcomeWriter
 from tests.support.in_process_gateway import Heartbeat, InProcessGateway, run_in_process
 
@@ -138,6 +142,40 @@ async def test_full_queue_is_answered_503_and_predictions_go_on(
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"
     assert (predicted.status_code, accepted) == (200, 200)
+
+
+class _InstantWriter(OutcomeWriter):
+    """Keeps nothing, and is done at once."""
+
+    def submit(self, *_: Any) -> Future[None]:
+        done = Future[None]()
+        done.set_result(None)
+        return done
+
+
+def _desk(home: Path) -> OutcomeDesk:
+    settings = Settings(state_dir=home)
+    return OutcomeDesk(_InstantWriter(home, "r", settings), settings)
+
+
+async def test_calls_take_turns_that_leave_time_to_predictions(tmp_path: Path) -> None:
+    desk, body = _desk(tmp_path), json.dumps({"outcomes": [ONE]}).encode()
+    begin = time.monotonic()
+    await asyncio.gather(*(desk.take("m", body) for _ in range(51)))
+    small = time.monotonic() - begin
+    large = json.dumps({"outcomes": [ONE] * 5_000}).encode()
+    await asyncio.gather(*(desk.take("m", large) for _ in range(2)))
+
+    assert small >= 50 * 0.002, "at most 500 calls a second"
+    assert time.monotonic() - begin - small >= len(large) * 1e-7
+
+
+async def test_call_that_would_wait_too_long_for_its_turn_is_refused(tmp_path: Path) -> None:
+    desk, body = _desk(tmp_path), json.dumps({"outcomes": [ONE]}).encode()
+    desk._next_turn = asyncio.get_running_loop().time() + 60
+
+    with pytest.raises(Overloaded, match="send more of them in one call"):
+        await desk.take("m", body)
 
 
 async def test_largest_call_does_not_hold_the_event_loop(gateway: InProcessGateway) -> None:

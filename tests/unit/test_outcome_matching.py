@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from platform_assets.components.loading import read_models
 from platform_assets.features.source import open_source
 from platform_assets.features.sources.reader import Progress
 from platform_assets.model_spec import (
@@ -30,6 +31,8 @@ from platform_assets.resources.source import SourceResource
 from serving_gateway.contract import BoundedMean, DType, PairedOutcomes
 from tests.support.models import IRIS
 from tests.support.prediction_log import BEGIN, Logged, Sent, write_log, write_outcomes
+from tests.support.several_tables import BEGIN as FIRST_PAYMENT
+from tests.support.several_tables import MODEL, tables, write_files
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 LATER = BEGIN + 30 * DAY
@@ -271,6 +274,43 @@ def test_entity_of_several_keys_is_joined_by_all_of_them(tmp_path: Path) -> None
         '{"customer":1,"shop":"é\\"x"}',
         '{"customer":1,"shop":"b"}',
     ]
+
+
+def test_label_table_gives_outcomes_by_all_keys_and_time(tmp_path: Path) -> None:
+    known = tables(payments=40)
+    write_files(tmp_path, known)
+    file = tmp_path / "payments" / "defs.yaml"
+    text = MODEL.replace("  labels:\n", "  outcomes: labels\n  labels:\n")
+    file.write_text(text)
+    [spec] = read_models(tmp_path).specs.values()
+    log = [
+        Logged(
+            id=f"p{number}",
+            at=at,
+            entity=f'{{"customer_id":{payer},"shop_id":"{shop}"}}',
+            answer="False",
+        )
+        for number, (payer, shop, at, _, _) in enumerate(known.payments)
+    ]
+    write_log(tmp_path, spec.model_name, log)
+    assert copy_source_outcomes(spec, SourceResource(), LogFiles(tmp_path, spec.model_name)) == 40
+
+    until = max(one.at for one in log) + DAY
+    with match(tmp_path, spec, since=FIRST_PAYMENT, until=until, now=until) as found:
+        rows = found.database.sql("SELECT id, outcome FROM matched").fetchall()
+    assert dict(rows) == {
+        f"p{number}": str(bad).lower() for number, (*_, bad) in enumerate(known.payments)
+    }
+
+
+def test_outcomes_of_a_source_have_the_names_of_the_classes(tmp_path: Path) -> None:
+    spec = _with_source(tmp_path, "customer,left\n1,0\n2,1\n3,7\n")
+    named = Target("left", classes=(0, 1), class_names=("no", "yes"))
+    spec = replace(spec, target=named)
+    write_log(tmp_path, "churn", [Logged(id=f"p{n}", entity=f"{n}") for n in (1, 2, 3)])
+    _copy(spec, tmp_path)
+
+    assert [row[2] for row in _matched(tmp_path, spec)] == ["no", "yes", None]
 
 
 def test_sent_outcome_comes_before_that_of_the_source(tmp_path: Path) -> None:
