@@ -23,7 +23,10 @@ def add_release_report(
 
     @router.get("/release")
     async def release(model: Annotated[str, Depends(name_of)]) -> ReleaseReport:
-        """Read the present release, or the last one, with what all replicas counted of it."""
+        """Read the present release, or the last one.
+
+        With what all replicas counted of it, and what that shows of each guardrail.
+        """
         return await hosting.plane(model).release_report.report()
 
 

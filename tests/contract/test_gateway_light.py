@@ -60,6 +60,7 @@ def test_the_openapi_page_describes_all_that_there_is(tmp_path: Path) -> None:
     by_model = {
         *("/health", "/ready", "/shadow", "/predict", "/traffic"),
         *("/variant/{alias}/reload", "/variant/{alias}/rollback", "/variant/{alias}"),
+        *("/release", "/release/advance", "/release/approve", "/release/stop", "/outcomes"),
     }
     named = {f"/models/{{model}}{path}" for path in ("", *by_model)}
     protocol = {
