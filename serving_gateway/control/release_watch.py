@@ -93,23 +93,26 @@ class ReleaseWatch:
             return
         is_watched = release.state is ReleaseState.WATCHING
         candidate, reference = (a, b) if is_watched else (b, a)
-        own = router.counters.evidence(release.id)
-        fault = find_fault(release, own, self._state(candidate, reference))
+        fault = self._find_fault(release, candidate, reference)
         if fault is None or router.is_withdrawn:
             return
-        # Where neither can answer, it is Triton's fault; the other one has to take over.
+        # It has to take over. Where it cannot answer either, Triton is at fault.
+        asked_at = time.monotonic()
         await reference.client.probe()
-        if reference.client.ready and active_release(router.record) is release:
+        is_confirmed = reference.client.ready and reference.client.age < time.monotonic() - asked_at
+        fault = self._find_fault(release, candidate, reference)
+        if is_confirmed and fault is not None and active_release(router.record) is release:
             await self._end(release, f"{fault} (seen by {self.process_id})")
 
-    def _state(self, candidate: RoutingTarget, reference: RoutingTarget) -> CandidateState:
+    def _find_fault(
+        self, release: Release, candidate: RoutingTarget, reference: RoutingTarget
+    ) -> str | None:
         now, is_alone = time.monotonic(), not candidate.client.ready and reference.client.ready
         self._unready_since = (self._unready_since or now) if is_alone else None
         seconds = 0.0 if self._unready_since is None else now - self._unready_since
-        counter = candidate.counter
-        return CandidateState(
-            seconds, 0 if counter is None else counter.failed_in_row, candidate.client.reason
-        )
+        in_row = 0 if candidate.counter is None else candidate.counter.failed_in_row
+        state = CandidateState(seconds, in_row, candidate.client.reason)
+        return find_fault(release, self.router.counters.evidence(release.id), state)
 
     async def _end(self, release: Release, reason: str) -> None:
         log.error(

@@ -34,7 +34,11 @@ _KEPT_RELEASES: Final = 2
 
 
 class VersionCounter:
-    """The requests of one version in one phase, as in `VersionCounts`; `phase` has both."""
+    """The requests of one version in one phase, as in `VersionCounts`; `phase` has both.
+
+    `failed_in_row` are those since the last answer, and since the other version failed: a Triton
+    that answers neither is no fault of one of them.
+    """
 
     __slots__ = ("_latencies", "failed", "failed_in_row", "phase", "requests")
 
@@ -52,9 +56,7 @@ class VersionCounter:
     def fail(self) -> None:
         """Count a request that the version did not answer, or that was abandoned at it."""
         self.requests += 1
-        self.failed += 1
-        self.failed_in_row += 1
-        self.phase.on_failure()
+        self.spoil()
 
     def retract(self) -> None:
         """Take a failure back: the request was invalid for the other version too."""
@@ -66,7 +68,10 @@ class VersionCounter:
         """Count an answer as failed after all: it cannot be used."""
         self.failed += 1
         self.failed_in_row += 1
-        self.phase.on_failure()
+        phase = self.phase
+        beside = phase.reference if self is phase.candidate else phase.candidate
+        beside.failed_in_row = 0
+        phase.on_failure()
 
     def counts(self) -> VersionCounts:
         """The counts so far."""

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from serving_gateway.contract import (
     Guard,
     PhaseEvidence,
     Release,
+    ReleaseDecision,
     ReleaseEvidence,
     ReleasePlan,
     ReleaseState,
@@ -31,6 +32,7 @@ from serving_gateway.control.release_faults import (
     find_fault,
 )
 from serving_gateway.control.release_report import total_evidence
+from serving_gateway.control.release_watch import ReleaseWatch
 from serving_gateway.errors import (
     BadUpstreamAnswer,
     DeadlineExceeded,
@@ -41,6 +43,7 @@ from serving_gateway.errors import (
 from serving_gateway.inference.codec import ModelOutput
 from serving_gateway.inference.release_counts import PhaseCounter
 from serving_gateway.inference.shadow import compare
+from serving_gateway.inference.version_client import VersionClient
 from serving_gateway.replication import release_counts
 from serving_gateway.replication.release_counts import FileReleaseCounts
 from tests.support.fake_triton import FakeTritonPlane, Outcome, eventually
@@ -284,3 +287,43 @@ def test_a_fault_beyond_doubt_is_named_with_its_numbers(
 def test_what_was_counted_before_the_switch_says_nothing_after_it() -> None:
     assert find_fault(RELEASE, evidence(100, 50), FINE) is not None
     assert find_fault(WATCHED, evidence(100, 50), FINE) is None
+
+
+def test_failures_in_a_row_are_those_while_the_other_version_did_not_fail() -> None:
+    phase = PhaseCounter(PLAN, is_watched=False, on_failure=lambda: None)
+    phase.candidate.fail()
+    phase.candidate.fail()
+    assert phase.candidate.failed_in_row == 2
+    phase.reference.fail()
+    assert (phase.candidate.failed_in_row, phase.reference.failed_in_row) == (0, 1)
+    phase.candidate.fail()
+    phase.candidate.answer(0.01)
+    assert (phase.candidate.failed_in_row, phase.candidate.failed) == (0, 3)
+
+
+@pytest.mark.parametrize("production", ["does not answer", "answers", "answers, as B does by then"])
+async def test_a_release_is_ended_only_where_production_was_asked_and_can_take_over(
+    plane: FakeTritonPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: str
+) -> None:
+    plane.route(SPLIT, release=IN_SPLIT, A=1, B=2)
+    counter = plane.router.table.targets["B"].counter
+    assert counter is not None
+    for _ in range(IN_A_ROW):
+        counter.fail()
+    stops: list[str] = []
+
+    class Control:
+        async def stop(self, decision: ReleaseDecision, by: str) -> None:
+            stops.append(f"{by}: {decision.reason}")
+
+    async def probe(client: VersionClient) -> None:
+        if production != "does not answer":
+            client.mark_ready()
+        if production == "answers, as B does by then":
+            counter.answer(0.01)
+
+    monkeypatch.setattr(VersionClient, "probe", probe)
+    store = FileReleaseCounts(tmp_path)
+    await ReleaseWatch(plane.router, cast(Any, Control()), store, "one").protect()
+    reason = "replica:one: version 2 failed the last 20 requests in a row (seen by one)"
+    assert stops == ([reason] if production == "answers" else [])

@@ -88,6 +88,28 @@ async def test_a_release_goes_on_after_triton_was_gone(client: ReleaseClient) ->
     assert sum(failed) <= 4, "but for those that met the end itself"
 
 
+async def test_a_release_goes_on_after_triton_did_not_answer(tmp_path: Path) -> None:
+    async with run_in_process(tmp_path, request_seconds=0.4) as running:
+        client = ReleaseClient(running)
+        await client.prepare()
+        await client.begin(SPLIT)
+        for _ in range(5):
+            assert await client.answers() == "B2"
+        client.triton.hangs = True
+        # More than may fail in a row, before Triton counts as silent.
+        answers = await asyncio.gather(*(client.predict() for _ in range(30)))
+        assert {answer.status_code for answer in answers} <= {503, 504}
+        client.triton.hangs = False
+        client.triton.close_connections()
+        async with asyncio.timeout(10):
+            while (await client.predict()).status_code != 200:  # noqa: ASYNC110 -- over HTTP
+                await asyncio.sleep(0.05)
+        for _ in range(5):
+            assert await client.answers() in {"A1", "B2"}
+        found = await client.report()
+        assert found["release"]["state"] == "running", found["release"]["reason"]
+
+
 @pytest.mark.parametrize("how", ["fails", "is gone"])
 async def test_a_new_production_at_fault_is_rolled_back_and_pinned(
     client: ReleaseClient, how: str
