@@ -14,15 +14,15 @@ from typing import Final, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from platform_assets.local_stack import report
+from platform_assets.local_stack import release_progress, report
 from platform_assets.local_stack.chain import chain_job_name, reload_definitions, run_chain
 from platform_assets.local_stack.chain_display import ChainDisplay
 from platform_assets.local_stack.processes import LEDGER_KEY, SOURCE_PATH, environment
 from platform_assets.local_stack.settings import StackError, StackSettings, stack_settings
 from platform_assets.local_stack.shutdown import stop_stack
 from platform_assets.local_stack.stack import Stack, give_source, owner_pid, sole_owner
-from platform_assets.model_spec import table_job_name
-from serving_gateway.contract import DEFAULT_MODEL, is_model_name
+from platform_assets.model_spec import ModelSpec, table_job_name
+from serving_gateway.contract import DEFAULT_MODEL, Release, is_model_name
 
 _OF_PASSPORTS: Final = (
     "DAGSTER_HOME",
@@ -55,7 +55,11 @@ def _demo(settings: StackSettings, console: Console) -> int:
 
 
 def _model_chain(settings: StackSettings, console: Console) -> int:
-    """Take one model (`MODEL`) of the running stack from its source to production."""
+    """Take one model (`MODEL`) of the running stack from its source to production.
+
+    Where its file has a `release`, a later version is taken to its release, which goes on by
+    itself.
+    """
     model_name = os.environ.get("MODEL") or DEFAULT_MODEL
     if not is_model_name(model_name):
         raise StackError(
@@ -64,10 +68,13 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     owner = owner_pid(settings)
     if owner is None:
         raise StackError("no stack runs with this state directory: start one with `make up`")
-    tables = _tables_of(model_name, owner)
+    spec = _spec_of(model_name, owner)
     reload_definitions(settings.dagster_url)
-    jobs = [*map(table_job_name, tables), chain_job_name(model_name)]
+    jobs = [*(table_job_name(table.name) for table in spec.tables), chain_job_name(model_name)]
+    before = release_progress.present_release(settings, model_name) if spec.release else None
     succeeded = all(_run(settings, console, job, stops_with_us=False) for job in jobs)
+    if succeeded and spec.release:
+        _follow_release(settings, console, model_name, before)
     console.print(f"In production: {escape(str(report.production(settings, model_name)))}")
     if not succeeded:
         return 1
@@ -76,8 +83,21 @@ def _model_chain(settings: StackSettings, console: Console) -> int:
     return 0
 
 
-def _tables_of(model_name: str, owner: int) -> list[str]:
-    """Return the feature tables of a model, or raise StackError where there is no such model.
+def _follow_release(
+    settings: StackSettings, console: Console, model_name: str, before: Release | None
+) -> None:
+    """Wait until the first version is in production, or the release of a later one has begun."""
+    if report.production(settings, model_name).version is None:
+        with _waiting(console, "the first version is switched to"):
+            release_progress.await_first_version(settings, model_name)
+        return
+    with _waiting(console, "the release begins"):
+        release = release_progress.await_release(settings, model_name, before)
+    release_progress.print_release(settings, console, model_name, release)
+
+
+def _spec_of(model_name: str, owner: int) -> ModelSpec:
+    """Return the file of a model, or raise StackError where there is no such model.
 
     Reads the model files as the running stack does, which is quicker than its reload.
     """
@@ -94,8 +114,7 @@ def _tables_of(model_name: str, owner: int) -> list[str]:
     why = explain_missing_model(models, model_name)
     if why is not None:
         raise StackError(why)
-    [spec] = [one for one in models.specs.values() if one.name == model_name]
-    return [table.name for table in spec.tables]
+    return next(one for one in models.specs.values() if one.name == model_name)
 
 
 def _check(settings: StackSettings, _console: Console) -> int:

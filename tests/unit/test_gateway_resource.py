@@ -14,6 +14,7 @@ import pytest
 from platform_assets.resources.gateway import (
     GatewayRefused,
     GatewayResource,
+    GatewayUnavailable,
     ModelNotHosted,
     UnreadableAnswer,
     confirmed_version,
@@ -21,7 +22,16 @@ from platform_assets.resources.gateway import (
     routed_version,
     routed_versions,
 )
-from serving_gateway.contract import ModelStatus
+from serving_gateway.contract import (
+    ModelStatus,
+    Release,
+    ReleaseDecision,
+    ReleasePlan,
+    ReleaseResponse,
+    ReleaseState,
+    Strategy,
+    Traffic,
+)
 from tests.support.model_status import effective_version, live_replica, model_status
 
 
@@ -155,6 +165,27 @@ def test_answer_of_another_server_is_unreadable(answer: bytes) -> None:
                 call(gateway.urls, "best_model")
         with pytest.raises(UnreadableAnswer, match="/models/best_model/predict"):
             gateway.predict("best_model", [[1]])
+
+
+def stopped(status: str) -> dict[str, Any]:
+    plan = ReleasePlan(steps=(Traffic(Strategy.MIRROR, 100),))
+    at = "2026-01-01T00:00:00Z"
+    state = ReleaseState.STOPPED
+    release = Release("one", 2, "run-2", 1, plan, state, 0, at, at, "token:pipeline")
+    answer: dict[str, Any] = msgspec.to_builtins(ReleaseResponse(status, release, 7, changed=True))
+    return answer
+
+
+def test_a_stop_that_no_replica_could_write_down_is_asked_of_each() -> None:
+    decision = ReleaseDecision("too slow")
+    with answering(stopped("stop_pending"), 202) as one, answering(stopped("success")) as other:
+        both = GatewayResource(urls=f"{one.urls},{other.urls}", control_token="secret")
+        assert both.stop_release("best_model", decision).status == "success"
+        assert one.stop_release("best_model", decision).status == "stop_pending"
+        away = GatewayResource(urls=f"http://127.0.0.1:9,{one.urls}", control_token="secret")
+        assert away.stop_release("best_model", decision).status == "stop_pending"
+    with pytest.raises(GatewayUnavailable):
+        both.stop_release("best_model", decision)
 
 
 def test_refusal_has_the_code_and_reason_of_the_gateway() -> None:
