@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from serving_gateway.contract.confidence import (
     LATENCY_EDGES,
@@ -26,6 +26,15 @@ is faster, which is no reason to stop a release."""
 PairedLosses = PairedOutcomes | BoundedMean
 """Losses on mirrored rows: of labels, or of numbers in units of `ReleasePlan.score_scale`."""
 
+
+class Stratum(NamedTuple):
+    """What was counted while the versions' shares of the requests did not change."""
+
+    counted: PhaseEvidence
+    share: float
+    """Of a guard's error rate."""
+
+
 _ORDER: Final = 0.99
 _FLOOR_BUCKET: Final = bisect_left(LATENCY_EDGES, LATENCY_FLOOR_S)
 
@@ -35,15 +44,36 @@ def add_phases(phases: Iterable[PhaseEvidence]) -> PhaseEvidence:
     return reduce(_add_phases, phases, PhaseEvidence())
 
 
+def error_shares(steps: int) -> tuple[float, ...]:
+    """What each of these steps gets of an error rate, 1 in all.
+
+    Three quarters for the first one, in which a bad version should be seen, then half of what is
+    left for each.
+    """
+    shares, left = [], 1.0
+    for step in range(steps - 1):
+        shares.append(left * (0.5 if step else 0.75))
+        left -= shares[-1]
+    return (*shares, left) if steps else ()
+
+
 def estimate_guard(
-    guard: Guard, alpha: float, counted: PhaseEvidence, outcome: PairedLosses | None
+    guard: Guard, alpha: float, strata: Sequence[Stratum], outcome: PairedLosses | None
 ) -> tuple[int, float | None, Interval]:
-    """Observations, estimate (None without any) and bounds of a guard."""
+    """Observations, estimate (None without any) and bounds of a guard.
+
+    Versions that answer different requests are compared within a step alone, where each gets the
+    same share all the time: if load or failures of both change from step to step, so do the shares,
+    and sums over steps would show a difference that is not there (Simpson's paradox). The bounds
+    of all steps, each at its share of `alpha`, hold at once, so that what all of them allow is
+    left. Guards of mirrored rows compare both answers to the same row, and are summed.
+    """
+    counted = add_phases(one.counted for one in strata)
     match guard:
         case Guard.FAILURES:
-            return _failures(counted, alpha)
+            return _within_steps(_failures, strata, alpha)
         case Guard.LATENCY_P99:
-            return _latency(counted, alpha)
+            return _within_steps(_latency, strata, alpha)
         case Guard.DISAGREEMENT:
             rows = Trials(counted.disagreed, counted.rows)
             return rows.trials, rows.share, rows.bounds(alpha)
@@ -52,6 +82,21 @@ def estimate_guard(
             return shift.count, shift.mean, shift.bounds(alpha)
         case Guard.OUTCOME:
             return _outcome(outcome or PairedOutcomes(0, 0, 0), alpha)
+
+
+def _within_steps(
+    measure: Callable[[PhaseEvidence, float], tuple[int, float | None, Interval]],
+    strata: Sequence[Stratum],
+    alpha: float,
+) -> tuple[int, float | None, Interval]:
+    """The estimates of all steps, weighted by observations, and what all their bounds allow."""
+    found = [measure(one.counted, alpha * one.share) for one in strata]
+    known = [(count, value) for count, value, _ in found if value is not None]
+    total = sum(count for count, _ in known)
+    value = sum(count * one for count, one in known) / total if total else None
+    bounds = [one for _, _, one in found]
+    narrowest = Interval(max(one.low for one in bounds), min(one.high for one in bounds))
+    return sum(count for count, _, _ in found), value, narrowest
 
 
 def _failures(counted: PhaseEvidence, alpha: float) -> tuple[int, float | None, Interval]:

@@ -25,7 +25,12 @@ from serving_gateway.contract.release import (
     ReleaseState,
     Verdict,
 )
-from serving_gateway.contract.release_estimates import PairedLosses, add_phases, estimate_guard
+from serving_gateway.contract.release_estimates import (
+    PairedLosses,
+    Stratum,
+    error_shares,
+    estimate_guard,
+)
 
 ERROR_RATE: Final = 0.05
 """Of all guards together, for the steps, and once more for the time after the switch."""
@@ -41,9 +46,8 @@ def judge_guards(
 ) -> tuple[GuardReport, ...]:
     """Judge each guard of the plan by all that was counted on this side of the switch.
 
-    `outcome` holds the candidate (B) against production (A), whichever variants they are now. The
-    bounds assume that the versions are equally far apart in all steps; see the classes of
-    `serving_gateway.contract.confidence`.
+    `outcome` holds the candidate (B) against production (A), whichever variants they are now. What
+    the bounds assume is said by the classes of `serving_gateway.contract.confidence`.
 
     Raises:
         ValueError: The evidence contradicts itself, such as more failures than requests.
@@ -55,9 +59,13 @@ def judge_guards(
         if not watching or guard in WATCHED
     }
     alpha = ERROR_RATE / max(1, len(margins))
-    phases = [one for name, one in evidence.phases.items() if (name == WATCH) is watching]
-    total = add_phases(phases)
-    return tuple(_judge(guard, margin, alpha, total, outcome) for guard, margin in margins.items())
+    none, shares = PhaseEvidence(), error_shares(len(plan.steps))
+    strata = [
+        Stratum(evidence.phases.get(str(step), none), share) for step, share in enumerate(shares)
+    ]
+    if watching:
+        strata = [Stratum(evidence.phases.get(WATCH, none), 1.0)]
+    return tuple(_judge(guard, margin, alpha, strata, outcome) for guard, margin in margins.items())
 
 
 def decide(
@@ -136,9 +144,13 @@ def _summary(guards: Sequence[GuardReport]) -> str:
 
 
 def _judge(
-    guard: Guard, margin: float, alpha: float, counted: PhaseEvidence, outcome: PairedLosses | None
+    guard: Guard,
+    margin: float,
+    alpha: float,
+    strata: Sequence[Stratum],
+    outcome: PairedLosses | None,
 ) -> GuardReport:
-    observations, value, bounds = estimate_guard(guard, alpha, counted, outcome)
+    observations, value, bounds = estimate_guard(guard, alpha, strata, outcome)
     if value is None:
         return GuardReport(guard, margin, Verdict.NOT_YET, observations)
     return GuardReport(

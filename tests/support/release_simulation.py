@@ -109,8 +109,13 @@ def _draw(versions: Versions, number: int, runs: int, random: np.random.Generato
     ]
 
 
-def broken(found: Releases, margins: dict[Guard, float], error_rate: float) -> dict[Guard, Mask]:
-    """By guard, the releases that it stops at this look."""
+def broken(
+    found: Releases, margins: dict[Guard, float], error_rate: float, share: float
+) -> dict[Guard, Mask]:
+    """By guard, the releases that it stops at this look, in their first step.
+
+    `share` is what this step has of the error rate of guards that are judged within steps.
+    """
     alpha, number = error_rate / len(margins), found.requests
     up, down, _ = found.shifted.T
     both_sides = [
@@ -120,9 +125,9 @@ def broken(found: Releases, margins: dict[Guard, float], error_rate: float) -> d
     ]
     return {
         Guard.FAILURES: _difference_is_beyond(
-            found.failed_a, found.failed_b, number, margins[Guard.FAILURES], alpha
+            found.failed_a, found.failed_b, number, margins[Guard.FAILURES], alpha * share
         ),
-        Guard.LATENCY_P99: _ratio_is_beyond(found, margins[Guard.LATENCY_P99], alpha),
+        Guard.LATENCY_P99: _ratio_is_beyond(found, margins[Guard.LATENCY_P99], alpha * share),
         Guard.DISAGREEMENT: _share_is_beyond(
             found.disagreed, number, margins[Guard.DISAGREEMENT], alpha
         ),

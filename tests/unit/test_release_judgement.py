@@ -23,6 +23,7 @@ from serving_gateway.contract import (
     Verdict,
     VersionCounts,
     decide,
+    error_shares,
     judge_guards,
 )
 
@@ -144,10 +145,36 @@ def test_without_observations_nothing_is_shown_and_bounds_are_left_out() -> None
     assert few.high is None, "no edge bounds the p99 of 50 requests"
 
 
-def test_all_steps_are_one_sequence_and_the_watch_another() -> None:
+def test_what_changes_for_both_versions_between_steps_is_no_difference() -> None:
+    """Half of the first step failed, and was slow, for both; then B gets one request in 100."""
+    trouble = VersionCounts(500, 250, {MS_40: 250})
+    mirrored = PhaseEvidence(trouble, trouble, rows=250)
+    split = PhaseEvidence(counts(500), counts(50_000))
+    found = judged(evidence(first=mirrored, second=split))
+    assert found[Guard.FAILURES].value == 0
+    assert found[Guard.LATENCY_P99].value == 1
+    assert Verdict.STOP not in {one.verdict for one in found.values()}
+    # The sums are 25 % of B's requests against 0.5 % of A's.
+    worse = judged(evidence(first=PhaseEvidence(counts(1_000, 250), counts(50_500, 250))))
+    assert worse[Guard.FAILURES].verdict is Verdict.STOP
+
+
+def test_a_difference_in_one_step_is_enough_to_stop() -> None:
+    bad = PhaseEvidence(counts(600, 60), counts(6_000))
+    found = judged(evidence(first=phase(20_000), second=bad))[Guard.FAILURES]
+    assert (found.verdict, found.observations) == (Verdict.STOP, 20_600)
+
+
+def test_steps_share_an_error_rate() -> None:
+    assert error_shares(1) == (1.0,)
+    assert error_shares(4) == (0.75, 0.125, 0.0625, 0.0625)
+    assert error_shares(0) == ()
+
+
+def test_mirrored_rows_of_all_steps_are_summed_and_the_watch_is_judged_apart() -> None:
     bad = phase(250, failed=20)
     both = evidence(first=bad, second=bad, watch=phase(10))
-    assert judged(both)[Guard.FAILURES].observations == 500
+    assert judged(both)[Guard.DISAGREEMENT].observations == 500
     watching = judged(both, state=ReleaseState.WATCHING)
     assert watching[Guard.FAILURES].observations == 10
     assert set(watching) == {Guard.FAILURES, Guard.LATENCY_P99, Guard.OUTCOME}

@@ -47,7 +47,10 @@ AT_MARGINS = Versions(
     only_a_wrong=0.01,
 )
 """The worst that is not to be stopped, of every guard at once."""
-PLAN = ReleasePlan(steps=(Traffic(Strategy.MIRROR, 100),), guardrails=GUARDRAILS)
+STEPS = (Traffic(Strategy.MIRROR, 100), *(Traffic(Strategy.SPLIT, one) for one in (1, 10, 50)))
+PLAN = ReleasePlan(steps=STEPS, guardrails=GUARDRAILS)
+SHARE = 0.75
+"""Of the error rate of failures and latency, for the first step."""
 RELEASE = Release(
     id="one",
     version=2,
@@ -74,9 +77,10 @@ def verdicts(found: Releases, release: int) -> dict[Guard, Verdict]:
 def test_of_versions_within_their_margins_at_most_five_percent_are_ever_stopped(
     versions: Versions,
 ) -> None:
+    # With the whole error rate in one step, all of which a release could spend.
     stopped = np.zeros((len(GUARDRAILS), RUNS), dtype=bool)
     for found in simulate(versions, LOOKS, RUNS, seed=1):
-        stopped |= np.stack([*broken(found, GUARDRAILS, ERROR_RATE).values()])
+        stopped |= np.stack([*broken(found, GUARDRAILS, ERROR_RATE, 1.0).values()])
     assert (stopped.mean(axis=1) <= ERROR_RATE / len(GUARDRAILS)).all()
     assert stopped.any(axis=0).mean() <= ERROR_RATE
     assert versions is EQUAL or stopped.any(), "a test that can fail stops one now and then"
@@ -97,7 +101,7 @@ def test_a_worse_version_is_stopped_by_then_in_most_releases(
     guard: Guard, requests: int, worse: Versions
 ) -> None:
     [found] = simulate(worse, [requests], RUNS, seed=2)
-    stopped = broken(found, GUARDRAILS, ERROR_RATE)[guard]
+    stopped = broken(found, GUARDRAILS, ERROR_RATE, SHARE)[guard]
     assert stopped.mean() > 0.5
     for release in range(30):
         assert (verdicts(found, release)[guard] is Verdict.STOP) is bool(stopped[release])
@@ -128,7 +132,7 @@ def test_the_product_judges_as_the_simulations_do() -> None:
     )
     seen: dict[Guard, set[bool]] = {guard: set() for guard in Guard}
     for found in simulate(near, [700, 1_700, 2_500], 40, seed=4):
-        expected = broken(found, GUARDRAILS, ERROR_RATE)
+        expected = broken(found, GUARDRAILS, ERROR_RATE, SHARE)
         for release in range(40):
             for guard, verdict in verdicts(found, release).items():
                 is_stopped = verdict is Verdict.STOP
