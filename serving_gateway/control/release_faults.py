@@ -6,23 +6,19 @@ together is judged by the pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from serving_gateway.contract import (
-    WATCH,
     Guard,
     PhaseEvidence,
     Release,
     ReleaseEvidence,
-    ReleaseState,
     Trials,
-    add_phases,
 )
 
 ALPHA: Final = 0.001
-"""Error rate of one replica's judgement, however often it judges."""
+"""Error rate of one replica's judgement of a step, however often it judges."""
 DEFAULT_MARGIN: Final = 0.05
 """Of a release without a guardrail for failures."""
 IN_A_ROW: Final = 20
@@ -52,7 +48,9 @@ def find_fault(release: Release, own: ReleaseEvidence, state: CandidateState) ->
         )
     if state.failed_in_row >= IN_A_ROW:
         return f"version {version} failed the last {state.failed_in_row} requests in a row"
-    counted = add_phases(_this_side(release, own.phases))
+    # Within a step: sums over steps show differences that are not there when both versions fail
+    # more often in one of them.
+    counted = own.phases.get(release.phase, PhaseEvidence())
     margin = release.plan.guardrails.get(Guard.FAILURES, DEFAULT_MARGIN)
     candidate, reference = counted.candidate, counted.reference
     # Each takes half of the error rate. Looser than bounds of the difference, and a hundredth of
@@ -66,9 +64,3 @@ def find_fault(release: Release, own: ReleaseEvidence, state: CandidateState) ->
         f"{low:.2%}), the version beside it {reference.failed} of {reference.requests} (at most "
         f"{high:.2%}): a difference beyond the margin of {margin:.2%}"
     )
-
-
-def _this_side(release: Release, phases: Mapping[str, PhaseEvidence]) -> list[PhaseEvidence]:
-    """The phases before the switch, or the one after it."""
-    watching = release.state is ReleaseState.WATCHING
-    return [phase for name, phase in phases.items() if (name == WATCH) is watching]

@@ -327,3 +327,10 @@ async def test_a_release_is_ended_only_where_production_was_asked_and_can_take_o
     await ReleaseWatch(plane.router, cast(Any, Control()), store, "one").protect()
     reason = "replica:one: version 2 failed the last 20 requests in a row (seen by one)"
     assert stops == ([reason] if production == "answers" else [])
+
+
+def test_trouble_of_both_versions_in_an_earlier_step_is_no_fault() -> None:
+    trouble, calm = VersionCounts(500, 100), VersionCounts(50_000)
+    phases = {"0": PhaseEvidence(trouble, trouble), "1": PhaseEvidence(VersionCounts(500), calm)}
+    second = replace(RELEASE, step=1)
+    assert find_fault(second, ReleaseEvidence(RELEASE.id, phases), FINE) is None
