@@ -64,4 +64,10 @@ def _panel(axes: Any, guard: Guard, margin: float, points: Sequence[Point]) -> N
     for line in (margin, -margin) if guard is Guard.SCORE_SHIFT else (margin,):
         axes.axhline(line, color=plots.BAD, linewidth=1.2)
     least = 0.0 if guard in {Guard.LATENCY_P99, Guard.DISAGREEMENT} else -reach
-    axes.set(title=guard.value, xlabel="minutes", ylim=(least, reach))
+    latest = max(1.0, (points[-1].at - points[0].at) / 60)
+    axes.set(
+        title=guard.value,
+        xlabel="minutes",
+        xlim=(-0.03 * latest, 1.03 * latest),
+        ylim=(least, reach),
+    )

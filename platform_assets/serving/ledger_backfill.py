@@ -6,18 +6,25 @@ The gateways keep the last switches of each variant, so that none is missed howe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import dagster as dg
 
 from platform_assets.ledger.resource import LedgerFolder
 from platform_assets.model_spec import ModelSpec
 from platform_assets.resources.model_repository import ModelRepository
-from platform_assets.serving.ledger import MANUAL, UNKNOWN, Entry, parse_reason, read_ledger
+from platform_assets.serving.ledger import (
+    MANUAL,
+    ROLLBACK,
+    UNKNOWN,
+    Entry,
+    parse_reason,
+    read_ledger,
+)
 from platform_assets.serving.ledger_entries import enter_switch
 from platform_assets.serving.switch_evidence import late_content
 from platform_assets.serving.switching import PRODUCTION
-from serving_gateway.contract import ModelStatus, Switch
+from serving_gateway.contract import ModelStatus, Release, ReleaseState, Switch
 
 _FAR_BACK: Final = 500
 """Materializations to look through before a switch counts as not recorded."""
@@ -43,10 +50,12 @@ def backfill_ledger(
     recorded = [entry.generation for entry in ledger]
     for switch in switches:
         gap = describe_gap(switch, recorded)
-        action, by = _author(switch, instance)
-        content = late_content(spec, switch, repository, action=action, by=by, gap=gap)
+        made_by = _author(switch, status.routing.release, instance)
+        content = late_content(
+            spec, switch, repository, action=made_by.action, by=made_by.name, gap=gap
+        )
         entered = enter_switch(spec, content, chain, instance)
-        made = _materialization(spec, switch, action=action, by=by, gap=gap, entered=entered)
+        made = _materialization(spec, switch, made_by, gap=gap, entered=entered)
         instance.report_runless_asset_event(made)
         recorded.append(switch.generation)
     return switches
@@ -81,37 +90,57 @@ def describe_gap(switch: Switch, recorded: Sequence[int]) -> str:
     )
 
 
-def _author(switch: Switch, instance: dg.DagsterInstance) -> tuple[str, str]:
-    """What a switch was, and by which run or credential."""
-    made = parse_reason(switch.reason or "")
+class _Author(NamedTuple):
+    """What made a switch."""
+
+    action: str
+    name: str
+    """The run, the release or the credential."""
+    description: str
+
+
+def _author(switch: Switch, release: Release | None, instance: dg.DagsterInstance) -> _Author:
+    made, by = parse_reason(switch.reason or ""), switch.by or UNKNOWN
     if made is not None and instance.has_run(made[1]):
-        return made
-    return MANUAL, switch.by or UNKNOWN
+        said = f"Run {made[1]} made this switch, and ended before it could record it"
+        return _Author(*made, said)
+    if release is not None and _is_end_of(release, switch):
+        said = f"The version before took over: the release of version {release.version} ended so"
+        return _Author(ROLLBACK, f"release {release.id}", said)
+    said = f"Made outside the pipeline, with the gateway's credential {by!r}"
+    return _Author(MANUAL, by, said)
+
+
+def _is_end_of(release: Release, switch: Switch) -> bool:
+    """Whether the switch is the rollback that a release ended with."""
+    return (
+        release.state is ReleaseState.ROLLED_BACK
+        and switch.version == release.previous_version
+        and release.reason is not None
+        and (switch.reason or "").strip().startswith(release.reason)
+    )
 
 
 def _materialization(
     spec: ModelSpec,
     switch: Switch,
+    made_by: _Author,
     *,
-    action: str,
-    by: str,
     gap: str,
     entered: Mapping[str, str | int],
 ) -> dg.AssetMaterialization:
-    description = f"Run {by} made this switch, and ended before it could record it"
-    if action == MANUAL:
-        description = f"Made outside the pipeline, with the gateway's credential {by!r}"
+    said = made_by.description
     return dg.AssetMaterialization(
         dg.AssetKey(spec.key("gateway_reload")),
-        description=f"{description}; {gap}." if gap else f"{description}.",
+        description=f"{said}; {gap}." if gap else f"{said}.",
         metadata={
             "version": switch.version,
             "previous_version": switch.previous_version or "none",
             "run_id": switch.run_id,
             "generation": switch.generation,
             "changed": True,
-            "action": action,
-            "by": by,
+            "action": made_by.action,
+            "by": made_by.name,
             "credential": switch.by or UNKNOWN,
             "reason": switch.reason or "",
             "at": switch.at,

@@ -23,11 +23,20 @@ from platform_assets.resources.mlflow import MlflowResource, MlflowUnavailable
 from platform_assets.resources.model_repository import ModelRepository
 from platform_assets.resources.triton import TritonResource
 from platform_assets.run_tags import MODEL_TAG
-from platform_assets.serving.ledger import MANUAL, PROMOTION, read_ledger, switch_reason
+from platform_assets.serving.ledger import MANUAL, PROMOTION, ROLLBACK, read_ledger, switch_reason
 from platform_assets.serving.reconcile import reconcile_job
 from platform_assets.serving.sensors import production_watch_sensor, serving_drift_sensor
 from platform_assets.serving.turns import CHANGE, LEASE
-from serving_gateway.contract import Mode, ModelStatus, Switch
+from serving_gateway.contract import (
+    Mode,
+    ModelStatus,
+    Release,
+    ReleasePlan,
+    ReleaseState,
+    Strategy,
+    Switch,
+    Traffic,
+)
 from tests.support.model_status import effective_version, model_status
 from tests.support.models import IRIS
 from tests.support.servers import free_port
@@ -163,6 +172,20 @@ def test_a_switch_whose_run_died_before_reporting_is_entered_as_that_run_s(
     newest, before = read_ledger(instance, IRIS)
     assert (newest.action, newest.by, newest.previous_version) == (PROMOTION, run.run_id, 3)
     assert (before.action, before.by) == (MANUAL, OPERATOR)
+
+
+def test_the_rollback_that_a_release_ended_with_is_entered_as_its_rollback(
+    instance: dg.DagsterInstance,
+) -> None:
+    reason, at = "beyond its margin: failures 0.08", "2026-01-02T03:04:05Z"
+    plan = ReleasePlan(steps=(Traffic(Strategy.MIRROR, 100),))
+    state = ReleaseState.ROLLED_BACK
+    ended = Release("r7", 4, "run-4", 3, plan, state, 0, at, at, OPERATOR, reason=reason)
+    watch(instance, gateway=answering(routed(status(3, 7, reason), release=ended)))
+    watch(instance, gateway=answering(routed(status(5, 8, "another"), release=ended)))
+    manual, rollback = read_ledger(instance, IRIS)
+    assert (rollback.action, rollback.by, rollback.reason) == (ROLLBACK, "release r7", reason)
+    assert manual.action == MANUAL
 
 
 def test_switch_without_a_credential_is_recorded_as_by_unknown(
