@@ -189,7 +189,11 @@ def _running(settings: StackSettings, console: Console) -> Iterator[Stack]:
 
 
 def _chain(settings: StackSettings, console: Console, model_name: str) -> bool:
-    return _run(settings, console, chain_job_name(model_name), stops_with_us=True)
+    if not _run(settings, console, chain_job_name(model_name), stops_with_us=True):
+        return False
+    # Where the file has a `release`, another run switches to the first version.
+    release_progress.await_first_version(settings, model_name)
+    return True
 
 
 def _run(settings: StackSettings, console: Console, job: str, *, stops_with_us: bool) -> bool:
