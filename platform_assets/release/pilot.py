@@ -23,8 +23,10 @@ from platform_assets.release.promotion_runs import request_promotion
 from platform_assets.release.record import Event, decision_events, describe_place
 from platform_assets.resources.gateway import GatewayRefused, GatewayResource
 from platform_assets.resources.mlflow import MlflowResource, RegistryError
+from platform_assets.serving.ledger import read_ledger
 from platform_assets.serving.ledger_entries import with_entry
 from platform_assets.serving.loads import newest_load
+from platform_assets.serving.records import ServingState
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import (
     ACTIVE,
@@ -47,7 +49,7 @@ from serving_gateway.contract import (
 
 NOT_YET_S: Final = 600.0
 """Seconds between two records of a release that nothing was decided about."""
-_ASK_GATES_S: Final = 60.0
+_ASK_AGAIN_S: Final = 60.0
 _JOIN_OUTCOMES_S: Final = 60.0
 
 Losses = Callable[[ModelSpec, Release, datetime], PairedLosses | None]
@@ -60,9 +62,10 @@ class Memory(msgspec.Struct, omit_defaults=True):
     place: tuple[str, str, int] | None = None
     """Release, state and step of the newest record."""
     recorded_at: float = 0.0
-    open_load: str = ""
-    """Load that had not passed its gates, and when they were asked."""
+    waiting_load: str = ""
+    """Load of which was asked whether it may be released, when, and what was in its way."""
     asked_at: float = 0.0
+    obstacle: str = ""
     joined_for: str = ""
     """Release, and side of the switch, whose losses these are, and when they were joined."""
     joined_at: float = 0.0
@@ -146,32 +149,44 @@ class Pilot:
         turn.said = why_not_released(load, production, last) or ""
         if turn.said or load is None:
             return
-        state, now = load.state, self.now.timestamp()
-        if memory.open_load == state.load_id and now < memory.asked_at + _ASK_GATES_S:
-            turn.said = f"version {state.version} has not passed its gates"
-            return
-        if why := open_gates(load, self.instance):
-            memory.open_load, memory.asked_at = state.load_id, now
-            turn.said = why
-            return
-        if production is None:
-            self._promote(f"first version, load {state.load_id}", turn)
-            return
+        is_known = memory.waiting_load == load.state.load_id
+        if not is_known or self.now.timestamp() >= memory.asked_at + _ASK_AGAIN_S:
+            memory.waiting_load, memory.asked_at = load.state.load_id, self.now.timestamp()
+            memory.obstacle = open_gates(load, self.instance) or ""
+            if not memory.obstacle and production is not None:
+                memory.obstacle = self._begin_release(load.state, memory, turn)
+        if memory.obstacle:
+            turn.said = f"version {load.state.version} waits: {memory.obstacle}"
+        elif production is None:
+            self._promote_first(load.state, turn)
+
+    def _begin_release(self, state: ServingState, memory: Memory, turn: Turn) -> str:
+        """Begin a release; return why the version cannot be released yet, else an empty text."""
+        reason = f"version {state.version} passed its gates"
         try:
             scale = score_scale(self.spec, state.run_id, self.mlflow)
-        except RegistryError as error:
-            turn.said = f"version {state.version} waits: {error}"
-            return
-        request = ReleaseRequest(
-            version=state.version,
-            run_id=state.run_id,
-            plan=to_plan(self.steps, scale),
-            reason=f"version {state.version} passed its gates",
-            feature_contract=self.spec.contract,
-        )
-        begun = self.gateway.begin_release(self.spec.model_name, request).release
-        reason = f"version {state.version} passed its gates: {describe_place(begun)}"
+            request = ReleaseRequest(
+                version=state.version,
+                run_id=state.run_id,
+                plan=to_plan(self.steps, scale),
+                reason=reason,
+                feature_contract=self.spec.contract,
+            )
+            begun = self.gateway.begin_release(self.spec.model_name, request).release
+        except (RegistryError, GatewayRefused) as error:
+            return str(error)
         self._record(begun, (), Verdict.GO, reason, memory, turn)
+        return ""
+
+    def _promote_first(self, state: ServingState, turn: Turn) -> None:
+        """Switch to the first version at once: there is none to compare it with."""
+        if ledger := read_ledger(self.instance, self.spec, limit=1):
+            turn.said = (
+                f"nothing is in production, where version {ledger[0].version} was: restore that "
+                f"one by the job {self.spec.model_name}_rollback"
+            )
+            return
+        self._promote(f"first version, load {state.load_id}", turn)
 
     def _follow(self, report: ReleaseReport, release: Release, memory: Memory, turn: Turn) -> None:
         evidence = report.evidence or ReleaseEvidence(release.id)

@@ -255,6 +255,39 @@ def test_the_first_version_is_switched_to_at_once(
     assert world.routing.calls == []
 
 
+def test_a_production_that_was_lost_is_not_taken_for_a_first_version(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """The newest loaded version may be one that a guardrail stopped."""
+    world = World(instance, tmp_path, production=None)
+    metadata: dict[str, str | int] = {"version": 1, "generation": 3}
+    key = dg.AssetKey([MODEL, "gateway_reload"])
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+    world.load(2)
+    turn = world.turn()
+    assert not turn.requests
+    assert "nothing is in production, where version 1 was" in turn.said
+
+
+def test_a_begin_that_the_gateway_refuses_is_tried_again_after_a_minute(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuses(_: object, model: str, __: object) -> Any:
+        asked.append(model)
+        raise GatewayRefused("its feature contract differs", status=409, code="x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReleasingGateway, "begin_release", refuses)
+        world.load(2)
+        for _ in range(2):
+            assert "version 2 waits: its feature contract differs" in world.turn(20).said
+    assert asked == [MODEL]
+    world.turn(41)
+    assert world.state == (ReleaseState.RUNNING, 0)
+
+
 # Steps
 
 
