@@ -18,6 +18,7 @@ from platform_assets.monitoring.automation import drift_schedule, drift_sensor
 from platform_assets.monitoring.checks import drift_checks
 from platform_assets.quality.assets import quality_assets
 from platform_assets.quality.automation import quality_schedule
+from platform_assets.quality.lookup import matured_outcomes
 from platform_assets.release.assets import release_asset, release_checks
 from platform_assets.release.jobs import approve_job, stop_job
 from platform_assets.scoring.assets import scoring_assets
@@ -52,7 +53,7 @@ def build(spec: ModelSpec) -> dg.Definitions:
             *feature_checks(spec),
             *training_checks(spec),
             *export_checks(spec),
-            *serving_checks(spec),
+            *serving_checks(spec, matured_outcomes),
             *drift_checks(spec),
             *scoring_checks(spec),
             *([release_checks(spec, spec.release)] if spec.release else []),

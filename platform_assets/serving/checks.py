@@ -18,14 +18,20 @@ from platform_assets.resources.mlflow import PRODUCTION_ALIAS, MlflowResource, R
 from platform_assets.serving.answers import ask_gateway
 from platform_assets.serving.gates import serving_gates
 from platform_assets.serving.records import Promotion
+from platform_assets.serving.replay.logged import OutcomeLookup
 from platform_assets.serving.switching import PRODUCTION
 from serving_gateway.contract import ModelStatus
 
 
-def serving_checks(spec: ModelSpec) -> list[dg.AssetChecksDefinition]:
-    """Build the checks of `triton_serving_state` and `gateway_reload` of one model."""
+def serving_checks(
+    spec: ModelSpec, outcomes: OutcomeLookup | None = None
+) -> list[dg.AssetChecksDefinition]:
+    """Build the checks of `triton_serving_state` and `gateway_reload` of one model.
+
+    `outcomes` knows the truth of logged rows, where outcomes are recorded.
+    """
     return [
-        serving_gates(spec),
+        serving_gates(spec, outcomes),
         _gateway_effective(spec),
         _predict_parity(spec),
         _registry_alias(spec),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from platform_assets.model_spec import ReplayLimits
+from platform_assets.model_spec import ModelSpec, ReplayLimits
+from platform_assets.quality.lookup import matured_outcomes
 from platform_assets.resources.samples import SamplesFolder
 from platform_assets.serving.loaded_version import LoadedVersion
 from platform_assets.serving.replay import asking
@@ -24,6 +26,13 @@ from serving_gateway.contract import (
     LOG_ID,
     LOG_PREDICTION,
     LOG_ROW,
+    LOG_TIME,
+    OUTCOME_ID,
+    OUTCOME_OBSERVED,
+    OUTCOME_RECEIVED,
+    OUTCOME_ROW,
+    OUTCOME_VALUE,
+    OUTCOMES_FOLDER,
     DType,
     Feature,
     Signature,
@@ -381,17 +390,64 @@ def test_matured_outcomes_show_a_worse_candidate(tmp_path: Path, share: float) -
     spec = of_limits(disagreement=1.0, score_shift=10.0)
     candidate, _ = loaded(sigmoid_model(threshold=50 + 100 * share), sigmoid_model(), spec=spec)
     table = logged_rows()
+    oldest = table[LOG_TIME][0].as_py()
     true = dict(zip(table[LOG_ID].to_pylist(), table[LOG_PREDICTION].to_pylist(), strict=True))
 
-    def outcomes(model: str, ids: Sequence[str], rows: Sequence[int]) -> list[str | None]:
-        assert (model, set(rows)) == (SPEC.model_name, {0})
-        return [true[one] if int(one.removeprefix("request-")) % 2 else None for one in ids]
+    def outcomes(root: Path, spec: ModelSpec, since: datetime) -> dict[tuple[str, int], str]:
+        assert (root, spec.model_name, since) == (tmp_path, SPEC.model_name, oldest)
+        return {(one, 0): label for one, label in true.items() if int(one.partition("-")[2]) % 2}
 
     result = judge(tmp_path, candidate, table, outcomes=outcomes)
     assert result.passed is (share == 0), result.description
     outcome = guards(result)["outcome"]
     assert outcome["observations"] == 200
     assert outcome["value"] == pytest.approx(share, abs=0.06)
+
+
+def test_outcomes_that_clients_sent_are_joined_with_logged_rows(tmp_path: Path) -> None:
+    table = logged_rows(
+        sample_probabilities=pa.nulls(400, pa.list_(pa.float64())),
+        sample_b_version=pa.nulls(400, pa.int64()),
+        sample_b_prediction=pa.nulls(400, pa.string()),
+        sample_b_score=pa.nulls(400, pa.float64()),
+    )
+    true = ["1" if one == "0" else "0" for one in table[LOG_PREDICTION].to_pylist()]
+    sent = pa.table(
+        {
+            OUTCOME_ID: table[LOG_ID],
+            OUTCOME_ROW: table[LOG_ROW],
+            OUTCOME_VALUE: true,
+            OUTCOME_OBSERVED: table[LOG_TIME],
+            OUTCOME_RECEIVED: table[LOG_TIME],
+        }
+    )
+    folder = tmp_path / SPEC.model_name / OUTCOMES_FOLDER / f"date={datetime.now(UTC):%Y-%m-%d}"
+    folder.mkdir(parents=True)
+    parquet.write_table(sent, folder / "1.parquet")
+    # Right wherever production is wrong, which is everywhere: a difference that is a gain.
+    spec = of_limits(disagreement=1.0, score_shift=100.0)
+    healthy = sigmoid_model()
+
+    def turned(inputs: Tensors) -> dict[str, Any]:
+        found = healthy(inputs)
+        return {"label": 1 - found["label"], "probabilities": found["probabilities"][:, ::-1]}
+
+    candidate, _ = loaded(turned, healthy, spec=spec)
+    result = judge(tmp_path, candidate, table, outcomes=matured_outcomes)
+    assert result.passed, result.description
+    assert guards(result)["outcome"]["value"] == -1.0
+    candidate, _ = loaded(healthy, turned, spec=spec)
+    result = judge(tmp_path, candidate, outcomes=matured_outcomes)
+    assert "outcome is 1 (" in (result.description or "")
+
+
+def test_outcomes_that_cannot_be_joined_leave_the_other_guards(tmp_path: Path) -> None:
+    candidate, _ = loaded(sigmoid_model(), sigmoid_model())
+    # A log without the columns of B is not one that outcomes can be joined with.
+    result = judge(tmp_path, candidate, logged_rows(), outcomes=matured_outcomes)
+    assert result.passed, result.description
+    assert plain(result)["outcomes"].startswith("not joined: the files in ")
+    assert "disagreement" in guards(result)
 
 
 def regression(scale: float) -> Answer:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from platform_assets.model_spec import ModelSpec
 from platform_assets.serving.replay.comparison import ComparedAnswers
-from serving_gateway.contract import LOG_ID, LOG_PREDICTION, LOG_ROW, LOG_SCORE, Signature
+from serving_gateway.contract import LOG_ID, LOG_PREDICTION, LOG_ROW, LOG_SCORE, LOG_TIME, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OutcomeLookup = Callable[[str, Sequence[str], Sequence[int]], Sequence[str | None]]
-"""Returns the matured outcomes, as text, of a model's logged rows by their `sample_id` and
-`sample_row`; None where there is none."""
+OutcomeLookup = Callable[[Path, ModelSpec, datetime], Mapping[tuple[str, int], str | float]]
+"""Returns the matured outcomes of what a model answered since a time, by `sample_id` and
+`sample_row`: texts of a classifier, numbers of a regression. The path is the log of all models;
+it raises `SamplesError`."""
 _SAME: Final = 1e-3
 """Difference, in spreads, up to which a logged prediction is the one that is answered now."""
 
@@ -37,26 +41,27 @@ def outdated_answers(table: pa.Table, compared: ComparedAnswers) -> tuple[int, i
 
 
 def true_values(
-    table: pa.Table, compared: ComparedAnswers, new: Signature, model: str, lookup: OutcomeLookup
+    table: pa.Table,
+    compared: ComparedAnswers,
+    new: Signature,
+    lookup: Callable[[datetime], Mapping[tuple[str, int], str | float]],
 ) -> NDArray[np.object_] | None:
     """Return the matured outcomes of the compared rows as the model's labels or numbers.
 
     None where a row has none; None instead of all where rows cannot be told apart, for older
-    files have no `sample_id`.
+    files have no `sample_id`. Errors are those of `lookup`, which is asked from the oldest row on.
     """
     if LOG_ID not in table.column_names or LOG_ROW not in table.column_names:
         return None
-    ids, places = (_column(table, name)[compared.rows] for name in (LOG_ID, LOG_ROW))
+    outcomes = lookup(min(table[LOG_TIME].to_pylist()))
+    keys = zip(_column(table, LOG_ID), _column(table, LOG_ROW), strict=True)
+    known = [outcomes.get(key) for key in keys]
     values = np.full(len(compared.rows), None, dtype=object)
-    known = np.array([one is not None for one in ids], dtype=np.bool_)
-    texts = lookup(model, ids[known].tolist(), [int(one or 0) for one in places[known]])
     labels = {_as_text(label): label for label in new.classes}
-    # A class that the model never answers is one that both versions have wrong.
-    values[known] = [
-        None if one is None else float(one) if compared.is_regression
-        else labels.get(_as_text(one), one)
-        for one in texts
-    ]  # fmt: skip
+    for place, row in enumerate(compared.rows.tolist()):
+        outcome = known[row]
+        # A class that the model never answers is one that both versions have wrong.
+        values[place] = labels.get(str(outcome), outcome) if new.classes else outcome
     return values
 
 
